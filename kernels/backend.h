@@ -1,0 +1,324 @@
+// The interface between the models and the devices.
+//
+// Four rules:
+// 1. Weights are opaque from load: the backend packs each linear layer into its
+//    own layout; nobody else knows it.
+// 2. Fusion is data, not extra operations: prologue (norm, residual in) and
+//    epilogue (activation, residual out) travel with Linear. A backend fuses
+//    what pays and runs the parts otherwise, with the same rounding points.
+// 3. The step owns its metadata: block tables, lengths and sampling state live
+//    in per-sequence slots on the device and change by deltas (SlotUpdate).
+// 4. Run replaces begin/end capture: the caller hands over a closure that only
+//    enqueues operations.
+//
+// An operation enters only when a model needs it and every backend and
+// kernels/reference have it. Prefill or decode, split-KV, tile sizes and the
+// instruction set are never visible here.
+//
+// Rounding points, the same in every backend (tests/backend_conformance_test):
+// - Accumulation is in f32 (double in the reference). Activations are stored in
+//   the dtype of their view.
+// - Linear with bf16 weights rounds its input x' (after the prologue) to bf16;
+//   with f16 or f32 weights x' stays as it is. Products are accumulated in f32.
+// - The KV cache stores K (after norm and RoPE) and V rounded to kv_dtype;
+//   queries and probabilities stay in f32.
+// - Norms, activations, RoPE, logits and sampling compute in f32.
+//
+// Thread-compatible: one thread (the engine's) calls everything after creation.
+#ifndef QUIRE_KERNELS_BACKEND_H_
+#define QUIRE_KERNELS_BACKEND_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/quant_format.h"
+#include "kernels/tensor_view.h"
+
+namespace quire {
+
+// ---------------------------------------------------------------- loading
+
+// One matrix [rows, cols] (out_features, in_features) in host memory or a
+// memory-mapped file; this rank's shard only.
+struct WeightPart {
+  TensorView data;  // [rows, cols], row stride as given.
+  QuantFormat format = QuantFormat::kDense;
+};
+
+enum class LinearKind : uint8_t {
+  kPlain,
+  kQkv,     // parts: q, k, v
+  kGateUp,  // parts: gate, up, of equal shape
+  kVocab,   // serves Embed and Logits: a tied table is stored once
+};
+
+struct LinearSpec {
+  LinearKind kind = LinearKind::kPlain;
+  std::vector<WeightPart> parts;  // Concatenated along rows; equal cols.
+  TensorView bias;                // [1, sum of rows], f32; empty for none.
+  // Keeps the memory behind `parts` alive for as long as the backend reads it.
+  std::shared_ptr<const void> keep_alive;
+};
+
+class PackedWeight {
+ public:
+  virtual ~PackedWeight() = default;
+  int64_t rows = 0;  // All parts together.
+  int64_t cols = 0;
+  LinearKind kind = LinearKind::kPlain;
+  int64_t num_bytes = 0;  // Device memory held.
+};
+
+struct NormSpec {
+  enum class Kind : uint8_t { kNone, kRms, kLayer };
+  Kind kind = Kind::kNone;
+  TensorView weight;  // [1, cols], f32, from Upload.
+  TensorView bias;    // [1, cols], f32, kLayer only; may be empty.
+  float eps = 1e-5f;
+  // kRms multiplies by (weight_offset + weight): 1 for the Gemma family.
+  float weight_offset = 0.0f;
+};
+
+// One kind of attention layer. The backend owns the KV storage of its layers:
+// [num_layers][num_blocks][K, V][num_kv_heads][block_size][head_dim].
+struct AttentionSpec {
+  int num_layers = 0;
+  int num_heads = 0;
+  int num_kv_heads = 0;  // Divides num_heads.
+  int head_dim = 0;
+  int sliding_window = 0;  // A query sees this many positions, its own
+                           // included; 0 means all before it.
+  float scale = 0.0f;      // Applied to q . k.
+  float softcap = 0.0f;    // cap * tanh(score / cap) if > 0.
+  NormSpec q_norm, k_norm;  // RMS over head_dim before RoPE; weight [1, head_dim].
+  // [max positions, rotary_dim] f32, from Upload: row p holds rotary_dim / 2
+  // cosines, then as many sines, with any attention factor already multiplied
+  // in. rotary_dim = cols <= head_dim; the rest of a head passes through. Empty:
+  // no RoPE.
+  TensorView rope_table;
+  // false: pairs are (i, i + rotary_dim / 2) (Hugging Face); true: (2i, 2i + 1).
+  bool rope_interleaved = false;
+  DType kv_dtype = DType::kBF16;
+};
+
+struct EngineShape {
+  int max_num_seqs = 0;    // Slots.
+  int max_num_tokens = 0;  // Of one step.
+  int max_logit_rows = 0;  // Of one step.
+  int max_model_len = 0;
+  int vocab_size = 0;
+  int block_size = 16;
+  int steps_in_flight = 1;
+  int64_t kv_bytes = 0;  // Budget for KV storage; num_blocks follows.
+};
+
+struct MemoryPlan {
+  int64_t weights_bytes = 0;
+  int64_t workspace_bytes = 0;
+  int64_t kv_bytes = 0;
+  int num_blocks = 0;
+};
+
+// ---------------------------------------------------------------- a step
+
+// Sampling parameters of a slot. The order is vLLM's: penalties, bias and
+// masks, temperature, min_p, top_k, top_p, draw. See kernels/sampling.h.
+struct SlotParams {
+  float temperature = 1.0f;  // 0: greedy; the lowest id wins a tie.
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  int32_t top_k = 0;  // 0: all.
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  float repetition_penalty = 1.0f;
+  int32_t num_logprobs = -1;  // Top entries to report; -1: no logprobs at all.
+  int32_t min_tokens = 0;     // Generated tokens before banned_before_min may.
+  uint64_t draw_key = 0;
+  std::vector<int32_t> bias_ids;
+  std::vector<float> bias;  // As many as bias_ids.
+  std::vector<int32_t> allowed_ids;  // Empty: all.
+  std::vector<int32_t> banned_before_min;
+};
+
+// A change of one slot. With `params`, the slot starts a new sequence (its old
+// state is dropped): `history` is the prompt and what has been generated.
+struct SlotUpdate {
+  int32_t slot = 0;
+  const SlotParams* params = nullptr;  // Null: only append_blocks.
+  absl::Span<const int32_t> history;
+  int32_t num_prompt_tokens = 0;  // Of history: penalties tell prompt from output.
+  int32_t num_computed_tokens = 0;
+  absl::Span<const int32_t> append_blocks;  // To the block table.
+};
+
+// Where a row's input tokens come from. kDeviceLast: its single token is the
+// one an earlier Sample drew for the slot, perhaps not yet on the host.
+enum class TokenSource : uint8_t { kHost, kDeviceLast };
+
+// "These query tokens of this slot", at positions num_computed_tokens onwards.
+struct StepRow {
+  int32_t slot = 0;
+  int32_t num_tokens = 0;  // >= 1.
+  // 0: no logits (an inner prefill chunk). Otherwise the logits of the last
+  // num_logits tokens: 1, or 1 + num_drafts.
+  int32_t num_logits = 0;
+  // The last num_drafts input tokens are drafts to verify: Sample draws at each
+  // of their positions and accepts while the draw equals the draft.
+  int32_t num_drafts = 0;
+  TokenSource source = TokenSource::kHost;
+};
+
+struct StepPlan {
+  absl::Span<const SlotUpdate> updates;  // Applied in order, before the rows.
+  // (from, to): whole blocks copied in every layer before anything is written.
+  absl::Span<const std::pair<int32_t, int32_t>> block_copies;
+  absl::Span<const StepRow> rows;
+  absl::Span<const int32_t> token_ids;  // Of the kHost rows, concatenated.
+};
+
+// All that a kernel choice may depend on.
+struct GraphKey {
+  int32_t model = 0;
+  int32_t num_rows = 0;
+  int32_t num_tokens = 0;
+  int32_t num_logit_rows = 0;
+};
+
+// What Sample found for a row with num_logits > 0, in row order. Spans are valid
+// until the next BeginStep.
+struct RowResult {
+  int32_t slot = 0;
+  absl::Span<const int32_t> tokens;  // Accepted drafts, then the drawn token.
+  // Of each token: log-probability under the raw distribution (before
+  // penalties, bias and temperature). Empty if num_logprobs < 0.
+  absl::Span<const float> logprobs;
+  // [tokens, num_logprobs], descending, the lowest id first among equals.
+  absl::Span<const int32_t> top_ids;
+  absl::Span<const float> top_logprobs;
+  // The row's logits held a NaN or infinity: the token means nothing.
+  bool non_finite = false;
+};
+
+// What precedes an operation: y = x + residual; residual_out = y if given;
+// x' = norm(y).
+struct Prologue {
+  NormSpec norm;
+  TensorView residual;      // Empty: none.
+  TensorView residual_out;  // Empty: none; may alias residual or x.
+};
+
+// What follows a Linear: out = activation(x' W^T + bias) + residual.
+struct Epilogue {
+  // kSwiGlu and kGeGlu need kGateUp weights: silu(gate) * up,
+  // gelu_tanh(gate) * up.
+  enum class Activation : uint8_t { kNone, kSwiGlu, kGeGlu, kGelu, kRelu };
+  Activation activation = Activation::kNone;
+  TensorView residual;  // Empty: none; may alias out.
+};
+
+class Step;  // Opaque; valid from BeginStep to Collect.
+
+enum class ActivationRows : uint8_t { kTokens, kLogitRows };
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // "cpu (avx512_bf16, 4 threads)".
+  virtual std::string Description() const = 0;
+
+  // ---- Loading: may allocate, block and start threads.
+
+  // The dtype in which activations of a model with weights of `weights` flow.
+  virtual DType ActivationDType(DType weights) const = 0;
+
+  virtual bool SupportsLinear(DType weights, QuantFormat format) const = 0;
+
+  // INVALID_ARGUMENT if parts disagree in cols or do not suit the kind.
+  virtual absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(
+      const LinearSpec& spec) = 0;
+
+  // Copies a small tensor (norm weights, RoPE tables) as f32 into memory that
+  // lives as long as the backend.
+  virtual absl::StatusOr<TensorView> Upload(TensorView host) = 0;
+
+  // Returns the spec's id. INVALID_ARGUMENT if the backend cannot run it.
+  virtual absl::StatusOr<int> AddAttention(const AttentionSpec& spec) = 0;
+
+  // Declares an activation buffer: [max_num_tokens or max_logit_rows, cols].
+  virtual int AddActivation(int64_t cols, DType dtype, ActivationRows rows) = 0;
+
+  // Allocates everything else; called once, after all of the above.
+  // RESOURCE_EXHAUSTED if kv_bytes holds less than one sequence of
+  // max_model_len, with both figures.
+  virtual absl::StatusOr<MemoryPlan> Prepare(const EngineShape& shape) = 0;
+
+  // Requires: Prepare succeeded. Fixed address.
+  virtual TensorView Activation(int id) const = 0;
+
+  // ---- A step: BeginStep, Run, EndStep, Collect. Nothing allocates.
+
+  virtual absl::StatusOr<Step*> BeginStep(const StepPlan& plan) = 0;
+  // Calls `enqueue`, or replays what it once enqueued under the same key.
+  virtual absl::Status Run(Step& step, const GraphKey& key,
+                           absl::FunctionRef<absl::Status()> enqueue) = 0;
+  virtual absl::Status EndStep(Step& step) = 0;
+  virtual bool Done(const Step& step) const = 0;
+  // Waits for the step and ends it.
+  virtual absl::StatusOr<absl::Span<const RowResult>> Collect(Step& step) = 0;
+
+  // ---- Operations: called inside Run. Views are whole activation buffers; an
+  // operation works on the step's first num_tokens (or logit) rows.
+
+  // out[t] = scale * table[token t] (+ positions[position t]).
+  //   vocab: kVocab weights [vocab_size, cols]; positions: kVocab or null.
+  //   out: [num_tokens, cols]
+  virtual absl::Status Embed(Step& step, const PackedWeight& vocab,
+                             const PackedWeight* positions, float scale,
+                             TensorView out) = 0;
+
+  // out = norm(x + residual); out may alias x. Zhang & Sennrich 2019,
+  // arXiv:1910.07467 (kRms).
+  virtual absl::Status Norm(Step& step, TensorView x, const Prologue& prologue,
+                            TensorView out) = 0;
+
+  // out = activation(x' W^T + bias) + residual.
+  //   x: [num_tokens, weight.cols]; out: [num_tokens, weight.rows], or half of
+  //   that with a gated activation. out must not alias x.
+  virtual absl::Status Linear(Step& step, TensorView x,
+                              const Prologue& prologue,
+                              const PackedWeight& weight,
+                              const Epilogue& epilogue, TensorView out) = 0;
+
+  // QK-norm, RoPE, KV write, then causal paged attention of every row's tokens
+  // over all positions of its slot up to each token's own.
+  //   qkv: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim], overwritten.
+  //   out: [num_tokens, num_heads * head_dim]; must not alias qkv.
+  //   layer: in [0, num_layers of the spec).
+  virtual absl::Status Attention(Step& step, int spec_id, int layer,
+                                 TensorView qkv, TensorView out) = 0;
+
+  // Logits of the rows that asked for them, in row order.
+  //   hidden: [num_tokens, weight.cols]; out: [num_logit_rows, vocab_size], f32.
+  //   softcap as in AttentionSpec; scale multiplies before it.
+  virtual absl::Status Logits(Step& step, TensorView hidden,
+                              const Prologue& prologue,
+                              const PackedWeight& vocab, float scale,
+                              float softcap, TensorView out) = 0;
+
+  // Raw log-probabilities, processors, draw, verification; advances each slot:
+  // its computed length by the row's tokens less rejected drafts, its last token
+  // and penalty counts. logits: [num_logit_rows, vocab_size], may be overwritten.
+  virtual absl::Status Sample(Step& step, TensorView logits) = 0;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_KERNELS_BACKEND_H_

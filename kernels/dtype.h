@@ -1,0 +1,80 @@
+// Element types of tensors, and exact conversions between them and float.
+#ifndef QUIRE_KERNELS_DTYPE_H_
+#define QUIRE_KERNELS_DTYPE_H_
+
+#include <bit>
+#include <cstdint>
+
+namespace quire {
+
+enum class DType : uint8_t { kF32, kF16, kBF16, kI32 };
+
+constexpr int64_t DTypeSize(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kI32 ? 4 : 2;
+}
+
+// "f32", "f16", "bf16", "i32".
+constexpr const char* DTypeName(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "f32";
+    case DType::kF16:
+      return "f16";
+    case DType::kBF16:
+      return "bf16";
+    case DType::kI32:
+      return "i32";
+  }
+  return "?";
+}
+
+// bfloat16 and IEEE binary16 values travel as their 16 bits.
+inline float Bf16ToFloat(uint16_t bits) {
+  return std::bit_cast<float>(uint32_t{bits} << 16);
+}
+
+// Round to nearest, ties to even; a NaN stays a (quiet) NaN.
+inline uint16_t FloatToBf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >> 16) | 0x40;
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline float HalfToFloat(uint16_t half) {
+  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
+  const uint32_t exponent = (half >> 10) & 0x1f;
+  const uint32_t mantissa = half & 0x3ff;
+  if (exponent == 0x1f) {
+    return std::bit_cast<float>(sign | 0x7f800000 | (mantissa << 13));
+  }
+  if (exponent != 0) {
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) |
+                                (mantissa << 13));
+  }
+  // Zero and subnormals: mantissa * 2^-24 is exact in f32.
+  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | sign);
+}
+
+// Round to nearest, ties to even; overflow gives infinity.
+inline uint16_t FloatToHalf(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  // 65520 and above round to infinity.
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  if (magnitude >= 0x38800000) {  // Normal in binary16: 2^-14 and above.
+    const uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
+    return sign | static_cast<uint16_t>((rounded - 0x38000000) >> 13);
+  }
+  // Adding 0.5 leaves the value in units of 2^-24, correctly rounded, in the
+  // low bits of the mantissa.
+  const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+  return sign |
+         static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - 0x3f000000);
+}
+
+}  // namespace quire
+
+#endif  // QUIRE_KERNELS_DTYPE_H_
