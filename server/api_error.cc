@@ -75,8 +75,7 @@ std::string Payload(const absl::Status& status, const char* name) {
 }  // namespace
 
 absl::Status ParameterError(absl::string_view parameter,
-                            absl::string_view message,
-                            absl::string_view code) {
+                            absl::string_view message, absl::string_view code) {
   absl::Status status = absl::InvalidArgumentError(message);
   status.SetPayload(kParameterPayload, absl::Cord(parameter));
   if (!code.empty()) status.SetPayload(kCodePayload, absl::Cord(code));
@@ -106,9 +105,9 @@ int HttpStatus(const absl::Status& status) {
 std::string ErrorBody(const absl::Status& status) {
   const int http_status = HttpStatus(status);
   // What went wrong inside is for the log, not for the client.
-  const absl::string_view message =
-      http_status == 500 ? absl::string_view("internal error")
-                         : status.message();
+  const absl::string_view message = http_status == 500
+                                        ? absl::string_view("internal error")
+                                        : status.message();
   std::string code = Payload(status, kCodePayload);
   if (http_status == 404 && code.empty()) code = "model_not_found";
   return Body(http_status, message, Payload(status, kParameterPayload), code);

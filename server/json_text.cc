@@ -102,10 +102,10 @@ absl::StatusOr<Json> ParseJson(absl::string_view text,
   const char* end = begin + text.size();
   LimitChecker checker(limits);
   if (!Json::sax_parse(begin, end, &checker)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the body is not valid JSON: ",
-                     checker.problem().empty() ? std::string("syntax error")
-                                               : checker.problem()));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the body is not valid JSON: ", checker.problem().empty()
+                                            ? std::string("syntax error")
+                                            : checker.problem()));
   }
   Json value = Json::parse(begin, end, nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) {

@@ -17,8 +17,8 @@ struct JsonLimits {
 };
 
 // INVALID_ARGUMENT if `text` is not one JSON value in UTF-8, or exceeds the
-// limits (checked before any tree is built: nlohmann's copies and dumps recurse).
-// The order of keys is kept; of duplicate keys the last one counts.
+// limits (checked before any tree is built: nlohmann's copies and dumps
+// recurse). The order of keys is kept; of duplicate keys the last one counts.
 absl::StatusOr<nlohmann::ordered_json> ParseJson(absl::string_view text,
                                                  const JsonLimits& limits = {});
 

@@ -6,8 +6,8 @@
 namespace quire {
 namespace {
 
-// The text up to the first stop string, one byte at a time: a stop string counts
-// as soon as its last byte arrives.
+// The text up to the first stop string, one byte at a time: a stop string
+// counts as soon as its last byte arrives.
 std::string Expected(const std::string& text,
                      const std::vector<std::string>& stops, bool include) {
   for (size_t end = 1; end <= text.size(); ++end) {
@@ -30,8 +30,8 @@ TEST(StopStringMatcherTest, AnySplitGivesTheSameText) {
     std::string text;
     const int length = random.Below(20);
     for (int i = 0; i < length; ++i) text += "ab"[random.Below(2)];
-    // One stop string: with several, pieces longer than a byte may show two ends
-    // at once, which OrderOfStops covers.
+    // One stop string: with several, pieces longer than a byte may show two
+    // ends at once, which OrderOfStops covers.
     std::string stop;
     const int stop_length = 1 + random.Below(5);
     for (int i = 0; i < stop_length; ++i) stop += "ab"[random.Below(2)];
