@@ -14,6 +14,9 @@
 //      renormalized, whose sum reaches top_p. Ties at a threshold are all kept.
 //   8. Gumbel-max (Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030): the
 //      largest logit + GumbelNoise(draw_key, position, id), lowest id on a tie.
+//      `position` is that of the drawn token in its sequence: the first token
+//      after a prompt of n tokens has position n.
+// A row whose entries are all masked gives id 0.
 #ifndef QUIRE_KERNELS_SAMPLING_H_
 #define QUIRE_KERNELS_SAMPLING_H_
 
@@ -51,6 +54,14 @@ inline float DeterministicLog(float x) {
   y = __builtin_fmaf(e, -2.12194440e-4f, y);
   y = __builtin_fmaf(-0.5f, z, y);
   return __builtin_fmaf(e, 0.693359375f, f + y);
+}
+
+// A temperature below this is 0: logit / temperature would overflow.
+inline constexpr float kMinTemperature = 1e-5f;
+
+// Step 5 as a threshold: p >= min_p * max p is logit >= this.
+inline float MinPThreshold(float max_logit, float min_p) {
+  return max_logit + DeterministicLog(min_p);
 }
 
 // Standard Gumbel noise of one vocabulary entry at one position: a pure function
