@@ -171,7 +171,9 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
     return channel + (lane < p.lanes_ ? 0 : p.rows / 2);
   };
   const int64_t num_units = is_bf16 ? p.cols / 2 : p.cols;  // Whole ones.
-  const int64_t units_per_line = 64 / unit_bytes;
+  // 512 bytes of each row at a time: long enough for the hardware prefetcher
+  // (64 bytes at a time gave 0.3 GB/s), while 16 KiB of panel stay in L1.
+  const int64_t units_per_line = 512 / unit_bytes;
   pool.ParallelFor(p.num_panels_, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) {
       char* const dst = p.panels_.data() + panel * p.panel_bytes_;

@@ -26,17 +26,57 @@ QUIRE_INLINE uint32_t RoundToBf16(float value) {
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
-QUIRE_INLINE void StoreTile(const F32* acc, int num_rows, float* out) {
-  for (int i = 0; i < 2 * num_rows; ++i) Store(out + i * kLanes, acc[i]);
+// What a tile function works on: `num_steps` steps of one panel for kRows rows.
+struct TileArgs {
+  const char* panel;
+  const char* x;  // [num_steps][kRows] elements or pairs.
+  int64_t num_steps;
+  float* acc;          // [kRows][kPanelWidth]
+  bool is_first;       // Start from zero instead of acc.
+  const char* prefetch;  // kLines cache lines per step from here on.
+};
+
+// Accumulators live in registers during a call and in L1 between calls: storing
+// them is exact, so blocking over k does not change a result.
+template <int kRows>
+QUIRE_INLINE void LoadTile(const TileArgs& args, F32 (&acc)[kRows][2]) {
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    acc[row][0] = acc[row][1] = F32{};
+  }
+  if (args.is_first) return;
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    acc[row][0] = Load(args.acc + row * kPanelWidth);
+    acc[row][1] = Load(args.acc + row * kPanelWidth + kLanes);
+  }
 }
 
-// One k per step; x: [num_steps][kRows] f32.
-template <PanelFormat kFormat, int kRows>
-void FloatTile(const char* panel, const char* x, int64_t num_steps,
-               float* out) {
-  F32 acc[kRows][2] = {};
-  const float* xp = reinterpret_cast<const float*>(x);
-  for (int64_t step = 0; step < num_steps; ++step) {
+template <int kRows>
+QUIRE_INLINE void StoreTile(const TileArgs& args, const F32 (&acc)[kRows][2]) {
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    Store(args.acc + row * kPanelWidth, acc[row][0]);
+    Store(args.acc + row * kPanelWidth + kLanes, acc[row][1]);
+  }
+}
+
+template <int kLines>
+QUIRE_INLINE void Prefetch(const char*& p) {
+  if constexpr (kLines >= 1) __builtin_prefetch(p);
+  if constexpr (kLines >= 2) __builtin_prefetch(p + 64);
+  p += kLines * 64;
+}
+
+// One k per step; x in f32.
+template <PanelFormat kFormat, int kRows, int kLines>
+void FloatTile(const TileArgs& args) {
+  F32 acc[kRows][2];
+  LoadTile(args, acc);
+  const char* panel = args.panel;
+  const char* prefetch = args.prefetch;
+  const float* x = reinterpret_cast<const float*>(args.x);
+  for (int64_t step = args.num_steps; step > 0; --step) {
     F32 w0, w1;
     if constexpr (kFormat == PanelFormat::kF32) {
       const float* w = reinterpret_cast<const float*>(panel);
@@ -49,117 +89,121 @@ void FloatTile(const char* panel, const char* x, int64_t num_steps,
       w1 = LoadF16(w + kLanes);
       panel += kPanelWidth * 2;
     }
+    Prefetch<kLines>(prefetch);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(xp[row]);
+      const F32 xv = Set1(x[row]);
       acc[row][0] = Fma(w0, xv, acc[row][0]);
       acc[row][1] = Fma(w1, xv, acc[row][1]);
     }
-    xp += kRows;
+    x += kRows;
   }
-  StoreTile(&acc[0][0], kRows, out);
+  StoreTile(args, acc);
 }
 
 #if defined(__AVX512BF16__)
-// Two k per step; x: [num_steps][kRows] pairs of bf16.
-template <int kRows>
-void Bf16Tile(const char* panel, const char* x, int64_t num_steps, float* out) {
-  __m512 acc[kRows][2];
-#pragma GCC unroll 16
-  for (int row = 0; row < kRows; ++row) {
-    acc[row][0] = acc[row][1] = _mm512_setzero_ps();
-  }
-  const int32_t* xp = reinterpret_cast<const int32_t*>(x);
-  for (int64_t step = 0; step < num_steps; ++step) {
+// Two k per step; x in pairs of bf16.
+template <int kRows, int kLines>
+void Bf16Tile(const TileArgs& args) {
+  F32 acc[kRows][2];
+  LoadTile(args, acc);
+  const char* panel = args.panel;
+  const char* prefetch = args.prefetch;
+  const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
+  for (int64_t step = args.num_steps; step > 0; --step) {
     const __m512bh w0 = (__m512bh)_mm512_loadu_si512(panel);
     const __m512bh w1 = (__m512bh)_mm512_loadu_si512(panel + 64);
     panel += 128;
+    Prefetch<kLines>(prefetch);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
-      const __m512bh xv = (__m512bh)_mm512_set1_epi32(xp[row]);
+      const __m512bh xv = (__m512bh)_mm512_set1_epi32(x[row]);
       acc[row][0] = _mm512_dpbf16_ps(acc[row][0], w0, xv);
       acc[row][1] = _mm512_dpbf16_ps(acc[row][1], w1, xv);
     }
-    xp += kRows;
+    x += kRows;
   }
-  for (int row = 0; row < kRows; ++row) {
-    _mm512_storeu_ps(out + row * kPanelWidth, acc[row][0]);
-    _mm512_storeu_ps(out + row * kPanelWidth + kLanes, acc[row][1]);
-  }
+  StoreTile(args, acc);
 }
 #else
-// x: [2 * num_steps][kRows] f32 holding values already rounded to bf16; even k
-// and then odd k of a pair.
-template <int kRows>
-void Bf16Tile(const char* panel, const char* x, int64_t num_steps, float* out) {
-  F32 acc[kRows][2] = {};
-  const float* xp = reinterpret_cast<const float*>(x);
-  for (int64_t step = 0; step < num_steps; ++step) {
+// Two k per step; x: for each step kRows even and then kRows odd elements, f32
+// holding values already rounded to bf16.
+template <int kRows, int kLines>
+void Bf16Tile(const TileArgs& args) {
+  F32 acc[kRows][2];
+  LoadTile(args, acc);
+  const char* panel = args.panel;
+  const char* prefetch = args.prefetch;
+  const float* x = reinterpret_cast<const float*>(args.x);
+  for (int64_t step = args.num_steps; step > 0; --step) {
     const uint16_t* w = reinterpret_cast<const uint16_t*>(panel);
-    const U32 pairs0 = LoadPairs(w);
-    const U32 pairs1 = LoadPairs(w + 2 * kLanes);
+    F32 w0 = EvenBf16(LoadPairs(w));
+    F32 w1 = EvenBf16(LoadPairs(w + 2 * kLanes));
+    Prefetch<kLines>(prefetch);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const F32 xv = Set1(x[row]);
+      acc[row][0] = Fma(w0, xv, acc[row][0]);
+      acc[row][1] = Fma(w1, xv, acc[row][1]);
+    }
+    // Loaded again: one register less to keep.
+    w0 = OddBf16(LoadPairs(w));
+    w1 = OddBf16(LoadPairs(w + 2 * kLanes));
     panel += kPanelWidth * 4;
-    F32 w0 = EvenBf16(pairs0);
-    F32 w1 = EvenBf16(pairs1);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(xp[row]);
+      const F32 xv = Set1(x[kRows + row]);
       acc[row][0] = Fma(w0, xv, acc[row][0]);
       acc[row][1] = Fma(w1, xv, acc[row][1]);
     }
-    w0 = OddBf16(pairs0);
-    w1 = OddBf16(pairs1);
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(xp[kRows + row]);
-      acc[row][0] = Fma(w0, xv, acc[row][0]);
-      acc[row][1] = Fma(w1, xv, acc[row][1]);
-    }
-    xp += 2 * kRows;
+    x += 2 * kRows;
   }
-  StoreTile(&acc[0][0], kRows, out);
+  StoreTile(args, acc);
 }
 #endif
 
-using TileFunction = void (*)(const char* panel, const char* x,
-                              int64_t num_steps, float* out);
+using TileFunction = void (*)(const TileArgs& args);
 
-// Entry r handles r rows.
-template <PanelFormat kFormat, int... kRows>
-constexpr auto MakeTileTable() {
-  struct Table {
-    TileFunction entries[sizeof...(kRows) + 1];
-  };
+// Entry [l][r] handles r rows and prefetches l lines per step.
+struct TileTable {
+  TileFunction entries[3][kTileRows + 1];
+};
+template <PanelFormat kFormat, int kRows, int kLines>
+constexpr TileFunction SelectTile() {
   if constexpr (kFormat == PanelFormat::kBf16Pairs) {
-    return Table{{nullptr, Bf16Tile<kRows>...}};
+    return Bf16Tile<kRows, kLines>;
   } else {
-    return Table{{nullptr, FloatTile<kFormat, kRows>...}};
+    return FloatTile<kFormat, kRows, kLines>;
   }
+}
+template <PanelFormat kFormat, int... kRows>
+constexpr TileTable MakeTileTable() {
+  return {{{nullptr, SelectTile<kFormat, kRows, 0>()...},
+           {nullptr, SelectTile<kFormat, kRows, 1>()...},
+           {nullptr, SelectTile<kFormat, kRows, 2>()...}}};
 }
 template <PanelFormat kFormat>
-constexpr auto MakeAllTiles() {
-  if constexpr (kTileRows == 14) {
-    return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
-                         14>();
-  } else {
-    return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6>();
-  }
+constexpr TileTable MakeFormatTable() {
+#if defined(__AVX512F__)
+  return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
+                       14>();
+#else
+  return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6>();
+#endif
 }
-constexpr auto kF32Tiles = MakeAllTiles<PanelFormat::kF32>();
-constexpr auto kF16Tiles = MakeAllTiles<PanelFormat::kF16>();
-constexpr auto kBf16Tiles = MakeAllTiles<PanelFormat::kBf16Pairs>();
-
-TileFunction GetTileFunction(PanelFormat format, int64_t num_rows) {
-  switch (format) {
-    case PanelFormat::kF32:
-      return kF32Tiles.entries[num_rows];
-    case PanelFormat::kF16:
-      return kF16Tiles.entries[num_rows];
-    case PanelFormat::kBf16Pairs:
-      break;
-  }
-  return kBf16Tiles.entries[num_rows];
-}
+constexpr TileTable kTileTables[kNumPanelFormats] = {
+    MakeFormatTable<PanelFormat::kF32>(),
+    MakeFormatTable<PanelFormat::kF16>(),
+    MakeFormatTable<PanelFormat::kBf16Pairs>(),
+};
+#if defined(__AVX512BF16__)
+constexpr int kBf16XStepBytes = 4;  // A pair of bf16.
+#else
+constexpr int kBf16XStepBytes = 8;  // A pair of f32.
+#endif
+constexpr int kXStepBytes[kNumPanelFormats] = {4, 4, kBf16XStepBytes};
+constexpr int kPanelStepBytes[kNumPanelFormats] = {
+    kPanelWidth * 4, kPanelWidth * 2, kPanelWidth * 4};
 
 void PackX(const MatmulJob& job, int64_t tile) {
   const TileRange range = MatmulTile(job, tile);
@@ -255,17 +299,76 @@ void Epilogue(const MatmulJob& job, int64_t panel, TileRange range,
   }
 }
 
-void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
-             int64_t tile_begin, int64_t tile_end) {
-  alignas(64) float acc[kTileRows * kPanelWidth];
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    const char* const weights = job.panels + panel * job.panel_bytes;
+// A block of weights that several row tiles use in turn, sized so that it and
+// the next one, which is prefetched meanwhile, fit into L1 (48 KiB on Zen 5).
+constexpr int64_t kBlockBytes = 16 << 10;
+// One row tile reads each weight once; this far ahead.
+constexpr int64_t kPrefetchBytes = 8 << 10;
+// Row tiles whose accumulators (1.75 KiB each with AVX-512) are kept at once.
+constexpr int kGroupTiles = 10;
+
+// One group of row tiles against one panel: blocks of k outside, row tiles
+// inside, so that weights come from memory once. Each of the first passes over a
+// block prefetches its share of the next block: memory stays busy while later
+// row tiles only compute.
+void ComputePanel(const MatmulJob& job, int64_t panel, int64_t tile_begin,
+                  int64_t tile_end, bool prefetch_next, float* acc) {
+  const int format = static_cast<int>(job.format);
+  const int64_t step_bytes = kPanelStepBytes[format];
+  const char* const weights = job.panels + panel * job.panel_bytes;
+  const int64_t num_tiles = tile_end - tile_begin;
+  const int lines_per_step = step_bytes / 64;
+  int64_t num_blocks = 1;
+  if (num_tiles > 1) {
+    num_blocks = (job.panel_bytes + kBlockBytes - 1) / kBlockBytes;
+    if (num_blocks < 1) num_blocks = 1;
+  }
+  const int64_t block_steps = (job.num_steps + num_blocks - 1) / num_blocks;
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    const int64_t step_begin = block * block_steps;
+    int64_t step_end = step_begin + block_steps;
+    if (step_end > job.num_steps) step_end = job.num_steps;
+    TileArgs args;
+    args.panel = weights + step_begin * step_bytes;
+    args.num_steps = step_end - step_begin;
+    args.is_first = block == 0;
+    const char* const next = weights + step_end * step_bytes;
+    const bool prefetch = prefetch_next || block + 1 < num_blocks;
     for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
       const TileRange range = MatmulTile(job, tile);
-      GetTileFunction(job.format, range.num_rows)(
-          weights, job.packed_x + range.first_row * job.packed_row_bytes,
-          job.num_steps, acc);
-      Epilogue(job, panel, range, acc);
+      const int64_t pass = tile - tile_begin;
+      args.x = job.packed_x + range.first_row * job.packed_row_bytes +
+               step_begin * range.num_rows * kXStepBytes[format];
+      args.acc = acc + pass * kTileRows * kPanelWidth;
+      int lines = 0;
+      if (num_tiles == 1) {
+        lines = lines_per_step;
+        args.prefetch = args.panel + kPrefetchBytes;
+      } else if (prefetch && pass < lines_per_step) {
+        lines = 1;
+        args.prefetch = next + pass * args.num_steps * 64;
+      }
+      kTileTables[format].entries[lines][range.num_rows](args);
+    }
+  }
+}
+
+void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
+             int64_t tile_begin, int64_t tile_end) {
+  alignas(64) float acc[kGroupTiles * kTileRows * kPanelWidth];
+  const int64_t num_groups =
+      (tile_end - tile_begin + kGroupTiles - 1) / kGroupTiles;
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    for (int64_t group = 0; group < num_groups; ++group) {
+      const int64_t first =
+          tile_begin + group * (tile_end - tile_begin) / num_groups;
+      const int64_t last =
+          tile_begin + (group + 1) * (tile_end - tile_begin) / num_groups;
+      ComputePanel(job, panel, first, last, panel + 1 < panel_end, acc);
+      for (int64_t tile = first; tile < last; ++tile) {
+        Epilogue(job, panel, MatmulTile(job, tile),
+                 acc + (tile - first) * kTileRows * kPanelWidth);
+      }
     }
   }
 }
@@ -278,18 +381,12 @@ void Map(const float* x, float* y, int64_t size) {
   }
 }
 
-#if defined(__AVX512BF16__)
-constexpr int kBf16StepBytes = 4;  // A pair of bf16.
-#else
-constexpr int kBf16StepBytes = 8;  // A pair of f32.
-#endif
-
 }  // namespace
 
 const MatmulKernels kMatmulKernels = {
     kLanes,
     {kTileRows, kTileRows, kTileRows},
-    {4, 4, kBf16StepBytes},
+    {kXStepBytes[0], kXStepBytes[1], kXStepBytes[2]},
     PackX,
     Compute,
     Map<Exp>,
