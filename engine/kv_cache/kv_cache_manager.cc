@@ -106,7 +106,14 @@ bool KvCacheManager::Fork(const SequenceBlocks& parent, int num_tokens,
     child->block_table.push_back(parent.block_table[i]);
   }
   child->block_table.push_back(TakeBlock());
-  // The child's chain is found again by CacheFull, from its first block.
+  // The same tokens have the same hashes.
+  if (static_cast<int>(child->hashes.size()) < num_shared) {
+    const int num_hashes =
+        std::min(num_shared, static_cast<int>(parent.hashes.size()));
+    child->hashes.assign(parent.hashes.begin(),
+                         parent.hashes.begin() + num_hashes);
+  }
+  // Its place in the cache is found by CacheFull, from its first block.
   child->num_cached_blocks = 0;
   child->last_entry = CacheEntryRef();
   if ((num_tokens - 1) % block_size_ != 0) {

@@ -618,6 +618,15 @@ void Scheduler::CountWaiting(int* num_requests, int64_t* num_tokens) const {
   }
 }
 
+const Sequence* Scheduler::FindSequence(RequestId id, int choice_idx) const {
+  const auto it = requests_.find(id);
+  if (it == requests_.end() || choice_idx < 0 ||
+      choice_idx >= static_cast<int>(it->second->sequences.size())) {
+    return nullptr;
+  }
+  return it->second->sequences[choice_idx].get();
+}
+
 // ----------------------------------------------------------------- Integrity
 
 absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {

@@ -107,6 +107,10 @@ class Scheduler {
   int64_t num_unstarted_tokens() const { return num_unstarted_tokens_; }
   const SchedulerCounters& counters() const { return counters_; }
 
+  // The choice, as long as the scheduler knows its request; null otherwise. For
+  // tests.
+  const Sequence* FindSequence(RequestId id, int choice_idx) const;
+
   // Tests the cache manager's I1 to I6 on all sequences, and I5, I8, I9 and the
   // bookkeeping here. INTERNAL naming the invariant. Linear in everything.
   absl::Status CheckIntegrity() const;
