@@ -33,9 +33,10 @@ static_assert(absl::string_view(CPPHTTPLIB_VERSION) == "0.11.4");
 namespace quire {
 namespace {
 
-// Requests that wait for a worker. Handlers take well under a millisecond, so a
-// full queue is seconds of work.
-constexpr size_t kMaxQueuedRequests = 4096;
+// Requests that wait, for each worker. A handler takes about a millisecond, so
+// a full queue is half a second of work: more would be answered too late
+// anyway.
+constexpr int kMaxQueuedPerWorker = 512;
 // Descriptors of the process beside the connections: model files, logs, ...
 constexpr rlim_t kOtherDescriptors = 256;
 constexpr absl::string_view kMethods[] = {"GET",   "POST",   "PUT",
@@ -122,9 +123,9 @@ class QuireHttpServer : public HttpServer,
       : options_(options),
         api_keys_(options.api_keys),
         loop_(options_, this),
-        workers_(kMaxQueuedRequests, [this](PendingRequest request) {
-          Handle(std::move(request));
-        }) {}
+        workers_(
+            options.num_workers * kMaxQueuedPerWorker,
+            [this](PendingRequest request) { Handle(std::move(request)); }) {}
   ~QuireHttpServer() override { Stop(absl::ZeroDuration()); }
 
   void AddRoute(absl::string_view method, absl::string_view path,
