@@ -97,13 +97,15 @@ struct AttentionSpec {
                            // included; 0 means all before it.
   float scale = 0.0f;      // Applied to q . k.
   float softcap = 0.0f;    // cap * tanh(score / cap) if > 0.
-  NormSpec q_norm, k_norm;  // RMS over head_dim before RoPE; weight [1, head_dim].
+  NormSpec q_norm,
+      k_norm;  // RMS over head_dim before RoPE; weight [1, head_dim].
   // [max positions, rotary_dim] f32, from Upload: row p holds rotary_dim / 2
   // cosines, then as many sines, with any attention factor already multiplied
-  // in. rotary_dim = cols <= head_dim; the rest of a head passes through. Empty:
-  // no RoPE.
+  // in. rotary_dim = cols <= head_dim; the rest of a head passes through.
+  // Empty: no RoPE.
   TensorView rope_table;
-  // false: pairs are (i, i + rotary_dim / 2) (Hugging Face); true: (2i, 2i + 1).
+  // false: pairs are (i, i + rotary_dim / 2) (Hugging Face); true: (2i, 2i +
+  // 1).
   bool rope_interleaved = false;
   DType kv_dtype = DType::kBF16;
 };
@@ -142,7 +144,7 @@ struct SlotParams {
   int32_t min_tokens = 0;     // Generated tokens before banned_before_min may.
   uint64_t draw_key = 0;
   std::vector<int32_t> bias_ids;
-  std::vector<float> bias;  // As many as bias_ids.
+  std::vector<float> bias;           // As many as bias_ids.
   std::vector<int32_t> allowed_ids;  // Empty: all.
   std::vector<int32_t> banned_before_min;
 };
@@ -153,7 +155,8 @@ struct SlotUpdate {
   int32_t slot = 0;
   const SlotParams* params = nullptr;  // Null: only append_blocks.
   absl::Span<const int32_t> history;
-  int32_t num_prompt_tokens = 0;  // Of history: penalties tell prompt from output.
+  int32_t num_prompt_tokens =
+      0;  // Of history: penalties tell prompt from output.
   int32_t num_computed_tokens = 0;
   absl::Span<const int32_t> append_blocks;  // To the block table.
 };
@@ -191,8 +194,8 @@ struct GraphKey {
   int32_t num_logit_rows = 0;
 };
 
-// What Sample found for a row with num_logits > 0, in row order. Spans are valid
-// until the next BeginStep.
+// What Sample found for a row with num_logits > 0, in row order. Spans are
+// valid until the next BeginStep.
 struct RowResult {
   int32_t slot = 0;
   absl::Span<const int32_t> tokens;  // Accepted drafts, then the drawn token.
@@ -299,23 +302,24 @@ class Backend {
 
   // QK-norm, RoPE, KV write, then causal paged attention of every row's tokens
   // over all positions of its slot up to each token's own.
-  //   qkv: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim], overwritten.
-  //   out: [num_tokens, num_heads * head_dim]; must not alias qkv.
+  //   qkv: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim],
+  //   overwritten. out: [num_tokens, num_heads * head_dim]; must not alias qkv.
   //   layer: in [0, num_layers of the spec).
   virtual absl::Status Attention(Step& step, int spec_id, int layer,
                                  TensorView qkv, TensorView out) = 0;
 
   // Logits of the rows that asked for them, in row order.
-  //   hidden: [num_tokens, weight.cols]; out: [num_logit_rows, vocab_size], f32.
-  //   softcap as in AttentionSpec; scale multiplies before it.
+  //   hidden: [num_tokens, weight.cols]; out: [num_logit_rows, vocab_size],
+  //   f32. softcap as in AttentionSpec; scale multiplies before it.
   virtual absl::Status Logits(Step& step, TensorView hidden,
                               const Prologue& prologue,
                               const PackedWeight& vocab, float scale,
                               float softcap, TensorView out) = 0;
 
   // Raw log-probabilities, processors, draw, verification; advances each slot:
-  // its computed length by the row's tokens less rejected drafts, its last token
-  // and penalty counts. logits: [num_logit_rows, vocab_size], may be overwritten.
+  // its computed length by the row's tokens less rejected drafts, its last
+  // token and penalty counts. logits: [num_logit_rows, vocab_size], may be
+  // overwritten.
   virtual absl::Status Sample(Step& step, TensorView logits) = 0;
 };
 

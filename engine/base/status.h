@@ -13,10 +13,10 @@
 #include "absl/status/statusor.h"
 
 // Returns from the calling function if `expr` is not OK.
-#define QUIRE_RETURN_IF_ERROR(expr)                        \
-  do {                                                     \
-    ::absl::Status quire_status_ = (expr);                 \
-    if (!quire_status_.ok()) return quire_status_;         \
+#define QUIRE_RETURN_IF_ERROR(expr)                \
+  do {                                             \
+    ::absl::Status quire_status_ = (expr);         \
+    if (!quire_status_.ok()) return quire_status_; \
   } while (false)
 
 #define QUIRE_STATUS_CONCAT_INNER_(a, b) a##b
@@ -27,9 +27,9 @@
 #define QUIRE_ASSIGN_OR_RETURN(lhs, expr) \
   QUIRE_ASSIGN_OR_RETURN_IMPL_(           \
       QUIRE_STATUS_CONCAT_(quire_statusor_, __LINE__), lhs, expr)
-#define QUIRE_ASSIGN_OR_RETURN_IMPL_(statusor, lhs, expr)   \
-  auto statusor = (expr);                                   \
-  if (!statusor.ok()) return std::move(statusor).status();  \
+#define QUIRE_ASSIGN_OR_RETURN_IMPL_(statusor, lhs, expr)  \
+  auto statusor = (expr);                                  \
+  if (!statusor.ok()) return std::move(statusor).status(); \
   lhs = std::move(statusor).value()
 
 // Ends the process with file and line if `condition` is false.

@@ -1,0 +1,41 @@
+// Sizes and policies of the engine, validated once.
+#ifndef QUIRE_ENGINE_ENGINE_OPTIONS_H_
+#define QUIRE_ENGINE_ENGINE_OPTIONS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace quire {
+
+struct EngineOptions {
+  int block_size = 16;
+  int num_blocks = 0;     // From the backend's MemoryPlan.
+  int max_model_len = 0;  // Prompt and generated tokens of a sequence.
+  int vocab_size = 0;
+  int max_num_seqs = 64;             // Sequences running at once (slots).
+  int max_num_batched_tokens = 512;  // Token budget of one step.
+  // A prompt takes at most so many tokens of a step while others wait or
+  // decode; 0: the whole budget.
+  int long_prefill_token_threshold = 0;
+  bool enable_prefix_caching = true;
+  int max_num_queued_reqs = 512;            // Waiting; then RESOURCE_EXHAUSTED.
+  int64_t max_num_queued_tokens = 1 << 20;  // Their prompt tokens.
+  int steps_in_flight = 1;                  // ModelRunner::steps_in_flight().
+  std::vector<int32_t> eos_token_ids;       // End tokens of the model.
+  // Keys the prefix cache's hash; random per process, fixed in tests.
+  uint64_t cache_seed = 0;
+  // Draws seeds for requests without one.
+  uint64_t random_seed = 0;
+  // Tests every invariant after every step, and ends the process where one is
+  // broken; costs a pass over all blocks.
+  bool check_integrity = false;
+};
+
+// INVALID_ARGUMENT naming the option, its value and the limit.
+absl::Status ValidateEngineOptions(const EngineOptions& options);
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_ENGINE_OPTIONS_H_

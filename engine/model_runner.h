@@ -1,0 +1,31 @@
+// Executes the scheduler's plans on a model.
+#ifndef QUIRE_ENGINE_MODEL_RUNNER_H_
+#define QUIRE_ENGINE_MODEL_RUNNER_H_
+
+#include "absl/status/statusor.h"
+#include "engine/scheduler/scheduler_output.h"
+
+namespace quire {
+
+// Steps are submitted and collected, in order; up to steps_in_flight() may be
+// submitted and not collected. A runner that computes synchronously has 1.
+// Used by the engine thread only.
+class ModelRunner {
+ public:
+  virtual ~ModelRunner() = default;
+  virtual int steps_in_flight() const = 0;
+
+  // Enqueues the step. `output` is not read after the call returns. An error
+  // ends the step: it must not be collected, and every request in it fails.
+  virtual absl::Status Submit(const SchedulerOutput& output) = 0;
+
+  // Waits for the oldest submitted step.
+  virtual absl::StatusOr<StepResult> Collect() = 0;
+
+  // True if Collect would not wait. Requires: a step is submitted.
+  virtual bool Done() const = 0;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_MODEL_RUNNER_H_

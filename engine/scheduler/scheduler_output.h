@@ -1,0 +1,73 @@
+// One step's plan, and what came of it, as plain data: the only thing that the
+// scheduler and a ModelRunner share. Includes no kernel header: the scheduler
+// runs and is tested without a device.
+#ifndef QUIRE_ENGINE_SCHEDULER_SCHEDULER_OUTPUT_H_
+#define QUIRE_ENGINE_SCHEDULER_SCHEDULER_OUTPUT_H_
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "engine/request.h"
+
+namespace quire {
+
+// A sequence enters a slot (or re-enters one after preemption).
+struct SlotStart {
+  int32_t slot = 0;
+  // Of the sequence's request; lives until the sequence leaves the slot.
+  const SamplingParams* params = nullptr;
+  uint64_t draw_key = 0;  // H(request seed, choice index).
+  // End and stop tokens, banned until min_tokens are generated.
+  std::vector<int32_t> banned_before_min;
+  std::vector<int32_t> history;  // Prompt and what has been generated so far.
+  int32_t num_prompt_tokens = 0;
+  int32_t num_computed_tokens = 0;  // Already in the blocks of its block table.
+};
+
+// New blocks at the end of a slot's block table.
+struct BlockAppend {
+  int32_t slot = 0;
+  std::vector<int32_t> block_ids;
+};
+
+// "These query tokens of this sequence."
+struct ScheduledRow {
+  int32_t slot = 0;
+  int32_t first_position = 0;  // = num_computed_tokens of the slot.
+  int32_t num_tokens = 0;      // >= 1.
+  // True if a token is drawn after the row's last token; false for an inner
+  // prefill chunk.
+  bool needs_token = false;
+  // True: the single input token is the one drawn by the step before, not yet
+  // known to the scheduler (steps overlap); token_ids hold nothing for it.
+  bool input_on_device = false;
+  int32_t first_token_idx = 0;  // Into SchedulerOutput::token_ids.
+};
+
+struct SchedulerOutput {
+  int64_t step_id = 0;
+  // Applied in this order: starts, appends, copies, rows.
+  std::vector<SlotStart> slot_starts;
+  std::vector<BlockAppend> block_appends;
+  std::vector<std::pair<int32_t, int32_t>> block_copies;  // (from, to)
+  std::vector<ScheduledRow> rows;  // In order of arrival.
+  std::vector<int32_t> token_ids;  // Of the rows whose input is known.
+
+  bool empty() const { return rows.empty(); }
+};
+
+struct SampledRow {
+  int32_t slot = 0;
+  std::vector<TokenOutput> tokens;  // One; more once drafts are verified.
+  bool non_finite = false;          // The logits were not finite; no token.
+};
+
+struct StepResult {
+  int64_t step_id = 0;
+  std::vector<SampledRow> rows;  // Of the rows with needs_token, in row order.
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_SCHEDULER_SCHEDULER_OUTPUT_H_

@@ -1,0 +1,122 @@
+// Sockets, HTTP/1.1 and event streams. Knows nothing of models or JSON.
+//
+// cpp-httplib parses requests and routes them; accepting, the head guard, body
+// limits, deadlines, keep-alive and all writing of responses that take time are
+// ours (reasons and measurements: engine/DESIGN.md).
+#ifndef QUIRE_SERVER_HTTP_SERVER_H_
+#define QUIRE_SERVER_HTTP_SERVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace quire {
+
+struct HttpRequest {
+  std::string method;  // "GET", "POST", ...
+  std::string path;    // Without the query.
+  std::string body;
+  std::vector<std::pair<std::string, std::string>>
+      headers;  // Names lower case.
+  absl::Time
+      arrival_time;  // Clock of the process when the first byte was read.
+
+  // The first value of `name` (lower case); empty if absent.
+  absl::string_view Header(absl::string_view name) const;
+};
+
+using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
+
+// The answer to one request: either one Send, or StartStream, then any number
+// of Write, then Finish. All methods are thread-safe, never block and may be
+// called from any thread, at once or long after the handler returned; after the
+// peer has gone they do nothing. Dropping the last reference unanswered sends
+// 500.
+class HttpResponder {
+ public:
+  virtual ~HttpResponder() = default;
+
+  // A whole response with Content-Length.
+  virtual void Send(int status, absl::string_view content_type,
+                    std::string body, const HttpHeaders& headers = {}) = 0;
+
+  // Begins a chunked text/event-stream response with status 200.
+  virtual void StartStream(const HttpHeaders& headers = {}) = 0;
+  // Queues bytes of the stream as one chunk; pieces are coalesced. If the peer
+  // reads too slowly (HttpServerOptions::max_buffered_bytes) it is
+  // disconnected.
+  virtual void Write(std::string data) = 0;
+  // The last chunk; the connection may then serve another request.
+  virtual void Finish() = 0;
+
+  // `callback` runs once, on a thread of the server, as soon as the peer has
+  // closed the connection or was disconnected before the answer was complete
+  // (at once if it already has); never after Send or Finish was flushed. It
+  // must not block.
+  virtual void OnDisconnect(std::function<void()> callback) = 0;
+};
+
+// Runs on a worker thread; may answer later through the responder.
+using HttpHandler =
+    std::function<void(const HttpRequest&, std::shared_ptr<HttpResponder>)>;
+
+enum class RouteAccess : uint8_t { kPublic, kApi };  // kApi asks for a key.
+
+struct HttpServerOptions {
+  std::string host = "127.0.0.1";
+  int port = 8080;  // 0: any free port; see HttpServer::port().
+  int num_workers = 8;
+  int listen_backlog = 4096;
+  int max_connections = 8192;
+  int64_t max_head_bytes = 32 << 10;
+  int max_header_fields = 100;
+  int64_t max_target_bytes = 1 << 10;
+  int64_t max_body_bytes = 8 << 20;
+  absl::Duration head_timeout = absl::Seconds(5);
+  absl::Duration body_timeout = absl::Seconds(30);
+  absl::Duration keep_alive_timeout = absl::Seconds(15);
+  absl::Duration write_stall_timeout = absl::Seconds(30);
+  // ": ping" comments while a stream has nothing to say; proxies cut idle ones.
+  absl::Duration stream_ping_interval = absl::Seconds(15);
+  int64_t max_buffered_bytes = 256 << 10;  // Per stream, beside the kernel's.
+  std::vector<std::string> api_keys;       // Empty: no authentication.
+  // Renders an error of the transport itself (404, 405, 400, 401, 408, 413,
+  // 415, 431, 503) as a JSON body.
+  std::function<std::string(int status, absl::string_view message)> error_body;
+};
+
+class HttpServer {
+ public:
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Create(
+      const HttpServerOptions& options);
+  virtual ~HttpServer() = default;  // Stops, see Stop.
+
+  // Literal paths only. Call before Start. HEAD is answered for GET routes.
+  virtual void AddRoute(absl::string_view method, absl::string_view path,
+                        RouteAccess access, HttpHandler handler) = 0;
+
+  // Binds and serves in the background. UNAVAILABLE with address and reason.
+  virtual absl::Status Start() = 0;
+  virtual int port() const = 0;  // After Start.
+
+  // Requests being handled or answered now, probes included.
+  virtual int num_open_requests() const = 0;
+
+  // Every further response closes its connection (while draining).
+  virtual void SetCloseConnections() = 0;
+  // Stops accepting, waits up to `grace` for open responses to be flushed, then
+  // closes everything. Blocks. Idempotent.
+  virtual void Stop(absl::Duration grace) = 0;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_SERVER_HTTP_SERVER_H_
