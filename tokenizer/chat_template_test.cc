@@ -271,21 +271,20 @@ TEST(ChatTemplateLimitTest, WorkIsBounded) {
 
 TEST(ChatTemplateLimitTest, NestingOfTheSourceIsBounded) {
   for (const auto& [open, close] :
-       std::vector<std::pair<std::string, std::string>>{
-           {"(", ")"},
-           {"[", "]"},
-           {"-", ""},
-           {"not ", ""},
-           {"a[", "]"},
-           {"f(", ")"},
-           {"{1:", "}"},
-           {"1 if 1 else ", ""},
-           {"a|f(", ")"},
-           {"1 is in ", ""},
-           {"a.", "a"},
-           {"1 + ", ""},
-           {"a() or ", ""},
-           {"2 ** ", ""}}) {
+       std::vector<std::pair<std::string, std::string>>{{"(", ")"},
+                                                        {"[", "]"},
+                                                        {"-", ""},
+                                                        {"not ", ""},
+                                                        {"a[", "]"},
+                                                        {"f(", ")"},
+                                                        {"{1:", "}"},
+                                                        {"1 if 1 else ", ""},
+                                                        {"a|f(", ")"},
+                                                        {"1 is in ", ""},
+                                                        {"a.", "a"},
+                                                        {"1 + ", ""},
+                                                        {"a() or ", ""},
+                                                        {"2 ** ", ""}}) {
     std::string source = "{{ ";
     for (int i = 0; i < 20000; ++i) source += open;
     source += open == "a." ? "a" : "1";

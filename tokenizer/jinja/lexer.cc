@@ -312,7 +312,6 @@ class Lexer {
         return Error("a decimal integer must not begin with 0");
       }
     }
-    if (IsNameByte(At(end))) return Error("invalid number");
     Emit(type, end);
     std::string& text = tokens_.back().text;
     text.erase(std::remove(text.begin(), text.end(), '_'), text.end());

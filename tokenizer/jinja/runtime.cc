@@ -125,6 +125,14 @@ Value Runtime::List(std::vector<Value> items, SequenceKind kind) {
   return Value(std::shared_ptr<const Sequence>(std::move(sequence)));
 }
 
+Value Runtime::Group(const Value& key, const Value& members) {
+  const Value plain = List({key, members}, SequenceKind::kTuple);
+  if (!ok()) return Value();
+  auto group = std::make_shared<Sequence>(plain.sequence());
+  group->is_group = true;
+  return Value(std::shared_ptr<const Sequence>(std::move(group)));
+}
+
 Value Runtime::MakeDict(std::vector<std::pair<Value, Value>> items) {
   if (!Charge(1 + 2 * items.size())) return Value();
   auto dict = std::make_shared<Dict>();
@@ -656,6 +664,10 @@ Value Runtime::GetAttr(const Value& object, const std::string& name) {
     if (!Charge(1 + object.dict().items.size() / 8)) return Value();
     const Value* value = object.dict().Find(name);
     if (value != nullptr) return *value;
+  }
+  if (object.Is(Kind::kSequence) && object.sequence().is_group) {
+    if (name == "grouper") return object.sequence().items[0];
+    if (name == "list") return object.sequence().items[1];
   }
   if (object.Is(Kind::kFunction) && name == "name" &&
       object.function().type == Function::Type::kMacro) {

@@ -189,7 +189,6 @@ d.missing.more
 d['missing']['more']
 d.missing is defined
 d.C.y is defined
-d.items
 d[0]
 d[none]
 d[l]
@@ -225,7 +224,6 @@ d.update({'z': 1})
 d.pop('a')
 l.sort()
 d.clear
-s|attr('upper')
 d|attr('a')
 (d|attr('get'))('b')
 1()
@@ -383,7 +381,6 @@ s.count('o', 5)
 '42'.zfill(5)
 '-42'.zfill(5)
 s.nonexistent()
-s.upper
 d.get('b')
 d.get('zz')
 d.get('zz', 7)
@@ -396,7 +393,6 @@ d.items()|list
 d|list
 d|length
 d|items|list
-none|items
 nothing|items|list
 l.index(1)
 l.index(99)
@@ -461,7 +457,6 @@ nothing|join
 none|join
 d|join('+')
 w|map('upper')|list
-w|map('upper')
 rows|map(attribute='name')|list
 rows|map(attribute='tags.0')|list
 rows|map(attribute='tags', default='none')|list
@@ -505,7 +500,6 @@ range(10)|slice(3)|list
 range(10)|slice(3, 'x')|list
 range(3)
 range(1, 4)
-range(10, 0, -3)
 range(3)|list
 range(1, 10, 3)|list
 range(10, 0, -3)|list
@@ -777,12 +771,10 @@ s.split(' ')[0] | lower
 1if 1else 2
 true and not false
 not not true
-n.real
 []|length == 0
 none == false
 '1' == 1
 loop
-self
 varargs
 caller
 9223372036854775807 + 0
