@@ -3,6 +3,7 @@
 #define QUIRE_TOKENIZER_INCREMENTAL_DETOKENIZER_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "tokenizer/tokenizer.h"
@@ -24,10 +25,7 @@ class IncrementalDetokenizer {
   std::string Finish();
 
  private:
-  const Tokenizer* tokenizer_;
-  bool skip_special_tokens_;
-  bool is_at_start_ = true;
-  std::string held_back_;
+  std::unique_ptr<TokenStream> stream_;
 };
 
 }  // namespace quire

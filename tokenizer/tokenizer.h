@@ -28,6 +28,17 @@ struct EncodeSegment {
   bool parse_special_tokens = false;
 };
 
+// One text being decoded, token by token. IncrementalDetokenizer is the
+// interface for callers. Thread-compatible.
+class TokenStream {
+ public:
+  virtual ~TokenStream() = default;
+  // The text that is certain now and was not before; whole characters.
+  virtual std::string Append(int32_t id) = 0;
+  // The rest. Nothing may be appended after it.
+  virtual std::string Finish() = 0;
+};
+
 // Immutable and thread-safe after creation.
 class Tokenizer {
  public:
@@ -55,6 +66,11 @@ class Tokenizer {
   // vocabulary are skipped.
   virtual std::string Decode(absl::Span<const int32_t> ids,
                              bool skip_special_tokens = true) const = 0;
+
+  // Decode of ids as they arrive; the tokenizer must outlive it. The default
+  // joins TokenBytes.
+  virtual std::unique_ptr<TokenStream> NewTokenStream(
+      bool skip_special_tokens) const;
 
   // The bytes that `id` adds to a text as the incremental detokenizer sees them
   // (byte-level BPE: exact bytes; sentencepiece: with its word marker as a

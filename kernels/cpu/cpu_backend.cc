@@ -256,9 +256,9 @@ absl::Status CpuBackend::AllocateWorkspace() {
   const int64_t max_rows =
       std::max(shape_.max_num_tokens, shape_.max_logit_rows);
   normed_stride_ = RoundUp(std::max<int64_t>(max_cols_, 1), 16);
-  // Measures, then places.
-  for (char* base : {static_cast<char*>(nullptr), workspace_.data()}) {
-    ArenaCursor cursor(base == nullptr ? nullptr : workspace_.data());
+  // The first pass measures, the second places.
+  for (int pass = 0; pass < 2; ++pass) {
+    ArenaCursor cursor(workspace_.data());
     for (ActivationSpec& activation : activations_) {
       const int64_t rows = activation.rows == ActivationRows::kTokens
                                ? shape_.max_num_tokens
@@ -268,7 +268,7 @@ absl::Status CpuBackend::AllocateWorkspace() {
                              DType::kF32, rows, activation.cols);
     }
     normed_ = cursor.Take<float>(max_rows * normed_stride_);
-    if (workspace_.data() == nullptr) {
+    if (pass == 0) {
       QUIRE_ASSIGN_OR_RETURN(
           workspace_,
           MappedMemory::Create(cursor.num_bytes(), MappedMemory::Pages::kHuge));

@@ -1,109 +1,285 @@
 #include "kernels/cpu/matmul.h"
 
 #include <algorithm>
-#include <cmath>
+#include <cstring>
+#include <utility>
 
-#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+#include "kernels/cpu/matmul_kernels.h"
 
 namespace quire {
 namespace {
 
-float LoadElement(const TensorView& view, int64_t row, int64_t col) {
-  switch (view.dtype) {
-    case DType::kF32:
-      return view.row<const float>(row)[col];
-    case DType::kF16:
-      return HalfToFloat(view.row<const uint16_t>(row)[col]);
-    case DType::kBF16:
-      return Bf16ToFloat(view.row<const uint16_t>(row)[col]);
-    case DType::kI32:
+const MatmulKernels& GetKernels(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
       break;
+    case Isa::kAvx2:
+      return cpu_avx2::kMatmulKernels;
+    case Isa::kAvx512:
+      return cpu_avx512::kMatmulKernels;
+    case Isa::kAvx512Bf16:
+      return cpu_avx512_bf16::kMatmulKernels;
   }
-  return 0.0f;
+  return cpu_scalar::kMatmulKernels;
 }
 
-float GeluTanh(float x) {
-  return 0.5f * x *
-         (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x)));
+PanelFormat FormatOf(DType dtype) {
+  switch (dtype) {
+    case DType::kF16:
+      return PanelFormat::kF16;
+    case DType::kBF16:
+      return PanelFormat::kBf16Pairs;
+    default:
+      return PanelFormat::kF32;
+  }
 }
 
-float Activate(Epilogue::Activation activation, float a, float b) {
+MatmulActivation ToKernelActivation(Epilogue::Activation activation) {
   switch (activation) {
     case Epilogue::Activation::kNone:
-      return a;
+      break;
     case Epilogue::Activation::kSwiGlu:
-      return a / (1.0f + std::exp(-a)) * b;
+      return MatmulActivation::kSwiGlu;
     case Epilogue::Activation::kGeGlu:
-      return GeluTanh(a) * b;
+      return MatmulActivation::kGeGlu;
     case Epilogue::Activation::kGelu:
-      return GeluTanh(a);
+      return MatmulActivation::kGelu;
     case Epilogue::Activation::kRelu:
-      return std::max(a, 0.0f);
+      return MatmulActivation::kRelu;
   }
-  return a;
+  return MatmulActivation::kNone;
+}
+
+absl::Status CheckSpec(const LinearSpec& spec) {
+  if (spec.parts.empty()) {
+    return absl::InvalidArgumentError("a linear layer has no parts");
+  }
+  const TensorView& first = spec.parts[0].data;
+  int64_t rows = 0;
+  for (size_t i = 0; i < spec.parts.size(); ++i) {
+    const TensorView& data = spec.parts[i].data;
+    if (spec.parts[i].format != QuantFormat::kDense ||
+        data.dtype == DType::kI32) {
+      return absl::UnimplementedError(absl::StrCat(
+          "weights of dtype ", DTypeName(data.dtype), " or quantized"));
+    }
+    if (data.cols != first.cols || data.dtype != first.dtype) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("part ", i, " of a linear layer has ", data.cols,
+                       " columns of ", DTypeName(data.dtype), ", part 0 has ",
+                       first.cols, " of ", DTypeName(first.dtype)));
+    }
+    if (data.rows < 0 || data.cols < 0 ||
+        (data.data == nullptr && data.rows * data.cols != 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("part ", i, " of a linear layer has no data"));
+    }
+    rows += data.rows;
+  }
+  if (spec.kind == LinearKind::kGateUp &&
+      (spec.parts.size() != 2 || spec.parts[1].data.rows != first.rows)) {
+    return absl::InvalidArgumentError(
+        "a gated layer needs two parts of equal shape, gate and up");
+  }
+  if (!spec.bias.empty() && (spec.bias.dtype != DType::kF32 ||
+                             spec.bias.rows * spec.bias.cols != rows)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "bias has ", spec.bias.rows * spec.bias.cols, " elements of ",
+        DTypeName(spec.bias.dtype), ", expected ", rows, " of f32"));
+  }
+  return absl::OkStatus();
+}
+
+// Copies one row into its lane of a panel: `num_steps` units of kUnit bytes,
+// `step_bytes` apart. Blocks of one cache line per row keep both sides in L1.
+template <int kUnit>
+void ScatterUnits(const char* src, char* dst, int64_t num_units,
+                  int64_t step_bytes) {
+  for (int64_t i = 0; i < num_units; ++i) {
+    std::memcpy(dst + i * step_bytes, src + i * kUnit, kUnit);
+  }
 }
 
 }  // namespace
 
+int64_t PackedMatrix::ElementOffset(int64_t row, int64_t col) const {
+  int64_t panel;
+  int64_t lane;
+  if (kind == LinearKind::kGateUp) {
+    const int64_t half = rows / 2;
+    const int64_t channel = row % half;
+    panel = channel / lanes_;
+    lane = channel % lanes_ + (row < half ? 0 : lanes_);
+  } else {
+    panel = row / (2 * lanes_);
+    lane = row % (2 * lanes_);
+  }
+  const int64_t size = DTypeSize(dtype_);
+  const int64_t base = panel * panel_bytes_;
+  if (dtype_ == DType::kBF16) {
+    return base + ((col / 2 * 2 * lanes_ + lane) * 2 + col % 2) * size;
+  }
+  return base + (col * 2 * lanes_ + lane) * size;
+}
+
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
                                                          Isa isa,
                                                          ThreadPool& pool) {
+  QUIRE_RETURN_IF_ERROR(CheckSpec(spec));
   auto packed = std::make_unique<PackedMatrix>();
-  if (spec.parts.empty()) return absl::InvalidArgumentError("no parts");
-  packed->dtype = spec.parts[0].data.dtype;
-  packed->cols = spec.parts[0].data.cols;
-  packed->kind = spec.kind;
-  for (const WeightPart& part : spec.parts) {
-    if (part.data.cols != packed->cols || part.data.dtype != packed->dtype) {
-      return absl::InvalidArgumentError("parts disagree");
+  PackedMatrix& p = *packed;
+  p.kind = spec.kind;
+  p.dtype_ = spec.parts[0].data.dtype;
+  p.isa_ = isa;
+  p.lanes_ = GetKernels(isa).lanes;
+  p.cols = spec.parts[0].data.cols;
+  for (const WeightPart& part : spec.parts) p.rows += part.data.rows;
+
+  const bool is_bf16 = p.dtype_ == DType::kBF16;
+  const int64_t width = 2 * p.lanes_;
+  const int64_t unit_bytes = is_bf16 ? 4 : DTypeSize(p.dtype_);
+  p.num_panels_ = (p.rows + width - 1) / width;
+  if (p.kind == LinearKind::kGateUp) {
+    p.num_panels_ = (p.rows / 2 + p.lanes_ - 1) / p.lanes_;
+  }
+  p.num_steps_ = is_bf16 ? (p.cols + 1) / 2 : p.cols;
+  const int64_t step_bytes = width * unit_bytes;
+  p.panel_bytes_ = p.num_steps_ * step_bytes;
+  p.panels_ = AlignedBuffer(p.num_panels_ * p.panel_bytes_);
+  p.num_bytes = p.panels_.num_bytes();
+
+  // Where each row lies, by a walk over the parts.
+  const auto source_row = [&](int64_t row) {
+    size_t part = 0;
+    while (row >= spec.parts[part].data.rows) {
+      row -= spec.parts[part].data.rows;
+      ++part;
     }
-    packed->rows += part.data.rows;
-    for (int64_t row = 0; row < part.data.rows; ++row) {
-      for (int64_t col = 0; col < part.data.cols; ++col) {
-        packed->values.push_back(LoadElement(part.data, row, col));
+    const TensorView& data = spec.parts[part].data;
+    return static_cast<const char*>(data.data) +
+           row * data.row_stride * DTypeSize(p.dtype_);
+  };
+  const auto row_of_lane = [&](int64_t panel, int64_t lane) -> int64_t {
+    if (p.kind != LinearKind::kGateUp) {
+      const int64_t row = panel * width + lane;
+      return row < p.rows ? row : -1;
+    }
+    const int64_t channel = panel * p.lanes_ + lane % p.lanes_;
+    if (channel >= p.rows / 2) return -1;
+    return channel + (lane < p.lanes_ ? 0 : p.rows / 2);
+  };
+  const int64_t num_units = is_bf16 ? p.cols / 2 : p.cols;  // Whole ones.
+  // 512 bytes of each row at a time: long enough for the hardware prefetcher
+  // (64 bytes at a time gave 0.3 GB/s), while 16 KiB of panel stay in L1.
+  const int64_t units_per_line = 512 / unit_bytes;
+  pool.ParallelFor(p.num_panels_, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      char* const dst = p.panels_.data() + panel * p.panel_bytes_;
+      const char* src[32];
+      for (int64_t lane = 0; lane < width; ++lane) {
+        const int64_t row = row_of_lane(panel, lane);
+        src[lane] = row < 0 ? nullptr : source_row(row);
+      }
+      for (int64_t unit = 0; unit < num_units; unit += units_per_line) {
+        const int64_t count = std::min(units_per_line, num_units - unit);
+        for (int64_t lane = 0; lane < width; ++lane) {
+          if (src[lane] == nullptr) continue;
+          const char* const from = src[lane] + unit * unit_bytes;
+          char* const to = dst + unit * step_bytes + lane * unit_bytes;
+          if (unit_bytes == 4) {
+            ScatterUnits<4>(from, to, count, step_bytes);
+          } else {
+            ScatterUnits<2>(from, to, count, step_bytes);
+          }
+        }
+      }
+      if (is_bf16 && p.cols % 2 != 0) {
+        for (int64_t lane = 0; lane < width; ++lane) {
+          if (src[lane] == nullptr) continue;
+          std::memcpy(dst + num_units * step_bytes + lane * unit_bytes,
+                      src[lane] + num_units * unit_bytes, 2);
+        }
       }
     }
-  }
+  });
+
   if (!spec.bias.empty()) {
-    const float* bias = spec.bias.row<const float>(0);
-    packed->bias.assign(bias, bias + packed->rows);
+    p.bias_ = AlignedBuffer(p.num_panels_ * width * 4);
+    p.num_bytes += p.bias_.num_bytes();
+    const float* const bias = static_cast<const float*>(spec.bias.data);
+    const int64_t stride =
+        spec.bias.rows == 1 ? 1 : spec.bias.row_stride;  // [1, n] or [n, 1].
+    for (int64_t i = 0; i < p.num_panels_ * width; ++i) {
+      const int64_t row = row_of_lane(i / width, i % width);
+      if (row >= 0) p.bias_.floats()[i] = bias[row * stride];
+    }
   }
-  packed->num_bytes = packed->rows * packed->cols * 4;
   return packed;
 }
 
+MatmulScratch::MatmulScratch(int64_t max_rows, int64_t max_cols)
+    : packed_x_(max_rows * (max_cols + 1) * 4) {}
+
 void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
             const MatmulParams& params, MatmulScratch& scratch) {
-  const bool gated = params.activation == Epilogue::Activation::kSwiGlu ||
-                     params.activation == Epilogue::Activation::kGeGlu;
-  const int64_t out_cols = gated ? weight.rows / 2 : weight.rows;
-  for (int64_t row = 0; row < params.num_rows; ++row) {
-    const float* x = params.x + row * params.x_stride;
-    for (int64_t i = 0; i < weight.cols; ++i) {
-      scratch.x_[i] =
-          weight.dtype == DType::kBF16 ? Bf16ToFloat(FloatToBf16(x[i])) : x[i];
-    }
-    const auto dot = [&](int64_t r) {
-      float sum = 0;
-      const float* w = weight.values.data() + r * weight.cols;
-      for (int64_t i = 0; i < weight.cols; ++i) sum += scratch.x_[i] * w[i];
-      return ((weight.bias.empty() ? 0.0f : weight.bias[r]) + sum) *
-             params.out_scale;
-    };
-    for (int64_t r = 0; r < out_cols; ++r) {
-      float value =
-          Activate(params.activation, dot(r), gated ? dot(r + out_cols) : 0.0f);
-      if (params.residual != nullptr) {
-        value += params.residual[row * params.residual_stride + r];
-      }
-      params.out[row * params.out_stride + r] = value;
-    }
+  if (params.num_rows <= 0 || weight.rows == 0) return;
+  QUIRE_CHECK(isa == weight.isa_);
+  const MatmulKernels& kernels = GetKernels(isa);
+  MatmulJob job = {};
+  job.format = FormatOf(weight.dtype_);
+  const int format = static_cast<int>(job.format);
+  job.panels = weight.panels_.data();
+  job.panel_bytes = weight.panel_bytes_;
+  job.num_steps = weight.num_steps_;
+  job.bias = weight.bias_.floats();
+  job.is_gated = weight.kind == LinearKind::kGateUp;
+  job.num_outputs = job.is_gated ? weight.rows / 2 : weight.rows;
+  job.activation = ToKernelActivation(params.activation);
+  QUIRE_CHECK(job.is_gated || (job.activation != MatmulActivation::kSwiGlu &&
+                               job.activation != MatmulActivation::kGeGlu));
+  job.x = params.x;
+  job.x_stride = params.x_stride;
+  job.cols = weight.cols;
+  job.packed_row_bytes =
+      weight.num_steps_ * kernels.packed_x_step_bytes[format];
+  const int64_t scratch_bytes = params.num_rows * job.packed_row_bytes;
+  if (scratch.packed_x_.num_bytes() < scratch_bytes) {
+    scratch.packed_x_ = AlignedBuffer(scratch_bytes);
   }
+  job.packed_x = scratch.packed_x_.data();
+  job.num_rows = params.num_rows;
+  const int64_t max_tile_rows = kernels.max_tile_rows[format];
+  job.num_tiles = (params.num_rows + max_tile_rows - 1) / max_tile_rows;
+  job.out = params.out;
+  job.out_stride = params.out_stride;
+  job.residual = params.residual;
+  job.residual_stride = params.residual_stride;
+  job.out_scale = params.out_scale;
+
+  pool.ParallelFor(job.num_tiles, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t tile = begin; tile < end; ++tile) kernels.pack_x(job, tile);
+  });
+  pool.ParallelFor(weight.num_panels_, 1, [&](int64_t begin, int64_t end, int) {
+    kernels.compute(job, begin, end, 0, job.num_tiles);
+  });
 }
 
 void UnpackRow(const PackedMatrix& weight, int64_t row, float* out) {
-  const float* values = weight.values.data() + row * weight.cols;
-  std::copy(values, values + weight.cols, out);
+  QUIRE_DCHECK(row >= 0 && row < weight.rows);
+  const char* const panels = weight.panels_.data();
+  for (int64_t col = 0; col < weight.cols; ++col) {
+    const char* const element = panels + weight.ElementOffset(row, col);
+    if (weight.dtype_ == DType::kF32) {
+      std::memcpy(&out[col], element, 4);
+      continue;
+    }
+    uint16_t bits;
+    std::memcpy(&bits, element, 2);
+    out[col] =
+        weight.dtype_ == DType::kF16 ? HalfToFloat(bits) : Bf16ToFloat(bits);
+  }
 }
 
 }  // namespace quire

@@ -1,0 +1,70 @@
+// Rewriting of a text before it is split: the "normalizer" of tokenizer.json.
+#ifndef QUIRE_TOKENIZER_NORMALIZER_H_
+#define QUIRE_TOKENIZER_NORMALIZER_H_
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "tokenizer/split_pattern.h"
+
+namespace quire {
+
+// For each byte of a text, the segment it comes from; kMixedOrigin for a byte
+// made of several, or of none.
+using TextOrigin = std::vector<int32_t>;
+inline constexpr int32_t kMixedOrigin = -1;
+
+// Immutable and thread-safe.
+class Normalizer {
+ public:
+  // NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Prepend, Replace,
+  // Sequence, or null: no change. INVALID_ARGUMENT naming the field below
+  // `path` for any other component or field.
+  static absl::StatusOr<Normalizer> Create(const nlohmann::json& config,
+                                           const std::string& path);
+
+  Normalizer() = default;
+  bool IsIdentity() const { return steps_.empty(); }
+
+  // Rewrites `text`, and `origin` with it unless that is null.
+  // Requires: valid UTF-8 below 4 GiB; origin has an element for each byte.
+  absl::Status Apply(std::string* text, TextOrigin* origin) const;
+
+ private:
+  enum class Kind {
+    kNfc,
+    kNfd,
+    kNfkc,
+    kNfkd,
+    kLowercase,
+    kStrip,
+    kStripAccents,
+    kPrepend,
+    kReplace,
+  };
+  struct Step {
+    Kind kind;
+    std::string content;                          // kPrepend, kReplace
+    std::shared_ptr<const SplitPattern> pattern;  // kReplace
+    bool strip_left = false;
+    bool strip_right = false;
+  };
+
+  absl::Status AddStep(const nlohmann::json& config, const std::string& path,
+                       int depth);
+  static absl::Status ApplyStep(const Step& step, std::string* text,
+                                TextOrigin* origin);
+  static absl::Status ApplyUnicodeForm(Kind kind, std::string* text,
+                                       TextOrigin* origin);
+
+  std::vector<Step> steps_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_TOKENIZER_NORMALIZER_H_
