@@ -283,7 +283,9 @@ void EventLoop::FinishResponse(Connection* c) {
   c->has_skipped_blank_line = false;
   c->scanner = HeadScanner();
   c->head = RequestHead();
+  // An idle connection keeps no buffers.
   if (c->in.empty()) std::string().swap(c->in);
+  std::string().swap(c->out);
   c->since = c->arrival_time = now_;
   SetState(c, State::kHead);
 }
