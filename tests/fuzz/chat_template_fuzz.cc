@@ -1,17 +1,6 @@
-// Fuzzes chat templates: the input is the source, rendered with a fixed
-// context and small limits. Built by hand, from the root of the repository:
-//
-//   clang++-19 -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined
-//     -fno-sanitize-recover=all -I. tests/fuzz/chat_template_fuzz.cc
-//     tokenizer/chat_template.cc tokenizer/jinja/*.cc -o /tmp/template_fuzz
-//     -labsl_status -labsl_statusor -labsl_cord -labsl_time -labsl_time_zone
-//     -labsl_strings -labsl_str_format_internal -labsl_base -labsl_int128
-//     -labsl_throw_delegate -labsl_raw_hash_set -labsl_hash -labsl_city
-//     -labsl_low_level_hash -labsl_hashtablez_sampler
-//     -labsl_raw_logging_internal -lutf8proc
-//   /tmp/template_fuzz -max_len=4096 -max_total_time=60 corpus/
-//
-// The sources in tokenizer/testdata/template_goldens.json make a good corpus.
+// Fuzzes chat templates: the input is the source, rendered with a fixed context
+// and small limits. The sources in tokenizer/testdata/template_goldens.json make
+// a good corpus.
 #include <cstddef>
 #include <cstdint>
 
