@@ -302,6 +302,13 @@ TEST(ChatTemplateLimitTest, NestingOfTheSourceIsBounded) {
             absl::StatusCode::kInvalidArgument);
 }
 
+// A quadratic search for the end of the comment would take minutes.
+TEST(ChatTemplateLimitTest, LongCommentsAreReadOnce) {
+  const std::string dashes(1'000'000, '-');
+  EXPECT_TRUE(RunWith("{#" + dashes + "#}").ok());
+  EXPECT_FALSE(RunWith("{#" + dashes).ok());
+}
+
 TEST(ChatTemplateLimitTest, OrdinaryNestingIsFine) {
   std::string source = "{{ ";
   for (int i = 0; i < 40; ++i) source += "(";

@@ -64,7 +64,7 @@ void AddCommas(std::string* number) {
   const size_t end = std::min(number->find_first_of(".e%"), number->size());
   for (size_t pos = end; pos > 3;) {
     pos -= 3;
-    number->insert(pos, ",");
+    number->insert(pos, 1, ',');
   }
 }
 

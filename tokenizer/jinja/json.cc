@@ -194,7 +194,7 @@ Value ToJson(Runtime& runtime, const Value& value, const Arguments& arguments) {
   writer.sort_keys = bound[3] != nullptr && runtime.Truthy(*bound[3]);
   if (bound[1] != nullptr && !bound[1]->Is(Kind::kNone)) {
     writer.is_indented = true;
-    writer.item_separator = ",";
+    writer.item_separator.assign(1, ',');
     if (bound[1]->IsString()) {
       writer.indent = bound[1]->text().bytes();
     } else if (bound[1]->IsInteger()) {
