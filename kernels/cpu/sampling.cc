@@ -19,11 +19,48 @@ constexpr int kChunk = 64;
 // GumbelNoise never exceeds -log(-log(1 - 2^-24)) = 16.636.
 constexpr float kMaxGumbelNoise = 16.7f;
 
+// Which random words can still win: noise grows with the word's high 23 bits.
+class NoiseFloor {
+ public:
+  static const NoiseFloor& Get() {
+    static const NoiseFloor floor;
+    return floor;
+  }
+
+  // The smallest 23 bits whose noise may lift an entry of at most `largest` to
+  // `best`.
+  int32_t For(float best, float largest) const {
+    // Covers the error of GumbelNoise and the rounding of the sum.
+    const float margin =
+        1e-3f + 0x1p-21f * (std::abs(best) + std::abs(largest) + 20.0f);
+    const float step = (best - largest - margin - kLowest) * kStepsPerUnit;
+    return floors_[static_cast<int>(
+        std::clamp(step, 0.0f, static_cast<float>(kNumSteps - 1)))];
+  }
+
+ private:
+  static constexpr float kLowest = -4.0f;  // e^-e^4 is below 2^-23.
+  static constexpr int kStepsPerUnit = 8;
+  static constexpr int kNumSteps = 21 * kStepsPerUnit;
+
+  NoiseFloor() {
+    for (int step = 1; step < kNumSteps; ++step) {
+      const double noise = kLowest + static_cast<double>(step) / kStepsPerUnit;
+      // u = (bits + 0.5) / 2^23 has the noise -log(-log(u)).
+      const double bits = std::exp(-std::exp(-noise)) * 0x1p23 - 0.5;
+      floors_[step] = static_cast<int32_t>(std::max(0.0, std::floor(bits)));
+    }
+  }
+
+  int32_t floors_[kNumSteps] = {};
+};
+
 struct SamplingKernels {
   bool (*scan_row)(const float*, int64_t, float*);
   void (*divide_row)(const float*, int64_t, float, float*, float*);
   double (*sum_exp)(const float*, int64_t, const float*, float, float);
   void (*exp_row)(const float*, int64_t, float, float*);
+  int64_t (*collect)(const float*, int64_t, const float*, float, float, float*);
   int32_t (*gumbel_argmax)(const float*, int64_t, const float*, float, uint64_t,
                            int64_t, int32_t);
 };
@@ -259,8 +296,8 @@ class RowSampler {
     const int64_t k = params_.top_k;
     const float bound = std::max(floor, LowerBoundOfLargest(k));
     float* values = scratch_.order_.data();
-    int64_t count = 0;
-    ForEachAtLeast(z, bound, [&](int64_t id) { values[count++] = z[id]; });
+    const int64_t count =
+        kernels_.collect(z, size_, chunk_max_, bound, INFINITY, values);
     if (count < k) return -INFINITY;
     std::nth_element(values, values + (k - 1), values + count,
                      std::greater<float>());
@@ -289,7 +326,7 @@ class RowSampler {
     }
     // Each pass halves the bracket; it costs a fraction of selecting from all
     // of a flat distribution.
-    for (int pass = 0; pass < 3 && std::isfinite(low); ++pass) {
+    for (int pass = 0; pass < 6 && std::isfinite(low); ++pass) {
       const float middle = low + (std::min(high, max) - low) * 0.5f;
       if (!(middle > low && middle < high)) break;
       const double mass = kernels_.sum_exp(z, size_, chunk_max_, max, middle);
@@ -308,10 +345,8 @@ class RowSampler {
   float SelectByMass(const float* z, float max, float low, float high,
                      double target) {
     float* values = scratch_.order_.data();
-    int64_t count = 0;
-    ForEachAtLeast(z, low, [&](int64_t id) {
-      if (z[id] < high) values[count++] = z[id];
-    });
+    const int64_t count =
+        kernels_.collect(z, size_, chunk_max_, low, high, values);
     using Weighted = SamplingScratch::Weighted;
     Weighted* begin = scratch_.weighted_.data();
     Weighted* end = begin + count;
