@@ -1,6 +1,4 @@
-// libFuzzer target: any text as config.json and generation_config.json. Build
-// as safetensors_fuzz.cc, with engine/model/{model_config,json_fields}.cc and
-// engine/weights/mapped_file.cc.
+// Any text as config.json and generation_config.json.
 #include <cstdint>
 #include <cstdlib>
 

@@ -1,10 +1,4 @@
-// libFuzzer target: any bytes as a safetensors file.
-//
-//   clang++-19 -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I.
-//     tests/fuzz/safetensors_fuzz.cc engine/weights/safetensors.cc
-//     engine/weights/mapped_file.cc -o safetensors_fuzz
-//     $(pkg-config --libs absl_status absl_statusor absl_strings)
-//   ./safetensors_fuzz -max_total_time=60
+// Any bytes as a safetensors file.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
