@@ -319,6 +319,35 @@ TEST_P(SamplingTest, DrawsFollowTheFilteredDistribution) {
   ExpectDrawsFollow(GetParam(), logits, params, num_draws);
 }
 
+// Nearly equal probabilities: every kept entry is drawn soon, so that a
+// threshold that is one entry off shows.
+TEST_P(SamplingTest, ThresholdsAreExactForFlatRows) {
+  SimulationRandom random(11);
+  for (int trial = 0; trial < 200; ++trial) {
+    // Sometimes so many that a selection within the bracket takes place.
+    const bool is_large = trial % 20 < 2;
+    const int vocab_size = is_large ? 1500 : random.Between(20, 130);
+    std::vector<float> logits(vocab_size);
+    for (float& logit : logits) {
+      logit = static_cast<float>((is_large ? 0.01 : 0.1) * Normal(random));
+      // Ties.
+      if (trial % 2 == 0) logit = std::round(logit * 2000) / 2000;
+    }
+    SlotParams params;
+    params.draw_key = trial;
+    if (trial % 3 != 0) params.top_p = static_cast<float>(random.Uniform());
+    if (trial % 3 != 1) params.top_k = random.Between(1, vocab_size);
+    if (trial % 5 == 0) params.min_p = 0.9f;
+    Sampler sampler(GetParam(), vocab_size);
+    for (int position = 0; position < std::min(3 * vocab_size, 300);
+         ++position) {
+      ASSERT_EQ(sampler.Draw(logits, params, position),
+                ReferenceSampleRow(logits, params, {}, 0, position).token)
+          << "trial " << trial << ", position " << position;
+    }
+  }
+}
+
 TEST_P(SamplingTest, LargeFlatVocabularyMatchesTheReference) {
   constexpr int kVocabSize = 50'021;
   SimulationRandom random(6);
