@@ -150,13 +150,16 @@ CeilingProbe::CeilingProbe(ThreadPool* pool, Isa isa, int64_t buffer_bytes)
 
 double CeilingProbe::ReadBandwidth() {
   const ReadFunction read = GetRead(isa_);
+  const int64_t num_bytes = buffer_.num_bytes() / kReadParts;
+  const char* const part = buffer_.data() + next_part_ * num_bytes;
+  next_part_ = (next_part_ + 1) % kReadParts;
   std::atomic<uint64_t> sink{0};
   const Clock::time_point start = Clock::now();
-  pool_->ParallelFor(buffer_.num_bytes(), kReadChunk,
+  pool_->ParallelFor(num_bytes, kReadChunk,
                      [&](int64_t begin, int64_t end, int) {
-                       sink ^= read(buffer_.data() + begin, end - begin);
+                       sink ^= read(part + begin, end - begin);
                      });
-  return buffer_.num_bytes() / SecondsSince(start);
+  return num_bytes / SecondsSince(start);
 }
 
 double CeilingProbe::Peak(double milliseconds, bool is_bf16) {

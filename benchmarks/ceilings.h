@@ -16,8 +16,10 @@ class CeilingProbe {
   // Touches `buffer_bytes` (at least 1 GiB says more than a cache can hold).
   CeilingProbe(ThreadPool* pool, Isa isa, int64_t buffer_bytes);
 
-  // Bytes per second that all threads of the pool together read from memory in
-  // one pass over the buffer.
+  // Bytes per second that all threads of the pool together read from memory:
+  // one eighth of the buffer, the next one at each call. A probe must be about
+  // as short as what it is compared with, to have the same chance of a quiet
+  // moment.
   double ReadBandwidth();
 
   // Floating-point operations per second of register-only multiply-adds (a
@@ -28,11 +30,14 @@ class CeilingProbe {
   double Bf16Peak(double milliseconds = 4);
 
  private:
+  static constexpr int kReadParts = 8;
+
   double Peak(double milliseconds, bool is_bf16);
 
   ThreadPool* pool_;
   Isa isa_;
   AlignedBuffer buffer_;
+  int next_part_ = 0;
 };
 
 }  // namespace quire

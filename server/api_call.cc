@@ -1,5 +1,6 @@
 #include "server/api_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +8,16 @@
 #include "server/json_text.h"
 
 namespace quire {
+namespace {
+
+// Code points of valid UTF-8: its bytes but the continuation bytes.
+int64_t CountCharacters(absl::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<uint8_t>(c) & 0xc0) != 0x80;
+  });
+}
+
+}  // namespace
 
 const char* FinishReasonName(FinishReason reason) {
   switch (reason) {
@@ -82,9 +93,11 @@ void ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
   const std::string piece = choice.detokenizer.Append(token.token_id);
   if (options_.wants_logprobs) {
     choice.logprobs.push_back({token.token_id, token.logprob,
-                               token.top_logprobs, choice.num_text_bytes});
+                               token.top_logprobs, choice.num_text_bytes,
+                               choice.num_text_chars});
   }
   choice.num_text_bytes += piece.size();
+  choice.num_text_chars += CountCharacters(piece);
   Give(choice, choice.stops.Append(piece));
 }
 
@@ -262,7 +275,7 @@ void ApiCall::AppendCompletionLogprobs(absl::Span<const Logprob> logprobs,
       AppendJsonNumber(entry.top[j].logprob, &tops);
     }
     tops += '}';
-    absl::StrAppend(&offsets, entry.text_offset);
+    absl::StrAppend(&offsets, entry.text_offset_chars);
   }
   absl::StrAppend(out, R"({"tokens":[)", tokens, R"(],"token_logprobs":[)",
                   values, R"(],"top_logprobs":[)", tops, R"(],"text_offset":[)",

@@ -71,7 +71,8 @@ class ApiCall {
     int32_t token_id;
     float logprob;
     std::vector<TopLogprob> top;
-    int64_t text_offset;
+    int64_t text_offset;        // In bytes.
+    int64_t text_offset_chars;  // As OpenAI counts.
   };
   struct Choice {
     IncrementalDetokenizer detokenizer;
@@ -79,7 +80,8 @@ class ApiCall {
     std::string text;  // Not yet written (streams), or all of it.
     // Not yet written, or all; entries wait while their text is held back.
     std::vector<Logprob> logprobs;
-    int64_t num_text_bytes = 0;   // Detokenized so far,
+    int64_t num_text_chars = 0;   // Detokenized so far,
+    int64_t num_text_bytes = 0;   // the same in bytes,
     int64_t num_given_bytes = 0;  // and past the stop strings.
     int64_t num_tokens = 0;
     bool has_role = false;

@@ -170,6 +170,7 @@ class QuireHttpServer : public HttpServer,
       routes_;  // By path, then method. Immutable after Start.
   EventLoop loop_;
   WorkerPool workers_;
+  std::mutex stop_mu_;  // Held by Stop for its whole duration.
   // Of the 500 for a dropped responder, which may outlive this object.
   std::string unanswered_body_;
   bool is_started_ = false;
@@ -256,6 +257,7 @@ absl::Status QuireHttpServer::Start() {
 }
 
 void QuireHttpServer::Stop(absl::Duration grace) {
+  std::lock_guard<std::mutex> lock(stop_mu_);
   loop_.Stop(grace);
   // After the connections, so that a handler that waits for its client's
   // disconnect gets to see it.

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "tokenizer/sentencepiece_tokenizer.h"
 #include "tokenizer/tokenizer_config.h"
 #include "tokenizer/tokenizer_json.h"
 #include "tokenizer/unicode.h"
@@ -66,7 +67,22 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(
     }
     return std::unique_ptr<Tokenizer>(*std::move(tokenizer));
   }
-  return json.status();
+  if (!absl::IsNotFound(json.status())) return json.status();
+  absl::StatusOr<std::string> model = ReadWholeFile(
+      absl::StrCat(directory, "/tokenizer.model"), kMaxSentencePieceBytes);
+  if (absl::IsNotFound(model.status())) {
+    return absl::NotFoundError(absl::StrCat(
+        directory, ": has neither tokenizer.json nor tokenizer.model"));
+  }
+  if (!model.ok()) return model.status();
+  absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> tokenizer =
+      SentencePieceTokenizer::Create(*std::move(model), std::move(config));
+  if (!tokenizer.ok()) {
+    return absl::Status(tokenizer.status().code(),
+                        absl::StrCat(directory, "/tokenizer.model: ",
+                                     tokenizer.status().message()));
+  }
+  return std::unique_ptr<Tokenizer>(*std::move(tokenizer));
 }
 
 }  // namespace quire

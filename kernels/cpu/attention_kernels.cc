@@ -163,46 +163,121 @@ QUIRE_INLINE F32 LoadKvPartial(const char* p, int64_t i, int64_t n) {
   return LoadKv<kFormat>(copy, 0);
 }
 
-// Loads the positions [begin, end) of the tile at `tile_start` as f32: K
-// transposed, V as it is; zeros elsewhere, because a masked position is
-// multiplied by a probability of zero and must be finite.
+// Where K and V of a tile's positions lie; null outside [begin, end).
+struct TilePointers {
+  const char* k[kAttentionTile];
+  const char* v[kAttentionTile];
+};
+void FindTile(const AttentionJob& job, const AttentionItem& item,
+              int64_t tile_start, int64_t begin, int64_t end, int element_bytes,
+              TilePointers* pointers) {
+  const int64_t row_bytes = static_cast<int64_t>(job.head_dim) * element_bytes;
+  const int64_t head_bytes = job.block_size * row_bytes;
+  // One division per tile, not per position.
+  int64_t block_idx = tile_start / job.block_size;
+  int64_t slot = tile_start % job.block_size;
+  for (int i = 0; i < kAttentionTile;) {
+    int64_t count = job.block_size - slot;
+    if (count > kAttentionTile - i) count = kAttentionTile - i;
+    const int64_t position = tile_start + i;
+    // A block that is wholly invisible may not even have a table entry.
+    const bool is_used = position < end && position + count > begin;
+    const char* k = nullptr;
+    if (is_used) {
+      k = job.kv +
+          item.block_table[block_idx] * job.block_stride * element_bytes +
+          item.kv_head * head_bytes + slot * row_bytes;
+    }
+    for (int64_t j = 0; j < count; ++j, ++i) {
+      const bool is_visible = position + j >= begin && position + j < end;
+      pointers->k[i] = is_visible ? k + j * row_bytes : nullptr;
+      pointers->v[i] =
+          is_visible ? pointers->k[i] + job.num_kv_heads * head_bytes : nullptr;
+    }
+    ++block_idx;
+    slot = 0;
+  }
+}
+
+QUIRE_INLINE void PrefetchRow(const char* row, int64_t row_bytes) {
+  if (row == nullptr) return;
+  for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(row + i);
+}
+
+// K of one group of kLanes positions as f32, transposed: column `group` of kt.
 template <KvFormat kFormat>
-void LoadTile(const AttentionJob& job, const AttentionItem& item,
-              int64_t tile_start, int64_t begin, int64_t end, float* kt,
-              float* v) {
+QUIRE_INLINE void LoadKeys(const AttentionJob& job, const char* const* rows,
+                           float* kt) {
+  const int64_t dim = job.head_dim;
+  if (kFormat == KvFormat::kBf16 && dim % (2 * kLanes) == 0) {
+    // Pairs travel as 32 bits: half the exchanges.
+    for (int64_t d = 0; d < dim; d += 2 * kLanes) {
+      U32 pairs[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        pairs[i] =
+            rows[i] == nullptr
+                ? U32{}
+                : LoadPairs(reinterpret_cast<const uint16_t*>(rows[i]) + d);
+      }
+      Transpose(pairs);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        float* const out = kt + (d + 2 * i) * kAttentionTile;
+        Store(out, EvenBf16(pairs[i]));
+        Store(out + kAttentionTile, OddBf16(pairs[i]));
+      }
+    }
+    return;
+  }
+  for (int64_t d = 0; d < dim; d += kLanes) {
+    const int64_t count = dim - d;
+    U32 v[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (rows[i] == nullptr) {
+        v[i] = U32{};
+      } else if (count >= kLanes) {
+        v[i] = (U32)LoadKv<kFormat>(rows[i], d);
+      } else {
+        v[i] = (U32)LoadKvPartial<kFormat>(rows[i], d, count);
+      }
+    }
+    Transpose(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i < count) Store(kt + (d + i) * kAttentionTile, (F32)v[i]);
+    }
+  }
+}
+
+// Loads a tile as f32: K transposed, V as it is, zero where invisible (there it
+// is multiplied by a probability of zero and must be finite). `next` is
+// prefetched meanwhile.
+template <KvFormat kFormat>
+void LoadTile(const AttentionJob& job, const TilePointers& tile,
+              const TilePointers& next, float* kt, float* v) {
   constexpr int kSize = kFormat == KvFormat::kF32 ? 4 : 2;
   const int64_t dim = job.head_dim;
-  const int64_t head_elements = job.block_size * dim;
-  for (int i = 0; i < kAttentionTile; ++i) {
-    const int64_t position = tile_start + i;
-    float* const v_row = v + i * job.padded_dim;
-    if (position < begin || position >= end) {
-      for (int64_t d = 0; d < dim; ++d) kt[d * kAttentionTile + i] = 0.0f;
+  for (int i = 0; i < kAttentionTile; i += kLanes) {
+    bool is_used = false;
+    for (int j = 0; j < kLanes; ++j) is_used |= tile.k[i + j] != nullptr;
+    // Scores of invisible positions are replaced, whatever K is.
+    if (is_used) LoadKeys<kFormat>(job, tile.k + i, kt + i);
+    for (int j = i; j < i + kLanes; ++j) {
+      PrefetchRow(next.k[j], dim * kSize);
+      PrefetchRow(next.v[j], dim * kSize);
+      float* const v_row = v + j * job.padded_dim;
+      const char* const src = tile.v[j];
       for (int64_t d = 0; d < job.padded_dim; d += kLanes) {
-        Store(v_row + d, F32{});
-      }
-      continue;
-    }
-    const int64_t block = item.block_table[position / job.block_size];
-    const int64_t k_offset = block * job.block_stride +
-                             item.kv_head * head_elements +
-                             position % job.block_size * dim;
-    const char* const k = job.kv + k_offset * kSize;
-    const char* const v_src = k + job.num_kv_heads * head_elements * kSize;
-    for (int64_t d = 0; d < job.padded_dim; d += kLanes) {
-      const int64_t count = dim - d;
-      F32 k_part = {};
-      F32 v_part = {};
-      if (count >= kLanes) {
-        k_part = LoadKv<kFormat>(k, d);
-        v_part = LoadKv<kFormat>(v_src, d);
-      } else if (count > 0) {
-        k_part = LoadKvPartial<kFormat>(k, d, count);
-        v_part = LoadKvPartial<kFormat>(v_src, d, count);
-      }
-      Store(v_row + d, v_part);
-      for (int lane = 0; lane < kLanes && lane < count; ++lane) {
-        kt[(d + lane) * kAttentionTile + i] = k_part[lane];
+        const int64_t count = dim - d;
+        F32 part = {};
+        if (src != nullptr && count >= kLanes) {
+          part = LoadKv<kFormat>(src, d);
+        } else if (src != nullptr && count > 0) {
+          part = LoadKvPartial<kFormat>(src, d, count);
+        }
+        Store(v_row + d, part);
       }
     }
   }
@@ -337,22 +412,29 @@ void ComputeSplitInto(const AttentionJob& job, const AttentionItem& item,
     if (begin < 0) begin = 0;
   }
   const int64_t end = item.first_position + item.num_tokens;
-  for (int64_t tile_start = split * kAttentionSplit;
-       tile_start < (split + 1) * kAttentionSplit && tile_start < end;
-       tile_start += kAttentionTile) {
-    if (tile_start + kAttentionTile <= begin) continue;
+  int64_t tile_start = split * kAttentionSplit;
+  if (tile_start < begin) tile_start = begin / kAttentionTile * kAttentionTile;
+  int64_t tiles_end = (split + 1) * kAttentionSplit;
+  if (tiles_end > end) tiles_end = end;
+  const int element_bytes = job.kv_format == KvFormat::kF32 ? 4 : 2;
+  TilePointers pointers[2];
+  FindTile(job, item, tile_start, begin, tiles_end, element_bytes,
+           &pointers[0]);
+  for (int current = 0; tile_start < tiles_end;
+       tile_start += kAttentionTile, current ^= 1) {
+    const TilePointers& tile = pointers[current];
+    TilePointers& next = pointers[current ^ 1];
+    FindTile(job, item, tile_start + kAttentionTile, begin, tiles_end,
+             element_bytes, &next);
     switch (job.kv_format) {
       case KvFormat::kF32:
-        LoadTile<KvFormat::kF32>(job, item, tile_start, begin, end, scratch.kt,
-                                 scratch.v);
+        LoadTile<KvFormat::kF32>(job, tile, next, scratch.kt, scratch.v);
         break;
       case KvFormat::kF16:
-        LoadTile<KvFormat::kF16>(job, item, tile_start, begin, end, scratch.kt,
-                                 scratch.v);
+        LoadTile<KvFormat::kF16>(job, tile, next, scratch.kt, scratch.v);
         break;
       case KvFormat::kBf16:
-        LoadTile<KvFormat::kBf16>(job, item, tile_start, begin, end, scratch.kt,
-                                  scratch.v);
+        LoadTile<KvFormat::kBf16>(job, tile, next, scratch.kt, scratch.v);
         break;
     }
     ProcessTile(job, item, tile_start, num_rows, num_tiles, scratch, partial);

@@ -102,6 +102,44 @@ void ScatterUnits(const char* src, char* dst, int64_t num_units,
   }
 }
 
+// A block of one panel that several row tiles use in turn, sized so that it and
+// the next one, which is prefetched meanwhile, fit into L1 (48 KiB on Zen 5).
+constexpr int64_t kBlockBytes = 16 << 10;
+// With many row tiles the block comes from L2, cheaply beside the arithmetic;
+// longer blocks spill the accumulators less often.
+constexpr int64_t kLargeBlockBytes = 32 << 10;
+
+// Work items: panels_per_chunk panels by a part of the row tiles.
+struct WorkSplit {
+  int64_t panels_per_chunk;
+  int64_t num_panel_chunks;
+  int64_t num_tile_parts;
+};
+
+WorkSplit SplitWork(int64_t num_panels, int64_t num_tiles, int num_threads) {
+  WorkSplit split;
+  if (num_tiles < kManyTiles) {
+    // Memory is the limit. A chunk is a stream that a thread prefetches
+    // through: long, but 16 to a thread, so that a slow one holds the others up
+    // by no more than that.
+    split.panels_per_chunk =
+        std::max<int64_t>(1, num_panels / (16 * num_threads));
+    split.num_tile_parts = 1;
+  } else {
+    // Arithmetic is: panels that share a pass over x, or, where panels are few,
+    // parts of x of at least 8 row tiles; at least 8 items to a thread.
+    const int64_t num_items = 8 * num_threads;
+    split.panels_per_chunk =
+        std::clamp<int64_t>(num_panels / num_items, 1, kMaxPassPanels);
+    split.num_tile_parts =
+        std::clamp<int64_t>((num_items + num_panels - 1) / num_panels, 1,
+                            std::max<int64_t>(1, num_tiles / 8));
+  }
+  split.num_panel_chunks =
+      (num_panels + split.panels_per_chunk - 1) / split.panels_per_chunk;
+  return split;
+}
+
 }  // namespace
 
 int64_t PackedMatrix::ElementOffset(int64_t row, int64_t col) const {
@@ -242,9 +280,8 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   job.x = params.x;
   job.x_stride = params.x_stride;
   job.cols = weight.cols;
-  job.packed_row_bytes =
-      weight.num_steps_ * kernels.packed_x_step_bytes[format];
-  const int64_t scratch_bytes = params.num_rows * job.packed_row_bytes;
+  const int64_t scratch_bytes =
+      params.num_rows * weight.num_steps_ * kernels.packed_x_step_bytes[format];
   if (scratch.packed_x_.num_bytes() < scratch_bytes) {
     scratch.packed_x_ = AlignedBuffer(scratch_bytes);
   }
@@ -252,18 +289,38 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   job.num_rows = params.num_rows;
   const int64_t max_tile_rows = kernels.max_tile_rows[format];
   job.num_tiles = (params.num_rows + max_tile_rows - 1) / max_tile_rows;
+  job.block_steps = job.num_steps;
+  if (job.num_tiles > 1) {
+    job.block_steps =
+        (job.num_tiles < kManyTiles ? kBlockBytes : kLargeBlockBytes) /
+        kernels.panel_step_bytes[format];
+  }
   job.out = params.out;
   job.out_stride = params.out_stride;
   job.residual = params.residual;
   job.residual_stride = params.residual_stride;
   job.out_scale = params.out_scale;
 
-  pool.ParallelFor(job.num_tiles, 1, [&](int64_t begin, int64_t end, int) {
+  const int64_t num_packed = job.num_steps == 0 ? 0 : job.num_tiles;
+  pool.ParallelFor(num_packed, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t tile = begin; tile < end; ++tile) kernels.pack_x(job, tile);
   });
-  pool.ParallelFor(weight.num_panels_, 1, [&](int64_t begin, int64_t end, int) {
-    kernels.compute(job, begin, end, 0, job.num_tiles);
-  });
+  const WorkSplit split =
+      SplitWork(weight.num_panels_, job.num_tiles, pool.num_threads());
+  pool.ParallelFor(
+      split.num_panel_chunks * split.num_tile_parts, 1,
+      [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t panel =
+              i / split.num_tile_parts * split.panels_per_chunk;
+          const int64_t part = i % split.num_tile_parts;
+          kernels.compute(
+              job, panel,
+              std::min(panel + split.panels_per_chunk, weight.num_panels_),
+              part * job.num_tiles / split.num_tile_parts,
+              (part + 1) * job.num_tiles / split.num_tile_parts);
+        }
+      });
 }
 
 void UnpackRow(const PackedMatrix& weight, int64_t row, float* out) {

@@ -18,21 +18,13 @@ constexpr int kTileRows = 6;  // 12 + 2 + 1 of 16 registers.
 
 constexpr int kPanelWidth = 2 * kLanes;
 
-// Round to nearest even; a NaN stays a NaN. As FloatToBf16 in kernels/dtype.h.
-QUIRE_INLINE uint32_t RoundToBf16(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, sizeof(bits));
-  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >> 16) | 0x40;
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-
 // What a tile function works on: `num_steps` steps of one panel for kRows rows.
 struct TileArgs {
   const char* panel;
   const char* x;  // [num_steps][kRows] elements or pairs.
   int64_t num_steps;
-  float* acc;          // [kRows][kPanelWidth]
-  bool is_first;       // Start from zero instead of acc.
+  float* acc;            // [kRows][kPanelWidth]
+  bool is_first;         // Start from zero instead of acc.
   const char* prefetch;  // kLines cache lines per step from here on.
 };
 
@@ -205,32 +197,74 @@ constexpr int kXStepBytes[kNumPanelFormats] = {4, 4, kBf16XStepBytes};
 constexpr int kPanelStepBytes[kNumPanelFormats] = {
     kPanelWidth * 4, kPanelWidth * 2, kPanelWidth * 4};
 
-void PackX(const MatmulJob& job, int64_t tile) {
-  const TileRange range = MatmulTile(job, tile);
-  const int64_t rows = range.num_rows;
-  char* const packed = job.packed_x + range.first_row * job.packed_row_bytes;
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* const x = job.x + (range.first_row + row) * job.x_stride;
-    if (job.format != PanelFormat::kBf16Pairs) {
-      float* const out = reinterpret_cast<float*>(packed) + row;
-      for (int64_t k = 0; k < job.cols; ++k) out[k * rows] = x[k];
+// Where the rows of a tile begin within block `block` of packed x.
+QUIRE_INLINE char* PackedX(const MatmulJob& job, TileRange range, int64_t block,
+                           int64_t steps_in_block) {
+  const int64_t x_step_bytes = kXStepBytes[static_cast<int>(job.format)];
+  return job.packed_x + (block * job.block_steps * job.num_rows +
+                         steps_in_block * range.first_row) *
+                            x_step_bytes;
+}
+
+QUIRE_INLINE U32 RoundToBf16(F32 v) {
+  const U32 bits = (U32)v;
+  const U32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const I32 is_nan = (I32)((bits & 0x7fffffff) > 0x7f800000);
+  return is_nan ? bits | 0x400000 : rounded;  // In the upper half.
+}
+
+// Elements [begin, end) of one row to every `rows`-th element of `out`.
+void PackRow(PanelFormat format, const float* x, int64_t begin, int64_t end,
+             int64_t rows, uint32_t* out) {
+  for (int64_t k = begin; k < end; k += kLanes) {
+    const int64_t count = end - k < kLanes ? end - k : kLanes;
+    const F32 v = count == kLanes ? Load(x + k) : LoadPartial(x + k, count);
+    U32 bits = (U32)v;
+    if (format == PanelFormat::kBf16Pairs) {
+      bits = RoundToBf16(v) & 0xffff0000u;
+    }
+    uint32_t values[kLanes];
+    __builtin_memcpy(values, &bits, sizeof(bits));
+#if defined(__AVX512BF16__)
+    if (format == PanelFormat::kBf16Pairs) {
+      // LoadPartial cleared what lies beyond an odd end. begin is even.
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < kLanes / 2; ++i) {
+        if (2 * i >= count) break;
+        out[((k - begin) / 2 + i) * rows] =
+            values[2 * i] >> 16 | values[2 * i + 1];
+      }
       continue;
     }
-    uint32_t* const out = reinterpret_cast<uint32_t*>(packed) + row;
-#if defined(__AVX512BF16__)
-    for (int64_t step = 0; step < job.cols / 2; ++step) {
-      out[step * rows] = RoundToBf16(x[2 * step]) | RoundToBf16(x[2 * step + 1])
-                                                        << 16;
-    }
-    if (job.cols % 2 != 0) {
-      out[job.cols / 2 * rows] = RoundToBf16(x[job.cols - 1]);
-    }
-#else
-    for (int64_t k = 0; k < job.cols; ++k) {
-      out[k * rows] = RoundToBf16(x[k]) << 16;
-    }
-    if (job.cols % 2 != 0) out[job.cols * rows] = 0;
 #endif
+    for (int64_t i = 0; i < count; ++i) {
+      out[(k - begin + i) * rows] = values[i];
+    }
+  }
+}
+
+void PackX(const MatmulJob& job, int64_t tile) {
+  const TileRange range = MatmulTile(job, tile);
+  const int64_t k_per_step = job.format == PanelFormat::kBf16Pairs ? 2 : 1;
+  for (int64_t block = 0; block * job.block_steps < job.num_steps; ++block) {
+    const int64_t step_begin = block * job.block_steps;
+    int64_t steps = job.num_steps - step_begin;
+    if (steps > job.block_steps) steps = job.block_steps;
+    const int64_t begin = step_begin * k_per_step;
+    int64_t end = begin + steps * k_per_step;
+    if (end > job.cols) end = job.cols;
+    uint32_t* const packed =
+        reinterpret_cast<uint32_t*>(PackedX(job, range, block, steps));
+    for (int64_t row = 0; row < range.num_rows; ++row) {
+      PackRow(job.format, job.x + (range.first_row + row) * job.x_stride, begin,
+              end, range.num_rows, packed + row);
+#if !defined(__AVX512BF16__)
+      // The missing half of a last pair.
+      if (end - begin < steps * k_per_step) {
+        packed[(end - begin) * range.num_rows + row] = 0;
+      }
+#endif
+    }
   }
 }
 
@@ -299,75 +333,76 @@ void Epilogue(const MatmulJob& job, int64_t panel, TileRange range,
   }
 }
 
-// A block of weights that several row tiles use in turn, sized so that it and
-// the next one, which is prefetched meanwhile, fit into L1 (48 KiB on Zen 5).
-constexpr int64_t kBlockBytes = 16 << 10;
-// One row tile reads each weight once; this far ahead.
+// With a single row tile each weight is used once; prefetched this far ahead.
 constexpr int64_t kPrefetchBytes = 8 << 10;
 // Row tiles whose accumulators (1.75 KiB each with AVX-512) are kept at once.
 constexpr int kGroupTiles = 10;
-
-// One group of row tiles against one panel: blocks of k outside, row tiles
-// inside, so that weights come from memory once. Each of the first passes over a
-// block prefetches its share of the next block: memory stays busy while later
-// row tiles only compute.
-void ComputePanel(const MatmulJob& job, int64_t panel, int64_t tile_begin,
-                  int64_t tile_end, bool prefetch_next, float* acc) {
+// Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
+// blocks of k outside, so that weights come from memory once. The first passes
+// over a block each prefetch a share of the next one: memory stays busy while
+// later row tiles only compute.
+void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
+                  int64_t tile_begin, int64_t tile_end, bool prefetch_next,
+                  float* acc) {
   const int format = static_cast<int>(job.format);
   const int64_t step_bytes = kPanelStepBytes[format];
-  const char* const weights = job.panels + panel * job.panel_bytes;
   const int64_t num_tiles = tile_end - tile_begin;
   const int lines_per_step = step_bytes / 64;
-  int64_t num_blocks = 1;
-  if (num_tiles > 1) {
-    num_blocks = (job.panel_bytes + kBlockBytes - 1) / kBlockBytes;
-    if (num_blocks < 1) num_blocks = 1;
-  }
-  const int64_t block_steps = (job.num_steps + num_blocks - 1) / num_blocks;
-  for (int64_t block = 0; block < num_blocks; ++block) {
-    const int64_t step_begin = block * block_steps;
-    int64_t step_end = step_begin + block_steps;
+  TileArgs args;
+  // At least one block: no columns at all still give zeros.
+  int64_t block = 0;
+  do {
+    const int64_t step_begin = block * job.block_steps;
+    int64_t step_end = step_begin + job.block_steps;
     if (step_end > job.num_steps) step_end = job.num_steps;
-    TileArgs args;
-    args.panel = weights + step_begin * step_bytes;
     args.num_steps = step_end - step_begin;
     args.is_first = block == 0;
-    const char* const next = weights + step_end * step_bytes;
-    const bool prefetch = prefetch_next || block + 1 < num_blocks;
-    for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
-      const TileRange range = MatmulTile(job, tile);
-      const int64_t pass = tile - tile_begin;
-      args.x = job.packed_x + range.first_row * job.packed_row_bytes +
-               step_begin * range.num_rows * kXStepBytes[format];
-      args.acc = acc + pass * kTileRows * kPanelWidth;
-      int lines = 0;
-      if (num_tiles == 1) {
-        lines = lines_per_step;
-        args.prefetch = args.panel + kPrefetchBytes;
-      } else if (prefetch && pass < lines_per_step) {
-        lines = 1;
-        args.prefetch = next + pass * args.num_steps * 64;
+    const bool prefetch = prefetch_next || step_end < job.num_steps;
+    args.acc = acc;
+    for (int64_t pass = 0; pass < num_tiles; ++pass) {
+      const TileRange range = MatmulTile(job, tile_begin + pass);
+      args.x = PackedX(job, range, block, args.num_steps);
+      for (int i = 0; i < num_panels; ++i) {
+        args.panel = job.panels + (panel + i) * job.panel_bytes +
+                     step_begin * step_bytes;
+        int lines = 0;
+        if (num_tiles == 1) {
+          lines = lines_per_step;
+          args.prefetch = args.panel + kPrefetchBytes;
+        } else if (prefetch && pass < lines_per_step) {
+          lines = 1;
+          args.prefetch =
+              args.panel + args.num_steps * (step_bytes + pass * 64);
+        }
+        kTileTables[format].entries[lines][range.num_rows](args);
+        args.acc += kTileRows * kPanelWidth;
       }
-      kTileTables[format].entries[lines][range.num_rows](args);
     }
-  }
+    ++block;
+  } while (block * job.block_steps < job.num_steps);
 }
 
 void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
              int64_t tile_begin, int64_t tile_end) {
-  alignas(64) float acc[kGroupTiles * kTileRows * kPanelWidth];
-  const int64_t num_groups =
-      (tile_end - tile_begin + kGroupTiles - 1) / kGroupTiles;
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+  constexpr int kTileFloats = kTileRows * kPanelWidth;
+  alignas(64) float acc[kGroupTiles * kMaxPassPanels * kTileFloats];
+  const int64_t num_tiles = tile_end - tile_begin;
+  const int64_t num_groups = (num_tiles + kGroupTiles - 1) / kGroupTiles;
+  const int64_t pass_panels = num_tiles >= kManyTiles ? kMaxPassPanels : 1;
+  for (int64_t panel = panel_begin; panel < panel_end; panel += pass_panels) {
+    const int num_panels = static_cast<int>(
+        panel_end - panel < pass_panels ? panel_end - panel : pass_panels);
     for (int64_t group = 0; group < num_groups; ++group) {
-      const int64_t first =
-          tile_begin + group * (tile_end - tile_begin) / num_groups;
-      const int64_t last =
-          tile_begin + (group + 1) * (tile_end - tile_begin) / num_groups;
-      ComputePanel(job, panel, first, last, panel + 1 < panel_end, acc);
+      const int64_t first = tile_begin + group * num_tiles / num_groups;
+      const int64_t last = tile_begin + (group + 1) * num_tiles / num_groups;
+      ComputeGroup(job, panel, num_panels, first, last,
+                   panel + num_panels < panel_end, acc);
+      const float* tile_acc = acc;
       for (int64_t tile = first; tile < last; ++tile) {
-        Epilogue(job, panel, MatmulTile(job, tile),
-                 acc + (tile - first) * kTileRows * kPanelWidth);
+        for (int i = 0; i < num_panels; ++i) {
+          Epilogue(job, panel + i, MatmulTile(job, tile), tile_acc);
+          tile_acc += kTileFloats;
+        }
       }
     }
   }
@@ -385,6 +420,7 @@ void Map(const float* x, float* y, int64_t size) {
 
 const MatmulKernels kMatmulKernels = {
     kLanes,
+    {kPanelStepBytes[0], kPanelStepBytes[1], kPanelStepBytes[2]},
     {kTileRows, kTileRows, kTileRows},
     {kXStepBytes[0], kXStepBytes[1], kXStepBytes[2]},
     PackX,

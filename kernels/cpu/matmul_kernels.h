@@ -22,6 +22,12 @@ enum class MatmulActivation : int { kNone, kSwiGlu, kGeGlu, kGelu, kRelu };
 // The largest number of rows of x that any kernel handles at once.
 constexpr int kMaxTileRows = 16;
 
+// From this many row tiles on, arithmetic and not memory is the limit: a block
+// of a row tile, in L1, then meets the blocks of several panels, in L2, which
+// divides the traffic of x (from L3: it is larger than L2) by as many.
+constexpr int kManyTiles = 6;
+constexpr int kMaxPassPanels = 4;
+
 struct MatmulJob {
   PanelFormat format;
   const char* panels;
@@ -34,11 +40,12 @@ struct MatmulJob {
   const float* x;  // [num_rows, cols]
   int64_t x_stride;
   int64_t cols;
-  // Row tiles of x, packed: tile t holds rows first_row .. first_row +
-  // tile_rows as [num_steps][tile_rows] elements (or pairs), starting at
-  // first_row * packed_row_bytes.
+  // Row tiles of x, packed in the order in which they are read: blocks of
+  // `block_steps` steps (the last one shorter), in each block the row tiles, in
+  // each tile [steps of the block][tile rows] elements or pairs. A row takes
+  // num_steps * packed_x_step_bytes.
   char* packed_x;
-  int64_t packed_row_bytes;
+  int64_t block_steps;
   int64_t num_rows;
   int64_t num_tiles;
 
@@ -65,8 +72,10 @@ static inline __attribute__((always_inline)) TileRange MatmulTile(
 
 struct MatmulKernels {
   int lanes;
+  int panel_step_bytes[kNumPanelFormats];
   int max_tile_rows[kNumPanelFormats];
   int packed_x_step_bytes[kNumPanelFormats];  // Per row.
+  // Requires: num_steps > 0.
   void (*pack_x)(const MatmulJob& job, int64_t tile);
   // Outputs of panels [panel_begin, panel_end) for row tiles [tile_begin,
   // tile_end). The arithmetic of one output element is one chain over k

@@ -139,6 +139,40 @@ QUIRE_INLINE U32 LoadPairs(const uint16_t* p) {
 QUIRE_INLINE F32 EvenBf16(U32 pairs) { return (F32)(pairs << 16); }
 QUIRE_INLINE F32 OddBf16(U32 pairs) { return (F32)(pairs & 0xffff0000u); }
 
+template <int... kLane>
+struct LaneList {};
+#if defined(__AVX512F__)
+using AllLanes = LaneList<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(__AVX2__)
+using AllLanes = LaneList<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = LaneList<0, 1, 2, 3>;
+#endif
+
+// Swaps the odd kDistance-wide groups of a with the even ones of b.
+template <int kDistance, int... kLane>
+QUIRE_INLINE void SwapGroups(U32& a, U32& b, LaneList<kLane...>) {
+  const U32 low = __builtin_shufflevector(
+      a, b, ((kLane & kDistance) != 0 ? kLanes + kLane - kDistance : kLane)...);
+  const U32 high = __builtin_shufflevector(
+      a, b, ((kLane & kDistance) != 0 ? kLanes + kLane : kLane + kDistance)...);
+  a = low;
+  b = high;
+}
+
+// v as a square matrix, row i in v[i], becomes its transpose: log2(kLanes)
+// rounds of exchanges at growing distance.
+template <int kDistance = 1>
+QUIRE_INLINE void Transpose(U32 (&v)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kDistance) == 0) {
+      SwapGroups<kDistance>(v[i], v[i + kDistance], AllLanes());
+    }
+  }
+  if constexpr (2 * kDistance < kLanes) Transpose<2 * kDistance>(v);
+}
+
 // exp(x), error below 2 ulp; exp(0) is exactly 1; 0 below -86.9 (no subnormal
 // results), infinity above 88.72; NaN stays NaN.
 // Range reduction by Cody & Waite 1980 and the polynomial of Cephes' expf

@@ -99,7 +99,6 @@ absl::Status EventLoop::Start(int listen_fd) {
 }
 
 void EventLoop::Stop(absl::Duration grace) {
-  std::lock_guard<std::mutex> stop_lock(stop_mu_);
   if (!thread_.joinable()) return;
   mailbox_->PostTask([this] { BeginDrain(); });
   if (grace > absl::ZeroDuration()) {

@@ -78,7 +78,8 @@ class EventLoop {
 
   // Takes the listening socket over, whatever is returned. Call once.
   absl::Status Start(int listen_fd);
-  // See HttpServer.
+  // See HttpServer. Not from a callback of the loop, which it waits for, nor
+  // twice at the same time.
   void Stop(absl::Duration grace);
   void SetCloseConnections() { close_connections_ = true; }
   int num_open_requests() const { return num_open_requests_; }
@@ -175,7 +176,6 @@ class EventLoop {
   std::atomic<int> num_open_requests_{0};
   std::atomic<int64_t> num_body_bytes_{0};  // Received, not yet handled.
 
-  std::mutex stop_mu_;  // Held by Stop for its whole duration.
   std::thread thread_;
   std::mutex drain_mu_;
   std::condition_variable drained_;

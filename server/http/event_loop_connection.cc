@@ -276,12 +276,16 @@ void EventLoop::FinishResponse(Connection* c) {
     --num_open_requests_;
     exchange->EndFlushed();
   }
-  if (!c->keep_alive || close_connections_) return Linger(c);
+  // While draining only what was announced as the last answer: a connection
+  // that closes unannounced may cost its client the next request.
+  if (!c->keep_alive || is_draining_) return Linger(c);
   c->is_stream = c->is_chunked = c->is_complete = false;
   c->has_skipped_blank_line = false;
   c->scanner = HeadScanner();
   c->head = RequestHead();
+  // An idle connection keeps no buffers.
   if (c->in.empty()) std::string().swap(c->in);
+  std::string().swap(c->out);
   c->since = c->arrival_time = now_;
   SetState(c, State::kHead);
 }

@@ -698,8 +698,7 @@ Value GroupBy(Runtime& runtime, const Value& input,
     if (i == first) break;
     const Value key =
         AttributeOf(runtime, items[first].item, bound[0], bound[1]);
-    groups.push_back(runtime.List({key, runtime.List(std::move(members))},
-                                  SequenceKind::kTuple));
+    groups.push_back(runtime.Group(key, runtime.List(std::move(members))));
   }
   return runtime.List(std::move(groups));
 }

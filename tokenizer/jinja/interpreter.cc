@@ -312,7 +312,7 @@ class Interpreter : public Runtime {
       if (index.kind == ExprKind::kTuple) {
         for (const ExprPtr& child : index.children) {
           if (child->kind == ExprKind::kSlice) {
-            return Undefined("a tuple of slices is no index");
+            return Fail("a slice cannot stand in a tuple");
           }
         }
       }

@@ -155,18 +155,17 @@ class Lexer {
     return LexTag(is_block);
   }
 
-  absl::Status LexComment(size_t pos) {
-    for (;; ++pos) {
-      pos = std::min(source_.find('#', pos), source_.find_first_of("-+", pos));
-      if (pos == absl::string_view::npos) {
-        return Error("missing end of comment tag");
-      }
-      const size_t length = TagEndLength(pos, "#}");
-      if (length != 0) {
-        FinishTag(pos + length);
-        return absl::OkStatus();
-      }
+  absl::Status LexComment(size_t begin) {
+    size_t end = source_.find("#}", begin);
+    if (end == absl::string_view::npos) {
+      return Error("missing end of comment tag");
     }
+    // A sign belongs to the end of the tag.
+    if (end > begin && (source_[end - 1] == '-' || source_[end - 1] == '+')) {
+      --end;
+    }
+    FinishTag(end + TagEndLength(end, "#}"));
+    return absl::OkStatus();
   }
 
   // End of a `{% raw %}` tag whose inside begins at `pos`; 0 if it is none.
@@ -312,7 +311,6 @@ class Lexer {
         return Error("a decimal integer must not begin with 0");
       }
     }
-    if (IsNameByte(At(end))) return Error("invalid number");
     Emit(type, end);
     std::string& text = tokens_.back().text;
     text.erase(std::remove(text.begin(), text.end(), '_'), text.end());

@@ -60,14 +60,17 @@ Value SplitWhitespace(Runtime& runtime, const Text& text, int64_t max_splits,
   size_t end = text.size();
   const absl::string_view bytes = text.bytes();
   while (runtime.ok()) {
-    const auto [left, right] =
-        StripBounds(bytes.substr(begin, end - begin), nullptr, true, true);
+    const bool may_split =
+        max_splits < 0 || static_cast<int64_t>(parts.size()) < max_splits;
+    // Only the near end: the last part keeps the space at its far end.
+    const auto [left, right] = StripBounds(bytes.substr(begin, end - begin),
+                                           nullptr, !from_right, from_right);
     end = begin + right;
     begin += left;
     if (begin >= end) break;
     // Words are taken from one end; the last part keeps what is left.
     size_t cut = from_right ? begin : end;
-    if (max_splits < 0 || static_cast<int64_t>(parts.size()) < max_splits) {
+    if (may_split) {
       int32_t c;
       size_t word_begin = begin;
       size_t pos = begin;

@@ -723,12 +723,17 @@ class Parser {
     } else if (target->kind != ExprKind::kName &&
                target->kind != ExprKind::kNsRef) {
       Fail("cannot assign to this expression");
+    } else if (target->name_id == kLoopName && loop_depth_ > 0 &&
+               target->kind == ExprKind::kName) {
+      Fail("cannot assign to the special variable 'loop' in a for loop");
     }
   }
 
   void ParseFor(Stmt* stmt) {
     stmt->kind = StmtKind::kFor;
+    ++loop_depth_;
     stmt->target = ParseTarget(false, "in");
+    --loop_depth_;
     ExpectName("in");
     stmt->expr = ParseTuple(false, false, "recursive");
     if (SkipName("if")) stmt->condition = ParseExpression();
@@ -775,6 +780,8 @@ class Parser {
       parameter.name_id = Intern(parameter.name);
       if (SkipOperator("=")) {
         parameter.default_value = ParseExpression();
+      } else if (parameter.name_id == kCallerName) {
+        Fail("the special parameter 'caller' needs a default");
       } else if (!macro->parameters.empty() &&
                  macro->parameters.back().default_value != nullptr) {
         Fail("non-default argument follows default argument");

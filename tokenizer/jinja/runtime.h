@@ -59,6 +59,8 @@ class Runtime {
   Value String(Text text);
   Value String(absl::string_view bytes) { return String(Text(bytes, true)); }
   Value List(std::vector<Value> items, SequenceKind kind = SequenceKind::kList);
+  // A tuple whose items are also the attributes `grouper` and `list`.
+  Value Group(const Value& key, const Value& members);
   Value MakeDict(std::vector<std::pair<Value, Value>> items);
   Value Undefined(absl::string_view message);
   Value Method(const Value& self, absl::string_view name);

@@ -138,6 +138,7 @@ struct Sequence {
   SequenceKind kind = SequenceKind::kList;
   int depth = 1;
   mutable bool is_consumed = false;  // Of a generator.
+  bool is_group = false;             // A tuple of groupby: (grouper, list).
 };
 
 // In the order of insertion. Lookups are linear: dictionaries of templates are

@@ -1,0 +1,96 @@
+#include "benchmarks/random_model.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "engine/model/model_config.h"
+#include "engine/weights/safetensors.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/dtype.h"
+
+namespace quire {
+namespace {
+
+namespace fs = std::filesystem;
+
+RandomModelShape SmallShape() {
+  RandomModelShape shape;
+  shape.hidden_size = 64;
+  shape.num_layers = 2;
+  shape.num_heads = 2;
+  shape.num_kv_heads = 1;
+  shape.intermediate_size = 96;
+  shape.vocab_size = 999;
+  return shape;
+}
+
+class RandomModelTest : public testing::Test {
+ protected:
+  RandomModelTest()
+      : directory_(fs::path(testing::TempDir()) /
+                   absl::StrCat("random_model_", ::getpid())) {
+    fs::create_directories(directory_);
+  }
+  ~RandomModelTest() override { fs::remove_all(directory_); }
+
+  const fs::path directory_;
+};
+
+TEST_F(RandomModelTest, IsAValidCheckpointOfItsShape) {
+  for (const bool is_tied : {false, true}) {
+    RandomModelShape shape = SmallShape();
+    shape.is_tied = is_tied;
+    shape.has_qkv_bias = is_tied;
+    ASSERT_TRUE(WriteRandomModel(shape, 1, directory_.string()).ok());
+    const auto config = ReadModelDirectoryConfig(directory_.string());
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->model.layers.size(), 2u);
+    EXPECT_EQ(config->model.layers[0].has_qkv_bias, is_tied);
+    const auto checkpoint = Checkpoint::Open(directory_.string());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_EQ((*checkpoint)->Find("lm_head.weight") == nullptr, is_tied);
+    int64_t elements = 0;
+    for (const auto& [name, tensor] : (*checkpoint)->tensors()) {
+      if (tensor.shape.size() == 2) elements += tensor.num_elements;
+    }
+    EXPECT_EQ(elements, shape.LayerMatrixElements() +
+                            shape.HeadElements() * (is_tied ? 1 : 2));
+  }
+}
+
+TEST_F(RandomModelTest, WeightsAreNormalWithTheStatedDeviation) {
+  ASSERT_TRUE(WriteRandomModel(SmallShape(), 1, directory_.string()).ok());
+  const auto checkpoint = Checkpoint::Open(directory_.string());
+  ASSERT_TRUE(checkpoint.ok());
+  const StoredTensor* tensor = (*checkpoint)->Find("model.embed_tokens.weight");
+  ASSERT_NE(tensor, nullptr);
+  double sum = 0, squares = 0;
+  int num_beyond_two = 0;
+  for (int64_t i = 0; i < tensor->num_elements; ++i) {
+    const uint16_t bits =
+        tensor->data[2 * i] | (uint16_t{tensor->data[2 * i + 1]} << 8);
+    const double value = 8.0 * Bf16ToFloat(bits);  // Deviation 1/8 of 64 cols.
+    sum += value;
+    squares += value * value;
+    num_beyond_two += std::abs(value) > 2;
+  }
+  const double n = tensor->num_elements;  // 63,936: standard errors near 0.004.
+  EXPECT_NEAR(sum / n, 0, 0.02);
+  EXPECT_NEAR(squares / n, 1, 0.03);
+  EXPECT_NEAR(num_beyond_two / n, 0.0455, 0.005);
+}
+
+TEST_F(RandomModelTest, Qwen25HalfHas494MillionParameters) {
+  const RandomModelShape shape = Qwen25Half();
+  // The published 0.49B, less norms and biases.
+  EXPECT_EQ(shape.LayerMatrixElements() + shape.HeadElements(), 493961216);
+}
+
+}  // namespace
+}  // namespace quire

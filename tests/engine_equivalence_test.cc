@@ -1,0 +1,203 @@
+// A real model under the real engine: what a request gets does not depend on
+// what ran beside it, how prefill was cut, whether its prefix was cached, or
+// whether it was preempted.
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
+#include "engine/engine.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/model_harness.h"
+
+namespace quire {
+namespace {
+
+constexpr int kMaxTokens = 48;
+
+// (request, choice) -> tokens with their log-probabilities.
+using Outputs = std::map<std::pair<RequestId, int>, std::vector<TokenOutput>>;
+
+struct RunResult {
+  Outputs outputs;
+  EngineStats stats;
+  int64_t num_cached_tokens = 0;  // Over all requests.
+};
+
+class EngineEquivalenceTest : public testing::TestWithParam<const char*> {
+ protected:
+  static constexpr int kNumRequests = 7;
+
+  // Requests 1 to 7: four share a prefix of 40 tokens, one pair is identical,
+  // some sample; request 5 has three choices.
+  Request MakeRequest(RequestId id, int vocab_size) {
+    Request request;
+    request.id = id;
+    SimulationRandom shared(99);
+    if (id <= 4) {
+      for (int i = 0; i < 40; ++i) {
+        request.prompt_token_ids.push_back(shared.Below(vocab_size));
+      }
+    }
+    SimulationRandom own(id == 2 ? 1 : id);
+    for (int i = 0; i < 11 + 9 * static_cast<int>(id == 2 ? 1 : id); ++i) {
+      request.prompt_token_ids.push_back(own.Below(vocab_size));
+    }
+    request.sampling.max_tokens = kMaxTokens;
+    request.sampling.ignore_eos = true;
+    request.sampling.num_logprobs = 5;
+    request.sampling.temperature = id % 2 == 0 ? 0.8f : 0.0f;
+    request.sampling.top_k = id == 6 ? 20 : 0;
+    request.sampling.presence_penalty = id == 4 ? 0.5f : 0.0f;
+    request.sampling.seed = 1000 + id;
+    if (id == 5) {
+      request.n = 3;
+      request.sampling.temperature = 1.0f;
+    }
+    return request;
+  }
+
+  // Runs the requests: all at once, or each `stagger` steps after the last.
+  RunResult Run(const std::vector<RequestId>& ids, EngineOptions options,
+                int stagger, int64_t kv_tokens = 4096) {
+    RunResult result;
+    ModelHarness::Options harness_options;
+    harness_options.num_threads = 2;
+    harness_options.max_num_seqs = 16;
+    harness_options.max_model_len = 256;
+    auto model = ModelHarness::Create(
+        absl::StrCat("tests/testdata/goldens/", GetParam()), harness_options);
+    EXPECT_TRUE(model.ok()) << model.status();
+    if (!model.ok()) return result;
+    const LoadedModel& loaded = (*model)->model();
+    options.vocab_size = loaded.config.vocab_size;
+    options.max_model_len = loaded.shape.max_model_len;
+    options.max_num_seqs = loaded.shape.max_num_seqs;
+    options.num_blocks = kv_tokens / options.block_size;
+    EXPECT_LE(options.num_blocks, loaded.memory.num_blocks);
+    options.check_integrity = true;
+    FakeClock clock;
+    auto engine = Engine::Create(options, loaded.runner.get(), &clock);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    if (!engine.ok()) return result;
+
+    std::vector<OutputEvent> events;
+    size_t next = 0;
+    for (int step = 0; next < ids.size() || (*engine)->HasWork(); ++step) {
+      while (next < ids.size() && step >= stagger * static_cast<int>(next)) {
+        const absl::Status status =
+            (*engine)->AddRequest(MakeRequest(ids[next++], options.vocab_size));
+        EXPECT_TRUE(status.ok()) << status;
+      }
+      if ((*engine)->HasWork()) (*engine)->Step(&events);
+    }
+    for (OutputEvent& event : events) {
+      EXPECT_TRUE(event.error.ok()) << event.error;
+      std::vector<TokenOutput>& outputs =
+          result.outputs[{event.request_id, event.choice_idx}];
+      for (TokenOutput& token : event.tokens) {
+        outputs.push_back(std::move(token));
+      }
+      if (event.is_last) result.num_cached_tokens += event.num_cached_tokens;
+    }
+    result.stats = (*engine)->Stats();
+    return result;
+  }
+
+  // Every request alone, in one prefill, nothing cached.
+  const Outputs& Expected() {
+    if (expected_.empty()) {
+      for (RequestId id = 1; id <= kNumRequests; ++id) {
+        expected_.merge(Run({id}, PlainOptions(), 0).outputs);
+      }
+      // One for each choice.
+      EXPECT_EQ(expected_.size(), size_t{kNumRequests + 2});
+    }
+    return expected_;
+  }
+
+  static EngineOptions PlainOptions() {
+    EngineOptions options;
+    options.max_num_batched_tokens = 256;
+    options.enable_prefix_caching = false;
+    return options;
+  }
+
+  void ExpectSame(const Outputs& found) {
+    const Outputs& expected = Expected();
+    ASSERT_EQ(found.size(), expected.size());
+    for (const auto& [key, tokens] : expected) {
+      SCOPED_TRACE(
+          absl::StrCat("request ", key.first, ", choice ", key.second));
+      const auto it = found.find(key);
+      ASSERT_NE(it, found.end());
+      ASSERT_EQ(tokens.size(), size_t{kMaxTokens});
+      ASSERT_EQ(it->second.size(), tokens.size());
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        const TokenOutput& a = tokens[i];
+        const TokenOutput& b = it->second[i];
+        ASSERT_EQ(b.token_id, a.token_id) << "token " << i;
+        // Bits: == would let -0 pass for 0.
+        EXPECT_EQ(std::memcmp(&b.logprob, &a.logprob, sizeof(float)), 0);
+        ASSERT_EQ(b.top_logprobs.size(), 5u);
+        for (size_t k = 0; k < 5; ++k) {
+          EXPECT_EQ(b.top_logprobs[k].token_id, a.top_logprobs[k].token_id);
+          EXPECT_EQ(std::memcmp(&b.top_logprobs[k].logprob,
+                                &a.top_logprobs[k].logprob, sizeof(float)),
+                    0);
+        }
+      }
+    }
+  }
+
+  std::vector<RequestId> All() const { return {1, 2, 3, 4, 5, 6, 7}; }
+
+  Outputs expected_;
+};
+
+TEST_P(EngineEquivalenceTest, BatchesAndChunks) {
+  for (const int budget : {1 << 8, 48, 17}) {
+    SCOPED_TRACE(budget);
+    EngineOptions options = PlainOptions();
+    options.max_num_batched_tokens = budget;
+    ExpectSame(Run(All(), options, /*stagger=*/0).outputs);
+    ExpectSame(Run(All(), options, /*stagger=*/3).outputs);
+  }
+}
+
+TEST_P(EngineEquivalenceTest, PrefixCacheHits) {
+  EngineOptions options = PlainOptions();
+  options.enable_prefix_caching = true;
+  // One after the other, so that each finds what the ones before left.
+  const RunResult result = Run(All(), options, /*stagger=*/30);
+  EXPECT_GE(result.num_cached_tokens, 3 * 32);
+  EXPECT_GE(result.stats.prefix_cache_hits, 3 * 32);
+  ExpectSame(result.outputs);
+}
+
+TEST_P(EngineEquivalenceTest, Preemption) {
+  for (const bool enable_prefix_caching : {false, true}) {
+    EngineOptions options = PlainOptions();
+    options.enable_prefix_caching = enable_prefix_caching;
+    options.max_num_batched_tokens = 64;
+    // Room for about a third of what runs together.
+    const RunResult result =
+        Run(All(), options, /*stagger=*/1, /*kv_tokens=*/272);
+    EXPECT_GT(result.stats.num_preemptions, 0);
+    ExpectSame(result.outputs);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, EngineEquivalenceTest,
+                         testing::Values("llama", "mistral", "qwen3"),
+                         [](const auto& info) {
+                           return std::string(info.param);
+                         });
+
+}  // namespace
+}  // namespace quire
