@@ -204,11 +204,10 @@ QUIRE_INLINE void PrefetchRow(const char* row, int64_t row_bytes) {
   for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(row + i);
 }
 
-// K of one group of kLanes positions as f32, transposed: column `group` of kt.
-template <KvFormat kFormat>
-QUIRE_INLINE void LoadKeys(const AttentionJob& job, const char* const* rows,
-                           float* kt) {
-  const int64_t dim = job.head_dim;
+// K of one group of kLanes positions as f32, transposed, into a column of kt.
+// kAllVisible: no row is null.
+template <KvFormat kFormat, bool kAllVisible>
+void LoadKeys(int64_t dim, const char* const* rows, float* kt) {
   if (kFormat == KvFormat::kBf16 && dim % (2 * kLanes) == 0) {
     // Pairs travel as 32 bits: half the exchanges.
     for (int64_t d = 0; d < dim; d += 2 * kLanes) {
@@ -216,9 +215,9 @@ QUIRE_INLINE void LoadKeys(const AttentionJob& job, const char* const* rows,
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
         pairs[i] =
-            rows[i] == nullptr
-                ? U32{}
-                : LoadPairs(reinterpret_cast<const uint16_t*>(rows[i]) + d);
+            kAllVisible || rows[i] != nullptr
+                ? LoadPairs(reinterpret_cast<const uint16_t*>(rows[i]) + d)
+                : U32{};
       }
       Transpose(pairs);
 #pragma GCC unroll 16
@@ -235,7 +234,7 @@ QUIRE_INLINE void LoadKeys(const AttentionJob& job, const char* const* rows,
     U32 v[kLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) {
-      if (rows[i] == nullptr) {
+      if (!kAllVisible && rows[i] == nullptr) {
         v[i] = U32{};
       } else if (count >= kLanes) {
         v[i] = (U32)LoadKv<kFormat>(rows[i], d);
@@ -260,25 +259,32 @@ void LoadTile(const AttentionJob& job, const TilePointers& tile,
   constexpr int kSize = kFormat == KvFormat::kF32 ? 4 : 2;
   const int64_t dim = job.head_dim;
   for (int i = 0; i < kAttentionTile; i += kLanes) {
-    bool is_used = false;
-    for (int j = 0; j < kLanes; ++j) is_used |= tile.k[i + j] != nullptr;
-    // Scores of invisible positions are replaced, whatever K is.
-    if (is_used) LoadKeys<kFormat>(job, tile.k + i, kt + i);
+    int num_visible = 0;
     for (int j = i; j < i + kLanes; ++j) {
+      num_visible += tile.k[j] != nullptr;
       PrefetchRow(next.k[j], dim * kSize);
+    }
+    // Scores of invisible positions are replaced, whatever K is.
+    if (num_visible == kLanes) {
+      LoadKeys<kFormat, true>(dim, tile.k + i, kt + i);
+    } else if (num_visible > 0) {
+      LoadKeys<kFormat, false>(dim, tile.k + i, kt + i);
+    }
+    for (int j = i; j < i + kLanes; ++j) {
       PrefetchRow(next.v[j], dim * kSize);
       float* const v_row = v + j * job.padded_dim;
       const char* const src = tile.v[j];
-      for (int64_t d = 0; d < job.padded_dim; d += kLanes) {
-        const int64_t count = dim - d;
-        F32 part = {};
-        if (src != nullptr && count >= kLanes) {
-          part = LoadKv<kFormat>(src, d);
-        } else if (src != nullptr && count > 0) {
-          part = LoadKvPartial<kFormat>(src, d, count);
+      int64_t d = 0;
+      if (src != nullptr) {
+        for (; d + kLanes <= dim; d += kLanes) {
+          Store(v_row + d, LoadKv<kFormat>(src, d));
         }
-        Store(v_row + d, part);
+        if (d < dim) {
+          Store(v_row + d, LoadKvPartial<kFormat>(src, d, dim - d));
+          d += kLanes;
+        }
       }
+      for (; d < job.padded_dim; d += kLanes) Store(v_row + d, F32{});
     }
   }
 }
@@ -305,39 +311,63 @@ QUIRE_INLINE I32 Iota() {
   return v;
 }
 
-// Turns one row of scores into probabilities relative to the new maximum.
-// Returns the factor that the older sums must be multiplied with.
-QUIRE_INLINE float SoftmaxRow(const AttentionJob& job, Visible visible,
-                              float* scores, float* max, float* sums) {
+// Turns the scores of a row tile into probabilities relative to the new maxima.
+//   scores: [range.size][kAttentionTile]; max, sums: of the tile's first row
+//   correction: the factors that the older sums of each row are due.
+void SoftmaxTile(const AttentionJob& job, const AttentionItem& item,
+                 int64_t tile_start, RowTile range, float* scores, float* max,
+                 float* sums, float* correction) {
   constexpr int kVectors = kAttentionTile / kLanes;
-  F32 s[kVectors];
+  const int group = job.num_heads / job.num_kv_heads;
   const I32 iota = Iota();
-  F32 max_vector = Set1(kMinusInfinity);
+  float base[16] = {};
+  alignas(64) float change[16] = {};
+  for (int r = 0; r < range.size; ++r) {
+    const Visible visible = VisibleRange(
+        job, item.first_position + (range.first + r) / group, tile_start);
+    float* const row = scores + r * kAttentionTile;
+    F32 s[kVectors];
 #pragma GCC unroll 16
-  for (int i = 0; i < kVectors; ++i) {
-    F32 v = Load(scores + i * kLanes) * job.scale;
-    if (job.softcap > 0) v = Tanh(v / job.softcap) * job.softcap;
-    const I32 index = iota + i * kLanes;
-    const I32 is_visible = (index >= visible.begin) & (index < visible.end);
-    s[i] = is_visible ? v : Set1(kMinusInfinity);
-    max_vector = Max(max_vector, s[i]);
-  }
-  const float old_max = *max;
-  const float tile_max = MaxLane(max_vector);
-  const float new_max = tile_max > old_max ? tile_max : old_max;
-  // Every visible score is -infinity: subtract nothing, and get zeros.
-  const float base = new_max == kMinusInfinity ? 0.0f : new_max;
-  const float factor = Exp(Set1(old_max - base))[0];
-  F32 sum = {};
+    for (int i = 0; i < kVectors; ++i)
+      s[i] = Load(row + i * kLanes) * job.scale;
+    if (job.softcap > 0) {
+      for (F32& v : s) v = Tanh(v / job.softcap) * job.softcap;
+    }
+    if (visible.begin > 0 || visible.end < kAttentionTile) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kVectors; ++i) {
-    const F32 p = Exp(s[i] - base);
-    Store(scores + i * kLanes, p);
-    sum += p;
+      for (int i = 0; i < kVectors; ++i) {
+        const I32 index = iota + i * kLanes;
+        const I32 is_visible = (index >= visible.begin) & (index < visible.end);
+        s[i] = is_visible ? s[i] : Set1(kMinusInfinity);
+      }
+    }
+    F32 max_vector = s[0];
+#pragma GCC unroll 16
+    for (int i = 0; i < kVectors; ++i) {
+      Store(row + i * kLanes, s[i]);
+      max_vector = Max(max_vector, s[i]);
+    }
+    const float tile_max = MaxLane(max_vector);
+    const float new_max = tile_max > max[r] ? tile_max : max[r];
+    // Every visible score is -infinity: subtract nothing, and get zeros.
+    base[r] = new_max == kMinusInfinity ? 0.0f : new_max;
+    change[r] = max[r] - base[r];
+    max[r] = new_max;
   }
-  Store(sums, Load(sums) * factor + sum);
-  *max = new_max;
-  return factor;
+  for (int r = 0; r < range.size; r += kLanes) {
+    Store(correction + r, Exp(Load(change + r)));
+  }
+  for (int r = 0; r < range.size; ++r) {
+    float* const row = scores + r * kAttentionTile;
+    F32 sum = {};
+#pragma GCC unroll 16
+    for (int i = 0; i < kVectors; ++i) {
+      const F32 p = Exp(Load(row + i * kLanes) - base[r]);
+      Store(row + i * kLanes, p);
+      sum += p;
+    }
+    Store(sums + r * kLanes, Load(sums + r * kLanes) * correction[r] + sum);
+  }
 }
 
 void LoadQueries(const AttentionJob& job, const AttentionItem& item,
@@ -376,15 +406,9 @@ void ProcessTile(const AttentionJob& job, const AttentionItem& item,
     if (begin >= end) continue;
     kTiles.score[range.size](scratch.q + range.first * job.head_dim, scratch.kt,
                              job.head_dim, end, scratch.scores);
-    float correction[kTileRows];
-    for (int r = 0; r < range.size; ++r) {
-      const int row = range.first + r;
-      const Visible visible =
-          VisibleRange(job, item.first_position + row / group, tile_start);
-      correction[r] =
-          SoftmaxRow(job, visible, scratch.scores + r * kAttentionTile,
-                     &max[row], scratch.sums + row * kLanes);
-    }
+    alignas(64) float correction[16];
+    SoftmaxTile(job, item, tile_start, range, scratch.scores, max + range.first,
+                scratch.sums + range.first * kLanes, correction);
     kTiles.value[range.size](
         scratch.scores, scratch.v, end, job.padded_dim, correction,
         partial + static_cast<int64_t>(range.first) * job.padded_dim);

@@ -17,6 +17,8 @@ constexpr int kTileRows = 6;  // 12 + 2 + 1 of 16 registers.
 #endif
 
 constexpr int kPanelWidth = 2 * kLanes;
+// Squares of kLanes rows that hold a row tile.
+constexpr int kTransposed = (kTileRows + kLanes - 1) / kLanes;
 
 // What a tile function works on: `num_steps` steps of one panel for kRows rows.
 struct TileArgs {
@@ -213,57 +215,76 @@ QUIRE_INLINE U32 RoundToBf16(F32 v) {
   return is_nan ? bits | 0x400000 : rounded;  // In the upper half.
 }
 
-// Elements [begin, end) of one row to every `rows`-th element of `out`.
-void PackRow(PanelFormat format, const float* x, int64_t begin, int64_t end,
-             int64_t rows, uint32_t* out) {
-  for (int64_t k = begin; k < end; k += kLanes) {
-    const int64_t count = end - k < kLanes ? end - k : kLanes;
-    const F32 v = count == kLanes ? Load(x + k) : LoadPartial(x + k, count);
-    U32 bits = (U32)v;
-    if (format == PanelFormat::kBf16Pairs) {
-      bits = RoundToBf16(v) & 0xffff0000u;
-    }
-    uint32_t values[kLanes];
-    __builtin_memcpy(values, &bits, sizeof(bits));
+// `count` (at most two vectors' worth for native bf16, else one) elements of x
+// as kLanes elements or pairs in the format that the tiles read.
+QUIRE_INLINE U32 LoadX(PanelFormat format, const float* x, int64_t count) {
+  const F32 low = count >= kLanes ? Load(x) : LoadPartial(x, count);
+  if (format != PanelFormat::kBf16Pairs) return (U32)low;
 #if defined(__AVX512BF16__)
-    if (format == PanelFormat::kBf16Pairs) {
-      // LoadPartial cleared what lies beyond an odd end. begin is even.
-#pragma GCC unroll 8
-      for (int64_t i = 0; i < kLanes / 2; ++i) {
-        if (2 * i >= count) break;
-        out[((k - begin) / 2 + i) * rows] =
-            values[2 * i] >> 16 | values[2 * i + 1];
-      }
-      continue;
-    }
-#endif
-    for (int64_t i = 0; i < count; ++i) {
-      out[(k - begin + i) * rows] = values[i];
-    }
+  F32 high = {};
+  if (count >= 2 * kLanes) {
+    high = Load(x + kLanes);
+  } else if (count > kLanes) {
+    high = LoadPartial(x + kLanes, count - kLanes);
   }
+  return (U32)_mm512_cvtne2ps_pbh(high, low);
+#else
+  return RoundToBf16(low) & 0xffff0000u;
+#endif
 }
 
+// Packs a tile, square by square: kLanes elements of each row, transposed in
+// registers.
 void PackX(const MatmulJob& job, int64_t tile) {
   const TileRange range = MatmulTile(job, tile);
-  const int64_t k_per_step = job.format == PanelFormat::kBf16Pairs ? 2 : 1;
+  const bool is_bf16 = job.format == PanelFormat::kBf16Pairs;
+#if defined(__AVX512BF16__)
+  const int64_t k_per_lane = is_bf16 ? 2 : 1;
+#else
+  constexpr int64_t k_per_lane = 1;
+#endif
+  const int64_t lanes_per_step = (is_bf16 ? 2 : 1) / k_per_lane;
+  const int64_t rows = range.num_rows;
+  const float* const x = job.x + range.first_row * job.x_stride;
   for (int64_t block = 0; block * job.block_steps < job.num_steps; ++block) {
     const int64_t step_begin = block * job.block_steps;
     int64_t steps = job.num_steps - step_begin;
     if (steps > job.block_steps) steps = job.block_steps;
-    const int64_t begin = step_begin * k_per_step;
-    int64_t end = begin + steps * k_per_step;
-    if (end > job.cols) end = job.cols;
-    uint32_t* const packed =
-        reinterpret_cast<uint32_t*>(PackedX(job, range, block, steps));
-    for (int64_t row = 0; row < range.num_rows; ++row) {
-      PackRow(job.format, job.x + (range.first_row + row) * job.x_stride, begin,
-              end, range.num_rows, packed + row);
-#if !defined(__AVX512BF16__)
-      // The missing half of a last pair.
-      if (end - begin < steps * k_per_step) {
-        packed[(end - begin) * range.num_rows + row] = 0;
+    float* out = reinterpret_cast<float*>(PackedX(job, range, block, steps));
+    // In units of packed 32-bit values of one row.
+    const int64_t begin = step_begin * lanes_per_step;
+    const int64_t end = begin + steps * lanes_per_step;
+    for (int64_t i = begin; i < end; i += kLanes) {
+      const int64_t count = end - i < kLanes ? end - i : kLanes;
+      const int64_t k = i * k_per_lane;
+      // Beyond the columns (the missing half of a last pair) there are zeros.
+      int64_t num_k = count * k_per_lane;
+      if (num_k > job.cols - k) num_k = job.cols - k;
+      if (rows == 1) {
+        StorePartial(out, (F32)LoadX(job.format, x + k, num_k), count);
+        out += count;
+        continue;
       }
-#endif
+      U32 square[kTransposed][kLanes];
+      for (int part = 0; part < kTransposed; ++part) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kLanes; ++r) {
+          const int64_t row = part * kLanes + r;
+          square[part][r] =
+              row < rows ? LoadX(job.format, x + row * job.x_stride + k, num_k)
+                         : U32{};
+        }
+        Transpose(square[part]);
+      }
+      for (int64_t j = 0; j < count; ++j) {
+        for (int part = 0; part < kTransposed; ++part) {
+          int64_t num_rows = rows - part * kLanes;
+          if (num_rows > kLanes) num_rows = kLanes;
+          if (num_rows <= 0) continue;
+          StorePartial(out + part * kLanes, (F32)square[part][j], num_rows);
+        }
+        out += rows;
+      }
     }
   }
 }

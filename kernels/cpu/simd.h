@@ -46,14 +46,27 @@ QUIRE_INLINE F32 Load(const float* p) {
 }
 QUIRE_INLINE void Store(float* p, F32 v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
-// The first n lanes; the others are zero and their memory is not touched.
+// The first n lanes (0 <= n <= kLanes); the others are zero and their memory is
+// not touched.
 QUIRE_INLINE F32 LoadPartial(const float* p, int64_t n) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps((1u << n) - 1, p);
+#else
   F32 v = {};
-  __builtin_memcpy(&v, p, n * sizeof(float));
+  for (int i = 0; i < kLanes; ++i) v[i] = i < n ? p[i] : 0.0f;
   return v;
+#endif
 }
 QUIRE_INLINE void StorePartial(float* p, F32 v, int64_t n) {
-  __builtin_memcpy(p, &v, n * sizeof(float));
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (1u << n) - 1, v);
+#elif defined(__AVX2__)
+  const __m256i iota = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i count = _mm256_set1_epi32(static_cast<int>(n));
+  _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(count, iota), v);
+#else
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+#endif
 }
 
 // a * b + c; one rounding where the CPU has FMA, two on the scalar ISA.
