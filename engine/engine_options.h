@@ -28,6 +28,9 @@ struct EngineOptions {
   uint64_t cache_seed = 0;
   // Draws seeds for requests without one.
   uint64_t random_seed = 0;
+  // Tests every invariant after every step, and ends the process where one is
+  // broken; costs a pass over all blocks.
+  bool check_integrity = false;
 };
 
 // INVALID_ARGUMENT naming the option, its value and the limit.

@@ -9,12 +9,14 @@
 //   3. logit bias; allowed ids; banned_before_min ids -> -infinity.
 //   4. temperature 0: the largest logit, the lowest id among equals. Else
 //      logit / temperature.
-//   5. min_p: keep p >= min_p * max p. 6. top_k: keep logit >= the k-th
-//   largest.
+//   5. min_p: keep p >= min_p * max p. 6. top_k: keep logit >= the k-th largest.
 //   7. top_p: keep the smallest set of largest p, of those left and
 //      renormalized, whose sum reaches top_p. Ties at a threshold are all kept.
 //   8. Gumbel-max (Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030): the
 //      largest logit + GumbelNoise(draw_key, position, id), lowest id on a tie.
+//      `position` is that of the drawn token in its sequence: the first token
+//      after a prompt of n tokens has position n.
+// A row whose entries are all masked gives id 0.
 #ifndef QUIRE_KERNELS_SAMPLING_H_
 #define QUIRE_KERNELS_SAMPLING_H_
 
@@ -54,15 +56,24 @@ inline float DeterministicLog(float x) {
   return __builtin_fmaf(e, 0.693359375f, f + y);
 }
 
-// Standard Gumbel noise of one vocabulary entry at one position: a pure
-// function of its arguments. Four neighbouring ids share one Philox block.
+// A temperature below this is 0: logit / temperature would overflow.
+inline constexpr float kMinTemperature = 1e-5f;
+
+// Step 5 as a threshold: p >= min_p * max p is logit >= this.
+inline float MinPThreshold(float max_logit, float min_p) {
+  return max_logit + DeterministicLog(min_p);
+}
+
+// Standard Gumbel noise of one vocabulary entry at one position: a pure function
+// of its arguments. Four neighbouring ids share one Philox block.
 inline float GumbelNoise(uint64_t draw_key, int64_t position, int32_t id) {
   const Philox4 words =
       Philox4x32(draw_key, {static_cast<uint32_t>(id) >> 2, 0,
                             static_cast<uint32_t>(position),
                             static_cast<uint32_t>(position >> 32)});
   // (0, 1): 23 bits and a half step, never 0 or 1.
-  const float u = (static_cast<float>(words[id & 3] >> 9) + 0.5f) * 0x1p-23f;
+  const float u =
+      (static_cast<float>(words[id & 3] >> 9) + 0.5f) * 0x1p-23f;
   return -DeterministicLog(-DeterministicLog(u));
 }
 

@@ -1,0 +1,361 @@
+// Kernels of the CPU backend against the ceilings of the machine, at the shapes
+// of Qwen2.5-0.5B and Llama-3.2-1B. Every repetition of a kernel has probes of
+// read bandwidth and peak arithmetic right before and after it: on a shared
+// machine only such ratios mean anything. Weights rotate through more copies
+// than the caches hold, as the layers of a model do.
+//
+//   kernel_bench [--threads=N] [--reps=N] [--filter=TEXT]
+//   [--dtype=bf16|f16|f32]
+//                [--rows=1,16,512]
+//   QUIRE_CPU_ISA selects the instruction set.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "benchmarks/ceilings.h"
+#include "engine/base/random.h"
+#include "engine/base/thread_pool.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/matmul.h"
+
+namespace quire {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  int num_threads = 0;
+  int num_reps = 9;
+  std::string filter;
+  DType dtype = DType::kBF16;
+  std::vector<int64_t> num_rows = {1, 16, 512};
+};
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+// "median [min, max]".
+std::string Summary(const std::vector<double>& values, double unit,
+                    const char* format) {
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  char text[64];
+  std::string result;
+  std::snprintf(text, sizeof(text), format, Median(values) / unit);
+  result = text;
+  std::snprintf(text, sizeof(text), format, *low / unit);
+  absl::StrAppend(&result, " [", text, ", ");
+  std::snprintf(text, sizeof(text), format, *high / unit);
+  absl::StrAppend(&result, text, "]");
+  return result;
+}
+
+class Bench {
+ public:
+  explicit Bench(const Options& options, Isa isa)
+      : options_(options),
+        isa_(isa),
+        pool_(options.num_threads),
+        probe_(&pool_, isa, int64_t{1} << 30) {}
+
+  void Ceilings() {
+    std::vector<double> read, f32, bf16;
+    for (int rep = 0; rep < options_.num_reps; ++rep) {
+      read.push_back(probe_.ReadBandwidth());
+      f32.push_back(probe_.F32Peak());
+      bf16.push_back(probe_.Bf16Peak());
+    }
+    std::printf(
+        "%-34s read %s GB/s, f32 %s, bf16 %s GFLOP/s\n",
+        absl::StrCat("ceilings, ", pool_.num_threads(), " threads").c_str(),
+        Summary(read, 1e9, "%.1f").c_str(), Summary(f32, 1e9, "%.0f").c_str(),
+        Summary(bf16, 1e9, "%.0f").c_str());
+    std::fflush(stdout);
+  }
+
+  // `run` does `bytes` of reading and `flops` of arithmetic.
+  void Measure(const std::string& name, double bytes, double flops,
+               bool is_bf16, absl::FunctionRef<void()> run) {
+    if (!absl::StrContains(name, options_.filter)) return;
+    run();
+    std::vector<double> seconds, of_read, of_peak, reads, peaks;
+    const auto probe = [&] {
+      reads.push_back(probe_.ReadBandwidth());
+      peaks.push_back(is_bf16 ? probe_.Bf16Peak() : probe_.F32Peak());
+    };
+    probe();
+    for (int rep = 0; rep < options_.num_reps; ++rep) {
+      // At least 3 ms, so that a wake-up does not count.
+      int num_runs = 0;
+      const Clock::time_point start = Clock::now();
+      double elapsed = 0;
+      do {
+        run();
+        ++num_runs;
+        elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+      } while (elapsed < 3e-3);
+      probe();
+      seconds.push_back(elapsed / num_runs);
+      of_read.push_back(bytes / seconds.back() /
+                        ((reads[rep] + reads[rep + 1]) / 2) * 100);
+      of_peak.push_back(flops / seconds.back() /
+                        ((peaks[rep] + peaks[rep + 1]) / 2) * 100);
+    }
+    // Best against best: what the code does when nobody interferes.
+    const double best = *std::min_element(seconds.begin(), seconds.end());
+    std::printf(
+        "%-34s %9.1f us %6.1f GB/s %s %% best %3.0f %% %6.0f GFLOP/s %s %% "
+        "best %3.0f %%\n",
+        name.c_str(), Median(seconds) * 1e6, bytes / Median(seconds) / 1e9,
+        Summary(of_read, 1, "%.0f").c_str(),
+        bytes / best / *std::max_element(reads.begin(), reads.end()) * 100,
+        flops / Median(seconds) / 1e9, Summary(of_peak, 1, "%.0f").c_str(),
+        flops / best / *std::max_element(peaks.begin(), peaks.end()) * 100);
+    std::fflush(stdout);
+  }
+
+  void Matmuls(const char* model, const char* layer, LinearKind kind,
+               int64_t rows, int64_t cols) {
+    const bool is_gated = kind == LinearKind::kGateUp;
+    std::vector<std::string> names;
+    bool is_wanted = false;
+    for (int64_t num_rows : options_.num_rows) {
+      names.push_back(
+          absl::StrCat(model, " ", layer, " ", num_rows, "x", rows, "x", cols));
+      is_wanted |= absl::StrContains(names.back(), options_.filter);
+    }
+    if (!is_wanted) return;
+    const int64_t bytes = rows * cols * DTypeSize(options_.dtype);
+    // 256 MiB: eight times the L3 of the machines at hand.
+    const int64_t num_copies =
+        std::max<int64_t>(1, (int64_t{256} << 20) / bytes);
+    std::vector<uint16_t> data(bytes / 2);
+    SimulationRandom random(1);
+    for (uint16_t& v : data) {
+      // +-0.5 .. 2 as bf16; harmless as f16 and as halves of f32 too.
+      v = static_cast<uint16_t>(0x3f00 + random.Below(256) +
+                                0x8000 * random.Below(2));
+    }
+    LinearSpec spec;
+    spec.kind = kind;
+    const int64_t part_rows = is_gated ? rows / 2 : rows;
+    for (int64_t first = 0; first < rows; first += part_rows) {
+      spec.parts.push_back(
+          {TensorView::Matrix(reinterpret_cast<char*>(data.data()) +
+                                  first * cols * DTypeSize(options_.dtype),
+                              options_.dtype, part_rows, cols)});
+    }
+    std::vector<std::unique_ptr<PackedMatrix>> copies;
+    const Clock::time_point start = Clock::now();
+    for (int64_t i = 0; i < num_copies; ++i) {
+      copies.push_back(*PackMatrix(spec, isa_, pool_));
+    }
+    const double pack_seconds =
+        std::chrono::duration<double>(Clock::now() - start).count();
+    std::printf("%-34s packed at %.1f GB/s\n",
+                absl::StrCat(model, " ", layer).c_str(),
+                bytes * num_copies / pack_seconds / 1e9);
+    const int64_t max_rows =
+        *std::max_element(options_.num_rows.begin(), options_.num_rows.end());
+    const int64_t out_cols = is_gated ? rows / 2 : rows;
+    // Large logits: a real step asks for few rows of them.
+    std::vector<float> x(max_rows * cols);
+    for (float& v : x) v = static_cast<float>(2 * random.Uniform() - 1);
+    MatmulScratch scratch(max_rows, cols);
+    for (size_t i = 0; i < names.size(); ++i) {
+      const int64_t num_rows = options_.num_rows[i];
+      if (num_rows * out_cols > (int64_t{1} << 26)) continue;
+      std::vector<float> out(num_rows * out_cols);
+      MatmulParams params;
+      params.x = x.data();
+      params.x_stride = cols;
+      params.num_rows = num_rows;
+      params.out = out.data();
+      params.out_stride = out_cols;
+      if (is_gated) params.activation = Epilogue::Activation::kSwiGlu;
+      const int64_t num_used = num_rows <= 64 ? num_copies : 1;
+      Measure(names[i], static_cast<double>(bytes) * num_used,
+              2.0 * num_rows * rows * cols * num_used,
+              options_.dtype == DType::kBF16, [&] {
+                for (int64_t c = 0; c < num_used; ++c) {
+                  Matmul(pool_, isa_, *copies[c], params, scratch);
+                }
+              });
+    }
+  }
+
+  // `num_seqs` sequences with `num_tokens` queries each at the end of `context`
+  // positions, bf16 KV. Bytes: K and V once per sequence; operations: those of
+  // the causal triangle.
+  void Attention(const char* model, int num_heads, int num_kv_heads,
+                 int head_dim, int num_seqs, int32_t num_tokens,
+                 int64_t context) {
+    const std::string name = absl::StrCat(model, " attention ", num_seqs, "x",
+                                          num_tokens, " of ", context);
+    if (!absl::StrContains(name, options_.filter)) return;
+    constexpr int kBlockSize = 16;
+    const int64_t blocks_per_seq = (context + kBlockSize - 1) / kBlockSize;
+    const int64_t block_elements = 2LL * num_kv_heads * kBlockSize * head_dim;
+    const int64_t seq_bytes = blocks_per_seq * block_elements * 2;
+    // Layers: enough to leave the caches, as for weights.
+    const int64_t num_layers =
+        std::max<int64_t>(1, (int64_t{128} << 20) / (seq_bytes * num_seqs));
+    const int64_t num_blocks = num_layers * num_seqs * blocks_per_seq;
+    AlignedBuffer kv(num_blocks * block_elements * 2);
+    SimulationRandom random(2);
+    uint16_t* const cells = reinterpret_cast<uint16_t*>(kv.data());
+    for (int64_t i = 0; i < kv.num_bytes() / 2; ++i) {
+      cells[i] = static_cast<uint16_t>(0x3e00 + (MixBits(i, 3) & 0x80ff));
+    }
+    std::vector<int32_t> tables(num_layers * num_seqs * blocks_per_seq);
+    for (size_t i = 0; i < tables.size(); ++i) tables[i] = i;
+    const int64_t width = num_heads * head_dim;
+    std::vector<float> q(num_seqs * num_tokens * width);
+    for (float& v : q) v = static_cast<float>(2 * random.Uniform() - 1);
+    std::vector<float> out(q.size());
+    AttentionScratch scratch(pool_.num_threads(), num_heads, head_dim, 8192);
+    std::vector<AttentionRow> rows(num_seqs);
+    PagedAttentionParams params;
+    params.q = q.data();
+    params.q_stride = width;
+    params.out = out.data();
+    params.out_stride = width;
+    params.kv = kv.data();
+    params.kv_dtype = DType::kBF16;
+    params.block_stride = block_elements;
+    params.num_heads = num_heads;
+    params.num_kv_heads = num_kv_heads;
+    params.head_dim = head_dim;
+    params.block_size = kBlockSize;
+    params.scale = 0.125f;
+    const double bytes = static_cast<double>(num_layers) * num_seqs * context *
+                         2 * num_kv_heads * head_dim * 2;
+    const double pairs =
+        static_cast<double>(num_tokens) * (context - num_tokens) +
+        num_tokens * (num_tokens + 1.0) / 2;
+    const double flops = 4.0 * num_layers * num_seqs * pairs * width;
+    Measure(name, bytes, flops, /*is_bf16=*/false, [&] {
+      for (int64_t layer = 0; layer < num_layers; ++layer) {
+        for (int seq = 0; seq < num_seqs; ++seq) {
+          rows[seq] = {
+              tables.data() + (layer * num_seqs + seq) * blocks_per_seq,
+              context - num_tokens, num_tokens,
+              static_cast<int64_t>(seq) * num_tokens};
+        }
+        params.rows = rows;
+        PagedAttention(pool_, isa_, params, scratch);
+      }
+    });
+  }
+
+  // Cost of an almost empty parallel loop.
+  void Dispatch() {
+    const std::string name = "dispatch of one parallel loop";
+    if (!absl::StrContains(name, options_.filter)) return;
+    std::vector<double> seconds;
+    for (int rep = 0; rep < options_.num_reps; ++rep) {
+      constexpr int kLoops = 2000;
+      const Clock::time_point start = Clock::now();
+      for (int i = 0; i < kLoops; ++i) {
+        pool_.ParallelFor(pool_.num_threads(), 1, [](int64_t, int64_t, int) {});
+      }
+      seconds.push_back(
+          std::chrono::duration<double>(Clock::now() - start).count() / kLoops);
+    }
+    std::printf("%-34s %s us\n", name.c_str(),
+                Summary(seconds, 1e-6, "%.2f").c_str());
+  }
+
+ private:
+  Options options_;
+  Isa isa_;
+  ThreadPool pool_;
+  CeilingProbe probe_;
+};
+
+bool ParseOptions(int argc, char** argv, Options* options) {
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view arg = argv[i];
+    if (absl::ConsumePrefix(&arg, "--threads=")) {
+      if (!absl::SimpleAtoi(arg, &options->num_threads)) return false;
+    } else if (absl::ConsumePrefix(&arg, "--reps=")) {
+      if (!absl::SimpleAtoi(arg, &options->num_reps)) return false;
+    } else if (absl::ConsumePrefix(&arg, "--filter=")) {
+      options->filter = std::string(arg);
+    } else if (absl::ConsumePrefix(&arg, "--dtype=")) {
+      options->dtype = arg == "f32"   ? DType::kF32
+                       : arg == "f16" ? DType::kF16
+                                      : DType::kBF16;
+    } else if (absl::ConsumePrefix(&arg, "--rows=")) {
+      options->num_rows.clear();
+      for (absl::string_view text : absl::StrSplit(arg, ',')) {
+        int64_t value = 0;
+        if (!absl::SimpleAtoi(text, &value) || value < 1) return false;
+        options->num_rows.push_back(value);
+      }
+    } else {
+      return false;
+    }
+  }
+  return options->num_reps >= 1;
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  if (!ParseOptions(argc, argv, &options)) {
+    std::fprintf(stderr,
+                 "usage: kernel_bench [--threads=N] [--reps=N] [--filter=TEXT] "
+                 "[--dtype=bf16|f16|f32] [--rows=1,16,512]\n");
+    return 64;
+  }
+  const absl::StatusOr<Isa> isa = SelectIsa();
+  if (!isa.ok()) {
+    std::fprintf(stderr, "%s\n", isa.status().ToString().c_str());
+    return 64;
+  }
+  Bench bench(options, *isa);
+  std::printf("isa %s, weights %s; median [min, max] of %d\n", IsaName(*isa),
+              DTypeName(options.dtype), options.num_reps);
+  bench.Ceilings();
+  bench.Dispatch();
+  bench.Matmuls("qwen0.5b", "qkv", LinearKind::kQkv, 1152, 896);
+  bench.Matmuls("qwen0.5b", "o", LinearKind::kPlain, 896, 896);
+  bench.Matmuls("qwen0.5b", "gate_up", LinearKind::kGateUp, 9728, 896);
+  bench.Matmuls("qwen0.5b", "down", LinearKind::kPlain, 896, 4864);
+  bench.Matmuls("qwen0.5b", "vocab", LinearKind::kVocab, 151936, 896);
+  bench.Matmuls("llama1b", "qkv", LinearKind::kQkv, 3072, 2048);
+  bench.Matmuls("llama1b", "o", LinearKind::kPlain, 2048, 2048);
+  bench.Matmuls("llama1b", "gate_up", LinearKind::kGateUp, 16384, 2048);
+  bench.Matmuls("llama1b", "down", LinearKind::kPlain, 2048, 8192);
+  bench.Matmuls("llama1b", "vocab", LinearKind::kVocab, 128256, 2048);
+  for (const auto& [num_seqs, num_tokens, context] :
+       std::vector<std::tuple<int, int32_t, int64_t>>{{1, 1, 512},
+                                                      {1, 1, 4096},
+                                                      {16, 1, 512},
+                                                      {16, 1, 4096},
+                                                      {1, 512, 512},
+                                                      {1, 512, 4096}}) {
+    bench.Attention("qwen0.5b", 14, 2, 64, num_seqs, num_tokens, context);
+    bench.Attention("llama1b", 32, 8, 64, num_seqs, num_tokens, context);
+  }
+  bench.Ceilings();
+  return 0;
+}
+
+}  // namespace
+}  // namespace quire
+
+int main(int argc, char** argv) { return quire::Main(argc, argv); }

@@ -1,0 +1,44 @@
+// Checkpoints of a given shape with random weights, for speed measurements:
+// their content does not matter, their sizes do.
+#ifndef QUIRE_BENCHMARKS_RANDOM_MODEL_H_
+#define QUIRE_BENCHMARKS_RANDOM_MODEL_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace quire {
+
+// A dense decoder in bf16; model_type is qwen2 if has_qkv_bias, else llama.
+struct RandomModelShape {
+  int64_t hidden_size = 0;
+  int64_t num_layers = 0;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 64;
+  int64_t intermediate_size = 0;
+  int64_t vocab_size = 0;
+  int64_t max_position_embeddings = 32768;
+  double rope_theta = 1e6;
+  bool is_tied = true;
+  bool has_qkv_bias = true;
+
+  // Elements of all matrices that multiply every token.
+  int64_t LayerMatrixElements() const;
+  // Elements of the output matrix (the embedding table if tied).
+  int64_t HeadElements() const { return vocab_size * hidden_size; }
+};
+
+// Qwen/Qwen2.5-0.5B: 494M parameters.
+RandomModelShape Qwen25Half();
+
+// Writes config.json and model.safetensors to `directory`, which must exist.
+// Weights are normal with deviation 1 / sqrt(columns), so that activations and
+// logits stay of ordinary size; a pure function of `seed`.
+absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,
+                              const std::string& directory);
+
+}  // namespace quire
+
+#endif  // QUIRE_BENCHMARKS_RANDOM_MODEL_H_

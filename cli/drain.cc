@@ -1,0 +1,69 @@
+#include "cli/drain.h"
+
+#include <cstdio>
+#include <optional>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "cli/exit_codes.h"
+#include "cli/http_client.h"
+#include "engine/base/clock.h"
+
+namespace quire {
+namespace {
+
+// The value of the series called `name` in Prometheus' text format.
+std::optional<double> MetricValue(const std::string& text,
+                                  absl::string_view name) {
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    if (!absl::StartsWith(line, name)) continue;
+    const absl::string_view rest = line.substr(name.size());
+    if (rest.empty() || (rest[0] != '{' && rest[0] != ' ')) continue;
+    double value = 0;
+    if (absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value)) {
+      return value;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+int RunDrain(const DrainOptions& options) {
+  const auto client = HttpClient::Create(options.url, "");
+  if (!client.ok()) {
+    absl::FPrintF(stderr, "quire: %s\n", client.status().message());
+    return kExitUsage;
+  }
+  Clock* const clock = Clock::Monotonic();
+  const absl::Time deadline =
+      clock->Now() + absl::Seconds(options.timeout_seconds);
+  for (;;) {
+    const absl::StatusOr<std::string> text = client->Get("/metrics");
+    if (!text.ok()) {
+      absl::FPrintF(stderr, "quire: %s\n", text.status().message());
+      return kExitDevice;
+    }
+    const auto running = MetricValue(*text, "vllm:num_requests_running");
+    const auto waiting = MetricValue(*text, "vllm:num_requests_waiting");
+    if (!running.has_value() || !waiting.has_value()) {
+      absl::FPrintF(stderr, "quire: %s/metrics does not tell the requests\n",
+                    options.url);
+      return kExitDevice;
+    }
+    if (*running == 0 && *waiting == 0) return kExitOk;
+    if (clock->Now() >= deadline) {
+      absl::FPrintF(stderr, "quire: %g running and %g waiting after %g s\n",
+                    *running, *waiting, options.timeout_seconds);
+      return kExitDrainTimeout;
+    }
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+}
+
+}  // namespace quire

@@ -1,0 +1,309 @@
+#include "cli/options.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+#include <limits>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "engine/base/status.h"
+
+namespace quire {
+namespace {
+
+// CLI11 knows neither `_` for `-` nor multi-letter short options.
+std::string NormalizeArgument(const std::string& argument) {
+  if (argument == "-tp") return "--tensor-parallel-size";
+  if (absl::StartsWith(argument, "-tp=")) {
+    return absl::StrCat("--tensor-parallel-size=", argument.substr(4));
+  }
+  if (!absl::StartsWith(argument, "--")) return argument;
+  const size_t end = std::min(argument.find('='), argument.size());
+  std::string name = argument.substr(0, end);
+  std::replace(name.begin() + 2, name.end(), '_', '-');
+  return name + argument.substr(end);
+}
+
+// The options of a flat YAML mapping as arguments: `name: value`, a list for an
+// option that may repeat, true or false for a flag.
+absl::StatusOr<std::vector<std::string>> ReadConfigFile(
+    const std::string& path) {
+  std::vector<std::string> args;
+  const auto add = [&](const std::string& name, const YAML::Node& value) {
+    args.push_back(NormalizeArgument(
+        absl::StrCat("--", name, "=", value.as<std::string>())));
+  };
+  try {
+    const YAML::Node root = YAML::LoadFile(path);
+    if (root.IsNull()) return args;
+    if (!root.IsMap()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": not a mapping of options"));
+    }
+    for (const auto& entry : root) {
+      const std::string name = entry.first.as<std::string>();
+      if (entry.second.IsScalar()) {
+        add(name, entry.second);
+      } else if (entry.second.IsSequence()) {
+        for (const auto& value : entry.second) add(name, value);
+      } else if (!entry.second.IsNull()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(path, ": '", name, "' must be a value or a list"));
+      }
+    }
+  } catch (const YAML::Exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.what()));
+  }
+  return args;
+}
+
+// Takes `--config FILE` out of `args` and puts the file's options right behind
+// the subcommand, where the command line's own, being later, win.
+absl::Status ExpandConfig(std::vector<std::string>* args) {
+  std::string path;
+  for (size_t i = 1; i < args->size();) {
+    const std::string& argument = (*args)[i];
+    if (argument == "--config") {
+      if (i + 1 == args->size()) {
+        return absl::InvalidArgumentError("--config needs a file");
+      }
+      path = (*args)[i + 1];
+      args->erase(args->begin() + i, args->begin() + i + 2);
+    } else if (absl::StartsWith(argument, "--config=")) {
+      path = argument.substr(9);
+      args->erase(args->begin() + i);
+    } else {
+      ++i;
+    }
+  }
+  if (path.empty()) {
+    if (const char* from_environment = getenv("QUIRE_CONFIG")) {
+      path = from_environment;
+    }
+  }
+  if (path.empty()) return absl::OkStatus();
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> options,
+                         ReadConfigFile(path));
+  args->insert(args->begin() + 1, options.begin(), options.end());
+  return absl::OkStatus();
+}
+
+// Every option also comes from the environment, and the last one given wins.
+void Finish(CLI::App* app) {
+  for (CLI::Option* option : app->get_options()) {
+    if (option->get_lnames().empty()) continue;
+    const std::string& name = option->get_lnames().front();
+    if (name == "help") continue;
+    option->envname(absl::StrCat(
+        "QUIRE_",
+        absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}}))));
+    if (option->get_items_expected_max() <= 1) {
+      option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    }
+  }
+}
+
+void AddModelOptions(CLI::App* app, SessionOptions* options) {
+  app->add_option("model_positional,--model", options->model,
+                  "Model directory in Hugging Face format (default: the demo "
+                  "model)");
+  app->add_option("--tokenizer", options->tokenizer,
+                  "Directory of the tokenizer, if not the model's");
+  app->add_option("--chat-template", options->chat_template,
+                  "Jinja chat template: a file or its text");
+  app->add_option("--generation-config", options->generation_config,
+                  "auto: sampling defaults of generation_config.json; vllm: "
+                  "neutral ones")
+      ->check(CLI::IsMember({"auto", "vllm"}));
+  app->add_option("--device", options->device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app->add_option("--dtype", options->dtype,
+                  "Weights: auto (as stored), float32, float16 or bfloat16");
+  app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
+                  "KV cache: bf16, f16 or f32 (auto is bf16)");
+  app->add_option("--max-model-len", options->max_model_len,
+                  "Longest sequence, prompt and output: 2048, 32k, auto");
+  app->add_option("--kv-cache-memory-bytes", options->kv_cache_memory,
+                  "Memory of the KV cache: 4GiB, ...; 0: automatic");
+  app->add_option("-t,--threads", options->num_threads,
+                  "CPU threads; 0: all that may be used")
+      ->check(CLI::Range(0, 1024));
+  app->add_option("--block-size", options->block_size, "Tokens of a KV block")
+      ->check(CLI::Range(1, 256));
+  app->add_option("--max-num-seqs", options->max_num_seqs,
+                  "Sequences running at once")
+      ->check(CLI::Range(1, 4096));
+  app->add_option("--max-num-batched-tokens", options->max_num_batched_tokens,
+                  "Token budget of one step")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--long-prefill-token-threshold",
+                  options->long_prefill_token_threshold,
+                  "Most tokens of one prompt in a step; 0: the budget")
+      ->check(CLI::Range(0, 1 << 20));
+  app->add_option("--max-num-queued-reqs", options->max_num_queued_reqs,
+                  "Requests that may wait; beyond, 503")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--max-num-queued-tokens", options->max_num_queued_tokens,
+                  "Prompt tokens that may wait; beyond, 503")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching",
+                options->enable_prefix_caching,
+                "Reuse the KV of equal prompt beginnings (default: on)");
+  app->add_option("--tensor-parallel-size", options->tensor_parallel_size,
+                  "Ranks; 1 in this version")
+      ->check(CLI::Range(1, 1));
+  app->add_option("--seed", options->seed,
+                  "Draws the seeds of requests that bring none");
+}
+
+void AddSamplingOptions(CLI::App* app, SamplingOptions* options) {
+  app->add_option("-n,--max-tokens", options->max_tokens,
+                  "Tokens to generate at most; 0: to the end of the context")
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--temperature", options->temperature, "0: greedy")
+      ->check(CLI::Range(0.0, 2.0));
+  app->add_option("--top-p", options->top_p, "Nucleus sampling")
+      ->check(CLI::Range(0.0, 1.0));
+  app->add_option("--top-k", options->top_k, "Most likely tokens to draw from")
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--sampling-seed", options->seed, "Repeats a draw")
+      ->check(CLI::NonNegativeNumber);
+}
+
+void AddServe(CLI::App* app, ServeOptions* options) {
+  AddModelOptions(app, &options->model);
+  app->add_option("--host", options->host, "Address to listen on");
+  app->add_option("-p,--port", options->port, "Port; 0: any free one")
+      ->check(CLI::Range(0, 65535));
+  app->add_option("--served-model-name", options->served_model_names,
+                  "Names of the model in the API; the first one answers carry")
+      ->expected(1, 64);
+  app->add_option("--api-key", options->api_keys,
+                  "Keys of which requests must bring one (Authorization: "
+                  "Bearer KEY)")
+      ->expected(1, 1024);
+  app->add_option("--http-threads", options->num_http_threads,
+                  "Threads that parse requests")
+      ->check(CLI::Range(1, 256));
+  app->add_option("--max-connections", options->max_connections,
+                  "Connections at once")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--max-body-size", options->max_body_size,
+                  "Largest request body");
+  app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
+                  "Seconds that running requests get after SIGTERM")
+      ->check(CLI::Range(0.0, 1e6));
+}
+
+void AddChat(CLI::App* app, ChatOptions* options) {
+  AddModelOptions(app, &options->model);
+  AddSamplingOptions(app, &options->sampling);
+  app->add_option("--url", options->url,
+                  "A running server, instead of a model in this process");
+  app->add_option("--api-key", options->api_key, "Key for --url");
+  app->add_option("--served-model-name", options->served_model_name,
+                  "Name of the model at --url");
+  app->add_option("--system", options->system, "System message");
+}
+
+void AddGenerate(CLI::App* app, GenerateOptions* options) {
+  AddModelOptions(app, &options->model);
+  AddSamplingOptions(app, &options->sampling);
+  app->add_option("--prompt", options->prompt, "The prompt")->required();
+  app->add_flag("--chat", options->is_chat,
+                "The prompt is a user's message for the chat template");
+  app->add_option("--system", options->system, "System message; with --chat");
+  app->add_flag("--json", options->json,
+                "One JSON object with ids and log-probabilities");
+  app->add_option("--logprobs", options->num_logprobs,
+                  "Top log-probabilities per token; with --json")
+      ->check(CLI::Range(0, 20));
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> ParseSize(const std::string& text) {
+  static constexpr struct {
+    const char* suffix;
+    int64_t factor;
+  } kUnits[] = {{"kib", 1 << 10}, {"mib", 1 << 20}, {"gib", 1 << 30},
+                {"kb", 1000},     {"mb", 1000000},  {"gb", 1000000000},
+                {"k", 1 << 10},   {"m", 1 << 20},   {"g", 1 << 30},
+                {"b", 1},         {"", 1}};
+  const std::string lower = absl::AsciiStrToLower(text);
+  for (const auto& unit : kUnits) {
+    if (!absl::EndsWith(lower, unit.suffix)) continue;
+    double number = 0;
+    const std::string digits =
+        lower.substr(0, lower.size() - strlen(unit.suffix));
+    if (!absl::SimpleAtod(digits, &number) || !(number >= 0) ||
+        number * static_cast<double>(unit.factor) > 9e18) {
+      break;
+    }
+    return static_cast<int64_t>(number * static_cast<double>(unit.factor));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", text, "' is not a size (512, 32k, 4GiB)"));
+}
+
+absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
+  CommandLine result;
+  CLI::App app("quire: serves large language models", "quire");
+  app.require_subcommand(1);
+  bool wants_version = false;
+  app.add_flag("--version", wants_version,
+               "Version, backends, instruction sets, architectures");
+  CLI::App* serve =
+      app.add_subcommand("serve", "Serve a model over the OpenAI API");
+  CLI::App* chat = app.add_subcommand("chat", "Chat in the terminal");
+  CLI::App* generate =
+      app.add_subcommand("generate", "Generate from one prompt");
+  CLI::App* drain = app.add_subcommand(
+      "drain", "Wait until a server has no request running or waiting");
+  AddServe(serve, &result.serve);
+  AddChat(chat, &result.chat);
+  AddGenerate(generate, &result.generate);
+  drain->add_option("--url", result.drain.url, "The server");
+  drain
+      ->add_option("--timeout", result.drain.timeout_seconds,
+                   "Seconds to wait at most")
+      ->check(CLI::Range(0.0, 1e6));
+  for (CLI::App* subcommand : {serve, chat, generate, drain}) {
+    Finish(subcommand);
+    subcommand->add_option("--config", "YAML file of options");
+  }
+
+  for (std::string& argument : args) {
+    if (argument == "--") break;
+    argument = NormalizeArgument(argument);
+  }
+  if (args.size() == 1 && args[0] == "--version") {
+    result.command = Command::kVersion;
+    return result;
+  }
+  QUIRE_RETURN_IF_ERROR(ExpandConfig(&args));
+  std::reverse(args.begin(), args.end());  // As CLI11 takes a vector.
+  try {
+    app.parse(args);
+  } catch (const CLI::CallForHelp&) {
+    const auto chosen = app.get_subcommands();
+    result.help = chosen.empty() ? app.help() : chosen.front()->help();
+    return result;
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(error.what(), "\nRun with --help for the options."));
+  }
+  if (serve->parsed()) result.command = Command::kServe;
+  if (chat->parsed()) result.command = Command::kChat;
+  if (generate->parsed()) result.command = Command::kGenerate;
+  if (drain->parsed()) result.command = Command::kDrain;
+  return result;
+}
+
+}  // namespace quire

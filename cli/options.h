@@ -1,0 +1,110 @@
+// Command line, environment and configuration file to plain options.
+#ifndef QUIRE_CLI_OPTIONS_H_
+#define QUIRE_CLI_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace quire {
+
+// What loads a model and starts an engine on it.
+struct SessionOptions {
+  std::string model;                       // Directory; empty: the demo model.
+  std::string tokenizer;                   // Directory; empty: the model's.
+  std::string chat_template;               // File or text; empty: the model's.
+  std::string generation_config = "auto";  // auto: the model's; vllm: none.
+  std::string device = "auto";
+  std::string dtype = "auto";
+  std::string kv_cache_dtype = "bf16";
+  std::string max_model_len = "auto";  // A length, 32k, auto or -1.
+  std::string kv_cache_memory = "0";   // Bytes, 4GiB, ...; 0: automatic.
+  int num_threads = 0;
+  int block_size = 16;
+  int max_num_seqs = 64;
+  int max_num_batched_tokens = 512;
+  int long_prefill_token_threshold = 0;
+  int max_num_queued_reqs = 512;
+  int64_t max_num_queued_tokens = 1 << 20;
+  bool enable_prefix_caching = true;
+  int tensor_parallel_size = 1;
+  uint64_t seed = 0;
+};
+
+struct ServeOptions {
+  SessionOptions model;
+  std::string host = "127.0.0.1";
+  int port = 8080;
+  std::vector<std::string> served_model_names;
+  std::vector<std::string> api_keys;
+  int num_http_threads = 4;
+  int max_connections = 8192;
+  std::string max_body_size = "8MiB";
+  double shutdown_timeout_seconds = 120;
+};
+
+// Of one answer; a negative number leaves the default to the model.
+struct SamplingOptions {
+  int max_tokens = 0;  // 0: to the end of the context.
+  double temperature = -1;
+  double top_p = -1;
+  int top_k = -1;
+  int64_t seed = -1;
+};
+
+struct ChatOptions {
+  SessionOptions model;
+  SamplingOptions sampling;
+  std::string url;  // Empty: loads `model` in this process.
+  std::string api_key;
+  std::string served_model_name;
+  std::string system;
+};
+
+struct GenerateOptions {
+  SessionOptions model;
+  SamplingOptions sampling;
+  std::string prompt;
+  std::string system;
+  bool is_chat = false;
+  bool json = false;
+  int num_logprobs = 0;
+};
+
+struct DrainOptions {
+  std::string url = "http://127.0.0.1:8080";
+  double timeout_seconds = 120;
+};
+
+enum class Command : uint8_t {
+  kServe,
+  kChat,
+  kGenerate,
+  kDrain,
+  kVersion,
+  kHelp
+};
+
+struct CommandLine {
+  Command command = Command::kHelp;
+  std::string help;  // kHelp: what to print.
+  ServeOptions serve;
+  ChatOptions chat;
+  GenerateOptions generate;
+  DrainOptions drain;
+};
+
+// The last of an option given twice wins; `-` and `_` in names are the same; an
+// option comes from the command line, else from the YAML file of --config, else
+// from QUIRE_<NAME>. INVALID_ARGUMENT with a message for the user.
+absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args);
+
+// "32k" = 32 * 1024, "4GiB", "100MB", "512"; also vLLM's "1K" = 1024 and
+// "1k" = 1000 distinction is not made: k is 1024. INVALID_ARGUMENT otherwise.
+absl::StatusOr<int64_t> ParseSize(const std::string& text);
+
+}  // namespace quire
+
+#endif  // QUIRE_CLI_OPTIONS_H_

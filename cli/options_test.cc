@@ -1,0 +1,101 @@
+#include "cli/options.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+std::string WriteTempFile(const std::string& text) {
+  const std::string path =
+      std::string(getenv("TEST_TMPDIR")) + "/options_test.yaml";
+  std::ofstream(path) << text;
+  return path;
+}
+
+TEST(ParseSizeTest, KnowsUnits) {
+  EXPECT_EQ(*ParseSize("512"), 512);
+  EXPECT_EQ(*ParseSize("32k"), 32768);
+  EXPECT_EQ(*ParseSize("1.5GiB"), int64_t{3} << 29);
+  EXPECT_EQ(*ParseSize("2MB"), 2000000);
+  for (const char* text : {"", "x", "-1", "1.2.3", "1e300", "4 GiB!"}) {
+    EXPECT_FALSE(ParseSize(text).ok()) << text;
+  }
+}
+
+TEST(ParseCommandLineTest, LastOptionWinsAndUnderscoresAreDashes) {
+  const auto parsed = ParseCommandLine(
+      {"serve", "dir", "--port", "1", "--max_num_seqs=4", "--port", "2", "-tp",
+       "1", "--no-enable-prefix-caching", "--api-key", "a", "--api-key", "b"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->command, Command::kServe);
+  EXPECT_EQ(parsed->serve.model.model, "dir");
+  EXPECT_EQ(parsed->serve.port, 2);
+  EXPECT_EQ(parsed->serve.model.max_num_seqs, 4);
+  EXPECT_FALSE(parsed->serve.model.enable_prefix_caching);
+  EXPECT_EQ(parsed->serve.api_keys, (std::vector<std::string>{"a", "b"}));
+}
+
+TEST(ParseCommandLineTest, ModelIsPositionalOrNamed) {
+  EXPECT_EQ(ParseCommandLine({"serve", "--model", "m"})->serve.model.model,
+            "m");
+  EXPECT_EQ(ParseCommandLine({"serve"})->serve.model.model, "");
+}
+
+TEST(ParseCommandLineTest, ConfigFileYieldsToTheCommandLine) {
+  const std::string path = WriteTempFile(
+      "port: 11\nmax-num-seqs: 3\nenable-prefix-caching: false\n"
+      "api-key: [x, y]\nserved_model_name: name\n");
+  const auto parsed =
+      ParseCommandLine({"serve", "--port", "12", "--config", path});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->serve.port, 12);
+  EXPECT_EQ(parsed->serve.model.max_num_seqs, 3);
+  EXPECT_FALSE(parsed->serve.model.enable_prefix_caching);
+  EXPECT_EQ(parsed->serve.api_keys, (std::vector<std::string>{"x", "y"}));
+  EXPECT_EQ(parsed->serve.served_model_names,
+            (std::vector<std::string>{"name"}));
+}
+
+TEST(ParseCommandLineTest, ConfigFileFaultsAreErrors) {
+  for (const char* text : {"- a\n", "port: {a: 1}\n", "a: [\n", "nope: 1\n"}) {
+    const std::string path = WriteTempFile(text);
+    EXPECT_FALSE(ParseCommandLine({"serve", "--config", path}).ok()) << text;
+  }
+  EXPECT_FALSE(ParseCommandLine({"serve", "--config", "/nonexistent"}).ok());
+}
+
+TEST(ParseCommandLineTest, EnvironmentYieldsToTheRest) {
+  setenv("QUIRE_PORT", "21", 1);
+  setenv("QUIRE_MAX_NUM_SEQS", "5", 1);
+  const auto parsed = ParseCommandLine({"serve", "--port", "22"});
+  unsetenv("QUIRE_PORT");
+  unsetenv("QUIRE_MAX_NUM_SEQS");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->serve.port, 22);
+  EXPECT_EQ(parsed->serve.model.max_num_seqs, 5);
+}
+
+TEST(ParseCommandLineTest, RefusesWhatItDoesNotKnow) {
+  EXPECT_FALSE(ParseCommandLine({}).ok());
+  EXPECT_FALSE(ParseCommandLine({"fly"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "--nope"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "--port", "70000"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "--device", "tpu"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "-tp", "2"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"generate"}).ok());
+}
+
+TEST(ParseCommandLineTest, HelpAndVersion) {
+  EXPECT_EQ(ParseCommandLine({"--version"})->command, Command::kVersion);
+  const auto help = ParseCommandLine({"serve", "--help"});
+  ASSERT_TRUE(help.ok());
+  EXPECT_EQ(help->command, Command::kHelp);
+  EXPECT_NE(help->help.find("--max-model-len"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace quire

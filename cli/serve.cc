@@ -1,0 +1,241 @@
+#include "cli/serve.h"
+
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "cli/exit_codes.h"
+#include "cli/version.h"
+#include "engine/base/clock.h"
+#include "server/api_error.h"
+#include "server/api_server.h"
+#include "server/http_server.h"
+#include "server/output_processor.h"
+#include "server/server_metrics.h"
+
+namespace quire {
+namespace {
+
+// Time since the process was started by exec, from the kernel's records; zero
+// if they cannot be read.
+absl::Duration TimeSinceExec() {
+  FILE* file = fopen("/proc/self/stat", "r");
+  if (file == nullptr) return absl::ZeroDuration();
+  char text[1024];
+  const size_t size = fread(text, 1, sizeof(text) - 1, file);
+  fclose(file);
+  text[size] = 0;
+  // Field 22 (proc(5)), counted behind the name, which may hold spaces.
+  const char* at = strrchr(text, ')');
+  for (int field = 2; at != nullptr && field < 22; ++field) {
+    at = strchr(at + 1, ' ');
+  }
+  if (at == nullptr) return absl::ZeroDuration();
+  const double start =
+      strtod(at, nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return absl::Seconds(static_cast<double>(now.tv_sec) + now.tv_nsec * 1e-9 -
+                       start);
+}
+
+class RunningServerImpl : public RunningServer {
+ public:
+  explicit RunningServerImpl(const ServeOptions& options) : options_(options) {}
+
+  // Members go in reverse order, which suits all but the two that know each
+  // other: the output thread must end before the engine it would call.
+  ~RunningServerImpl() override {
+    if (http_ != nullptr) http_->Stop(absl::Seconds(2));
+    if (output_ != nullptr) output_->Stop();
+    engine_.reset();
+  }
+
+  absl::Status Listen() {
+    absl::StatusOr<int64_t> max_body = ParseSize(options_.max_body_size);
+    if (!max_body.ok()) return max_body.status();
+    HttpServerOptions http;
+    http.host = options_.host;
+    http.port = options_.port;
+    http.num_workers = options_.num_http_threads;
+    http.max_connections = options_.max_connections;
+    http.max_body_bytes = *max_body;
+    http.api_keys = options_.api_keys;
+    http.error_body = [](int status, absl::string_view message) {
+      return ErrorBody(status, message);
+    };
+    auto created = HttpServer::Create(http);
+    if (!created.ok()) return created.status();
+    http_ = std::move(*created);
+    api_ =
+        std::make_unique<ApiServer>(http_.get(), Clock::Monotonic(), kVersion);
+    return http_->Start();
+  }
+
+  bool Load(CommandError* error) {
+    session_ = LoadSession(options_.model, error);
+    if (session_ == nullptr) return false;
+    const LoadedModel& loaded = session_->loaded;
+    ServedModel served;
+    served.names = options_.served_model_names;
+    if (served.names.empty()) served.names.push_back(session_->model_name);
+
+    ServerMetricsOptions metrics;
+    metrics.model_name = served.names.front();
+    metrics.version = kVersion;
+    metrics.block_size = loaded.shape.block_size;
+    metrics.num_blocks = loaded.memory.num_blocks;
+    metrics.max_model_len = loaded.shape.max_model_len;
+    metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
+    metrics.enable_prefix_caching =
+        session_->engine_options.enable_prefix_caching;
+    metrics_ = std::make_unique<ServerMetrics>(metrics);
+    output_ = std::make_unique<OutputProcessor>(metrics_.get());
+    auto engine =
+        EngineLoop::Create(session_->engine_options, loaded.runner.get(),
+                           Clock::Monotonic(), output_.get());
+    if (!engine.ok()) {
+      *error = {engine.status(), kExitUsage};
+      return false;
+    }
+    engine_ = std::move(*engine);
+    output_->Start(engine_.get());
+
+    served.root = session_->model_path;
+    served.tokenizer = session_->tokenizer.get();
+    served.chat_template = session_->chat_template.get();
+    served.engine = engine_.get();
+    served.output = output_.get();
+    served.metrics = metrics_.get();
+    served.max_model_len = loaded.shape.max_model_len;
+    served.vocab_size = loaded.config.vocab_size;
+    served.defaults = session_->defaults;
+    served.created = time(nullptr);
+    api_->Serve(served);
+    load_time_ = TimeSinceExec();
+    return true;
+  }
+
+  int port() const override { return http_->port(); }
+  absl::Status Health() const override { return engine_->Health(); }
+  const Session& session() const { return *session_; }
+
+  std::string Description() const override {
+    return DescribeSession(*session_,
+                           absl::StrCat("http://", options_.host, ":", port()),
+                           load_time_);
+  }
+
+  bool Drain(absl::Duration timeout,
+             const std::function<bool()>& is_cancelled) override {
+    api_->StartDraining();
+    http_->SetCloseConnections();
+    const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
+    bool is_idle = false;
+    while (!is_idle && !is_cancelled() &&
+           Clock::Monotonic()->Now() < deadline) {
+      is_idle = engine_->WaitUntilIdle(absl::Milliseconds(100)) &&
+                output_->WaitUntilIdle(absl::Milliseconds(100));
+    }
+    if (is_idle) return true;
+    output_->FailAll(absl::UnavailableError("the server is shutting down"));
+    output_->WaitUntilIdle(absl::Seconds(2));
+    return false;
+  }
+
+ private:
+  const ServeOptions options_;
+  std::unique_ptr<Session> session_;
+  std::unique_ptr<ServerMetrics> metrics_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<ApiServer> api_;
+  std::unique_ptr<OutputProcessor> output_;
+  std::unique_ptr<EngineLoop> engine_;
+  absl::Duration load_time_;
+};
+
+// Counts SIGTERM and SIGINT on a thread of its own: no handler, no races.
+class SignalWaiter {
+ public:
+  SignalWaiter() {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGTERM);
+    sigaddset(&signals_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+    std::thread([this] {
+      for (;;) {
+        int signal = 0;
+        if (sigwait(&signals_, &signal) != 0) continue;
+        // While the model loads there is nothing to drain.
+        if (!is_serving_) _exit(kExitOk);
+        ++num_signals_;
+      }
+    }).detach();
+  }
+
+  void SetServing() { is_serving_ = true; }
+  int num_signals() const { return num_signals_; }
+
+ private:
+  sigset_t signals_;
+  std::atomic<bool> is_serving_{false};
+  std::atomic<int> num_signals_{0};
+};
+
+}  // namespace
+
+std::unique_ptr<RunningServer> RunningServer::Start(const ServeOptions& options,
+                                                    CommandError* error) {
+  auto server = std::make_unique<RunningServerImpl>(options);
+  if (const absl::Status status = server->Listen(); !status.ok()) {
+    *error = {status,
+              absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice};
+    return nullptr;
+  }
+  if (!server->Load(error)) return nullptr;
+  return server;
+}
+
+int RunServe(const ServeOptions& options) {
+  // Lives as long as its thread: to the end of the process.
+  SignalWaiter& signals = *new SignalWaiter;
+  CommandError error;
+  std::unique_ptr<RunningServer> server = RunningServer::Start(options, &error);
+  if (server == nullptr) {
+    absl::FPrintF(stderr, "quire: %s\n", error.status.message());
+    return error.exit_code;
+  }
+  signals.SetServing();
+  absl::PrintF("quire %s\n%s", kVersion, server->Description());
+  fflush(stdout);
+  int exit_code = kExitOk;
+  while (signals.num_signals() == 0) {
+    // A quarter of a second bounds how late a failed engine ends the process.
+    absl::SleepFor(absl::Milliseconds(250));
+    if (!server->Health().ok()) {
+      absl::FPrintF(stderr, "quire: %s\n", server->Health().message());
+      exit_code = kExitEngine;
+      break;
+    }
+  }
+  if (exit_code == kExitOk) {
+    absl::FPrintF(stderr, "quire: draining\n");
+    const bool is_drained =
+        server->Drain(absl::Seconds(options.shutdown_timeout_seconds),
+                      [&] { return signals.num_signals() > 1; });
+    if (!is_drained) exit_code = kExitDrainTimeout;
+  }
+  server.reset();
+  return exit_code;
+}
+
+}  // namespace quire

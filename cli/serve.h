@@ -1,0 +1,38 @@
+// `quire serve`: the engine behind the OpenAI API.
+#ifndef QUIRE_CLI_SERVE_H_
+#define QUIRE_CLI_SERVE_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "cli/options.h"
+#include "cli/session.h"
+
+namespace quire {
+
+// A server with its engine, running until destroyed.
+class RunningServer {
+ public:
+  // Listens first, answering probes with 503, then loads the model. `error`
+  // says why the result is null.
+  static std::unique_ptr<RunningServer> Start(const ServeOptions& options,
+                                              CommandError* error);
+  virtual ~RunningServer() = default;
+
+  virtual int port() const = 0;
+  virtual std::string Description() const = 0;  // The start-up table.
+  virtual absl::Status Health() const = 0;
+  // Refuses new requests and waits for those that run; `is_cancelled` ends the
+  // wait early. Requests that are left get an error. True if none was left.
+  virtual bool Drain(absl::Duration timeout,
+                     const std::function<bool()>& is_cancelled) = 0;
+};
+
+// Serves until SIGTERM or SIGINT; returns the exit code.
+int RunServe(const ServeOptions& options);
+
+}  // namespace quire
+
+#endif  // QUIRE_CLI_SERVE_H_

@@ -1,0 +1,294 @@
+#include "cli/session.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdio>
+#include <fstream>
+#include <optional>
+#include <random>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "cli/exit_codes.h"
+#include "engine/base/clock.h"
+#include "engine/base/status.h"
+#include "kernels/backend_factory.h"
+
+namespace quire {
+namespace {
+
+bool IsDirectory(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+absl::StatusOr<std::optional<DType>> ParseDType(const std::string& name) {
+  if (name == "auto") return std::optional<DType>();
+  if (name == "float32" || name == "f32" || name == "float") {
+    return std::optional(DType::kF32);
+  }
+  if (name == "float16" || name == "f16" || name == "half") {
+    return std::optional(DType::kF16);
+  }
+  if (name == "bfloat16" || name == "bf16") return std::optional(DType::kBF16);
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", name, "' is not auto, float32, float16 or bfloat16"));
+}
+
+absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
+  LoadOptions load;
+  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType(options.dtype));
+  QUIRE_ASSIGN_OR_RETURN(const std::optional<DType> kv,
+                         ParseDType(options.kv_cache_dtype));
+  load.kv_cache_dtype = kv.value_or(DType::kBF16);
+  if (options.max_model_len != "auto" && options.max_model_len != "-1") {
+    QUIRE_ASSIGN_OR_RETURN(const int64_t length,
+                           ParseSize(options.max_model_len));
+    if (length < 2 || length > INT_MAX) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--max-model-len ", options.max_model_len,
+                       " is not a length of at least 2 tokens"));
+    }
+    load.max_model_len = static_cast<int>(length);
+  }
+  QUIRE_ASSIGN_OR_RETURN(load.kv_cache_memory_bytes,
+                         ParseSize(options.kv_cache_memory));
+  load.max_num_seqs = options.max_num_seqs;
+  load.max_num_batched_tokens = options.max_num_batched_tokens;
+  load.block_size = options.block_size;
+  return load;
+}
+
+// A line on stderr once a load has taken a second, then four a second.
+LoadProgress ShowProgress() {
+  struct State {
+    absl::Time start = Clock::Monotonic()->Now();
+    absl::Time last = start;
+  };
+  return [state = State()](int64_t done, int64_t total) mutable {
+    const absl::Time now = Clock::Monotonic()->Now();
+    const bool is_late = now - state.start > absl::Seconds(1);
+    const bool is_due = now - state.last > absl::Milliseconds(250);
+    if (!is_late || (!is_due && done < total)) return;
+    state.last = now;
+    absl::FPrintF(stderr, "\rloading weights: %d of %d MiB (%d%%)%s",
+                  done >> 20, total >> 20, total > 0 ? done * 100 / total : 100,
+                  done >= total ? "\n" : "");
+  };
+}
+
+absl::StatusOr<std::string> ReadTemplate(const std::string& file_or_text) {
+  struct stat info;
+  if (stat(file_or_text.c_str(), &info) != 0) {
+    if (absl::StrContains(file_or_text, "{")) return file_or_text;
+    return absl::NotFoundError(absl::StrCat("--chat-template ", file_or_text,
+                                            ": no such file, and no template"));
+  }
+  std::ifstream file(file_or_text);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) {
+    return absl::NotFoundError(
+        absl::StrCat("--chat-template ", file_or_text, ": cannot be read"));
+  }
+  return text.str();
+}
+
+absl::Status LoadTemplate(const SessionOptions& options, Session* session) {
+  std::string source = session->tokenizer->chat_template();
+  std::string origin = "the tokenizer's chat_template";
+  if (!options.chat_template.empty()) {
+    QUIRE_ASSIGN_OR_RETURN(source, ReadTemplate(options.chat_template));
+    origin = "--chat-template";
+  }
+  if (source.empty()) return absl::OkStatus();
+  auto parsed = ChatTemplate::Parse(source);
+  if (!parsed.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(origin, ": ", parsed.status().message()));
+  }
+  session->chat_template = std::move(*parsed);
+  return absl::OkStatus();
+}
+
+void SetDefaults(const GenerationConfig& config, SamplingDefaults* defaults) {
+  // do_sample false advises greedy decoding, and the rest has no effect then.
+  if (!config.do_sample) defaults->temperature = 0;
+  if (config.do_sample && config.temperature.has_value()) {
+    defaults->temperature = *config.temperature;
+  }
+  defaults->top_p = config.top_p.value_or(defaults->top_p);
+  defaults->top_k = config.top_k.value_or(defaults->top_k);
+  defaults->min_p = config.min_p.value_or(defaults->min_p);
+  defaults->repetition_penalty =
+      config.repetition_penalty.value_or(defaults->repetition_penalty);
+}
+
+EngineOptions MakeEngineOptions(const SessionOptions& options,
+                                const Session& session) {
+  const LoadedModel& loaded = session.loaded;
+  std::random_device random;
+  EngineOptions engine;
+  engine.block_size = loaded.shape.block_size;
+  engine.num_blocks = loaded.memory.num_blocks;
+  engine.max_model_len = loaded.shape.max_model_len;
+  engine.vocab_size = loaded.config.vocab_size;
+  engine.max_num_seqs = loaded.shape.max_num_seqs;
+  engine.max_num_batched_tokens = loaded.shape.max_num_tokens;
+  engine.long_prefill_token_threshold = options.long_prefill_token_threshold;
+  engine.enable_prefix_caching = options.enable_prefix_caching;
+  engine.max_num_queued_reqs = options.max_num_queued_reqs;
+  engine.max_num_queued_tokens = options.max_num_queued_tokens;
+  engine.steps_in_flight = loaded.runner->steps_in_flight();
+  engine.eos_token_ids = loaded.generation_config.eos_token_ids;
+  if (engine.eos_token_ids.empty()) {
+    engine.eos_token_ids = loaded.config.eos_token_ids;
+  }
+  if (engine.eos_token_ids.empty()) {
+    if (const auto eos = session.tokenizer->eos_token_id()) {
+      engine.eos_token_ids.push_back(*eos);
+    }
+  }
+  engine.cache_seed = (uint64_t{random()} << 32) | random();
+  engine.random_seed =
+      options.seed != 0 ? options.seed : (uint64_t{random()} << 32) | random();
+  return engine;
+}
+
+std::string FormatBytes(int64_t bytes) {
+  if (bytes >= int64_t{1} << 30) {
+    return absl::StrFormat("%.1f GiB", bytes / double(int64_t{1} << 30));
+  }
+  return absl::StrFormat("%.1f MiB", bytes / double(1 << 20));
+}
+
+std::string FormatCount(int64_t count) {
+  if (count >= 1000000000) return absl::StrFormat("%.2fB", count / 1e9);
+  return absl::StrFormat("%.2fM", count / 1e6);
+}
+
+int ExitCodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kUnavailable:
+      return kExitDevice;
+    default:
+      return kExitModel;
+  }
+}
+
+}  // namespace
+
+std::string FindDemoModel() {
+  if (const char* path = getenv("QUIRE_DEMO_MODEL")) return path;
+  char buffer[PATH_MAX];
+  const ssize_t length = readlink("/proc/self/exe", buffer, sizeof(buffer) - 1);
+  if (length <= 0) return "";
+  const std::string binary(buffer, length);
+  const std::string folder = binary.substr(0, binary.rfind('/'));
+  // As bazel builds it, as a package lays it out, and installed.
+  for (const std::string& candidate :
+       {binary + ".runfiles/quire/models/demo", folder + "/../models/demo",
+        folder + "/../share/quire/models/demo", std::string("models/demo")}) {
+    if (IsDirectory(candidate)) return candidate;
+  }
+  return "";
+}
+
+std::unique_ptr<Session> LoadSession(const SessionOptions& options,
+                                     CommandError* error) {
+  const auto fail = [error](absl::Status status, int exit_code) {
+    error->status = std::move(status);
+    error->exit_code = exit_code;
+    return nullptr;
+  };
+  auto session = std::make_unique<Session>();
+  session->model_path = options.model.empty() ? FindDemoModel() : options.model;
+  if (session->model_path.empty()) {
+    return fail(absl::NotFoundError("the demo model is not installed; name a "
+                                    "model directory"),
+                kExitModel);
+  }
+  if (!IsDirectory(session->model_path)) {
+    return fail(absl::NotFoundError(absl::StrCat(session->model_path,
+                                                 ": no such model directory")),
+                kExitModel);
+  }
+  std::string name = session->model_path;
+  while (name.size() > 1 && name.back() == '/') name.pop_back();
+  session->model_name = name.substr(name.rfind('/') + 1);
+
+  auto load_options = MakeLoadOptions(options);
+  if (!load_options.ok()) return fail(load_options.status(), kExitUsage);
+  load_options->progress = ShowProgress();
+
+  auto tokenizer = Tokenizer::Create(
+      options.tokenizer.empty() ? session->model_path : options.tokenizer);
+  if (!tokenizer.ok()) return fail(tokenizer.status(), kExitModel);
+  session->tokenizer = std::move(*tokenizer);
+  if (const absl::Status status = LoadTemplate(options, session.get());
+      !status.ok()) {
+    return fail(status, kExitModel);
+  }
+
+  auto backend = CreateBackend({options.device, options.num_threads});
+  if (!backend.ok()) return fail(backend.status(), kExitDevice);
+  auto loaded =
+      LoadModel(session->model_path, *load_options, std::move(*backend));
+  if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  session->loaded = std::move(*loaded);
+  if (session->tokenizer->vocab_size() > session->loaded.config.vocab_size) {
+    return fail(absl::InvalidArgumentError(
+                    absl::StrCat(session->model_path, ": the tokenizer has ",
+                                 session->tokenizer->vocab_size(),
+                                 " ids, the model's vocab_size is ",
+                                 session->loaded.config.vocab_size)),
+                kExitModel);
+  }
+  if (options.generation_config == "auto") {
+    SetDefaults(session->loaded.generation_config, &session->defaults);
+  }
+  session->engine_options = MakeEngineOptions(options, *session);
+  if (const absl::Status status =
+          ValidateEngineOptions(session->engine_options);
+      !status.ok()) {
+    return fail(status, kExitUsage);
+  }
+  return session;
+}
+
+std::string DescribeSession(const Session& session, const std::string& address,
+                            absl::Duration load_time) {
+  const LoadedModel& loaded = session.loaded;
+  std::string table;
+  const auto row = [&table](const char* name, const std::string& value) {
+    absl::StrAppendFormat(&table, "  %-12s %s\n", name, value);
+  };
+  row("model", session.model_path);
+  row("parameters", absl::StrCat(FormatCount(loaded.num_parameters), " (",
+                                 loaded.config.architecture, ")"));
+  row("dtype", absl::StrCat(DTypeName(loaded.dtype), ", KV cache ",
+                            DTypeName(loaded.kv_cache_dtype)));
+  row("backend", loaded.backend->Description());
+  row("weights", FormatBytes(loaded.memory.weights_bytes));
+  row("workspace", FormatBytes(loaded.memory.workspace_bytes));
+  row("KV cache",
+      absl::StrFormat("%s (%d blocks of %d tokens)",
+                      FormatBytes(loaded.memory.kv_bytes),
+                      loaded.memory.num_blocks, loaded.shape.block_size));
+  row("max context", absl::StrCat(loaded.shape.max_model_len, " tokens"));
+  row("max running",
+      absl::StrCat(loaded.shape.max_num_seqs, " sequences, ",
+                   loaded.shape.max_num_tokens, " tokens a step"));
+  if (!address.empty()) row("address", address);
+  row("ready in", absl::StrFormat("%.3f s", absl::ToDoubleSeconds(load_time)));
+  return table;
+}
+
+}  // namespace quire

@@ -1,0 +1,53 @@
+// A model with its tokenizer, template and engine, from command-line options.
+#ifndef QUIRE_CLI_SESSION_H_
+#define QUIRE_CLI_SESSION_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "cli/options.h"
+#include "engine/engine_loop.h"
+#include "engine/engine_options.h"
+#include "engine/model/loaded_model.h"
+#include "server/openai_api.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/tokenizer.h"
+
+namespace quire {
+
+// An error and how the process should end because of it.
+struct CommandError {
+  absl::Status status;
+  int exit_code = 0;
+};
+
+// Everything but the engine thread, which needs somebody to take its output.
+struct Session {
+  std::string model_path;
+  std::string model_name;  // The directory's own name.
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // Null if the model has none.
+  LoadedModel loaded;
+  EngineOptions engine_options;
+  SamplingDefaults defaults;
+};
+
+// Loads the model; long loads show progress on stderr. On failure `error` says
+// how to exit and the result is null; nothing half-loaded stays.
+std::unique_ptr<Session> LoadSession(const SessionOptions& options,
+                                     CommandError* error);
+
+// The directory of the demo model that ships with the program, or empty.
+std::string FindDemoModel();
+
+// The table that start-up prints: model, parameters, dtype, backend, threads,
+// memory for weights and KV, longest context, and `address` if not empty.
+std::string DescribeSession(const Session& session, const std::string& address,
+                            absl::Duration load_time);
+
+}  // namespace quire
+
+#endif  // QUIRE_CLI_SESSION_H_

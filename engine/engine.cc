@@ -1,0 +1,218 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
+#include "engine/base/status.h"
+
+namespace quire {
+namespace {
+
+absl::Status CheckTokenId(absl::string_view field, int64_t index, int32_t id,
+                          int vocab_size) {
+  if (id >= 0 && id < vocab_size) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, "[", index, "] is ", id,
+                                                 ", the vocabulary has ",
+                                                 vocab_size, " tokens"));
+}
+
+absl::Status CheckTokenIds(absl::string_view field,
+                           absl::Span<const int32_t> ids, int vocab_size) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    QUIRE_RETURN_IF_ERROR(CheckTokenId(field, i, ids[i], vocab_size));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ValidateRequest(const EngineOptions& options,
+                             const Request& request) {
+  const SamplingParams& sampling = request.sampling;
+  if (request.n < 1 || request.n > kMaxChoices) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "n is ", request.n, ", must be in [1, ", kMaxChoices, "]"));
+  }
+  if (sampling.max_tokens < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "max_tokens is ", sampling.max_tokens, ", must be at least 1"));
+  }
+  if (sampling.min_tokens < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "min_tokens is ", sampling.min_tokens, ", must be at least 0"));
+  }
+  const int64_t num_prompt_tokens = request.prompt_token_ids.size();
+  if (num_prompt_tokens == 0) {
+    return absl::InvalidArgumentError("the prompt has no tokens");
+  }
+  if (num_prompt_tokens + 1 > options.max_model_len) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", num_prompt_tokens,
+        " tokens and leaves no room for an answer: the context is ",
+        options.max_model_len, " tokens"));
+  }
+  const int64_t num_slots = int64_t{options.num_blocks} * options.block_size;
+  if (num_prompt_tokens + 1 > num_slots) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", num_prompt_tokens,
+        " tokens and leaves no room for an answer: the KV cache holds ",
+        num_slots, " tokens"));
+  }
+  QUIRE_RETURN_IF_ERROR(
+      CheckTokenIds("prompt", request.prompt_token_ids, options.vocab_size));
+  QUIRE_RETURN_IF_ERROR(CheckTokenIds("stop_token_ids", sampling.stop_token_ids,
+                                      options.vocab_size));
+  QUIRE_RETURN_IF_ERROR(CheckTokenIds(
+      "allowed_token_ids", sampling.allowed_token_ids, options.vocab_size));
+  for (size_t i = 0; i < sampling.logit_bias.size(); ++i) {
+    QUIRE_RETURN_IF_ERROR(CheckTokenId(
+        "logit_bias", i, sampling.logit_bias[i].first, options.vocab_size));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
+    const EngineOptions& options, ModelRunner* runner, Clock* clock) {
+  QUIRE_RETURN_IF_ERROR(ValidateEngineOptions(options));
+  if (runner->steps_in_flight() != options.steps_in_flight) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("steps_in_flight is ", options.steps_in_flight,
+                     ", the runner has ", runner->steps_in_flight()));
+  }
+  return std::unique_ptr<Engine>(new Engine(options, runner, clock));
+}
+
+Engine::Engine(const EngineOptions& options, ModelRunner* runner, Clock* clock)
+    : options_(options),
+      runner_(runner),
+      clock_(clock),
+      cache_(options.num_blocks, options.block_size,
+             options.enable_prefix_caching, options.cache_seed),
+      scheduler_(options, &cache_),
+      last_step_time_(clock->Now()),
+      step_token_histogram_(std::size(kStepTokenBuckets) + 1, 0) {}
+
+absl::Status Engine::AddRequest(Request request) {
+  QUIRE_RETURN_IF_ERROR(health_);
+  QUIRE_RETURN_IF_ERROR(ValidateRequest(options_, request));
+  if (scheduler_.HasRequest(request.id)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("request id ", request.id, " is in use"));
+  }
+  // Drawn for every request, so that one request's seed does not depend on
+  // whether others brought their own.
+  const uint64_t seed = MixBits(options_.random_seed, num_seeds_drawn_++);
+  scheduler_.AddRequest(std::move(request), seed);
+  return absl::OkStatus();
+}
+
+void Engine::Abort(RequestId id, int32_t choice_idx, bool reason_is_stop,
+                   std::vector<OutputEvent>* events) {
+  scheduler_.Abort(id, choice_idx,
+                   reason_is_stop ? FinishReason::kStop : FinishReason::kAbort,
+                   clock_->Now(), events);
+}
+
+void Engine::Shutdown(std::vector<OutputEvent>* events) {
+  scheduler_.AbortAll(FinishReason::kAbort, absl::OkStatus(), clock_->Now(),
+                      events);
+  while (scheduler_.num_steps_in_flight() > 0) CollectOldest(events);
+}
+
+void Engine::Step(std::vector<OutputEvent>* events) {
+  bool has_planned = false;
+  if (scheduler_.num_steps_in_flight() < options_.steps_in_flight) {
+    scheduler_.Schedule(clock_->Now(), &output_);
+    has_planned = !output_.empty();
+    if (has_planned) SubmitPlanned(events);
+  }
+  const int num_in_flight = scheduler_.num_steps_in_flight();
+  if (num_in_flight == options_.steps_in_flight ||
+      (num_in_flight > 0 && !has_planned)) {
+    CollectOldest(events);
+  }
+  if (options_.check_integrity) {
+    const absl::Status status = CheckIntegrity();
+    if (!status.ok()) {
+      std::fprintf(stderr, "after step %lld: %s\n",
+                   static_cast<long long>(num_steps_),
+                   status.ToString().c_str());
+    }
+    QUIRE_CHECK(status.ok());
+  }
+}
+
+void Engine::SubmitPlanned(std::vector<OutputEvent>* events) {
+  CountStep(output_);
+  const absl::Status status = runner_->Submit(output_);
+  if (status.ok()) return;
+  scheduler_.FailNewestStep(status, clock_->Now(), events);
+  NoteFailure(status, events);
+}
+
+void Engine::CollectOldest(std::vector<OutputEvent>* events) {
+  absl::StatusOr<StepResult> result = runner_->Collect();
+  const absl::Time now = clock_->Now();
+  last_step_time_ = now;
+  absl::Status status;
+  if (result.ok()) {
+    status = scheduler_.Update(*std::move(result), now, events);
+  } else {
+    status = result.status();
+    scheduler_.FailOldestStep(status, now, events);
+  }
+  if (status.ok()) {
+    num_failures_in_a_row_ = 0;
+  } else {
+    NoteFailure(status, events);
+  }
+}
+
+void Engine::NoteFailure(const absl::Status& error,
+                         std::vector<OutputEvent>* events) {
+  ++num_failures_in_a_row_;
+  if (num_failures_in_a_row_ < kMaxFailuresInARow || !health_.ok()) return;
+  health_ = absl::UnavailableError(absl::StrCat(
+      "the engine stopped: ", num_failures_in_a_row_,
+      " steps in a row failed, the last one with: ", error.message()));
+  const absl::Time now = clock_->Now();
+  scheduler_.AbortAll(FinishReason::kError, health_, now, events);
+  // The runner is not to be asked again, not even for what is in flight.
+  while (scheduler_.num_steps_in_flight() > 0) {
+    scheduler_.FailOldestStep(health_, now, events);
+  }
+}
+
+void Engine::CountStep(const SchedulerOutput& output) {
+  ++num_steps_;
+  int64_t num_tokens = 0;
+  for (const ScheduledRow& row : output.rows) num_tokens += row.num_tokens;
+  const int* bucket = std::lower_bound(std::begin(kStepTokenBuckets),
+                                       std::end(kStepTokenBuckets), num_tokens);
+  ++step_token_histogram_[bucket - std::begin(kStepTokenBuckets)];
+}
+
+EngineStats Engine::Stats() const {
+  EngineStats stats;
+  stats.num_running = scheduler_.num_running();
+  scheduler_.CountWaiting(&stats.num_waiting, &stats.num_waiting_tokens);
+  stats.num_blocks = cache_.num_blocks();
+  stats.num_free_blocks = cache_.num_available_blocks();
+  stats.num_steps = num_steps_;
+  const SchedulerCounters& counters = scheduler_.counters();
+  stats.num_prompt_tokens = counters.num_prompt_tokens;
+  stats.num_generation_tokens = counters.num_generation_tokens;
+  stats.num_preemptions = counters.num_preemptions;
+  stats.prefix_cache_queries = counters.prefix_cache_queries;
+  stats.prefix_cache_hits = counters.prefix_cache_hits;
+  stats.last_step_time = last_step_time_;
+  stats.is_idle = !HasWork();
+  stats.step_token_histogram = step_token_histogram_;
+  return stats;
+}
+
+}  // namespace quire

@@ -1,0 +1,100 @@
+// The engine without its thread: takes requests, runs steps, returns events.
+#ifndef QUIRE_ENGINE_ENGINE_H_
+#define QUIRE_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/base/clock.h"
+#include "engine/engine_loop.h"
+#include "engine/engine_options.h"
+#include "engine/kv_cache/kv_cache_manager.h"
+#include "engine/model_runner.h"
+#include "engine/request.h"
+#include "engine/scheduler/scheduler.h"
+
+namespace quire {
+
+// Choices of a request; each is a sequence to keep and a slot to fill.
+inline constexpr int kMaxChoices = 128;
+
+// INVALID_ARGUMENT, with the figures, for a request that could never run under
+// these options or would endanger memory: an empty prompt, an id outside the
+// vocabulary, a prompt that leaves no room for one token. Thread-safe.
+absl::Status ValidateRequest(const EngineOptions& options,
+                             const Request& request);
+
+// Thread-compatible: used by one thread. Owns scheduler and cache manager,
+// borrows runner and clock.
+class Engine {
+ public:
+  // `runner` and `clock` must outlive the engine. INVALID_ARGUMENT from
+  // ValidateEngineOptions, or if the runner overlaps more or fewer steps than
+  // the options say.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(
+      const EngineOptions& options, ModelRunner* runner, Clock* clock);
+
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // After OK, exactly one event with is_last follows. INVALID_ARGUMENT from
+  // ValidateRequest, ALREADY_EXISTS for an id in use, UNAVAILABLE if !Health().
+  absl::Status AddRequest(Request request);
+
+  // See EngineLoop::Abort; appends the events.
+  void Abort(RequestId id, int32_t choice_idx, bool reason_is_stop,
+             std::vector<OutputEvent>* events);
+  // Ends everything with kAbort, and collects what is in flight so that nothing
+  // runs when the runner is destroyed. Blocks as long as the runner does.
+  void Shutdown(std::vector<OutputEvent>* events);
+
+  // Plans and submits a step if one more may be in flight; collects the oldest
+  // if no more may be, or nothing could be planned. Appends what came of it.
+  // Blocks while the runner computes. Requires: HasWork().
+  void Step(std::vector<OutputEvent>* events);
+
+  // Something runs or waits, or a step is in flight.
+  bool HasWork() const {
+    return scheduler_.HasUnfinished() || scheduler_.num_steps_in_flight() > 0;
+  }
+  // Not OK once kMaxFailuresInARow steps in a row failed: everything was ended
+  // with this error, and nothing more is accepted.
+  const absl::Status& Health() const { return health_; }
+  static constexpr int kMaxFailuresInARow = 3;
+
+  // Without the inbox's share.
+  EngineStats Stats() const;
+  absl::Time Now() const { return clock_->Now(); }
+  const Scheduler& scheduler() const { return scheduler_; }
+  const KvCacheManager& cache() const { return cache_; }
+  absl::Status CheckIntegrity() const { return scheduler_.CheckIntegrity(); }
+
+ private:
+  Engine(const EngineOptions& options, ModelRunner* runner, Clock* clock);
+
+  void SubmitPlanned(std::vector<OutputEvent>* events);
+  void CollectOldest(std::vector<OutputEvent>* events);
+  void NoteFailure(const absl::Status& error, std::vector<OutputEvent>* events);
+  void CountStep(const SchedulerOutput& output);
+
+  const EngineOptions options_;
+  ModelRunner* const runner_;
+  Clock* const clock_;
+  KvCacheManager cache_;
+  Scheduler scheduler_;
+  SchedulerOutput output_;  // Reused for its capacity.
+  absl::Status health_;
+  int num_failures_in_a_row_ = 0;
+  uint64_t num_seeds_drawn_ = 0;
+  int64_t num_steps_ = 0;
+  absl::Time last_step_time_;
+  std::vector<int64_t> step_token_histogram_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_ENGINE_H_

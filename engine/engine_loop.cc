@@ -1,0 +1,231 @@
+#include "engine/engine_loop.h"
+
+#include <atomic>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "engine/base/status.h"
+#include "engine/engine.h"
+
+namespace quire {
+namespace {
+
+// What the engine thread is asked to do, in the order it was asked: an Abort
+// that follows its Submit finds the request.
+struct Command {
+  std::optional<Request> request;  // Submit; otherwise Abort.
+  RequestId id = 0;
+  int32_t choice_idx = -1;
+  bool reason_is_stop = false;
+};
+
+// The engine belongs to the thread; other threads meet it in the inbox and in
+// the snapshot only, and mu_ is never held while a step runs.
+class EngineLoopImpl final : public EngineLoop {
+ public:
+  EngineLoopImpl(const EngineOptions& options, std::unique_ptr<Engine> engine,
+                 OutputSink* sink)
+      : options_(options), engine_(std::move(engine)), sink_(sink) {
+    stats_ = engine_->Stats();
+    thread_ = std::thread([this] { Run(); });
+  }
+
+  ~EngineLoopImpl() override {
+    {
+      absl::MutexLock lock(&mu_);
+      is_stopping_ = true;
+    }
+    thread_.join();
+  }
+
+  RequestId NewRequestId() override {
+    return next_request_id_.fetch_add(1, std::memory_order_relaxed);
+  }
+
+  absl::Status Submit(Request request) override {
+    QUIRE_RETURN_IF_ERROR(ValidateRequest(options_, request));
+    const int64_t num_tokens = request.prompt_token_ids.size();
+    absl::MutexLock lock(&mu_);
+    QUIRE_RETURN_IF_ERROR(health_);
+    if (is_draining_ || is_stopping_) {
+      return absl::UnavailableError("the engine is shutting down");
+    }
+    if (num_queued_reqs_ >= options_.max_num_queued_reqs) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full: ", num_queued_reqs_,
+          " requests wait, the limit is ", options_.max_num_queued_reqs));
+    }
+    // A request beyond the limit of its own may enter an empty queue.
+    if (num_queued_reqs_ > 0 &&
+        num_queued_tokens_ + num_tokens > options_.max_num_queued_tokens) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full: ", num_queued_tokens_, " prompt tokens wait, ",
+          num_tokens, " more exceed the limit of ",
+          options_.max_num_queued_tokens));
+    }
+    ++num_queued_reqs_;
+    num_queued_tokens_ += num_tokens;
+    ++num_inbox_reqs_;
+    num_inbox_tokens_ += num_tokens;
+    Command command;
+    command.id = request.id;
+    command.request = std::move(request);
+    inbox_.push_back(std::move(command));
+    return absl::OkStatus();
+  }
+
+  void Abort(RequestId id, int32_t choice_idx, bool reason_is_stop) override {
+    absl::MutexLock lock(&mu_);
+    if (is_idle_ && inbox_.empty()) return;  // There is nothing to abort.
+    Command command;
+    command.id = id;
+    command.choice_idx = choice_idx;
+    command.reason_is_stop = reason_is_stop;
+    inbox_.push_back(std::move(command));
+  }
+
+  void StartDraining() override {
+    absl::MutexLock lock(&mu_);
+    is_draining_ = true;
+  }
+
+  bool WaitUntilIdle(absl::Duration timeout) override {
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(this, &EngineLoopImpl::IsIdle),
+                                timeout);
+  }
+
+  EngineStats Stats() const override {
+    absl::MutexLock lock(&mu_);
+    EngineStats stats = stats_;
+    stats.num_waiting += num_inbox_reqs_;
+    stats.num_waiting_tokens += num_inbox_tokens_;
+    stats.is_idle = IsIdle();
+    return stats;
+  }
+
+  absl::Status Health() const override {
+    absl::MutexLock lock(&mu_);
+    return health_;
+  }
+
+ private:
+  bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return is_idle_ && inbox_.empty();
+  }
+  bool HasSomethingToDo() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return !is_idle_ || !inbox_.empty() || is_stopping_;
+  }
+
+  void Run() {
+    std::vector<Command> commands;
+    bool is_stopping = false;
+    while (!is_stopping) {
+      {
+        absl::MutexLock lock(&mu_);
+        mu_.Await(absl::Condition(this, &EngineLoopImpl::HasSomethingToDo));
+        is_stopping = is_stopping_;
+        is_idle_ = false;
+        commands.swap(inbox_);
+      }
+      std::vector<OutputEvent> events;
+      for (Command& command : commands) Apply(std::move(command), &events);
+      commands.clear();
+      if (is_stopping) {
+        engine_->Shutdown(&events);
+      } else if (engine_->HasWork()) {
+        engine_->Step(&events);
+      }
+      // The figures first: who has seen a request's last event finds its blocks
+      // given back. Idleness last: who waits for it finds all events delivered.
+      Publish();
+      if (!events.empty()) sink_->Push(std::move(events));
+      if (!engine_->HasWork()) {
+        absl::MutexLock lock(&mu_);
+        is_idle_ = true;
+      }
+    }
+  }
+
+  void Apply(Command command, std::vector<OutputEvent>* events) {
+    if (!command.request.has_value()) {
+      engine_->Abort(command.id, command.choice_idx, command.reason_is_stop,
+                     events);
+      return;
+    }
+    const int n = command.request->n;
+    const absl::Status status =
+        engine_->AddRequest(*std::move(command.request));
+    if (status.ok()) return;
+    // It was accepted, so each choice needs its end. The engine died meanwhile,
+    // or the caller used an id twice.
+    const absl::Time now = engine_->Now();
+    for (int i = 0; i < n; ++i) {
+      OutputEvent event;
+      event.request_id = command.id;
+      event.choice_idx = i;
+      event.finish_reason = FinishReason::kError;
+      event.error = status;
+      event.is_last = i == n - 1;
+      event.time = now;
+      events->push_back(std::move(event));
+    }
+  }
+
+  void Publish() {
+    EngineStats stats = engine_->Stats();
+    absl::MutexLock lock(&mu_);
+    stats_ = std::move(stats);
+    health_ = engine_->Health();
+    // What came into the inbox meanwhile is all that the engine has not seen.
+    num_inbox_reqs_ = 0;
+    num_inbox_tokens_ = 0;
+    for (const Command& command : inbox_) {
+      if (!command.request.has_value()) continue;
+      ++num_inbox_reqs_;
+      num_inbox_tokens_ += command.request->prompt_token_ids.size();
+    }
+    num_queued_reqs_ =
+        num_inbox_reqs_ + engine_->scheduler().num_unstarted_requests();
+    num_queued_tokens_ =
+        num_inbox_tokens_ + engine_->scheduler().num_unstarted_tokens();
+  }
+
+  const EngineOptions options_;
+  const std::unique_ptr<Engine> engine_;  // The thread's, once it runs.
+  OutputSink* const sink_;
+  std::atomic<RequestId> next_request_id_{1};
+
+  mutable absl::Mutex mu_;
+  std::vector<Command> inbox_ ABSL_GUARDED_BY(mu_);
+  bool is_idle_ ABSL_GUARDED_BY(mu_) = true;  // The engine has no work.
+  bool is_draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool is_stopping_ ABSL_GUARDED_BY(mu_) = false;
+  // In the inbox, or taken from it by a step that has not published yet.
+  int num_inbox_reqs_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t num_inbox_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  // Those, and what the scheduler has not started.
+  int num_queued_reqs_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t num_queued_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  EngineStats stats_ ABSL_GUARDED_BY(mu_);
+  absl::Status health_ ABSL_GUARDED_BY(mu_);
+
+  std::thread thread_;  // Last: it uses all of the above.
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<EngineLoop>> EngineLoop::Create(
+    const EngineOptions& options, ModelRunner* runner, Clock* clock,
+    OutputSink* sink) {
+  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                         Engine::Create(options, runner, clock));
+  return std::unique_ptr<EngineLoop>(
+      new EngineLoopImpl(options, std::move(engine), sink));
+}
+
+}  // namespace quire

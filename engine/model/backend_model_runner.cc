@@ -1,0 +1,160 @@
+#include "engine/model/backend_model_runner.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+
+namespace quire {
+namespace {
+
+void FillSlotParams(const SlotStart& start, SlotParams& to) {
+  const SamplingParams& from = *start.params;
+  to.temperature = from.temperature;
+  to.top_p = from.top_p;
+  to.min_p = from.min_p;
+  to.top_k = from.top_k;
+  to.presence_penalty = from.presence_penalty;
+  to.frequency_penalty = from.frequency_penalty;
+  to.repetition_penalty = from.repetition_penalty;
+  to.num_logprobs = from.num_logprobs;
+  to.min_tokens = from.min_tokens;
+  to.draw_key = start.draw_key;
+  to.bias_ids.clear();
+  to.bias.clear();
+  for (const auto& [id, bias] : from.logit_bias) {
+    to.bias_ids.push_back(id);
+    to.bias.push_back(bias);
+  }
+  to.allowed_ids.assign(from.allowed_token_ids.begin(),
+                        from.allowed_token_ids.end());
+  to.banned_before_min.assign(start.banned_before_min.begin(),
+                              start.banned_before_min.end());
+}
+
+TokenOutput OutputOf(const RowResult& row, size_t token_idx) {
+  TokenOutput output;
+  output.token_id = row.tokens[token_idx];
+  if (!row.logprobs.empty()) output.logprob = row.logprobs[token_idx];
+  const size_t num_top = row.top_ids.size() / row.tokens.size();
+  output.top_logprobs.reserve(num_top);
+  for (size_t i = 0; i < num_top; ++i) {
+    const size_t at = token_idx * num_top + i;
+    output.top_logprobs.push_back({row.top_ids[at], row.top_logprobs[at]});
+  }
+  return output;
+}
+
+}  // namespace
+
+BackendModelRunner::BackendModelRunner(Backend* backend, Model* model,
+                                       int max_num_seqs, int steps_in_flight)
+    : backend_(backend),
+      model_(model),
+      steps_in_flight_(steps_in_flight),
+      slot_params_(max_num_seqs) {
+  updates_.reserve(2 * max_num_seqs);
+  rows_.reserve(max_num_seqs);
+}
+
+void BackendModelRunner::BuildPlan(const SchedulerOutput& output) {
+  updates_.clear();
+  rows_.clear();
+  token_ids_.clear();
+  // Before any pointer into it is taken.
+  if (slot_params_.size() < output.slot_starts.size()) {
+    slot_params_.resize(output.slot_starts.size());
+  }
+  for (size_t i = 0; i < output.slot_starts.size(); ++i) {
+    const SlotStart& start = output.slot_starts[i];
+    FillSlotParams(start, slot_params_[i]);
+    SlotUpdate update;
+    update.slot = start.slot;
+    update.params = &slot_params_[i];
+    update.history = start.history;
+    update.num_prompt_tokens = start.num_prompt_tokens;
+    update.num_computed_tokens = start.num_computed_tokens;
+    updates_.push_back(update);
+  }
+  for (const BlockAppend& append : output.block_appends) {
+    SlotUpdate update;
+    update.slot = append.slot;
+    update.append_blocks = append.block_ids;
+    updates_.push_back(update);
+  }
+  key_ = GraphKey();
+  for (const ScheduledRow& scheduled : output.rows) {
+    StepRow row;
+    row.slot = scheduled.slot;
+    row.num_tokens = scheduled.num_tokens;
+    row.num_logits = scheduled.needs_token ? 1 : 0;
+    row.source = scheduled.input_on_device ? TokenSource::kDeviceLast
+                                           : TokenSource::kHost;
+    rows_.push_back(row);
+    if (!scheduled.input_on_device) {
+      QUIRE_CHECK(scheduled.first_token_idx >= 0 &&
+                  scheduled.first_token_idx + size_t(scheduled.num_tokens) <=
+                      output.token_ids.size());
+      const auto first = output.token_ids.begin() + scheduled.first_token_idx;
+      token_ids_.insert(token_ids_.end(), first, first + scheduled.num_tokens);
+    }
+    key_.num_tokens += scheduled.num_tokens;
+    key_.num_logit_rows += row.num_logits;
+  }
+  key_.num_rows = static_cast<int32_t>(rows_.size());
+}
+
+absl::Status BackendModelRunner::Submit(const SchedulerOutput& output) {
+  if (static_cast<int>(pending_.size()) >= steps_in_flight_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(pending_.size(), " steps are in flight already"));
+  }
+  BuildPlan(output);
+  StepPlan plan;
+  plan.updates = updates_;
+  plan.block_copies = output.block_copies;
+  plan.rows = rows_;
+  plan.token_ids = token_ids_;
+  QUIRE_ASSIGN_OR_RETURN(Step* const step, backend_->BeginStep(plan));
+  absl::Status status = backend_->Run(
+      *step, key_, [&] { return model_->Forward(*backend_, *step); });
+  status.Update(backend_->EndStep(*step));
+  if (!status.ok()) {
+    // Ends the step on the backend too; what it found means nothing.
+    backend_->Collect(*step).IgnoreError();
+    return status;
+  }
+  pending_.push_back({step, output.step_id});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> BackendModelRunner::Collect() {
+  QUIRE_CHECK(!pending_.empty());
+  const PendingStep pending = pending_.front();
+  pending_.pop_front();
+  QUIRE_ASSIGN_OR_RETURN(const absl::Span<const RowResult> rows,
+                         backend_->Collect(*pending.step));
+  StepResult result;
+  result.step_id = pending.step_id;
+  result.rows.reserve(rows.size());
+  for (const RowResult& row : rows) {
+    SampledRow sampled;
+    sampled.slot = row.slot;
+    sampled.non_finite = row.non_finite;
+    if (!row.non_finite) {
+      sampled.tokens.reserve(row.tokens.size());
+      for (size_t i = 0; i < row.tokens.size(); ++i) {
+        sampled.tokens.push_back(OutputOf(row, i));
+      }
+    }
+    result.rows.push_back(std::move(sampled));
+  }
+  return result;
+}
+
+bool BackendModelRunner::Done() const {
+  QUIRE_CHECK(!pending_.empty());
+  return backend_->Done(*pending_.front().step);
+}
+
+}  // namespace quire

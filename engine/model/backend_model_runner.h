@@ -1,0 +1,54 @@
+// A ModelRunner that computes on a Backend in this process.
+#ifndef QUIRE_ENGINE_MODEL_BACKEND_MODEL_RUNNER_H_
+#define QUIRE_ENGINE_MODEL_BACKEND_MODEL_RUNNER_H_
+
+#include <cstdint>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model/model.h"
+#include "engine/model_runner.h"
+#include "kernels/backend.h"
+
+namespace quire {
+
+// Thread-compatible: the engine thread calls everything. Borrows backend and
+// model, which must outlive it.
+class BackendModelRunner : public ModelRunner {
+ public:
+  // Requires: backend->Prepare succeeded, with `steps_in_flight`.
+  BackendModelRunner(Backend* backend, Model* model, int max_num_seqs,
+                     int steps_in_flight);
+
+  int steps_in_flight() const override { return steps_in_flight_; }
+  // RESOURCE_EXHAUSTED if steps_in_flight() steps wait to be collected.
+  absl::Status Submit(const SchedulerOutput& output) override;
+  absl::StatusOr<StepResult> Collect() override;
+  bool Done() const override;
+
+ private:
+  struct PendingStep {
+    Step* step = nullptr;
+    int64_t step_id = 0;
+  };
+
+  void BuildPlan(const SchedulerOutput& output);
+
+  Backend* const backend_;
+  Model* const model_;
+  const int steps_in_flight_;
+  std::deque<PendingStep> pending_;
+
+  // Of the plan being built; reused, so that a steady state allocates nothing.
+  std::vector<SlotParams> slot_params_;
+  std::vector<SlotUpdate> updates_;
+  std::vector<StepRow> rows_;
+  std::vector<int32_t> token_ids_;
+  GraphKey key_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_MODEL_BACKEND_MODEL_RUNNER_H_

@@ -1,0 +1,260 @@
+#include "engine/model/loaded_model.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "engine/base/status.h"
+#include "engine/weights/safetensors.h"
+
+namespace quire {
+namespace {
+
+// A server that shares its machine leaves most of it to others; whoever wants
+// more says so in bytes.
+constexpr double kAutomaticKvFraction = 0.25;
+
+// First line of a /sys or /proc file; empty if it cannot be read.
+std::string FirstLine(const std::string& path) {
+  std::FILE* file = std::fopen(path.c_str(), "re");
+  if (file == nullptr) return "";
+  char line[256] = "";
+  const bool ok = std::fgets(line, sizeof(line), file) != nullptr;
+  std::fclose(file);
+  return ok ? std::string(absl::StripAsciiWhitespace(line)) : "";
+}
+
+std::optional<int64_t> NumberIn(const std::string& path) {
+  int64_t value = 0;
+  if (!absl::SimpleAtoi(FirstLine(path), &value)) return std::nullopt;
+  return value;
+}
+
+int64_t MachineAvailableBytes() {
+  std::FILE* file = std::fopen("/proc/meminfo", "re");
+  if (file == nullptr) return std::numeric_limits<int64_t>::max();
+  char line[256];
+  long long kib = 0;
+  int64_t result = std::numeric_limits<int64_t>::max();
+  while (std::fgets(line, sizeof(line), file) != nullptr) {
+    if (std::sscanf(line, "MemAvailable: %lld kB", &kib) == 1) {
+      result = int64_t{kib} * 1024;
+      break;
+    }
+  }
+  std::fclose(file);
+  return result;
+}
+
+// The path of this process's cgroup under a hierarchy: "0::/path" for v2,
+// "4:memory:/path" for v1.
+std::string OwnCgroup(bool is_v2) {
+  std::FILE* file = std::fopen("/proc/self/cgroup", "re");
+  if (file == nullptr) return "";
+  char line[4096];
+  std::string result;
+  while (std::fgets(line, sizeof(line), file) != nullptr) {
+    const std::vector<std::string> fields = absl::StrSplit(
+        absl::StripAsciiWhitespace(line), absl::MaxSplits(':', 2));
+    if (fields.size() != 3) continue;
+    if (is_v2 ? fields[0] == "0" : fields[1] == "memory") result = fields[2];
+  }
+  std::fclose(file);
+  return result == "/" ? "" : result;
+}
+
+// The page cache that the cgroup is charged for, which is reclaimed before
+// anything fails: memory.stat's lines "<prefix>active_file N" and
+// "<prefix>inactive_file N".
+int64_t CgroupFileCacheBytes(const std::string& directory,
+                             const std::string& prefix) {
+  std::FILE* file =
+      std::fopen(absl::StrCat(directory, "/memory.stat").c_str(), "re");
+  if (file == nullptr) return 0;
+  char line[256];
+  int64_t result = 0;
+  while (std::fgets(line, sizeof(line), file) != nullptr) {
+    const std::vector<std::string> fields =
+        absl::StrSplit(absl::StripAsciiWhitespace(line), ' ');
+    int64_t value = 0;
+    if (fields.size() == 2 && absl::SimpleAtoi(fields[1], &value) &&
+        (fields[0] == prefix + "active_file" ||
+         fields[0] == prefix + "inactive_file")) {
+      result += value;
+    }
+  }
+  std::fclose(file);
+  return result;
+}
+
+struct CgroupFiles {
+  const char* limit;
+  const char* usage;
+  const char* stat_prefix;
+};
+constexpr CgroupFiles kCgroupV2 = {"memory.max", "memory.current", ""};
+constexpr CgroupFiles kCgroupV1 = {"memory.limit_in_bytes",
+                                   "memory.usage_in_bytes", "total_"};
+
+// What the limit of the cgroup that `directory` describes leaves.
+int64_t CgroupAvailableBytes(const std::string& directory,
+                             const CgroupFiles& files) {
+  const auto max_bytes = NumberIn(absl::StrCat(directory, "/", files.limit));
+  const auto used_bytes = NumberIn(absl::StrCat(directory, "/", files.usage));
+  if (!max_bytes || !used_bytes) return std::numeric_limits<int64_t>::max();
+  const int64_t taken =
+      *used_bytes - CgroupFileCacheBytes(directory, files.stat_prefix);
+  return std::max<int64_t>(*max_bytes - std::max<int64_t>(taken, 0), 0);
+}
+
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+absl::Status ValidateLoadOptions(const LoadOptions& options) {
+  if (options.max_num_seqs < 1 || options.max_num_batched_tokens < 1 ||
+      options.block_size < 1 || options.max_model_len < 0 ||
+      options.kv_cache_memory_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "max_num_seqs ", options.max_num_seqs, ", max_num_batched_tokens ",
+        options.max_num_batched_tokens, ", block_size ", options.block_size,
+        ", max_model_len ", options.max_model_len, ", kv_cache_memory_bytes ",
+        options.kv_cache_memory_bytes, ": out of range"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int64_t AvailableMemoryBytes() {
+  int64_t available = MachineAvailableBytes();
+  // Inside a container the own group is usually mounted at the root.
+  const std::string v2 = "/sys/fs/cgroup";
+  const std::string v1 = "/sys/fs/cgroup/memory";
+  for (const std::string& own : {std::string(), OwnCgroup(true)}) {
+    available = std::min(available, CgroupAvailableBytes(v2 + own, kCgroupV2));
+  }
+  for (const std::string& own : {std::string(), OwnCgroup(false)}) {
+    available = std::min(available, CgroupAvailableBytes(v1 + own, kCgroupV1));
+  }
+  return available;
+}
+
+int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
+  int64_t elements = 0;
+  for (const LayerConfig& layer : config.layers) {
+    elements += int64_t{2} * layer.num_kv_heads * layer.head_dim;
+  }
+  return elements * DTypeSize(kv_dtype);
+}
+
+absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
+                                    const LoadOptions& options,
+                                    int64_t available) {
+  QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
+  const int64_t bytes_per_token =
+      KvBytesPerToken(config, options.kv_cache_dtype);
+  const int64_t bytes_per_block = bytes_per_token * options.block_size;
+  const auto sequence_bytes = [&](int64_t max_model_len) {
+    return RoundUp(max_model_len, options.block_size) * bytes_per_token;
+  };
+  KvPlan plan;
+  const bool is_len_fixed = options.max_model_len > 0;
+  if (is_len_fixed && options.max_model_len > config.max_position_embeddings) {
+    plan.warning = absl::StrCat("max_model_len ", options.max_model_len,
+                                " exceeds the model's max_position_embeddings ",
+                                config.max_position_embeddings,
+                                ": answers beyond it may be poor");
+  }
+  int64_t max_model_len =
+      is_len_fixed ? options.max_model_len : config.max_position_embeddings;
+  int64_t budget = options.kv_cache_memory_bytes;
+  if (budget == 0) {
+    budget = static_cast<int64_t>(kAutomaticKvFraction *
+                                  static_cast<double>(available));
+    // A length that was asked for may take more than the automatic share.
+    if (is_len_fixed && sequence_bytes(max_model_len) <= available) {
+      budget = std::max(budget, sequence_bytes(max_model_len));
+    }
+  }
+  if (sequence_bytes(max_model_len) > budget) {
+    const int64_t fitting = budget / bytes_per_block * options.block_size;
+    if (is_len_fixed || fitting == 0) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "one sequence of ", is_len_fixed ? max_model_len : options.block_size,
+          " tokens needs ",
+          sequence_bytes(is_len_fixed ? max_model_len : options.block_size),
+          " bytes of KV cache, but there are ", budget));
+    }
+    plan.warning = absl::StrCat("max_model_len lowered from ", max_model_len,
+                                " to ", fitting, ": ", budget,
+                                " bytes of KV cache hold no longer sequence (",
+                                bytes_per_token, " bytes per token)");
+    max_model_len = fitting;
+  }
+  plan.max_model_len = static_cast<int>(max_model_len);
+  plan.kv_bytes = budget;
+  if (options.kv_cache_memory_bytes == 0) {
+    int64_t needed = 0;
+    if (!__builtin_mul_overflow(sequence_bytes(max_model_len),
+                                int64_t{options.max_num_seqs}, &needed)) {
+      plan.kv_bytes = std::min(budget, needed);
+    }
+  }
+  return plan;
+}
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
+                                      const LoadOptions& options,
+                                      std::unique_ptr<Backend> backend) {
+  QUIRE_ASSIGN_OR_RETURN(ModelDirectoryConfig directory_config,
+                         ReadModelDirectoryConfig(directory));
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
+                         Checkpoint::Open(directory));
+  LoadedModel loaded;
+  loaded.backend = std::move(backend);
+  loaded.config = std::move(directory_config.model);
+  loaded.generation_config = std::move(directory_config.generation);
+  loaded.warnings = loaded.config.warnings;
+  loaded.kv_cache_dtype = options.kv_cache_dtype;
+
+  // The packed weights will take about what the file's take.
+  const int64_t available =
+      std::max<int64_t>(AvailableMemoryBytes() - checkpoint->num_bytes(), 0);
+  QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
+                         PlanKvMemory(loaded.config, options, available));
+  if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
+
+  WeightLoader weights(checkpoint, options.dtype, options.progress);
+  ModelOptions model_options;
+  model_options.max_model_len = plan.max_model_len;
+  model_options.kv_dtype = options.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(loaded.model, CreateModel(loaded.config, model_options,
+                                                   weights, *loaded.backend));
+  if (std::string unused = weights.UnusedTensorsWarning(); !unused.empty()) {
+    loaded.warnings.push_back(std::move(unused));
+  }
+  loaded.num_parameters = weights.num_parameters();
+  loaded.dtype = loaded.model->dtype();
+
+  EngineShape& shape = loaded.shape;
+  shape.max_num_seqs = options.max_num_seqs;
+  shape.max_num_tokens = options.max_num_batched_tokens;
+  shape.max_logit_rows =
+      std::min(options.max_num_seqs, options.max_num_batched_tokens);
+  shape.max_model_len = plan.max_model_len;
+  shape.vocab_size = loaded.config.vocab_size;
+  shape.block_size = options.block_size;
+  shape.kv_bytes = plan.kv_bytes;
+  QUIRE_ASSIGN_OR_RETURN(loaded.memory, loaded.backend->Prepare(shape));
+  loaded.runner = std::make_unique<BackendModelRunner>(
+      loaded.backend.get(), loaded.model.get(), shape.max_num_seqs,
+      shape.steps_in_flight);
+  return loaded;
+}
+
+}  // namespace quire

@@ -1,0 +1,82 @@
+// A model directory, loaded and ready to run.
+#ifndef QUIRE_ENGINE_MODEL_LOADED_MODEL_H_
+#define QUIRE_ENGINE_MODEL_LOADED_MODEL_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model/backend_model_runner.h"
+#include "engine/model/model.h"
+#include "engine/model/model_config.h"
+#include "engine/weights/weight_loader.h"
+#include "kernels/backend.h"
+
+namespace quire {
+
+struct LoadOptions {
+  // Of the packed weights; none: as stored.
+  std::optional<DType> dtype;
+  DType kv_cache_dtype = DType::kBF16;
+  // Longest sequence, prompt and output. 0: the model's own, lowered (with a
+  // warning) to what the KV memory holds.
+  int max_model_len = 0;
+  // 0: what max_num_seqs sequences of max_model_len need, but at most 25% of
+  // the memory available after the weights.
+  int64_t kv_cache_memory_bytes = 0;
+  int max_num_seqs = 64;
+  int max_num_batched_tokens = 512;
+  int block_size = 16;
+  LoadProgress progress;
+};
+
+// Members are destroyed in reverse order: users of the backend first.
+struct LoadedModel {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<BackendModelRunner> runner;
+  ModelConfig config;
+  GenerationConfig generation_config;
+  EngineShape shape;  // As prepared: max_model_len, num_seqs and so on.
+  MemoryPlan memory;
+  int64_t num_parameters = 0;
+  DType dtype = DType::kF32;
+  DType kv_cache_dtype = DType::kBF16;
+  // One line each, for the log.
+  std::vector<std::string> warnings;
+};
+
+// Loads `directory` (Hugging Face layout: config.json, safetensors) onto
+// `backend`. Blocks until all is ready to serve. NOT_FOUND, INVALID_ARGUMENT or
+// DATA_LOSS for a fault of the model's files, naming file and tensor or field;
+// RESOURCE_EXHAUSTED if memory does not suffice, with the figures.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
+                                      const LoadOptions& options,
+                                      std::unique_ptr<Backend> backend);
+
+// Bytes of KV that one position takes in all layers together.
+int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype);
+
+struct KvPlan {
+  int max_model_len = 0;
+  int64_t kv_bytes = 0;
+  std::string warning;  // Empty if max_model_len is as asked for.
+};
+
+// How long sequences may be and how much memory their KV gets. `available` is
+// what is free after the weights. RESOURCE_EXHAUSTED, with the figures, if not
+// even one sequence fits.
+absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
+                                    const LoadOptions& options,
+                                    int64_t available);
+
+// Bytes that this process may still take: the smaller of what the machine has
+// available and what the cgroup leaves.
+int64_t AvailableMemoryBytes();
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_MODEL_LOADED_MODEL_H_

@@ -1,0 +1,41 @@
+#include "engine/model/model.h"
+
+#include "absl/strings/str_cat.h"
+#include "engine/model/decoder.h"
+
+namespace quire {
+namespace {
+
+using ModelFactory = absl::StatusOr<std::unique_ptr<Model>> (*)(
+    const ModelConfig&, const ModelOptions&, WeightLoader&, Backend&);
+
+struct ModelEntry {
+  const char* architecture;
+  ModelFactory factory;
+};
+
+// Explicit, so that no linker drops an architecture and no static constructor
+// runs.
+constexpr ModelEntry kModels[] = {
+    {"LlamaForCausalLM", &CreateDecoder},
+    {"MistralForCausalLM", &CreateDecoder},
+    {"Qwen2ForCausalLM", &CreateDecoder},
+    {"Qwen3ForCausalLM", &CreateDecoder},
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelConfig& config,
+                                                   const ModelOptions& options,
+                                                   WeightLoader& weights,
+                                                   Backend& backend) {
+  for (const ModelEntry& entry : kModels) {
+    if (config.architecture == entry.architecture) {
+      return entry.factory(config, options, weights, backend);
+    }
+  }
+  return absl::UnimplementedError(
+      absl::StrCat("no model for architecture \"", config.architecture, "\""));
+}
+
+}  // namespace quire

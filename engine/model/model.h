@@ -1,0 +1,51 @@
+// A model whose weights are on a backend.
+#ifndef QUIRE_ENGINE_MODEL_MODEL_H_
+#define QUIRE_ENGINE_MODEL_MODEL_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/model/model_config.h"
+#include "engine/parallel/sharding.h"
+#include "engine/weights/weight_loader.h"
+#include "kernels/backend.h"
+
+namespace quire {
+
+struct ModelOptions {
+  int max_model_len = 0;  // Rows of the RoPE tables.
+  DType kv_dtype = DType::kBF16;
+  ShardSpec shard;
+};
+
+// Thread-compatible: the engine thread calls Forward.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  // Enqueues one step's operations, embedding to sampling. Called inside
+  // Backend::Run, with the backend the model was created on. Allocates nothing.
+  virtual absl::Status Forward(Backend& backend, Step& step) = 0;
+
+  // Bytes of packed weights on the backend.
+  virtual int64_t weights_bytes() const = 0;
+
+  // The dtype of most weights, as packed.
+  virtual DType dtype() const = 0;
+};
+
+// Packs all weights, then declares attention layers and activation buffers;
+// `backend` is then ready for Prepare. INVALID_ARGUMENT naming file and tensor
+// if a tensor is missing or has the wrong shape or dtype; UNIMPLEMENTED if
+// there is no such architecture. On an error nothing usable is left: drop the
+// backend.
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelConfig& config,
+                                                   const ModelOptions& options,
+                                                   WeightLoader& weights,
+                                                   Backend& backend);
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_MODEL_MODEL_H_

@@ -1,0 +1,328 @@
+#include "engine/model/model_config.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace quire {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+json LlamaJson() {
+  return json::parse(R"({
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+    "vocab_size": 32000, "hidden_size": 256, "intermediate_size": 512,
+    "num_hidden_layers": 4, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
+    "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": [2, 7]
+  })");
+}
+
+json Changed(json config, const json& changes) {
+  config.merge_patch(changes);  // A null removes the field.
+  return config;
+}
+
+json Qwen(const char* model_type, const json& changes) {
+  json config = Changed(LlamaJson(), changes);
+  config["model_type"] = model_type;
+  config.erase("architectures");
+  return config;
+}
+
+absl::StatusOr<ModelConfig> Parse(const json& config) {
+  return ParseModelConfig(config.dump(), "dir/config.json");
+}
+
+ModelConfig MustParse(const json& config) {
+  absl::StatusOr<ModelConfig> parsed = Parse(config);
+  EXPECT_TRUE(parsed.ok()) << parsed.status();
+  return parsed.ok() ? *parsed : ModelConfig();
+}
+
+std::vector<int> Windows(const ModelConfig& config) {
+  std::vector<int> windows;
+  for (const LayerConfig& layer : config.layers) {
+    windows.push_back(layer.sliding_window);
+  }
+  return windows;
+}
+
+TEST(ModelConfigTest, Llama) {
+  const ModelConfig config = MustParse(LlamaJson());
+  EXPECT_EQ(config.architecture, "LlamaForCausalLM");
+  EXPECT_EQ(config.vocab_size, 32000);
+  EXPECT_EQ(config.hidden_size, 256);
+  EXPECT_EQ(config.max_position_embeddings, 4096);
+  EXPECT_FLOAT_EQ(config.rms_norm_eps, 1e-5f);
+  EXPECT_FALSE(config.tie_word_embeddings);
+  EXPECT_EQ(config.dtype, DType::kBF16);
+  EXPECT_THAT(config.eos_token_ids, ElementsAre(2, 7));
+  EXPECT_EQ(config.bos_token_id, 1);
+  EXPECT_FALSE(config.pad_token_id.has_value());
+  EXPECT_THAT(config.warnings, IsEmpty());
+  ASSERT_EQ(config.layers.size(), 4u);
+  const LayerConfig& layer = config.layers[3];
+  EXPECT_EQ(layer.num_heads, 8);
+  EXPECT_EQ(layer.num_kv_heads, 2);
+  EXPECT_EQ(layer.head_dim, 32);
+  EXPECT_EQ(layer.intermediate_size, 512);
+  EXPECT_EQ(layer.sliding_window, 0);
+  EXPECT_EQ(layer.rope, RopeConfig());
+  EXPECT_FALSE(layer.has_qk_norm || layer.has_qkv_bias ||
+               layer.has_output_bias || layer.has_mlp_bias);
+}
+
+TEST(ModelConfigTest, FamiliesDiffer) {
+  const LayerConfig biased =
+      MustParse(
+          Changed(LlamaJson(), {{"attention_bias", true}, {"mlp_bias", true}}))
+          .layers[0];
+  EXPECT_TRUE(biased.has_qkv_bias && biased.has_output_bias &&
+              biased.has_mlp_bias);
+
+  const LayerConfig qwen2 = MustParse(Qwen("qwen2", json::object())).layers[0];
+  EXPECT_TRUE(qwen2.has_qkv_bias);
+  EXPECT_FALSE(qwen2.has_output_bias || qwen2.has_qk_norm);
+
+  const LayerConfig qwen3 = MustParse(Qwen("qwen3", json::object())).layers[0];
+  EXPECT_TRUE(qwen3.has_qk_norm);
+  EXPECT_FALSE(qwen3.has_qkv_bias);
+  EXPECT_EQ(qwen3.head_dim, 128);  // The family's default, not 256 / 8.
+}
+
+TEST(ModelConfigTest, HeadDefaults) {
+  json config = LlamaJson();
+  config.erase("num_key_value_heads");
+  EXPECT_EQ(MustParse(config).layers[0].num_kv_heads, 8);
+  config["model_type"] = "mistral";
+  config.erase("architectures");
+  config["num_attention_heads"] = 16;
+  EXPECT_EQ(MustParse(config).layers[0].num_kv_heads, 8);
+  config["num_key_value_heads"] = nullptr;
+  EXPECT_EQ(MustParse(config).layers[0].num_kv_heads, 16);
+  config["head_dim"] = 128;
+  EXPECT_EQ(MustParse(config).layers[0].head_dim, 128);
+}
+
+TEST(ModelConfigTest, SlidingWindows) {
+  json mistral = Qwen("mistral", json::object());
+  EXPECT_THAT(Windows(MustParse(mistral)), ElementsAre(4096, 4096, 4096, 4096));
+  mistral["sliding_window"] = nullptr;
+  EXPECT_THAT(Windows(MustParse(mistral)), ElementsAre(0, 0, 0, 0));
+  mistral["sliding_window"] = 100;
+  EXPECT_THAT(Windows(MustParse(mistral)), ElementsAre(100, 100, 100, 100));
+
+  json qwen = Qwen("qwen2", {{"sliding_window", 64}, {"max_window_layers", 3}});
+  EXPECT_THAT(Windows(MustParse(qwen)), ElementsAre(0, 0, 0, 0));
+  qwen["use_sliding_window"] = true;
+  EXPECT_THAT(Windows(MustParse(qwen)), ElementsAre(0, 0, 0, 64));
+  qwen["layer_types"] = {"sliding_attention", "full_attention",
+                         "full_attention", "sliding_attention"};
+  EXPECT_THAT(Windows(MustParse(qwen)), ElementsAre(64, 0, 0, 64));
+  qwen["use_sliding_window"] = false;  // Contradicts layer_types.
+  EXPECT_THAT(std::string(Parse(qwen).status().message()),
+              HasSubstr("\"layer_types\""));
+}
+
+TEST(ModelConfigTest, RopeSpellings) {
+  const RopeConfig old_spelling =
+      MustParse(Changed(LlamaJson(), json::parse(R"({"rope_theta": 500000.0,
+          "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192}})")))
+          .layers[0]
+          .rope;
+  EXPECT_EQ(old_spelling.type, RopeType::kLlama3);
+  EXPECT_EQ(old_spelling.theta, 500000.0);
+  EXPECT_EQ(old_spelling.original_max_position_embeddings, 8192);
+  const RopeConfig new_spelling =
+      MustParse(Changed(LlamaJson(), json::parse(R"({
+          "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0,
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192}})")))
+          .layers[0]
+          .rope;
+  EXPECT_EQ(new_spelling, old_spelling);
+  const RopeConfig oldest = MustParse(Changed(LlamaJson(), json::parse(R"({
+          "rope_scaling": {"type": "linear", "factor": 2}})")))
+                                .layers[0]
+                                .rope;
+  EXPECT_EQ(oldest.type, RopeType::kLinear);
+  EXPECT_EQ(oldest.factor, 2.0);
+  EXPECT_EQ(MustParse(Changed(LlamaJson(), {{"rope_parameters", json::object()},
+                                            {"rope_theta", 1e6}}))
+                .layers[0]
+                .rope.theta,
+            1e6);
+}
+
+TEST(ModelConfigTest, YarnAttentionFactor) {
+  const auto factor = [](const char* fields) {
+    json config = LlamaJson();
+    config["rope_scaling"] = json::parse(fields);
+    config["rope_scaling"]["type"] = "yarn";
+    return MustParse(config).layers[0].rope.attention_factor;
+  };
+  // 0.1 ln(4) + 1.
+  EXPECT_NEAR(factor(R"({"factor": 4.0})"), 1.1386294361119891, 1e-12);
+  EXPECT_EQ(factor(R"({"factor": 4.0, "attention_factor": 1.5})"), 1.5);
+  EXPECT_NEAR(factor(R"({"factor": 4.0, "mscale": 1, "mscale_all_dim": 1})"),
+              1.0, 1e-12);
+  // (0.2 ln(4) + 1) / (0.1 ln(4) + 1).
+  EXPECT_NEAR(factor(R"({"factor": 4.0, "mscale": 2, "mscale_all_dim": 1})"),
+              1.1217511437130581, 1e-12);
+  EXPECT_EQ(factor(R"({"factor": 1.0})"), 1.0);
+}
+
+struct BadField {
+  const char* changes;
+  const char* field;
+};
+
+TEST(ModelConfigTest, ErrorsNameFileAndField) {
+  const BadField cases[] = {
+      {R"({"model_type": "gpt2"})", "model_type"},
+      {R"({"model_type": null})", "model_type"},
+      {R"({"architectures": ["LlamaForTokenClassification"]})",
+       "architectures"},
+      {R"({"vocab_size": null})", "vocab_size"},
+      {R"({"vocab_size": "many"})", "vocab_size"},
+      {R"({"vocab_size": 1e30})", "vocab_size"},
+      {R"({"hidden_size": 0})", "hidden_size"},
+      {R"({"hidden_size": -1})", "hidden_size"},
+      {R"({"hidden_size": 99999999999})", "hidden_size"},
+      {R"({"num_hidden_layers": 100000})", "num_hidden_layers"},
+      {R"({"num_attention_heads": 7})", "num_key_value_heads"},
+      {R"({"num_key_value_heads": 3})", "num_key_value_heads"},
+      {R"({"head_dim": 33})", "head_dim"},
+      {R"({"head_dim": 2.5})", "head_dim"},
+      {R"({"rms_norm_eps": "small"})", "rms_norm_eps"},
+      {R"({"hidden_act": "gelu"})", "hidden_act"},
+      {R"({"quantization_config": {"bits": 4}})", "quantization_config"},
+      {R"({"num_local_experts": 8})", "num_local_experts"},
+      {R"({"partial_rotary_factor": 0.5})", "partial_rotary_factor"},
+      {R"({"sliding_window": 128})", "sliding_window"},
+      {R"({"layer_types": ["full_attention"]})", "layer_types"},
+      {R"({"layer_types": ["a", "a", "a", "a"]})", "layer_types"},
+      {R"({"rope_scaling": {"rope_type": "longrope", "factor": 2}})",
+       "rope_scaling.rope_type"},
+      {R"({"rope_scaling": {"type": "dynamic", "factor": 2}})",
+       "rope_scaling.type"},
+      {R"({"rope_scaling": {"type": "linear"}})", "rope_scaling.factor"},
+      {R"({"rope_scaling": {"type": "linear", "factor": 0}})",
+       "rope_scaling.factor"},
+      {R"({"rope_scaling": {"type": "linear", "factor": 2, "foo": 1}})",
+       "rope_scaling.foo"},
+      {R"({"rope_scaling": {"type": "llama3", "factor": 2}})",
+       "rope_scaling.low_freq_factor"},
+      {R"({"rope_scaling": {"type": "llama3", "factor": 2,
+           "low_freq_factor": 4, "high_freq_factor": 4}})",
+       "rope_scaling.high_freq_factor"},
+      {R"({"rope_scaling": 3})", "rope_scaling"},
+      {R"({"rope_theta": 0})", "rope_theta"},
+      {R"({"tie_word_embeddings": 1})", "tie_word_embeddings"},
+      {R"({"eos_token_id": 32000})", "eos_token_id"},
+  };
+  for (const BadField& bad : cases) {
+    const absl::Status status =
+        Parse(Changed(LlamaJson(), json::parse(bad.changes))).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad.changes;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr("dir/config.json"),
+                      HasSubstr(std::string("\"") + bad.field + "\"")));
+  }
+}
+
+TEST(ModelConfigTest, UnknownModelTypeListsTheSupportedOnes) {
+  const absl::Status status =
+      Parse(Changed(LlamaJson(), {{"model_type", "rwkv"}})).status();
+  EXPECT_THAT(
+      std::string(status.message()),
+      AllOf(HasSubstr("\"rwkv\""), HasSubstr("llama"), HasSubstr("mistral"),
+            HasSubstr("qwen2"), HasSubstr("qwen3")));
+}
+
+TEST(ModelConfigTest, FieldsThatAFamilyDoesNotRead) {
+  EXPECT_FALSE(Parse(Qwen("mistral", {{"attention_bias", true}})).ok());
+  EXPECT_TRUE(Parse(Qwen("mistral", {{"attention_bias", false}})).ok());
+  EXPECT_FALSE(Parse(Qwen("qwen2", {{"attention_bias", false}})).ok());
+  EXPECT_FALSE(Parse(Qwen("qwen3", {{"mlp_bias", true}})).ok());
+}
+
+TEST(ModelConfigTest, UnknownFieldsWarnHarmlessOnesDoNot) {
+  const ModelConfig config =
+      MustParse(Changed(LlamaJson(), {{"use_cache", true},
+                                      {"transformers_version", "4.40.0"},
+                                      {"initializer_range", 0.02},
+                                      {"never_seen_before", 3}}));
+  ASSERT_EQ(config.warnings.size(), 1u);
+  EXPECT_THAT(config.warnings[0], AllOf(HasSubstr("dir/config.json"),
+                                        HasSubstr("\"never_seen_before\"")));
+}
+
+TEST(ModelConfigTest, NotJson) {
+  for (const char* text : {"", "{", "[]", "3", "{\"a\":\"\xff\"}"}) {
+    EXPECT_FALSE(ParseModelConfig(text, "c").ok()) << text;
+  }
+  EXPECT_FALSE(ParseModelConfig(std::string(1 << 20, '['), "c").ok());
+}
+
+TEST(GenerationConfigTest, AllFields) {
+  const auto config = ParseGenerationConfig(
+      R"({"eos_token_id": [5, 6], "bos_token_id": 1, "pad_token_id": 0,
+          "do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20,
+          "min_p": 0.05, "repetition_penalty": 1.05, "max_new_tokens": 100,
+          "transformers_version": "4.40.0"})",
+      "dir/generation_config.json", 100);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->eos_token_ids, ElementsAre(5, 6));
+  EXPECT_EQ(config->bos_token_id, 1);
+  EXPECT_EQ(config->pad_token_id, 0);
+  EXPECT_FLOAT_EQ(config->temperature.value(), 0.6f);
+  EXPECT_FLOAT_EQ(config->top_p.value(), 0.9f);
+  EXPECT_EQ(config->top_k, 20);
+  EXPECT_FLOAT_EQ(config->min_p.value(), 0.05f);
+  EXPECT_FLOAT_EQ(config->repetition_penalty.value(), 1.05f);
+  EXPECT_EQ(config->max_new_tokens, 100);
+}
+
+TEST(GenerationConfigTest, AbsentFieldsStayAbsent) {
+  const auto config = ParseGenerationConfig("{}", "g", 100);
+  ASSERT_TRUE(config.ok());
+  EXPECT_FALSE(config->temperature || config->top_p || config->top_k ||
+               config->min_p || config->repetition_penalty);
+  EXPECT_TRUE(config->do_sample);
+}
+
+TEST(GenerationConfigTest, ErrorsNameTheField) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"temperature": "hot"})", "temperature"},
+      {R"({"temperature": -1})", "temperature"},
+      {R"({"top_p": 2})", "top_p"},
+      {R"({"eos_token_id": 100})", "eos_token_id"},
+      {R"({"eos_token_id": ["a"]})", "eos_token_id"},
+      {R"({"repetition_penalty": 0})", "repetition_penalty"},
+  };
+  for (const auto& [text, field] : cases) {
+    const absl::Status status =
+        ParseGenerationConfig(text, "dir/generation_config.json", 100).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(
+        std::string(status.message()),
+        AllOf(HasSubstr("dir/generation_config.json"), HasSubstr(field)));
+  }
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,39 @@
+// Tables of the rotary position embedding.
+//
+// Su et al. 2021, arXiv:2104.09864, equation 15: pair i of a head at position p
+// is rotated by p * theta_i, theta_i = theta^(-2i / head_dim). The variants
+// change theta_i only; in all of them a table row is the same function of p.
+#ifndef QUIRE_ENGINE_MODEL_ROPE_H_
+#define QUIRE_ENGINE_MODEL_ROPE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/model/model_config.h"
+
+namespace quire {
+
+// theta_i for i in [0, head_dim / 2), rounded to f32 as the reference
+// implementations hold them.
+//   kDefault: as above.
+//   kLinear:  theta_i / factor (Chen et al. 2023, arXiv:2306.15595, equation 4:
+//             positions divided by factor).
+//   kLlama3:  theta_i / factor where the wavelength 2 pi / theta_i exceeds
+//             original / low_freq_factor, theta_i where it is below original /
+//             high_freq_factor, linear in the number of rotations between
+//             (Llama 3.1; meta-llama/llama-models, models/llama3/model.py,
+//             apply_scaling).
+//   kYarn:    a ramp over the index from theta_i to theta_i / factor (Peng et
+//             al. 2023, arXiv:2309.00071, section 3.2 "NTK-by-parts"; ramp by
+//             index as in transformers' _compute_yarn_parameters).
+// Requires: head_dim is even.
+std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim);
+
+// [num_positions, head_dim], row p: head_dim / 2 cosines, then as many sines of
+// p * theta_i, times attention_factor: AttentionSpec::rope_table.
+std::vector<float> RopeTable(const RopeConfig& config, int head_dim,
+                             int64_t num_positions);
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_MODEL_ROPE_H_

@@ -1,0 +1,749 @@
+#include "engine/scheduler/scheduler.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
+#include "engine/base/status.h"
+
+namespace quire {
+namespace {
+
+// Waiting requests looked at beyond the first that gets no tokens this step. A
+// lookup costs some microseconds, and short prompts are rarely deeper.
+constexpr int kMaxPassedRequests = 32;
+
+}  // namespace
+
+Scheduler::Scheduler(const EngineOptions& options, KvCacheManager* cache)
+    : options_(options),
+      max_num_tokens_(static_cast<int>(std::min<int64_t>(
+          options.max_model_len,
+          int64_t{cache->num_blocks()} * cache->block_size()))),
+      cache_(cache) {
+  for (int slot = options.max_num_seqs - 1; slot >= 0; --slot) {
+    free_slots_.push_back(slot);
+  }
+}
+
+void Scheduler::AddRequest(Request request, uint64_t seed) {
+  auto state = std::make_unique<RequestState>();
+  state->request = std::move(request);
+  const SamplingParams& sampling = state->request.sampling;
+  state->arrival_no = next_arrival_no_++;
+  state->seed = sampling.seed.value_or(seed);
+  if (sampling.min_tokens > 0) {
+    state->banned_before_min = sampling.stop_token_ids;
+    if (!sampling.ignore_eos) {
+      state->banned_before_min.insert(state->banned_before_min.end(),
+                                      options_.eos_token_ids.begin(),
+                                      options_.eos_token_ids.end());
+    }
+  }
+  const int num_prompt_tokens =
+      static_cast<int>(state->request.prompt_token_ids.size());
+  // int64: max_tokens may be INT_MAX.
+  const int max_num_tokens = static_cast<int>(std::min<int64_t>(
+      max_num_tokens_, int64_t{num_prompt_tokens} + sampling.max_tokens));
+  QUIRE_CHECK(num_prompt_tokens < max_num_tokens);
+  state->num_unfinished = state->request.n;
+  for (int i = 0; i < state->request.n; ++i) {
+    state->sequences.push_back(
+        std::make_unique<Sequence>(state.get(), i, max_num_tokens));
+    waiting_.push_back(state->sequences.back().get());
+  }
+  ++num_unstarted_requests_;
+  num_unstarted_tokens_ += num_prompt_tokens;
+  const RequestId id = state->request.id;
+  const bool is_new = requests_.emplace(id, std::move(state)).second;
+  QUIRE_CHECK(is_new);
+}
+
+// ------------------------------------------------------------------ Schedule
+
+void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
+  QUIRE_CHECK(num_steps_in_flight() < options_.steps_in_flight);
+  output->slot_starts.clear();
+  output->block_appends.clear();
+  output->block_copies.clear();
+  output->rows.clear();
+  output->token_ids.clear();
+  output->step_id = next_step_id_;
+  steps_.push_back(TakeSpareStep());
+  steps_.back().step_id = next_step_id_;
+
+  int budget = options_.max_num_batched_tokens;
+  GrantDecodes(&budget);
+  AdmitWaiting(now, &budget, output);
+  GrantPrefills(budget);
+  EmitRows(output);
+
+  if (output->empty()) {
+    spare_steps_.push_back(std::move(steps_.back()));
+    steps_.pop_back();
+  } else {
+    ++next_step_id_;
+  }
+}
+
+void Scheduler::GrantDecodes(int* budget) {
+  prefills_.clear();
+  // running_ may lose elements at its end, beyond or at the current one.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence* sequence = running_[i];
+    sequence->num_granted_tokens = 0;
+    if (!sequence->is_decode() || sequence->will_end()) continue;
+    if (!AppendBlockOrPreempt(sequence)) continue;
+    sequence->num_granted_tokens = 1;
+    --*budget;
+  }
+  for (Sequence* sequence : running_) {
+    if (!sequence->is_decode()) prefills_.push_back(sequence);
+  }
+}
+
+bool Scheduler::AppendBlockOrPreempt(Sequence* sequence) {
+  while (
+      !cache_->Append(sequence->num_submitted_tokens + 1, &sequence->blocks)) {
+    // Blocks come back when a step in flight is collected: preempting for them
+    // now would throw away work for nothing. The row has to wait.
+    if (num_releasing_ > 0) return false;
+    Sequence* last = running_.back();
+    if (last != sequence && last->will_end() && last->num_inflight_rows > 0) {
+      return false;
+    }
+    PreemptLast();
+    if (last == sequence) return false;
+  }
+  return true;
+}
+
+void Scheduler::PreemptLast() {
+  Sequence* sequence = running_.back();
+  running_.pop_back();
+  sequence->Preempt();
+  ++counters_.num_preemptions;
+  ++num_releasing_;
+  ReleaseHoldingsIfUnused(sequence);
+  InsertWaiting(sequence);
+}
+
+int Scheduler::NumTokensLeftFor(int num_remaining_tokens, int budget) const {
+  const int max_chunk = options_.long_prefill_token_threshold > 0
+                            ? options_.long_prefill_token_threshold
+                            : std::numeric_limits<int>::max();
+  int64_t num_left = budget;
+  for (size_t i = 0; i < prefills_.size(); ++i) {
+    const int other = prefills_[i]->num_remaining_tokens();
+    if (other <= num_remaining_tokens) {
+      num_left -= std::min(other, max_chunk);
+    } else if (i == 0) {
+      num_left -= std::min({other, max_chunk, (budget + 1) / 2});
+    }
+  }
+  return static_cast<int>(std::max<int64_t>(num_left, 0));
+}
+
+Sequence* Scheduler::FindForkParent(const Sequence& sequence,
+                                    bool* must_wait) const {
+  *must_wait = false;
+  if (sequence.has_started) return nullptr;
+  for (int i = 0; i < sequence.choice_idx; ++i) {
+    Sequence* other = sequence.request->sequences[i].get();
+    if (!other->has_started || other->state == SequenceState::kFinished) {
+      continue;
+    }
+    if (other->state == SequenceState::kRunning &&
+        other->num_computed_tokens >= other->num_prompt_tokens) {
+      *must_wait = false;
+      return other;
+    }
+    *must_wait = true;
+  }
+  return nullptr;
+}
+
+bool Scheduler::TryFork(Sequence* sequence, Sequence* parent, absl::Time now,
+                        SchedulerOutput* output) {
+  std::optional<std::pair<int32_t, int32_t>> copy;
+  const int num_prompt_tokens = sequence->num_prompt_tokens;
+  if (!cache_->Fork(parent->blocks, num_prompt_tokens, num_running(),
+                    &sequence->blocks, &copy)) {
+    return false;
+  }
+  if (copy.has_value()) {
+    output->block_copies.push_back(*copy);
+    // The parent's block is read by this step, whatever becomes of the parent.
+    steps_.back().rows.push_back({parent, 0, 0, false});
+    ++parent->num_inflight_rows;
+    ++parent->request->num_inflight_rows;
+  }
+  StartSequence(sequence, num_prompt_tokens - 1, now);
+  return true;
+}
+
+void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
+                              absl::Time now) {
+  RequestState* request = sequence->request;
+  if (!request->has_started) {
+    request->has_started = true;
+    request->scheduled_time = now;
+    request->num_cached_tokens = num_computed_tokens;
+    --num_unstarted_requests_;
+    num_unstarted_tokens_ -= sequence->num_prompt_tokens;
+    counters_.num_prompt_tokens += sequence->num_prompt_tokens;
+    if (options_.enable_prefix_caching) {
+      counters_.prefix_cache_queries += sequence->num_prompt_tokens;
+      counters_.prefix_cache_hits += num_computed_tokens;
+    }
+  }
+  const int slot = free_slots_.back();
+  free_slots_.pop_back();
+  sequence->Start(slot, num_computed_tokens);
+  sequence->num_granted_tokens = 0;
+  const auto is_before = [](const Sequence* a, const Sequence* b) {
+    return a->IsBefore(*b);
+  };
+  running_.insert(
+      std::upper_bound(running_.begin(), running_.end(), sequence, is_before),
+      sequence);
+  if (!sequence->is_decode()) {
+    prefills_.insert(std::upper_bound(prefills_.begin(), prefills_.end(),
+                                      sequence, is_before),
+                     sequence);
+  }
+  queues_need_compaction_ = true;
+}
+
+void Scheduler::AdmitWaiting(absl::Time now, int* budget,
+                             SchedulerOutput* output) {
+  int num_passed = 0;
+  const RequestState* waits_for_choice = nullptr;
+  for (Sequence* sequence : waiting_) {
+    if (free_slots_.empty() || *budget <= 0) break;
+    if (sequence->has_holdings()) break;  // Preempted, a step still names it.
+    if (sequence->request == waits_for_choice) continue;
+    bool must_wait = false;
+    Sequence* parent = FindForkParent(*sequence, &must_wait);
+    if (parent != nullptr) {
+      if (!TryFork(sequence, parent, now, output)) break;
+      sequence->num_granted_tokens = 1;
+      --*budget;
+      continue;
+    }
+    if (must_wait) {
+      waits_for_choice = sequence->request;
+      continue;
+    }
+    const absl::Span<const int32_t> tokens = sequence->known_tokens();
+    const int num_tokens = static_cast<int>(tokens.size());
+    const int guess = std::max(sequence->num_hit_tokens_guess, 0);
+    if (sequence->num_hit_tokens_guess >= 0 &&
+        NumTokensLeftFor(num_tokens - guess, *budget) == 0) {
+      if (++num_passed > kMaxPassedRequests) break;
+      continue;
+    }
+    const PrefixHit hit = cache_->Lookup(
+        tokens, sequence->request->request.cache_namespace, &sequence->blocks);
+    sequence->num_hit_tokens_guess = hit.num_tokens;
+    if (NumTokensLeftFor(num_tokens - hit.num_tokens, *budget) == 0) {
+      if (++num_passed > kMaxPassedRequests) break;
+      continue;
+    }
+    if (!cache_->Allocate(hit, num_tokens, num_running(), &sequence->blocks)) {
+      break;
+    }
+    StartSequence(sequence, hit.num_tokens, now);
+    if (sequence->is_decode()) {
+      sequence->num_granted_tokens = 1;
+      --*budget;
+    }
+  }
+  CompactQueues();
+}
+
+void Scheduler::GrantPrefills(int budget) {
+  if (prefills_.empty() || budget <= 0) return;
+  int max_chunk = std::numeric_limits<int>::max();
+  if (options_.long_prefill_token_threshold > 0 &&
+      (running_.size() > 1 || !waiting_.empty())) {
+    max_chunk = options_.long_prefill_token_threshold;
+  }
+  Sequence* oldest = prefills_.front();
+  oldest->num_granted_tokens =
+      std::min({oldest->num_remaining_tokens(), max_chunk, (budget + 1) / 2});
+  budget -= oldest->num_granted_tokens;
+  std::sort(prefills_.begin(), prefills_.end(),
+            [](const Sequence* a, const Sequence* b) {
+              const int a_left = a->num_remaining_tokens();
+              const int b_left = b->num_remaining_tokens();
+              return a_left != b_left ? a_left < b_left : a->IsBefore(*b);
+            });
+  for (Sequence* sequence : prefills_) {
+    if (budget == 0) break;
+    const int num_more = std::min(
+        {sequence->num_remaining_tokens() - sequence->num_granted_tokens,
+         max_chunk - sequence->num_granted_tokens, budget});
+    sequence->num_granted_tokens += num_more;
+    budget -= num_more;
+  }
+}
+
+void Scheduler::EmitSlotChanges(Sequence* sequence, SchedulerOutput* output) {
+  const std::vector<int32_t>& table = sequence->blocks.block_table;
+  if (!sequence->is_slot_announced) {
+    sequence->is_slot_announced = true;
+    const RequestState& request = *sequence->request;
+    SlotStart start;
+    start.slot = sequence->slot;
+    start.params = &request.request.sampling;
+    start.draw_key = MixBits(request.seed, sequence->choice_idx);
+    start.banned_before_min = request.banned_before_min;
+    start.history = sequence->token_ids;
+    start.num_prompt_tokens = sequence->num_prompt_tokens;
+    start.num_computed_tokens = sequence->num_submitted_tokens;
+    output->slot_starts.push_back(std::move(start));
+  }
+  const int num_blocks = static_cast<int>(table.size());
+  if (sequence->num_announced_blocks < num_blocks) {
+    output->block_appends.push_back(
+        {sequence->slot,
+         {table.begin() + sequence->num_announced_blocks, table.end()}});
+    sequence->num_announced_blocks = num_blocks;
+  }
+}
+
+void Scheduler::EmitRows(SchedulerOutput* output) {
+  InFlightStep& step = steps_.back();
+  for (Sequence* sequence : running_) {
+    const int num_tokens = sequence->num_granted_tokens;
+    if (num_tokens == 0) continue;
+    EmitSlotChanges(sequence, output);
+    ScheduledRow row;
+    row.slot = sequence->slot;
+    row.first_position = sequence->num_submitted_tokens;
+    row.num_tokens = num_tokens;
+    row.input_on_device = sequence->num_pending_tokens > 0;
+    row.first_token_idx = static_cast<int32_t>(output->token_ids.size());
+    row.needs_token =
+        row.input_on_device || num_tokens == sequence->num_remaining_tokens();
+    if (!row.input_on_device) {
+      const auto first = sequence->token_ids.begin() + row.first_position;
+      output->token_ids.insert(output->token_ids.end(), first,
+                               first + num_tokens);
+    }
+    output->rows.push_back(row);
+    step.rows.push_back(
+        {sequence, row.first_position, num_tokens, row.needs_token});
+    sequence->num_submitted_tokens += num_tokens;
+    if (row.needs_token) ++sequence->num_pending_tokens;
+    ++sequence->num_inflight_rows;
+    ++sequence->request->num_inflight_rows;
+  }
+}
+
+// -------------------------------------------------------------------- Update
+
+absl::Status Scheduler::Update(StepResult result, absl::Time now,
+                               std::vector<OutputEvent>* events) {
+  QUIRE_CHECK(!steps_.empty());
+  InFlightStep step = std::move(steps_.front());
+  steps_.pop_front();
+  size_t num_tokens = 0;
+  for (const InFlightRow& row : step.rows) num_tokens += row.needs_token;
+  bool is_valid =
+      result.step_id == step.step_id && result.rows.size() == num_tokens;
+  if (is_valid) {
+    size_t row_idx = 0;
+    for (const InFlightRow& row : step.rows) {
+      if (!row.needs_token) continue;
+      if (result.rows[row_idx++].slot != row.sequence->slot) is_valid = false;
+    }
+  }
+  if (!is_valid) {
+    const absl::Status error = absl::InternalError(absl::StrCat(
+        "result of step ", result.step_id, " with ", result.rows.size(),
+        " rows does not fit step ", step.step_id, " with ", num_tokens));
+    FailRows(std::move(step), error, now, events);
+    return error;
+  }
+  size_t row_idx = 0;
+  for (const InFlightRow& row : step.rows) {
+    SampledRow* sampled = row.needs_token ? &result.rows[row_idx++] : nullptr;
+    ApplyRow(row, sampled, now, events);
+  }
+  step.rows.clear();
+  spare_steps_.push_back(std::move(step));
+  CompactQueues();
+  return absl::OkStatus();
+}
+
+void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
+                         absl::Time now, std::vector<OutputEvent>* events) {
+  Sequence* sequence = row.sequence;
+  RequestState* request = sequence->request;
+  --sequence->num_inflight_rows;
+  --request->num_inflight_rows;
+  if (row.needs_token) --sequence->num_pending_tokens;
+  // The token of a sequence that has ended meanwhile is dropped.
+  if (sequence->state != SequenceState::kFinished && row.num_tokens > 0) {
+    if (sampled != nullptr && sampled->non_finite) {
+      FailRequest(request,
+                  absl::InternalError(absl::StrCat(
+                      "the model's output at position ",
+                      row.first_position + row.num_tokens, " is not finite")),
+                  now, events);
+    } else {
+      sequence->num_computed_tokens = row.first_position + row.num_tokens;
+      cache_->CacheFull(sequence->token_ids, request->request.cache_namespace,
+                        sequence->num_computed_tokens, &sequence->blocks);
+      if (sampled != nullptr) {
+        if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
+            sampled->tokens[0].token_id < options_.vocab_size) {
+          AcceptToken(sequence, std::move(sampled->tokens[0]), now, events);
+        } else {
+          FailRequest(request,
+                      absl::InternalError("the model drew no valid token"), now,
+                      events);
+        }
+      }
+    }
+  }
+  if (sequence->state != SequenceState::kRunning) {
+    ReleaseHoldingsIfUnused(sequence);
+  }
+  EraseRequestIfDone(request);
+}
+
+void Scheduler::AcceptToken(Sequence* sequence, TokenOutput token,
+                            absl::Time now, std::vector<OutputEvent>* events) {
+  ++counters_.num_generation_tokens;
+  OutputEvent event = MakeEvent(*sequence, now);
+  const std::optional<FinishReason> reason = sequence->Append(
+      token.token_id, options_.eos_token_ids, &event.stop_token_id);
+  event.tokens.push_back(std::move(token));
+  if (reason.has_value()) {
+    FinishSequence(sequence, *reason, std::move(event), events);
+  } else {
+    events->push_back(std::move(event));
+  }
+}
+
+// ----------------------------------------------------------- Abort and errors
+
+void Scheduler::Abort(RequestId id, int choice_idx, FinishReason reason,
+                      absl::Time now, std::vector<OutputEvent>* events) {
+  const auto it = requests_.find(id);
+  if (it == requests_.end()) return;
+  RequestState* request = it->second.get();
+  for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+    if (choice_idx >= 0 && sequence->choice_idx != choice_idx) continue;
+    if (sequence->state == SequenceState::kFinished) continue;
+    FinishSequence(sequence.get(), reason, MakeEvent(*sequence, now), events);
+  }
+  CompactQueues();
+  EraseRequestIfDone(request);
+}
+
+void Scheduler::AbortAll(FinishReason reason, const absl::Status& error,
+                         absl::Time now, std::vector<OutputEvent>* events) {
+  // In order of arrival, whatever the order of the map.
+  std::vector<RequestState*> requests;
+  requests.reserve(requests_.size());
+  for (const auto& [id, request] : requests_) requests.push_back(request.get());
+  std::sort(requests.begin(), requests.end(),
+            [](const RequestState* a, const RequestState* b) {
+              return a->arrival_no < b->arrival_no;
+            });
+  for (RequestState* request : requests) {
+    for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+      if (sequence->state == SequenceState::kFinished) continue;
+      OutputEvent event = MakeEvent(*sequence, now);
+      event.error = error;
+      FinishSequence(sequence.get(), reason, std::move(event), events);
+    }
+  }
+  CompactQueues();
+  for (RequestState* request : requests) EraseRequestIfDone(request);
+}
+
+void Scheduler::FailNewestStep(const absl::Status& error, absl::Time now,
+                               std::vector<OutputEvent>* events) {
+  QUIRE_CHECK(!steps_.empty());
+  InFlightStep step = std::move(steps_.back());
+  steps_.pop_back();
+  FailRows(std::move(step), error, now, events);
+}
+
+void Scheduler::FailOldestStep(const absl::Status& error, absl::Time now,
+                               std::vector<OutputEvent>* events) {
+  QUIRE_CHECK(!steps_.empty());
+  InFlightStep step = std::move(steps_.front());
+  steps_.pop_front();
+  FailRows(std::move(step), error, now, events);
+}
+
+void Scheduler::FailRows(InFlightStep step, const absl::Status& error,
+                         absl::Time now, std::vector<OutputEvent>* events) {
+  for (const InFlightRow& row : step.rows) {
+    Sequence* sequence = row.sequence;
+    RequestState* request = sequence->request;
+    --sequence->num_inflight_rows;
+    --request->num_inflight_rows;
+    if (row.needs_token) --sequence->num_pending_tokens;
+    for (const std::unique_ptr<Sequence>& choice : request->sequences) {
+      if (choice->state == SequenceState::kFinished) continue;
+      OutputEvent event = MakeEvent(*choice, now);
+      event.error = error;
+      FinishSequence(choice.get(), FinishReason::kError, std::move(event),
+                     events);
+    }
+    ReleaseHoldingsIfUnused(sequence);
+    EraseRequestIfDone(request);
+  }
+  step.rows.clear();
+  spare_steps_.push_back(std::move(step));
+  CompactQueues();
+}
+
+void Scheduler::FailRequest(RequestState* request, const absl::Status& error,
+                            absl::Time now, std::vector<OutputEvent>* events) {
+  for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+    // Before the blocks are released: nobody may find them again.
+    cache_->Distrust(sequence->blocks);
+  }
+  for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+    if (sequence->state == SequenceState::kFinished) continue;
+    OutputEvent event = MakeEvent(*sequence, now);
+    event.error = error;
+    FinishSequence(sequence.get(), FinishReason::kError, std::move(event),
+                   events);
+  }
+}
+
+void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
+                               OutputEvent event,
+                               std::vector<OutputEvent>* events) {
+  const bool was_running = sequence->state == SequenceState::kRunning;
+  sequence->Finish();
+  queues_need_compaction_ = true;
+  if (was_running) {
+    ++num_releasing_;
+    ReleaseHoldingsIfUnused(sequence);
+  }
+  RequestState* request = sequence->request;
+  event.finish_reason = reason;
+  event.is_last = request->num_unfinished == 0;
+  if (event.is_last && !request->has_started) {
+    --num_unstarted_requests_;
+    num_unstarted_tokens_ -= sequence->num_prompt_tokens;
+  }
+  events->push_back(std::move(event));
+}
+
+OutputEvent Scheduler::MakeEvent(const Sequence& sequence,
+                                 absl::Time now) const {
+  OutputEvent event;
+  event.request_id = sequence.request->request.id;
+  event.choice_idx = sequence.choice_idx;
+  event.num_cached_tokens = sequence.request->num_cached_tokens;
+  event.time = now;
+  event.scheduled_time = sequence.request->scheduled_time;
+  return event;
+}
+
+void Scheduler::ReleaseHoldingsIfUnused(Sequence* sequence) {
+  if (!sequence->has_holdings() || sequence->num_inflight_rows > 0) return;
+  cache_->Free(&sequence->blocks);
+  free_slots_.push_back(sequence->slot);
+  sequence->slot = -1;
+  sequence->num_computed_tokens = 0;
+  sequence->num_submitted_tokens = 0;
+  sequence->num_hit_tokens_guess = -1;
+  --num_releasing_;
+}
+
+void Scheduler::EraseRequestIfDone(RequestState* request) {
+  if (request->num_unfinished > 0 || request->num_inflight_rows > 0) return;
+  CompactQueues();  // They may still point to its sequences.
+  requests_.erase(request->request.id);
+}
+
+void Scheduler::InsertWaiting(Sequence* sequence) {
+  waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), sequence,
+                                   [](const Sequence* a, const Sequence* b) {
+                                     return a->IsBefore(*b);
+                                   }),
+                  sequence);
+}
+
+void Scheduler::CompactQueues() {
+  if (!queues_need_compaction_) return;
+  queues_need_compaction_ = false;
+  const auto keep_only = [](std::vector<Sequence*>* queue,
+                            SequenceState state) {
+    queue->erase(std::remove_if(queue->begin(), queue->end(),
+                                [state](const Sequence* sequence) {
+                                  return sequence->state != state;
+                                }),
+                 queue->end());
+  };
+  keep_only(&running_, SequenceState::kRunning);
+  keep_only(&waiting_, SequenceState::kWaiting);
+}
+
+Scheduler::InFlightStep Scheduler::TakeSpareStep() {
+  if (spare_steps_.empty()) return {};
+  InFlightStep step = std::move(spare_steps_.back());
+  spare_steps_.pop_back();
+  step.rows.clear();
+  return step;
+}
+
+void Scheduler::CountWaiting(int* num_requests, int64_t* num_tokens) const {
+  *num_requests = 0;
+  *num_tokens = 0;
+  const RequestState* counted = nullptr;
+  for (const Sequence* sequence : waiting_) {
+    // Choices of a request are neighbours.
+    if (sequence->request == counted || sequence->request->num_running > 0) {
+      continue;
+    }
+    counted = sequence->request;
+    ++*num_requests;
+    *num_tokens += sequence->num_prompt_tokens;
+  }
+}
+
+const Sequence* Scheduler::FindSequence(RequestId id, int choice_idx) const {
+  const auto it = requests_.find(id);
+  if (it == requests_.end() || choice_idx < 0 ||
+      choice_idx >= static_cast<int>(it->second->sequences.size())) {
+    return nullptr;
+  }
+  return it->second->sequences[choice_idx].get();
+}
+
+// ----------------------------------------------------------------- Integrity
+
+absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {
+  const auto error = [&sequence](absl::string_view what) {
+    return absl::InternalError(
+        absl::StrCat(what, " (request ", sequence.request->request.id,
+                     ", choice ", sequence.choice_idx, ")"));
+  };
+  const int num_known = sequence.num_known_tokens();
+  const int num_blocks = static_cast<int>(sequence.blocks.block_table.size());
+  if (sequence.num_computed_tokens > sequence.num_submitted_tokens ||
+      sequence.num_submitted_tokens >
+          num_known + std::max(sequence.num_pending_tokens - 1, 0) ||
+      num_known + sequence.num_pending_tokens > sequence.max_num_tokens) {
+    // A finished sequence may have a row in flight beyond its end.
+    if (sequence.state != SequenceState::kFinished) {
+      return error("I5: more tokens computed than known, or too many");
+    }
+  }
+  if (sequence.state == SequenceState::kRunning) {
+    // The newest known token may still lack its block: it is appended with the
+    // row that computes it.
+    if (num_blocks < cache_->NumBlocksFor(num_known - 1) ||
+        num_blocks > cache_->NumBlocksFor(
+                         std::max(num_known, sequence.num_submitted_tokens))) {
+      return error("I5: too few or too many blocks");
+    }
+    if (!sequence.has_holdings())
+      return error("a running sequence has no slot");
+  } else if (sequence.has_holdings() && sequence.num_inflight_rows == 0) {
+    return error("I9: holds a slot and no step needs it");
+  }
+  if (!sequence.has_holdings() && num_blocks > 0) {
+    return error("I9: blocks without a slot");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::CheckQueues() const {
+  size_t num_running = 0;
+  size_t num_waiting = 0;
+  for (const auto& [id, request] : requests_) {
+    for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+      num_running += sequence->state == SequenceState::kRunning;
+      num_waiting += sequence->state == SequenceState::kWaiting;
+    }
+  }
+  if (num_running != running_.size() || num_waiting != waiting_.size()) {
+    return absl::InternalError("I9: the queues do not hold all sequences");
+  }
+  for (const auto* queue : {&running_, &waiting_}) {
+    for (size_t i = 0; i < queue->size(); ++i) {
+      if (i > 0 && !(*queue)[i - 1]->IsBefore(*(*queue)[i])) {
+        return absl::InternalError("I8: a queue is not in order of arrival");
+      }
+      if (((*queue)[i]->state == SequenceState::kRunning) !=
+          (queue == &running_)) {
+        return absl::InternalError("I9: a sequence is in the wrong queue");
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::CheckIntegrity() const {
+  QUIRE_RETURN_IF_ERROR(CheckQueues());
+  absl::flat_hash_map<const Sequence*, int> num_rows;
+  for (const InFlightStep& step : steps_) {
+    for (const InFlightRow& row : step.rows) {
+      ++num_rows[row.sequence];
+      if (cache_->NumBlocksFor(row.first_position + row.num_tokens) >
+          static_cast<int>(row.sequence->blocks.block_table.size())) {
+        return absl::InternalError(
+            "I5: a step in flight names blocks that were given back");
+      }
+    }
+  }
+  std::vector<KvCacheManager::TableView> tables;
+  std::vector<char> slot_is_used(options_.max_num_seqs, 0);
+  for (int32_t slot : free_slots_) ++slot_is_used[slot];
+  int num_releasing = 0;
+  for (const auto& [id, request] : requests_) {
+    int num_request_rows = 0;
+    int num_unfinished = 0;
+    for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+      QUIRE_RETURN_IF_ERROR(CheckSequence(*sequence));
+      const auto it = num_rows.find(sequence.get());
+      if (sequence->num_inflight_rows !=
+          (it == num_rows.end() ? 0 : it->second)) {
+        return absl::InternalError("I5: rows in flight are miscounted");
+      }
+      num_request_rows += sequence->num_inflight_rows;
+      num_unfinished += sequence->state != SequenceState::kFinished;
+      if (!sequence->has_holdings()) continue;
+      num_releasing += sequence->state != SequenceState::kRunning;
+      ++slot_is_used[sequence->slot];
+      tables.push_back({&sequence->blocks, sequence->known_tokens(),
+                        sequence->num_computed_tokens,
+                        sequence->num_submitted_tokens});
+    }
+    if (num_request_rows != request->num_inflight_rows ||
+        num_unfinished != request->num_unfinished) {
+      return absl::InternalError("I9: a request's counts are wrong");
+    }
+    if (num_unfinished == 0 && num_request_rows == 0) {
+      return absl::InternalError("I9: a request outlives its last event");
+    }
+  }
+  if (num_releasing != num_releasing_) {
+    return absl::InternalError("I9: sequences to release are miscounted");
+  }
+  for (char count : slot_is_used) {
+    if (count != 1) {
+      return absl::InternalError("I9: a slot is lost or used twice");
+    }
+  }
+  return cache_->CheckIntegrity(tables);
+}
+
+}  // namespace quire

@@ -1,0 +1,200 @@
+// Decides which sequence computes which tokens in each step.
+//
+// A pure step function (D6): Schedule() and Update() depend on the state, the
+// requests added and the results handed in; time comes in as an argument and
+// nothing is drawn at random. Thread-compatible: used by the engine thread
+// only. Borrows the cache manager, owns requests and sequences.
+//
+// Policy:
+//   - One token budget per step. Every sequence that decodes gets its token
+//     first; chunks of prompts share the rest.
+//   - The oldest unfinished prompt is sure of half of that rest; the other half
+//     goes to the prompts with the fewest tokens left. So equal prompts run in
+//     order of arrival (the best mean time to the first token), a short prompt
+//     passes a long one, and a long one keeps at least half its speed once it
+//     is the oldest: nobody starves.
+//   - A waiting sequence is admitted, in order of arrival, when blocks for all
+//     its known tokens are there and one more for each running sequence: those
+//     may need it before anything is given back, and without that reserve the
+//     newcomer would be preempted at once. Waiting requests that would get no
+//     tokens this step may be passed by shorter ones; those that lack blocks or
+//     a slot may not.
+//   - When a running sequence lacks a block, the sequence that arrived last is
+//     preempted: it gives back its blocks and computes them again later. The
+//     oldest sequence therefore always advances, so every sequence ends.
+//   - Choices of one request (n > 1): the first computes the prompt; the others
+//     wait for it, share its full blocks, copy the partial one and compute the
+//     last prompt token themselves.
+//   - Up to steps_in_flight steps are planned before their tokens are known. A
+//     sequence that turns out to have ended wastes a row; the token is dropped.
+#ifndef QUIRE_ENGINE_SCHEDULER_SCHEDULER_H_
+#define QUIRE_ENGINE_SCHEDULER_SCHEDULER_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/engine_options.h"
+#include "engine/kv_cache/kv_cache_manager.h"
+#include "engine/request.h"
+#include "engine/scheduler/scheduler_output.h"
+#include "engine/sequence.h"
+
+namespace quire {
+
+// Only grow.
+struct SchedulerCounters {
+  int64_t num_prompt_tokens = 0;      // Of requests that were scheduled.
+  int64_t num_generation_tokens = 0;  // Handed out in events.
+  int64_t num_preemptions = 0;
+  int64_t prefix_cache_queries = 0;  // Prompt tokens, once per request.
+  int64_t prefix_cache_hits = 0;
+};
+
+class Scheduler {
+ public:
+  // Requires: valid options; `cache` is empty and outlives the scheduler.
+  Scheduler(const EngineOptions& options, KvCacheManager* cache);
+
+  // Prompt and generated tokens a sequence can have: the model's limit, or what
+  // all blocks hold.
+  int max_num_tokens() const { return max_num_tokens_; }
+
+  // Requires: a valid request (ValidateRequest) with an id not in use. `seed`
+  // is used if the request has none.
+  void AddRequest(Request request, uint64_t seed);
+  bool HasRequest(RequestId id) const { return requests_.contains(id); }
+
+  // Ends all unfinished choices, or one (choice_idx >= 0), now; appends an
+  // event for each. Blocks named by steps in flight follow when those are
+  // collected. Unknown requests and choices are ignored.
+  void Abort(RequestId id, int choice_idx, FinishReason reason, absl::Time now,
+             std::vector<OutputEvent>* events);
+  // Ends everything; `error` goes with FinishReason::kError.
+  void AbortAll(FinishReason reason, const absl::Status& error, absl::Time now,
+                std::vector<OutputEvent>* events);
+
+  // Plans the next step into *output (its capacity is reused). A plan with rows
+  // counts as in flight from here; one without means that nothing can be
+  // computed before a step is collected or a request arrives. Requires:
+  // num_steps_in_flight() < options.steps_in_flight.
+  void Schedule(absl::Time now, SchedulerOutput* output);
+
+  // Takes the oldest step's result; appends its events. INTERNAL if the result
+  // is not of that step: its requests then fail with that error.
+  absl::Status Update(StepResult result, absl::Time now,
+                      std::vector<OutputEvent>* events);
+
+  // The step failed: every request in it ends with `error`. The newest (Submit
+  // failed) or the oldest (Collect failed) step in flight.
+  void FailNewestStep(const absl::Status& error, absl::Time now,
+                      std::vector<OutputEvent>* events);
+  void FailOldestStep(const absl::Status& error, absl::Time now,
+                      std::vector<OutputEvent>* events);
+
+  int num_steps_in_flight() const { return static_cast<int>(steps_.size()); }
+  bool HasUnfinished() const { return !running_.empty() || !waiting_.empty(); }
+  int num_running() const { return static_cast<int>(running_.size()); }
+  // Requests of which something waits and nothing runs, and their prompt
+  // tokens. Linear in what waits.
+  void CountWaiting(int* num_requests, int64_t* num_tokens) const;
+  // Requests of which nothing has run yet, and their prompt tokens.
+  int num_unstarted_requests() const { return num_unstarted_requests_; }
+  int64_t num_unstarted_tokens() const { return num_unstarted_tokens_; }
+  const SchedulerCounters& counters() const { return counters_; }
+
+  // The choice, as long as the scheduler knows its request; null otherwise. For
+  // tests.
+  const Sequence* FindSequence(RequestId id, int choice_idx) const;
+
+  // Tests the cache manager's I1 to I6 on all sequences, and I5, I8, I9 and the
+  // bookkeeping here. INTERNAL naming the invariant. Linear in everything.
+  absl::Status CheckIntegrity() const;
+
+ private:
+  // What a step in flight does to a sequence. num_tokens == 0: it reads the
+  // sequence's blocks (source of a copy) and computes nothing for it.
+  struct InFlightRow {
+    Sequence* sequence = nullptr;
+    int first_position = 0;
+    int num_tokens = 0;
+    bool needs_token = false;
+  };
+  struct InFlightStep {
+    int64_t step_id = 0;
+    std::vector<InFlightRow> rows;
+  };
+
+  // The parts of Schedule, in order; each takes what it grants off *budget.
+  void GrantDecodes(int* budget);
+  void AdmitWaiting(absl::Time now, int* budget, SchedulerOutput* output);
+  void GrantPrefills(int budget);
+  void EmitRows(SchedulerOutput* output);
+
+  bool AppendBlockOrPreempt(Sequence* sequence);
+  void PreemptLast();
+  // Tokens of `budget` a prompt with so many tokens left would get beside the
+  // prompts in prefills_.
+  int NumTokensLeftFor(int num_remaining_tokens, int budget) const;
+  // Whether the sequence has to wait for an earlier choice of its request, and
+  // the one whose prompt it can take over.
+  Sequence* FindForkParent(const Sequence& sequence, bool* must_wait) const;
+  bool TryFork(Sequence* sequence, Sequence* parent, absl::Time now,
+               SchedulerOutput* output);
+  void StartSequence(Sequence* sequence, int num_computed_tokens,
+                     absl::Time now);
+  void EmitSlotChanges(Sequence* sequence, SchedulerOutput* output);
+
+  // The parts of Update.
+  void ApplyRow(const InFlightRow& row, SampledRow* sampled, absl::Time now,
+                std::vector<OutputEvent>* events);
+  void AcceptToken(Sequence* sequence, TokenOutput token, absl::Time now,
+                   std::vector<OutputEvent>* events);
+  void FailRows(InFlightStep step, const absl::Status& error, absl::Time now,
+                std::vector<OutputEvent>* events);
+  void FailRequest(RequestState* request, const absl::Status& error,
+                   absl::Time now, std::vector<OutputEvent>* events);
+
+  // Ends the sequence and completes `event`, which may hold its last tokens.
+  void FinishSequence(Sequence* sequence, FinishReason reason,
+                      OutputEvent event, std::vector<OutputEvent>* events);
+  OutputEvent MakeEvent(const Sequence& sequence, absl::Time now) const;
+  // Gives back slot and blocks of a sequence that does not run, unless a step
+  // in flight names them.
+  void ReleaseHoldingsIfUnused(Sequence* sequence);
+  void EraseRequestIfDone(RequestState* request);
+  void InsertWaiting(Sequence* sequence);
+  // Removes from running_ and waiting_ what no longer belongs there.
+  void CompactQueues();
+  InFlightStep TakeSpareStep();
+
+  absl::Status CheckSequence(const Sequence& sequence) const;
+  absl::Status CheckQueues() const;
+
+  const EngineOptions options_;
+  const int max_num_tokens_;
+  KvCacheManager* const cache_;
+  absl::flat_hash_map<RequestId, std::unique_ptr<RequestState>> requests_;
+  std::vector<Sequence*> running_;         // In order of arrival.
+  std::vector<Sequence*> waiting_;         // In order of arrival.
+  std::vector<int32_t> free_slots_;        // A stack.
+  std::deque<InFlightStep> steps_;         // Oldest first.
+  std::vector<InFlightStep> spare_steps_;  // Kept for their capacity.
+  std::vector<Sequence*> prefills_;        // Scratch of Schedule.
+  // Sequences that do not run but hold blocks until a step is collected.
+  int num_releasing_ = 0;
+  bool queues_need_compaction_ = false;
+  int num_unstarted_requests_ = 0;
+  int64_t num_unstarted_tokens_ = 0;
+  uint64_t next_arrival_no_ = 0;
+  int64_t next_step_id_ = 0;
+  SchedulerCounters counters_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_SCHEDULER_SCHEDULER_H_

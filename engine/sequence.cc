@@ -1,0 +1,81 @@
+#include "engine/sequence.h"
+
+#include <algorithm>
+
+#include "engine/base/status.h"
+
+namespace quire {
+
+Sequence::Sequence(RequestState* request, int choice_idx, int max_num_tokens)
+    : request(request),
+      choice_idx(choice_idx),
+      num_prompt_tokens(
+          static_cast<int>(request->request.prompt_token_ids.size())),
+      max_num_tokens(max_num_tokens) {}
+
+void Sequence::Start(int slot, int num_computed_tokens) {
+  QUIRE_CHECK(state == SequenceState::kWaiting);
+  QUIRE_CHECK(num_inflight_rows == 0 && num_pending_tokens == 0);
+  if (!has_started) {
+    has_started = true;
+    // One allocation for the common short answer; a long one grows.
+    token_ids.reserve(std::min(max_num_tokens, num_prompt_tokens + 256));
+    token_ids = request->request.prompt_token_ids;
+  }
+  state = SequenceState::kRunning;
+  ++request->num_running;
+  this->slot = slot;
+  this->num_computed_tokens = num_computed_tokens;
+  num_submitted_tokens = num_computed_tokens;
+  is_slot_announced = false;
+  num_announced_blocks = 0;
+}
+
+void Sequence::Preempt() {
+  QUIRE_CHECK(state == SequenceState::kRunning);
+  state = SequenceState::kWaiting;
+  --request->num_running;
+}
+
+void Sequence::Finish() {
+  QUIRE_CHECK(state != SequenceState::kFinished);
+  if (state == SequenceState::kRunning) --request->num_running;
+  state = SequenceState::kFinished;
+  --request->num_unfinished;
+}
+
+std::optional<FinishReason> Sequence::Append(
+    int32_t token_id, absl::Span<const int32_t> eos_token_ids,
+    std::optional<int32_t>* stop_token_id) {
+  const SamplingParams& sampling = request->request.sampling;
+  const bool may_stop = num_generated_tokens() >= sampling.min_tokens;
+  token_ids.push_back(token_id);
+  if (may_stop) {
+    if (!sampling.ignore_eos &&
+        std::find(eos_token_ids.begin(), eos_token_ids.end(), token_id) !=
+            eos_token_ids.end()) {
+      return FinishReason::kStop;
+    }
+    const std::vector<int32_t>& stops = sampling.stop_token_ids;
+    if (std::find(stops.begin(), stops.end(), token_id) != stops.end()) {
+      *stop_token_id = token_id;
+      return FinishReason::kStop;
+    }
+  }
+  if (num_known_tokens() >= max_num_tokens) return FinishReason::kLength;
+  return std::nullopt;
+}
+
+absl::Span<const int32_t> Sequence::known_tokens() const {
+  return has_started ? absl::MakeConstSpan(token_ids)
+                     : absl::MakeConstSpan(request->request.prompt_token_ids);
+}
+
+bool Sequence::IsBefore(const Sequence& other) const {
+  if (request->arrival_no != other.request->arrival_no) {
+    return request->arrival_no < other.request->arrival_no;
+  }
+  return choice_idx < other.choice_idx;
+}
+
+}  // namespace quire

@@ -1,0 +1,121 @@
+// One choice of a request on its way through the scheduler.
+//
+//            Start                     Finish
+//   WAITING ───────► RUNNING ───────────────────► FINISHED
+//      ▲  │             │                             ▲
+//      │  └─────────────┼─────────────────────────────┘
+//      └────────────────┘ Preempt       Finish
+//
+// Plain state of the scheduler, which is the only one to change it (engine
+// thread). What needs other objects (blocks, slots, queues) is done there; here
+// is what a sequence can know of itself.
+#ifndef QUIRE_ENGINE_SEQUENCE_H_
+#define QUIRE_ENGINE_SEQUENCE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "engine/kv_cache/kv_cache_manager.h"
+#include "engine/request.h"
+
+namespace quire {
+
+struct RequestState;
+
+enum class SequenceState : uint8_t { kWaiting, kRunning, kFinished };
+
+struct Sequence {
+  // `request` must outlive the sequence. max_num_tokens: prompt and generated
+  // tokens at which the sequence ends by length.
+  Sequence(RequestState* request, int choice_idx, int max_num_tokens);
+
+  // ---- Transitions. Each checks the state it comes from.
+  void Start(int slot, int num_computed_tokens);
+  void Preempt();
+  void Finish();
+
+  // Appends a drawn token. Returns why the sequence ends with it, if it does,
+  // and sets *stop_token_id if a stop token of the request was the reason.
+  std::optional<FinishReason> Append(int32_t token_id,
+                                     absl::Span<const int32_t> eos_token_ids,
+                                     std::optional<int32_t>* stop_token_id);
+
+  // ---- What is known.
+  // Prompt and generated tokens; the request's own prompt until the first
+  // start, so that choices still waiting cost no copy.
+  absl::Span<const int32_t> known_tokens() const;
+  int num_known_tokens() const {
+    return static_cast<int>(known_tokens().size());
+  }
+  int num_generated_tokens() const {
+    return num_known_tokens() - num_prompt_tokens;
+  }
+  // Known tokens that no step has been given yet.
+  int num_remaining_tokens() const {
+    return num_known_tokens() - num_submitted_tokens;
+  }
+  // The next row has one token: the last one drawn, or a rest of the prompt.
+  bool is_decode() const {
+    return num_pending_tokens > 0 || num_remaining_tokens() == 1;
+  }
+  // The tokens that are being drawn reach the length limit.
+  bool will_end() const {
+    return num_known_tokens() + num_pending_tokens >= max_num_tokens;
+  }
+  bool has_holdings() const { return slot >= 0; }
+  // In order of arrival, choices of one request in their order.
+  bool IsBefore(const Sequence& other) const;
+
+  RequestState* const request;
+  const int choice_idx;
+  const int num_prompt_tokens;
+  const int max_num_tokens;
+
+  SequenceState state = SequenceState::kWaiting;
+  bool has_started = false;        // Was running at least once.
+  std::vector<int32_t> token_ids;  // Empty until then.
+
+  // num_computed_tokens <= num_submitted_tokens: what collected steps have put
+  // into the blocks, and what submitted ones will have.
+  int num_computed_tokens = 0;
+  int num_submitted_tokens = 0;
+  int num_pending_tokens = 0;  // Being drawn by steps in flight.
+  // Steps in flight that name the sequence's blocks. Slot and blocks are given
+  // back when it is 0 and the sequence does not run (I5).
+  int num_inflight_rows = 0;
+
+  int slot = -1;
+  SequenceBlocks blocks;
+  // What the runner has been told of the slot.
+  bool is_slot_announced = false;
+  int num_announced_blocks = 0;
+
+  // Scratch of one Schedule(): tokens granted to the sequence.
+  int num_granted_tokens = 0;
+  // Prompt tokens found in the cache when last looked up; -1: never. A guess:
+  // the cache changes.
+  int num_hit_tokens_guess = -1;
+};
+
+// A request the scheduler has accepted, with its choices.
+struct RequestState {
+  Request request;
+  uint64_t arrival_no = 0;  // Order in which the scheduler accepted it.
+  uint64_t seed = 0;        // The request's, or the one drawn for it.
+  std::vector<std::unique_ptr<Sequence>> sequences;  // [n]
+  std::vector<int32_t> banned_before_min;
+  bool has_started = false;
+  absl::Time scheduled_time;
+  int num_cached_tokens = 0;
+  int num_unfinished = 0;
+  int num_running = 0;
+  int num_inflight_rows = 0;  // Of all its sequences.
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_SEQUENCE_H_

@@ -1,0 +1,113 @@
+// Reader of safetensors files, single or sharded with an index.
+//
+// Format (huggingface/safetensors, README "Format"):
+//
+//   | 8 bytes: n, little endian | n bytes: JSON header | data              |
+//
+// The header is an object: tensor name -> {"dtype", "shape", "data_offsets":
+// [begin, end)}, offsets relative to the data, and an optional "__metadata__"
+// of strings. The tensors cover the data without holes or overlap.
+//
+// Everything in a file is untrusted: all sizes are checked before use, and
+// every error message names the file and, where there is one, the tensor.
+#ifndef QUIRE_ENGINE_WEIGHTS_SAFETENSORS_H_
+#define QUIRE_ENGINE_WEIGHTS_SAFETENSORS_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "engine/weights/mapped_file.h"
+
+namespace quire {
+
+// Element types of the format that occupy whole bytes. Which of them a model
+// may use is the weight loader's matter.
+enum class StoredDType : uint8_t {
+  kBool,
+  kU8,
+  kI8,
+  kF8E5M2,
+  kF8E4M3,
+  kF8E8M0,
+  kI16,
+  kU16,
+  kF16,
+  kBF16,
+  kI32,
+  kU32,
+  kF32,
+  kF64,
+  kI64,
+  kU64,
+  kC64,
+};
+
+// As the format spells it: "BF16".
+const char* StoredDTypeName(StoredDType dtype);
+int64_t StoredDTypeSize(StoredDType dtype);
+
+struct StoredTensor {
+  std::string name;
+  StoredDType dtype = StoredDType::kF32;
+  std::vector<int64_t> shape;  // Of the file; empty for a scalar.
+  int64_t num_elements = 0;
+  // num_elements of dtype; not necessarily aligned to the element.
+  absl::Span<const uint8_t> data;
+  // The file, for messages; lives as long as the checkpoint.
+  const std::string* path = nullptr;
+};
+
+// "[256, 64]".
+std::string ShapeString(absl::Span<const int64_t> shape);
+
+// Parses the content of one file and appends its tensors, in file order; their
+// data points into `file`. `path` names it in messages and must outlive the
+// tensors. On an error (INVALID_ARGUMENT; DATA_LOSS if the file is shorter than
+// its header says) `tensors` is unchanged.
+absl::Status ParseSafetensors(absl::Span<const uint8_t> file,
+                              const std::string* path,
+                              std::vector<StoredTensor>& tensors);
+
+// The tensors of a model directory. Immutable after Open; thread-safe.
+class Checkpoint {
+ public:
+  // Opens `directory`/model.safetensors, or the files named by
+  // `directory`/model.safetensors.index.json. NOT_FOUND if neither exists or
+  // the index names a file that does not; INVALID_ARGUMENT or DATA_LOSS as
+  // ParseSafetensors, if two files hold the same tensor, or if the index and
+  // the files disagree.
+  static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(
+      const std::string& directory);
+
+  // Null if there is none.
+  const StoredTensor* Find(absl::string_view name) const;
+
+  // Ordered by name.
+  const std::map<std::string, StoredTensor, std::less<>>& tensors() const {
+    return tensors_;
+  }
+  // The single file or the index, for messages about what is missing.
+  const std::string& path() const { return path_; }
+  int64_t num_bytes() const { return num_bytes_; }
+
+ private:
+  Checkpoint() = default;
+
+  absl::Status AddFile(const std::string& path);
+  absl::Status OpenIndex(const std::string& directory);
+
+  std::string path_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::map<std::string, StoredTensor, std::less<>> tensors_;
+  int64_t num_bytes_ = 0;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_WEIGHTS_SAFETENSORS_H_

@@ -1,0 +1,363 @@
+// The operations of the CPU backend: checks of shapes, prologues, and calls of
+// the kernels.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/cpu_step.h"
+#include "kernels/cpu/elementwise.h"
+
+namespace quire {
+namespace {
+
+bool IsGated(Epilogue::Activation activation) {
+  return activation == Epilogue::Activation::kSwiGlu ||
+         activation == Epilogue::Activation::kGeGlu;
+}
+
+}  // namespace
+
+absl::Status CpuBackend::Embed(Step& step, const PackedWeight& vocab,
+                               const PackedWeight* positions, float scale,
+                               TensorView out) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  const auto& table = static_cast<const PackedMatrix&>(vocab);
+  const auto* position_table = static_cast<const PackedMatrix*>(positions);
+  QUIRE_RETURN_IF_ERROR(
+      CheckView("Embed: out", out, cpu_step.num_tokens, vocab.cols));
+  if (vocab.rows < shape_.vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Embed: the table has ", vocab.rows,
+                     " rows, vocab_size is ", shape_.vocab_size));
+  }
+  if (positions != nullptr && (positions->cols != vocab.cols ||
+                               positions->rows < shape_.max_model_len)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Embed: positions are [", positions->rows, ", ", positions->cols,
+        "], not [>= ", shape_.max_model_len, ", ", vocab.cols, "]"));
+  }
+  pool_.ParallelFor(
+      cpu_step.num_tokens, 16, [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; ++t) {
+          float* row = out.row<float>(t);
+          UnpackRow(table, cpu_step.token_ids[t], row);
+          if (position_table == nullptr) {
+            if (scale != 1.0f) {
+              ScaleAddRow(isa_, scale, nullptr, vocab.cols, row);
+            }
+            continue;
+          }
+          float* addend = normed_ + t * normed_stride_;
+          UnpackRow(*position_table, cpu_step.positions[t], addend);
+          ScaleAddRow(isa_, scale, addend, vocab.cols, row);
+        }
+      });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::CheckPrologue(const Prologue& prologue, int64_t rows,
+                                       int64_t cols) const {
+  QUIRE_RETURN_IF_ERROR(CheckNorm("norm weight", prologue.norm, cols));
+  if (!prologue.residual.empty()) {
+    QUIRE_RETURN_IF_ERROR(CheckView("residual", prologue.residual, rows, cols));
+  }
+  if (!prologue.residual_out.empty()) {
+    QUIRE_RETURN_IF_ERROR(
+        CheckView("residual_out", prologue.residual_out, rows, cols));
+  }
+  return absl::OkStatus();
+}
+
+void CpuBackend::ApplyPrologue(const Prologue& prologue, int64_t num_rows,
+                               const int32_t* row_idxs, TensorView x,
+                               float* out, int64_t out_stride) {
+  pool_.ParallelFor(num_rows, 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = row_idxs == nullptr ? i : row_idxs[i];
+      NormRow(
+          isa_, prologue.norm, x.cols, x.row<const float>(row),
+          prologue.residual.empty() ? nullptr
+                                    : prologue.residual.row<const float>(row),
+          prologue.residual_out.empty() ? nullptr
+                                        : prologue.residual_out.row<float>(row),
+          out + i * out_stride);
+    }
+  });
+}
+
+absl::Status CpuBackend::Norm(Step& step, TensorView x,
+                              const Prologue& prologue, TensorView out) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  const int64_t num_rows = cpu_step.num_tokens;
+  QUIRE_RETURN_IF_ERROR(CheckView("Norm: x", x, num_rows, x.cols));
+  QUIRE_RETURN_IF_ERROR(CheckView("Norm: out", out, num_rows, x.cols));
+  QUIRE_RETURN_IF_ERROR(CheckPrologue(prologue, num_rows, x.cols));
+  ApplyPrologue(prologue, num_rows, nullptr, x, out.row<float>(0),
+                out.row_stride);
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::Linear(Step& step, TensorView x,
+                                const Prologue& prologue,
+                                const PackedWeight& weight,
+                                const Epilogue& epilogue, TensorView out) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  const int64_t num_rows = cpu_step.num_tokens;
+  const bool is_gated = IsGated(epilogue.activation);
+  if (is_gated && weight.kind != LinearKind::kGateUp) {
+    return absl::InvalidArgumentError(
+        "Linear: a gated activation needs kGateUp weights");
+  }
+  const int64_t out_cols = is_gated ? weight.rows / 2 : weight.rows;
+  QUIRE_RETURN_IF_ERROR(CheckView("Linear: x", x, num_rows, weight.cols));
+  QUIRE_RETURN_IF_ERROR(CheckView("Linear: out", out, num_rows, out_cols));
+  QUIRE_RETURN_IF_ERROR(CheckPrologue(prologue, num_rows, weight.cols));
+  MatmulParams params;
+  params.num_rows = num_rows;
+  params.out = out.row<float>(0);
+  params.out_stride = out.row_stride;
+  params.activation = epilogue.activation;
+  if (!epilogue.residual.empty()) {
+    QUIRE_RETURN_IF_ERROR(
+        CheckView("Linear: residual", epilogue.residual, num_rows, out_cols));
+    params.residual = epilogue.residual.row<const float>(0);
+    params.residual_stride = epilogue.residual.row_stride;
+  }
+  if (out.data == x.data) {
+    return absl::InvalidArgumentError("Linear: out must not alias x");
+  }
+  if (prologue.norm.kind == NormSpec::Kind::kNone &&
+      prologue.residual.empty() && prologue.residual_out.empty()) {
+    params.x = x.row<const float>(0);
+    params.x_stride = x.row_stride;
+  } else {
+    ApplyPrologue(prologue, num_rows, nullptr, x, normed_, normed_stride_);
+    params.x = normed_;
+    params.x_stride = normed_stride_;
+  }
+  Matmul(pool_, isa_, static_cast<const PackedMatrix&>(weight), params,
+         *matmul_scratch_);
+  return absl::OkStatus();
+}
+
+void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
+                         TensorView qkv) {
+  const AttentionSpec& spec = kv.spec;
+  const int head_dim = spec.head_dim;
+  const int64_t head_stride = int64_t{shape_.block_size} * head_dim;
+  const int64_t element_size = DTypeSize(spec.kv_dtype);
+  char* base = kv.memory.data() + layer * kv.layer_bytes;
+  pool_.ParallelFor(step.num_tokens, 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t position = step.positions[t];
+      float* head = qkv.row<float>(t);
+      for (int i = 0; i < spec.num_heads + spec.num_kv_heads; ++i) {
+        float* values = head + int64_t{i} * head_dim;
+        const NormSpec& norm = i < spec.num_heads ? spec.q_norm : spec.k_norm;
+        if (norm.kind != NormSpec::Kind::kNone) {
+          NormRow(isa_, norm, head_dim, values, nullptr, nullptr, values);
+        }
+        if (!spec.rope_table.empty()) {
+          RopeHead(isa_, spec.rope_table.row<const float>(position),
+                   static_cast<int>(spec.rope_table.cols),
+                   spec.rope_interleaved, values);
+        }
+      }
+      const AttentionRow& row = step.attention_rows[step.token_row[t]];
+      const int64_t block = row.block_table[position / shape_.block_size];
+      const int64_t block_offset =
+          block * kv.block_stride + position % shape_.block_size * head_dim;
+      const float* source = head + int64_t{spec.num_heads} * head_dim;
+      // K of all heads, then V of all heads, in `qkv` as in the block.
+      for (int i = 0; i < 2 * spec.num_kv_heads; ++i) {
+        ConvertRow(isa_, source + int64_t{i} * head_dim, head_dim,
+                   spec.kv_dtype,
+                   base + (block_offset + i * head_stride) * element_size);
+      }
+    }
+  });
+}
+
+absl::Status CpuBackend::Attention(Step& step, int spec_id, int layer,
+                                   TensorView qkv, TensorView out) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  if (spec_id < 0 || spec_id >= static_cast<int>(kv_.size()) || layer < 0 ||
+      layer >= kv_[spec_id].spec.num_layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Attention: no layer ", layer, " of spec ", spec_id));
+  }
+  const KvLayers& kv = kv_[spec_id];
+  const AttentionSpec& spec = kv.spec;
+  const int64_t q_cols = int64_t{spec.num_heads} * spec.head_dim;
+  const int64_t kv_cols = int64_t{spec.num_kv_heads} * spec.head_dim;
+  QUIRE_RETURN_IF_ERROR(CheckView("Attention: qkv", qkv, cpu_step.num_tokens,
+                                  q_cols + 2 * kv_cols));
+  QUIRE_RETURN_IF_ERROR(
+      CheckView("Attention: out", out, cpu_step.num_tokens, q_cols));
+  if (cpu_step.num_tokens == 0) return absl::OkStatus();
+  WriteKv(cpu_step, kv, layer, qkv);
+  PagedAttentionParams params;
+  params.rows = cpu_step.attention_rows;
+  params.q = qkv.row<const float>(0);
+  params.q_stride = qkv.row_stride;
+  params.out = out.row<float>(0);
+  params.out_stride = out.row_stride;
+  params.kv = kv.memory.data() + layer * kv.layer_bytes;
+  params.kv_dtype = spec.kv_dtype;
+  params.block_stride = kv.block_stride;
+  params.num_heads = spec.num_heads;
+  params.num_kv_heads = spec.num_kv_heads;
+  params.head_dim = spec.head_dim;
+  params.block_size = shape_.block_size;
+  params.sliding_window = spec.sliding_window;
+  params.scale = spec.scale;
+  params.softcap = spec.softcap;
+  PagedAttention(pool_, isa_, params, *attention_scratch_);
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::Logits(Step& step, TensorView hidden,
+                                const Prologue& prologue,
+                                const PackedWeight& vocab, float scale,
+                                float softcap, TensorView out) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  const int64_t num_rows = cpu_step.num_logits;
+  QUIRE_RETURN_IF_ERROR(
+      CheckView("Logits: hidden", hidden, cpu_step.num_tokens, vocab.cols));
+  QUIRE_RETURN_IF_ERROR(
+      CheckPrologue(prologue, cpu_step.num_tokens, vocab.cols));
+  if (vocab.kind != LinearKind::kVocab || vocab.rows != shape_.vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Logits: the weights have ", vocab.rows,
+                     " rows, vocab_size is ", shape_.vocab_size));
+  }
+  QUIRE_RETURN_IF_ERROR(CheckView("Logits: out", out, num_rows, vocab.rows));
+  if (num_rows == 0) return absl::OkStatus();
+  ApplyPrologue(prologue, num_rows, cpu_step.logit_token.data(), hidden,
+                normed_, normed_stride_);
+  MatmulParams params;
+  params.x = normed_;
+  params.x_stride = normed_stride_;
+  params.num_rows = num_rows;
+  params.out = out.row<float>(0);
+  params.out_stride = out.row_stride;
+  params.out_scale = scale;
+  Matmul(pool_, isa_, static_cast<const PackedMatrix&>(vocab), params,
+         *matmul_scratch_);
+  if (softcap > 0.0f) {
+    constexpr int64_t kPieceCols = 8192;  // Tens of microseconds of tanh.
+    const int64_t pieces = (vocab.rows + kPieceCols - 1) / kPieceCols;
+    pool_.ParallelFor(num_rows * pieces, 1, [&](int64_t begin, int64_t, int) {
+      const int64_t col = begin % pieces * kPieceCols;
+      SoftcapRow(isa_, softcap, std::min(kPieceCols, vocab.rows - col),
+                 out.row<float>(begin / pieces) + col);
+    });
+  }
+  return absl::OkStatus();
+}
+
+void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
+                                 TensorView logits, SamplingScratch& scratch) {
+  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
+  const StepRow& row = state.row;
+  SlotState& slot = slots_[row.slot];
+  RowResult& result = step.results[result_idx];
+  result = RowResult();
+  result.slot = row.slot;
+  const int num_top = std::max(slot.params.num_logprobs, 0);
+  const int32_t first = state.first_logit;
+  const int64_t top_begin = step.top_begin[first];
+  // Drafts behind a rejected one are not sampled, but the whole row must be
+  // finite.
+  for (int i = 1; i < row.num_logits; ++i) {
+    result.non_finite |= !IsFiniteRow(isa_, logits.row<const float>(first + i),
+                                      shape_.vocab_size, scratch);
+  }
+  int num_drawn = 0;
+  for (int i = 0; i < row.num_logits && !result.non_finite; ++i) {
+    const int32_t token_idx = step.logit_token[first + i];
+    SampleInput input;
+    input.logits = logits.row<const float>(first + i);
+    input.vocab_size = shape_.vocab_size;
+    input.params = &slot.params;
+    input.counts = slot.has_penalties ? &slot.counts : nullptr;
+    input.position = int64_t{step.positions[token_idx]} + 1;
+    input.num_generated =
+        static_cast<int32_t>(input.position) - slot.num_prompt_tokens;
+    SampleOutput output;
+    output.top_ids = step.top_ids.data() + top_begin + int64_t{i} * num_top;
+    output.top_logprobs =
+        step.top_logprobs.data() + top_begin + int64_t{i} * num_top;
+    SampleRow(isa_, input, scratch, &output);
+    if (output.non_finite) {
+      result.non_finite = true;
+      break;
+    }
+    step.tokens[first + i] = output.token;
+    step.logprobs[first + i] = output.logprob;
+    ++num_drawn;
+    if (slot.has_penalties) slot.counts.AddGeneratedToken(output.token);
+    const bool is_accepted =
+        i + 1 < row.num_logits && step.token_ids[token_idx + 1] == output.token;
+    if (!is_accepted) break;
+  }
+  if (result.non_finite) {
+    // One token that means nothing, so that every row has a result.
+    num_drawn = 1;
+    step.tokens[first] = 0;
+    step.logprobs[first] = 0.0f;
+    std::fill_n(step.top_ids.begin() + top_begin, num_top, 0);
+    std::fill_n(step.top_logprobs.begin() + top_begin, num_top, 0.0f);
+  }
+  result.tokens = absl::MakeConstSpan(step.tokens).subspan(first, num_drawn);
+  if (slot.params.num_logprobs >= 0) {
+    result.logprobs =
+        absl::MakeConstSpan(step.logprobs).subspan(first, num_drawn);
+    result.top_ids = absl::MakeConstSpan(step.top_ids)
+                         .subspan(top_begin, int64_t{num_drawn} * num_top);
+    result.top_logprobs = absl::MakeConstSpan(step.top_logprobs)
+                              .subspan(top_begin, int64_t{num_drawn} * num_top);
+  }
+  slot.last_token = result.tokens.back();
+  slot.num_computed_tokens += row.num_tokens - (row.num_logits - num_drawn);
+}
+
+absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
+  CpuStep& cpu_step = AsCpuStep(step);
+  if (cpu_step.is_sampled) {
+    return absl::FailedPreconditionError("Sample was called before");
+  }
+  if (cpu_step.num_logits > 0) {
+    QUIRE_RETURN_IF_ERROR(CheckView("Sample: logits", logits,
+                                    cpu_step.num_logits, shape_.vocab_size));
+  }
+  cpu_step.is_sampled = true;
+  cpu_step.tokens.resize(cpu_step.num_logits);
+  cpu_step.logprobs.resize(cpu_step.num_logits);
+  cpu_step.top_begin.resize(cpu_step.num_logits);
+  cpu_step.results.resize(cpu_step.sampled_rows.size());
+  int64_t num_top = 0;
+  for (const StepRowState& state : cpu_step.rows) {
+    SlotState& slot = slots_[state.row.slot];
+    if (state.row.num_logits == 0) {
+      slot.num_computed_tokens += state.row.num_tokens;
+      continue;
+    }
+    cpu_step.top_begin[state.first_logit] = num_top;
+    num_top +=
+        int64_t{std::max(slot.params.num_logprobs, 0)} * state.row.num_logits;
+  }
+  cpu_step.top_ids.resize(num_top);
+  cpu_step.top_logprobs.resize(num_top);
+  pool_.ParallelFor(cpu_step.sampled_rows.size(), 1,
+                    [&](int64_t begin, int64_t end, int thread_idx) {
+                      for (int64_t i = begin; i < end; ++i) {
+                        SampleRowOfStep(cpu_step, i, logits,
+                                        sampling_scratch_[thread_idx]);
+                      }
+                    });
+  return absl::OkStatus();
+}
+
+}  // namespace quire

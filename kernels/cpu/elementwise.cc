@@ -1,0 +1,123 @@
+#include "kernels/cpu/elementwise.h"
+
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace quire {
+namespace {
+
+struct ElementwiseKernels {
+  void (*add_rows)(const float*, const float*, float*, float*, int64_t);
+  void (*rms_norm)(const float*, const float*, float, float, int64_t, float*);
+  void (*layer_norm)(const float*, const float*, const float*, float, int64_t,
+                     float*);
+  void (*rope)(const float*, int, bool, float*);
+  void (*to_bf16)(const float*, int64_t, uint16_t*);
+  void (*to_f16)(const float*, int64_t, uint16_t*);
+  void (*softcap)(float, int64_t, float*);
+  void (*scale_add)(float, const float*, int64_t, float*);
+};
+
+namespace scalar {
+#define QUIRE_LANES 4
+#define QUIRE_TARGET
+#include "kernels/cpu/elementwise.inc"
+#undef QUIRE_INLINE
+#undef QUIRE_TARGET
+#undef QUIRE_LANES
+}  // namespace scalar
+
+namespace avx2 {
+#define QUIRE_LANES 8
+#define QUIRE_TARGET __attribute__((target("avx2,fma,f16c")))
+#include "kernels/cpu/elementwise.inc"
+#undef QUIRE_INLINE
+#undef QUIRE_TARGET
+#undef QUIRE_LANES
+}  // namespace avx2
+
+namespace avx512 {
+#define QUIRE_LANES 16
+#define QUIRE_TARGET \
+  __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")))
+#include "kernels/cpu/elementwise.inc"
+#undef QUIRE_INLINE
+#undef QUIRE_TARGET
+#undef QUIRE_LANES
+}  // namespace avx512
+
+const ElementwiseKernels& KernelsFor(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return scalar::kElementwiseKernels;
+    case Isa::kAvx2:
+      return avx2::kElementwiseKernels;
+    case Isa::kAvx512:
+    case Isa::kAvx512Bf16:
+      return avx512::kElementwiseKernels;
+  }
+  return scalar::kElementwiseKernels;
+}
+
+}  // namespace
+
+void NormRow(Isa isa, const NormSpec& norm, int64_t cols, const float* x,
+             const float* residual, float* residual_out, float* out) {
+  const ElementwiseKernels& kernels = KernelsFor(isa);
+  const float* y = x;
+  if (residual != nullptr) {
+    kernels.add_rows(x, residual, residual_out, out, cols);
+    y = out;
+  } else if (residual_out != nullptr && residual_out != x) {
+    std::memcpy(residual_out, x, cols * sizeof(float));
+  }
+  switch (norm.kind) {
+    case NormSpec::Kind::kNone:
+      if (y != out) std::memmove(out, y, cols * sizeof(float));
+      return;
+    case NormSpec::Kind::kRms:
+      kernels.rms_norm(y, norm.weight.row<const float>(0), norm.eps,
+                       norm.weight_offset, cols, out);
+      return;
+    case NormSpec::Kind::kLayer:
+      kernels.layer_norm(
+          y, norm.weight.row<const float>(0),
+          norm.bias.empty() ? nullptr : norm.bias.row<const float>(0), norm.eps,
+          cols, out);
+      return;
+  }
+}
+
+void RopeHead(Isa isa, const float* table_row, int rotary_dim, bool interleaved,
+              float* head) {
+  KernelsFor(isa).rope(table_row, rotary_dim, interleaved, head);
+}
+
+void ConvertRow(Isa isa, const float* in, int64_t count, DType dtype,
+                void* out) {
+  switch (dtype) {
+    case DType::kBF16:
+      KernelsFor(isa).to_bf16(in, count, static_cast<uint16_t*>(out));
+      return;
+    case DType::kF16:
+      KernelsFor(isa).to_f16(in, count, static_cast<uint16_t*>(out));
+      return;
+    case DType::kF32:
+    case DType::kI32:
+      std::memcpy(out, in, count * sizeof(float));
+      return;
+  }
+}
+
+void SoftcapRow(Isa isa, float cap, int64_t count, float* x) {
+  KernelsFor(isa).softcap(cap, count, x);
+}
+
+void ScaleAddRow(Isa isa, float scale, const float* addend, int64_t count,
+                 float* out) {
+  KernelsFor(isa).scale_add(scale, addend, count, out);
+}
+
+}  // namespace quire

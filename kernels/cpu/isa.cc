@@ -1,0 +1,63 @@
+#include "kernels/cpu/isa.h"
+
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+namespace quire {
+
+const char* IsaName(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return "scalar";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+  }
+  return "?";
+}
+
+std::vector<Isa> SupportedIsas() {
+  std::vector<Isa> isas = {Isa::kScalar};
+#if defined(__x86_64__)
+  // These also check that the operating system saves the registers (XGETBV).
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("f16c")) {
+    return isas;
+  }
+  isas.push_back(Isa::kAvx2);
+  if (!__builtin_cpu_supports("avx512f") ||
+      !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") ||
+      !__builtin_cpu_supports("avx512vl")) {
+    return isas;
+  }
+  isas.push_back(Isa::kAvx512);
+  if (__builtin_cpu_supports("avx512bf16")) isas.push_back(Isa::kAvx512Bf16);
+#endif
+  return isas;
+}
+
+absl::StatusOr<Isa> SelectIsa() {
+  const std::vector<Isa> supported = SupportedIsas();
+  const char* const forced = std::getenv("QUIRE_CPU_ISA");
+  if (forced == nullptr || *forced == '\0') return supported.back();
+  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+    if (absl::string_view(forced) != IsaName(isa)) continue;
+    for (Isa candidate : supported) {
+      if (candidate == isa) return isa;
+    }
+    return absl::FailedPreconditionError(absl::StrCat(
+        "QUIRE_CPU_ISA=", forced, ": this CPU supports no more than ",
+        IsaName(supported.back())));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("QUIRE_CPU_ISA=", forced,
+                   ": expected scalar, avx2, avx512 or avx512_bf16"));
+}
+
+}  // namespace quire

@@ -1,0 +1,433 @@
+// Register tiles of the packed matrix product, compiled once per instruction
+// set (see simd.h).
+#include "kernels/cpu/matmul_kernels.h"
+
+#include "kernels/cpu/simd.h"
+
+namespace quire {
+namespace QUIRE_ISA_NAMESPACE {
+namespace {
+
+#if defined(__AVX512F__)
+// 14 rows x 2 vectors of accumulators, 2 of weights and 1 broadcast: 31 of 32
+// registers.
+constexpr int kTileRows = 14;
+#else
+constexpr int kTileRows = 6;  // 12 + 2 + 1 of 16 registers.
+#endif
+
+constexpr int kPanelWidth = 2 * kLanes;
+
+// What a tile function works on: `num_steps` steps of one panel for kRows rows.
+struct TileArgs {
+  const char* panel;
+  const char* x;  // [num_steps][kRows] elements or pairs.
+  int64_t num_steps;
+  float* acc;            // [kRows][kPanelWidth]
+  bool is_first;         // Start from zero instead of acc.
+  const char* prefetch;  // kLines cache lines per step from here on.
+};
+
+// Accumulators live in registers during a call and in L1 between calls: storing
+// them is exact, so blocking over k does not change a result.
+template <int kRows>
+QUIRE_INLINE void LoadTile(const TileArgs& args, F32 (&acc)[kRows][2]) {
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    acc[row][0] = acc[row][1] = F32{};
+  }
+  if (args.is_first) return;
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    acc[row][0] = Load(args.acc + row * kPanelWidth);
+    acc[row][1] = Load(args.acc + row * kPanelWidth + kLanes);
+  }
+}
+
+template <int kRows>
+QUIRE_INLINE void StoreTile(const TileArgs& args, const F32 (&acc)[kRows][2]) {
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    Store(args.acc + row * kPanelWidth, acc[row][0]);
+    Store(args.acc + row * kPanelWidth + kLanes, acc[row][1]);
+  }
+}
+
+template <int kLines>
+QUIRE_INLINE void Prefetch(const char*& p) {
+  if constexpr (kLines >= 1) __builtin_prefetch(p);
+  if constexpr (kLines >= 2) __builtin_prefetch(p + 64);
+  p += kLines * 64;
+}
+
+// One k per step; x in f32.
+template <PanelFormat kFormat, int kRows, int kLines>
+void FloatTile(const TileArgs& args) {
+  F32 acc[kRows][2];
+  LoadTile(args, acc);
+  const char* panel = args.panel;
+  const char* prefetch = args.prefetch;
+  const float* x = reinterpret_cast<const float*>(args.x);
+  for (int64_t step = args.num_steps; step > 0; --step) {
+    F32 w0, w1;
+    if constexpr (kFormat == PanelFormat::kF32) {
+      const float* w = reinterpret_cast<const float*>(panel);
+      w0 = Load(w);
+      w1 = Load(w + kLanes);
+      panel += kPanelWidth * 4;
+    } else {
+      const uint16_t* w = reinterpret_cast<const uint16_t*>(panel);
+      w0 = LoadF16(w);
+      w1 = LoadF16(w + kLanes);
+      panel += kPanelWidth * 2;
+    }
+    Prefetch<kLines>(prefetch);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const F32 xv = Set1(x[row]);
+      acc[row][0] = Fma(w0, xv, acc[row][0]);
+      acc[row][1] = Fma(w1, xv, acc[row][1]);
+    }
+    x += kRows;
+  }
+  StoreTile(args, acc);
+}
+
+#if defined(__AVX512BF16__)
+// Two k per step; x in pairs of bf16.
+template <int kRows, int kLines>
+void Bf16Tile(const TileArgs& args) {
+  F32 acc[kRows][2];
+  LoadTile(args, acc);
+  const char* panel = args.panel;
+  const char* prefetch = args.prefetch;
+  const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
+  for (int64_t step = args.num_steps; step > 0; --step) {
+    const __m512bh w0 = (__m512bh)_mm512_loadu_si512(panel);
+    const __m512bh w1 = (__m512bh)_mm512_loadu_si512(panel + 64);
+    panel += 128;
+    Prefetch<kLines>(prefetch);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const __m512bh xv = (__m512bh)_mm512_set1_epi32(x[row]);
+      acc[row][0] = _mm512_dpbf16_ps(acc[row][0], w0, xv);
+      acc[row][1] = _mm512_dpbf16_ps(acc[row][1], w1, xv);
+    }
+    x += kRows;
+  }
+  StoreTile(args, acc);
+}
+#else
+// Two k per step; x: for each step kRows even and then kRows odd elements, f32
+// holding values already rounded to bf16.
+template <int kRows, int kLines>
+void Bf16Tile(const TileArgs& args) {
+  F32 acc[kRows][2];
+  LoadTile(args, acc);
+  const char* panel = args.panel;
+  const char* prefetch = args.prefetch;
+  const float* x = reinterpret_cast<const float*>(args.x);
+  for (int64_t step = args.num_steps; step > 0; --step) {
+    const uint16_t* w = reinterpret_cast<const uint16_t*>(panel);
+    F32 w0 = EvenBf16(LoadPairs(w));
+    F32 w1 = EvenBf16(LoadPairs(w + 2 * kLanes));
+    Prefetch<kLines>(prefetch);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const F32 xv = Set1(x[row]);
+      acc[row][0] = Fma(w0, xv, acc[row][0]);
+      acc[row][1] = Fma(w1, xv, acc[row][1]);
+    }
+    // Loaded again: one register less to keep.
+    w0 = OddBf16(LoadPairs(w));
+    w1 = OddBf16(LoadPairs(w + 2 * kLanes));
+    panel += kPanelWidth * 4;
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const F32 xv = Set1(x[kRows + row]);
+      acc[row][0] = Fma(w0, xv, acc[row][0]);
+      acc[row][1] = Fma(w1, xv, acc[row][1]);
+    }
+    x += 2 * kRows;
+  }
+  StoreTile(args, acc);
+}
+#endif
+
+using TileFunction = void (*)(const TileArgs& args);
+
+// Entry [l][r] handles r rows and prefetches l lines per step.
+struct TileTable {
+  TileFunction entries[3][kTileRows + 1];
+};
+template <PanelFormat kFormat, int kRows, int kLines>
+constexpr TileFunction SelectTile() {
+  if constexpr (kFormat == PanelFormat::kBf16Pairs) {
+    return Bf16Tile<kRows, kLines>;
+  } else {
+    return FloatTile<kFormat, kRows, kLines>;
+  }
+}
+template <PanelFormat kFormat, int... kRows>
+constexpr TileTable MakeTileTable() {
+  return {{{nullptr, SelectTile<kFormat, kRows, 0>()...},
+           {nullptr, SelectTile<kFormat, kRows, 1>()...},
+           {nullptr, SelectTile<kFormat, kRows, 2>()...}}};
+}
+template <PanelFormat kFormat>
+constexpr TileTable MakeFormatTable() {
+#if defined(__AVX512F__)
+  return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
+                       14>();
+#else
+  return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6>();
+#endif
+}
+constexpr TileTable kTileTables[kNumPanelFormats] = {
+    MakeFormatTable<PanelFormat::kF32>(),
+    MakeFormatTable<PanelFormat::kF16>(),
+    MakeFormatTable<PanelFormat::kBf16Pairs>(),
+};
+#if defined(__AVX512BF16__)
+constexpr int kBf16XStepBytes = 4;  // A pair of bf16.
+#else
+constexpr int kBf16XStepBytes = 8;  // A pair of f32.
+#endif
+constexpr int kXStepBytes[kNumPanelFormats] = {4, 4, kBf16XStepBytes};
+constexpr int kPanelStepBytes[kNumPanelFormats] = {
+    kPanelWidth * 4, kPanelWidth * 2, kPanelWidth * 4};
+
+// Where the rows of a tile begin within block `block` of packed x.
+QUIRE_INLINE char* PackedX(const MatmulJob& job, TileRange range, int64_t block,
+                           int64_t steps_in_block) {
+  const int64_t x_step_bytes = kXStepBytes[static_cast<int>(job.format)];
+  return job.packed_x + (block * job.block_steps * job.num_rows +
+                         steps_in_block * range.first_row) *
+                            x_step_bytes;
+}
+
+QUIRE_INLINE U32 RoundToBf16(F32 v) {
+  const U32 bits = (U32)v;
+  const U32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const I32 is_nan = (I32)((bits & 0x7fffffff) > 0x7f800000);
+  return is_nan ? bits | 0x400000 : rounded;  // In the upper half.
+}
+
+// Elements [begin, end) of one row to every `rows`-th element of `out`.
+void PackRow(PanelFormat format, const float* x, int64_t begin, int64_t end,
+             int64_t rows, uint32_t* out) {
+  for (int64_t k = begin; k < end; k += kLanes) {
+    const int64_t count = end - k < kLanes ? end - k : kLanes;
+    const F32 v = count == kLanes ? Load(x + k) : LoadPartial(x + k, count);
+    U32 bits = (U32)v;
+    if (format == PanelFormat::kBf16Pairs) {
+      bits = RoundToBf16(v) & 0xffff0000u;
+    }
+    uint32_t values[kLanes];
+    __builtin_memcpy(values, &bits, sizeof(bits));
+#if defined(__AVX512BF16__)
+    if (format == PanelFormat::kBf16Pairs) {
+      // LoadPartial cleared what lies beyond an odd end. begin is even.
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < kLanes / 2; ++i) {
+        if (2 * i >= count) break;
+        out[((k - begin) / 2 + i) * rows] =
+            values[2 * i] >> 16 | values[2 * i + 1];
+      }
+      continue;
+    }
+#endif
+    for (int64_t i = 0; i < count; ++i) {
+      out[(k - begin + i) * rows] = values[i];
+    }
+  }
+}
+
+void PackX(const MatmulJob& job, int64_t tile) {
+  const TileRange range = MatmulTile(job, tile);
+  const int64_t k_per_step = job.format == PanelFormat::kBf16Pairs ? 2 : 1;
+  for (int64_t block = 0; block * job.block_steps < job.num_steps; ++block) {
+    const int64_t step_begin = block * job.block_steps;
+    int64_t steps = job.num_steps - step_begin;
+    if (steps > job.block_steps) steps = job.block_steps;
+    const int64_t begin = step_begin * k_per_step;
+    int64_t end = begin + steps * k_per_step;
+    if (end > job.cols) end = job.cols;
+    uint32_t* const packed =
+        reinterpret_cast<uint32_t*>(PackedX(job, range, block, steps));
+    for (int64_t row = 0; row < range.num_rows; ++row) {
+      PackRow(job.format, job.x + (range.first_row + row) * job.x_stride, begin,
+              end, range.num_rows, packed + row);
+#if !defined(__AVX512BF16__)
+      // The missing half of a last pair.
+      if (end - begin < steps * k_per_step) {
+        packed[(end - begin) * range.num_rows + row] = 0;
+      }
+#endif
+    }
+  }
+}
+
+QUIRE_INLINE F32 Activate(MatmulActivation activation, F32 v) {
+  switch (activation) {
+    case MatmulActivation::kGelu:
+      return GeluTanh(v);
+    case MatmulActivation::kRelu:
+      // NaN stays NaN: the comparison is false.
+      return v < 0.0f ? Set1(0.0f) : v;
+    default:
+      return v;
+  }
+}
+
+// Writes one vector of outputs, `count` lanes of it, with the residual.
+QUIRE_INLINE void StoreOutputs(const MatmulJob& job, int64_t row,
+                               int64_t channel, int64_t count, F32 v) {
+  if (count <= 0) return;
+  float* const out = job.out + row * job.out_stride + channel;
+  const float* const residual =
+      job.residual == nullptr
+          ? nullptr
+          : job.residual + row * job.residual_stride + channel;
+  if (count >= kLanes) {
+    if (residual != nullptr) v += Load(residual);
+    Store(out, v);
+  } else {
+    if (residual != nullptr) v += LoadPartial(residual, count);
+    StorePartial(out, v, count);
+  }
+}
+
+void Epilogue(const MatmulJob& job, int64_t panel, TileRange range,
+              const float* acc) {
+  F32 bias0 = {};
+  F32 bias1 = {};
+  if (job.bias != nullptr) {
+    bias0 = Load(job.bias + panel * kPanelWidth);
+    bias1 = Load(job.bias + panel * kPanelWidth + kLanes);
+  }
+  const F32 scale = Set1(job.out_scale);
+  for (int64_t i = 0; i < range.num_rows; ++i) {
+    const int64_t row = range.first_row + i;
+    const F32 v0 = (Load(acc + i * kPanelWidth) + bias0) * scale;
+    const F32 v1 = (Load(acc + i * kPanelWidth + kLanes) + bias1) * scale;
+    if (job.is_gated) {
+      const int64_t channel = panel * kLanes;
+      const int64_t count = job.num_outputs - channel;
+      if (job.activation == MatmulActivation::kSwiGlu) {
+        StoreOutputs(job, row, channel, count, Silu(v0) * v1);
+      } else if (job.activation == MatmulActivation::kGeGlu) {
+        StoreOutputs(job, row, channel, count, GeluTanh(v0) * v1);
+      } else {
+        StoreOutputs(job, row, channel, count, Activate(job.activation, v0));
+        StoreOutputs(job, row, job.num_outputs + channel, count,
+                     Activate(job.activation, v1));
+      }
+      continue;
+    }
+    const int64_t channel = panel * kPanelWidth;
+    const int64_t count = job.num_outputs - channel;
+    StoreOutputs(job, row, channel, count, Activate(job.activation, v0));
+    StoreOutputs(job, row, channel + kLanes, count - kLanes,
+                 Activate(job.activation, v1));
+  }
+}
+
+// With a single row tile each weight is used once; prefetched this far ahead.
+constexpr int64_t kPrefetchBytes = 8 << 10;
+// Row tiles whose accumulators (1.75 KiB each with AVX-512) are kept at once.
+constexpr int kGroupTiles = 10;
+// Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
+// blocks of k outside, so that weights come from memory once. The first passes
+// over a block each prefetch a share of the next one: memory stays busy while
+// later row tiles only compute.
+void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
+                  int64_t tile_begin, int64_t tile_end, bool prefetch_next,
+                  float* acc) {
+  const int format = static_cast<int>(job.format);
+  const int64_t step_bytes = kPanelStepBytes[format];
+  const int64_t num_tiles = tile_end - tile_begin;
+  const int lines_per_step = step_bytes / 64;
+  TileArgs args;
+  // At least one block: no columns at all still give zeros.
+  int64_t block = 0;
+  do {
+    const int64_t step_begin = block * job.block_steps;
+    int64_t step_end = step_begin + job.block_steps;
+    if (step_end > job.num_steps) step_end = job.num_steps;
+    args.num_steps = step_end - step_begin;
+    args.is_first = block == 0;
+    const bool prefetch = prefetch_next || step_end < job.num_steps;
+    args.acc = acc;
+    for (int64_t pass = 0; pass < num_tiles; ++pass) {
+      const TileRange range = MatmulTile(job, tile_begin + pass);
+      args.x = PackedX(job, range, block, args.num_steps);
+      for (int i = 0; i < num_panels; ++i) {
+        args.panel = job.panels + (panel + i) * job.panel_bytes +
+                     step_begin * step_bytes;
+        int lines = 0;
+        if (num_tiles == 1) {
+          lines = lines_per_step;
+          args.prefetch = args.panel + kPrefetchBytes;
+        } else if (prefetch && pass < lines_per_step) {
+          lines = 1;
+          args.prefetch =
+              args.panel + args.num_steps * (step_bytes + pass * 64);
+        }
+        kTileTables[format].entries[lines][range.num_rows](args);
+        args.acc += kTileRows * kPanelWidth;
+      }
+    }
+    ++block;
+  } while (block * job.block_steps < job.num_steps);
+}
+
+void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
+             int64_t tile_begin, int64_t tile_end) {
+  constexpr int kTileFloats = kTileRows * kPanelWidth;
+  alignas(64) float acc[kGroupTiles * kMaxPassPanels * kTileFloats];
+  const int64_t num_tiles = tile_end - tile_begin;
+  const int64_t num_groups = (num_tiles + kGroupTiles - 1) / kGroupTiles;
+  const int64_t pass_panels = num_tiles >= kManyTiles ? kMaxPassPanels : 1;
+  for (int64_t panel = panel_begin; panel < panel_end; panel += pass_panels) {
+    const int num_panels = static_cast<int>(
+        panel_end - panel < pass_panels ? panel_end - panel : pass_panels);
+    for (int64_t group = 0; group < num_groups; ++group) {
+      const int64_t first = tile_begin + group * num_tiles / num_groups;
+      const int64_t last = tile_begin + (group + 1) * num_tiles / num_groups;
+      ComputeGroup(job, panel, num_panels, first, last,
+                   panel + num_panels < panel_end, acc);
+      const float* tile_acc = acc;
+      for (int64_t tile = first; tile < last; ++tile) {
+        for (int i = 0; i < num_panels; ++i) {
+          Epilogue(job, panel + i, MatmulTile(job, tile), tile_acc);
+          tile_acc += kTileFloats;
+        }
+      }
+    }
+  }
+}
+
+template <F32 (*kFunction)(F32)>
+void Map(const float* x, float* y, int64_t size) {
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const int64_t count = size - i < kLanes ? size - i : kLanes;
+    StorePartial(y + i, kFunction(LoadPartial(x + i, count)), count);
+  }
+}
+
+}  // namespace
+
+const MatmulKernels kMatmulKernels = {
+    kLanes,
+    {kPanelStepBytes[0], kPanelStepBytes[1], kPanelStepBytes[2]},
+    {kTileRows, kTileRows, kTileRows},
+    {kXStepBytes[0], kXStepBytes[1], kXStepBytes[2]},
+    PackX,
+    Compute,
+    Map<Exp>,
+    Map<Tanh>,
+};
+
+}  // namespace QUIRE_ISA_NAMESPACE
+}  // namespace quire

@@ -1,0 +1,105 @@
+// What matmul.cc and its per-instruction-set units share. Plain data only: see
+// simd.h for why these units include nothing else.
+#ifndef QUIRE_KERNELS_CPU_MATMUL_KERNELS_H_
+#define QUIRE_KERNELS_CPU_MATMUL_KERNELS_H_
+
+#include <stdint.h>
+
+namespace quire {
+
+// Layout of the packed weights: panels of 2 * lanes output channels, the tail
+// padded with zeros, one panel after the other. One step of a panel is
+//   kF32, kF16:  [2 * lanes] elements of one k
+//   kBf16Pairs:  [2 * lanes][2] elements of k, k + 1 (the operand of vdpbf16ps)
+// and a panel holds `num_steps` steps. Gated matrices (kGateUp) hold `lanes`
+// gate channels and then the same `lanes` up channels in each panel, so that
+// silu(gate) * up is an operation on two vectors of the same panel.
+enum class PanelFormat : int { kF32, kF16, kBf16Pairs };
+constexpr int kNumPanelFormats = 3;
+
+enum class MatmulActivation : int { kNone, kSwiGlu, kGeGlu, kGelu, kRelu };
+
+// The largest number of rows of x that any kernel handles at once.
+constexpr int kMaxTileRows = 16;
+
+// From this many row tiles on, arithmetic and not memory is the limit: a block
+// of a row tile, in L1, then meets the blocks of several panels, in L2, which
+// divides the traffic of x (from L3: it is larger than L2) by as many.
+constexpr int kManyTiles = 6;
+constexpr int kMaxPassPanels = 4;
+
+struct MatmulJob {
+  PanelFormat format;
+  const char* panels;
+  int64_t panel_bytes;
+  int64_t num_steps;
+  const float* bias;    // [num_panels][2 * lanes], or null.
+  int64_t num_outputs;  // Channels; per half if is_gated.
+  bool is_gated;
+
+  const float* x;  // [num_rows, cols]
+  int64_t x_stride;
+  int64_t cols;
+  // Row tiles of x, packed in the order in which they are read: blocks of
+  // `block_steps` steps (the last one shorter), in each block the row tiles, in
+  // each tile [steps of the block][tile rows] elements or pairs. A row takes
+  // num_steps * packed_x_step_bytes.
+  char* packed_x;
+  int64_t block_steps;
+  int64_t num_rows;
+  int64_t num_tiles;
+
+  float* out;
+  int64_t out_stride;
+  MatmulActivation activation;
+  const float* residual;  // Or null; may alias out.
+  int64_t residual_stride;
+  float out_scale;
+};
+
+// Rows of tile `tile`: an even split, so that no tile is left with one row.
+struct TileRange {
+  int64_t first_row;
+  int64_t num_rows;
+};
+static inline __attribute__((always_inline)) TileRange MatmulTile(
+    const MatmulJob& job, int64_t tile) {
+  const int64_t base = job.num_rows / job.num_tiles;
+  const int64_t extra = job.num_rows % job.num_tiles;
+  const int64_t first = tile * base + (tile < extra ? tile : extra);
+  return {first, base + (tile < extra ? 1 : 0)};
+}
+
+struct MatmulKernels {
+  int lanes;
+  int panel_step_bytes[kNumPanelFormats];
+  int max_tile_rows[kNumPanelFormats];
+  int packed_x_step_bytes[kNumPanelFormats];  // Per row.
+  // Requires: num_steps > 0.
+  void (*pack_x)(const MatmulJob& job, int64_t tile);
+  // Outputs of panels [panel_begin, panel_end) for row tiles [tile_begin,
+  // tile_end). The arithmetic of one output element is one chain over k
+  // ascending, whatever the arguments.
+  void (*compute)(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
+                  int64_t tile_begin, int64_t tile_end);
+  // Element-wise functions, for tests: exp, tanh, silu, gelu_tanh.
+  void (*exp)(const float* x, float* y, int64_t size);
+  void (*tanh)(const float* x, float* y, int64_t size);
+};
+
+namespace cpu_scalar {
+extern const MatmulKernels kMatmulKernels;
+}
+namespace cpu_avx2 {
+extern const MatmulKernels kMatmulKernels;
+}
+namespace cpu_avx512 {
+extern const MatmulKernels kMatmulKernels;
+}
+namespace cpu_avx512_bf16 {
+extern const MatmulKernels kMatmulKernels;
+}
+
+}  // namespace quire
+
+#endif  // QUIRE_KERNELS_CPU_MATMUL_KERNELS_H_

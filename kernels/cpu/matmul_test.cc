@@ -1,0 +1,485 @@
+#include "kernels/cpu/matmul.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "engine/base/random.h"
+#include "gtest/gtest.h"
+#include "kernels/cpu/matmul_kernels.h"
+
+namespace quire {
+namespace {
+
+using Activation = Epilogue::Activation;
+
+float Uniform(SimulationRandom& random) {
+  return static_cast<float>(2 * random.Uniform() - 1);
+}
+
+// A matrix in any dtype and its exact values as double.
+struct Matrix {
+  std::vector<char> bytes;
+  std::vector<double> values;
+  TensorView view;
+
+  // Rows lie `padding` elements apart, starting `offset` bytes into the buffer,
+  // as in a memory-mapped file.
+  Matrix(DType dtype, int64_t rows, int64_t cols, SimulationRandom& random,
+         int64_t padding = 0, int64_t offset = 0) {
+    const int64_t size = DTypeSize(dtype);
+    const int64_t stride = cols + padding;
+    bytes.assign(offset + rows * stride * size + 1, 0);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) {
+        const float value = Uniform(random);
+        char* const to = bytes.data() + offset + (r * stride + c) * size;
+        if (dtype == DType::kF32) {
+          std::memcpy(to, &value, 4);
+          values.push_back(value);
+        } else {
+          const bool is_half = dtype == DType::kF16;
+          const uint16_t bits =
+              is_half ? FloatToHalf(value) : FloatToBf16(value);
+          std::memcpy(to, &bits, 2);
+          values.push_back(is_half ? HalfToFloat(bits) : Bf16ToFloat(bits));
+        }
+      }
+    }
+    view = TensorView::Matrix(bytes.data() + offset, dtype, rows, cols);
+    view.row_stride = stride;
+  }
+};
+
+double ReferenceActivation(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kSwiGlu:
+      return x / (1 + std::exp(-x));
+    case Activation::kGeGlu:
+    case Activation::kGelu:
+      return 0.5 * x *
+             (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::kRelu:
+      return std::isnan(x) ? x : std::max(x, 0.0);
+    case Activation::kNone:
+      break;
+  }
+  return x;
+}
+
+constexpr double kRoundoff = 1.0 / (1 << 24);
+
+// First-order bound of a chain of `cols` multiply-adds in f32 (two roundings
+// each where there is no FMA or VDPBF16PS rounds between the halves of a pair),
+// bias and scale included.
+double DotTolerance(int64_t cols, double sum_abs) {
+  return (2 * cols + 4) * kRoundoff * sum_abs + 1e-37;
+}
+
+struct Case {
+  LinearKind kind = LinearKind::kPlain;
+  DType dtype = DType::kBF16;
+  std::vector<int64_t> part_rows;
+  int64_t cols = 0;
+  int64_t num_rows = 0;
+  Activation activation = Activation::kNone;
+  bool has_bias = false;
+  bool has_residual = false;
+  float out_scale = 1.0f;
+  int64_t padding = 0;
+  int64_t offset = 0;
+};
+
+void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
+  SimulationRandom random(seed);
+  LinearSpec spec;
+  spec.kind = c.kind;
+  std::vector<Matrix> parts;
+  parts.reserve(c.part_rows.size());
+  std::vector<const double*> weight_rows;
+  for (int64_t rows : c.part_rows) {
+    parts.emplace_back(c.dtype, rows, c.cols, random, c.padding, c.offset);
+    spec.parts.push_back({parts.back().view, QuantFormat::kDense});
+    for (int64_t r = 0; r < rows; ++r) {
+      weight_rows.push_back(parts.back().values.data() + r * c.cols);
+    }
+  }
+  const int64_t n = weight_rows.size();
+  std::vector<float> bias(n);
+  for (float& b : bias) b = Uniform(random);
+  if (c.has_bias) spec.bias = TensorView::Vector(bias.data(), DType::kF32, n);
+
+  const auto packed = PackMatrix(spec, isa, pool);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  EXPECT_EQ((*packed)->rows, n);
+  EXPECT_EQ((*packed)->cols, c.cols);
+  EXPECT_EQ((*packed)->kind, c.kind);
+  EXPECT_GE((*packed)->num_bytes, n * c.cols * DTypeSize(c.dtype));
+
+  std::vector<float> row(c.cols);
+  for (int64_t r = 0; r < n; ++r) {
+    UnpackRow(**packed, r, row.data());
+    for (int64_t k = 0; k < c.cols; ++k) ASSERT_EQ(row[k], weight_rows[r][k]);
+  }
+
+  const bool is_gated =
+      c.activation == Activation::kSwiGlu || c.activation == Activation::kGeGlu;
+  const int64_t out_cols = is_gated ? n / 2 : n;
+  const int64_t x_stride = c.cols + 3;
+  const int64_t out_stride = out_cols + 5;
+  std::vector<float> x(c.num_rows * x_stride + 1);
+  for (float& v : x) v = Uniform(random);
+  const float kGuard = 12345.0f;
+  std::vector<float> out(c.num_rows * out_stride + 1, kGuard);
+  std::vector<float> residual(out.size());
+  for (float& v : residual) v = Uniform(random);
+
+  MatmulParams params;
+  params.x = x.data();
+  params.x_stride = x_stride;
+  params.num_rows = c.num_rows;
+  params.out = out.data();
+  params.out_stride = out_stride;
+  params.activation = c.activation;
+  params.out_scale = c.out_scale;
+  if (c.has_residual) {
+    params.residual = residual.data();
+    params.residual_stride = out_stride;
+  }
+  MatmulScratch scratch(c.num_rows, c.cols);
+  Matmul(pool, isa, **packed, params, scratch);
+
+  const auto dot = [&](int64_t r, int64_t channel, double* tolerance) {
+    double sum = c.has_bias ? bias[channel] : 0.0;
+    double sum_abs = std::abs(sum);
+    for (int64_t k = 0; k < c.cols; ++k) {
+      float xv = x[r * x_stride + k];
+      if (c.dtype == DType::kBF16) xv = Bf16ToFloat(FloatToBf16(xv));
+      const double product = static_cast<double>(xv) * weight_rows[channel][k];
+      sum += product;
+      sum_abs += std::abs(product);
+    }
+    *tolerance = DotTolerance(c.cols, sum_abs) * std::abs(c.out_scale);
+    return sum * static_cast<double>(c.out_scale);
+  };
+  for (int64_t r = 0; r < c.num_rows; ++r) {
+    for (int64_t j = 0; j < out_cols; ++j) {
+      double tolerance = 0;
+      const double pre = dot(r, j, &tolerance);
+      double expected = ReferenceActivation(c.activation, pre);
+      // The slope of silu and gelu is below 1.13; a few ulp of their own.
+      tolerance = 1.13 * tolerance + 8 * kRoundoff * std::abs(expected);
+      if (is_gated) {
+        double up_tolerance = 0;
+        const double up = dot(r, n / 2 + j, &up_tolerance);
+        tolerance = tolerance * (std::abs(up) + up_tolerance) +
+                    up_tolerance * std::abs(expected);
+        expected *= up;
+      }
+      if (c.has_residual) expected += residual[r * out_stride + j];
+      tolerance += 2 * kRoundoff * std::abs(expected);
+      const float got = out[r * out_stride + j];
+      ASSERT_TRUE(std::abs(got - expected) <= tolerance)
+          << IsaName(isa) << " " << DTypeName(c.dtype) << " row " << r
+          << " channel " << j << " of " << n << " x " << c.cols << ": " << got
+          << " vs " << expected << " +- " << tolerance;
+    }
+    for (int64_t j = out_cols; j < out_stride; ++j) {
+      ASSERT_EQ(out[r * out_stride + j], kGuard);
+    }
+  }
+}
+
+class MatmulTest : public testing::TestWithParam<std::tuple<Isa, DType>> {
+ protected:
+  Isa isa() const { return std::get<0>(GetParam()); }
+  DType dtype() const { return std::get<1>(GetParam()); }
+  ThreadPool pool_{3};
+};
+
+TEST_P(MatmulTest, ShapesAroundTheTiles) {
+  uint64_t seed = 1;
+  for (int64_t cols : {0, 1, 2, 3, 31, 64, 97}) {
+    for (int64_t rows : {0, 1, 7, 8, 9, 31, 32, 33, 67}) {
+      for (int64_t num_rows : {0, 1, 2, 5, 6, 7, 13, 14, 15, 29}) {
+        Case c;
+        c.dtype = dtype();
+        c.part_rows = {rows};
+        c.cols = cols;
+        c.num_rows = num_rows;
+        CheckCase(isa(), pool_, c, seed++);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, PartsBiasResidualScaleAndAnyStride) {
+  Case c;
+  c.kind = LinearKind::kQkv;
+  c.dtype = dtype();
+  c.part_rows = {48, 17, 17};
+  c.cols = 101;
+  c.num_rows = 17;
+  c.has_bias = c.has_residual = true;
+  c.out_scale = -0.37f;
+  c.padding = 5;
+  c.offset = 1;  // Not even aligned to the element.
+  CheckCase(isa(), pool_, c, 7);
+}
+
+TEST_P(MatmulTest, Activations) {
+  uint64_t seed = 100;
+  for (Activation activation :
+       {Activation::kNone, Activation::kSwiGlu, Activation::kGeGlu,
+        Activation::kGelu, Activation::kRelu}) {
+    for (int64_t half : {1, 15, 16, 17, 53}) {
+      Case c;
+      c.kind = LinearKind::kGateUp;
+      c.dtype = dtype();
+      c.part_rows = {half, half};
+      c.cols = 61;
+      c.num_rows = 9;
+      c.activation = activation;
+      c.has_bias = c.has_residual = half % 2 == 1;
+      CheckCase(isa(), pool_, c, seed++);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(MatmulTest, LongRows) {
+  Case c;
+  c.dtype = dtype();
+  c.part_rows = {70};
+  c.cols = 4864;
+  c.num_rows = 30;
+  CheckCase(isa(), pool_, c, 9);
+}
+
+// The bits of a row depend on neither the batch around it, the threads nor the
+// chunks.
+TEST_P(MatmulTest, BitwiseInvariant) {
+  SimulationRandom random(11);
+  const int64_t cols = 515;
+  const int64_t rows = 163;
+  const int64_t max_rows = 45;
+  Matrix weights(dtype(), rows, cols, random);
+  LinearSpec spec;
+  spec.parts.push_back({weights.view, QuantFormat::kDense});
+  std::vector<float> x(max_rows * cols);
+  for (float& v : x) v = Uniform(random);
+  ThreadPool single(1);
+  const auto packed = PackMatrix(spec, isa(), single);
+  ASSERT_TRUE(packed.ok());
+  MatmulScratch scratch(1, 1);  // Grows.
+  const auto run = [&](ThreadPool& pool, int64_t first, int64_t num_rows) {
+    std::vector<float> out(num_rows * rows);
+    MatmulParams params;
+    params.x = x.data() + first * cols;
+    params.x_stride = cols;
+    params.num_rows = num_rows;
+    params.out = out.data();
+    params.out_stride = rows;
+    Matmul(pool, isa(), **packed, params, scratch);
+    return out;
+  };
+  std::vector<float> expected;
+  for (int64_t r = 0; r < max_rows; ++r) {
+    const std::vector<float> one = run(single, r, 1);
+    expected.insert(expected.end(), one.begin(), one.end());
+  }
+  for (int num_threads : {1, 2, 5}) {
+    ThreadPool pool(num_threads);
+    for (int64_t num_rows = 1; num_rows <= max_rows; ++num_rows) {
+      const int64_t first = num_rows % 3 == 0 ? 0 : max_rows - num_rows;
+      const std::vector<float> got = run(pool, first, num_rows);
+      ASSERT_EQ(std::memcmp(got.data(), expected.data() + first * rows,
+                            got.size() * sizeof(float)),
+                0)
+          << num_threads << " threads, " << num_rows << " rows";
+    }
+  }
+}
+
+TEST_P(MatmulTest, NanAndInfinityStayInTheirRowAndChannel) {
+  SimulationRandom random(12);
+  const int64_t cols = 40;
+  const int64_t rows = 35;
+  Matrix weights(dtype(), rows, cols, random);
+  LinearSpec spec;
+  spec.parts.push_back({weights.view, QuantFormat::kDense});
+  const auto packed = PackMatrix(spec, isa(), pool_);
+  ASSERT_TRUE(packed.ok());
+  std::vector<float> x(4 * cols, 0.5f);
+  x[1 * cols + 7] = std::numeric_limits<float>::quiet_NaN();
+  x[2 * cols + 8] = std::numeric_limits<float>::infinity();
+  std::vector<float> out(4 * rows);
+  MatmulParams params;
+  params.x = x.data();
+  params.x_stride = cols;
+  params.num_rows = 4;
+  params.out = out.data();
+  params.out_stride = rows;
+  MatmulScratch scratch(4, cols);
+  Matmul(pool_, isa(), **packed, params, scratch);
+  for (int64_t j = 0; j < rows; ++j) {
+    EXPECT_TRUE(std::isfinite(out[j]));
+    EXPECT_TRUE(std::isnan(out[rows + j]));
+    EXPECT_TRUE(std::isinf(out[2 * rows + j]));
+    EXPECT_TRUE(std::isfinite(out[3 * rows + j]));
+  }
+}
+
+TEST_P(MatmulTest, ResidualMayBeTheOutput) {
+  SimulationRandom random(13);
+  Matrix weights(dtype(), 37, 20, random);
+  LinearSpec spec;
+  spec.parts.push_back({weights.view, QuantFormat::kDense});
+  const auto packed = PackMatrix(spec, isa(), pool_);
+  ASSERT_TRUE(packed.ok());
+  std::vector<float> x(3 * 20, 0.25f);
+  std::vector<float> plain(3 * 37);
+  MatmulParams params;
+  params.x = x.data();
+  params.x_stride = 20;
+  params.num_rows = 3;
+  params.out = plain.data();
+  params.out_stride = 37;
+  MatmulScratch scratch(3, 20);
+  Matmul(pool_, isa(), **packed, params, scratch);
+  std::vector<float> out(3 * 37, 2.0f);
+  params.out = out.data();
+  params.residual = out.data();
+  params.residual_stride = 37;
+  Matmul(pool_, isa(), **packed, params, scratch);
+  for (size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], plain[i] + 2.0f);
+}
+
+std::string ParamName(
+    const testing::TestParamInfo<std::tuple<Isa, DType>>& info) {
+  return std::string(IsaName(std::get<0>(info.param))) + "_" +
+         DTypeName(std::get<1>(info.param));
+}
+INSTANTIATE_TEST_SUITE_P(
+    AllIsas, MatmulTest,
+    testing::Combine(testing::ValuesIn(SupportedIsas()),
+                     testing::Values(DType::kF32, DType::kF16, DType::kBF16)),
+    ParamName);
+
+// A bf16 weight times a bf16 activation is exact in f32: with one column the
+// result must be that product, which also checks the rounding of x.
+TEST(MatmulRoundingTest, XIsRoundedToNearestEven) {
+  ThreadPool pool(1);
+  const uint16_t one = FloatToBf16(1.0f);
+  LinearSpec spec;
+  spec.parts.push_back({TensorView::Matrix(&one, DType::kBF16, 1, 1)});
+  for (Isa isa : SupportedIsas()) {
+    const auto packed = PackMatrix(spec, isa, pool);
+    ASSERT_TRUE(packed.ok());
+    MatmulScratch scratch(1, 1);
+    for (float x : {1.0f, 1.00390625f /* tie, to even: 1 */, 1.01171875f,
+                    1.0039063f, -3.1415926f, 3.3895314e38f, 1e-30f}) {
+      float out = 0;
+      MatmulParams params;
+      params.x = &x;
+      params.x_stride = params.out_stride = params.num_rows = 1;
+      params.out = &out;
+      Matmul(pool, isa, **packed, params, scratch);
+      EXPECT_EQ(out, Bf16ToFloat(FloatToBf16(x))) << IsaName(isa) << " " << x;
+    }
+  }
+}
+
+TEST(PackMatrixTest, RejectsWhatDoesNotFit) {
+  ThreadPool pool(1);
+  std::vector<float> data(64);
+  const auto part = [&](DType dtype, int64_t rows, int64_t cols) {
+    return WeightPart{TensorView::Matrix(data.data(), dtype, rows, cols)};
+  };
+  const auto code = [&](const LinearSpec& spec) {
+    return PackMatrix(spec, Isa::kScalar, pool).status().code();
+  };
+  LinearSpec spec;
+  EXPECT_EQ(code(spec), absl::StatusCode::kInvalidArgument);
+  spec.parts = {part(DType::kF32, 2, 3), part(DType::kF32, 2, 4)};
+  EXPECT_EQ(code(spec), absl::StatusCode::kInvalidArgument);
+  spec.parts = {part(DType::kF32, 2, 4), part(DType::kBF16, 2, 4)};
+  EXPECT_EQ(code(spec), absl::StatusCode::kInvalidArgument);
+  spec.kind = LinearKind::kGateUp;
+  spec.parts = {part(DType::kF32, 2, 4), part(DType::kF32, 3, 4)};
+  EXPECT_EQ(code(spec), absl::StatusCode::kInvalidArgument);
+  spec.kind = LinearKind::kPlain;
+  spec.parts = {part(DType::kI32, 2, 4)};
+  EXPECT_EQ(code(spec), absl::StatusCode::kUnimplemented);
+  spec.parts = {part(DType::kF32, 2, 4)};
+  spec.bias = TensorView::Vector(data.data(), DType::kF32, 3);
+  EXPECT_EQ(code(spec), absl::StatusCode::kInvalidArgument);
+}
+
+const MatmulKernels& Kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return cpu_avx2::kMatmulKernels;
+    case Isa::kAvx512:
+      return cpu_avx512::kMatmulKernels;
+    case Isa::kAvx512Bf16:
+      return cpu_avx512_bf16::kMatmulKernels;
+    case Isa::kScalar:
+      break;
+  }
+  return cpu_scalar::kMatmulKernels;
+}
+
+double Ulps(float got, double expected) {
+  if (std::isnan(got)) return std::numeric_limits<double>::infinity();
+  const double unit =
+      std::ldexp(1.0, std::max(-126, std::ilogb(expected)) - 23);
+  return std::abs(got - expected) / unit;
+}
+
+TEST(VectorMathTest, ExpAndTanhWithinAFewUlp) {
+  for (Isa isa : SupportedIsas()) {
+    std::vector<float> x;
+    for (double v = -86.8; v < 88.7; v += 0.00137) x.push_back(v);
+    for (double v = -0.7; v < 0.7; v += 0.0000173) x.push_back(v);
+    std::vector<float> y(x.size());
+    Kernels(isa).exp(x.data(), y.data(), x.size());
+    double worst = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      worst = std::max(worst, Ulps(y[i], std::exp(static_cast<double>(x[i]))));
+    }
+    // Without FMA the range reduction rounds once more.
+    EXPECT_LE(worst, 2.0) << IsaName(isa);
+    Kernels(isa).tanh(x.data(), y.data(), x.size());
+    worst = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      if (x[i] == 0) continue;
+      worst = std::max(worst, Ulps(y[i], std::tanh(static_cast<double>(x[i]))));
+    }
+    EXPECT_LE(worst, 4.0) << IsaName(isa);
+  }
+}
+
+TEST(VectorMathTest, ExpAtTheEdges) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (Isa isa : SupportedIsas()) {
+    const std::vector<float> x = {0.0f, -0.0f,    -infinity, infinity,
+                                  NAN,  -1000.0f, 1000.0f,   88.8f};
+    std::vector<float> y(x.size());
+    Kernels(isa).exp(x.data(), y.data(), x.size());
+    EXPECT_EQ(y[0], 1.0f);
+    EXPECT_EQ(y[1], 1.0f);
+    EXPECT_EQ(y[2], 0.0f);
+    EXPECT_EQ(y[3], infinity);
+    EXPECT_TRUE(std::isnan(y[4]));
+    EXPECT_EQ(y[5], 0.0f);
+    EXPECT_EQ(y[6], infinity);
+    EXPECT_EQ(y[7], infinity);
+  }
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,377 @@
+#include "kernels/cpu/sampling.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/sampling.h"
+
+namespace quire {
+namespace {
+
+// Entries whose maximum is kept. 64: a Gumbel chunk is one Philox call of 16
+// AVX-512 lanes by 4 words, and 150,000 entries have 2,344 maxima, which fit
+// in L1.
+constexpr int kChunk = 64;
+
+// GumbelNoise never exceeds -log(-log(1 - 2^-24)) = 16.636.
+constexpr float kMaxGumbelNoise = 16.7f;
+
+struct SamplingKernels {
+  bool (*scan_row)(const float*, int64_t, float*);
+  void (*divide_row)(const float*, int64_t, float, float*, float*);
+  double (*sum_exp)(const float*, int64_t, const float*, float, float);
+  void (*exp_row)(const float*, int64_t, float, float*);
+  int32_t (*gumbel_argmax)(const float*, int64_t, const float*, float, uint64_t,
+                           int64_t, int32_t);
+};
+
+namespace scalar {
+#define QUIRE_LANES 4
+#define QUIRE_TARGET
+#include "kernels/cpu/sampling.inc"
+#undef QUIRE_INLINE
+#undef QUIRE_TARGET
+#undef QUIRE_LANES
+}  // namespace scalar
+
+namespace avx2 {
+#define QUIRE_LANES 8
+#define QUIRE_TARGET __attribute__((target("avx2,fma,f16c")))
+#include "kernels/cpu/sampling.inc"
+#undef QUIRE_INLINE
+#undef QUIRE_TARGET
+#undef QUIRE_LANES
+}  // namespace avx2
+
+namespace avx512 {
+#define QUIRE_LANES 16
+#define QUIRE_TARGET \
+  __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")))
+#include "kernels/cpu/sampling.inc"
+#undef QUIRE_INLINE
+#undef QUIRE_TARGET
+#undef QUIRE_LANES
+}  // namespace avx512
+
+const SamplingKernels& KernelsFor(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return scalar::kSamplingKernels;
+    case Isa::kAvx2:
+      return avx2::kSamplingKernels;
+    case Isa::kAvx512:
+    case Isa::kAvx512Bf16:
+      return avx512::kSamplingKernels;
+  }
+  return scalar::kSamplingKernels;
+}
+
+int64_t NumChunks(int64_t size) { return (size + kChunk - 1) / kChunk; }
+
+bool NeedsProcessors(const SampleInput& input) {
+  const SlotParams& params = *input.params;
+  return input.counts != nullptr || !params.bias_ids.empty() ||
+         !params.allowed_ids.empty() ||
+         (input.num_generated < params.min_tokens &&
+          !params.banned_before_min.empty());
+}
+
+// Step 2 of kernels/sampling.h and the bias of step 3, in place.
+void ApplyPenaltiesAndBias(const SampleInput& input, float* logits) {
+  const SlotParams& params = *input.params;
+  if (input.counts != nullptr) {
+    for (const TokenCounts::Entry& entry : input.counts->entries()) {
+      float& logit = logits[entry.id];
+      if (params.repetition_penalty != 1.0f) {
+        logit = logit > 0.0f ? logit / params.repetition_penalty
+                             : logit * params.repetition_penalty;
+      }
+      if (entry.num_generated > 0) {
+        logit -=
+            params.frequency_penalty * static_cast<float>(entry.num_generated);
+        logit -= params.presence_penalty;
+      }
+    }
+  }
+  for (size_t i = 0; i < params.bias_ids.size(); ++i) {
+    logits[params.bias_ids[i]] += params.bias[i];
+  }
+}
+
+}  // namespace
+
+SamplingScratch::SamplingScratch(int32_t vocab_size)
+    : scaled_(vocab_size),
+      chunk_max_(NumChunks(vocab_size)),
+      order_(vocab_size),
+      ids_(vocab_size),
+      weighted_(vocab_size) {}
+
+int64_t SamplingScratch::NumBytes(int32_t vocab_size) {
+  return int64_t{vocab_size} * (3 * 4 + 8) + NumChunks(vocab_size) * 4;
+}
+
+// The draw of one row: holds what its steps share.
+class RowSampler {
+ public:
+  RowSampler(Isa isa, const SampleInput& input, SamplingScratch& scratch)
+      : kernels_(KernelsFor(isa)),
+        input_(input),
+        params_(*input.params),
+        size_(input.vocab_size),
+        num_chunks_(NumChunks(input.vocab_size)),
+        scratch_(scratch),
+        chunk_max_(scratch.chunk_max_.data()) {}
+
+  bool IsFinite() {
+    return kernels_.scan_row(input_.logits, size_, chunk_max_);
+  }
+
+  void Run(SampleOutput* output) {
+    const float* row = input_.logits;
+    if (!IsFinite()) {
+      output->non_finite = true;
+      return;
+    }
+    double log_sum = 0.0;
+    float max = 0.0f;
+    if (params_.num_logprobs >= 0) {
+      max = MaxOfRow();
+      log_sum =
+          std::log(kernels_.sum_exp(row, size_, chunk_max_, max, -INFINITY));
+      if (params_.num_logprobs > 0) TopLogprobs(max, log_sum, output);
+    }
+    output->token = Draw();
+    if (params_.num_logprobs >= 0) {
+      output->logprob = Logprob(row[output->token], max, log_sum);
+    }
+  }
+
+ private:
+  static float Logprob(float logit, float max, double log_sum) {
+    return static_cast<float>(static_cast<double>(logit) - max - log_sum);
+  }
+
+  float MaxOfRow() const {
+    return *std::max_element(chunk_max_, chunk_max_ + num_chunks_);
+  }
+
+  // The lowest id of the largest entry.
+  int32_t Argmax(const float* row) const {
+    const int64_t chunk =
+        std::max_element(chunk_max_, chunk_max_ + num_chunks_) - chunk_max_;
+    const float* begin = row + chunk * kChunk;
+    const float* end = row + std::min(size_, (chunk + 1) * kChunk);
+    return static_cast<int32_t>(std::max_element(begin, end) - row);
+  }
+
+  // A lower bound of the k-th largest entry of the row: k chunks have a maximum
+  // that large.
+  float LowerBoundOfLargest(int64_t k) {
+    if (k > num_chunks_) return -INFINITY;
+    float* maxima = scratch_.order_.data();
+    std::copy(chunk_max_, chunk_max_ + num_chunks_, maxima);
+    std::nth_element(maxima, maxima + (k - 1), maxima + num_chunks_,
+                     std::greater<float>());
+    return maxima[k - 1];
+  }
+
+  // Calls visit(id) for the entries >= threshold, in order.
+  template <typename Visit>
+  void ForEachAtLeast(const float* row, float threshold, Visit visit) const {
+    for (int64_t chunk = 0; chunk < num_chunks_; ++chunk) {
+      if (!(chunk_max_[chunk] >= threshold)) continue;
+      const int64_t end = std::min(size_, (chunk + 1) * kChunk);
+      for (int64_t id = chunk * kChunk; id < end; ++id) {
+        if (row[id] >= threshold) visit(id);
+      }
+    }
+  }
+
+  void TopLogprobs(float max, double log_sum, SampleOutput* output) {
+    const float* row = input_.logits;
+    const int64_t k = std::min<int64_t>(params_.num_logprobs, size_);
+    int32_t* ids = scratch_.ids_.data();
+    int64_t num_ids = 0;
+    ForEachAtLeast(row, LowerBoundOfLargest(k), [&](int64_t id) {
+      ids[num_ids++] = static_cast<int32_t>(id);
+    });
+    std::partial_sort(ids, ids + k, ids + num_ids, [row](int32_t a, int32_t b) {
+      return row[a] > row[b] || (row[a] == row[b] && a < b);
+    });
+    for (int64_t i = 0; i < k; ++i) {
+      output->top_ids[i] = ids[i];
+      output->top_logprobs[i] = Logprob(row[ids[i]], max, log_sum);
+    }
+  }
+
+  // Steps 2 to 8 of kernels/sampling.h.
+  int32_t Draw() {
+    const bool is_greedy = params_.temperature < kMinTemperature;
+    const float divisor = is_greedy ? 1.0f : params_.temperature;
+    float* z = scratch_.scaled_.data();
+    if (NeedsProcessors(input_)) {
+      Process(z);
+      kernels_.divide_row(z, size_, divisor, z, chunk_max_);
+    } else if (is_greedy) {
+      return Argmax(input_.logits);
+    } else {
+      kernels_.divide_row(input_.logits, size_, divisor, z, chunk_max_);
+    }
+    const int32_t largest = Argmax(z);
+    if (is_greedy || !std::isfinite(z[largest])) return largest;
+    const float threshold = Threshold(z, z[largest]);
+    return kernels_.gumbel_argmax(z, size_, chunk_max_, threshold,
+                                  params_.draw_key, input_.position, largest);
+  }
+
+  void Process(float* z) {
+    std::memcpy(z, input_.logits, size_ * sizeof(float));
+    ApplyPenaltiesAndBias(input_, z);
+    if (!params_.allowed_ids.empty()) {
+      // The allowed values wait in `order_` while the row is masked.
+      float* kept = scratch_.order_.data();
+      std::memcpy(kept, z, size_ * sizeof(float));
+      std::fill(z, z + size_, -INFINITY);
+      for (int32_t id : params_.allowed_ids) z[id] = kept[id];
+    }
+    if (input_.num_generated < params_.min_tokens) {
+      for (int32_t id : params_.banned_before_min) z[id] = -INFINITY;
+    }
+  }
+
+  // The smallest value that min_p, top_k and top_p keep.
+  float Threshold(const float* z, float max) {
+    float threshold = -INFINITY;
+    if (params_.min_p > 0.0f) threshold = MinPThreshold(max, params_.min_p);
+    if (params_.top_k > 0 && params_.top_k < size_) {
+      threshold = std::max(threshold, TopKThreshold(z, threshold));
+    }
+    if (params_.top_p < 1.0f) threshold = TopPThreshold(z, max, threshold);
+    return threshold;
+  }
+
+  // The k-th largest entry, or -infinity if fewer are >= floor.
+  float TopKThreshold(const float* z, float floor) {
+    const int64_t k = params_.top_k;
+    const float bound = std::max(floor, LowerBoundOfLargest(k));
+    float* values = scratch_.order_.data();
+    int64_t count = 0;
+    ForEachAtLeast(z, bound, [&](int64_t id) { values[count++] = z[id]; });
+    if (count < k) return -INFINITY;
+    std::nth_element(values, values + (k - 1), values + count,
+                     std::greater<float>());
+    return values[k - 1];
+  }
+
+  // The largest threshold >= floor at which the kept mass reaches top_p of that
+  // of all entries >= floor. First the mass above a few distances from the
+  // maximum brackets it, then a selection within the bracket finds it.
+  float TopPThreshold(const float* z, float max, float floor) {
+    const double target = static_cast<double>(params_.top_p) *
+                          kernels_.sum_exp(z, size_, chunk_max_, max, floor);
+    float high = INFINITY;  // The mass of entries >= high is below target.
+    double mass_above = 0.0;
+    float low = floor;
+    for (float distance = 0.5f; distance < 64.0f; distance *= 2.0f) {
+      const float middle = max - distance;
+      if (middle <= floor) break;
+      const double mass = kernels_.sum_exp(z, size_, chunk_max_, max, middle);
+      if (mass >= target) {
+        low = middle;
+        break;
+      }
+      high = middle;
+      mass_above = mass;
+    }
+    // Each pass halves the bracket; it costs a fraction of selecting from all
+    // of a flat distribution.
+    for (int pass = 0; pass < 3 && std::isfinite(low); ++pass) {
+      const float middle = low + (std::min(high, max) - low) * 0.5f;
+      if (!(middle > low && middle < high)) break;
+      const double mass = kernels_.sum_exp(z, size_, chunk_max_, max, middle);
+      if (mass >= target) {
+        low = middle;
+      } else {
+        high = middle;
+        mass_above = mass;
+      }
+    }
+    return SelectByMass(z, max, low, high, target - mass_above);
+  }
+
+  // The largest value v in [low, high) such that the entries in [v, high) have
+  // at least `target` mass; `low` if there is none.
+  float SelectByMass(const float* z, float max, float low, float high,
+                     double target) {
+    float* values = scratch_.order_.data();
+    int64_t count = 0;
+    ForEachAtLeast(z, low, [&](int64_t id) {
+      if (z[id] < high) values[count++] = z[id];
+    });
+    using Weighted = SamplingScratch::Weighted;
+    Weighted* begin = scratch_.weighted_.data();
+    Weighted* end = begin + count;
+    for (int64_t i = 0; i < count; ++i) begin[i].value = values[i];
+    kernels_.exp_row(values, count, max, values);
+    for (int64_t i = 0; i < count; ++i) begin[i].weight = values[i];
+
+    double mass = 0.0;  // Of the entries known to be kept.
+    while (end - begin > 16) {
+      const float a = begin->value;
+      const float b = begin[(end - begin) / 2].value;
+      const float c = end[-1].value;
+      const float pivot = std::max(std::min(a, b), std::min(std::max(a, b), c));
+      Weighted* equal = std::partition(
+          begin, end, [pivot](const Weighted& w) { return w.value > pivot; });
+      Weighted* less = std::partition(
+          equal, end, [pivot](const Weighted& w) { return w.value == pivot; });
+      double greater_mass = mass;
+      for (Weighted* w = begin; w < equal; ++w) greater_mass += w->weight;
+      if (greater_mass >= target && equal > begin) {
+        end = equal;
+        continue;
+      }
+      for (Weighted* w = equal; w < less; ++w) greater_mass += w->weight;
+      if (greater_mass >= target) return pivot;
+      mass = greater_mass;
+      begin = less;
+    }
+    std::sort(begin, end, [](const Weighted& x, const Weighted& y) {
+      return x.value > y.value;
+    });
+    for (; begin < end; ++begin) {
+      mass += begin->weight;
+      if (mass >= target) return begin->value;
+    }
+    return low;
+  }
+
+  const SamplingKernels& kernels_;
+  const SampleInput& input_;
+  const SlotParams& params_;
+  const int64_t size_;
+  const int64_t num_chunks_;
+  SamplingScratch& scratch_;
+  float* chunk_max_;
+};
+
+bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
+                 SamplingScratch& scratch) {
+  SampleInput input;
+  const SlotParams params;
+  input.logits = logits;
+  input.vocab_size = vocab_size;
+  input.params = &params;
+  return RowSampler(isa, input, scratch).IsFinite();
+}
+
+void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
+               SampleOutput* output) {
+  RowSampler(isa, input, scratch).Run(output);
+}
+
+}  // namespace quire

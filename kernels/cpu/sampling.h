@@ -1,0 +1,65 @@
+// Draws the next token of one row of logits: the order of kernels/sampling.h
+// without a sort. Every filter becomes one threshold on logit / temperature,
+// found from the maxima of chunks of 64 entries, and the draw skips the chunks
+// that cannot win.
+#ifndef QUIRE_KERNELS_CPU_SAMPLING_H_
+#define QUIRE_KERNELS_CPU_SAMPLING_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/token_counts.h"
+
+namespace quire {
+
+struct SampleInput {
+  const float* logits = nullptr;  // [vocab_size]; not changed.
+  int32_t vocab_size = 0;
+  const SlotParams* params = nullptr;   // Valid for vocab_size.
+  const TokenCounts* counts = nullptr;  // Null: no penalties.
+  int64_t position = 0;       // Of the token to draw, in its sequence.
+  int32_t num_generated = 0;  // Tokens generated before it.
+};
+
+struct SampleOutput {
+  int32_t token = 0;
+  float logprob = 0.0f;           // If params->num_logprobs >= 0.
+  int32_t* top_ids = nullptr;     // [num_logprobs], if > 0.
+  float* top_logprobs = nullptr;  // [num_logprobs], if > 0.
+  bool non_finite = false;        // Then nothing else is set.
+};
+
+// Memory of one thread's draws. Not thread-safe.
+class SamplingScratch {
+ public:
+  explicit SamplingScratch(int32_t vocab_size);
+
+  static int64_t NumBytes(int32_t vocab_size);
+
+ private:
+  friend class RowSampler;
+  struct Weighted {
+    float value;
+    float weight;
+  };
+  std::vector<float> scaled_;       // [vocab_size]
+  std::vector<float> chunk_max_;    // [chunks]
+  std::vector<float> order_;        // [vocab_size], for selection.
+  std::vector<int32_t> ids_;        // [vocab_size]
+  std::vector<Weighted> weighted_;  // [vocab_size]
+};
+
+// True if every logit is finite.
+bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
+                 SamplingScratch& scratch);
+
+// Thread-safe with a scratch for each thread; allocates nothing. The token is
+// the same on every instruction set.
+void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
+               SampleOutput* output);
+
+}  // namespace quire
+
+#endif  // QUIRE_KERNELS_CPU_SAMPLING_H_

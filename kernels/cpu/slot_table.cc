@@ -1,0 +1,186 @@
+#include "kernels/cpu/slot_table.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+
+namespace quire {
+namespace {
+
+absl::Status CheckIds(const char* field, absl::Span<const int32_t> ids,
+                      int32_t vocab_size) {
+  for (int32_t id : ids) {
+    if (id < 0 || id >= vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, ": token id ", id, " is not in [0, ", vocab_size,
+                       ") of the vocabulary"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRange(const char* field, float value, float low, float high) {
+  // Written so that NaN fails.
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      field, " is ", value, ", not within [", low, ", ", high, "]"));
+}
+
+bool HasPenalties(const SlotParams& params) {
+  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
+         params.frequency_penalty != 0.0f;
+}
+
+}  // namespace
+
+absl::Status ValidateSlotParams(const SlotParams& params, int32_t vocab_size) {
+  constexpr float kLarge = 1e6f;  // Keeps every processed logit finite.
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("temperature", params.temperature, 0.0f, kLarge));
+  QUIRE_RETURN_IF_ERROR(CheckRange("top_p", params.top_p, 0.0f, 1.0f));
+  QUIRE_RETURN_IF_ERROR(CheckRange("min_p", params.min_p, 0.0f, 1.0f));
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("presence_penalty", params.presence_penalty, -kLarge, kLarge));
+  QUIRE_RETURN_IF_ERROR(CheckRange("frequency_penalty",
+                                   params.frequency_penalty, -kLarge, kLarge));
+  QUIRE_RETURN_IF_ERROR(CheckRange("repetition_penalty",
+                                   params.repetition_penalty, 1e-6f, kLarge));
+  if (params.top_k < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("top_k is ", params.top_k, ", below 0"));
+  }
+  if (params.num_logprobs > vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_logprobs is ", params.num_logprobs,
+                     ", above the vocabulary of ", vocab_size));
+  }
+  if (params.bias.size() != params.bias_ids.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bias has ", params.bias.size(), " values for ",
+                     params.bias_ids.size(), " ids"));
+  }
+  for (float bias : params.bias) {
+    if (bias != -INFINITY) {
+      QUIRE_RETURN_IF_ERROR(CheckRange("bias", bias, -kLarge, kLarge));
+    }
+  }
+  QUIRE_RETURN_IF_ERROR(CheckIds("bias_ids", params.bias_ids, vocab_size));
+  QUIRE_RETURN_IF_ERROR(
+      CheckIds("allowed_ids", params.allowed_ids, vocab_size));
+  return CheckIds("banned_before_min", params.banned_before_min, vocab_size);
+}
+
+absl::StatusOr<SlotTable> SlotTable::Create(const EngineShape& shape,
+                                            int num_blocks) {
+  SlotTable table;
+  table.shape_ = shape;
+  table.num_blocks_ = num_blocks;
+  table.max_blocks_per_seq_ =
+      (shape.max_model_len + shape.block_size - 1) / shape.block_size;
+  table.slots_.resize(shape.max_num_seqs);
+  int64_t num_bytes = 0;
+  table.Layout(nullptr, &num_bytes);
+  QUIRE_ASSIGN_OR_RETURN(
+      table.memory_,
+      MappedMemory::Create(num_bytes, MappedMemory::Pages::kSmall));
+  table.Layout(table.memory_.data(), &num_bytes);
+  return table;
+}
+
+void SlotTable::Layout(char* base, int64_t* num_bytes) {
+  // A sequence's history and its draws together: each is at most one token a
+  // position, plus the one after the last.
+  const int64_t capacity = std::min<int64_t>(
+      shape_.vocab_size, 2 * (int64_t{shape_.max_model_len} + 1));
+  const int64_t table_size =
+      static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(2 * capacity)));
+  ArenaCursor cursor(base);
+  for (SlotState& slot : slots_) {
+    slot.block_table = cursor.Take<int32_t>(max_blocks_per_seq_);
+  }
+  for (SlotState& slot : slots_) {
+    TokenCounts::Entry* entries = cursor.Take<TokenCounts::Entry>(capacity);
+    int32_t* cells = cursor.Take<int32_t>(table_size);
+    slot.counts = TokenCounts(entries, capacity, cells, table_size);
+  }
+  *num_bytes = cursor.num_bytes();
+}
+
+absl::Status SlotTable::Validate(const SlotUpdate& update) const {
+  if (update.slot < 0 || update.slot >= num_slots()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("not in [0, ", num_slots(), ")"));
+  }
+  const SlotState& slot = slots_[update.slot];
+  const bool starts = update.params != nullptr;
+  if (starts) {
+    QUIRE_RETURN_IF_ERROR(
+        ValidateSlotParams(*update.params, shape_.vocab_size));
+    QUIRE_RETURN_IF_ERROR(
+        CheckIds("history", update.history, shape_.vocab_size));
+    const int64_t history_size = update.history.size();
+    if (history_size > int64_t{shape_.max_model_len} + 1 ||
+        update.num_prompt_tokens < 0 ||
+        update.num_prompt_tokens > history_size ||
+        update.num_computed_tokens < 0 ||
+        update.num_computed_tokens > history_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("history of ", history_size, " tokens with ",
+                       update.num_prompt_tokens, " prompt tokens and ",
+                       update.num_computed_tokens, " computed, max_model_len ",
+                       shape_.max_model_len));
+    }
+  } else if (!slot.is_active) {
+    return absl::InvalidArgumentError("holds no sequence");
+  }
+  const size_t num_blocks =
+      (starts ? 0 : slot.num_blocks) + update.append_blocks.size();
+  if (num_blocks > static_cast<size_t>(max_blocks_per_seq_)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        num_blocks, " blocks, the block table holds ", max_blocks_per_seq_));
+  }
+  for (int32_t block : update.append_blocks) {
+    if (block < 0 || block >= num_blocks_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("block ", block, " is not in [0, ", num_blocks_, ")"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::Apply(const SlotUpdate& update) {
+  const absl::Status status = Validate(update);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slot ", update.slot, ": ", status.message()));
+  }
+  SlotState& slot = slots_[update.slot];
+  if (update.params != nullptr) {
+    slot.is_active = true;
+    slot.params = *update.params;
+    slot.num_prompt_tokens = update.num_prompt_tokens;
+    slot.num_computed_tokens = update.num_computed_tokens;
+    slot.last_token = -1;
+    slot.num_blocks = 0;
+    slot.counts.Clear();
+    slot.has_penalties = HasPenalties(slot.params);
+    if (slot.has_penalties) {
+      for (size_t i = 0; i < update.history.size(); ++i) {
+        if (static_cast<int64_t>(i) < update.num_prompt_tokens) {
+          slot.counts.AddPromptToken(update.history[i]);
+        } else {
+          slot.counts.AddGeneratedToken(update.history[i]);
+        }
+      }
+    }
+  }
+  std::copy(update.append_blocks.begin(), update.append_blocks.end(),
+            slot.block_table + slot.num_blocks);
+  slot.num_blocks += static_cast<int32_t>(update.append_blocks.size());
+  return absl::OkStatus();
+}
+
+}  // namespace quire

@@ -1,0 +1,633 @@
+#include "kernels/reference.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+
+namespace quire {
+namespace {
+
+double Load(const TensorView& view, int64_t row, int64_t col) {
+  switch (view.dtype) {
+    case DType::kF32:
+      return view.row<const float>(row)[col];
+    case DType::kF16:
+      return HalfToFloat(view.row<const uint16_t>(row)[col]);
+    case DType::kBF16:
+      return Bf16ToFloat(view.row<const uint16_t>(row)[col]);
+    case DType::kI32:
+      break;
+  }
+  QUIRE_CHECK(false);
+  return 0.0;
+}
+
+float Round(DType dtype, double value) {
+  const float f32 = static_cast<float>(value);
+  if (dtype == DType::kBF16) return Bf16ToFloat(FloatToBf16(f32));
+  if (dtype == DType::kF16) return HalfToFloat(FloatToHalf(f32));
+  return f32;
+}
+
+void Store(const TensorView& view, int64_t row, int64_t col, double value) {
+  switch (view.dtype) {
+    case DType::kF32:
+      view.row<float>(row)[col] = static_cast<float>(value);
+      return;
+    case DType::kF16:
+      view.row<uint16_t>(row)[col] = FloatToHalf(static_cast<float>(value));
+      return;
+    case DType::kBF16:
+      view.row<uint16_t>(row)[col] = FloatToBf16(static_cast<float>(value));
+      return;
+    case DType::kI32:
+      break;
+  }
+  QUIRE_CHECK(false);
+}
+
+double GeluTanh(double x) {
+  return 0.5 * x *
+         (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+double Softcap(double x, double cap) {
+  return cap > 0.0 ? cap * std::tanh(x / cap) : x;
+}
+
+class ReferenceWeight : public PackedWeight {
+ public:
+  double at(int64_t row, int64_t col) const { return values[row * cols + col]; }
+
+  std::vector<float> values;  // [rows, cols]
+  std::vector<float> bias;    // [rows] or empty.
+  DType dtype = DType::kF32;
+};
+
+struct Slot {
+  bool is_active = false;
+  SlotParams params;
+  std::vector<int32_t> tokens;  // History and draws.
+  int32_t num_prompt_tokens = 0;
+  int64_t num_computed_tokens = 0;
+  int32_t last_token = -1;
+  std::vector<int32_t> block_table;
+};
+
+struct KvStorage {
+  AttentionSpec spec;
+  std::vector<float> values;  // [layer][block][K, V][kv_head][slot][head_dim]
+
+  int64_t Index(int num_blocks, int block_size, int layer, int32_t block,
+                int is_value, int kv_head, int offset) const {
+    int64_t index = int64_t{layer} * num_blocks + block;
+    index = index * 2 + is_value;
+    index = index * spec.num_kv_heads + kv_head;
+    index = index * block_size + offset;
+    return index * spec.head_dim;
+  }
+};
+
+struct TokenState {
+  int32_t slot = 0;
+  int32_t id = 0;
+  int64_t position = 0;
+};
+
+struct ReferenceStep {
+  bool is_free = true;
+  bool is_sampled = false;
+  std::vector<StepRow> rows;
+  std::vector<TokenState> tokens;
+  std::vector<int64_t> logit_tokens;  // Index into `tokens`.
+  std::vector<RowResult> results;
+  struct Row {
+    std::vector<int32_t> tokens;
+    std::vector<float> logprobs;
+    std::vector<int32_t> top_ids;
+    std::vector<float> top_logprobs;
+  };
+  std::vector<Row> result_rows;
+};
+
+ReferenceStep& AsReference(Step& step) {
+  return *reinterpret_cast<ReferenceStep*>(&step);
+}
+
+// y = x + residual of one row; writes residual_out; returns norm(y).
+std::vector<double> PrologueRow(const TensorView& x, const Prologue& prologue,
+                                int64_t row) {
+  std::vector<double> y(x.cols);
+  for (int64_t col = 0; col < x.cols; ++col) {
+    y[col] = Load(x, row, col);
+    if (!prologue.residual.empty()) {
+      y[col] += Load(prologue.residual, row, col);
+    }
+  }
+  if (!prologue.residual_out.empty()) {
+    for (int64_t col = 0; col < x.cols; ++col) {
+      Store(prologue.residual_out, row, col, y[col]);
+    }
+  }
+  return ReferenceNorm(prologue.norm, y);
+}
+
+// x' W^T + bias of one row, before any activation.
+std::vector<double> Product(std::vector<double> x,
+                            const ReferenceWeight& weight) {
+  if (weight.dtype == DType::kBF16) {
+    for (double& value : x) value = Round(DType::kBF16, value);
+  }
+  std::vector<double> out(weight.rows);
+  for (int64_t row = 0; row < weight.rows; ++row) {
+    double sum = weight.bias.empty() ? 0.0 : weight.bias[row];
+    for (int64_t col = 0; col < weight.cols; ++col) {
+      sum += x[col] * weight.at(row, col);
+    }
+    out[row] = sum;
+  }
+  return out;
+}
+
+std::vector<double> Activate(Epilogue::Activation activation,
+                             std::vector<double> x) {
+  const size_t half = x.size() / 2;
+  switch (activation) {
+    case Epilogue::Activation::kNone:
+      break;
+    case Epilogue::Activation::kSwiGlu:
+      for (size_t i = 0; i < half; ++i) {
+        x[i] = x[i] / (1.0 + std::exp(-x[i])) * x[half + i];
+      }
+      x.resize(half);
+      break;
+    case Epilogue::Activation::kGeGlu:
+      for (size_t i = 0; i < half; ++i) x[i] = GeluTanh(x[i]) * x[half + i];
+      x.resize(half);
+      break;
+    case Epilogue::Activation::kGelu:
+      for (double& value : x) value = GeluTanh(value);
+      break;
+    case Epilogue::Activation::kRelu:
+      for (double& value : x) value = std::max(value, 0.0);
+      break;
+  }
+  return x;
+}
+
+// QK-norm and RoPE of one head at one position.
+std::vector<double> RotateHead(const AttentionSpec& spec, const NormSpec& norm,
+                               std::vector<double> head, int64_t position) {
+  head = ReferenceNorm(norm, head);
+  const TensorView& table = spec.rope_table;
+  const int64_t half = table.empty() ? 0 : table.cols / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    const double cosine = Load(table, position, i);
+    const double sine = Load(table, position, half + i);
+    double& a = head[spec.rope_interleaved ? 2 * i : i];
+    double& b = head[spec.rope_interleaved ? 2 * i + 1 : half + i];
+    const double rotated = a * cosine - b * sine;
+    b = b * cosine + a * sine;
+    a = rotated;
+  }
+  return head;
+}
+
+}  // namespace
+
+std::vector<double> ReferenceNorm(const NormSpec& norm,
+                                  absl::Span<const double> y) {
+  std::vector<double> out(y.begin(), y.end());
+  if (norm.kind == NormSpec::Kind::kNone) return out;
+  double mean = 0.0;
+  if (norm.kind == NormSpec::Kind::kLayer) {
+    for (double value : y) mean += value / y.size();
+  }
+  double variance = 0.0;
+  for (double value : y) variance += (value - mean) * (value - mean) / y.size();
+  const double inverse = 1.0 / std::sqrt(variance + norm.eps);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const double weight = Load(norm.weight, 0, i);
+    out[i] = (y[i] - mean) * inverse * (norm.weight_offset + weight);
+    if (norm.kind == NormSpec::Kind::kLayer) {
+      out[i] = (y[i] - mean) * inverse * weight;
+      if (!norm.bias.empty()) out[i] += Load(norm.bias, 0, i);
+    }
+  }
+  return out;
+}
+
+struct ReferenceBackend::State {
+  struct ActivationBuffer {
+    int64_t cols;
+    DType dtype;
+    ActivationRows rows;
+    std::vector<char> memory;
+  };
+
+  EngineShape shape;
+  int num_blocks = 0;
+  std::vector<std::unique_ptr<std::vector<float>>> uploads;
+  std::vector<KvStorage> kv;
+  std::vector<ActivationBuffer> activations;
+  std::vector<Slot> slots;
+  std::vector<ReferenceStep> steps;
+
+  void Apply(const SlotUpdate& update);
+  void CopyBlock(int32_t from, int32_t to);
+  void SampleRow(ReferenceStep& step, const StepRow& row, TensorView logits,
+                 int64_t first_logit, ReferenceStep::Row* out,
+                 bool* non_finite);
+  float* KvAt(KvStorage& kv, int layer, const Slot& slot, int64_t position,
+              int is_value, int kv_head) {
+    const int32_t block = slot.block_table.at(position / shape.block_size);
+    return &kv.values[kv.Index(num_blocks, shape.block_size, layer, block,
+                               is_value, kv_head, position % shape.block_size)];
+  }
+};
+
+ReferenceBackend::ReferenceBackend() : state_(std::make_unique<State>()) {}
+ReferenceBackend::~ReferenceBackend() = default;
+
+std::string ReferenceBackend::Description() const { return "reference"; }
+
+DType ReferenceBackend::ActivationDType(DType weights) const {
+  return DType::kF32;
+}
+
+bool ReferenceBackend::SupportsLinear(DType weights, QuantFormat format) const {
+  return format == QuantFormat::kDense && weights != DType::kI32;
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
+    const LinearSpec& spec) {
+  QUIRE_CHECK(!spec.parts.empty());
+  auto weight = std::make_unique<ReferenceWeight>();
+  weight->kind = spec.kind;
+  weight->cols = spec.parts[0].data.cols;
+  weight->dtype = spec.parts[0].data.dtype;
+  for (const WeightPart& part : spec.parts) {
+    QUIRE_CHECK(part.data.cols == weight->cols);
+    weight->rows += part.data.rows;
+    for (int64_t row = 0; row < part.data.rows; ++row) {
+      for (int64_t col = 0; col < weight->cols; ++col) {
+        weight->values.push_back(static_cast<float>(Load(part.data, row, col)));
+      }
+    }
+  }
+  for (int64_t row = 0; !spec.bias.empty() && row < weight->rows; ++row) {
+    weight->bias.push_back(static_cast<float>(Load(spec.bias, 0, row)));
+  }
+  weight->num_bytes = weight->values.size() * sizeof(float);
+  return weight;
+}
+
+absl::StatusOr<TensorView> ReferenceBackend::Upload(TensorView host) {
+  auto values = std::make_unique<std::vector<float>>();
+  for (int64_t row = 0; row < host.rows; ++row) {
+    for (int64_t col = 0; col < host.cols; ++col) {
+      values->push_back(static_cast<float>(Load(host, row, col)));
+    }
+  }
+  const TensorView view =
+      TensorView::Matrix(values->data(), DType::kF32, host.rows, host.cols);
+  state_->uploads.push_back(std::move(values));
+  return view;
+}
+
+absl::StatusOr<int> ReferenceBackend::AddAttention(const AttentionSpec& spec) {
+  state_->kv.push_back({spec, {}});
+  return static_cast<int>(state_->kv.size()) - 1;
+}
+
+int ReferenceBackend::AddActivation(int64_t cols, DType dtype,
+                                    ActivationRows rows) {
+  state_->activations.push_back({cols, dtype, rows, {}});
+  return static_cast<int>(state_->activations.size()) - 1;
+}
+
+absl::StatusOr<MemoryPlan> ReferenceBackend::Prepare(const EngineShape& shape) {
+  state_->shape = shape;
+  const int blocks_per_seq =
+      (shape.max_model_len + shape.block_size - 1) / shape.block_size;
+  int64_t bytes_per_block = 0;
+  for (const KvStorage& kv : state_->kv) {
+    bytes_per_block += int64_t{2} * kv.spec.num_layers * kv.spec.num_kv_heads *
+                       shape.block_size * kv.spec.head_dim *
+                       DTypeSize(kv.spec.kv_dtype);
+  }
+  MemoryPlan plan;
+  plan.num_blocks = bytes_per_block == 0
+                        ? blocks_per_seq
+                        : static_cast<int>(shape.kv_bytes / bytes_per_block);
+  if (plan.num_blocks < blocks_per_seq) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(shape.kv_bytes, " bytes of KV cache; one sequence needs ",
+                     blocks_per_seq * bytes_per_block));
+  }
+  plan.kv_bytes = plan.num_blocks * bytes_per_block;
+  state_->num_blocks = plan.num_blocks;
+  for (KvStorage& kv : state_->kv) {
+    kv.values.resize(kv.Index(plan.num_blocks, shape.block_size,
+                              kv.spec.num_layers, 0, 0, 0, 0));
+  }
+  for (State::ActivationBuffer& buffer : state_->activations) {
+    const int64_t rows = buffer.rows == ActivationRows::kTokens
+                             ? shape.max_num_tokens
+                             : shape.max_logit_rows;
+    buffer.memory.resize(rows * buffer.cols * DTypeSize(buffer.dtype));
+  }
+  state_->slots.resize(shape.max_num_seqs);
+  state_->steps.resize(shape.steps_in_flight);
+  return plan;
+}
+
+TensorView ReferenceBackend::Activation(int id) const {
+  const State::ActivationBuffer& buffer = state_->activations.at(id);
+  return TensorView::Matrix(
+      buffer.memory.data(), buffer.dtype,
+      buffer.memory.size() / (buffer.cols * DTypeSize(buffer.dtype)),
+      buffer.cols);
+}
+
+void ReferenceBackend::State::Apply(const SlotUpdate& update) {
+  Slot& slot = slots.at(update.slot);
+  if (update.params != nullptr) {
+    slot = Slot();
+    slot.is_active = true;
+    slot.params = *update.params;
+    slot.tokens.assign(update.history.begin(), update.history.end());
+    slot.num_prompt_tokens = update.num_prompt_tokens;
+    slot.num_computed_tokens = update.num_computed_tokens;
+  }
+  QUIRE_CHECK(slot.is_active);
+  slot.block_table.insert(slot.block_table.end(), update.append_blocks.begin(),
+                          update.append_blocks.end());
+}
+
+void ReferenceBackend::State::CopyBlock(int32_t from, int32_t to) {
+  for (KvStorage& storage : kv) {
+    for (int layer = 0; layer < storage.spec.num_layers; ++layer) {
+      const auto at = [&](int32_t block) {
+        return storage.values.begin() + storage.Index(num_blocks,
+                                                      shape.block_size, layer,
+                                                      block, 0, 0, 0);
+      };
+      std::copy(at(from), at(from + 1), at(to));
+    }
+  }
+}
+
+absl::StatusOr<Step*> ReferenceBackend::BeginStep(const StepPlan& plan) {
+  const auto free = std::find_if(state_->steps.begin(), state_->steps.end(),
+                                 [](const auto& step) { return step.is_free; });
+  QUIRE_CHECK(free != state_->steps.end());
+  ReferenceStep& step = *free;
+  step = ReferenceStep();
+  step.is_free = false;
+  for (const SlotUpdate& update : plan.updates) state_->Apply(update);
+  for (const auto& [from, to] : plan.block_copies) state_->CopyBlock(from, to);
+  size_t next_token = 0;
+  for (const StepRow& row : plan.rows) {
+    const Slot& slot = state_->slots.at(row.slot);
+    for (int i = 0; i < row.num_tokens; ++i) {
+      TokenState token;
+      token.slot = row.slot;
+      token.position = slot.num_computed_tokens + i;
+      token.id = row.source == TokenSource::kDeviceLast
+                     ? slot.last_token
+                     : plan.token_ids.at(next_token++);
+      if (i >= row.num_tokens - row.num_logits) {
+        step.logit_tokens.push_back(step.tokens.size());
+      }
+      step.tokens.push_back(token);
+    }
+    step.rows.push_back(row);
+  }
+  return reinterpret_cast<Step*>(&step);
+}
+
+absl::Status ReferenceBackend::Run(Step& step, const GraphKey& key,
+                                   absl::FunctionRef<absl::Status()> enqueue) {
+  return enqueue();
+}
+
+absl::Status ReferenceBackend::EndStep(Step& step) {
+  ReferenceStep& reference_step = AsReference(step);
+  if (!reference_step.is_sampled) {
+    QUIRE_CHECK(reference_step.logit_tokens.empty());
+    for (const StepRow& row : reference_step.rows) {
+      state_->slots[row.slot].num_computed_tokens += row.num_tokens;
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool ReferenceBackend::Done(const Step& step) const { return true; }
+
+absl::StatusOr<absl::Span<const RowResult>> ReferenceBackend::Collect(
+    Step& step) {
+  AsReference(step).is_free = true;
+  return absl::Span<const RowResult>(AsReference(step).results);
+}
+
+absl::Status ReferenceBackend::Embed(Step& step, const PackedWeight& vocab,
+                                     const PackedWeight* positions, float scale,
+                                     TensorView out) {
+  const auto& table = static_cast<const ReferenceWeight&>(vocab);
+  const auto* position_table = static_cast<const ReferenceWeight*>(positions);
+  const ReferenceStep& reference_step = AsReference(step);
+  for (size_t t = 0; t < reference_step.tokens.size(); ++t) {
+    const TokenState& token = reference_step.tokens[t];
+    for (int64_t col = 0; col < table.cols; ++col) {
+      double value = scale * table.at(token.id, col);
+      if (position_table != nullptr) {
+        value += position_table->at(token.position, col);
+      }
+      Store(out, t, col, value);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReferenceBackend::Norm(Step& step, TensorView x,
+                                    const Prologue& prologue, TensorView out) {
+  for (size_t t = 0; t < AsReference(step).tokens.size(); ++t) {
+    const std::vector<double> row = PrologueRow(x, prologue, t);
+    for (int64_t col = 0; col < x.cols; ++col) Store(out, t, col, row[col]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReferenceBackend::Linear(Step& step, TensorView x,
+                                      const Prologue& prologue,
+                                      const PackedWeight& weight,
+                                      const Epilogue& epilogue,
+                                      TensorView out) {
+  for (size_t t = 0; t < AsReference(step).tokens.size(); ++t) {
+    const std::vector<double> row =
+        Activate(epilogue.activation,
+                 Product(PrologueRow(x, prologue, t),
+                         static_cast<const ReferenceWeight&>(weight)));
+    for (size_t col = 0; col < row.size(); ++col) {
+      const double residual =
+          epilogue.residual.empty() ? 0.0 : Load(epilogue.residual, t, col);
+      Store(out, t, col, row[col] + residual);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
+                                         TensorView qkv, TensorView out) {
+  KvStorage& kv = state_->kv.at(spec_id);
+  const AttentionSpec& spec = kv.spec;
+  const int head_dim = spec.head_dim;
+  const std::vector<TokenState>& tokens = AsReference(step).tokens;
+  const auto head_of = [&](size_t t, int head) {
+    std::vector<double> values(head_dim);
+    for (int i = 0; i < head_dim; ++i) {
+      values[i] = Load(qkv, t, int64_t{head} * head_dim + i);
+    }
+    return values;
+  };
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    const Slot& slot = state_->slots[tokens[t].slot];
+    for (int head = 0; head < spec.num_kv_heads; ++head) {
+      const std::vector<double> k =
+          RotateHead(spec, spec.k_norm, head_of(t, spec.num_heads + head),
+                     tokens[t].position);
+      const std::vector<double> v =
+          head_of(t, spec.num_heads + spec.num_kv_heads + head);
+      float* k_out = state_->KvAt(kv, layer, slot, tokens[t].position, 0, head);
+      float* v_out = state_->KvAt(kv, layer, slot, tokens[t].position, 1, head);
+      for (int i = 0; i < head_dim; ++i) {
+        k_out[i] = Round(spec.kv_dtype, k[i]);
+        v_out[i] = Round(spec.kv_dtype, v[i]);
+      }
+    }
+  }
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    const Slot& slot = state_->slots[tokens[t].slot];
+    const int64_t position = tokens[t].position;
+    const int64_t first =
+        spec.sliding_window > 0
+            ? std::max<int64_t>(0, position - spec.sliding_window + 1)
+            : 0;
+    for (int head = 0; head < spec.num_heads; ++head) {
+      const int kv_head = head / (spec.num_heads / spec.num_kv_heads);
+      const std::vector<double> q =
+          RotateHead(spec, spec.q_norm, head_of(t, head), position);
+      std::vector<double> scores;
+      for (int64_t p = first; p <= position; ++p) {
+        const float* k = state_->KvAt(kv, layer, slot, p, 0, kv_head);
+        double score = 0.0;
+        for (int i = 0; i < head_dim; ++i) score += q[i] * k[i];
+        scores.push_back(Softcap(score * spec.scale, spec.softcap));
+      }
+      const double max = *std::max_element(scores.begin(), scores.end());
+      double sum = 0.0;
+      std::vector<double> mixed(head_dim);
+      for (int64_t p = first; p <= position; ++p) {
+        const double probability = std::exp(scores[p - first] - max);
+        sum += probability;
+        const float* v = state_->KvAt(kv, layer, slot, p, 1, kv_head);
+        for (int i = 0; i < head_dim; ++i) mixed[i] += probability * v[i];
+      }
+      for (int i = 0; i < head_dim; ++i) {
+        Store(out, t, int64_t{head} * head_dim + i, mixed[i] / sum);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
+                                      const Prologue& prologue,
+                                      const PackedWeight& vocab, float scale,
+                                      float softcap, TensorView out) {
+  const std::vector<int64_t>& logit_tokens = AsReference(step).logit_tokens;
+  for (size_t i = 0; i < logit_tokens.size(); ++i) {
+    const std::vector<double> row =
+        Product(PrologueRow(hidden, prologue, logit_tokens[i]),
+                static_cast<const ReferenceWeight&>(vocab));
+    for (size_t id = 0; id < row.size(); ++id) {
+      Store(out, i, id, Softcap(row[id] * scale, softcap));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
+                                        TensorView logits, int64_t first_logit,
+                                        ReferenceStep::Row* out,
+                                        bool* non_finite) {
+  Slot& slot = slots[row.slot];
+  const auto logits_of = [&](int i) {
+    return absl::MakeConstSpan(logits.row<const float>(first_logit + i),
+                               shape.vocab_size);
+  };
+  for (int i = 0; i < row.num_logits; ++i) {
+    for (float logit : logits_of(i)) *non_finite |= !std::isfinite(logit);
+  }
+  const int num_top = std::max(slot.params.num_logprobs, 0);
+  for (int i = 0; i < row.num_logits && !*non_finite; ++i) {
+    const int64_t t = step.logit_tokens[first_logit + i];
+    const ReferenceSample sample =
+        ReferenceSampleRow(logits_of(i), slot.params, slot.tokens,
+                           slot.num_prompt_tokens, step.tokens[t].position + 1);
+    out->tokens.push_back(sample.token);
+    slot.tokens.push_back(sample.token);
+    if (slot.params.num_logprobs >= 0) {
+      out->logprobs.push_back(static_cast<float>(sample.logprob));
+      out->top_ids.insert(out->top_ids.end(), sample.top_ids.begin(),
+                          sample.top_ids.end());
+      out->top_logprobs.insert(out->top_logprobs.end(),
+                               sample.top_logprobs.begin(),
+                               sample.top_logprobs.end());
+    }
+    if (i + 1 == row.num_logits || step.tokens[t + 1].id != sample.token) break;
+  }
+  if (*non_finite) {
+    out->tokens = {0};
+    if (slot.params.num_logprobs >= 0) {
+      out->logprobs = {0.0f};
+      out->top_ids.assign(num_top, 0);
+      out->top_logprobs.assign(num_top, 0.0f);
+    }
+  }
+  slot.last_token = out->tokens.back();
+  slot.num_computed_tokens +=
+      row.num_tokens - row.num_logits + static_cast<int>(out->tokens.size());
+}
+
+absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
+  ReferenceStep& reference_step = AsReference(step);
+  reference_step.is_sampled = true;
+  // Spans into result_rows must stay valid.
+  reference_step.result_rows.reserve(reference_step.rows.size());
+  int64_t first_logit = 0;
+  for (const StepRow& row : reference_step.rows) {
+    if (row.num_logits == 0) {
+      state_->slots[row.slot].num_computed_tokens += row.num_tokens;
+      continue;
+    }
+    RowResult result;
+    result.slot = row.slot;
+    ReferenceStep::Row& out = reference_step.result_rows.emplace_back();
+    state_->SampleRow(reference_step, row, logits, first_logit, &out,
+                      &result.non_finite);
+    result.tokens = out.tokens;
+    result.logprobs = out.logprobs;
+    result.top_ids = out.top_ids;
+    result.top_logprobs = out.top_logprobs;
+    reference_step.results.push_back(result);
+    first_logit += row.num_logits;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quire

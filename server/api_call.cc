@@ -1,0 +1,360 @@
+#include "server/api_call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/api_error.h"
+#include "server/json_text.h"
+
+namespace quire {
+namespace {
+
+// Code points of valid UTF-8: its bytes but the continuation bytes.
+int64_t CountCharacters(absl::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<uint8_t>(c) & 0xc0) != 0x80;
+  });
+}
+
+}  // namespace
+
+const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kAbort:
+      return "abort";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "error";
+}
+
+ApiCall::ApiCall(ApiCallOptions options, const Tokenizer* tokenizer,
+                 std::shared_ptr<HttpResponder> responder)
+    : options_(std::move(options)),
+      tokenizer_(tokenizer),
+      responder_(std::move(responder)),
+      num_open_choices_(options_.num_choices) {
+  choices_.reserve(options_.num_choices);
+  for (int i = 0; i < options_.num_choices; ++i) {
+    choices_.push_back(
+        {IncrementalDetokenizer(tokenizer_, options_.skip_special_tokens),
+         StopStringMatcher(options_.stop_strings,
+                           options_.include_stop_str_in_output)});
+  }
+}
+
+void ApiCall::Start() {
+  if (!options_.stream || is_started_ || is_complete_) return;
+  is_started_ = true;
+  responder_->StartStream(options_.headers);
+}
+
+bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
+  Choice& choice = choices_[choice_idx];
+  if (is_complete_ || choice.finish_reason.has_value()) return false;
+  for (size_t i = 0; i < event.tokens.size(); ++i) {
+    const bool is_end = i + 1 == event.tokens.size() &&
+                        event.finish_reason == FinishReason::kStop;
+    AppendToken(choice, event.tokens[i], is_end);
+    if (choice.stops.stopped().has_value()) {
+      FinishByStopString(choice);
+      return !event.finish_reason.has_value();
+    }
+  }
+  if (!event.finish_reason.has_value()) return false;
+  Give(choice, choice.stops.Append(choice.detokenizer.Finish()));
+  if (choice.stops.stopped().has_value()) {
+    FinishByStopString(choice);
+    return false;
+  }
+  Give(choice, choice.stops.Finish());
+  if (event.stop_token_id.has_value()) {
+    choice.stop_reason_json = absl::StrCat(*event.stop_token_id);
+  }
+  FinishChoice(choice, *event.finish_reason);
+  return false;
+}
+
+void ApiCall::Give(Choice& choice, std::string text) {
+  choice.num_given_bytes += text.size();
+  choice.text += text;
+}
+
+// `is_end`: an end or stop token, which is not part of the text unless asked.
+void ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
+                          bool is_end) {
+  ++choice.num_tokens;
+  if (is_end && !options_.include_stop_str_in_output) return;
+  const std::string piece = choice.detokenizer.Append(token.token_id);
+  if (options_.wants_logprobs) {
+    choice.logprobs.push_back({token.token_id, token.logprob,
+                               token.top_logprobs, choice.num_text_bytes,
+                               choice.num_text_chars});
+  }
+  choice.num_text_bytes += piece.size();
+  choice.num_text_chars += CountCharacters(piece);
+  Give(choice, choice.stops.Append(piece));
+}
+
+void ApiCall::FinishChoice(Choice& choice, FinishReason reason) {
+  choice.finish_reason = reason;
+  --num_open_choices_;
+}
+
+void ApiCall::FinishByStopString(Choice& choice) {
+  choice.stop_reason_json.clear();
+  AppendJsonString(*choice.stops.stopped(), &choice.stop_reason_json);
+  // Tokens of the stop string are not part of the answer.
+  while (!choice.logprobs.empty() &&
+         choice.logprobs.back().text_offset >= choice.num_given_bytes) {
+    choice.logprobs.pop_back();
+  }
+  FinishChoice(choice, FinishReason::kStop);
+}
+
+void ApiCall::Flush() {
+  if (is_complete_) return;
+  if (options_.stream) {
+    Start();
+    std::string out;
+    for (size_t i = 0; i < choices_.size(); ++i) WriteChunks(i, &out);
+    if (!out.empty()) responder_->Write(std::move(out));
+  }
+  if (num_open_choices_ == 0) Complete();
+}
+
+// The role comes first, the finish reason in a chunk of its own.
+void ApiCall::WriteChunks(int choice_idx, std::string* out) {
+  Choice& choice = choices_[choice_idx];
+  if (choice.is_finish_written) return;
+  const bool is_chat = options_.kind == ApiKind::kChat;
+  const bool has_news =
+      choice.num_tokens > 0 || choice.finish_reason.has_value();
+  if (is_chat && !choice.has_role && has_news) {
+    choice.has_role = true;
+    AppendChunk(choice_idx, choice, R"({"role":"assistant","content":""})", {},
+                /*is_finish=*/false, out);
+  }
+  // A token is reported with its text; at the end, with or without.
+  size_t num_due = choice.logprobs.size();
+  if (!choice.finish_reason.has_value()) {
+    while (num_due > 0 &&
+           choice.logprobs[num_due - 1].text_offset >= choice.num_given_bytes) {
+      --num_due;
+    }
+  }
+  if (!choice.text.empty() || num_due > 0) {
+    std::string delta;
+    if (is_chat) delta = R"({"content":)";
+    AppendJsonString(choice.text, &delta);
+    if (is_chat) delta += '}';
+    AppendChunk(choice_idx, choice, delta,
+                absl::MakeConstSpan(choice.logprobs).first(num_due),
+                /*is_finish=*/false, out);
+    choice.text.clear();
+    choice.logprobs.erase(choice.logprobs.begin(),
+                          choice.logprobs.begin() + num_due);
+  }
+  if (choice.finish_reason.has_value()) {
+    choice.is_finish_written = true;
+    AppendChunk(choice_idx, choice, is_chat ? "{}" : R"("")", {},
+                /*is_finish=*/true, out);
+  }
+}
+
+void ApiCall::BeginChunk(std::string* out) const {
+  absl::StrAppend(out, R"(data: {"id":")", options_.id, R"(","object":")",
+                  options_.kind == ApiKind::kChat ? "chat.completion.chunk"
+                                                  : "text_completion",
+                  R"(","created":)", options_.created, R"(,"model":)");
+  AppendJsonString(options_.model, out);
+}
+
+// `delta`: JSON of the delta (chat) or of the text (completions).
+void ApiCall::AppendChunk(int choice_idx, const Choice& choice,
+                          absl::string_view delta,
+                          absl::Span<const Logprob> logprobs, bool is_finish,
+                          std::string* out) const {
+  const bool is_chat = options_.kind == ApiKind::kChat;
+  BeginChunk(out);
+  absl::StrAppend(out, R"(,"choices":[{"index":)", choice_idx,
+                  is_chat ? R"(,"delta":)" : R"(,"text":)", delta,
+                  R"(,"logprobs":)");
+  if (logprobs.empty()) {
+    *out += "null";
+  } else {
+    AppendLogprobs(logprobs, out);
+  }
+  *out += R"(,"finish_reason":)";
+  if (is_finish) {
+    absl::StrAppend(out, "\"", FinishReasonName(*choice.finish_reason),
+                    R"(","stop_reason":)", choice.stop_reason_json);
+  } else {
+    *out += "null";
+  }
+  *out += "}]";
+  if (options_.continuous_usage_stats) {
+    *out += R"(,"usage":)";
+    AppendUsage(out);
+  } else if (options_.include_usage) {
+    *out += R"(,"usage":null)";
+  }
+  *out += "}\n\n";
+}
+
+std::string ApiCall::TokenText(int32_t token_id) const {
+  if (options_.return_tokens_as_token_ids) {
+    return absl::StrCat("token_id:", token_id);
+  }
+  return tokenizer_->TokenBytes(token_id);
+}
+
+void ApiCall::AppendLogprobs(absl::Span<const Logprob> logprobs,
+                             std::string* out) const {
+  if (!options_.wants_logprobs) {
+    *out += "null";
+  } else if (options_.kind == ApiKind::kChat) {
+    AppendChatLogprobs(logprobs, out);
+  } else {
+    AppendCompletionLogprobs(logprobs, out);
+  }
+}
+
+void ApiCall::AppendChatLogprobs(absl::Span<const Logprob> logprobs,
+                                 std::string* out) const {
+  const auto append_entry = [&](int32_t token_id, float logprob) {
+    *out += R"({"token":)";
+    AppendJsonString(TokenText(token_id), out);
+    *out += R"(,"logprob":)";
+    AppendJsonNumber(logprob, out);
+    *out += R"(,"bytes":[)";
+    const std::string bytes = tokenizer_->TokenBytes(token_id);
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      absl::StrAppend(out, i == 0 ? "" : ",", static_cast<uint8_t>(bytes[i]));
+    }
+    *out += ']';
+  };
+  *out += R"({"content":[)";
+  for (size_t i = 0; i < logprobs.size(); ++i) {
+    const Logprob& entry = logprobs[i];
+    if (i > 0) *out += ',';
+    append_entry(entry.token_id, entry.logprob);
+    *out += R"(,"top_logprobs":[)";
+    for (size_t j = 0; j < entry.top.size(); ++j) {
+      if (j > 0) *out += ',';
+      append_entry(entry.top[j].token_id, entry.top[j].logprob);
+      *out += '}';
+    }
+    *out += "]}";
+  }
+  *out += R"(],"refusal":null})";
+}
+
+void ApiCall::AppendCompletionLogprobs(absl::Span<const Logprob> logprobs,
+                                       std::string* out) const {
+  std::string tokens, values, tops, offsets;
+  for (size_t i = 0; i < logprobs.size(); ++i) {
+    const Logprob& entry = logprobs[i];
+    if (i > 0) {
+      for (std::string* list : {&tokens, &values, &tops, &offsets}) {
+        *list += ',';
+      }
+    }
+    AppendJsonString(TokenText(entry.token_id), &tokens);
+    AppendJsonNumber(entry.logprob, &values);
+    tops += '{';
+    for (size_t j = 0; j < entry.top.size(); ++j) {
+      if (j > 0) tops += ',';
+      AppendJsonString(TokenText(entry.top[j].token_id), &tops);
+      tops += ':';
+      AppendJsonNumber(entry.top[j].logprob, &tops);
+    }
+    tops += '}';
+    absl::StrAppend(&offsets, entry.text_offset_chars);
+  }
+  absl::StrAppend(out, R"({"tokens":[)", tokens, R"(],"token_logprobs":[)",
+                  values, R"(],"top_logprobs":[)", tops, R"(],"text_offset":[)",
+                  offsets, "]}");
+}
+
+void ApiCall::AppendUsage(std::string* out) const {
+  int64_t num_completion_tokens = 0;
+  for (const Choice& choice : choices_) {
+    num_completion_tokens += choice.num_tokens;
+  }
+  absl::StrAppend(out, R"({"prompt_tokens":)", options_.num_prompt_tokens,
+                  R"(,"completion_tokens":)", num_completion_tokens,
+                  R"(,"total_tokens":)",
+                  options_.num_prompt_tokens + num_completion_tokens,
+                  R"(,"prompt_tokens_details":{"cached_tokens":)",
+                  num_cached_tokens_, "}}");
+}
+
+void ApiCall::Complete() {
+  is_complete_ = true;
+  std::string out;
+  if (options_.stream) {
+    if (options_.include_usage) {
+      BeginChunk(&out);
+      out += R"(,"choices":[],"usage":)";
+      AppendUsage(&out);
+      out += "}\n\n";
+    }
+    out += "data: [DONE]\n\n";
+    responder_->Write(std::move(out));
+    responder_->Finish();
+    return;
+  }
+  const bool is_chat = options_.kind == ApiKind::kChat;
+  absl::StrAppend(&out, R"({"id":")", options_.id, R"(","object":")",
+                  is_chat ? "chat.completion" : "text_completion",
+                  R"(","created":)", options_.created, R"(,"model":)");
+  AppendJsonString(options_.model, &out);
+  out += R"(,"choices":[)";
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const Choice& choice = choices_[i];
+    absl::StrAppend(&out, i == 0 ? "" : ",", R"({"index":)", i);
+    if (is_chat) {
+      out += R"(,"message":{"role":"assistant","content":)";
+      AppendJsonString(choice.text, &out);
+      out += R"(,"refusal":null},"logprobs":)";
+    } else {
+      out += R"(,"text":)";
+      AppendJsonString(choice.text, &out);
+      out += R"(,"logprobs":)";
+    }
+    AppendLogprobs(choice.logprobs, &out);
+    absl::StrAppend(&out, R"(,"finish_reason":")",
+                    FinishReasonName(*choice.finish_reason),
+                    R"(","stop_reason":)", choice.stop_reason_json, "}");
+  }
+  out += R"(],"usage":)";
+  AppendUsage(&out);
+  out += R"(,"system_fingerprint":null})";
+  responder_->Send(200, "application/json", std::move(out), options_.headers);
+}
+
+void ApiCall::Fail(const absl::Status& error) {
+  if (is_complete_) return;
+  is_complete_ = true;
+  if (!is_started_) {
+    HttpHeaders headers = options_.headers;
+    const int http_status = HttpStatus(error);
+    if (http_status == 429 || http_status == 503) {
+      headers.emplace_back("Retry-After", "1");
+    }
+    responder_->Send(http_status, "application/json", ErrorBody(error),
+                     headers);
+    return;
+  }
+  responder_->Write(
+      absl::StrCat("data: ", ErrorBody(error), "\n\n", "data: [DONE]\n\n"));
+  responder_->Finish();
+}
+
+}  // namespace quire

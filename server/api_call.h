@@ -1,0 +1,129 @@
+// One HTTP request in the making: turns tokens into the text and JSON of its
+// answer, streamed or collected.
+#ifndef QUIRE_SERVER_API_CALL_H_
+#define QUIRE_SERVER_API_CALL_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "engine/request.h"
+#include "server/http_server.h"
+#include "server/openai_api.h"
+#include "server/stop_strings.h"
+#include "tokenizer/incremental_detokenizer.h"
+#include "tokenizer/tokenizer.h"
+
+namespace quire {
+
+// What the answer needs of the request.
+struct ApiCallOptions {
+  ApiKind kind = ApiKind::kChat;
+  std::string id;       // "chatcmpl-…" or "cmpl-…".
+  std::string model;    // As served.
+  int64_t created = 0;  // Unix seconds.
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage_stats = false;
+  bool wants_logprobs = false;
+  bool skip_special_tokens = true;
+  bool include_stop_str_in_output = false;
+  bool return_tokens_as_token_ids = false;
+  std::vector<std::string> stop_strings;
+  int num_choices = 1;            // Of all prompts: prompt-major.
+  int64_t num_prompt_tokens = 0;  // Of all prompts.
+  HttpHeaders headers;
+};
+
+// Thread-compatible: used by the output thread alone. Every choice ends once,
+// by the model (Append with a finish reason), by a stop string or by Fail; when
+// all have ended the answer is complete and sent.
+class ApiCall {
+ public:
+  // `tokenizer` must outlive the call.
+  ApiCall(ApiCallOptions options, const Tokenizer* tokenizer,
+          std::shared_ptr<HttpResponder> responder);
+
+  // Streams: sends the head of the answer. Idempotent.
+  void Start();
+
+  // Takes an event of choice `choice_idx` (of the whole call). Returns true if
+  // a stop string ended the choice: the engine should abort it. Events of
+  // choices that have ended are ignored.
+  bool Append(int choice_idx, const OutputEvent& event);
+  // Streams: writes what the last Appends made.
+  void Flush();
+  // Ends the call with an error: an error response, or an error event in a
+  // stream that has begun.
+  void Fail(const absl::Status& error);
+
+  void AddCachedTokens(int num_tokens) { num_cached_tokens_ += num_tokens; }
+  bool is_complete() const { return is_complete_; }
+  bool is_choice_finished(int choice_idx) const {
+    return choices_[choice_idx].finish_reason.has_value();
+  }
+
+ private:
+  struct Logprob {
+    int32_t token_id;
+    float logprob;
+    std::vector<TopLogprob> top;
+    int64_t text_offset;        // In bytes.
+    int64_t text_offset_chars;  // As OpenAI counts.
+  };
+  struct Choice {
+    IncrementalDetokenizer detokenizer;
+    StopStringMatcher stops;
+    std::string text;  // Not yet written (streams), or all of it.
+    // Not yet written, or all; entries wait while their text is held back.
+    std::vector<Logprob> logprobs;
+    int64_t num_text_chars = 0;   // Detokenized so far,
+    int64_t num_text_bytes = 0;   // the same in bytes,
+    int64_t num_given_bytes = 0;  // and past the stop strings.
+    int64_t num_tokens = 0;
+    bool has_role = false;
+    bool is_finish_written = false;
+    std::optional<FinishReason> finish_reason;
+    std::string stop_reason_json = "null";
+  };
+
+  static void Give(Choice& choice, std::string text);
+  void AppendToken(Choice& choice, const TokenOutput& token, bool is_end);
+  void FinishChoice(Choice& choice, FinishReason reason);
+  void FinishByStopString(Choice& choice);
+  void WriteChunks(int choice_idx, std::string* out);
+  void BeginChunk(std::string* out) const;
+  void AppendChunk(int choice_idx, const Choice& choice,
+                   absl::string_view delta, absl::Span<const Logprob> logprobs,
+                   bool is_finish, std::string* out) const;
+  // "null" unless logprobs were asked for.
+  void AppendLogprobs(absl::Span<const Logprob> logprobs,
+                      std::string* out) const;
+  void AppendChatLogprobs(absl::Span<const Logprob> logprobs,
+                          std::string* out) const;
+  void AppendCompletionLogprobs(absl::Span<const Logprob> logprobs,
+                                std::string* out) const;
+  void AppendUsage(std::string* out) const;
+  std::string TokenText(int32_t token_id) const;
+  void Complete();
+
+  const ApiCallOptions options_;
+  const Tokenizer* const tokenizer_;
+  const std::shared_ptr<HttpResponder> responder_;
+  std::vector<Choice> choices_;
+  int num_open_choices_;
+  int64_t num_cached_tokens_ = 0;
+  bool is_started_ = false;
+  bool is_complete_ = false;
+};
+
+// "stop", "length", "abort", "error": as vLLM names them in metrics and
+// answers.
+const char* FinishReasonName(FinishReason reason);
+
+}  // namespace quire
+
+#endif  // QUIRE_SERVER_API_CALL_H_

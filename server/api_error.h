@@ -1,0 +1,30 @@
+// Errors as OpenAI's clients expect them. Fixed texts: no pointers, paths or
+// exception messages ever reach a client.
+#ifndef QUIRE_SERVER_API_ERROR_H_
+#define QUIRE_SERVER_API_ERROR_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace quire {
+
+// INVALID_ARGUMENT that names the request's parameter; `code` is OpenAI's
+// machine-readable reason, e.g. "context_length_exceeded", or empty.
+absl::Status ParameterError(absl::string_view parameter,
+                            absl::string_view message,
+                            absl::string_view code = "");
+
+// The HTTP status of an error: 400 INVALID_ARGUMENT and OUT_OF_RANGE, 401
+// UNAUTHENTICATED, 404 NOT_FOUND, 413 body too large, 429 RESOURCE_EXHAUSTED,
+// 503 UNAVAILABLE, 500 the rest.
+int HttpStatus(const absl::Status& status);
+
+// {"error":{"message","type","param","code"}}.
+std::string ErrorBody(const absl::Status& status);
+std::string ErrorBody(int http_status, absl::string_view message);
+
+}  // namespace quire
+
+#endif  // QUIRE_SERVER_API_ERROR_H_

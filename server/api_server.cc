@@ -1,0 +1,376 @@
+#include "server/api_server.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/base/status.h"
+#include "server/api_call.h"
+#include "server/api_error.h"
+#include "server/json_text.h"
+#include "server/prompt.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr char kJsonType[] = "application/json";
+constexpr size_t kMaxChoicesOfCall = 1024;
+
+void SendError(const absl::Status& error,
+               const std::shared_ptr<HttpResponder>& responder) {
+  const int http_status = HttpStatus(error);
+  HttpHeaders headers;
+  if (http_status == 429 || http_status == 503) {
+    headers.emplace_back("Retry-After", "1");
+  }
+  responder->Send(http_status, kJsonType, ErrorBody(error), headers);
+}
+
+std::string RandomId(absl::string_view prefix) {
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  return absl::StrCat(prefix,
+                      absl::StrFormat("%016x%016x", generator(), generator()));
+}
+
+// Of the response: the caller's own id if it is harmless, else the call's.
+std::string RequestIdHeader(const HttpRequest& request,
+                            const std::string& call_id) {
+  const absl::string_view given = request.Header("x-request-id");
+  if (given.empty() || given.size() > 64) return call_id;
+  for (const char c : given) {
+    if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != '-') {
+      return call_id;
+    }
+  }
+  return std::string(given);
+}
+
+// Names as the caller sent them: only the harmless ones may enter a header.
+std::string IgnoredFieldsHeader(const ApiRequest& request) {
+  std::string list;
+  for (const std::string& name : request.ignored_fields) {
+    const bool is_harmless = std::all_of(name.begin(), name.end(), [](char c) {
+      return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-';
+    });
+    if (!is_harmless || list.size() + name.size() > 256) continue;
+    absl::StrAppend(&list, list.empty() ? "" : ",", name);
+  }
+  return list.empty() ? "unnamed" : list;
+}
+
+absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
+  if (name.empty()) return absl::OkStatus();
+  for (const std::string& served : model.names) {
+    if (name == served) return absl::OkStatus();
+  }
+  return absl::NotFoundError(
+      absl::StrCat("The model `", name, "` does not exist."));
+}
+
+}  // namespace
+
+ApiServer::ApiServer(HttpServer* http, Clock* clock, std::string version)
+    : http_(http), clock_(clock), version_(std::move(version)) {
+  const auto probe = [this](const char* path,
+                            void (ApiServer::*handle)(const Responder&) const) {
+    http_->AddRoute("GET", path, RouteAccess::kPublic,
+                    [this, handle](const HttpRequest&, Responder responder) {
+                      (this->*handle)(responder);
+                    });
+  };
+  probe("/health", &ApiServer::HandleReady);
+  probe("/health/ready", &ApiServer::HandleReady);
+  probe("/health/live", &ApiServer::HandleLive);
+  probe("/metrics", &ApiServer::HandleMetrics);
+  http_->AddRoute(
+      "GET", "/version", RouteAccess::kPublic,
+      [this](const HttpRequest&, Responder responder) {
+        responder->Send(200, kJsonType, DumpJson({{"version", version_}}));
+      });
+  AddApiRoute("GET", "/v1/models",
+              [this](const ServedModel&, const HttpRequest&,
+                     const Responder& responder) {
+                HandleModels(responder);
+                return absl::OkStatus();
+              });
+  AddApiRoute("POST", "/tokenize",
+              [this](const ServedModel& model, const HttpRequest& request,
+                     const Responder& responder) {
+                return HandleTokenize(model, request, responder);
+              });
+  AddApiRoute("POST", "/detokenize",
+              [this](const ServedModel& model, const HttpRequest& request,
+                     const Responder& responder) {
+                return HandleDetokenize(model, request, responder);
+              });
+  for (const auto& [path, kind] :
+       {std::pair{"/v1/chat/completions", ApiKind::kChat},
+        std::pair{"/v1/completions", ApiKind::kCompletion},
+        std::pair{"/completions", ApiKind::kCompletion}}) {
+    AddApiRoute(
+        "POST", path,
+        [this, kind](const ServedModel& model, const HttpRequest& request,
+                     const Responder& responder) {
+          return HandleGenerate(kind, model, request, responder);
+        });
+  }
+}
+
+// Answers with the handler's error, if it returns one.
+void ApiServer::AddApiRoute(
+    const char* method, const char* path,
+    std::function<absl::Status(const ServedModel&, const HttpRequest&,
+                               const Responder&)>
+        handler) {
+  http_->AddRoute(
+      method, path, RouteAccess::kApi,
+      [this, handler = std::move(handler)](const HttpRequest& request,
+                                           Responder responder) {
+        const State state = state_.load(std::memory_order_acquire);
+        absl::Status status;
+        if (state == State::kServing) {
+          status = handler(model_, request, responder);
+        } else {
+          status = absl::UnavailableError(state == State::kLoading
+                                              ? "the model is being loaded"
+                                              : "the server is shutting down");
+        }
+        if (!status.ok()) SendError(status, responder);
+      });
+}
+
+void ApiServer::Serve(const ServedModel& model) {
+  model_ = model;
+  state_.store(State::kServing, std::memory_order_release);
+}
+
+void ApiServer::StartDraining() {
+  State expected = State::kServing;
+  // While loading there is nothing to drain and nothing to serve either.
+  if (!state_.compare_exchange_strong(expected, State::kDraining)) return;
+  model_.engine->StartDraining();
+}
+
+void ApiServer::HandleReady(const Responder& responder) const {
+  const State state = state_.load(std::memory_order_acquire);
+  absl::Status status;
+  if (state == State::kLoading) {
+    status = absl::UnavailableError("loading");
+  } else if (state == State::kDraining) {
+    status = absl::UnavailableError("draining");
+  } else if (!model_.engine->Health().ok()) {
+    status = absl::UnavailableError("the engine has failed");
+  }
+  if (!status.ok()) return SendError(status, responder);
+  responder->Send(200, kJsonType, R"({"status":"ok"})");
+}
+
+void ApiServer::HandleLive(const Responder& responder) const {
+  if (state_.load(std::memory_order_acquire) != State::kLoading &&
+      !model_.engine->Health().ok()) {
+    return SendError(absl::UnavailableError("the engine has failed"),
+                     responder);
+  }
+  responder->Send(200, kJsonType, R"({"status":"ok"})");
+}
+
+void ApiServer::HandleMetrics(const Responder& responder) const {
+  if (state_.load(std::memory_order_acquire) == State::kLoading) {
+    return SendError(absl::UnavailableError("loading"), responder);
+  }
+  responder->Send(200, "text/plain; version=0.0.4; charset=utf-8",
+                  model_.metrics->Render(model_.engine->Stats()));
+}
+
+void ApiServer::HandleModels(const Responder& responder) const {
+  Json list = Json::array();
+  for (const std::string& name : model_.names) {
+    list.push_back({{"id", name},
+                    {"object", "model"},
+                    {"created", model_.created},
+                    {"owned_by", "quire"},
+                    {"root", model_.root},
+                    {"parent", nullptr},
+                    {"max_model_len", model_.max_model_len}});
+  }
+  responder->Send(200, kJsonType,
+                  DumpJson({{"object", "list"}, {"data", list}}));
+}
+
+absl::Status ApiServer::HandleTokenize(const ServedModel& model,
+                                       const HttpRequest& request,
+                                       const Responder& responder) const {
+  QUIRE_ASSIGN_OR_RETURN(Json body, ParseJson(request.body));
+  if (!body.is_object()) {
+    return absl::InvalidArgumentError("the body must be a JSON object");
+  }
+  bool return_token_strs = false;
+  if (const auto found = body.find("return_token_strs"); found != body.end()) {
+    if (!found->is_null() && !found->is_boolean()) {
+      return ParameterError("return_token_strs",
+                            "'return_token_strs' must be a boolean");
+    }
+    return_token_strs = found->is_boolean() && found->get<bool>();
+    body.erase(found);
+  }
+  const ApiKind kind =
+      body.contains("messages") ? ApiKind::kChat : ApiKind::kCompletion;
+  QUIRE_ASSIGN_OR_RETURN(ApiRequest api_request,
+                         ParseApiRequest(kind, body, model.defaults));
+  QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
+  std::vector<int32_t> ids;
+  if (kind == ApiKind::kChat) {
+    QUIRE_ASSIGN_OR_RETURN(
+        ids, EncodeChat(api_request, *model.tokenizer, model.chat_template));
+  } else {
+    const auto* text = std::get_if<std::string>(&api_request.prompts.front());
+    if (api_request.prompts.size() != 1 || text == nullptr) {
+      return ParameterError("prompt", "'prompt' must be a string");
+    }
+    EncodeOptions options;
+    options.add_special_tokens = api_request.add_special_tokens;
+    options.parse_special_tokens = true;
+    QUIRE_ASSIGN_OR_RETURN(ids, model.tokenizer->Encode(*text, options));
+  }
+  Json answer = {{"count", ids.size()},
+                 {"max_model_len", model.max_model_len},
+                 {"tokens", ids},
+                 {"token_strs", nullptr}};
+  if (return_token_strs) {
+    Json strings = Json::array();
+    for (const int32_t id : ids) {
+      strings.push_back(model.tokenizer->IdToToken(id));
+    }
+    answer["token_strs"] = std::move(strings);
+  }
+  responder->Send(200, kJsonType, DumpJson(answer));
+  return absl::OkStatus();
+}
+
+absl::Status ApiServer::HandleDetokenize(const ServedModel& model,
+                                         const HttpRequest& request,
+                                         const Responder& responder) const {
+  QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
+  const auto tokens = body.is_object() ? body.find("tokens") : body.end();
+  if (!body.is_object() || tokens == body.end() || !tokens->is_array()) {
+    return ParameterError("tokens", "'tokens' must be a list of token ids");
+  }
+  std::vector<int32_t> ids;
+  ids.reserve(tokens->size());
+  for (const Json& id : *tokens) {
+    if (!id.is_number_integer() || id < 0 || id >= model.vocab_size) {
+      return ParameterError(
+          "tokens", absl::StrCat("token ids must be integers from 0 to ",
+                                 model.vocab_size - 1));
+    }
+    ids.push_back(id.get<int32_t>());
+  }
+  const std::string text =
+      model.tokenizer->Decode(ids, /*skip_special_tokens=*/false);
+  responder->Send(200, kJsonType, DumpJson({{"prompt", text}}));
+  return absl::OkStatus();
+}
+
+absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
+                                       const HttpRequest& request,
+                                       const Responder& responder) const {
+  QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
+  QUIRE_ASSIGN_OR_RETURN(ApiRequest api_request,
+                         ParseApiRequest(kind, body, model.defaults));
+  QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
+  QUIRE_RETURN_IF_ERROR(
+      CheckSamplingIds(api_request.sampling, model.vocab_size));
+  QUIRE_ASSIGN_OR_RETURN(
+      std::vector<std::vector<int32_t>> prompts,
+      EncodePrompts(api_request, *model.tokenizer, model.chat_template,
+                    model.max_model_len, model.vocab_size));
+  if (prompts.size() * api_request.n > kMaxChoicesOfCall) {
+    return ParameterError("n", absl::StrCat("'n' times the number of prompts "
+                                            "must not exceed ",
+                                            kMaxChoicesOfCall));
+  }
+  SubmitCall(model, std::move(api_request), std::move(prompts), request,
+             responder);
+  return absl::OkStatus();
+}
+
+// From here on the call answers, whatever happens.
+void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
+                           std::vector<std::vector<int32_t>> prompts,
+                           const HttpRequest& http_request,
+                           const Responder& responder) const {
+  ApiCallOptions options;
+  options.kind = api_request.kind;
+  options.id =
+      RandomId(api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-");
+  options.model =
+      api_request.model.empty() ? model.names.front() : api_request.model;
+  options.created = time(nullptr);
+  options.stream = api_request.stream;
+  options.include_usage = api_request.include_usage;
+  options.continuous_usage_stats = api_request.continuous_usage_stats;
+  options.wants_logprobs = api_request.wants_logprobs;
+  options.skip_special_tokens = api_request.skip_special_tokens;
+  options.include_stop_str_in_output = api_request.include_stop_str_in_output;
+  options.return_tokens_as_token_ids = api_request.return_tokens_as_token_ids;
+  options.stop_strings = std::move(api_request.stop_strings);
+  options.num_choices = static_cast<int>(prompts.size()) * api_request.n;
+  for (const auto& prompt : prompts) options.num_prompt_tokens += prompt.size();
+  options.headers.emplace_back("X-Request-Id",
+                               RequestIdHeader(http_request, options.id));
+  if (!api_request.ignored_fields.empty()) {
+    options.headers.emplace_back("X-Quire-Ignored-Fields",
+                                 IgnoredFieldsHeader(api_request));
+  }
+  // Equal prompts of different keys or salts must not share cached blocks:
+  // a hit shows in the latency.
+  const std::string cache_namespace = absl::StrCat(
+      http_request.Header("authorization"), "\n", api_request.cache_salt);
+
+  std::vector<Request> requests;
+  std::vector<CallPart> parts;
+  for (std::vector<int32_t>& prompt : prompts) {
+    Request request;
+    request.id = model.engine->NewRequestId();
+    request.sampling = api_request.sampling;
+    const int32_t room =
+        model.max_model_len - static_cast<int32_t>(prompt.size());
+    int32_t& max_tokens = request.sampling.max_tokens;
+    max_tokens = max_tokens > 0 ? std::min(max_tokens, room) : room;
+    request.n = api_request.n;
+    request.cache_namespace = cache_namespace;
+    request.arrival_time = http_request.arrival_time;
+    parts.push_back(
+        {request.id, static_cast<int32_t>(parts.size()) * api_request.n,
+         api_request.n, max_tokens, static_cast<int64_t>(prompt.size()),
+         http_request.arrival_time});
+    request.prompt_token_ids = std::move(prompt);
+    requests.push_back(std::move(request));
+  }
+  auto call =
+      std::make_shared<ApiCall>(std::move(options), model.tokenizer, responder);
+  model.output->Register(call, parts);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    absl::Status status = model.engine->Submit(std::move(requests[i]));
+    if (status.ok()) continue;
+    // A full queue is the server's limit, not the caller's.
+    if (absl::IsResourceExhausted(status)) {
+      status = absl::UnavailableError("the server is overloaded");
+    }
+    model.output->Reject(call, i, parts, status);
+    return;
+  }
+  model.output->Accept(call);
+  responder->OnDisconnect([engine = model.engine, parts] {
+    for (const CallPart& part : parts) engine->Abort(part.request_id);
+  });
+}
+
+}  // namespace quire

@@ -1,0 +1,87 @@
+// The routes of the server: OpenAI's API, tokenizing, health and metrics.
+#ifndef QUIRE_SERVER_API_SERVER_H_
+#define QUIRE_SERVER_API_SERVER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/base/clock.h"
+#include "engine/engine_loop.h"
+#include "server/http_server.h"
+#include "server/openai_api.h"
+#include "server/output_processor.h"
+#include "server/server_metrics.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/tokenizer.h"
+
+namespace quire {
+
+// A loaded model and what serves it; all pointers outlive the server.
+struct ServedModel {
+  std::vector<std::string> names;  // The first is the one answers carry.
+  std::string root;                // As given on the command line.
+  const Tokenizer* tokenizer = nullptr;
+  const ChatTemplate* chat_template = nullptr;  // Null: no chat.
+  EngineLoop* engine = nullptr;
+  OutputProcessor* output = nullptr;
+  ServerMetrics* metrics = nullptr;
+  int32_t max_model_len = 0;
+  int32_t vocab_size = 0;  // Of the logits.
+  SamplingDefaults defaults;
+  int64_t created = 0;  // Unix seconds.
+};
+
+// Thread-safe. Probes and 503 until Serve; then everything.
+class ApiServer {
+ public:
+  // Adds the routes; `http` must not be started yet and must outlive this.
+  ApiServer(HttpServer* http, Clock* clock, std::string version);
+
+  void Serve(const ServedModel& model);
+  // Ready turns 503 at once, and new API requests are refused.
+  void StartDraining();
+
+ private:
+  enum class State : uint8_t { kLoading, kServing, kDraining };
+  using Responder = std::shared_ptr<HttpResponder>;
+
+  // 503 while loading or draining: for probes that decide on traffic.
+  void HandleReady(const Responder& responder) const;
+  // 503 only if the engine can serve no more.
+  void HandleLive(const Responder& responder) const;
+  void HandleMetrics(const Responder& responder) const;
+  void HandleModels(const Responder& responder) const;
+  absl::Status HandleTokenize(const ServedModel& model,
+                              const HttpRequest& request,
+                              const Responder& responder) const;
+  absl::Status HandleDetokenize(const ServedModel& model,
+                                const HttpRequest& request,
+                                const Responder& responder) const;
+  absl::Status HandleGenerate(ApiKind kind, const ServedModel& model,
+                              const HttpRequest& request,
+                              const Responder& responder) const;
+  void SubmitCall(const ServedModel& model, ApiRequest api_request,
+                  std::vector<std::vector<int32_t>> prompts,
+                  const HttpRequest& http_request,
+                  const Responder& responder) const;
+  void AddApiRoute(
+      const char* method, const char* path,
+      std::function<absl::Status(const ServedModel&, const HttpRequest&,
+                                 const Responder&)>
+          handler);
+
+  HttpServer* const http_;
+  Clock* const clock_;
+  const std::string version_;
+  ServedModel model_;  // Written once, before state_ leaves kLoading.
+  std::atomic<State> state_{State::kLoading};
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_SERVER_API_SERVER_H_

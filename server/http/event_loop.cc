@@ -1,0 +1,348 @@
+// Life of the loop: start and stop, accepting, timers, closing. What happens on
+// a connection is in event_loop_connection.cc.
+#include "server/http/event_loop.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/clock.h"
+
+namespace quire {
+namespace {
+
+// One receive; a larger one does not make large bodies faster on loopback.
+constexpr size_t kReadBufferBytes = 64 << 10;
+constexpr int kMaxEventsPerRound = 512;
+// Leaves the loop to others during a storm of connects.
+constexpr int kMaxAcceptsPerRound = 256;
+// Connections beyond the limit that are kept for the time their 503 needs.
+constexpr int kMaxRefusedConnections = 512;
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(20);
+// The kernel doubles it. Linux's own default grows to megabytes for a slow
+// reader, which would hide it from max_buffered_bytes.
+constexpr int kSendBufferBytes = 128 << 10;
+
+void SetOption(int fd, int level, int name, int value) {
+  // Best effort: each only improves latency or clean-up.
+  setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+
+}  // namespace
+
+EventLoop::EventLoop(const HttpServerOptions& options, RequestSink* sink)
+    : options_(options),
+      head_limits_{options.max_head_bytes, options.max_header_fields,
+                   options.max_target_bytes},
+      sink_(sink),
+      mailbox_(std::make_shared<Mailbox>()),
+      read_buffer_(kReadBufferBytes) {}
+
+EventLoop::~EventLoop() { Stop(absl::ZeroDuration()); }
+
+absl::Status EventLoop::Start(int listen_fd) {
+  listen_fd_ = listen_fd;
+  epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
+  spare_fd_ = OpenSpare();
+  if (epoll_fd_ < 0 || !mailbox_->is_valid() || spare_fd_ < 0) {
+    CloseAll();
+    return absl::UnavailableError(
+        absl::StrCat("HTTP server: ", std::strerror(errno)));
+  }
+  // Accepted sockets inherit these from the listening one.
+  SetOption(listen_fd_, IPPROTO_TCP, TCP_NODELAY, 1);
+  SetOption(listen_fd_, IPPROTO_TCP, TCP_USER_TIMEOUT,
+            absl::ToInt64Milliseconds(options_.write_stall_timeout));
+  SetOption(listen_fd_, SOL_SOCKET, SO_SNDBUF, kSendBufferBytes);
+  // Notices a peer whose machine vanished while a long answer is computed.
+  SetOption(listen_fd_, SOL_SOCKET, SO_KEEPALIVE, 1);
+  SetOption(listen_fd_, IPPROTO_TCP, TCP_KEEPIDLE, 30);
+  SetOption(listen_fd_, IPPROTO_TCP, TCP_KEEPINTVL, 10);
+
+  epoll_event event = {};
+  event.events = EPOLLIN;
+  event.data.ptr = &listen_fd_;
+  bool is_ok = epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, listen_fd_, &event) == 0;
+  // Edge-triggered: each write to it is an event, and it is never read.
+  event.events = EPOLLIN | EPOLLET;
+  event.data.ptr = mailbox_.get();
+  is_ok = is_ok && epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, mailbox_->event_fd(),
+                             &event) == 0;
+  if (!is_ok) {
+    const int error = errno;
+    CloseAll();
+    return absl::UnavailableError(
+        absl::StrCat("HTTP server: epoll: ", std::strerror(error)));
+  }
+  now_ = Clock::Monotonic()->Now();
+  try {
+    thread_ = std::thread([this] { Run(); });
+  } catch (const std::system_error&) {
+    CloseAll();
+    return absl::UnavailableError("HTTP server: cannot start a thread");
+  }
+  return absl::OkStatus();
+}
+
+void EventLoop::Stop(absl::Duration grace) {
+  if (!thread_.joinable()) return;
+  mailbox_->PostTask([this] { BeginDrain(); });
+  if (grace > absl::ZeroDuration()) {
+    std::unique_lock<std::mutex> lock(drain_mu_);
+    drained_.wait_for(
+        lock, absl::ToChronoMilliseconds(std::min(grace, absl::Hours(24))),
+        [this] { return is_drained_; });
+  }
+  mailbox_->PostTask([this] { is_stopping_ = true; });
+  thread_.join();
+}
+
+void EventLoop::Adopt(int fd) {
+  if (!mailbox_->PostTask([this, fd] { AddConnection(fd); })) close(fd);
+}
+
+void EventLoop::Run() {
+  pthread_setname_np(pthread_self(), "http-io");
+  epoll_event events[kMaxEventsPerRound];
+  while (!is_stopping_) {
+    // A task of the mailbox may have set anything, hence the order.
+    const int timeout = mailbox_->PrepareToSleep() ? MillisToNextTimer() : 0;
+    const int num_events =
+        epoll_wait(epoll_fd_, events, kMaxEventsPerRound, timeout);
+    mailbox_->Awoken();
+    now_ = Clock::Monotonic()->Now();
+    for (int i = 0; i < num_events; ++i) {
+      HandleEvent(events[i].data.ptr, events[i].events);
+    }
+    HandleMailbox();
+    RunTimers();
+    closed_.clear();
+    if (is_draining_ && num_busy_ == 0) {
+      std::lock_guard<std::mutex> lock(drain_mu_);
+      is_drained_ = true;
+      drained_.notify_all();
+    }
+  }
+  CloseAll();
+  // Callbacks that were registered too late for their connection.
+  for (const auto& task : mailbox_->Close().tasks) task();
+}
+
+void EventLoop::HandleEvent(void* tag, uint32_t events) {
+  if (tag == mailbox_.get()) return;
+  if (tag == &listen_fd_) return AcceptAll();
+  auto* const c = static_cast<Connection*>(tag);
+  if (c->state == State::kClosed) return;
+  if (events & (EPOLLERR | EPOLLHUP)) return Close(c);
+  if ((events & EPOLLRDHUP) && c->state == State::kAnswering) return Close(c);
+  if (events & EPOLLOUT) {
+    Flush(c);
+    Advance(c);
+  }
+  if (c->state != State::kClosed && (events & (EPOLLIN | EPOLLRDHUP))) {
+    OnReadable(c);
+  }
+}
+
+void EventLoop::HandleMailbox() {
+  mailbox_->Take(&mail_);
+  for (const auto& task : mail_.tasks) task();
+  for (const auto& exchange : mail_.exchanges) HandleUpdate(exchange.get());
+  mail_.tasks.clear();
+  mail_.exchanges.clear();
+}
+
+void EventLoop::BeginDrain() {
+  is_draining_ = true;
+  close_connections_ = true;
+  if (listen_fd_ >= 0) close(listen_fd_);
+  listen_fd_ = -1;
+  std::vector<Connection*> idle;
+  for (const auto& [fd, c] : connections_) {
+    if (c->state == State::kHead && c->in.empty()) idle.push_back(c.get());
+  }
+  for (Connection* c : idle) Close(c);
+}
+
+void EventLoop::CloseAll() {
+  while (!connections_.empty()) Close(connections_.begin()->second.get());
+  closed_.clear();
+  for (int* fd : {&listen_fd_, &spare_fd_, &epoll_fd_}) {
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+  }
+}
+
+void EventLoop::AcceptAll() {
+  for (int i = 0; i < kMaxAcceptsPerRound && listen_fd_ >= 0; ++i) {
+    const int fd =
+        accept4(listen_fd_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+      AddConnection(fd);
+    } else if (errno == EMFILE || errno == ENFILE) {
+      RefuseForLackOfDescriptors();
+      if (spare_fd_ < 0) return PauseAccepting();
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      return;
+    } else if (errno != EINTR && errno != ECONNABORTED) {
+      return PauseAccepting();  // No memory, for instance.
+    }
+  }
+}
+
+void EventLoop::AddConnection(int fd) {
+  if (is_draining_) {
+    close(fd);
+    return;
+  }
+  const int num_connections = connections_.size();
+  if (num_connections >= options_.max_connections + kMaxRefusedConnections) {
+    RefuseConnection(fd);
+    return;
+  }
+  auto owned = std::make_unique<Connection>();
+  Connection* const c = owned.get();
+  c->fd = fd;
+  c->since = now_;
+  epoll_event event = {};
+  event.events = c->watched_events = EPOLLIN | EPOLLRDHUP;
+  event.data.ptr = c;
+  if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) != 0) {
+    close(fd);
+    return;
+  }
+  connections_[fd] = std::move(owned);
+  SetDeadline(c);
+  if (num_connections >= options_.max_connections) {
+    RespondError(c, {503, "too many connections"}, false,
+                 {{"Retry-After", "1"}});
+  }
+}
+
+void EventLoop::RefuseConnection(int fd) {
+  std::string out;
+  const std::string body = sink_->ErrorBody(503, "too many connections");
+  ResponseHead head;
+  head.status = 503;
+  head.content_type = "application/json";
+  head.content_length = body.size();
+  head.keep_alive = false;
+  AppendResponseHead(head, {{"Retry-After", "1"}}, std::time(nullptr), &out);
+  out += body;
+  // A new socket's buffer takes it whole; closing with unread data would reset
+  // the connection and take the answer away.
+  (void)!send(fd, out.data(), out.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  shutdown(fd, SHUT_WR);
+  (void)!recv(fd, read_buffer_.data(), read_buffer_.size(), MSG_DONTWAIT);
+  close(fd);
+}
+
+void EventLoop::RefuseForLackOfDescriptors() {
+  if (spare_fd_ >= 0) close(spare_fd_);
+  const int fd =
+      accept4(listen_fd_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd >= 0) RefuseConnection(fd);
+  spare_fd_ = OpenSpare();
+}
+
+void EventLoop::PauseAccepting() {
+  epoll_event event = {};
+  event.data.ptr = &listen_fd_;
+  epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, listen_fd_, &event);
+  accept_again_at_ = now_ + kAcceptPause;
+}
+
+void EventLoop::Close(Connection* c) {
+  if (c->state == State::kClosed) return;
+  SetState(c, State::kClosed);
+  if (c->timer_at != absl::InfiniteFuture()) timers_.erase({c->timer_at, c});
+  num_body_bytes_ -= c->body.size();
+  close(c->fd);  // Leaves the epoll set with it.
+  auto it = connections_.find(c->fd);
+  closed_.push_back(std::move(it->second));
+  connections_.erase(it);
+  if (auto exchange = std::move(c->exchange)) {
+    exchange->connection = nullptr;
+    --num_open_requests_;
+    exchange->EndDisconnected();
+  }
+}
+
+void EventLoop::SetState(Connection* c, State state) {
+  const auto is_busy = [](State s) {
+    return s == State::kBody || s == State::kAnswering;
+  };
+  num_busy_ += is_busy(state) - is_busy(c->state);
+  c->state = state;
+}
+
+void EventLoop::Watch(Connection* c) {
+  if (c->state == State::kClosed) return;
+  // While a request is being answered nothing more is read: what a client sends
+  // ahead stays in the kernel.
+  uint32_t events = EPOLLRDHUP;
+  if (c->state != State::kAnswering) events |= EPOLLIN;
+  if (c->num_unsent() > 0) events |= EPOLLOUT;
+  if (events == c->watched_events) return;
+  epoll_event event = {};
+  event.events = c->watched_events = events;
+  event.data.ptr = c;
+  if (epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, c->fd, &event) != 0) Close(c);
+}
+
+void EventLoop::SetDeadline(Connection* c) {
+  if (c->state == State::kClosed) return;
+  c->deadline = DeadlineOf(*c);
+  // Deadlines mostly move away: a timer that comes too early is put back then
+  // (RunTimers), so that a stream's writes do not touch the set.
+  if (c->deadline >= c->timer_at) return;
+  if (c->timer_at != absl::InfiniteFuture()) timers_.erase({c->timer_at, c});
+  c->timer_at = c->deadline;
+  timers_.insert({c->timer_at, c});
+}
+
+void EventLoop::RunTimers() {
+  if (now_ >= accept_again_at_) {
+    accept_again_at_ = absl::InfiniteFuture();
+    epoll_event event = {};
+    event.events = EPOLLIN;
+    event.data.ptr = &listen_fd_;
+    if (listen_fd_ >= 0) {
+      if (spare_fd_ < 0) spare_fd_ = OpenSpare();
+      epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, listen_fd_, &event);
+    }
+  }
+  while (!timers_.empty() && timers_.begin()->first <= now_) {
+    Connection* const c = timers_.begin()->second;
+    timers_.erase(timers_.begin());
+    c->timer_at = absl::InfiniteFuture();
+    if (c->deadline <= now_) OnDeadline(c);
+    SetDeadline(c);
+  }
+}
+
+int EventLoop::MillisToNextTimer() const {
+  absl::Time next = accept_again_at_;
+  if (!timers_.empty()) next = std::min(next, timers_.begin()->first);
+  if (next == absl::InfiniteFuture()) return -1;
+  // Rounded up, or the loop would spin for the last fraction.
+  const int64_t millis = absl::ToInt64Milliseconds(
+      next - now_ + absl::Milliseconds(1) - absl::Nanoseconds(1));
+  return static_cast<int>(std::clamp<int64_t>(millis, 0, 1 << 30));
+}
+
+}  // namespace quire

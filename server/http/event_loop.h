@@ -1,0 +1,202 @@
+// The one thread that owns all sockets.
+//
+// It accepts, reads requests until they are complete, hands them over, and
+// writes all answers; none of its calls blocks. Workers therefore never wait
+// for a client, and a connection that is idle or slow costs memory but no
+// thread.
+//
+// Life of a connection:
+//
+//   accept -> kHead --head ok--> kBody --complete--> kAnswering -+-> kLingering
+//               ^ |                |                     ^       |    -> closed
+//               | +---- error -----+---------------------+       |
+//               +------------- keep-alive, next request ---------+
+//
+// A peer that shuts down its sending side (EPOLLRDHUP) counts as gone, though
+// TCP would let it still read: no HTTP client in use does that and waits, while
+// for one that went away this is the earliest sign, and a generation for nobody
+// costs much.
+#ifndef QUIRE_SERVER_HTTP_EVENT_LOOP_H_
+#define QUIRE_SERVER_HTTP_EVENT_LOOP_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/http/chunked_decoder.h"
+#include "server/http/exchange.h"
+#include "server/http/head_guard.h"
+#include "server/http/response_head.h"
+#include "server/http_server.h"
+
+namespace quire {
+
+// A complete request on its way to a handler.
+struct PendingRequest {
+  RequestHead head;
+  std::string body;
+  absl::Time arrival_time;
+  std::shared_ptr<Exchange> exchange;
+};
+
+// What the event loop asks of the server. Called on the socket thread: must not
+// block, must not throw.
+class RequestSink {
+ public:
+  struct Verdict {
+    int status = 0;  // 0: read the body and dispatch.
+    const char* message = "";
+    HttpHeaders headers;
+  };
+
+  virtual ~RequestSink() = default;
+  // Routing and authentication; before the body is read.
+  virtual Verdict Admit(const RequestHead& head) = 0;
+  // False if the server is overloaded; the request is then dropped.
+  virtual bool Dispatch(PendingRequest request) = 0;
+  virtual std::string ErrorBody(int status, absl::string_view message) = 0;
+};
+
+class EventLoop {
+ public:
+  // `sink` is borrowed until Stop has returned.
+  EventLoop(const HttpServerOptions& options, RequestSink* sink);
+  ~EventLoop();  // Stops without grace.
+  EventLoop(const EventLoop&) = delete;
+  EventLoop& operator=(const EventLoop&) = delete;
+
+  // Takes the listening socket over, whatever is returned. Call once.
+  absl::Status Start(int listen_fd);
+  // See HttpServer. Not from a callback of the loop, which it waits for, nor
+  // twice at the same time.
+  void Stop(absl::Duration grace);
+  void SetCloseConnections() { close_connections_ = true; }
+  int num_open_requests() const { return num_open_requests_; }
+
+  // Takes over an accepted socket. Thread-safe.
+  void Adopt(int fd);
+  // Tells that the body of a dispatched request is no longer in memory.
+  // Thread-safe.
+  void ReleaseBodyBytes(int64_t num_bytes) { num_body_bytes_ -= num_bytes; }
+
+ private:
+  enum class State : uint8_t {
+    kHead,  // Between requests, or in a head.
+    kBody,
+    kAnswering,  // From the last byte of the request to the last of the answer.
+    kLingering,  // Answered and shut down; reads on so that the answer arrives.
+    kClosed,     // Freed at the end of this round of events.
+  };
+
+  struct Connection {
+    int fd = -1;
+    State state = State::kHead;
+    uint32_t watched_events = 0;
+    absl::Time deadline = absl::InfiniteFuture();
+    // Its place in timers_; earlier than `deadline` while that only moves away.
+    absl::Time timer_at = absl::InfiniteFuture();
+    // When the state began; in kHead, when its first byte came, once it has.
+    absl::Time since;
+    absl::Time arrival_time;
+
+    std::string in;  // Received, not consumed; may hold further requests.
+    bool has_skipped_blank_line = false;
+    HeadScanner scanner;
+    RequestHead head;
+    ChunkedDecoder decoder{0};
+    std::string body;
+
+    std::shared_ptr<Exchange> exchange;  // Null: the answer is our own.
+    std::string out;
+    size_t num_sent = 0;     // Of `out`.
+    absl::Time progress_at;  // Last time the peer took something.
+    absl::Time written_at;   // Last time the stream said something.
+    bool keep_alive = true;
+    bool is_stream = false;
+    bool is_chunked = false;
+    bool is_complete = false;  // All of the answer is in `out`.
+
+    size_t num_unsent() const { return out.size() - num_sent; }
+  };
+
+  void Run();
+  void HandleEvent(void* tag, uint32_t events);
+  void HandleMailbox();
+  void BeginDrain();
+  void CloseAll();
+
+  void AcceptAll();
+  void AddConnection(int fd);
+  void RefuseConnection(int fd);
+  void RefuseForLackOfDescriptors();
+  void PauseAccepting();
+
+  void OnReadable(Connection* c);
+  void Advance(Connection* c);
+  bool AdvanceHead(Connection* c);
+  bool AdvanceBody(Connection* c);
+  void BeginRequest(Connection* c);
+  void Dispatch(Connection* c);
+
+  void RespondError(Connection* c, HttpError error, bool keep_alive,
+                    const HttpHeaders& headers = {});
+  void HandleUpdate(Exchange* exchange);
+  void AppendStart(Connection* c, const Exchange::Start& start,
+                   size_t content_length);
+  void AppendStreamData(Connection* c, absl::string_view data);
+  void Flush(Connection* c);
+  void FinishResponse(Connection* c);
+
+  void Linger(Connection* c);
+  void Close(Connection* c);
+  void SetState(Connection* c, State state);
+  void Watch(Connection* c);
+  void SetDeadline(Connection* c);
+  absl::Time DeadlineOf(const Connection& c) const;
+  void OnDeadline(Connection* c);
+  void RunTimers();
+  int MillisToNextTimer() const;
+
+  const HttpServerOptions options_;
+  const HeadLimits head_limits_;
+  RequestSink* const sink_;
+  const std::shared_ptr<Mailbox> mailbox_;
+  std::atomic<bool> close_connections_{false};
+  std::atomic<int> num_open_requests_{0};
+  std::atomic<int64_t> num_body_bytes_{0};  // Received, not yet handled.
+
+  std::thread thread_;
+  std::mutex drain_mu_;
+  std::condition_variable drained_;
+  bool is_drained_ = false;  // Guarded by drain_mu_.
+
+  // Socket thread only, from here on (and before it starts).
+  int epoll_fd_ = -1;
+  int listen_fd_ = -1;
+  int spare_fd_ = -1;  // Given up to answer one more when none is left.
+  bool is_draining_ = false;
+  bool is_stopping_ = false;
+  absl::Time now_;
+  absl::Time accept_again_at_ = absl::InfiniteFuture();
+  std::unordered_map<int, std::unique_ptr<Connection>> connections_;  // By fd.
+  std::vector<std::unique_ptr<Connection>> closed_;
+  std::set<std::pair<absl::Time, Connection*>> timers_;
+  int num_busy_ = 0;  // Connections in kBody or kAnswering.
+  std::vector<char> read_buffer_;
+  Mailbox::Contents mail_;  // A member, so that it keeps its capacity.
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_SERVER_HTTP_EVENT_LOOP_H_

@@ -1,0 +1,341 @@
+// What happens on one connection: reading requests, writing answers, deadlines.
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+
+#include "absl/strings/str_format.h"
+#include "server/http/event_loop.h"
+
+namespace quire {
+namespace {
+
+// Per connection and round, so that one fast uploader does not hold the rest.
+constexpr size_t kMaxReadPerRound = 256 << 10;
+// How long an answered connection is read on for the peer to take the answer:
+// closing with unread data would reset it (RFC 9112 9.6).
+constexpr absl::Duration kLingerTimeout = absl::Seconds(2);
+// Bodies of all requests that are not being handled yet.
+constexpr int64_t kMinBodyBudgetBytes = 512 << 20;
+// Buffers above this are freed when they are empty.
+constexpr size_t kKeptBufferBytes = 16 << 10;
+constexpr absl::string_view kPing = ": ping\n\n";
+
+void ReleaseIfLarge(std::string* buffer) {
+  buffer->clear();
+  if (buffer->capacity() > kKeptBufferBytes) std::string().swap(*buffer);
+}
+
+}  // namespace
+
+void EventLoop::OnReadable(Connection* c) {
+  for (size_t total = 0; total < kMaxReadPerRound;) {
+    if (c->state == State::kAnswering || c->state == State::kClosed) return;
+    const ssize_t size =
+        recv(c->fd, read_buffer_.data(), read_buffer_.size(), 0);
+    if (size < 0 && errno == EINTR) continue;
+    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (size <= 0) return Close(c);
+    total += size;
+    if (c->state == State::kLingering) continue;
+    if (c->state == State::kHead && c->in.empty()) {
+      c->since = c->arrival_time = now_;
+    }
+    c->in.append(read_buffer_.data(), size);
+    Advance(c);
+    if (size < static_cast<ssize_t>(read_buffer_.size())) return;
+  }
+}
+
+// Consumes `in` as far as possible. Not recursive: a client may send any number
+// of requests ahead, and many are answered at once.
+void EventLoop::Advance(Connection* c) {
+  bool goes_on = true;
+  while (goes_on) {
+    switch (c->state) {
+      case State::kHead:
+        goes_on = AdvanceHead(c);
+        break;
+      case State::kBody:
+        goes_on = AdvanceBody(c);
+        break;
+      default:
+        goes_on = false;
+    }
+  }
+  SetDeadline(c);
+}
+
+// False if more bytes are needed.
+bool EventLoop::AdvanceHead(Connection* c) {
+  // One empty line before a request is forgiven (RFC 9112 2.2).
+  if (!c->has_skipped_blank_line && c->in.compare(0, 2, "\r\n") == 0) {
+    c->has_skipped_blank_line = true;
+    c->in.erase(0, 2);
+    c->scanner = HeadScanner();
+  }
+  size_t head_size = 0;
+  if (auto error = c->scanner.Scan(c->in, head_limits_, &head_size)) {
+    RespondError(c, *error, false);
+    return true;
+  }
+  if (head_size == 0) return false;
+  const auto error = ParseHead(absl::string_view(c->in).substr(0, head_size),
+                               head_limits_, &c->head);
+  c->in.erase(0, head_size);
+  if (error) {
+    RespondError(c, *error, false);
+  } else {
+    BeginRequest(c);
+  }
+  return true;
+}
+
+void EventLoop::BeginRequest(Connection* c) {
+  const RequestSink::Verdict verdict = sink_->Admit(c->head);
+  if (verdict.status != 0) {
+    RespondError(c, {verdict.status, verdict.message},
+                 c->head.keep_alive && !c->head.has_body(), verdict.headers);
+    return;
+  }
+  if (!c->head.is_chunked && c->head.content_length > options_.max_body_bytes) {
+    RespondError(c, {413, "request body too large"}, false);
+    return;
+  }
+  if (!c->head.has_body()) return Dispatch(c);
+  c->decoder = ChunkedDecoder(options_.max_body_bytes);
+  c->since = now_;
+  SetState(c, State::kBody);
+  if (c->head.expect_continue && c->in.empty()) {
+    c->out += "HTTP/1.1 100 Continue\r\n\r\n";
+    Flush(c);
+  }
+}
+
+// False if more bytes are needed.
+bool EventLoop::AdvanceBody(Connection* c) {
+  const size_t size_before = c->body.size();
+  bool is_complete = false;
+  size_t num_consumed = 0;
+  std::optional<HttpError> error;
+  if (c->head.is_chunked) {
+    error = c->decoder.Decode(c->in, &c->body, &num_consumed);
+    is_complete = c->decoder.is_done();
+  } else {
+    num_consumed =
+        std::min<size_t>(c->head.content_length - size_before, c->in.size());
+    c->body.append(c->in, 0, num_consumed);
+    is_complete =
+        static_cast<int64_t>(c->body.size()) == c->head.content_length;
+  }
+  num_body_bytes_ += c->body.size() - size_before;
+  c->in.erase(0, num_consumed);
+  if (error) {
+    RespondError(c, *error, false);
+    return true;
+  }
+  if (num_body_bytes_ >
+      std::max(kMinBodyBudgetBytes, 4 * options_.max_body_bytes)) {
+    RespondError(c, {503, "too many request bodies in memory"}, false,
+                 {{"Retry-After", "1"}});
+    return true;
+  }
+  if (!is_complete) return false;
+  Dispatch(c);
+  return true;
+}
+
+void EventLoop::Dispatch(Connection* c) {
+  PendingRequest request;
+  request.exchange = c->exchange = std::make_shared<Exchange>(mailbox_);
+  c->exchange->connection = c;
+  request.body.swap(c->body);
+  request.arrival_time = c->arrival_time;
+  request.head = c->head;
+  const int64_t num_body_bytes = request.body.size();
+  SetState(c, State::kAnswering);
+  ++num_open_requests_;
+  if (sink_->Dispatch(std::move(request))) {
+    Watch(c);
+    return;
+  }
+  num_body_bytes_ -= num_body_bytes;
+  c->exchange->connection = nullptr;
+  c->exchange->EndFlushed();
+  c->exchange.reset();
+  --num_open_requests_;
+  RespondError(c, {503, "the server is overloaded"}, false,
+               {{"Retry-After", "1"}});
+}
+
+void EventLoop::RespondError(Connection* c, HttpError error, bool keep_alive,
+                             const HttpHeaders& headers) {
+  num_body_bytes_ -= c->body.size();
+  ReleaseIfLarge(&c->body);
+  SetState(c, State::kAnswering);
+  c->progress_at = now_;
+  c->keep_alive = keep_alive && !close_connections_;
+  const std::string body = sink_->ErrorBody(error.status, error.message);
+  ResponseHead head;
+  head.status = error.status;
+  head.content_type = "application/json";
+  head.content_length = body.size();
+  head.keep_alive = c->keep_alive;
+  AppendResponseHead(head, headers, std::time(nullptr), &c->out);
+  if (c->head.method != "HEAD") c->out += body;
+  c->is_complete = true;
+  Flush(c);
+}
+
+void EventLoop::HandleUpdate(Exchange* exchange) {
+  Exchange::Update update = exchange->Take();
+  auto* const c = static_cast<Connection*>(exchange->connection);
+  if (c == nullptr) return;
+  if (c->num_unsent() == 0) c->progress_at = now_;
+  c->written_at = now_;
+  if (update.start) AppendStart(c, *update.start, update.data.size());
+  if (!c->is_complete) {
+    if (c->is_stream) {
+      AppendStreamData(c, update.data);
+    } else {
+      c->out += update.data;
+    }
+    if (update.is_finished) {
+      if (c->is_chunked) c->out += "0\r\n\r\n";
+      c->is_complete = true;
+    }
+  }
+  const bool is_stream = c->is_stream;
+  Flush(c);
+  if (c->state == State::kClosed) return;
+  if (update.is_broken || (is_stream && static_cast<int64_t>(c->num_unsent()) >
+                                            options_.max_buffered_bytes)) {
+    return Close(c);
+  }
+  Advance(c);
+}
+
+void EventLoop::AppendStart(Connection* c, const Exchange::Start& start,
+                            size_t content_length) {
+  const bool is_head = c->head.method == "HEAD";
+  c->keep_alive = c->head.keep_alive && !close_connections_;
+  ResponseHead head;
+  head.status = start.status;
+  head.content_type = start.content_type;
+  head.content_length = content_length;
+  if (start.is_stream) {
+    c->is_stream = true;
+    c->is_chunked = c->head.minor_version == 1 && !is_head;
+    if (c->head.minor_version == 0) c->keep_alive = false;
+    head.framing = c->head.minor_version == 1 ? BodyFraming::kChunked
+                                              : BodyFraming::kClose;
+  }
+  head.keep_alive = c->keep_alive;
+  AppendResponseHead(head, start.headers, std::time(nullptr), &c->out);
+  // Neither has a body, whatever the handler sent.
+  if (is_head || start.status == 204 || start.status == 304) {
+    c->is_complete = true;
+  }
+}
+
+void EventLoop::AppendStreamData(Connection* c, absl::string_view data) {
+  if (data.empty()) return;  // An empty chunk would end the stream.
+  if (c->is_chunked) absl::StrAppendFormat(&c->out, "%x\r\n", data.size());
+  c->out.append(data.data(), data.size());
+  if (c->is_chunked) c->out += "\r\n";
+}
+
+// Sends what the kernel takes. May finish the answer or close the connection.
+void EventLoop::Flush(Connection* c) {
+  while (c->num_unsent() > 0) {
+    const ssize_t size = send(c->fd, c->out.data() + c->num_sent,
+                              c->num_unsent(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (size < 0 && errno == EINTR) continue;
+    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+    if (size < 0) return Close(c);
+    c->num_sent += size;
+    c->progress_at = now_;
+  }
+  if (c->num_unsent() == 0) {
+    ReleaseIfLarge(&c->out);
+    c->num_sent = 0;
+    if (c->state == State::kAnswering && c->is_complete) FinishResponse(c);
+  } else if (c->num_sent > c->out.size() / 2) {
+    c->out.erase(0, c->num_sent);
+    c->num_sent = 0;
+  }
+  Watch(c);
+  SetDeadline(c);
+}
+
+void EventLoop::FinishResponse(Connection* c) {
+  if (auto exchange = std::move(c->exchange)) {
+    exchange->connection = nullptr;
+    --num_open_requests_;
+    exchange->EndFlushed();
+  }
+  // While draining only what was announced as the last answer: a connection
+  // that closes unannounced may cost its client the next request.
+  if (!c->keep_alive || is_draining_) return Linger(c);
+  c->is_stream = c->is_chunked = c->is_complete = false;
+  c->has_skipped_blank_line = false;
+  c->scanner = HeadScanner();
+  c->head = RequestHead();
+  // An idle connection keeps no buffers.
+  if (c->in.empty()) std::string().swap(c->in);
+  std::string().swap(c->out);
+  c->since = c->arrival_time = now_;
+  SetState(c, State::kHead);
+}
+
+void EventLoop::Linger(Connection* c) {
+  shutdown(c->fd, SHUT_WR);
+  std::string().swap(c->in);
+  c->since = now_;
+  SetState(c, State::kLingering);
+}
+
+absl::Time EventLoop::DeadlineOf(const Connection& c) const {
+  switch (c.state) {
+    case State::kHead:
+      return c.since + (c.in.empty() ? options_.keep_alive_timeout
+                                     : options_.head_timeout);
+    case State::kBody:
+      return c.since + options_.body_timeout;
+    case State::kAnswering:
+      if (c.num_unsent() > 0) {
+        return c.progress_at + options_.write_stall_timeout;
+      }
+      if (c.is_stream) return c.written_at + options_.stream_ping_interval;
+      return absl::InfiniteFuture();
+    case State::kLingering:
+      return c.since + kLingerTimeout;
+    case State::kClosed:
+      break;
+  }
+  return absl::InfiniteFuture();
+}
+
+void EventLoop::OnDeadline(Connection* c) {
+  switch (c->state) {
+    case State::kHead:
+      if (c->in.empty()) return Close(c);  // Idle; nothing was asked.
+      return RespondError(c, {408, "the request head took too long"}, false);
+    case State::kBody:
+      return RespondError(c, {408, "the request body took too long"}, false);
+    case State::kAnswering:
+      if (c->num_unsent() > 0) return Close(c);
+      // Between two writes of the handler, which are whole events.
+      AppendStreamData(c, kPing);
+      c->written_at = c->progress_at = now_;
+      return Flush(c);
+    case State::kLingering:
+      return Close(c);
+    case State::kClosed:
+      return;
+  }
+}
+
+}  // namespace quire

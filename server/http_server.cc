@@ -1,0 +1,396 @@
+#include "server/http_server.h"
+
+#include <fcntl.h>
+#include <httplib.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+#include "server/http/api_keys.h"
+#include "server/http/event_loop.h"
+#include "server/http/worker_pool.h"
+
+// The library is a compiled shared object: another version may move a virtual
+// function, and without the macros it was built with its classes have another
+// size.
+static_assert(absl::string_view(CPPHTTPLIB_VERSION) == "0.11.4");
+#if !defined(CPPHTTPLIB_OPENSSL_SUPPORT) || \
+    !defined(CPPHTTPLIB_ZLIB_SUPPORT) || !defined(CPPHTTPLIB_BROTLI_SUPPORT)
+#error "Compile with the macros of `pkg-config --cflags cpp-httplib`."
+#endif
+
+namespace quire {
+namespace {
+
+// Requests that wait, for each worker. A handler takes about a millisecond, so
+// a full queue is half a second of work: more would be answered too late
+// anyway.
+constexpr int kMaxQueuedPerWorker = 512;
+// Descriptors of the process beside the connections: model files, logs, ...
+constexpr rlim_t kOtherDescriptors = 256;
+constexpr absl::string_view kMethods[] = {"GET",   "POST",   "PUT",
+                                          "PATCH", "DELETE", "OPTIONS"};
+
+// What cpp-httplib reads a request from: the clean head, in memory. Whatever it
+// answers is swallowed: responses are written by the event loop.
+class MemoryStream : public httplib::Stream {
+ public:
+  explicit MemoryStream(std::string data) : data_(std::move(data)) {}
+
+  bool is_readable() const override { return position_ < data_.size(); }
+  bool is_writable() const override { return true; }
+  ssize_t read(char* out, size_t size) override {
+    size = std::min(size, data_.size() - position_);
+    std::memcpy(out, data_.data() + position_, size);
+    position_ += size;
+    return size;
+  }
+  ssize_t write(const char*, size_t size) override { return size; }
+  void get_remote_ip_and_port(std::string&, int&) const override {}
+  void get_local_ip_and_port(std::string&, int&) const override {}
+  socket_t socket() const override { return INVALID_SOCKET; }
+
+ private:
+  std::string data_;
+  size_t position_ = 0;
+};
+
+// `path` as a pattern that matches only itself: the library takes patterns.
+std::string LiteralPattern(absl::string_view path) {
+  std::string pattern;
+  for (const char c : path) {
+    if (absl::StrContains("^$\\.*+?()[]{}|", c)) pattern += '\\';
+    pattern += c;
+  }
+  return pattern;
+}
+
+void RaiseDescriptorLimit(int max_connections) {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t wanted =
+      std::min<rlim_t>(limit.rlim_max, max_connections + kOtherDescriptors);
+  if (limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = wanted;
+  setrlimit(RLIMIT_NOFILE, &limit);  // Best effort: EMFILE is handled.
+}
+
+// Signals belong to the thread that the program chose for them. In force for
+// threads started while it lives.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t set;
+    sigfillset(&set);
+    // Raised by the thread itself, or by profilers.
+    for (int signal :
+         {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS, SIGPROF}) {
+      sigdelset(&set, signal);
+    }
+    pthread_sigmask(SIG_BLOCK, &set, &previous_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
+
+ private:
+  sigset_t previous_;
+};
+
+struct Route {
+  RouteAccess access = RouteAccess::kApi;
+  HttpHandler handler;
+};
+
+// cpp-httplib parses and routes; sockets are the event loop's.
+//
+// Threads: AddRoute and Start on one thread; Admit, Dispatch and ErrorBody on
+// the socket thread; Handle on the workers; the rest on any.
+class QuireHttpServer : public HttpServer,
+                        private httplib::Server,
+                        private RequestSink {
+ public:
+  explicit QuireHttpServer(const HttpServerOptions& options)
+      : options_(options),
+        api_keys_(options.api_keys),
+        loop_(options_, this),
+        workers_(
+            options.num_workers * kMaxQueuedPerWorker,
+            [this](PendingRequest request) { Handle(std::move(request)); }) {}
+  ~QuireHttpServer() override { Stop(absl::ZeroDuration()); }
+
+  void AddRoute(absl::string_view method, absl::string_view path,
+                RouteAccess access, HttpHandler handler) override;
+  absl::Status Start() override;
+  int port() const override { return port_; }
+  int num_open_requests() const override { return loop_.num_open_requests(); }
+  void SetCloseConnections() override { loop_.SetCloseConnections(); }
+  void Stop(absl::Duration grace) override;
+
+ private:
+  // The request that this worker thread runs through the library.
+  struct Current {
+    PendingRequest request;
+    std::shared_ptr<HttpResponder> responder;
+  };
+
+  // RequestSink.
+  Verdict Admit(const RequestHead& head) override;
+  bool Dispatch(PendingRequest request) override {
+    return workers_.Submit(std::move(request));
+  }
+  std::string ErrorBody(int status, absl::string_view message) override;
+
+  // httplib::Server. The library's own accept loop is not used; should anything
+  // start it, its sockets come under the guard too.
+  bool process_and_close_socket(socket_t socket) override {
+    fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) | O_NONBLOCK);
+    loop_.Adopt(socket);
+    return true;
+  }
+
+  absl::Status Bind();
+  void Handle(PendingRequest request);
+  void RunHandler(const HttpHandler& handler, const httplib::Request& parsed);
+
+  static thread_local Current* current_;
+
+  const HttpServerOptions options_;
+  const ApiKeys api_keys_;
+  std::map<std::string, std::map<std::string, Route>, std::less<>>
+      routes_;  // By path, then method. Immutable after Start.
+  EventLoop loop_;
+  WorkerPool workers_;
+  std::mutex stop_mu_;  // Held by Stop for its whole duration.
+  // Of the 500 for a dropped responder, which may outlive this object.
+  std::string unanswered_body_;
+  bool is_started_ = false;
+  std::atomic<int> port_{0};
+};
+
+thread_local QuireHttpServer::Current* QuireHttpServer::current_ = nullptr;
+
+void QuireHttpServer::AddRoute(absl::string_view method, absl::string_view path,
+                               RouteAccess access, HttpHandler handler) {
+  QUIRE_CHECK(!is_started_);
+  QUIRE_CHECK(absl::StartsWith(path, "/"));
+  QUIRE_CHECK(std::find(std::begin(kMethods), std::end(kMethods), method) !=
+              std::end(kMethods));
+  Route& route = routes_[std::string(path)][std::string(method)];
+  QUIRE_CHECK(route.handler == nullptr);  // Each route once.
+  route.access = access;
+  route.handler = std::move(handler);
+  // Map nodes do not move.
+  const auto run = [this, &route](const httplib::Request& request,
+                                  httplib::Response&) {
+    RunHandler(route.handler, request);
+  };
+  const std::string pattern = LiteralPattern(path);
+  if (method == "GET") Get(pattern, run);
+  if (method == "POST") Post(pattern, httplib::Server::Handler(run));
+  if (method == "PUT") Put(pattern, httplib::Server::Handler(run));
+  if (method == "PATCH") Patch(pattern, httplib::Server::Handler(run));
+  if (method == "DELETE") Delete(pattern, httplib::Server::Handler(run));
+  if (method == "OPTIONS") Options(pattern, run);
+}
+
+absl::Status QuireHttpServer::Bind() {
+  // The library's default is SO_REUSEPORT, with which a second server on the
+  // same port would start without error and take half of the connections.
+  set_socket_options([](socket_t socket) {
+    const int yes = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+  });
+  errno = 0;
+  if (options_.port == 0) {
+    port_ = bind_to_any_port(options_.host);
+  } else {
+    port_ = bind_to_port(options_.host, options_.port) ? options_.port : -1;
+  }
+  if (port_ <= 0) {
+    port_ = 0;
+    const char* const reason =
+        errno != 0 ? std::strerror(errno) : "no such address";
+    return absl::UnavailableError(absl::StrCat(
+        "cannot listen on ", options_.host, ":", options_.port, ": ", reason));
+  }
+  // The library listens with a backlog of 5, compiled in; Linux takes the new
+  // one from a second call.
+  const int fd = svr_sock_;
+  fcntl(fd, F_SETFD, FD_CLOEXEC);
+  if (::listen(fd, options_.listen_backlog) != 0 ||
+      fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", options_.host, ":", options_.port,
+                     ": ", std::strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status QuireHttpServer::Start() {
+  if (is_started_) return absl::FailedPreconditionError("started already");
+  is_started_ = true;
+  unanswered_body_ = ErrorBody(500, "the request was not answered");
+  signal(SIGPIPE, SIG_IGN);
+  RaiseDescriptorLimit(options_.max_connections);
+  if (absl::Status status = Bind(); !status.ok()) {
+    if (const int fd = svr_sock_.exchange(INVALID_SOCKET); fd >= 0) close(fd);
+    return status;
+  }
+  SignalsBlocked blocked;
+  const int fd = svr_sock_.exchange(INVALID_SOCKET);
+  if (absl::Status status = workers_.Start(options_.num_workers);
+      !status.ok()) {
+    close(fd);
+    return status;
+  }
+  return loop_.Start(fd);
+}
+
+void QuireHttpServer::Stop(absl::Duration grace) {
+  std::lock_guard<std::mutex> lock(stop_mu_);
+  loop_.Stop(grace);
+  // After the connections, so that a handler that waits for its client's
+  // disconnect gets to see it.
+  workers_.Stop();
+}
+
+RequestSink::Verdict QuireHttpServer::Admit(const RequestHead& head) {
+  Verdict verdict;
+  const auto path = routes_.find(head.path);
+  if (path == routes_.end()) {
+    verdict.status = 404;
+    verdict.message = "no such path";
+    return verdict;
+  }
+  const auto& methods = path->second;
+  auto method = methods.find(head.method);
+  if (method == methods.end() && head.method == "HEAD") {
+    method = methods.find("GET");
+  }
+  if (method == methods.end()) {
+    std::string allowed;
+    for (const auto& [name, route] : methods) {
+      absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", name,
+                      name == "GET" ? ", HEAD" : "");
+    }
+    verdict.status = 405;
+    verdict.message = "method not allowed for this path";
+    verdict.headers = {{"Allow", allowed}};
+    return verdict;
+  }
+  if (method->second.access != RouteAccess::kPublic &&
+      !api_keys_.Accepts(head.Field("authorization"))) {
+    verdict.status = 401;
+    verdict.message = "missing or invalid API key";
+    verdict.headers = {{"WWW-Authenticate", "Bearer"}};
+  }
+  return verdict;
+}
+
+std::string QuireHttpServer::ErrorBody(int status, absl::string_view message) {
+  if (options_.error_body) {
+    try {
+      return options_.error_body(status, message);
+    } catch (...) {
+      // The default below says enough.
+    }
+  }
+  return DefaultErrorBody(status, message);
+}
+
+void QuireHttpServer::Handle(PendingRequest request) {
+  const int64_t num_body_bytes = request.body.size();
+  Current current;
+  current.responder = MakeResponder(request.exchange, unanswered_body_);
+  current.request = std::move(request);
+  MemoryStream stream(CleanHead(current.request.head));
+  current_ = &current;
+  bool is_closed = false;
+  try {
+    process_request(stream, /*close_connection=*/true, is_closed,
+                    [](httplib::Request&) {});
+  } catch (...) {
+    // bad_alloc while parsing. The responder, dropped here, answers 500.
+  }
+  current_ = nullptr;
+  loop_.ReleaseBodyBytes(num_body_bytes);
+}
+
+void QuireHttpServer::RunHandler(const HttpHandler& handler,
+                                 const httplib::Request& parsed) {
+  QUIRE_CHECK(current_ != nullptr);
+  const std::shared_ptr<Exchange> exchange = current_->request.exchange;
+  try {
+    HttpRequest request;
+    request.method = parsed.method;
+    request.path = parsed.path;
+    request.body = std::move(current_->request.body);
+    request.arrival_time = current_->request.arrival_time;
+    for (const auto& [name, value] : parsed.headers) {
+      // Added by the library; the body's length is that of `body`.
+      if (name == "REMOTE_ADDR" || name == "REMOTE_PORT" ||
+          name == "LOCAL_ADDR" || name == "LOCAL_PORT" ||
+          name == "content-length" || name == "Content-Length") {
+        continue;
+      }
+      request.headers.emplace_back(name, value);
+    }
+    // Withheld from the library, see CleanHead.
+    if (absl::string_view type = current_->request.head.Field("content-type");
+        !type.empty()) {
+      request.headers.emplace_back("content-type", std::string(type));
+    }
+    handler(request, std::move(current_->responder));
+  } catch (...) {
+    exchange->Fail(500, ErrorBody(500, "internal error"));
+  }
+}
+
+}  // namespace
+
+absl::string_view HttpRequest::Header(absl::string_view name) const {
+  for (const auto& header : headers) {
+    if (header.first == name) return header.second;
+  }
+  return {};
+}
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Create(
+    const HttpServerOptions& options) {
+  const auto check = [](bool is_ok, absl::string_view what) {
+    return is_ok ? absl::OkStatus()
+                 : absl::InvalidArgumentError(
+                       absl::StrCat("HTTP server options: ", what));
+  };
+  QUIRE_RETURN_IF_ERROR(check(options.port >= 0 && options.port <= 65535,
+                              "port must be 0..65535"));
+  QUIRE_RETURN_IF_ERROR(check(options.num_workers > 0 &&
+                                  options.listen_backlog > 0 &&
+                                  options.max_connections > 0,
+                              "numbers of workers, backlog and connections "
+                              "must be positive"));
+  QUIRE_RETURN_IF_ERROR(
+      check(options.max_head_bytes > 0 && options.max_header_fields > 0 &&
+                options.max_target_bytes > 0 && options.max_body_bytes >= 0 &&
+                options.max_buffered_bytes > 0,
+            "size limits must be positive"));
+  for (absl::Duration timeout :
+       {options.head_timeout, options.body_timeout, options.keep_alive_timeout,
+        options.write_stall_timeout, options.stream_ping_interval}) {
+    QUIRE_RETURN_IF_ERROR(
+        check(timeout > absl::ZeroDuration(), "timeouts must be positive"));
+  }
+  return std::unique_ptr<HttpServer>(new QuireHttpServer(options));
+}
+
+}  // namespace quire

@@ -1,0 +1,79 @@
+// The requests of the OpenAI API, validated: JSON in, plain data out. A wrong
+// request becomes INVALID_ARGUMENT with the parameter's name here and nowhere
+// later.
+#ifndef QUIRE_SERVER_OPENAI_API_H_
+#define QUIRE_SERVER_OPENAI_API_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/request.h"
+#include "nlohmann/json.hpp"
+
+namespace quire {
+
+enum class ApiKind : uint8_t { kChat, kCompletion };
+
+// What holds when a request says nothing: the model's generation_config.json.
+struct SamplingDefaults {
+  float temperature = 1.0f;
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  int32_t top_k = 0;
+  float repetition_penalty = 1.0f;
+};
+
+// A request as parsed; text is not yet tokens.
+struct ApiRequest {
+  ApiKind kind = ApiKind::kChat;
+  std::string model;  // Empty: the served one.
+  // max_tokens is 0 where the request set none.
+  SamplingParams sampling;
+  int32_t n = 1;
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage_stats = false;
+  std::vector<std::string> stop_strings;
+  bool include_stop_str_in_output = false;
+  bool skip_special_tokens = true;
+  bool return_tokens_as_token_ids = false;
+  // Keeps the last so many prompt tokens.
+  std::optional<int32_t> truncate_prompt_tokens;
+  std::string cache_salt;
+  // Unknown names: ignored, and listed in a response header.
+  std::vector<std::string> ignored_fields;
+
+  // Chat. Message contents are strings here (text parts joined by newlines),
+  // and the arguments of tool calls are objects.
+  nlohmann::ordered_json messages;
+  nlohmann::ordered_json documents;             // Null if none.
+  nlohmann::ordered_json chat_template_kwargs;  // An object, or null.
+  bool add_generation_prompt = true;
+  bool continue_final_message = false;
+
+  // Completions: text or token ids.
+  std::vector<std::variant<std::string, std::vector<int32_t>>> prompts;
+
+  // Chat: false, the template writes them. Completions: true.
+  bool add_special_tokens = false;
+
+  // Scratch of the parser.
+  std::optional<int32_t> max_completion_tokens;
+  bool wants_logprobs = false;
+  std::optional<int32_t> top_logprobs;
+};
+
+// INVALID_ARGUMENT naming the parameter for wrong types and ranges, and for
+// fields that would change the answer and are not built. Every field's type,
+// range and treatment stands in one table in the .cc file.
+absl::StatusOr<ApiRequest> ParseApiRequest(ApiKind kind,
+                                           const nlohmann::ordered_json& body,
+                                           const SamplingDefaults& defaults);
+
+}  // namespace quire
+
+#endif  // QUIRE_SERVER_OPENAI_API_H_

@@ -1,0 +1,225 @@
+#include "server/openai_api.h"
+
+#include "gtest/gtest.h"
+#include "server/api_error.h"
+#include "server/json_text.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// A request with one more field.
+absl::StatusOr<ApiRequest> ParseWith(ApiKind kind, const std::string& field) {
+  const std::string base =
+      kind == ApiKind::kChat ? R"("messages":[{"role":"user","content":"hi"}])"
+                             : R"("prompt":"hi")";
+  const auto body =
+      ParseJson("{" + base + (field.empty() ? "" : "," + field) + "}");
+  EXPECT_TRUE(body.ok()) << field;
+  return ParseApiRequest(kind, *body, {});
+}
+
+absl::StatusOr<ApiRequest> ParseChat(const std::string& text) {
+  return ParseApiRequest(ApiKind::kChat, *ParseJson(text), {});
+}
+
+std::string ErrorParameter(const absl::Status& status) {
+  const Json body = *ParseJson(ErrorBody(status));
+  return body["error"]["param"].is_string()
+             ? body["error"]["param"].get<std::string>()
+             : "";
+}
+
+TEST(ParseApiRequestTest, WrongTypesAndRangesNameTheField) {
+  struct Case {
+    ApiKind kind;
+    const char* name;
+    std::vector<const char*> bad_values;
+  };
+  constexpr ApiKind kChat = ApiKind::kChat;
+  constexpr ApiKind kText = ApiKind::kCompletion;
+  const std::vector<Case> cases = {
+      {kChat, "temperature", {"-0.1", "2.1", "\"1\"", "true", "[]"}},
+      {kChat, "top_p", {"0", "-1", "1.1", "\"x\"", "{}"}},
+      {kChat, "min_p", {"-0.1", "1.1", "\"x\""}},
+      {kChat, "top_k", {"-2", "1.5", "2147483648", "\"x\""}},
+      {kChat, "presence_penalty", {"-2.1", "2.1", "\"x\""}},
+      {kChat, "frequency_penalty", {"-2.1", "2.1", "false"}},
+      {kChat, "repetition_penalty", {"0", "-1", "11", "\"x\""}},
+      {kChat, "seed", {"1.5", "\"1\"", "18446744073709551615"}},
+      {kChat, "n", {"0", "129", "-1", "1.0", "\"1\""}},
+      {kChat, "max_tokens", {"0", "-1", "1.5", "\"1\"", "4294967297"}},
+      {kChat, "max_completion_tokens", {"0", "true"}},
+      {kChat, "min_tokens", {"-1", "0.5"}},
+      {kChat, "stop", {"1", "\"\"", "[1]", "[\"\"]", "{}"}},
+      {kChat, "stop_token_ids", {"1", "[-1]", "[1.5]", "[\"1\"]"}},
+      {kChat,
+       "logit_bias",
+       {"[]", "{\"a\":1}", "{\"1\":\"x\"}", "{\"1\":101}", "{\"-1\":1}"}},
+      {kChat, "allowed_token_ids", {"{}", "[-5]"}},
+      {kChat, "ignore_eos", {"1", "\"true\""}},
+      {kChat, "stream", {"1", "\"true\"", "{}"}},
+      {kChat, "stream_options", {"true", "[]"}},
+      {kChat, "logprobs", {"1", "\"x\""}},
+      {kChat, "top_logprobs", {"-1", "21", "true", "1.5"}},
+      {kChat, "model", {"1", "[]"}},
+      {kChat, "messages", {"[]", "\"hi\"", "{}"}},
+      {kChat,
+       "response_format",
+       {"\"text\"", "{}", "{\"type\":\"json_object\"}",
+        "{\"type\":\"json_schema\",\"json_schema\":{}}"}},
+      {kChat, "tools", {"[{\"type\":\"function\"}]", "{}"}},
+      {kChat, "tool_choice", {"\"auto\"", "\"required\"", "{}"}},
+      {kChat, "cache_salt", {"1", "\"\""}},
+      {kChat, "truncate_prompt_tokens", {"0", "-1"}},
+      {kChat, "use_beam_search", {"true", "1"}},
+      {kChat, "structured_outputs", {"{\"regex\":\"a\"}"}},
+      {kChat, "guided_json", {"{\"type\":\"object\"}"}},
+      {kChat, "echo", {"true"}},
+      {kChat, "prompt_logprobs", {"0", "1"}},
+      {kChat, "chat_template", {"\"{{ messages }}\""}},
+      {kChat, "typical_p", {"0.5"}},
+      {kChat, "mirostat", {"2"}},
+      {kText,
+       "prompt",
+       {"1", "[]", "{}", "[1,\"a\"]", "[[1],2]", "[-1]", "[[\"a\"]]", "true"}},
+      {kText, "logprobs", {"true", "-1", "21"}},
+      {kText, "best_of", {"2", "0"}},
+      {kText, "suffix", {"\"x\"", "1"}},
+      {kText, "echo", {"true"}},
+  };
+  for (const Case& test : cases) {
+    for (const char* value : test.bad_values) {
+      const std::string field = std::string("\"") + test.name + "\":" + value;
+      const auto parsed = ParseWith(test.kind, field);
+      ASSERT_FALSE(parsed.ok()) << field;
+      EXPECT_EQ(HttpStatus(parsed.status()), 400) << field;
+      EXPECT_EQ(ErrorParameter(parsed.status()), test.name) << field;
+    }
+  }
+}
+
+TEST(ParseApiRequestTest, NullIsAbsentAndNeutralValuesAreAccepted) {
+  for (const char* name :
+       {"temperature", "top_p", "n", "stop", "tools", "response_format", "seed",
+        "logit_bias", "stream", "stream_options", "max_tokens", "user"}) {
+    EXPECT_TRUE(
+        ParseWith(ApiKind::kChat, std::string("\"") + name + "\":null").ok())
+        << name;
+  }
+  for (const char* field :
+       {R"("tools":[])", R"("echo":false)", R"("use_beam_search":false)",
+        R"("typical_p":1.0)", R"("mirostat":0)", R"("guided_json":{})",
+        R"("function_call":"none")", R"("modalities":["text"])",
+        R"("response_format":{"type":"text"})", R"("tool_choice":"none")",
+        R"("tools":[{"type":"function"}],"tool_choice":"none")",
+        R"("store":true)", R"("metadata":{"a":"b"})", R"("user":"x")"}) {
+    EXPECT_TRUE(ParseWith(ApiKind::kChat, field).ok()) << field;
+  }
+}
+
+TEST(ParseApiRequestTest, UnknownFieldsAreListed) {
+  const auto parsed = ParseWith(ApiKind::kChat, R"("temprature":1,"x":{})");
+  ASSERT_TRUE(parsed.ok());
+  EXPECT_EQ(parsed->ignored_fields,
+            (std::vector<std::string>{"temprature", "x"}));
+}
+
+TEST(ParseApiRequestTest, FieldsReachTheRequest) {
+  const auto parsed = ParseWith(
+      ApiKind::kChat,
+      R"("temperature":0.5,"top_p":0.9,"top_k":-1,"min_p":0.1,"seed":-3,"n":2,
+         "max_tokens":7,"max_completion_tokens":9,"stop":["a","b"],
+         "stop_token_ids":[5],"logit_bias":{"3":-100},"logprobs":true,
+         "top_logprobs":4,"stream":true,"stream_options":{"include_usage":true},
+         "presence_penalty":1,"frequency_penalty":-1,"repetition_penalty":1.5,
+         "min_tokens":2,"ignore_eos":true,"cache_salt":"s",
+         "chat_template_kwargs":{"a":1},"reasoning_effort":"low")");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const SamplingParams& sampling = parsed->sampling;
+  EXPECT_EQ(sampling.temperature, 0.5f);
+  EXPECT_EQ(sampling.top_p, 0.9f);
+  EXPECT_EQ(sampling.top_k, 0);
+  EXPECT_EQ(sampling.min_p, 0.1f);
+  EXPECT_EQ(sampling.seed, static_cast<uint64_t>(-3));
+  EXPECT_EQ(parsed->n, 2);
+  EXPECT_EQ(sampling.max_tokens, 9);  // max_completion_tokens wins.
+  EXPECT_EQ(parsed->stop_strings, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(sampling.stop_token_ids, (std::vector<int32_t>{5}));
+  ASSERT_EQ(sampling.logit_bias.size(), 1u);
+  EXPECT_EQ(sampling.logit_bias[0], (std::pair<int32_t, float>(3, -100.0f)));
+  EXPECT_EQ(sampling.num_logprobs, 4);
+  EXPECT_TRUE(parsed->stream && parsed->include_usage);
+  EXPECT_EQ(sampling.presence_penalty, 1.0f);
+  EXPECT_EQ(sampling.frequency_penalty, -1.0f);
+  EXPECT_EQ(sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(sampling.min_tokens, 2);
+  EXPECT_TRUE(sampling.ignore_eos);
+  EXPECT_EQ(parsed->cache_salt, "s");
+  EXPECT_EQ(parsed->chat_template_kwargs["a"], 1);
+  EXPECT_EQ(parsed->chat_template_kwargs["reasoning_effort"], "low");
+}
+
+TEST(ParseApiRequestTest, FieldsThatNeedEachOther) {
+  EXPECT_FALSE(ParseWith(ApiKind::kChat, R"("top_logprobs":2)").ok());
+  EXPECT_FALSE(
+      ParseWith(ApiKind::kChat, R"("stream_options":{"include_usage":true})")
+          .ok());
+  EXPECT_FALSE(
+      ParseWith(ApiKind::kChat, R"("max_tokens":2,"min_tokens":3)").ok());
+  EXPECT_FALSE(
+      ParseWith(ApiKind::kChat, R"("continue_final_message":true)").ok());
+  EXPECT_FALSE(ParseChat("{}").ok());
+  EXPECT_FALSE(ParseChat("[]").ok());
+}
+
+TEST(ParseApiRequestTest, Messages) {
+  const auto bad = [](const std::string& messages, const char* parameter) {
+    const auto parsed = ParseChat("{\"messages\":" + messages + "}");
+    ASSERT_FALSE(parsed.ok()) << messages;
+    EXPECT_EQ(ErrorParameter(parsed.status()), parameter) << messages;
+  };
+  bad("[1]", "messages[0]");
+  bad(R"([{"content":"x"}])", "messages[0].role");
+  bad(R"([{"role":"wizard","content":"x"}])", "messages[0].role");
+  bad(R"([{"role":"user"}])", "messages[0].content");
+  bad(R"([{"role":"user","content":null}])", "messages[0].content");
+  bad(R"([{"role":"user","content":5}])", "messages[0].content");
+  bad(R"([{"role":"user","content":[{"text":"x"}]}])", "messages[0].content");
+  bad(R"([{"role":"user","content":[{"type":"image_url","image_url":{}}]}])",
+      "messages[0].content");
+  bad(R"([{"role":"user","content":"a"},
+          {"role":"assistant","tool_calls":[{"id":"1"}]}])",
+      "messages[1].tool_calls");
+
+  const auto good = ParseChat(R"({"messages":[
+      {"role":"developer","content":"be kind"},
+      {"role":"user","content":[{"type":"text","text":"a"},
+                                {"type":"text","text":"b"}]},
+      {"role":"assistant","content":null,"tool_calls":[{"id":"1","type":
+          "function","function":{"name":"f","arguments":"{\"x\":1}"}}]},
+      {"role":"tool","tool_call_id":"1","content":"r"}]})");
+  ASSERT_TRUE(good.ok()) << good.status();
+  EXPECT_EQ(good->messages[0]["role"], "system");
+  EXPECT_EQ(good->messages[1]["content"], "a\nb");
+  EXPECT_EQ(good->messages[2]["content"], "");
+  EXPECT_EQ(good->messages[2]["tool_calls"][0]["function"]["arguments"]["x"],
+            1);
+}
+
+TEST(ParseApiRequestTest, Prompts) {
+  const auto count = [](const std::string& prompt) {
+    const auto parsed = ParseApiRequest(
+        ApiKind::kCompletion, *ParseJson("{\"prompt\":" + prompt + "}"), {});
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    return parsed.ok() ? parsed->prompts.size() : 0;
+  };
+  EXPECT_EQ(count("\"a\""), 1u);
+  EXPECT_EQ(count("[\"a\",\"b\"]"), 2u);
+  EXPECT_EQ(count("[1,2,3]"), 1u);
+  EXPECT_EQ(count("[[1,2],[3]]"), 2u);
+}
+
+}  // namespace
+}  // namespace quire

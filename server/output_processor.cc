@@ -1,0 +1,176 @@
+#include "server/output_processor.h"
+
+#include <utility>
+
+namespace quire {
+
+OutputProcessor::OutputProcessor(ServerMetrics* metrics) : metrics_(metrics) {}
+
+OutputProcessor::~OutputProcessor() { Stop(); }
+
+void OutputProcessor::Stop() {
+  {
+    absl::MutexLock lock(&mu_);
+    is_stopping_ = true;
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void OutputProcessor::Start(EngineLoop* engine) {
+  engine_ = engine;
+  thread_ = std::thread([this] { Run(); });
+}
+
+void OutputProcessor::Enqueue(Item item) {
+  absl::MutexLock lock(&mu_);
+  inbox_.push_back(std::move(item));
+}
+
+void OutputProcessor::Register(std::shared_ptr<ApiCall> call,
+                               std::vector<CallPart> parts) {
+  absl::MutexLock lock(&mu_);
+  num_parts_ += static_cast<int>(parts.size());
+  inbox_.push_back(Registered{std::move(call), std::move(parts)});
+}
+
+void OutputProcessor::Accept(std::shared_ptr<ApiCall> call) {
+  Enqueue(Accepted{std::move(call)});
+}
+
+void OutputProcessor::Reject(std::shared_ptr<ApiCall> call,
+                             size_t first_rejected, std::vector<CallPart> parts,
+                             absl::Status error) {
+  for (size_t i = 0; i < first_rejected; ++i) {
+    engine_->Abort(parts[i].request_id);
+  }
+  parts.erase(parts.begin(), parts.begin() + first_rejected);
+  Enqueue(Rejected{std::move(call), std::move(parts), std::move(error)});
+}
+
+void OutputProcessor::FailAll(absl::Status error) {
+  Enqueue(AllFailed{std::move(error)});
+}
+
+void OutputProcessor::Push(std::vector<OutputEvent> events) {
+  Enqueue(std::move(events));
+}
+
+bool OutputProcessor::WaitUntilIdle(absl::Duration timeout) {
+  const auto is_idle = [this] {
+    mu_.AssertHeld();
+    return num_parts_ == 0;
+  };
+  absl::MutexLock lock(&mu_);
+  return mu_.AwaitWithTimeout(absl::Condition(&is_idle), timeout);
+}
+
+void OutputProcessor::Run() {
+  const auto has_work = [this] {
+    mu_.AssertHeld();
+    return is_stopping_ || !inbox_.empty();
+  };
+  std::vector<Item> items;
+  for (;;) {
+    {
+      absl::MutexLock lock(&mu_);
+      mu_.Await(absl::Condition(&has_work));
+      if (is_stopping_) return;
+      std::swap(items, inbox_);
+    }
+    const size_t num_before = parts_.size();
+    size_t num_added = 0;
+    for (Item& item : items) {
+      if (auto* registered = std::get_if<Registered>(&item)) {
+        num_added += registered->parts.size();
+      }
+      std::visit([this](auto& value) { Handle(value); }, item);
+    }
+    items.clear();
+    // One write per stream, whatever arrived for it.
+    for (const auto& call : touched_) call->Flush();
+    touched_.clear();
+    absl::MutexLock lock(&mu_);
+    num_parts_ -= static_cast<int>(num_before + num_added - parts_.size());
+  }
+}
+
+void OutputProcessor::Handle(Registered& item) {
+  for (const CallPart& part : item.parts) {
+    FinishedRequest figures;
+    figures.arrival_time = part.arrival_time;
+    figures.scheduled_time = absl::InfinitePast();
+    figures.first_token_time = absl::InfinitePast();
+    figures.num_prompt_tokens = part.num_prompt_tokens;
+    figures.max_tokens = part.max_tokens;
+    figures.n = part.n;
+    parts_.emplace(part.request_id,
+                   Part{item.call, part, figures,
+                        std::vector<absl::Time>(part.n, absl::InfinitePast())});
+  }
+}
+
+void OutputProcessor::Handle(Accepted& item) { item.call->Start(); }
+
+void OutputProcessor::Handle(Rejected& item) {
+  item.call->Fail(item.error);
+  for (const CallPart& part : item.not_submitted) {
+    parts_.erase(part.request_id);
+  }
+}
+
+void OutputProcessor::Handle(AllFailed& item) {
+  for (const auto& [id, part] : parts_) {
+    part.call->Fail(item.error);
+    engine_->Abort(id);
+  }
+}
+
+void OutputProcessor::Handle(std::vector<OutputEvent>& events) {
+  for (const OutputEvent& event : events) HandleEvent(event);
+}
+
+void OutputProcessor::ObserveTokens(Part& part, const OutputEvent& event) {
+  if (event.tokens.empty()) return;
+  part.figures.num_generation_tokens += event.tokens.size();
+  if (part.figures.first_token_time == absl::InfinitePast()) {
+    part.figures.first_token_time = event.time;
+    metrics_->ObserveTimeToFirstToken(event.time - part.info.arrival_time);
+  }
+  absl::Time& last = part.last_token_times[event.choice_idx];
+  if (last != absl::InfinitePast()) {
+    metrics_->ObserveInterTokenLatency(event.time - last);
+  }
+  last = event.time;
+}
+
+void OutputProcessor::HandleEvent(const OutputEvent& event) {
+  const auto found = parts_.find(event.request_id);
+  if (found == parts_.end()) return;
+  Part& part = found->second;
+  ApiCall& call = *part.call;
+  const bool is_first = part.figures.scheduled_time == absl::InfinitePast();
+  if (is_first && event.scheduled_time != absl::Time() &&
+      event.scheduled_time != absl::InfinitePast()) {
+    part.figures.scheduled_time = event.scheduled_time;
+    part.figures.num_cached_tokens = event.num_cached_tokens;
+    call.AddCachedTokens(event.num_cached_tokens);
+  }
+  ObserveTokens(part, event);
+  if (event.finish_reason == FinishReason::kError) {
+    call.Fail(event.error);
+    for (const auto& [id, other] : parts_) {
+      if (other.call == part.call && id != event.request_id) engine_->Abort(id);
+    }
+  } else if (call.Append(part.info.first_choice + event.choice_idx, event)) {
+    engine_->Abort(event.request_id, event.choice_idx,
+                   /*reason_is_stop=*/true);
+  }
+  touched_.push_back(part.call);
+  if (!event.is_last) return;
+  part.figures.reason = event.finish_reason.value_or(FinishReason::kError);
+  part.figures.end_time = event.time;
+  metrics_->ObserveFinished(part.figures);
+  parts_.erase(found);
+}
+
+}  // namespace quire

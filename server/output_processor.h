@@ -1,0 +1,113 @@
+// Takes the engine's events to the answers they belong to, on a thread of its
+// own: detokenizing and JSON never cost the engine a microsecond.
+#ifndef QUIRE_SERVER_OUTPUT_PROCESSOR_H_
+#define QUIRE_SERVER_OUTPUT_PROCESSOR_H_
+
+#include <memory>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "engine/engine_loop.h"
+#include "engine/request.h"
+#include "server/api_call.h"
+#include "server/server_metrics.h"
+
+namespace quire {
+
+// One engine request of a call: its choices are first_choice .. + n.
+struct CallPart {
+  RequestId request_id = 0;
+  int32_t first_choice = 0;
+  int32_t n = 1;
+  int32_t max_tokens = 0;
+  int64_t num_prompt_tokens = 0;
+  absl::Time arrival_time;
+};
+
+// Thread-safe. The order of a call: Register, then EngineLoop::Submit for each
+// part, then Accept or Reject.
+class OutputProcessor : public OutputSink {
+ public:
+  // `metrics` must outlive this.
+  explicit OutputProcessor(ServerMetrics* metrics);
+  ~OutputProcessor() override;  // Stops.
+
+  // `engine` must outlive the thread this starts. Call once, before any
+  // Register.
+  void Start(EngineLoop* engine);
+
+  void Register(std::shared_ptr<ApiCall> call, std::vector<CallPart> parts);
+  // All parts were submitted: a stream's head may go out.
+  void Accept(std::shared_ptr<ApiCall> call);
+  // The parts from `first_rejected` on were not submitted: the call ends with
+  // `error`, and the parts before are aborted.
+  void Reject(std::shared_ptr<ApiCall> call, size_t first_rejected,
+              std::vector<CallPart> parts, absl::Status error);
+
+  void Push(std::vector<OutputEvent> events) override;
+
+  // Ends every call with `error` and aborts its requests.
+  void FailAll(absl::Status error);
+  // Ends the thread: from here on the engine is not called, and what is pushed
+  // or not complete is dropped. Idempotent.
+  void Stop();
+
+  // Waits until every registered call is complete; false on timeout.
+  bool WaitUntilIdle(absl::Duration timeout);
+
+ private:
+  struct Registered {
+    std::shared_ptr<ApiCall> call;
+    std::vector<CallPart> parts;
+  };
+  struct Accepted {
+    std::shared_ptr<ApiCall> call;
+  };
+  struct Rejected {
+    std::shared_ptr<ApiCall> call;
+    std::vector<CallPart> not_submitted;
+    absl::Status error;
+  };
+  struct AllFailed {
+    absl::Status error;
+  };
+  using Item = std::variant<Registered, Accepted, Rejected, AllFailed,
+                            std::vector<OutputEvent>>;
+  // An engine request in flight.
+  struct Part {
+    std::shared_ptr<ApiCall> call;
+    CallPart info;
+    FinishedRequest figures;
+    std::vector<absl::Time> last_token_times;  // Per choice.
+  };
+
+  void Enqueue(Item item);
+  void Run();
+  void Handle(Registered& item);
+  void Handle(Accepted& item);
+  void Handle(Rejected& item);
+  void Handle(AllFailed& item);
+  void Handle(std::vector<OutputEvent>& events);
+  void HandleEvent(const OutputEvent& event);
+  void ObserveTokens(Part& part, const OutputEvent& event);
+
+  ServerMetrics* const metrics_;
+  EngineLoop* engine_ = nullptr;
+  absl::Mutex mu_;
+  std::vector<Item> inbox_ ABSL_GUARDED_BY(mu_);
+  bool is_stopping_ ABSL_GUARDED_BY(mu_) = false;
+  int num_parts_ ABSL_GUARDED_BY(mu_) = 0;  // Registered and not ended.
+  // Of the output thread alone.
+  absl::flat_hash_map<RequestId, Part> parts_;
+  std::vector<std::shared_ptr<ApiCall>> touched_;
+  std::thread thread_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_SERVER_OUTPUT_PROCESSOR_H_

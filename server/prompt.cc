@@ -1,0 +1,179 @@
+#include "server/prompt.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+#include "server/api_error.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Variables that a request may not set through chat_template_kwargs.
+constexpr const char* kReservedNames[] = {"messages",
+                                          "tools",
+                                          "documents",
+                                          "add_generation_prompt",
+                                          "chat_template",
+                                          "tokenize",
+                                          "continue_final_message"};
+constexpr const char* kSpecialTokenNames[] = {"bos_token", "eos_token",
+                                              "unk_token", "pad_token"};
+
+// Cuts what the template wrote after the final message, so that the model goes
+// on with it.
+void CutAfterFinalMessage(const std::string& content,
+                          std::vector<TextSegment>* segments) {
+  const std::string text = ConcatenateSegments(*segments);
+  const absl::string_view stripped = absl::StripAsciiWhitespace(content);
+  const size_t at =
+      text.rfind(stripped.data(), std::string::npos, stripped.size());
+  if (at == std::string::npos) return;
+  size_t keep = at + stripped.size();
+  for (size_t i = 0; i < segments->size(); ++i) {
+    std::string& segment = (*segments)[i].text;
+    if (segment.size() >= keep) {
+      segment.resize(keep);
+      segments->resize(i + 1);
+      return;
+    }
+    keep -= segment.size();
+  }
+}
+
+absl::Status CheckLength(const ApiRequest& request, size_t num_tokens,
+                         int32_t max_model_len) {
+  const char* parameter =
+      request.kind == ApiKind::kChat ? "messages" : "prompt";
+  if (num_tokens == 0) {
+    return ParameterError(parameter, "the prompt is empty");
+  }
+  // At least one token must be generated.
+  if (num_tokens < static_cast<size_t>(max_model_len)) return absl::OkStatus();
+  return ParameterError(
+      parameter,
+      absl::StrCat("This model's maximum context length is ", max_model_len,
+                   " tokens. However, your prompt has ", num_tokens,
+                   " tokens, and at least one must be left to generate."),
+      "context_length_exceeded");
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int32_t>> EncodeChat(
+    const ApiRequest& request, const Tokenizer& tokenizer,
+    const ChatTemplate* chat_template) {
+  if (chat_template == nullptr) {
+    return ParameterError("messages",
+                          "the model has no chat template; use /v1/completions "
+                          "or start the server with --chat-template");
+  }
+  Json context = {{"messages", request.messages},
+                  {"tools", nullptr},
+                  {"documents", request.documents},
+                  {"add_generation_prompt", request.add_generation_prompt}};
+  std::vector<std::string> trusted_names;
+  for (const char* name : kSpecialTokenNames) {
+    context[name] = tokenizer.SpecialTokenText(name);
+    trusted_names.push_back(name);
+  }
+  if (request.chat_template_kwargs.is_object()) {
+    for (const auto& [name, value] : request.chat_template_kwargs.items()) {
+      if (context.contains(name) ||
+          std::find(std::begin(kReservedNames), std::end(kReservedNames),
+                    name) != std::end(kReservedNames)) {
+        return ParameterError(
+            "chat_template_kwargs",
+            absl::StrCat("'chat_template_kwargs' may not set '", name, "'"));
+      }
+      context[name] = value;
+    }
+  }
+  auto rendered = chat_template->Render(context, trusted_names);
+  if (!rendered.ok()) {
+    return ParameterError(
+        "messages", absl::StrCat("the chat template refused the request: ",
+                                 rendered.status().message()));
+  }
+  std::vector<TextSegment>& segments = *rendered;
+  if (request.continue_final_message) {
+    CutAfterFinalMessage(request.messages.back()["content"].get<std::string>(),
+                         &segments);
+  }
+  std::vector<EncodeSegment> pieces;
+  pieces.reserve(segments.size());
+  for (const TextSegment& segment : segments) {
+    pieces.push_back({segment.text, segment.is_control});
+  }
+  return tokenizer.EncodeSegments(pieces, request.add_special_tokens);
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> EncodePrompts(
+    const ApiRequest& request, const Tokenizer& tokenizer,
+    const ChatTemplate* chat_template, int32_t max_model_len,
+    int32_t vocab_size) {
+  std::vector<std::vector<int32_t>> prompts;
+  if (request.kind == ApiKind::kChat) {
+    QUIRE_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                           EncodeChat(request, tokenizer, chat_template));
+    prompts.push_back(std::move(ids));
+  }
+  for (const auto& prompt : request.prompts) {
+    if (const auto* ids = std::get_if<std::vector<int32_t>>(&prompt)) {
+      prompts.push_back(*ids);
+      continue;
+    }
+    EncodeOptions options;
+    options.add_special_tokens = request.add_special_tokens;
+    // A completion's prompt is the caller's own: control tokens count in it.
+    options.parse_special_tokens = true;
+    QUIRE_ASSIGN_OR_RETURN(
+        std::vector<int32_t> ids,
+        tokenizer.Encode(std::get<std::string>(prompt), options));
+    prompts.push_back(std::move(ids));
+  }
+  for (std::vector<int32_t>& ids : prompts) {
+    if (request.truncate_prompt_tokens.has_value() &&
+        ids.size() > static_cast<size_t>(*request.truncate_prompt_tokens)) {
+      ids.erase(ids.begin(), ids.end() - *request.truncate_prompt_tokens);
+    }
+    QUIRE_RETURN_IF_ERROR(CheckLength(request, ids.size(), max_model_len));
+    for (const int32_t id : ids) {
+      if (id < 0 || id >= vocab_size) {
+        return ParameterError(
+            "prompt",
+            absl::StrCat("token id ", id, " is not in the vocabulary of ",
+                         vocab_size, " tokens"));
+      }
+    }
+  }
+  return prompts;
+}
+
+absl::Status CheckSamplingIds(const SamplingParams& sampling,
+                              int32_t vocab_size) {
+  const auto check = [&](const char* parameter, int32_t id) -> absl::Status {
+    if (id >= 0 && id < vocab_size) return absl::OkStatus();
+    return ParameterError(parameter,
+                          absl::StrCat("'", parameter, "' names token id ", id,
+                                       ", which is not in the vocabulary of ",
+                                       vocab_size, " tokens"));
+  };
+  for (const auto& [id, bias] : sampling.logit_bias) {
+    QUIRE_RETURN_IF_ERROR(check("logit_bias", id));
+  }
+  for (const int32_t id : sampling.allowed_token_ids) {
+    QUIRE_RETURN_IF_ERROR(check("allowed_token_ids", id));
+  }
+  for (const int32_t id : sampling.stop_token_ids) {
+    QUIRE_RETURN_IF_ERROR(check("stop_token_ids", id));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quire

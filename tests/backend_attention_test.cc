@@ -1,0 +1,426 @@
+// Attention of the CPU backend, on every instruction set, against
+// kernels/reference: ragged steps that mix prefill chunks, decodes and several
+// query tokens, shared and copied blocks, over generated specs.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "kernels/reference.h"
+#include "tests/backend_harness.h"
+
+namespace quire {
+namespace {
+
+constexpr double kRoundoff = 0x1p-24;  // Of f32, relative.
+
+class BackendAttentionTest : public testing::TestWithParam<Isa> {};
+
+INSTANTIATE_TEST_SUITE_P(Isas, BackendAttentionTest,
+                         testing::ValuesIn(SupportedIsas()),
+                         [](const testing::TestParamInfo<Isa>& info) {
+                           return std::string(IsaName(info.param));
+                         });
+
+struct AttentionCase {
+  int num_heads = 1;
+  int num_kv_heads = 1;
+  int head_dim = 64;
+  int block_size = 16;
+  int sliding_window = 0;
+  float softcap = 0.0f;
+  int rotary_dim = 0;
+  bool rope_interleaved = false;
+  bool has_qk_norm = false;
+  DType kv_dtype = DType::kF32;
+
+  int q_cols() const { return num_heads * head_dim; }
+  int kv_cols() const { return num_kv_heads * head_dim; }
+  int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
+  bool changes_k() const { return rotary_dim > 0 || has_qk_norm; }
+
+  std::string ToString() const {
+    return absl::StrCat("heads ", num_heads, "/", num_kv_heads, " head_dim ",
+                        head_dim, " block ", block_size, " window ",
+                        sliding_window, " softcap ", softcap, " rotary ",
+                        rotary_dim, rope_interleaved ? " interleaved" : "",
+                        has_qk_norm ? " qk-norm " : " ", DTypeName(kv_dtype));
+  }
+};
+
+constexpr int kNumLayers = 2;
+constexpr int kMaxModelLen = 160;
+constexpr int kMaxTokens = 200;
+
+// A step of the scenario, as plain data that both backends get.
+struct ScenarioStep {
+  std::vector<SlotUpdate> updates;
+  std::vector<std::vector<int32_t>> blocks;  // Behind the updates.
+  std::vector<std::pair<int32_t, int32_t>> copies;
+  std::vector<StepRow> rows;
+  std::vector<float> qkv[kNumLayers];
+  int num_tokens = 0;
+};
+
+// One backend with its attention layers prepared.
+class AttentionRunner {
+ public:
+  AttentionRunner(Backend& backend, const AttentionCase& c,
+                  const HostMatrix& rope, const HostMatrix& q_weight,
+                  const HostMatrix& k_weight)
+      : backend_(backend), case_(c) {
+    AttentionSpec spec;
+    spec.num_layers = kNumLayers;
+    spec.num_heads = c.num_heads;
+    spec.num_kv_heads = c.num_kv_heads;
+    spec.head_dim = c.head_dim;
+    spec.sliding_window = c.sliding_window;
+    spec.scale = Scale(c);
+    spec.softcap = c.softcap;
+    spec.kv_dtype = c.kv_dtype;
+    spec.rope_interleaved = c.rope_interleaved;
+    if (c.rotary_dim > 0)
+      spec.rope_table = CheckOk(backend.Upload(rope.view()));
+    if (c.has_qk_norm) {
+      spec.q_norm.kind = NormSpec::Kind::kRms;
+      spec.q_norm.weight = CheckOk(backend.Upload(q_weight.view()));
+      spec.k_norm.kind = NormSpec::Kind::kRms;
+      spec.k_norm.weight = CheckOk(backend.Upload(k_weight.view()));
+    }
+    spec_id_ = CheckOk(backend.AddAttention(spec));
+    qkv_ = backend.AddActivation(c.qkv_cols(), DType::kF32,
+                                 ActivationRows::kTokens);
+    out_ =
+        backend.AddActivation(c.q_cols(), DType::kF32, ActivationRows::kTokens);
+    EngineShape shape;
+    shape.max_num_seqs = 8;
+    shape.max_num_tokens = kMaxTokens;
+    shape.max_logit_rows = 1;
+    shape.max_model_len = kMaxModelLen;
+    shape.vocab_size = 4;
+    shape.block_size = c.block_size;
+    shape.kv_bytes = int64_t{kNumLayers} * 2 * c.kv_cols() *
+                     DTypeSize(c.kv_dtype) * kMaxModelLen * 6;
+    num_blocks_ = CheckOk(backend.Prepare(shape)).num_blocks;
+  }
+
+  static float Scale(const AttentionCase& c) {
+    return 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  }
+
+  int num_blocks() const { return num_blocks_; }
+
+  // [layer][num_tokens, q_cols]
+  std::vector<float> Run(const ScenarioStep& scenario) {
+    const std::vector<int32_t> token_ids(scenario.num_tokens);
+    StepPlan plan;
+    plan.updates = scenario.updates;
+    plan.block_copies = scenario.copies;
+    plan.rows = scenario.rows;
+    plan.token_ids = token_ids;
+    std::vector<float> result;
+    RunStep(backend_, plan, [&](Step& step) {
+      for (int layer = 0; layer < kNumLayers; ++layer) {
+        CopyIn(scenario.qkv[layer], backend_.Activation(qkv_));
+        CheckOk(backend_.Attention(step, spec_id_, layer,
+                                   backend_.Activation(qkv_),
+                                   backend_.Activation(out_)));
+        const std::vector<float> out =
+            CopyOut(backend_.Activation(out_), scenario.num_tokens);
+        result.insert(result.end(), out.begin(), out.end());
+      }
+    });
+    return result;
+  }
+
+ private:
+  Backend& backend_;
+  AttentionCase case_;
+  int spec_id_ = 0;
+  int qkv_ = 0;
+  int out_ = 0;
+  int num_blocks_ = 0;
+};
+
+// The largest norms of a q and a k head and the largest |v| seen so far.
+struct Extremes {
+  double q = 0.0;
+  double k = 0.0;
+  double v = 0.0;
+
+  void Add(const AttentionCase& c, const std::vector<float>& qkv,
+           const HostMatrix& q_weight, const HostMatrix& k_weight) {
+    const int num_heads = c.num_heads + 2 * c.num_kv_heads;
+    for (size_t i = 0; i < qkv.size() / c.head_dim; ++i) {
+      const int head = static_cast<int>(i % num_heads);
+      double squares = 0.0;
+      double largest = 0.0;
+      for (int j = 0; j < c.head_dim; ++j) {
+        const double value = qkv[i * c.head_dim + j];
+        squares += value * value;
+        largest = std::max(largest, std::abs(value));
+      }
+      double norm = std::sqrt(squares);
+      if (head >= c.num_heads + c.num_kv_heads) {
+        v = std::max(v, largest);
+        continue;
+      }
+      const bool is_q = head < c.num_heads;
+      if (c.has_qk_norm) {
+        // RMS-normalized: a norm of sqrt(head_dim) times the largest weight.
+        double weight = 0.0;
+        for (float w : (is_q ? q_weight : k_weight).values()) {
+          weight = std::max(weight, std::abs(static_cast<double>(w)));
+        }
+        norm = std::sqrt(static_cast<double>(c.head_dim)) * weight;
+      }
+      (is_q ? q : k) = std::max(is_q ? q : k, norm);
+    }
+  }
+};
+
+// Bounds the f32 error of an output. A score is a dot product of head_dim terms
+// (Cauchy-Schwarz bounds the sum of their magnitudes) of q and k that carry the
+// roundings of norm and RoPE; where K is computed and then rounded to 16 bits,
+// the error may straddle a boundary and move an element by a whole step: 2^-7
+// relative for bf16, 2^-10 for f16. An error d of all scores changes
+// probabilities by at most a factor e^2d. The weighted sum and the division add
+// one rounding for each position and a few for exp (2 ulp, twice).
+double AttentionTolerance(const AttentionCase& c, const Extremes& extremes,
+                          int num_positions) {
+  const double largest_score =
+      extremes.q * extremes.k * AttentionRunner::Scale(c);
+  double relative = 2.0 * c.head_dim * kRoundoff;
+  if (c.has_qk_norm) relative += 2 * (0.5 * c.head_dim + 10) * kRoundoff;
+  if (c.rotary_dim > 0) relative += 2 * 4 * kRoundoff;
+  if (c.changes_k() && c.kv_dtype == DType::kBF16) relative += 0x1p-7;
+  if (c.changes_k() && c.kv_dtype == DType::kF16) relative += 0x1p-10;
+  // Scaling, and subtracting the maximum.
+  double score_error = largest_score * (relative + 4 * kRoundoff);
+  if (c.softcap > 0.0f) score_error += 16 * kRoundoff * c.softcap;
+  return extremes.v *
+         (std::expm1(2 * score_error) + (2.0 * num_positions + 16) * kRoundoff);
+}
+
+// Plans the steps: sequences arrive, are computed in chunks, decode, take
+// several tokens at once, share the first blocks of another, or continue from a
+// copy of its last block.
+class Scenario {
+ public:
+  Scenario(const AttentionCase& c, int num_blocks, SimulationRandom& random)
+      : case_(c), random_(random) {
+    for (int i = 0; i < num_blocks; ++i) free_.push_back(i);
+    for (int i = num_blocks - 1; i > 0; --i) {
+      std::swap(free_[i], free_[random.Below(i + 1)]);
+    }
+  }
+
+  // A row of `num_tokens` more tokens of `slot`; starts it if it is new.
+  void Add(ScenarioStep& step, int slot, int num_tokens) {
+    std::vector<int32_t> append;
+    const bool is_new = tables_.count(slot) == 0;
+    std::vector<int32_t>& table = tables_[slot];
+    if (is_new) append = table;
+    Grow(slot, num_tokens, &append);
+    Push(step, slot, is_new, 0, append);
+    AddRow(step, slot, num_tokens);
+  }
+
+  // `slot` starts with the full blocks of `from` shared, its partial block
+  // copied, and adds `num_tokens`.
+  void Fork(ScenarioStep& step, int slot, int from, int num_tokens) {
+    const int computed = computed_[from];
+    const std::vector<int32_t> source = tables_[from];
+    std::vector<int32_t> append(source.begin(),
+                                source.begin() + computed / case_.block_size);
+    tables_[slot] = append;
+    computed_[slot] = computed;
+    if (computed % case_.block_size != 0) {
+      const int32_t copy = Take();
+      step.copies.push_back({source[computed / case_.block_size], copy});
+      tables_[slot].push_back(copy);
+      append.push_back(copy);
+    }
+    Grow(slot, num_tokens, &append);
+    Push(step, slot, true, computed, append);
+    AddRow(step, slot, num_tokens);
+  }
+
+  // Fills in the inputs; call when all rows are there.
+  void Finish(ScenarioStep& step) {
+    for (size_t i = 0; i < step.updates.size(); ++i) {
+      step.updates[i].append_blocks = step.blocks[i];
+    }
+    for (std::vector<float>& qkv : step.qkv) {
+      qkv = RandomValues(random_, int64_t{step.num_tokens} * case_.qkv_cols());
+    }
+  }
+
+  int longest() const {
+    int longest = 0;
+    for (const auto& [slot, computed] : computed_) {
+      longest = std::max(longest, computed);
+    }
+    return longest;
+  }
+
+ private:
+  int32_t Take() {
+    const int32_t block = free_.back();
+    free_.pop_back();
+    return block;
+  }
+
+  void Grow(int slot, int num_tokens, std::vector<int32_t>* append) {
+    std::vector<int32_t>& table = tables_[slot];
+    while (static_cast<int>(table.size()) * case_.block_size <
+           computed_[slot] + num_tokens) {
+      table.push_back(Take());
+      append->push_back(table.back());
+    }
+  }
+
+  void Push(ScenarioStep& step, int slot, bool is_new, int computed,
+            const std::vector<int32_t>& append) {
+    SlotUpdate update;
+    update.slot = slot;
+    if (is_new) {
+      update.params = &params_;
+      update.history = absl::MakeConstSpan(history_).subspan(0, computed);
+      update.num_prompt_tokens = computed;
+      update.num_computed_tokens = computed;
+    }
+    step.updates.push_back(update);
+    step.blocks.push_back(append);
+  }
+
+  void AddRow(ScenarioStep& step, int slot, int num_tokens) {
+    StepRow row;
+    row.slot = slot;
+    row.num_tokens = num_tokens;
+    step.rows.push_back(row);
+    step.num_tokens += num_tokens;
+    computed_[slot] += num_tokens;
+  }
+
+  AttentionCase case_;
+  SimulationRandom& random_;
+  SlotParams params_;
+  std::vector<int32_t> history_ = std::vector<int32_t>(kMaxModelLen);
+  std::vector<int32_t> free_;
+  std::map<int, std::vector<int32_t>> tables_;
+  std::map<int, int> computed_;
+};
+
+void CheckAttention(Isa isa, const AttentionCase& c, uint64_t seed) {
+  SimulationRandom random(seed);
+  std::vector<float> rope_values;
+  for (int position = 0; position < kMaxModelLen; ++position) {
+    for (int is_sine = 0; is_sine < 2; ++is_sine) {
+      for (int i = 0; i < c.rotary_dim / 2; ++i) {
+        const double angle =
+            position * std::pow(10000.0, -2.0 * i / c.rotary_dim);
+        rope_values.push_back(is_sine == 1 ? std::sin(angle) : std::cos(angle));
+      }
+    }
+  }
+  const HostMatrix rope(kMaxModelLen, c.rotary_dim, DType::kF32, rope_values);
+  const HostMatrix q_weight =
+      HostMatrix::Random(random, 1, c.head_dim, DType::kF32);
+  const HostMatrix k_weight =
+      HostMatrix::Random(random, 1, c.head_dim, DType::kF32);
+  ReferenceBackend reference;
+  const auto cpu = MakeCpuBackend(isa);
+  AttentionRunner expected_runner(reference, c, rope, q_weight, k_weight);
+  AttentionRunner got_runner(*cpu, c, rope, q_weight, k_weight);
+  ASSERT_EQ(expected_runner.num_blocks(), got_runner.num_blocks());
+
+  Scenario scenario(c, got_runner.num_blocks(), random);
+  const int edge = c.block_size * static_cast<int>(random.Between(1, 3));
+  std::vector<ScenarioStep> steps(5);
+  scenario.Add(steps[0], 3,
+               std::max(1, edge + static_cast<int>(random.Between(-1, 1))));
+  scenario.Add(steps[0], 0, 1);
+  scenario.Add(steps[1], 3, 1);
+  scenario.Add(steps[1], 5, static_cast<int>(random.Between(1, 40)));
+  scenario.Add(steps[1], 0, 5);
+  scenario.Fork(steps[2], 1, 3, static_cast<int>(random.Between(1, 7)));
+  scenario.Add(steps[2], 5, static_cast<int>(random.Between(1, 17)));
+  scenario.Fork(steps[3], 7, 5, 3);
+  scenario.Add(steps[3], 3, 4);
+  scenario.Add(steps[3], 1, 1);
+  scenario.Add(steps[3], 0, 1);
+  scenario.Add(steps[3], 5, 1);
+  // steps[4] stays empty: no rows at all.
+  Extremes extremes;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    scenario.Finish(steps[i]);
+    for (const std::vector<float>& qkv : steps[i].qkv) {
+      extremes.Add(c, qkv, q_weight, k_weight);
+    }
+    const std::vector<float> expected = expected_runner.Run(steps[i]);
+    const std::vector<float> got = got_runner.Run(steps[i]);
+    const double tolerance =
+        AttentionTolerance(c, extremes, scenario.longest());
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t j = 0; j < got.size(); ++j) {
+      ASSERT_TRUE(std::abs(static_cast<double>(got[j]) - expected[j]) <=
+                  tolerance)
+          << c.ToString() << ", step " << i << ", element " << j << ": "
+          << got[j] << " vs " << expected[j] << ", tolerance " << tolerance;
+    }
+  }
+}
+
+TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
+  uint64_t seed = 1;
+  for (int head_dim : {1, 5, 16, 33, 64, 80, 96, 128, 256}) {
+    for (const auto& [num_heads, num_kv_heads] :
+         {std::pair(1, 1), std::pair(4, 4), std::pair(6, 2), std::pair(7, 1)}) {
+      AttentionCase c;
+      c.num_heads = num_heads;
+      c.num_kv_heads = num_kv_heads;
+      c.head_dim = head_dim;
+      for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+        // One dtype for each shape, rotating.
+        if (++seed % 3 != 0) continue;
+        c.kv_dtype = dtype;
+        CheckAttention(GetParam(), c, seed);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(BackendAttentionTest, Features) {
+  SimulationRandom random(9);
+  for (int trial = 0; trial < 60; ++trial) {
+    AttentionCase c;
+    c.num_kv_heads = random.Between(1, 3);
+    c.num_heads = c.num_kv_heads * random.Between(1, 5);
+    const int head_dims[] = {2, 6, 16, 40, 64, 64, 80, 128};
+    c.head_dim = head_dims[random.Below(8)];
+    const int block_sizes[] = {16, 16, 16, 1, 5, 8, 32};
+    c.block_size = block_sizes[random.Below(7)];
+    const int windows[] = {0, 0, 1, 7, 16, 17, 33};
+    c.sliding_window = windows[random.Below(7)];
+    if (random.Below(3) == 0) c.softcap = 2.0f;
+    if (random.Below(2) == 0) {
+      c.rotary_dim = random.Below(2) == 0
+                         ? c.head_dim
+                         : 2 * random.Between(1, c.head_dim / 2);
+      c.rope_interleaved = random.Below(2) == 0;
+    }
+    c.has_qk_norm = random.Below(3) == 0;
+    const DType dtypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+    c.kv_dtype = dtypes[random.Below(3)];
+    CheckAttention(GetParam(), c, 100 + trial);
+    if (HasFatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace quire

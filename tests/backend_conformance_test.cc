@@ -1,0 +1,620 @@
+// Every operation of the CPU backend, on every instruction set this machine
+// has, against kernels/reference over generated shapes. Attention and sampling
+// are in backend_attention_test.cc and backend_sampling_test.cc.
+//
+// Tolerances are worst-case bounds from the number of f32 roundings between the
+// input and the output; a comparison with NaN fails by construction.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "kernels/reference.h"
+#include "tests/backend_harness.h"
+
+namespace quire {
+namespace {
+
+constexpr double kRoundoff = 0x1p-24;  // Of f32, relative.
+
+class BackendConformanceTest : public testing::TestWithParam<Isa> {};
+
+INSTANTIATE_TEST_SUITE_P(Isas, BackendConformanceTest,
+                         testing::ValuesIn(SupportedIsas()),
+                         [](const testing::TestParamInfo<Isa>& info) {
+                           return std::string(IsaName(info.param));
+                         });
+
+void ExpectNear(const std::vector<float>& got,
+                const std::vector<float>& expected,
+                const std::vector<double>& tolerance, const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size()) << what;
+  ASSERT_EQ(got.size(), tolerance.size()) << what;
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_TRUE(std::abs(static_cast<double>(got[i]) - expected[i]) <=
+                tolerance[i])
+        << what << ", element " << i << ": " << got[i] << " vs " << expected[i]
+        << ", tolerance " << tolerance[i];
+  }
+}
+
+// First-order relative error of norm(y) in f32: a sum of cols squares in some
+// order (its error halves under the root), then about ten single roundings. A
+// LayerNorm cancels the mean: its absolute error is relative to the largest
+// |y|.
+double NormTolerance(int64_t cols) {
+  return (0.5 * static_cast<double>(cols) + 10) * kRoundoff;
+}
+
+struct NormData {
+  NormSpec::Kind kind = NormSpec::Kind::kNone;
+  HostMatrix weight;
+  HostMatrix bias;
+  float weight_offset = 0.0f;
+
+  static NormData Random(SimulationRandom& random, NormSpec::Kind kind,
+                         int64_t cols) {
+    NormData norm;
+    norm.kind = kind;
+    if (kind == NormSpec::Kind::kNone) return norm;
+    norm.weight = HostMatrix::Random(random, 1, cols, DType::kF32);
+    if (kind == NormSpec::Kind::kLayer && random.Below(2) == 0) {
+      norm.bias = HostMatrix::Random(random, 1, cols, DType::kF32);
+    }
+    if (kind == NormSpec::Kind::kRms && random.Below(2) == 0) {
+      norm.weight_offset = 1.0f;
+    }
+    return norm;
+  }
+
+  NormSpec Upload(Backend& backend) const {
+    NormSpec spec = HostSpec();
+    if (!weight.empty()) spec.weight = CheckOk(backend.Upload(weight.view()));
+    if (!bias.empty()) spec.bias = CheckOk(backend.Upload(bias.view()));
+    return spec;
+  }
+
+  NormSpec HostSpec() const {
+    NormSpec spec;
+    spec.kind = kind;
+    spec.weight = weight.view();
+    spec.bias = bias.view();
+    spec.eps = 1e-5f;
+    spec.weight_offset = weight_offset;
+    return spec;
+  }
+
+  // norm(x + residual) of row `t` and a bound on its f32 error.
+  void Expect(const HostMatrix& x, const HostMatrix& residual, int64_t t,
+              std::vector<double>* value, std::vector<double>* error) const {
+    std::vector<double> y(x.cols());
+    double largest = 0.0;
+    for (int64_t col = 0; col < x.cols(); ++col) {
+      y[col] = x.at(t, col);
+      if (!residual.empty()) y[col] += residual.at(t, col);
+      largest = std::max(largest, std::abs(y[col]));
+    }
+    *value = ReferenceNorm(HostSpec(), y);
+    error->assign(x.cols(), 0.0);
+    double mean = 0.0;
+    double variance = 0.0;
+    for (double v : y) mean += v / y.size();
+    for (double v : y) variance += (v - mean) * (v - mean) / y.size();
+    for (int64_t col = 0; col < x.cols(); ++col) {
+      const double magnitude = std::abs((*value)[col]);
+      if (kind == NormSpec::Kind::kNone) {
+        (*error)[col] = residual.empty() ? 0.0 : kRoundoff * magnitude;
+      } else if (kind == NormSpec::Kind::kRms) {
+        (*error)[col] = NormTolerance(x.cols()) * magnitude;
+      } else {
+        // The error of the mean moves every element and the variance alike.
+        const double gain =
+            std::abs(weight.at(0, col)) / std::sqrt(variance + 1e-5);
+        const double centred = std::abs(y[col] - mean);
+        (*error)[col] =
+            2 * NormTolerance(x.cols()) *
+            (gain * largest * (1 + centred / std::sqrt(variance + 1e-5)) +
+             magnitude);
+      }
+    }
+  }
+};
+
+// ---------------------------------------------------------------- Linear
+
+struct LinearCase {
+  int num_tokens = 1;
+  int64_t cols = 1;
+  LinearKind kind = LinearKind::kPlain;
+  std::vector<int64_t> part_rows = {1};
+  DType dtype = DType::kF32;
+  Epilogue::Activation activation = Epilogue::Activation::kNone;
+  NormSpec::Kind norm = NormSpec::Kind::kNone;
+  bool has_bias = false;
+  bool has_residual = false;  // Of the prologue.
+  bool writes_residual_out = false;
+  bool residual_out_aliases_x = false;
+  bool has_epilogue_residual = false;
+  bool epilogue_residual_aliases_out = false;
+
+  std::string ToString() const {
+    std::string parts;
+    for (int64_t rows : part_rows) absl::StrAppend(&parts, rows, " ");
+    return absl::StrCat("tokens ", num_tokens, " cols ", cols, " rows ", parts,
+                        DTypeName(dtype), " kind ", static_cast<int>(kind),
+                        " activation ", static_cast<int>(activation), " norm ",
+                        static_cast<int>(norm), " bias ", has_bias,
+                        " residual ", has_residual, writes_residual_out,
+                        residual_out_aliases_x, has_epilogue_residual,
+                        epilogue_residual_aliases_out);
+  }
+};
+
+struct LinearData {
+  LinearCase c;
+  int64_t rows = 0;
+  int64_t out_cols = 0;
+  std::vector<HostMatrix> parts;
+  HostMatrix bias, x, residual, epilogue_residual;
+  NormData norm;
+
+  LinearData(const LinearCase& linear_case, SimulationRandom& random)
+      : c(linear_case) {
+    for (int64_t part_rows : c.part_rows) {
+      parts.push_back(HostMatrix::Random(random, part_rows, c.cols, c.dtype));
+      rows += part_rows;
+    }
+    const bool is_gated = c.activation == Epilogue::Activation::kSwiGlu ||
+                          c.activation == Epilogue::Activation::kGeGlu;
+    out_cols = is_gated ? rows / 2 : rows;
+    if (c.has_bias) bias = HostMatrix::Random(random, 1, rows, DType::kF32);
+    x = HostMatrix::Random(random, c.num_tokens, c.cols, DType::kF32);
+    if (c.has_residual) {
+      residual = HostMatrix::Random(random, c.num_tokens, c.cols, DType::kF32);
+    }
+    if (c.has_epilogue_residual) {
+      epilogue_residual =
+          HostMatrix::Random(random, c.num_tokens, out_cols, DType::kF32);
+    }
+    norm = NormData::Random(random, c.norm, c.cols);
+  }
+
+  float weight(int64_t row, int64_t col) const {
+    size_t part = 0;
+    while (row >= parts[part].rows()) row -= parts[part++].rows();
+    return parts[part].at(row, col);
+  }
+};
+
+struct LinearResult {
+  std::vector<float> out;
+  std::vector<float> residual_out;
+};
+
+LinearResult RunLinear(Backend& backend, const LinearData& data) {
+  const LinearCase& c = data.c;
+  LinearSpec spec;
+  spec.kind = c.kind;
+  for (const HostMatrix& part : data.parts) {
+    spec.parts.push_back({part.view(), QuantFormat::kDense});
+  }
+  spec.bias = data.bias.view();
+  const auto weight = CheckOk(backend.PackLinear(spec));
+  EXPECT_EQ(weight->rows, data.rows);
+  EXPECT_EQ(weight->cols, c.cols);
+  EXPECT_EQ(weight->kind, c.kind);
+  const auto add = [&](int64_t cols) {
+    return backend.AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+  };
+  const int x = add(c.cols);
+  const int residual = add(c.cols);
+  const int residual_out = add(c.cols);
+  const int epilogue_residual = add(data.out_cols);
+  const int out = add(data.out_cols);
+
+  Prologue prologue;
+  prologue.norm = data.norm.Upload(backend);
+  LinearResult result;
+  TokenStepOptions options;
+  options.num_tokens = c.num_tokens;
+  const auto view = [&backend](int id) { return backend.Activation(id); };
+  RunTokenStep(
+      backend, options,
+      [&] {
+        CopyIn(data.x.values(), view(x));
+        CopyIn(data.residual.values(), view(residual));
+        CopyIn(data.epilogue_residual.values(),
+               view(c.epilogue_residual_aliases_out ? out : epilogue_residual));
+      },
+      [&](Step& step) {
+        if (c.has_residual) prologue.residual = view(residual);
+        if (c.writes_residual_out) {
+          prologue.residual_out =
+              view(c.residual_out_aliases_x ? x : residual_out);
+        }
+        Epilogue epilogue;
+        epilogue.activation = c.activation;
+        if (c.has_epilogue_residual) {
+          epilogue.residual =
+              view(c.epilogue_residual_aliases_out ? out : epilogue_residual);
+        }
+        CheckOk(backend.Linear(step, view(x), prologue, *weight, epilogue,
+                               view(out)));
+        result.out = CopyOut(view(out), c.num_tokens);
+        if (c.writes_residual_out) {
+          result.residual_out = CopyOut(prologue.residual_out, c.num_tokens);
+        }
+      });
+  return result;
+}
+
+// |activation(a) - activation(b)| <= slope * |a - b|: the slopes of silu and
+// gelu_tanh stay below 1.13. Their own evaluation costs some 16 roundings of
+// numbers of magnitude |x| and 1 + |x|.
+constexpr double kActivationSlope = 1.13;
+
+// Bounds the f32 error of every output. x' carries the error of the prologue;
+// rounding it to bf16 moves an element by a whole step if the error straddles a
+// rounding boundary. The dot product: cols + 2 f32 additions in any order
+// (Higham 2002, section 3.1), with cols more for products that are rounded.
+std::vector<double> LinearTolerance(const LinearData& data,
+                                    const std::vector<float>& expected) {
+  const LinearCase& c = data.c;
+  std::vector<double> tolerance;
+  for (int t = 0; t < c.num_tokens; ++t) {
+    std::vector<double> x, x_error;
+    data.norm.Expect(data.x, data.residual, t, &x, &x_error);
+    for (int64_t col = 0; c.dtype == DType::kBF16 && col < c.cols; ++col) {
+      const auto rounded = [](double value) {
+        return static_cast<double>(
+            Bf16ToFloat(FloatToBf16(static_cast<float>(value))));
+      };
+      x_error[col] =
+          rounded(x[col] + x_error[col]) - rounded(x[col] - x_error[col]);
+      x[col] = rounded(x[col]);
+    }
+    std::vector<double> product(data.rows), error(data.rows);
+    for (int64_t row = 0; row < data.rows; ++row) {
+      double sum = data.bias.empty() ? 0.0 : data.bias.at(0, row);
+      double magnitude = std::abs(sum);
+      for (int64_t col = 0; col < c.cols; ++col) {
+        const double w = data.weight(row, col);
+        sum += x[col] * w;
+        magnitude += std::abs(x[col] * w);
+        error[row] += x_error[col] * std::abs(w);
+      }
+      product[row] = sum;
+      error[row] += (2.0 * c.cols + 4) * kRoundoff * magnitude;
+    }
+    for (int64_t col = 0; col < data.out_cols; ++col) {
+      const double a = std::abs(product[col]);
+      double bound = error[col];
+      switch (c.activation) {
+        case Epilogue::Activation::kNone:
+        case Epilogue::Activation::kRelu:
+          break;
+        case Epilogue::Activation::kGelu:
+          bound = kActivationSlope * bound + 16 * kRoundoff * (1 + a);
+          break;
+        case Epilogue::Activation::kSwiGlu:
+        case Epilogue::Activation::kGeGlu: {
+          const double up = std::abs(product[data.out_cols + col]);
+          const double up_error = error[data.out_cols + col];
+          const double gate_error =
+              kActivationSlope * bound + 16 * kRoundoff * (1 + a);
+          bound = gate_error * (up + up_error) + a * up_error +
+                  2 * kRoundoff * a * up;
+          break;
+        }
+      }
+      const double residual = data.epilogue_residual.empty()
+                                  ? 0.0
+                                  : data.epilogue_residual.at(t, col);
+      const double value = expected[t * data.out_cols + col];
+      tolerance.push_back(bound + 2 * kRoundoff *
+                                      (std::abs(value) + std::abs(residual)));
+    }
+  }
+  return tolerance;
+}
+
+void CheckLinear(Isa isa, const LinearCase& c, uint64_t seed) {
+  SimulationRandom random(seed);
+  const LinearData data(c, random);
+  ReferenceBackend reference;
+  const LinearResult expected = RunLinear(reference, data);
+  const auto cpu = MakeCpuBackend(isa);
+  const LinearResult got = RunLinear(*cpu, data);
+  ExpectNear(got.out, expected.out, LinearTolerance(data, expected.out),
+             c.ToString());
+  // One addition, correctly rounded on both sides.
+  EXPECT_EQ(got.residual_out, expected.residual_out) << c.ToString();
+}
+
+TEST_P(BackendConformanceTest, LinearShapes) {
+  uint64_t seed = 100;
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (int num_tokens : {0, 1, 2, 3, 5, 8, 17, 33}) {
+      for (int64_t cols : {1, 2, 31, 64, 127, 256}) {
+        for (int64_t rows : {1, 16, 37, 65}) {
+          LinearCase c;
+          c.dtype = dtype;
+          c.num_tokens = num_tokens;
+          c.cols = cols;
+          c.part_rows = {rows};
+          c.has_bias = seed % 3 == 0;
+          CheckLinear(GetParam(), c, ++seed);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+    LinearCase c;
+    c.dtype = dtype;
+    c.num_tokens = 7;
+    c.cols = 1024;
+    c.part_rows = {131};
+    CheckLinear(GetParam(), c, ++seed);
+    c.num_tokens = 1;
+    c.cols = 2816;
+    CheckLinear(GetParam(), c, ++seed);
+  }
+}
+
+TEST_P(BackendConformanceTest, LinearFeatures) {
+  SimulationRandom random(200);
+  using Activation = Epilogue::Activation;
+  for (int trial = 0; trial < 400; ++trial) {
+    LinearCase c;
+    c.num_tokens = random.Between(1, 9);
+    c.cols = random.Below(2) == 0 ? 32 * random.Between(1, 4)
+                                  : random.Between(1, 80);
+    const int64_t rows = random.Between(1, 40);
+    switch (random.Below(3)) {
+      case 0:
+        c.kind = LinearKind::kPlain;
+        c.part_rows = {rows};
+        c.activation =
+            std::vector<Activation>{Activation::kNone, Activation::kGelu,
+                                    Activation::kRelu}[random.Below(3)];
+        break;
+      case 1:
+        c.kind = LinearKind::kQkv;
+        c.part_rows = {rows, random.Between(1, 20), random.Between(1, 20)};
+        break;
+      default:
+        c.kind = LinearKind::kGateUp;
+        c.part_rows = {rows, rows};
+        c.activation =
+            random.Below(2) == 0 ? Activation::kSwiGlu : Activation::kGeGlu;
+    }
+    c.dtype = std::vector<DType>{DType::kF32, DType::kF16,
+                                 DType::kBF16}[random.Below(3)];
+    c.norm = static_cast<NormSpec::Kind>(random.Below(3));
+    c.has_bias = random.Below(2) == 0;
+    c.has_residual = random.Below(2) == 0;
+    c.writes_residual_out = random.Below(2) == 0;
+    c.residual_out_aliases_x = random.Below(2) == 0;
+    c.has_epilogue_residual = random.Below(2) == 0;
+    c.epilogue_residual_aliases_out = random.Below(2) == 0;
+    CheckLinear(GetParam(), c, 1000 + trial);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// ---------------------------------------------------------------- Norm
+
+TEST_P(BackendConformanceTest, Norm) {
+  SimulationRandom random(300);
+  for (NormSpec::Kind kind :
+       {NormSpec::Kind::kNone, NormSpec::Kind::kRms, NormSpec::Kind::kLayer}) {
+    for (int num_tokens : {0, 1, 3, 13}) {
+      for (int64_t cols : {1, 2, 15, 16, 17, 64, 131, 1024}) {
+        const bool has_residual = random.Below(2) == 0;
+        const bool in_place = random.Below(2) == 0;
+        const HostMatrix x =
+            HostMatrix::Random(random, num_tokens, cols, DType::kF32, 3.0);
+        const HostMatrix residual =
+            has_residual
+                ? HostMatrix::Random(random, num_tokens, cols, DType::kF32)
+                : HostMatrix();
+        const NormData norm = NormData::Random(random, kind, cols);
+        const auto run = [&](Backend& backend) {
+          const auto add = [&] {
+            return backend.AddActivation(cols, DType::kF32,
+                                         ActivationRows::kTokens);
+          };
+          const int x_id = add(), residual_id = add(), out_id = add();
+          Prologue prologue;
+          prologue.norm = norm.Upload(backend);
+          std::vector<float> result;
+          TokenStepOptions options;
+          options.num_tokens = num_tokens;
+          RunTokenStep(
+              backend, options,
+              [&] {
+                CopyIn(x.values(), backend.Activation(x_id));
+                CopyIn(residual.values(), backend.Activation(residual_id));
+              },
+              [&](Step& step) {
+                if (has_residual) {
+                  prologue.residual = backend.Activation(residual_id);
+                }
+                const TensorView out =
+                    backend.Activation(in_place ? x_id : out_id);
+                CheckOk(backend.Norm(step, backend.Activation(x_id), prologue,
+                                     out));
+                result = CopyOut(out, num_tokens);
+              });
+          return result;
+        };
+        ReferenceBackend reference;
+        const auto cpu = MakeCpuBackend(GetParam());
+        std::vector<double> tolerance;
+        for (int t = 0; t < num_tokens; ++t) {
+          std::vector<double> value, error;
+          norm.Expect(x, residual, t, &value, &error);
+          tolerance.insert(tolerance.end(), error.begin(), error.end());
+        }
+        const std::vector<float> expected = run(reference);
+        for (size_t i = 0; i < tolerance.size(); ++i) {
+          tolerance[i] += kRoundoff * std::abs(expected[i]);
+        }
+        ExpectNear(run(*cpu), expected, tolerance,
+                   absl::StrCat("kind ", static_cast<int>(kind), " [",
+                                num_tokens, ", ", cols, "]"));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- Embed
+
+TEST_P(BackendConformanceTest, Embed) {
+  SimulationRandom random(400);
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (int64_t cols : {1, 48, 67, 256}) {
+      for (int num_tokens : {0, 1, 19}) {
+        const int vocab_size = 53;
+        const bool has_positions = random.Below(2) == 0;
+        const float scale = random.Below(2) == 0 ? 1.0f : 7.3f;
+        const HostMatrix table =
+            HostMatrix::Random(random, vocab_size, cols, dtype);
+        const HostMatrix positions =
+            HostMatrix::Random(random, std::max(num_tokens, 1), cols, dtype);
+        TokenStepOptions options;
+        options.num_tokens = num_tokens;
+        options.vocab_size = vocab_size;
+        for (int i = 0; i < num_tokens; ++i) {
+          options.token_ids.push_back(random.Below(vocab_size));
+        }
+        const auto run = [&](Backend& backend) {
+          const auto pack = [&](const HostMatrix& matrix) {
+            LinearSpec spec;
+            spec.kind = LinearKind::kVocab;
+            spec.parts = {{matrix.view(), QuantFormat::kDense}};
+            return CheckOk(backend.PackLinear(spec));
+          };
+          const auto vocab_weight = pack(table);
+          const auto position_weight = pack(positions);
+          const int out =
+              backend.AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+          std::vector<float> result;
+          RunTokenStep(
+              backend, options, [] {},
+              [&](Step& step) {
+                CheckOk(backend.Embed(
+                    step, *vocab_weight,
+                    has_positions ? position_weight.get() : nullptr, scale,
+                    backend.Activation(out)));
+                result = CopyOut(backend.Activation(out), num_tokens);
+              });
+          return result;
+        };
+        ReferenceBackend reference;
+        const auto cpu = MakeCpuBackend(GetParam());
+        const std::vector<float> expected = run(reference);
+        // A product and a sum, each rounded; exact without them.
+        std::vector<double> tolerance(expected.size());
+        for (int t = 0; t < num_tokens; ++t) {
+          for (int64_t col = 0; col < cols; ++col) {
+            if (scale == 1.0f && !has_positions) continue;
+            tolerance[t * cols + col] =
+                2 * kRoundoff *
+                (std::abs(scale * table.at(options.token_ids[t], col)) +
+                 std::abs(positions.at(t, col)));
+          }
+        }
+        ExpectNear(run(*cpu), expected, tolerance,
+                   absl::StrCat("[", num_tokens, ", ", cols, "]"));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- Logits
+
+TEST_P(BackendConformanceTest, Logits) {
+  SimulationRandom random(500);
+  for (int trial = 0; trial < 60; ++trial) {
+    const int64_t cols = random.Between(1, 100);
+    const int vocab_size = random.Between(1, trial % 10 == 0 ? 9000 : 300);
+    const int num_tokens = random.Between(1, 12);
+    const int num_logits = random.Between(1, num_tokens);
+    const DType dtype = std::vector<DType>{DType::kF32, DType::kF16,
+                                           DType::kBF16}[random.Below(3)];
+    const float scale = random.Below(2) == 0 ? 1.0f : 0.37f;
+    const float softcap = random.Below(2) == 0 ? 0.0f : 5.0f;
+    const NormData norm = NormData::Random(
+        random, static_cast<NormSpec::Kind>(random.Below(2)), cols);
+    const HostMatrix x =
+        HostMatrix::Random(random, num_tokens, cols, DType::kF32);
+    const HostMatrix table =
+        HostMatrix::Random(random, vocab_size, cols, dtype);
+    TokenStepOptions options;
+    options.num_tokens = num_tokens;
+    options.num_logits = num_logits;
+    options.vocab_size = vocab_size;
+    const auto run = [&](Backend& backend) {
+      LinearSpec spec;
+      spec.kind = LinearKind::kVocab;
+      spec.parts = {{table.view(), QuantFormat::kDense}};
+      const auto weight = CheckOk(backend.PackLinear(spec));
+      const int hidden =
+          backend.AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+      const int out = backend.AddActivation(vocab_size, DType::kF32,
+                                            ActivationRows::kLogitRows);
+      Prologue prologue;
+      prologue.norm = norm.Upload(backend);
+      std::vector<float> result;
+      RunTokenStep(
+          backend, options,
+          [&] { CopyIn(x.values(), backend.Activation(hidden)); },
+          [&](Step& step) {
+            CheckOk(backend.Logits(step, backend.Activation(hidden), prologue,
+                                   *weight, scale, softcap,
+                                   backend.Activation(out)));
+            result = CopyOut(backend.Activation(out), num_logits);
+          });
+      return result;
+    };
+    ReferenceBackend reference;
+    const auto cpu = MakeCpuBackend(GetParam());
+    const std::vector<float> expected = run(reference);
+    std::vector<double> tolerance;
+    for (int i = 0; i < num_logits; ++i) {
+      const int64_t t = num_tokens - num_logits + i;
+      std::vector<double> value, error;
+      norm.Expect(x, HostMatrix(), t, &value, &error);
+      for (int64_t id = 0; id < vocab_size; ++id) {
+        double bound = 0.0;
+        for (int64_t col = 0; col < cols; ++col) {
+          const double w = std::abs(table.at(id, col));
+          double x_error = error[col];
+          if (dtype == DType::kBF16) {
+            const auto rounded = [](double v) {
+              return static_cast<double>(
+                  Bf16ToFloat(FloatToBf16(static_cast<float>(v))));
+            };
+            x_error =
+                rounded(value[col] + x_error) - rounded(value[col] - x_error);
+          }
+          // 1.01: x' after rounding to bf16.
+          bound += w * (x_error + (2.0 * cols + 4) * kRoundoff * 1.01 *
+                                      std::abs(value[col]));
+        }
+        // tanh has slope 1 at most and an absolute error of a few roundings.
+        tolerance.push_back(bound * scale + 8 * kRoundoff * softcap +
+                            2 * kRoundoff *
+                                std::abs(expected[i * vocab_size + id]));
+      }
+    }
+    ExpectNear(run(*cpu), expected, tolerance, absl::StrCat("trial ", trial));
+    if (HasFatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,87 @@
+// Drives any Backend one operation or one small model at a time, for tests that
+// compare two of them.
+#ifndef QUIRE_TESTS_BACKEND_HARNESS_H_
+#define QUIRE_TESTS_BACKEND_HARNESS_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "engine/base/random.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/isa.h"
+
+namespace quire {
+
+std::unique_ptr<Backend> MakeCpuBackend(Isa isa, int num_threads = 2);
+
+// Standard normal values times `scale`.
+std::vector<float> RandomValues(SimulationRandom& random, int64_t count,
+                                double scale = 1.0);
+
+// A matrix in host memory in any dtype, with the values it holds after
+// rounding.
+class HostMatrix {
+ public:
+  HostMatrix() = default;
+  HostMatrix(int64_t rows, int64_t cols, DType dtype,
+             const std::vector<float>& values);
+  static HostMatrix Random(SimulationRandom& random, int64_t rows, int64_t cols,
+                           DType dtype, double scale = 1.0);
+
+  TensorView view() const;
+  bool empty() const { return values_.empty(); }
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  float at(int64_t row, int64_t col) const {
+    return values_[row * cols_ + col];
+  }
+  absl::Span<const float> row(int64_t row) const {
+    return absl::MakeConstSpan(values_).subspan(row * cols_, cols_);
+  }
+  const std::vector<float>& values() const { return values_; }
+
+ private:
+  int64_t rows_ = 0;
+  int64_t cols_ = 0;
+  DType dtype_ = DType::kF32;
+  std::vector<float> values_;
+  std::vector<uint16_t> halves_;
+};
+
+void CopyIn(const std::vector<float>& values, TensorView view);
+std::vector<float> CopyOut(TensorView view, int64_t rows);
+
+// Aborts with the message if not OK.
+void CheckOk(const absl::Status& status);
+template <typename T>
+T CheckOk(absl::StatusOr<T> value) {
+  CheckOk(value.status());
+  return std::move(value).value();
+}
+
+// BeginStep, Run, EndStep and Collect. The results are valid until the next
+// step.
+absl::Span<const RowResult> RunStep(
+    Backend& backend, const StepPlan& plan,
+    const std::function<void(Step& step)>& enqueue);
+
+// Prepares `backend` for steps of up to `num_tokens` tokens without attention,
+// and runs `enqueue` in one of exactly `num_tokens` tokens; with 0, in one
+// without rows. `token_ids`: empty for zeros.
+struct TokenStepOptions {
+  int num_tokens = 0;
+  int vocab_size = 8;
+  int num_logits = 0;  // Of the last tokens (as drafts).
+  std::vector<int32_t> token_ids;
+};
+void RunTokenStep(Backend& backend, const TokenStepOptions& options,
+                  const std::function<void()>& copy_in,
+                  const std::function<void(Step& step)>& enqueue);
+
+}  // namespace quire
+
+#endif  // QUIRE_TESTS_BACKEND_HARNESS_H_

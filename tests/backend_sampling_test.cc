@@ -1,0 +1,354 @@
+// Whole steps of Sample on the CPU backend against kernels/reference: slots
+// that come and go, drafts accepted and rejected, tokens taken from the device,
+// penalties that follow what was drawn, log-probabilities, broken rows.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "kernels/reference.h"
+#include "tests/backend_harness.h"
+
+namespace quire {
+namespace {
+
+constexpr int kVocabSize = 131;
+constexpr int kNumSlots = 6;
+constexpr int kMaxTokens = 64;
+constexpr int kMaxLogits = 40;
+constexpr int kMaxModelLen = 96;
+
+class BackendSamplingTest : public testing::TestWithParam<Isa> {};
+
+INSTANTIATE_TEST_SUITE_P(Isas, BackendSamplingTest,
+                         testing::ValuesIn(SupportedIsas()),
+                         [](const testing::TestParamInfo<Isa>& info) {
+                           return std::string(IsaName(info.param));
+                         });
+
+// A backend whose steps embed their tokens (to see which they are) and sample
+// from given logits.
+class SamplingRunner {
+ public:
+  explicit SamplingRunner(Backend& backend) : backend_(backend) {
+    std::vector<float> ids(kVocabSize);
+    for (int i = 0; i < kVocabSize; ++i) ids[i] = i;
+    table_ = HostMatrix(kVocabSize, 1, DType::kF32, ids);
+    LinearSpec spec;
+    spec.kind = LinearKind::kVocab;
+    spec.parts = {{table_.view(), QuantFormat::kDense}};
+    weight_ = CheckOk(backend.PackLinear(spec));
+    embedded_ = backend.AddActivation(1, DType::kF32, ActivationRows::kTokens);
+    logits_ = backend.AddActivation(kVocabSize, DType::kF32,
+                                    ActivationRows::kLogitRows);
+    EngineShape shape;
+    shape.max_num_seqs = kNumSlots;
+    shape.max_num_tokens = kMaxTokens;
+    shape.max_logit_rows = kMaxLogits;
+    shape.max_model_len = kMaxModelLen;
+    shape.vocab_size = kVocabSize;
+    shape.steps_in_flight = 2;
+    num_blocks_ = CheckOk(backend.Prepare(shape)).num_blocks;
+  }
+
+  int num_blocks() const { return num_blocks_; }
+
+  struct Result {
+    std::vector<float> tokens_in;
+    std::vector<RowResult> rows;  // Valid until the second next step.
+  };
+
+  Result Run(const StepPlan& plan, int num_tokens,
+             const std::vector<float>& logits) {
+    Result result;
+    const auto rows = RunStep(backend_, plan, [&](Step& step) {
+      CopyIn(logits, backend_.Activation(logits_));
+      CheckOk(backend_.Embed(step, *weight_, nullptr, 1.0f,
+                             backend_.Activation(embedded_)));
+      result.tokens_in = CopyOut(backend_.Activation(embedded_), num_tokens);
+      CheckOk(backend_.Sample(step, backend_.Activation(logits_)));
+    });
+    result.rows.assign(rows.begin(), rows.end());
+    return result;
+  }
+
+ private:
+  Backend& backend_;
+  HostMatrix table_;
+  std::unique_ptr<PackedWeight> weight_;
+  int embedded_ = 0;
+  int logits_ = 0;
+  int num_blocks_ = 0;
+};
+
+SlotParams RandomParams(SimulationRandom& random) {
+  SlotParams params;
+  const auto one_in = [&random](int n) { return random.Below(n) == 0; };
+  params.temperature = one_in(2) ? 0.0f : 0.7f;
+  if (one_in(2)) params.top_k = random.Between(1, 30);
+  if (one_in(2)) params.top_p = 0.8f;
+  if (one_in(3)) params.min_p = 0.02f;
+  if (one_in(2)) params.repetition_penalty = 1.3f;
+  if (one_in(2)) params.frequency_penalty = 0.4f;
+  if (one_in(2)) params.presence_penalty = -0.3f;
+  if (one_in(2)) params.num_logprobs = random.Below(6);
+  params.draw_key = random.Next();
+  if (one_in(3)) {
+    params.bias_ids = {3, 130};
+    params.bias = {2.0f, -INFINITY};
+  }
+  if (one_in(4)) params.allowed_ids = {1, 2, 3, 5, 8, 13, 21, 34, 55, 89};
+  if (one_in(3)) {
+    params.banned_before_min = {0, 7};
+    params.min_tokens = random.Between(1, 20);
+  }
+  return params;
+}
+
+// f32 sums of up to 64 terms within a chunk, exp within 2 ulp, one rounding.
+double LogprobTolerance(double value) {
+  return 70 * 0x1p-24 + 2 * 0x1p-24 * std::abs(value);
+}
+
+void ExpectSameLogprobs(absl::Span<const float> got,
+                        absl::Span<const float> expected) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_TRUE(std::abs(got[i] - expected[i]) <= LogprobTolerance(expected[i]))
+        << got[i] << " vs " << expected[i];
+  }
+}
+
+// The host's view of a sequence while it plans.
+struct Planned {
+  bool is_active = false;
+  int num_computed = 0;
+  int num_blocks = 0;
+  int32_t last_token = -1;
+};
+
+class Planner {
+ public:
+  Planner(int num_blocks, SimulationRandom& random)
+      : num_blocks_(num_blocks), random_(random) {}
+
+  // Random rows for random slots; starts and restarts sequences.
+  void Plan() {
+    updates_.clear();
+    histories_.assign(kNumSlots, {});
+    blocks_.assign(kNumSlots, {});
+    params_.assign(kNumSlots, SlotParams());
+    rows_.clear();
+    token_ids_.clear();
+    num_tokens_ = 0;
+    num_logits_ = 0;
+    for (int slot = 0; slot < kNumSlots; ++slot) {
+      if (random_.Below(3) == 0) continue;
+      PlanRow(slot);
+    }
+  }
+
+  StepPlan plan() const {
+    StepPlan plan;
+    plan.updates = updates_;
+    plan.rows = rows_;
+    plan.token_ids = token_ids_;
+    return plan;
+  }
+  int num_tokens() const { return num_tokens_; }
+  int num_logits() const { return num_logits_; }
+  const std::vector<int32_t>& drafts_of(int logit_row) const {
+    return drafts_.at(logit_row);
+  }
+  const std::map<int, std::vector<int32_t>>& drafts() const { return drafts_; }
+
+  void Update(const std::vector<RowResult>& results) {
+    std::map<int, const RowResult*> by_slot;
+    for (const RowResult& result : results) by_slot[result.slot] = &result;
+    for (const StepRow& row : rows_) {
+      Planned& planned = planned_[row.slot];
+      planned.num_computed += row.num_tokens;
+      if (row.num_logits == 0) continue;
+      const RowResult& result = *by_slot.at(row.slot);
+      planned.num_computed -=
+          row.num_logits - static_cast<int>(result.tokens.size());
+      planned.last_token = result.tokens.back();
+    }
+    drafts_.clear();
+  }
+
+ private:
+  void PlanRow(int slot) {
+    Planned& planned = planned_[slot];
+    if (!planned.is_active || planned.num_computed > kMaxModelLen - 12 ||
+        random_.Below(12) == 0) {
+      Start(slot);
+    }
+    StepRow row;
+    row.slot = slot;
+    row.num_tokens = random_.Between(1, 4);
+    row.num_logits = random_.Below(4) == 0 ? 0 : 1;
+    if (planned.last_token >= 0 && random_.Below(3) == 0) {
+      row.source = TokenSource::kDeviceLast;
+      row.num_tokens = 1;
+    } else {
+      if (random_.Below(2) == 0) {
+        row.num_drafts = random_.Between(1, 5);
+        row.num_tokens += row.num_drafts;
+        row.num_logits = 1 + row.num_drafts;
+      }
+      std::vector<int32_t> ids(row.num_tokens);
+      for (int32_t& id : ids) id = random_.Below(kVocabSize);
+      if (row.num_drafts > 0) {
+        drafts_[num_logits_] = {ids.end() - row.num_drafts, ids.end()};
+      }
+      token_ids_.insert(token_ids_.end(), ids.begin(), ids.end());
+    }
+    rows_.push_back(row);
+    num_tokens_ += row.num_tokens;
+    num_logits_ += row.num_logits;
+  }
+
+  void Start(int slot) {
+    params_[slot] = RandomParams(random_);
+    histories_[slot].resize(random_.Between(1, 30));
+    for (int32_t& id : histories_[slot]) id = random_.Below(kVocabSize);
+    for (int i = 0; i < num_blocks_; ++i) blocks_[slot].push_back(i);
+    SlotUpdate update;
+    update.slot = slot;
+    update.params = &params_[slot];
+    update.history = histories_[slot];
+    update.num_prompt_tokens = random_.Between(1, histories_[slot].size());
+    update.num_computed_tokens = histories_[slot].size() - 1;
+    update.append_blocks = blocks_[slot];
+    updates_.push_back(update);
+    planned_[slot] = {true, update.num_computed_tokens, num_blocks_, -1};
+  }
+
+  int num_blocks_;
+  SimulationRandom& random_;
+  Planned planned_[kNumSlots];
+  std::vector<SlotUpdate> updates_;
+  std::vector<SlotParams> params_;
+  std::vector<std::vector<int32_t>> histories_, blocks_;
+  std::vector<StepRow> rows_;
+  std::vector<int32_t> token_ids_;
+  std::map<int, std::vector<int32_t>> drafts_;  // By first logit row.
+  int num_tokens_ = 0;
+  int num_logits_ = 0;
+};
+
+TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
+  SimulationRandom random(1);
+  ReferenceBackend reference;
+  const auto cpu = MakeCpuBackend(GetParam());
+  SamplingRunner expected_runner(reference);
+  SamplingRunner got_runner(*cpu);
+  ASSERT_EQ(expected_runner.num_blocks(), got_runner.num_blocks());
+  Planner planner(got_runner.num_blocks(), random);
+  int num_accepted = 0;
+  int num_rejected = 0;
+  int num_broken = 0;
+  for (int i = 0; i < 1500; ++i) {
+    planner.Plan();
+    std::vector<float> logits =
+        RandomValues(random, int64_t{planner.num_logits()} * kVocabSize, 3.0);
+    for (const auto& [row, drafts] : planner.drafts()) {
+      // Most drafts are likely tokens.
+      for (size_t j = 0; j < drafts.size(); ++j) {
+        if (random.Below(5) > 0)
+          logits[(row + j) * kVocabSize + drafts[j]] = 30;
+      }
+    }
+    if (!logits.empty() && random.Below(10) == 0) {
+      logits[random.Below(logits.size())] =
+          random.Below(2) == 0 ? NAN : INFINITY;
+    }
+    const auto expected =
+        expected_runner.Run(planner.plan(), planner.num_tokens(), logits);
+    const auto got =
+        got_runner.Run(planner.plan(), planner.num_tokens(), logits);
+    ASSERT_EQ(got.tokens_in, expected.tokens_in) << "step " << i;
+    ASSERT_EQ(got.rows.size(), expected.rows.size()) << "step " << i;
+    for (size_t j = 0; j < got.rows.size(); ++j) {
+      SCOPED_TRACE(absl::StrCat("step ", i, ", result ", j));
+      const RowResult& a = got.rows[j];
+      const RowResult& b = expected.rows[j];
+      ASSERT_EQ(a.slot, b.slot);
+      ASSERT_EQ(a.tokens, b.tokens);
+      ASSERT_EQ(a.top_ids, b.top_ids);
+      ASSERT_EQ(a.non_finite, b.non_finite);
+      ExpectSameLogprobs(a.logprobs, b.logprobs);
+      ExpectSameLogprobs(a.top_logprobs, b.top_logprobs);
+      if (HasFatalFailure()) return;
+      num_accepted += static_cast<int>(a.tokens.size()) - 1;
+      num_broken += a.non_finite ? 1 : 0;
+    }
+    for (const StepRow& row : planner.plan().rows)
+      num_rejected += row.num_drafts;
+    planner.Update(got.rows);
+  }
+  // The scenario covers what it claims to.
+  EXPECT_GT(num_accepted, 500);
+  EXPECT_GT(num_rejected - num_accepted, 500);
+  EXPECT_GT(num_broken, 50);
+}
+
+TEST_P(BackendSamplingTest, StepsInFlightKeepTheirResults) {
+  const auto cpu = MakeCpuBackend(GetParam());
+  const int logits_id =
+      cpu->AddActivation(kVocabSize, DType::kF32, ActivationRows::kLogitRows);
+  EngineShape shape;
+  shape.max_num_seqs = 1;
+  shape.max_num_tokens = 4;
+  shape.max_logit_rows = 4;
+  shape.max_model_len = 32;
+  shape.vocab_size = kVocabSize;
+  shape.steps_in_flight = 2;
+  CheckOk(cpu->Prepare(shape));
+  SlotParams params;
+  params.temperature = 0.0f;
+  const int32_t blocks[] = {0, 1};
+  SlotUpdate update;
+  update.params = &params;
+  update.append_blocks = blocks;
+  StepRow row;
+  row.num_tokens = 1;
+  row.num_logits = 1;
+  const int32_t first_token[] = {5};
+  StepPlan plan;
+  plan.rows = absl::MakeConstSpan(&row, 1);
+  Step* steps[2];
+  for (int i = 0; i < 2; ++i) {
+    if (i == 0) {
+      plan.updates = absl::MakeConstSpan(&update, 1);
+      plan.token_ids = first_token;
+    } else {
+      plan.updates = {};
+      plan.token_ids = {};
+      row.source = TokenSource::kDeviceLast;
+    }
+    steps[i] = CheckOk(cpu->BeginStep(plan));
+    std::vector<float> logits(kVocabSize);
+    logits[40 + i] = 1.0f;
+    CheckOk(cpu->Run(*steps[i], GraphKey(), [&] {
+      CopyIn(logits, cpu->Activation(logits_id));
+      return cpu->Sample(*steps[i], cpu->Activation(logits_id));
+    }));
+    CheckOk(cpu->EndStep(*steps[i]));
+  }
+  // The ring is full until one is collected.
+  EXPECT_EQ(cpu->BeginStep(plan).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  for (int i = 0; i < 2; ++i) {
+    const auto results = CheckOk(cpu->Collect(*steps[i]));
+    ASSERT_EQ(results.size(), 1u);
+    EXPECT_EQ(results[0].tokens, absl::MakeConstSpan({40 + i}));
+  }
+}
+
+}  // namespace
+}  // namespace quire

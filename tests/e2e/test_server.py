@@ -1,0 +1,318 @@
+"""The server as its operator sees it: probes, keys, metrics, shutdown, CLI."""
+
+import concurrent.futures
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+
+import openai
+import pytest
+from conftest import BINARY, Server, wait_until
+
+CHAT = "/v1/chat/completions"
+LONG = {
+    "messages": [{"role": "user", "content": "Tell me a short story about a fox."}],
+    "ignore_eos": True,
+    "temperature": 0,
+}
+
+
+def get(server, path):
+    """(status, body)"""
+    try:
+        with urllib.request.urlopen(server.url + path) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def metric(server, name):
+    for line in get(server, "/metrics")[1].splitlines():
+        if line.startswith((name + "{", name + " ")):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(f"no metric {name}")
+
+
+def open_stream(server, body):
+    """A raw connection whose streamed answer has begun."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("POST", CHAT, json.dumps({**body, "stream": True}))
+    answer = connection.getresponse()
+    assert answer.status == 200
+    return connection, answer
+
+
+def test_probes_and_version(server):
+    for path in ("/health", "/health/live", "/health/ready", "/version"):
+        assert get(server, path)[0] == 200
+    assert get(server, "/nowhere")[0] == 404
+    assert get(server, CHAT)[0] == 405
+
+
+def test_metrics_count(server, client):
+    before = {
+        name: metric(server, name)
+        for name in (
+            "vllm:generation_tokens_total",
+            "vllm:time_to_first_token_seconds_count",
+            "vllm:e2e_request_latency_seconds_count",
+        )
+    }
+    client.chat.completions.create(
+        model="demo", messages=LONG["messages"], max_tokens=7, extra_body={"ignore_eos": True}
+    )
+    wait_until(
+        lambda: metric(server, "vllm:e2e_request_latency_seconds_count")
+        == before["vllm:e2e_request_latency_seconds_count"] + 1
+    )
+    assert metric(server, "vllm:generation_tokens_total") == before["vllm:generation_tokens_total"] + 7
+    assert (
+        metric(server, "vllm:time_to_first_token_seconds_count")
+        == before["vllm:time_to_first_token_seconds_count"] + 1
+    )
+    wait_until(lambda: metric(server, "vllm:num_requests_running") == 0)
+    assert metric(server, "vllm:num_requests_waiting") == 0
+    assert metric(server, "vllm:kv_cache_usage_perc") == 0
+
+
+def test_tokenize_round_trip(server):
+    for text in ("Hello, world!", "naïve café 😀 漢字", " two  spaces\n\n\ttab"):
+        request = urllib.request.Request(
+            server.url + "/tokenize",
+            data=json.dumps({"prompt": text, "add_special_tokens": False}).encode(),
+        )
+        tokens = json.load(urllib.request.urlopen(request))
+        assert tokens["count"] == len(tokens["tokens"])
+        request = urllib.request.Request(
+            server.url + "/detokenize", data=json.dumps({"tokens": tokens["tokens"]}).encode()
+        )
+        assert json.load(urllib.request.urlopen(request))["prompt"] == text
+
+
+def test_closed_connection_frees_everything(server):
+    for stream in (True, False):
+        aborted = 'vllm:request_success_total{engine="0",finished_reason="abort",model_name="demo"}'
+        before = _exact(server, aborted)
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            body = json.dumps({**LONG, "stream": stream, "n": 8}).encode()
+            raw.sendall(
+                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
+                % (CHAT.encode(), len(body), body)
+            )
+            wait_until(lambda: metric(server, "vllm:num_requests_running") > 0)
+        wait_until(lambda: metric(server, "vllm:num_requests_running") == 0)
+        wait_until(lambda: _exact(server, aborted) == before + 1)
+        assert metric(server, "vllm:kv_cache_usage_perc") == 0
+
+
+def _exact(server, series):
+    for line in get(server, "/metrics")[1].splitlines():
+        if line.startswith(series):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(series)
+
+
+def test_many_clients_get_what_one_gets(server, client):
+    """Greedy answers under load equal those given alone."""
+    questions = [f"What is {a} + {b}?" for a in range(2, 8) for b in range(3, 7)]
+
+    def ask(question):
+        return (
+            client.chat.completions.create(
+                model="demo",
+                messages=[{"role": "user", "content": question}],
+                temperature=0,
+                max_tokens=40,
+            )
+            .choices[0]
+            .message.content
+        )
+
+    alone = [ask(q) for q in questions]
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        together = list(pool.map(ask, questions))
+    assert together == alone
+
+
+def test_bad_json_and_odd_bodies(server):
+    for body in (b"", b"{", b"[]", b"\xff", b"null", b'{"messages": 1}'):
+        request = urllib.request.Request(server.url + CHAT, data=body)
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(request)
+        assert error.value.code == 400
+        assert "message" in json.load(error.value)["error"]
+
+
+def test_model_may_be_left_out_and_the_short_path_works(server):
+    request = urllib.request.Request(
+        server.url + "/completions", data=json.dumps({"prompt": "Hello", "max_tokens": 3}).encode()
+    )
+    answer = json.load(urllib.request.urlopen(request))
+    assert answer["model"] == "demo" and answer["choices"][0]["text"] is not None
+
+
+def test_unknown_fields_are_named_in_a_header(server):
+    request = urllib.request.Request(
+        server.url + "/v1/completions",
+        data=json.dumps({"prompt": "Hello", "max_tokens": 1, "temprature": 1}).encode(),
+        headers={"X-Request-Id": "my-id-7"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert answer.headers["X-Quire-Ignored-Fields"] == "temprature"
+        assert answer.headers["X-Request-Id"] == "my-id-7"
+
+
+def test_api_key():
+    server = Server("--api-key", "one", "--api-key", "two", "--served-model-name", "m")
+    try:
+        for key in ("one", "two"):
+            assert server.client(key).models.list().data[0].id == "m"
+        for key in ("three", "on", "onee"):
+            with pytest.raises(openai.AuthenticationError):
+                server.client(key).models.list()
+        assert get(server, "/v1/models")[0] == 401
+        assert get(server, "/tokenize")[0] in (401, 405)
+        assert get(server, "/health")[0] == 200
+        assert get(server, "/metrics")[0] == 200
+    finally:
+        assert server.stop() == 0
+
+
+def test_sigterm_lets_running_requests_finish():
+    server = Server()
+    connection, answer = open_stream(server, {**LONG, "max_tokens": 1500})
+    first = answer.fp.readline()
+    assert first
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: get(server, "/health/ready")[0] == 503)
+    assert get(server, "/health/live")[0] == 200
+    request = urllib.request.Request(server.url + CHAT, data=json.dumps(LONG).encode())
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 503 and error.value.headers["Retry-After"]
+    rest = answer.read().decode()
+    assert rest.rstrip().endswith("data: [DONE]")
+    assert '"finish_reason":"length"' in rest
+    connection.close()
+    assert server.process.wait(timeout=30) == 0
+    server.process.communicate()
+
+
+def test_second_sigterm_ends_streams_with_an_error():
+    server = Server("--max-model-len", "2048")
+    connection, answer = open_stream(server, {**LONG, "n": 32})
+    answer.fp.readline()
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: get(server, "/health/ready")[0] == 503)
+    server.process.send_signal(signal.SIGTERM)
+    rest = answer.read().decode()
+    assert '"error"' in rest and rest.rstrip().endswith("data: [DONE]")
+    connection.close()
+    assert server.process.wait(timeout=30) == 75
+    server.process.communicate()
+
+
+def run(*args, **kwargs):
+    return subprocess.run(
+        [str(BINARY), *args], capture_output=True, text=True, timeout=120, **kwargs
+    )
+
+
+def test_generate_command():
+    plain = run("generate", "--chat", "--prompt", "What is 7 + 5?", "--temperature", "0")
+    assert plain.returncode == 0 and "12" in plain.stdout
+    result = run(
+        "generate", "--chat", "--prompt", "What is 7 + 5?", "--temperature", "0",
+        "--json", "--logprobs", "2",
+    )
+    answer = json.loads(result.stdout)
+    assert answer["text"] == plain.stdout.rstrip("\n")
+    assert answer["finish_reason"] == "stop"
+    assert len(answer["token_ids"]) == len(answer["logprobs"]) == len(answer["top_logprobs"])
+    assert all(len(top) == 2 for top in answer["top_logprobs"])
+    assert answer["prompt_token_ids"]
+
+
+def test_chat_command_against_a_server_and_in_process(server):
+    for arguments in (["--url", server.url], []):
+        result = run(
+            "chat", "--temperature", "0", *arguments, input="What is 7 + 5?\nWhat is 2 + 2?\n"
+        )
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.splitlines()
+        assert len(lines) == 2 and "12" in lines[0] and "4" in lines[1]
+
+
+def test_drain_command(server):
+    wait_until(lambda: metric(server, "vllm:num_requests_running") == 0)
+    assert run("drain", "--url", server.url, "--timeout", "10").returncode == 0
+    assert run("drain", "--url", "http://127.0.0.1:1", "--timeout", "1").returncode == 69
+    connection, answer = open_stream(server, LONG)
+    answer.fp.readline()
+    assert run("drain", "--url", server.url, "--timeout", "0").returncode == 75
+    connection.close()
+
+
+def test_version_and_usage_errors():
+    version = run("--version")
+    assert version.returncode == 0 and "llama" in version.stdout and "cpu" in version.stdout
+    for arguments in ([], ["fly"], ["serve", "--nope"], ["serve", "--port", "x"]):
+        assert run(*arguments).returncode == 64
+
+
+def test_model_faults_exit_65(tmp_path, server):
+    def fault(change):
+        import pathlib
+        import shutil
+
+        source = next(
+            line.split(None, 1)[1] for line in server.banner.splitlines() if line.strip().startswith("model ")
+        )
+        target = tmp_path / "model"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        target.chmod(0o755)
+        for path in target.iterdir():
+            path.chmod(0o644)
+        change(pathlib.Path(target))
+        return run("serve", str(target), "--port", "0")
+
+    def truncate(model):
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+
+    def unknown_type(model):
+        config = json.loads((model / "config.json").read_text())
+        config["model_type"] = "wizard"
+        (model / "config.json").write_text(json.dumps(config))
+
+    def broken_tokenizer(model):
+        (model / "tokenizer.json").write_text("{")
+
+    def broken_template(model):
+        config = json.loads((model / "tokenizer_config.json").read_text())
+        config["chat_template"] = "{% for %}"
+        (model / "tokenizer_config.json").write_text(json.dumps(config))
+        (model / "chat_template.jinja").unlink(missing_ok=True)
+
+    for change, words in (
+        (truncate, ["model.safetensors"]),
+        (unknown_type, ["config.json", "wizard"]),
+        (broken_tokenizer, ["tokenizer.json"]),
+        (broken_template, ["template"]),
+    ):
+        result = fault(change)
+        assert result.returncode == 65, (change, result.stderr)
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        for word in words:
+            assert word in result.stderr
+    assert run("serve", str(tmp_path / "missing"), "--port", "0").returncode == 65
+
+
+def test_port_in_use_exits_69(server):
+    result = run("serve", "--port", str(server.port))
+    assert result.returncode == 69 and str(server.port) in result.stderr

@@ -1,0 +1,249 @@
+// Every supported family against transformers (tools/goldens):
+// log-probabilities of whole distributions and greedy continuations, in f32.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/model_harness.h"
+
+namespace quire {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr double kMaxLogprobError = 1e-4;
+constexpr char kGoldens[] = "tests/testdata/goldens";
+
+json ReadJson(const fs::path& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return json::parse(text.str());
+}
+
+// The largest error over the recorded positions of all cases; the prompt is
+// prefilled in pieces that end at those positions.
+absl::StatusOr<double> MaxLogprobError(ModelHarness* harness,
+                                       const json& golden) {
+  double max_error = 0;
+  int slot = 0;
+  for (const json& golden_case : golden["cases"]) {
+    TestSequence sequence = harness->MakeSequence(slot++, golden_case["prompt"],
+                                                  harness->vocab_size());
+    for (const json& entry : golden_case["logprobs"]) {
+      const int end = entry["position"].get<int>() + 1;
+      QUIRE_RETURN_IF_ERROR(harness->Step(
+          {{&sequence, end - sequence.num_computed_tokens, true}}));
+      const std::vector<float> expected = entry["values"];
+      const std::vector<float> found = LogprobsById(sequence.outputs.back());
+      if (found.size() != expected.size()) {
+        return absl::InternalError("another vocabulary");
+      }
+      for (size_t id = 0; id < found.size(); ++id) {
+        const double error = std::abs(double{found[id]} - expected[id]);
+        // Written so that NaN counts.
+        if (!(error <= max_error)) max_error = error;
+      }
+    }
+  }
+  return max_error;
+}
+
+class GoldenTest : public testing::TestWithParam<const char*> {
+ protected:
+  std::string directory_ = absl::StrCat(kGoldens, "/", GetParam());
+  json golden_ = ReadJson(directory_ + "/golden.json");
+};
+
+TEST_P(GoldenTest, LogprobsInChunks) {
+  const auto harness = ModelHarness::Create(directory_, {});
+  ASSERT_TRUE(harness.ok()) << harness.status();
+  const absl::StatusOr<double> error = MaxLogprobError(harness->get(), golden_);
+  ASSERT_TRUE(error.ok()) << error.status();
+  EXPECT_LE(*error, kMaxLogprobError);
+  RecordProperty("max_logprob_error", absl::StrCat(*error));
+}
+
+// The last position of a prompt that is prefilled in one piece, and what
+// follows it; then the same in small chunks.
+TEST_P(GoldenTest, GreedyContinuations) {
+  auto harness = ModelHarness::Create(directory_, {});
+  ASSERT_TRUE(harness.ok()) << harness.status();
+  int slot = 0;
+  for (const json& golden_case : golden_["cases"]) {
+    const std::vector<int32_t> prompt = golden_case["prompt"];
+    const std::vector<int32_t> expected = golden_case["greedy"];
+    ASSERT_EQ(expected.size(), 64u);
+    for (const int chunk : {1 << 20, 7}) {
+      TestSequence sequence =
+          (*harness)->MakeSequence(slot++, prompt, (*harness)->vocab_size());
+      const absl::Status status =
+          (*harness)->Generate(sequence, chunk, expected.size());
+      ASSERT_TRUE(status.ok()) << status;
+      EXPECT_EQ(std::vector<int32_t>(sequence.tokens.begin() + prompt.size(),
+                                     sequence.tokens.end()),
+                expected)
+          << "chunk " << chunk << ", prompt of " << prompt.size();
+      const json& last = golden_case["logprobs"].back();
+      ASSERT_EQ(last["position"].get<size_t>(), prompt.size() - 1);
+      const std::vector<float> logprobs = last["values"];
+      EXPECT_THAT(
+          LogprobsById(sequence.outputs[0]),
+          testing::Pointwise(testing::FloatNear(kMaxLogprobError), logprobs));
+    }
+  }
+}
+
+constexpr const char* kFamilies[] = {
+    "llama",        "llama_bias", "llama_linear",
+    "llama_llama3", "llama_yarn", "llama_yarn_mscale",
+    "mistral",      "qwen2",      "qwen2_window",
+    "qwen3",
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, GoldenTest, testing::ValuesIn(kFamilies),
+                         [](const auto& info) {
+                           return std::string(info.param);
+                         });
+
+// A change of config.json that the goldens must notice.
+struct Perturbation {
+  const char* family;
+  const char* pointer;  // JSON pointer into config.json.
+  const char* value;    // JSON; "" removes the field.
+};
+
+std::ostream& operator<<(std::ostream& out, const Perturbation& p) {
+  return out << p.family << " " << p.pointer << " = " << p.value;
+}
+
+class PerturbationTest : public testing::TestWithParam<Perturbation> {};
+
+TEST_P(PerturbationTest, IsNoticed) {
+  const Perturbation& change = GetParam();
+  const fs::path source = fs::path(kGoldens) / change.family;
+  const fs::path copy =
+      fs::path(testing::TempDir()) /
+      absl::StrCat("golden_", testing::UnitTest::GetInstance()->random_seed(),
+                   "_", ::getpid());
+  fs::remove_all(copy);
+  fs::create_directories(copy);
+  for (const auto& entry : fs::directory_iterator(source)) {
+    fs::create_symlink(fs::absolute(fs::canonical(entry.path())),
+                       copy / entry.path().filename());
+  }
+  json config = ReadJson(source / "config.json");
+  const json::json_pointer pointer{std::string(change.pointer)};
+  ASSERT_TRUE(config.contains(pointer)) << "the field is not in the golden";
+  if (*change.value == '\0') {
+    config[pointer.parent_pointer()].erase(pointer.back());
+  } else {
+    ASSERT_NE(config[pointer], json::parse(change.value));
+    config[pointer] = json::parse(change.value);
+  }
+  fs::remove(copy / "config.json");
+  std::ofstream(copy / "config.json") << config.dump();
+
+  // Either a refusal to load that names a file, or numbers that are clearly
+  // wrong.
+  const auto harness = ModelHarness::Create(copy.string(), {});
+  if (!harness.ok()) {
+    EXPECT_EQ(harness.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(harness.status().message()),
+                testing::HasSubstr(copy.string()));
+  } else {
+    const absl::StatusOr<double> error =
+        MaxLogprobError(harness->get(), ReadJson(source / "golden.json"));
+    ASSERT_TRUE(error.ok()) << error.status();
+    EXPECT_GT(*error, 10 * kMaxLogprobError);
+  }
+  fs::remove_all(copy);
+}
+
+constexpr Perturbation kPerturbations[] = {
+    {"llama", "/vocab_size", "319"},
+    {"llama", "/hidden_size", "256"},
+    {"llama", "/intermediate_size", "256"},
+    {"llama", "/num_hidden_layers", "2"},
+    {"llama", "/num_hidden_layers", "4"},
+    {"llama", "/num_attention_heads", "2"},
+    {"llama", "/num_key_value_heads", "4"},
+    {"llama", "/num_key_value_heads", ""},
+    {"llama", "/head_dim", "32"},
+    {"llama", "/head_dim", ""},
+    {"llama", "/hidden_act", "\"gelu\""},
+    {"llama", "/rms_norm_eps", "2e-3"},
+    {"llama", "/rms_norm_eps", ""},
+    {"llama", "/rope_theta", "11000.0"},
+    {"llama", "/tie_word_embeddings", "true"},
+    {"llama", "/model_type", "\"qwen2\""},
+    {"llama", "/model_type", "\"qwen3\""},
+    {"llama", "/architectures", "[\"LlamaForSequenceClassification\"]"},
+    {"llama_bias", "/attention_bias", "false"},
+    {"llama_bias", "/mlp_bias", "false"},
+    {"llama_bias", "/tie_word_embeddings", "false"},
+    {"llama_bias", "/rope_theta", ""},
+    {"llama_linear", "/rope_scaling/factor", "4.5"},
+    {"llama_linear", "/rope_scaling/type", "\"default\""},
+    {"llama_linear", "/rope_scaling", ""},
+    {"llama_llama3", "/rope_scaling/factor", "7.0"},
+    {"llama_llama3", "/rope_scaling/low_freq_factor", "1.5"},
+    {"llama_llama3", "/rope_scaling/high_freq_factor", "5.0"},
+    {"llama_llama3", "/rope_scaling/original_max_position_embeddings", "80"},
+    {"llama_llama3", "/rope_scaling/original_max_position_embeddings", ""},
+    {"llama_llama3", "/rope_scaling/rope_type", "\"linear\""},
+    {"llama_llama3", "/rope_scaling", ""},
+    {"llama_llama3", "/rope_theta", "12000.0"},
+    {"llama_yarn", "/rope_parameters/factor", "5.0"},
+    {"llama_yarn", "/rope_parameters/beta_fast", "1.0"},
+    {"llama_yarn", "/rope_parameters/beta_slow", "0.2"},
+    {"llama_yarn", "/rope_parameters/rope_theta", "12000.0"},
+    {"llama_yarn", "/rope_parameters/original_max_position_embeddings", "96"},
+    {"llama_yarn", "/rope_parameters/rope_type", "\"default\""},
+    {"llama_yarn", "/rope_parameters", ""},
+    {"llama_yarn_mscale", "/rope_parameters/mscale", "0.9"},
+    {"llama_yarn_mscale", "/rope_parameters/mscale_all_dim", "0.4"},
+    {"llama_yarn_mscale", "/rope_parameters/mscale_all_dim", ""},
+    {"llama_yarn_mscale", "/rope_parameters/truncate", "true"},
+    {"mistral", "/sliding_window", "25"},
+    {"mistral", "/sliding_window", "23"},
+    {"mistral", "/sliding_window", "null"},
+    {"mistral", "/sliding_window", ""},
+    {"mistral", "/num_attention_heads", "2"},
+    {"mistral", "/rope_theta", "20000.0"},
+    {"qwen2", "/use_sliding_window", "true"},
+    {"qwen2", "/rope_theta", "900000.0"},
+    {"qwen2", "/rms_norm_eps", "5e-4"},
+    {"qwen2", "/model_type", "\"llama\""},
+    {"qwen2_window", "/use_sliding_window", "false"},
+    {"qwen2_window", "/sliding_window", "21"},
+    {"qwen2_window", "/max_window_layers", "0"},
+    {"qwen2_window", "/max_window_layers", "2"},
+    {"qwen3", "/head_dim", "32"},
+    {"qwen3", "/head_dim", ""},
+    {"qwen3", "/attention_bias", "true"},
+    {"qwen3", "/rms_norm_eps", "2e-3"},
+    {"qwen3", "/rope_parameters/rope_theta", "90000.0"},
+    {"qwen3", "/model_type", "\"qwen2\""},
+};
+
+INSTANTIATE_TEST_SUITE_P(Fields, PerturbationTest,
+                         testing::ValuesIn(kPerturbations));
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,328 @@
+#include "tests/hash_model_runner.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
+
+namespace quire {
+namespace {
+
+uint64_t NamespaceOf(const SamplingParams& params) {
+  return params.logit_bias.empty()
+             ? 0
+             : static_cast<uint64_t>(params.logit_bias[0].second);
+}
+
+// Of the slot before the first one.
+constexpr uint64_t kNoPredecessor = 0x9E37;
+
+uint64_t SlotValue(uint64_t predecessor, int32_t token_id, int position,
+                   uint64_t namespace_no) {
+  return MixBits(MixBits(predecessor, static_cast<uint64_t>(token_id)),
+                 (namespace_no << 32) + static_cast<uint64_t>(position));
+}
+
+// Folds one more slot into the state that a token is drawn from.
+uint64_t Fold(uint64_t state, uint64_t slot_value) {
+  return (state ^ slot_value) * 0x9FB21C651E98DF25 + (state >> 29);
+}
+
+// The token that follows the slots folded into `state`.
+int32_t Draw(uint64_t state, const EngineOptions& engine_options,
+             const HashModelOptions& options, const SamplingParams& params,
+             uint64_t draw_key, int position, int num_generated_tokens,
+             absl::Span<const int32_t> banned_before_min) {
+  uint64_t bits = MixBits(state, position);
+  if (params.temperature > 0) bits = MixBits(bits, draw_key);
+  if (!params.allowed_token_ids.empty()) {
+    return params.allowed_token_ids[bits % params.allowed_token_ids.size()];
+  }
+  // A vocabulary of banned tokens only would never end; tests have none.
+  while (true) {
+    int32_t token = static_cast<int32_t>(bits % engine_options.vocab_size);
+    if (!engine_options.eos_token_ids.empty() &&
+        static_cast<int>((bits >> 40) % 1000) < options.eos_per_1000) {
+      token = engine_options.eos_token_ids[0];
+    }
+    if (num_generated_tokens >= params.min_tokens ||
+        std::find(banned_before_min.begin(), banned_before_min.end(), token) ==
+            banned_before_min.end()) {
+      return token;
+    }
+    bits = MixBits(bits, 1);
+  }
+}
+
+bool Contains(absl::Span<const int32_t> ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+std::vector<std::pair<int32_t, float>> HashNamespaceBias(int namespace_no) {
+  return {{0, static_cast<float>(namespace_no)}};
+}
+
+HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
+                            const HashModelOptions& options,
+                            const Request& request, uint64_t seed,
+                            int choice_idx, int max_num_tokens) {
+  const SamplingParams& params = request.sampling;
+  const uint64_t namespace_no = NamespaceOf(params);
+  const uint64_t draw_key = MixBits(params.seed.value_or(seed), choice_idx);
+  std::vector<int32_t> banned = params.stop_token_ids;
+  if (!params.ignore_eos) {
+    banned.insert(banned.end(), engine_options.eos_token_ids.begin(),
+                  engine_options.eos_token_ids.end());
+  }
+  uint64_t predecessor = kNoPredecessor;
+  uint64_t state = 0;
+  int position = 0;
+  for (int32_t token : request.prompt_token_ids) {
+    predecessor = SlotValue(predecessor, token, position++, namespace_no);
+    state = Fold(state, predecessor);
+  }
+  HashModelAnswer answer;
+  while (true) {
+    const int num_generated = static_cast<int>(answer.token_ids.size());
+    const int32_t token = Draw(state, engine_options, options, params, draw_key,
+                               position, num_generated, banned);
+    answer.token_ids.push_back(token);
+    if (num_generated >= params.min_tokens) {
+      answer.finish_reason = FinishReason::kStop;
+      if (!params.ignore_eos && Contains(engine_options.eos_token_ids, token)) {
+        return answer;
+      }
+      if (Contains(params.stop_token_ids, token)) {
+        answer.stop_token_id = token;
+        return answer;
+      }
+    }
+    if (num_generated + 1 == params.max_tokens ||
+        position + 1 == max_num_tokens) {
+      answer.finish_reason = FinishReason::kLength;
+      return answer;
+    }
+    predecessor = SlotValue(predecessor, token, position++, namespace_no);
+    state = Fold(state, predecessor);
+  }
+}
+
+HashModelRunner::HashModelRunner(const EngineOptions& engine_options,
+                                 const HashModelOptions& options)
+    : options_(engine_options),
+      model_options_(options),
+      kv_(static_cast<size_t>(engine_options.num_blocks) *
+          engine_options.block_size),
+      slots_(engine_options.max_num_seqs),
+      written_in_step_(engine_options.num_blocks, -1),
+      row_in_step_(engine_options.max_num_seqs, -1) {
+  for (uint64_t& value : kv_) value = MixBits(garbage_++, 0);
+}
+
+uint64_t* HashModelRunner::SlotAt(const Slot& slot, int position) {
+  const int32_t block_id = slot.block_table[position / options_.block_size];
+  return &kv_[static_cast<size_t>(block_id) * options_.block_size +
+              position % options_.block_size];
+}
+
+std::string HashModelRunner::ApplySlotChanges(const SchedulerOutput& output) {
+  for (const SlotStart& start : output.slot_starts) {
+    if (start.slot < 0 || start.slot >= options_.max_num_seqs) {
+      return absl::StrCat("start of slot ", start.slot);
+    }
+    Slot& slot = slots_[start.slot];
+    slot.is_started = true;
+    slot.params = start.params;
+    slot.draw_key = start.draw_key;
+    slot.banned_before_min = start.banned_before_min;
+    slot.num_prompt_tokens = start.num_prompt_tokens;
+    slot.num_computed_tokens = start.num_computed_tokens;
+    slot.last_token = -1;
+    slot.block_table.clear();
+    if (start.num_computed_tokens >= static_cast<int>(start.history.size())) {
+      return absl::StrCat("slot ", start.slot, " starts with nothing to do");
+    }
+  }
+  for (const BlockAppend& append : output.block_appends) {
+    Slot& slot = slots_[append.slot];
+    for (int32_t block_id : append.block_ids) {
+      if (block_id < 0 || block_id >= options_.num_blocks) {
+        return absl::StrCat("block ", block_id, " for slot ", append.slot);
+      }
+      slot.block_table.push_back(block_id);
+    }
+  }
+  for (const auto& [from, to] : output.block_copies) {
+    if (from == to) return absl::StrCat("copy of block ", from, " to itself");
+    const auto first = kv_.begin() + int64_t{from} * options_.block_size;
+    std::copy(first, first + options_.block_size,
+              kv_.begin() + int64_t{to} * options_.block_size);
+  }
+  return "";
+}
+
+std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
+                                      const ScheduledRow& row) {
+  const std::string where =
+      absl::StrCat("step ", output.step_id, ", slot ", row.slot, ": ");
+  if (row.slot < 0 || row.slot >= options_.max_num_seqs ||
+      !slots_[row.slot].is_started) {
+    return absl::StrCat(where, "not started");
+  }
+  Slot& slot = slots_[row.slot];
+  if (row_in_step_[row.slot] == output.step_id) {
+    return absl::StrCat(where, "two rows in a step");
+  }
+  row_in_step_[row.slot] = output.step_id;
+  if (row.num_tokens < 1) return absl::StrCat(where, "an empty row");
+  if (row.first_position != slot.num_computed_tokens) {
+    return absl::StrCat(where, "begins at ", row.first_position, " after ",
+                        slot.num_computed_tokens, " computed tokens");
+  }
+  const int end = row.first_position + row.num_tokens;
+  if (end > static_cast<int>(slot.block_table.size()) * options_.block_size) {
+    return absl::StrCat(where, "writes up to ", end, " with ",
+                        slot.block_table.size(), " blocks");
+  }
+  if (row.input_on_device) {
+    if (row.num_tokens != 1 || !row.needs_token || slot.last_token < 0) {
+      return absl::StrCat(where, "no token on the device to continue with");
+    }
+  } else {
+    if (row.first_token_idx < 0 ||
+        row.first_token_idx + row.num_tokens >
+            static_cast<int>(output.token_ids.size())) {
+      return absl::StrCat(where, "token ids out of range");
+    }
+    for (int i = 0; i < row.num_tokens; ++i) {
+      const int32_t token = output.token_ids[row.first_token_idx + i];
+      if (token < 0 || token >= options_.vocab_size) {
+        return absl::StrCat(where, "token ", token);
+      }
+    }
+  }
+  for (int i = row.first_position / options_.block_size;
+       i <= (end - 1) / options_.block_size; ++i) {
+    int64_t& written = written_in_step_[slot.block_table[i]];
+    if (written == output.step_id) {
+      return absl::StrCat(where, "block ", slot.block_table[i],
+                          " is written by two rows");
+    }
+    written = output.step_id;
+  }
+  return "";
+}
+
+void HashModelRunner::RunRow(const SchedulerOutput& output,
+                             const ScheduledRow& row, bool is_garbage,
+                             StepResult* result) {
+  Slot& slot = slots_[row.slot];
+  const bool non_finite =
+      row.needs_token && is_non_finite && is_non_finite(output, row);
+  num_non_finite_ += non_finite;
+  const uint64_t namespace_no = NamespaceOf(*slot.params);
+  for (int i = 0; i < row.num_tokens; ++i) {
+    const int position = row.first_position + i;
+    const int32_t token = row.input_on_device
+                              ? slot.last_token
+                              : output.token_ids[row.first_token_idx + i];
+    const uint64_t predecessor =
+        position == 0 ? kNoPredecessor : *SlotAt(slot, position - 1);
+    *SlotAt(slot, position) =
+        is_garbage || non_finite
+            ? MixBits(garbage_++, 1)
+            : SlotValue(predecessor, token, position, namespace_no);
+  }
+  const int end = row.first_position + row.num_tokens;
+  slot.num_computed_tokens = end;
+  if (!row.needs_token) return;
+  uint64_t state = 0;
+  for (int position = 0; position < end; ++position) {
+    state = Fold(state, *SlotAt(slot, position));
+  }
+  slot.last_token =
+      Draw(state, options_, model_options_, *slot.params, slot.draw_key, end,
+           end - slot.num_prompt_tokens, slot.banned_before_min);
+  SampledRow sampled;
+  sampled.slot = row.slot;
+  sampled.non_finite = non_finite;
+  if (!non_finite) {
+    TokenOutput token;
+    token.token_id = slot.last_token;
+    const int num_logprobs = slot.params->num_logprobs;
+    if (num_logprobs >= 0) {
+      token.logprob = -static_cast<float>(MixBits(state, 2) % 4096) / 256;
+      for (int i = 0; i < num_logprobs; ++i) {
+        token.top_logprobs.push_back(
+            {(slot.last_token + i) % options_.vocab_size,
+             token.logprob - static_cast<float>(i)});
+      }
+    }
+    sampled.tokens.push_back(std::move(token));
+  }
+  result->rows.push_back(std::move(sampled));
+}
+
+absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
+  absl::Status failure;
+  bool is_applied = false;
+  if (fail_submit) failure = fail_submit(output, &is_applied);
+  if (!failure.ok() && !is_applied) return failure;
+  if (static_cast<int>(submitted_.size()) >= options_.steps_in_flight) {
+    violation_ = "too many steps in flight";
+  }
+  if (output.empty() || output.step_id <= last_step_id_) {
+    violation_ = absl::StrCat("step ", output.step_id, " after ", last_step_id_,
+                              " with ", output.rows.size(), " rows");
+  }
+  last_step_id_ = output.step_id;
+  std::string violation = ApplySlotChanges(output);
+  int num_tokens = 0;
+  int64_t num_ids = 0;
+  for (const ScheduledRow& row : output.rows) {
+    if (violation.empty()) violation = CheckRow(output, row);
+    num_tokens += row.num_tokens;
+    if (!row.input_on_device) num_ids += row.num_tokens;
+  }
+  if (num_tokens > options_.max_num_batched_tokens) {
+    violation =
+        absl::StrCat("step ", output.step_id, " has ", num_tokens, " tokens");
+  }
+  if (num_ids != static_cast<int64_t>(output.token_ids.size())) {
+    violation = absl::StrCat("step ", output.step_id, " has ",
+                             output.token_ids.size(), " token ids");
+  }
+  if (!violation.empty()) {
+    if (violation_.empty()) violation_ = violation;
+    return absl::InternalError(violation);
+  }
+  const absl::Status collect_failure = failure.ok() && fail_collect
+                                           ? fail_collect(output.step_id)
+                                           : absl::OkStatus();
+  const bool is_garbage = !failure.ok() || !collect_failure.ok();
+  StepResult result;
+  result.step_id = output.step_id;
+  for (const ScheduledRow& row : output.rows) {
+    RunRow(output, row, is_garbage, &result);
+  }
+  if (!failure.ok()) return failure;
+  submitted_.push_back({collect_failure, std::move(result)});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> HashModelRunner::Collect() {
+  if (on_collect) on_collect();
+  if (submitted_.empty()) {
+    violation_ = "Collect without a step";
+    return absl::InternalError(violation_);
+  }
+  Submitted submitted = std::move(submitted_.front());
+  submitted_.pop_front();
+  if (!submitted.status.ok()) return submitted.status;
+  return std::move(submitted.result);
+}
+
+}  // namespace quire

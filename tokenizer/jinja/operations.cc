@@ -1,0 +1,92 @@
+#include "tokenizer/jinja/operations.h"
+
+#include <utility>
+#include <vector>
+
+namespace quire::jinja {
+
+bool CheckGrowth(Runtime& runtime, const Text& text, int64_t num_bytes) {
+  if (static_cast<int64_t>(text.size()) > runtime.limits().max_output_bytes) {
+    runtime.FailLimit("text is too long");
+    return false;
+  }
+  return runtime.ChargeBytes(num_bytes);
+}
+
+Text ReplaceText(Runtime& runtime, const Text& text, absl::string_view old_text,
+                 const Text& new_text, int64_t count) {
+  Text result;
+  if (!runtime.ChargeBytes(text.size())) return result;
+  const std::string& bytes = text.bytes();
+  size_t pos = 0;
+  for (int64_t replaced = 0; count < 0 || replaced < count; ++replaced) {
+    if (old_text.empty()) {
+      result.Append(new_text);
+      if (pos >= bytes.size()) return result;
+      int32_t c;
+      const size_t next = pos + DecodeUtf8(bytes, pos, &c);
+      result.AppendRange(text, pos, next);
+      pos = next;
+    } else {
+      const size_t found = bytes.find(old_text.data(), pos, old_text.size());
+      if (found == std::string::npos) break;
+      result.AppendRange(text, pos, found);
+      result.Append(new_text);
+      pos = found + old_text.size();
+    }
+    if (!CheckGrowth(runtime, result, new_text.size())) return Text();
+  }
+  result.AppendRange(text, pos, bytes.size());
+  return result;
+}
+
+Text CapitalizeText(const Text& text) {
+  if (text.empty()) return text;
+  int32_t c;
+  const size_t first = DecodeUtf8(text.bytes(), 0, &c);
+  Text result = ToUpper(text.Slice(0, first));
+  result.Append(ToLower(text.Slice(first, text.size())));
+  return result;
+}
+
+bool HasCase(absl::string_view text, bool is_upper) {
+  bool found = false;
+  int32_t c;
+  for (size_t pos = 0; pos < text.size();) {
+    pos += DecodeUtf8(text, pos, &c);
+    if (is_upper ? IsLower(c) : IsUpper(c)) return false;
+    found |= is_upper ? IsUpper(c) : IsLower(c);
+  }
+  return found;
+}
+
+Text PadText(Runtime& runtime, const Text& text, int64_t width,
+             const Text& fill, char align, bool is_center) {
+  const int64_t missing = width - CountCodePoints(text.bytes());
+  if (missing <= 0) return text;
+  if (missing > runtime.limits().max_output_bytes ||
+      !runtime.ChargeBytes(missing * static_cast<int64_t>(fill.size()))) {
+    runtime.FailLimit("padded text is too long");
+    return Text();
+  }
+  int64_t left = align == '>' ? missing : 0;
+  if (align == '^') {
+    left = missing / 2 + (is_center ? (missing & width & 1) : 0);
+  }
+  Text result;
+  for (int64_t i = 0; i < left; ++i) result.Append(fill);
+  result.Append(text);
+  for (int64_t i = left; i < missing; ++i) result.Append(fill);
+  return result;
+}
+
+Value DictItems(Runtime& runtime, const Value& dict) {
+  std::vector<Value> items;
+  for (const auto& [key, value] : dict.dict().items) {
+    if (!runtime.ok()) break;
+    items.push_back(runtime.List({key, value}, SequenceKind::kTuple));
+  }
+  return runtime.List(std::move(items), SequenceKind::kDictItems);
+}
+
+}  // namespace quire::jinja

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Makes the tiny checkpoints and golden vectors of tests/golden_logits_test.cc.
+
+    python3 -m venv .venv && .venv/bin/pip install -r tools/goldens/requirements.txt
+    .venv/bin/python tools/goldens/make_model_goldens.py
+
+Each family gets tests/testdata/goldens/<family>/ with config.json, safetensors
+and golden.json. Weights are random from a fixed seed, rounded to the dtype they
+are stored in, and scaled so that every part of the model moves the logits and
+the logits have a standard deviation of at least 1: a fault anywhere shows far
+above the tolerance. The oracle is transformers, loading the very files that
+quire loads, in float64; float32 must agree, and the greedy continuation must
+not hang on a near tie.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import shutil
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+NUM_GREEDY = 64
+MIN_LOGIT_STD = 1.0
+# Of the greedy choice over the runner-up, in nats; the engine's tolerance on a
+# log-probability is 1e-4.
+MIN_MARGIN = 2e-3
+MAX_F32_ERROR = 4e-5
+MIN_DISTINCT = 12
+DTYPES = {"float32": torch.float32, "float16": torch.float16,
+          "bfloat16": torch.bfloat16}
+
+
+def base_config(model_type, architecture, **changes):
+    config = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": 256,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-3,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "use_cache": True,
+    }
+    config.update(changes)
+    return {k: v for k, v in config.items() if v is not ...}
+
+
+def llama(**changes):
+    return base_config("llama", "LlamaForCausalLM", **changes)
+
+
+# Both spellings of RoPE occur: rope_theta with rope_scaling, rope_parameters.
+FAMILIES = {
+    "llama": dict(config=llama(
+        hidden_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=320, rope_theta=10000.0,
+        torch_dtype="float32")),
+    "llama_bias": dict(config=llama(
+        head_dim=..., num_attention_heads=1, attention_bias=True, mlp_bias=True,
+        tie_word_embeddings=True, rope_theta=5000.0)),
+    "llama_linear": dict(config=llama(
+        rope_theta=10000.0, rope_scaling={"type": "linear", "factor": 4.0})),
+    "llama_llama3": dict(config=llama(
+        rope_theta=10000.0,
+        rope_scaling={"rope_type": "llama3", "factor": 8.0,
+                      "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                      "original_max_position_embeddings": 64})),
+    "llama_yarn": dict(config=llama(
+        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0,
+                         "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5,
+                         "original_max_position_embeddings": 64})),
+    "llama_yarn_mscale": dict(config=llama(
+        rope_parameters={"rope_type": "yarn", "rope_theta": 20000.0,
+                         "factor": 8.0, "beta_fast": 4.0, "beta_slow": 0.5,
+                         "mscale": 0.8, "mscale_all_dim": 0.3,
+                         "truncate": False,
+                         "original_max_position_embeddings": 64})),
+    "mistral": dict(config=base_config(
+        "mistral", "MistralForCausalLM", sliding_window=24,
+        num_attention_heads=4, num_key_value_heads=2, rope_theta=10000.0)),
+    "qwen2": dict(config=base_config(
+        "qwen2", "Qwen2ForCausalLM", head_dim=..., num_attention_heads=2,
+        hidden_size=128, tie_word_embeddings=True, rope_theta=1000000.0,
+        use_sliding_window=False, sliding_window=32, max_window_layers=1)),
+    "qwen2_window": dict(shards=3, config=base_config(
+        "qwen2", "Qwen2ForCausalLM", num_hidden_layers=3,
+        rope_theta=10000.0, use_sliding_window=True, sliding_window=20,
+        max_window_layers=1, torch_dtype="float16")),
+    "qwen3": dict(shards=2, config=base_config(
+        "qwen3", "Qwen3ForCausalLM", num_attention_heads=4,
+        num_key_value_heads=2, attention_bias=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0})),
+}
+
+
+def make_weights(config, generator):
+    """Tensor name -> float32 tensor."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    vocab = config["vocab_size"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or hidden // heads
+    qkv_bias = config.get("attention_bias", False) or config["model_type"] == "qwen2"
+    weights = {}
+
+    def matrix(name, rows, cols, gain):
+        # Inputs have a root mean square near 1: outputs then have `gain`.
+        weights[name + ".weight"] = gain / math.sqrt(cols) * torch.randn(
+            rows, cols, generator=generator)
+
+    def bias(name, size):
+        weights[name + ".bias"] = 0.2 * torch.randn(size, generator=generator)
+
+    def norm(name, size):
+        weights[name + ".weight"] = 1 + 0.3 * torch.randn(
+            size, generator=generator)
+
+    # With a tied head this is the deviation of the logits too.
+    matrix("model.embed_tokens", vocab, hidden, 2.2)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}."
+        norm(layer + "input_layernorm", hidden)
+        # Scores then have a standard deviation near 1.4^2: attention that is
+        # neither uniform nor on one position.
+        for part, n in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+            name = f"{layer}self_attn.{part}_proj"
+            matrix(name, n * head_dim, hidden, 1.0 if part == "v" else 1.4)
+            if qkv_bias:
+                bias(name, n * head_dim)
+        matrix(layer + "self_attn.o_proj", hidden, heads * head_dim, 0.8)
+        if config.get("attention_bias"):
+            bias(layer + "self_attn.o_proj", hidden)
+        if config["model_type"] == "qwen3":
+            norm(layer + "self_attn.q_norm", head_dim)
+            norm(layer + "self_attn.k_norm", head_dim)
+        norm(layer + "post_attention_layernorm", hidden)
+        for part, rows, cols in (("gate", inner, hidden), ("up", inner, hidden),
+                                 ("down", hidden, inner)):
+            name = f"{layer}mlp.{part}_proj"
+            matrix(name, rows, cols, 1.2)
+            if config.get("mlp_bias"):
+                bias(name, rows)
+    norm("model.norm", hidden)
+    if not config["tie_word_embeddings"]:
+        matrix("lm_head", vocab, hidden, 2.2)
+    return weights
+
+
+def write_checkpoint(directory, family, generator):
+    config = family["config"]
+    dtype = DTYPES[config["torch_dtype"]]
+    weights = {name: tensor.to(dtype).contiguous()
+               for name, tensor in make_weights(config, generator).items()}
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    num_shards = family.get("shards", 1)
+    if num_shards == 1:
+        save_file(weights, directory / "model.safetensors", {"format": "pt"})
+        return
+    names = sorted(weights)
+    weight_map = {}
+    for shard in range(num_shards):
+        file = f"model-{shard + 1:05}-of-{num_shards:05}.safetensors"
+        part = {name: weights[name] for name in names[shard::num_shards]}
+        save_file(part, directory / file, {"format": "pt"})
+        weight_map.update({name: file for name in part})
+    total = sum(t.numel() * t.element_size() for t in weights.values())
+    index = {"metadata": {"total_size": total},
+             "weight_map": dict(sorted(weight_map.items()))}
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps(index, indent=1) + "\n")
+
+
+@torch.no_grad()
+def log_probs(model, ids):
+    logits = model(torch.tensor([ids])).logits[0]
+    return torch.log_softmax(logits.double(), dim=-1), logits.double()
+
+
+def make_cases(model, model_f32, vocab, generator):
+    cases = []
+    # Within a block of 16, across blocks, and beyond 64 positions and windows.
+    for length, positions in ((5, [0, 4]), (33, [15, 16, 32]),
+                              (91, [0, 23, 24, 63, 64, 90])):
+        prompt = torch.randint(3, vocab, (length,), generator=generator).tolist()
+        exact, logits = log_probs(model, prompt)
+        rounded, _ = log_probs(model_f32, prompt)
+        error = (exact - rounded).abs().max().item()
+        assert error <= MAX_F32_ERROR, f"float32 differs by {error}"
+        std = logits.std(dim=-1).min().item()
+        assert std >= MIN_LOGIT_STD, f"logits have a deviation of {std}"
+        ids, margin = list(prompt), math.inf
+        for _ in range(NUM_GREEDY):
+            top = log_probs(model, ids)[0][-1].topk(2)
+            margin = min(margin, (top.values[0] - top.values[1]).item())
+            ids.append(top.indices[0].item())
+        # A continuation that only repeats itself would test little.
+        if margin < MIN_MARGIN or len(set(ids[length:])) < MIN_DISTINCT:
+            return None
+        cases.append({
+            "prompt": prompt,
+            "greedy": ids[length:],
+            "logprobs": [{"position": p,
+                          "values": [round(x, 6) for x in exact[p].tolist()]}
+                         for p in positions],
+        })
+    return cases
+
+
+def make_family(root, name, family):
+    directory = root / name
+    for seed in range(100):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        generator = torch.Generator().manual_seed(1000 * seed + len(name))
+        write_checkpoint(directory, family, generator)
+        models = [AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, attn_implementation="eager").eval()
+            for dtype in (torch.float64, torch.float32)]
+        cases = make_cases(*models, family["config"]["vocab_size"], generator)
+        if cases is None:
+            continue
+        text = json.dumps({"seed": seed, "cases": cases}, separators=(",", ":"))
+        (directory / "golden.json").write_text(text + "\n")
+        size = sum(f.stat().st_size for f in directory.iterdir())
+        distinct = [len(set(case["greedy"])) for case in cases]
+        print(f"{name}: seed {seed}, {size / 1e3:.0f} kB, "
+              f"distinct greedy tokens {distinct}")
+        return
+    raise SystemExit(f"{name}: no seed gives a usable continuation")
+
+
+def main():
+    here = pathlib.Path(__file__).resolve().parents[2]
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path,
+                        default=here / "tests" / "testdata" / "goldens")
+    parser.add_argument("families", nargs="*", default=list(FAMILIES))
+    args = parser.parse_args()
+    transformers_logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    for name in args.families:
+        make_family(args.out, name, FAMILIES[name])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything and runs every test. Arguments go
+# to `bazel test`. Ends with one line of counts; exits non-zero on any failure.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+tools/setup.sh || exit
+
+failed=0
+# Reports of earlier runs must not be counted.
+rm -rf bazel-testlogs/*/
+bazel test --keep_going "$@" //... || failed=1
+read -r num_passed num_failed num_skipped < <(
+  bazel query --noshow_progress 'tests(//...)' 2>/dev/null |
+    python3 tools/count_test_cases.py
+)
+
+# The end-to-end tests use the official Python client, in an environment of
+# their own.
+venv=.venv/e2e
+if ! cmp -s tests/e2e/requirements.txt "$venv/requirements.txt"; then
+  rm -rf "$venv"
+  python3 -m venv "$venv" &&
+    "$venv/bin/pip" install -q -r tests/e2e/requirements.txt &&
+    cp tests/e2e/requirements.txt "$venv/requirements.txt" || failed=1
+fi
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+bazel build //cli:quire || failed=1
+"$venv/bin/python" -m pytest -q -rs -p no:cacheprovider tests/e2e | tee "$report"
+((PIPESTATUS[0] == 0)) || failed=1
+count() { tail -1 "$report" | grep -oE "[0-9]+ $1" | grep -oE '[0-9]+' || echo 0; }
+num_passed=$((num_passed + $(count passed)))
+num_failed=$((num_failed + $(count failed) + $(count error)))
+num_skipped=$((num_skipped + $(count skipped)))
+# Whatever else went wrong is a failure, too.
+((failed == 0 || num_failed > 0)) || num_failed=1
+((num_failed == 0)) || failed=1
+
+echo "$num_passed passed, $num_failed failed, $num_skipped skipped"
+exit "$failed"
