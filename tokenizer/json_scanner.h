@@ -26,6 +26,8 @@ class JsonScanner {
   bool Consume(char c);
   // The next character that is no space; 0 at the end.
   char Peek();
+  // True if only space is left.
+  bool AtEnd() { return Peek() == 0 && pos_ == text_.size(); }
   // A string without its quotes. Valid as long as the text and `arena`, which
   // keeps those that had to be unescaped.
   absl::Status ReadString(std::deque<std::string>* arena,

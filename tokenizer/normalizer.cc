@@ -94,7 +94,8 @@ absl::Status Normalizer::AddStep(const nlohmann::json& config,
   }
   QUIRE_ASSIGN_OR_RETURN(const JsonComponent component,
                          JsonComponent::Create(config, path));
-  QUIRE_ASSIGN_OR_RETURN(const std::string type, component.String("type"));
+  QUIRE_ASSIGN_OR_RETURN(const std::string type_name, component.String("type"));
+  const absl::string_view type = type_name;
   if (type == "Sequence") {
     QUIRE_RETURN_IF_ERROR(component.CheckFields({"normalizers"}));
     QUIRE_ASSIGN_OR_RETURN(const nlohmann::json* list,

@@ -134,7 +134,7 @@ absl::Status ReadDocument(absl::string_view text, Document* document) {
             ReadDom(&scanner, &document->fields[std::string(field)]);
         return status.ok() ? status : At(field, status);
       }));
-  if (scanner.Peek() != 0) return scanner.Error("text after the end");
+  if (!scanner.AtEnd()) return scanner.Error("text after the end");
   return absl::OkStatus();
 }
 

@@ -1,0 +1,215 @@
+#include "tokenizer/tokenizer_json.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "tokenizer/golden_strings.h"
+
+namespace quire {
+namespace {
+
+using nlohmann::json;
+
+json Valid() {
+  return json::parse(R"({
+    "version": "1.0", "truncation": null, "padding": null,
+    "added_tokens": [{"id": 4, "content": "<s>", "single_word": false,
+                      "lstrip": false, "rstrip": false, "normalized": false,
+                      "special": true}],
+    "normalizer": null,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": {"type": "TemplateProcessing",
+      "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                 {"Sequence": {"id": "A", "type_id": 0}}],
+      "pair": [],
+      "special_tokens": {"<s>": {"id": "<s>", "ids": [4],
+                                 "tokens": ["<s>"]}}},
+    "decoder": {"type": "Fuse"},
+    "model": {"type": "BPE", "dropout": null, "unk_token": null,
+              "vocab": {"a": 0, "b": 1, "ab": 2, "<0x41>": 3},
+              "merges": ["a b"]}})");
+}
+
+absl::StatusOr<std::unique_ptr<BpeTokenizer>> Parse(const std::string& text) {
+  return ParseTokenizerJson(text, TokenizerConfig());
+}
+
+TEST(TokenizerJson, ReadsAMinimalFile) {
+  for (const json& merges :
+       {json({"a b"}), json::array({json::array({"a", "b"})}),
+        json({"#version: 0.2", "a b"})}) {
+    json file = Valid();
+    file["model"]["merges"] = merges;
+    const auto tokenizer = Parse(file.dump());
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    const auto ids = (*tokenizer)->Encode("ab a<s>", {true, true});
+    ASSERT_TRUE(ids.ok());
+    EXPECT_EQ(*ids, std::vector<int32_t>({4, 2, 0, 4}));
+    EXPECT_EQ((*tokenizer)->Decode(*ids, true), "aba");
+    EXPECT_EQ((*tokenizer)->vocab_size(), 5);
+  }
+}
+
+TEST(TokenizerJson, EscapesInStringsAreRead) {
+  std::string text = Valid().dump();
+  const std::string from = "\"ab\":2";
+  text.replace(text.find(from), from.size(), "\"\\u0061\\u0062\":2");
+  const auto tokenizer = Parse(text);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->TokenToId("ab"), 2);
+}
+
+// Each breaks one thing; the message must name the field.
+TEST(TokenizerJson, ErrorsNameTheField) {
+  struct Case {
+    const char* pointer;
+    json value;
+    const char* named;
+  };
+  const Case cases[] = {
+      {"/version", "2.0", "version"},
+      {"/surprise", 1, "surprise"},
+      {"/model/type", "Unigram", "model.type"},
+      {"/model/type", "WordPiece", "\"WordPiece\""},
+      {"/model/dropout", 0.1, "model.dropout"},
+      {"/model/byte_fallback", "yes", "model.byte_fallback"},
+      {"/model/surprise", 1, "model.surprise"},
+      {"/model/vocab", json({{"a", 0}, {"b", 0}}), "model.vocab"},
+      {"/model/vocab", json({{"a", -1}}), "model.vocab"},
+      {"/model/vocab", json({{"a", 10'000'001}}), "model.vocab"},
+      {"/model/vocab", json({{"a", 1.5}}), "model.vocab"},
+      {"/model/merges", json({"a  b"}), "model.merges"},
+      {"/model/merges", json({"ab"}), "model.merges"},
+      {"/model/merges", json({{"a", "b", "a"}}), "model.merges"},
+      {"/model/merges", json({"a c"}), "model.merges[0]"},
+      {"/added_tokens/0/id", -1, "added_tokens[0].id"},
+      {"/added_tokens/0/id", 1e9, "added_tokens[0].id"},
+      {"/added_tokens/0/content", nullptr, "added_tokens[0].content"},
+      {"/added_tokens/0/surprise", 1, "added_tokens[0].surprise"},
+      {"/added_tokens", 7, "added_tokens"},
+      {"/normalizer", json({{"type", "BertNormalizer"}}), "normalizer.type"},
+      {"/normalizer", json::parse(R"({"type": "Sequence", "normalizers":
+          [{"type": "NFC"}, {"type": "NFC", "form": 1}]})"),
+       "normalizer.normalizers[1].form"},
+      {"/normalizer", json::parse(R"({"type": "Replace", "content": "",
+          "pattern": {"Regex": "("}})"),
+       "normalizer.pattern.Regex"},
+      {"/pre_tokenizer", json({{"type", "UnicodeScripts"}}),
+       "pre_tokenizer.type"},
+      {"/pre_tokenizer", json::parse(R"({"type": "Split", "invert": false,
+          "behavior": "Odd", "pattern": {"String": "a"}})"),
+       "pre_tokenizer.behavior"},
+      {"/pre_tokenizer", json::parse(R"({"type": "Metaspace",
+          "replacement": "__"})"),
+       "pre_tokenizer.replacement"},
+      {"/post_processor/special_tokens", json::object(),
+       "post_processor.special_tokens"},
+      {"/post_processor/single/1/Sequence/id", "B", "post_processor.single[1]"},
+      {"/post_processor/type", "Odd", "post_processor.type"},
+      {"/decoder/type", "CTC", "decoder.type"},
+      {"/decoder",
+       json({{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}}),
+       "decoder.start"},
+  };
+  for (const Case& broken : cases) {
+    json file = Valid();
+    file[json::json_pointer(broken.pointer)] = broken.value;
+    const auto tokenizer = Parse(file.dump());
+    ASSERT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument)
+        << broken.pointer << " = " << broken.value;
+    EXPECT_NE(tokenizer.status().message().find(broken.named),
+              absl::string_view::npos)
+        << tokenizer.status();
+  }
+}
+
+TEST(TokenizerJson, MissingFieldsAreNamed) {
+  for (const char* pointer :
+       {"/model", "/model/vocab", "/model/merges", "/pre_tokenizer/type",
+        "/post_processor/single", "/added_tokens/0/special"}) {
+    const json::json_pointer where(pointer);
+    json file = Valid();
+    file[where.parent_pointer()].erase(where.back());
+    const auto tokenizer = Parse(file.dump());
+    ASSERT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument)
+        << pointer;
+    EXPECT_NE(tokenizer.status().message().find(where.back()),
+              absl::string_view::npos)
+        << tokenizer.status();
+  }
+}
+
+TEST(TokenizerJson, RefusesWhatIsNoJson) {
+  const std::string valid = Valid().dump();
+  ASSERT_TRUE(Parse(valid).ok());
+  for (size_t size = 0; size < valid.size(); ++size) {
+    EXPECT_FALSE(Parse(valid.substr(0, size)).ok()) << size;
+  }
+  EXPECT_FALSE(Parse(valid + "x").ok());
+  EXPECT_FALSE(Parse(valid + std::string(1, '\0')).ok());
+  std::string not_utf8 = valid;
+  not_utf8.insert(valid.find("\"ab\"") + 1, "\xFF");
+  EXPECT_NE(Parse(not_utf8).status().message().find("UTF-8"),
+            absl::string_view::npos);
+}
+
+TEST(TokenizerJson, NestingHasALimit) {
+  json deep = {{"type", "NFC"}};
+  for (int i = 0; i < 20; ++i) {
+    deep = {{"type", "Sequence"}, {"normalizers", json::array({deep})}};
+  }
+  json file = Valid();
+  file["normalizer"] = deep;
+  EXPECT_EQ(Parse(file.dump()).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  for (const char* open : {"[", "{\"a\":"}) {
+    std::string text = "{\"padding\":";
+    for (int i = 0; i < 100000; ++i) text += open;
+    EXPECT_EQ(Parse(text).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(TokenizerJson, RepeatedFieldsAreErrors) {
+  std::string text = Valid().dump();
+  text.insert(1, "\"model\":{},");
+  EXPECT_FALSE(Parse(text).ok());
+  text = Valid().dump();
+  const std::string from = "\"a\":0";
+  text.replace(text.find(from), from.size(), "\"a\":0,\"a\":9");
+  EXPECT_NE(Parse(text).status().message().find("model.vocab"),
+            absl::string_view::npos);
+}
+
+TEST(TokenizerJson, BosAndEosOfTheConfigurationReplaceThePostProcessor) {
+  TokenizerConfig config;
+  config.special_tokens = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+  config.add_bos_token = false;
+  config.add_eos_token = true;
+  const auto tokenizer = ParseTokenizerJson(Valid().dump(), config);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->bos_token_id(), 4);
+  EXPECT_EQ((*tokenizer)->eos_token_id(), 5);
+  EXPECT_TRUE((*tokenizer)->IsSpecial(5));
+  EXPECT_EQ(*(*tokenizer)->Encode("ab", {}), std::vector<int32_t>({2, 5}));
+}
+
+// A normalized token is sought in the normalized text, in segments that may
+// hold it only.
+TEST(TokenizerJson, NormalizedTokensAreFoundInTheirSegmentsOnly) {
+  json file = Valid();
+  file["normalizer"] = {{"type", "Lowercase"}};
+  file["added_tokens"][0]["normalized"] = true;
+  file["added_tokens"][0]["content"] = "<S>";
+  const auto tokenizer = Parse(file.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const EncodeSegment segments[] = {
+      {"<s>a", false}, {"<S>A", true}, {"<", true}, {"s>", true}};
+  const auto ids = (*tokenizer)->EncodeSegments(segments, false);
+  ASSERT_TRUE(ids.ok());
+  EXPECT_EQ(*ids, std::vector<int32_t>({0, 4, 0}));
+}
+
+}  // namespace
+}  // namespace quire
