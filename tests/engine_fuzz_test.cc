@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
 #include "engine/base/random.h"
@@ -28,7 +29,7 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kDefaultNumSteps = 200'000;
+constexpr int64_t kDefaultNumSteps = 1'000'000;
 constexpr uint64_t kFirstSeed = 1;
 
 // How often the histories reached what they are meant to reach; the test fails
@@ -46,6 +47,7 @@ struct Coverage {
   int64_t num_mixed_steps = 0;  // Prefill chunks beside decodes.
   int64_t num_failed_steps = 0;
   int64_t num_non_finite = 0;
+  int64_t num_contaminated = 0;  // By a NaN of another request.
   int64_t num_engine_deaths = 0;
   int64_t num_checked_alone = 0;
   int64_t num_finished_stop = 0;
@@ -78,8 +80,9 @@ class Simulation {
     std::optional<FinishReason> finish_reason;
     std::optional<int32_t> stop_token_id;
     bool was_aborted = false;
-    bool was_stopped = false;  // Aborted with reason_is_stop.
-    bool is_doomed = false;    // A step with one of its rows was made to fail.
+    bool was_stopped = false;    // Aborted with reason_is_stop.
+    bool is_doomed = false;      // A fault was injected that may end it.
+    int64_t admitted_step = -1;  // When it last got its blocks.
   };
   struct Tracked {
     Request request;
@@ -101,12 +104,14 @@ class Simulation {
   absl::Status TakeEvents(std::vector<OutputEvent> events);
   absl::Status TakeEvent(const OutputEvent& event);
   absl::Status CheckEnd(const Tracked& tracked, const Choice& choice,
-                        int choice_idx);
+                        int choice_idx, const absl::Status& error);
   absl::Status CheckAlone(const Tracked& tracked);
   absl::Status StepOnce();
   absl::Status CheckQuiescent();
   void ObservePlan(const SchedulerOutput& output);
   void Doom(uint64_t draw_key);
+  void NoteNonFinite(uint64_t draw_key, uint64_t source);
+  void NoteAdmissions();
   int64_t StepsNeededAlone(const Request& request) const;
   bool Chance(int per_1000) {
     return static_cast<int>(random_.Below(1000)) < per_1000;
@@ -129,6 +134,11 @@ class Simulation {
   std::map<uint64_t, std::pair<RequestId, int>> by_draw_key_;
   std::vector<uint64_t> key_of_slot_;
   std::vector<uint64_t> planned_keys_;  // Of the rows of the step just planned.
+  // NaNs, by the draw key of the row they began in: the step in which the first
+  // request failed of them; and the NaNs a request is to fail of.
+  std::map<uint64_t, int64_t> noticed_step_;
+  std::map<RequestId, std::set<uint64_t>> sources_of_;
+  std::string contamination_;
   RequestId next_id_ = 1;
   uint64_t num_added_ = 0;
   int64_t step_ = 0;
@@ -317,12 +327,41 @@ void Simulation::SetFaults() {
     for (uint64_t key : planned_keys_) Doom(key);
     return absl::InternalError("injected: collect");
   };
-  runner_->is_non_finite = [this](const SchedulerOutput& output,
-                                  const ScheduledRow& row) {
-    if (!Chance(non_finite_per_1000_)) return false;
-    Doom(key_of_slot_[row.slot]);
-    return true;
+  runner_->poison_from = [this](const SchedulerOutput& output,
+                                const ScheduledRow& row) {
+    if (!Chance(non_finite_per_1000_)) return -1;
+    return static_cast<int>(random_.Below(row.num_tokens));
   };
+  runner_->on_non_finite = [this](uint64_t draw_key, uint64_t source) {
+    ++coverage_->num_non_finite;
+    NoteNonFinite(draw_key, source);
+  };
+}
+
+void Simulation::NoteNonFinite(uint64_t draw_key, uint64_t source) {
+  const auto it = by_draw_key_.find(draw_key);
+  Tracked& tracked = tracked_.at(it->second.first);
+  Choice& choice = tracked.choices[it->second.second];
+  choice.is_doomed = true;
+  if (by_draw_key_.at(source).first != it->second.first) {
+    // It came through the prefix cache. That cannot be helped if the blocks
+    // were taken before anybody noticed, and must not happen after.
+    ++coverage_->num_contaminated;
+    // A choice that began late may have taken over an earlier one's prompt.
+    int64_t admitted_step = step_;
+    for (const Choice& each : tracked.choices) {
+      if (each.admitted_step >= 0) {
+        admitted_step = std::min(admitted_step, each.admitted_step);
+      }
+    }
+    const auto noticed = noticed_step_.find(source);
+    if (noticed != noticed_step_.end() && admitted_step > noticed->second) {
+      contamination_ = absl::StrCat(
+          "request ", it->second.first, " got its blocks in step ",
+          admitted_step, ", not finite since step ", noticed->second);
+    }
+  }
+  sources_of_[it->second.first].insert(source);
 }
 
 absl::Status Simulation::Submit() {
@@ -477,7 +516,8 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
     if ((*event.finish_reason == FinishReason::kError) == event.error.ok()) {
       return absl::InternalError("error and reason disagree");
     }
-    QUIRE_RETURN_IF_ERROR(CheckEnd(tracked, choice, event.choice_idx));
+    QUIRE_RETURN_IF_ERROR(
+        CheckEnd(tracked, choice, event.choice_idx, event.error));
   }
   const bool all_ended =
       std::all_of(tracked.choices.begin(), tracked.choices.end(),
@@ -495,7 +535,7 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
 }
 
 absl::Status Simulation::CheckEnd(const Tracked& tracked, const Choice& choice,
-                                  int choice_idx) {
+                                  int choice_idx, const absl::Status& error) {
   const HashModelAnswer answer =
       AnswerAlone(options_, model_options_, tracked.request,
                   tracked.engine_seed, choice_idx, MaxNumTokens());
@@ -518,6 +558,13 @@ absl::Status Simulation::CheckEnd(const Tracked& tracked, const Choice& choice,
       return absl::OkStatus();
     case FinishReason::kError: {
       ++coverage_->num_finished_error;
+      // With several NaNs, or another fault before the NaN was reported, it is
+      // not said which one was noticed.
+      const auto sources = sources_of_.find(tracked.request.id);
+      if (sources != sources_of_.end() && sources->second.size() == 1 &&
+          absl::StrContains(error.message(), "not finite")) {
+        noticed_step_.try_emplace(*sources->second.begin(), step_);
+      }
       const bool is_doomed =
           std::any_of(tracked.choices.begin(), tracked.choices.end(),
                       [](const Choice& c) { return c.is_doomed; });
@@ -582,6 +629,21 @@ absl::Status Simulation::CheckAlone(const Tracked& tracked) {
   return absl::OkStatus();
 }
 
+void Simulation::NoteAdmissions() {
+  for (RequestId id : live_) {
+    Tracked& tracked = tracked_.at(id);
+    for (int i = 0; i < tracked.request.n; ++i) {
+      const Sequence* sequence = engine_->scheduler().FindSequence(id, i);
+      int64_t& admitted_step = tracked.choices[i].admitted_step;
+      if (sequence == nullptr || !sequence->has_holdings()) {
+        admitted_step = -1;
+      } else if (admitted_step < 0) {
+        admitted_step = step_;
+      }
+    }
+  }
+}
+
 absl::Status Simulation::StepOnce() {
   ++step_;
   ++coverage_->num_steps;
@@ -592,7 +654,16 @@ absl::Status Simulation::StepOnce() {
   if (!runner_->violation().empty()) {
     return absl::InternalError(runner_->violation());
   }
+  if (!contamination_.empty()) return absl::InternalError(contamination_);
+  NoteAdmissions();
   QUIRE_RETURN_IF_ERROR(engine_->CheckIntegrity());
+  for (int32_t block_id : runner_->BlocksInFlight()) {
+    if (engine_->Health().ok() && !engine_->cache().IsReferenced(block_id)) {
+      return absl::InternalError(
+          absl::StrCat("I5: block ", block_id,
+                       " is named by a step in flight and not held"));
+    }
+  }
   for (RequestId id : live_) {
     if (step_ > tracked_.at(id).last_step) {
       return absl::InternalError(
@@ -653,7 +724,6 @@ absl::Status Simulation::Run() {
     QUIRE_RETURN_IF_ERROR(Submit());
   }
   coverage_->num_preemptions += engine_->Stats().num_preemptions;
-  coverage_->num_non_finite += runner_->num_non_finite();
   return CheckQuiescent();
 }
 
@@ -677,11 +747,12 @@ void Print(const Coverage& c) {
       (long long)c.num_aborted_decode, (long long)c.num_aborted_preempted,
       (long long)c.num_aborted_in_flight, (long long)c.num_aborted_choices);
   std::printf(
-      "failed steps %lld, non-finite rows %lld, engine deaths %lld; checked in "
+      "failed steps %lld, non-finite rows %lld (%lld of another request), "
+      "engine deaths %lld; checked in "
       "a fresh engine %lld; largest share of the liveness bound %.2f\n",
       (long long)c.num_failed_steps, (long long)c.num_non_finite,
-      (long long)c.num_engine_deaths, (long long)c.num_checked_alone,
-      c.max_bound_share);
+      (long long)c.num_contaminated, (long long)c.num_engine_deaths,
+      (long long)c.num_checked_alone, c.max_bound_share);
 }
 
 TEST(EngineFuzzTest, RandomHistoriesAnswerAsIfAlone) {

@@ -18,8 +18,16 @@ uint64_t NamespaceOf(const SamplingParams& params) {
 // Of the slot before the first one.
 constexpr uint64_t kNoPredecessor = 0x9E37;
 
+// A NaN that remembers where it came from: 48 bits that no hash hits by chance,
+// then the number of its source.
+constexpr uint64_t kNanTag = 0x7FF8'BAD0'5EED;
+constexpr int kNanShift = 16;
+bool IsNan(uint64_t value) { return value >> kNanShift == kNanTag; }
+
+// NaN if the predecessor is.
 uint64_t SlotValue(uint64_t predecessor, int32_t token_id, int position,
                    uint64_t namespace_no) {
+  if (IsNan(predecessor)) return predecessor;
   return MixBits(MixBits(predecessor, static_cast<uint64_t>(token_id)),
                  (namespace_no << 32) + static_cast<uint64_t>(position));
 }
@@ -220,9 +228,7 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
                              const ScheduledRow& row, bool is_garbage,
                              StepResult* result) {
   Slot& slot = slots_[row.slot];
-  const bool non_finite =
-      row.needs_token && is_non_finite && is_non_finite(output, row);
-  num_non_finite_ += non_finite;
+  const int poison_idx = poison_from ? poison_from(output, row) : -1;
   const uint64_t namespace_no = NamespaceOf(*slot.params);
   for (int i = 0; i < row.num_tokens; ++i) {
     const int position = row.first_position + i;
@@ -231,17 +237,28 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
                               : output.token_ids[row.first_token_idx + i];
     const uint64_t predecessor =
         position == 0 ? kNoPredecessor : *SlotAt(slot, position - 1);
-    *SlotAt(slot, position) =
-        is_garbage || non_finite
-            ? MixBits(garbage_++, 1)
-            : SlotValue(predecessor, token, position, namespace_no);
+    uint64_t value = SlotValue(predecessor, token, position, namespace_no);
+    if (is_garbage) value = MixBits(garbage_++, 1);
+    if (i == poison_idx) {
+      value = (kNanTag << kNanShift) | (nan_sources_.size() & 0xFFFF);
+      nan_sources_.push_back(slot.draw_key);
+    }
+    *SlotAt(slot, position) = value;
   }
   const int end = row.first_position + row.num_tokens;
   slot.num_computed_tokens = end;
   if (!row.needs_token) return;
   uint64_t state = 0;
+  bool non_finite = false;
   for (int position = 0; position < end; ++position) {
-    state = Fold(state, *SlotAt(slot, position));
+    const uint64_t value = *SlotAt(slot, position);
+    if (IsNan(value) && !non_finite) {
+      non_finite = true;
+      if (on_non_finite) {
+        on_non_finite(slot.draw_key, nan_sources_[value & 0xFFFF]);
+      }
+    }
+    state = Fold(state, value);
   }
   slot.last_token =
       Draw(state, options_, model_options_, *slot.params, slot.draw_key, end,
@@ -309,7 +326,17 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
     RunRow(output, row, is_garbage, &result);
   }
   if (!failure.ok()) return failure;
-  submitted_.push_back({collect_failure, std::move(result)});
+  Submitted submitted{collect_failure, std::move(result), {}};
+  for (const ScheduledRow& row : output.rows) {
+    const std::vector<int32_t>& table = slots_[row.slot].block_table;
+    submitted.block_ids.insert(submitted.block_ids.end(), table.begin(),
+                               table.end());
+  }
+  for (const auto& [from, to] : output.block_copies) {
+    submitted.block_ids.push_back(from);
+    submitted.block_ids.push_back(to);
+  }
+  submitted_.push_back(std::move(submitted));
   return absl::OkStatus();
 }
 
@@ -323,6 +350,15 @@ absl::StatusOr<StepResult> HashModelRunner::Collect() {
   submitted_.pop_front();
   if (!submitted.status.ok()) return submitted.status;
   return std::move(submitted.result);
+}
+
+std::vector<int32_t> HashModelRunner::BlocksInFlight() const {
+  std::vector<int32_t> block_ids;
+  for (const Submitted& submitted : submitted_) {
+    block_ids.insert(block_ids.end(), submitted.block_ids.begin(),
+                     submitted.block_ids.end());
+  }
+  return block_ids;
 }
 
 }  // namespace quire

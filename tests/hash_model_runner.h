@@ -64,14 +64,20 @@ class HashModelRunner : public ModelRunner {
   absl::StatusOr<StepResult> Collect() override;
   bool Done() const override { return true; }
 
-  // Faults. Each is asked once per step (per row that draws a token) and may be
-  // empty. A failing step leaves rubbish in every slot it was to write, or, if
-  // Submit fails and `is_applied` was left false, nothing at all.
+  // Faults; each may be empty. A failing step leaves rubbish in every slot it
+  // was to write, or, if Submit fails and `is_applied` was left false, nothing
+  // at all.
   std::function<absl::Status(const SchedulerOutput&, bool* is_applied)>
       fail_submit;
   std::function<absl::Status(int64_t step_id)> fail_collect;
-  std::function<bool(const SchedulerOutput&, const ScheduledRow&)>
-      is_non_finite;
+  // Asked for every row: the first of its tokens whose slot turns into a NaN;
+  // a number < 0: none. As on a real device the NaN spreads to every slot
+  // computed after it in the same sequence, and to every sequence that shares
+  // the slot.
+  std::function<int(const SchedulerOutput&, const ScheduledRow&)> poison_from;
+  // Told for every row reported as non_finite, and whose row brought the NaN.
+  std::function<void(uint64_t draw_key, uint64_t source_draw_key)>
+      on_non_finite;
   // Runs at the beginning of Collect; a test may block there.
   std::function<void()> on_collect;
 
@@ -79,8 +85,8 @@ class HashModelRunner : public ModelRunner {
   // continue its slot, a write to a block the slot was not given, two rows
   // writing one block, token ids that do not add up.
   const std::string& violation() const { return violation_; }
-  // Non-finite rows drawn so far.
-  int64_t num_non_finite() const { return num_non_finite_; }
+  // The blocks that steps not yet collected read or write, perhaps repeatedly.
+  std::vector<int32_t> BlocksInFlight() const;
 
  private:
   struct Slot {
@@ -97,6 +103,7 @@ class HashModelRunner : public ModelRunner {
   struct Submitted {
     absl::Status status;  // What Collect will say.
     StepResult result;
+    std::vector<int32_t> block_ids;  // Read or written.
   };
 
   std::string ApplySlotChanges(const SchedulerOutput& output);
@@ -113,7 +120,7 @@ class HashModelRunner : public ModelRunner {
   std::vector<int64_t> row_in_step_;      // [max_num_seqs]
   std::deque<Submitted> submitted_;
   std::string violation_;
-  int64_t num_non_finite_ = 0;
+  std::vector<uint64_t> nan_sources_;  // Draw keys, by number of the NaN.
   int64_t last_step_id_ = -1;
   uint64_t garbage_ = 0xDEAD;
 };

@@ -130,9 +130,14 @@ void KvCacheManager::CacheFull(absl::Span<const int32_t> token_ids,
   const int num_full = num_computed_tokens / block_size_;
   if (blocks->num_cached_blocks >= num_full) return;
   ExtendHashes(token_ids, cache_namespace, num_full, blocks);
-  // The entry above may have been another sequence's block and be gone by now:
-  // then our own blocks take the places in the chain.
   if (!cache_.IsCurrent(blocks->last_entry)) {
+    // The entry was another sequence's block and is gone. Our own blocks may
+    // take the places in the chain, unless one of them is distrusted: then all
+    // are, for the fault may have begun in a block that only we hold, while an
+    // equal one of another sequence was in the cache.
+    for (int32_t block_id : blocks->block_table) {
+      if (is_distrusted_[block_id]) return;
+    }
     blocks->num_cached_blocks = 0;
     blocks->last_entry = CacheEntryRef();
   }

@@ -59,6 +59,9 @@ class KvCacheManager {
   int num_available_blocks() const { return pool_.num_available(); }
   int num_referenced_blocks() const { return pool_.num_referenced(); }
   int num_cached_blocks() const { return cache_.num_entries(); }
+  bool IsReferenced(int32_t block_id) const {
+    return pool_.ref_count(block_id) > 0;
+  }
   bool enable_prefix_caching() const { return enable_prefix_caching_; }
   int NumBlocksFor(int num_tokens) const {
     return (num_tokens + block_size_ - 1) / block_size_;
