@@ -128,6 +128,18 @@ absl::Status ValidateLoadOptions(const LoadOptions& options) {
   return absl::OkStatus();
 }
 
+// What the packed weights will take, before any is packed: padding is a few
+// percent at most.
+int64_t ExpectedWeightBytes(const Checkpoint& checkpoint,
+                            std::optional<DType> dtype) {
+  if (!dtype) return checkpoint.num_bytes();
+  int64_t num_bytes = 0;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    num_bytes += tensor.num_elements * DTypeSize(*dtype);
+  }
+  return num_bytes;
+}
+
 }  // namespace
 
 int64_t AvailableMemoryBytes() {
@@ -222,9 +234,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   loaded.warnings = loaded.config.warnings;
   loaded.kv_cache_dtype = options.kv_cache_dtype;
 
-  // The packed weights will take about what the file's take.
-  const int64_t available =
-      std::max<int64_t>(AvailableMemoryBytes() - checkpoint->num_bytes(), 0);
+  const int64_t available = std::max<int64_t>(
+      AvailableMemoryBytes() - ExpectedWeightBytes(*checkpoint, options.dtype),
+      0);
   QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
                          PlanKvMemory(loaded.config, options, available));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
@@ -237,6 +249,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                                                    weights, *loaded.backend));
   if (std::string unused = weights.UnusedTensorsWarning(); !unused.empty()) {
     loaded.warnings.push_back(std::move(unused));
+  }
+  if (options.progress) {
+    options.progress(checkpoint->num_bytes(), checkpoint->num_bytes());
   }
   loaded.num_parameters = weights.num_parameters();
   loaded.dtype = loaded.model->dtype();

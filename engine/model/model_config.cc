@@ -74,6 +74,7 @@ constexpr const char* kHarmlessFields[] = {
     "id2label",
     "initializer_range",
     "is_decoder",
+    "is_llama_config",
     "label2id",
     "output_attentions",
     "output_hidden_states",
@@ -162,6 +163,8 @@ absl::Status RejectUnsupported(JsonFields& fields) {
                            "qk_layernorm",
                            "block_configs",
                            "add_cross_attention",
+                           "rope_interleaved",
+                           "use_mrope",
                            "is_encoder_decoder",
                            "tie_encoder_decoder",
                            "cross_attention_hidden_size"}) {
@@ -457,6 +460,15 @@ absl::StatusOr<std::optional<int32_t>> TokenId(JsonFields& fields,
   return std::optional<int32_t>(ids[0]);
 }
 
+// Fine-tuned models often name a padding token that was added to the tokenizer
+// but not to the embedding; nothing is ever padded here, so it is no error.
+absl::StatusOr<std::optional<int32_t>> PadId(JsonFields& fields,
+                                             int64_t vocab_size) {
+  QUIRE_ASSIGN_OR_RETURN(const std::optional<int32_t> id,
+                         TokenId(fields, "pad_token_id", kMaxVocabSize));
+  return id && *id < vocab_size ? id : std::nullopt;
+}
+
 absl::StatusOr<std::optional<DType>> ParseDType(JsonFields& fields) {
   // transformers 5 writes dtype, earlier versions torch_dtype.
   for (const char* name : {"dtype", "torch_dtype"}) {
@@ -532,8 +544,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text,
                          TokenIds(fields, "eos_token_id", config.vocab_size));
   QUIRE_ASSIGN_OR_RETURN(config.bos_token_id,
                          TokenId(fields, "bos_token_id", config.vocab_size));
-  QUIRE_ASSIGN_OR_RETURN(config.pad_token_id,
-                         TokenId(fields, "pad_token_id", config.vocab_size));
+  QUIRE_ASSIGN_OR_RETURN(config.pad_token_id, PadId(fields, config.vocab_size));
   for (const std::string& name : fields.Unread()) {
     if (IsHarmless(name)) continue;
     config.warnings.push_back(absl::StrCat(
@@ -552,8 +563,7 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text,
                          TokenIds(fields, "eos_token_id", vocab_size));
   QUIRE_ASSIGN_OR_RETURN(config.bos_token_id,
                          TokenId(fields, "bos_token_id", vocab_size));
-  QUIRE_ASSIGN_OR_RETURN(config.pad_token_id,
-                         TokenId(fields, "pad_token_id", vocab_size));
+  QUIRE_ASSIGN_OR_RETURN(config.pad_token_id, PadId(fields, vocab_size));
   QUIRE_ASSIGN_OR_RETURN(const auto do_sample, fields.Bool("do_sample"));
   config.do_sample = do_sample.value_or(true);
   QUIRE_ASSIGN_OR_RETURN(config.temperature,

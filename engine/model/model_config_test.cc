@@ -271,6 +271,20 @@ TEST(ModelConfigTest, UnknownFieldsWarnHarmlessOnesDoNot) {
                                         HasSubstr("\"never_seen_before\"")));
 }
 
+// Fields as published configurations have them.
+TEST(ModelConfigTest, FieldsOfPublishedModels) {
+  json config = Qwen("qwen2", json::parse(R"({"rope_theta": 1000000.0,
+      "rope_scaling": {"factor": 4.0, "type": "yarn",
+                       "original_max_position_embeddings": 32768},
+      "use_mrope": false, "use_sliding_window": false, "sliding_window": 4096,
+      "max_window_layers": 3, "pad_token_id": 40000})"));
+  EXPECT_THAT(MustParse(config).warnings, IsEmpty());
+  EXPECT_EQ(MustParse(config).layers[0].rope.type, RopeType::kYarn);
+  EXPECT_EQ(MustParse(config).pad_token_id, std::nullopt);
+  config["use_mrope"] = true;
+  EXPECT_FALSE(Parse(config).ok());
+}
+
 TEST(ModelConfigTest, NotJson) {
   for (const char* text : {"", "{", "[]", "3", "{\"a\":\"\xff\"}"}) {
     EXPECT_FALSE(ParseModelConfig(text, "c").ok()) << text;
