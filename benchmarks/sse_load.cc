@@ -263,7 +263,6 @@ int Load::RunStreams() {
     End(&stream);
   }
   std::vector<epoll_event> events(1024);
-  ProcessUse during = before;
   while (num_left_ > 0) {
     const int count =
         epoll_wait(epoll_fd_, events.data(), events.size(), 60000);
@@ -273,7 +272,7 @@ int Load::RunStreams() {
     }
   }
   const double seconds = NowSeconds() - start;
-  during = ReadProcess(options_.server_pid);
+  const ProcessUse after = ReadProcess(options_.server_pid);
   std::printf(
       "%d streams, %lld events in %.2f s; %d not connected, %d not 200, "
       "%d truncated, %d hanging\n",
@@ -282,7 +281,7 @@ int Load::RunStreams() {
   PrintPercentiles("first event", &first_);
   PrintPercentiles("gap", &gaps_);
   PrintPercentiles("delivery", &deliveries_);
-  if (options_.server_pid > 0) PrintProcess(before, during, seconds);
+  if (options_.server_pid > 0) PrintProcess(before, after, seconds);
   return num_refused_ + num_bad_ + num_truncated_ + num_left_ == 0 ? 0 : 1;
 }
 

@@ -380,6 +380,25 @@ TEST_F(HttpServerTest, StopLetsOpenAnswersFinish) {
   server_->Stop(absl::Seconds(60));  // Idempotent.
 }
 
+TEST_F(HttpServerTest, StopWaitsForABegunBody) {
+  Start();
+  TestClient idle = Connect();
+  TestClient client = Connect();
+  client.Send(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+      "Content-Length: 4\r\n\r\n");
+  EXPECT_EQ(client.Receive().status, 100);  // Its head has been read.
+  client.Send("ab");
+  std::thread stopper([&] { server_->Stop(absl::Seconds(60)); });
+  EXPECT_TRUE(idle.ReceiveEof());  // Stop has begun.
+  client.Send("cd");
+  const TestResponse response = client.Receive();
+  stopper.join();
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.Field("connection"), "close");
+  EXPECT_TRUE(absl::EndsWith(response.body, "abcd"));
+}
+
 TEST_F(HttpServerTest, StopWithoutGraceClosesEverything) {
   Start();
   auto [client, responder] = Park();

@@ -159,6 +159,49 @@ TEST_F(HttpServerTest, TakesBodiesUpToTheLimit) {
   EXPECT_TRUE(client.ReceiveEof());
 }
 
+TEST_F(HttpServerTest, LimitsTheMemoryOfAllBodies) {
+  options_.max_body_bytes = 1000;
+  Start();
+  // All but the last byte of each: 64 fit, and a few bytes more.
+  std::vector<TestClient> clients;
+  for (int i = 0; i < 64; ++i) {
+    clients.push_back(Connect());
+    const std::string request = Post(std::string(1000, 'b'));
+    clients.back().Send(
+        absl::string_view(request).substr(0, request.size() - 1));
+  }
+  TestClient refused = Connect();
+  // The bodies above may arrive after this one, so one of them may be refused
+  // in its place.
+  refused.Send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n" +
+               std::string(998, 'b'));
+  clients.push_back(std::move(refused));
+  int num_refused = 0;
+  int num_served = 0;
+  EXPECT_TRUE(WaitUntil([&] {
+    for (TestClient& client : clients) {
+      char byte;
+      if (recv(client.fd(), &byte, 1, MSG_DONTWAIT | MSG_PEEK) > 0) {
+        const TestResponse response = client.Receive();
+        EXPECT_EQ(response.status, 503);
+        EXPECT_EQ(response.Field("retry-after"), "1");
+        ++num_refused;
+        break;
+      }
+    }
+    return num_refused > 0;
+  }));
+  for (TestClient& client : clients) {
+    client.Send("b");
+    num_served += client.Receive().status == 200;
+  }
+  EXPECT_EQ(num_served, 64);
+  // What they took was given back.
+  for (int i = 0; i < 70; ++i) {
+    ASSERT_EQ(Ask(Post(std::string(1000, 'b'))).status, 200);
+  }
+}
+
 TEST_F(HttpServerTest, DecodesChunkedBodiesSplitAnywhere) {
   Start();
   const std::string request =

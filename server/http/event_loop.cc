@@ -52,7 +52,10 @@ EventLoop::EventLoop(const HttpServerOptions& options, RequestSink* sink)
       mailbox_(std::make_shared<Mailbox>()),
       read_buffer_(kReadBufferBytes) {}
 
-EventLoop::~EventLoop() { Stop(absl::ZeroDuration()); }
+EventLoop::~EventLoop() {
+  Stop(absl::ZeroDuration());
+  mailbox_->Close();  // Open still if the thread never ran.
+}
 
 absl::Status EventLoop::Start(int listen_fd) {
   listen_fd_ = listen_fd;

@@ -17,8 +17,9 @@ constexpr size_t kMaxReadPerRound = 256 << 10;
 // How long an answered connection is read on for the peer to take the answer:
 // closing with unread data would reset it (RFC 9112 9.6).
 constexpr absl::Duration kLingerTimeout = absl::Seconds(2);
-// Bodies of all requests that are not being handled yet.
-constexpr int64_t kMinBodyBudgetBytes = 512 << 20;
+// Bodies of all requests that are received or wait for a worker may take as
+// much memory as this many of the largest (512 MiB with the default limit).
+constexpr int64_t kMaxLargestBodies = 64;
 // Buffers above this are freed when they are empty.
 constexpr size_t kKeptBufferBytes = 16 << 10;
 constexpr absl::string_view kPing = ": ping\n\n";
@@ -136,8 +137,7 @@ bool EventLoop::AdvanceBody(Connection* c) {
     RespondError(c, *error, false);
     return true;
   }
-  if (num_body_bytes_ >
-      std::max(kMinBodyBudgetBytes, 4 * options_.max_body_bytes)) {
+  if (num_body_bytes_ > kMaxLargestBodies * options_.max_body_bytes) {
     RespondError(c, {503, "too many request bodies in memory"}, false,
                  {{"Retry-After", "1"}});
     return true;

@@ -55,7 +55,8 @@ class Mailbox {
   void Awoken();
   // Swaps, so that both vectors keep their capacity.
   void Take(Contents* contents);
-  // Refuses all further posts; returns what was not taken.
+  // Refuses all further posts; returns what was not taken. Must be called in
+  // the end: an exchange that nobody takes would keep the mailbox alive.
   Contents Close();
 
  private:

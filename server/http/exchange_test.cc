@@ -19,6 +19,8 @@ int NumRings(const Mailbox& mailbox) {
 
 class ExchangeTest : public testing::Test {
  protected:
+  ~ExchangeTest() override { mailbox_->Close(); }
+
   // Exchanges that were posted since the last call.
   size_t NumPosted() {
     mailbox_->Take(&mail_);
