@@ -1,11 +1,26 @@
 #include "kernels/cpu/isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 namespace quire {
+namespace {
+
+#if defined(__x86_64__)
+// clang's __builtin_cpu_supports does not know this one.
+bool HasF16c() {
+  unsigned int eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
+}  // namespace
 
 const char* IsaName(Isa isa) {
   switch (isa) {
@@ -26,7 +41,7 @@ std::vector<Isa> SupportedIsas() {
 #if defined(__x86_64__)
   // These also check that the operating system saves the registers (XGETBV).
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("f16c")) {
+      !HasF16c()) {
     return isas;
   }
   isas.push_back(Isa::kAvx2);

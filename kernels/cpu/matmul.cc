@@ -185,7 +185,9 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
   p.num_steps_ = is_bf16 ? (p.cols + 1) / 2 : p.cols;
   const int64_t step_bytes = width * unit_bytes;
   p.panel_bytes_ = p.num_steps_ * step_bytes;
-  p.panels_ = AlignedBuffer(p.num_panels_ * p.panel_bytes_);
+  // Never null: prefetch addresses are derived from it even without columns.
+  p.panels_ =
+      AlignedBuffer(std::max<int64_t>(64, p.num_panels_ * p.panel_bytes_));
   p.num_bytes = p.panels_.num_bytes();
 
   // Where each row lies, by a walk over the parts.
