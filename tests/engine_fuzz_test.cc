@@ -29,7 +29,7 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kDefaultNumSteps = 1'000'000;
+constexpr int64_t kDefaultNumSteps = 400'000;
 constexpr uint64_t kFirstSeed = 1;
 
 // How often the histories reached what they are meant to reach; the test fails
