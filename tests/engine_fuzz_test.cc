@@ -471,6 +471,13 @@ absl::Status Simulation::TakeEvents(std::vector<OutputEvent> events) {
                                               ": ", status.message()));
     }
   }
+  for (const OutputEvent& event : events) {
+    if (event.finish_reason == FinishReason::kError &&
+        !tracked_.at(event.request_id).has_ended) {
+      return absl::InternalError(absl::StrCat("request ", event.request_id,
+                                              " goes on after an error"));
+    }
+  }
   return absl::OkStatus();
 }
 
