@@ -149,5 +149,199 @@ TEST_F(EngineLoopTest, AnswersARequestAsTheModelDoesAlone) {
   }
 }
 
+TEST_F(EngineLoopTest, RefusesWhatCanNeverRun) {
+  Start(TestOptions());
+  Create();
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      loop_->Submit(MakeRequest(loop_->NewRequestId(), 128, 1))));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      loop_->Submit(MakeRequest(loop_->NewRequestId(), 0, 1))));
+  EngineOptions options = TestOptions();
+  options.num_blocks = 0;
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      EngineLoop::Create(options, runner_.get(), &clock_, sink_.get())
+          .status()));
+}
+
+// Holds the engine thread inside its first step until released.
+class BlockedLoopTest : public EngineLoopTest {
+ protected:
+  void StartBlocked(const EngineOptions& options) {
+    Start(options);
+    runner_->on_collect = [this] {
+      if (!has_begun_.HasBeenNotified()) has_begun_.Notify();
+      release_.WaitForNotification();
+    };
+    Create();
+    first_ = loop_->NewRequestId();
+    ASSERT_TRUE(loop_->Submit(MakeRequest(first_, 5, 20)).ok());
+    has_begun_.WaitForNotification();
+  }
+  ~BlockedLoopTest() override {
+    if (!release_.HasBeenNotified()) release_.Notify();
+    loop_.reset();
+  }
+
+  absl::Notification has_begun_;
+  absl::Notification release_;
+  RequestId first_ = 0;
+};
+
+TEST_F(BlockedLoopTest, QueueIsBoundedByRequests) {
+  EngineOptions options = TestOptions();
+  options.max_num_queued_reqs = 3;
+  StartBlocked(options);
+  // The first runs, but its step has not published that: it still counts.
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 2; ++i) {
+    ids.push_back(loop_->NewRequestId());
+    EXPECT_TRUE(loop_->Submit(MakeRequest(ids.back(), 5, 3)).ok());
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      loop_->Submit(MakeRequest(loop_->NewRequestId(), 5, 3))));
+  EXPECT_EQ(loop_->Stats().num_waiting, 3);
+  release_.Notify();
+  for (RequestId id : ids) EXPECT_TRUE(sink_->WaitForLast(id));
+  const RequestId id = loop_->NewRequestId();
+  EXPECT_TRUE(loop_->Submit(MakeRequest(id, 5, 3)).ok());
+  EXPECT_TRUE(sink_->WaitForLast(id));
+}
+
+TEST_F(BlockedLoopTest, QueueIsBoundedByPromptTokens) {
+  EngineOptions options = TestOptions();
+  options.max_num_queued_tokens = 30;
+  StartBlocked(options);
+  EXPECT_TRUE(loop_->Submit(MakeRequest(loop_->NewRequestId(), 20, 3)).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      loop_->Submit(MakeRequest(loop_->NewRequestId(), 6, 3))));
+  EXPECT_TRUE(loop_->Submit(MakeRequest(loop_->NewRequestId(), 5, 3)).ok());
+  EXPECT_EQ(loop_->Stats().num_waiting_tokens, 30);
+}
+
+TEST_F(BlockedLoopTest, StatsAndSubmitDoNotWaitForAStep) {
+  StartBlocked(TestOptions());
+  // Would hang here if the step held the lock.
+  EXPECT_FALSE(loop_->Stats().is_idle);
+  EXPECT_TRUE(loop_->Health().ok());
+  EXPECT_FALSE(loop_->WaitUntilIdle(absl::ZeroDuration()));
+}
+
+TEST_F(BlockedLoopTest, AbortFollowsItsRequestThroughTheInbox) {
+  StartBlocked(TestOptions());
+  const RequestId queued = loop_->NewRequestId();
+  ASSERT_TRUE(loop_->Submit(MakeRequest(queued, 5, 100)).ok());
+  loop_->Abort(queued, -1, false);
+  loop_->Abort(first_, -1, true);
+  loop_->Abort(12345, -1, false);  // Unknown.
+  release_.Notify();
+  ASSERT_TRUE(sink_->WaitForLast(queued));
+  ASSERT_TRUE(sink_->WaitForLast(first_));
+  EXPECT_EQ(sink_->EventsOf(queued).back().finish_reason, FinishReason::kAbort);
+  EXPECT_TRUE(sink_->TokensOf(queued).empty());
+  EXPECT_EQ(sink_->EventsOf(first_).back().finish_reason, FinishReason::kStop);
+  // One token was under way; none came after the abort.
+  EXPECT_EQ(sink_->TokensOf(first_).size(), 1);
+  ASSERT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+  EXPECT_EQ(loop_->Stats().num_free_blocks, loop_->Stats().num_blocks);
+}
+
+TEST_F(BlockedLoopTest, DrainingFinishesWhatWasAccepted) {
+  StartBlocked(TestOptions());
+  loop_->StartDraining();
+  EXPECT_TRUE(absl::IsUnavailable(
+      loop_->Submit(MakeRequest(loop_->NewRequestId(), 5, 3))));
+  release_.Notify();
+  ASSERT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+  EXPECT_NE(sink_->EventsOf(first_).back().finish_reason, FinishReason::kAbort);
+  EXPECT_EQ(sink_->num_last()[first_], 1);
+}
+
+TEST_F(BlockedLoopTest, DestructorGivesEveryRequestItsLastEvent) {
+  EngineOptions options = TestOptions();
+  options.steps_in_flight = 2;
+  StartBlocked(options);
+  Request request = MakeRequest(loop_->NewRequestId(), 5, 100);
+  request.n = 3;
+  const RequestId queued = request.id;
+  ASSERT_TRUE(loop_->Submit(request).ok());
+  std::thread releaser([this] { release_.Notify(); });
+  loop_.reset();
+  releaser.join();
+  EXPECT_EQ(sink_->num_last()[first_], 1);
+  EXPECT_EQ(sink_->num_last()[queued], 1);
+}
+
+TEST_F(EngineLoopTest, DeadEngineSaysSoAndEndsEverything) {
+  Start(TestOptions());
+  runner_->fail_submit = [](const SchedulerOutput&, bool*) {
+    return absl::InternalError("no device");
+  };
+  Create();
+  absl::Status status;
+  // Each failing step takes its requests along; after three in a row the
+  // engine has stopped.
+  for (int i = 0; i < 3; ++i) {
+    const RequestId id = loop_->NewRequestId();
+    ASSERT_TRUE(loop_->Submit(MakeRequest(id, 5, 3)).ok());
+    ASSERT_TRUE(sink_->WaitForLast(id));
+    EXPECT_EQ(sink_->EventsOf(id).back().finish_reason, FinishReason::kError);
+  }
+  ASSERT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+  EXPECT_TRUE(absl::IsUnavailable(loop_->Health()));
+  EXPECT_TRUE(absl::IsUnavailable(
+      loop_->Submit(MakeRequest(loop_->NewRequestId(), 5, 3))));
+}
+
+TEST_F(EngineLoopTest, ManyThreadsGetTheirOwnAnswers) {
+  for (int steps_in_flight : {1, 2}) {
+    EngineOptions options = TestOptions();
+    options.steps_in_flight = steps_in_flight;
+    options.num_blocks = 24;  // Preemption happens.
+    options.max_num_queued_reqs = 1000;
+    Start(options);
+    Create();
+    constexpr int kNumThreads = 4;
+    constexpr int kNumRequests = 40;
+    std::vector<std::vector<Request>> requests(kNumThreads);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < kNumThreads; ++t) {
+      threads.emplace_back([this, t, &requests] {
+        for (int i = 0; i < kNumRequests; ++i) {
+          const RequestId id = loop_->NewRequestId();
+          Request request = MakeRequest(id, 1 + (i * 5 + t) % 40, 1 + i % 20);
+          requests[t].push_back(request);
+          EXPECT_TRUE(loop_->Submit(std::move(request)).ok());
+          if (i % 4 == 3) loop_->Abort(id, -1, false);
+          EXPECT_GE(loop_->Stats().num_steps, 0);
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    ASSERT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+    const std::map<RequestId, int> num_last = sink_->num_last();
+    EXPECT_EQ(num_last.size(), kNumThreads * kNumRequests);
+    for (const auto& of_thread : requests) {
+      for (size_t i = 0; i < of_thread.size(); ++i) {
+        const Request& request = of_thread[i];
+        EXPECT_EQ(num_last.at(request.id), 1);
+        const HashModelAnswer answer =
+            AnswerAlone(options, model_options_, request, 0, 0, 24 * 4);
+        std::vector<int32_t> told = sink_->TokensOf(request.id);
+        if (i % 4 == 3) {  // Aborted, perhaps too late.
+          ASSERT_LE(told.size(), answer.token_ids.size());
+          EXPECT_TRUE(
+              std::equal(told.begin(), told.end(), answer.token_ids.begin()));
+        } else {
+          EXPECT_EQ(told, answer.token_ids);
+        }
+      }
+    }
+    const EngineStats stats = loop_->Stats();
+    EXPECT_EQ(stats.num_free_blocks, stats.num_blocks);
+    loop_.reset();
+    EXPECT_EQ(runner_->violation(), "");
+  }
+}
+
 }  // namespace
 }  // namespace quire

@@ -29,7 +29,7 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kDefaultNumSteps = 1'000'000;
+constexpr int64_t kDefaultNumSteps = 400'000;
 constexpr uint64_t kFirstSeed = 1;
 
 // How often the histories reached what they are meant to reach; the test fails
@@ -469,6 +469,13 @@ absl::Status Simulation::TakeEvents(std::vector<OutputEvent> events) {
       return absl::InternalError(absl::StrCat("request ", event.request_id,
                                               " choice ", event.choice_idx,
                                               ": ", status.message()));
+    }
+  }
+  for (const OutputEvent& event : events) {
+    if (event.finish_reason == FinishReason::kError &&
+        !tracked_.at(event.request_id).has_ended) {
+      return absl::InternalError(absl::StrCat("request ", event.request_id,
+                                              " goes on after an error"));
     }
   }
   return absl::OkStatus();

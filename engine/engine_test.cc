@@ -1,0 +1,255 @@
+#include "engine/engine.h"
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "gtest/gtest.h"
+#include "tests/hash_model_runner.h"
+
+namespace quire {
+namespace {
+
+EngineOptions TestOptions() {
+  EngineOptions options;
+  options.block_size = 4;
+  options.num_blocks = 32;
+  options.max_model_len = 64;
+  options.vocab_size = 500;
+  options.max_num_seqs = 4;
+  options.max_num_batched_tokens = 32;
+  options.eos_token_ids = {1};
+  options.random_seed = 9;
+  options.check_integrity = true;
+  return options;
+}
+
+Request MakeRequest(RequestId id, int num_prompt_tokens) {
+  Request request;
+  request.id = id;
+  for (int i = 0; i < num_prompt_tokens; ++i) {
+    request.prompt_token_ids.push_back(2 +
+                                       (i * 7 + static_cast<int>(id)) % 400);
+  }
+  request.sampling.max_tokens = 6;
+  return request;
+}
+
+class EngineTest : public testing::Test {
+ protected:
+  void Create(const EngineOptions& options) {
+    runner_ = std::make_unique<HashModelRunner>(options, HashModelOptions());
+    auto engine = Engine::Create(options, runner_.get(), &clock_);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+  }
+  void RunAll() {
+    while (engine_->HasWork()) engine_->Step(&events_);
+  }
+  std::vector<int32_t> TokensOf(RequestId id) const {
+    std::vector<int32_t> tokens;
+    for (const OutputEvent& event : events_) {
+      if (event.request_id != id) continue;
+      for (const TokenOutput& token : event.tokens) {
+        tokens.push_back(token.token_id);
+      }
+    }
+    return tokens;
+  }
+
+  FakeClock clock_;
+  std::unique_ptr<HashModelRunner> runner_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<OutputEvent> events_;
+};
+
+TEST(ValidateRequestTest, SaysWhatIsWrongWithTheFigures) {
+  const EngineOptions options = TestOptions();
+  const struct {
+    std::string message;
+    void (*spoil)(Request*);
+  } cases[] = {
+      {"no tokens", [](Request* r) { r->prompt_token_ids.clear(); }},
+      {"64", [](Request* r) { r->prompt_token_ids.assign(64, 2); }},
+      {"prompt[1] is 500", [](Request* r) { r->prompt_token_ids[1] = 500; }},
+      {"prompt[0] is -1", [](Request* r) { r->prompt_token_ids[0] = -1; }},
+      {"n is 0", [](Request* r) { r->n = 0; }},
+      {"n is 129", [](Request* r) { r->n = 129; }},
+      {"max_tokens is 0", [](Request* r) { r->sampling.max_tokens = 0; }},
+      {"min_tokens is -1", [](Request* r) { r->sampling.min_tokens = -1; }},
+      {"stop_token_ids[0] is 500",
+       [](Request* r) { r->sampling.stop_token_ids = {500}; }},
+      {"allowed_token_ids[1] is -2",
+       [](Request* r) {
+         r->sampling.allowed_token_ids = {3, -2};
+       }},
+      {"logit_bias[0] is 501",
+       [](Request* r) {
+         r->sampling.logit_bias = {{501, 1.0f}};
+       }},
+  };
+  for (const auto& c : cases) {
+    Request request = MakeRequest(1, 4);
+    EXPECT_TRUE(ValidateRequest(options, request).ok());
+    c.spoil(&request);
+    const absl::Status status = ValidateRequest(options, request);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << c.message;
+    EXPECT_TRUE(absl::StrContains(status.message(), c.message)) << status;
+  }
+}
+
+TEST(ValidateRequestTest, PromptMustFitThePoolToo) {
+  EngineOptions options = TestOptions();
+  options.num_blocks = 3;
+  EXPECT_TRUE(ValidateRequest(options, MakeRequest(1, 11)).ok());
+  const absl::Status status = ValidateRequest(options, MakeRequest(1, 12));
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_TRUE(absl::StrContains(status.message(), "KV cache holds 12"))
+      << status;
+}
+
+TEST_F(EngineTest, RunnerMustOverlapAsManySteps) {
+  EngineOptions options = TestOptions();
+  HashModelRunner runner(options, HashModelOptions());
+  options.steps_in_flight = 2;
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      Engine::Create(options, &runner, &clock_).status()));
+}
+
+TEST_F(EngineTest, IdsInUseAreRefused) {
+  Create(TestOptions());
+  ASSERT_TRUE(engine_->AddRequest(MakeRequest(1, 4)).ok());
+  EXPECT_TRUE(absl::IsAlreadyExists(engine_->AddRequest(MakeRequest(1, 4))));
+  RunAll();
+  EXPECT_TRUE(engine_->AddRequest(MakeRequest(1, 4)).ok());
+}
+
+TEST_F(EngineTest, SeedMakesAnswersRepeatable) {
+  Create(TestOptions());
+  for (RequestId id : {1, 2, 3, 4}) {
+    Request request = MakeRequest(7, 9);
+    request.id = id;
+    request.sampling.ignore_eos = true;
+    if (id <= 2) request.sampling.seed = 55;
+    ASSERT_TRUE(engine_->AddRequest(request).ok());
+  }
+  RunAll();
+  EXPECT_EQ(TokensOf(1), TokensOf(2));
+  // Without one, each request has its own.
+  EXPECT_NE(TokensOf(3), TokensOf(1));
+  EXPECT_NE(TokensOf(3), TokensOf(4));
+}
+
+TEST_F(EngineTest, AnswerIsLimitedByContextAndPool) {
+  for (int num_blocks : {32, 5}) {
+    EngineOptions options = TestOptions();
+    options.num_blocks = num_blocks;
+    options.eos_token_ids.clear();
+    Create(options);
+    events_.clear();
+    Request request = MakeRequest(1, 10);
+    request.sampling.max_tokens = INT32_MAX;
+    ASSERT_TRUE(engine_->AddRequest(request).ok());
+    RunAll();
+    EXPECT_EQ(TokensOf(1).size(), num_blocks == 5 ? 10 : 54);
+    EXPECT_EQ(events_.back().finish_reason, FinishReason::kLength);
+  }
+}
+
+TEST_F(EngineTest, TimesComeFromTheClock) {
+  Create(TestOptions());
+  const absl::Time start = clock_.Now();
+  ASSERT_TRUE(engine_->AddRequest(MakeRequest(1, 4)).ok());
+  while (engine_->HasWork()) {
+    clock_.Advance(absl::Milliseconds(5));
+    engine_->Step(&events_);
+  }
+  EXPECT_EQ(events_[0].time, start + absl::Milliseconds(5));
+  EXPECT_EQ(events_.back().scheduled_time, start + absl::Milliseconds(5));
+  EXPECT_EQ(events_.back().time, engine_->Stats().last_step_time);
+}
+
+TEST_F(EngineTest, OneFailureIsSurvived) {
+  Create(TestOptions());
+  bool fails = true;
+  runner_->fail_submit = [&fails](const SchedulerOutput&, bool*) {
+    return std::exchange(fails, false) ? absl::InternalError("out of luck")
+                                       : absl::OkStatus();
+  };
+  ASSERT_TRUE(engine_->AddRequest(MakeRequest(1, 4)).ok());
+  RunAll();
+  ASSERT_EQ(events_.size(), 1);
+  EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
+  EXPECT_EQ(events_[0].error.message(), "out of luck");
+  EXPECT_TRUE(engine_->Health().ok());
+  ASSERT_TRUE(engine_->AddRequest(MakeRequest(2, 4)).ok());
+  RunAll();
+  EXPECT_NE(events_.back().finish_reason, FinishReason::kError);
+}
+
+TEST_F(EngineTest, ThreeFailuresInARowStopTheEngine) {
+  for (int steps_in_flight : {1, 2}) {
+    EngineOptions options = TestOptions();
+    options.max_num_seqs = 1;
+    options.steps_in_flight = steps_in_flight;
+    Create(options);
+    events_.clear();
+    runner_->fail_collect = [](int64_t) { return absl::InternalError("dead"); };
+    for (RequestId id = 1; id <= 6; ++id) {
+      ASSERT_TRUE(engine_->AddRequest(MakeRequest(id, 4)).ok());
+    }
+    RunAll();
+    std::map<RequestId, int> num_last;
+    for (const OutputEvent& event : events_) {
+      EXPECT_EQ(event.finish_reason, FinishReason::kError);
+      num_last[event.request_id] += event.is_last;
+    }
+    EXPECT_EQ(num_last.size(), 6);
+    for (const auto& [id, count] : num_last) EXPECT_EQ(count, 1) << id;
+    EXPECT_TRUE(absl::IsUnavailable(engine_->Health()));
+    EXPECT_TRUE(absl::StrContains(engine_->Health().message(), "dead"));
+    EXPECT_TRUE(absl::IsUnavailable(engine_->AddRequest(MakeRequest(9, 4))));
+    EXPECT_EQ(engine_->cache().num_referenced_blocks(), 0);
+    EXPECT_TRUE(engine_->CheckIntegrity().ok());
+  }
+}
+
+TEST_F(EngineTest, StepsAreCountedByTheirTokens) {
+  Create(TestOptions());
+  Request request = MakeRequest(1, 9);
+  request.sampling.ignore_eos = true;
+  ASSERT_TRUE(engine_->AddRequest(request).ok());
+  RunAll();
+  const EngineStats stats = engine_->Stats();
+  EXPECT_EQ(stats.num_steps, 6);
+  ASSERT_EQ(stats.step_token_histogram.size(),
+            std::size(kStepTokenBuckets) + 1);
+  EXPECT_EQ(stats.step_token_histogram[0], 5);  // One token each.
+  EXPECT_EQ(stats.step_token_histogram[2], 1);  // 9 to 16.
+  EXPECT_EQ(stats.num_generation_tokens, 6);
+  EXPECT_TRUE(stats.is_idle);
+}
+
+TEST_F(EngineTest, ShutdownEndsEverythingAndEmptiesTheRunner) {
+  EngineOptions options = TestOptions();
+  options.steps_in_flight = 2;
+  Create(options);
+  Request request = MakeRequest(1, 20);
+  request.n = 2;
+  ASSERT_TRUE(engine_->AddRequest(request).ok());
+  ASSERT_TRUE(engine_->AddRequest(MakeRequest(2, 20)).ok());
+  engine_->Step(&events_);
+  engine_->Shutdown(&events_);
+  EXPECT_FALSE(engine_->HasWork());
+  EXPECT_TRUE(runner_->BlocksInFlight().empty());
+  int num_last = 0;
+  for (const OutputEvent& event : events_) num_last += event.is_last;
+  EXPECT_EQ(num_last, 2);
+  EXPECT_EQ(engine_->cache().num_referenced_blocks(), 0);
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,434 @@
+#include "engine/scheduler/scheduler.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+// Plans are looked at; results are made up: token 5 for every row.
+class SchedulerTest : public testing::Test {
+ protected:
+  SchedulerTest() {
+    options_.block_size = 4;
+    options_.num_blocks = 64;
+    options_.max_model_len = 200;
+    options_.vocab_size = 100;
+    options_.max_num_seqs = 4;
+    options_.max_num_batched_tokens = 16;
+    options_.eos_token_ids = {1};
+  }
+
+  void MakeScheduler() {
+    cache_ = std::make_unique<KvCacheManager>(
+        options_.num_blocks, options_.block_size,
+        options_.enable_prefix_caching, 1);
+    scheduler_ = std::make_unique<Scheduler>(options_, cache_.get());
+  }
+  // Prompts of different requests share no block.
+  void Add(RequestId id, int num_prompt_tokens, int max_tokens = 50,
+           int n = 1) {
+    Request request;
+    request.id = id;
+    request.n = n;
+    request.prompt_token_ids.assign(num_prompt_tokens,
+                                    static_cast<int32_t>(10 + id));
+    request.sampling.max_tokens = max_tokens;
+    scheduler_->AddRequest(std::move(request), 0);
+  }
+  const SchedulerOutput& Plan() {
+    scheduler_->Schedule(now_, &output_);
+    plans_.push_back(output_);
+    for (const SlotStart& start : output_.slot_starts) {
+      id_of_slot_[start.slot] = start.history[0] - 10;
+    }
+    CheckIntegrity();
+    return output_;
+  }
+  void Finish(int32_t token = 5) {
+    StepResult result;
+    result.step_id = plans_.front().step_id;
+    for (const ScheduledRow& row : plans_.front().rows) {
+      if (!row.needs_token) continue;
+      SampledRow sampled;
+      sampled.slot = row.slot;
+      sampled.tokens.push_back({token, 0, {}});
+      result.rows.push_back(sampled);
+    }
+    plans_.erase(plans_.begin());
+    ASSERT_TRUE(scheduler_->Update(std::move(result), now_, &events_).ok());
+    CheckIntegrity();
+  }
+  void PlanAndFinish() {
+    Plan();
+    Finish();
+  }
+  void CheckIntegrity() {
+    const absl::Status status = scheduler_->CheckIntegrity();
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  // Tokens by request in the last plan.
+  std::map<int, int> TokensByRequest() {
+    std::map<int, int> tokens;
+    for (const ScheduledRow& row : output_.rows) {
+      tokens[id_of_slot_[row.slot]] += row.num_tokens;
+    }
+    return tokens;
+  }
+  using Shares = std::map<int, int>;
+
+  EngineOptions options_;
+  absl::Time now_;
+  std::unique_ptr<KvCacheManager> cache_;
+  std::unique_ptr<Scheduler> scheduler_;
+  SchedulerOutput output_;
+  std::vector<SchedulerOutput> plans_;  // In flight.
+  std::map<int, int> id_of_slot_;
+  std::vector<OutputEvent> events_;
+};
+
+TEST_F(SchedulerTest, ChunksAPromptAndDrawsAfterItsLastToken) {
+  MakeScheduler();
+  Add(1, 37);
+  for (int chunk : {16, 16, 5}) {
+    Plan();
+    ASSERT_EQ(output_.rows.size(), 1);
+    EXPECT_EQ(output_.rows[0].num_tokens, chunk);
+    EXPECT_EQ(output_.rows[0].needs_token, chunk == 5);
+    EXPECT_EQ(output_.token_ids.size(), chunk);
+    EXPECT_EQ(output_.slot_starts.size(), plans_[0].step_id == 0 ? 1 : 0);
+    EXPECT_TRUE(events_.empty());
+    Finish();
+  }
+  EXPECT_EQ(events_.size(), 1);
+  Plan();
+  EXPECT_EQ(output_.rows[0].first_position, 37);
+  EXPECT_EQ(output_.token_ids, std::vector<int32_t>{5});
+}
+
+TEST_F(SchedulerTest, DecodesComeBeforePromptsAndRowsInOrderOfArrival) {
+  MakeScheduler();
+  Add(1, 3);
+  Add(2, 3);
+  PlanAndFinish();
+  Add(3, 40);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 1}, {2, 1}, {3, 14}}));
+  EXPECT_EQ(id_of_slot_[output_.rows[0].slot], 1);
+  EXPECT_EQ(id_of_slot_[output_.rows[1].slot], 2);
+  EXPECT_EQ(id_of_slot_[output_.rows[2].slot], 3);
+}
+
+TEST_F(SchedulerTest, ShortPromptPassesALongOneThatKeepsHalf) {
+  MakeScheduler();
+  Add(1, 100);
+  PlanAndFinish();
+  Add(2, 6);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 10}, {2, 6}}));
+  Finish();
+  Add(3, 30);
+  Add(4, 60);
+  Plan();
+  // One decodes; the oldest prompt has 8 of 15, the shorter other one the rest.
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 8}, {2, 1}, {3, 7}}));
+}
+
+TEST_F(SchedulerTest, EqualPromptsRunInOrderOfArrival) {
+  MakeScheduler();
+  Add(1, 32);
+  Add(2, 32);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 16}}));
+  Finish();
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 16}}));
+}
+
+TEST_F(SchedulerTest, ShortPromptPassesALongOneThatStillWaits) {
+  MakeScheduler();
+  Add(1, 90);
+  Add(2, 95);
+  Add(3, 5);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 11}, {3, 5}}));
+}
+
+TEST_F(SchedulerTest, ThresholdLimitsAPromptUnlessItIsAlone) {
+  options_.long_prefill_token_threshold = 6;
+  MakeScheduler();
+  Add(1, 100);
+  PlanAndFinish();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 16}}));
+  Add(2, 100);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 6}, {2, 6}}));
+}
+
+TEST_F(SchedulerTest, EveryPromptAdvancesUnderAStreamOfShortOnes) {
+  MakeScheduler();
+  Add(1, 150, 1);
+  RequestId id = 2;
+  for (int step = 0; step < 25; ++step) {
+    Add(id++, 9, 1);
+    Add(id++, 9, 1);
+    PlanAndFinish();
+  }
+  EXPECT_EQ(scheduler_->FindSequence(1, 0), nullptr);
+}
+
+TEST_F(SchedulerTest, PreemptsTheLatestAndComputesItAgain) {
+  options_.num_blocks = 7;
+  options_.enable_prefix_caching = false;
+  MakeScheduler();
+  Add(1, 8);
+  Add(2, 8);
+  PlanAndFinish();  // Two blocks each; a third each for what they draw.
+  for (int i = 0; i < 4; ++i) PlanAndFinish();
+  EXPECT_EQ(cache_->num_available_blocks(), 1);
+  EXPECT_EQ(scheduler_->counters().num_preemptions, 0);
+  PlanAndFinish();  // Both need a fourth, one is left.
+  EXPECT_EQ(scheduler_->counters().num_preemptions, 1);
+  const Sequence* later = scheduler_->FindSequence(2, 0);
+  EXPECT_EQ(later->state, SequenceState::kWaiting);
+  EXPECT_EQ(later->num_computed_tokens, 0);
+  const int num_known = later->num_known_tokens();
+  int num_requests = 0;
+  int64_t num_tokens = 0;
+  scheduler_->CountWaiting(&num_requests, &num_tokens);
+  EXPECT_EQ(num_requests, 1);
+  EXPECT_EQ(num_tokens, 8);
+  scheduler_->Abort(1, -1, FinishReason::kAbort, now_, &events_);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{2, std::min(num_known, 16)}}));
+  EXPECT_EQ(output_.slot_starts[0].history.size(), num_known);
+  EXPECT_EQ(output_.slot_starts[0].num_prompt_tokens, 8);
+}
+
+TEST_F(SchedulerTest, AdmissionLeavesABlockForEachRunningSequence) {
+  options_.num_blocks = 6;
+  MakeScheduler();
+  Add(1, 8);
+  PlanAndFinish();
+  Add(2, 16);  // Four blocks are free, but then none for the first to grow.
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 1}}));
+  Finish();
+  scheduler_->Abort(1, -1, FinishReason::kAbort, now_, &events_);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{2, 16}}));
+}
+
+TEST_F(SchedulerTest, NobodyPassesWhoWaitsForBlocks) {
+  options_.num_blocks = 6;
+  MakeScheduler();
+  Add(1, 8);
+  PlanAndFinish();
+  Add(2, 16);
+  Add(3, 2);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 1}}));
+}
+
+TEST_F(SchedulerTest, ChoicesShareThePromptOnceItIsComputed) {
+  MakeScheduler();
+  Add(1, 18, 50, 3);
+  Plan();
+  EXPECT_EQ(output_.rows.size(), 1);
+  Finish();
+  Plan();
+  EXPECT_EQ(output_.rows.size(), 1);  // 16 of 18 tokens are not the prompt.
+  Finish();
+  Plan();
+  ASSERT_EQ(output_.rows.size(), 3);
+  EXPECT_EQ(output_.slot_starts.size(), 2);
+  EXPECT_EQ(output_.block_copies.size(), 2);
+  // The first decodes; the others compute the last prompt token.
+  EXPECT_EQ(output_.rows[0].first_position, 18);
+  EXPECT_EQ(output_.rows[1].first_position, 17);
+  EXPECT_EQ(output_.rows[2].first_position, 17);
+  std::set<uint64_t> draw_keys;
+  for (const SlotStart& start : output_.slot_starts) {
+    draw_keys.insert(start.draw_key);
+  }
+  EXPECT_EQ(draw_keys.size(), 2);
+  // Five blocks of the prompt, and a copy of the fifth for each other choice.
+  EXPECT_EQ(cache_->num_referenced_blocks(), 7);
+}
+
+TEST_F(SchedulerTest, AbortedFirstChoiceLeavesThePromptToTheNext) {
+  MakeScheduler();
+  Add(1, 18, 50, 2);
+  PlanAndFinish();
+  scheduler_->Abort(1, 0, FinishReason::kAbort, now_, &events_);
+  ASSERT_EQ(events_.size(), 1);
+  EXPECT_FALSE(events_[0].is_last);
+  Plan();
+  ASSERT_EQ(output_.slot_starts.size(), 1);
+  // Found in the prefix cache: the 16 tokens that were computed.
+  EXPECT_EQ(output_.slot_starts[0].num_computed_tokens, 16);
+}
+
+TEST_F(SchedulerTest, PlansAheadOfTokensNotYetKnown) {
+  options_.steps_in_flight = 2;
+  MakeScheduler();
+  Add(1, 4, 3);
+  Plan();
+  Plan();
+  ASSERT_EQ(output_.rows.size(), 1);
+  EXPECT_TRUE(output_.rows[0].input_on_device);
+  EXPECT_EQ(output_.rows[0].first_position, 4);
+  EXPECT_TRUE(output_.token_ids.empty());
+  EXPECT_EQ(output_.block_appends.size(), 1);
+  Finish();
+  Plan();
+  EXPECT_EQ(output_.rows[0].first_position, 5);
+  Finish();
+  // Three tokens are known or being drawn: there is nothing more to plan.
+  EXPECT_TRUE(Plan().empty());
+  EXPECT_EQ(scheduler_->num_steps_in_flight(), 1);
+  plans_.pop_back();
+  Finish();
+  EXPECT_EQ(events_.back().finish_reason, FinishReason::kLength);
+  EXPECT_FALSE(scheduler_->HasUnfinished());
+}
+
+TEST_F(SchedulerTest, RowOfAnEndedSequenceIsDroppedAndHoldsItsBlocks) {
+  options_.steps_in_flight = 2;
+  MakeScheduler();
+  Add(1, 4);
+  Plan();
+  Plan();
+  Finish(/*token=*/1);  // The end token.
+  EXPECT_TRUE(events_.back().is_last);
+  EXPECT_GT(cache_->num_referenced_blocks(), 0);
+  const size_t num_events = events_.size();
+  Finish();
+  EXPECT_EQ(events_.size(), num_events);
+  EXPECT_EQ(cache_->num_referenced_blocks(), 0);
+}
+
+TEST_F(SchedulerTest, AbortInFlightFreesWhenTheStepIsCollected) {
+  options_.steps_in_flight = 2;
+  MakeScheduler();
+  Add(1, 30);
+  Plan();
+  scheduler_->Abort(1, -1, FinishReason::kAbort, now_, &events_);
+  ASSERT_EQ(events_.size(), 1);
+  EXPECT_TRUE(events_[0].is_last);
+  CheckIntegrity();
+  EXPECT_GT(cache_->num_referenced_blocks(), 0);
+  Finish();
+  EXPECT_EQ(cache_->num_referenced_blocks(), 0);
+  EXPECT_FALSE(scheduler_->HasRequest(1));
+}
+
+TEST_F(SchedulerTest, SourceOfACopyIsHeldUntilTheStepIsCollected) {
+  options_.steps_in_flight = 2;
+  MakeScheduler();
+  Add(1, 6, 2, 2);
+  Plan();
+  Finish();
+  Plan();  // The fork, beside the last token of the first choice.
+  ASSERT_EQ(output_.block_copies.size(), 1);
+  scheduler_->Abort(1, 0, FinishReason::kAbort, now_, &events_);
+  CheckIntegrity();
+  // Its two blocks, of which one is shared, and the copy.
+  EXPECT_EQ(cache_->num_referenced_blocks(), 3);
+  Finish();
+  EXPECT_EQ(cache_->num_referenced_blocks(), 2);
+}
+
+TEST_F(SchedulerTest, FailedStepEndsItsRequestsOnly) {
+  options_.steps_in_flight = 2;
+  MakeScheduler();
+  Add(1, 16, 50, 2);
+  Add(2, 16);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 16}}));
+  scheduler_->FailOldestStep(absl::InternalError("gone"), now_, &events_);
+  ASSERT_EQ(events_.size(), 2);
+  for (const OutputEvent& event : events_) {
+    EXPECT_EQ(event.request_id, 1);
+    EXPECT_EQ(event.finish_reason, FinishReason::kError);
+    EXPECT_EQ(event.error.message(), "gone");
+  }
+  EXPECT_TRUE(events_[1].is_last);
+  CheckIntegrity();
+  plans_.clear();
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{2, 16}}));
+}
+
+TEST_F(SchedulerTest, NonFiniteRowFailsItsRequestAndLeavesTheCache) {
+  MakeScheduler();
+  Add(1, 8);
+  Add(2, 8);
+  Plan();
+  StepResult result;
+  result.step_id = output_.step_id;
+  for (const ScheduledRow& row : output_.rows) {
+    SampledRow sampled;
+    sampled.slot = row.slot;
+    sampled.non_finite = id_of_slot_[row.slot] == 1;
+    if (!sampled.non_finite) sampled.tokens.push_back({5, 0, {}});
+    result.rows.push_back(sampled);
+  }
+  ASSERT_TRUE(scheduler_->Update(std::move(result), now_, &events_).ok());
+  CheckIntegrity();
+  ASSERT_EQ(events_.size(), 2);
+  EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
+  EXPECT_FALSE(events_[0].error.ok());
+  EXPECT_EQ(events_[1].finish_reason, std::nullopt);
+  EXPECT_EQ(cache_->num_cached_blocks(), 2);  // The other's.
+}
+
+TEST_F(SchedulerTest, TokenOutsideTheVocabularyFailsTheRequest) {
+  MakeScheduler();
+  Add(1, 4);
+  Plan();
+  Finish(/*token=*/100);
+  ASSERT_EQ(events_.size(), 1);
+  EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
+}
+
+TEST_F(SchedulerTest, ResultOfAnotherStepFailsTheStep) {
+  MakeScheduler();
+  Add(1, 4);
+  Plan();
+  StepResult result;
+  result.step_id = 77;
+  EXPECT_TRUE(
+      absl::IsInternal(scheduler_->Update(std::move(result), now_, &events_)));
+  ASSERT_EQ(events_.size(), 1);
+  EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
+  CheckIntegrity();
+}
+
+TEST_F(SchedulerTest, CountsPromptsAndCacheHitsOncePerRequest) {
+  MakeScheduler();
+  Add(1, 12, 1);
+  PlanAndFinish();
+  Request request;
+  request.id = 2;
+  request.n = 2;
+  request.prompt_token_ids.assign(12, 11);
+  request.sampling.max_tokens = 2;
+  scheduler_->AddRequest(std::move(request), 0);
+  while (scheduler_->HasUnfinished()) PlanAndFinish();
+  EXPECT_EQ(events_.back().num_cached_tokens, 8);
+  const SchedulerCounters& counters = scheduler_->counters();
+  EXPECT_EQ(counters.num_prompt_tokens, 24);
+  EXPECT_EQ(counters.prefix_cache_queries, 24);
+  EXPECT_EQ(counters.prefix_cache_hits, 8);
+  EXPECT_EQ(counters.num_generation_tokens, 5);
+}
+
+}  // namespace
+}  // namespace quire
