@@ -120,7 +120,8 @@ void ApiCall::FinishByStopString(Choice& choice) {
 void ApiCall::Flush() {
   if (is_complete_) return;
   if (options_.stream) {
-    Start();
+    // Until all parts are accepted the answer may still be an error's status.
+    if (!is_started_) return;
     std::string out;
     for (size_t i = 0; i < choices_.size(); ++i) WriteChunks(i, &out);
     if (!out.empty()) responder_->Write(std::move(out));

@@ -47,7 +47,8 @@ class ApiCall {
   ApiCall(ApiCallOptions options, const Tokenizer* tokenizer,
           std::shared_ptr<HttpResponder> responder);
 
-  // Streams: sends the head of the answer. Idempotent.
+  // Streams: sends the head of the answer; nothing is written before. To be
+  // called once every part of the call was accepted. Idempotent.
   void Start();
 
   // Takes an event of choice `choice_idx` (of the whole call). Returns true if
@@ -62,8 +63,10 @@ class ApiCall {
 
   void AddCachedTokens(int num_tokens) { num_cached_tokens_ += num_tokens; }
   bool is_complete() const { return is_complete_; }
-  bool is_choice_finished(int choice_idx) const {
-    return choices_[choice_idx].finish_reason.has_value();
+  // Why the choice ended, as the client is told; none if it has not, or Fail
+  // ended it.
+  std::optional<FinishReason> finish_reason(int choice_idx) const {
+    return choices_[choice_idx].finish_reason;
   }
 
  private:

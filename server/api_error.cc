@@ -9,6 +9,7 @@ namespace {
 
 constexpr char kParameterPayload[] = "quire/parameter";
 constexpr char kCodePayload[] = "quire/code";
+constexpr size_t kMaxMessageBytes = 1024;
 
 const char* ErrorType(int http_status) {
   switch (http_status) {
@@ -48,7 +49,8 @@ std::string Body(int http_status, absl::string_view message,
                  absl::string_view parameter, absl::string_view code) {
   if (code.empty()) code = DefaultCode(http_status);
   std::string out = R"({"error":{"message":)";
-  AppendJsonString(message, &out);
+  // Messages quote what the client sent, which may be megabytes.
+  AppendJsonString(message.substr(0, kMaxMessageBytes), &out);
   out += R"(,"type":)";
   AppendJsonString(ErrorType(http_status), &out);
   out += R"(,"param":)";

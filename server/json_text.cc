@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -26,9 +27,19 @@ class LimitChecker : public nlohmann::json_sax<Json> {
   }
   bool string(string_t&) override { return Count(); }
   bool binary(binary_t&) override { return Count(); }
-  bool start_object(std::size_t) override { return Enter(); }
-  bool key(string_t&) override { return true; }
-  bool end_object() override { return Leave(); }
+  bool start_object(std::size_t) override {
+    num_keys_.push_back(0);
+    return Enter();
+  }
+  bool key(string_t&) override {
+    if (++num_keys_.back() <= limits_.max_keys) return true;
+    return Fail(
+        absl::StrCat("an object with more than ", limits_.max_keys, " keys"));
+  }
+  bool end_object() override {
+    num_keys_.pop_back();
+    return Leave();
+  }
   bool start_array(std::size_t) override { return Enter(); }
   bool end_array() override { return Leave(); }
   bool parse_error(std::size_t position, const std::string&,
@@ -62,6 +73,7 @@ class LimitChecker : public nlohmann::json_sax<Json> {
   const JsonLimits limits_;
   int num_nodes_ = 0;
   int depth_ = 0;
+  std::vector<int> num_keys_;  // Of the objects that are open.
   std::string problem_;
 };
 

@@ -14,6 +14,8 @@ namespace quire {
 struct JsonLimits {
   int max_depth = 64;
   int max_nodes = 100'000;
+  // Of one object. Its keys are a list, searched for each new one.
+  int max_keys = 1024;
 };
 
 // INVALID_ARGUMENT if `text` is not one JSON value in UTF-8, or exceeds the

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "gtest/gtest.h"
 
@@ -29,6 +30,21 @@ TEST(ParseJsonTest, LimitsDepthAndSize) {
   std::string many = "[0";
   for (int i = 0; i < 100000; ++i) many += ",0";
   EXPECT_FALSE(ParseJson(many + "]").ok());
+}
+
+// Each new key is compared to those before it.
+TEST(ParseJsonTest, LimitsTheKeysOfAnObject) {
+  const auto object = [](int num_keys) {
+    std::string text = "{\"k\":[{}]";
+    for (int i = 1; i < num_keys; ++i) {
+      text += ",\"k" + std::to_string(i) + "\":{\"k\":{}}";
+    }
+    return text + "}";
+  };
+  EXPECT_TRUE(ParseJson(object(1024)).ok());
+  const auto many = ParseJson(object(1025));
+  ASSERT_FALSE(many.ok());
+  EXPECT_NE(many.status().message().find("1024 keys"), std::string::npos);
 }
 
 TEST(AppendJsonStringTest, EscapesAndRepairs) {

@@ -9,6 +9,7 @@
 #include "absl/types/span.h"
 #include "engine/base/status.h"
 #include "server/api_error.h"
+#include "server/json_text.h"
 
 namespace quire {
 namespace {
@@ -22,6 +23,8 @@ constexpr int kMaxTopLogprobs = 20;
 constexpr size_t kMaxListLength = 65536;
 constexpr size_t kMaxMessages = 10000;
 constexpr size_t kMaxPrompts = 128;
+// A call's arguments stand within the body, which may have JsonLimits's depth.
+constexpr JsonLimits kToolCallLimits = {.max_depth = 32, .max_nodes = 10'000};
 constexpr double kMaxInt32 = std::numeric_limits<int32_t>::max();
 
 enum class FieldType : uint8_t {
@@ -200,9 +203,10 @@ absl::Status ParseToolCallArguments(const std::string& parameter, Json& calls) {
     }
     const auto arguments = function->find("arguments");
     if (arguments != function->end() && arguments->is_string()) {
-      Json parsed = Json::parse(arguments->get_ref<const std::string&>(),
-                                nullptr, /*allow_exceptions=*/false);
-      if (parsed.is_object()) *arguments = std::move(parsed);
+      // With limits: this JSON comes from the client as much as the body does.
+      auto parsed =
+          ParseJson(arguments->get_ref<const std::string&>(), kToolCallLimits);
+      if (parsed.ok() && parsed->is_object()) *arguments = *std::move(parsed);
     }
   }
   return absl::OkStatus();
@@ -533,7 +537,11 @@ const Field kFields[] = {
     {"ebnf", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"grammar", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"use_beam_search", kBoth, kBool, -kNone, kNone, kNotBuilt},
-    {"best_of", kCompletion, kInt, 1, kMaxChoices, kNotBuilt, nullptr, "1"},
+    {"best_of", kCompletion, kInt, 1, kMaxChoices, kUsed,
+     [](const Json& v, ApiRequest& r) {
+       r.best_of = v.get<int32_t>();
+       return absl::OkStatus();
+     }},
     {"echo", kBoth, kBool, -kNone, kNone, kNotBuilt},
     {"suffix", kCompletion, kString, -kNone, kNone, kNotBuilt},
     {"prompt_embeds", kCompletion, kAny, -kNone, kNone, kNotBuilt},
@@ -690,6 +698,11 @@ absl::Status CheckTogether(ApiRequest& request) {
   if (sampling.max_tokens > 0 && sampling.min_tokens > sampling.max_tokens) {
     return ParameterError("min_tokens",
                           "'min_tokens' must not exceed 'max_tokens'");
+  }
+  // As many as are returned: nothing to choose from.
+  if (request.best_of.value_or(request.n) != request.n) {
+    return ParameterError("best_of", "'best_of' must equal 'n'",
+                          "unsupported_parameter");
   }
   if (request.top_logprobs.value_or(0) > 0 && !request.wants_logprobs) {
     return ParameterError("top_logprobs",

@@ -65,6 +65,7 @@ struct ApiRequest {
   std::optional<int32_t> max_completion_tokens;
   bool wants_logprobs = false;
   std::optional<int32_t> top_logprobs;
+  std::optional<int32_t> best_of;
 };
 
 // INVALID_ARGUMENT naming the parameter for wrong types and ranges, and for

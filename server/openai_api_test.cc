@@ -208,6 +208,66 @@ TEST(ParseApiRequestTest, Messages) {
             1);
 }
 
+// Copies of a JSON tree recurse: deep arguments, which are JSON within a
+// string, ended the process by stack overflow when the template's context was
+// made.
+TEST(ParseApiRequestTest, ArgumentsOfToolCallsHaveLimits) {
+  const auto parse = [](const std::string& arguments) {
+    const Json body = {
+        {"messages",
+         {{{"role", "assistant"},
+           {"tool_calls",
+            {{{"function", {{"name", "f"}, {"arguments", arguments}}}}}}}}}};
+    return ParseApiRequest(ApiKind::kChat, body, {});
+  };
+  const auto nested = [](int depth) {
+    std::string text;
+    for (int i = 0; i < depth; ++i) text += "{\"a\":";
+    return text + "1" + std::string(depth, '}');
+  };
+  const auto arguments = [](const ApiRequest& request) {
+    return request.messages[0]["tool_calls"][0]["function"]["arguments"];
+  };
+  const auto shallow = parse(nested(32));
+  ASSERT_TRUE(shallow.ok()) << shallow.status();
+  EXPECT_TRUE(arguments(*shallow).is_object());
+  // What is too deep stays the string it was.
+  const auto deep = parse(nested(500000));
+  ASSERT_TRUE(deep.ok()) << deep.status();
+  EXPECT_TRUE(arguments(*deep).is_string());
+}
+
+TEST(ParseApiRequestTest, BestOfAsManyAsReturnedIsNoChoice) {
+  for (const char* field : {R"("n":3,"best_of":3)", R"("best_of":3,"n":3)",
+                            R"("best_of":1)", R"("best_of":null,"n":2)"}) {
+    EXPECT_TRUE(ParseWith(ApiKind::kCompletion, field).ok()) << field;
+  }
+  for (const char* field : {R"("n":2,"best_of":3)", R"("n":2,"best_of":1)"}) {
+    const auto parsed = ParseWith(ApiKind::kCompletion, field);
+    ASSERT_FALSE(parsed.ok()) << field;
+    EXPECT_EQ(ErrorParameter(parsed.status()), "best_of");
+  }
+}
+
+TEST(ParseApiRequestTest, SeedsHave64Bits) {
+  for (const auto& [text, seed] :
+       {std::pair{"-1", ~uint64_t{0}},
+        std::pair{"-9223372036854775808", uint64_t{1} << 63},
+        std::pair{"9223372036854775807", ~uint64_t{0} >> 1}}) {
+    const auto parsed =
+        ParseWith(ApiKind::kChat, std::string("\"seed\":") + text);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->sampling.seed, seed) << text;
+  }
+}
+
+TEST(ErrorBodyTest, MessagesAreBounded) {
+  const std::string body =
+      ErrorBody(absl::NotFoundError(std::string(1000000, 'x')));
+  EXPECT_LT(body.size(), 2000u);
+  EXPECT_TRUE(ParseJson(body).ok());
+}
+
 TEST(ParseApiRequestTest, Prompts) {
   const auto count = [](const std::string& prompt) {
     const auto parsed = ParseApiRequest(

@@ -109,7 +109,10 @@ void OutputProcessor::Handle(Registered& item) {
   }
 }
 
-void OutputProcessor::Handle(Accepted& item) { item.call->Start(); }
+void OutputProcessor::Handle(Accepted& item) {
+  item.call->Start();
+  touched_.push_back(std::move(item.call));  // Its events may have come first.
+}
 
 void OutputProcessor::Handle(Rejected& item) {
   item.call->Fail(item.error);
@@ -165,9 +168,17 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
     engine_->Abort(event.request_id, event.choice_idx,
                    /*reason_is_stop=*/true);
   }
-  touched_.push_back(part.call);
+  if (touched_.empty() || touched_.back() != part.call) {
+    touched_.push_back(part.call);
+  }
   if (!event.is_last) return;
   part.figures.reason = event.finish_reason.value_or(FinishReason::kError);
+  // The engine may have gone on to the limit after a stop string.
+  if (part.figures.reason != FinishReason::kError) {
+    part.figures.reason =
+        call.finish_reason(part.info.first_choice + event.choice_idx)
+            .value_or(part.figures.reason);
+  }
   part.figures.end_time = event.time;
   metrics_->ObserveFinished(part.figures);
   parts_.erase(found);

@@ -25,15 +25,42 @@ constexpr const char* kReservedNames[] = {"messages",
 constexpr const char* kSpecialTokenNames[] = {"bos_token", "eos_token",
                                               "unk_token", "pad_token"};
 
+// Where `part` last occurs in `text`, or npos. Takes time linear in both,
+// unlike rfind (Knuth, Morris and Pratt 1977, run backwards): both may be
+// megabytes that a client chose.
+size_t FindLast(absl::string_view text, absl::string_view part) {
+  const size_t size = part.size();
+  if (size == 0) return text.size();
+  const auto from_end = [](absl::string_view s, size_t i) {
+    return s[s.size() - 1 - i];
+  };
+  // borders[i]: the longest proper border of the last i + 1 bytes of `part`.
+  std::vector<size_t> borders(size, 0);
+  for (size_t i = 1, matched = 0; i < size; ++i) {
+    while (matched > 0 && from_end(part, i) != from_end(part, matched)) {
+      matched = borders[matched - 1];
+    }
+    if (from_end(part, i) == from_end(part, matched)) ++matched;
+    borders[i] = matched;
+  }
+  for (size_t i = 0, matched = 0; i < text.size(); ++i) {
+    while (matched > 0 && from_end(text, i) != from_end(part, matched)) {
+      matched = borders[matched - 1];
+    }
+    if (from_end(text, i) == from_end(part, matched)) ++matched;
+    if (matched == size) return text.size() - 1 - i;
+  }
+  return absl::string_view::npos;
+}
+
 // Cuts what the template wrote after the final message, so that the model goes
 // on with it.
 void CutAfterFinalMessage(const std::string& content,
                           std::vector<TextSegment>* segments) {
   const std::string text = ConcatenateSegments(*segments);
   const absl::string_view stripped = absl::StripAsciiWhitespace(content);
-  const size_t at =
-      text.rfind(stripped.data(), std::string::npos, stripped.size());
-  if (at == std::string::npos) return;
+  const size_t at = FindLast(text, stripped);
+  if (at == absl::string_view::npos) return;
   size_t keep = at + stripped.size();
   for (size_t i = 0; i < segments->size(); ++i) {
     std::string& segment = (*segments)[i].text;

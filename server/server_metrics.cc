@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/synchronization/mutex.h"
 
 namespace quire {
@@ -75,6 +76,12 @@ ProcessFigures ReadProcessFigures() {
     figures.resident_bytes = pages_resident * page;
   }
   return figures;
+}
+
+// A label's value as the text format wants it; prometheus-cpp escapes its own.
+std::string EscapeLabel(absl::string_view value) {
+  return absl::StrReplaceAll(value,
+                             {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", "\\n"}});
 }
 
 }  // namespace
@@ -285,8 +292,9 @@ std::string ServerMetrics::Render(const EngineStats& stats) {
   text +=
       "# HELP vllm:iteration_tokens_total Tokens of a step.\n"
       "# TYPE vllm:iteration_tokens_total histogram\n";
-  const std::string step_labels = absl::StrCat("engine=\"0\",model_name=\"",
-                                               f.labels.at("model_name"), "\"");
+  const std::string step_labels =
+      absl::StrCat("engine=\"0\",model_name=\"",
+                   EscapeLabel(f.labels.at("model_name")), "\"");
   int64_t cumulative = 0;
   for (size_t i = 0; i < stats.step_token_histogram.size(); ++i) {
     cumulative += stats.step_token_histogram[i];

@@ -1,0 +1,687 @@
+// The API through the socket: HTTP server, engine on the hash model, and a
+// tokenizer of bytes.
+#include "server/api_server.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "engine/base/clock.h"
+#include "gtest/gtest.h"
+#include "server/api_error.h"
+#include "server/fake_tokenizer.h"
+#include "server/http/test_client.h"
+#include "server/http_server.h"
+#include "server/prompt.h"
+#include "server/recording_responder.h"
+#include "tests/hash_model_runner.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr absl::Duration kHangTimeout = absl::Seconds(60);
+constexpr int kMaxModelLen = 8192;
+constexpr char kTemplate[] =
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}\n"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+
+struct Route {
+  const char* method;
+  const char* path;
+};
+constexpr Route kPublicRoutes[] = {{"GET", "/health"},
+                                   {"GET", "/health/ready"},
+                                   {"GET", "/health/live"},
+                                   {"GET", "/metrics"},
+                                   {"GET", "/version"}};
+constexpr Route kApiRoutes[] = {
+    {"GET", "/v1/models"},       {"POST", "/tokenize"},
+    {"POST", "/detokenize"},     {"POST", "/v1/chat/completions"},
+    {"POST", "/v1/completions"}, {"POST", "/completions"}};
+
+class ApiServerTest : public testing::Test {
+ protected:
+  ApiServerTest() {
+    http_options_.port = 0;
+    http_options_.num_workers = 4;
+    http_options_.max_body_bytes = 4 << 20;
+    http_options_.error_body = [](int status, absl::string_view message) {
+      return ErrorBody(status, message);
+    };
+    engine_options_.block_size = 16;
+    engine_options_.num_blocks = 2048;
+    engine_options_.max_model_len = kMaxModelLen;
+    engine_options_.vocab_size = FakeTokenizer::kVocabSize;
+    engine_options_.max_num_seqs = 8;
+    engine_options_.max_num_batched_tokens = 256;
+    engine_options_.eos_token_ids = {FakeTokenizer::kEos};
+  }
+
+  // As RunningServerImpl does it.
+  ~ApiServerTest() override {
+    if (http_ != nullptr) http_->Stop(absl::ZeroDuration());
+    output_.Stop();
+    loop_.reset();
+  }
+
+  void Listen() {
+    auto http = HttpServer::Create(http_options_);
+    ASSERT_TRUE(http.ok()) << http.status();
+    http_ = *std::move(http);
+    api_ =
+        std::make_unique<ApiServer>(http_.get(), Clock::Monotonic(), "1.2.3");
+    ASSERT_TRUE(http_->Start().ok());
+  }
+
+  void Serve() {
+    runner_ =
+        std::make_unique<HashModelRunner>(engine_options_, HashModelOptions());
+    runner_->on_collect = on_collect_;
+    runner_->fail_collect = fail_collect_;
+    auto loop = EngineLoop::Create(engine_options_, runner_.get(),
+                                   Clock::Monotonic(), &output_);
+    ASSERT_TRUE(loop.ok()) << loop.status();
+    loop_ = *std::move(loop);
+    output_.Start(loop_.get());
+    auto chat_template = ChatTemplate::Parse(kTemplate);
+    ASSERT_TRUE(chat_template.ok()) << chat_template.status();
+    chat_template_ = *std::move(chat_template);
+    ServedModel model;
+    model.names = {"m", "alias"};
+    model.root = "models/m";
+    model.tokenizer = &tokenizer_;
+    model.chat_template = chat_template_.get();
+    model.engine = loop_.get();
+    model.output = &output_;
+    model.metrics = &metrics_;
+    model.max_model_len = kMaxModelLen;
+    model.vocab_size = FakeTokenizer::kVocabSize;
+    model.created = 1700000000;
+    api_->Serve(model);
+  }
+
+  void Start() {
+    Listen();
+    Serve();
+  }
+
+  static std::string RequestText(const Route& route, absl::string_view body,
+                                 absl::string_view fields = "") {
+    return absl::StrCat(route.method, " ", route.path,
+                        " HTTP/1.1\r\nHost: x\r\n", fields,
+                        "Content-Length: ", body.size(), "\r\n\r\n", body);
+  }
+  TestClient Connect() {
+    TestClient client;
+    EXPECT_TRUE(client.Connect(http_->port()));
+    return client;
+  }
+  TestResponse Ask(const Route& route, absl::string_view body = "",
+                   absl::string_view fields = "") {
+    return Connect().Ask(RequestText(route, body, fields));
+  }
+  TestResponse Chat(absl::string_view body, absl::string_view fields = "") {
+    return Ask({"POST", "/v1/chat/completions"}, body, fields);
+  }
+  TestResponse Complete(absl::string_view body, absl::string_view fields = "") {
+    return Ask({"POST", "/v1/completions"}, body, fields);
+  }
+  int Status(const char* path) { return Ask({"GET", path}).status; }
+
+  static Json Parse(const TestResponse& response) {
+    const auto value = ParseJson(response.body);
+    EXPECT_TRUE(value.ok()) << response.body;
+    return value.ok() ? *value : Json();
+  }
+
+  static void ExpectError(const TestResponse& response, int status,
+                          const Json& type, const Json& param,
+                          const Json& code) {
+    EXPECT_EQ(response.status, status) << response.body;
+    EXPECT_EQ(response.Field("content-type"), "application/json");
+    const Json error = Parse(response)["error"];
+    EXPECT_TRUE(error["message"].is_string()) << response.body;
+    EXPECT_NE(error["message"], "");
+    EXPECT_EQ(error["type"], type) << response.body;
+    EXPECT_EQ(error["param"], param) << response.body;
+    EXPECT_EQ(error["code"], code) << response.body;
+    EXPECT_EQ(error.size(), 4u);
+    EXPECT_EQ(response.Field("retry-after").empty(), status != 503);
+  }
+
+  void ExpectIdle() {
+    ASSERT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+    ASSERT_TRUE(output_.WaitUntilIdle(kHangTimeout));
+    const EngineStats stats = loop_->Stats();
+    EXPECT_EQ(stats.num_running, 0);
+    EXPECT_EQ(stats.num_waiting, 0);
+    EXPECT_EQ(stats.num_free_blocks, stats.num_blocks);
+    EXPECT_EQ(runner_->violation(), "");
+    EXPECT_TRUE(WaitUntil([&] { return http_->num_open_requests() == 0; }));
+  }
+
+  HttpServerOptions http_options_;
+  EngineOptions engine_options_;
+  std::function<void()> on_collect_;
+  std::function<absl::Status(int64_t)> fail_collect_;
+  FakeTokenizer tokenizer_;
+  std::unique_ptr<ChatTemplate> chat_template_;
+  ServerMetrics metrics_{{.model_name = "m", .num_blocks = 2048}};
+  std::unique_ptr<HashModelRunner> runner_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<ApiServer> api_;
+  OutputProcessor output_{&metrics_};
+  std::unique_ptr<EngineLoop> loop_;
+};
+
+constexpr char kHi[] = R"({"messages":[{"role":"user","content":"hi"}],
+                           "max_tokens":5,"seed":1,"ignore_eos":true})";
+// Runs for thousands of steps if nothing ends it.
+constexpr char kLong[] = R"({"prompt":"hi","max_tokens":8000,"seed":1,
+                             "ignore_eos":true,"stream":true})";
+
+// Stops the engine in Collect until opened; passes on afterwards.
+class Gate {
+ public:
+  std::function<void()> Waiter() {
+    return [this] {
+      if (!reached_.HasBeenNotified()) reached_.Notify();
+      opened_.WaitForNotification();
+    };
+  }
+  void AwaitReached() {
+    ASSERT_TRUE(reached_.WaitForNotificationWithTimeout(kHangTimeout));
+  }
+  void Open() {
+    if (!opened_.HasBeenNotified()) opened_.Notify();
+  }
+
+ private:
+  absl::Notification reached_, opened_;
+};
+
+TEST_F(ApiServerTest, LoadingAnswersProbesOnly) {
+  Listen();
+  EXPECT_EQ(Status("/health"), 503);
+  EXPECT_EQ(Status("/health/ready"), 503);
+  EXPECT_EQ(Status("/health/live"), 200);
+  EXPECT_EQ(Status("/version"), 200);
+  EXPECT_EQ(Status("/metrics"), 503);
+  for (const Route& route : kApiRoutes) {
+    ExpectError(Ask(route, "{}"), 503, "service_unavailable_error", nullptr,
+                "service_unavailable");
+  }
+  // Nothing to drain yet, and it serves afterwards.
+  api_->StartDraining();
+  Serve();
+  EXPECT_EQ(Status("/health"), 200);
+  EXPECT_EQ(Chat(kHi).status, 200);
+}
+
+TEST_F(ApiServerTest, ServesEveryRoute) {
+  Start();
+  for (const char* path : {"/health", "/health/ready", "/health/live"}) {
+    const TestResponse response = Ask({"GET", path});
+    EXPECT_EQ(response.status, 200);
+    EXPECT_EQ(response.body, R"({"status":"ok"})");
+  }
+  EXPECT_EQ(Ask({"GET", "/version"}).body, R"({"version":"1.2.3"})");
+  const TestResponse metrics = Ask({"GET", "/metrics"});
+  EXPECT_EQ(metrics.Field("content-type"),
+            "text/plain; version=0.0.4; charset=utf-8");
+  EXPECT_TRUE(absl::StrContains(metrics.body, "vllm:num_requests_running"));
+  const Json models = Parse(Ask({"GET", "/v1/models"}));
+  ASSERT_EQ(models["data"].size(), 2u);
+  EXPECT_EQ(models["data"][0]["id"], "m");
+  EXPECT_EQ(models["data"][0]["max_model_len"], kMaxModelLen);
+  EXPECT_EQ(models["data"][0]["created"], 1700000000);
+
+  const Json chat = Parse(Chat(kHi));
+  EXPECT_EQ(chat["object"], "chat.completion");
+  EXPECT_TRUE(absl::StartsWith(chat["id"].get<std::string>(), "chatcmpl-"));
+  EXPECT_EQ(chat["model"], "m");
+  EXPECT_EQ(chat["choices"][0]["finish_reason"], "length");
+  // <s>[user]hi\n[assistant]
+  EXPECT_EQ(chat["usage"]["prompt_tokens"], 21);
+  EXPECT_EQ(chat["usage"]["completion_tokens"], 5);
+  for (const char* path : {"/v1/completions", "/completions"}) {
+    const Json text = Parse(Ask(
+        {"POST", path},
+        R"({"prompt":["a",[98,99]],"n":2,"model":"alias","ignore_eos":true})"));
+    EXPECT_EQ(text["object"], "text_completion");
+    EXPECT_EQ(text["model"], "alias");
+    ASSERT_EQ(text["choices"].size(), 4u);
+    EXPECT_EQ(text["choices"][3]["index"], 3);
+    EXPECT_EQ(text["usage"]["prompt_tokens"], 4);
+    EXPECT_EQ(text["usage"]["completion_tokens"], 64);
+  }
+  ExpectIdle();
+}
+
+TEST_F(ApiServerTest, StreamSaysWhatTheResponseSays) {
+  Start();
+  const Json collected = Parse(Chat(kHi));
+  std::string body = kHi;
+  body.insert(1, R"("stream":true,"stream_options":{"include_usage":true},)");
+  const TestResponse response = Chat(body);
+  EXPECT_EQ(response.status, 200);
+  EXPECT_TRUE(
+      absl::StartsWith(response.Field("content-type"), "text/event-stream"));
+  const std::vector<Json> events = ParseEvents(response.body);
+  std::string text;
+  for (const Json& event : events) {
+    if (event["choices"].empty()) continue;
+    const Json& delta = event["choices"][0]["delta"];
+    if (delta.contains("content")) text += delta["content"];
+  }
+  EXPECT_EQ(text, collected["choices"][0]["message"]["content"]);
+  EXPECT_EQ(events.back()["usage"]["completion_tokens"], 5);
+  EXPECT_EQ(events.back()["usage"]["prompt_tokens"], 21);
+  ExpectIdle();
+}
+
+TEST_F(ApiServerTest, ErrorsNameTypeParameterAndCode) {
+  Start();
+  const Json invalid = "invalid_request_error";
+  ExpectError(Chat("{"), 400, invalid, nullptr, nullptr);
+  ExpectError(Chat("[]"), 400, invalid, nullptr, nullptr);
+  ExpectError(Chat("{}"), 400, invalid, "messages", nullptr);
+  ExpectError(Complete(R"({"prompt":"a","temperature":3})"), 400, invalid,
+              "temperature", nullptr);
+  ExpectError(Complete(R"({"prompt":"a","echo":true})"), 400, invalid, "echo",
+              "unsupported_parameter");
+  ExpectError(Complete(R"({"prompt":[300]})"), 400, invalid, "prompt", nullptr);
+  ExpectError(Complete(R"({"prompt":"a","stop_token_ids":[300]})"), 400,
+              invalid, "stop_token_ids", nullptr);
+  ExpectError(Complete(absl::StrCat(R"({"prompt":")",
+                                    std::string(kMaxModelLen, 'a'), "\"}")),
+              400, invalid, "prompt", "context_length_exceeded");
+  ExpectError(Complete(R"({"prompt":["a","b","c","d","e","f","g","h","i"],
+                           "n":128})"),
+              400, invalid, "n", nullptr);
+  ExpectError(Complete(R"({"prompt":"a","model":"other"})"), 404,
+              "not_found_error", nullptr, "model_not_found");
+  ExpectError(Ask({"GET", "/nowhere"}), 404, "not_found_error", nullptr,
+              "not_found");
+  ExpectIdle();
+}
+
+TEST_F(ApiServerTest, WrongMethodsAreRefused) {
+  Start();
+  std::vector<Route> routes(std::begin(kPublicRoutes), std::end(kPublicRoutes));
+  routes.insert(routes.end(), std::begin(kApiRoutes), std::end(kApiRoutes));
+  for (const Route& route : routes) {
+    for (const char* method : {"GET", "POST", "PUT", "PATCH", "DELETE"}) {
+      if (absl::string_view(method) == route.method) continue;
+      const TestResponse response = Ask({method, route.path}, "{}");
+      ExpectError(response, 405, "invalid_request_error", nullptr,
+                  "method_not_allowed");
+      EXPECT_TRUE(absl::StrContains(response.Field("allow"), route.method));
+    }
+  }
+}
+
+TEST_F(ApiServerTest, EveryApiRouteAsksForAKey) {
+  http_options_.api_keys = {"key1", "key2"};
+  Start();
+  for (const Route& route : kApiRoutes) {
+    for (const char* fields :
+         {"", "Authorization: Bearer wrong\r\n", "Authorization: key1\r\n",
+          "Authorization: Bearer \r\n", "Authorization: Basic key1\r\n"}) {
+      ExpectError(Ask(route, "{}", fields), 401, "authentication_error",
+                  nullptr, "invalid_api_key");
+    }
+    EXPECT_NE(Ask(route, "{}", "Authorization: Bearer key2\r\n").status, 401);
+  }
+  for (const Route& route : kPublicRoutes) {
+    EXPECT_EQ(Ask(route).status, 200) << route.path;
+  }
+}
+
+TEST_F(ApiServerTest, HeadHasNoBody) {
+  Start();
+  for (const char* path : {"/health", "/version", "/v1/models"}) {
+    TestClient client = Connect();
+    client.Send(absl::StrCat("HEAD ", path, " HTTP/1.1\r\nHost: x\r\n\r\n"));
+    const TestResponse response = client.Receive(/*has_no_body=*/true);
+    EXPECT_EQ(response.status, 200);
+    EXPECT_NE(response.Field("content-length"), "0");
+    // The connection goes on where the head ended.
+    EXPECT_EQ(client.Ask("GET /health HTTP/1.1\r\nHost: x\r\n\r\n").status,
+              200);
+  }
+}
+
+TEST_F(ApiServerTest, LargeBodiesAreRefused) {
+  http_options_.max_body_bytes = 10000;
+  Start();
+  ExpectError(Chat(std::string(10001, ' ')), 413, "invalid_request_error",
+              nullptr, nullptr);
+  std::string body = kHi;
+  body.resize(10000, ' ');
+  EXPECT_EQ(Chat(body).status, 200);
+}
+
+TEST_F(ApiServerTest, RequestIds) {
+  Start();
+  const auto id_of = [&](const std::string& given) {
+    const TestResponse response =
+        Chat(kHi, absl::StrCat("X-Request-Id: ", given, "\r\n"));
+    const std::string id = response.Field("x-request-id");
+    EXPECT_TRUE(id == given || id == Parse(response)["id"]) << id;
+    return id;
+  };
+  EXPECT_EQ(id_of("req-1.a_B"), "req-1.a_B");
+  EXPECT_EQ(id_of(std::string(64, 'x')), std::string(64, 'x'));
+  for (const std::string& bad :
+       {std::string(65, 'x'), std::string("a b"), std::string("a\"b"),
+        std::string("a;b"), std::string("\xc3\xa9")}) {
+    EXPECT_NE(id_of(bad), bad);
+  }
+  const TestResponse without = Chat(kHi);
+  EXPECT_EQ(without.Field("x-request-id"), Parse(without)["id"]);
+}
+
+TEST_F(ApiServerTest, IgnoredFieldsAreNamed) {
+  Start();
+  const auto header = [&](const std::string& fields) {
+    const TestResponse response =
+        Complete(absl::StrCat(R"({"prompt":"a","max_tokens":1)", fields, "}"));
+    EXPECT_EQ(response.status, 200) << response.body;
+    return response.Field("x-quire-ignored-fields");
+  };
+  EXPECT_EQ(header(""), "");
+  EXPECT_EQ(header(R"(,"user":"u","store":true)"), "");
+  EXPECT_EQ(header(R"(,"temprature":1,"x.y":2)"), "temprature,x.y");
+  EXPECT_EQ(header(R"(,"a\r\nSet-Cookie: b":1)"), "unnamed");
+  EXPECT_EQ(header(absl::StrCat(",\"", std::string(300, 'x'), "\":1,\"b\":1")),
+            "b");
+}
+
+TEST_F(ApiServerTest, TokenizesAndBack) {
+  Start();
+  const Route tokenize = {"POST", "/tokenize"};
+  const Route detokenize = {"POST", "/detokenize"};
+  Json answer = Parse(Ask(tokenize, R"({"prompt":"a</s>"})"));
+  EXPECT_EQ(answer["tokens"], Json::parse("[256,97,257]"));
+  EXPECT_EQ(answer["count"], 3);
+  EXPECT_EQ(answer["max_model_len"], kMaxModelLen);
+  EXPECT_TRUE(answer["token_strs"].is_null());
+  answer = Parse(Ask(tokenize, R"({"prompt":"a","add_special_tokens":false,
+                                   "return_token_strs":true})"));
+  EXPECT_EQ(answer["token_strs"], Json::parse(R"(["a"])"));
+  answer = Parse(
+      Ask(tokenize, R"({"messages":[{"role":"user","content":"</s>"}]})"));
+  // The begin token is the template's; the message's end token is text.
+  EXPECT_EQ(answer["tokens"][0], 256);
+  EXPECT_EQ(answer["count"], 23);
+  answer = Parse(Ask(detokenize, R"({"tokens":[256,97,261]})"));
+  EXPECT_EQ(answer["prompt"], "<s>a\xc3\xa9");
+  EXPECT_EQ(Parse(Ask(detokenize, R"({"tokens":[]})"))["prompt"], "");
+
+  const Json invalid = "invalid_request_error";
+  for (const char* body :
+       {"{}", "[]", "1", R"({"tokens":1})", R"({"tokens":{}})",
+        R"({"tokens":["a"]})", R"({"tokens":[1.5]})", R"({"tokens":[-1]})",
+        R"({"tokens":[100000]})", R"({"tokens":[18446744073709551615]})",
+        R"({"tokens":[[1]]})", R"({"tokens":[null]})"}) {
+    ExpectError(Ask(detokenize, body), 400, invalid, "tokens", nullptr);
+  }
+  ExpectError(Ask(tokenize, "{}"), 400, invalid, "prompt", nullptr);
+  ExpectError(Ask(tokenize, "[]"), 400, invalid, nullptr, nullptr);
+  for (const char* prompt : {"1", "{}", "[]", "[1]", R"(["a","b"])", "null"}) {
+    ExpectError(Ask(tokenize, absl::StrCat("{\"prompt\":", prompt, "}")), 400,
+                invalid, "prompt", nullptr);
+  }
+  ExpectError(Ask(tokenize, R"({"prompt":"a","return_token_strs":1})"), 400,
+              invalid, "return_token_strs", nullptr);
+  ExpectError(Ask(tokenize, R"({"prompt":"a","model":"other"})"), 404,
+              "not_found_error", nullptr, "model_not_found");
+}
+
+TEST_F(ApiServerTest, HostileBodiesAreTheClientsFault) {
+  Start();
+  std::string messages = R"({"role":"user","content":"x"})";
+  for (int i = 1; i < 100000; ++i) messages += R"(,{"role":"user"})";
+  std::string kwargs = "1";
+  for (int i = 0; i < 50; ++i) kwargs = "{\"a\":" + kwargs + "}";
+  std::string deep;
+  for (int i = 0; i < 200000; ++i) deep += "{\\\"a\\\":";
+  deep += "1" + std::string(200000, '}');
+  const std::string hi = R"("messages":[{"role":"user","content":"hi"}])";
+  for (const std::string& body : {
+           absl::StrCat("{\"messages\":[", messages, "]}"),
+           "{" + hi + R"(,"temperature":NaN})",
+           "{" + hi + R"(,"temperature":Infinity})",
+           "{" + hi + R"(,"temperature":1e999})",
+           "{" + hi + R"(,"max_tokens":1e3})",
+           "{" + hi + R"(,"max_tokens":99999999999999999999})",
+           "{" + hi + R"(,"n":9223372036854775807})",
+           "{" + hi + R"(,"chat_template_kwargs":{"messages":[]}})",
+           "{" + hi + R"(,"chat_template_kwargs":{"bos_token":"x"}})",
+           "{" + hi + R"(,"continue_final_message":true})",
+           std::string(R"({"messages":[[]]})"),
+           std::string(R"({"messages":[{"role":["user"],"content":"a"}]})"),
+           std::string(R"({"messages":[{"role":"user","content":[[]]}]})"),
+           std::string(R"({"messages":[{"role":"assistant",
+                           "tool_calls":[{"function":[]}]}]})"),
+           std::string("{\"messages\":\"\xff\"}"),
+       }) {
+    const TestResponse response = Chat(body);
+    EXPECT_EQ(response.status, 400) << body.substr(0, 200);
+    EXPECT_EQ(Parse(response)["error"]["type"], "invalid_request_error");
+  }
+  for (const char* prompt :
+       {"[]", "[[]]", "[[],[]]", "[[1],\"a\",{}]", "[1,\"a\"]", "[\"a\",1]",
+        "[1.5]", "true", "[[1],[]]", "[null]"}) {
+    const TestResponse response =
+        Complete(absl::StrCat("{\"prompt\":", prompt, "}"));
+    EXPECT_EQ(response.status, 400) << prompt;
+    EXPECT_EQ(Parse(response)["error"]["param"], "prompt") << prompt;
+  }
+  // Unusual, and meant.
+  for (const std::string& body : {
+           "{" + hi + R"(,"max_tokens":1,"stream_options":null})",
+           "{" + hi + R"(,"max_tokens":7,"max_tokens":1})",
+           "{" + hi + R"(,"max_tokens":1,"seed":-1})",
+           "{" + hi + R"(,"max_tokens":1,"chat_template_kwargs":)" + kwargs +
+               "}",
+           R"({"max_tokens":1,"messages":[{"role":"user","content":"a"},
+               {"role":"assistant","tool_calls":[{"function":{"name":"f",
+               "arguments":")" +
+               deep + "\"}}]}]}",
+       }) {
+    const TestResponse response = Chat(body);
+    EXPECT_EQ(response.status, 200) << response.body;
+    EXPECT_EQ(Parse(response)["usage"]["completion_tokens"], 1);
+  }
+  ExpectIdle();
+}
+
+TEST_F(ApiServerTest, MaxTokensIsClippedToTheContext) {
+  Start();
+  const std::string prompt(kMaxModelLen - 3, 'a');
+  const Json answer = Parse(Complete(
+      absl::StrCat(R"({"prompt":")", prompt,
+                   R"(","max_tokens":2147483647,"ignore_eos":true})")));
+  EXPECT_EQ(answer["usage"]["prompt_tokens"], kMaxModelLen - 2);
+  EXPECT_EQ(answer["usage"]["completion_tokens"], 2);
+  EXPECT_EQ(answer["choices"][0]["finish_reason"], "length");
+}
+
+TEST_F(ApiServerTest, DrainingFinishesWhatRuns) {
+  Gate gate;
+  on_collect_ = gate.Waiter();
+  Start();
+  TestClient stream = Connect();
+  std::string body = kHi;
+  body.insert(1, R"("stream":true,)");
+  stream.Send(RequestText({"POST", "/v1/chat/completions"}, body));
+  TestClient plain = Connect();
+  plain.Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
+  gate.AwaitReached();
+  EXPECT_TRUE(WaitUntil([&] {
+    const EngineStats stats = loop_->Stats();
+    return http_->num_open_requests() == 2 &&
+           stats.num_running + stats.num_waiting == 2;
+  }));
+  api_->StartDraining();
+  EXPECT_EQ(Status("/health"), 503);
+  EXPECT_EQ(Status("/health/ready"), 503);
+  EXPECT_EQ(Status("/health/live"), 200);
+  EXPECT_EQ(Status("/metrics"), 200);
+  for (const Route& route : kApiRoutes) {
+    ExpectError(Ask(route, "{}"), 503, "service_unavailable_error", nullptr,
+                "service_unavailable");
+  }
+  gate.Open();
+  EXPECT_EQ(Parse(plain.Receive())["usage"]["completion_tokens"], 5);
+  const std::vector<Json> events = ParseEvents(stream.Receive().body);
+  EXPECT_EQ(events.back()["choices"][0]["finish_reason"], "length");
+  ExpectIdle();
+}
+
+TEST_F(ApiServerTest, EngineFailureIsSeenEverywhere) {
+  Gate gate;
+  on_collect_ = gate.Waiter();
+  fail_collect_ = [](int64_t) { return absl::InternalError("secret"); };
+  Start();
+  std::vector<TestClient> clients;
+  for (int i = 0; i < 12; ++i) {
+    clients.push_back(Connect());
+    std::string body = kHi;
+    if (i % 2 == 0) body.insert(1, R"("stream":true,)");
+    clients.back().Send(RequestText({"POST", "/v1/chat/completions"}, body));
+  }
+  EXPECT_TRUE(WaitUntil([&] {
+    const EngineStats stats = loop_->Stats();
+    return stats.num_running + stats.num_waiting == 12;
+  }));
+  gate.Open();
+  for (int i = 0; i < 12; ++i) {
+    const TestResponse response = clients[i].Receive();
+    EXPECT_TRUE(response.is_complete);
+    EXPECT_FALSE(absl::StrContains(response.body, "secret")) << response.body;
+    if (i % 2 == 0) {
+      EXPECT_TRUE(ParseEvents(response.body).back().contains("error"));
+    } else {
+      EXPECT_GE(response.status, 500);
+      EXPECT_TRUE(Parse(response).contains("error"));
+    }
+  }
+  // Steps fail until the engine gives up.
+  for (int i = 0; i < 5 && loop_->Health().ok(); ++i) {
+    EXPECT_GE(Chat(kHi).status, 500);
+  }
+  EXPECT_FALSE(loop_->Health().ok());
+  EXPECT_EQ(Status("/health"), 503);
+  EXPECT_EQ(Status("/health/ready"), 503);
+  EXPECT_EQ(Status("/health/live"), 503);
+  ExpectError(Chat(kHi), 503, "service_unavailable_error", nullptr,
+              "service_unavailable");
+}
+
+TEST_F(ApiServerTest, DisconnectBeforeTheFirstTokenAborts) {
+  Gate gate;
+  on_collect_ = gate.Waiter();
+  Start();
+  TestClient client = Connect();
+  client.Send(RequestText({"POST", "/v1/completions"}, kLong));
+  gate.AwaitReached();
+  client.Close();
+  EXPECT_TRUE(WaitUntil([&] { return http_->num_open_requests() == 0; }));
+  gate.Open();
+  ExpectIdle();
+  EXPECT_LT(loop_->Stats().num_generation_tokens, 4000);
+  EXPECT_TRUE(absl::StrContains(
+      Ask({"GET", "/metrics"}).body,
+      R"({engine="0",finished_reason="abort",model_name="m"} 1)"));
+}
+
+TEST_F(ApiServerTest, DisconnectWithinTheStreamAborts) {
+  Start();
+  TestClient client = Connect();
+  client.Send(RequestText({"POST", "/v1/completions"}, kLong));
+  EXPECT_NE(client.ReceiveUntil("data: {"), "");
+  client.Close();
+  ExpectIdle();
+  EXPECT_LT(loop_->Stats().num_generation_tokens, 7999);
+  EXPECT_TRUE(absl::StrContains(
+      Ask({"GET", "/metrics"}).body,
+      R"({engine="0",finished_reason="abort",model_name="m"} 1)"));
+}
+
+TEST_F(ApiServerTest, FullQueueIsOverload) {
+  Gate gate;
+  on_collect_ = gate.Waiter();
+  engine_options_.max_num_seqs = 1;
+  engine_options_.max_num_queued_reqs = 2;
+  Start();
+  TestClient running = Connect();
+  running.Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
+  gate.AwaitReached();
+  std::vector<TestClient> waiting;
+  for (int i = 0; i < 8; ++i) {
+    waiting.push_back(Connect());
+    waiting.back().Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
+  }
+  // Some wait, the others are refused at once, also in part: both prompts of a
+  // call or none.
+  EXPECT_TRUE(WaitUntil([&] { return loop_->Stats().num_waiting >= 1; }));
+  TestResponse refused;
+  EXPECT_TRUE(WaitUntil([&] { return http_->num_open_requests() <= 3; }));
+  refused = Complete(R"({"prompt":["a","b","c"],"stream":true})");
+  ExpectError(refused, 503, "service_unavailable_error", nullptr,
+              "service_unavailable");
+  EXPECT_FALSE(refused.Field("x-request-id").empty());
+  gate.Open();
+  int num_served = 0;
+  for (TestClient& client : waiting) {
+    const TestResponse response = client.Receive();
+    if (response.status == 200) {
+      ++num_served;
+    } else {
+      ExpectError(response, 503, "service_unavailable_error", nullptr,
+                  "service_unavailable");
+    }
+  }
+  EXPECT_EQ(running.Receive().status, 200);
+  EXPECT_GE(num_served, 1);
+  EXPECT_LE(num_served, 3);
+  ExpectIdle();
+}
+
+TEST_F(ApiServerTest, SearchForTheFinalMessageIsLinear) {
+  // A template that does not show the final message as it was sent, and texts
+  // in which a naive search compares a megabyte at each of a million places.
+  Start();
+  auto other = ChatTemplate::Parse(
+      "{% for m in messages[:-1] %}{{ m.content }}{% endfor %}x");
+  ASSERT_TRUE(other.ok());
+  ApiRequest request;
+  request.messages = {
+      {{"role", "user"}, {"content", std::string(1000000, 'a')}},
+      {{"role", "assistant"}, {"content", "b" + std::string(500000, 'a')}}};
+  request.continue_final_message = true;
+  request.add_generation_prompt = false;
+  const auto ids = EncodeChat(request, tokenizer_, other->get());
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_EQ(ids->size(), 1000001u);
+  // And where it is shown, what follows it is cut.
+  request.messages = {{{"role", "user"}, {"content", "aab"}},
+                      {{"role", "assistant"}, {"content", " aa b aab\n"}}};
+  const auto cut = EncodeChat(request, tokenizer_, chat_template_.get());
+  ASSERT_TRUE(cut.ok()) << cut.status();
+  EXPECT_EQ(tokenizer_.Decode(*cut, false),
+            "<s>[user]aab\n[assistant] aa b aab");
+}
+
+}  // namespace
+}  // namespace quire

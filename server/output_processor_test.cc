@@ -1,0 +1,423 @@
+// The output thread with a real engine on the hash model.
+#include "server/output_processor.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "engine/base/clock.h"
+#include "engine/base/random.h"
+#include "gtest/gtest.h"
+#include "server/fake_tokenizer.h"
+#include "server/recording_responder.h"
+#include "tests/hash_model_runner.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Far more than any wait here takes; reached only if something hangs.
+constexpr absl::Duration kHangTimeout = absl::Seconds(60);
+
+EngineOptions TestOptions() {
+  EngineOptions options;
+  options.block_size = 4;
+  options.num_blocks = 64;
+  options.max_model_len = 128;
+  options.vocab_size = FakeTokenizer::kVocabSize;
+  options.max_num_seqs = 8;
+  options.max_num_batched_tokens = 32;
+  options.eos_token_ids = {FakeTokenizer::kEos};
+  options.check_integrity = true;
+  return options;
+}
+
+// A call of `num_prompts` prompts with n choices each.
+struct Call {
+  std::shared_ptr<RecordingResponder> responder;
+  std::shared_ptr<ApiCall> call;
+  std::vector<CallPart> parts;
+};
+
+class OutputProcessorTest : public testing::Test {
+ protected:
+  OutputProcessorTest() : metrics_({.model_name = "m", .num_blocks = 64}) {}
+
+  ~OutputProcessorTest() override {
+    output_.Stop();
+    loop_.reset();
+  }
+
+  void Start() {
+    runner_ = std::make_unique<HashModelRunner>(options_, model_options_);
+    runner_->on_collect = on_collect_;
+    runner_->fail_collect = fail_collect_;
+    auto loop = EngineLoop::Create(options_, runner_.get(), Clock::Monotonic(),
+                                   &output_);
+    ASSERT_TRUE(loop.ok()) << loop.status();
+    loop_ = *std::move(loop);
+    output_.Start(loop_.get());
+  }
+
+  Call MakeCall(bool stream, int num_prompts = 1, int n = 1,
+                std::vector<std::string> stop_strings = {}) {
+    ApiCallOptions options;
+    options.kind = ApiKind::kCompletion;
+    options.id = "cmpl-1";
+    options.model = "m";
+    options.stream = stream;
+    options.include_usage = stream;
+    options.stop_strings = std::move(stop_strings);
+    options.num_choices = num_prompts * n;
+    Call made;
+    made.responder = std::make_shared<RecordingResponder>();
+    made.call = std::make_shared<ApiCall>(std::move(options), &tokenizer_,
+                                          made.responder);
+    for (int i = 0; i < num_prompts; ++i) {
+      CallPart part;
+      part.request_id = loop_->NewRequestId();
+      part.first_choice = i * n;
+      part.n = n;
+      part.num_prompt_tokens = 5;
+      part.max_tokens = 20;
+      part.arrival_time = Clock::Monotonic()->Now();
+      made.parts.push_back(part);
+    }
+    return made;
+  }
+
+  absl::Status SubmitPart(const CallPart& part, int max_tokens,
+                          bool ignores_eos = false) {
+    Request request;
+    request.id = part.request_id;
+    for (int i = 0; i < part.num_prompt_tokens; ++i) {
+      request.prompt_token_ids.push_back(
+          static_cast<int32_t>((part.request_id * 31 + i) % 250));
+    }
+    request.sampling.max_tokens = max_tokens;
+    request.sampling.ignore_eos = ignores_eos;
+    request.sampling.seed = part.request_id;
+    request.n = part.n;
+    request.arrival_time = part.arrival_time;
+    return loop_->Submit(std::move(request));
+  }
+
+  void Submit(const Call& call, int max_tokens, bool ignores_eos = false) {
+    output_.Register(call.call, call.parts);
+    for (const CallPart& part : call.parts) {
+      const absl::Status status = SubmitPart(part, max_tokens, ignores_eos);
+      ASSERT_TRUE(status.ok()) << status;
+    }
+    output_.Accept(call.call);
+    call.responder->OnDisconnect([this, parts = call.parts] {
+      for (const CallPart& part : parts) loop_->Abort(part.request_id);
+    });
+  }
+
+  // Waits for the end of everything and looks for leaks.
+  void ExpectIdle() {
+    ASSERT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+    ASSERT_TRUE(output_.WaitUntilIdle(kHangTimeout));
+    const EngineStats stats = loop_->Stats();
+    EXPECT_EQ(stats.num_running, 0);
+    EXPECT_EQ(stats.num_waiting, 0);
+    EXPECT_EQ(stats.num_waiting_tokens, 0);
+    EXPECT_EQ(stats.num_free_blocks, stats.num_blocks);
+    EXPECT_EQ(runner_->violation(), "");
+  }
+
+  double Metric(const std::string& start) {
+    const std::string text = metrics_.Render(loop_->Stats());
+    for (absl::string_view line : absl::StrSplit(text, '\n')) {
+      if (!absl::StartsWith(line, start)) continue;
+      double value = 0;
+      EXPECT_TRUE(absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value));
+      return value;
+    }
+    ADD_FAILURE() << "no metric " << start;
+    return -1;
+  }
+  double NumFinished(const std::string& reason) {
+    return Metric(absl::StrCat(
+        "vllm:request_success_total{engine=\"0\",finished_reason=\"", reason,
+        "\""));
+  }
+  double NumFinished() {
+    double sum = 0;
+    for (const char* reason : {"stop", "length", "abort", "error"}) {
+      sum += NumFinished(reason);
+    }
+    return sum;
+  }
+  double Count(const std::string& histogram) {
+    return Metric(absl::StrCat("vllm:", histogram, "_count{"));
+  }
+
+  EngineOptions options_ = TestOptions();
+  HashModelOptions model_options_;
+  std::function<void()> on_collect_;
+  std::function<absl::Status(int64_t)> fail_collect_;
+  FakeTokenizer tokenizer_;
+  ServerMetrics metrics_;
+  std::unique_ptr<HashModelRunner> runner_;
+  OutputProcessor output_{&metrics_};
+  std::unique_ptr<EngineLoop> loop_;
+};
+
+// Stops the engine in Collect until opened.
+class Gate {
+ public:
+  void Wait() {
+    if (!reached_.HasBeenNotified()) reached_.Notify();
+    opened_.WaitForNotification();
+  }
+  void AwaitReached() {
+    ASSERT_TRUE(reached_.WaitForNotificationWithTimeout(kHangTimeout));
+  }
+  void Open() { opened_.Notify(); }
+
+ private:
+  absl::Notification reached_, opened_;
+};
+
+TEST_F(OutputProcessorTest, ManyConcurrentCalls) {
+  Start();
+  constexpr int kNumThreads = 4, kNumCalls = 25;
+  std::vector<std::vector<Call>> calls(kNumThreads);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kNumThreads; ++t) {
+    threads.emplace_back([&, t] {
+      SimulationRandom random(t);
+      for (int i = 0; i < kNumCalls; ++i) {
+        const std::vector<std::string> stops =
+            random.Below(3) == 0 ? std::vector<std::string>{"a", "b", "c", "d"}
+                                 : std::vector<std::string>{};
+        calls[t].push_back(MakeCall(random.Below(2) == 0, 1 + random.Below(3),
+                                    1 + random.Below(3), stops));
+        Submit(calls[t].back(), 1 + static_cast<int>(random.Below(30)));
+        if (random.Below(4) == 0) calls[t].back().responder->Disconnect();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  ExpectIdle();
+  int num_parts = 0;
+  for (const auto& list : calls) {
+    for (const Call& call : list) {
+      num_parts += static_cast<int>(call.parts.size());
+      const RecordedAnswer answer = call.responder->answer();
+      EXPECT_TRUE(answer.is_finished);
+      EXPECT_EQ(answer.status, 200);
+      if (!answer.is_stream) {
+        EXPECT_FALSE(answer.Json()["choices"].empty());
+        continue;
+      }
+      std::vector<int> num_ends(128, 0);
+      for (const Json& event : ParseEvents(answer.body)) {
+        EXPECT_FALSE(event.contains("error"));
+        if (event["choices"].empty()) continue;
+        const Json& choice = event["choices"][0];
+        num_ends[choice["index"].get<int>()] +=
+            !choice["finish_reason"].is_null();
+      }
+      const int num_choices =
+          static_cast<int>(call.parts.size()) * call.parts.front().n;
+      for (int i = 0; i < num_choices; ++i) EXPECT_EQ(num_ends[i], 1);
+    }
+  }
+  // Each request once, whatever ended it.
+  EXPECT_EQ(NumFinished(), num_parts);
+  EXPECT_EQ(NumFinished("error"), 0);
+  EXPECT_EQ(Count("e2e_request_latency_seconds"), num_parts);
+  EXPECT_EQ(Count("request_params_n"), num_parts);
+  EXPECT_LE(Count("time_to_first_token_seconds"), num_parts);
+}
+
+TEST_F(OutputProcessorTest, CountsEachRequestOnce) {
+  model_options_.eos_per_1000 = 0;
+  Start();
+  const Call call = MakeCall(/*stream=*/true, /*num_prompts=*/2, /*n=*/3);
+  Submit(call, /*max_tokens=*/10);
+  ExpectIdle();
+  EXPECT_EQ(NumFinished("length"), 2);
+  EXPECT_EQ(NumFinished(), 2);
+  EXPECT_EQ(Count("time_to_first_token_seconds"), 2);
+  EXPECT_EQ(Count("request_prefill_time_seconds"), 2);
+  EXPECT_EQ(Count("request_queue_time_seconds"), 2);
+  // Nine gaps in each of six choices.
+  EXPECT_EQ(Count("inter_token_latency_seconds"), 54);
+  EXPECT_EQ(Metric("vllm:request_generation_tokens_sum{"), 60);
+  const std::vector<Json> events = ParseEvents(call.responder->answer().body);
+  EXPECT_EQ(events.back()["usage"]["completion_tokens"], 60);
+}
+
+TEST_F(OutputProcessorTest, StopStringCountsAsStop) {
+  Start();
+  // Every byte and nothing: the first character is a stop string.
+  std::vector<std::string> stops;
+  for (int c = 1; c < 64; ++c) stops.push_back(std::string(1, c));
+  const Call call = MakeCall(/*stream=*/false, 1, 1, stops);
+  Submit(call, /*max_tokens=*/100, /*ignores_eos=*/true);
+  ExpectIdle();
+  const Json answer = call.responder->answer().Json();
+  ASSERT_EQ(answer["choices"][0]["finish_reason"], "stop");
+  EXPECT_TRUE(answer["choices"][0]["stop_reason"].is_string());
+  EXPECT_EQ(NumFinished("stop"), 1);
+  EXPECT_EQ(NumFinished(), 1);
+}
+
+TEST_F(OutputProcessorTest, DisconnectAborts) {
+  Gate gate;
+  on_collect_ = [&gate] { gate.Wait(); };
+  Start();
+  const Call running = MakeCall(/*stream=*/true, 1, 2);
+  Submit(running, /*max_tokens=*/100, /*ignores_eos=*/true);
+  gate.AwaitReached();
+  const Call waiting = MakeCall(/*stream=*/false);
+  Submit(waiting, /*max_tokens=*/100, /*ignores_eos=*/true);
+  running.responder->Disconnect();
+  waiting.responder->Disconnect();
+  gate.Open();
+  ExpectIdle();
+  EXPECT_EQ(NumFinished("abort"), 2);
+  EXPECT_EQ(NumFinished(), 2);
+  // One step was in flight, and no other began.
+  EXPECT_LE(loop_->Stats().num_steps, 2);
+}
+
+TEST_F(OutputProcessorTest, RejectOfALaterPartEndsTheEarlier) {
+  for (const bool stream : {false, true}) {
+    SCOPED_TRACE(stream);
+    if (loop_ == nullptr) Start();
+    const double before = NumFinished();
+    const Call call = MakeCall(stream, /*num_prompts=*/4);
+    output_.Register(call.call, call.parts);
+    ASSERT_TRUE(SubmitPart(call.parts[0], 100, true).ok());
+    ASSERT_TRUE(SubmitPart(call.parts[1], 100, true).ok());
+    output_.Reject(call.call, 2, call.parts,
+                   absl::UnavailableError("the server is overloaded"));
+    ExpectIdle();
+    const RecordedAnswer answer = call.responder->answer();
+    EXPECT_TRUE(answer.is_finished);
+    EXPECT_FALSE(answer.is_stream);
+    EXPECT_EQ(answer.status, 503);
+    // Those that the engine has seen.
+    EXPECT_EQ(NumFinished() - before, 2);
+  }
+  EXPECT_EQ(NumFinished("abort"), 4);
+}
+
+TEST_F(OutputProcessorTest, RejectAfterTokensIsStillAStatus) {
+  // The first part has run to its end before the second is refused.
+  Start();
+  const Call call = MakeCall(/*stream=*/true, /*num_prompts=*/2);
+  output_.Register(call.call, call.parts);
+  ASSERT_TRUE(SubmitPart(call.parts[0], 3, true).ok());
+  ASSERT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+  output_.Reject(call.call, 1, call.parts,
+                 absl::UnavailableError("the server is overloaded"));
+  ExpectIdle();
+  EXPECT_EQ(call.responder->answer().status, 503);
+  EXPECT_FALSE(call.responder->answer().is_stream);
+}
+
+TEST_F(OutputProcessorTest, FailAllEndsEveryCall) {
+  Gate gate;
+  on_collect_ = [&gate] { gate.Wait(); };
+  Start();
+  std::vector<Call> calls;
+  for (int i = 0; i < 20; ++i) {
+    calls.push_back(MakeCall(/*stream=*/i % 2 == 0, 1, 1 + i % 2));
+    Submit(calls.back(), /*max_tokens=*/100, /*ignores_eos=*/true);
+  }
+  gate.AwaitReached();
+  output_.FailAll(absl::UnavailableError("the server is shutting down"));
+  for (const Call& call : calls) {
+    // The answers do not wait for the engine.
+    while (!call.responder->answer().is_finished) std::this_thread::yield();
+  }
+  gate.Open();
+  ExpectIdle();
+  for (const Call& call : calls) {
+    const RecordedAnswer answer = call.responder->answer();
+    if (answer.is_stream) {
+      EXPECT_EQ(ParseEvents(answer.body).back()["error"]["code"],
+                "service_unavailable");
+    } else {
+      EXPECT_EQ(answer.status, 503);
+    }
+  }
+  EXPECT_EQ(NumFinished("abort"), 20);
+  EXPECT_EQ(NumFinished(), 20);
+}
+
+TEST_F(OutputProcessorTest, EngineFailureEndsEveryCall) {
+  fail_collect_ = [](int64_t) { return absl::InternalError("fault"); };
+  Start();
+  std::vector<Call> calls;
+  for (int i = 0; i < 12; ++i) {
+    calls.push_back(MakeCall(/*stream=*/i % 2 == 0, 1 + i % 3, 2));
+    output_.Register(calls.back().call, calls.back().parts);
+    for (size_t k = 0; k < calls.back().parts.size(); ++k) {
+      const absl::Status status = SubmitPart(calls.back().parts[k], 50);
+      if (status.ok()) {
+        if (k + 1 == calls.back().parts.size()) {
+          output_.Accept(calls.back().call);
+        }
+        continue;
+      }
+      EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+      output_.Reject(calls.back().call, k, calls.back().parts, status);
+      break;
+    }
+  }
+  ExpectIdle();
+  for (const Call& call : calls) {
+    const RecordedAnswer answer = call.responder->answer();
+    EXPECT_TRUE(answer.is_finished);
+    if (answer.is_stream) {
+      EXPECT_TRUE(ParseEvents(answer.body).back().contains("error"));
+    } else {
+      EXPECT_GE(answer.status, 500);
+    }
+  }
+  EXPECT_EQ(NumFinished("stop") + NumFinished("length"), 0);
+}
+
+TEST_F(OutputProcessorTest, StopDropsWhatIsOpen) {
+  Gate gate;
+  on_collect_ = [&gate] { gate.Wait(); };
+  Start();
+  const Call call = MakeCall(/*stream=*/true);
+  Submit(call, /*max_tokens=*/100, /*ignores_eos=*/true);
+  gate.AwaitReached();
+  EXPECT_FALSE(output_.WaitUntilIdle(absl::ZeroDuration()));
+  output_.Stop();
+  output_.Stop();
+  gate.Open();
+  // The engine ends after it, and what it still says goes nowhere.
+  loop_.reset();
+  EXPECT_FALSE(call.responder->answer().is_finished);
+}
+
+TEST_F(OutputProcessorTest, IsIdleWithoutCalls) {
+  Start();
+  EXPECT_TRUE(output_.WaitUntilIdle(absl::ZeroDuration()));
+  const Call call = MakeCall(/*stream=*/true);
+  output_.Register(call.call, call.parts);
+  EXPECT_FALSE(output_.WaitUntilIdle(absl::ZeroDuration()));
+  output_.Reject(call.call, 0, call.parts, absl::UnavailableError("full"));
+  EXPECT_TRUE(output_.WaitUntilIdle(kHangTimeout));
+  EXPECT_EQ(call.responder->answer().status, 503);
+  EXPECT_EQ(NumFinished(), 0);
+}
+
+}  // namespace
+}  // namespace quire
