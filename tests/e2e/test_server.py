@@ -185,7 +185,7 @@ def test_api_key():
 def test_sigterm_lets_running_requests_finish():
     server = Server()
     connection, answer = open_stream(server, {**LONG, "max_tokens": 1500})
-    first = answer.fp.readline()
+    first = answer.readline()
     assert first
     server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: get(server, "/health/ready")[0] == 503)
@@ -205,7 +205,7 @@ def test_sigterm_lets_running_requests_finish():
 def test_second_sigterm_ends_streams_with_an_error():
     server = Server("--max-model-len", "2048")
     connection, answer = open_stream(server, {**LONG, "n": 32})
-    answer.fp.readline()
+    answer.readline()
     server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: get(server, "/health/ready")[0] == 503)
     server.process.send_signal(signal.SIGTERM)
@@ -252,7 +252,7 @@ def test_drain_command(server):
     assert run("drain", "--url", server.url, "--timeout", "10").returncode == 0
     assert run("drain", "--url", "http://127.0.0.1:1", "--timeout", "1").returncode == 69
     connection, answer = open_stream(server, LONG)
-    answer.fp.readline()
+    answer.readline()
     assert run("drain", "--url", server.url, "--timeout", "0").returncode == 75
     connection.close()
 
