@@ -243,6 +243,9 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
   session->loaded = std::move(*loaded);
+  for (const std::string& warning : session->loaded.warnings) {
+    absl::FPrintF(stderr, "quire: warning: %s\n", warning);
+  }
   if (session->tokenizer->vocab_size() > session->loaded.config.vocab_size) {
     return fail(absl::InvalidArgumentError(
                     absl::StrCat(session->model_path, ": the tokenizer has ",

@@ -35,8 +35,9 @@ struct Session {
   SamplingDefaults defaults;
 };
 
-// Loads the model; long loads show progress on stderr. On failure `error` says
-// how to exit and the result is null; nothing half-loaded stays.
+// Loads the model; long loads show progress on stderr, and so do warnings. On
+// failure `error` says how to exit and the result is null; nothing half-loaded
+// stays.
 std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                                      CommandError* error);
 
