@@ -293,25 +293,31 @@ TEST_F(OutputProcessorTest, DisconnectAborts) {
 }
 
 TEST_F(OutputProcessorTest, RejectOfALaterPartEndsTheEarlier) {
+  Gate gate;
+  on_collect_ = [&gate] { gate.Wait(); };
+  Start();
+  std::vector<Call> calls;
   for (const bool stream : {false, true}) {
-    SCOPED_TRACE(stream);
-    if (loop_ == nullptr) Start();
-    const double before = NumFinished();
-    const Call call = MakeCall(stream, /*num_prompts=*/4);
+    calls.push_back(MakeCall(stream, /*num_prompts=*/4));
+    const Call& call = calls.back();
     output_.Register(call.call, call.parts);
     ASSERT_TRUE(SubmitPart(call.parts[0], 100, true).ok());
     ASSERT_TRUE(SubmitPart(call.parts[1], 100, true).ok());
+    gate.AwaitReached();
     output_.Reject(call.call, 2, call.parts,
                    absl::UnavailableError("the server is overloaded"));
-    ExpectIdle();
+  }
+  gate.Open();
+  ExpectIdle();
+  for (const Call& call : calls) {
     const RecordedAnswer answer = call.responder->answer();
     EXPECT_TRUE(answer.is_finished);
     EXPECT_FALSE(answer.is_stream);
     EXPECT_EQ(answer.status, 503);
-    // Those that the engine has seen.
-    EXPECT_EQ(NumFinished() - before, 2);
   }
+  // Those that the engine has seen.
   EXPECT_EQ(NumFinished("abort"), 4);
+  EXPECT_EQ(NumFinished(), 4);
 }
 
 TEST_F(OutputProcessorTest, RejectAfterTokensIsStillAStatus) {
