@@ -1,13 +1,14 @@
 #include "engine/engine_loop.h"
 
+#include <algorithm>
 #include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "engine/base/status.h"
 #include "engine/engine.h"
 
@@ -36,9 +37,10 @@ class EngineLoopImpl final : public EngineLoop {
 
   ~EngineLoopImpl() override {
     {
-      absl::MutexLock lock(&mu_);
+      std::lock_guard<std::mutex> lock(mu_);
       is_stopping_ = true;
     }
+    has_something_to_do_.notify_one();
     thread_.join();
   }
 
@@ -49,7 +51,7 @@ class EngineLoopImpl final : public EngineLoop {
   absl::Status Submit(Request request) override {
     QUIRE_RETURN_IF_ERROR(ValidateRequest(options_, request));
     const int64_t num_tokens = request.prompt_token_ids.size();
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     QUIRE_RETURN_IF_ERROR(health_);
     if (is_draining_ || is_stopping_) {
       return absl::UnavailableError("the engine is shutting down");
@@ -75,32 +77,36 @@ class EngineLoopImpl final : public EngineLoop {
     command.id = request.id;
     command.request = std::move(request);
     inbox_.push_back(std::move(command));
+    has_something_to_do_.notify_one();
     return absl::OkStatus();
   }
 
   void Abort(RequestId id, int32_t choice_idx, bool reason_is_stop) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     if (is_idle_ && inbox_.empty()) return;  // There is nothing to abort.
     Command command;
     command.id = id;
     command.choice_idx = choice_idx;
     command.reason_is_stop = reason_is_stop;
     inbox_.push_back(std::move(command));
+    has_something_to_do_.notify_one();
   }
 
   void StartDraining() override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     is_draining_ = true;
   }
 
   bool WaitUntilIdle(absl::Duration timeout) override {
-    absl::MutexLock lock(&mu_);
-    return mu_.AwaitWithTimeout(absl::Condition(this, &EngineLoopImpl::IsIdle),
-                                timeout);
+    // A bound that does not overflow the clock.
+    const absl::Duration bounded = std::min(timeout, absl::Hours(24 * 365));
+    std::unique_lock<std::mutex> lock(mu_);
+    return is_idle_changed_.wait_for(lock, absl::ToChronoNanoseconds(bounded),
+                                     [this] { return IsIdle(); });
   }
 
   EngineStats Stats() const override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     EngineStats stats = stats_;
     stats.num_waiting += num_inbox_reqs_;
     stats.num_waiting_tokens += num_inbox_tokens_;
@@ -109,15 +115,13 @@ class EngineLoopImpl final : public EngineLoop {
   }
 
   absl::Status Health() const override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return health_;
   }
 
  private:
-  bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    return is_idle_ && inbox_.empty();
-  }
-  bool HasSomethingToDo() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  bool IsIdle() const { return is_idle_ && inbox_.empty(); }
+  bool HasSomethingToDo() const {
     return !is_idle_ || !inbox_.empty() || is_stopping_;
   }
 
@@ -126,8 +130,8 @@ class EngineLoopImpl final : public EngineLoop {
     bool is_stopping = false;
     while (!is_stopping) {
       {
-        absl::MutexLock lock(&mu_);
-        mu_.Await(absl::Condition(this, &EngineLoopImpl::HasSomethingToDo));
+        std::unique_lock<std::mutex> lock(mu_);
+        has_something_to_do_.wait(lock, [this] { return HasSomethingToDo(); });
         is_stopping = is_stopping_;
         is_idle_ = false;
         commands.swap(inbox_);
@@ -145,8 +149,9 @@ class EngineLoopImpl final : public EngineLoop {
       Publish();
       if (!events.empty()) sink_->Push(std::move(events));
       if (!engine_->HasWork()) {
-        absl::MutexLock lock(&mu_);
+        std::lock_guard<std::mutex> lock(mu_);
         is_idle_ = true;
+        is_idle_changed_.notify_all();
       }
     }
   }
@@ -178,7 +183,7 @@ class EngineLoopImpl final : public EngineLoop {
 
   void Publish() {
     EngineStats stats = engine_->Stats();
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     stats_ = std::move(stats);
     health_ = engine_->Health();
     // What came into the inbox meanwhile is all that the engine has not seen.
@@ -200,19 +205,23 @@ class EngineLoopImpl final : public EngineLoop {
   OutputSink* const sink_;
   std::atomic<RequestId> next_request_id_{1};
 
-  mutable absl::Mutex mu_;
-  std::vector<Command> inbox_ ABSL_GUARDED_BY(mu_);
-  bool is_idle_ ABSL_GUARDED_BY(mu_) = true;  // The engine has no work.
-  bool is_draining_ ABSL_GUARDED_BY(mu_) = false;
-  bool is_stopping_ ABSL_GUARDED_BY(mu_) = false;
+  // A std::mutex, not absl's: race detectors see through it without a rebuilt
+  // abseil. Guards everything from here to thread_.
+  mutable std::mutex mu_;
+  std::condition_variable has_something_to_do_;  // For the engine thread.
+  std::condition_variable is_idle_changed_;      // For WaitUntilIdle.
+  std::vector<Command> inbox_;
+  bool is_idle_ = true;  // The engine has no work.
+  bool is_draining_ = false;
+  bool is_stopping_ = false;
   // In the inbox, or taken from it by a step that has not published yet.
-  int num_inbox_reqs_ ABSL_GUARDED_BY(mu_) = 0;
-  int64_t num_inbox_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  int num_inbox_reqs_ = 0;
+  int64_t num_inbox_tokens_ = 0;
   // Those, and what the scheduler has not started.
-  int num_queued_reqs_ ABSL_GUARDED_BY(mu_) = 0;
-  int64_t num_queued_tokens_ ABSL_GUARDED_BY(mu_) = 0;
-  EngineStats stats_ ABSL_GUARDED_BY(mu_);
-  absl::Status health_ ABSL_GUARDED_BY(mu_);
+  int num_queued_reqs_ = 0;
+  int64_t num_queued_tokens_ = 0;
+  EngineStats stats_;
+  absl::Status health_;
 
   std::thread thread_;  // Last: it uses all of the above.
 };

@@ -1,14 +1,16 @@
 #include "engine/engine_loop.h"
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
 #include "tests/hash_model_runner.h"
@@ -48,30 +50,22 @@ Request MakeRequest(RequestId id, int num_prompt_tokens, int max_tokens) {
 class CollectingSink : public OutputSink {
  public:
   void Push(std::vector<OutputEvent> events) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     for (OutputEvent& event : events) {
       if (event.is_last) ++num_last_[event.request_id];
       events_.push_back(std::move(event));
     }
+    has_changed_.notify_all();
   }
 
   // Whether the request's last event came.
   bool WaitForLast(RequestId id) {
-    absl::MutexLock lock(&mu_);
-    const auto has_ended = [this, id]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return num_last_.count(id) > 0;
-    };
-    return mu_.AwaitWithTimeout(absl::Condition(&has_ended), kHangTimeout);
-  }
-  bool WaitForEvents(size_t num_events) {
-    absl::MutexLock lock(&mu_);
-    const auto has_them = [this, num_events]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return events_.size() >= num_events;
-    };
-    return mu_.AwaitWithTimeout(absl::Condition(&has_them), kHangTimeout);
+    std::unique_lock<std::mutex> lock(mu_);
+    return has_changed_.wait_for(lock, absl::ToChronoSeconds(kHangTimeout),
+                                 [&] { return num_last_.count(id) > 0; });
   }
   std::vector<OutputEvent> EventsOf(RequestId id) {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     std::vector<OutputEvent> events;
     for (const OutputEvent& event : events_) {
       if (event.request_id == id) events.push_back(event);
@@ -88,12 +82,13 @@ class CollectingSink : public OutputSink {
     return tokens;
   }
   std::map<RequestId, int> num_last() {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return num_last_;
   }
 
  private:
-  absl::Mutex mu_;
+  std::mutex mu_;
+  std::condition_variable has_changed_;
   std::vector<OutputEvent> events_;
   std::map<RequestId, int> num_last_;
 };
