@@ -4,15 +4,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
 #include "cli/exit_codes.h"
 #include "cli/version.h"
 #include "engine/base/clock.h"
@@ -176,19 +177,38 @@ class SignalWaiter {
         int signal = 0;
         if (sigwait(&signals_, &signal) != 0) continue;
         // While the model loads there is nothing to drain.
+        absl::MutexLock lock(&mu_);
         if (!is_serving_) _exit(kExitOk);
         ++num_signals_;
       }
     }).detach();
   }
 
-  void SetServing() { is_serving_ = true; }
-  int num_signals() const { return num_signals_; }
+  void SetServing() {
+    absl::MutexLock lock(&mu_);
+    is_serving_ = true;
+  }
+
+  int num_signals() const {
+    absl::MutexLock lock(&mu_);
+    return num_signals_;
+  }
+
+  // Blocks until a signal has come or `timeout` is over; true if one has.
+  bool WaitForSignal(absl::Duration timeout) const {
+    const auto has_signal = [this] {
+      mu_.AssertHeld();
+      return num_signals_ > 0;
+    };
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(&has_signal), timeout);
+  }
 
  private:
   sigset_t signals_;
-  std::atomic<bool> is_serving_{false};
-  std::atomic<int> num_signals_{0};
+  mutable absl::Mutex mu_;
+  bool is_serving_ ABSL_GUARDED_BY(mu_) = false;
+  int num_signals_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace
@@ -218,9 +238,8 @@ int RunServe(const ServeOptions& options) {
   absl::PrintF("quire %s\n%s", kVersion, server->Description());
   fflush(stdout);
   int exit_code = kExitOk;
-  while (signals.num_signals() == 0) {
-    // A quarter of a second bounds how late a failed engine ends the process.
-    absl::SleepFor(absl::Milliseconds(250));
+  // A quarter of a second bounds how late a failed engine ends the process.
+  while (!signals.WaitForSignal(absl::Milliseconds(250))) {
     if (!server->Health().ok()) {
       absl::FPrintF(stderr, "quire: %s\n", server->Health().message());
       exit_code = kExitEngine;

@@ -56,8 +56,11 @@ absl::StatusOr<double> MaxLogprobError(ModelHarness* harness,
       }
       for (size_t id = 0; id < found.size(); ++id) {
         const double error = std::abs(double{found[id]} - expected[id]);
-        // Written so that NaN counts.
-        if (!(error <= max_error)) max_error = error;
+        if (std::isnan(error)) {
+          return absl::InternalError(absl::StrCat("id ", id, " at position ",
+                                                  end - 1, " has ", found[id]));
+        }
+        max_error = std::max(max_error, error);
       }
     }
   }
