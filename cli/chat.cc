@@ -70,7 +70,9 @@ absl::Status Answer(const HttpClient& client, const ChatOptions& options,
         std::cout << *text << std::flush;
         return true;
       });
-  std::cout << std::endl;
+  if (!answer.empty() || (status.ok() && event_status.ok())) {
+    std::cout << std::endl;
+  }
   if (!status.ok()) return status;
   if (!event_status.ok()) return event_status;
   messages->push_back({{"role", "assistant"}, {"content", answer}});

@@ -28,6 +28,13 @@ std::string ErrorMessage(int http_status, const std::string& body) {
   return absl::StrCat("HTTP status ", http_status, ": ", body.substr(0, 200));
 }
 
+absl::Status TransportError(const std::string& origin, httplib::Error error) {
+  std::string what = httplib::to_string(error);
+  if (error == httplib::Error::Connection) what = "cannot connect";
+  if (error == httplib::Error::Read) what = "the connection broke";
+  return absl::UnavailableError(absl::StrCat(origin, ": ", what));
+}
+
 std::unique_ptr<httplib::Client> Connect(const std::string& origin,
                                          const std::string& api_key) {
   auto client = std::make_unique<httplib::Client>(origin);
@@ -86,10 +93,7 @@ HttpClient::HttpClient(std::string origin, std::string api_key)
 absl::StatusOr<std::string> HttpClient::Get(const std::string& path) const {
   const auto client = Connect(origin_, api_key_);
   const auto result = client->Get(path);
-  if (!result) {
-    return absl::UnavailableError(
-        absl::StrCat(origin_, ": ", httplib::to_string(result.error())));
-  }
+  if (!result) return TransportError(origin_, result.error());
   if (result->status / 100 != 2) {
     return absl::UnknownError(ErrorMessage(result->status, result->body));
   }
@@ -126,10 +130,7 @@ absl::Status HttpClient::PostStreaming(
   if (http_status != 0 && http_status / 100 != 2) {
     return absl::UnknownError(ErrorMessage(http_status, error_body));
   }
-  if (!result && !hung_up) {
-    return absl::UnavailableError(
-        absl::StrCat(origin_, ": ", httplib::to_string(result.error())));
-  }
+  if (!result && !hung_up) return TransportError(origin_, result.error());
   return absl::OkStatus();
 }
 

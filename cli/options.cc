@@ -87,7 +87,10 @@ absl::Status ExpandConfig(std::vector<std::string>* args) {
       path = from_environment;
     }
   }
-  if (path.empty()) return absl::OkStatus();
+  // Without a subcommand there is nothing that the file could set.
+  if (path.empty() || args->empty() || absl::StartsWith((*args)[0], "-")) {
+    return absl::OkStatus();
+  }
   QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> options,
                          ReadConfigFile(path));
   args->insert(args->begin() + 1, options.begin(), options.end());
@@ -100,9 +103,15 @@ void Finish(CLI::App* app) {
     if (option->get_lnames().empty()) continue;
     const std::string& name = option->get_lnames().front();
     if (name == "help") continue;
-    option->envname(absl::StrCat(
+    const std::string variable = absl::StrCat(
         "QUIRE_",
-        absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}}))));
+        absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}})));
+    // For a Service named quire, Kubernetes sets QUIRE_PORT=tcp://10.0.0.1:80
+    // in every pod of the namespace: that is no port of ours.
+    const char* const value = getenv(variable.c_str());
+    const bool is_service_link =
+        value != nullptr && name == "port" && absl::StartsWith(value, "tcp://");
+    if (!is_service_link) option->envname(variable);
     if (option->get_items_expected_max() <= 1) {
       option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     }
@@ -165,15 +174,15 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
 void AddSamplingOptions(CLI::App* app, SamplingOptions* options) {
   app->add_option("-n,--max-tokens", options->max_tokens,
                   "Tokens to generate at most; 0: to the end of the context")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   app->add_option("--temperature", options->temperature, "0: greedy")
       ->check(CLI::Range(0.0, 2.0));
   app->add_option("--top-p", options->top_p, "Nucleus sampling")
       ->check(CLI::Range(0.0, 1.0));
   app->add_option("--top-k", options->top_k, "Most likely tokens to draw from")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   app->add_option("--sampling-seed", options->seed, "Repeats a draw")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()));
 }
 
 void AddServe(CLI::App* app, ServeOptions* options) {
@@ -286,6 +295,14 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
   if (args.size() == 1 && args[0] == "--version") {
     result.command = Command::kVersion;
     return result;
+  }
+  const auto is_named = [&args](const CLI::App* subcommand) {
+    return subcommand->get_name() == args[0];
+  };
+  if (!args.empty() && !absl::StartsWith(args[0], "-") &&
+      app.get_subcommands(is_named).empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", args[0], "' is no command: serve, chat, generate or drain"));
   }
   QUIRE_RETURN_IF_ERROR(ExpandConfig(&args));
   std::reverse(args.begin(), args.end());  // As CLI11 takes a vector.

@@ -101,8 +101,8 @@ struct CommandLine {
 // from QUIRE_<NAME>. INVALID_ARGUMENT with a message for the user.
 absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args);
 
-// "32k" = 32 * 1024, "4GiB", "100MB", "512"; also vLLM's "1K" = 1024 and
-// "1k" = 1000 distinction is not made: k is 1024. INVALID_ARGUMENT otherwise.
+// "32k" = 32 * 1024, "4GiB", "100MB", "512". vLLM tells "1K" = 1024 from "1k" =
+// 1000; here both are 1024. INVALID_ARGUMENT otherwise.
 absl::StatusOr<int64_t> ParseSize(const std::string& text);
 
 }  // namespace quire

@@ -68,6 +68,19 @@ TEST(ParseCommandLineTest, ConfigFileFaultsAreErrors) {
   EXPECT_FALSE(ParseCommandLine({"serve", "--config", "/nonexistent"}).ok());
 }
 
+TEST(ParseCommandLineTest, ConfigFileIsNamedByTheEnvironmentToo) {
+  setenv("QUIRE_CONFIG", WriteTempFile("port: 31\n").c_str(), 1);
+  const auto parsed = ParseCommandLine({"serve"});
+  const auto nothing = ParseCommandLine({});
+  const auto help = ParseCommandLine({"--help"});
+  unsetenv("QUIRE_CONFIG");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->serve.port, 31);
+  EXPECT_FALSE(nothing.ok());
+  ASSERT_TRUE(help.ok()) << help.status();
+  EXPECT_EQ(help->command, Command::kHelp);
+}
+
 TEST(ParseCommandLineTest, EnvironmentYieldsToTheRest) {
   setenv("QUIRE_PORT", "21", 1);
   setenv("QUIRE_MAX_NUM_SEQS", "5", 1);
@@ -79,9 +92,31 @@ TEST(ParseCommandLineTest, EnvironmentYieldsToTheRest) {
   EXPECT_EQ(parsed->serve.model.max_num_seqs, 5);
 }
 
+TEST(ParseCommandLineTest, AServiceLinkIsNoPort) {
+  setenv("QUIRE_PORT", "tcp://10.0.0.1:80", 1);
+  const auto link = ParseCommandLine({"serve"});
+  setenv("QUIRE_PORT", "udp", 1);
+  const auto wrong = ParseCommandLine({"serve"});
+  unsetenv("QUIRE_PORT");
+  ASSERT_TRUE(link.ok()) << link.status();
+  EXPECT_EQ(link->serve.port, 8080);
+  EXPECT_FALSE(wrong.ok());
+}
+
+TEST(ParseCommandLineTest, NegativeCountsAreRefusedInAFewWords) {
+  for (const char* option : {"--max-tokens", "--top-k", "--sampling-seed"}) {
+    const auto parsed =
+        ParseCommandLine({"generate", "--prompt", "x", option, "-4"});
+    ASSERT_FALSE(parsed.ok()) << option;
+    EXPECT_LT(parsed.status().message().size(), 120u) << parsed.status();
+  }
+}
+
 TEST(ParseCommandLineTest, RefusesWhatItDoesNotKnow) {
   EXPECT_FALSE(ParseCommandLine({}).ok());
-  EXPECT_FALSE(ParseCommandLine({"fly"}).ok());
+  const auto fly = ParseCommandLine({"fly"});
+  ASSERT_FALSE(fly.ok());
+  EXPECT_NE(fly.status().message().find("'fly'"), absl::string_view::npos);
   EXPECT_FALSE(ParseCommandLine({"serve", "--nope"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "--port", "70000"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "--device", "tpu"}).ok());

@@ -63,7 +63,10 @@ class RunningServerImpl : public RunningServer {
 
   absl::Status Listen() {
     absl::StatusOr<int64_t> max_body = ParseSize(options_.max_body_size);
-    if (!max_body.ok()) return max_body.status();
+    if (!max_body.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--max-body-size: ", max_body.status().message()));
+    }
     HttpServerOptions http;
     http.host = options_.host;
     http.port = options_.port;

@@ -28,7 +28,8 @@ bool IsDirectory(const std::string& path) {
   return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-absl::StatusOr<std::optional<DType>> ParseDType(const std::string& name) {
+absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
+                                                const std::string& name) {
   if (name == "auto") return std::optional<DType>();
   if (name == "float32" || name == "f32" || name == "float") {
     return std::optional(DType::kF32);
@@ -37,19 +38,29 @@ absl::StatusOr<std::optional<DType>> ParseDType(const std::string& name) {
     return std::optional(DType::kF16);
   }
   if (name == "bfloat16" || name == "bf16") return std::optional(DType::kBF16);
+  return absl::InvalidArgumentError(absl::StrCat(
+      option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
+}
+
+absl::StatusOr<int64_t> ParseSizeOf(const char* option,
+                                    const std::string& text) {
+  const absl::StatusOr<int64_t> size = ParseSize(text);
+  if (size.ok()) return size;
   return absl::InvalidArgumentError(
-      absl::StrCat("'", name, "' is not auto, float32, float16 or bfloat16"));
+      absl::StrCat(option, ": ", size.status().message()));
 }
 
 absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
   LoadOptions load;
-  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType(options.dtype));
-  QUIRE_ASSIGN_OR_RETURN(const std::optional<DType> kv,
-                         ParseDType(options.kv_cache_dtype));
+  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
+  QUIRE_ASSIGN_OR_RETURN(
+      const std::optional<DType> kv,
+      ParseDType("--kv-cache-dtype", options.kv_cache_dtype));
   load.kv_cache_dtype = kv.value_or(DType::kBF16);
   if (options.max_model_len != "auto" && options.max_model_len != "-1") {
-    QUIRE_ASSIGN_OR_RETURN(const int64_t length,
-                           ParseSize(options.max_model_len));
+    QUIRE_ASSIGN_OR_RETURN(
+        const int64_t length,
+        ParseSizeOf("--max-model-len", options.max_model_len));
     if (length < 2 || length > INT_MAX) {
       return absl::InvalidArgumentError(
           absl::StrCat("--max-model-len ", options.max_model_len,
@@ -57,8 +68,9 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
     }
     load.max_model_len = static_cast<int>(length);
   }
-  QUIRE_ASSIGN_OR_RETURN(load.kv_cache_memory_bytes,
-                         ParseSize(options.kv_cache_memory));
+  QUIRE_ASSIGN_OR_RETURN(
+      load.kv_cache_memory_bytes,
+      ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
   load.max_num_seqs = options.max_num_seqs;
   load.max_num_batched_tokens = options.max_num_batched_tokens;
   load.block_size = options.block_size;
@@ -100,12 +112,20 @@ absl::StatusOr<std::string> ReadTemplate(const std::string& file_or_text) {
   return text.str();
 }
 
-absl::Status LoadTemplate(const SessionOptions& options, Session* session) {
+absl::Status LoadTemplate(const SessionOptions& options,
+                          const std::string& tokenizer_path, Session* session) {
   std::string source = session->tokenizer->chat_template();
-  std::string origin = "the tokenizer's chat_template";
+  // The file of its own counts before the field.
+  std::string origin = absl::StrCat(tokenizer_path, "/chat_template.jinja");
+  if (access(origin.c_str(), F_OK) != 0) {
+    origin = absl::StrCat(tokenizer_path,
+                          "/tokenizer_config.json: field \"chat_template\"");
+  }
   if (!options.chat_template.empty()) {
     QUIRE_ASSIGN_OR_RETURN(source, ReadTemplate(options.chat_template));
-    origin = "--chat-template";
+    origin = absl::StrContains(options.chat_template, '{')
+                 ? "--chat-template"
+                 : absl::StrCat("--chat-template ", options.chat_template);
   }
   if (source.empty()) return absl::OkStatus();
   auto parsed = ChatTemplate::Parse(source);
@@ -208,6 +228,9 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
     error->exit_code = exit_code;
     return nullptr;
   };
+  auto load_options = MakeLoadOptions(options);
+  if (!load_options.ok()) return fail(load_options.status(), kExitUsage);
+  load_options->progress = ShowProgress();
   auto session = std::make_unique<Session>();
   session->model_path = options.model.empty() ? FindDemoModel() : options.model;
   if (session->model_path.empty()) {
@@ -224,15 +247,13 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   while (name.size() > 1 && name.back() == '/') name.pop_back();
   session->model_name = name.substr(name.rfind('/') + 1);
 
-  auto load_options = MakeLoadOptions(options);
-  if (!load_options.ok()) return fail(load_options.status(), kExitUsage);
-  load_options->progress = ShowProgress();
-
-  auto tokenizer = Tokenizer::Create(
-      options.tokenizer.empty() ? session->model_path : options.tokenizer);
+  const std::string& tokenizer_path =
+      options.tokenizer.empty() ? session->model_path : options.tokenizer;
+  auto tokenizer = Tokenizer::Create(tokenizer_path);
   if (!tokenizer.ok()) return fail(tokenizer.status(), kExitModel);
   session->tokenizer = std::move(*tokenizer);
-  if (const absl::Status status = LoadTemplate(options, session.get());
+  if (const absl::Status status =
+          LoadTemplate(options, tokenizer_path, session.get());
       !status.ok()) {
     return fail(status, kExitModel);
   }

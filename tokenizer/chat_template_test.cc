@@ -338,6 +338,29 @@ TEST(ChatTemplateLimitTest, LimitsAreTheCallers) {
             absl::StatusCode::kInvalidArgument);
 }
 
+// Numbers at the ends of 64 bits: limits hold and no sum overflows.
+TEST(ChatTemplateLimitTest, HugeNumbers) {
+  for (const char* source :
+       {"{{ [1, 2]|slice(9223372036854775807)|list }}",
+        "{{ [1, 2]|batch(9223372036854775807, 'x')|list }}",
+        "{{ 'abc'|center(9223372036854775807) }}",
+        "{{ 'abc'.zfill(9223372036854775807) }}",
+        "{{ 'abc' * 9223372036854775807 }}", "{{ 9223372036854775807 + 1 }}"}) {
+    EXPECT_EQ(RunWith(source).code(), absl::StatusCode::kResourceExhausted)
+        << source << ": " << RunWith(source);
+  }
+  for (const char* source :
+       {"{{ 'abc'|truncate(9223372036854775807, false, '', "
+        "9223372036854775807) }}",
+        "{{ 'abc'|truncate(3, false, '', 9223372036854775807) }}",
+        "{{ [1]|batch(-9223372036854775807 - 1, 'x')|list }}",
+        "{{ 'abc'|center(-9223372036854775807 - 1) }}",
+        "{{ '-1'.zfill(-9223372036854775807 - 1) }}",
+        "{{ range(9223372036854775803, 9223372036854775807, 3) }}"}) {
+    EXPECT_TRUE(RunWith(source).ok()) << source << ": " << RunWith(source);
+  }
+}
+
 TEST(ChatTemplateLimitTest, DeepContextIsAnError) {
   Json deep = 1;
   for (int i = 0; i < 1000; ++i) deep = Json::array({deep});

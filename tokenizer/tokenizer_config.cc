@@ -21,26 +21,24 @@ namespace quire {
 namespace {
 
 // The parsed file; a null value if there is none.
-absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& directory,
-                                            const std::string& name) {
-  absl::StatusOr<std::string> text =
-      ReadWholeFile(absl::StrCat(directory, "/", name), kMaxConfigBytes);
+absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
+  absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxConfigBytes);
   if (absl::IsNotFound(text.status())) return nlohmann::json();
   if (!text.ok()) return text.status();
   if (!IsValidUtf8(*text)) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": is not UTF-8"));
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is not UTF-8"));
   }
   // The library's parser has no limit on nesting; this pass has.
   JsonScanner scanner(*text);
   absl::string_view extent;
   if (absl::Status s = scanner.SkipValue(&extent); !s.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": ", s.message()));
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", s.message()));
   }
   nlohmann::json json =
       nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded() || !json.is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(name, ": is not a JSON object"));
+        absl::StrCat(path, ": is not a JSON object"));
   }
   return json;
 }
@@ -75,8 +73,9 @@ absl::Status ReadSpecialTokens(const nlohmann::json& json,
 }
 
 absl::Status ReadAddedTokensDecoder(const nlohmann::json& json,
+                                    const std::string& file,
                                     TokenizerConfig* config) {
-  const std::string path = "tokenizer_config.json: added_tokens_decoder";
+  const std::string path = absl::StrCat(file, ": added_tokens_decoder");
   QUIRE_ASSIGN_OR_RETURN(const JsonComponent decoder,
                          JsonComponent::Create(json, path));
   std::map<int32_t, AddedToken> by_id;
@@ -109,18 +108,19 @@ absl::Status ReadAddedTokensDecoder(const nlohmann::json& json,
 }
 
 absl::Status ReadAddedTokensFile(const nlohmann::json& json,
+                                 const std::string& file,
                                  TokenizerConfig* config) {
   std::map<int64_t, std::string> by_id;
   for (auto it = json.begin(); it != json.end(); ++it) {
     int64_t id = 0;
     if (!ReadInteger(*it, Vocabulary::kMaxId, &id)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("added_tokens.json: ", it.key(),
-                       ": must be an id in [0, ", Vocabulary::kMaxId, "]"));
+      return absl::InvalidArgumentError(absl::StrCat(file, ": ", it.key(),
+                                                     ": must be an id in [0, ",
+                                                     Vocabulary::kMaxId, "]"));
     }
     if (!by_id.emplace(id, it.key()).second) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "added_tokens.json: ", it.key(), ": id ", id, " is listed twice"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": ", it.key(), ": id ", id, " is listed twice"));
     }
   }
   for (auto& [id, content] : by_id) {
@@ -135,10 +135,12 @@ absl::Status ReadAddedTokensFile(const nlohmann::json& json,
 // A string, or a list of {"name": ..., "template": ...} of which "default"
 // counts.
 absl::Status ReadChatTemplate(const nlohmann::json& json,
+                              const std::string& file,
                               TokenizerConfig* config) {
   const absl::Status malformed = absl::InvalidArgumentError(
-      "tokenizer_config.json: chat_template: must be a string or a list of "
-      "{\"name\", \"template\"}");
+      absl::StrCat(file,
+                   ": chat_template: must be a string or a list of "
+                   "{\"name\", \"template\"}"));
   if (json.is_string()) {
     config->chat_template = json.get_ref<const std::string&>();
     return absl::OkStatus();
@@ -159,13 +161,13 @@ absl::Status ReadChatTemplate(const nlohmann::json& json,
   return absl::OkStatus();
 }
 
-absl::Status ReadMainFile(const nlohmann::json& json, TokenizerConfig* config) {
+absl::Status ReadMainFile(const nlohmann::json& json, const std::string& file,
+                          TokenizerConfig* config) {
   QUIRE_ASSIGN_OR_RETURN(const JsonComponent component,
-                         JsonComponent::Create(json, "tokenizer_config.json"));
-  QUIRE_RETURN_IF_ERROR(
-      ReadSpecialTokens(json, "tokenizer_config.json", config));
+                         JsonComponent::Create(json, file));
+  QUIRE_RETURN_IF_ERROR(ReadSpecialTokens(json, file, config));
   if (const nlohmann::json* added = component.Find("added_tokens_decoder")) {
-    QUIRE_RETURN_IF_ERROR(ReadAddedTokensDecoder(*added, config));
+    QUIRE_RETURN_IF_ERROR(ReadAddedTokensDecoder(*added, file, config));
   }
   if (component.Find("add_bos_token") != nullptr) {
     QUIRE_ASSIGN_OR_RETURN(config->add_bos_token,
@@ -176,7 +178,7 @@ absl::Status ReadMainFile(const nlohmann::json& json, TokenizerConfig* config) {
                            component.Bool("add_eos_token"));
   }
   if (const nlohmann::json* chat_template = component.Find("chat_template")) {
-    QUIRE_RETURN_IF_ERROR(ReadChatTemplate(*chat_template, config));
+    QUIRE_RETURN_IF_ERROR(ReadChatTemplate(*chat_template, file, config));
   }
   return absl::OkStatus();
 }
@@ -226,27 +228,35 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path,
 absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(
     const std::string& directory) {
   TokenizerConfig config;
-  QUIRE_ASSIGN_OR_RETURN(const nlohmann::json main,
-                         ReadJsonFile(directory, "tokenizer_config.json"));
-  if (!main.is_null()) QUIRE_RETURN_IF_ERROR(ReadMainFile(main, &config));
+  const auto path = [&directory](const char* name) {
+    return absl::StrCat(directory, "/", name);
+  };
+  const std::string main_path = path("tokenizer_config.json");
+  QUIRE_ASSIGN_OR_RETURN(const nlohmann::json main, ReadJsonFile(main_path));
+  if (!main.is_null()) {
+    QUIRE_RETURN_IF_ERROR(ReadMainFile(main, main_path, &config));
+  }
+  const std::string special_path = path("special_tokens_map.json");
   QUIRE_ASSIGN_OR_RETURN(const nlohmann::json special,
-                         ReadJsonFile(directory, "special_tokens_map.json"));
+                         ReadJsonFile(special_path));
   if (!special.is_null()) {
-    QUIRE_RETURN_IF_ERROR(
-        ReadSpecialTokens(special, "special_tokens_map.json", &config));
+    QUIRE_RETURN_IF_ERROR(ReadSpecialTokens(special, special_path, &config));
   }
   if (config.added_tokens.empty()) {
+    const std::string added_path = path("added_tokens.json");
     QUIRE_ASSIGN_OR_RETURN(const nlohmann::json added,
-                           ReadJsonFile(directory, "added_tokens.json"));
+                           ReadJsonFile(added_path));
     if (!added.is_null()) {
-      QUIRE_RETURN_IF_ERROR(ReadAddedTokensFile(added, &config));
+      QUIRE_RETURN_IF_ERROR(ReadAddedTokensFile(added, added_path, &config));
     }
   }
-  absl::StatusOr<std::string> chat_template = ReadWholeFile(
-      absl::StrCat(directory, "/chat_template.jinja"), kMaxConfigBytes);
+  const std::string template_path = path("chat_template.jinja");
+  absl::StatusOr<std::string> chat_template =
+      ReadWholeFile(template_path, kMaxConfigBytes);
   if (chat_template.ok()) {
     if (!IsValidUtf8(*chat_template)) {
-      return absl::InvalidArgumentError("chat_template.jinja: is not UTF-8");
+      return absl::InvalidArgumentError(
+          absl::StrCat(template_path, ": is not UTF-8"));
     }
     config.chat_template = *std::move(chat_template);
   } else if (!absl::IsNotFound(chat_template.status())) {

@@ -193,6 +193,14 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
       budget = std::max(budget, sequence_bytes(max_model_len));
     }
   }
+  // The cache is mapped and touched as it fills: what is not there would end
+  // the process in the middle of its work.
+  if (options.kv_cache_memory_bytes > available) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(options.kv_cache_memory_bytes,
+                     " bytes of KV cache were asked for, but ", available,
+                     " bytes of memory are available beside the weights"));
+  }
   if (sequence_bytes(max_model_len) > budget) {
     const int64_t fitting = budget / bytes_per_block * options.block_size;
     if (is_len_fixed || fitting == 0) {

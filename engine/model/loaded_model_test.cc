@@ -56,7 +56,7 @@ TEST(PlanKvMemoryTest, LowersTheModelsOwnLengthWithAWarning) {
 
   LoadOptions options;
   options.kv_cache_memory_bytes = 100 * kBytesPerToken;
-  const auto given = PlanKvMemory(SmallConfig(), options, 0);
+  const auto given = PlanKvMemory(SmallConfig(), options, int64_t{1} << 40);
   ASSERT_TRUE(given.ok()) << given.status();
   EXPECT_EQ(given->max_model_len, 96);
   EXPECT_EQ(given->kv_bytes, 100 * kBytesPerToken);
@@ -89,6 +89,18 @@ TEST(PlanKvMemoryTest, LongerThanTheModelKnowsWarns) {
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(plan->max_model_len, 8192);
   EXPECT_THAT(plan->warning, HasSubstr("max_position_embeddings"));
+}
+
+TEST(PlanKvMemoryTest, MoreThanThereIsIsRefusedWithTheFigures) {
+  LoadOptions options;
+  options.kv_cache_memory_bytes = 8000 * kBytesPerToken;
+  EXPECT_TRUE(
+      PlanKvMemory(SmallConfig(), options, options.kv_cache_memory_bytes).ok());
+  const auto plan =
+      PlanKvMemory(SmallConfig(), options, options.kv_cache_memory_bytes - 1);
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("16384000"));
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("16383999"));
 }
 
 TEST(PlanKvMemoryTest, NoRoomForABlock) {

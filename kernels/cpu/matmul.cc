@@ -102,6 +102,18 @@ void ScatterUnits(const char* src, char* dst, int64_t num_units,
   }
 }
 
+// Row `row` of all parts, one below the other.
+const char* SourceRow(const LinearSpec& spec, int64_t row) {
+  size_t part = 0;
+  while (row >= spec.parts[part].data.rows) {
+    row -= spec.parts[part].data.rows;
+    ++part;
+  }
+  const TensorView& data = spec.parts[part].data;
+  return static_cast<const char*>(data.data) +
+         row * data.row_stride * DTypeSize(data.dtype);
+}
+
 // A block of one panel that several row tiles use in turn, sized so that it and
 // the next one, which is prefetched meanwhile, fit into L1 (48 KiB on Zen 5).
 constexpr int64_t kBlockBytes = 16 << 10;
@@ -162,6 +174,52 @@ int64_t PackedMatrix::ElementOffset(int64_t row, int64_t col) const {
   return base + (col * 2 * lanes_ + lane) * size;
 }
 
+int64_t PackedMatrix::RowOfLane(int64_t panel, int64_t lane) const {
+  if (kind != LinearKind::kGateUp) {
+    const int64_t row = panel * 2 * lanes_ + lane;
+    return row < rows ? row : -1;
+  }
+  const int64_t channel = panel * lanes_ + lane % lanes_;
+  if (channel >= rows / 2) return -1;
+  return channel + (lane < lanes_ ? 0 : rows / 2);
+}
+
+void PackedMatrix::FillPanel(const LinearSpec& spec, int64_t panel) {
+  const bool is_bf16 = dtype_ == DType::kBF16;
+  const int64_t width = 2 * lanes_;
+  const int64_t unit_bytes = is_bf16 ? 4 : DTypeSize(dtype_);
+  const int64_t step_bytes = width * unit_bytes;
+  const int64_t num_units = is_bf16 ? cols / 2 : cols;  // Whole ones.
+  char* const dst = panels_.data() + panel * panel_bytes_;
+  const char* src[32];
+  for (int64_t lane = 0; lane < width; ++lane) {
+    const int64_t row = RowOfLane(panel, lane);
+    src[lane] = row < 0 ? nullptr : SourceRow(spec, row);
+  }
+  // 512 bytes of each row at a time: long enough for the hardware prefetcher
+  // (64 bytes at a time gave 0.3 GB/s), while 16 KiB of panel stay in L1.
+  const int64_t units_per_line = 512 / unit_bytes;
+  for (int64_t unit = 0; unit < num_units; unit += units_per_line) {
+    const int64_t count = std::min(units_per_line, num_units - unit);
+    for (int64_t lane = 0; lane < width; ++lane) {
+      if (src[lane] == nullptr) continue;
+      const char* const from = src[lane] + unit * unit_bytes;
+      char* const to = dst + unit * step_bytes + lane * unit_bytes;
+      if (unit_bytes == 4) {
+        ScatterUnits<4>(from, to, count, step_bytes);
+      } else {
+        ScatterUnits<2>(from, to, count, step_bytes);
+      }
+    }
+  }
+  if (!is_bf16 || cols % 2 == 0) return;
+  for (int64_t lane = 0; lane < width; ++lane) {
+    if (src[lane] == nullptr) continue;
+    std::memcpy(dst + num_units * step_bytes + lane * unit_bytes,
+                src[lane] + num_units * unit_bytes, 2);
+  }
+}
+
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
                                                          Isa isa,
                                                          ThreadPool& pool) {
@@ -183,66 +241,13 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
     p.num_panels_ = (p.rows / 2 + p.lanes_ - 1) / p.lanes_;
   }
   p.num_steps_ = is_bf16 ? (p.cols + 1) / 2 : p.cols;
-  const int64_t step_bytes = width * unit_bytes;
-  p.panel_bytes_ = p.num_steps_ * step_bytes;
+  p.panel_bytes_ = p.num_steps_ * width * unit_bytes;
   // Never null: prefetch addresses are derived from it even without columns.
   p.panels_ =
       AlignedBuffer(std::max<int64_t>(64, p.num_panels_ * p.panel_bytes_));
   p.num_bytes = p.panels_.num_bytes();
-
-  // Where each row lies, by a walk over the parts.
-  const auto source_row = [&](int64_t row) {
-    size_t part = 0;
-    while (row >= spec.parts[part].data.rows) {
-      row -= spec.parts[part].data.rows;
-      ++part;
-    }
-    const TensorView& data = spec.parts[part].data;
-    return static_cast<const char*>(data.data) +
-           row * data.row_stride * DTypeSize(p.dtype_);
-  };
-  const auto row_of_lane = [&](int64_t panel, int64_t lane) -> int64_t {
-    if (p.kind != LinearKind::kGateUp) {
-      const int64_t row = panel * width + lane;
-      return row < p.rows ? row : -1;
-    }
-    const int64_t channel = panel * p.lanes_ + lane % p.lanes_;
-    if (channel >= p.rows / 2) return -1;
-    return channel + (lane < p.lanes_ ? 0 : p.rows / 2);
-  };
-  const int64_t num_units = is_bf16 ? p.cols / 2 : p.cols;  // Whole ones.
-  // 512 bytes of each row at a time: long enough for the hardware prefetcher
-  // (64 bytes at a time gave 0.3 GB/s), while 16 KiB of panel stay in L1.
-  const int64_t units_per_line = 512 / unit_bytes;
   pool.ParallelFor(p.num_panels_, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      char* const dst = p.panels_.data() + panel * p.panel_bytes_;
-      const char* src[32];
-      for (int64_t lane = 0; lane < width; ++lane) {
-        const int64_t row = row_of_lane(panel, lane);
-        src[lane] = row < 0 ? nullptr : source_row(row);
-      }
-      for (int64_t unit = 0; unit < num_units; unit += units_per_line) {
-        const int64_t count = std::min(units_per_line, num_units - unit);
-        for (int64_t lane = 0; lane < width; ++lane) {
-          if (src[lane] == nullptr) continue;
-          const char* const from = src[lane] + unit * unit_bytes;
-          char* const to = dst + unit * step_bytes + lane * unit_bytes;
-          if (unit_bytes == 4) {
-            ScatterUnits<4>(from, to, count, step_bytes);
-          } else {
-            ScatterUnits<2>(from, to, count, step_bytes);
-          }
-        }
-      }
-      if (is_bf16 && p.cols % 2 != 0) {
-        for (int64_t lane = 0; lane < width; ++lane) {
-          if (src[lane] == nullptr) continue;
-          std::memcpy(dst + num_units * step_bytes + lane * unit_bytes,
-                      src[lane] + num_units * unit_bytes, 2);
-        }
-      }
-    }
+    for (int64_t panel = begin; panel < end; ++panel) p.FillPanel(spec, panel);
   });
 
   if (!spec.bias.empty()) {
@@ -252,7 +257,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
     const int64_t stride =
         spec.bias.rows == 1 ? 1 : spec.bias.row_stride;  // [1, n] or [n, 1].
     for (int64_t i = 0; i < p.num_panels_ * width; ++i) {
-      const int64_t row = row_of_lane(i / width, i % width);
+      const int64_t row = p.RowOfLane(i / width, i % width);
       if (row >= 0) p.bias_.floats()[i] = bias[row * stride];
     }
   }

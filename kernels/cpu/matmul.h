@@ -39,6 +39,10 @@ class PackedMatrix : public PackedWeight {
 
   // Bytes from the start of the panels to element (row, col).
   int64_t ElementOffset(int64_t row, int64_t col) const;
+  // The row in a lane of a panel; -1 for padding.
+  int64_t RowOfLane(int64_t panel, int64_t lane) const;
+  // Copies the rows of one panel.
+  void FillPanel(const LinearSpec& spec, int64_t panel);
 
   DType dtype_ = DType::kF32;
   Isa isa_ = Isa::kScalar;

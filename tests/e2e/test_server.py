@@ -5,7 +5,9 @@ import http.client
 import json
 import signal
 import socket
+import statistics
 import subprocess
+import time
 import urllib.error
 import urllib.request
 
@@ -202,6 +204,17 @@ def test_sigterm_lets_running_requests_finish():
     server.process.communicate()
 
 
+def test_sigterm_is_seen_at_once():
+    """Not at the next poll of anything: an idle server has nothing to wait for."""
+    delays = []
+    for _ in range(5):
+        server = Server()
+        begin = time.monotonic()
+        assert server.stop() == 0
+        delays.append(time.monotonic() - begin)
+    assert statistics.median(delays) < 0.1, delays
+
+
 def test_second_sigterm_ends_streams_with_an_error():
     server = Server("--max-model-len", "2048")
     connection, answer = open_stream(server, {**LONG, "n": 32})
@@ -260,8 +273,25 @@ def test_drain_command(server):
 def test_version_and_usage_errors():
     version = run("--version")
     assert version.returncode == 0 and "llama" in version.stdout and "cpu" in version.stdout
-    for arguments in ([], ["fly"], ["serve", "--nope"], ["serve", "--port", "x"]):
-        assert run(*arguments).returncode == 64
+    for arguments, word in (
+        ([], "subcommand"),
+        (["fly"], "fly"),
+        (["serve", "--nope"], "--nope"),
+        (["serve", "--port", "x"], "--port"),
+        (["serve", "--dtype", "int3"], "--dtype"),
+        (["serve", "--kv-cache-dtype", "fp8"], "--kv-cache-dtype"),
+        (["serve", "--max-model-len", "-5"], "--max-model-len"),
+    ):
+        result = run(*arguments)
+        assert result.returncode == 64 and word in result.stderr, result.stderr
+
+
+def test_too_little_memory_exits_69_with_the_figures():
+    for size in ("1000", "1048576GiB"):
+        result = run("serve", "--port", "0", "--kv-cache-memory-bytes", size)
+        assert result.returncode == 69, result.stderr
+        figure = {"1000": "1000", "1048576GiB": str(1 << 50)}[size]
+        assert figure in result.stderr
 
 
 def test_model_faults_exit_65(tmp_path, server):
@@ -303,7 +333,7 @@ def test_model_faults_exit_65(tmp_path, server):
         (truncate, ["model.safetensors"]),
         (unknown_type, ["config.json", "wizard"]),
         (broken_tokenizer, ["tokenizer.json"]),
-        (broken_template, ["template"]),
+        (broken_template, ["tokenizer_config.json", "chat_template", "line 1"]),
     ):
         result = fault(change)
         assert result.returncode == 65, (change, result.stderr)

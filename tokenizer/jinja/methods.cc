@@ -421,7 +421,8 @@ Value ZeroFill(Runtime& runtime, const Value& self,
       !text.empty() && (text.bytes()[0] == '+' || text.bytes()[0] == '-');
   Text result = text.Slice(0, has_sign);
   result.Append(PadText(runtime, text.Slice(has_sign, text.size()),
-                        width - has_sign, Text("0", true), '>'));
+                        std::max<int64_t>(width, 1) - has_sign, Text("0", true),
+                        '>'));
   return runtime.String(std::move(result));
 }
 

@@ -1,5 +1,6 @@
 #include "tokenizer/jinja/operations.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -62,7 +63,8 @@ bool HasCase(absl::string_view text, bool is_upper) {
 
 Text PadText(Runtime& runtime, const Text& text, int64_t width,
              const Text& fill, char align, bool is_center) {
-  const int64_t missing = width - CountCodePoints(text.bytes());
+  const int64_t missing =
+      std::max<int64_t>(width, 0) - CountCodePoints(text.bytes());
   if (missing <= 0) return text;
   if (missing > runtime.limits().max_output_bytes ||
       !runtime.ChargeBytes(missing * static_cast<int64_t>(fill.size()))) {

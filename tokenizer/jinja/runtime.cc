@@ -308,8 +308,12 @@ void AppendRangeRepr(const Sequence& range, std::string* out) {
   const int64_t start = range.items.empty() ? 0 : range.items[0].integer();
   const int64_t step =
       range.items.size() < 2 ? 1 : range.items[1].integer() - start;
-  absl::StrAppend(out, "range(", start, ", ",
-                  start + step * static_cast<int64_t>(range.items.size()));
+  int64_t stop = 0;
+  if (__builtin_mul_overflow(step, range.items.size(), &stop) ||
+      __builtin_add_overflow(start, stop, &stop)) {
+    stop = step > 0 ? INT64_MAX : INT64_MIN;
+  }
+  absl::StrAppend(out, "range(", start, ", ", stop);
   if (step != 1) absl::StrAppend(out, ", ", step);
   out->push_back(')');
 }

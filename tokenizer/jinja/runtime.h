@@ -48,8 +48,12 @@ class Runtime {
 
   // Pays for work; false (and an error) if the budget is spent.
   bool Charge(int64_t steps) {
-    steps_ += steps;
-    if (steps_ <= limits_.max_steps) return ok();
+    // Not by the sum, which may overflow: templates choose some counts freely.
+    if (steps <= limits_.max_steps - steps_) {
+      steps_ += steps;
+      return ok();
+    }
+    steps_ = limits_.max_steps;
     FailLimit("takes too many steps");
     return false;
   }
