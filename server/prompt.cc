@@ -187,6 +187,10 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> EncodePrompts(
       continue;
     }
     const std::string& text = std::get<std::string>(prompt);
+    // Even if the tokenizer would put a begin token in its place.
+    if (text.empty()) {
+      return ParameterError("prompt", "the prompt is empty");
+    }
     QUIRE_RETURN_IF_ERROR(CheckTextLength(request, text.size(), limits));
     EncodeOptions options;
     options.add_special_tokens = request.add_special_tokens;
