@@ -72,8 +72,9 @@ absl::StatusOr<Request> MakeRequest(const GenerateOptions& options,
   QUIRE_ASSIGN_OR_RETURN(
       std::vector<std::vector<int32_t>> prompts,
       EncodePrompts(parsed, *session.tokenizer, session.chat_template.get(),
-                    session.engine_options.max_model_len,
-                    session.engine_options.vocab_size));
+                    MakePromptLimits(*session.tokenizer,
+                                     session.engine_options.max_model_len,
+                                     session.engine_options.vocab_size)));
   Request request;
   request.prompt_token_ids = std::move(prompts.front());
   request.sampling = parsed.sampling;

@@ -80,8 +80,7 @@ class RunningServerImpl : public RunningServer {
     auto created = HttpServer::Create(http);
     if (!created.ok()) return created.status();
     http_ = std::move(*created);
-    api_ =
-        std::make_unique<ApiServer>(http_.get(), Clock::Monotonic(), kVersion);
+    api_ = std::make_unique<ApiServer>(http_.get(), kVersion);
     return http_->Start();
   }
 
@@ -120,8 +119,9 @@ class RunningServerImpl : public RunningServer {
     served.engine = engine_.get();
     served.output = output_.get();
     served.metrics = metrics_.get();
-    served.max_model_len = loaded.shape.max_model_len;
-    served.vocab_size = loaded.config.vocab_size;
+    served.limits =
+        MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
+                         loaded.config.vocab_size);
     served.defaults = session_->defaults;
     served.created = time(nullptr);
     api_->Serve(served);

@@ -77,8 +77,8 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
 
 }  // namespace
 
-ApiServer::ApiServer(HttpServer* http, Clock* clock, std::string version)
-    : http_(http), clock_(clock), version_(std::move(version)) {
+ApiServer::ApiServer(HttpServer* http, std::string version)
+    : http_(http), version_(std::move(version)) {
   const auto probe = [this](const char* path,
                             void (ApiServer::*handle)(const Responder&) const) {
     http_->AddRoute("GET", path, RouteAccess::kPublic,
@@ -199,7 +199,7 @@ void ApiServer::HandleModels(const Responder& responder) const {
                     {"owned_by", "quire"},
                     {"root", model_.root},
                     {"parent", nullptr},
-                    {"max_model_len", model_.max_model_len}});
+                    {"max_model_len", model_.limits.max_model_len}});
   }
   responder->Send(200, kJsonType,
                   DumpJson({{"object", "list"}, {"data", list}}));
@@ -228,8 +228,8 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
   std::vector<int32_t> ids;
   if (kind == ApiKind::kChat) {
-    QUIRE_ASSIGN_OR_RETURN(
-        ids, EncodeChat(api_request, *model.tokenizer, model.chat_template));
+    QUIRE_ASSIGN_OR_RETURN(ids, EncodeChat(api_request, *model.tokenizer,
+                                           model.chat_template, model.limits));
   } else {
     const auto* text = std::get_if<std::string>(&api_request.prompts.front());
     if (api_request.prompts.size() != 1 || text == nullptr) {
@@ -241,9 +241,10 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
     QUIRE_ASSIGN_OR_RETURN(ids, model.tokenizer->Encode(*text, options));
   }
   // Written without a tree: a body of megabytes has millions of tokens.
-  std::string answer = absl::StrCat(
-      R"({"count":)", ids.size(), R"(,"max_model_len":)", model.max_model_len,
-      R"(,"tokens":[)", absl::StrJoin(ids, ","), R"(],"token_strs":)");
+  std::string answer =
+      absl::StrCat(R"({"count":)", ids.size(), R"(,"max_model_len":)",
+                   model.limits.max_model_len, R"(,"tokens":[)",
+                   absl::StrJoin(ids, ","), R"(],"token_strs":)");
   if (return_token_strs) {
     char separator = '[';
     for (const int32_t id : ids) {
@@ -271,10 +272,10 @@ absl::Status ApiServer::HandleDetokenize(const ServedModel& model,
   std::vector<int32_t> ids;
   ids.reserve(tokens->size());
   for (const Json& id : *tokens) {
-    if (!id.is_number_integer() || id < 0 || id >= model.vocab_size) {
+    if (!id.is_number_integer() || id < 0 || id >= model.limits.vocab_size) {
       return ParameterError(
           "tokens", absl::StrCat("token ids must be integers from 0 to ",
-                                 model.vocab_size - 1));
+                                 model.limits.vocab_size - 1));
     }
     ids.push_back(id.get<int32_t>());
   }
@@ -292,11 +293,10 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
                          ParseApiRequest(kind, body, model.defaults));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
   QUIRE_RETURN_IF_ERROR(
-      CheckSamplingIds(api_request.sampling, model.vocab_size));
-  QUIRE_ASSIGN_OR_RETURN(
-      std::vector<std::vector<int32_t>> prompts,
-      EncodePrompts(api_request, *model.tokenizer, model.chat_template,
-                    model.max_model_len, model.vocab_size));
+      CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
+  QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
+                         EncodePrompts(api_request, *model.tokenizer,
+                                       model.chat_template, model.limits));
   if (prompts.size() * api_request.n > kMaxChoicesOfCall) {
     return ParameterError("n", absl::StrCat("'n' times the number of prompts "
                                             "must not exceed ",
@@ -347,7 +347,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
     request.id = model.engine->NewRequestId();
     request.sampling = api_request.sampling;
     const int32_t room =
-        model.max_model_len - static_cast<int32_t>(prompt.size());
+        model.limits.max_model_len - static_cast<int32_t>(prompt.size());
     int32_t& max_tokens = request.sampling.max_tokens;
     max_tokens = max_tokens > 0 ? std::min(max_tokens, room) : room;
     request.n = api_request.n;

@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/base/clock.h"
 #include "engine/engine_loop.h"
 #include "server/http_server.h"
 #include "server/openai_api.h"
 #include "server/output_processor.h"
+#include "server/prompt.h"
 #include "server/server_metrics.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
@@ -30,8 +30,7 @@ struct ServedModel {
   EngineLoop* engine = nullptr;
   OutputProcessor* output = nullptr;
   ServerMetrics* metrics = nullptr;
-  int32_t max_model_len = 0;
-  int32_t vocab_size = 0;  // Of the logits.
+  PromptLimits limits;
   SamplingDefaults defaults;
   int64_t created = 0;  // Unix seconds.
 };
@@ -40,7 +39,7 @@ struct ServedModel {
 class ApiServer {
  public:
   // Adds the routes; `http` must not be started yet and must outlive this.
-  ApiServer(HttpServer* http, Clock* clock, std::string version);
+  ApiServer(HttpServer* http, std::string version);
 
   void Serve(const ServedModel& model);
   // Ready turns 503 at once, and new API requests are refused.
@@ -76,7 +75,6 @@ class ApiServer {
           handler);
 
   HttpServer* const http_;
-  Clock* const clock_;
   const std::string version_;
   ServedModel model_;  // Written once, before state_ leaves kLoading.
   std::atomic<State> state_{State::kLoading};

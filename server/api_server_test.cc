@@ -75,8 +75,7 @@ class ApiServerTest : public testing::Test {
     auto http = HttpServer::Create(http_options_);
     ASSERT_TRUE(http.ok()) << http.status();
     http_ = *std::move(http);
-    api_ =
-        std::make_unique<ApiServer>(http_.get(), Clock::Monotonic(), "1.2.3");
+    api_ = std::make_unique<ApiServer>(http_.get(), "1.2.3");
     ASSERT_TRUE(http_->Start().ok());
   }
 
@@ -101,8 +100,8 @@ class ApiServerTest : public testing::Test {
     model.engine = loop_.get();
     model.output = &output_;
     model.metrics = &metrics_;
-    model.max_model_len = kMaxModelLen;
-    model.vocab_size = FakeTokenizer::kVocabSize;
+    model.limits =
+        MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
     model.created = 1700000000;
     api_->Serve(model);
   }
@@ -680,16 +679,37 @@ TEST_F(ApiServerTest, SearchForTheFinalMessageIsLinear) {
       {{"role", "assistant"}, {"content", "b" + std::string(500000, 'a')}}};
   request.continue_final_message = true;
   request.add_generation_prompt = false;
-  const auto ids = EncodeChat(request, tokenizer_, other->get());
+  PromptLimits limits =
+      MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
+  limits.max_text_bytes = 64 << 20;  // The search is what counts here.
+  const auto ids = EncodeChat(request, tokenizer_, other->get(), limits);
   ASSERT_TRUE(ids.ok()) << ids.status();
   EXPECT_EQ(ids->size(), 1000001u);
   // And where it is shown, what follows it is cut.
   request.messages = {{{"role", "user"}, {"content", "aab"}},
                       {{"role", "assistant"}, {"content", " aa b aab\n"}}};
-  const auto cut = EncodeChat(request, tokenizer_, chat_template_.get());
+  const auto cut =
+      EncodeChat(request, tokenizer_, chat_template_.get(), limits);
   ASSERT_TRUE(cut.ok()) << cut.status();
   EXPECT_EQ(tokenizer_.Decode(*cut, false),
             "<s>[user]aab\n[assistant] aa b aab");
+}
+
+// A text that cannot fit is refused before it is encoded; one that is to be cut
+// is not.
+TEST_F(ApiServerTest, HugeTextIsRefusedByItsLength) {
+  ApiRequest request;
+  request.kind = ApiKind::kCompletion;
+  const PromptLimits limits =
+      MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
+  request.prompts.emplace_back(std::string(limits.max_text_bytes + 1, 'a'));
+  const auto refused = EncodePrompts(request, tokenizer_, nullptr, limits);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find("bytes"), absl::string_view::npos);
+  request.truncate_prompt_tokens = 3;
+  const auto cut = EncodePrompts(request, tokenizer_, nullptr, limits);
+  ASSERT_TRUE(cut.ok()) << cut.status();
+  EXPECT_EQ(cut->front().size(), 3u);
 }
 
 }  // namespace

@@ -423,6 +423,10 @@ const Field kFields[] = {
      [](const Json& v, ApiRequest& r) -> absl::Status {
        QUIRE_ASSIGN_OR_RETURN(r.sampling.allowed_token_ids,
                               IdList("allowed_token_ids", v));
+       if (r.sampling.allowed_token_ids.empty()) {
+         return ParameterError("allowed_token_ids",
+                               "'allowed_token_ids' must not be empty");
+       }
        return absl::OkStatus();
      }},
     {"n", kBoth, kInt, 1, kMaxChoices, kUsed,
@@ -498,6 +502,11 @@ const Field kFields[] = {
     {"safety_identifier", kBoth, kAny, -kNone, kNone, kNoEffect},
     {"verbosity", kBoth, kAny, -kNone, kNone, kNoEffect},
     {"prediction", kBoth, kAny, -kNone, kNone, kNoEffect},
+    {"modalities", kChat, kAny, -kNone, kNone, kNoEffect},
+    {"audio", kChat, kAny, -kNone, kNone, kNoEffect},
+    {"web_search_options", kChat, kAny, -kNone, kNone, kNoEffect},
+    {"functions", kChat, kAny, -kNone, kNone, kNoEffect},
+    {"function_call", kChat, kAny, -kNone, kNone, kNoEffect},
     {"parallel_tool_calls", kChat, kBool, -kNone, kNone, kNoEffect},
     {"priority", kBoth, kInt, -kNone, kNone, kNoEffect},
     {"request_id", kBoth, kString, -kNone, kNone, kNoEffect},
@@ -519,14 +528,8 @@ const Field kFields[] = {
 
     // Would change the answer and are not built.
     {"tools", kChat, kList, -kNone, kNone, kNotBuilt},
-    {"functions", kChat, kList, -kNone, kNone, kNotBuilt},
-    {"function_call", kChat, kAny, -kNone, kNone, kNotBuilt, nullptr,
-     "\"none\""},
-    {"modalities", kChat, kList, -kNone, kNone, kNotBuilt, nullptr,
-     "[\"text\"]"},
-    {"audio", kChat, kAny, -kNone, kNone, kNotBuilt},
-    {"web_search_options", kChat, kAny, -kNone, kNone, kNotBuilt},
-    {"structured_outputs", kBoth, kAny, -kNone, kNone, kNotBuilt},
+    {"structured_outputs", kBoth, kAny, -kNone, kNone, kNotBuilt, nullptr,
+     "{}"},
     {"guided_json", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"guided_regex", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"guided_choice", kBoth, kAny, -kNone, kNone, kNotBuilt},
@@ -557,9 +560,11 @@ const Field kFields[] = {
     {"return_token_ids", kBoth, kBool, -kNone, kNone, kNotBuilt},
     {"return_prompt_text", kBoth, kBool, -kNone, kNone, kNotBuilt},
     {"return_hidden_states", kBoth, kBool, -kNone, kNone, kNotBuilt},
-    {"kv_transfer_params", kBoth, kAny, -kNone, kNone, kNotBuilt},
-    {"ec_transfer_params", kBoth, kAny, -kNone, kNone, kNotBuilt},
-    {"vllm_xargs", kBoth, kAny, -kNone, kNone, kNotBuilt},
+    {"kv_transfer_params", kBoth, kAny, -kNone, kNone, kNotBuilt, nullptr,
+     "{}"},
+    {"ec_transfer_params", kBoth, kAny, -kNone, kNone, kNotBuilt, nullptr,
+     "{}"},
+    {"vllm_xargs", kBoth, kAny, -kNone, kNone, kNotBuilt, nullptr, "{}"},
     {"stop_regex", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"lora_path", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"lora", kBoth, kAny, -kNone, kNone, kNotBuilt},
@@ -647,7 +652,7 @@ absl::Status CheckType(const Field& field, const Json& value) {
   return absl::OkStatus();
 }
 
-// False, zero, "", [] and {} ask for nothing.
+// False, zero, "" and [] ask for nothing; {} may be a schema.
 bool IsNeutral(const Field& field, const Json& value) {
   if (field.neutral != nullptr && value == Json::parse(field.neutral)) {
     return true;
@@ -658,7 +663,7 @@ bool IsNeutral(const Field& field, const Json& value) {
     return value == 0 && absl::string_view(field.name) != "prompt_logprobs";
   }
   return (value.is_string() && value.get_ref<const std::string&>().empty()) ||
-         (value.is_structured() && value.empty());
+         (value.is_array() && value.empty());
 }
 
 absl::Status ApplyField(ApiKind kind, const std::string& name,

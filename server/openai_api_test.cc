@@ -57,7 +57,7 @@ TEST(ParseApiRequestTest, WrongTypesAndRangesNameTheField) {
       {kChat,
        "logit_bias",
        {"[]", "{\"a\":1}", "{\"1\":\"x\"}", "{\"1\":101}", "{\"-1\":1}"}},
-      {kChat, "allowed_token_ids", {"{}", "[-5]"}},
+      {kChat, "allowed_token_ids", {"{}", "[-5]", "[]"}},
       {kChat, "ignore_eos", {"1", "\"true\""}},
       {kChat, "stream", {"1", "\"true\"", "{}"}},
       {kChat, "stream_options", {"true", "[]"}},
@@ -75,7 +75,7 @@ TEST(ParseApiRequestTest, WrongTypesAndRangesNameTheField) {
       {kChat, "truncate_prompt_tokens", {"0", "-1"}},
       {kChat, "use_beam_search", {"true", "1"}},
       {kChat, "structured_outputs", {"{\"regex\":\"a\"}"}},
-      {kChat, "guided_json", {"{\"type\":\"object\"}"}},
+      {kChat, "guided_json", {"{\"type\":\"object\"}", "{}"}},
       {kChat, "echo", {"true"}},
       {kChat, "prompt_logprobs", {"0", "1"}},
       {kChat, "chat_template", {"\"{{ messages }}\""}},
@@ -110,9 +110,9 @@ TEST(ParseApiRequestTest, NullIsAbsentAndNeutralValuesAreAccepted) {
   }
   for (const char* field :
        {R"("tools":[])", R"("echo":false)", R"("use_beam_search":false)",
-        R"("typical_p":1.0)", R"("mirostat":0)", R"("guided_json":{})",
-        R"("function_call":"none")", R"("modalities":["text"])",
-        R"("response_format":{"type":"text"})", R"("tool_choice":"none")",
+        R"("typical_p":1.0)", R"("mirostat":0)", R"("function_call":"none")",
+        R"("modalities":["text"])", R"("response_format":{"type":"text"})",
+        R"("tool_choice":"none")",
         R"("tools":[{"type":"function"}],"tool_choice":"none")",
         R"("store":true)", R"("metadata":{"a":"b"})", R"("user":"x")"}) {
     EXPECT_TRUE(ParseWith(ApiKind::kChat, field).ok()) << field;

@@ -73,6 +73,20 @@ void CutAfterFinalMessage(const std::string& content,
   }
 }
 
+absl::Status CheckTextLength(const ApiRequest& request, size_t num_bytes,
+                             const PromptLimits& limits) {
+  if (num_bytes <= static_cast<size_t>(limits.max_text_bytes) ||
+      request.truncate_prompt_tokens.has_value()) {
+    return absl::OkStatus();
+  }
+  return ParameterError(
+      request.kind == ApiKind::kChat ? "messages" : "prompt",
+      absl::StrCat("This model's maximum context length is ",
+                   limits.max_model_len, " tokens. However, your prompt has ",
+                   num_bytes, " bytes, which cannot fit."),
+      "context_length_exceeded");
+}
+
 absl::Status CheckLength(const ApiRequest& request, size_t num_tokens,
                          int32_t max_model_len) {
   const char* parameter =
@@ -92,9 +106,23 @@ absl::Status CheckLength(const ApiRequest& request, size_t num_tokens,
 
 }  // namespace
 
+PromptLimits MakePromptLimits(const Tokenizer& tokenizer, int32_t max_model_len,
+                              int32_t vocab_size) {
+  size_t longest = 1;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    longest = std::max(longest, tokenizer.TokenBytes(id).size());
+  }
+  PromptLimits limits;
+  limits.max_model_len = max_model_len;
+  limits.vocab_size = vocab_size;
+  // Twice: normalization may shorten a text before it becomes tokens.
+  limits.max_text_bytes = 2 * static_cast<int64_t>(longest) * max_model_len;
+  return limits;
+}
+
 absl::StatusOr<std::vector<int32_t>> EncodeChat(
     const ApiRequest& request, const Tokenizer& tokenizer,
-    const ChatTemplate* chat_template) {
+    const ChatTemplate* chat_template, const PromptLimits& limits) {
   if (chat_template == nullptr) {
     return ParameterError("messages",
                           "the model has no chat template; use /v1/completions "
@@ -134,20 +162,23 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(
   }
   std::vector<EncodeSegment> pieces;
   pieces.reserve(segments.size());
+  size_t num_bytes = 0;
   for (const TextSegment& segment : segments) {
     pieces.push_back({segment.text, segment.is_control});
+    num_bytes += segment.text.size();
   }
+  QUIRE_RETURN_IF_ERROR(CheckTextLength(request, num_bytes, limits));
   return tokenizer.EncodeSegments(pieces, request.add_special_tokens);
 }
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodePrompts(
     const ApiRequest& request, const Tokenizer& tokenizer,
-    const ChatTemplate* chat_template, int32_t max_model_len,
-    int32_t vocab_size) {
+    const ChatTemplate* chat_template, const PromptLimits& limits) {
   std::vector<std::vector<int32_t>> prompts;
   if (request.kind == ApiKind::kChat) {
-    QUIRE_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
-                           EncodeChat(request, tokenizer, chat_template));
+    QUIRE_ASSIGN_OR_RETURN(
+        std::vector<int32_t> ids,
+        EncodeChat(request, tokenizer, chat_template, limits));
     prompts.push_back(std::move(ids));
   }
   for (const auto& prompt : request.prompts) {
@@ -155,13 +186,18 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> EncodePrompts(
       prompts.push_back(*ids);
       continue;
     }
+    const std::string& text = std::get<std::string>(prompt);
+    // Even if the tokenizer would put a begin token in its place.
+    if (text.empty()) {
+      return ParameterError("prompt", "the prompt is empty");
+    }
+    QUIRE_RETURN_IF_ERROR(CheckTextLength(request, text.size(), limits));
     EncodeOptions options;
     options.add_special_tokens = request.add_special_tokens;
     // A completion's prompt is the caller's own: control tokens count in it.
     options.parse_special_tokens = true;
-    QUIRE_ASSIGN_OR_RETURN(
-        std::vector<int32_t> ids,
-        tokenizer.Encode(std::get<std::string>(prompt), options));
+    QUIRE_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                           tokenizer.Encode(text, options));
     prompts.push_back(std::move(ids));
   }
   for (std::vector<int32_t>& ids : prompts) {
@@ -169,13 +205,14 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> EncodePrompts(
         ids.size() > static_cast<size_t>(*request.truncate_prompt_tokens)) {
       ids.erase(ids.begin(), ids.end() - *request.truncate_prompt_tokens);
     }
-    QUIRE_RETURN_IF_ERROR(CheckLength(request, ids.size(), max_model_len));
+    QUIRE_RETURN_IF_ERROR(
+        CheckLength(request, ids.size(), limits.max_model_len));
     for (const int32_t id : ids) {
-      if (id < 0 || id >= vocab_size) {
+      if (id < 0 || id >= limits.vocab_size) {
         return ParameterError(
             "prompt",
             absl::StrCat("token id ", id, " is not in the vocabulary of ",
-                         vocab_size, " tokens"));
+                         limits.vocab_size, " tokens"));
       }
     }
   }

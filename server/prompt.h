@@ -13,19 +13,31 @@
 
 namespace quire {
 
+// What a prompt may be.
+struct PromptLimits {
+  int32_t max_model_len = 0;
+  int32_t vocab_size = 0;  // Of the logits.
+  // Text that is longer cannot fit the context: refused before the work of
+  // encoding it.
+  int64_t max_text_bytes = 0;
+};
+
+// Computes max_text_bytes from the tokenizer's longest token.
+PromptLimits MakePromptLimits(const Tokenizer& tokenizer, int32_t max_model_len,
+                              int32_t vocab_size);
+
 // The prompts of a request, one for a chat; each has 1 to max_model_len - 1
 // tokens with ids below vocab_size. INVALID_ARGUMENT naming the parameter
 // otherwise. `chat_template` may be null: chats are then refused.
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodePrompts(
     const ApiRequest& request, const Tokenizer& tokenizer,
-    const ChatTemplate* chat_template, int32_t max_model_len,
-    int32_t vocab_size);
+    const ChatTemplate* chat_template, const PromptLimits& limits);
 
 // The chat's messages through the template; special tokens in message text stay
 // text.
 absl::StatusOr<std::vector<int32_t>> EncodeChat(
     const ApiRequest& request, const Tokenizer& tokenizer,
-    const ChatTemplate* chat_template);
+    const ChatTemplate* chat_template, const PromptLimits& limits);
 
 // INVALID_ARGUMENT if an id in the sampling parameters is not below vocab_size.
 absl::Status CheckSamplingIds(const SamplingParams& sampling,

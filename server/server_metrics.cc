@@ -307,7 +307,9 @@ std::string ServerMetrics::Render(const EngineStats& stats) {
   absl::StrAppend(&text, "vllm:iteration_tokens_total_count{", step_labels,
                   "} ", stats.num_steps, "\n",
                   "vllm:iteration_tokens_total_sum{", step_labels, "} ",
-                  stats.num_prompt_tokens + stats.num_generation_tokens, "\n");
+                  stats.num_prompt_tokens - stats.prefix_cache_hits +
+                      stats.num_generation_tokens,
+                  "\n");
   return text;
 }
 
