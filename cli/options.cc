@@ -149,8 +149,9 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
                   "Sequences running at once")
       ->check(CLI::Range(1, 4096));
   app->add_option("--max-num-batched-tokens", options->max_num_batched_tokens,
-                  "Token budget of one step")
-      ->check(CLI::Range(1, 1 << 20));
+                  "Token budget of one step; 0: 512, or --max-num-seqs if "
+                  "larger")
+      ->check(CLI::Range(0, 1 << 20));
   app->add_option("--long-prefill-token-threshold",
                   options->long_prefill_token_threshold,
                   "Most tokens of one prompt in a step; 0: the budget")

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
@@ -134,9 +135,13 @@ class RunningServerImpl : public RunningServer {
   const Session& session() const { return *session_; }
 
   std::string Description() const override {
-    return DescribeSession(*session_,
-                           absl::StrCat("http://", options_.host, ":", port()),
-                           load_time_);
+    // An IPv6 address has colons of its own.
+    const bool is_ipv6 = absl::StrContains(options_.host, ':');
+    return DescribeSession(
+        *session_,
+        absl::StrCat(is_ipv6 ? "http://[" : "http://", options_.host,
+                     is_ipv6 ? "]:" : ":", port()),
+        load_time_);
   }
 
   bool Drain(absl::Duration timeout,

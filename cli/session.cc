@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdio>
 #include <fstream>
@@ -22,6 +23,10 @@
 
 namespace quire {
 namespace {
+
+// Long enough for the matrix units to be busy, short enough (some 10 ms on a
+// small model) that decodes in the same step do not stutter.
+constexpr int kDefaultBatchedTokens = 512;
 
 bool IsDirectory(const std::string& path) {
   struct stat info;
@@ -72,7 +77,11 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
       load.kv_cache_memory_bytes,
       ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
   load.max_num_seqs = options.max_num_seqs;
-  load.max_num_batched_tokens = options.max_num_batched_tokens;
+  // Every running sequence gets a token per step, so the budget covers them.
+  load.max_num_batched_tokens =
+      options.max_num_batched_tokens > 0
+          ? options.max_num_batched_tokens
+          : std::max(kDefaultBatchedTokens, options.max_num_seqs);
   load.block_size = options.block_size;
   return load;
 }

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -247,6 +248,32 @@ constexpr Perturbation kPerturbations[] = {
 
 INSTANTIATE_TEST_SUITE_P(Fields, PerturbationTest,
                          testing::ValuesIn(kPerturbations));
+
+// Every field of the goldens' configurations is in the list above for some
+// family, but for those that have no effect on the numbers.
+TEST(PerturbationListTest, CoversEveryField) {
+  std::set<std::string> covered = {
+      "/bos_token_id", "/eos_token_id",         "/max_position_embeddings",
+      "/torch_dtype",  "/transformers_version", "/use_cache",
+  };
+  for (const Perturbation& change : kPerturbations) {
+    covered.insert(change.pointer);
+  }
+  for (const char* family : kFamilies) {
+    const json config =
+        ReadJson(absl::StrCat(kGoldens, "/", family, "/config.json"));
+    for (const auto& [name, value] : config.items()) {
+      if (!value.is_object()) {
+        EXPECT_TRUE(covered.count("/" + name)) << family << " " << name;
+        continue;
+      }
+      for (const auto& [inner, unused] : value.items()) {
+        EXPECT_TRUE(covered.count(absl::StrCat("/", name, "/", inner)))
+            << family << " " << name << "." << inner;
+      }
+    }
+  }
+}
 
 }  // namespace
 }  // namespace quire

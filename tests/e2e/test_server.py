@@ -286,6 +286,14 @@ def test_version_and_usage_errors():
         assert result.returncode == 64 and word in result.stderr, result.stderr
 
 
+def test_the_token_budget_covers_the_sequences_unless_it_is_given():
+    server = Server("--max-num-seqs", "700")
+    assert "700 sequences, 700 tokens a step" in server.banner
+    assert server.stop() == 0
+    result = run("serve", "--port", "0", "--max-num-seqs", "700", "--max-num-batched-tokens", "9")
+    assert result.returncode == 64 and "max_num_batched_tokens" in result.stderr
+
+
 def test_too_little_memory_exits_69_with_the_figures():
     for size in ("1000", "1048576GiB"):
         result = run("serve", "--port", "0", "--kv-cache-memory-bytes", size)

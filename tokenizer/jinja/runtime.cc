@@ -363,6 +363,12 @@ void Runtime::AppendRepr(const Value& value, std::string* out,
     return;
   }
   ++repr_depth_;
+  AppendContainerRepr(value, out, has_user_text);
+  --repr_depth_;
+}
+
+void Runtime::AppendContainerRepr(const Value& value, std::string* out,
+                                  bool* has_user_text) {
   const char* separator = "";
   if (value.Is(Kind::kSequence)) {
     const Sequence& sequence = value.sequence();
@@ -407,7 +413,6 @@ void Runtime::AppendRepr(const Value& value, std::string* out,
     }
     out->append("}>");
   }
-  --repr_depth_;
 }
 
 bool Runtime::Equal(const Value& a, const Value& b) {

@@ -115,6 +115,9 @@ class Runtime {
                                  int num_required = 0);
 
  private:
+  // The part of AppendRepr for sequences, dicts and namespaces.
+  void AppendContainerRepr(const Value& value, std::string* out,
+                           bool* has_user_text);
   Value Arithmetic(absl::string_view op, const Value& a, const Value& b);
   Value IntegerPower(int64_t base, int64_t exponent);
   Value Repeat(const Value& value, int64_t count);
