@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tokenizer/jinja/context_value.h"
 #include "tokenizer/jinja/filters.h"
 #include "tokenizer/jinja/format.h"
 #include "tokenizer/jinja/methods.h"
+#include "tokenizer/jinja/operations.h"
 #include "tokenizer/jinja/runtime.h"
 
 namespace quire::jinja {
@@ -151,7 +153,7 @@ class Interpreter : public Runtime {
         const bool is_trusted =
             std::find(trusted_names_.begin(), trusted_names_.end(), name) !=
             trusted_names_.end();
-        return FromJson(*it, is_trusted, 0);
+        return ContextValue(*this, *it, is_trusted);
       }
     }
     for (const char* global : {"namespace", "range", "dict", "raise_exception",
@@ -163,54 +165,6 @@ class Interpreter : public Runtime {
       }
     }
     return Undefined(absl::StrCat("'", name, "' is undefined"));
-  }
-
-  // The context is not paid for in steps: its size was bounded on arrival.
-  Value FromJson(const Json& json, bool is_control, int depth) {
-    if (depth >= kMaxValueDepth) {
-      return FailLimit("a variable is nested too deeply");
-    }
-    switch (json.type()) {
-      case Json::value_t::boolean:
-        return Value::Bool(json.get<bool>());
-      case Json::value_t::number_integer:
-        return Value::Int(json.get<int64_t>());
-      case Json::value_t::number_unsigned: {
-        const uint64_t number = json.get<uint64_t>();
-        if (number > INT64_MAX) {
-          return Value::Float(static_cast<double>(number));
-        }
-        return Value::Int(static_cast<int64_t>(number));
-      }
-      case Json::value_t::number_float:
-        return Value::Float(json.get<double>());
-      case Json::value_t::string:
-        return Value(std::make_shared<const Text>(
-            json.get_ref<const std::string&>(), is_control));
-      case Json::value_t::array: {
-        auto list = std::make_shared<Sequence>();
-        list->items.reserve(json.size());
-        for (const Json& item : json) {
-          list->items.push_back(FromJson(item, is_control, depth + 1));
-          list->depth = std::max(list->depth, DepthOf(list->items.back()) + 1);
-        }
-        return Value(std::shared_ptr<const Sequence>(std::move(list)));
-      }
-      case Json::value_t::object: {
-        auto dict = std::make_shared<Dict>();
-        dict->items.reserve(json.size());
-        for (auto it = json.begin(); it != json.end(); ++it) {
-          dict->items.emplace_back(
-              Value(std::make_shared<const Text>(it.key(), is_control)),
-              FromJson(it.value(), is_control, depth + 1));
-          dict->depth =
-              std::max(dict->depth, DepthOf(dict->items.back().second) + 1);
-        }
-        return Value(std::shared_ptr<const Dict>(std::move(dict)));
-      }
-      default:
-        return Value::None();
-    }
   }
 
   // ---- Expressions ---------------------------------------------------------
@@ -421,7 +375,7 @@ class Interpreter : public Runtime {
       return FailExactly(ToText(*bound[0]).bytes());
     }
     if (name == "strftime_now") return FormatNow(*this, arguments);
-    if (name == "range") return Range(arguments);
+    if (name == "range") return MakeRange(*this, arguments);
     if (name == "dict" || name == "namespace") {
       return MakeMapping(name == "namespace", arguments);
     }
@@ -445,40 +399,6 @@ class Interpreter : public Runtime {
       return FailLimit("values are nested too deeply");
     }
     return Value(std::shared_ptr<const Function>(std::move(function)));
-  }
-
-  Value Range(const Arguments& arguments) {
-    const size_t count = arguments.positional.size();
-    if (count < 1 || count > 3 || !arguments.named.empty()) {
-      return Fail("range takes 1 to 3 arguments");
-    }
-    for (const Value& value : arguments.positional) {
-      if (value.IsUndefined()) return FailUndefined(value);
-      if (!value.IsInteger()) {
-        return Fail(absl::StrCat("'", TypeName(value),
-                                 "' object cannot be interpreted as an "
-                                 "integer"));
-      }
-    }
-    const int64_t start = count > 1 ? arguments.positional[0].integer() : 0;
-    const int64_t stop = arguments.positional[count > 1 ? 1 : 0].integer();
-    const int64_t step = count > 2 ? arguments.positional[2].integer() : 1;
-    if (step == 0) return Fail("range() arg 3 must not be zero");
-    // 128 bits: the difference of two 64-bit bounds may need 65.
-    const __int128 span =
-        step > 0 ? __int128{stop} - start : __int128{start} - stop;
-    const __int128 stride = step > 0 ? __int128{step} : -__int128{step};
-    const __int128 length = span <= 0 ? 0 : (span + stride - 1) / stride;
-    if (length > limits().max_range) {
-      return FailLimit(
-          absl::StrCat("range is longer than ", limits().max_range, " items"));
-    }
-    std::vector<Value> items;
-    items.reserve(static_cast<size_t>(length));
-    for (int64_t i = 0; i < static_cast<int64_t>(length); ++i) {
-      items.push_back(Value::Int(start + i * step));
-    }
-    return List(std::move(items), SequenceKind::kRange);
   }
 
   // dict(...) and namespace(...): an optional mapping or list of pairs, then

@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 namespace quire::jinja {
 
 bool CheckGrowth(Runtime& runtime, const Text& text, int64_t num_bytes) {
@@ -89,6 +91,40 @@ Value DictItems(Runtime& runtime, const Value& dict) {
     items.push_back(runtime.List({key, value}, SequenceKind::kTuple));
   }
   return runtime.List(std::move(items), SequenceKind::kDictItems);
+}
+
+Value MakeRange(Runtime& runtime, const Arguments& arguments) {
+  const size_t count = arguments.positional.size();
+  if (count < 1 || count > 3 || !arguments.named.empty()) {
+    return runtime.Fail("range takes 1 to 3 arguments");
+  }
+  for (const Value& value : arguments.positional) {
+    if (value.IsUndefined()) return runtime.FailUndefined(value);
+    if (!value.IsInteger()) {
+      return runtime.Fail(absl::StrCat("'", TypeName(value),
+                                       "' object cannot be interpreted as an "
+                                       "integer"));
+    }
+  }
+  const int64_t start = count > 1 ? arguments.positional[0].integer() : 0;
+  const int64_t stop = arguments.positional[count > 1 ? 1 : 0].integer();
+  const int64_t step = count > 2 ? arguments.positional[2].integer() : 1;
+  if (step == 0) return runtime.Fail("range() arg 3 must not be zero");
+  // 128 bits: the difference of two 64-bit bounds may need 65.
+  const __int128 span =
+      step > 0 ? __int128{stop} - start : __int128{start} - stop;
+  const __int128 stride = step > 0 ? __int128{step} : -__int128{step};
+  const __int128 length = span <= 0 ? 0 : (span + stride - 1) / stride;
+  if (length > runtime.limits().max_range) {
+    return runtime.FailLimit(absl::StrCat(
+        "range is longer than ", runtime.limits().max_range, " items"));
+  }
+  std::vector<Value> items;
+  items.reserve(static_cast<size_t>(length));
+  for (int64_t i = 0; i < static_cast<int64_t>(length); ++i) {
+    items.push_back(Value::Int(start + i * step));
+  }
+  return runtime.List(std::move(items), SequenceKind::kRange);
 }
 
 }  // namespace quire::jinja

@@ -35,6 +35,9 @@ bool CheckGrowth(Runtime& runtime, const Text& text, int64_t num_bytes);
 // dict.items(): a view of (key, value) tuples. Requires: `dict` is a dict.
 Value DictItems(Runtime& runtime, const Value& dict);
 
+// range(stop) or range(start, stop[, step]) of Python, at most max_range items.
+Value MakeRange(Runtime& runtime, const Arguments& arguments);
+
 }  // namespace quire::jinja
 
 #endif  // QUIRE_TOKENIZER_JINJA_OPERATIONS_H_
