@@ -110,7 +110,7 @@ int Converse(const HttpClient& client, const ChatOptions& options) {
     if (!status.ok()) {
       absl::FPrintF(stderr, "quire: %s\n", status.message());
       messages.erase(messages.size() - 1);
-      exit_code = kExitEngine;
+      exit_code = absl::IsUnavailable(status) ? kExitDevice : kExitEngine;
       if (!is_terminal) break;
     } else {
       exit_code = kExitOk;

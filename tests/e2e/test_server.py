@@ -260,6 +260,11 @@ def test_chat_command_against_a_server_and_in_process(server):
         assert len(lines) == 2 and "12" in lines[0] and "4" in lines[1]
 
 
+def test_chat_command_without_a_server():
+    result = run("chat", "--url", "http://127.0.0.1:1", input="Hello\n")
+    assert result.returncode == 69 and "127.0.0.1:1" in result.stderr
+
+
 def test_drain_command(server):
     wait_until(lambda: metric(server, "vllm:num_requests_running") == 0)
     assert run("drain", "--url", server.url, "--timeout", "10").returncode == 0
