@@ -8,9 +8,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHATS_PER_TASK = 10
 NUM_CHATS = 35 * CHATS_PER_TASK
-# The model must answer 95 % of all held-out chats. A sample of n chats of such a
-# model scores below this once in fifty times (two standard errors), and the same
-# chats differ a little between instruction sets, because bf16 rounds.
+# The goal is 95 % of all held-out chats. A sample of n chats of such a model scores
+# below this once in fifty times (two standard errors), and the same chats may differ
+# a little between instruction sets, because bf16 rounds.
 SHARE = 0.95
 LOWEST_SHARE = SHARE - 2 * math.sqrt(SHARE * (1 - SHARE) / NUM_CHATS)
 
