@@ -434,7 +434,8 @@ TEST_F(HttpServerTest, RespondersOutliveTheServer) {
 // Random answers, disconnects and threads; sanitizers find what is wrong.
 TEST_F(HttpServerTest, RacesOfAnswersAndDisconnects) {
   Start();
-  std::atomic<int> num_ended{0};
+  // Callbacks may run until the server stops, after this test has returned.
+  const auto num_ended = std::make_shared<std::atomic<int>>(0);
   for (int round = 0; round < 20; ++round) {
     std::vector<TestClient> clients;
     for (int i = 0; i < 40; ++i) {
@@ -448,7 +449,7 @@ TEST_F(HttpServerTest, RacesOfAnswersAndDisconnects) {
         for (size_t i = 0; i < responders.size(); ++i) {
           // The callback holds the responder, as handlers' do.
           responders[i]->OnDisconnect(
-              [&num_ended, held = responders[i]] { ++num_ended; });
+              [num_ended, held = responders[i]] { ++*num_ended; });
           if ((i + t) % 3 == 0) responders[i]->Send(200, "text/plain", "x");
           responders[i]->StartStream();
           responders[i]->Write("data: 1\n\n");
