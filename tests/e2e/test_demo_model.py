@@ -1,18 +1,15 @@
 """The demo model answers held-out prompts of its task types."""
 
-import math
 import pathlib
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHATS_PER_TASK = 10
-NUM_CHATS = 35 * CHATS_PER_TASK
-# The goal is 95 % of all held-out chats. A sample of n chats of such a model scores
-# below this once in fifty times (two standard errors), and the same chats may differ
-# a little between instruction sets, because bf16 rounds.
-SHARE = 0.95
-LOWEST_SHARE = SHARE - 2 * math.sqrt(SHARE * (1 - SHARE) / NUM_CHATS)
+# Guards against getting worse; it does not prove the goal of 95 % of all held-out
+# chats, which the shipped model misses: 93.8 % of 50 per task. These 350 happen to
+# be easier (95.4 %, the same on every instruction set).
+LOWEST_SHARE = 0.95
 
 
 def test_held_out_prompts(server):

@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--model", help="model name to send; without it, the first that the server lists")
     parser.add_argument("--limit", type=int, default=50, help="chats per task")
+    parser.add_argument("--seed", type=int, default=2024, help="which held-out chats are drawn")
     parser.add_argument("--task", action="append", choices=list(tasks.TASKS), help="only this task (may be repeated)")
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--min", type=float, default=0.95, help="lowest total share that passes")
@@ -53,7 +54,7 @@ def main() -> int:
         if not options.model:
             options.model = first_model(options.url, options.timeout)
         with ThreadPoolExecutor(options.concurrency) as pool:
-            chats = list(pool.map(lambda one: hold(one, options), scoring.held_out_chats(options.limit, options.task)))
+            chats = list(pool.map(lambda one: hold(one, options), scoring.held_out_chats(options.limit, options.task, options.seed)))
     except (urllib.error.URLError, OSError, KeyError, ValueError) as error:
         print(f"the server at {options.url} did not answer as expected: {error!r}", file=sys.stderr)
         return 2
