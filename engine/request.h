@@ -37,6 +37,8 @@ struct SamplingParams {
   int32_t num_logprobs = -1;
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_token_ids;  // Empty: all.
+
+  bool operator==(const SamplingParams&) const = default;
 };
 
 struct Request {

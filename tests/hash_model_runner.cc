@@ -37,12 +37,26 @@ uint64_t Fold(uint64_t state, uint64_t slot_value) {
   return (state ^ slot_value) * 0x9FB21C651E98DF25 + (state >> 29);
 }
 
+// What one more token adds to the state of a sampler with these penalties; a
+// sum, as counts know no order.
+uint64_t PenaltyOf(const SamplingParams& params, int32_t token_id,
+                   bool is_prompt) {
+  uint64_t penalty = 0;
+  if (params.repetition_penalty != 1.0f) penalty += MixBits(token_id, 13);
+  if (!is_prompt &&
+      (params.presence_penalty != 0 || params.frequency_penalty != 0)) {
+    penalty += MixBits(token_id, 11);
+  }
+  return penalty;
+}
+
 // The token that follows the slots folded into `state`.
 int32_t Draw(uint64_t state, const EngineOptions& engine_options,
              const HashModelOptions& options, const SamplingParams& params,
-             uint64_t draw_key, int position, int num_generated_tokens,
+             uint64_t draw_key, uint64_t penalty, int position,
+             int num_generated_tokens,
              absl::Span<const int32_t> banned_before_min) {
-  uint64_t bits = MixBits(state, position);
+  uint64_t bits = MixBits(state + penalty, position);
   if (params.temperature > 0) bits = MixBits(bits, draw_key);
   if (!params.allowed_token_ids.empty()) {
     return params.allowed_token_ids[bits % params.allowed_token_ids.size()];
@@ -87,16 +101,18 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
   }
   uint64_t predecessor = kNoPredecessor;
   uint64_t state = 0;
+  uint64_t penalty = 0;
   int position = 0;
   for (int32_t token : request.prompt_token_ids) {
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
     state = Fold(state, predecessor);
+    penalty += PenaltyOf(params, token, /*is_prompt=*/true);
   }
   HashModelAnswer answer;
   while (true) {
     const int num_generated = static_cast<int>(answer.token_ids.size());
     const int32_t token = Draw(state, engine_options, options, params, draw_key,
-                               position, num_generated, banned);
+                               penalty, position, num_generated, banned);
     answer.token_ids.push_back(token);
     if (num_generated >= params.min_tokens) {
       answer.finish_reason = FinishReason::kStop;
@@ -115,6 +131,7 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
     }
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
     state = Fold(state, predecessor);
+    penalty += PenaltyOf(params, token, /*is_prompt=*/false);
   }
 }
 
@@ -148,7 +165,13 @@ std::string HashModelRunner::ApplySlotChanges(const SchedulerOutput& output) {
     slot.banned_before_min = start.banned_before_min;
     slot.num_prompt_tokens = start.num_prompt_tokens;
     slot.num_computed_tokens = start.num_computed_tokens;
-    slot.last_token = -1;
+    slot.has_drawn = false;
+    slot.tokens = start.history;
+    slot.penalty = 0;
+    for (size_t i = 0; i < slot.tokens.size(); ++i) {
+      slot.penalty += PenaltyOf(*slot.params, slot.tokens[i],
+                                i < size_t(slot.num_prompt_tokens));
+    }
     slot.block_table.clear();
     if (start.num_computed_tokens >= static_cast<int>(start.history.size())) {
       return absl::StrCat("slot ", start.slot, " starts with nothing to do");
@@ -196,7 +219,8 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
                         slot.block_table.size(), " blocks");
   }
   if (row.input_on_device) {
-    if (row.num_tokens != 1 || !row.needs_token || slot.last_token < 0) {
+    if (row.num_tokens != 1 || !row.needs_token || !slot.has_drawn ||
+        row.first_position + 1 != static_cast<int>(slot.tokens.size())) {
       return absl::StrCat(where, "no token on the device to continue with");
     }
   } else {
@@ -209,6 +233,11 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
       const int32_t token = output.token_ids[row.first_token_idx + i];
       if (token < 0 || token >= options_.vocab_size) {
         return absl::StrCat(where, "token ", token);
+      }
+      const size_t position = row.first_position + i;
+      if (position >= slot.tokens.size() || slot.tokens[position] != token) {
+        return absl::StrCat(where, "token ", token, " at position ", position,
+                            " is not that of the slot");
       }
     }
   }
@@ -233,7 +262,7 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
   for (int i = 0; i < row.num_tokens; ++i) {
     const int position = row.first_position + i;
     const int32_t token = row.input_on_device
-                              ? slot.last_token
+                              ? slot.tokens.back()
                               : output.token_ids[row.first_token_idx + i];
     const uint64_t predecessor =
         position == 0 ? kNoPredecessor : *SlotAt(slot, position - 1);
@@ -247,7 +276,12 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
   }
   const int end = row.first_position + row.num_tokens;
   slot.num_computed_tokens = end;
-  if (!row.needs_token) return;
+  if (row.needs_token) result->rows.push_back(DrawToken(row, &slot));
+}
+
+SampledRow HashModelRunner::DrawToken(const ScheduledRow& row, Slot* slot_ptr) {
+  Slot& slot = *slot_ptr;
+  const int end = slot.num_computed_tokens;
   uint64_t state = 0;
   bool non_finite = false;
   for (int position = 0; position < end; ++position) {
@@ -260,27 +294,29 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
     }
     state = Fold(state, value);
   }
-  slot.last_token =
-      Draw(state, options_, model_options_, *slot.params, slot.draw_key, end,
-           end - slot.num_prompt_tokens, slot.banned_before_min);
+  const int32_t token_id = Draw(
+      state, options_, model_options_, *slot.params, slot.draw_key,
+      slot.penalty, end, end - slot.num_prompt_tokens, slot.banned_before_min);
+  slot.has_drawn = true;
+  slot.tokens.push_back(token_id);
+  slot.penalty += PenaltyOf(*slot.params, token_id, /*is_prompt=*/false);
   SampledRow sampled;
   sampled.slot = row.slot;
   sampled.non_finite = non_finite;
   if (!non_finite) {
     TokenOutput token;
-    token.token_id = slot.last_token;
+    token.token_id = token_id;
     const int num_logprobs = slot.params->num_logprobs;
     if (num_logprobs >= 0) {
       token.logprob = -static_cast<float>(MixBits(state, 2) % 4096) / 256;
       for (int i = 0; i < num_logprobs; ++i) {
-        token.top_logprobs.push_back(
-            {(slot.last_token + i) % options_.vocab_size,
-             token.logprob - static_cast<float>(i)});
+        token.top_logprobs.push_back({(token_id + i) % options_.vocab_size,
+                                      token.logprob - static_cast<float>(i)});
       }
     }
     sampled.tokens.push_back(std::move(token));
   }
-  result->rows.push_back(std::move(sampled));
+  return sampled;
 }
 
 absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
@@ -349,6 +385,7 @@ absl::StatusOr<StepResult> HashModelRunner::Collect() {
   Submitted submitted = std::move(submitted_.front());
   submitted_.pop_front();
   if (!submitted.status.ok()) return submitted.status;
+  if (on_result) on_result(&submitted.result);
   return std::move(submitted.result);
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/planted_bug.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
 
@@ -75,7 +76,8 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   steps_.push_back(TakeSpareStep());
   steps_.back().step_id = next_step_id_;
 
-  int budget = options_.max_num_batched_tokens;
+  int budget = options_.max_num_batched_tokens +
+               HasPlantedBug(PlantedBug::kBudgetOffByOne);
   GrantDecodes(&budget);
   AdmitWaiting(now, &budget, output);
   GrantPrefills(budget);
@@ -122,8 +124,11 @@ bool Scheduler::AppendBlockOrPreempt(Sequence* sequence) {
 }
 
 void Scheduler::PreemptLast() {
-  Sequence* sequence = running_.back();
-  running_.pop_back();
+  const auto last = HasPlantedBug(PlantedBug::kPreemptOldest)
+                        ? running_.begin()
+                        : running_.end() - 1;
+  Sequence* sequence = *last;
+  running_.erase(last);
   sequence->Preempt();
   ++counters_.num_preemptions;
   ++num_releasing_;
@@ -177,9 +182,11 @@ bool Scheduler::TryFork(Sequence* sequence, Sequence* parent, absl::Time now,
   if (copy.has_value()) {
     output->block_copies.push_back(*copy);
     // The parent's block is read by this step, whatever becomes of the parent.
-    steps_.back().rows.push_back({parent, 0, 0, false});
-    ++parent->num_inflight_rows;
-    ++parent->request->num_inflight_rows;
+    if (!HasPlantedBug(PlantedBug::kCopySourceReleased)) {
+      steps_.back().rows.push_back({parent, 0, 0, false});
+      ++parent->num_inflight_rows;
+      ++parent->request->num_inflight_rows;
+    }
   }
   StartSequence(sequence, num_prompt_tokens - 1, now);
   return true;
@@ -303,6 +310,9 @@ void Scheduler::EmitSlotChanges(Sequence* sequence, SchedulerOutput* output) {
     start.draw_key = MixBits(request.seed, sequence->choice_idx);
     start.banned_before_min = request.banned_before_min;
     start.history = sequence->token_ids;
+    if (HasPlantedBug(PlantedBug::kHistoryNotResent)) {
+      start.history.resize(sequence->num_prompt_tokens);
+    }
     start.num_prompt_tokens = sequence->num_prompt_tokens;
     start.num_computed_tokens = sequence->num_submitted_tokens;
     output->slot_starts.push_back(std::move(start));
@@ -354,8 +364,9 @@ absl::Status Scheduler::Update(StepResult result, absl::Time now,
   steps_.pop_front();
   size_t num_tokens = 0;
   for (const InFlightRow& row : step.rows) num_tokens += row.needs_token;
-  bool is_valid =
-      result.step_id == step.step_id && result.rows.size() == num_tokens;
+  bool is_valid = (result.step_id == step.step_id ||
+                   HasPlantedBug(PlantedBug::kForeignResultAccepted)) &&
+                  result.rows.size() == num_tokens;
   if (is_valid) {
     size_t row_idx = 0;
     for (const InFlightRow& row : step.rows) {
@@ -389,7 +400,9 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
   --request->num_inflight_rows;
   if (row.needs_token) --sequence->num_pending_tokens;
   // The token of a sequence that has ended meanwhile is dropped.
-  if (sequence->state != SequenceState::kFinished && row.num_tokens > 0) {
+  if ((sequence->state != SequenceState::kFinished ||
+       HasPlantedBug(PlantedBug::kTokenAfterEnd)) &&
+      row.num_tokens > 0) {
     if (sampled != nullptr && sampled->non_finite) {
       FailRequest(request,
                   absl::InternalError(absl::StrCat(
@@ -494,8 +507,16 @@ void Scheduler::FailRows(InFlightStep step, const absl::Status& error,
     --sequence->num_inflight_rows;
     --request->num_inflight_rows;
     if (row.needs_token) --sequence->num_pending_tokens;
+    if (HasPlantedBug(PlantedBug::kFailedStepCached)) {
+      cache_->CacheFull(sequence->token_ids, request->request.cache_namespace,
+                        row.first_position + row.num_tokens, &sequence->blocks);
+    }
     for (const std::unique_ptr<Sequence>& choice : request->sequences) {
       if (choice->state == SequenceState::kFinished) continue;
+      if (HasPlantedBug(PlantedBug::kErrorEndsOneChoice) &&
+          choice.get() != sequence) {
+        continue;
+      }
       OutputEvent event = MakeEvent(*choice, now);
       event.error = error;
       FinishSequence(choice.get(), FinishReason::kError, std::move(event),
@@ -536,11 +557,16 @@ void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
   }
   RequestState* request = sequence->request;
   event.finish_reason = reason;
-  event.is_last = request->num_unfinished == 0;
-  if (event.is_last && !request->has_started) {
+  event.is_last = request->num_unfinished == 0 ||
+                  (HasPlantedBug(PlantedBug::kLastEventEarly) &&
+                   request->num_unfinished == 1);
+  if (event.is_last && !request->has_started &&
+      !HasPlantedBug(PlantedBug::kUnstartedMiscounted)) {
     --num_unstarted_requests_;
     num_unstarted_tokens_ -= sequence->num_prompt_tokens;
   }
+  if (HasPlantedBug(PlantedBug::kTwoTerminalEvents)) events->push_back(event);
+  if (HasPlantedBug(PlantedBug::kLostEvent) && !request->has_started) return;
   events->push_back(std::move(event));
 }
 
@@ -556,9 +582,16 @@ OutputEvent Scheduler::MakeEvent(const Sequence& sequence,
 }
 
 void Scheduler::ReleaseHoldingsIfUnused(Sequence* sequence) {
-  if (!sequence->has_holdings() || sequence->num_inflight_rows > 0) return;
+  if (!sequence->has_holdings()) return;
+  if (sequence->num_inflight_rows > 0 &&
+      !HasPlantedBug(PlantedBug::kReleaseInFlight)) {
+    return;
+  }
   cache_->Free(&sequence->blocks);
-  free_slots_.push_back(sequence->slot);
+  if (!HasPlantedBug(PlantedBug::kSlotLost) ||
+      sequence->state == SequenceState::kFinished) {
+    free_slots_.push_back(sequence->slot);
+  }
   sequence->slot = -1;
   sequence->num_computed_tokens = 0;
   sequence->num_submitted_tokens = 0;
@@ -573,6 +606,10 @@ void Scheduler::EraseRequestIfDone(RequestState* request) {
 }
 
 void Scheduler::InsertWaiting(Sequence* sequence) {
+  if (HasPlantedBug(PlantedBug::kPlaceLostByPreemption)) {
+    waiting_.push_back(sequence);
+    return;
+  }
   waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), sequence,
                                    [](const Sequence* a, const Sequence* b) {
                                      return a->IsBefore(*b);
@@ -655,7 +692,7 @@ absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {
       return error("I5: too few or too many blocks");
     }
     if (!sequence.has_holdings())
-      return error("a running sequence has no slot");
+      return error("I9: a running sequence has no slot");
   } else if (sequence.has_holdings() && sequence.num_inflight_rows == 0) {
     return error("I9: holds a slot and no step needs it");
   }
