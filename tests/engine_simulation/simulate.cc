@@ -57,11 +57,11 @@ void ReportFailure(const Args& args, const Campaign& campaign,
               static_cast<long long>(num_steps),
               args.bug.empty() ? "" : " --bug ", args.bug.c_str());
   if (args.no_shrink) return;
-  const std::string kind = KindOf(status);
+  const std::string signature = SignatureOf(status);
   // Enough for a history that is slower with less in it.
   const int64_t max_steps = 2 * num_steps + 100;
   const auto fails = [&](const History& history) {
-    return KindOf(SimulateApart(history, max_steps)) == kind;
+    return SignatureOf(SimulateApart(history, max_steps)) == signature;
   };
   const History small = Shrink(DrawHistory(seed), fails, kMaxShrinkRuns);
   std::printf("\nshrunk:\n%s\n", Describe(small).c_str());

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
 #include "engine/base/random.h"
@@ -730,9 +731,16 @@ absl::Status Simulation::Run() {
 
 }  // namespace
 
-std::string KindOf(const absl::Status& status) {
-  const absl::string_view message = status.message();
-  return std::string(message.substr(0, message.find(':')));
+std::string SignatureOf(const absl::Status& status) {
+  std::string signature;
+  for (char c : status.message()) {
+    if (!absl::ascii_isdigit(c)) {
+      signature += c;
+    } else if (signature.empty() || signature.back() != '#') {
+      signature += '#';
+    }
+  }
+  return signature;
 }
 
 Outcome Simulate(const History& history, int64_t max_steps, Coverage* coverage,

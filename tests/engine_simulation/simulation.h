@@ -28,8 +28,9 @@ struct Outcome {
   int64_t num_steps = 0;  // Calls of Engine::Step until the end or the failure.
 };
 
-// The part before the first colon; empty for an OK status.
-std::string KindOf(const absl::Status& status);
+// The message without its numbers: equal for failures of the same sort in two
+// histories. Empty for an OK status.
+std::string SignatureOf(const absl::Status& status);
 
 // Ends early, without the checks of the end, after max_steps steps. Adds to
 // *coverage as it goes. `trace`, unless empty, gets a line for whatever
