@@ -1,4 +1,4 @@
-"""Compiles .cu files with the machine's nvcc.
+"""Compiles CUDA sources with the machine's nvcc.
 
 `cuda_library` is a cc_library whose sources nvcc compiles. It exists only where
 a CUDA toolkit does: load IS_CUDA_PRESENT from @local_cuda//:defs.bzl.
@@ -54,6 +54,7 @@ def _cuda_object_impl(ctx):
         "-cudart=static",
         "-I.",
         "-DNDEBUG",
+        "-x=cu",
         "-c",
         ctx.file.src,
         "-o",
@@ -84,7 +85,7 @@ def _cuda_object_impl(ctx):
 _cuda_object = rule(
     implementation = _cuda_object_impl,
     attrs = {
-        "src": attr.label(allow_single_file = [".cu"], mandatory = True),
+        "src": attr.label(allow_single_file = [".cc"], mandatory = True),
         "hdrs": attr.label_list(allow_files = True),
         "deps": attr.label_list(providers = [CcInfo]),
         "nvcc_options": attr.string_list(),
@@ -97,7 +98,7 @@ def cuda_library(name, srcs, hdrs = [], deps = [], nvcc_options = [], **kwargs):
 
     Args:
       name: of the library; NAME.ptxas is what ptxas reported.
-      srcs: .cu files.
+      srcs: .cc files; the same ones compile for the emulation.
       hdrs: headers of the library.
       deps: cc_libraries; headers only matter for nvcc.
       nvcc_options: further options.
@@ -105,7 +106,7 @@ def cuda_library(name, srcs, hdrs = [], deps = [], nvcc_options = [], **kwargs):
     """
     objects = []
     for src in srcs:
-        object_name = name + "_" + src.rpartition("/")[2].removesuffix(".cu")
+        object_name = name + "_" + src.rpartition("/")[2].removesuffix(".cc")
         _cuda_object(
             name = object_name,
             src = src,

@@ -372,9 +372,14 @@ void Run(const LaunchShape& shape, absl::FunctionRef<void()> body) {
   machine.body = nullptr;
 }
 
-void Fail(const std::string& message) {
-  Fiber& fiber = Running();
-  SetError(message, fiber);
+void Fail(const char* message, const char* operation) {
+  // In a scope of its own: this frame is never left, so nothing on it is
+  // destroyed.
+  {
+    Fiber& fiber = Running();
+    SetError(operation ? absl::StrCat(operation, ": ", message) : message,
+             fiber);
+  }
   SwitchToScheduler();  // The scheduler sees the error and never comes back.
   std::abort();
 }
@@ -438,14 +443,13 @@ void Collective(uint32_t mask, const char* name, void* argument,
   Warp& warp = fiber.cta->warps[fiber.thread_idx / kWarpSize];
   const int lane = fiber.thread_idx % kWarpSize;
   if (!(mask >> lane & 1)) {
-    Fail(absl::StrCat(name, ": the calling lane is not in the mask"));
+    Fail("the calling lane is not in the mask", name);
   }
   if (mask & ~warp.alive) {
-    Fail(absl::StrCat(name, ": the mask names a lane that has returned"));
+    Fail("the mask names a lane that has returned", name);
   }
   if (warp.arrived != 0 && (warp.name != name || warp.mask != mask)) {
-    Fail(absl::StrCat("the lanes of a warp diverge: ", name, " and ",
-                      warp.name));
+    Fail("the lanes of a warp diverge", name);
   }
   warp.name = name;
   warp.mask = mask;

@@ -78,7 +78,9 @@ void Run(const LaunchShape& shape, absl::FunctionRef<void()> body);
 
 // ---- For the functions below.
 
-[[noreturn]] void Fail(const std::string& message);
+// Ends the launch; the calling thread never continues. `operation`: the name of
+// the warp-wide operation, if one is at fault.
+[[noreturn]] void Fail(const char* message, const char* operation = nullptr);
 void* StaticShared(size_t num_bytes, size_t alignment);
 unsigned char* DynamicShared();
 uint32_t ThreadIdx();
