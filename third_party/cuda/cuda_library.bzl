@@ -106,7 +106,7 @@ def cuda_library(name, srcs, hdrs = [], deps = [], nvcc_options = [], **kwargs):
     """
     objects = []
     for src in srcs:
-        object_name = name + "_" + src.rpartition("/")[2].removesuffix(".cc")
+        object_name = name + "_" + src.rpartition("/")[2].replace(".cc", "")
         _cuda_object(
             name = object_name,
             src = src,
