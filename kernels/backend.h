@@ -142,7 +142,7 @@ struct SlotParams {
   float repetition_penalty = 1.0f;
   int32_t num_logprobs = -1;  // Top entries to report; -1: no logprobs at all.
   int32_t num_prompt_logprobs = -1;  // The same for scored prompt tokens.
-  int32_t min_tokens = 0;     // Generated tokens before banned_before_min may.
+  int32_t min_tokens = 0;  // Generated tokens before banned_before_min may.
   uint64_t draw_key = 0;
   std::vector<int32_t> bias_ids;
   std::vector<float> bias;           // As many as bias_ids.
@@ -188,7 +188,7 @@ struct StepPlan {
   // (from, to): whole blocks copied in every layer before anything is written.
   absl::Span<const std::pair<int32_t, int32_t>> block_copies;
   absl::Span<const StepRow> rows;
-  absl::Span<const int32_t> token_ids;  // Of the kHost rows, concatenated.
+  absl::Span<const int32_t> token_ids;   // Of the kHost rows, concatenated.
   absl::Span<const int32_t> scored_ids;  // [sum of num_scored], in row order.
 };
 

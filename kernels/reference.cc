@@ -243,7 +243,8 @@ struct ReferenceBackend::State {
 
   void Apply(const SlotUpdate& update);
   void CopyBlock(int32_t from, int32_t to);
-  void ScoreRow(const ReferenceStep& step, const StepRow& row,
+  // False if a logit is not finite.
+  bool ScoreRow(const ReferenceStep& step, const StepRow& row,
                 TensorView logits, int64_t first_logit, int64_t first_scored,
                 ReferenceStep::Row* out);
   void SampleRow(ReferenceStep& step, const StepRow& row, TensorView logits,
@@ -570,7 +571,7 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
-void ReferenceBackend::State::ScoreRow(const ReferenceStep& step,
+bool ReferenceBackend::State::ScoreRow(const ReferenceStep& step,
                                        const StepRow& row, TensorView logits,
                                        int64_t first_logit,
                                        int64_t first_scored,
@@ -578,27 +579,27 @@ void ReferenceBackend::State::ScoreRow(const ReferenceStep& step,
   // A greedy draw's report says all but the log-probability and the rank.
   SlotParams params;
   params.temperature = 0.0f;
-  params.num_logprobs =
-      std::max(slots[row.slot].params.num_prompt_logprobs, 0);
+  params.num_logprobs = std::max(slots[row.slot].params.num_prompt_logprobs, 0);
   for (int i = 0; i < row.num_scored; ++i) {
     const auto values = absl::MakeConstSpan(
         logits.row<const float>(first_logit + i), shape.vocab_size);
     const int32_t id = step.scored_ids.at(first_scored + i);
     const ReferenceSample best =
         ReferenceSampleRow(values, params, {}, 0, /*position=*/0);
-    if (best.non_finite) return;
+    if (best.non_finite) return false;
     out->scored_logprobs.push_back(static_cast<float>(
         best.logprob + (double{values[id]} - values[best.token])));
-    out->scored_ranks.push_back(
-        1 + static_cast<int32_t>(
-                std::count_if(values.begin(), values.end(),
-                              [&](float v) { return v > values[id]; })));
+    out->scored_ranks.push_back(1 +
+                                static_cast<int32_t>(std::count_if(
+                                    values.begin(), values.end(),
+                                    [&](float v) { return v > values[id]; })));
     out->scored_top_ids.insert(out->scored_top_ids.end(), best.top_ids.begin(),
                                best.top_ids.end());
     out->scored_top_logprobs.insert(out->scored_top_logprobs.end(),
                                     best.top_logprobs.begin(),
                                     best.top_logprobs.end());
   }
+  return true;
 }
 
 void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
@@ -610,7 +611,7 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
     return absl::MakeConstSpan(logits.row<const float>(first_logit + i),
                                shape.vocab_size);
   };
-  for (int i = 0; i < row.num_logits; ++i) {
+  for (int i = row.num_scored; i < row.num_logits; ++i) {
     for (float logit : logits_of(i)) *non_finite |= !std::isfinite(logit);
   }
   if (row.num_logits == row.num_scored) {
@@ -644,9 +645,9 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
     }
   }
   slot.last_token = out->tokens.back();
-  slot.num_computed_tokens +=
-      row.num_tokens - (row.num_logits - row.num_scored) +
-      static_cast<int>(out->tokens.size());
+  slot.num_computed_tokens += row.num_tokens -
+                              (row.num_logits - row.num_scored) +
+                              static_cast<int>(out->tokens.size());
 }
 
 absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
@@ -664,11 +665,11 @@ absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
     RowResult result;
     result.slot = row.slot;
     ReferenceStep::Row& out = reference_step.result_rows.emplace_back();
-    state_->ScoreRow(reference_step, row, logits, first_logit, first_scored,
-                     &out);
-    first_scored += row.num_scored;
     state_->SampleRow(reference_step, row, logits, first_logit, &out,
                       &result.non_finite);
+    result.non_finite |= !state_->ScoreRow(reference_step, row, logits,
+                                           first_logit, first_scored, &out);
+    first_scored += row.num_scored;
     result.tokens = out.tokens;
     result.logprobs = out.logprobs;
     result.top_ids = out.top_ids;

@@ -440,8 +440,7 @@ absl::Status Simulation::Submit() {
 }
 
 // Who is less urgent than a newcomer may have to begin anew after it.
-void Simulation::PostponeLessUrgent(const Tracked& tracked,
-                                    int64_t num_steps) {
+void Simulation::PostponeLessUrgent(const Tracked& tracked, int64_t num_steps) {
   for (RequestId id : live_) {
     Tracked& other = tracked_.at(id);
     if (other.request.priority <= tracked.request.priority) continue;
@@ -602,9 +601,9 @@ absl::Status Simulation::CheckScores(const Tracked& tracked,
     const TokenOutput& token = tracked.prompt_tokens[i];
     if (token.token_id != prompt[i + 1] ||
         token.logprob != answer.prompt_logprobs[i]) {
-      return absl::InternalError(
-          absl::StrCat("prompt token ", i + 1, " of ", prompt.size(),
-                       " is not scored as alone"));
+      return absl::InternalError(absl::StrCat("prompt token ", i + 1, " of ",
+                                              prompt.size(),
+                                              " is not scored as alone"));
     }
   }
   coverage_->num_scored_tokens += tracked.prompt_tokens.size();

@@ -351,9 +351,8 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
   }
   if (num_scored > options_.max_num_scored_tokens ||
       num_scored != static_cast<int64_t>(output.scored_token_ids.size())) {
-    violation =
-        absl::StrCat("step ", output.step_id, " scores ", num_scored,
-                     " tokens, ids ", output.scored_token_ids.size());
+    violation = absl::StrCat("step ", output.step_id, " scores ", num_scored,
+                             " tokens, ids ", output.scored_token_ids.size());
   }
   if (num_ids != static_cast<int64_t>(output.token_ids.size())) {
     violation = absl::StrCat("step ", output.step_id, " has ",

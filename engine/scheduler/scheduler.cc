@@ -176,10 +176,9 @@ bool Scheduler::WouldGetTokens(const Sequence& sequence,
     const Sequence& other = *prefills_[i];
     const int num_other = other.num_remaining_tokens();
     const int num_other_scored = other.NumScoredAmong(num_other);
-    const bool is_first =
-        other.request->priority != request.priority
-            ? other.request->priority < request.priority
-            : num_other <= num_remaining_tokens;
+    const bool is_first = other.request->priority != request.priority
+                              ? other.request->priority < request.priority
+                              : num_other <= num_remaining_tokens;
     if (is_first) {
       num_left -= std::min(num_other, max_chunk);
       num_scored_left -= std::min(num_other_scored, max_chunk);
@@ -294,11 +293,10 @@ void Scheduler::AdmitWaiting(absl::Time now, int* budget,
     const RequestState& request = *sequence->request;
     // A prompt token that is still to be scored must be computed. Lookup leaves
     // the last of the tokens it is given to be computed.
-    const PrefixHit hit =
-        cache_->Lookup(request.needs_scores()
-                           ? tokens.first(request.num_scored_tokens + 1)
-                           : tokens,
-                       request.request.cache_namespace, &sequence->blocks);
+    const PrefixHit hit = cache_->Lookup(
+        request.needs_scores() ? tokens.first(request.num_scored_tokens + 1)
+                               : tokens,
+        request.request.cache_namespace, &sequence->blocks);
     sequence->num_hit_tokens_guess = hit.num_tokens;
     if (!WouldGetTokens(*sequence, num_tokens - hit.num_tokens, *budget)) {
       if (++num_passed > kMaxPassedRequests) break;
@@ -325,9 +323,9 @@ void Scheduler::GrantPrefills(int budget) {
   }
   int num_scored_left = options_.max_num_scored_tokens;
   Sequence* oldest = prefills_.front();
-  oldest->num_granted_tokens = std::min(
-      {oldest->num_remaining_tokens(), max_chunk, (budget + 1) / 2,
-       oldest->NumTokensScoringAtMost((num_scored_left + 1) / 2)});
+  oldest->num_granted_tokens =
+      std::min({oldest->num_remaining_tokens(), max_chunk, (budget + 1) / 2,
+                oldest->NumTokensScoringAtMost((num_scored_left + 1) / 2)});
   budget -= oldest->num_granted_tokens;
   num_scored_left -= oldest->NumScoredAmong(oldest->num_granted_tokens);
   std::sort(prefills_.begin(), prefills_.end(),
@@ -343,10 +341,9 @@ void Scheduler::GrantPrefills(int budget) {
     if (budget == 0) break;
     const int num_before = sequence->num_granted_tokens;
     const int num_scored_before = sequence->NumScoredAmong(num_before);
-    const int num_granted = std::min({sequence->num_remaining_tokens(),
-                                      max_chunk, num_before + budget,
-                                      sequence->NumTokensScoringAtMost(
-                                          num_scored_before +
+    const int num_granted = std::min(
+        {sequence->num_remaining_tokens(), max_chunk, num_before + budget,
+         sequence->NumTokensScoringAtMost(num_scored_before +
                                           num_scored_left)});
     sequence->num_granted_tokens = num_granted;
     budget -= num_granted - num_before;

@@ -91,7 +91,8 @@ absl::Status Scheduler::CheckIntegrity() const {
     const int num_prompt_tokens =
         static_cast<int>(request->request.prompt_token_ids.size());
     if (num_scored < 0 || num_scored >= num_prompt_tokens) {
-      return absl::InternalError("I5: more prompt tokens scored than there are");
+      return absl::InternalError(
+          "I5: more prompt tokens scored than there are");
     }
     int num_request_rows = 0;
     int num_unfinished = 0;

@@ -497,16 +497,15 @@ absl::StatusOr<Step*> CpuBackend::BeginStep(const StepPlan& plan) {
                      " token ids, its rows use ", next_token));
   }
   if (step->scored_ids.size() != step->scored_logits.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the step has ", step->scored_ids.size(),
-                     " ids to score, its rows ask for ",
-                     step->scored_logits.size()));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the step has ", step->scored_ids.size(),
+        " ids to score, its rows ask for ", step->scored_logits.size()));
   }
   for (const int32_t id : step->scored_ids) {
     if (id < 0 || id >= shape_.vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("cannot score token id ", id, " with vocab_size ",
-                       shape_.vocab_size));
+      return absl::InvalidArgumentError(absl::StrCat("cannot score token id ",
+                                                     id, " with vocab_size ",
+                                                     shape_.vocab_size));
     }
   }
   CopyBlocks(plan.block_copies);

@@ -391,27 +391,27 @@ absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
     }
     for (int i = 0; i < state.row.num_logits; ++i) {
       cpu_step.top_begin[state.first_logit + i] = num_top;
-      num_top += std::max(i < state.row.num_scored
-                              ? slot.params.num_prompt_logprobs
-                              : slot.params.num_logprobs,
-                          0);
+      num_top +=
+          std::max(i < state.row.num_scored ? slot.params.num_prompt_logprobs
+                                            : slot.params.num_logprobs,
+                   0);
     }
   }
   cpu_step.top_ids.resize(num_top);
   cpu_step.top_logprobs.resize(num_top);
   const int64_t num_scored = cpu_step.scored_logits.size();
-  pool_.ParallelFor(
-      num_scored + cpu_step.sampled_rows.size(), 1,
-      [&](int64_t begin, int64_t end, int thread_idx) {
-        SamplingScratch& scratch = sampling_scratch_[thread_idx];
-        for (int64_t i = begin; i < end; ++i) {
-          if (i < num_scored) {
-            ScoreLogitOfStep(cpu_step, i, logits, scratch);
-          } else {
-            SampleRowOfStep(cpu_step, i - num_scored, logits, scratch);
-          }
-        }
-      });
+  pool_.ParallelFor(num_scored + cpu_step.sampled_rows.size(), 1,
+                    [&](int64_t begin, int64_t end, int thread_idx) {
+                      SamplingScratch& scratch = sampling_scratch_[thread_idx];
+                      for (int64_t i = begin; i < end; ++i) {
+                        if (i < num_scored) {
+                          ScoreLogitOfStep(cpu_step, i, logits, scratch);
+                        } else {
+                          SampleRowOfStep(cpu_step, i - num_scored, logits,
+                                          scratch);
+                        }
+                      }
+                    });
   for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
     FinishScoredRow(cpu_step, i);
   }
