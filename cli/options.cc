@@ -156,6 +156,10 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
                   options->long_prefill_token_threshold,
                   "Most tokens of one prompt in a step; 0: the budget")
       ->check(CLI::Range(0, 1 << 20));
+  app->add_option("--scheduling-policy", options->scheduling_policy,
+                  "fcfs: in order of arrival; priority: by the requests' "
+                  "'priority', smaller first, then by arrival")
+      ->check(CLI::IsMember({"fcfs", "priority"}));
   app->add_option("--max-num-queued-reqs", options->max_num_queued_reqs,
                   "Requests that may wait; beyond, 503")
       ->check(CLI::Range(1, 1 << 20));

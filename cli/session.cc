@@ -171,6 +171,10 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.max_num_seqs = loaded.shape.max_num_seqs;
   engine.max_num_batched_tokens = loaded.shape.max_num_tokens;
   engine.long_prefill_token_threshold = options.long_prefill_token_threshold;
+  engine.max_num_scored_tokens = loaded.max_num_scored_tokens;
+  engine.scheduling_policy = options.scheduling_policy == "priority"
+                                 ? SchedulingPolicy::kPriority
+                                 : SchedulingPolicy::kFcfs;
   engine.enable_prefix_caching = options.enable_prefix_caching;
   engine.max_num_queued_reqs = options.max_num_queued_reqs;
   engine.max_num_queued_tokens = options.max_num_queued_tokens;

@@ -141,7 +141,8 @@ struct SlotParams {
   float frequency_penalty = 0.0f;
   float repetition_penalty = 1.0f;
   int32_t num_logprobs = -1;  // Top entries to report; -1: no logprobs at all.
-  int32_t min_tokens = 0;     // Generated tokens before banned_before_min may.
+  int32_t num_prompt_logprobs = -1;  // The same for scored prompt tokens.
+  int32_t min_tokens = 0;  // Generated tokens before banned_before_min may.
   uint64_t draw_key = 0;
   std::vector<int32_t> bias_ids;
   std::vector<float> bias;           // As many as bias_ids.
@@ -169,9 +170,13 @@ enum class TokenSource : uint8_t { kHost, kDeviceLast };
 struct StepRow {
   int32_t slot = 0;
   int32_t num_tokens = 0;  // >= 1.
-  // 0: no logits (an inner prefill chunk). Otherwise the logits of the last
-  // num_logits tokens: 1, or 1 + num_drafts.
+  // The logits of the last num_logits tokens: num_scored, then what is drawn
+  // from: none (an inner prefill chunk), 1, or 1 + num_drafts.
   int32_t num_logits = 0;
+  // The first num_scored of these logits tell the log-probability of given
+  // tokens (StepPlan::scored_ids), raw; nothing is drawn from them. Not beside
+  // drafts.
+  int32_t num_scored = 0;
   // The last num_drafts input tokens are drafts to verify: Sample draws at each
   // of their positions and accepts while the draw equals the draft.
   int32_t num_drafts = 0;
@@ -183,7 +188,8 @@ struct StepPlan {
   // (from, to): whole blocks copied in every layer before anything is written.
   absl::Span<const std::pair<int32_t, int32_t>> block_copies;
   absl::Span<const StepRow> rows;
-  absl::Span<const int32_t> token_ids;  // Of the kHost rows, concatenated.
+  absl::Span<const int32_t> token_ids;   // Of the kHost rows, concatenated.
+  absl::Span<const int32_t> scored_ids;  // [sum of num_scored], in row order.
 };
 
 // All that a kernel choice may depend on.
@@ -198,13 +204,21 @@ struct GraphKey {
 // valid until the next BeginStep.
 struct RowResult {
   int32_t slot = 0;
-  absl::Span<const int32_t> tokens;  // Accepted drafts, then the drawn token.
+  // Accepted drafts, then the drawn token; none if nothing was to be drawn.
+  absl::Span<const int32_t> tokens;
   // Of each token: log-probability under the raw distribution (before
   // penalties, bias and temperature). Empty if num_logprobs < 0.
   absl::Span<const float> logprobs;
   // [tokens, num_logprobs], descending, the lowest id first among equals.
   absl::Span<const int32_t> top_ids;
   absl::Span<const float> top_logprobs;
+  // Of the row's scored_ids, log-probability and rank: 1 + the number of tokens
+  // with a larger logit. [num_scored]
+  absl::Span<const float> scored_logprobs;
+  absl::Span<const int32_t> scored_ranks;
+  // [num_scored, num_prompt_logprobs], in the order of top_ids.
+  absl::Span<const int32_t> scored_top_ids;
+  absl::Span<const float> scored_top_logprobs;
   // The row's logits held a NaN or infinity: the token means nothing.
   bool non_finite = false;
 };

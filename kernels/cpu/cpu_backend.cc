@@ -334,6 +334,10 @@ void CpuBackend::ReserveResults(CpuStep& step) {
   step.logit_token.reserve(shape_.max_logit_rows);
   step.tokens.reserve(shape_.max_logit_rows);
   step.logprobs.reserve(shape_.max_logit_rows);
+  step.scored_ids.reserve(shape_.max_logit_rows);
+  step.scored_logits.reserve(shape_.max_logit_rows);
+  step.ranks.reserve(shape_.max_logit_rows);
+  step.is_non_finite.reserve(shape_.max_logit_rows);
   step.top_begin.reserve(shape_.max_logit_rows);
   step.top_ids.reserve(shape_.max_logit_rows * kReservedLogprobs);
   step.top_logprobs.reserve(shape_.max_logit_rows * kReservedLogprobs);
@@ -361,13 +365,15 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
   const SlotState& slot = slots_[row.slot];
   if (slot_step_[row.slot] == num_steps_) return fail("named twice");
   slot_step_[row.slot] = num_steps_;
-  const bool logits_ok = row.num_drafts > 0
-                             ? row.num_logits == 1 + row.num_drafts
-                             : row.num_logits == 0 || row.num_logits == 1;
+  const int32_t num_drawn = row.num_logits - row.num_scored;
+  const bool logits_ok =
+      row.num_drafts > 0
+          ? row.num_scored == 0 && row.num_logits == 1 + row.num_drafts
+          : row.num_scored >= 0 && (num_drawn == 0 || num_drawn == 1);
   if (row.num_tokens < 1 || row.num_drafts < 0 || !logits_ok ||
       row.num_logits > row.num_tokens) {
     return fail(row.num_tokens, " tokens, ", row.num_logits, " logits, ",
-                row.num_drafts, " drafts");
+                row.num_scored, " scored, ", row.num_drafts, " drafts");
   }
   const int64_t end = slot.num_computed_tokens + row.num_tokens;
   if (end > shape_.max_model_len ||
@@ -413,6 +419,9 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
     step.logit_token.push_back(state.first_token + i);
   }
   if (row.num_logits > 0) step.sampled_rows.push_back(row_idx);
+  for (int i = 0; i < row.num_scored; ++i) {
+    step.scored_logits.push_back(state.first_logit + i);
+  }
   AttentionRow attention_row;
   attention_row.block_table = slot.block_table;
   attention_row.first_position = state.first_position;
@@ -475,6 +484,8 @@ absl::StatusOr<Step*> CpuBackend::BeginStep(const StepPlan& plan) {
   step->token_row.clear();
   step->logit_token.clear();
   step->sampled_rows.clear();
+  step->scored_ids.assign(plan.scored_ids.begin(), plan.scored_ids.end());
+  step->scored_logits.clear();
   step->results.clear();
   size_t next_token = 0;
   for (const StepRow& row : plan.rows) {
@@ -484,6 +495,18 @@ absl::StatusOr<Step*> CpuBackend::BeginStep(const StepPlan& plan) {
     return absl::InvalidArgumentError(
         absl::StrCat("the step has ", plan.token_ids.size(),
                      " token ids, its rows use ", next_token));
+  }
+  if (step->scored_ids.size() != step->scored_logits.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the step has ", step->scored_ids.size(),
+        " ids to score, its rows ask for ", step->scored_logits.size()));
+  }
+  for (const int32_t id : step->scored_ids) {
+    if (id < 0 || id >= shape_.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("cannot score token id ",
+                                                     id, " with vocab_size ",
+                                                     shape_.vocab_size));
+    }
   }
   CopyBlocks(plan.block_copies);
   step->state = CpuStep::State::kBegun;

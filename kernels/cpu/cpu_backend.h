@@ -102,6 +102,10 @@ class CpuBackend : public Backend {
                TensorView qkv);
   void SampleRowOfStep(CpuStep& step, size_t row_idx, TensorView logits,
                        SamplingScratch& scratch);
+  void ScoreLogitOfStep(CpuStep& step, size_t scored_idx, TensorView logits,
+                        SamplingScratch& scratch);
+  // Once all of the step's logits are scored.
+  void FinishScoredRow(CpuStep& step, size_t result_idx);
   void ReserveResults(CpuStep& step);
 
   const Isa isa_;

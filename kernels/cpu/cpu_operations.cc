@@ -257,6 +257,44 @@ absl::Status CpuBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+void CpuBackend::ScoreLogitOfStep(CpuStep& step, size_t scored_idx,
+                                  TensorView logits, SamplingScratch& scratch) {
+  const int32_t logit = step.scored_logits[scored_idx];
+  const StepRow& row = step.rows[step.token_row[step.logit_token[logit]]].row;
+  SampleOutput output;
+  output.top_ids = step.top_ids.data() + step.top_begin[logit];
+  output.top_logprobs = step.top_logprobs.data() + step.top_begin[logit];
+  ScoreRow(isa_, logits.row<const float>(logit), shape_.vocab_size,
+           step.scored_ids[scored_idx],
+           slots_[row.slot].params.num_prompt_logprobs, scratch, &output);
+  step.logprobs[logit] = output.logprob;
+  step.ranks[logit] = output.rank;
+  step.is_non_finite[logit] = output.non_finite;
+}
+
+void CpuBackend::FinishScoredRow(CpuStep& step, size_t result_idx) {
+  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
+  const int32_t num_scored = state.row.num_scored;
+  if (num_scored == 0) return;
+  RowResult& result = step.results[result_idx];
+  const int32_t first = state.first_logit;
+  for (int i = 0; i < num_scored; ++i) {
+    result.non_finite |= step.is_non_finite[first + i] != 0;
+  }
+  const int64_t num_top =
+      int64_t{num_scored} *
+      std::max(slots_[state.row.slot].params.num_prompt_logprobs, 0);
+  const int64_t top_begin = step.top_begin[first];
+  result.scored_logprobs =
+      absl::MakeConstSpan(step.logprobs).subspan(first, num_scored);
+  result.scored_ranks =
+      absl::MakeConstSpan(step.ranks).subspan(first, num_scored);
+  result.scored_top_ids =
+      absl::MakeConstSpan(step.top_ids).subspan(top_begin, num_top);
+  result.scored_top_logprobs =
+      absl::MakeConstSpan(step.top_logprobs).subspan(top_begin, num_top);
+}
+
 void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
                                  TensorView logits, SamplingScratch& scratch) {
   const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
@@ -265,17 +303,22 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
   RowResult& result = step.results[result_idx];
   result = RowResult();
   result.slot = row.slot;
+  const int num_logits = row.num_logits - row.num_scored;
+  if (num_logits == 0) {
+    slot.num_computed_tokens += row.num_tokens;
+    return;
+  }
   const int num_top = std::max(slot.params.num_logprobs, 0);
-  const int32_t first = state.first_logit;
+  const int32_t first = state.first_logit + row.num_scored;
   const int64_t top_begin = step.top_begin[first];
   // Drafts behind a rejected one are not sampled, but the whole row must be
   // finite.
-  for (int i = 1; i < row.num_logits; ++i) {
+  for (int i = 1; i < num_logits; ++i) {
     result.non_finite |= !IsFiniteRow(isa_, logits.row<const float>(first + i),
                                       shape_.vocab_size, scratch);
   }
   int num_drawn = 0;
-  for (int i = 0; i < row.num_logits && !result.non_finite; ++i) {
+  for (int i = 0; i < num_logits && !result.non_finite; ++i) {
     const int32_t token_idx = step.logit_token[first + i];
     SampleInput input;
     input.logits = logits.row<const float>(first + i);
@@ -299,7 +342,7 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
     ++num_drawn;
     if (slot.has_penalties) slot.counts.AddGeneratedToken(output.token);
     const bool is_accepted =
-        i + 1 < row.num_logits && step.token_ids[token_idx + 1] == output.token;
+        i + 1 < num_logits && step.token_ids[token_idx + 1] == output.token;
     if (!is_accepted) break;
   }
   if (result.non_finite) {
@@ -320,7 +363,7 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
                               .subspan(top_begin, int64_t{num_drawn} * num_top);
   }
   slot.last_token = result.tokens.back();
-  slot.num_computed_tokens += row.num_tokens - (row.num_logits - num_drawn);
+  slot.num_computed_tokens += row.num_tokens - (num_logits - num_drawn);
 }
 
 absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
@@ -335,6 +378,8 @@ absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
   cpu_step.is_sampled = true;
   cpu_step.tokens.resize(cpu_step.num_logits);
   cpu_step.logprobs.resize(cpu_step.num_logits);
+  cpu_step.ranks.resize(cpu_step.num_logits);
+  cpu_step.is_non_finite.resize(cpu_step.num_logits);
   cpu_step.top_begin.resize(cpu_step.num_logits);
   cpu_step.results.resize(cpu_step.sampled_rows.size());
   int64_t num_top = 0;
@@ -344,19 +389,32 @@ absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
       slot.num_computed_tokens += state.row.num_tokens;
       continue;
     }
-    cpu_step.top_begin[state.first_logit] = num_top;
-    num_top +=
-        int64_t{std::max(slot.params.num_logprobs, 0)} * state.row.num_logits;
+    for (int i = 0; i < state.row.num_logits; ++i) {
+      cpu_step.top_begin[state.first_logit + i] = num_top;
+      num_top +=
+          std::max(i < state.row.num_scored ? slot.params.num_prompt_logprobs
+                                            : slot.params.num_logprobs,
+                   0);
+    }
   }
   cpu_step.top_ids.resize(num_top);
   cpu_step.top_logprobs.resize(num_top);
-  pool_.ParallelFor(cpu_step.sampled_rows.size(), 1,
+  const int64_t num_scored = cpu_step.scored_logits.size();
+  pool_.ParallelFor(num_scored + cpu_step.sampled_rows.size(), 1,
                     [&](int64_t begin, int64_t end, int thread_idx) {
+                      SamplingScratch& scratch = sampling_scratch_[thread_idx];
                       for (int64_t i = begin; i < end; ++i) {
-                        SampleRowOfStep(cpu_step, i, logits,
-                                        sampling_scratch_[thread_idx]);
+                        if (i < num_scored) {
+                          ScoreLogitOfStep(cpu_step, i, logits, scratch);
+                        } else {
+                          SampleRowOfStep(cpu_step, i - num_scored, logits,
+                                          scratch);
+                        }
                       }
                     });
+  for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
+    FinishScoredRow(cpu_step, i);
+  }
   return absl::OkStatus();
 }
 

@@ -57,6 +57,11 @@ absl::Status ValidateSlotParams(const SlotParams& params, int32_t vocab_size) {
         absl::StrCat("num_logprobs is ", params.num_logprobs,
                      ", above the vocabulary of ", vocab_size));
   }
+  if (params.num_prompt_logprobs > vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_prompt_logprobs is ", params.num_prompt_logprobs,
+                     ", above the vocabulary of ", vocab_size));
+  }
   if (params.bias.size() != params.bias_ids.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("bias has ", params.bias.size(), " values for ",
