@@ -97,8 +97,12 @@ struct AttentionSpec {
                            // included; 0 means all before it.
   float scale = 0.0f;      // Applied to q . k.
   float softcap = 0.0f;    // cap * tanh(score / cap) if > 0.
-  NormSpec q_norm,
-      k_norm;  // RMS over head_dim before RoPE; weight [1, head_dim].
+  // Before RoPE, of any kind. The shape of the weight (and of a bias) says what
+  // is normed, where heads is num_heads for q and num_kv_heads for k:
+  //   [1, head_dim]:         each head, all with one weight;
+  //   [heads, head_dim]:     each head with its own row (StableLM 2);
+  //   [1, heads * head_dim]: all heads together (OLMo 2).
+  NormSpec q_norm, k_norm;
   // [max positions, rotary_dim] f32, from Upload: row p holds rotary_dim / 2
   // cosines, then as many sines, with any attention factor already multiplied
   // in. rotary_dim = cols <= head_dim; the rest of a head passes through.
@@ -231,12 +235,18 @@ struct Prologue {
   TensorView residual_out;  // Empty: none; may alias residual or x.
 };
 
-// What follows a Linear: out = activation(x' W^T + bias) + residual.
+// What follows a Linear:
+//   out = scale * norm(activation(x' W^T + bias)) + residual.
 struct Epilogue {
   // kSwiGlu and kGeGlu need kGateUp weights: silu(gate) * up,
   // gelu_tanh(gate) * up.
   enum class Activation : uint8_t { kNone, kSwiGlu, kGeGlu, kGelu, kRelu };
   Activation activation = Activation::kNone;
+  NormSpec norm;
+  // With a norm: [num_tokens, columns of out], overwritten; holds its input.
+  // Must not alias x, residual or out.
+  TensorView norm_input;
+  float scale = 1.0f;
   TensorView residual;  // Empty: none; may alias out.
 };
 
@@ -301,12 +311,17 @@ class Backend {
                              const PackedWeight* positions, float scale,
                              TensorView out) = 0;
 
+  // x[t] += positions[position t].
+  //   positions: kVocab weights [>= max_model_len, cols]; x: [num_tokens, cols]
+  virtual absl::Status AddPositions(Step& step, const PackedWeight& positions,
+                                    TensorView x) = 0;
+
   // out = norm(x + residual); out may alias x. Zhang & Sennrich 2019,
   // arXiv:1910.07467 (kRms).
   virtual absl::Status Norm(Step& step, TensorView x, const Prologue& prologue,
                             TensorView out) = 0;
 
-  // out = activation(x' W^T + bias) + residual.
+  // out = scale * norm(activation(x' W^T + bias)) + residual.
   //   x: [num_tokens, weight.cols]; out: [num_tokens, weight.rows], or half of
   //   that with a gated activation. out must not alias x.
   virtual absl::Status Linear(Step& step, TensorView x,

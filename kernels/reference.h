@@ -76,6 +76,8 @@ class ReferenceBackend : public Backend {
   absl::Status Embed(Step& step, const PackedWeight& vocab,
                      const PackedWeight* positions, float scale,
                      TensorView out) override;
+  absl::Status AddPositions(Step& step, const PackedWeight& positions,
+                            TensorView x) override;
   absl::Status Norm(Step& step, TensorView x, const Prologue& prologue,
                     TensorView out) override;
   absl::Status Linear(Step& step, TensorView x, const Prologue& prologue,

@@ -58,6 +58,28 @@ absl::Status CheckLinearSpec(const LinearSpec& spec) {
   return absl::OkStatus();
 }
 
+// The shapes that AttentionSpec allows for a QK-norm.
+absl::Status CheckHeadNorm(const char* name, const NormSpec& norm,
+                           int num_heads, int head_dim) {
+  if (norm.kind == NormSpec::Kind::kNone) return absl::OkStatus();
+  const int64_t rows = norm.weight.rows;
+  if (norm.weight.cols == head_dim && (rows == 1 || rows == num_heads)) {
+    QUIRE_RETURN_IF_ERROR(CheckNorm(name, norm, head_dim));
+  } else {
+    QUIRE_RETURN_IF_ERROR(CheckNorm(name, norm, int64_t{num_heads} * head_dim));
+    if (rows != 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, " has ", rows, " rows of all ", num_heads, " heads"));
+    }
+  }
+  if (norm.kind == NormSpec::Kind::kLayer && !norm.bias.empty() &&
+      norm.bias.rows != rows) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": weight has ", rows, " rows, bias ", norm.bias.rows));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckView(const char* name, const TensorView& view, int64_t rows,
@@ -168,12 +190,10 @@ absl::StatusOr<int> CpuBackend::AddAttention(const AttentionSpec& spec) {
         absl::StrCat("attention: sliding_window ", spec.sliding_window,
                      ", softcap ", spec.softcap, ", scale ", spec.scale));
   }
-  for (const NormSpec* norm : {&spec.q_norm, &spec.k_norm}) {
-    if (norm->kind == NormSpec::Kind::kLayer) {
-      return absl::InvalidArgumentError("attention: QK-norm must be RMS");
-    }
-    QUIRE_RETURN_IF_ERROR(CheckNorm("QK-norm weight", *norm, spec.head_dim));
-  }
+  QUIRE_RETURN_IF_ERROR(
+      CheckHeadNorm("q_norm", spec.q_norm, spec.num_heads, spec.head_dim));
+  QUIRE_RETURN_IF_ERROR(
+      CheckHeadNorm("k_norm", spec.k_norm, spec.num_kv_heads, spec.head_dim));
   const TensorView& rope = spec.rope_table;
   if (!rope.empty() && (rope.dtype != DType::kF32 || rope.cols < 2 ||
                         rope.cols % 2 != 0 || rope.cols > spec.head_dim)) {

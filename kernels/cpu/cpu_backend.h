@@ -64,6 +64,8 @@ class CpuBackend : public Backend {
   absl::Status Embed(Step& step, const PackedWeight& vocab,
                      const PackedWeight* positions, float scale,
                      TensorView out) override;
+  absl::Status AddPositions(Step& step, const PackedWeight& positions,
+                            TensorView x) override;
   absl::Status Norm(Step& step, TensorView x, const Prologue& prologue,
                     TensorView out) override;
   absl::Status Linear(Step& step, TensorView x, const Prologue& prologue,
@@ -98,6 +100,10 @@ class CpuBackend : public Backend {
   void ApplyPrologue(const Prologue& prologue, int64_t num_rows,
                      const int32_t* row_idxs, TensorView x, float* out,
                      int64_t out_stride);
+  void ApplyEpilogueNorm(const Epilogue& epilogue, int64_t num_rows,
+                         TensorView out);
+  void NormHeads(const NormSpec& norm, int num_heads, int head_dim,
+                 float* heads);
   void WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
                TensorView qkv);
   void SampleRowOfStep(CpuStep& step, size_t row_idx, TensorView logits,

@@ -56,6 +56,28 @@ absl::Status CpuBackend::Embed(Step& step, const PackedWeight& vocab,
   return absl::OkStatus();
 }
 
+absl::Status CpuBackend::AddPositions(Step& step, const PackedWeight& positions,
+                                      TensorView x) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  const auto& table = static_cast<const PackedMatrix&>(positions);
+  QUIRE_RETURN_IF_ERROR(
+      CheckView("AddPositions: x", x, cpu_step.num_tokens, table.cols));
+  if (table.rows < shape_.max_model_len) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("AddPositions: the table has ", table.rows,
+                     " rows, max_model_len is ", shape_.max_model_len));
+  }
+  pool_.ParallelFor(
+      cpu_step.num_tokens, 16, [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; ++t) {
+          float* addend = normed_ + t * normed_stride_;
+          UnpackRow(table, cpu_step.positions[t], addend);
+          ScaleAddRow(isa_, 1.0f, addend, table.cols, x.row<float>(t));
+        }
+      });
+  return absl::OkStatus();
+}
+
 absl::Status CpuBackend::CheckPrologue(const Prologue& prologue, int64_t rows,
                                        int64_t cols) const {
   QUIRE_RETURN_IF_ERROR(CheckNorm("norm weight", prologue.norm, cols));
@@ -115,17 +137,33 @@ absl::Status CpuBackend::Linear(Step& step, TensorView x,
   QUIRE_RETURN_IF_ERROR(CheckPrologue(prologue, num_rows, weight.cols));
   MatmulParams params;
   params.num_rows = num_rows;
-  params.out = out.row<float>(0);
-  params.out_stride = out.row_stride;
   params.activation = epilogue.activation;
+  const bool has_norm = epilogue.norm.kind != NormSpec::Kind::kNone;
+  const TensorView& product = has_norm ? epilogue.norm_input : out;
+  if (has_norm) {
+    QUIRE_RETURN_IF_ERROR(
+        CheckNorm("Linear: norm of the product", epilogue.norm, out_cols));
+    QUIRE_RETURN_IF_ERROR(
+        CheckView("Linear: norm_input", product, num_rows, out_cols));
+  }
+  params.out = product.row<float>(0);
+  params.out_stride = product.row_stride;
   if (!epilogue.residual.empty()) {
     QUIRE_RETURN_IF_ERROR(
         CheckView("Linear: residual", epilogue.residual, num_rows, out_cols));
-    params.residual = epilogue.residual.row<const float>(0);
-    params.residual_stride = epilogue.residual.row_stride;
   }
-  if (out.data == x.data) {
-    return absl::InvalidArgumentError("Linear: out must not alias x");
+  if (!has_norm) {
+    params.out_scale = epilogue.scale;
+    if (!epilogue.residual.empty()) {
+      params.residual = epilogue.residual.row<const float>(0);
+      params.residual_stride = epilogue.residual.row_stride;
+    }
+  }
+  if (out.data == x.data || product.data == x.data ||
+      (has_norm &&
+       (product.data == out.data || product.data == epilogue.residual.data))) {
+    return absl::InvalidArgumentError(
+        "Linear: out and norm_input must not alias x or each other");
   }
   if (prologue.norm.kind == NormSpec::Kind::kNone &&
       prologue.residual.empty() && prologue.residual_out.empty()) {
@@ -138,7 +176,44 @@ absl::Status CpuBackend::Linear(Step& step, TensorView x,
   }
   Matmul(pool_, isa_, static_cast<const PackedMatrix&>(weight), params,
          *matmul_scratch_);
+  if (has_norm) ApplyEpilogueNorm(epilogue, num_rows, out);
   return absl::OkStatus();
+}
+
+// out = scale * norm(norm_input) + residual.
+void CpuBackend::ApplyEpilogueNorm(const Epilogue& epilogue, int64_t num_rows,
+                                   TensorView out) {
+  pool_.ParallelFor(num_rows, 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* values = epilogue.norm_input.row<float>(row);
+      NormRow(isa_, epilogue.norm, out.cols, values, nullptr, nullptr, values);
+      ScaleAddRow(isa_, epilogue.scale,
+                  epilogue.residual.empty()
+                      ? nullptr
+                      : epilogue.residual.row<const float>(row),
+                  out.cols, values);
+      std::copy_n(values, out.cols, out.row<float>(row));
+    }
+  });
+}
+
+// The QK-norm of a token's heads, in place; see AttentionSpec for the shapes.
+void CpuBackend::NormHeads(const NormSpec& norm, int num_heads, int head_dim,
+                           float* heads) {
+  if (norm.kind == NormSpec::Kind::kNone) return;
+  if (norm.weight.cols != head_dim) {
+    NormRow(isa_, norm, norm.weight.cols, heads, nullptr, nullptr, heads);
+    return;
+  }
+  NormSpec own = norm;
+  for (int i = 0; i < num_heads; ++i) {
+    float* values = heads + int64_t{i} * head_dim;
+    NormRow(isa_, own, head_dim, values, nullptr, nullptr, values);
+    if (norm.weight.rows == 1) continue;
+    if (i + 1 == num_heads) break;
+    own.weight.data = norm.weight.row<float>(i + 1);
+    if (!norm.bias.empty()) own.bias.data = norm.bias.row<float>(i + 1);
+  }
 }
 
 void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
@@ -152,17 +227,15 @@ void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
     for (int64_t t = begin; t < end; ++t) {
       const int64_t position = step.positions[t];
       float* head = qkv.row<float>(t);
-      for (int i = 0; i < spec.num_heads + spec.num_kv_heads; ++i) {
-        float* values = head + int64_t{i} * head_dim;
-        const NormSpec& norm = i < spec.num_heads ? spec.q_norm : spec.k_norm;
-        if (norm.kind != NormSpec::Kind::kNone) {
-          NormRow(isa_, norm, head_dim, values, nullptr, nullptr, values);
-        }
-        if (!spec.rope_table.empty()) {
-          RopeHead(isa_, spec.rope_table.row<const float>(position),
-                   static_cast<int>(spec.rope_table.cols),
-                   spec.rope_interleaved, values);
-        }
+      NormHeads(spec.q_norm, spec.num_heads, head_dim, head);
+      NormHeads(spec.k_norm, spec.num_kv_heads, head_dim,
+                head + int64_t{spec.num_heads} * head_dim);
+      const int num_rotated =
+          spec.rope_table.empty() ? 0 : spec.num_heads + spec.num_kv_heads;
+      for (int i = 0; i < num_rotated; ++i) {
+        RopeHead(isa_, spec.rope_table.row<const float>(position),
+                 static_cast<int>(spec.rope_table.cols), spec.rope_interleaved,
+                 head + int64_t{i} * head_dim);
       }
       const AttentionRow& row = step.attention_rows[step.token_row[t]];
       const int64_t block = row.block_table[position / shape_.block_size];
