@@ -75,6 +75,8 @@ class CpuBackend : public Backend {
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
   absl::Status Sample(Step& step, TensorView logits) override;
+  absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override;
 
  private:
   struct ActivationSpec {
@@ -102,6 +104,8 @@ class CpuBackend : public Backend {
                TensorView qkv);
   void SampleRowOfStep(CpuStep& step, size_t row_idx, TensorView logits,
                        SamplingScratch& scratch);
+  absl::Status AddToPooledSums(const CpuStep& step);
+  void PoolRow(CpuStep& step, size_t result_idx, Pooling pooling);
   void ReserveResults(CpuStep& step);
 
   const Isa isa_;
