@@ -39,15 +39,24 @@ struct SamplingParams {
   std::vector<int32_t> allowed_token_ids;  // Empty: all.
 };
 
+enum class RequestKind : uint8_t {
+  kGenerate,  // Tokens are drawn after the prompt.
+  kEmbed,     // The prompt becomes one vector; `sampling` has no effect.
+};
+
 struct Request {
   RequestId id = 0;
+  RequestKind kind = RequestKind::kGenerate;
   std::vector<int32_t> prompt_token_ids;  // Not empty.
   SamplingParams sampling;
-  int32_t n = 1;  // Choices; they share the prompt's blocks.
+  int32_t n = 1;  // Choices; they share the prompt's blocks. kEmbed: 1.
   // Separates the prefix cache: equal prompts share blocks only under the same
   // value (API key, cache_salt).
   std::string cache_namespace;
   absl::Time arrival_time;  // Clock::Now() when the request was read.
+  // A later piece of a call that was accepted with its first request: no limit
+  // of the queue and no draining refuses it.
+  bool continues_call = false;
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kAbort, kError };
@@ -73,6 +82,8 @@ struct OutputEvent {
   RequestId request_id = 0;
   int32_t choice_idx = 0;
   std::vector<TokenOutput> tokens;
+  // kEmbed: the pooled hidden states, not normalized; comes with kStop.
+  std::vector<float> embedding;
   std::optional<FinishReason> finish_reason;
   // The stop token that ended the choice (it is the last of `tokens`), if one
   // of stop_token_ids did; end tokens of the model do not count.

@@ -46,8 +46,13 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
   const int num_prompt_tokens =
       static_cast<int>(state->request.prompt_token_ids.size());
   // int64: max_tokens may be INT_MAX.
-  const int max_num_tokens = static_cast<int>(std::min<int64_t>(
+  int max_num_tokens = static_cast<int>(std::min<int64_t>(
       max_num_tokens_, int64_t{num_prompt_tokens} + sampling.max_tokens));
+  // The result takes the place of a token, so that the sequence will_end while
+  // it is computed; it needs no position.
+  if (state->request.kind == RequestKind::kEmbed) {
+    max_num_tokens = num_prompt_tokens + 1;
+  }
   QUIRE_CHECK(num_prompt_tokens < max_num_tokens);
   state->num_unfinished = state->request.n;
   for (int i = 0; i < state->request.n; ++i) {
@@ -195,7 +200,9 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
     --num_unstarted_requests_;
     num_unstarted_tokens_ -= sequence->num_prompt_tokens;
     counters_.num_prompt_tokens += sequence->num_prompt_tokens;
-    if (options_.enable_prefix_caching) {
+    if (options_.enable_prefix_caching &&
+        !(request->request.kind == RequestKind::kEmbed &&
+          options_.embeds_every_token)) {
       counters_.prefix_cache_queries += sequence->num_prompt_tokens;
       counters_.prefix_cache_hits += num_computed_tokens;
     }
@@ -216,6 +223,15 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
                      sequence);
   }
   queues_need_compaction_ = true;
+}
+
+PrefixHit Scheduler::FindPrefix(Sequence* sequence) const {
+  const Request& request = sequence->request->request;
+  if (request.kind == RequestKind::kEmbed && options_.embeds_every_token) {
+    return PrefixHit();
+  }
+  return cache_->Lookup(sequence->known_tokens(), request.cache_namespace,
+                        &sequence->blocks);
 }
 
 void Scheduler::AdmitWaiting(absl::Time now, int* budget,
@@ -246,8 +262,7 @@ void Scheduler::AdmitWaiting(absl::Time now, int* budget,
       if (++num_passed > kMaxPassedRequests) break;
       continue;
     }
-    const PrefixHit hit = cache_->Lookup(
-        tokens, sequence->request->request.cache_namespace, &sequence->blocks);
+    const PrefixHit hit = FindPrefix(sequence);
     sequence->num_hit_tokens_guess = hit.num_tokens;
     if (NumTokensLeftFor(num_tokens - hit.num_tokens, *budget) == 0) {
       if (++num_passed > kMaxPassedRequests) break;
@@ -400,22 +415,36 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
       sequence->num_computed_tokens = row.first_position + row.num_tokens;
       cache_->CacheFull(sequence->token_ids, request->request.cache_namespace,
                         sequence->num_computed_tokens, &sequence->blocks);
-      if (sampled != nullptr) {
-        if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
-            sampled->tokens[0].token_id < options_.vocab_size) {
-          AcceptToken(sequence, std::move(sampled->tokens[0]), now, events);
-        } else {
-          FailRequest(request,
-                      absl::InternalError("the model drew no valid token"), now,
-                      events);
-        }
-      }
+      if (sampled != nullptr) AcceptResult(sequence, sampled, now, events);
     }
   }
   if (sequence->state != SequenceState::kRunning) {
     ReleaseHoldingsIfUnused(sequence);
   }
   EraseRequestIfDone(request);
+}
+
+void Scheduler::AcceptResult(Sequence* sequence, SampledRow* sampled,
+                             absl::Time now, std::vector<OutputEvent>* events) {
+  RequestState* request = sequence->request;
+  if (request->request.kind == RequestKind::kEmbed) {
+    if (sampled->embedding.empty()) {
+      FailRequest(request, absl::InternalError("the model made no embedding"),
+                  now, events);
+      return;
+    }
+    OutputEvent event = MakeEvent(*sequence, now);
+    event.embedding = std::move(sampled->embedding);
+    FinishSequence(sequence, FinishReason::kStop, std::move(event), events);
+    return;
+  }
+  if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
+      sampled->tokens[0].token_id < options_.vocab_size) {
+    AcceptToken(sequence, std::move(sampled->tokens[0]), now, events);
+  } else {
+    FailRequest(request, absl::InternalError("the model drew no valid token"),
+                now, events);
+  }
 }
 
 void Scheduler::AcceptToken(Sequence* sequence, TokenOutput token,
@@ -661,6 +690,16 @@ absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {
   }
   if (!sequence.has_holdings() && num_blocks > 0) {
     return error("I9: blocks without a slot");
+  }
+  const RequestState& request = *sequence.request;
+  if (request.request.kind == RequestKind::kEmbed) {
+    if (num_known != sequence.num_prompt_tokens ||
+        sequence.num_pending_tokens > 1) {
+      return error("I5: an embed request goes on after its prompt");
+    }
+    if (options_.embeds_every_token && request.num_cached_tokens > 0) {
+      return error("I10: an embedding of every token skipped some");
+    }
   }
   return absl::OkStatus();
 }

@@ -25,6 +25,9 @@
 //   - Choices of one request (n > 1): the first computes the prompt; the others
 //     wait for it, share its full blocks, copy the partial one and compute the
 //     last prompt token themselves.
+//   - An embed request is a prompt that ends with its last token. Where the
+//     embedding depends on every token it takes nothing from the prefix cache,
+//     and after a preemption it begins anew.
 //   - Up to steps_in_flight steps are planned before their tokens are known. A
 //     sequence that turns out to have ended wastes a row; the token is dropped.
 #ifndef QUIRE_ENGINE_SCHEDULER_SCHEDULER_H_
@@ -137,6 +140,8 @@ class Scheduler {
 
   bool AppendBlockOrPreempt(Sequence* sequence);
   void PreemptLast();
+  // The prefix that the sequence need not compute.
+  PrefixHit FindPrefix(Sequence* sequence) const;
   // Tokens of `budget` a prompt with so many tokens left would get beside the
   // prompts in prefills_.
   int NumTokensLeftFor(int num_remaining_tokens, int budget) const;
@@ -152,6 +157,9 @@ class Scheduler {
   // The parts of Update.
   void ApplyRow(const InFlightRow& row, SampledRow* sampled, absl::Time now,
                 std::vector<OutputEvent>* events);
+  // What the model made of the sequence's last row.
+  void AcceptResult(Sequence* sequence, SampledRow* sampled, absl::Time now,
+                    std::vector<OutputEvent>* events);
   void AcceptToken(Sequence* sequence, TokenOutput token, absl::Time now,
                    std::vector<OutputEvent>* events);
   void FailRows(InFlightStep step, const absl::Status& error, absl::Time now,

@@ -36,8 +36,8 @@ struct ScheduledRow {
   int32_t slot = 0;
   int32_t first_position = 0;  // = num_computed_tokens of the slot.
   int32_t num_tokens = 0;      // >= 1.
-  // True if a token is drawn after the row's last token; false for an inner
-  // prefill chunk.
+  // True if a token is drawn after the row's last token, or the embedding of
+  // the prompt is ready with it; false for an inner prefill chunk.
   bool needs_token = false;
   // True: the single input token is the one drawn by the step before, not yet
   // known to the scheduler (steps overlap); token_ids hold nothing for it.
@@ -60,6 +60,7 @@ struct SchedulerOutput {
 struct SampledRow {
   int32_t slot = 0;
   std::vector<TokenOutput> tokens;  // One; more once drafts are verified.
+  std::vector<float> embedding;     // Instead of tokens, of an embed request.
   bool non_finite = false;          // The logits were not finite; no token.
 };
 
