@@ -42,17 +42,26 @@ struct SamplingParams {
   std::vector<int32_t> allowed_token_ids;  // Empty: all.
 };
 
+enum class RequestKind : uint8_t {
+  kGenerate,  // Tokens are drawn after the prompt.
+  kEmbed,     // The prompt becomes one vector; `sampling` has no effect.
+};
+
 struct Request {
   RequestId id = 0;
+  RequestKind kind = RequestKind::kGenerate;
   std::vector<int32_t> prompt_token_ids;  // Not empty.
   SamplingParams sampling;
-  int32_t n = 1;  // Choices; they share the prompt's blocks.
+  int32_t n = 1;  // Choices; they share the prompt's blocks. kEmbed: 1.
   // Separates the prefix cache: equal prompts share blocks only under the same
   // value (API key, cache_salt).
   std::string cache_namespace;
   absl::Time arrival_time;  // Clock::Now() when the request was read.
   // Smaller is more urgent. Counts under SchedulingPolicy::kPriority only.
   int32_t priority = 0;
+  // A later piece of a call that was accepted with its first request: no limit
+  // of the queue and no draining refuses it.
+  bool continues_call = false;
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kAbort, kError };
@@ -84,6 +93,8 @@ struct OutputEvent {
   // their choice, these are the prompt's tokens from the second one on, once
   // and in order, and all of them come before or with the first of `tokens`.
   std::vector<TokenOutput> prompt_tokens;
+  // kEmbed: the pooled hidden states, not normalized; comes with kStop.
+  std::vector<float> embedding;
   std::optional<FinishReason> finish_reason;
   // The stop token that ended the choice (it is the last of `tokens`), if one
   // of stop_token_ids did; end tokens of the model do not count.

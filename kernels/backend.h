@@ -123,6 +123,7 @@ struct EngineShape {
   int block_size = 16;
   int steps_in_flight = 1;
   int64_t kv_bytes = 0;  // Budget for KV storage; num_blocks follows.
+  int pooled_cols = 0;   // Columns of what Pool reduces; 0: it is not used.
 };
 
 struct MemoryPlan {
@@ -223,7 +224,10 @@ struct RowResult {
   // [num_scored, num_prompt_logprobs], in the order of top_ids.
   absl::Span<const int32_t> scored_top_ids;
   absl::Span<const float> scored_top_logprobs;
-  // The row's logits held a NaN or infinity: the token means nothing.
+  // Of Pool: [pooled_cols]. There are no tokens then.
+  absl::Span<const float> embedding;
+  // The row's logits (or its embedding) held a NaN or infinity: the token means
+  // nothing.
   bool non_finite = false;
 };
 
@@ -248,6 +252,13 @@ struct Epilogue {
   TensorView norm_input;
   float scale = 1.0f;
   TensorView residual;  // Empty: none; may alias out.
+};
+
+// How the hidden states of a sequence become one embedding.
+enum class Pooling : uint8_t {
+  kNone,
+  kLast,  // The last token's.
+  kMean,  // The mean over all tokens of the sequence.
 };
 
 class Step;  // Opaque; valid from BeginStep to Collect.
@@ -350,6 +361,18 @@ class Backend {
   // token and penalty counts. logits: [num_logit_rows, vocab_size], may be
   // overwritten.
   virtual absl::Status Sample(Step& step, TensorView logits) = 0;
+
+  // In place of Logits and Sample, for steps without drafts: reduces x' over
+  // each slot's tokens, and reports the result (RowResult::embedding) of the
+  // rows with num_logits == 1, which end their sequences. Advances each slot.
+  // kMean keeps the sum in the slot, in double and in order of position, so
+  // that the result does not depend on chunks and batch.
+  //   hidden: [num_tokens, pooled_cols]. pooling: not kNone, and the same in
+  //   every step.
+  // FAILED_PRECONDITION for kMean if a slot's earlier positions did not go
+  // through Pool (the slot started with num_computed_tokens > 0).
+  virtual absl::Status Pool(Step& step, TensorView hidden,
+                            const Prologue& prologue, Pooling pooling) = 0;
 };
 
 }  // namespace quire

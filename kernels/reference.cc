@@ -75,6 +75,8 @@ struct Slot {
   int64_t num_computed_tokens = 0;
   int32_t last_token = -1;
   std::vector<int32_t> block_table;
+  std::vector<double> pooled_sum;
+  int64_t num_pooled_tokens = 0;
 };
 
 struct KvStorage {
@@ -114,6 +116,7 @@ struct ReferenceStep {
     std::vector<int32_t> scored_ranks;
     std::vector<int32_t> scored_top_ids;
     std::vector<float> scored_top_logprobs;
+    std::vector<float> embedding;
   };
   std::vector<Row> result_rows;
 };
@@ -728,6 +731,43 @@ absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
     result.scored_top_logprobs = out.scored_top_logprobs;
     reference_step.results.push_back(result);
     first_logit += row.num_logits;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReferenceBackend::Pool(Step& step, TensorView hidden,
+                                    const Prologue& prologue, Pooling pooling) {
+  ReferenceStep& reference_step = AsReference(step);
+  reference_step.is_sampled = true;
+  // Spans into result_rows must stay valid.
+  reference_step.result_rows.reserve(reference_step.rows.size());
+  int64_t t = 0;
+  for (const StepRow& row : reference_step.rows) {
+    Slot& slot = state_->slots[row.slot];
+    if (pooling == Pooling::kMean) {
+      QUIRE_CHECK(slot.num_pooled_tokens == slot.num_computed_tokens);
+    }
+    slot.pooled_sum.resize(hidden.cols);
+    std::vector<double> x;
+    for (int i = 0; i < row.num_tokens; ++i) {
+      x = PrologueRow(hidden, prologue, t++);
+      for (int64_t c = 0; c < hidden.cols; ++c) slot.pooled_sum[c] += x[c];
+    }
+    slot.num_pooled_tokens += row.num_tokens;
+    slot.num_computed_tokens += row.num_tokens;
+    if (row.num_logits == 0) continue;
+    ReferenceStep::Row& out = reference_step.result_rows.emplace_back();
+    RowResult result;
+    result.slot = row.slot;
+    for (int64_t c = 0; c < hidden.cols; ++c) {
+      out.embedding.push_back(
+          static_cast<float>(pooling == Pooling::kMean
+                                 ? slot.pooled_sum[c] / slot.num_pooled_tokens
+                                 : x[c]));
+      result.non_finite |= !std::isfinite(out.embedding.back());
+    }
+    result.embedding = out.embedding;
+    reference_step.results.push_back(result);
   }
   return absl::OkStatus();
 }

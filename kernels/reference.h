@@ -89,6 +89,8 @@ class ReferenceBackend : public Backend {
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
   absl::Status Sample(Step& step, TensorView logits) override;
+  absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override;
 
  private:
   struct State;

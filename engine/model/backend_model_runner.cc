@@ -165,6 +165,7 @@ absl::StatusOr<StepResult> BackendModelRunner::Collect() {
     sampled.slot = row.slot;
     sampled.non_finite = row.non_finite;
     if (!row.non_finite) {
+      sampled.embedding.assign(row.embedding.begin(), row.embedding.end());
       sampled.tokens.reserve(row.tokens.size());
       for (size_t i = 0; i < row.tokens.size(); ++i) {
         sampled.tokens.push_back(OutputOf(row, i));

@@ -215,14 +215,15 @@ absl::Status CpuBackend::CheckShape(const EngineShape& shape) const {
   if (shape.max_num_seqs < 1 || shape.max_num_tokens < 1 ||
       shape.max_logit_rows < 1 || shape.max_model_len < 1 ||
       shape.vocab_size < 1 || shape.block_size < 1 ||
-      shape.steps_in_flight < 1 || shape.kv_bytes < 0) {
+      shape.steps_in_flight < 1 || shape.kv_bytes < 0 ||
+      shape.pooled_cols < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "engine shape: max_num_seqs ", shape.max_num_seqs, ", max_num_tokens ",
         shape.max_num_tokens, ", max_logit_rows ", shape.max_logit_rows,
         ", max_model_len ", shape.max_model_len, ", vocab_size ",
         shape.vocab_size, ", block_size ", shape.block_size,
         ", steps_in_flight ", shape.steps_in_flight, ", kv_bytes ",
-        shape.kv_bytes));
+        shape.kv_bytes, ", pooled_cols ", shape.pooled_cols));
   }
   for (const KvLayers& kv : kv_) {
     const TensorView& rope = kv.spec.rope_table;
@@ -275,7 +276,8 @@ absl::Status CpuBackend::AllocateKv() {
 absl::Status CpuBackend::AllocateWorkspace() {
   const int64_t max_rows =
       std::max(shape_.max_num_tokens, shape_.max_logit_rows);
-  normed_stride_ = RoundUp(std::max<int64_t>(max_cols_, 1), 16);
+  normed_stride_ =
+      RoundUp(std::max<int64_t>({max_cols_, shape_.pooled_cols, 1}), 16);
   // The first pass measures, the second places.
   for (int pass = 0; pass < 2; ++pass) {
     ArenaCursor cursor(workspace_.data());
@@ -359,6 +361,7 @@ void CpuBackend::ReserveResults(CpuStep& step) {
   step.ranks.reserve(shape_.max_logit_rows);
   step.is_non_finite.reserve(shape_.max_logit_rows);
   step.top_begin.reserve(shape_.max_logit_rows);
+  step.embeddings.reserve(int64_t{shape_.max_logit_rows} * shape_.pooled_cols);
   step.top_ids.reserve(shape_.max_logit_rows * kReservedLogprobs);
   step.top_logprobs.reserve(shape_.max_logit_rows * kReservedLogprobs);
 }

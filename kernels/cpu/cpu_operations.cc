@@ -1,6 +1,7 @@
 // The operations of the CPU backend: checks of shapes, prologues, and calls of
 // the kernels.
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
@@ -487,6 +488,97 @@ absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
                     });
   for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
     FinishScoredRow(cpu_step, i);
+  }
+  return absl::OkStatus();
+}
+
+// Adds x' of every token, which lies in normed_, to its slot's sum.
+absl::Status CpuBackend::AddToPooledSums(const CpuStep& step) {
+  for (const StepRowState& state : step.rows) {
+    SlotState& slot = slots_[state.row.slot];
+    if (slot.num_pooled_tokens != state.first_position) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "Pool: slot ", state.row.slot, " has pooled ", slot.num_pooled_tokens,
+          " tokens and goes on at position ", state.first_position));
+    }
+    slot.num_pooled_tokens += state.row.num_tokens;
+  }
+  // One thread adds a column's values, in order of position: the sum is the
+  // same for every chunking. 64 columns: a few cache lines of each token.
+  constexpr int64_t kPieceCols = 64;
+  const int64_t cols = shape_.pooled_cols;
+  const int64_t pieces = (cols + kPieceCols - 1) / kPieceCols;
+  pool_.ParallelFor(
+      step.rows.size() * pieces, 4, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          const StepRowState& state = step.rows[i / pieces];
+          double* sum = slots_[state.row.slot].pooled_sum;
+          const int64_t first_col = i % pieces * kPieceCols;
+          const int64_t end_col = std::min(first_col + kPieceCols, cols);
+          for (int32_t t = 0; t < state.row.num_tokens; ++t) {
+            const float* x = normed_ + (state.first_token + t) * normed_stride_;
+            for (int64_t c = first_col; c < end_col; ++c) sum[c] += x[c];
+          }
+        }
+      });
+  return absl::OkStatus();
+}
+
+void CpuBackend::PoolRow(CpuStep& step, size_t result_idx, Pooling pooling) {
+  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
+  const SlotState& slot = slots_[state.row.slot];
+  const int64_t cols = shape_.pooled_cols;
+  float* out = step.embeddings.data() + result_idx * cols;
+  if (pooling == Pooling::kMean) {
+    const double count = static_cast<double>(slot.num_pooled_tokens);
+    for (int64_t c = 0; c < cols; ++c) {
+      out[c] = static_cast<float>(slot.pooled_sum[c] / count);
+    }
+  } else {
+    std::copy_n(normed_ + result_idx * normed_stride_, cols, out);
+  }
+  RowResult& result = step.results[result_idx];
+  result = RowResult();
+  result.slot = state.row.slot;
+  result.embedding = absl::MakeConstSpan(out, cols);
+  result.non_finite =
+      !std::all_of(out, out + cols, [](float x) { return std::isfinite(x); });
+}
+
+absl::Status CpuBackend::Pool(Step& step, TensorView hidden,
+                              const Prologue& prologue, Pooling pooling) {
+  CpuStep& cpu_step = AsCpuStep(step);
+  if (cpu_step.is_sampled) {
+    return absl::FailedPreconditionError("Pool after Sample or Pool");
+  }
+  if (pooling == Pooling::kNone || shape_.pooled_cols == 0) {
+    return absl::InvalidArgumentError("Pool: no pooling was prepared");
+  }
+  for (const StepRowState& state : cpu_step.rows) {
+    if (state.row.num_drafts > 0) {
+      return absl::InvalidArgumentError("Pool: a row has drafts");
+    }
+  }
+  QUIRE_RETURN_IF_ERROR(CheckView("Pool: hidden", hidden, cpu_step.num_tokens,
+                                  shape_.pooled_cols));
+  QUIRE_RETURN_IF_ERROR(
+      CheckPrologue(prologue, cpu_step.num_tokens, shape_.pooled_cols));
+  if (pooling == Pooling::kMean) {
+    ApplyPrologue(prologue, cpu_step.num_tokens, nullptr, hidden, normed_,
+                  normed_stride_);
+    QUIRE_RETURN_IF_ERROR(AddToPooledSums(cpu_step));
+  } else {
+    ApplyPrologue(prologue, cpu_step.num_logits, cpu_step.logit_token.data(),
+                  hidden, normed_, normed_stride_);
+  }
+  cpu_step.is_sampled = true;
+  cpu_step.results.resize(cpu_step.sampled_rows.size());
+  cpu_step.embeddings.resize(cpu_step.sampled_rows.size() * shape_.pooled_cols);
+  for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
+    PoolRow(cpu_step, i, pooling);
+  }
+  for (const StepRowState& state : cpu_step.rows) {
+    slots_[state.row.slot].num_computed_tokens += state.row.num_tokens;
   }
   return absl::OkStatus();
 }

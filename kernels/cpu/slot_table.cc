@@ -111,6 +111,9 @@ void SlotTable::Layout(char* base, int64_t* num_bytes) {
     int32_t* cells = cursor.Take<int32_t>(table_size);
     slot.counts = TokenCounts(entries, capacity, cells, table_size);
   }
+  for (SlotState& slot : slots_) {
+    slot.pooled_sum = cursor.Take<double>(shape_.pooled_cols);
+  }
   *num_bytes = cursor.num_bytes();
 }
 
@@ -170,6 +173,8 @@ absl::Status SlotTable::Apply(const SlotUpdate& update) {
     slot.num_computed_tokens = update.num_computed_tokens;
     slot.last_token = -1;
     slot.num_blocks = 0;
+    std::fill_n(slot.pooled_sum, shape_.pooled_cols, 0.0);
+    slot.num_pooled_tokens = 0;
     slot.counts.Clear();
     slot.has_penalties = HasPenalties(slot.params);
     if (slot.has_penalties) {

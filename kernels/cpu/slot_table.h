@@ -23,7 +23,9 @@ struct SlotState {
   int32_t num_blocks = 0;
   int32_t* block_table = nullptr;  // [max blocks of a sequence]
   bool has_penalties = false;
-  TokenCounts counts;  // Kept up to date only with penalties.
+  TokenCounts counts;             // Kept up to date only with penalties.
+  double* pooled_sum = nullptr;   // [pooled_cols], of mean pooling.
+  int64_t num_pooled_tokens = 0;  // In it.
 };
 
 // INVALID_ARGUMENT if a parameter is out of its range: ids outside the
