@@ -38,6 +38,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "engine/base/token_sequence_set.h"
 #include "kernels/quant_format.h"
 #include "kernels/tensor_view.h"
 
@@ -135,8 +136,8 @@ struct MemoryPlan {
 
 // ---------------------------------------------------------------- a step
 
-// Sampling parameters of a slot. The order is vLLM's: penalties, bias and
-// masks, temperature, min_p, top_k, top_p, draw. See kernels/sampling.h.
+// Sampling parameters of a slot, as kernels/sampling.h defines them and in its
+// order. The defaults are without effect and cost nothing.
 struct SlotParams {
   float temperature = 1.0f;  // 0: greedy; the lowest id wins a tie.
   float top_p = 1.0f;
@@ -153,6 +154,27 @@ struct SlotParams {
   std::vector<float> bias;           // As many as bias_ids.
   std::vector<int32_t> allowed_ids;  // Empty: all.
   std::vector<int32_t> banned_before_min;
+
+  std::vector<int32_t> bad_word_ids;      // Of all bad words, concatenated.
+  std::vector<int32_t> bad_word_lengths;  // Each >= 1; their sum is the size.
+
+  float dry_multiplier = 0.0f;  // 0: no DRY.
+  float dry_base = 1.75f;       // Below 1: no DRY.
+  int32_t dry_allowed_length = 2;
+  int32_t dry_penalty_last_n = -1;                       // -1: all; 0: no DRY.
+  std::shared_ptr<const TokenSequenceSet> dry_breakers;  // Null: none.
+
+  float dynatemp_range = 0.0f;
+  float dynatemp_exponent = 1.0f;
+  float top_n_sigma = 0.0f;  // 0: off.
+  float typical_p = 1.0f;
+  float xtc_probability = 0.0f;
+  float xtc_threshold = 0.1f;
+
+  bool has_dry() const {
+    return dry_multiplier != 0.0f && dry_base >= 1.0f &&
+           dry_penalty_last_n != 0;
+  }
 };
 
 // A change of one slot. With `params`, the slot starts a new sequence (its old
@@ -358,8 +380,8 @@ class Backend {
 
   // Raw log-probabilities, processors, draw, verification; advances each slot:
   // its computed length by the row's tokens less rejected drafts, its last
-  // token and penalty counts. logits: [num_logit_rows, vocab_size], may be
-  // overwritten.
+  // token, history and penalty counts. logits: [num_logit_rows, vocab_size],
+  // may be overwritten.
   virtual absl::Status Sample(Step& step, TensorView logits) = 0;
 
   // In place of Logits and Sample, for steps without drafts: reduces x' over

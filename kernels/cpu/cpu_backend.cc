@@ -324,7 +324,8 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   attention_scratch_ = std::make_unique<AttentionScratch>(
       pool_.num_threads(), max_heads, max_head_dim, shape.max_model_len);
   for (int i = 0; i < pool_.num_threads(); ++i) {
-    sampling_scratch_.emplace_back(shape.vocab_size);
+    sampling_scratch_.emplace_back(shape.vocab_size,
+                                   SlotTable::MaxHistoryTokens(shape));
   }
   for (int i = 0; i < shape.steps_in_flight; ++i) {
     steps_.push_back(std::make_unique<CpuStep>());
@@ -336,7 +337,9 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   plan.weights_bytes = weights_bytes_;
   plan.workspace_bytes =
       workspace_.num_bytes() + slots_.num_bytes() +
-      pool_.num_threads() * SamplingScratch::NumBytes(shape.vocab_size);
+      pool_.num_threads() *
+          SamplingScratch::NumBytes(shape.vocab_size,
+                                    SlotTable::MaxHistoryTokens(shape));
   for (const KvLayers& kv : kv_) plan.kv_bytes += kv.memory.num_bytes();
   plan.num_blocks = num_blocks_;
   return plan;

@@ -399,6 +399,10 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
     input.vocab_size = shape_.vocab_size;
     input.params = &slot.params;
     input.counts = slot.has_penalties ? &slot.counts : nullptr;
+    if (slot.has_history) {
+      input.history = {slot.history, static_cast<size_t>(slot.history_size)};
+    }
+    input.num_prompt_tokens = slot.num_prompt_tokens;
     input.position = int64_t{step.positions[token_idx]} + 1;
     input.num_generated =
         static_cast<int32_t>(input.position) - slot.num_prompt_tokens;
@@ -414,7 +418,7 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
     step.tokens[first + i] = output.token;
     step.logprobs[first + i] = output.logprob;
     ++num_drawn;
-    if (slot.has_penalties) slot.counts.AddGeneratedToken(output.token);
+    slot.AddGeneratedToken(output.token);
     const bool is_accepted =
         i + 1 < num_logits && step.token_ids[token_idx + 1] == output.token;
     if (!is_accepted) break;
