@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status.h"
 #include "engine/weights/safetensors.h"
@@ -260,9 +261,14 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                  loaded.embedding->max_input_tokens);
   }
 
-  const int64_t available = std::max<int64_t>(
-      AvailableMemoryBytes() - ExpectedWeightBytes(*checkpoint, options.dtype),
-      0);
+  const int64_t needed = ExpectedWeightBytes(*checkpoint, options.dtype);
+  const int64_t available = AvailableMemoryBytes() - needed;
+  if (available < 0) {
+    constexpr double kGiB = 1 << 30;
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s: the weights need %.1f GiB of memory, %.1f GiB are available",
+        directory, needed / kGiB, (available + needed) / kGiB));
+  }
   QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
                          PlanKvMemory(loaded.config, options, available));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
