@@ -240,6 +240,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(CLI::Range(1, 1 << 20));
   app->add_option("--max-body-size", options->max_body_size,
                   "Largest request body");
+  app->add_flag("--ui,!--no-ui", options->enable_ui,
+                "Serve the chat page at / (default: on)");
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 1e6));

@@ -46,6 +46,7 @@ struct ServeOptions {
   int num_http_threads = 4;
   int max_connections = 8192;
   std::string max_body_size = "8MiB";
+  bool enable_ui = true;  // The chat page at `/`.
   double shutdown_timeout_seconds = 120;
 };
 

@@ -23,6 +23,7 @@
 #include "server/http_server.h"
 #include "server/output_processor.h"
 #include "server/server_metrics.h"
+#include "server/ui/chat_page.h"
 
 namespace quire {
 namespace {
@@ -82,6 +83,7 @@ class RunningServerImpl : public RunningServer {
     if (!created.ok()) return created.status();
     http_ = std::move(*created);
     api_ = std::make_unique<ApiServer>(http_.get(), kVersion);
+    if (options_.enable_ui) AddChatPage(http_.get());
     return http_->Start();
   }
 
