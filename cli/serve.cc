@@ -93,6 +93,8 @@ class RunningServerImpl : public RunningServer {
     const LoadedModel& loaded = session_->loaded;
     ServedModel served;
     served.names = options_.served_model_names;
+    served.has_priorities = session_->engine_options.scheduling_policy ==
+                            SchedulingPolicy::kPriority;
     if (served.names.empty()) served.names.push_back(session_->model_name);
 
     ServerMetricsOptions metrics;

@@ -32,7 +32,8 @@ struct ServedModel {
   ServerMetrics* metrics = nullptr;
   PromptLimits limits;
   SamplingDefaults defaults;
-  int64_t created = 0;  // Unix seconds.
+  int64_t created = 0;          // Unix seconds.
+  bool has_priorities = false;  // SchedulingPolicy::kPriority.
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.
