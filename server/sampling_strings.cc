@@ -102,8 +102,10 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> EncodeBadWords(
       return ParameterError(
           "bad_words", "a bad word has tokens that the model does not have");
     }
+    // A token of its own for the space: the first form covers it.
     const bool is_other =
-        spaced.size() == plain.size() && spaced[0] != plain[0];
+        spaced.size() < plain.size() ||
+        !std::equal(plain.begin(), plain.end(), spaced.end() - plain.size());
     sequences.push_back(std::move(plain));
     if (is_other) sequences.push_back(std::move(spaced));
   }

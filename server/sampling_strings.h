@@ -20,10 +20,11 @@
 namespace quire {
 
 // The token sequences of each bad word: as it is, less spaces in front, and
-// with one space in front if that makes as many tokens with another first one
-// (vllm-project/vllm, vllm/sampling_params.py,
-// SamplingParams.update_from_tokenizer). INVALID_ARGUMENT naming bad_words for
-// a word without tokens, or with tokens that the model does not have.
+// with one space in front. As vllm-project/vllm, vllm/sampling_params.py,
+// SamplingParams.update_from_tokenizer, which however drops the second form
+// unless both have as many tokens: " ago" would then stay allowed where "ago"
+// alone is two tokens. INVALID_ARGUMENT naming bad_words for a word without
+// tokens, or with tokens that the model does not have.
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodeBadWords(
     const std::vector<std::string>& words, const Tokenizer& tokenizer,
     int32_t vocab_size);

@@ -49,10 +49,10 @@ Sequences BadWords(const std::vector<std::string>& words) {
 }
 
 TEST(EncodeBadWordsTest, WithAndWithoutASpace) {
-  // " abc" has one token more than "abc": the space alone would be banned.
+  // " abc" is "abc" after a space: covered.
   EXPECT_EQ(BadWords({"abc"}), (Sequences{{Id("abc")}}));
   // "the" has three tokens, " the" one.
-  EXPECT_EQ(BadWords({"the"}), (Sequences{{'t', 'h', 'e'}}));
+  EXPECT_EQ(BadWords({"the"}), (Sequences{{'t', 'h', 'e'}, {Id(" the")}}));
   EXPECT_EQ(BadWords({"abcEND"}), (Sequences{{Id("abc"), Id("END")}}));
   // Spaces in front do not count.
   EXPECT_EQ(BadWords({"  abc"}), (Sequences{{Id("abc")}}));
@@ -75,11 +75,12 @@ class WordTokenizer : public PieceTokenizer {
   }
 };
 
-TEST(EncodeBadWordsTest, FormsOfEqualLengthAreBothBanned) {
+TEST(EncodeBadWordsTest, OtherTokensAfterASpaceAreBanned) {
   const auto sequences =
       EncodeBadWords({"cat", "dogs", "emu"}, WordTokenizer(), 40);
   ASSERT_TRUE(sequences.ok());
-  EXPECT_EQ(*sequences, (Sequences{{10}, {11}, {20, 21}, {22, 21}, {30}}));
+  EXPECT_EQ(*sequences,
+            (Sequences{{10}, {11}, {20, 21}, {22, 21}, {30}, {30, 31}}));
 }
 
 TEST(EncodeBadWordsTest, RefusesWhatHasNoTokens) {
