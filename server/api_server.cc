@@ -211,6 +211,8 @@ void ApiServer::AddApiRoute(
 
 void ApiServer::Serve(const ServedModel& model) {
   model_ = model;
+  sampling_strings_ = std::make_unique<SamplingStrings>(
+      model.tokenizer, model.limits.vocab_size);
   state_.store(State::kServing, std::memory_order_release);
 }
 
@@ -356,6 +358,7 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
   QUIRE_RETURN_IF_ERROR(
       CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
+  QUIRE_RETURN_IF_ERROR(sampling_strings_->Resolve(&api_request));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
                          EncodePrompts(api_request, *model.tokenizer,
                                        model.chat_template, model.limits));
