@@ -131,7 +131,8 @@ int RunChat(const ChatOptions& options) {
     serve.model = options.model;
     serve.port = 0;
     CommandError error;
-    server = RunningServer::Start(serve, &error);
+    server = RunningServer::Start(
+        serve, [] {}, &error);
     if (server == nullptr) {
       absl::FPrintF(stderr, "quire: %s\n", error.status.message());
       return error.exit_code;
