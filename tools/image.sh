@@ -66,10 +66,10 @@ for package in "$base"/var/cache/apt/archives/*.deb; do
 done
 # Copyright notices stay. What goes: the awk that base-files wants, conversion
 # tables, modules that nobody loads, documentation, and traces of this machine.
-rm -rf "$base"/usr/bin/* "$base"/var/lib/dpkg/status.d/mawk \
+rm -rf "${base:?}"/usr/bin/* "$base"/var/lib/dpkg/status.d/mawk \
   "$base"/usr/share/doc/mawk "$base"/usr/lib/*/{gconv,ossl-modules,engines-3} \
   "$base"/usr/share/{base-files,gcc,gdb,info,lintian,locale,man} \
-  "$base"/var/{backups,cache,log,lib/apt,lib/dpkg/status} "$base"/dev/* \
+  "$base"/var/{backups,cache,log,lib/apt,lib/dpkg/status} "${base:?}"/dev/* \
   "$base"/etc/{apt,fstab,hostname,resolv.conf,skel,update-motd.d}
 find "$base/usr/share/doc" -type f ! -name copyright -delete
 find "$base/usr/share/doc" -type d -empty -delete
@@ -84,7 +84,7 @@ build=(buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs
   --label org.opencontainers.image.title=quire \
   --label org.opencontainers.image.description="LLM inference server, CPU" \
   --label org.opencontainers.image.version="$version" \
-  --label org.opencontainers.image.revision="$(git rev-parse HEAD 2>/dev/null)" \
+  --label org.opencontainers.image.revision="$(git describe --always --abbrev=40 --dirty 2>/dev/null)" \
   --label org.opencontainers.image.licenses=Apache-2.0 \
   --file deploy/container/Containerfile --tag "$name:$version" \
   "$context" >/dev/null

@@ -33,6 +33,7 @@ from pod import BACKEND, EXAMPLES, Pod, check_serving  # noqa: E402
 USER = 65532
 MAX_BYTES = 120_000_000
 PORT = 8080
+LOCKED = "models--org--locked"
 NUM_STARTS = 11
 PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
@@ -129,6 +130,9 @@ def prepare(rootfs):
         ("models--Qwen--Qwen2.5-0.5B-Instruct", "demo-draft"),
     ):
         shutil.copytree(ROOT / "models" / source, models / name)
+    # As a loader that runs as root with a strict umask leaves it.
+    shutil.copytree(ROOT / "models" / "demo", models / LOCKED)
+    (models / LOCKED / "model.safetensors").chmod(0o600)
     mount("--bind", models, volume)
     mount("-o", "remount,bind,ro", volume)
     for path in (rootfs / "tmp" / "x", rootfs / "x", volume / "x"):
@@ -181,10 +185,20 @@ def check_playground(playground, documents, runtime, popen):
     name = playground["metadata"]["name"]
     pod = Pod(llmaz.render(playground, documents), runtime, popen, PORT)
     pod.wait_until_started()
-    errors = check_serving(pod, playground["metadata"]["name"])
+    errors = check_serving(pod, name)
     has_draft = "does not use drafts yet" in errors
     assert has_draft == ("modelClaims" in playground["spec"]), errors
     print(f"Playground {name}: serves, drains, ends")
+
+
+def check_locked_model(popen):
+    """A model that user 65532 may not read is named, not served."""
+    path = f"{llmaz.MODEL_VOLUME}/{LOCKED}"
+    process = popen(["quire", "serve", "--model", path], stderr=subprocess.PIPE, text=True)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 65, errors
+    assert path in errors and "Permission denied" in errors, errors
+    assert len(errors.splitlines()) == 1, errors
 
 
 def run_inside(work):
@@ -200,6 +214,7 @@ def run_inside(work):
         f"exec to ready: min {min(times):.1f} ms, median {statistics.median(times):.1f} ms, "
         f"max {max(times):.1f} ms ({NUM_STARTS} starts); idle memory {memory:.0f} MB"
     )
+    check_locked_model(popen)
     for name in ("quire-demo", "qwen2-5-3b"):
         (playground,) = (
             d

@@ -262,14 +262,21 @@ def test_draft_models_that_do_not_fit(tmp_path):
 
 
 class Metrics(http.server.BaseHTTPRequestHandler):
-    """Answers /metrics with the next (running, waiting) of `server.figures`."""
+    """Answers /metrics with the next (running, waiting) of `server.figures`.
+
+    None: the server still loads its model.
+    """
 
     def do_GET(self):
         self.server.num_polls += 1
         figures = self.server.figures
-        running, waiting = figures.pop(0) if len(figures) > 1 else figures[0]
-        self.send_response(200)
+        figure = figures.pop(0) if len(figures) > 1 else figures[0]
+        self.send_response(200 if figure else 503)
         self.end_headers()
+        if figure is None:
+            self.wfile.write(b'{"error": {"message": "loading"}}')
+            return
+        running, waiting = figure
         self.wfile.write(
             f'vllm:num_requests_running{{model_name="m"}} {running}\n'
             f'vllm:num_requests_waiting{{model_name="m"}} {waiting}\n'.encode()
@@ -283,6 +290,7 @@ class Metrics(http.server.BaseHTTPRequestHandler):
     "figures, options, code, least_polls",
     [
         ([(0, 0)], [], 0, 1),
+        ([None], ["--settle", "60"], 0, 1),
         ([(2, 0), (0, 3), (1, 1), (0, 0)], [], 0, 4),
         # Idle, but not settled: what comes meanwhile is waited for.
         ([(0, 0), (0, 0), (1, 0), (0, 0)], ["--settle", "0.25"], 0, 4),

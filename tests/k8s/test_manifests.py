@@ -24,7 +24,11 @@ def changed(kind, name, **spec):
     return document
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: f"{d['kind']}-{d['metadata']['name']}")
+def label(document):
+    return f"{document['kind']}-{document['metadata']['name']}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=label)
 def test_llmaz_accepts(document):
     assert llmaz.errors_of(document, CRDS) == []
 
