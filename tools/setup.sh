@@ -14,7 +14,7 @@ packages=(
 if [[ "${1:-}" == "--dev" ]]; then
   packages+=(clang-19 clang-format libclang-rt-19-dev)
 elif [[ "${1:-}" == "--image" ]]; then
-  packages+=(buildah mmdebstrap)
+  packages+=(buildah mmdebstrap python3-yaml)
 fi
 
 missing=()
