@@ -229,6 +229,9 @@ class Page:
         fields.pop("text", None)
         self.call("Input.dispatchKeyEvent", type="keyUp", **fields)
 
+    def allow(self, *permissions):
+        self._browser.call("Browser.grantPermissions", browserContextId=self.context, permissions=permissions)
+
     def screenshot(self, path):
         data = self.call("Page.captureScreenshot", format="png")["data"]
         pathlib.Path(path).write_bytes(base64.b64decode(data))
