@@ -17,16 +17,22 @@ from conftest import Server  # noqa: E402
 
 TARGET = ROOT / "server" / "ui" / "screenshot.png"
 MAX_BYTES = 200 << 10
-QUESTIONS = ("Hello! Who are you?", "What is 7 + 5?", "Tell me a short story about a fox.")
+QUESTIONS = (
+    "Hello! Who are you?",
+    "What is 7 + 5?",
+    "Tell me a short story about a fox.",
+)
 
 
 def main():
     server, browser = Server(), Browser()
     try:
-        page = browser.new_page(width=1000, height=640)
+        page = browser.new_page(width=1000, height=720)
         page.open(server.url + "/")
         page.wait("document.querySelector('#model').options.length > 0")
+        page.click("#settings-button")
         page.fill("#temperature", "0")
+        page.click("#settings-button")
         for number, question in enumerate(QUESTIONS, 1):
             page.click("#draft")
             page.type(question)

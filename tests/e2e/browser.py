@@ -217,7 +217,9 @@ class Page:
         self.call("Input.insertText", text=text)
 
     def fill(self, selector, text):
-        self.js(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()")
+        quoted = json.dumps(selector)
+        self.js(f"(() => {{ const e = document.querySelector({quoted}); e.focus(); e.select(); }})()")
+        assert self.js(f"document.activeElement === document.querySelector({quoted})"), f"{selector} is hidden"
         if text:
             self.type(text)
         else:

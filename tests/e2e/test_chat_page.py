@@ -7,6 +7,7 @@ import json
 import queue
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -120,7 +121,7 @@ def test_a_message_gets_an_answer(page):
     text = page.text(".assistant .body")
     assert len(text) > 100
     stats = page.text(".assistant .stats")
-    assert re.match(r"\d+ tokens · [\d.]+ tokens/s · first token after [\d.]+ m?s · prompt \d+", stats), stats
+    assert re.match(r"\d+ tokens · ([\d.]+ tokens/s · )?first token after [\d.]+ m?s · prompt \d+", stats), stats
     assert page.js("document.activeElement.id") == "draft"
     assert page.text("#announcer") == "Answer: " + text.replace("\n", " ")
     assert page.js("document.title").startswith(STORY)
@@ -499,8 +500,11 @@ class ScriptedServer:
         self._server.server_close()
 
 
-def event(text):
-    return "data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}) + "\n\n"
+def event(text, num_tokens=0):
+    chunk = {"choices": [{"index": 0, "delta": {"content": text}}]}
+    if num_tokens:
+        chunk["usage"] = {"prompt_tokens": 5, "completion_tokens": num_tokens}
+    return "data: " + json.dumps(chunk) + "\n\n"
 
 
 DONE = "data: [DONE]\n\n"
@@ -532,6 +536,31 @@ def test_text_is_shown_as_it_comes(scripted, new_page):
     next_piece.put(DONE)
     page.wait(f"!({BUSY})")
     assert page.text(".assistant .body") == shown
+
+
+def test_rate_and_time_to_first_token_are_those_of_the_clock(scripted, new_page):
+    page = new_page(scripted.url + "/")
+    page.wait(READY)
+    next_piece = queue.Queue()
+    scripted.reply_stream(*[next_piece] * 3)
+    begin = time.monotonic()
+    ask(page, "Hello")
+    page.wait(BUSY)
+    page.js("new Promise((resolve) => setTimeout(resolve, 100))")
+    next_piece.put(event("One", 3))
+    page.wait("document.querySelector('.busy .body').textContent.trim() === 'One'")
+    first = time.monotonic()
+    page.js("new Promise((resolve) => setTimeout(resolve, 100))")
+    next_piece.put(event(" two", 23))
+    next_piece.put(DONE)
+    page.wait(f"!({BUSY})")
+    end = time.monotonic()
+    stats = page.text(".assistant .stats")
+    found = re.fullmatch(r"23 tokens · ([\d.]+) tokens/s · first token after ([\d.]+) ms · prompt 5", stats)
+    assert found, stats
+    # 20 tokens after the first piece, over at least the pause and at most all the time.
+    assert 20 / (end - begin - 0.1) * 0.99 <= float(found.group(1)) <= 20 / 0.1
+    assert 99 <= float(found.group(2)) <= (first - begin) * 1010
 
 
 def test_reload_in_the_middle_keeps_what_was_written(scripted, new_page):
