@@ -88,7 +88,10 @@ class RunningServerImpl : public RunningServer {
   }
 
   bool Load(const std::function<void()>& on_loaded, CommandError* error) {
-    session_ = LoadSession(options_.model, error);
+    session_ =
+        LoadSession(options_.model, error, [this](int64_t done, int64_t total) {
+          api_->SetLoadProgress(done, total);
+        });
     if (session_ == nullptr) return false;
     const LoadedModel& loaded = session_->loaded;
     ServedModel served;

@@ -209,6 +209,14 @@ void ApiServer::AddApiRoute(
       });
 }
 
+void ApiServer::SetLoadProgress(int64_t num_done, int64_t num_total) {
+  // In double: 100 times a size may pass int64.
+  load_percent_ =
+      num_total > 0
+          ? static_cast<int>(100.0 * std::min(num_done, num_total) / num_total)
+          : 0;
+}
+
 void ApiServer::Serve(const ServedModel& model) {
   model_ = model;
   sampling_strings_ = std::make_unique<SamplingStrings>(
@@ -227,7 +235,8 @@ void ApiServer::HandleReady(const Responder& responder) const {
   const State state = state_.load(std::memory_order_acquire);
   absl::Status status;
   if (state == State::kLoading) {
-    status = absl::UnavailableError("loading");
+    status = absl::UnavailableError(
+        absl::StrCat("loading: ", load_percent_.load(), " %"));
   } else if (state == State::kDraining) {
     status = absl::UnavailableError("draining");
   } else if (!model_.engine->Health().ok()) {
