@@ -43,6 +43,9 @@ enum class PlantedBug : uint8_t {
   kComputedOffByOne,       // A hit counts for one token more.
   kBudgetOffByOne,
   kSlotLost,             // By preemption.
+  kEmbedSkipsTokens,     // That an embedding of every token needs.
+  kScoredTokenSkipped,   // A prompt token to be scored is taken from the cache.
+  kScoresNotCounted,     // So that they are computed again.
   kEndNotForeseen,       // A row is planned beyond the length limit.
   kUnstartedMiscounted,  // An abort leaves the queue's size behind.
   // What the sampler is told.

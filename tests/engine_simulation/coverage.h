@@ -18,6 +18,7 @@ enum class Covered : uint8_t {
   kRequests,
   kRefused,
   kPreemptions,
+  kUrgentPreemptions,  // Under the priority policy.
   kCachedTokens,
   kFullPoolSteps,  // No block available.
   kCopies,
@@ -25,6 +26,11 @@ enum class Covered : uint8_t {
   kInnerChunks,
   kMixedSteps,  // Prefill chunks beside decodes.
   kPenalizedTokens,
+  kScoredTokens,
+  kEmbedded,
+  kEmbeddedCached,      // With a part from the prefix cache.
+  kEmbeddedEveryToken,  // Which must not have one.
+  kEmbeddedPreempted,
   kRestarts,  // Of a sequence that had generated tokens.
   kFailedSubmits,
   kFailedCollects,
@@ -78,6 +84,7 @@ struct Coverage {
         "requests",
         "refused",
         "preemptions",
+        "under the priority policy",
         "cached tokens",
         "steps with a full pool",
         "copies of blocks",
@@ -85,6 +92,11 @@ struct Coverage {
         "inner chunks",
         "mixed steps",
         "tokens under penalties",
+        "prompt tokens scored",
+        "embeddings",
+        "with cached tokens",
+        "of every token",
+        "preempted on the way",
         "restarts",
         "failed submits",
         "failed collects",

@@ -24,6 +24,7 @@ class HistoryDrawer {
   void DrawStepFaults();
   std::vector<int32_t> DrawPrompt();
   Request DrawRequest();
+  void MakeEmbedRequest(int namespace_no, Request* request);
   void DrawSampling(SamplingParams* sampling);
   PlannedAbort DrawAbort(const Request& request);
   PlannedModelFault DrawFault(const Request& request);
@@ -61,6 +62,10 @@ void HistoryDrawer::DrawOptions() {
   options.max_num_batched_tokens =
       options.max_num_seqs + OneOf({0, 1, 8, 64, 300});
   options.long_prefill_token_threshold = OneOf({0, 0, 1, 5, 32});
+  options.max_num_scored_tokens = OneOf({1, 3, 16, 500});
+  if (Chance(300)) options.scheduling_policy = SchedulingPolicy::kPriority;
+  options.enable_embed = Chance(500);
+  options.embeds_every_token = Chance(500);
   options.enable_prefix_caching = Chance(800);
   options.steps_in_flight = Chance(100) ? 3 : Between(1, 2);
   options.eos_token_ids = {1};
@@ -131,6 +136,7 @@ void HistoryDrawer::DrawSampling(SamplingParams* sampling) {
     for (int i = 0; i < 3; ++i) sampling->stop_token_ids.push_back(DrawToken());
   }
   if (Chance(100)) sampling->num_logprobs = Between(0, 3);
+  if (Chance(150)) sampling->num_prompt_logprobs = Between(0, 2);
   if (Chance(100)) sampling->presence_penalty = 0.5f;
   if (Chance(100)) sampling->frequency_penalty = -0.5f;
   if (Chance(150)) sampling->repetition_penalty = 1.25f;
@@ -150,7 +156,23 @@ Request HistoryDrawer::DrawRequest() {
   request.sampling.logit_bias = HashNamespaceBias(namespace_no);
   DrawSampling(&request.sampling);
   if (Chance(250)) request.n = Between(2, 5);
+  if (Chance(500)) request.priority = Between(-2, 2);
+  if (history_.options.enable_embed && Chance(300)) {
+    MakeEmbedRequest(namespace_no, &request);
+  }
   return request;
+}
+
+void HistoryDrawer::MakeEmbedRequest(int namespace_no, Request* request) {
+  request->kind = RequestKind::kEmbed;
+  request->n = 1;
+  request->sampling = SamplingParams();
+  request->sampling.logit_bias =
+      HashNamespaceBias(namespace_no, RequestKind::kEmbed);
+  // Up to the last position: there is no answer to leave room for.
+  if (Chance(100)) {
+    request->prompt_token_ids.resize(MaxNumTokens(history_.options), 7);
+  }
 }
 
 PlannedAbort HistoryDrawer::DrawAbort(const Request& request) {
@@ -184,7 +206,7 @@ void HistoryDrawer::DrawRequests() {
   const int arrivals_per_1000 = OneOf({20, 100, 400, 1000});
   const int burst_size = Between(1, 5);
   const int aborts_per_1000 = OneOf({0, 50, 500});
-  const int faults_per_1000 = OneOf({0, 0, 20, 100});
+  const int faults_per_1000 = OneOf({0, 0, 50, 200});
   int64_t step = 0;
   for (int i = 0; i < num_requests; ++i) {
     if (i % burst_size == 0) {
@@ -263,6 +285,9 @@ std::string DescribeSampling(const SamplingParams& sampling) {
     add("allowed tokens ", absl::StrJoin(sampling.allowed_token_ids, " "));
   }
   if (sampling.num_logprobs >= 0) add("logprobs ", sampling.num_logprobs);
+  if (sampling.num_prompt_logprobs >= 0) {
+    add("prompt_logprobs ", sampling.num_prompt_logprobs);
+  }
   if (sampling.presence_penalty != defaults.presence_penalty ||
       sampling.frequency_penalty != defaults.frequency_penalty ||
       sampling.repetition_penalty != defaults.repetition_penalty) {
@@ -294,7 +319,9 @@ std::string DescribeRequest(const PlannedRequest& planned) {
       "step ", planned.arrival_step, ": request ", request.id,
       " arrives: ", request.prompt_token_ids.size(), " prompt tokens [",
       DescribeTokens(request.prompt_token_ids), "], n ", request.n, ", ",
-      request.cache_namespace, ", ", DescribeSampling(request.sampling));
+      request.cache_namespace, ", priority ", request.priority, ", ",
+      request.kind == RequestKind::kEmbed ? "embed"
+                                          : DescribeSampling(request.sampling));
   if (planned.flaw != Flaw::kNone) {
     absl::StrAppend(
         &text, "; to be refused: ", kFlaws[static_cast<int>(planned.flaw)]);
@@ -338,7 +365,8 @@ std::string Describe(const History& history) {
                                             "gets the result before",
                                             "misses a row",
                                             "has a row too many",
-                                            "names a wrong slot"};
+                                            "names a wrong slot",
+                                            "lacks a score"};
   const EngineOptions& options = history.options;
   std::string text = absl::StrCat(
       "pool ", options.num_blocks, " blocks x ", options.block_size,
@@ -346,7 +374,12 @@ std::string Describe(const History& history) {
       " slots, ", options.max_num_batched_tokens,
       " tokens per step, threshold ", options.long_prefill_token_threshold,
       ", ", options.steps_in_flight, " steps in flight, prefix cache ",
-      options.enable_prefix_caching ? "on" : "off", ", end tokens ",
+      options.enable_prefix_caching ? "on" : "off", ", ",
+      options.scheduling_policy == SchedulingPolicy::kPriority ? "by priority"
+                                                               : "by arrival",
+      ", at most ", options.max_num_scored_tokens,
+      " scores per step, embeddings of ",
+      options.embeds_every_token ? "every" : "the last", " token, end tokens ",
       absl::StrJoin(options.eos_token_ids, " "), "\n");
   for (const PlannedRequest& planned : history.requests) {
     absl::StrAppend(&text, DescribeRequest(planned));

@@ -46,8 +46,10 @@ enum class ModelFault : uint8_t {
   kNotFinite,      // From position `at` on.
   kTokenOutside,   // Instead of the generated token no. `at`, and so on:
   kTokenNegative,  //
-  kNoToken,        //
-  kTooManyTokens,  // One row, two tokens, and no drafts were asked for.
+  kNoToken,        // Or no embedding, whichever of these it is.
+  // One row, two tokens. (Once the engine takes drafts: none were asked for,
+  // and how many are accepted is planned here.)
+  kTooManyTokens,
   kNumModelFaults,
 };
 struct PlannedModelFault {
@@ -86,6 +88,7 @@ enum class StepFault : uint8_t {
   kResultTooShort,
   kResultTooLong,
   kResultWrongSlot,
+  kResultLacksScore,  // One prompt token fewer than the plan has.
   kNumStepFaults,
 };
 struct PlannedStepFault {

@@ -29,7 +29,9 @@ TEST(HistoryTest, OptionsAndRequestsAreValid) {
       const int num_prompt_tokens =
           static_cast<int>(planned.request.prompt_token_ids.size());
       EXPECT_GE(num_prompt_tokens, 1);
-      EXPECT_LT(num_prompt_tokens, MaxNumTokens(history.options));
+      EXPECT_LT(num_prompt_tokens,
+                MaxNumTokens(history.options) +
+                    (planned.request.kind == RequestKind::kEmbed));
       if (i > 0) {
         EXPECT_GE(planned.arrival_step, history.requests[i - 1].arrival_step);
       }

@@ -31,6 +31,9 @@ int64_t Ledger::StepsNeededAlone(const Request& request) const {
   if (options.long_prefill_token_threshold > 0) {
     chunk = std::min<int64_t>(chunk, options.long_prefill_token_threshold);
   }
+  if (request.sampling.num_prompt_logprobs >= 0) {
+    chunk = std::min<int64_t>(chunk, (options.max_num_scored_tokens + 1) / 2);
+  }
   // All known tokens may have to be computed again after a preemption.
   const int64_t num_steps =
       (num_tokens + chunk - 1) / chunk + num_tokens - num_prompt + 4;
@@ -55,12 +58,23 @@ Ledger::Entry* Ledger::Add(const PlannedRequest& planned,
   }
   // Those that pass on the way may hold blocks for as long again.
   entry->last_step = step + 4 * num_steps;
+  PostponeLessUrgent(request, entry->last_step);
   for (int i = 0; i < request.n; ++i) {
     by_draw_key_[MixBits(entry->seed, i)] = {entry.get(), i};
   }
   ++(*coverage_)[Covered::kRequests];
   live_.push_back(entry.get());
   return entries_.emplace(request.id, std::move(entry)).first->second.get();
+}
+
+void Ledger::PostponeLessUrgent(const Request& newcomer, int64_t last_step) {
+  if (history_->options.scheduling_policy != SchedulingPolicy::kPriority) {
+    return;
+  }
+  for (Entry* other : live_) {
+    if (other->request.priority <= newcomer.priority) continue;
+    other->last_step = std::max(other->last_step, last_step);
+  }
 }
 
 Ledger::Entry* Ledger::Find(RequestId id) {
@@ -115,13 +129,16 @@ absl::Status Ledger::TakeEvent(const OutputEvent& event,
   if (choice.finish_reason.has_value()) {
     return Error("I9: an event after the choice ended");
   }
-  if (event.tokens.empty() && !event.finish_reason.has_value()) {
+  if (event.tokens.empty() && event.prompt_tokens.empty() &&
+      !event.finish_reason.has_value()) {
     return Error("events: one that says nothing");
   }
   if (std::find(times.begin(), times.end(), event.time) == times.end()) {
     return Error("events: the clock never showed this time");
   }
+  QUIRE_RETURN_IF_ERROR(TakeScores(event, entry));
   QUIRE_RETURN_IF_ERROR(TakeTokens(event, entry));
+  choice.embedding = event.embedding;
   if (event.finish_reason.has_value()) {
     choice.finish_reason = event.finish_reason;
     choice.stop_token_id = event.stop_token_id;
@@ -151,8 +168,44 @@ absl::Status Ledger::TakeEvent(const OutputEvent& event,
   return absl::OkStatus();
 }
 
+absl::Status Ledger::TakeScores(const OutputEvent& event, Entry* entry) {
+  const int num_top = entry->request.sampling.num_prompt_logprobs;
+  for (const TokenOutput& token : event.prompt_tokens) {
+    if (static_cast<int>(token.top_logprobs.size()) != num_top) {
+      return Error("scores: top_logprobs of the prompt got lost");
+    }
+    entry->prompt_tokens.push_back(token);
+  }
+  if (!event.tokens.empty() && num_top >= 0 &&
+      entry->prompt_tokens.size() + 1 !=
+          entry->request.prompt_token_ids.size()) {
+    return Error("scores: a token before the prompt is scored");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Ledger::CheckScores(const Entry& entry,
+                                 const HashModelAnswer& answer) {
+  const std::vector<int32_t>& prompt = entry.request.prompt_token_ids;
+  const bool is_asked = entry.request.sampling.num_prompt_logprobs >= 0;
+  if (entry.prompt_tokens.size() >
+      (is_asked ? answer.prompt_logprobs.size() : 0)) {
+    return Error("scores: more prompt tokens than asked for");
+  }
+  for (size_t i = 0; i < entry.prompt_tokens.size(); ++i) {
+    const TokenOutput& token = entry.prompt_tokens[i];
+    if (token.token_id != prompt[i + 1] ||
+        token.logprob != answer.prompt_logprobs[i]) {
+      return Error("scores: prompt token ", i + 1, " of ", prompt.size(),
+                   " is not scored as alone");
+    }
+  }
+  (*coverage_)[Covered::kScoredTokens] += entry.prompt_tokens.size();
+  return absl::OkStatus();
+}
+
 absl::Status Ledger::TakeTokens(const OutputEvent& event, Entry* entry) {
-  if (event.tokens.empty()) return absl::OkStatus();
+  if (event.tokens.empty() && event.embedding.empty()) return absl::OkStatus();
   const SamplingParams& sampling = entry->request.sampling;
   for (const TokenOutput& token : event.tokens) {
     entry->choices[event.choice_idx].token_ids.push_back(token.token_id);
@@ -170,6 +223,10 @@ absl::Status Ledger::TakeTokens(const OutputEvent& event, Entry* entry) {
   const int num_prompt_tokens =
       static_cast<int>(entry->request.prompt_token_ids.size());
   if (event.num_cached_tokens % options.block_size != 0 ||
+      (sampling.num_prompt_logprobs >= 0 && num_prompt_tokens > 1 &&
+       event.num_cached_tokens != 0) ||
+      (!event.embedding.empty() && options.embeds_every_token &&
+       event.num_cached_tokens != 0) ||
       event.num_cached_tokens >= num_prompt_tokens ||
       (!options.enable_prefix_caching && event.num_cached_tokens != 0) ||
       (entry->num_cached_tokens >= 0 &&
@@ -190,6 +247,7 @@ absl::Status Ledger::CheckEnd(const OutputEvent& event, const Entry& entry,
   const HashModelAnswer answer = AnswerAlone(
       history_->options, history_->model_options, entry.request, entry.seed,
       event.choice_idx, MaxNumTokens(history_->options));
+  QUIRE_RETURN_IF_ERROR(CheckScores(entry, answer));
   const size_t num_told = choice.token_ids.size();
   const size_t num_common = std::min(num_told, answer.token_ids.size());
   const auto differs = std::mismatch(choice.token_ids.begin(),
@@ -199,6 +257,11 @@ absl::Status Ledger::CheckEnd(const OutputEvent& event, const Entry& entry,
       num_told > num_common) {
     return Error("answer: token ", differs.first - choice.token_ids.begin(),
                  " of ", num_told, " is not what the request is told alone");
+  }
+  if (choice.embedding.empty() !=
+      (entry.request.kind != RequestKind::kEmbed || choice.was_aborted ||
+       choice.was_stopped || *choice.finish_reason == FinishReason::kError)) {
+    return Error("answer: an embedding is missing or makes no sense");
   }
   switch (*choice.finish_reason) {
     case FinishReason::kAbort:
@@ -221,9 +284,16 @@ absl::Status Ledger::CheckEnd(const OutputEvent& event, const Entry& entry,
     case FinishReason::kLength:
       break;
   }
+  return CheckNaturalEnd(entry, choice, answer);
+}
+
+absl::Status Ledger::CheckNaturalEnd(const Entry& entry, const Choice& choice,
+                                     const HashModelAnswer& answer) {
   if (choice.was_stopped) return absl::OkStatus();
+  const size_t num_told = choice.token_ids.size();
   if (num_told != answer.token_ids.size() ||
       choice.finish_reason != answer.finish_reason ||
+      choice.embedding != answer.embedding ||
       choice.stop_token_id != answer.stop_token_id) {
     return Error("answer: ended with reason ",
                  static_cast<int>(*choice.finish_reason), " after ", num_told,
@@ -232,6 +302,14 @@ absl::Status Ledger::CheckEnd(const OutputEvent& event, const Entry& entry,
                  answer.token_ids.size());
   }
   Coverage& coverage = *coverage_;
+  if (entry.request.kind == RequestKind::kEmbed) {
+    ++coverage[Covered::kEmbedded];
+    coverage[Covered::kEmbeddedCached] += entry.num_cached_tokens > 0;
+    coverage[Covered::kEmbeddedEveryToken] +=
+        history_->options.embeds_every_token;
+    coverage[Covered::kEmbeddedPreempted] += choice.was_preempted;
+    return absl::OkStatus();
+  }
   coverage[Covered::kEndedByLength] +=
       answer.finish_reason == FinishReason::kLength;
   coverage[Covered::kEndedByStop] +=

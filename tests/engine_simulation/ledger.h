@@ -29,7 +29,9 @@ class Ledger {
     std::optional<FinishReason> finish_reason;
     std::optional<int32_t> stop_token_id;
     bool was_aborted = false;
-    bool was_stopped = false;    // Aborted with reason_is_stop.
+    bool was_stopped = false;  // Aborted with reason_is_stop.
+    bool was_preempted = false;
+    std::vector<float> embedding;
     int64_t admitted_step = -1;  // When it last got its blocks.
   };
   struct Entry {
@@ -43,6 +45,7 @@ class Ledger {
     int64_t first_step = 0;
     int64_t last_step = 0;  // By which it must have ended.
     int num_cached_tokens = -1;
+    std::vector<TokenOutput> prompt_tokens;  // As scored.
     absl::Time scheduled_time;
     std::vector<int> abort_countdowns;  // Of planned->aborts; -1: done.
     std::set<uint64_t> nan_sources;     // Draw keys.
@@ -90,6 +93,12 @@ class Ledger {
                          absl::Span<const absl::Time> times,
                          bool is_engine_healthy);
   absl::Status TakeTokens(const OutputEvent& event, Entry* entry);
+  absl::Status TakeScores(const OutputEvent& event, Entry* entry);
+  absl::Status CheckScores(const Entry& entry, const HashModelAnswer& answer);
+  absl::Status CheckNaturalEnd(const Entry& entry, const Choice& choice,
+                               const HashModelAnswer& answer);
+  // Who is less urgent than a newcomer may have to begin anew after it.
+  void PostponeLessUrgent(const Request& newcomer, int64_t last_step);
   absl::Status CheckEnd(const OutputEvent& event, const Entry& entry,
                         const Choice& choice, bool is_engine_healthy);
   // Every one, as the oldest, needs so many steps.

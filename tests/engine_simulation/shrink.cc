@@ -154,6 +154,7 @@ bool Shrinker::SimplifyRequest(size_t i) {
       Default(&SamplingParams::ignore_eos),
       Default(&SamplingParams::stop_token_ids),
       Default(&SamplingParams::num_logprobs),
+      Default(&SamplingParams::num_prompt_logprobs),
       Default(&SamplingParams::presence_penalty),
       Default(&SamplingParams::frequency_penalty),
       Default(&SamplingParams::repetition_penalty),
@@ -161,6 +162,15 @@ bool Shrinker::SimplifyRequest(size_t i) {
       Default(&SamplingParams::seed),
       [](PlannedRequest* planned) {
         return std::exchange(planned->request.sampling.temperature, 0.0f) != 0;
+      },
+      [](PlannedRequest* planned) {
+        return std::exchange(planned->request.priority, 0) != 0;
+      },
+      [](PlannedRequest* planned) {
+        // The mark of an embed request is a bias more.
+        planned->request.sampling.logit_bias.resize(1);
+        return std::exchange(planned->request.kind, RequestKind::kGenerate) !=
+               RequestKind::kGenerate;
       },
       [](PlannedRequest* planned) {
         return std::exchange(planned->fault, {}).fault != ModelFault::kNone;
@@ -213,6 +223,13 @@ bool Shrinker::SimplifyOptions() {
   });
   has_changed |= Edit([](History* h) {
     return std::exchange(h->options.long_prefill_token_threshold, 0) != 0;
+  });
+  has_changed |= Edit([](History* h) {
+    return std::exchange(h->options.scheduling_policy,
+                         SchedulingPolicy::kFcfs) != SchedulingPolicy::kFcfs;
+  });
+  has_changed |= Edit([](History* h) {
+    return std::exchange(h->options.embeds_every_token, false);
   });
   has_changed |= Edit([](History* h) {
     return std::exchange(h->model_options.eos_per_1000, 0) != 0;

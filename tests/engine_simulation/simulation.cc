@@ -158,7 +158,8 @@ absl::Status Simulation::SubmitFlawed(const PlannedRequest& planned) {
   absl::StatusCode code = absl::StatusCode::kInvalidArgument;
   switch (planned.flaw) {
     case Flaw::kPromptTooLong:
-      request.prompt_token_ids.resize(MaxNumTokens(options_));
+      request.prompt_token_ids.resize(MaxNumTokens(options_) +
+                                      (request.kind == RequestKind::kEmbed));
       break;
     case Flaw::kPromptEmpty:
       request.prompt_token_ids.clear();
@@ -426,6 +427,9 @@ void Simulation::SpoilResult(StepFault fault, StepResult* result) {
   } else if (fault == StepFault::kResultWrongSlot && has_rows) {
     result->rows[0].slot = (result->rows[0].slot + 1) % options_.max_num_seqs;
     if (options_.max_num_seqs == 1) result->rows[0].slot = 1;
+  } else if (fault == StepFault::kResultLacksScore && has_rows &&
+             !result->rows[0].scored.empty()) {
+    result->rows[0].scored.pop_back();
   } else {
     ++result->step_id;
   }
@@ -448,11 +452,16 @@ void Simulation::SpoilToken(SampledRow* row) {
       planned.at != static_cast<int>(choice.token_ids.size())) {
     return;
   }
+  if (row->tokens.empty() && row->embedding.empty()) return;  // Scores only.
   Trace("  the model draws no valid token for ", entry->request.id);
   entry->has_fault_struck = true;
   entry->is_doomed = true;
   must_end_.push_back(entry);
   ++coverage_[Covered::kSpoiledTokens];
+  if (row->tokens.empty()) {
+    row->embedding.clear();
+    return;
+  }
   switch (planned.fault) {
     case ModelFault::kTokenOutside:
       row->tokens[0].token_id = options_.vocab_size;
@@ -561,6 +570,9 @@ void Simulation::NoteAdmissions() {
       const Sequence* sequence =
           engine_->scheduler().FindSequence(entry->request.id, i);
       int64_t& admitted_step = entry->choices[i].admitted_step;
+      entry->choices[i].was_preempted |=
+          sequence != nullptr && sequence->has_started &&
+          sequence->state == SequenceState::kWaiting;
       if (sequence == nullptr || !sequence->has_holdings()) {
         admitted_step = -1;
       } else if (admitted_step < 0) {
@@ -673,12 +685,19 @@ absl::Status Simulation::CheckAlone(const Ledger::Entry& entry) {
   std::vector<OutputEvent> events;
   while (engine->HasWork()) engine->Step(&events);
   std::vector<std::vector<int32_t>> answers(request.n);
+  std::vector<float> embedding;
   for (const OutputEvent& event : events) {
+    embedding = event.embedding;
     for (const TokenOutput& token : event.tokens) {
       answers[event.choice_idx].push_back(token.token_id);
     }
   }
   ++coverage_[Covered::kCheckedAlone];
+  const std::vector<float>& told_embedding = entry.choices[0].embedding;
+  if (!told_embedding.empty() && told_embedding != embedding) {
+    return Error("answer: a fresh engine embeds request ", request.id,
+                 " differently");
+  }
   for (int i = 0; i < request.n; ++i) {
     const std::vector<int32_t>& told = entry.choices[i].token_ids;
     if (told.size() > answers[i].size() ||
@@ -725,7 +744,11 @@ absl::Status Simulation::Run() {
       return Error("health: a dead engine accepts requests");
     }
   }
-  coverage_[Covered::kPreemptions] += engine_->Stats().num_preemptions;
+  const int64_t num_preemptions = engine_->Stats().num_preemptions;
+  coverage_[Covered::kPreemptions] += num_preemptions;
+  if (options_.scheduling_policy == SchedulingPolicy::kPriority) {
+    coverage_[Covered::kUrgentPreemptions] += num_preemptions;
+  }
   return CheckQuiescent();
 }
 
