@@ -39,8 +39,9 @@ enum class PlantedBug : uint8_t {
   kReleaseInFlight,  // Blocks given back under a step in flight.
   kPreemptOldest,
   kPlaceLostByPreemption,  // A preempted sequence goes to the queue's end.
-  kReserveTooLarge,        // What needs every block is never admitted.
-  kComputedOffByOne,       // A hit counts for one token more.
+  kPriorityIgnored,
+  kReserveTooLarge,   // What needs every block is never admitted.
+  kComputedOffByOne,  // A hit counts for one token more.
   kBudgetOffByOne,
   kSlotLost,             // By preemption.
   kEmbedSkipsTokens,     // That an embedding of every token needs.

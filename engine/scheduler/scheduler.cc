@@ -35,7 +35,8 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
   state->request = std::move(request);
   const SamplingParams& sampling = state->request.sampling;
   state->arrival_no = next_arrival_no_++;
-  if (options_.scheduling_policy == SchedulingPolicy::kPriority) {
+  if (options_.scheduling_policy == SchedulingPolicy::kPriority &&
+      !HasPlantedBug(PlantedBug::kPriorityIgnored)) {
     state->priority = state->request.priority;
   }
   state->seed = sampling.seed.value_or(seed);

@@ -31,6 +31,7 @@ const std::vector<PlantedBugInfo>& AllPlantedBugs() {
       {Bug::kReleaseInFlight, "release-in-flight", {"I5: a step in flight"}},
       {Bug::kPreemptOldest, "preempt-oldest", {"plan: "}},
       {Bug::kPlaceLostByPreemption, "place-lost-by-preemption", {"I8: "}},
+      {Bug::kPriorityIgnored, "priority-ignored", {"I8: the row"}},
       {Bug::kReserveTooLarge, "reserve-too-large", {"liveness: "}},
       {Bug::kComputedOffByOne, "computed-off-by-one", {"answer: "}},
       {Bug::kBudgetOffByOne, "budget-off-by-one", {"plan: "}},

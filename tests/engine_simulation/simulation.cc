@@ -4,6 +4,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -529,11 +530,25 @@ void Simulation::ObservePlan(const SchedulerOutput& output, Flight* flight) {
   coverage_[Covered::kCopies] += output.block_copies.size();
   bool has_decode = false;
   bool has_chunk = false;
+  std::tuple<int32_t, RequestId, int> last_place;
   for (const ScheduledRow& row : output.rows) {
     int choice_idx = 0;
     Ledger::Entry* entry =
         ledger_.FindByDrawKey(key_of_slot_[row.slot], &choice_idx);
-    if (entry != nullptr) flight->entries.push_back(entry);
+    if (entry != nullptr) {
+      flight->entries.push_back(entry);
+      // Requests arrive in the order of their ids.
+      const std::tuple<int32_t, RequestId, int> place = {
+          options_.scheduling_policy == SchedulingPolicy::kPriority
+              ? entry->request.priority
+              : 0,
+          entry->request.id, choice_idx};
+      if (&row != &output.rows[0] && place <= last_place) {
+        NoteFault(Error("I8: the row of request ", entry->request.id,
+                        " is not in its place"));
+      }
+      last_place = place;
+    }
     coverage_[Covered::kOnDeviceRows] += row.input_on_device;
     coverage_[Covered::kInnerChunks] += !row.needs_token;
     has_decode |= row.num_tokens == 1 && row.needs_token;
