@@ -2,6 +2,7 @@
 // meant to reach. To look at a seed, or to run more of them: tools/simulate.sh.
 #include "tests/engine_simulation/simulation.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "gtest/gtest.h"
@@ -85,8 +86,17 @@ TEST(SimulationTest, TheSameSeedGivesTheSameTrace) {
 }
 
 TEST(SimulationTest, StopsAfterExactlySoManySteps) {
-  Coverage coverage;
-  EXPECT_EQ(Simulate(DrawHistory(1), 17, &coverage, nullptr).num_steps, 17);
+  int num_cut = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    Coverage coverage;
+    const History history = DrawHistory(seed);
+    const int64_t num_steps =
+        Simulate(history, INT64_MAX, &coverage, nullptr).num_steps;
+    EXPECT_EQ(Simulate(history, 17, &coverage, nullptr).num_steps,
+              std::min<int64_t>(num_steps, 17));
+    num_cut += num_steps > 17;
+  }
+  EXPECT_GE(num_cut, 10);
   Progress progress;
   ASSERT_TRUE(RunSeeds(1, 1, 1000, &progress).ok());
   EXPECT_EQ(progress.coverage[Covered::kSteps], 1000);
