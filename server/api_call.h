@@ -33,7 +33,8 @@ struct ApiCallOptions {
   bool include_stop_str_in_output = false;
   bool return_tokens_as_token_ids = false;
   std::vector<std::string> stop_strings;
-  int num_choices = 1;            // Of all prompts: prompt-major.
+  int32_t min_tokens = 0;  // No stop string ends before so many tokens + 1.
+  int num_choices = 1;     // Of all prompts: prompt-major.
   int64_t num_prompt_tokens = 0;  // Of all prompts.
   HttpHeaders headers;
 };
@@ -94,6 +95,9 @@ class ApiCall {
   };
 
   static void Give(Choice& choice, std::string text);
+  bool MayStop(const Choice& choice) const {
+    return choice.num_tokens > options_.min_tokens;
+  }
   void AppendToken(Choice& choice, const TokenOutput& token, bool is_end);
   void FinishChoice(Choice& choice, FinishReason reason);
   void FinishByStopString(Choice& choice);

@@ -330,6 +330,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
   options.include_stop_str_in_output = api_request.include_stop_str_in_output;
   options.return_tokens_as_token_ids = api_request.return_tokens_as_token_ids;
   options.stop_strings = std::move(api_request.stop_strings);
+  options.min_tokens = api_request.sampling.min_tokens;
   options.num_choices = static_cast<int>(prompts.size()) * api_request.n;
   for (const auto& prompt : prompts) options.num_prompt_tokens += prompt.size();
   options.headers.emplace_back("X-Request-Id",
