@@ -76,6 +76,8 @@ class ReferenceBackend : public Backend {
   absl::Status Embed(Step& step, const PackedWeight& vocab,
                      const PackedWeight* positions, float scale,
                      TensorView out) override;
+  absl::Status AddPositions(Step& step, const PackedWeight& positions,
+                            TensorView x) override;
   absl::Status Norm(Step& step, TensorView x, const Prologue& prologue,
                     TensorView out) override;
   absl::Status Linear(Step& step, TensorView x, const Prologue& prologue,
@@ -87,6 +89,8 @@ class ReferenceBackend : public Backend {
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
   absl::Status Sample(Step& step, TensorView logits) override;
+  absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override;
 
  private:
   struct State;

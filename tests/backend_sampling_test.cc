@@ -96,6 +96,7 @@ SlotParams RandomParams(SimulationRandom& random) {
   if (one_in(2)) params.frequency_penalty = 0.4f;
   if (one_in(2)) params.presence_penalty = -0.3f;
   if (one_in(2)) params.num_logprobs = random.Below(6);
+  if (one_in(2)) params.num_prompt_logprobs = random.Below(6);
   params.draw_key = random.Next();
   if (one_in(3)) {
     params.bias_ids = {3, 130};
@@ -168,6 +169,7 @@ class Planner {
     params_.assign(kNumSlots, SlotParams());
     rows_.clear();
     token_ids_.clear();
+    scored_ids_.clear();
     num_tokens_ = 0;
     num_logits_ = 0;
     for (int slot = 0; slot < kNumSlots; ++slot) {
@@ -181,6 +183,7 @@ class Planner {
     plan.updates = updates_;
     plan.rows = rows_;
     plan.token_ids = token_ids_;
+    plan.scored_ids = scored_ids_;
     return plan;
   }
   int num_tokens() const { return num_tokens_; }
@@ -196,10 +199,10 @@ class Planner {
     for (const StepRow& row : rows_) {
       Planned& planned = planned_[row.slot];
       planned.num_computed += row.num_tokens;
-      if (row.num_logits == 0) continue;
+      if (row.num_logits == row.num_scored) continue;
       const RowResult& result = *by_slot.at(row.slot);
-      planned.num_computed -=
-          row.num_logits - static_cast<int>(result.tokens.size());
+      planned.num_computed -= row.num_logits - row.num_scored -
+                              static_cast<int>(result.tokens.size());
       planned.last_token = result.tokens.back();
     }
     drafts_.clear();
@@ -224,6 +227,12 @@ class Planner {
         row.num_drafts = random_.Between(1, 5);
         row.num_tokens += row.num_drafts;
         row.num_logits = 1 + row.num_drafts;
+      } else {
+        row.num_scored = random_.Between(0, row.num_tokens - row.num_logits);
+        row.num_logits += row.num_scored;
+        for (int i = 0; i < row.num_scored; ++i) {
+          scored_ids_.push_back(random_.Below(kVocabSize));
+        }
       }
       std::vector<int32_t> ids(row.num_tokens);
       const int num_ids = random_.Below(2) == 0 ? kVocabSize : kNumFew;
@@ -263,6 +272,7 @@ class Planner {
   std::vector<std::vector<int32_t>> histories_, blocks_;
   std::vector<StepRow> rows_;
   std::vector<int32_t> token_ids_;
+  std::vector<int32_t> scored_ids_;
   std::map<int, std::vector<int32_t>> drafts_;  // By first logit row.
   int num_tokens_ = 0;
   int num_logits_ = 0;
@@ -279,6 +289,7 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
   int num_accepted = 0;
   int num_rejected = 0;
   int num_broken = 0;
+  int num_scored = 0;
   for (int i = 0; i < 1500; ++i) {
     planner.Plan();
     std::vector<float> logits =
@@ -317,7 +328,15 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
       ExpectSameLogprobs(a.logprobs, b.logprobs);
       ExpectSameLogprobs(a.top_logprobs, b.top_logprobs);
       if (HasFatalFailure()) return;
-      num_accepted += static_cast<int>(a.tokens.size()) - 1;
+      if (!a.non_finite) {
+        ExpectSameLogprobs(a.scored_logprobs, b.scored_logprobs);
+        ExpectSameLogprobs(a.scored_top_logprobs, b.scored_top_logprobs);
+        ASSERT_EQ(a.scored_ranks, b.scored_ranks);
+        ASSERT_EQ(a.scored_top_ids, b.scored_top_ids);
+      }
+      if (HasFatalFailure()) return;
+      num_scored += static_cast<int>(a.scored_ranks.size());
+      num_accepted += std::max(static_cast<int>(a.tokens.size()) - 1, 0);
       num_broken += a.non_finite ? 1 : 0;
     }
     for (const StepRow& row : planner.plan().rows)
@@ -328,6 +347,7 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
   EXPECT_GT(num_accepted, 500);
   EXPECT_GT(num_rejected - num_accepted, 500);
   EXPECT_GT(num_broken, 50);
+  EXPECT_GT(num_scored, 1000);
 }
 
 TEST_P(BackendSamplingTest, StepsInFlightKeepTheirResults) {

@@ -45,6 +45,7 @@ class Decoder : public Model {
   NormSpec final_norm_;
   int64_t weights_bytes_ = 0;
   DType dtype_ = DType::kF32;
+  Pooling pooling_ = Pooling::kNone;
 
   // Activation buffers: ids, resolved to views after Prepare.
   struct Buffers {
@@ -150,8 +151,8 @@ absl::Status DecoderBuilder::BuildVocabulary() {
   };
   QUIRE_ASSIGN_OR_RETURN(decoder_->embedding_,
                          Pack(LinearKind::kVocab, {source(kEmbedding)}));
-  if (config_.tie_word_embeddings) {
-    // Some writers store the shared table twice.
+  if (config_.tie_word_embeddings || options_.pooling != Pooling::kNone) {
+    // Some writers store the shared table twice; embeddings need no head.
     weights_.Ignore(absl::StrCat(kHead, ".weight"));
     return absl::OkStatus();
   }
@@ -293,14 +294,17 @@ absl::Status DecoderBuilder::AddBuffers() {
   ids.qkv = backend_.AddActivation(qkv_cols, dtype, tokens);
   ids.attention = backend_.AddActivation(attention_cols, dtype, tokens);
   ids.mlp = backend_.AddActivation(mlp_cols, dtype, tokens);
-  ids.logits = backend_.AddActivation(config_.vocab_size, DType::kF32,
-                                      ActivationRows::kLogitRows);
+  if (options_.pooling == Pooling::kNone) {
+    ids.logits = backend_.AddActivation(config_.vocab_size, DType::kF32,
+                                        ActivationRows::kLogitRows);
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   const int num_layers = static_cast<int>(config_.layers.size());
   decoder_->layers_.resize(num_layers);
+  decoder_->pooling_ = options_.pooling;
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
   QUIRE_ASSIGN_OR_RETURN(decoder_->dtype_, weights_.PackedDType(LayerName(
@@ -360,9 +364,12 @@ absl::Status Decoder::Forward(Backend& backend, Step& step) {
   for (const DecoderLayer& layer : layers_) {
     QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layer));
   }
-  const TensorView logits = backend.Activation(buffers_.logits);
   Prologue prologue;
   prologue.norm = final_norm_;
+  if (pooling_ != Pooling::kNone) {
+    return backend.Pool(step, hidden, prologue, pooling_);
+  }
+  const TensorView logits = backend.Activation(buffers_.logits);
   QUIRE_RETURN_IF_ERROR(backend.Logits(
       step, hidden, prologue, head_ != nullptr ? *head_ : *embedding_,
       /*scale=*/1.0f, /*softcap=*/0.0f, logits));

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "engine/base/status.h"
 #include "engine/model/json_fields.h"
 #include "engine/weights/mapped_file.h"
@@ -100,7 +101,13 @@ bool IsHarmless(const std::string& name) {
                      [&](const char* known) { return name == known; });
 }
 
-absl::StatusOr<const Family*> FindFamily(JsonFields& fields) {
+// "Qwen3Model" for "Qwen3ForCausalLM": what the library calls the same model
+// without its head, saved alone.
+std::string TrunkName(absl::string_view architecture) {
+  return absl::StrCat(absl::StripSuffix(architecture, "ForCausalLM"), "Model");
+}
+
+absl::StatusOr<const Family*> FindFamily(JsonFields& fields, bool* is_trunk) {
   QUIRE_ASSIGN_OR_RETURN(const std::optional<std::string> model_type,
                          fields.String("model_type"));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> architectures,
@@ -112,8 +119,11 @@ absl::StatusOr<const Family*> FindFamily(JsonFields& fields) {
   }
   for (const Family& family : kFamilies) {
     if (*model_type != family.model_type) continue;
-    // A classifier or an embedding model on the same trunk has other outputs.
-    if (!architectures.empty() && architectures[0] != family.architecture) {
+    *is_trunk = !architectures.empty() &&
+                architectures[0] == TrunkName(family.architecture);
+    // A classifier on the same trunk has other outputs.
+    if (!architectures.empty() && architectures[0] != family.architecture &&
+        !*is_trunk) {
       return fields.Error(
           "architectures",
           absl::StrCat("\"", architectures[0], "\" is not supported for ",
@@ -171,6 +181,14 @@ absl::Status RejectUnsupported(JsonFields& fields) {
     // Writers spell "off" as null, false, 0 or an empty value.
     QUIRE_RETURN_IF_ERROR(fields.RequireOff(name));
   }
+  // Embedding models may have been trained to look both ways.
+  QUIRE_ASSIGN_OR_RETURN(const std::optional<bool> is_causal,
+                         fields.Bool("is_causal"));
+  if (!is_causal.value_or(true)) {
+    return fields.Error("is_causal",
+                        "bidirectional attention is not supported");
+  }
+  QUIRE_RETURN_IF_ERROR(fields.RequireOff("use_bidirectional_attention"));
   QUIRE_ASSIGN_OR_RETURN(const std::optional<double> partial,
                          fields.Number("partial_rotary_factor", 0, 1e9));
   if (partial && *partial != 1.0) {
@@ -504,10 +522,11 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text,
                                              const std::string& path) {
   QUIRE_ASSIGN_OR_RETURN(const json document, ParseObject(text, path));
   JsonFields fields(document, path);
-  QUIRE_ASSIGN_OR_RETURN(const Family* family, FindFamily(fields));
+  ModelConfig config;
+  QUIRE_ASSIGN_OR_RETURN(const Family* family,
+                         FindFamily(fields, &config.is_trunk));
   QUIRE_RETURN_IF_ERROR(RejectUnsupported(fields));
 
-  ModelConfig config;
   config.model_type = family->model_type;
   config.architecture = family->architecture;
   QUIRE_ASSIGN_OR_RETURN(config.vocab_size,

@@ -58,6 +58,8 @@ struct LayerConfig {
 struct ModelConfig {
   std::string architecture;  // "LlamaForCausalLM".
   std::string model_type;    // "llama".
+  // The file names the architecture without its head ("Qwen3Model").
+  bool is_trunk = false;
   int vocab_size = 0;
   int hidden_size = 0;
   int max_position_embeddings = 0;

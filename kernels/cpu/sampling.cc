@@ -130,6 +130,27 @@ class RowSampler {
     }
   }
 
+  void Score(int32_t id, SampleOutput* output) {
+    const float* row = input_.logits;
+    if (!IsFinite()) {
+      output->non_finite = true;
+      return;
+    }
+    const float max = MaxOfRow();
+    const double log_sum =
+        std::log(kernels_.sum_exp(row, size_, chunk_max_, max, -INFINITY));
+    if (params_.num_logprobs > 0) TopLogprobs(max, log_sum, output);
+    output->token = id;
+    output->logprob = Logprob(row[id], max, log_sum);
+    int64_t num_at_least = 0;
+    int64_t num_equal = 0;
+    ForEachAtLeast(row, row[id], [&](int64_t other) {
+      ++num_at_least;
+      num_equal += row[other] == row[id];
+    });
+    output->rank = static_cast<int32_t>(num_at_least - num_equal) + 1;
+  }
+
  private:
   static float Logprob(float logit, float max, double log_sum) {
     return static_cast<float>(static_cast<double>(logit) - max - log_sum);
@@ -435,6 +456,17 @@ bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
 void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
                SampleOutput* output) {
   RowSampler(isa, input, scratch).Run(output);
+}
+
+void ScoreRow(Isa isa, const float* logits, int32_t vocab_size, int32_t id,
+              int32_t num_top, SamplingScratch& scratch, SampleOutput* output) {
+  SampleInput input;
+  SlotParams params;
+  params.num_logprobs = num_top;
+  input.logits = logits;
+  input.vocab_size = vocab_size;
+  input.params = &params;
+  RowSampler(isa, input, scratch).Score(id, output);
 }
 
 }  // namespace quire

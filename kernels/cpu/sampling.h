@@ -34,6 +34,7 @@ struct SampleOutput {
   float logprob = 0.0f;           // If params->num_logprobs >= 0.
   int32_t* top_ids = nullptr;     // [num_logprobs], if > 0.
   float* top_logprobs = nullptr;  // [num_logprobs], if > 0.
+  int32_t rank = 0;               // ScoreRow's.
   bool non_finite = false;        // Then nothing else is set.
 };
 
@@ -79,6 +80,12 @@ bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
 // the same on every instruction set.
 void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
                SampleOutput* output);
+
+// Step 1 of kernels/sampling.h for a given token: its log-probability, rank (1
+// + the number of larger logits) and the num_top most likely ones.
+// Requires: 0 <= id < vocab_size. As SampleRow otherwise.
+void ScoreRow(Isa isa, const float* logits, int32_t vocab_size, int32_t id,
+              int32_t num_top, SamplingScratch& scratch, SampleOutput* output);
 
 }  // namespace quire
 

@@ -100,6 +100,11 @@ absl::Status ValidateSlotParams(const SlotParams& params, int32_t vocab_size) {
         absl::StrCat("num_logprobs is ", params.num_logprobs,
                      ", above the vocabulary of ", vocab_size));
   }
+  if (params.num_prompt_logprobs > vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_prompt_logprobs is ", params.num_prompt_logprobs,
+                     ", above the vocabulary of ", vocab_size));
+  }
   if (params.bias.size() != params.bias_ids.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("bias has ", params.bias.size(), " values for ",
@@ -148,6 +153,7 @@ void SlotTable::Layout(char* base, int64_t* num_bytes) {
     slot.counts = TokenCounts(entries, capacity, cells, table_size);
   }
   for (SlotState& slot : slots_) {
+    slot.pooled_sum = cursor.Take<double>(shape_.pooled_cols);
     slot.history = cursor.Take<int32_t>(max_history);
   }
   *num_bytes = cursor.num_bytes();
@@ -209,6 +215,8 @@ absl::Status SlotTable::Apply(const SlotUpdate& update) {
     slot.num_computed_tokens = update.num_computed_tokens;
     slot.last_token = -1;
     slot.num_blocks = 0;
+    std::fill_n(slot.pooled_sum, shape_.pooled_cols, 0.0);
+    slot.num_pooled_tokens = 0;
     slot.counts.Clear();
     slot.has_penalties = HasPenalties(slot.params);
     if (slot.has_penalties) {

@@ -23,7 +23,9 @@ struct SlotState {
   int32_t num_blocks = 0;
   int32_t* block_table = nullptr;  // [max blocks of a sequence]
   bool has_penalties = false;
-  TokenCounts counts;  // Kept up to date only with penalties.
+  TokenCounts counts;             // Kept up to date only with penalties.
+  double* pooled_sum = nullptr;   // [pooled_cols], of mean pooling.
+  int64_t num_pooled_tokens = 0;  // In it.
   bool has_history = false;
   // Prompt and generated tokens; kept up to date only with has_history.
   int32_t* history = nullptr;  // [MaxHistoryTokens]
