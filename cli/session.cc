@@ -16,7 +16,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/draft_model.h"
 #include "cli/exit_codes.h"
+#include "cli/model_path.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "kernels/backend_factory.h"
@@ -87,12 +89,14 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
 }
 
 // A line on stderr once a load has taken a second, then four a second.
-LoadProgress ShowProgress() {
+LoadProgress ShowProgress(LoadProgress on_progress) {
   struct State {
     absl::Time start = Clock::Monotonic()->Now();
     absl::Time last = start;
   };
-  return [state = State()](int64_t done, int64_t total) mutable {
+  return [state = State(), on_progress = std::move(on_progress)](
+             int64_t done, int64_t total) mutable {
+    if (on_progress) on_progress(done, total);
     const absl::Time now = Clock::Monotonic()->Now();
     const bool is_late = now - state.start > absl::Seconds(1);
     const bool is_due = now - state.last > absl::Milliseconds(250);
@@ -235,7 +239,8 @@ std::string FindDemoModel() {
 }
 
 std::unique_ptr<Session> LoadSession(const SessionOptions& options,
-                                     CommandError* error) {
+                                     CommandError* error,
+                                     LoadProgress on_progress) {
   const auto fail = [error](absl::Status status, int exit_code) {
     error->status = std::move(status);
     error->exit_code = exit_code;
@@ -243,7 +248,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   };
   auto load_options = MakeLoadOptions(options);
   if (!load_options.ok()) return fail(load_options.status(), kExitUsage);
-  load_options->progress = ShowProgress();
+  load_options->progress = ShowProgress(std::move(on_progress));
   auto session = std::make_unique<Session>();
   session->model_path = options.model.empty() ? FindDemoModel() : options.model;
   if (session->model_path.empty()) {
@@ -251,14 +256,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                                     "model directory"),
                 kExitModel);
   }
-  if (!IsDirectory(session->model_path)) {
-    return fail(absl::NotFoundError(absl::StrCat(session->model_path,
-                                                 ": no such model directory")),
-                kExitModel);
+  session->model_name = DefaultModelName(session->model_path);
+  auto directory = ResolveModelDirectory(session->model_path);
+  if (!directory.ok()) return fail(directory.status(), kExitModel);
+  session->model_path = std::move(*directory);
+  // First what is read at once and most often not supported: whoever named a
+  // model of another family wants to hear of that, not of its tokenizer.
+  if (const auto config = ReadModelDirectoryConfig(session->model_path);
+      !config.ok()) {
+    return fail(config.status(), kExitModel);
   }
-  std::string name = session->model_path;
-  while (name.size() > 1 && name.back() == '/') name.pop_back();
-  session->model_name = name.substr(name.rfind('/') + 1);
 
   const std::string& tokenizer_path =
       options.tokenizer.empty() ? session->model_path : options.tokenizer;
@@ -269,6 +276,28 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
           LoadTemplate(options, tokenizer_path, session.get());
       !status.ok()) {
     return fail(status, kExitModel);
+  }
+
+  if (!options.speculative_model.empty()) {
+    if (options.speculative_model == "[ngram]") {
+      return fail(absl::UnimplementedError(
+                      "--speculative-model [ngram]: n-gram drafts are not "
+                      "supported; name a draft model's directory"),
+                  kExitUsage);
+    }
+    const absl::Status status =
+        CheckDraftModel(options.speculative_model, *session->tokenizer);
+    if (!status.ok()) {
+      return fail(
+          absl::Status(status.code(),
+                       absl::StrCat("--speculative-model ", status.message())),
+          kExitModel);
+    }
+    absl::FPrintF(stderr,
+                  "quire: warning: --speculative-model %s: fits the model, but "
+                  "this version does not use drafts yet; decoding goes on "
+                  "without speculation\n",
+                  options.speculative_model);
   }
 
   auto backend = CreateBackend({options.device, options.num_threads});

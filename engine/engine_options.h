@@ -34,6 +34,12 @@ struct EngineOptions {
   int64_t max_num_queued_tokens = 1 << 20;  // Their prompt tokens.
   int steps_in_flight = 1;                  // ModelRunner::steps_in_flight().
   std::vector<int32_t> eos_token_ids;       // End tokens of the model.
+  // The kinds of requests that the model can serve.
+  bool enable_generate = true;
+  bool enable_embed = false;
+  // Embeddings depend on the hidden states of every token (mean pooling), so
+  // that none may come from the prefix cache.
+  bool embeds_every_token = false;
   // Keys the prefix cache's hash; random per process, fixed in tests.
   uint64_t cache_seed = 0;
   // Draws seeds for requests without one.

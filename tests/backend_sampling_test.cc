@@ -20,6 +20,7 @@ constexpr int kNumSlots = 6;
 constexpr int kMaxTokens = 64;
 constexpr int kMaxLogits = 40;
 constexpr int kMaxModelLen = 96;
+constexpr int kNumFew = 4;  // Ids of histories, bad words and breakers.
 
 class BackendSamplingTest : public testing::TestWithParam<Isa> {};
 
@@ -105,6 +106,30 @@ SlotParams RandomParams(SimulationRandom& random) {
   if (one_in(3)) {
     params.banned_before_min = {0, 7};
     params.min_tokens = random.Between(1, 20);
+  }
+  if (one_in(4)) params.top_n_sigma = 1.5f;
+  if (one_in(4)) params.typical_p = 0.7f;
+  if (one_in(4)) params.dynatemp_range = 0.5f;
+  if (one_in(4)) {
+    params.xtc_probability = 0.6f;
+    params.xtc_threshold = 0.05f;
+  }
+  // Over the few ids that are often drawn and often drafted.
+  const auto few = [&] { return static_cast<int32_t>(random.Below(kNumFew)); };
+  for (int i = one_in(2) ? 6 : 0; i > 0; --i) {
+    params.bad_word_lengths.push_back(random.Between(1, 3));
+    for (int j = 0; j < params.bad_word_lengths.back(); ++j) {
+      params.bad_word_ids.push_back(few());
+    }
+  }
+  if (one_in(2)) {
+    params.dry_multiplier = 3.0f;
+    params.dry_allowed_length = random.Between(0, 2);
+    params.dry_penalty_last_n = one_in(2) ? -1 : random.Between(1, 40);
+    if (one_in(2)) {
+      params.dry_breakers = std::make_shared<TokenSequenceSet>(
+          std::vector<std::vector<int32_t>>{{few()}, {few(), few()}});
+    }
   }
   return params;
 }
@@ -210,7 +235,8 @@ class Planner {
         }
       }
       std::vector<int32_t> ids(row.num_tokens);
-      for (int32_t& id : ids) id = random_.Below(kVocabSize);
+      const int num_ids = random_.Below(2) == 0 ? kVocabSize : kNumFew;
+      for (int32_t& id : ids) id = random_.Below(num_ids);
       if (row.num_drafts > 0) {
         drafts_[num_logits_] = {ids.end() - row.num_drafts, ids.end()};
       }
@@ -224,7 +250,8 @@ class Planner {
   void Start(int slot) {
     params_[slot] = RandomParams(random_);
     histories_[slot].resize(random_.Between(1, 30));
-    for (int32_t& id : histories_[slot]) id = random_.Below(kVocabSize);
+    const int num_ids = random_.Below(2) == 0 ? kVocabSize : kNumFew;
+    for (int32_t& id : histories_[slot]) id = random_.Below(num_ids);
     for (int i = 0; i < num_blocks_; ++i) blocks_[slot].push_back(i);
     SlotUpdate update;
     update.slot = slot;
@@ -267,6 +294,12 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
     planner.Plan();
     std::vector<float> logits =
         RandomValues(random, int64_t{planner.num_logits()} * kVocabSize, 3.0);
+    // Often one of the few wins, so that what was generated repeats.
+    for (size_t row = 0; row < logits.size() / kVocabSize; ++row) {
+      if (random.Below(2) == 0) {
+        for (int id = 0; id < kNumFew; ++id) logits[row * kVocabSize + id] += 8;
+      }
+    }
     for (const auto& [row, drafts] : planner.drafts()) {
       // Most drafts are likely tokens.
       for (size_t j = 0; j < drafts.size(); ++j) {

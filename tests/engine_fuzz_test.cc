@@ -1,8 +1,8 @@
 // Random histories of the engine under the hash model: arrivals, shared
-// prefixes, several namespaces, n > 1, aborts in every state, preemption,
-// eviction, failing steps, overlapping steps. What each request is told must be
-// what it would be told alone, every invariant must hold after every step, and
-// every request must end, once, within a bound.
+// prefixes, several namespaces, n > 1, embed requests, aborts in every state,
+// preemption, eviction, failing steps, overlapping steps. What each request is
+// told must be what it would be told alone, every invariant must hold after
+// every step, and every request must end, once, within a bound.
 //
 // A failure prints its seed: QUIRE_FUZZ_SEED=<seed> replays that history alone.
 // QUIRE_FUZZ_STEPS=<steps> sets how many steps are run in all.
@@ -54,6 +54,10 @@ struct Coverage {
   int64_t num_finished_stop_token = 0;
   int64_t num_finished_length = 0;
   int64_t num_finished_error = 0;
+  int64_t num_embedded = 0;
+  int64_t num_embedded_cached = 0;    // With tokens of the prefix cache.
+  int64_t num_embedded_uncached = 0;  // Where every token counts.
+  int64_t num_embedded_preempted = 0;
   int64_t num_aborted_waiting = 0;
   int64_t num_aborted_prefill = 0;
   int64_t num_aborted_decode = 0;
@@ -83,8 +87,10 @@ class Simulation {
     std::optional<FinishReason> finish_reason;
     std::optional<int32_t> stop_token_id;
     bool was_aborted = false;
-    bool was_stopped = false;    // Aborted with reason_is_stop.
-    bool is_doomed = false;      // A fault was injected that may end it.
+    bool was_stopped = false;  // Aborted with reason_is_stop.
+    bool is_doomed = false;    // A fault was injected that may end it.
+    bool was_preempted = false;
+    std::vector<float> embedding;
     int64_t admitted_step = -1;  // When it last got its blocks.
   };
   struct Tracked {
@@ -119,6 +125,11 @@ class Simulation {
   void Doom(uint64_t draw_key);
   void NoteNonFinite(uint64_t draw_key, uint64_t source);
   void NoteAdmissions();
+  bool IsPreempted(RequestId id) const {
+    const Sequence* sequence = engine_->scheduler().FindSequence(id, 0);
+    return sequence != nullptr && sequence->has_started &&
+           sequence->state == SequenceState::kWaiting;
+  }
   int64_t StepsNeededAlone(const Request& request) const;
   bool Chance(int per_1000) {
     return static_cast<int>(random_.Below(1000)) < per_1000;
@@ -179,6 +190,8 @@ void Simulation::DrawOptions() {
   constexpr int kMaxScored[] = {1, 3, 16, 500};
   options_.max_num_scored_tokens = kMaxScored[random_.Below(4)];
   if (Chance(300)) options_.scheduling_policy = SchedulingPolicy::kPriority;
+  options_.enable_embed = Chance(500);
+  options_.embeds_every_token = Chance(500);
   options_.eos_token_ids = {1};
   if (Chance(300)) options_.eos_token_ids.push_back(3);
   options_.cache_seed = random_.Next();
@@ -280,6 +293,17 @@ Request Simulation::DrawRequest() {
     request.priority = static_cast<int32_t>(random_.Between(-2, 2));
   }
   if (Chance(250)) request.n = static_cast<int>(random_.Between(2, 5));
+  if (options_.enable_embed && Chance(300)) {
+    request.kind = RequestKind::kEmbed;
+    request.n = 1;
+    sampling = SamplingParams();
+    sampling.logit_bias = HashNamespaceBias(namespace_no, request.kind);
+    // Up to the last position: there is no answer to leave room for.
+    if (Chance(100) &&
+        static_cast<int>(request.prompt_token_ids.size()) < MaxNumTokens()) {
+      request.prompt_token_ids.resize(MaxNumTokens(), 7);
+    }
+  }
   request.arrival_time = clock_.Now();
   return request;
 }
@@ -391,7 +415,8 @@ absl::Status Simulation::Submit() {
     // One that can never run, or must not.
     switch (random_.Below(4)) {
       case 0:
-        request.prompt_token_ids.resize(MaxNumTokens());
+        request.prompt_token_ids.resize(
+            MaxNumTokens() + (request.kind == RequestKind::kEmbed ? 1 : 0));
         break;
       case 1:
         request.prompt_token_ids.clear();
@@ -457,7 +482,11 @@ absl::Status Simulation::AbortSomething() {
     if (!events.empty()) return absl::InternalError("aborted nothing, loudly");
     return absl::OkStatus();
   }
-  const RequestId id = live_[random_.Below(live_.size())];
+  RequestId id = live_[random_.Below(live_.size())];
+  // Preempted ones are rare: look for one a little.
+  for (int i = 0; i < 3 && !IsPreempted(id); ++i) {
+    id = live_[random_.Below(live_.size())];
+  }
   Tracked& tracked = tracked_.at(id);
   const bool is_stop = Chance(300);
   int choice_idx = -1;
@@ -541,6 +570,7 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
           tracked.request.prompt_token_ids.size()) {
     return absl::InternalError("a token before the prompt is scored");
   }
+  choice.embedding = event.embedding;
   if (event.time != clock_.Now()) return absl::InternalError("wrong time");
   for (const TokenOutput& token : event.tokens) {
     choice.token_ids.push_back(token.token_id);
@@ -550,7 +580,7 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
       return absl::InternalError("top_logprobs got lost");
     }
   }
-  if (!event.tokens.empty()) {
+  if (!event.tokens.empty() || !event.embedding.empty()) {
     if (event.num_cached_tokens % options_.block_size != 0 ||
         (sampling.num_prompt_logprobs >= 0 &&
          tracked.request.prompt_token_ids.size() > 1 &&
@@ -630,6 +660,11 @@ absl::Status Simulation::CheckEnd(const Tracked& tracked, const Choice& choice,
         choice.token_ids.size(), " is not what the request is told alone (",
         tracked.request.prompt_token_ids.size(), " prompt tokens)"));
   }
+  if (choice.embedding.empty() !=
+      (tracked.request.kind != RequestKind::kEmbed || choice.was_aborted ||
+       choice.was_stopped || *choice.finish_reason == FinishReason::kError)) {
+    return absl::InternalError("an embedding is missing or makes no sense");
+  }
   switch (*choice.finish_reason) {
     case FinishReason::kAbort:
       if (!choice.was_aborted) return absl::InternalError("ended by itself");
@@ -658,12 +693,20 @@ absl::Status Simulation::CheckEnd(const Tracked& tracked, const Choice& choice,
   if (choice.was_stopped) return absl::OkStatus();
   if (choice.token_ids != answer.token_ids ||
       choice.finish_reason != answer.finish_reason ||
+      choice.embedding != answer.embedding ||
       choice.stop_token_id != answer.stop_token_id) {
     return absl::InternalError(absl::StrCat(
         "ended with reason ", static_cast<int>(*choice.finish_reason),
         " after ", choice.token_ids.size(), " tokens, alone it is reason ",
         static_cast<int>(answer.finish_reason), " after ",
         answer.token_ids.size()));
+  }
+  if (tracked.request.kind == RequestKind::kEmbed) {
+    ++coverage_->num_embedded;
+    coverage_->num_embedded_cached += tracked.num_cached_tokens > 0;
+    coverage_->num_embedded_uncached += options_.embeds_every_token;
+    coverage_->num_embedded_preempted += choice.was_preempted;
+    return absl::OkStatus();
   }
   coverage_->num_finished_length +=
       answer.finish_reason == FinishReason::kLength;
@@ -691,12 +734,18 @@ absl::Status Simulation::CheckAlone(const Tracked& tracked) {
   std::vector<OutputEvent> events;
   while (engine->HasWork()) engine->Step(&events);
   std::vector<std::vector<int32_t>> answers(request.n);
+  std::vector<float> embedding;
   for (const OutputEvent& event : events) {
+    embedding = event.embedding;
     for (const TokenOutput& token : event.tokens) {
       answers[event.choice_idx].push_back(token.token_id);
     }
   }
   ++coverage_->num_checked_alone;
+  const std::vector<float>& told_embedding = tracked.choices[0].embedding;
+  if (!told_embedding.empty() && told_embedding != embedding) {
+    return absl::InternalError("a fresh engine embeds differently");
+  }
   for (int i = 0; i < request.n; ++i) {
     const std::vector<int32_t>& told = tracked.choices[i].token_ids;
     if (told.size() > answers[i].size() ||
@@ -713,6 +762,9 @@ void Simulation::NoteAdmissions() {
     for (int i = 0; i < tracked.request.n; ++i) {
       const Sequence* sequence = engine_->scheduler().FindSequence(id, i);
       int64_t& admitted_step = tracked.choices[i].admitted_step;
+      tracked.choices[i].was_preempted |=
+          sequence != nullptr && sequence->has_started &&
+          sequence->state == SequenceState::kWaiting;
       if (sequence == nullptr || !sequence->has_holdings()) {
         admitted_step = -1;
       } else if (admitted_step < 0) {
@@ -810,6 +862,11 @@ absl::Status Simulation::Run() {
 
 void Print(const Coverage& c) {
   std::printf(
+      "embeddings %lld (%lld with cached tokens, %lld of every token, %lld "
+      "preempted on the way)\n",
+      (long long)c.num_embedded, (long long)c.num_embedded_cached,
+      (long long)c.num_embedded_uncached, (long long)c.num_embedded_preempted);
+  std::printf(
       "steps %lld, requests %lld (%lld rejected), preemptions %lld, cached "
       "tokens %lld, copies %lld, rows with input on the device %lld, inner "
       "chunks %lld, mixed steps %lld\n",
@@ -870,6 +927,9 @@ TEST(EngineFuzzTest, RandomHistoriesAnswerAsIfAlone) {
   EXPECT_GE(coverage.num_finished_stop_token, enough);
   EXPECT_GE(coverage.num_finished_length, enough);
   EXPECT_GE(coverage.num_finished_error, enough);
+  EXPECT_GE(coverage.num_embedded_cached, enough);
+  EXPECT_GE(coverage.num_embedded_uncached, enough);
+  EXPECT_GE(coverage.num_embedded_preempted, enough / 20);
   EXPECT_GE(coverage.num_failed_steps, enough);
   EXPECT_GE(coverage.num_non_finite, enough);
   EXPECT_GE(coverage.num_aborted_waiting, enough);

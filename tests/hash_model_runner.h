@@ -10,6 +10,7 @@
 //
 // The engine does not hand the namespace to the runner. Tests put a number that
 // stands for it into logit_bias (see HashNamespaceBias), where it rides along.
+// So does the mark of an embed request.
 #ifndef QUIRE_TESTS_HASH_MODEL_RUNNER_H_
 #define QUIRE_TESTS_HASH_MODEL_RUNNER_H_
 
@@ -31,7 +32,8 @@
 namespace quire {
 
 // The logit_bias that tells the hash model a request's namespace.
-std::vector<std::pair<int32_t, float>> HashNamespaceBias(int namespace_no);
+std::vector<std::pair<int32_t, float>> HashNamespaceBias(
+    int namespace_no, RequestKind kind = RequestKind::kGenerate);
 
 // Of the tokens drawn, so many in 1000 are eos_token_ids[0] (if there is one);
 // the others are spread over the vocabulary.
@@ -47,6 +49,9 @@ struct HashModelAnswer {
   std::optional<int32_t> stop_token_id;
   // Of the prompt's tokens from the second one on, whether asked for or not.
   std::vector<float> prompt_logprobs;
+  // kEmbed: a function of the slots reached, or with embeds_every_token of the
+  // tokens that were computed since the slot's start.
+  std::vector<float> embedding;
 };
 HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
                             const HashModelOptions& options,
@@ -99,6 +104,7 @@ class HashModelRunner : public ModelRunner {
     int32_t num_prompt_tokens = 0;
     int32_t num_computed_tokens = 0;
     int32_t last_token = -1;
+    uint64_t pooled = 0;  // Of the tokens computed since the start.
     std::vector<int32_t> block_table;
   };
 

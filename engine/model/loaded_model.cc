@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status.h"
 #include "engine/weights/safetensors.h"
@@ -251,10 +252,23 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   loaded.generation_config = std::move(directory_config.generation);
   loaded.warnings = loaded.config.warnings;
   loaded.kv_cache_dtype = options.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(
+      loaded.embedding, ResolveEmbedding(directory, loaded.config, options.task,
+                                         options.pooling));
+  if (loaded.embedding && loaded.embedding->max_input_tokens > 0) {
+    loaded.config.max_position_embeddings =
+        std::min(loaded.config.max_position_embeddings,
+                 loaded.embedding->max_input_tokens);
+  }
 
-  const int64_t available = std::max<int64_t>(
-      AvailableMemoryBytes() - ExpectedWeightBytes(*checkpoint, options.dtype),
-      0);
+  const int64_t needed = ExpectedWeightBytes(*checkpoint, options.dtype);
+  const int64_t available = AvailableMemoryBytes() - needed;
+  if (available < 0) {
+    constexpr double kGiB = 1 << 30;
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s: the weights need %.1f GiB of memory, %.1f GiB are available",
+        directory, needed / kGiB, (available + needed) / kGiB));
+  }
   QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
                          PlanKvMemory(loaded.config, options, available));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
@@ -263,6 +277,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   ModelOptions model_options;
   model_options.max_model_len = plan.max_model_len;
   model_options.kv_dtype = options.kv_cache_dtype;
+  if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
   QUIRE_ASSIGN_OR_RETURN(loaded.model, CreateModel(loaded.config, model_options,
                                                    weights, *loaded.backend));
   if (std::string unused = weights.UnusedTensorsWarning(); !unused.empty()) {
@@ -286,6 +301,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   shape.vocab_size = loaded.config.vocab_size;
   shape.block_size = options.block_size;
   shape.kv_bytes = plan.kv_bytes;
+  if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
   QUIRE_ASSIGN_OR_RETURN(loaded.memory, loaded.backend->Prepare(shape));
   loaded.runner = std::make_unique<BackendModelRunner>(
       loaded.backend.get(), loaded.model.get(), shape.max_num_seqs,

@@ -49,8 +49,13 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
   const int num_prompt_tokens =
       static_cast<int>(state->request.prompt_token_ids.size());
   // int64: max_tokens may be INT_MAX.
-  const int max_num_tokens = static_cast<int>(std::min<int64_t>(
+  int max_num_tokens = static_cast<int>(std::min<int64_t>(
       max_num_tokens_, int64_t{num_prompt_tokens} + sampling.max_tokens));
+  // The result takes the place of a token, so that the sequence will_end while
+  // it is computed; it needs no position.
+  if (state->request.kind == RequestKind::kEmbed) {
+    max_num_tokens = num_prompt_tokens + 1;
+  }
   QUIRE_CHECK(num_prompt_tokens < max_num_tokens);
   state->num_unfinished = state->request.n;
   for (int i = 0; i < state->request.n; ++i) {
@@ -239,7 +244,9 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
     --num_unstarted_requests_;
     num_unstarted_tokens_ -= sequence->num_prompt_tokens;
     counters_.num_prompt_tokens += sequence->num_prompt_tokens;
-    if (options_.enable_prefix_caching && !request->needs_scores()) {
+    if (options_.enable_prefix_caching && !request->needs_scores() &&
+        !(request->request.kind == RequestKind::kEmbed &&
+          options_.embeds_every_token)) {
       counters_.prefix_cache_queries += sequence->num_prompt_tokens;
       counters_.prefix_cache_hits += num_computed_tokens;
     }
@@ -260,6 +267,20 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
                      sequence);
   }
   queues_need_compaction_ = true;
+}
+
+PrefixHit Scheduler::FindPrefix(Sequence* sequence) const {
+  const Request& request = sequence->request->request;
+  if (request.kind == RequestKind::kEmbed && options_.embeds_every_token) {
+    return PrefixHit();
+  }
+  const absl::Span<const int32_t> tokens = sequence->known_tokens();
+  // A prompt token that is still to be scored must be computed. Lookup leaves
+  // the last of the tokens it is given to be computed.
+  const RequestState& state = *sequence->request;
+  return cache_->Lookup(
+      state.needs_scores() ? tokens.first(state.num_scored_tokens + 1) : tokens,
+      request.cache_namespace, &sequence->blocks);
 }
 
 void Scheduler::AdmitWaiting(absl::Time now, int* budget,
@@ -290,13 +311,7 @@ void Scheduler::AdmitWaiting(absl::Time now, int* budget,
       if (++num_passed > kMaxPassedRequests) break;
       continue;
     }
-    const RequestState& request = *sequence->request;
-    // A prompt token that is still to be scored must be computed. Lookup leaves
-    // the last of the tokens it is given to be computed.
-    const PrefixHit hit = cache_->Lookup(
-        request.needs_scores() ? tokens.first(request.num_scored_tokens + 1)
-                               : tokens,
-        request.request.cache_namespace, &sequence->blocks);
+    const PrefixHit hit = FindPrefix(sequence);
     sequence->num_hit_tokens_guess = hit.num_tokens;
     if (!WouldGetTokens(*sequence, num_tokens - hit.num_tokens, *budget)) {
       if (++num_passed > kMaxPassedRequests) break;
@@ -485,6 +500,16 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
   Sequence* sequence = row.sequence;
   RequestState* request = sequence->request;
   OutputEvent event = MakeEvent(*sequence, now);
+  if (request->request.kind == RequestKind::kEmbed) {
+    if (sampled->embedding.empty()) {
+      FailRequest(request, absl::InternalError("the model made no embedding"),
+                  now, events);
+      return;
+    }
+    event.embedding = std::move(sampled->embedding);
+    FinishSequence(sequence, FinishReason::kStop, std::move(event), events);
+    return;
+  }
   if (row.num_scored > 0) {
     request->num_scored_tokens =
         row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);

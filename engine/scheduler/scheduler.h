@@ -33,6 +33,9 @@
 //     prompts, the shortest first. Before a step is planned, a waiting sequence
 //     takes slot and blocks from running ones that are strictly less urgent.
 //     There is no aging: a steady load of urgent requests starves the others.
+//   - An embed request is a prompt that ends with its last token. Where the
+//     embedding depends on every token it takes nothing from the prefix cache,
+//     and after a preemption it begins anew.
 //   - Up to steps_in_flight steps are planned before their tokens are known. A
 //     sequence that turns out to have ended wastes a row; the token is dropped.
 #ifndef QUIRE_ENGINE_SCHEDULER_SCHEDULER_H_
@@ -153,6 +156,8 @@ class Scheduler {
   // get some beside the prompts in prefills_.
   bool WouldGetTokens(const Sequence& sequence, int num_remaining_tokens,
                       int budget) const;
+  // The prefix that the sequence need not compute.
+  PrefixHit FindPrefix(Sequence* sequence) const;
   // Whether the sequence has to wait for an earlier choice of its request, and
   // the one whose prompt it can take over.
   Sequence* FindForkParent(const Sequence& sequence, bool* must_wait) const;

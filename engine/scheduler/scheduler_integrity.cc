@@ -40,6 +40,16 @@ absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {
   if (!sequence.has_holdings() && num_blocks > 0) {
     return error("I9: blocks without a slot");
   }
+  const RequestState& request = *sequence.request;
+  if (request.request.kind == RequestKind::kEmbed) {
+    if (num_known != sequence.num_prompt_tokens ||
+        sequence.num_pending_tokens > 1) {
+      return error("I5: an embed request goes on after its prompt");
+    }
+    if (options_.embeds_every_token && request.num_cached_tokens > 0) {
+      return error("I10: an embedding of every token skipped some");
+    }
+  }
   return absl::OkStatus();
 }
 

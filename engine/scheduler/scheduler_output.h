@@ -36,8 +36,8 @@ struct ScheduledRow {
   int32_t slot = 0;
   int32_t first_position = 0;  // = num_computed_tokens of the slot.
   int32_t num_tokens = 0;      // >= 1.
-  // True if a token is drawn after the row's last token; false for an inner
-  // prefill chunk.
+  // True if a token is drawn after the row's last token, or the embedding of
+  // the prompt is ready with it; false for an inner prefill chunk.
   bool needs_token = false;
   // True: the single input token is the one drawn by the step before, not yet
   // known to the scheduler (steps overlap); token_ids hold nothing for it.
@@ -69,6 +69,7 @@ struct SampledRow {
   // One if the row needs_token (more once drafts are verified), else none.
   std::vector<TokenOutput> tokens;
   std::vector<TokenOutput> scored;  // [num_scored], with their ranks.
+  std::vector<float> embedding;     // Instead of tokens, of an embed request.
   bool non_finite = false;          // The logits were not finite; no token.
 };
 

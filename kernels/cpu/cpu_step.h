@@ -46,6 +46,7 @@ struct CpuStep {
   std::vector<int64_t> top_begin;   // [num_logits]
   std::vector<int32_t> top_ids;
   std::vector<float> top_logprobs;
+  std::vector<float> embeddings;  // [num_logits, pooled_cols]
 };
 
 struct KvLayers {
