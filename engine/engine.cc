@@ -55,6 +55,11 @@ absl::Status ValidateRequest(const EngineOptions& options,
     return absl::InvalidArgumentError(absl::StrCat(
         "min_tokens is ", sampling.min_tokens, ", must be at least 0"));
   }
+  if (sampling.num_prompt_logprobs > options.vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_prompt_logprobs is ", sampling.num_prompt_logprobs,
+                     ", the vocabulary has ", options.vocab_size, " tokens"));
+  }
   const int64_t num_prompt_tokens = request.prompt_token_ids.size();
   if (num_prompt_tokens == 0) {
     return absl::InvalidArgumentError("the prompt has no tokens");

@@ -35,6 +35,9 @@ struct SamplingParams {
   // Top log-probabilities to report per token; 0: the drawn token's alone;
   // -1: none.
   int32_t num_logprobs = -1;
+  // The same for the prompt's tokens, from the second one on: each is scored
+  // given its predecessors. -1: none.
+  int32_t num_prompt_logprobs = -1;
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_token_ids;  // Empty: all.
 };
@@ -54,6 +57,8 @@ struct Request {
   // value (API key, cache_salt).
   std::string cache_namespace;
   absl::Time arrival_time;  // Clock::Now() when the request was read.
+  // Smaller is more urgent. Counts under SchedulingPolicy::kPriority only.
+  int32_t priority = 0;
   // A later piece of a call that was accepted with its first request: no limit
   // of the queue and no draining refuses it.
   bool continues_call = false;
@@ -72,6 +77,8 @@ struct TokenOutput {
   // the request asked for logprobs.
   float logprob = 0.0f;
   std::vector<TopLogprob> top_logprobs;  // Descending, num_logprobs entries.
+  // Of prompt tokens only: 1 for the most likely token.
+  int32_t rank = 0;
 };
 
 // What one step did to one choice of a request. Events of a choice come in
@@ -82,6 +89,10 @@ struct OutputEvent {
   RequestId request_id = 0;
   int32_t choice_idx = 0;
   std::vector<TokenOutput> tokens;
+  // The next prompt tokens, scored; over all events of the request, whatever
+  // their choice, these are the prompt's tokens from the second one on, once
+  // and in order, and all of them come before or with the first of `tokens`.
+  std::vector<TokenOutput> prompt_tokens;
   // kEmbed: the pooled hidden states, not normalized; comes with kStop.
   std::vector<float> embedding;
   std::optional<FinishReason> finish_reason;

@@ -42,17 +42,20 @@ std::string RandomId(absl::string_view prefix) {
                       absl::StrFormat("%016x%016x", generator(), generator()));
 }
 
-// Of the response: the caller's own id if it is harmless, else the call's.
-std::string RequestIdHeader(const HttpRequest& request,
-                            const std::string& call_id) {
+// The caller's own id, from a header or the body, if it is harmless; else
+// empty.
+std::string GivenRequestId(const HttpRequest& request,
+                           const std::string& id_in_body) {
   const absl::string_view given = request.Header("x-request-id");
-  if (given.empty() || given.size() > 64) return call_id;
-  for (const char c : given) {
-    if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != '-') {
-      return call_id;
-    }
-  }
-  return std::string(given);
+  if (IsHarmlessRequestId(given)) return std::string(given);
+  return id_in_body;
+}
+
+absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
+  if (priority == 0 || model.has_priorities) return absl::OkStatus();
+  return ParameterError("priority",
+                        "'priority' needs a server that was started with "
+                        "--scheduling-policy priority");
 }
 
 // Names as the caller sent them: only the harmless ones may enter a header.
@@ -75,6 +78,72 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
   }
   return absl::NotFoundError(
       absl::StrCat("The model `", name, "` does not exist."));
+}
+
+// What a chat with `echo` repeats: the final message, if its role is the one
+// that goes on.
+std::string EchoedMessage(const ApiRequest& request) {
+  const Json& message = request.messages.back();
+  const bool is_continued =
+      request.add_generation_prompt ? message["role"] == "assistant" : true;
+  return is_continued ? message["content"].get<std::string>() : "";
+}
+
+// What the answer repeats of its prompts.
+std::vector<ApiCallPrompt> MakeCallPrompts(
+    const ServedModel& model, const ApiRequest& request,
+    const std::vector<std::vector<int32_t>>& prompts) {
+  std::vector<ApiCallPrompt> call_prompts;
+  const bool is_chat = request.kind == ApiKind::kChat;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    ApiCallPrompt& call_prompt = call_prompts.emplace_back();
+    call_prompt.token_ids = prompts[i];
+    if (!request.echo) continue;
+    if (is_chat) {
+      call_prompt.echo.text = EchoedMessage(request);
+      continue;
+    }
+    std::optional<std::string> given;
+    const auto* text = std::get_if<std::string>(&request.prompts[i]);
+    if (text != nullptr && !request.truncate_prompt_tokens.has_value()) {
+      given = *text;
+    }
+    call_prompt.echo = MakePromptText(*model.tokenizer, prompts[i], given,
+                                      request.skip_special_tokens);
+  }
+  return call_prompts;
+}
+
+// All but the id and the headers.
+ApiCallOptions MakeCallOptions(
+    const ServedModel& model, ApiRequest& request,
+    const std::vector<std::vector<int32_t>>& prompts) {
+  ApiCallOptions options;
+  options.kind = request.kind;
+  options.model = request.model.empty() ? model.names.front() : request.model;
+  options.created = time(nullptr);
+  options.stream = request.stream;
+  options.include_usage = request.include_usage;
+  options.continuous_usage_stats = request.continuous_usage_stats;
+  options.wants_logprobs = request.wants_logprobs;
+  options.num_prompt_logprobs = request.prompt_logprobs.value_or(-1);
+  options.num_echo_logprobs = request.top_logprobs.value_or(0);
+  options.echo = request.echo;
+  options.generates_nothing = request.generates_nothing;
+  options.return_token_ids = request.return_token_ids;
+  options.skip_special_tokens = request.skip_special_tokens;
+  options.include_stop_str_in_output = request.include_stop_str_in_output;
+  options.return_tokens_as_token_ids = request.return_tokens_as_token_ids;
+  options.stop_strings = std::move(request.stop_strings);
+  options.num_choices = static_cast<int>(prompts.size()) * request.best_of;
+  options.best_of = request.best_of;
+  options.n = request.n;
+  for (const auto& prompt : prompts) options.num_prompt_tokens += prompt.size();
+  if (request.echo || request.return_token_ids ||
+      request.prompt_logprobs.has_value()) {
+    options.prompts = MakeCallPrompts(model, request, prompts);
+  }
+  return options;
 }
 
 }  // namespace
@@ -316,11 +385,13 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
                          EncodePrompts(api_request, *model.tokenizer,
                                        model.chat_template, model.limits));
-  if (prompts.size() * api_request.n > kMaxChoicesOfCall) {
-    return ParameterError("n", absl::StrCat("'n' times the number of prompts "
-                                            "must not exceed ",
-                                            kMaxChoicesOfCall));
+  if (prompts.size() * api_request.best_of > kMaxChoicesOfCall) {
+    return ParameterError(
+        api_request.best_of > api_request.n ? "best_of" : "n",
+        absl::StrCat("the choices of all prompts together must not exceed ",
+                     kMaxChoicesOfCall));
   }
+  QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
              responder);
   return absl::OkStatus();
@@ -344,10 +415,13 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
       const EmbeddingsRequest parsed,
       ParseEmbeddingsRequest(body, model.embedding->hidden_size));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, parsed.model));
+  QUIRE_RETURN_IF_ERROR(CheckPriority(model, parsed.priority));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> inputs,
                          EncodeInputs(parsed, *model.tokenizer, model.limits));
   EmbeddingCallOptions options;
-  options.id = RandomId("embd-");
+  const std::string given_id = GivenRequestId(request, parsed.request_id);
+  options.id =
+      given_id.empty() ? RandomId("embd-") : absl::StrCat("embd-", given_id);
   options.model = parsed.model.empty() ? model.names.front() : parsed.model;
   options.created = time(nullptr);
   options.is_base64 = parsed.is_base64;
@@ -355,7 +429,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
   options.normalize = parsed.normalize.value_or(model.embedding->normalize);
   options.max_in_flight = model.embedding->max_inputs_in_flight;
   options.headers.emplace_back("X-Request-Id",
-                               RequestIdHeader(request, options.id));
+                               given_id.empty() ? options.id : given_id);
   if (!parsed.ignored_fields.empty()) {
     options.headers.emplace_back("X-Quire-Ignored-Fields",
                                  IgnoredFieldsHeader(parsed.ignored_fields));
@@ -370,6 +444,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
     engine_request.cache_namespace =
         absl::StrCat(request.Header("authorization"), "\n", parsed.cache_salt);
     engine_request.arrival_time = request.arrival_time;
+    engine_request.priority = parsed.priority;
     requests.push_back(std::move(engine_request));
   }
   const auto call =
@@ -388,25 +463,15 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            std::vector<std::vector<int32_t>> prompts,
                            const HttpRequest& http_request,
                            const Responder& responder) const {
-  ApiCallOptions options;
-  options.kind = api_request.kind;
+  ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
+  const absl::string_view prefix =
+      api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
+  const std::string given_id =
+      GivenRequestId(http_request, api_request.request_id);
   options.id =
-      RandomId(api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-");
-  options.model =
-      api_request.model.empty() ? model.names.front() : api_request.model;
-  options.created = time(nullptr);
-  options.stream = api_request.stream;
-  options.include_usage = api_request.include_usage;
-  options.continuous_usage_stats = api_request.continuous_usage_stats;
-  options.wants_logprobs = api_request.wants_logprobs;
-  options.skip_special_tokens = api_request.skip_special_tokens;
-  options.include_stop_str_in_output = api_request.include_stop_str_in_output;
-  options.return_tokens_as_token_ids = api_request.return_tokens_as_token_ids;
-  options.stop_strings = std::move(api_request.stop_strings);
-  options.num_choices = static_cast<int>(prompts.size()) * api_request.n;
-  for (const auto& prompt : prompts) options.num_prompt_tokens += prompt.size();
+      given_id.empty() ? RandomId(prefix) : absl::StrCat(prefix, given_id);
   options.headers.emplace_back("X-Request-Id",
-                               RequestIdHeader(http_request, options.id));
+                               given_id.empty() ? options.id : given_id);
   if (!api_request.ignored_fields.empty()) {
     options.headers.emplace_back(
         "X-Quire-Ignored-Fields",
@@ -427,12 +492,13 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
         model.limits.max_model_len - static_cast<int32_t>(prompt.size());
     int32_t& max_tokens = request.sampling.max_tokens;
     max_tokens = max_tokens > 0 ? std::min(max_tokens, room) : room;
-    request.n = api_request.n;
+    request.n = api_request.best_of;
+    request.priority = api_request.priority;
     request.cache_namespace = cache_namespace;
     request.arrival_time = http_request.arrival_time;
     parts.push_back(
-        {request.id, static_cast<int32_t>(parts.size()) * api_request.n,
-         api_request.n, max_tokens, static_cast<int64_t>(prompt.size()),
+        {request.id, static_cast<int32_t>(parts.size()) * api_request.best_of,
+         api_request.best_of, max_tokens, static_cast<int64_t>(prompt.size()),
          http_request.arrival_time});
     request.prompt_token_ids = std::move(prompt);
     requests.push_back(std::move(request));

@@ -42,6 +42,7 @@ struct ServedModel {
   SamplingDefaults defaults;
   std::optional<ServedEmbedding> embedding;  // None: the model generates text.
   int64_t created = 0;                       // Unix seconds.
+  bool has_priorities = false;               // SchedulingPolicy::kPriority.
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "server/api_error.h"
+#include "server/openai_api.h"
 
 namespace quire {
 namespace {
@@ -151,13 +152,20 @@ absl::Status SetField(const std::string& name, const Json& value,
     return CheckWord(name, value, {"float32"});
   } else if (name == "endianness") {
     return CheckWord(name, value, {"native", "little"});
-  } else if (name == "user" || name == "request_id") {
+  } else if (name == "user") {
     // Accepted: cannot change the answer.
     if (!value.is_string()) return TypeError(name, "a string");
+  } else if (name == "request_id") {
+    if (!value.is_string() ||
+        !IsHarmlessRequestId(value.get_ref<const std::string&>())) {
+      return TypeError(name, "1 to 64 letters, digits, '.', '_' or '-'");
+    }
+    request.request_id = value.get<std::string>();
   } else if (name == "priority") {
-    return IntIn(name, value, std::numeric_limits<int32_t>::min(),
-                 std::numeric_limits<int32_t>::max())
-        .status();
+    QUIRE_ASSIGN_OR_RETURN(
+        request.priority,
+        IntIn(name, value, -std::numeric_limits<int32_t>::max(),
+              std::numeric_limits<int32_t>::max()));
   } else if (name == "messages") {
     return ParameterError(name, "'messages' is not supported: use 'input'",
                           "unsupported_parameter");

@@ -79,6 +79,8 @@ TEST(ParseEmbeddingsRequestTest, EveryField) {
   EXPECT_EQ(request->truncate_prompt_tokens, -1);
   EXPECT_TRUE(request->truncates_left);
   EXPECT_EQ(request->cache_salt, "s");
+  EXPECT_EQ(request->request_id, "r");
+  EXPECT_EQ(request->priority, -3);
   EXPECT_THAT(request->ignored_fields, ElementsAre("nonsense"));
 }
 
@@ -117,6 +119,7 @@ TEST(ParseEmbeddingsRequestTest, ErrorsNameTheParameter) {
   expect(R"({"input": "a", "add_special_tokens": "no"})", "add_special_tokens");
   expect(R"({"input": "a", "priority": "high"})", "priority");
   expect(R"({"input": "a", "user": 1})", "user");
+  expect(R"({"input": "a", "request_id": "a b"})", "request_id");
   expect(R"({"input": "a", "cache_salt": ""})", "cache_salt");
   expect(R"({"input": "a", "embed_dtype": "float16"})", "embed_dtype");
   expect(R"({"input": "a", "messages": []})", "messages");

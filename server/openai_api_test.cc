@@ -72,12 +72,17 @@ TEST(ParseApiRequestTest, WrongTypesAndRangesNameTheField) {
       {kChat, "tools", {"[{\"type\":\"function\"}]", "{}"}},
       {kChat, "tool_choice", {"\"auto\"", "\"required\"", "{}"}},
       {kChat, "cache_salt", {"1", "\"\""}},
-      {kChat, "truncate_prompt_tokens", {"0", "-1"}},
+      {kChat, "truncate_prompt_tokens", {"0", "-2", "1.5"}},
+      {kChat, "truncation_side", {"\"middle\"", "\"\"", "1"}},
+      {kChat, "priority", {"1.5", "\"1\"", "3000000000"}},
+      {kChat, "request_id", {"1", "\"\"", "\"a b\"", "\"a\\nb\""}},
+      {kChat, "return_token_ids", {"1"}},
       {kChat, "use_beam_search", {"true", "1"}},
       {kChat, "structured_outputs", {"{\"regex\":\"a\"}"}},
       {kChat, "guided_json", {"{\"type\":\"object\"}", "{}"}},
-      {kChat, "echo", {"true"}},
-      {kChat, "prompt_logprobs", {"0", "1"}},
+      {kChat, "echo", {"1"}},
+      {kChat, "prompt_logprobs", {"-1", "21", "true"}},
+      {kChat, "max_tokens", {"0"}},
       {kChat, "chat_template", {"\"{{ messages }}\""}},
       {kChat, "typical_p", {"0.5"}},
       {kChat, "mirostat", {"2"}},
@@ -85,9 +90,10 @@ TEST(ParseApiRequestTest, WrongTypesAndRangesNameTheField) {
        "prompt",
        {"1", "[]", "{}", "[1,\"a\"]", "[[1],2]", "[-1]", "[[\"a\"]]", "true"}},
       {kText, "logprobs", {"true", "-1", "21"}},
-      {kText, "best_of", {"2", "0"}},
+      {kText, "best_of", {"0", "129"}},
+      {kText, "max_tokens", {"0", "-1"}},
       {kText, "suffix", {"\"x\"", "1"}},
-      {kText, "echo", {"true"}},
+      {kText, "echo", {"\"yes\""}},
   };
   for (const Case& test : cases) {
     for (const char* value : test.bad_values) {
@@ -237,16 +243,56 @@ TEST(ParseApiRequestTest, ArgumentsOfToolCallsHaveLimits) {
   EXPECT_TRUE(arguments(*deep).is_string());
 }
 
-TEST(ParseApiRequestTest, BestOfAsManyAsReturnedIsNoChoice) {
+TEST(ParseApiRequestTest, BestOfIsAtLeastN) {
   for (const char* field : {R"("n":3,"best_of":3)", R"("best_of":3,"n":3)",
-                            R"("best_of":1)", R"("best_of":null,"n":2)"}) {
-    EXPECT_TRUE(ParseWith(ApiKind::kCompletion, field).ok()) << field;
+                            R"("best_of":null,"n":3)", R"("best_of":3)",
+                            R"("n":3,"best_of":3,"stream":true)"}) {
+    const auto parsed = ParseWith(ApiKind::kCompletion, field);
+    ASSERT_TRUE(parsed.ok()) << field;
+    EXPECT_EQ(parsed->best_of, 3) << field;
+    // To choose by.
+    EXPECT_EQ(parsed->sampling.num_logprobs, parsed->n < 3 ? 0 : -1);
   }
-  for (const char* field : {R"("n":2,"best_of":3)", R"("n":2,"best_of":1)"}) {
+  for (const char* field :
+       {R"("n":2,"best_of":1)", R"("n":1,"best_of":2,"stream":true)"}) {
     const auto parsed = ParseWith(ApiKind::kCompletion, field);
     ASSERT_FALSE(parsed.ok()) << field;
     EXPECT_EQ(ErrorParameter(parsed.status()), "best_of");
   }
+}
+
+TEST(ParseApiRequestTest, ScoringFieldsReachTheRequest) {
+  auto parsed = ParseWith(
+      ApiKind::kCompletion,
+      R"("echo":true,"max_tokens":0,"logprobs":3,"return_token_ids":true,
+         "priority":-4,"request_id":"a-1","truncate_prompt_tokens":-1,
+         "truncation_side":"right")");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_TRUE(parsed->echo);
+  EXPECT_TRUE(parsed->generates_nothing);
+  EXPECT_EQ(parsed->sampling.max_tokens, 1);
+  EXPECT_EQ(parsed->sampling.num_logprobs, 3);
+  EXPECT_EQ(parsed->sampling.num_prompt_logprobs, 3);
+  EXPECT_FALSE(parsed->prompt_logprobs.has_value());
+  EXPECT_TRUE(parsed->return_token_ids);
+  EXPECT_EQ(parsed->priority, -4);
+  EXPECT_EQ(parsed->request_id, "a-1");
+  EXPECT_EQ(parsed->truncate_prompt_tokens, -1);
+  EXPECT_TRUE(parsed->truncates_right);
+
+  parsed = ParseWith(ApiKind::kCompletion,
+                     R"("echo":true,"logprobs":2,"prompt_logprobs":0)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->sampling.num_prompt_logprobs, 2);
+  EXPECT_EQ(parsed->prompt_logprobs, 0);
+
+  // Without logprobs an echo is text alone; that of a chat is never scored.
+  parsed = ParseWith(ApiKind::kCompletion, R"("echo":true)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->sampling.num_prompt_logprobs, -1);
+  parsed = ParseWith(ApiKind::kChat, R"("echo":true,"logprobs":true)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->sampling.num_prompt_logprobs, -1);
 }
 
 TEST(ParseApiRequestTest, SeedsHave64Bits) {

@@ -64,6 +64,9 @@ struct Coverage {
   int64_t num_aborted_preempted = 0;
   int64_t num_aborted_in_flight = 0;
   int64_t num_aborted_choices = 0;
+  int64_t num_scored_tokens = 0;  // Of prompts, reported.
+  int64_t num_scored_prompts = 0;
+  int64_t num_urgent_preemptions = 0;  // Under the priority policy.
   double max_bound_share = 0;  // Of the liveness bound that a request took.
 };
 
@@ -98,6 +101,7 @@ class Simulation {
     int64_t last_step = 0;  // By which it must have ended.
     int64_t first_step = 0;
     int num_cached_tokens = -1;
+    std::vector<TokenOutput> prompt_tokens;  // As scored.
   };
 
   void DrawOptions();
@@ -111,7 +115,10 @@ class Simulation {
   absl::Status TakeEvent(const OutputEvent& event);
   absl::Status CheckEnd(const Tracked& tracked, const Choice& choice,
                         int choice_idx, const absl::Status& error);
+  absl::Status CheckScores(const Tracked& tracked,
+                           const HashModelAnswer& answer);
   absl::Status CheckAlone(const Tracked& tracked);
+  void PostponeLessUrgent(const Tracked& tracked, int64_t num_steps);
   absl::Status StepOnce();
   absl::Status CheckQuiescent();
   void ObservePlan(const SchedulerOutput& output);
@@ -180,6 +187,9 @@ void Simulation::DrawOptions() {
   options_.enable_prefix_caching = Chance(800);
   options_.steps_in_flight = static_cast<int>(random_.Between(1, 2));
   if (Chance(100)) options_.steps_in_flight = 3;
+  constexpr int kMaxScored[] = {1, 3, 16, 500};
+  options_.max_num_scored_tokens = kMaxScored[random_.Below(4)];
+  if (Chance(300)) options_.scheduling_policy = SchedulingPolicy::kPriority;
   options_.enable_embed = Chance(500);
   options_.embeds_every_token = Chance(500);
   options_.eos_token_ids = {1};
@@ -276,6 +286,12 @@ Request Simulation::DrawRequest() {
     }
   }
   if (Chance(100)) sampling.num_logprobs = static_cast<int>(random_.Below(4));
+  if (Chance(150)) {
+    sampling.num_prompt_logprobs = static_cast<int>(random_.Below(3));
+  }
+  if (Chance(500)) {
+    request.priority = static_cast<int32_t>(random_.Between(-2, 2));
+  }
   if (Chance(250)) request.n = static_cast<int>(random_.Between(2, 5));
   if (options_.enable_embed && Chance(300)) {
     request.kind = RequestKind::kEmbed;
@@ -303,6 +319,9 @@ int64_t Simulation::StepsNeededAlone(const Request& request) const {
       1, (options_.max_num_batched_tokens - options_.max_num_seqs + 1) / 2);
   if (options_.long_prefill_token_threshold > 0) {
     chunk = std::min<int64_t>(chunk, options_.long_prefill_token_threshold);
+  }
+  if (request.sampling.num_prompt_logprobs >= 0) {
+    chunk = std::min<int64_t>(chunk, (options_.max_num_scored_tokens + 1) / 2);
   }
   // All known tokens may have to be computed again after a preemption.
   const int64_t num_steps =
@@ -431,6 +450,9 @@ absl::Status Simulation::Submit() {
   }
   // Those that pass on the way may hold blocks for as long again.
   tracked.last_step = step_ + 4 * num_steps;
+  if (options_.scheduling_policy == SchedulingPolicy::kPriority) {
+    PostponeLessUrgent(tracked, num_steps);
+  }
   const uint64_t seed = request.sampling.seed.value_or(tracked.engine_seed);
   for (int i = 0; i < request.n; ++i) {
     by_draw_key_[MixBits(seed, i)] = {request.id, i};
@@ -440,6 +462,15 @@ absl::Status Simulation::Submit() {
   const RequestId id = request.id;
   tracked_.emplace(id, std::move(tracked));
   return absl::OkStatus();
+}
+
+// Who is less urgent than a newcomer may have to begin anew after it.
+void Simulation::PostponeLessUrgent(const Tracked& tracked, int64_t num_steps) {
+  for (RequestId id : live_) {
+    Tracked& other = tracked_.at(id);
+    if (other.request.priority <= tracked.request.priority) continue;
+    other.last_step = std::max(other.last_step, step_ + 4 * num_steps);
+  }
 }
 
 absl::Status Simulation::AbortSomething() {
@@ -522,8 +553,22 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
   if (choice.finish_reason.has_value()) {
     return absl::InternalError("I9: event after the choice ended");
   }
-  if (event.tokens.empty() && !event.finish_reason.has_value()) {
+  if (event.tokens.empty() && event.prompt_tokens.empty() &&
+      !event.finish_reason.has_value()) {
     return absl::InternalError("an event that says nothing");
+  }
+  const SamplingParams& sampling = tracked.request.sampling;
+  for (const TokenOutput& token : event.prompt_tokens) {
+    if (static_cast<int>(token.top_logprobs.size()) !=
+        sampling.num_prompt_logprobs) {
+      return absl::InternalError("top log-probabilities of the prompt");
+    }
+    tracked.prompt_tokens.push_back(token);
+  }
+  if (!event.tokens.empty() && sampling.num_prompt_logprobs >= 0 &&
+      tracked.prompt_tokens.size() + 1 !=
+          tracked.request.prompt_token_ids.size()) {
+    return absl::InternalError("a token before the prompt is scored");
   }
   choice.embedding = event.embedding;
   if (event.time != clock_.Now()) return absl::InternalError("wrong time");
@@ -537,6 +582,9 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
   }
   if (!event.tokens.empty() || !event.embedding.empty()) {
     if (event.num_cached_tokens % options_.block_size != 0 ||
+        (sampling.num_prompt_logprobs >= 0 &&
+         tracked.request.prompt_token_ids.size() > 1 &&
+         event.num_cached_tokens != 0) ||
         event.num_cached_tokens >=
             static_cast<int>(tracked.request.prompt_token_ids.size()) ||
         (!options_.enable_prefix_caching && event.num_cached_tokens != 0) ||
@@ -571,11 +619,34 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
   return Chance(20) ? CheckAlone(tracked) : absl::OkStatus();
 }
 
+absl::Status Simulation::CheckScores(const Tracked& tracked,
+                                     const HashModelAnswer& answer) {
+  const std::vector<int32_t>& prompt = tracked.request.prompt_token_ids;
+  const bool is_asked = tracked.request.sampling.num_prompt_logprobs >= 0;
+  if (tracked.prompt_tokens.size() >
+      (is_asked ? answer.prompt_logprobs.size() : 0)) {
+    return absl::InternalError("more prompt tokens are scored than asked for");
+  }
+  for (size_t i = 0; i < tracked.prompt_tokens.size(); ++i) {
+    const TokenOutput& token = tracked.prompt_tokens[i];
+    if (token.token_id != prompt[i + 1] ||
+        token.logprob != answer.prompt_logprobs[i]) {
+      return absl::InternalError(absl::StrCat("prompt token ", i + 1, " of ",
+                                              prompt.size(),
+                                              " is not scored as alone"));
+    }
+  }
+  coverage_->num_scored_tokens += tracked.prompt_tokens.size();
+  coverage_->num_scored_prompts += is_asked;
+  return absl::OkStatus();
+}
+
 absl::Status Simulation::CheckEnd(const Tracked& tracked, const Choice& choice,
                                   int choice_idx, const absl::Status& error) {
   const HashModelAnswer answer =
       AnswerAlone(options_, model_options_, tracked.request,
                   tracked.engine_seed, choice_idx, MaxNumTokens());
+  QUIRE_RETURN_IF_ERROR(CheckScores(tracked, answer));
   if (choice.token_ids.size() > answer.token_ids.size() ||
       !std::equal(choice.token_ids.begin(), choice.token_ids.end(),
                   answer.token_ids.begin())) {
@@ -783,6 +854,9 @@ absl::Status Simulation::Run() {
     QUIRE_RETURN_IF_ERROR(Submit());
   }
   coverage_->num_preemptions += engine_->Stats().num_preemptions;
+  if (options_.scheduling_policy == SchedulingPolicy::kPriority) {
+    coverage_->num_urgent_preemptions += engine_->Stats().num_preemptions;
+  }
   return CheckQuiescent();
 }
 
@@ -817,6 +891,11 @@ void Print(const Coverage& c) {
       (long long)c.num_failed_steps, (long long)c.num_non_finite,
       (long long)c.num_contaminated, (long long)c.num_engine_deaths,
       (long long)c.num_checked_alone, c.max_bound_share);
+  std::printf(
+      "scored %lld tokens of %lld prompts, preemptions under the priority "
+      "policy %lld\n",
+      (long long)c.num_scored_tokens, (long long)c.num_scored_prompts,
+      (long long)c.num_urgent_preemptions);
 }
 
 TEST(EngineFuzzTest, RandomHistoriesAnswerAsIfAlone) {
@@ -860,6 +939,8 @@ TEST(EngineFuzzTest, RandomHistoriesAnswerAsIfAlone) {
   EXPECT_GE(coverage.num_aborted_in_flight, enough);
   EXPECT_GE(coverage.num_aborted_choices, enough);
   EXPECT_GE(coverage.num_engine_deaths, 1);
+  EXPECT_GE(coverage.num_scored_tokens, 10 * enough);
+  EXPECT_GE(coverage.num_urgent_preemptions, enough);
 }
 
 }  // namespace

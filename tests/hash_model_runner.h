@@ -47,6 +47,8 @@ struct HashModelAnswer {
   std::vector<int32_t> token_ids;
   FinishReason finish_reason = FinishReason::kLength;
   std::optional<int32_t> stop_token_id;
+  // Of the prompt's tokens from the second one on, whether asked for or not.
+  std::vector<float> prompt_logprobs;
   // kEmbed: a function of the slots reached, or with embeds_every_token of the
   // tokens that were computed since the slot's start.
   std::vector<float> embedding;
@@ -114,8 +116,11 @@ class HashModelRunner : public ModelRunner {
 
   std::string ApplySlotChanges(const SchedulerOutput& output);
   std::string CheckRow(const SchedulerOutput& output, const ScheduledRow& row);
+  // Scores the prompt tokens that follow the row's last tokens.
+  void ScoreRow(const SchedulerOutput& output, const ScheduledRow& row,
+                int first_scored_idx, SampledRow* sampled);
   void RunRow(const SchedulerOutput& output, const ScheduledRow& row,
-              bool is_garbage, StepResult* result);
+              bool is_garbage, int first_scored_idx, StepResult* result);
   uint64_t* SlotAt(const Slot& slot, int position);
 
   const EngineOptions options_;

@@ -45,6 +45,7 @@ struct LoadedModel {
   GenerationConfig generation_config;
   std::optional<EmbeddingConfig> embedding;  // None: the model generates.
   EngineShape shape;  // As prepared: max_model_len, num_seqs and so on.
+  int max_num_scored_tokens = 0;  // For EngineOptions.
   MemoryPlan memory;
   int64_t num_parameters = 0;
   DType dtype = DType::kF32;

@@ -126,6 +126,10 @@ class RecordingBackend : public Backend {
     calls.push_back(absl::StrCat("embed ", out.cols));
     return absl::OkStatus();
   }
+  absl::Status AddPositions(Step&, const PackedWeight&, TensorView x) override {
+    calls.push_back(absl::StrCat("positions ", x.cols));
+    return absl::OkStatus();
+  }
   absl::Status Norm(Step&, TensorView, const Prologue&, TensorView) override {
     calls.push_back("norm");
     return absl::OkStatus();
