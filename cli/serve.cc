@@ -131,6 +131,13 @@ class RunningServerImpl : public RunningServer {
         MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
+    if (loaded.embedding.has_value()) {
+      served.embedding.emplace();
+      served.embedding->hidden_size = loaded.config.hidden_size;
+      served.embedding->normalize = loaded.embedding->normalize;
+      // Twice what runs: the next ones are there when a step ends.
+      served.embedding->max_inputs_in_flight = 2 * loaded.shape.max_num_seqs;
+    }
     served.created = time(nullptr);
     on_loaded();
     api_->Serve(served);

@@ -11,6 +11,7 @@
 
 #include "absl/types/span.h"
 #include "engine/request.h"
+#include "server/call.h"
 #include "server/http_server.h"
 #include "server/openai_api.h"
 #include "server/prompt_text.h"
@@ -60,7 +61,7 @@ struct ApiCallOptions {
 // Thread-compatible: used by the output thread alone. Every choice ends once,
 // by the model (Append with a finish reason), by a stop string or by Fail; when
 // all have ended the answer is complete and sent.
-class ApiCall {
+class ApiCall : public Call {
  public:
   // `tokenizer` must outlive the call.
   ApiCall(ApiCallOptions options, const Tokenizer* tokenizer,
@@ -68,23 +69,25 @@ class ApiCall {
 
   // Streams: sends the head of the answer; nothing is written before. To be
   // called once every part of the call was accepted. Idempotent.
-  void Start();
+  void Start() override;
 
   // Takes an event of choice `choice_idx` (of the whole call). Returns true if
   // a stop string ended the choice: the engine should abort it. Events of
   // choices that have ended are ignored.
-  bool Append(int choice_idx, const OutputEvent& event);
+  bool Append(int choice_idx, const OutputEvent& event) override;
   // Streams: writes what the last Appends made.
-  void Flush();
+  void Flush() override;
   // Ends the call with an error: an error response, or an error event in a
   // stream that has begun.
-  void Fail(const absl::Status& error);
+  void Fail(const absl::Status& error) override;
 
-  void AddCachedTokens(int num_tokens) { num_cached_tokens_ += num_tokens; }
-  bool is_complete() const { return is_complete_; }
+  void AddCachedTokens(int num_tokens) override {
+    num_cached_tokens_ += num_tokens;
+  }
+  bool is_complete() const override { return is_complete_; }
   // Why the choice ended, as the client is told; none if it has not, or Fail
   // ended it.
-  std::optional<FinishReason> finish_reason(int choice_idx) const {
+  std::optional<FinishReason> finish_reason(int choice_idx) const override {
     return choices_[choice_idx].finish_reason;
   }
 

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,7 +45,8 @@ constexpr Route kPublicRoutes[] = {{"GET", "/health"},
 constexpr Route kApiRoutes[] = {
     {"GET", "/v1/models"},       {"POST", "/tokenize"},
     {"POST", "/detokenize"},     {"POST", "/v1/chat/completions"},
-    {"POST", "/v1/completions"}, {"POST", "/completions"}};
+    {"POST", "/v1/completions"}, {"POST", "/completions"},
+    {"POST", "/v1/embeddings"},  {"POST", "/embeddings"}};
 
 class ApiServerTest : public testing::Test {
  protected:
@@ -103,6 +105,7 @@ class ApiServerTest : public testing::Test {
     model.limits =
         MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
     model.created = 1700000000;
+    model.embedding = embedding_;
     api_->Serve(model);
   }
 
@@ -167,6 +170,7 @@ class ApiServerTest : public testing::Test {
   }
 
   HttpServerOptions http_options_;
+  std::optional<ServedEmbedding> embedding_;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;
   std::function<absl::Status(int64_t)> fail_collect_;
@@ -267,6 +271,44 @@ TEST_F(ApiServerTest, ServesEveryRoute) {
   ExpectIdle();
 }
 
+TEST_F(ApiServerTest, ServesEmbeddings) {
+  engine_options_.enable_generate = false;
+  engine_options_.enable_embed = true;
+  embedding_ = ServedEmbedding{.hidden_size = 3, .normalize = false};
+  Start();
+  for (const char* path : {"/v1/embeddings", "/embeddings"}) {
+    const TestResponse response =
+        Ask({"POST", path}, R"({"input":["a",[98,99]],"nonsense":1})",
+            "X-Request-Id: my-id\r\n");
+    EXPECT_EQ(response.Field("x-request-id"), "my-id");
+    EXPECT_EQ(response.Field("x-quire-ignored-fields"), "nonsense");
+    const Json body = Parse(response);
+    EXPECT_EQ(body["id"], "embd-my-id");
+    ASSERT_EQ(body["data"].size(), 2u);
+    Request request;
+    request.kind = RequestKind::kEmbed;
+    request.prompt_token_ids = {98, 99};
+    EXPECT_EQ(body["data"][1]["embedding"].get<std::vector<float>>(),
+              AnswerAlone(engine_options_, HashModelOptions(), request, 0, 0,
+                          kMaxModelLen)
+                  .embedding);
+    // <s>a and two ids.
+    EXPECT_EQ(body["usage"]["prompt_tokens"], 4);
+  }
+  const Json invalid = "invalid_request_error";
+  const Route route = {"POST", "/v1/embeddings"};
+  ExpectError(Ask(route, R"({"input":"a","dimensions":4})"), 400, invalid,
+              "dimensions", nullptr);
+  ExpectError(Ask(route, R"({"input":"a","priority":1})"), 400, invalid,
+              "priority", nullptr);
+  ExpectError(Ask(route, R"({"input":"a","model":"other"})"), 404,
+              "not_found_error", nullptr, "model_not_found");
+  ExpectError(Chat(kHi), 400, invalid, "model", "unsupported_model");
+  ExpectError(Complete(R"({"prompt":"a"})"), 400, invalid, "model",
+              "unsupported_model");
+  ExpectIdle();
+}
+
 TEST_F(ApiServerTest, StreamSaysWhatTheResponseSays) {
   Start();
   const Json collected = Parse(Chat(kHi));
@@ -312,6 +354,8 @@ TEST_F(ApiServerTest, ErrorsNameTypeParameterAndCode) {
               400, invalid, "n", nullptr);
   ExpectError(Complete(R"({"prompt":"a","model":"other"})"), 404,
               "not_found_error", nullptr, "model_not_found");
+  ExpectError(Ask({"POST", "/v1/embeddings"}, R"({"input":"a"})"), 400, invalid,
+              "model", "unsupported_model");
   ExpectError(Ask({"GET", "/nowhere"}), 404, "not_found_error", nullptr,
               "not_found");
   ExpectIdle();

@@ -26,20 +26,19 @@ void OutputProcessor::Enqueue(Item item) {
   inbox_.push_back(std::move(item));
 }
 
-void OutputProcessor::Register(std::shared_ptr<ApiCall> call,
+void OutputProcessor::Register(std::shared_ptr<Call> call,
                                std::vector<CallPart> parts) {
   absl::MutexLock lock(&mu_);
   num_parts_ += static_cast<int>(parts.size());
   inbox_.push_back(Registered{std::move(call), std::move(parts)});
 }
 
-void OutputProcessor::Accept(std::shared_ptr<ApiCall> call) {
+void OutputProcessor::Accept(std::shared_ptr<Call> call) {
   Enqueue(Accepted{std::move(call)});
 }
 
-void OutputProcessor::Reject(std::shared_ptr<ApiCall> call,
-                             size_t first_rejected, std::vector<CallPart> parts,
-                             absl::Status error) {
+void OutputProcessor::Reject(std::shared_ptr<Call> call, size_t first_rejected,
+                             std::vector<CallPart> parts, absl::Status error) {
   for (size_t i = 0; i < first_rejected; ++i) {
     engine_->Abort(parts[i].request_id);
   }
@@ -150,7 +149,7 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
   const auto found = parts_.find(event.request_id);
   if (found == parts_.end()) return;
   Part& part = found->second;
-  ApiCall& call = *part.call;
+  Call& call = *part.call;
   const bool is_first = part.figures.scheduled_time == absl::InfinitePast();
   if (is_first && event.scheduled_time != absl::Time() &&
       event.scheduled_time != absl::InfinitePast()) {

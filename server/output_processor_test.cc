@@ -14,6 +14,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
+#include "server/api_call.h"
 #include "server/fake_tokenizer.h"
 #include "server/recording_responder.h"
 #include "tests/hash_model_runner.h"

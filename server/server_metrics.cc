@@ -248,7 +248,8 @@ void ServerMetrics::ObserveFinished(const FinishedRequest& request) {
   f.end_to_end->Observe(seconds(request.arrival_time, request.end_time));
   f.request_prompt->Observe(request.num_prompt_tokens);
   f.request_generation->Observe(request.num_generation_tokens);
-  f.request_max_tokens->Observe(request.max_tokens);
+  // Embeddings have none.
+  if (request.max_tokens > 0) f.request_max_tokens->Observe(request.max_tokens);
   f.request_n->Observe(request.n);
   if (request.scheduled_time == absl::InfinitePast()) return;
   f.queue_time->Observe(seconds(request.arrival_time, request.scheduled_time));
