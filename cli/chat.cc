@@ -130,6 +130,7 @@ int RunChat(const ChatOptions& options) {
     ServeOptions serve;
     serve.model = options.model;
     serve.port = 0;
+    serve.enable_ui = false;
     CommandError error;
     server = RunningServer::Start(
         serve, [] {}, &error);

@@ -181,6 +181,10 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
                   options->long_prefill_token_threshold,
                   "Most tokens of one prompt in a step; 0: the budget")
       ->check(CLI::Range(0, 1 << 20));
+  app->add_option("--scheduling-policy", options->scheduling_policy,
+                  "fcfs: in order of arrival; priority: by the requests' "
+                  "'priority', smaller first, then by arrival")
+      ->check(CLI::IsMember({"fcfs", "priority"}));
   app->add_option("--max-num-queued-reqs", options->max_num_queued_reqs,
                   "Requests that may wait; beyond, 503")
       ->check(CLI::Range(1, 1 << 20));
@@ -236,6 +240,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(CLI::Range(1, 1 << 20));
   app->add_option("--max-body-size", options->max_body_size,
                   "Largest request body");
+  app->add_flag("--ui,!--no-ui", options->enable_ui,
+                "Serve the chat page at / (default: on)");
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 1e6));

@@ -26,6 +26,7 @@ struct SessionOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 0;  // 0: 512, or max_num_seqs if larger.
   int long_prefill_token_threshold = 0;
+  std::string scheduling_policy = "fcfs";
   int max_num_queued_reqs = 512;
   int64_t max_num_queued_tokens = 1 << 20;
   bool enable_prefix_caching = true;
@@ -45,6 +46,7 @@ struct ServeOptions {
   int num_http_threads = 4;
   int max_connections = 8192;
   std::string max_body_size = "8MiB";
+  bool enable_ui = true;  // The chat page at `/`.
   double shutdown_timeout_seconds = 120;
 };
 

@@ -23,6 +23,7 @@
 #include "server/http_server.h"
 #include "server/output_processor.h"
 #include "server/server_metrics.h"
+#include "server/ui/chat_page.h"
 
 namespace quire {
 namespace {
@@ -82,15 +83,21 @@ class RunningServerImpl : public RunningServer {
     if (!created.ok()) return created.status();
     http_ = std::move(*created);
     api_ = std::make_unique<ApiServer>(http_.get(), kVersion);
+    if (options_.enable_ui) AddChatPage(http_.get());
     return http_->Start();
   }
 
   bool Load(const std::function<void()>& on_loaded, CommandError* error) {
-    session_ = LoadSession(options_.model, error);
+    session_ =
+        LoadSession(options_.model, error, [this](int64_t done, int64_t total) {
+          api_->SetLoadProgress(done, total);
+        });
     if (session_ == nullptr) return false;
     const LoadedModel& loaded = session_->loaded;
     ServedModel served;
     served.names = options_.served_model_names;
+    served.has_priorities = session_->engine_options.scheduling_policy ==
+                            SchedulingPolicy::kPriority;
     if (served.names.empty()) served.names.push_back(session_->model_name);
 
     ServerMetricsOptions metrics;
