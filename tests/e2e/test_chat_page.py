@@ -639,6 +639,7 @@ def test_hostile_text_stays_text(scripted, new_page, tmp_path):
     ask(page, HOSTILE)
     page.wait("document.querySelector('.assistant .actions button') !== null")
     page.reload()
+    page.wait(READY)
     page.wait("document.querySelector('.assistant .actions button') !== null")
     assert page.js("window.pwned") is None
     assert page.js("document.querySelectorAll('main img, main script, main a, nav img, select img').length") == 0
