@@ -26,10 +26,14 @@ struct SessionOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 0;  // 0: 512, or max_num_seqs if larger.
   int long_prefill_token_threshold = 0;
+  std::string scheduling_policy = "fcfs";
   int max_num_queued_reqs = 512;
   int64_t max_num_queued_tokens = 1 << 20;
   bool enable_prefix_caching = true;
   int tensor_parallel_size = 1;
+  // Directory of a draft model, empty: none; and how many tokens it proposes.
+  std::string speculative_model;
+  int num_speculative_tokens = 5;
   uint64_t seed = 0;
 };
 
@@ -76,6 +80,7 @@ struct GenerateOptions {
 
 struct DrainOptions {
   std::string url = "http://127.0.0.1:8080";
+  double settle_seconds = 0;
   double timeout_seconds = 120;
 };
 
@@ -97,9 +102,10 @@ struct CommandLine {
   DrainOptions drain;
 };
 
-// The last of an option given twice wins; `-` and `_` in names are the same; an
-// option comes from the command line, else from the YAML file of --config, else
-// from QUIRE_<NAME>. INVALID_ARGUMENT with a message for the user.
+// The last of an option given twice wins (all values of --api-key count, and so
+// do those of the last --served-model-name); `-` and `_` in names are the same;
+// an option comes from the command line, else from the YAML file of --config,
+// else from QUIRE_<NAME>. INVALID_ARGUMENT with a message for the user.
 absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args);
 
 // "32k" = 32 * 1024, "4GiB", "100MB", "512". vLLM tells "1K" = 1024 from "1k" =

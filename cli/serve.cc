@@ -68,7 +68,7 @@ class RunningServerImpl : public RunningServer {
     return http_->Start();
   }
 
-  bool Load(CommandError* error) {
+  bool Load(const std::function<void()>& on_loaded, CommandError* error) {
     session_ =
         LoadSession(options_.model, error, [this](int64_t done, int64_t total) {
           api_->SetLoadProgress(done, total);
@@ -77,6 +77,8 @@ class RunningServerImpl : public RunningServer {
     const LoadedModel& loaded = session_->loaded;
     ServedModel served;
     served.names = options_.served_model_names;
+    served.has_priorities = session_->engine_options.scheduling_policy ==
+                            SchedulingPolicy::kPriority;
     if (served.names.empty()) served.names.push_back(session_->model_name);
 
     ServerMetricsOptions metrics;
@@ -112,6 +114,7 @@ class RunningServerImpl : public RunningServer {
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
     served.created = time(nullptr);
+    on_loaded();
     api_->Serve(served);
     load_time_ = TimeSinceProcessStart();
     return true;
@@ -209,15 +212,16 @@ class SignalWaiter {
 
 }  // namespace
 
-std::unique_ptr<RunningServer> RunningServer::Start(const ServeOptions& options,
-                                                    CommandError* error) {
+std::unique_ptr<RunningServer> RunningServer::Start(
+    const ServeOptions& options, const std::function<void()>& on_loaded,
+    CommandError* error) {
   auto server = std::make_unique<RunningServerImpl>(options);
   if (const absl::Status status = server->Listen(); !status.ok()) {
     *error = {status,
               absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice};
     return nullptr;
   }
-  if (!server->Load(error)) return nullptr;
+  if (!server->Load(on_loaded, error)) return nullptr;
   return server;
 }
 
@@ -225,12 +229,13 @@ int RunServe(const ServeOptions& options) {
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;
-  std::unique_ptr<RunningServer> server = RunningServer::Start(options, &error);
+  // Before the first request can come: no signal may cut off its answer.
+  std::unique_ptr<RunningServer> server = RunningServer::Start(
+      options, [&signals] { signals.SetServing(); }, &error);
   if (server == nullptr) {
     absl::FPrintF(stderr, "quire: %s\n", error.status.message());
     return error.exit_code;
   }
-  signals.SetServing();
   absl::PrintF("quire %s\n%s", kVersion, server->Description());
   fflush(stdout);
   int exit_code = kExitOk;

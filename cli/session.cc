@@ -16,7 +16,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/draft_model.h"
 #include "cli/exit_codes.h"
+#include "cli/model_path.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "kernels/backend_factory.h"
@@ -173,6 +175,10 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.max_num_seqs = loaded.shape.max_num_seqs;
   engine.max_num_batched_tokens = loaded.shape.max_num_tokens;
   engine.long_prefill_token_threshold = options.long_prefill_token_threshold;
+  engine.max_num_scored_tokens = loaded.max_num_scored_tokens;
+  engine.scheduling_policy = options.scheduling_policy == "priority"
+                                 ? SchedulingPolicy::kPriority
+                                 : SchedulingPolicy::kFcfs;
   engine.enable_prefix_caching = options.enable_prefix_caching;
   engine.max_num_queued_reqs = options.max_num_queued_reqs;
   engine.max_num_queued_tokens = options.max_num_queued_tokens;
@@ -250,14 +256,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                                     "model directory"),
                 kExitModel);
   }
-  if (!IsDirectory(session->model_path)) {
-    return fail(absl::NotFoundError(absl::StrCat(session->model_path,
-                                                 ": no such model directory")),
-                kExitModel);
+  session->model_name = DefaultModelName(session->model_path);
+  auto directory = ResolveModelDirectory(session->model_path);
+  if (!directory.ok()) return fail(directory.status(), kExitModel);
+  session->model_path = std::move(*directory);
+  // First what is read at once and most often not supported: whoever named a
+  // model of another family wants to hear of that, not of its tokenizer.
+  if (const auto config = ReadModelDirectoryConfig(session->model_path);
+      !config.ok()) {
+    return fail(config.status(), kExitModel);
   }
-  std::string name = session->model_path;
-  while (name.size() > 1 && name.back() == '/') name.pop_back();
-  session->model_name = name.substr(name.rfind('/') + 1);
 
   const std::string& tokenizer_path =
       options.tokenizer.empty() ? session->model_path : options.tokenizer;
@@ -268,6 +276,28 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
           LoadTemplate(options, tokenizer_path, session.get());
       !status.ok()) {
     return fail(status, kExitModel);
+  }
+
+  if (!options.speculative_model.empty()) {
+    if (options.speculative_model == "[ngram]") {
+      return fail(absl::UnimplementedError(
+                      "--speculative-model [ngram]: n-gram drafts are not "
+                      "supported; name a draft model's directory"),
+                  kExitUsage);
+    }
+    const absl::Status status =
+        CheckDraftModel(options.speculative_model, *session->tokenizer);
+    if (!status.ok()) {
+      return fail(
+          absl::Status(status.code(),
+                       absl::StrCat("--speculative-model ", status.message())),
+          kExitModel);
+    }
+    absl::FPrintF(stderr,
+                  "quire: warning: --speculative-model %s: fits the model, but "
+                  "this version does not use drafts yet; decoding goes on "
+                  "without speculation\n",
+                  options.speculative_model);
   }
 
   auto backend = CreateBackend({options.device, options.num_threads});

@@ -71,7 +71,25 @@ absl::Span<const int32_t> Sequence::known_tokens() const {
                      : absl::MakeConstSpan(request->request.prompt_token_ids);
 }
 
+int Sequence::NumScoredAmong(int num_tokens) const {
+  if (!request->needs_scores()) return 0;
+  const int begin = std::max(num_submitted_tokens, request->num_scored_tokens);
+  const int end =
+      std::min(num_submitted_tokens + num_tokens, num_prompt_tokens - 1);
+  return std::max(end - begin, 0);
+}
+
+int Sequence::NumTokensScoringAtMost(int max_scored) const {
+  const int num_remaining = num_remaining_tokens();
+  if (NumScoredAmong(num_remaining) <= max_scored) return num_remaining;
+  return std::max(request->num_scored_tokens - num_submitted_tokens, 0) +
+         max_scored;
+}
+
 bool Sequence::IsBefore(const Sequence& other) const {
+  if (request->priority != other.request->priority) {
+    return request->priority < other.request->priority;
+  }
   if (request->arrival_no != other.request->arrival_no) {
     return request->arrival_no < other.request->arrival_no;
   }

@@ -75,6 +75,8 @@ struct Slot {
   int64_t num_computed_tokens = 0;
   int32_t last_token = -1;
   std::vector<int32_t> block_table;
+  std::vector<double> pooled_sum;
+  int64_t num_pooled_tokens = 0;
 };
 
 struct KvStorage {
@@ -103,12 +105,18 @@ struct ReferenceStep {
   std::vector<StepRow> rows;
   std::vector<TokenState> tokens;
   std::vector<int64_t> logit_tokens;  // Index into `tokens`.
+  std::vector<int32_t> scored_ids;
   std::vector<RowResult> results;
   struct Row {
     std::vector<int32_t> tokens;
     std::vector<float> logprobs;
     std::vector<int32_t> top_ids;
     std::vector<float> top_logprobs;
+    std::vector<float> scored_logprobs;
+    std::vector<int32_t> scored_ranks;
+    std::vector<int32_t> scored_top_ids;
+    std::vector<float> scored_top_logprobs;
+    std::vector<float> embedding;
   };
   std::vector<Row> result_rows;
 };
@@ -178,10 +186,36 @@ std::vector<double> Activate(Epilogue::Activation activation,
   return x;
 }
 
-// QK-norm and RoPE of one head at one position.
-std::vector<double> RotateHead(const AttentionSpec& spec, const NormSpec& norm,
+// norm(y) with row `row` of the weight and the bias.
+std::vector<double> NormWithRow(const NormSpec& norm, int64_t row,
+                                absl::Span<const double> y) {
+  NormSpec of_row = norm;
+  for (TensorView* view : {&of_row.weight, &of_row.bias}) {
+    if (view->empty()) continue;
+    *view = TensorView::Vector(view->row<float>(row), DType::kF32, view->cols);
+  }
+  return ReferenceNorm(of_row, y);
+}
+
+// QK-norm of the heads of one token.
+//   heads: [num_heads * head_dim]
+std::vector<double> NormHeads(const NormSpec& norm, int head_dim,
+                              std::vector<double> heads) {
+  if (norm.kind == NormSpec::Kind::kNone) return heads;
+  const int64_t size = norm.weight.cols;  // Of what is normed together.
+  QUIRE_CHECK(size == head_dim || size == static_cast<int64_t>(heads.size()));
+  for (size_t first = 0; first < heads.size(); first += size) {
+    const std::vector<double> normed =
+        NormWithRow(norm, norm.weight.rows == 1 ? 0 : first / size,
+                    absl::MakeConstSpan(heads).subspan(first, size));
+    std::copy(normed.begin(), normed.end(), heads.begin() + first);
+  }
+  return heads;
+}
+
+// RoPE of one head at one position.
+std::vector<double> RotateHead(const AttentionSpec& spec,
                                std::vector<double> head, int64_t position) {
-  head = ReferenceNorm(norm, head);
   const TensorView& table = spec.rope_table;
   const int64_t half = table.empty() ? 0 : table.cols / 2;
   for (int64_t i = 0; i < half; ++i) {
@@ -238,6 +272,10 @@ struct ReferenceBackend::State {
 
   void Apply(const SlotUpdate& update);
   void CopyBlock(int32_t from, int32_t to);
+  // False if a logit is not finite.
+  bool ScoreRow(const ReferenceStep& step, const StepRow& row,
+                TensorView logits, int64_t first_logit, int64_t first_scored,
+                ReferenceStep::Row* out);
   void SampleRow(ReferenceStep& step, const StepRow& row, TensorView logits,
                  int64_t first_logit, ReferenceStep::Row* out,
                  bool* non_finite);
@@ -390,6 +428,7 @@ absl::StatusOr<Step*> ReferenceBackend::BeginStep(const StepPlan& plan) {
   step.is_free = false;
   for (const SlotUpdate& update : plan.updates) state_->Apply(update);
   for (const auto& [from, to] : plan.block_copies) state_->CopyBlock(from, to);
+  step.scored_ids.assign(plan.scored_ids.begin(), plan.scored_ids.end());
   size_t next_token = 0;
   for (const StepRow& row : plan.rows) {
     const Slot& slot = state_->slots.at(row.slot);
@@ -453,6 +492,19 @@ absl::Status ReferenceBackend::Embed(Step& step, const PackedWeight& vocab,
   return absl::OkStatus();
 }
 
+absl::Status ReferenceBackend::AddPositions(Step& step,
+                                            const PackedWeight& positions,
+                                            TensorView x) {
+  const auto& table = static_cast<const ReferenceWeight&>(positions);
+  const std::vector<TokenState>& tokens = AsReference(step).tokens;
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    for (int64_t col = 0; col < table.cols; ++col) {
+      Store(x, t, col, Load(x, t, col) + table.at(tokens[t].position, col));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReferenceBackend::Norm(Step& step, TensorView x,
                                     const Prologue& prologue, TensorView out) {
   for (size_t t = 0; t < AsReference(step).tokens.size(); ++t) {
@@ -468,14 +520,15 @@ absl::Status ReferenceBackend::Linear(Step& step, TensorView x,
                                       const Epilogue& epilogue,
                                       TensorView out) {
   for (size_t t = 0; t < AsReference(step).tokens.size(); ++t) {
-    const std::vector<double> row =
+    const std::vector<double> row = ReferenceNorm(
+        epilogue.norm,
         Activate(epilogue.activation,
                  Product(PrologueRow(x, prologue, t),
-                         static_cast<const ReferenceWeight&>(weight)));
+                         static_cast<const ReferenceWeight&>(weight))));
     for (size_t col = 0; col < row.size(); ++col) {
       const double residual =
           epilogue.residual.empty() ? 0.0 : Load(epilogue.residual, t, col);
-      Store(out, t, col, row[col] + residual);
+      Store(out, t, col, epilogue.scale * row[col] + residual);
     }
   }
   return absl::OkStatus();
@@ -487,21 +540,27 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
   const AttentionSpec& spec = kv.spec;
   const int head_dim = spec.head_dim;
   const std::vector<TokenState>& tokens = AsReference(step).tokens;
-  const auto head_of = [&](size_t t, int head) {
-    std::vector<double> values(head_dim);
-    for (int i = 0; i < head_dim; ++i) {
-      values[i] = Load(qkv, t, int64_t{head} * head_dim + i);
+  // The heads [first, first + count) of token t, and one of such a range.
+  const auto heads_of = [&](size_t t, int first, int count) {
+    std::vector<double> values(count * head_dim);
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = Load(qkv, t, int64_t{first} * head_dim + i);
     }
     return values;
   };
+  const auto head_of = [&](const std::vector<double>& heads, int head) {
+    return std::vector<double>(heads.begin() + head * head_dim,
+                               heads.begin() + (head + 1) * head_dim);
+  };
   for (size_t t = 0; t < tokens.size(); ++t) {
     const Slot& slot = state_->slots[tokens[t].slot];
+    const std::vector<double> keys = NormHeads(
+        spec.k_norm, head_dim, heads_of(t, spec.num_heads, spec.num_kv_heads));
     for (int head = 0; head < spec.num_kv_heads; ++head) {
       const std::vector<double> k =
-          RotateHead(spec, spec.k_norm, head_of(t, spec.num_heads + head),
-                     tokens[t].position);
+          RotateHead(spec, head_of(keys, head), tokens[t].position);
       const std::vector<double> v =
-          head_of(t, spec.num_heads + spec.num_kv_heads + head);
+          heads_of(t, spec.num_heads + spec.num_kv_heads + head, 1);
       float* k_out = state_->KvAt(kv, layer, slot, tokens[t].position, 0, head);
       float* v_out = state_->KvAt(kv, layer, slot, tokens[t].position, 1, head);
       for (int i = 0; i < head_dim; ++i) {
@@ -517,10 +576,12 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
         spec.sliding_window > 0
             ? std::max<int64_t>(0, position - spec.sliding_window + 1)
             : 0;
+    const std::vector<double> queries =
+        NormHeads(spec.q_norm, head_dim, heads_of(t, 0, spec.num_heads));
     for (int head = 0; head < spec.num_heads; ++head) {
       const int kv_head = head / (spec.num_heads / spec.num_kv_heads);
       const std::vector<double> q =
-          RotateHead(spec, spec.q_norm, head_of(t, head), position);
+          RotateHead(spec, head_of(queries, head), position);
       std::vector<double> scores;
       for (int64_t p = first; p <= position; ++p) {
         const float* k = state_->KvAt(kv, layer, slot, p, 0, kv_head);
@@ -561,6 +622,37 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+bool ReferenceBackend::State::ScoreRow(const ReferenceStep& step,
+                                       const StepRow& row, TensorView logits,
+                                       int64_t first_logit,
+                                       int64_t first_scored,
+                                       ReferenceStep::Row* out) {
+  // A greedy draw's report says all but the log-probability and the rank.
+  SlotParams params;
+  params.temperature = 0.0f;
+  params.num_logprobs = std::max(slots[row.slot].params.num_prompt_logprobs, 0);
+  for (int i = 0; i < row.num_scored; ++i) {
+    const auto values = absl::MakeConstSpan(
+        logits.row<const float>(first_logit + i), shape.vocab_size);
+    const int32_t id = step.scored_ids.at(first_scored + i);
+    const ReferenceSample best =
+        ReferenceSampleRow(values, params, {}, 0, /*position=*/0);
+    if (best.non_finite) return false;
+    out->scored_logprobs.push_back(static_cast<float>(
+        best.logprob + (double{values[id]} - values[best.token])));
+    out->scored_ranks.push_back(1 +
+                                static_cast<int32_t>(std::count_if(
+                                    values.begin(), values.end(),
+                                    [&](float v) { return v > values[id]; })));
+    out->scored_top_ids.insert(out->scored_top_ids.end(), best.top_ids.begin(),
+                               best.top_ids.end());
+    out->scored_top_logprobs.insert(out->scored_top_logprobs.end(),
+                                    best.top_logprobs.begin(),
+                                    best.top_logprobs.end());
+  }
+  return true;
+}
+
 void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
                                         TensorView logits, int64_t first_logit,
                                         ReferenceStep::Row* out,
@@ -570,11 +662,15 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
     return absl::MakeConstSpan(logits.row<const float>(first_logit + i),
                                shape.vocab_size);
   };
-  for (int i = 0; i < row.num_logits; ++i) {
+  for (int i = row.num_scored; i < row.num_logits; ++i) {
     for (float logit : logits_of(i)) *non_finite |= !std::isfinite(logit);
   }
+  if (row.num_logits == row.num_scored) {
+    slot.num_computed_tokens += row.num_tokens;
+    return;
+  }
   const int num_top = std::max(slot.params.num_logprobs, 0);
-  for (int i = 0; i < row.num_logits && !*non_finite; ++i) {
+  for (int i = row.num_scored; i < row.num_logits && !*non_finite; ++i) {
     const int64_t t = step.logit_tokens[first_logit + i];
     const ReferenceSample sample =
         ReferenceSampleRow(logits_of(i), slot.params, slot.tokens,
@@ -600,8 +696,9 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
     }
   }
   slot.last_token = out->tokens.back();
-  slot.num_computed_tokens +=
-      row.num_tokens - row.num_logits + static_cast<int>(out->tokens.size());
+  slot.num_computed_tokens += row.num_tokens -
+                              (row.num_logits - row.num_scored) +
+                              static_cast<int>(out->tokens.size());
 }
 
 absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
@@ -610,6 +707,7 @@ absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
   // Spans into result_rows must stay valid.
   reference_step.result_rows.reserve(reference_step.rows.size());
   int64_t first_logit = 0;
+  int64_t first_scored = 0;
   for (const StepRow& row : reference_step.rows) {
     if (row.num_logits == 0) {
       state_->slots[row.slot].num_computed_tokens += row.num_tokens;
@@ -620,12 +718,56 @@ absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
     ReferenceStep::Row& out = reference_step.result_rows.emplace_back();
     state_->SampleRow(reference_step, row, logits, first_logit, &out,
                       &result.non_finite);
+    result.non_finite |= !state_->ScoreRow(reference_step, row, logits,
+                                           first_logit, first_scored, &out);
+    first_scored += row.num_scored;
     result.tokens = out.tokens;
     result.logprobs = out.logprobs;
     result.top_ids = out.top_ids;
     result.top_logprobs = out.top_logprobs;
+    result.scored_logprobs = out.scored_logprobs;
+    result.scored_ranks = out.scored_ranks;
+    result.scored_top_ids = out.scored_top_ids;
+    result.scored_top_logprobs = out.scored_top_logprobs;
     reference_step.results.push_back(result);
     first_logit += row.num_logits;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReferenceBackend::Pool(Step& step, TensorView hidden,
+                                    const Prologue& prologue, Pooling pooling) {
+  ReferenceStep& reference_step = AsReference(step);
+  reference_step.is_sampled = true;
+  // Spans into result_rows must stay valid.
+  reference_step.result_rows.reserve(reference_step.rows.size());
+  int64_t t = 0;
+  for (const StepRow& row : reference_step.rows) {
+    Slot& slot = state_->slots[row.slot];
+    if (pooling == Pooling::kMean) {
+      QUIRE_CHECK(slot.num_pooled_tokens == slot.num_computed_tokens);
+    }
+    slot.pooled_sum.resize(hidden.cols);
+    std::vector<double> x;
+    for (int i = 0; i < row.num_tokens; ++i) {
+      x = PrologueRow(hidden, prologue, t++);
+      for (int64_t c = 0; c < hidden.cols; ++c) slot.pooled_sum[c] += x[c];
+    }
+    slot.num_pooled_tokens += row.num_tokens;
+    slot.num_computed_tokens += row.num_tokens;
+    if (row.num_logits == 0) continue;
+    ReferenceStep::Row& out = reference_step.result_rows.emplace_back();
+    RowResult result;
+    result.slot = row.slot;
+    for (int64_t c = 0; c < hidden.cols; ++c) {
+      out.embedding.push_back(
+          static_cast<float>(pooling == Pooling::kMean
+                                 ? slot.pooled_sum[c] / slot.num_pooled_tokens
+                                 : x[c]));
+      result.non_finite |= !std::isfinite(out.embedding.back());
+    }
+    result.embedding = out.embedding;
+    reference_step.results.push_back(result);
   }
   return absl::OkStatus();
 }

@@ -13,11 +13,21 @@
 #include "engine/request.h"
 #include "server/http_server.h"
 #include "server/openai_api.h"
+#include "server/prompt_text.h"
 #include "server/stop_strings.h"
 #include "tokenizer/incremental_detokenizer.h"
 #include "tokenizer/tokenizer.h"
 
 namespace quire {
+
+// What the answer needs of one prompt.
+struct ApiCallPrompt {
+  // If the ids, the scores or (completions) the echo are to be reported.
+  std::vector<int32_t> token_ids;
+  // What answers with `echo` begin with: the prompt, or the final message of a
+  // chat (then without offsets).
+  PromptText echo;
+};
 
 // What the answer needs of the request.
 struct ApiCallOptions {
@@ -29,12 +39,20 @@ struct ApiCallOptions {
   bool include_usage = false;
   bool continuous_usage_stats = false;
   bool wants_logprobs = false;
+  int32_t num_prompt_logprobs = -1;  // Top entries to report; -1: no report.
+  int32_t num_echo_logprobs = 0;     // Of the prompt tokens among `logprobs`.
+  bool echo = false;
+  bool generates_nothing = false;  // What the engine draws is dropped.
+  bool return_token_ids = false;
   bool skip_special_tokens = true;
   bool include_stop_str_in_output = false;
   bool return_tokens_as_token_ids = false;
   std::vector<std::string> stop_strings;
-  int num_choices = 1;            // Of all prompts: prompt-major.
-  int64_t num_prompt_tokens = 0;  // Of all prompts.
+  int num_choices = 1;                 // Of all prompts: prompt-major.
+  int best_of = 1;                     // Choices of one prompt, of which
+  int n = 1;                           // so many are returned.
+  std::vector<ApiCallPrompt> prompts;  // Empty: nothing of them is reported.
+  int64_t num_prompt_tokens = 0;       // Of all prompts.
   HttpHeaders headers;
 };
 
@@ -74,8 +92,21 @@ class ApiCall {
     int32_t token_id;
     float logprob;
     std::vector<TopLogprob> top;
-    int64_t text_offset;        // In bytes.
+    int64_t text_offset;        // In bytes; -1 for prompt tokens.
     int64_t text_offset_chars;  // As OpenAI counts.
+    bool is_known = true;       // Not for the first token of a prompt.
+  };
+  struct Prompt {
+    const ApiCallPrompt* info;        // In options_.
+    std::vector<TokenOutput> scored;  // From the second token on, as they come.
+  };
+  // One chunk of a stream.
+  struct Chunk {
+    absl::string_view delta;  // JSON of the delta (chat) or the text.
+    absl::Span<const Logprob> logprobs;
+    absl::Span<const int32_t> token_ids;
+    bool is_first = false;  // Of its choice.
+    bool is_finish = false;
   };
   struct Choice {
     IncrementalDetokenizer detokenizer;
@@ -87,21 +118,37 @@ class ApiCall {
     int64_t num_text_bytes = 0;   // the same in bytes,
     int64_t num_given_bytes = 0;  // and past the stop strings.
     int64_t num_tokens = 0;
-    bool has_role = false;
+    double sum_logprobs = 0;         // Of its tokens, for best_of.
+    std::vector<int32_t> token_ids;  // Not yet written, or all of them.
+    bool is_begun = false;
+    bool has_first_chunk = false;
     bool is_finish_written = false;
     std::optional<FinishReason> finish_reason;
     std::string stop_reason_json = "null";
   };
 
+  Prompt& PromptOf(int choice_idx) {
+    return prompts_[choice_idx / options_.best_of];
+  }
+  const Prompt& PromptOf(int choice_idx) const {
+    return prompts_[choice_idx / options_.best_of];
+  }
+  // Puts the echo in front.
+  void BeginChoice(int choice_idx);
   static void Give(Choice& choice, std::string text);
   void AppendToken(Choice& choice, const TokenOutput& token, bool is_end);
   void FinishChoice(Choice& choice, FinishReason reason);
   void FinishByStopString(Choice& choice);
   void WriteChunks(int choice_idx, std::string* out);
   void BeginChunk(std::string* out) const;
-  void AppendChunk(int choice_idx, const Choice& choice,
-                   absl::string_view delta, absl::Span<const Logprob> logprobs,
-                   bool is_finish, std::string* out) const;
+  void AppendChunk(int choice_idx, const Chunk& chunk, std::string* out) const;
+  // ,"prompt_logprobs":…,"prompt_token_ids":… as far as asked for.
+  void AppendPromptFields(const Prompt& prompt, std::string* out) const;
+  void AppendTokenIds(absl::Span<const int32_t> token_ids,
+                      std::string* out) const;
+  // The choices to return, in order: of each prompt the n whose tokens have the
+  // highest mean log-probability, the best first.
+  std::vector<int> ReturnedChoices() const;
   // "null" unless logprobs were asked for.
   void AppendLogprobs(absl::Span<const Logprob> logprobs,
                       std::string* out) const;
@@ -117,6 +164,7 @@ class ApiCall {
   const Tokenizer* const tokenizer_;
   const std::shared_ptr<HttpResponder> responder_;
   std::vector<Choice> choices_;
+  std::vector<Prompt> prompts_;
   int num_open_choices_;
   int64_t num_cached_tokens_ = 0;
   bool is_started_ = false;

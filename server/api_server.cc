@@ -40,17 +40,13 @@ std::string RandomId(absl::string_view prefix) {
                       absl::StrFormat("%016x%016x", generator(), generator()));
 }
 
-// Of the response: the caller's own id if it is harmless, else the call's.
-std::string RequestIdHeader(const HttpRequest& request,
-                            const std::string& call_id) {
+// The caller's own id, from a header or the body, if it is harmless; else
+// empty.
+std::string GivenRequestId(const HttpRequest& request,
+                           const ApiRequest& api_request) {
   const absl::string_view given = request.Header("x-request-id");
-  if (given.empty() || given.size() > 64) return call_id;
-  for (const char c : given) {
-    if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != '-') {
-      return call_id;
-    }
-  }
-  return std::string(given);
+  if (IsHarmlessRequestId(given)) return std::string(given);
+  return api_request.request_id;
 }
 
 // Names as the caller sent them: only the harmless ones may enter a header.
@@ -73,6 +69,72 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
   }
   return absl::NotFoundError(
       absl::StrCat("The model `", name, "` does not exist."));
+}
+
+// What a chat with `echo` repeats: the final message, if its role is the one
+// that goes on.
+std::string EchoedMessage(const ApiRequest& request) {
+  const Json& message = request.messages.back();
+  const bool is_continued =
+      request.add_generation_prompt ? message["role"] == "assistant" : true;
+  return is_continued ? message["content"].get<std::string>() : "";
+}
+
+// What the answer repeats of its prompts.
+std::vector<ApiCallPrompt> MakeCallPrompts(
+    const ServedModel& model, const ApiRequest& request,
+    const std::vector<std::vector<int32_t>>& prompts) {
+  std::vector<ApiCallPrompt> call_prompts;
+  const bool is_chat = request.kind == ApiKind::kChat;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    ApiCallPrompt& call_prompt = call_prompts.emplace_back();
+    call_prompt.token_ids = prompts[i];
+    if (!request.echo) continue;
+    if (is_chat) {
+      call_prompt.echo.text = EchoedMessage(request);
+      continue;
+    }
+    std::optional<std::string> given;
+    const auto* text = std::get_if<std::string>(&request.prompts[i]);
+    if (text != nullptr && !request.truncate_prompt_tokens.has_value()) {
+      given = *text;
+    }
+    call_prompt.echo = MakePromptText(*model.tokenizer, prompts[i], given,
+                                      request.skip_special_tokens);
+  }
+  return call_prompts;
+}
+
+// All but the id and the headers.
+ApiCallOptions MakeCallOptions(
+    const ServedModel& model, ApiRequest& request,
+    const std::vector<std::vector<int32_t>>& prompts) {
+  ApiCallOptions options;
+  options.kind = request.kind;
+  options.model = request.model.empty() ? model.names.front() : request.model;
+  options.created = time(nullptr);
+  options.stream = request.stream;
+  options.include_usage = request.include_usage;
+  options.continuous_usage_stats = request.continuous_usage_stats;
+  options.wants_logprobs = request.wants_logprobs;
+  options.num_prompt_logprobs = request.prompt_logprobs.value_or(-1);
+  options.num_echo_logprobs = request.top_logprobs.value_or(0);
+  options.echo = request.echo;
+  options.generates_nothing = request.generates_nothing;
+  options.return_token_ids = request.return_token_ids;
+  options.skip_special_tokens = request.skip_special_tokens;
+  options.include_stop_str_in_output = request.include_stop_str_in_output;
+  options.return_tokens_as_token_ids = request.return_tokens_as_token_ids;
+  options.stop_strings = std::move(request.stop_strings);
+  options.num_choices = static_cast<int>(prompts.size()) * request.best_of;
+  options.best_of = request.best_of;
+  options.n = request.n;
+  for (const auto& prompt : prompts) options.num_prompt_tokens += prompt.size();
+  if (request.echo || request.return_token_ids ||
+      request.prompt_logprobs.has_value()) {
+    options.prompts = MakeCallPrompts(model, request, prompts);
+  }
+  return options;
 }
 
 }  // namespace
@@ -157,6 +219,8 @@ void ApiServer::SetLoadProgress(int64_t num_done, int64_t num_total) {
 
 void ApiServer::Serve(const ServedModel& model) {
   model_ = model;
+  sampling_strings_ = std::make_unique<SamplingStrings>(
+      model.tokenizer, model.limits.vocab_size);
   state_.store(State::kServing, std::memory_order_release);
 }
 
@@ -303,13 +367,20 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
   QUIRE_RETURN_IF_ERROR(
       CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
+  QUIRE_RETURN_IF_ERROR(sampling_strings_->Resolve(&api_request));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
                          EncodePrompts(api_request, *model.tokenizer,
                                        model.chat_template, model.limits));
-  if (prompts.size() * api_request.n > kMaxChoicesOfCall) {
-    return ParameterError("n", absl::StrCat("'n' times the number of prompts "
-                                            "must not exceed ",
-                                            kMaxChoicesOfCall));
+  if (prompts.size() * api_request.best_of > kMaxChoicesOfCall) {
+    return ParameterError(
+        api_request.best_of > api_request.n ? "best_of" : "n",
+        absl::StrCat("the choices of all prompts together must not exceed ",
+                     kMaxChoicesOfCall));
+  }
+  if (api_request.priority != 0 && !model.has_priorities) {
+    return ParameterError("priority",
+                          "'priority' needs a server that was started with "
+                          "--scheduling-policy priority");
   }
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
              responder);
@@ -321,25 +392,14 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            std::vector<std::vector<int32_t>> prompts,
                            const HttpRequest& http_request,
                            const Responder& responder) const {
-  ApiCallOptions options;
-  options.kind = api_request.kind;
+  ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
+  const absl::string_view prefix =
+      api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
+  const std::string given_id = GivenRequestId(http_request, api_request);
   options.id =
-      RandomId(api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-");
-  options.model =
-      api_request.model.empty() ? model.names.front() : api_request.model;
-  options.created = time(nullptr);
-  options.stream = api_request.stream;
-  options.include_usage = api_request.include_usage;
-  options.continuous_usage_stats = api_request.continuous_usage_stats;
-  options.wants_logprobs = api_request.wants_logprobs;
-  options.skip_special_tokens = api_request.skip_special_tokens;
-  options.include_stop_str_in_output = api_request.include_stop_str_in_output;
-  options.return_tokens_as_token_ids = api_request.return_tokens_as_token_ids;
-  options.stop_strings = std::move(api_request.stop_strings);
-  options.num_choices = static_cast<int>(prompts.size()) * api_request.n;
-  for (const auto& prompt : prompts) options.num_prompt_tokens += prompt.size();
+      given_id.empty() ? RandomId(prefix) : absl::StrCat(prefix, given_id);
   options.headers.emplace_back("X-Request-Id",
-                               RequestIdHeader(http_request, options.id));
+                               given_id.empty() ? options.id : given_id);
   if (!api_request.ignored_fields.empty()) {
     options.headers.emplace_back("X-Quire-Ignored-Fields",
                                  IgnoredFieldsHeader(api_request));
@@ -359,12 +419,13 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
         model.limits.max_model_len - static_cast<int32_t>(prompt.size());
     int32_t& max_tokens = request.sampling.max_tokens;
     max_tokens = max_tokens > 0 ? std::min(max_tokens, room) : room;
-    request.n = api_request.n;
+    request.n = api_request.best_of;
+    request.priority = api_request.priority;
     request.cache_namespace = cache_namespace;
     request.arrival_time = http_request.arrival_time;
     parts.push_back(
-        {request.id, static_cast<int32_t>(parts.size()) * api_request.n,
-         api_request.n, max_tokens, static_cast<int64_t>(prompt.size()),
+        {request.id, static_cast<int32_t>(parts.size()) * api_request.best_of,
+         api_request.best_of, max_tokens, static_cast<int64_t>(prompt.size()),
          http_request.arrival_time});
     request.prompt_token_ids = std::move(prompt);
     requests.push_back(std::move(request));

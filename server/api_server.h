@@ -15,6 +15,7 @@
 #include "server/openai_api.h"
 #include "server/output_processor.h"
 #include "server/prompt.h"
+#include "server/sampling_strings.h"
 #include "server/server_metrics.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
@@ -32,7 +33,8 @@ struct ServedModel {
   ServerMetrics* metrics = nullptr;
   PromptLimits limits;
   SamplingDefaults defaults;
-  int64_t created = 0;  // Unix seconds.
+  int64_t created = 0;          // Unix seconds.
+  bool has_priorities = false;  // SchedulingPolicy::kPriority.
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.
@@ -78,7 +80,9 @@ class ApiServer {
 
   HttpServer* const http_;
   const std::string version_;
-  ServedModel model_;  // Written once, before state_ leaves kLoading.
+  // Written once, before state_ leaves kLoading.
+  ServedModel model_;
+  std::unique_ptr<SamplingStrings> sampling_strings_;
   std::atomic<State> state_{State::kLoading};
   std::atomic<int> load_percent_{0};
 };

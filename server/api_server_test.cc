@@ -277,8 +277,10 @@ TEST_F(ApiServerTest, ErrorsNameTypeParameterAndCode) {
   ExpectError(Chat("{}"), 400, invalid, "messages", nullptr);
   ExpectError(Complete(R"({"prompt":"a","temperature":3})"), 400, invalid,
               "temperature", nullptr);
-  ExpectError(Complete(R"({"prompt":"a","echo":true})"), 400, invalid, "echo",
-              "unsupported_parameter");
+  ExpectError(Complete(R"({"prompt":"a","suffix":"b"})"), 400, invalid,
+              "suffix", "unsupported_parameter");
+  ExpectError(Complete(R"({"prompt":"a","priority":1})"), 400, invalid,
+              "priority", nullptr);
   ExpectError(Complete(R"({"prompt":[300]})"), 400, invalid, "prompt", nullptr);
   ExpectError(Complete(R"({"prompt":"a","stop_token_ids":[300]})"), 400,
               invalid, "stop_token_ids", nullptr);
@@ -693,6 +695,82 @@ TEST_F(ApiServerTest, HugeTextIsRefusedByItsLength) {
   const auto cut = EncodePrompts(request, tokenizer_, nullptr, limits);
   ASSERT_TRUE(cut.ok()) << cut.status();
   EXPECT_EQ(cut->front().size(), 3u);
+}
+
+TEST_F(ApiServerTest, TruncationKeepsOneEndAndTheBeginToken) {
+  const auto encode = [&](const ApiRequest& request) {
+    const PromptLimits limits = MakePromptLimits(
+        tokenizer_, /*max_model_len=*/8, FakeTokenizer::kVocabSize);
+    const auto prompts = EncodePrompts(request, tokenizer_, nullptr, limits);
+    EXPECT_TRUE(prompts.ok()) << prompts.status();
+    return prompts.ok() ? tokenizer_.Decode(prompts->front(), false) : "";
+  };
+  ApiRequest request;
+  request.kind = ApiKind::kCompletion;
+  request.prompts.emplace_back("abcdefghij");
+  request.add_special_tokens = true;
+  request.truncate_prompt_tokens = 4;
+  EXPECT_EQ(encode(request), "<s>hij");
+  request.truncates_right = true;
+  EXPECT_EQ(encode(request), "<s>abc");
+  // As many as leave room for the answer.
+  request.truncate_prompt_tokens = -1;
+  request.sampling.max_tokens = 2;
+  EXPECT_EQ(encode(request), "<s>abcde");
+  request.sampling.max_tokens = 0;
+  EXPECT_EQ(encode(request), "<s>abcdef");
+  request.truncate_prompt_tokens = 1;
+  request.truncates_right = false;
+  EXPECT_EQ(encode(request), "j");
+  // Ids are the caller's own.
+  request.prompts = {std::vector<int32_t>{FakeTokenizer::kBos, 'a', 'b', 'c'}};
+  request.truncate_prompt_tokens = 2;
+  EXPECT_EQ(encode(request), "bc");
+}
+
+TEST_F(ApiServerTest, RequestIdIsEchoed) {
+  Start();
+  const TestResponse in_body =
+      Complete(R"({"prompt":"a","max_tokens":1,"request_id":"r-1"})");
+  EXPECT_EQ(Parse(in_body)["id"], "cmpl-r-1");
+  EXPECT_EQ(in_body.Field("x-request-id"), "r-1");
+  const TestResponse in_both =
+      Complete(R"({"prompt":"a","max_tokens":1,"request_id":"r-1"})",
+               "X-Request-Id: r-2\r\n");
+  EXPECT_EQ(Parse(in_both)["id"], "cmpl-r-2");
+  EXPECT_EQ(in_both.Field("x-request-id"), "r-2");
+}
+
+TEST_F(ApiServerTest, EchoScoresThePrompt) {
+  Start();
+  const Json ask = {{"prompt", Json::array({"abc", Json::array({'x', 'y'})})},
+                    {"echo", true},
+                    {"max_tokens", 0},
+                    {"logprobs", 2},
+                    {"n", 2},
+                    {"return_token_ids", true}};
+  const Json answer = Parse(Complete(ask.dump()));
+  ASSERT_EQ(answer["choices"].size(), 4u);
+  for (int i = 0; i < 4; ++i) {
+    const Json& choice = answer["choices"][i];
+    EXPECT_EQ(choice["text"], i < 2 ? "abc" : "xy");
+    EXPECT_EQ(choice["finish_reason"], "length");
+    EXPECT_EQ(choice["token_ids"], Json::array());
+    EXPECT_EQ(
+        choice["prompt_token_ids"],
+        i < 2 ? Json({FakeTokenizer::kBos, 'a', 'b', 'c'}) : Json({'x', 'y'}));
+    const Json& logprobs = choice["logprobs"];
+    EXPECT_EQ(logprobs["text_offset"],
+              i < 2 ? Json({0, 0, 1, 2}) : Json({0, 1}));
+    ASSERT_EQ(logprobs["token_logprobs"].size(), i < 2 ? 4u : 2u);
+    EXPECT_TRUE(logprobs["token_logprobs"][0].is_null());
+    EXPECT_TRUE(logprobs["top_logprobs"][0].is_null());
+    EXPECT_LE(logprobs["token_logprobs"][1], 0.0);
+  }
+  EXPECT_EQ(answer["choices"][0]["logprobs"], answer["choices"][1]["logprobs"]);
+  EXPECT_EQ(answer["usage"]["completion_tokens"], 0);
+  EXPECT_EQ(answer["usage"]["prompt_tokens"], 6);
+  ExpectIdle();
 }
 
 }  // namespace

@@ -89,31 +89,76 @@ struct NormData {
   void Expect(const HostMatrix& x, const HostMatrix& residual, int64_t t,
               std::vector<double>* value, std::vector<double>* error) const {
     std::vector<double> y(x.cols());
-    double largest = 0.0;
     for (int64_t col = 0; col < x.cols(); ++col) {
       y[col] = x.at(t, col);
       if (!residual.empty()) y[col] += residual.at(t, col);
-      largest = std::max(largest, std::abs(y[col]));
     }
+    Expect(y, value, error);
+    for (int64_t col = 0; col < x.cols(); ++col) {
+      if (kind == NormSpec::Kind::kNone) {
+        (*error)[col] =
+            residual.empty() ? 0.0 : kRoundoff * std::abs((*value)[col]);
+      }
+    }
+  }
+
+  // Turns bounds on the errors of y into bounds on those of norm(y) in f32.
+  // With s = sqrt(var(y) + eps), which moves by at most r, the root mean square
+  // of the errors, and never falls below sqrt(eps):
+  //   |c' / s' - c / s| <= (|c' - c| + |c| r / s) / s', c the centred element.
+  void Propagate(const std::vector<double>& y,
+                 std::vector<double>* errors) const {
+    if (kind == NormSpec::Kind::kNone) return;
+    const int64_t cols = y.size();
+    const bool is_layer = kind == NormSpec::Kind::kLayer;
+    double mean = 0.0, mean_error = 0.0, squares = 0.0, squared_errors = 0.0;
+    for (int64_t col = 0; col < cols; ++col) {
+      if (is_layer) mean += y[col] / cols;
+      if (is_layer) mean_error += (*errors)[col] / cols;
+      squared_errors += (*errors)[col] * (*errors)[col] / cols;
+    }
+    for (double v : y) squares += (v - mean) * (v - mean) / cols;
+    const double eps = HostSpec().eps;
+    const double s = std::sqrt(squares + eps);
+    const double r = std::sqrt(squared_errors);
+    const double least = std::max(s - r, std::sqrt(eps));
+    std::vector<double> value, own;
+    Expect(y, &value, &own);
+    for (int64_t col = 0; col < cols; ++col) {
+      const double w = std::abs(weight_offset + weight.at(0, col));
+      const double moved =
+          w * ((*errors)[col] + mean_error + std::abs(y[col] - mean) * r / s) /
+          least;
+      // The roundings of the norm itself grow with what it is given.
+      (*errors)[col] = moved * (1 + NormTolerance(cols)) +
+                       own[col] * (s + r) / least * (s + r) / least;
+    }
+  }
+
+  // norm(y) and a bound on its f32 error for an exact y.
+  void Expect(const std::vector<double>& y, std::vector<double>* value,
+              std::vector<double>* error) const {
+    const int64_t cols = y.size();
+    double largest = 0.0;
+    for (double v : y) largest = std::max(largest, std::abs(v));
     *value = ReferenceNorm(HostSpec(), y);
-    error->assign(x.cols(), 0.0);
+    error->assign(cols, 0.0);
     double mean = 0.0;
     double variance = 0.0;
     for (double v : y) mean += v / y.size();
     for (double v : y) variance += (v - mean) * (v - mean) / y.size();
-    for (int64_t col = 0; col < x.cols(); ++col) {
+    for (int64_t col = 0; col < cols; ++col) {
       const double magnitude = std::abs((*value)[col]);
-      if (kind == NormSpec::Kind::kNone) {
-        (*error)[col] = residual.empty() ? 0.0 : kRoundoff * magnitude;
-      } else if (kind == NormSpec::Kind::kRms) {
-        (*error)[col] = NormTolerance(x.cols()) * magnitude;
+      if (kind == NormSpec::Kind::kNone) continue;
+      if (kind == NormSpec::Kind::kRms) {
+        (*error)[col] = NormTolerance(cols) * magnitude;
       } else {
         // The error of the mean moves every element and the variance alike.
         const double gain =
             std::abs(weight.at(0, col)) / std::sqrt(variance + 1e-5);
         const double centred = std::abs(y[col] - mean);
         (*error)[col] =
-            2 * NormTolerance(x.cols()) *
+            2 * NormTolerance(cols) *
             (gain * largest * (1 + centred / std::sqrt(variance + 1e-5)) +
              magnitude);
       }
@@ -137,6 +182,8 @@ struct LinearCase {
   bool residual_out_aliases_x = false;
   bool has_epilogue_residual = false;
   bool epilogue_residual_aliases_out = false;
+  NormSpec::Kind epilogue_norm = NormSpec::Kind::kNone;
+  float scale = 1.0f;
 
   std::string ToString() const {
     std::string parts;
@@ -147,7 +194,8 @@ struct LinearCase {
                         static_cast<int>(norm), " bias ", has_bias,
                         " residual ", has_residual, writes_residual_out,
                         residual_out_aliases_x, has_epilogue_residual,
-                        epilogue_residual_aliases_out);
+                        epilogue_residual_aliases_out, " epilogue norm ",
+                        static_cast<int>(epilogue_norm), " scale ", scale);
   }
 };
 
@@ -157,7 +205,7 @@ struct LinearData {
   int64_t out_cols = 0;
   std::vector<HostMatrix> parts;
   HostMatrix bias, x, residual, epilogue_residual;
-  NormData norm;
+  NormData norm, epilogue_norm;
 
   LinearData(const LinearCase& linear_case, SimulationRandom& random)
       : c(linear_case) {
@@ -178,6 +226,7 @@ struct LinearData {
           HostMatrix::Random(random, c.num_tokens, out_cols, DType::kF32);
     }
     norm = NormData::Random(random, c.norm, c.cols);
+    epilogue_norm = NormData::Random(random, c.epilogue_norm, out_cols);
   }
 
   float weight(int64_t row, int64_t col) const {
@@ -211,10 +260,15 @@ LinearResult RunLinear(Backend& backend, const LinearData& data) {
   const int residual = add(c.cols);
   const int residual_out = add(c.cols);
   const int epilogue_residual = add(data.out_cols);
+  const int norm_input = add(data.out_cols);
   const int out = add(data.out_cols);
 
   Prologue prologue;
   prologue.norm = data.norm.Upload(backend);
+  Epilogue epilogue;
+  epilogue.activation = c.activation;
+  epilogue.norm = data.epilogue_norm.Upload(backend);
+  epilogue.scale = c.scale;
   LinearResult result;
   TokenStepOptions options;
   options.num_tokens = c.num_tokens;
@@ -233,8 +287,9 @@ LinearResult RunLinear(Backend& backend, const LinearData& data) {
           prologue.residual_out =
               view(c.residual_out_aliases_x ? x : residual_out);
         }
-        Epilogue epilogue;
-        epilogue.activation = c.activation;
+        if (c.epilogue_norm != NormSpec::Kind::kNone) {
+          epilogue.norm_input = view(norm_input);
+        }
         if (c.has_epilogue_residual) {
           epilogue.residual =
               view(c.epilogue_residual_aliases_out ? out : epilogue_residual);
@@ -253,6 +308,11 @@ LinearResult RunLinear(Backend& backend, const LinearData& data) {
 // gelu_tanh stay below 1.13. Their own evaluation costs some 16 roundings of
 // numbers of magnitude |x| and 1 + |x|.
 constexpr double kActivationSlope = 1.13;
+
+double GeluTanh(double x) {
+  return 0.5 * x *
+         (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
 
 // Bounds the f32 error of every output. x' carries the error of the prologue;
 // rounding it to bf16 moves an element by a whole step if the error straddles a
@@ -287,14 +347,20 @@ std::vector<double> LinearTolerance(const LinearData& data,
       product[row] = sum;
       error[row] += (2.0 * c.cols + 4) * kRoundoff * magnitude;
     }
+    std::vector<double> activated(data.out_cols), bounds(data.out_cols);
     for (int64_t col = 0; col < data.out_cols; ++col) {
       const double a = std::abs(product[col]);
+      const double gate = product[col];
       double bound = error[col];
+      activated[col] = gate;
       switch (c.activation) {
         case Epilogue::Activation::kNone:
+          break;
         case Epilogue::Activation::kRelu:
+          activated[col] = std::max(gate, 0.0);
           break;
         case Epilogue::Activation::kGelu:
+          activated[col] = GeluTanh(gate);
           bound = kActivationSlope * bound + 16 * kRoundoff * (1 + a);
           break;
         case Epilogue::Activation::kSwiGlu:
@@ -305,15 +371,24 @@ std::vector<double> LinearTolerance(const LinearData& data,
               kActivationSlope * bound + 16 * kRoundoff * (1 + a);
           bound = gate_error * (up + up_error) + a * up_error +
                   2 * kRoundoff * a * up;
+          activated[col] = product[data.out_cols + col] *
+                           (c.activation == Epilogue::Activation::kGeGlu
+                                ? GeluTanh(gate)
+                                : gate / (1 + std::exp(-gate)));
           break;
         }
       }
+      bounds[col] = bound;
+    }
+    data.epilogue_norm.Propagate(activated, &bounds);
+    for (int64_t col = 0; col < data.out_cols; ++col) {
       const double residual = data.epilogue_residual.empty()
                                   ? 0.0
                                   : data.epilogue_residual.at(t, col);
       const double value = expected[t * data.out_cols + col];
-      tolerance.push_back(bound + 2 * kRoundoff *
-                                      (std::abs(value) + std::abs(residual)));
+      tolerance.push_back(bounds[col] * std::abs(c.scale) +
+                          3 * kRoundoff *
+                              (std::abs(value) + 2 * std::abs(residual)));
     }
   }
   return tolerance;
@@ -397,6 +472,8 @@ TEST_P(BackendConformanceTest, LinearFeatures) {
     c.residual_out_aliases_x = random.Below(2) == 0;
     c.has_epilogue_residual = random.Below(2) == 0;
     c.epilogue_residual_aliases_out = random.Below(2) == 0;
+    c.epilogue_norm = static_cast<NormSpec::Kind>(random.Below(3));
+    if (random.Below(2) == 0) c.scale = -0.37f;
     CheckLinear(GetParam(), c, 1000 + trial);
     if (HasFatalFailure()) return;
   }

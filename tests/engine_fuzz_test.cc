@@ -1,8 +1,8 @@
 // Random histories of the engine under the hash model: arrivals, shared
-// prefixes, several namespaces, n > 1, aborts in every state, preemption,
-// eviction, failing steps, overlapping steps. What each request is told must be
-// what it would be told alone, every invariant must hold after every step, and
-// every request must end, once, within a bound.
+// prefixes, several namespaces, n > 1, embed requests, aborts in every state,
+// preemption, eviction, failing steps, overlapping steps. What each request is
+// told must be what it would be told alone, every invariant must hold after
+// every step, and every request must end, once, within a bound.
 //
 // A failure prints its seed: QUIRE_FUZZ_SEED=<seed> replays that history alone.
 // QUIRE_FUZZ_STEPS=<steps> sets how many steps are run in all.
@@ -54,12 +54,19 @@ struct Coverage {
   int64_t num_finished_stop_token = 0;
   int64_t num_finished_length = 0;
   int64_t num_finished_error = 0;
+  int64_t num_embedded = 0;
+  int64_t num_embedded_cached = 0;    // With tokens of the prefix cache.
+  int64_t num_embedded_uncached = 0;  // Where every token counts.
+  int64_t num_embedded_preempted = 0;
   int64_t num_aborted_waiting = 0;
   int64_t num_aborted_prefill = 0;
   int64_t num_aborted_decode = 0;
   int64_t num_aborted_preempted = 0;
   int64_t num_aborted_in_flight = 0;
   int64_t num_aborted_choices = 0;
+  int64_t num_scored_tokens = 0;  // Of prompts, reported.
+  int64_t num_scored_prompts = 0;
+  int64_t num_urgent_preemptions = 0;  // Under the priority policy.
   double max_bound_share = 0;  // Of the liveness bound that a request took.
 };
 
@@ -80,8 +87,10 @@ class Simulation {
     std::optional<FinishReason> finish_reason;
     std::optional<int32_t> stop_token_id;
     bool was_aborted = false;
-    bool was_stopped = false;    // Aborted with reason_is_stop.
-    bool is_doomed = false;      // A fault was injected that may end it.
+    bool was_stopped = false;  // Aborted with reason_is_stop.
+    bool is_doomed = false;    // A fault was injected that may end it.
+    bool was_preempted = false;
+    std::vector<float> embedding;
     int64_t admitted_step = -1;  // When it last got its blocks.
   };
   struct Tracked {
@@ -92,6 +101,7 @@ class Simulation {
     int64_t last_step = 0;  // By which it must have ended.
     int64_t first_step = 0;
     int num_cached_tokens = -1;
+    std::vector<TokenOutput> prompt_tokens;  // As scored.
   };
 
   void DrawOptions();
@@ -105,13 +115,21 @@ class Simulation {
   absl::Status TakeEvent(const OutputEvent& event);
   absl::Status CheckEnd(const Tracked& tracked, const Choice& choice,
                         int choice_idx, const absl::Status& error);
+  absl::Status CheckScores(const Tracked& tracked,
+                           const HashModelAnswer& answer);
   absl::Status CheckAlone(const Tracked& tracked);
+  void PostponeLessUrgent(const Tracked& tracked, int64_t num_steps);
   absl::Status StepOnce();
   absl::Status CheckQuiescent();
   void ObservePlan(const SchedulerOutput& output);
   void Doom(uint64_t draw_key);
   void NoteNonFinite(uint64_t draw_key, uint64_t source);
   void NoteAdmissions();
+  bool IsPreempted(RequestId id) const {
+    const Sequence* sequence = engine_->scheduler().FindSequence(id, 0);
+    return sequence != nullptr && sequence->has_started &&
+           sequence->state == SequenceState::kWaiting;
+  }
   int64_t StepsNeededAlone(const Request& request) const;
   bool Chance(int per_1000) {
     return static_cast<int>(random_.Below(1000)) < per_1000;
@@ -169,6 +187,11 @@ void Simulation::DrawOptions() {
   options_.enable_prefix_caching = Chance(800);
   options_.steps_in_flight = static_cast<int>(random_.Between(1, 2));
   if (Chance(100)) options_.steps_in_flight = 3;
+  constexpr int kMaxScored[] = {1, 3, 16, 500};
+  options_.max_num_scored_tokens = kMaxScored[random_.Below(4)];
+  if (Chance(300)) options_.scheduling_policy = SchedulingPolicy::kPriority;
+  options_.enable_embed = Chance(500);
+  options_.embeds_every_token = Chance(500);
   options_.eos_token_ids = {1};
   if (Chance(300)) options_.eos_token_ids.push_back(3);
   options_.cache_seed = random_.Next();
@@ -263,7 +286,24 @@ Request Simulation::DrawRequest() {
     }
   }
   if (Chance(100)) sampling.num_logprobs = static_cast<int>(random_.Below(4));
+  if (Chance(150)) {
+    sampling.num_prompt_logprobs = static_cast<int>(random_.Below(3));
+  }
+  if (Chance(500)) {
+    request.priority = static_cast<int32_t>(random_.Between(-2, 2));
+  }
   if (Chance(250)) request.n = static_cast<int>(random_.Between(2, 5));
+  if (options_.enable_embed && Chance(300)) {
+    request.kind = RequestKind::kEmbed;
+    request.n = 1;
+    sampling = SamplingParams();
+    sampling.logit_bias = HashNamespaceBias(namespace_no, request.kind);
+    // Up to the last position: there is no answer to leave room for.
+    if (Chance(100) &&
+        static_cast<int>(request.prompt_token_ids.size()) < MaxNumTokens()) {
+      request.prompt_token_ids.resize(MaxNumTokens(), 7);
+    }
+  }
   request.arrival_time = clock_.Now();
   return request;
 }
@@ -279,6 +319,9 @@ int64_t Simulation::StepsNeededAlone(const Request& request) const {
       1, (options_.max_num_batched_tokens - options_.max_num_seqs + 1) / 2);
   if (options_.long_prefill_token_threshold > 0) {
     chunk = std::min<int64_t>(chunk, options_.long_prefill_token_threshold);
+  }
+  if (request.sampling.num_prompt_logprobs >= 0) {
+    chunk = std::min<int64_t>(chunk, (options_.max_num_scored_tokens + 1) / 2);
   }
   // All known tokens may have to be computed again after a preemption.
   const int64_t num_steps =
@@ -372,7 +415,8 @@ absl::Status Simulation::Submit() {
     // One that can never run, or must not.
     switch (random_.Below(4)) {
       case 0:
-        request.prompt_token_ids.resize(MaxNumTokens());
+        request.prompt_token_ids.resize(
+            MaxNumTokens() + (request.kind == RequestKind::kEmbed ? 1 : 0));
         break;
       case 1:
         request.prompt_token_ids.clear();
@@ -406,6 +450,9 @@ absl::Status Simulation::Submit() {
   }
   // Those that pass on the way may hold blocks for as long again.
   tracked.last_step = step_ + 4 * num_steps;
+  if (options_.scheduling_policy == SchedulingPolicy::kPriority) {
+    PostponeLessUrgent(tracked, num_steps);
+  }
   const uint64_t seed = request.sampling.seed.value_or(tracked.engine_seed);
   for (int i = 0; i < request.n; ++i) {
     by_draw_key_[MixBits(seed, i)] = {request.id, i};
@@ -417,6 +464,15 @@ absl::Status Simulation::Submit() {
   return absl::OkStatus();
 }
 
+// Who is less urgent than a newcomer may have to begin anew after it.
+void Simulation::PostponeLessUrgent(const Tracked& tracked, int64_t num_steps) {
+  for (RequestId id : live_) {
+    Tracked& other = tracked_.at(id);
+    if (other.request.priority <= tracked.request.priority) continue;
+    other.last_step = std::max(other.last_step, step_ + 4 * num_steps);
+  }
+}
+
 absl::Status Simulation::AbortSomething() {
   std::vector<OutputEvent> events;
   if (Chance(100) || live_.empty()) {
@@ -426,7 +482,11 @@ absl::Status Simulation::AbortSomething() {
     if (!events.empty()) return absl::InternalError("aborted nothing, loudly");
     return absl::OkStatus();
   }
-  const RequestId id = live_[random_.Below(live_.size())];
+  RequestId id = live_[random_.Below(live_.size())];
+  // Preempted ones are rare: look for one a little.
+  for (int i = 0; i < 3 && !IsPreempted(id); ++i) {
+    id = live_[random_.Below(live_.size())];
+  }
   Tracked& tracked = tracked_.at(id);
   const bool is_stop = Chance(300);
   int choice_idx = -1;
@@ -493,9 +553,24 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
   if (choice.finish_reason.has_value()) {
     return absl::InternalError("I9: event after the choice ended");
   }
-  if (event.tokens.empty() && !event.finish_reason.has_value()) {
+  if (event.tokens.empty() && event.prompt_tokens.empty() &&
+      !event.finish_reason.has_value()) {
     return absl::InternalError("an event that says nothing");
   }
+  const SamplingParams& sampling = tracked.request.sampling;
+  for (const TokenOutput& token : event.prompt_tokens) {
+    if (static_cast<int>(token.top_logprobs.size()) !=
+        sampling.num_prompt_logprobs) {
+      return absl::InternalError("top log-probabilities of the prompt");
+    }
+    tracked.prompt_tokens.push_back(token);
+  }
+  if (!event.tokens.empty() && sampling.num_prompt_logprobs >= 0 &&
+      tracked.prompt_tokens.size() + 1 !=
+          tracked.request.prompt_token_ids.size()) {
+    return absl::InternalError("a token before the prompt is scored");
+  }
+  choice.embedding = event.embedding;
   if (event.time != clock_.Now()) return absl::InternalError("wrong time");
   for (const TokenOutput& token : event.tokens) {
     choice.token_ids.push_back(token.token_id);
@@ -505,8 +580,11 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
       return absl::InternalError("top_logprobs got lost");
     }
   }
-  if (!event.tokens.empty()) {
+  if (!event.tokens.empty() || !event.embedding.empty()) {
     if (event.num_cached_tokens % options_.block_size != 0 ||
+        (sampling.num_prompt_logprobs >= 0 &&
+         tracked.request.prompt_token_ids.size() > 1 &&
+         event.num_cached_tokens != 0) ||
         event.num_cached_tokens >=
             static_cast<int>(tracked.request.prompt_token_ids.size()) ||
         (!options_.enable_prefix_caching && event.num_cached_tokens != 0) ||
@@ -541,11 +619,34 @@ absl::Status Simulation::TakeEvent(const OutputEvent& event) {
   return Chance(20) ? CheckAlone(tracked) : absl::OkStatus();
 }
 
+absl::Status Simulation::CheckScores(const Tracked& tracked,
+                                     const HashModelAnswer& answer) {
+  const std::vector<int32_t>& prompt = tracked.request.prompt_token_ids;
+  const bool is_asked = tracked.request.sampling.num_prompt_logprobs >= 0;
+  if (tracked.prompt_tokens.size() >
+      (is_asked ? answer.prompt_logprobs.size() : 0)) {
+    return absl::InternalError("more prompt tokens are scored than asked for");
+  }
+  for (size_t i = 0; i < tracked.prompt_tokens.size(); ++i) {
+    const TokenOutput& token = tracked.prompt_tokens[i];
+    if (token.token_id != prompt[i + 1] ||
+        token.logprob != answer.prompt_logprobs[i]) {
+      return absl::InternalError(absl::StrCat("prompt token ", i + 1, " of ",
+                                              prompt.size(),
+                                              " is not scored as alone"));
+    }
+  }
+  coverage_->num_scored_tokens += tracked.prompt_tokens.size();
+  coverage_->num_scored_prompts += is_asked;
+  return absl::OkStatus();
+}
+
 absl::Status Simulation::CheckEnd(const Tracked& tracked, const Choice& choice,
                                   int choice_idx, const absl::Status& error) {
   const HashModelAnswer answer =
       AnswerAlone(options_, model_options_, tracked.request,
                   tracked.engine_seed, choice_idx, MaxNumTokens());
+  QUIRE_RETURN_IF_ERROR(CheckScores(tracked, answer));
   if (choice.token_ids.size() > answer.token_ids.size() ||
       !std::equal(choice.token_ids.begin(), choice.token_ids.end(),
                   answer.token_ids.begin())) {
@@ -558,6 +659,11 @@ absl::Status Simulation::CheckEnd(const Tracked& tracked, const Choice& choice,
         "token ", differs.first - choice.token_ids.begin(), " of ",
         choice.token_ids.size(), " is not what the request is told alone (",
         tracked.request.prompt_token_ids.size(), " prompt tokens)"));
+  }
+  if (choice.embedding.empty() !=
+      (tracked.request.kind != RequestKind::kEmbed || choice.was_aborted ||
+       choice.was_stopped || *choice.finish_reason == FinishReason::kError)) {
+    return absl::InternalError("an embedding is missing or makes no sense");
   }
   switch (*choice.finish_reason) {
     case FinishReason::kAbort:
@@ -587,12 +693,20 @@ absl::Status Simulation::CheckEnd(const Tracked& tracked, const Choice& choice,
   if (choice.was_stopped) return absl::OkStatus();
   if (choice.token_ids != answer.token_ids ||
       choice.finish_reason != answer.finish_reason ||
+      choice.embedding != answer.embedding ||
       choice.stop_token_id != answer.stop_token_id) {
     return absl::InternalError(absl::StrCat(
         "ended with reason ", static_cast<int>(*choice.finish_reason),
         " after ", choice.token_ids.size(), " tokens, alone it is reason ",
         static_cast<int>(answer.finish_reason), " after ",
         answer.token_ids.size()));
+  }
+  if (tracked.request.kind == RequestKind::kEmbed) {
+    ++coverage_->num_embedded;
+    coverage_->num_embedded_cached += tracked.num_cached_tokens > 0;
+    coverage_->num_embedded_uncached += options_.embeds_every_token;
+    coverage_->num_embedded_preempted += choice.was_preempted;
+    return absl::OkStatus();
   }
   coverage_->num_finished_length +=
       answer.finish_reason == FinishReason::kLength;
@@ -620,12 +734,18 @@ absl::Status Simulation::CheckAlone(const Tracked& tracked) {
   std::vector<OutputEvent> events;
   while (engine->HasWork()) engine->Step(&events);
   std::vector<std::vector<int32_t>> answers(request.n);
+  std::vector<float> embedding;
   for (const OutputEvent& event : events) {
+    embedding = event.embedding;
     for (const TokenOutput& token : event.tokens) {
       answers[event.choice_idx].push_back(token.token_id);
     }
   }
   ++coverage_->num_checked_alone;
+  const std::vector<float>& told_embedding = tracked.choices[0].embedding;
+  if (!told_embedding.empty() && told_embedding != embedding) {
+    return absl::InternalError("a fresh engine embeds differently");
+  }
   for (int i = 0; i < request.n; ++i) {
     const std::vector<int32_t>& told = tracked.choices[i].token_ids;
     if (told.size() > answers[i].size() ||
@@ -642,6 +762,9 @@ void Simulation::NoteAdmissions() {
     for (int i = 0; i < tracked.request.n; ++i) {
       const Sequence* sequence = engine_->scheduler().FindSequence(id, i);
       int64_t& admitted_step = tracked.choices[i].admitted_step;
+      tracked.choices[i].was_preempted |=
+          sequence != nullptr && sequence->has_started &&
+          sequence->state == SequenceState::kWaiting;
       if (sequence == nullptr || !sequence->has_holdings()) {
         admitted_step = -1;
       } else if (admitted_step < 0) {
@@ -731,10 +854,18 @@ absl::Status Simulation::Run() {
     QUIRE_RETURN_IF_ERROR(Submit());
   }
   coverage_->num_preemptions += engine_->Stats().num_preemptions;
+  if (options_.scheduling_policy == SchedulingPolicy::kPriority) {
+    coverage_->num_urgent_preemptions += engine_->Stats().num_preemptions;
+  }
   return CheckQuiescent();
 }
 
 void Print(const Coverage& c) {
+  std::printf(
+      "embeddings %lld (%lld with cached tokens, %lld of every token, %lld "
+      "preempted on the way)\n",
+      (long long)c.num_embedded, (long long)c.num_embedded_cached,
+      (long long)c.num_embedded_uncached, (long long)c.num_embedded_preempted);
   std::printf(
       "steps %lld, requests %lld (%lld rejected), preemptions %lld, cached "
       "tokens %lld, copies %lld, rows with input on the device %lld, inner "
@@ -760,6 +891,11 @@ void Print(const Coverage& c) {
       (long long)c.num_failed_steps, (long long)c.num_non_finite,
       (long long)c.num_contaminated, (long long)c.num_engine_deaths,
       (long long)c.num_checked_alone, c.max_bound_share);
+  std::printf(
+      "scored %lld tokens of %lld prompts, preemptions under the priority "
+      "policy %lld\n",
+      (long long)c.num_scored_tokens, (long long)c.num_scored_prompts,
+      (long long)c.num_urgent_preemptions);
 }
 
 TEST(EngineFuzzTest, RandomHistoriesAnswerAsIfAlone) {
@@ -791,6 +927,9 @@ TEST(EngineFuzzTest, RandomHistoriesAnswerAsIfAlone) {
   EXPECT_GE(coverage.num_finished_stop_token, enough);
   EXPECT_GE(coverage.num_finished_length, enough);
   EXPECT_GE(coverage.num_finished_error, enough);
+  EXPECT_GE(coverage.num_embedded_cached, enough);
+  EXPECT_GE(coverage.num_embedded_uncached, enough);
+  EXPECT_GE(coverage.num_embedded_preempted, enough / 20);
   EXPECT_GE(coverage.num_failed_steps, enough);
   EXPECT_GE(coverage.num_non_finite, enough);
   EXPECT_GE(coverage.num_aborted_waiting, enough);
@@ -800,6 +939,8 @@ TEST(EngineFuzzTest, RandomHistoriesAnswerAsIfAlone) {
   EXPECT_GE(coverage.num_aborted_in_flight, enough);
   EXPECT_GE(coverage.num_aborted_choices, enough);
   EXPECT_GE(coverage.num_engine_deaths, 1);
+  EXPECT_GE(coverage.num_scored_tokens, 10 * enough);
+  EXPECT_GE(coverage.num_urgent_preemptions, enough);
 }
 
 }  // namespace

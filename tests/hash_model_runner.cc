@@ -15,6 +15,24 @@ uint64_t NamespaceOf(const SamplingParams& params) {
              : static_cast<uint64_t>(params.logit_bias[0].second);
 }
 
+bool IsEmbed(const SamplingParams& params) {
+  return params.logit_bias.size() > 1;
+}
+
+// Adds a slot's value to what a mean would be of; the order does not count.
+uint64_t AddPooled(uint64_t pooled, uint64_t slot_value) {
+  return pooled + MixBits(slot_value, 5);
+}
+
+// 60 bits, 20 in each: exact in f32.
+std::vector<float> EmbeddingOf(uint64_t bits) {
+  std::vector<float> embedding;
+  for (int i = 0; i < 3; ++i) {
+    embedding.push_back(static_cast<float>(bits >> (20 * i) & 0xFFFFF));
+  }
+  return embedding;
+}
+
 // Of the slot before the first one.
 constexpr uint64_t kNoPredecessor = 0x9E37;
 
@@ -63,14 +81,23 @@ int32_t Draw(uint64_t state, const EngineOptions& engine_options,
   }
 }
 
+// Of prompt token `token_id` after the slots folded into `state`.
+float ScoreOf(uint64_t state, int32_t token_id) {
+  return -static_cast<float>(MixBits(state, token_id) % 65536) / 4096;
+}
+
 bool Contains(absl::Span<const int32_t> ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
 }  // namespace
 
-std::vector<std::pair<int32_t, float>> HashNamespaceBias(int namespace_no) {
-  return {{0, static_cast<float>(namespace_no)}};
+std::vector<std::pair<int32_t, float>> HashNamespaceBias(int namespace_no,
+                                                         RequestKind kind) {
+  std::vector<std::pair<int32_t, float>> bias = {
+      {0, static_cast<float>(namespace_no)}};
+  if (kind == RequestKind::kEmbed) bias.emplace_back(1, 0.0f);
+  return bias;
 }
 
 HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
@@ -87,12 +114,21 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
   }
   uint64_t predecessor = kNoPredecessor;
   uint64_t state = 0;
+  uint64_t pooled = 0;
   int position = 0;
+  HashModelAnswer answer;
   for (int32_t token : request.prompt_token_ids) {
+    if (position > 0) answer.prompt_logprobs.push_back(ScoreOf(state, token));
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
     state = Fold(state, predecessor);
+    pooled = AddPooled(pooled, predecessor);
   }
-  HashModelAnswer answer;
+  if (request.kind == RequestKind::kEmbed) {
+    answer.finish_reason = FinishReason::kStop;
+    answer.embedding =
+        EmbeddingOf(engine_options.embeds_every_token ? pooled : state);
+    return answer;
+  }
   while (true) {
     const int num_generated = static_cast<int>(answer.token_ids.size());
     const int32_t token = Draw(state, engine_options, options, params, draw_key,
@@ -149,6 +185,7 @@ std::string HashModelRunner::ApplySlotChanges(const SchedulerOutput& output) {
     slot.num_prompt_tokens = start.num_prompt_tokens;
     slot.num_computed_tokens = start.num_computed_tokens;
     slot.last_token = -1;
+    slot.pooled = 0;
     slot.block_table.clear();
     if (start.num_computed_tokens >= static_cast<int>(start.history.size())) {
       return absl::StrCat("slot ", start.slot, " starts with nothing to do");
@@ -224,9 +261,31 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
   return "";
 }
 
+void HashModelRunner::ScoreRow(const SchedulerOutput& output,
+                               const ScheduledRow& row, int first_scored_idx,
+                               SampledRow* sampled) {
+  const Slot& slot = slots_[row.slot];
+  const int end =
+      row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
+  uint64_t state = 0;
+  for (int position = 0; position < end; ++position) {
+    state = Fold(state, *SlotAt(slot, position));
+    const int i = position - (end - row.num_scored);
+    if (i < 0) continue;
+    TokenOutput scored;
+    scored.token_id = output.scored_token_ids[first_scored_idx + i];
+    scored.logprob = ScoreOf(state, scored.token_id);
+    scored.rank = 1;
+    for (int k = 0; k < slot.params->num_prompt_logprobs; ++k) {
+      scored.top_logprobs.push_back({k, scored.logprob - k});
+    }
+    sampled->scored.push_back(std::move(scored));
+  }
+}
+
 void HashModelRunner::RunRow(const SchedulerOutput& output,
                              const ScheduledRow& row, bool is_garbage,
-                             StepResult* result) {
+                             int first_scored_idx, StepResult* result) {
   Slot& slot = slots_[row.slot];
   const int poison_idx = poison_from ? poison_from(output, row) : -1;
   const uint64_t namespace_no = NamespaceOf(*slot.params);
@@ -244,10 +303,11 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
       nan_sources_.push_back(slot.draw_key);
     }
     *SlotAt(slot, position) = value;
+    slot.pooled = AddPooled(slot.pooled, value);
   }
   const int end = row.first_position + row.num_tokens;
   slot.num_computed_tokens = end;
-  if (!row.needs_token) return;
+  if (!row.has_result()) return;
   uint64_t state = 0;
   bool non_finite = false;
   for (int position = 0; position < end; ++position) {
@@ -260,13 +320,21 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
     }
     state = Fold(state, value);
   }
-  slot.last_token =
-      Draw(state, options_, model_options_, *slot.params, slot.draw_key, end,
-           end - slot.num_prompt_tokens, slot.banned_before_min);
   SampledRow sampled;
   sampled.slot = row.slot;
   sampled.non_finite = non_finite;
-  if (!non_finite) {
+  if (!non_finite) ScoreRow(output, row, first_scored_idx, &sampled);
+  if (!row.needs_token) {
+    result->rows.push_back(std::move(sampled));
+    return;
+  }
+  slot.last_token =
+      Draw(state, options_, model_options_, *slot.params, slot.draw_key, end,
+           end - slot.num_prompt_tokens, slot.banned_before_min);
+  if (!non_finite && IsEmbed(*slot.params)) {
+    sampled.embedding =
+        EmbeddingOf(options_.embeds_every_token ? slot.pooled : state);
+  } else if (!non_finite) {
     TokenOutput token;
     token.token_id = slot.last_token;
     const int num_logprobs = slot.params->num_logprobs;
@@ -299,14 +367,27 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
   std::string violation = ApplySlotChanges(output);
   int num_tokens = 0;
   int64_t num_ids = 0;
+  int64_t num_scored = 0;
   for (const ScheduledRow& row : output.rows) {
     if (violation.empty()) violation = CheckRow(output, row);
     num_tokens += row.num_tokens;
+    num_scored += row.num_scored;
+    if (row.num_scored < 0 ||
+        row.num_scored + (row.needs_token ? 1 : 0) > row.num_tokens) {
+      violation = absl::StrCat("step ", output.step_id, ", slot ", row.slot,
+                               ": scores ", row.num_scored, " of ",
+                               row.num_tokens, " tokens");
+    }
     if (!row.input_on_device) num_ids += row.num_tokens;
   }
   if (num_tokens > options_.max_num_batched_tokens) {
     violation =
         absl::StrCat("step ", output.step_id, " has ", num_tokens, " tokens");
+  }
+  if (num_scored > options_.max_num_scored_tokens ||
+      num_scored != static_cast<int64_t>(output.scored_token_ids.size())) {
+    violation = absl::StrCat("step ", output.step_id, " scores ", num_scored,
+                             " tokens, ids ", output.scored_token_ids.size());
   }
   if (num_ids != static_cast<int64_t>(output.token_ids.size())) {
     violation = absl::StrCat("step ", output.step_id, " has ",
@@ -322,8 +403,10 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
   const bool is_garbage = !failure.ok() || !collect_failure.ok();
   StepResult result;
   result.step_id = output.step_id;
+  int first_scored_idx = 0;
   for (const ScheduledRow& row : output.rows) {
-    RunRow(output, row, is_garbage, &result);
+    RunRow(output, row, is_garbage, first_scored_idx, &result);
+    first_scored_idx += row.num_scored;
   }
   if (!failure.ok()) return failure;
   Submitted submitted{collect_failure, std::move(result), {}};

@@ -10,6 +10,7 @@
 //
 // The engine does not hand the namespace to the runner. Tests put a number that
 // stands for it into logit_bias (see HashNamespaceBias), where it rides along.
+// So does the mark of an embed request.
 #ifndef QUIRE_TESTS_HASH_MODEL_RUNNER_H_
 #define QUIRE_TESTS_HASH_MODEL_RUNNER_H_
 
@@ -31,7 +32,8 @@
 namespace quire {
 
 // The logit_bias that tells the hash model a request's namespace.
-std::vector<std::pair<int32_t, float>> HashNamespaceBias(int namespace_no);
+std::vector<std::pair<int32_t, float>> HashNamespaceBias(
+    int namespace_no, RequestKind kind = RequestKind::kGenerate);
 
 // Of the tokens drawn, so many in 1000 are eos_token_ids[0] (if there is one);
 // the others are spread over the vocabulary.
@@ -45,6 +47,11 @@ struct HashModelAnswer {
   std::vector<int32_t> token_ids;
   FinishReason finish_reason = FinishReason::kLength;
   std::optional<int32_t> stop_token_id;
+  // Of the prompt's tokens from the second one on, whether asked for or not.
+  std::vector<float> prompt_logprobs;
+  // kEmbed: a function of the slots reached, or with embeds_every_token of the
+  // tokens that were computed since the slot's start.
+  std::vector<float> embedding;
 };
 HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
                             const HashModelOptions& options,
@@ -97,6 +104,7 @@ class HashModelRunner : public ModelRunner {
     int32_t num_prompt_tokens = 0;
     int32_t num_computed_tokens = 0;
     int32_t last_token = -1;
+    uint64_t pooled = 0;  // Of the tokens computed since the start.
     std::vector<int32_t> block_table;
   };
 
@@ -108,8 +116,11 @@ class HashModelRunner : public ModelRunner {
 
   std::string ApplySlotChanges(const SchedulerOutput& output);
   std::string CheckRow(const SchedulerOutput& output, const ScheduledRow& row);
+  // Scores the prompt tokens that follow the row's last tokens.
+  void ScoreRow(const SchedulerOutput& output, const ScheduledRow& row,
+                int first_scored_idx, SampledRow* sampled);
   void RunRow(const SchedulerOutput& output, const ScheduledRow& row,
-              bool is_garbage, StepResult* result);
+              bool is_garbage, int first_scored_idx, StepResult* result);
   uint64_t* SlotAt(const Slot& slot, int position);
 
   const EngineOptions options_;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs every Debian package that the build and the tests need. Idempotent;
-# as root, or with sudo. `--dev` adds clang for sanitizers and fuzzers.
+# as root, or with sudo. `--dev` adds clang for sanitizers and fuzzers, `--image`
+# what tools/image.sh needs.
 set -euo pipefail
 
 packages=(
@@ -13,6 +14,8 @@ packages=(
 )
 if [[ "${1:-}" == "--dev" ]]; then
   packages+=(clang-19 clang-format libclang-rt-19-dev)
+elif [[ "${1:-}" == "--image" ]]; then
+  packages+=(buildah mmdebstrap python3-yaml)
 fi
 
 missing=()

@@ -126,6 +126,10 @@ class RecordingBackend : public Backend {
     calls.push_back(absl::StrCat("embed ", out.cols));
     return absl::OkStatus();
   }
+  absl::Status AddPositions(Step&, const PackedWeight&, TensorView x) override {
+    calls.push_back(absl::StrCat("positions ", x.cols));
+    return absl::OkStatus();
+  }
   absl::Status Norm(Step&, TensorView, const Prologue&, TensorView) override {
     calls.push_back("norm");
     return absl::OkStatus();
@@ -153,6 +157,13 @@ class RecordingBackend : public Backend {
   }
   absl::Status Sample(Step&, TensorView) override {
     calls.push_back("sample");
+    return absl::OkStatus();
+  }
+  absl::Status Pool(Step&, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override {
+    calls.push_back(absl::StrCat(
+        pooling == Pooling::kMean ? "pool mean " : "pool last ", hidden.cols,
+        prologue.norm.kind == NormSpec::Kind::kRms ? " norm" : ""));
     return absl::OkStatus();
   }
 

@@ -64,6 +64,8 @@ class CpuBackend : public Backend {
   absl::Status Embed(Step& step, const PackedWeight& vocab,
                      const PackedWeight* positions, float scale,
                      TensorView out) override;
+  absl::Status AddPositions(Step& step, const PackedWeight& positions,
+                            TensorView x) override;
   absl::Status Norm(Step& step, TensorView x, const Prologue& prologue,
                     TensorView out) override;
   absl::Status Linear(Step& step, TensorView x, const Prologue& prologue,
@@ -75,6 +77,8 @@ class CpuBackend : public Backend {
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
   absl::Status Sample(Step& step, TensorView logits) override;
+  absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override;
 
  private:
   struct ActivationSpec {
@@ -98,10 +102,20 @@ class CpuBackend : public Backend {
   void ApplyPrologue(const Prologue& prologue, int64_t num_rows,
                      const int32_t* row_idxs, TensorView x, float* out,
                      int64_t out_stride);
+  void ApplyEpilogueNorm(const Epilogue& epilogue, int64_t num_rows,
+                         TensorView out);
+  void NormHeads(const NormSpec& norm, int num_heads, int head_dim,
+                 float* heads);
   void WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
                TensorView qkv);
   void SampleRowOfStep(CpuStep& step, size_t row_idx, TensorView logits,
                        SamplingScratch& scratch);
+  void ScoreLogitOfStep(CpuStep& step, size_t scored_idx, TensorView logits,
+                        SamplingScratch& scratch);
+  // Once all of the step's logits are scored.
+  void FinishScoredRow(CpuStep& step, size_t result_idx);
+  absl::Status AddToPooledSums(const CpuStep& step);
+  void PoolRow(CpuStep& step, size_t result_idx, Pooling pooling);
   void ReserveResults(CpuStep& step);
 
   const Isa isa_;

@@ -1,6 +1,7 @@
 // The operations of the CPU backend: checks of shapes, prologues, and calls of
 // the kernels.
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
@@ -51,6 +52,28 @@ absl::Status CpuBackend::Embed(Step& step, const PackedWeight& vocab,
           float* addend = normed_ + t * normed_stride_;
           UnpackRow(*position_table, cpu_step.positions[t], addend);
           ScaleAddRow(isa_, scale, addend, vocab.cols, row);
+        }
+      });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::AddPositions(Step& step, const PackedWeight& positions,
+                                      TensorView x) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  const auto& table = static_cast<const PackedMatrix&>(positions);
+  QUIRE_RETURN_IF_ERROR(
+      CheckView("AddPositions: x", x, cpu_step.num_tokens, table.cols));
+  if (table.rows < shape_.max_model_len) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("AddPositions: the table has ", table.rows,
+                     " rows, max_model_len is ", shape_.max_model_len));
+  }
+  pool_.ParallelFor(
+      cpu_step.num_tokens, 16, [&](int64_t begin, int64_t end, int) {
+        for (int64_t t = begin; t < end; ++t) {
+          float* addend = normed_ + t * normed_stride_;
+          UnpackRow(table, cpu_step.positions[t], addend);
+          ScaleAddRow(isa_, 1.0f, addend, table.cols, x.row<float>(t));
         }
       });
   return absl::OkStatus();
@@ -115,17 +138,33 @@ absl::Status CpuBackend::Linear(Step& step, TensorView x,
   QUIRE_RETURN_IF_ERROR(CheckPrologue(prologue, num_rows, weight.cols));
   MatmulParams params;
   params.num_rows = num_rows;
-  params.out = out.row<float>(0);
-  params.out_stride = out.row_stride;
   params.activation = epilogue.activation;
+  const bool has_norm = epilogue.norm.kind != NormSpec::Kind::kNone;
+  const TensorView& product = has_norm ? epilogue.norm_input : out;
+  if (has_norm) {
+    QUIRE_RETURN_IF_ERROR(
+        CheckNorm("Linear: norm of the product", epilogue.norm, out_cols));
+    QUIRE_RETURN_IF_ERROR(
+        CheckView("Linear: norm_input", product, num_rows, out_cols));
+  }
+  params.out = product.row<float>(0);
+  params.out_stride = product.row_stride;
   if (!epilogue.residual.empty()) {
     QUIRE_RETURN_IF_ERROR(
         CheckView("Linear: residual", epilogue.residual, num_rows, out_cols));
-    params.residual = epilogue.residual.row<const float>(0);
-    params.residual_stride = epilogue.residual.row_stride;
   }
-  if (out.data == x.data) {
-    return absl::InvalidArgumentError("Linear: out must not alias x");
+  if (!has_norm) {
+    params.out_scale = epilogue.scale;
+    if (!epilogue.residual.empty()) {
+      params.residual = epilogue.residual.row<const float>(0);
+      params.residual_stride = epilogue.residual.row_stride;
+    }
+  }
+  if (out.data == x.data || product.data == x.data ||
+      (has_norm &&
+       (product.data == out.data || product.data == epilogue.residual.data))) {
+    return absl::InvalidArgumentError(
+        "Linear: out and norm_input must not alias x or each other");
   }
   if (prologue.norm.kind == NormSpec::Kind::kNone &&
       prologue.residual.empty() && prologue.residual_out.empty()) {
@@ -138,7 +177,44 @@ absl::Status CpuBackend::Linear(Step& step, TensorView x,
   }
   Matmul(pool_, isa_, static_cast<const PackedMatrix&>(weight), params,
          *matmul_scratch_);
+  if (has_norm) ApplyEpilogueNorm(epilogue, num_rows, out);
   return absl::OkStatus();
+}
+
+// out = scale * norm(norm_input) + residual.
+void CpuBackend::ApplyEpilogueNorm(const Epilogue& epilogue, int64_t num_rows,
+                                   TensorView out) {
+  pool_.ParallelFor(num_rows, 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* values = epilogue.norm_input.row<float>(row);
+      NormRow(isa_, epilogue.norm, out.cols, values, nullptr, nullptr, values);
+      ScaleAddRow(isa_, epilogue.scale,
+                  epilogue.residual.empty()
+                      ? nullptr
+                      : epilogue.residual.row<const float>(row),
+                  out.cols, values);
+      std::copy_n(values, out.cols, out.row<float>(row));
+    }
+  });
+}
+
+// The QK-norm of a token's heads, in place; see AttentionSpec for the shapes.
+void CpuBackend::NormHeads(const NormSpec& norm, int num_heads, int head_dim,
+                           float* heads) {
+  if (norm.kind == NormSpec::Kind::kNone) return;
+  if (norm.weight.cols != head_dim) {
+    NormRow(isa_, norm, norm.weight.cols, heads, nullptr, nullptr, heads);
+    return;
+  }
+  NormSpec own = norm;
+  for (int i = 0; i < num_heads; ++i) {
+    float* values = heads + int64_t{i} * head_dim;
+    NormRow(isa_, own, head_dim, values, nullptr, nullptr, values);
+    if (norm.weight.rows == 1) continue;
+    if (i + 1 == num_heads) break;
+    own.weight.data = norm.weight.row<float>(i + 1);
+    if (!norm.bias.empty()) own.bias.data = norm.bias.row<float>(i + 1);
+  }
 }
 
 void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
@@ -152,17 +228,15 @@ void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
     for (int64_t t = begin; t < end; ++t) {
       const int64_t position = step.positions[t];
       float* head = qkv.row<float>(t);
-      for (int i = 0; i < spec.num_heads + spec.num_kv_heads; ++i) {
-        float* values = head + int64_t{i} * head_dim;
-        const NormSpec& norm = i < spec.num_heads ? spec.q_norm : spec.k_norm;
-        if (norm.kind != NormSpec::Kind::kNone) {
-          NormRow(isa_, norm, head_dim, values, nullptr, nullptr, values);
-        }
-        if (!spec.rope_table.empty()) {
-          RopeHead(isa_, spec.rope_table.row<const float>(position),
-                   static_cast<int>(spec.rope_table.cols),
-                   spec.rope_interleaved, values);
-        }
+      NormHeads(spec.q_norm, spec.num_heads, head_dim, head);
+      NormHeads(spec.k_norm, spec.num_kv_heads, head_dim,
+                head + int64_t{spec.num_heads} * head_dim);
+      const int num_rotated =
+          spec.rope_table.empty() ? 0 : spec.num_heads + spec.num_kv_heads;
+      for (int i = 0; i < num_rotated; ++i) {
+        RopeHead(isa_, spec.rope_table.row<const float>(position),
+                 static_cast<int>(spec.rope_table.cols), spec.rope_interleaved,
+                 head + int64_t{i} * head_dim);
       }
       const AttentionRow& row = step.attention_rows[step.token_row[t]];
       const int64_t block = row.block_table[position / shape_.block_size];
@@ -257,6 +331,44 @@ absl::Status CpuBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+void CpuBackend::ScoreLogitOfStep(CpuStep& step, size_t scored_idx,
+                                  TensorView logits, SamplingScratch& scratch) {
+  const int32_t logit = step.scored_logits[scored_idx];
+  const StepRow& row = step.rows[step.token_row[step.logit_token[logit]]].row;
+  SampleOutput output;
+  output.top_ids = step.top_ids.data() + step.top_begin[logit];
+  output.top_logprobs = step.top_logprobs.data() + step.top_begin[logit];
+  ScoreRow(isa_, logits.row<const float>(logit), shape_.vocab_size,
+           step.scored_ids[scored_idx],
+           slots_[row.slot].params.num_prompt_logprobs, scratch, &output);
+  step.logprobs[logit] = output.logprob;
+  step.ranks[logit] = output.rank;
+  step.is_non_finite[logit] = output.non_finite;
+}
+
+void CpuBackend::FinishScoredRow(CpuStep& step, size_t result_idx) {
+  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
+  const int32_t num_scored = state.row.num_scored;
+  if (num_scored == 0) return;
+  RowResult& result = step.results[result_idx];
+  const int32_t first = state.first_logit;
+  for (int i = 0; i < num_scored; ++i) {
+    result.non_finite |= step.is_non_finite[first + i] != 0;
+  }
+  const int64_t num_top =
+      int64_t{num_scored} *
+      std::max(slots_[state.row.slot].params.num_prompt_logprobs, 0);
+  const int64_t top_begin = step.top_begin[first];
+  result.scored_logprobs =
+      absl::MakeConstSpan(step.logprobs).subspan(first, num_scored);
+  result.scored_ranks =
+      absl::MakeConstSpan(step.ranks).subspan(first, num_scored);
+  result.scored_top_ids =
+      absl::MakeConstSpan(step.top_ids).subspan(top_begin, num_top);
+  result.scored_top_logprobs =
+      absl::MakeConstSpan(step.top_logprobs).subspan(top_begin, num_top);
+}
+
 void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
                                  TensorView logits, SamplingScratch& scratch) {
   const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
@@ -265,23 +377,32 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
   RowResult& result = step.results[result_idx];
   result = RowResult();
   result.slot = row.slot;
+  const int num_logits = row.num_logits - row.num_scored;
+  if (num_logits == 0) {
+    slot.num_computed_tokens += row.num_tokens;
+    return;
+  }
   const int num_top = std::max(slot.params.num_logprobs, 0);
-  const int32_t first = state.first_logit;
+  const int32_t first = state.first_logit + row.num_scored;
   const int64_t top_begin = step.top_begin[first];
   // Drafts behind a rejected one are not sampled, but the whole row must be
   // finite.
-  for (int i = 1; i < row.num_logits; ++i) {
+  for (int i = 1; i < num_logits; ++i) {
     result.non_finite |= !IsFiniteRow(isa_, logits.row<const float>(first + i),
                                       shape_.vocab_size, scratch);
   }
   int num_drawn = 0;
-  for (int i = 0; i < row.num_logits && !result.non_finite; ++i) {
+  for (int i = 0; i < num_logits && !result.non_finite; ++i) {
     const int32_t token_idx = step.logit_token[first + i];
     SampleInput input;
     input.logits = logits.row<const float>(first + i);
     input.vocab_size = shape_.vocab_size;
     input.params = &slot.params;
     input.counts = slot.has_penalties ? &slot.counts : nullptr;
+    if (slot.has_history) {
+      input.history = {slot.history, static_cast<size_t>(slot.history_size)};
+    }
+    input.num_prompt_tokens = slot.num_prompt_tokens;
     input.position = int64_t{step.positions[token_idx]} + 1;
     input.num_generated =
         static_cast<int32_t>(input.position) - slot.num_prompt_tokens;
@@ -297,9 +418,9 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
     step.tokens[first + i] = output.token;
     step.logprobs[first + i] = output.logprob;
     ++num_drawn;
-    if (slot.has_penalties) slot.counts.AddGeneratedToken(output.token);
+    slot.AddGeneratedToken(output.token);
     const bool is_accepted =
-        i + 1 < row.num_logits && step.token_ids[token_idx + 1] == output.token;
+        i + 1 < num_logits && step.token_ids[token_idx + 1] == output.token;
     if (!is_accepted) break;
   }
   if (result.non_finite) {
@@ -320,7 +441,7 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
                               .subspan(top_begin, int64_t{num_drawn} * num_top);
   }
   slot.last_token = result.tokens.back();
-  slot.num_computed_tokens += row.num_tokens - (row.num_logits - num_drawn);
+  slot.num_computed_tokens += row.num_tokens - (num_logits - num_drawn);
 }
 
 absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
@@ -335,6 +456,8 @@ absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
   cpu_step.is_sampled = true;
   cpu_step.tokens.resize(cpu_step.num_logits);
   cpu_step.logprobs.resize(cpu_step.num_logits);
+  cpu_step.ranks.resize(cpu_step.num_logits);
+  cpu_step.is_non_finite.resize(cpu_step.num_logits);
   cpu_step.top_begin.resize(cpu_step.num_logits);
   cpu_step.results.resize(cpu_step.sampled_rows.size());
   int64_t num_top = 0;
@@ -344,19 +467,123 @@ absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
       slot.num_computed_tokens += state.row.num_tokens;
       continue;
     }
-    cpu_step.top_begin[state.first_logit] = num_top;
-    num_top +=
-        int64_t{std::max(slot.params.num_logprobs, 0)} * state.row.num_logits;
+    for (int i = 0; i < state.row.num_logits; ++i) {
+      cpu_step.top_begin[state.first_logit + i] = num_top;
+      num_top +=
+          std::max(i < state.row.num_scored ? slot.params.num_prompt_logprobs
+                                            : slot.params.num_logprobs,
+                   0);
+    }
   }
   cpu_step.top_ids.resize(num_top);
   cpu_step.top_logprobs.resize(num_top);
-  pool_.ParallelFor(cpu_step.sampled_rows.size(), 1,
+  const int64_t num_scored = cpu_step.scored_logits.size();
+  pool_.ParallelFor(num_scored + cpu_step.sampled_rows.size(), 1,
                     [&](int64_t begin, int64_t end, int thread_idx) {
+                      SamplingScratch& scratch = sampling_scratch_[thread_idx];
                       for (int64_t i = begin; i < end; ++i) {
-                        SampleRowOfStep(cpu_step, i, logits,
-                                        sampling_scratch_[thread_idx]);
+                        if (i < num_scored) {
+                          ScoreLogitOfStep(cpu_step, i, logits, scratch);
+                        } else {
+                          SampleRowOfStep(cpu_step, i - num_scored, logits,
+                                          scratch);
+                        }
                       }
                     });
+  for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
+    FinishScoredRow(cpu_step, i);
+  }
+  return absl::OkStatus();
+}
+
+// Adds x' of every token, which lies in normed_, to its slot's sum.
+absl::Status CpuBackend::AddToPooledSums(const CpuStep& step) {
+  for (const StepRowState& state : step.rows) {
+    SlotState& slot = slots_[state.row.slot];
+    if (slot.num_pooled_tokens != state.first_position) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "Pool: slot ", state.row.slot, " has pooled ", slot.num_pooled_tokens,
+          " tokens and goes on at position ", state.first_position));
+    }
+    slot.num_pooled_tokens += state.row.num_tokens;
+  }
+  // One thread adds a column's values, in order of position: the sum is the
+  // same for every chunking. 64 columns: a few cache lines of each token.
+  constexpr int64_t kPieceCols = 64;
+  const int64_t cols = shape_.pooled_cols;
+  const int64_t pieces = (cols + kPieceCols - 1) / kPieceCols;
+  pool_.ParallelFor(
+      step.rows.size() * pieces, 4, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          const StepRowState& state = step.rows[i / pieces];
+          double* sum = slots_[state.row.slot].pooled_sum;
+          const int64_t first_col = i % pieces * kPieceCols;
+          const int64_t end_col = std::min(first_col + kPieceCols, cols);
+          for (int32_t t = 0; t < state.row.num_tokens; ++t) {
+            const float* x = normed_ + (state.first_token + t) * normed_stride_;
+            for (int64_t c = first_col; c < end_col; ++c) sum[c] += x[c];
+          }
+        }
+      });
+  return absl::OkStatus();
+}
+
+void CpuBackend::PoolRow(CpuStep& step, size_t result_idx, Pooling pooling) {
+  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
+  const SlotState& slot = slots_[state.row.slot];
+  const int64_t cols = shape_.pooled_cols;
+  float* out = step.embeddings.data() + result_idx * cols;
+  if (pooling == Pooling::kMean) {
+    const double count = static_cast<double>(slot.num_pooled_tokens);
+    for (int64_t c = 0; c < cols; ++c) {
+      out[c] = static_cast<float>(slot.pooled_sum[c] / count);
+    }
+  } else {
+    std::copy_n(normed_ + result_idx * normed_stride_, cols, out);
+  }
+  RowResult& result = step.results[result_idx];
+  result = RowResult();
+  result.slot = state.row.slot;
+  result.embedding = absl::MakeConstSpan(out, cols);
+  result.non_finite =
+      !std::all_of(out, out + cols, [](float x) { return std::isfinite(x); });
+}
+
+absl::Status CpuBackend::Pool(Step& step, TensorView hidden,
+                              const Prologue& prologue, Pooling pooling) {
+  CpuStep& cpu_step = AsCpuStep(step);
+  if (cpu_step.is_sampled) {
+    return absl::FailedPreconditionError("Pool after Sample or Pool");
+  }
+  if (pooling == Pooling::kNone || shape_.pooled_cols == 0) {
+    return absl::InvalidArgumentError("Pool: no pooling was prepared");
+  }
+  for (const StepRowState& state : cpu_step.rows) {
+    if (state.row.num_drafts > 0) {
+      return absl::InvalidArgumentError("Pool: a row has drafts");
+    }
+  }
+  QUIRE_RETURN_IF_ERROR(CheckView("Pool: hidden", hidden, cpu_step.num_tokens,
+                                  shape_.pooled_cols));
+  QUIRE_RETURN_IF_ERROR(
+      CheckPrologue(prologue, cpu_step.num_tokens, shape_.pooled_cols));
+  if (pooling == Pooling::kMean) {
+    ApplyPrologue(prologue, cpu_step.num_tokens, nullptr, hidden, normed_,
+                  normed_stride_);
+    QUIRE_RETURN_IF_ERROR(AddToPooledSums(cpu_step));
+  } else {
+    ApplyPrologue(prologue, cpu_step.num_logits, cpu_step.logit_token.data(),
+                  hidden, normed_, normed_stride_);
+  }
+  cpu_step.is_sampled = true;
+  cpu_step.results.resize(cpu_step.sampled_rows.size());
+  cpu_step.embeddings.resize(cpu_step.sampled_rows.size() * shape_.pooled_cols);
+  for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
+    PoolRow(cpu_step, i, pooling);
+  }
+  for (const StepRowState& state : cpu_step.rows) {
+    slots_[state.row.slot].num_computed_tokens += state.row.num_tokens;
+  }
   return absl::OkStatus();
 }
 

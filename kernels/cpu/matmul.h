@@ -63,7 +63,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
                                                          Isa isa,
                                                          ThreadPool& pool);
 
-// out = activation((x W^T + bias) * out_scale) + residual.
+// out = activation(x W^T + bias) * out_scale + residual.
 struct MatmulParams {
   const float* x = nullptr;  // [num_rows, weight.cols], f32
   int64_t x_stride = 0;

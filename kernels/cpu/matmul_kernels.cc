@@ -330,27 +330,29 @@ void Epilogue(const MatmulJob& job, int64_t panel, TileRange range,
   const F32 scale = Set1(job.out_scale);
   for (int64_t i = 0; i < range.num_rows; ++i) {
     const int64_t row = range.first_row + i;
-    const F32 v0 = (Load(acc + i * kPanelWidth) + bias0) * scale;
-    const F32 v1 = (Load(acc + i * kPanelWidth + kLanes) + bias1) * scale;
+    const F32 v0 = Load(acc + i * kPanelWidth) + bias0;
+    const F32 v1 = Load(acc + i * kPanelWidth + kLanes) + bias1;
     if (job.is_gated) {
       const int64_t channel = panel * kLanes;
       const int64_t count = job.num_outputs - channel;
       if (job.activation == MatmulActivation::kSwiGlu) {
-        StoreOutputs(job, row, channel, count, Silu(v0) * v1);
+        StoreOutputs(job, row, channel, count, Silu(v0) * v1 * scale);
       } else if (job.activation == MatmulActivation::kGeGlu) {
-        StoreOutputs(job, row, channel, count, GeluTanh(v0) * v1);
+        StoreOutputs(job, row, channel, count, GeluTanh(v0) * v1 * scale);
       } else {
-        StoreOutputs(job, row, channel, count, Activate(job.activation, v0));
+        StoreOutputs(job, row, channel, count,
+                     Activate(job.activation, v0) * scale);
         StoreOutputs(job, row, job.num_outputs + channel, count,
-                     Activate(job.activation, v1));
+                     Activate(job.activation, v1) * scale);
       }
       continue;
     }
     const int64_t channel = panel * kPanelWidth;
     const int64_t count = job.num_outputs - channel;
-    StoreOutputs(job, row, channel, count, Activate(job.activation, v0));
+    StoreOutputs(job, row, channel, count,
+                 Activate(job.activation, v0) * scale);
     StoreOutputs(job, row, channel + kLanes, count - kLanes,
-                 Activate(job.activation, v1));
+                 Activate(job.activation, v1) * scale);
   }
 }
 

@@ -161,8 +161,8 @@ void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
       sum += product;
       sum_abs += std::abs(product);
     }
-    *tolerance = DotTolerance(c.cols, sum_abs) * std::abs(c.out_scale);
-    return sum * static_cast<double>(c.out_scale);
+    *tolerance = DotTolerance(c.cols, sum_abs);
+    return sum;
   };
   for (int64_t r = 0; r < c.num_rows; ++r) {
     for (int64_t j = 0; j < out_cols; ++j) {
@@ -178,6 +178,9 @@ void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
                     up_tolerance * std::abs(expected);
         expected *= up;
       }
+      expected *= c.out_scale;
+      tolerance =
+          tolerance * std::abs(c.out_scale) + kRoundoff * std::abs(expected);
       if (c.has_residual) expected += residual[r * out_stride + j];
       tolerance += 2 * kRoundoff * std::abs(expected);
       const float got = out[r * out_stride + j];
