@@ -11,11 +11,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "engine/base/clock.h"
 #include "gtest/gtest.h"
 #include "server/api_error.h"
 #include "server/fake_tokenizer.h"
+#include "server/gate.h"
 #include "server/http/test_client.h"
 #include "server/http_server.h"
 #include "server/prompt.h"
@@ -190,33 +190,13 @@ constexpr char kHi[] = R"({"messages":[{"role":"user","content":"hi"}],
 constexpr char kLong[] = R"({"prompt":"hi","max_tokens":8000,"seed":1,
                              "ignore_eos":true,"stream":true})";
 
-// Stops the engine in Collect until opened; passes on afterwards.
-class Gate {
- public:
-  std::function<void()> Waiter() {
-    return [this] {
-      if (!reached_.HasBeenNotified()) reached_.Notify();
-      opened_.WaitForNotification();
-    };
-  }
-  void AwaitReached() {
-    ASSERT_TRUE(reached_.WaitForNotificationWithTimeout(kHangTimeout));
-  }
-  void Open() {
-    if (!opened_.HasBeenNotified()) opened_.Notify();
-  }
-
- private:
-  absl::Notification reached_, opened_;
-};
-
 TEST_F(ApiServerTest, LoadingAnswersProbesOnly) {
   Listen();
   EXPECT_EQ(Status("/health"), 503);
   EXPECT_EQ(Status("/health/ready"), 503);
   api_->SetLoadProgress(3, 8);
-  EXPECT_TRUE(absl::StrContains(Ask({"GET", "/health/ready"}).body,
-                                "loading: 37 %"));
+  EXPECT_TRUE(
+      absl::StrContains(Ask({"GET", "/health/ready"}).body, "loading: 37 %"));
   EXPECT_EQ(Status("/health/live"), 200);
   EXPECT_EQ(Status("/version"), 200);
   EXPECT_EQ(Status("/metrics"), 503);
@@ -579,7 +559,7 @@ TEST_F(ApiServerTest, DrainingFinishesWhatRuns) {
   stream.Send(RequestText({"POST", "/v1/chat/completions"}, body));
   TestClient plain = Connect();
   plain.Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   EXPECT_TRUE(WaitUntil([&] {
     const EngineStats stats = loop_->Stats();
     return http_->num_open_requests() == 2 &&
@@ -651,7 +631,7 @@ TEST_F(ApiServerTest, DisconnectBeforeTheFirstTokenAborts) {
   Start();
   TestClient client = Connect();
   client.Send(RequestText({"POST", "/v1/completions"}, kLong));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   client.Close();
   EXPECT_TRUE(WaitUntil([&] { return http_->num_open_requests() == 0; }));
   gate.Open();
@@ -683,7 +663,7 @@ TEST_F(ApiServerTest, FullQueueIsOverload) {
   Start();
   TestClient running = Connect();
   running.Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   std::vector<TestClient> waiting;
   for (int i = 0; i < 8; ++i) {
     waiting.push_back(Connect());
