@@ -78,7 +78,8 @@ bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
     }
   }
   if (!event.finish_reason.has_value()) return false;
-  Give(choice, choice.stops.Append(choice.detokenizer.Finish()));
+  Give(choice,
+       choice.stops.Append(choice.detokenizer.Finish(), MayStop(choice)));
   if (choice.stops.stopped().has_value()) {
     FinishByStopString(choice);
     return false;
@@ -129,16 +130,20 @@ void ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
   ++choice.num_tokens;
   choice.sum_logprobs += token.logprob;
   if (options_.return_token_ids) choice.token_ids.push_back(token.token_id);
-  if (is_end && !options_.include_stop_str_in_output) return;
-  const std::string piece = choice.detokenizer.Append(token.token_id);
-  if (options_.wants_logprobs) {
+  const bool is_shown = !is_end || options_.include_stop_str_in_output;
+  // Evaluation harnesses cut the drawn tokens off an echo by their number: the
+  // end token, too, needs its entry there.
+  const bool is_echo = options_.echo && options_.kind == ApiKind::kCompletion;
+  std::string piece;
+  if (is_shown) piece = choice.detokenizer.Append(token.token_id);
+  if (options_.wants_logprobs && (is_shown || is_echo)) {
     choice.logprobs.push_back({token.token_id, token.logprob,
                                token.top_logprobs, choice.num_text_bytes,
                                choice.num_text_chars});
   }
   choice.num_text_bytes += piece.size();
   choice.num_text_chars += CountCharacters(piece);
-  Give(choice, choice.stops.Append(piece));
+  Give(choice, choice.stops.Append(piece, MayStop(choice)));
 }
 
 void ApiCall::FinishChoice(Choice& choice, FinishReason reason) {

@@ -15,8 +15,9 @@ uint64_t NamespaceOf(const SamplingParams& params) {
              : static_cast<uint64_t>(params.logit_bias[0].second);
 }
 
-bool IsEmbed(const SamplingParams& params) {
-  return params.logit_bias.size() > 1;
+// A model that can do nothing else needs no mark.
+bool IsEmbed(const EngineOptions& options, const SamplingParams& params) {
+  return !options.enable_generate || params.logit_bias.size() > 1;
 }
 
 // Adds a slot's value to what a mean would be of; the order does not count.
@@ -363,7 +364,7 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
   slot.has_drawn = true;
   slot.tokens.push_back(token_id);
   slot.penalty += PenaltyOf(*slot.params, token_id, /*is_prompt=*/false);
-  if (!non_finite && IsEmbed(*slot.params)) {
+  if (!non_finite && IsEmbed(options_, *slot.params)) {
     sampled.embedding =
         EmbeddingOf(options_.embeds_every_token ? slot.pooled : state);
   } else if (!non_finite) {
