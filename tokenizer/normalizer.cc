@@ -30,6 +30,7 @@ class Rewrite {
 
   // Copies a chunk of the source.
   void Copy(size_t begin, size_t end) {
+    NoteBegin(begin, begin < end);
     text_.append(source_, begin, end - begin);
     if (source_origin_ != nullptr) {
       origin_.insert(origin_.end(), source_origin_->begin() + begin,
@@ -38,6 +39,7 @@ class Rewrite {
   }
   // Puts `text` for a chunk of the source.
   void Put(absl::string_view text, size_t begin, size_t end) {
+    NoteBegin(begin, !text.empty());
     text_.append(text.data(), text.size());
     if (source_origin_ == nullptr) return;
     int32_t origin = begin < end ? (*source_origin_)[begin] : kMixedOrigin;
@@ -48,17 +50,26 @@ class Rewrite {
   }
   // Puts one ASCII character for one byte of the source.
   void PutAscii(char c, size_t begin) {
+    NoteBegin(begin, true);
     text_.push_back(c);
     if (source_origin_ != nullptr) origin_.push_back((*source_origin_)[begin]);
   }
+  // True if the text's first part comes from a later place than the source's
+  // first character.
+  bool StartsLate() const { return starts_late_; }
   void MoveTo(std::string* text, TextOrigin* origin) {
     *text = std::move(text_);
     if (origin != nullptr) *origin = std::move(origin_);
   }
 
  private:
+  void NoteBegin(size_t begin, bool is_text) {
+    if (text_.empty() && is_text) starts_late_ = begin > 0;
+  }
+
   const std::string& source_;
   const TextOrigin* source_origin_;
+  bool starts_late_ = false;
   std::string text_;
   TextOrigin origin_;
 };
@@ -358,10 +369,11 @@ absl::Status Normalizer::AddBertSteps(const nlohmann::json& config,
   return absl::OkStatus();
 }
 
-absl::Status Normalizer::Apply(std::string* text, TextOrigin* origin) const {
+absl::Status Normalizer::Apply(std::string* text, TextOrigin* origin,
+                               bool* starts_late) const {
   for (const Step& step : steps_) {
     if (text->empty()) break;
-    QUIRE_RETURN_IF_ERROR(ApplyStep(step, text, origin));
+    QUIRE_RETURN_IF_ERROR(ApplyStep(step, text, origin, starts_late));
   }
   return absl::OkStatus();
 }
@@ -402,7 +414,7 @@ absl::Status Normalizer::ApplyUnicodeForm(Kind kind, std::string* text,
 }
 
 absl::Status Normalizer::ApplyStep(const Step& step, std::string* text,
-                                   TextOrigin* origin) {
+                                   TextOrigin* origin, bool* starts_late) {
   if (step.kind <= Kind::kNfkd) {
     return ApplyUnicodeForm(step.kind, text, origin);
   }
@@ -492,6 +504,12 @@ absl::Status Normalizer::ApplyStep(const Step& step, std::string* text,
     }
     default:
       QUIRE_CHECK(false);
+  }
+  // A text that a character map replaces still counts as coming from its place,
+  // even if nothing is left of it.
+  if (starts_late != nullptr && rewrite.StartsLate() &&
+      step.kind != Kind::kPrecompiled) {
+    *starts_late = true;
   }
   rewrite.MoveTo(text, origin);
   return absl::OkStatus();

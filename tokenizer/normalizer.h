@@ -33,9 +33,11 @@ class Normalizer {
   Normalizer() = default;
   bool IsIdentity() const { return steps_.empty(); }
 
-  // Rewrites `text`, and `origin` with it unless that is null.
+  // Rewrites `text`, and `origin` with it unless that is null. Sets
+  // `starts_late`, unless null, if what the text began with is removed.
   // Requires: valid UTF-8 below 4 GiB; origin has an element for each byte.
-  absl::Status Apply(std::string* text, TextOrigin* origin) const;
+  absl::Status Apply(std::string* text, TextOrigin* origin,
+                     bool* starts_late = nullptr) const;
 
  private:
   enum class Kind {
@@ -70,7 +72,7 @@ class Normalizer {
   absl::Status AddBertSteps(const nlohmann::json& config,
                             const std::string& path);
   static absl::Status ApplyStep(const Step& step, std::string* text,
-                                TextOrigin* origin);
+                                TextOrigin* origin, bool* starts_late);
   static absl::Status ApplyUnicodeForm(Kind kind, std::string* text,
                                        TextOrigin* origin);
 

@@ -182,19 +182,22 @@ absl::Status PipelineTokenizer::EncodeRun(const SegmentedText& text,
   TextOrigin origin;
   if (seeks_tokens) origin = text.Origin(range);
   std::string normalized;
+  bool starts_late = false;
   if (!parts_.normalizer.IsIdentity()) {
     normalized.assign(run.data(), run.size());
     QUIRE_RETURN_IF_ERROR(parts_.normalizer.Apply(
         &normalized,
-        seeks_tokens && text.segments.size() > 1 ? &origin : nullptr));
+        seeks_tokens && text.segments.size() > 1 ? &origin : nullptr,
+        &starts_late));
     run = normalized;
     if (seeks_tokens && text.segments.size() == 1) {
       origin.assign(run.size(), 0);
     }
   }
+  const bool is_first = range.begin == 0 && !starts_late;
   WordList words;
   if (!seeks_tokens) {
-    if (!run.empty()) words.words.push_back({run, range.begin == 0});
+    if (!run.empty()) words.words.push_back({run, is_first});
     return EncodeWords(&words, ids);
   }
   for (const TextPart& part :
@@ -202,7 +205,7 @@ absl::Status PipelineTokenizer::EncodeRun(const SegmentedText& text,
     if (part.id < 0) {
       words.words.push_back(
           {run.substr(part.range.begin, part.range.end - part.range.begin),
-           range.begin == 0 && part.range.begin == 0});
+           is_first && part.range.begin == 0});
       continue;
     }
     QUIRE_RETURN_IF_ERROR(EncodeWords(&words, ids));
