@@ -25,6 +25,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr char kJsonType[] = "application/json";
 constexpr size_t kMaxChoicesOfCall = 1024;
+// Log-probabilities of prompt tokens in one answer: some 40 bytes of JSON each.
+constexpr int64_t kMaxScoresOfCall = 1 << 22;
 
 void SendError(const absl::Status& error,
                const std::shared_ptr<HttpResponder>& responder) {
@@ -78,6 +80,24 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
   }
   return absl::NotFoundError(
       absl::StrCat("The model `", name, "` does not exist."));
+}
+
+// Every choice repeats its prompt's scores: a short request could ask for
+// gigabytes.
+absl::Status CheckNumScores(const ApiRequest& request,
+                            const std::vector<std::vector<int32_t>>& prompts) {
+  const int32_t num_top = request.sampling.num_prompt_logprobs;
+  if (num_top < 0) return absl::OkStatus();
+  int64_t num_scores = 0;
+  for (const std::vector<int32_t>& prompt : prompts) {
+    num_scores += int64_t{request.best_of} * (num_top + 1) * prompt.size();
+  }
+  if (num_scores <= kMaxScoresOfCall) return absl::OkStatus();
+  return ParameterError(
+      request.prompt_logprobs.has_value() ? "prompt_logprobs" : "logprobs",
+      absl::StrCat("the answer would hold ", num_scores,
+                   " log-probabilities of prompt tokens, more than ",
+                   kMaxScoresOfCall));
 }
 
 // What a chat with `echo` repeats: the final message, if its role is the one
@@ -405,6 +425,7 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
                      kMaxChoicesOfCall));
   }
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
+  QUIRE_RETURN_IF_ERROR(CheckNumScores(api_request, prompts));
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
              responder);
   return absl::OkStatus();

@@ -194,6 +194,17 @@ def test_best_of(client):
     assert error.value.param == "best_of"
 
 
+def test_answers_have_a_limit(client):
+    fields = {"model": "demo", "prompt": [[5] * 400] * 100, "max_tokens": 1, "n": 6}
+    for extra, param in (
+        ({"prompt_logprobs": 20}, "prompt_logprobs"),
+        ({"echo": True, "logprobs": 20}, "logprobs"),
+    ):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.completions.create(**fields, extra_body=extra)
+        assert error.value.param == param
+
+
 def test_truncation(client):
     ids = encode(client, TEXT)
     for side, expected in ((None, ids[-4:]), ("left", ids[-4:]), ("right", ids[:4])):
