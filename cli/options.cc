@@ -157,6 +157,20 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::IsMember({"auto", "vllm"}));
   app->add_option("--device", options->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  // The names of vLLM (--runner, --convert, formerly --task), SGLang
+  // (--is-embedding) and llama.cpp (--embeddings, --pooling).
+  app->add_option("--runner,--task", options->runner,
+                  "auto, generate or pooling (embeddings; also: embed)")
+      ->check(
+          CLI::IsMember({"auto", "generate", "pooling", "embed", "embedding"}));
+  app->add_option("--convert", options->convert,
+                  "embed: embeddings with a model that generates text")
+      ->check(CLI::IsMember({"auto", "none", "embed"}));
+  app->add_flag("--is-embedding,--embeddings,--embedding",
+                options->is_embedding, "The same as --runner pooling");
+  app->add_option("--pooling", options->pooling,
+                  "Of embeddings: auto (as the model says), last or mean")
+      ->check(CLI::IsMember({"auto", "last", "mean"}));
   app->add_option("--dtype", options->dtype,
                   "Weights: auto (as stored), float32, float16 or bfloat16");
   app->add_option("--kv-cache-dtype", options->kv_cache_dtype,

@@ -17,6 +17,11 @@ struct SessionOptions {
   std::string chat_template;               // File or text; empty: the model's.
   std::string generation_config = "auto";  // auto: the model's; vllm: none.
   std::string device = "auto";
+  // auto: as the model's directory says; generate; pooling: embeddings.
+  std::string runner = "auto";
+  std::string convert = "auto";  // embed: as runner "pooling".
+  bool is_embedding = false;     // As runner "pooling".
+  std::string pooling = "auto";  // Of embeddings: auto, last or mean.
   std::string dtype = "auto";
   std::string kv_cache_dtype = "bf16";
   std::string max_model_len = "auto";  // A length, 32k, auto or -1.

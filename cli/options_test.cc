@@ -178,6 +178,26 @@ TEST(ParseCommandLineTest, RefusesWhatItDoesNotKnow) {
   EXPECT_FALSE(ParseCommandLine({"generate"}).ok());
 }
 
+TEST(ParseCommandLineTest, EmbeddingsByTheNamesOfOthers) {
+  EXPECT_EQ(
+      ParseCommandLine({"serve", "--runner", "pooling"})->serve.model.runner,
+      "pooling");
+  EXPECT_EQ(ParseCommandLine({"serve", "--task", "embed"})->serve.model.runner,
+            "embed");
+  EXPECT_EQ(
+      ParseCommandLine({"serve", "--convert", "embed"})->serve.model.convert,
+      "embed");
+  for (const char* flag : {"--is-embedding", "--embeddings", "--embedding"}) {
+    EXPECT_TRUE(ParseCommandLine({"serve", flag})->serve.model.is_embedding);
+  }
+  EXPECT_FALSE(ParseCommandLine({"serve"})->serve.model.is_embedding);
+  EXPECT_EQ(
+      ParseCommandLine({"serve", "--pooling", "mean"})->serve.model.pooling,
+      "mean");
+  EXPECT_FALSE(ParseCommandLine({"serve", "--runner", "draft"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "--pooling", "cls"}).ok());
+}
+
 TEST(ParseCommandLineTest, HelpAndVersion) {
   EXPECT_EQ(ParseCommandLine({"--version"})->command, Command::kVersion);
   const auto help = ParseCommandLine({"serve", "--help"});

@@ -5,8 +5,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -18,8 +16,10 @@
 #include "cli/exit_codes.h"
 #include "cli/version.h"
 #include "engine/base/clock.h"
+#include "engine/base/process_start.h"
 #include "server/api_error.h"
 #include "server/api_server.h"
+#include "server/http_request_counts.h"
 #include "server/http_server.h"
 #include "server/output_processor.h"
 #include "server/server_metrics.h"
@@ -27,29 +27,6 @@
 
 namespace quire {
 namespace {
-
-// Time since the process was started by exec, from the kernel's records; zero
-// if they cannot be read.
-absl::Duration TimeSinceExec() {
-  FILE* file = fopen("/proc/self/stat", "r");
-  if (file == nullptr) return absl::ZeroDuration();
-  char text[1024];
-  const size_t size = fread(text, 1, sizeof(text) - 1, file);
-  fclose(file);
-  text[size] = 0;
-  // Field 22 (proc(5)), counted behind the name, which may hold spaces.
-  const char* at = strrchr(text, ')');
-  for (int field = 2; at != nullptr && field < 22; ++field) {
-    at = strchr(at + 1, ' ');
-  }
-  if (at == nullptr) return absl::ZeroDuration();
-  const double start =
-      strtod(at, nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
-  timespec now;
-  clock_gettime(CLOCK_BOOTTIME, &now);
-  return absl::Seconds(static_cast<double>(now.tv_sec) + now.tv_nsec * 1e-9 -
-                       start);
-}
 
 class RunningServerImpl : public RunningServer {
  public:
@@ -78,6 +55,10 @@ class RunningServerImpl : public RunningServer {
     http.api_keys = options_.api_keys;
     http.error_body = [](int status, absl::string_view message) {
       return ErrorBody(status, message);
+    };
+    http.on_response = [this](absl::string_view method, absl::string_view route,
+                              int status) {
+      http_requests_.Count(method, route, status);
     };
     auto created = HttpServer::Create(http);
     if (!created.ok()) return created.status();
@@ -109,6 +90,7 @@ class RunningServerImpl : public RunningServer {
     metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
     metrics.enable_prefix_caching =
         session_->engine_options.enable_prefix_caching;
+    metrics.http_requests = &http_requests_;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
     auto engine =
@@ -131,10 +113,17 @@ class RunningServerImpl : public RunningServer {
         MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
+    if (loaded.embedding.has_value()) {
+      served.embedding.emplace();
+      served.embedding->hidden_size = loaded.config.hidden_size;
+      served.embedding->normalize = loaded.embedding->normalize;
+      // Twice what runs: the next ones are there when a step ends.
+      served.embedding->max_inputs_in_flight = 2 * loaded.shape.max_num_seqs;
+    }
     served.created = time(nullptr);
     on_loaded();
     api_->Serve(served);
-    load_time_ = TimeSinceExec();
+    load_time_ = TimeSinceProcessStart();
     return true;
   }
 
@@ -172,6 +161,7 @@ class RunningServerImpl : public RunningServer {
  private:
   const ServeOptions options_;
   std::unique_ptr<Session> session_;
+  HttpRequestCounts http_requests_;
   std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ApiServer> api_;

@@ -57,8 +57,23 @@ absl::StatusOr<int64_t> ParseSizeOf(const char* option,
       absl::StrCat(option, ": ", size.status().message()));
 }
 
+absl::StatusOr<ModelTask> ParseTask(const SessionOptions& options) {
+  const bool embeds = options.is_embedding || options.convert == "embed" ||
+                      options.runner == "pooling" ||
+                      absl::StartsWith(options.runner, "embed");
+  if (embeds && options.runner == "generate") {
+    return absl::InvalidArgumentError(
+        "--runner generate contradicts the option that asks for embeddings");
+  }
+  if (embeds) return ModelTask::kEmbed;
+  return options.runner == "generate" ? ModelTask::kGenerate : ModelTask::kAuto;
+}
+
 absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
   LoadOptions load;
+  QUIRE_ASSIGN_OR_RETURN(load.task, ParseTask(options));
+  if (options.pooling == "last") load.pooling = Pooling::kLast;
+  if (options.pooling == "mean") load.pooling = Pooling::kMean;
   QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
   QUIRE_ASSIGN_OR_RETURN(
       const std::optional<DType> kv,
@@ -183,6 +198,11 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.max_num_queued_reqs = options.max_num_queued_reqs;
   engine.max_num_queued_tokens = options.max_num_queued_tokens;
   engine.steps_in_flight = loaded.runner->steps_in_flight();
+  if (loaded.embedding.has_value()) {
+    engine.enable_generate = false;
+    engine.enable_embed = true;
+    engine.embeds_every_token = loaded.embedding->pooling == Pooling::kMean;
+  }
   engine.eos_token_ids = loaded.generation_config.eos_token_ids;
   if (engine.eos_token_ids.empty()) {
     engine.eos_token_ids = loaded.config.eos_token_ids;
@@ -339,6 +359,13 @@ std::string DescribeSession(const Session& session, const std::string& address,
   row("model", session.model_path);
   row("parameters", absl::StrCat(FormatCount(loaded.num_parameters), " (",
                                  loaded.config.architecture, ")"));
+  if (loaded.embedding.has_value()) {
+    row("embeddings",
+        absl::StrCat(
+            loaded.config.hidden_size, " dimensions, ",
+            loaded.embedding->pooling == Pooling::kMean ? "mean" : "last token",
+            loaded.embedding->normalize ? ", normalized" : ""));
+  }
   row("dtype", absl::StrCat(DTypeName(loaded.dtype), ", KV cache ",
                             DTypeName(loaded.kv_cache_dtype)));
   row("backend", loaded.backend->Description());

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/planted_bug.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
 
@@ -127,7 +128,8 @@ absl::Status Engine::AddRequest(Request request) {
   }
   // Drawn for every request, so that one request's seed does not depend on
   // whether others brought their own.
-  const uint64_t seed = MixBits(options_.random_seed, num_seeds_drawn_++);
+  const uint64_t seed = MixBits(options_.random_seed, num_seeds_drawn_);
+  if (!HasPlantedBug(PlantedBug::kSeedShared)) ++num_seeds_drawn_;
   scheduler_.AddRequest(std::move(request), seed);
   return absl::OkStatus();
 }
@@ -188,7 +190,9 @@ void Engine::CollectOldest(std::vector<OutputEvent>* events) {
     scheduler_.FailOldestStep(status, now, events);
   }
   if (status.ok()) {
-    num_failures_in_a_row_ = 0;
+    if (!HasPlantedBug(PlantedBug::kFailuresNeverForgiven)) {
+      num_failures_in_a_row_ = 0;
+    }
   } else {
     NoteFailure(status, events);
   }

@@ -57,6 +57,8 @@ struct SamplingParams {
   float typical_p = 1.0f;
   float xtc_probability = 0.0f;
   float xtc_threshold = 0.1f;
+
+  bool operator==(const SamplingParams&) const = default;
 };
 
 enum class RequestKind : uint8_t {

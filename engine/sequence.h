@@ -19,6 +19,7 @@
 
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "engine/base/planted_bug.h"
 #include "engine/kv_cache/kv_cache_manager.h"
 #include "engine/request.h"
 
@@ -64,7 +65,8 @@ struct Sequence {
   }
   // The tokens that are being drawn reach the length limit.
   bool will_end() const {
-    return num_known_tokens() + num_pending_tokens >= max_num_tokens;
+    return num_known_tokens() + num_pending_tokens >=
+           max_num_tokens + HasPlantedBug(PlantedBug::kEndNotForeseen);
   }
   bool has_holdings() const { return slot >= 0; }
   // Of the next `num_tokens` tokens to submit, those whose successor in the

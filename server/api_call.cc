@@ -78,7 +78,8 @@ bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
     }
   }
   if (!event.finish_reason.has_value()) return false;
-  Give(choice, choice.stops.Append(choice.detokenizer.Finish()));
+  Give(choice,
+       choice.stops.Append(choice.detokenizer.Finish(), MayStop(choice)));
   if (choice.stops.stopped().has_value()) {
     FinishByStopString(choice);
     return false;
@@ -142,7 +143,7 @@ void ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
   }
   choice.num_text_bytes += piece.size();
   choice.num_text_chars += CountCharacters(piece);
-  Give(choice, choice.stops.Append(piece));
+  Give(choice, choice.stops.Append(piece, MayStop(choice)));
 }
 
 void ApiCall::FinishChoice(Choice& choice, FinishReason reason) {

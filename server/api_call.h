@@ -11,6 +11,7 @@
 
 #include "absl/types/span.h"
 #include "engine/request.h"
+#include "server/call.h"
 #include "server/http_server.h"
 #include "server/openai_api.h"
 #include "server/prompt_text.h"
@@ -48,9 +49,10 @@ struct ApiCallOptions {
   bool include_stop_str_in_output = false;
   bool return_tokens_as_token_ids = false;
   std::vector<std::string> stop_strings;
-  int num_choices = 1;                 // Of all prompts: prompt-major.
-  int best_of = 1;                     // Choices of one prompt, of which
-  int n = 1;                           // so many are returned.
+  int32_t min_tokens = 0;  // No stop string ends before so many tokens + 1.
+  int num_choices = 1;     // Of all prompts: prompt-major.
+  int best_of = 1;         // Choices of one prompt, of which
+  int n = 1;               // so many are returned.
   std::vector<ApiCallPrompt> prompts;  // Empty: nothing of them is reported.
   int64_t num_prompt_tokens = 0;       // Of all prompts.
   HttpHeaders headers;
@@ -59,7 +61,7 @@ struct ApiCallOptions {
 // Thread-compatible: used by the output thread alone. Every choice ends once,
 // by the model (Append with a finish reason), by a stop string or by Fail; when
 // all have ended the answer is complete and sent.
-class ApiCall {
+class ApiCall : public Call {
  public:
   // `tokenizer` must outlive the call.
   ApiCall(ApiCallOptions options, const Tokenizer* tokenizer,
@@ -67,23 +69,25 @@ class ApiCall {
 
   // Streams: sends the head of the answer; nothing is written before. To be
   // called once every part of the call was accepted. Idempotent.
-  void Start();
+  void Start() override;
 
   // Takes an event of choice `choice_idx` (of the whole call). Returns true if
   // a stop string ended the choice: the engine should abort it. Events of
   // choices that have ended are ignored.
-  bool Append(int choice_idx, const OutputEvent& event);
+  bool Append(int choice_idx, const OutputEvent& event) override;
   // Streams: writes what the last Appends made.
-  void Flush();
+  void Flush() override;
   // Ends the call with an error: an error response, or an error event in a
   // stream that has begun.
-  void Fail(const absl::Status& error);
+  void Fail(const absl::Status& error) override;
 
-  void AddCachedTokens(int num_tokens) { num_cached_tokens_ += num_tokens; }
-  bool is_complete() const { return is_complete_; }
+  void AddCachedTokens(int num_tokens) override {
+    num_cached_tokens_ += num_tokens;
+  }
+  bool is_complete() const override { return is_complete_; }
   // Why the choice ended, as the client is told; none if it has not, or Fail
   // ended it.
-  std::optional<FinishReason> finish_reason(int choice_idx) const {
+  std::optional<FinishReason> finish_reason(int choice_idx) const override {
     return choices_[choice_idx].finish_reason;
   }
 
@@ -136,6 +140,9 @@ class ApiCall {
   // Puts the echo in front.
   void BeginChoice(int choice_idx);
   static void Give(Choice& choice, std::string text);
+  bool MayStop(const Choice& choice) const {
+    return choice.num_tokens > options_.min_tokens;
+  }
   void AppendToken(Choice& choice, const TokenOutput& token, bool is_end);
   void FinishChoice(Choice& choice, FinishReason reason);
   void FinishByStopString(Choice& choice);

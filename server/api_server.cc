@@ -13,6 +13,8 @@
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
+#include "server/embedding_call.h"
+#include "server/embeddings_api.h"
 #include "server/json_text.h"
 #include "server/prompt.h"
 
@@ -45,16 +47,23 @@ std::string RandomId(absl::string_view prefix) {
 // The caller's own id, from a header or the body, if it is harmless; else
 // empty.
 std::string GivenRequestId(const HttpRequest& request,
-                           const ApiRequest& api_request) {
+                           const std::string& id_in_body) {
   const absl::string_view given = request.Header("x-request-id");
   if (IsHarmlessRequestId(given)) return std::string(given);
-  return api_request.request_id;
+  return id_in_body;
+}
+
+absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
+  if (priority == 0 || model.has_priorities) return absl::OkStatus();
+  return ParameterError("priority",
+                        "'priority' needs a server that was started with "
+                        "--scheduling-policy priority");
 }
 
 // Names as the caller sent them: only the harmless ones may enter a header.
-std::string IgnoredFieldsHeader(const ApiRequest& request) {
+std::string IgnoredFieldsHeader(const std::vector<std::string>& names) {
   std::string list;
-  for (const std::string& name : request.ignored_fields) {
+  for (const std::string& name : names) {
     const bool is_harmless = std::all_of(name.begin(), name.end(), [](char c) {
       return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-';
     });
@@ -146,6 +155,7 @@ ApiCallOptions MakeCallOptions(
   options.include_stop_str_in_output = request.include_stop_str_in_output;
   options.return_tokens_as_token_ids = request.return_tokens_as_token_ids;
   options.stop_strings = std::move(request.stop_strings);
+  options.min_tokens = request.sampling.min_tokens;
   options.num_choices = static_cast<int>(prompts.size()) * request.best_of;
   options.best_of = request.best_of;
   options.n = request.n;
@@ -203,6 +213,13 @@ ApiServer::ApiServer(HttpServer* http, std::string version)
                      const Responder& responder) {
           return HandleGenerate(kind, model, request, responder);
         });
+  }
+  for (const char* path : {"/v1/embeddings", "/embeddings"}) {
+    AddApiRoute("POST", path,
+                [this](const ServedModel& model, const HttpRequest& request,
+                       const Responder& responder) {
+                  return HandleEmbeddings(model, request, responder);
+                });
   }
 }
 
@@ -385,6 +402,16 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_ASSIGN_OR_RETURN(ApiRequest api_request,
                          ParseApiRequest(kind, body, model.defaults));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
+  if (model.embedding.has_value()) {
+    return ParameterError(
+        "model",
+        absl::StrCat(
+            "The model `", model.names.front(),
+            "` makes embeddings: it does not support the ",
+            kind == ApiKind::kChat ? "Chat Completions" : "Completions",
+            " API. Use /v1/embeddings."),
+        "unsupported_model");
+  }
   QUIRE_RETURN_IF_ERROR(
       CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
   QUIRE_RETURN_IF_ERROR(sampling_strings_->Resolve(&api_request));
@@ -398,13 +425,70 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
                      kMaxChoicesOfCall));
   }
   QUIRE_RETURN_IF_ERROR(CheckNumScores(api_request, prompts));
-  if (api_request.priority != 0 && !model.has_priorities) {
-    return ParameterError("priority",
-                          "'priority' needs a server that was started with "
-                          "--scheduling-policy priority");
-  }
+  QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
              responder);
+  return absl::OkStatus();
+}
+
+absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
+                                         const HttpRequest& request,
+                                         const Responder& responder) const {
+  if (!model.embedding.has_value()) {
+    return ParameterError(
+        "model",
+        absl::StrCat("The model `", model.names.front(),
+                     "` generates text: it does not support the Embeddings "
+                     "API. A server started with --runner pooling embeds with "
+                     "it."),
+        "unsupported_model");
+  }
+  QUIRE_ASSIGN_OR_RETURN(const Json body,
+                         ParseJson(request.body, kEmbeddingsJsonLimits));
+  QUIRE_ASSIGN_OR_RETURN(
+      const EmbeddingsRequest parsed,
+      ParseEmbeddingsRequest(body, model.embedding->hidden_size));
+  QUIRE_RETURN_IF_ERROR(CheckModelName(model, parsed.model));
+  QUIRE_RETURN_IF_ERROR(CheckPriority(model, parsed.priority));
+  QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> inputs,
+                         EncodeInputs(parsed, *model.tokenizer, model.limits));
+  EmbeddingCallOptions options;
+  const std::string given_id = GivenRequestId(request, parsed.request_id);
+  options.id =
+      given_id.empty() ? RandomId("embd-") : absl::StrCat("embd-", given_id);
+  options.model = parsed.model.empty() ? model.names.front() : parsed.model;
+  options.created = time(nullptr);
+  options.is_base64 = parsed.is_base64;
+  options.dimensions = parsed.dimensions;
+  options.normalize = parsed.normalize.value_or(model.embedding->normalize);
+  options.max_in_flight = model.embedding->max_inputs_in_flight;
+  options.headers.emplace_back("X-Request-Id",
+                               given_id.empty() ? options.id : given_id);
+  if (!parsed.ignored_fields.empty()) {
+    options.headers.emplace_back("X-Quire-Ignored-Fields",
+                                 IgnoredFieldsHeader(parsed.ignored_fields));
+  }
+  std::vector<Request> requests;
+  for (std::vector<int32_t>& input : inputs) {
+    Request engine_request;
+    engine_request.id = model.engine->NewRequestId();
+    engine_request.kind = RequestKind::kEmbed;
+    engine_request.prompt_token_ids = std::move(input);
+    // As for completions: a hit shows in the latency.
+    engine_request.cache_namespace =
+        absl::StrCat(request.Header("authorization"), "\n", parsed.cache_salt);
+    engine_request.arrival_time = request.arrival_time;
+    engine_request.priority = parsed.priority;
+    requests.push_back(std::move(engine_request));
+  }
+  const auto call =
+      std::make_shared<EmbeddingCall>(std::move(options), std::move(requests),
+                                      model.engine, model.output, responder);
+  call->Submit();
+  // Weak: the call holds the responder, which holds this.
+  responder->OnDisconnect([weak = std::weak_ptr<EmbeddingCall>(call)] {
+    if (const auto call = weak.lock()) call->Cancel();
+  });
   return absl::OkStatus();
 }
 
@@ -416,14 +500,16 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
   const absl::string_view prefix =
       api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
-  const std::string given_id = GivenRequestId(http_request, api_request);
+  const std::string given_id =
+      GivenRequestId(http_request, api_request.request_id);
   options.id =
       given_id.empty() ? RandomId(prefix) : absl::StrCat(prefix, given_id);
   options.headers.emplace_back("X-Request-Id",
                                given_id.empty() ? options.id : given_id);
   if (!api_request.ignored_fields.empty()) {
-    options.headers.emplace_back("X-Quire-Ignored-Fields",
-                                 IgnoredFieldsHeader(api_request));
+    options.headers.emplace_back(
+        "X-Quire-Ignored-Fields",
+        IgnoredFieldsHeader(api_request.ignored_fields));
   }
   // Equal prompts of different keys or salts must not share cached blocks:
   // a hit shows in the latency.

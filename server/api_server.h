@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,13 @@
 
 namespace quire {
 
+// Of a model that makes embeddings.
+struct ServedEmbedding {
+  int hidden_size = 0;
+  bool normalize = true;
+  int max_inputs_in_flight = 128;  // Of one call; see EmbeddingCallOptions.
+};
+
 // A loaded model and what serves it; all pointers outlive the server.
 struct ServedModel {
   std::vector<std::string> names;  // The first is the one answers carry.
@@ -33,8 +41,9 @@ struct ServedModel {
   ServerMetrics* metrics = nullptr;
   PromptLimits limits;
   SamplingDefaults defaults;
-  int64_t created = 0;          // Unix seconds.
-  bool has_priorities = false;  // SchedulingPolicy::kPriority.
+  std::optional<ServedEmbedding> embedding;  // None: the model generates text.
+  int64_t created = 0;                       // Unix seconds.
+  bool has_priorities = false;               // SchedulingPolicy::kPriority.
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.
@@ -68,6 +77,9 @@ class ApiServer {
   absl::Status HandleGenerate(ApiKind kind, const ServedModel& model,
                               const HttpRequest& request,
                               const Responder& responder) const;
+  absl::Status HandleEmbeddings(const ServedModel& model,
+                                const HttpRequest& request,
+                                const Responder& responder) const;
   void SubmitCall(const ServedModel& model, ApiRequest api_request,
                   std::vector<std::vector<int32_t>> prompts,
                   const HttpRequest& http_request,

@@ -4,17 +4,18 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "engine/base/clock.h"
 #include "gtest/gtest.h"
 #include "server/api_error.h"
 #include "server/fake_tokenizer.h"
+#include "server/gate.h"
 #include "server/http/test_client.h"
 #include "server/http_server.h"
 #include "server/prompt.h"
@@ -44,7 +45,8 @@ constexpr Route kPublicRoutes[] = {{"GET", "/health"},
 constexpr Route kApiRoutes[] = {
     {"GET", "/v1/models"},       {"POST", "/tokenize"},
     {"POST", "/detokenize"},     {"POST", "/v1/chat/completions"},
-    {"POST", "/v1/completions"}, {"POST", "/completions"}};
+    {"POST", "/v1/completions"}, {"POST", "/completions"},
+    {"POST", "/v1/embeddings"},  {"POST", "/embeddings"}};
 
 class ApiServerTest : public testing::Test {
  protected:
@@ -103,6 +105,7 @@ class ApiServerTest : public testing::Test {
     model.limits =
         MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
     model.created = 1700000000;
+    model.embedding = embedding_;
     api_->Serve(model);
   }
 
@@ -167,6 +170,7 @@ class ApiServerTest : public testing::Test {
   }
 
   HttpServerOptions http_options_;
+  std::optional<ServedEmbedding> embedding_;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;
   std::function<absl::Status(int64_t)> fail_collect_;
@@ -186,33 +190,13 @@ constexpr char kHi[] = R"({"messages":[{"role":"user","content":"hi"}],
 constexpr char kLong[] = R"({"prompt":"hi","max_tokens":8000,"seed":1,
                              "ignore_eos":true,"stream":true})";
 
-// Stops the engine in Collect until opened; passes on afterwards.
-class Gate {
- public:
-  std::function<void()> Waiter() {
-    return [this] {
-      if (!reached_.HasBeenNotified()) reached_.Notify();
-      opened_.WaitForNotification();
-    };
-  }
-  void AwaitReached() {
-    ASSERT_TRUE(reached_.WaitForNotificationWithTimeout(kHangTimeout));
-  }
-  void Open() {
-    if (!opened_.HasBeenNotified()) opened_.Notify();
-  }
-
- private:
-  absl::Notification reached_, opened_;
-};
-
 TEST_F(ApiServerTest, LoadingAnswersProbesOnly) {
   Listen();
   EXPECT_EQ(Status("/health"), 503);
   EXPECT_EQ(Status("/health/ready"), 503);
   api_->SetLoadProgress(3, 8);
-  EXPECT_TRUE(absl::StrContains(Ask({"GET", "/health/ready"}).body,
-                                "loading: 37 %"));
+  EXPECT_TRUE(
+      absl::StrContains(Ask({"GET", "/health/ready"}).body, "loading: 37 %"));
   EXPECT_EQ(Status("/health/live"), 200);
   EXPECT_EQ(Status("/version"), 200);
   EXPECT_EQ(Status("/metrics"), 503);
@@ -267,6 +251,44 @@ TEST_F(ApiServerTest, ServesEveryRoute) {
   ExpectIdle();
 }
 
+TEST_F(ApiServerTest, ServesEmbeddings) {
+  engine_options_.enable_generate = false;
+  engine_options_.enable_embed = true;
+  embedding_ = ServedEmbedding{.hidden_size = 3, .normalize = false};
+  Start();
+  for (const char* path : {"/v1/embeddings", "/embeddings"}) {
+    const TestResponse response =
+        Ask({"POST", path}, R"({"input":["a",[98,99]],"nonsense":1})",
+            "X-Request-Id: my-id\r\n");
+    EXPECT_EQ(response.Field("x-request-id"), "my-id");
+    EXPECT_EQ(response.Field("x-quire-ignored-fields"), "nonsense");
+    const Json body = Parse(response);
+    EXPECT_EQ(body["id"], "embd-my-id");
+    ASSERT_EQ(body["data"].size(), 2u);
+    Request request;
+    request.kind = RequestKind::kEmbed;
+    request.prompt_token_ids = {98, 99};
+    EXPECT_EQ(body["data"][1]["embedding"].get<std::vector<float>>(),
+              AnswerAlone(engine_options_, HashModelOptions(), request, 0, 0,
+                          kMaxModelLen)
+                  .embedding);
+    // <s>a and two ids.
+    EXPECT_EQ(body["usage"]["prompt_tokens"], 4);
+  }
+  const Json invalid = "invalid_request_error";
+  const Route route = {"POST", "/v1/embeddings"};
+  ExpectError(Ask(route, R"({"input":"a","dimensions":4})"), 400, invalid,
+              "dimensions", nullptr);
+  ExpectError(Ask(route, R"({"input":"a","priority":1})"), 400, invalid,
+              "priority", nullptr);
+  ExpectError(Ask(route, R"({"input":"a","model":"other"})"), 404,
+              "not_found_error", nullptr, "model_not_found");
+  ExpectError(Chat(kHi), 400, invalid, "model", "unsupported_model");
+  ExpectError(Complete(R"({"prompt":"a"})"), 400, invalid, "model",
+              "unsupported_model");
+  ExpectIdle();
+}
+
 TEST_F(ApiServerTest, StreamSaysWhatTheResponseSays) {
   Start();
   const Json collected = Parse(Chat(kHi));
@@ -312,6 +334,8 @@ TEST_F(ApiServerTest, ErrorsNameTypeParameterAndCode) {
               400, invalid, "n", nullptr);
   ExpectError(Complete(R"({"prompt":"a","model":"other"})"), 404,
               "not_found_error", nullptr, "model_not_found");
+  ExpectError(Ask({"POST", "/v1/embeddings"}, R"({"input":"a"})"), 400, invalid,
+              "model", "unsupported_model");
   ExpectError(Ask({"GET", "/nowhere"}), 404, "not_found_error", nullptr,
               "not_found");
   ExpectIdle();
@@ -535,7 +559,7 @@ TEST_F(ApiServerTest, DrainingFinishesWhatRuns) {
   stream.Send(RequestText({"POST", "/v1/chat/completions"}, body));
   TestClient plain = Connect();
   plain.Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   EXPECT_TRUE(WaitUntil([&] {
     const EngineStats stats = loop_->Stats();
     return http_->num_open_requests() == 2 &&
@@ -607,7 +631,7 @@ TEST_F(ApiServerTest, DisconnectBeforeTheFirstTokenAborts) {
   Start();
   TestClient client = Connect();
   client.Send(RequestText({"POST", "/v1/completions"}, kLong));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   client.Close();
   EXPECT_TRUE(WaitUntil([&] { return http_->num_open_requests() == 0; }));
   gate.Open();
@@ -639,7 +663,7 @@ TEST_F(ApiServerTest, FullQueueIsOverload) {
   Start();
   TestClient running = Connect();
   running.Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   std::vector<TestClient> waiting;
   for (int i = 0; i < 8; ++i) {
     waiting.push_back(Connect());

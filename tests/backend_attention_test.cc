@@ -16,6 +16,7 @@ namespace quire {
 namespace {
 
 constexpr double kRoundoff = 0x1p-24;  // Of f32, relative.
+constexpr float kNormEps = 1e-2f;
 
 class BackendAttentionTest : public testing::TestWithParam<Isa> {};
 
@@ -34,20 +35,32 @@ struct AttentionCase {
   float softcap = 0.0f;
   int rotary_dim = 0;
   bool rope_interleaved = false;
-  bool has_qk_norm = false;
+  // What the QK-norm's weights span; see AttentionSpec.
+  enum class QkNorm { kNone, kHead, kEachHead, kAllHeads };
+  QkNorm qk_norm = QkNorm::kNone;
+  bool is_layer_norm = false;
   DType kv_dtype = DType::kF32;
 
   int q_cols() const { return num_heads * head_dim; }
   int kv_cols() const { return num_kv_heads * head_dim; }
   int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
-  bool changes_k() const { return rotary_dim > 0 || has_qk_norm; }
+  bool has_qk_norm() const { return qk_norm != QkNorm::kNone; }
+  bool changes_k() const { return rotary_dim > 0 || has_qk_norm(); }
+  // Rows and columns of the weight for `heads` heads.
+  int norm_rows(int heads) const {
+    return qk_norm == QkNorm::kEachHead ? heads : 1;
+  }
+  int norm_cols(int heads) const {
+    return qk_norm == QkNorm::kAllHeads ? heads * head_dim : head_dim;
+  }
 
   std::string ToString() const {
     return absl::StrCat("heads ", num_heads, "/", num_kv_heads, " head_dim ",
                         head_dim, " block ", block_size, " window ",
                         sliding_window, " softcap ", softcap, " rotary ",
                         rotary_dim, rope_interleaved ? " interleaved" : "",
-                        has_qk_norm ? " qk-norm " : " ", DTypeName(kv_dtype));
+                        " qk-norm ", static_cast<int>(qk_norm),
+                        is_layer_norm ? " layer " : " ", DTypeName(kv_dtype));
   }
 };
 
@@ -84,11 +97,17 @@ class AttentionRunner {
     spec.rope_interleaved = c.rope_interleaved;
     if (c.rotary_dim > 0)
       spec.rope_table = CheckOk(backend.Upload(rope.view()));
-    if (c.has_qk_norm) {
-      spec.q_norm.kind = NormSpec::Kind::kRms;
+    if (c.has_qk_norm()) {
+      const auto kind =
+          c.is_layer_norm ? NormSpec::Kind::kLayer : NormSpec::Kind::kRms;
+      spec.q_norm.kind = spec.k_norm.kind = kind;
+      spec.q_norm.eps = spec.k_norm.eps = kNormEps;
       spec.q_norm.weight = CheckOk(backend.Upload(q_weight.view()));
-      spec.k_norm.kind = NormSpec::Kind::kRms;
       spec.k_norm.weight = CheckOk(backend.Upload(k_weight.view()));
+      if (c.is_layer_norm) {
+        spec.q_norm.bias = CheckOk(backend.Upload(q_weight.view()));
+        spec.k_norm.bias = CheckOk(backend.Upload(k_weight.view()));
+      }
     }
     spec_id_ = CheckOk(backend.AddAttention(spec));
     qkv_ = backend.AddActivation(c.qkv_cols(), DType::kF32,
@@ -169,13 +188,17 @@ struct Extremes {
         continue;
       }
       const bool is_q = head < c.num_heads;
-      if (c.has_qk_norm) {
-        // RMS-normalized: a norm of sqrt(head_dim) times the largest weight.
+      if (c.has_qk_norm()) {
+        // Normalized: the root mean square of what is normed together is 1, so
+        // a head has a norm of at most the root of that size, times the largest
+        // weight; with a LayerNorm, a bias of the same size is added.
         double weight = 0.0;
         for (float w : (is_q ? q_weight : k_weight).values()) {
           weight = std::max(weight, std::abs(static_cast<double>(w)));
         }
-        norm = std::sqrt(static_cast<double>(c.head_dim)) * weight;
+        const int size = c.norm_cols(is_q ? c.num_heads : c.num_kv_heads);
+        norm = std::sqrt(static_cast<double>(size)) * weight *
+               (c.is_layer_norm ? 2 : 1);
       }
       (is_q ? q : k) = std::max(is_q ? q : k, norm);
     }
@@ -194,7 +217,14 @@ double AttentionTolerance(const AttentionCase& c, const Extremes& extremes,
   const double largest_score =
       extremes.q * extremes.k * AttentionRunner::Scale(c);
   double relative = 2.0 * c.head_dim * kRoundoff;
-  if (c.has_qk_norm) relative += 2 * (0.5 * c.head_dim + 10) * kRoundoff;
+  if (c.has_qk_norm()) {
+    // A LayerNorm sums twice, and the error of the mean (relative to the
+    // largest element, below 6 here) is magnified by 1 / sqrt(eps) at most: a
+    // head of few elements can have almost no variance.
+    const double size = c.norm_cols(c.num_heads);
+    relative += 2 * (0.5 * size + 10) * kRoundoff *
+                (c.is_layer_norm ? 2 + 6 / std::sqrt(kNormEps) : 1);
+  }
   if (c.rotary_dim > 0) relative += 2 * 4 * kRoundoff;
   if (c.changes_k() && c.kv_dtype == DType::kBF16) relative += 0x1p-7;
   if (c.changes_k() && c.kv_dtype == DType::kF16) relative += 0x1p-10;
@@ -328,10 +358,11 @@ void CheckAttention(Isa isa, const AttentionCase& c, uint64_t seed) {
     }
   }
   const HostMatrix rope(kMaxModelLen, c.rotary_dim, DType::kF32, rope_values);
-  const HostMatrix q_weight =
-      HostMatrix::Random(random, 1, c.head_dim, DType::kF32);
+  const HostMatrix q_weight = HostMatrix::Random(
+      random, c.norm_rows(c.num_heads), c.norm_cols(c.num_heads), DType::kF32);
   const HostMatrix k_weight =
-      HostMatrix::Random(random, 1, c.head_dim, DType::kF32);
+      HostMatrix::Random(random, c.norm_rows(c.num_kv_heads),
+                         c.norm_cols(c.num_kv_heads), DType::kF32);
   ReferenceBackend reference;
   const auto cpu = MakeCpuBackend(isa);
   AttentionRunner expected_runner(reference, c, rope, q_weight, k_weight);
@@ -397,7 +428,7 @@ TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
 
 TEST_P(BackendAttentionTest, Features) {
   SimulationRandom random(9);
-  for (int trial = 0; trial < 60; ++trial) {
+  for (int trial = 0; trial < 90; ++trial) {
     AttentionCase c;
     c.num_kv_heads = random.Between(1, 3);
     c.num_heads = c.num_kv_heads * random.Between(1, 5);
@@ -414,7 +445,10 @@ TEST_P(BackendAttentionTest, Features) {
                          : 2 * random.Between(1, c.head_dim / 2);
       c.rope_interleaved = random.Below(2) == 0;
     }
-    c.has_qk_norm = random.Below(3) == 0;
+    if (random.Below(2) == 0) {
+      c.qk_norm = static_cast<AttentionCase::QkNorm>(random.Between(1, 3));
+      c.is_layer_norm = random.Below(3) == 0;
+    }
     const DType dtypes[] = {DType::kF32, DType::kF16, DType::kBF16};
     c.kv_dtype = dtypes[random.Below(3)];
     CheckAttention(GetParam(), c, 100 + trial);

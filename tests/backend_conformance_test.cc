@@ -611,6 +611,45 @@ TEST_P(BackendConformanceTest, Embed) {
   }
 }
 
+TEST_P(BackendConformanceTest, AddPositions) {
+  SimulationRandom random(450);
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (int64_t cols : {1, 48, 67, 256}) {
+      for (int num_tokens : {0, 1, 19}) {
+        const HostMatrix x =
+            HostMatrix::Random(random, num_tokens, cols, DType::kF32);
+        const HostMatrix positions =
+            HostMatrix::Random(random, std::max(num_tokens, 1), cols, dtype);
+        TokenStepOptions options;
+        options.num_tokens = num_tokens;
+        const auto run = [&](Backend& backend) {
+          LinearSpec spec;
+          spec.kind = LinearKind::kVocab;
+          spec.parts = {{positions.view(), QuantFormat::kDense}};
+          const auto weight = CheckOk(backend.PackLinear(spec));
+          const int id =
+              backend.AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+          std::vector<float> result;
+          RunTokenStep(
+              backend, options,
+              [&] { CopyIn(x.values(), backend.Activation(id)); },
+              [&](Step& step) {
+                CheckOk(backend.AddPositions(step, *weight,
+                                             backend.Activation(id)));
+                result = CopyOut(backend.Activation(id), num_tokens);
+              });
+          return result;
+        };
+        ReferenceBackend reference;
+        const auto cpu = MakeCpuBackend(GetParam());
+        // One sum, correctly rounded on both sides.
+        EXPECT_EQ(run(*cpu), run(reference))
+            << DTypeName(dtype) << " [" << num_tokens << ", " << cols << "]";
+      }
+    }
+  }
+}
+
 // ---------------------------------------------------------------- Logits
 
 TEST_P(BackendConformanceTest, Logits) {

@@ -62,13 +62,14 @@ class EngineEquivalenceTest : public testing::TestWithParam<const char*> {
       request.sampling.xtc_threshold = 0.01f;
     }
     if (id >= 5) {
-      // What looks at the tokens so far: they come anew after a preemption.
+      // What looks at the tokens so far, among so few that it always matters:
+      // they come anew after a preemption.
       request.sampling.dry_multiplier = 2.0f;
       request.sampling.dry_allowed_length = 1;
-      for (int32_t token = 0; token < vocab_size; ++token) {
-        // Every token may follow only about half of the others.
-        request.sampling.bad_words.push_back(
-            {token, (token + 1 + vocab_size / 2) % vocab_size});
+      for (int32_t token = 0; token < 8; ++token) {
+        request.sampling.allowed_token_ids.push_back(token);
+        request.sampling.bad_words.push_back({token, (token + 1) % 8});
+        request.sampling.bad_words.push_back({token, 7 - token, token});
       }
     }
     return request;

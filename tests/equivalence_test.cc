@@ -169,12 +169,12 @@ TEST_P(EquivalenceTest, PreemptionByRecompute) {
 }
 
 // One check per kind of attention and layer; the rest differs in tables only.
-INSTANTIATE_TEST_SUITE_P(Families, EquivalenceTest,
-                         testing::Values("llama", "llama_bias", "mistral",
-                                         "qwen2_window", "qwen3"),
-                         [](const auto& info) {
-                           return std::string(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Families, EquivalenceTest,
+    testing::Values("llama", "llama_bias", "mistral", "qwen2_window", "qwen3",
+                    "gemma2", "gemma3", "granite", "olmo2", "opt_post_norm",
+                    "phi3", "smollm3", "stablelm_parallel"),
+    [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace quire

@@ -114,10 +114,13 @@ TEST_P(GoldenTest, GreedyContinuations) {
 }
 
 constexpr const char* kFamilies[] = {
-    "llama",        "llama_bias", "llama_linear",
-    "llama_llama3", "llama_yarn", "llama_yarn_mscale",
-    "mistral",      "qwen2",      "qwen2_window",
-    "qwen3",        "opt",
+    "llama",         "llama_bias",    "llama_linear",
+    "llama_llama3",  "llama_yarn",    "llama_yarn_mscale",
+    "mistral",       "qwen2",         "qwen2_window",
+    "qwen3",         "gemma2",        "gemma3",
+    "gemma3_nested", "granite",       "olmo2",
+    "opt",           "opt_post_norm", "phi3",
+    "smollm3",       "stablelm",      "stablelm_parallel",
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenTest, testing::ValuesIn(kFamilies),
@@ -252,17 +255,120 @@ constexpr Perturbation kPerturbations[] = {
     {"opt", "/activation_function", "\"gelu\""},
     {"opt", "/do_layer_norm_before", "false"},
     {"opt", "/word_embed_proj_dim", "32"},
+    {"gemma2", "/query_pre_attn_scalar", "24"},
+    {"gemma2", "/attn_logit_softcapping", "3.0"},
+    {"gemma2", "/attn_logit_softcapping", "null"},
+    {"gemma2", "/final_logit_softcapping", "7.0"},
+    {"gemma2", "/final_logit_softcapping", "null"},
+    {"gemma2", "/final_logit_softcapping", ""},
+    {"gemma2", "/hidden_activation", "\"silu\""},
+    {"gemma2", "/hidden_activation", "\"gelu\""},
+    {"gemma2", "/attention_bias", "true"},
+    {"gemma2", "/sliding_window", "25"},
+    {"gemma2", "/sliding_window", ""},
+    {"gemma2", "/head_dim", ""},
+    {"gemma2", "/rms_norm_eps", ""},
+    {"gemma2", "/tie_word_embeddings", "false"},
+    {"gemma2", "/model_type", "\"gemma3_text\""},
+    {"gemma3", "/sliding_window_pattern", "3"},
+    {"gemma3", "/rope_local_base_freq", "6000.0"},
+    {"gemma3", "/rope_local_base_freq", ""},
+    {"gemma3", "/rope_theta", "120000.0"},
+    {"gemma3", "/rope_scaling/factor", "7.0"},
+    {"gemma3", "/rope_scaling", ""},
+    {"gemma3", "/query_pre_attn_scalar", ""},
+    {"gemma3", "/sliding_window", "23"},
+    {"gemma3", "/model_type", "\"gemma2\""},
+    {"gemma3_nested", "/text_config/layer_types", ""},
+    {"gemma3_nested", "/text_config/sliding_window", "25"},
+    {"gemma3_nested", "/text_config/num_hidden_layers", "2"},
+    {"gemma3_nested",
+     "/text_config/rope_parameters/sliding_attention/rope_theta", "4000.0"},
+    {"gemma3_nested",
+     "/text_config/rope_parameters/sliding_attention/rope_type",
+     "\"longrope\""},
+    {"gemma3_nested", "/text_config/rope_parameters/full_attention/rope_theta",
+     "150000.0"},
+    {"gemma3_nested", "/text_config/rope_parameters/full_attention/factor",
+     "5.0"},
+    {"gemma3_nested", "/text_config/rope_parameters/full_attention/rope_type",
+     "\"default\""},
+    {"gemma3_nested", "/text_config/model_type", "\"gemma2\""},
+    {"granite", "/embedding_multiplier", "5.0"},
+    {"granite", "/residual_multiplier", "0.7"},
+    {"granite", "/attention_multiplier", "0.1"},
+    {"granite", "/logits_scaling", "0.8"},
+    {"granite", "/logits_scaling", ""},
+    {"granite", "/attention_bias", "true"},
+    {"granite", "/mlp_bias", "true"},
+    {"granite", "/model_type", "\"llama\""},
+    {"olmo2", "/num_attention_heads", "2"},
+    {"olmo2", "/rms_norm_eps", ""},
+    {"olmo2", "/attention_bias", "true"},
+    {"olmo2", "/rope_theta", "20000.0"},
+    {"olmo2", "/model_type", "\"llama\""},
+    {"olmo2", "/model_type", "\"qwen3\""},
+    {"opt_post_norm", "/do_layer_norm_before", "true"},
+    {"opt_post_norm", "/word_embed_proj_dim", ""},
+    {"opt_post_norm", "/enable_bias", "false"},
+    {"opt", "/_remove_final_layer_norm", "true"},
+    {"phi3", "/sliding_window", "25"},
+    {"phi3", "/sliding_window", ""},
+    {"phi3", "/num_key_value_heads", "2"},
+    {"phi3", "/intermediate_size", "64"},
+    {"phi3", "/rope_theta", "20000.0"},
+    {"phi3", "/model_type", "\"llama\""},
+    {"smollm3", "/no_rope_layers", "[1, 1, 1]"},
+    {"smollm3", "/no_rope_layers", ""},
+    {"smollm3", "/use_sliding_window", "false"},
+    {"smollm3", "/sliding_window", "25"},
+    {"smollm3", "/layer_types", ""},
+    {"smollm3", "/rope_theta", ""},
+    {"smollm3", "/attention_bias", "true"},
+    {"smollm3", "/mlp_bias", "true"},
+    {"stablelm", "/layer_norm_eps", "2e-3"},
+    {"stablelm", "/layer_norm_eps", ""},
+    {"stablelm", "/use_qkv_bias", "false"},
+    {"stablelm", "/qk_layernorm", "true"},
+    {"stablelm", "/use_parallel_residual", "true"},
+    {"stablelm", "/partial_rotary_factor", "1.0"},
+    {"stablelm", "/partial_rotary_factor", ""},
+    {"stablelm_parallel", "/qk_layernorm", "false"},
+    {"stablelm_parallel", "/use_parallel_residual", "false"},
+    {"stablelm_parallel", "/num_attention_heads", "2"},
 };
 
 INSTANTIATE_TEST_SUITE_P(Fields, PerturbationTest,
                          testing::ValuesIn(kPerturbations));
+
+// Pointers to all fields that are not objects. Those of a nested text model
+// count as if they were not nested, but for its RoPE.
+std::set<std::string> FieldsOf(const json& object, const std::string& pointer) {
+  std::set<std::string> fields;
+  for (const auto& [name, value] : object.items()) {
+    const std::string own = absl::StrCat(pointer, "/", name);
+    if (!value.is_object()) {
+      fields.insert(own);
+    } else if (name == "text_config") {
+      json parts = value;
+      parts.erase("rope_parameters");
+      fields.merge(FieldsOf(parts, ""));
+      fields.merge(
+          FieldsOf(value["rope_parameters"], "/text_config/rope_parameters"));
+    } else if (name != "vision_config") {  // Images are left out.
+      fields.merge(FieldsOf(value, own));
+    }
+  }
+  return fields;
+}
 
 // Every field of the goldens' configurations is in the list above for some
 // family, but for those that have no effect on the numbers.
 TEST(PerturbationListTest, CoversEveryField) {
   std::set<std::string> covered = {
       "/bos_token_id", "/eos_token_id",         "/max_position_embeddings",
-      "/torch_dtype",  "/transformers_version", "/use_cache",
+      "/pad_token_id", "/mm_tokens_per_image",  "/torch_dtype",
+      "/use_cache",    "/transformers_version",
   };
   for (const Perturbation& change : kPerturbations) {
     covered.insert(change.pointer);
@@ -270,15 +376,8 @@ TEST(PerturbationListTest, CoversEveryField) {
   for (const char* family : kFamilies) {
     const json config =
         ReadJson(absl::StrCat(kGoldens, "/", family, "/config.json"));
-    for (const auto& [name, value] : config.items()) {
-      if (!value.is_object()) {
-        EXPECT_TRUE(covered.count("/" + name)) << family << " " << name;
-        continue;
-      }
-      for (const auto& [inner, unused] : value.items()) {
-        EXPECT_TRUE(covered.count(absl::StrCat("/", name, "/", inner)))
-            << family << " " << name << "." << inner;
-      }
+    for (const std::string& pointer : FieldsOf(config, "")) {
+      EXPECT_TRUE(covered.count(pointer)) << family << " " << pointer;
     }
   }
 }

@@ -15,8 +15,9 @@ uint64_t NamespaceOf(const SamplingParams& params) {
              : static_cast<uint64_t>(params.logit_bias[0].second);
 }
 
-bool IsEmbed(const SamplingParams& params) {
-  return params.logit_bias.size() > 1;
+// A model that can do nothing else needs no mark.
+bool IsEmbed(const EngineOptions& options, const SamplingParams& params) {
+  return !options.enable_generate || params.logit_bias.size() > 1;
 }
 
 // Adds a slot's value to what a mean would be of; the order does not count.
@@ -55,12 +56,26 @@ uint64_t Fold(uint64_t state, uint64_t slot_value) {
   return (state ^ slot_value) * 0x9FB21C651E98DF25 + (state >> 29);
 }
 
+// What one more token adds to the state of a sampler with these penalties; a
+// sum, as counts know no order.
+uint64_t PenaltyOf(const SamplingParams& params, int32_t token_id,
+                   bool is_prompt) {
+  uint64_t penalty = 0;
+  if (params.repetition_penalty != 1.0f) penalty += MixBits(token_id, 13);
+  if (!is_prompt &&
+      (params.presence_penalty != 0 || params.frequency_penalty != 0)) {
+    penalty += MixBits(token_id, 11);
+  }
+  return penalty;
+}
+
 // The token that follows the slots folded into `state`.
 int32_t Draw(uint64_t state, const EngineOptions& engine_options,
              const HashModelOptions& options, const SamplingParams& params,
-             uint64_t draw_key, int position, int num_generated_tokens,
+             uint64_t draw_key, uint64_t penalty, int position,
+             int num_generated_tokens,
              absl::Span<const int32_t> banned_before_min) {
-  uint64_t bits = MixBits(state, position);
+  uint64_t bits = MixBits(state + penalty, position);
   if (params.temperature > 0) bits = MixBits(bits, draw_key);
   if (!params.allowed_token_ids.empty()) {
     return params.allowed_token_ids[bits % params.allowed_token_ids.size()];
@@ -114,6 +129,7 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
   }
   uint64_t predecessor = kNoPredecessor;
   uint64_t state = 0;
+  uint64_t penalty = 0;
   uint64_t pooled = 0;
   int position = 0;
   HashModelAnswer answer;
@@ -121,6 +137,7 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
     if (position > 0) answer.prompt_logprobs.push_back(ScoreOf(state, token));
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
     state = Fold(state, predecessor);
+    penalty += PenaltyOf(params, token, /*is_prompt=*/true);
     pooled = AddPooled(pooled, predecessor);
   }
   if (request.kind == RequestKind::kEmbed) {
@@ -132,7 +149,7 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
   while (true) {
     const int num_generated = static_cast<int>(answer.token_ids.size());
     const int32_t token = Draw(state, engine_options, options, params, draw_key,
-                               position, num_generated, banned);
+                               penalty, position, num_generated, banned);
     answer.token_ids.push_back(token);
     if (num_generated >= params.min_tokens) {
       answer.finish_reason = FinishReason::kStop;
@@ -151,6 +168,7 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
     }
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
     state = Fold(state, predecessor);
+    penalty += PenaltyOf(params, token, /*is_prompt=*/false);
   }
 }
 
@@ -184,7 +202,13 @@ std::string HashModelRunner::ApplySlotChanges(const SchedulerOutput& output) {
     slot.banned_before_min = start.banned_before_min;
     slot.num_prompt_tokens = start.num_prompt_tokens;
     slot.num_computed_tokens = start.num_computed_tokens;
-    slot.last_token = -1;
+    slot.has_drawn = false;
+    slot.tokens = start.history;
+    slot.penalty = 0;
+    for (size_t i = 0; i < slot.tokens.size(); ++i) {
+      slot.penalty += PenaltyOf(*slot.params, slot.tokens[i],
+                                i < size_t(slot.num_prompt_tokens));
+    }
     slot.pooled = 0;
     slot.block_table.clear();
     if (start.num_computed_tokens >= static_cast<int>(start.history.size())) {
@@ -233,7 +257,8 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
                         slot.block_table.size(), " blocks");
   }
   if (row.input_on_device) {
-    if (row.num_tokens != 1 || !row.needs_token || slot.last_token < 0) {
+    if (row.num_tokens != 1 || !row.needs_token || !slot.has_drawn ||
+        row.first_position + 1 != static_cast<int>(slot.tokens.size())) {
       return absl::StrCat(where, "no token on the device to continue with");
     }
   } else {
@@ -246,6 +271,11 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
       const int32_t token = output.token_ids[row.first_token_idx + i];
       if (token < 0 || token >= options_.vocab_size) {
         return absl::StrCat(where, "token ", token);
+      }
+      const size_t position = row.first_position + i;
+      if (position >= slot.tokens.size() || slot.tokens[position] != token) {
+        return absl::StrCat(where, "token ", token, " at position ", position,
+                            " is not that of the slot");
       }
     }
   }
@@ -292,7 +322,7 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
   for (int i = 0; i < row.num_tokens; ++i) {
     const int position = row.first_position + i;
     const int32_t token = row.input_on_device
-                              ? slot.last_token
+                              ? slot.tokens.back()
                               : output.token_ids[row.first_token_idx + i];
     const uint64_t predecessor =
         position == 0 ? kNoPredecessor : *SlotAt(slot, position - 1);
@@ -328,22 +358,24 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
     result->rows.push_back(std::move(sampled));
     return;
   }
-  slot.last_token =
-      Draw(state, options_, model_options_, *slot.params, slot.draw_key, end,
-           end - slot.num_prompt_tokens, slot.banned_before_min);
-  if (!non_finite && IsEmbed(*slot.params)) {
+  const int32_t token_id = Draw(
+      state, options_, model_options_, *slot.params, slot.draw_key,
+      slot.penalty, end, end - slot.num_prompt_tokens, slot.banned_before_min);
+  slot.has_drawn = true;
+  slot.tokens.push_back(token_id);
+  slot.penalty += PenaltyOf(*slot.params, token_id, /*is_prompt=*/false);
+  if (!non_finite && IsEmbed(options_, *slot.params)) {
     sampled.embedding =
         EmbeddingOf(options_.embeds_every_token ? slot.pooled : state);
   } else if (!non_finite) {
     TokenOutput token;
-    token.token_id = slot.last_token;
+    token.token_id = token_id;
     const int num_logprobs = slot.params->num_logprobs;
     if (num_logprobs >= 0) {
       token.logprob = -static_cast<float>(MixBits(state, 2) % 4096) / 256;
       for (int i = 0; i < num_logprobs; ++i) {
-        token.top_logprobs.push_back(
-            {(slot.last_token + i) % options_.vocab_size,
-             token.logprob - static_cast<float>(i)});
+        token.top_logprobs.push_back({(token_id + i) % options_.vocab_size,
+                                      token.logprob - static_cast<float>(i)});
       }
     }
     sampled.tokens.push_back(std::move(token));
@@ -432,6 +464,7 @@ absl::StatusOr<StepResult> HashModelRunner::Collect() {
   Submitted submitted = std::move(submitted_.front());
   submitted_.pop_front();
   if (!submitted.status.ok()) return submitted.status;
+  if (on_result) on_result(&submitted.result);
   return std::move(submitted.result);
 }
 

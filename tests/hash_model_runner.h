@@ -8,6 +8,10 @@
 // idea of simulating a storage engine under a model that can tell:
 // TigerBeetle's VOPR, FoundationDB's simulation.)
 //
+// With penalties in its parameters, a token depends on the counts of the tokens
+// before it besides, as a sampler keeps them: from the history that a slot
+// starts with, then from what was drawn.
+//
 // The engine does not hand the namespace to the runner. Tests put a number that
 // stands for it into logit_bias (see HashNamespaceBias), where it rides along.
 // So does the mark of an embed request.
@@ -87,10 +91,13 @@ class HashModelRunner : public ModelRunner {
       on_non_finite;
   // Runs at the beginning of Collect; a test may block there.
   std::function<void()> on_collect;
+  // May spoil a result that is about to be handed out.
+  std::function<void(StepResult*)> on_result;
 
   // Empty, or the first broken rule of SchedulerOutput: a row that does not
   // continue its slot, a write to a block the slot was not given, two rows
-  // writing one block, token ids that do not add up.
+  // writing one block, token ids that do not add up or are not those of the
+  // slot.
   const std::string& violation() const { return violation_; }
   // The blocks that steps not yet collected read or write, perhaps repeatedly.
   std::vector<int32_t> BlocksInFlight() const;
@@ -103,8 +110,10 @@ class HashModelRunner : public ModelRunner {
     std::vector<int32_t> banned_before_min;
     int32_t num_prompt_tokens = 0;
     int32_t num_computed_tokens = 0;
-    int32_t last_token = -1;
-    uint64_t pooled = 0;  // Of the tokens computed since the start.
+    bool has_drawn = false;       // Since it started.
+    std::vector<int32_t> tokens;  // Its history, then what was drawn.
+    uint64_t penalty = 0;         // Of those tokens.
+    uint64_t pooled = 0;          // Of the tokens computed since the start.
     std::vector<int32_t> block_table;
   };
 

@@ -1,11 +1,15 @@
 #include "tokenizer/model_json.h"
 
 #include <cmath>
+#include <cstdlib>
+#include <limits>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "engine/base/status.h"
 #include "tokenizer/json_component.h"
 #include "tokenizer/unigram_model.h"
@@ -27,12 +31,59 @@ absl::Status ReadTokenIds(JsonScanner* scanner, std::deque<std::string>* arena,
       });
 }
 
+// Correctly rounded; infinite above 308.
+double PowerOfTen(int64_t exponent) {
+  double power = 0;
+  if (exponent > 308 ||
+      !absl::SimpleAtod(absl::StrCat("1e", exponent), &power)) {
+    return std::numeric_limits<double>::infinity();
+  }
+  return power;
+}
+
+// The number as serde_json reads it without its float_roundtrip feature, which
+// is how the library gets its scores: digits as an integer, then one product or
+// quotient, which may miss the nearest double by a few units of the last place.
+// Equally likely segmentations are told apart by just that.
+bool ParseScore(absl::string_view text, double* score) {
+  const bool is_negative = absl::ConsumePrefix(&text, "-");
+  uint64_t significand = 0;
+  int64_t exponent = 0;
+  bool is_full = false;
+  const auto take_digits = [&](int64_t step_if_taken, int64_t step_if_dropped) {
+    size_t count = 0;
+    for (; !text.empty() && absl::ascii_isdigit(text[0]);
+         text.remove_prefix(1), ++count) {
+      const uint64_t digit = static_cast<uint64_t>(text[0] - '0');
+      is_full |= significand > (UINT64_MAX - digit) / 10;
+      if (!is_full) significand = significand * 10 + digit;
+      exponent += is_full ? step_if_dropped : step_if_taken;
+    }
+    return count > 0;
+  };
+  if (!take_digits(0, 1)) return false;
+  if (absl::ConsumePrefix(&text, ".") && !take_digits(-1, 0)) return false;
+  if (absl::ConsumePrefix(&text, "e") || absl::ConsumePrefix(&text, "E")) {
+    absl::ConsumePrefix(&text, "+");
+    int32_t written = 0;
+    if (!absl::SimpleAtoi(text, &written)) return false;
+    exponent += written;
+    text = {};
+  }
+  double value = static_cast<double>(significand);
+  for (; exponent < -308 && value != 0.0; exponent += 308) value /= 1e308;
+  if (value != 0.0) {
+    const double power = PowerOfTen(std::abs(exponent));
+    value = exponent < 0 ? value / power : value * power;
+  }
+  *score = is_negative ? -value : value;
+  return text.empty() && std::isfinite(value);
+}
+
 absl::Status ReadScore(JsonScanner* scanner, double* score) {
   absl::string_view text;
   QUIRE_RETURN_IF_ERROR(scanner->SkipValue(&text));
-  const bool is_number =
-      text.find_first_not_of("0123456789+-.eE") == absl::string_view::npos;
-  if (!is_number || !absl::SimpleAtod(text, score) || !std::isfinite(*score)) {
+  if (!ParseScore(text, score)) {
     return scanner->Error("a score must be a finite number");
   }
   return absl::OkStatus();

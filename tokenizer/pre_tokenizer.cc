@@ -200,6 +200,9 @@ absl::Status PreTokenizer::AddStep(const nlohmann::json& config,
   } else if (type == "WhitespaceSplit") {
     QUIRE_RETURN_IF_ERROR(component.CheckFields({}));
     AddSplit(ClassPattern(kClassSpace), Behavior::kRemoved, false);
+  } else if (type == "UnicodeScripts") {
+    QUIRE_RETURN_IF_ERROR(component.CheckFields({}));
+    AddSplit(ScriptPattern(), Behavior::kRemoved, false);
   } else if (type == "BertPreTokenizer") {
     QUIRE_RETURN_IF_ERROR(component.CheckFields({}));
     AddSplit(ClassPattern(kClassSpace), Behavior::kRemoved, false);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "tokenizer/published_patterns.h"
 #include "tokenizer/unicode.h"
+#include "tokenizer/unicode_scripts.h"
 
 namespace quire {
 namespace {
@@ -161,6 +162,28 @@ class FixedLength final : public SplitPattern {
 
  private:
   int length_;
+};
+
+class Scripts final : public SplitPattern {
+ public:
+  absl::Status Match(absl::string_view text,
+                     std::vector<MatchSpan>* spans) const override {
+    uint32_t begin = 0;
+    uint32_t script = 0;  // Of the run; 0: none has come.
+    for (uint32_t pos = 0; pos < text.size();) {
+      const CodePoint c = DecodeCodePoint(text, pos);
+      const uint32_t next = ScriptClassOf(c.value);
+      if (next != 0 && next != script) {
+        // What comes before the first run belongs to none.
+        if (begin < pos) spans->push_back({begin, pos, script == 0});
+        begin = pos;
+        script = next;
+      }
+      pos += c.num_bytes;
+    }
+    spans->push_back({begin, static_cast<uint32_t>(text.size()), script == 0});
+    return absl::OkStatus();
+  }
 };
 
 class Words final : public SplitPattern {
@@ -320,6 +343,10 @@ std::unique_ptr<SplitPattern> ClassPattern(uint16_t mask) {
 
 std::unique_ptr<SplitPattern> FixedLengthPattern(int length) {
   return std::make_unique<FixedLength>(length);
+}
+
+std::unique_ptr<SplitPattern> ScriptPattern() {
+  return std::make_unique<Scripts>();
 }
 
 std::unique_ptr<SplitPattern> WordPattern() {

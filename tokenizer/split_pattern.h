@@ -57,6 +57,10 @@ std::unique_ptr<SplitPattern> ClassPattern(uint16_t mask);
 // Requires: length > 0.
 std::unique_ptr<SplitPattern> FixedLengthPattern(int length);
 
+// Runs of one script are no matches; what comes before the first run (spaces)
+// is one.
+std::unique_ptr<SplitPattern> ScriptPattern();
+
 // \w+|[^\w\s]+
 std::unique_ptr<SplitPattern> WordPattern();
 

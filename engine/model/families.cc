@@ -96,7 +96,7 @@ absl::Status AdaptGemma3(JsonFields& fields, const std::string& path,
       JsonFields inner(*object, path,
                        absl::StrCat("rope_parameters.", name, "."));
       QUIRE_ASSIGN_OR_RETURN(
-          is_local ? local : global,
+          (is_local ? local : global),
           ParseRopeObject(inner, is_local ? local_defaults : defaults));
     }
     for (const std::string& unread : outer.Unread()) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/planted_bug.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
 
@@ -34,7 +35,8 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
   state->request = std::move(request);
   const SamplingParams& sampling = state->request.sampling;
   state->arrival_no = next_arrival_no_++;
-  if (options_.scheduling_policy == SchedulingPolicy::kPriority) {
+  if (options_.scheduling_policy == SchedulingPolicy::kPriority &&
+      !HasPlantedBug(PlantedBug::kPriorityIgnored)) {
     state->priority = state->request.priority;
   }
   state->seed = sampling.seed.value_or(seed);
@@ -84,7 +86,8 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   steps_.push_back(TakeSpareStep());
   steps_.back().step_id = next_step_id_;
 
-  int budget = options_.max_num_batched_tokens;
+  int budget = options_.max_num_batched_tokens +
+               HasPlantedBug(PlantedBug::kBudgetOffByOne);
   PreemptForUrgent();
   GrantDecodes(&budget);
   AdmitWaiting(now, &budget, output);
@@ -159,8 +162,11 @@ bool Scheduler::AppendBlockOrPreempt(Sequence* sequence) {
 }
 
 void Scheduler::PreemptLast() {
-  Sequence* sequence = running_.back();
-  running_.pop_back();
+  const auto last = HasPlantedBug(PlantedBug::kPreemptOldest)
+                        ? running_.begin()
+                        : running_.end() - 1;
+  Sequence* sequence = *last;
+  running_.erase(last);
   sequence->Preempt();
   ++counters_.num_preemptions;
   ++num_releasing_;
@@ -226,9 +232,11 @@ bool Scheduler::TryFork(Sequence* sequence, Sequence* parent, absl::Time now,
   if (copy.has_value()) {
     output->block_copies.push_back(*copy);
     // The parent's block is read by this step, whatever becomes of the parent.
-    steps_.back().rows.push_back({parent, 0, 0, false});
-    ++parent->num_inflight_rows;
-    ++parent->request->num_inflight_rows;
+    if (!HasPlantedBug(PlantedBug::kCopySourceReleased)) {
+      steps_.back().rows.push_back({parent, 0, 0, false});
+      ++parent->num_inflight_rows;
+      ++parent->request->num_inflight_rows;
+    }
   }
   StartSequence(sequence, num_prompt_tokens - 1, now);
   return true;
@@ -271,15 +279,18 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
 
 PrefixHit Scheduler::FindPrefix(Sequence* sequence) const {
   const Request& request = sequence->request->request;
-  if (request.kind == RequestKind::kEmbed && options_.embeds_every_token) {
+  if (request.kind == RequestKind::kEmbed && options_.embeds_every_token &&
+      !HasPlantedBug(PlantedBug::kEmbedSkipsTokens)) {
     return PrefixHit();
   }
   const absl::Span<const int32_t> tokens = sequence->known_tokens();
   // A prompt token that is still to be scored must be computed. Lookup leaves
   // the last of the tokens it is given to be computed.
   const RequestState& state = *sequence->request;
+  const bool needs_scores =
+      state.needs_scores() && !HasPlantedBug(PlantedBug::kScoredTokenSkipped);
   return cache_->Lookup(
-      state.needs_scores() ? tokens.first(state.num_scored_tokens + 1) : tokens,
+      needs_scores ? tokens.first(state.num_scored_tokens + 1) : tokens,
       request.cache_namespace, &sequence->blocks);
 }
 
@@ -378,6 +389,9 @@ void Scheduler::EmitSlotChanges(Sequence* sequence, SchedulerOutput* output) {
     start.draw_key = MixBits(request.seed, sequence->choice_idx);
     start.banned_before_min = request.banned_before_min;
     start.history = sequence->token_ids;
+    if (HasPlantedBug(PlantedBug::kHistoryNotResent)) {
+      start.history.resize(sequence->num_prompt_tokens);
+    }
     start.num_prompt_tokens = sequence->num_prompt_tokens;
     start.num_computed_tokens = sequence->num_submitted_tokens;
     output->slot_starts.push_back(std::move(start));
@@ -437,8 +451,9 @@ absl::Status Scheduler::Update(StepResult result, absl::Time now,
   steps_.pop_front();
   size_t num_results = 0;
   for (const InFlightRow& row : step.rows) num_results += row.has_result();
-  bool is_valid =
-      result.step_id == step.step_id && result.rows.size() == num_results;
+  bool is_valid = (result.step_id == step.step_id ||
+                   HasPlantedBug(PlantedBug::kForeignResultAccepted)) &&
+                  result.rows.size() == num_results;
   if (is_valid) {
     size_t row_idx = 0;
     for (const InFlightRow& row : step.rows) {
@@ -475,7 +490,9 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
   --request->num_inflight_rows;
   if (row.needs_token) --sequence->num_pending_tokens;
   // The token of a sequence that has ended meanwhile is dropped.
-  if (sequence->state != SequenceState::kFinished && row.num_tokens > 0) {
+  if ((sequence->state != SequenceState::kFinished ||
+       HasPlantedBug(PlantedBug::kTokenAfterEnd)) &&
+      row.num_tokens > 0) {
     if (sampled != nullptr && sampled->non_finite) {
       FailRequest(request,
                   absl::InternalError(absl::StrCat(
@@ -510,11 +527,11 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
     FinishSequence(sequence, FinishReason::kStop, std::move(event), events);
     return;
   }
-  if (row.num_scored > 0) {
+  if (row.num_scored > 0 && !HasPlantedBug(PlantedBug::kScoresNotCounted)) {
     request->num_scored_tokens =
         row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
-    event.prompt_tokens = std::move(sampled->scored);
   }
+  event.prompt_tokens = std::move(sampled->scored);
   if (!row.needs_token) {
     events->push_back(std::move(event));
   } else if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
@@ -603,8 +620,16 @@ void Scheduler::FailRows(InFlightStep step, const absl::Status& error,
     --sequence->num_inflight_rows;
     --request->num_inflight_rows;
     if (row.needs_token) --sequence->num_pending_tokens;
+    if (HasPlantedBug(PlantedBug::kFailedStepCached)) {
+      cache_->CacheFull(sequence->token_ids, request->request.cache_namespace,
+                        row.first_position + row.num_tokens, &sequence->blocks);
+    }
     for (const std::unique_ptr<Sequence>& choice : request->sequences) {
       if (choice->state == SequenceState::kFinished) continue;
+      if (HasPlantedBug(PlantedBug::kErrorEndsOneChoice) &&
+          choice.get() != sequence) {
+        continue;
+      }
       OutputEvent event = MakeEvent(*choice, now);
       event.error = error;
       FinishSequence(choice.get(), FinishReason::kError, std::move(event),
@@ -645,11 +670,16 @@ void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
   }
   RequestState* request = sequence->request;
   event.finish_reason = reason;
-  event.is_last = request->num_unfinished == 0;
-  if (event.is_last && !request->has_started) {
+  event.is_last = request->num_unfinished == 0 ||
+                  (HasPlantedBug(PlantedBug::kLastEventEarly) &&
+                   request->num_unfinished == 1);
+  if (event.is_last && !request->has_started &&
+      !HasPlantedBug(PlantedBug::kUnstartedMiscounted)) {
     --num_unstarted_requests_;
     num_unstarted_tokens_ -= sequence->num_prompt_tokens;
   }
+  if (HasPlantedBug(PlantedBug::kTwoTerminalEvents)) events->push_back(event);
+  if (HasPlantedBug(PlantedBug::kLostEvent) && !request->has_started) return;
   events->push_back(std::move(event));
 }
 
@@ -665,9 +695,16 @@ OutputEvent Scheduler::MakeEvent(const Sequence& sequence,
 }
 
 void Scheduler::ReleaseHoldingsIfUnused(Sequence* sequence) {
-  if (!sequence->has_holdings() || sequence->num_inflight_rows > 0) return;
+  if (!sequence->has_holdings()) return;
+  if (sequence->num_inflight_rows > 0 &&
+      !HasPlantedBug(PlantedBug::kReleaseInFlight)) {
+    return;
+  }
   cache_->Free(&sequence->blocks);
-  free_slots_.push_back(sequence->slot);
+  if (!HasPlantedBug(PlantedBug::kSlotLost) ||
+      sequence->state == SequenceState::kFinished) {
+    free_slots_.push_back(sequence->slot);
+  }
   sequence->slot = -1;
   sequence->num_computed_tokens = 0;
   sequence->num_submitted_tokens = 0;
@@ -682,6 +719,10 @@ void Scheduler::EraseRequestIfDone(RequestState* request) {
 }
 
 void Scheduler::InsertWaiting(Sequence* sequence) {
+  if (HasPlantedBug(PlantedBug::kPlaceLostByPreemption)) {
+    waiting_.push_back(sequence);
+    return;
+  }
   waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), sequence,
                                    [](const Sequence* a, const Sequence* b) {
                                      return a->IsBefore(*b);

@@ -33,7 +33,7 @@ absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {
       return error("I5: too few or too many blocks");
     }
     if (!sequence.has_holdings())
-      return error("a running sequence has no slot");
+      return error("I9: a running sequence has no slot");
   } else if (sequence.has_holdings() && sequence.num_inflight_rows == 0) {
     return error("I9: holds a slot and no step needs it");
   }

@@ -2,6 +2,7 @@
 
 #include <openssl/sha.h>
 
+#include <memory>
 #include <string>
 
 #include "absl/strings/escaping.h"

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "k8s"))
@@ -185,6 +186,10 @@ def check_playground(playground, documents, runtime, popen):
     name = playground["metadata"]["name"]
     pod = Pod(llmaz.render(playground, documents), runtime, popen, PORT)
     pod.wait_until_started()
+    # As it stands: it lets the endpoint be withdrawn, and then nothing runs.
+    start = time.monotonic()
+    assert pod.pre_stop().wait(timeout=60) == 0
+    assert time.monotonic() - start >= 5
     errors = check_serving(pod, name)
     has_draft = "does not use drafts yet" in errors
     assert has_draft == ("modelClaims" in playground["spec"]), errors

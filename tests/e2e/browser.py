@@ -209,6 +209,9 @@ class Page:
             }})()"""
         )
         assert is_hit, f"{selector} is hidden or covered"
+        self.click_at(x, y)
+
+    def click_at(self, x, y):
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

@@ -639,6 +639,7 @@ def test_hostile_text_stays_text(scripted, new_page, tmp_path):
     ask(page, HOSTILE)
     page.wait("document.querySelector('.assistant .actions button') !== null")
     page.reload()
+    page.wait(READY)
     page.wait("document.querySelector('.assistant .actions button') !== null")
     assert page.js("window.pwned") is None
     assert page.js("document.querySelectorAll('main img, main script, main a, nav img, select img').length") == 0
@@ -731,6 +732,10 @@ def test_phone_width(server, new_page):
         page.press("Escape")
         page.wait(f"document.querySelector('#{panel}').hidden")
         assert page.js("document.activeElement.id") == panel + "-button"
+    # A tap beside a panel puts it away, too.
+    page.click("#nav-button")
+    page.click_at(350, 400)
+    page.wait("document.querySelector('#nav').hidden")
     page.click("#status-link")
     page.wait("document.querySelector('#tile-running') !== null")
     assert page.js(fits)

@@ -83,7 +83,7 @@ def opt(**changes):
 def phi3(**changes):
     return base_config(
         "phi3", "Phi3ForCausalLM", head_dim=..., num_attention_heads=2,
-        num_key_value_heads=1, rope_theta=10000.0, **changes)
+        num_key_value_heads=1, rope_theta=10000.0, pad_token_id=0, **changes)
 
 
 # Both spellings of RoPE occur: rope_theta with rope_scaling, rope_parameters.
@@ -129,7 +129,7 @@ FAMILIES = {
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0})),
     "gemma2": dict(generic=True, config=gemma(
         "gemma2", "Gemma2ForCausalLM", attn_logit_softcapping=2.5,
-        final_logit_softcapping=4.0, rope_theta=10000.0, num_hidden_layers=3)),
+        final_logit_softcapping=6.0, rope_theta=10000.0, num_hidden_layers=3)),
     # As published for transformers 4, with layers of both kinds.
     "gemma3": dict(generic=True, config=gemma(
         "gemma3_text", "Gemma3ForCausalLM", sliding_window_pattern=2,
@@ -152,10 +152,11 @@ FAMILIES = {
         "olmo2", "Olmo2ForCausalLM", head_dim=..., num_attention_heads=4,
         num_key_value_heads=2, attention_bias=False, rope_theta=10000.0)),
     "opt": dict(generic=True, config=opt(
-        do_layer_norm_before=True, word_embed_proj_dim=64)),
+        do_layer_norm_before=True, word_embed_proj_dim=64,
+        _remove_final_layer_norm=False)),
     "opt_post_norm": dict(generic=True, config=opt(
         do_layer_norm_before=False, word_embed_proj_dim=32,
-        _remove_final_layer_norm=False, enable_bias=True)),
+        enable_bias=True)),
     "phi3": dict(generic=True, config=phi3(sliding_window=24)),
     "phi3_longrope": dict(generic=True, config=phi3(
         partial_rotary_factor=0.75, original_max_position_embeddings=64,
@@ -165,6 +166,7 @@ FAMILIES = {
                       "long_factor": [1.0 + 0.4 * i for i in range(12)]})),
     "smollm3": dict(generic=True, config=base_config(
         "smollm3", "SmolLM3ForCausalLM", num_hidden_layers=3, head_dim=...,
+        pad_token_id=0,
         num_attention_heads=2, rope_theta=10000.0, no_rope_layers=[1, 0, 1],
         use_sliding_window=True, sliding_window=24, attention_bias=False,
         mlp_bias=False,
@@ -257,8 +259,8 @@ def fill_weights(config, generator):
             # than the embedding, of which the head is the same matrix.
             is_branch = part in ("post_attention_layernorm",
                                  "post_feedforward_layernorm")
-            weights[name] = 0.3 * noise + (1 if is_branch or not is_gemma
-                                           else 0)
+            weights[name] = 0.3 * noise + (
+                (6 if is_branch else 0) if is_gemma else 1)
         else:
             gain = GAINS.get(part, 1.2)
             # With a tied head a strong embedding makes a token follow itself.
@@ -274,7 +276,9 @@ def fill_weights(config, generator):
 GAINS = {"embed_tokens": 2.2, "lm_head": 2.2, "q_proj": 1.4, "k_proj": 1.4,
          "v_proj": 1.0, "qkv_proj": 1.3, "o_proj": 0.8,
          # OPT: what ReLU lets pass has a mean that is the same for all tokens.
-         "out_proj": 2.0, "fc2": 0.5}
+         "out_proj": 2.0, "fc2": 0.5,
+         # Without a norm the first layer reads these as they are.
+         "project_in": 4.0, "embed_positions": 4.0}
 
 
 def nested(config, weights):
