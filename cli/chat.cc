@@ -132,7 +132,8 @@ int RunChat(const ChatOptions& options) {
     serve.port = 0;
     serve.enable_ui = false;
     CommandError error;
-    server = RunningServer::Start(serve, &error);
+    server = RunningServer::Start(
+        serve, [] {}, &error);
     if (server == nullptr) {
       absl::FPrintF(stderr, "quire: %s\n", error.status.message());
       return error.exit_code;

@@ -47,6 +47,11 @@ int RunDrain(const DrainOptions& options) {
   const absl::Time deadline = start + absl::Seconds(options.timeout_seconds);
   for (;;) {
     const absl::StatusOr<std::string> text = client->Get("/metrics");
+    // A server that still loads its model runs nothing.
+    if (absl::IsUnknown(text.status()) &&
+        absl::StrContains(text.status().message(), "loading")) {
+      return kExitOk;
+    }
     if (!text.ok()) {
       absl::FPrintF(stderr, "quire: %s\n", text.status().message());
       return kExitDevice;

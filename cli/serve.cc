@@ -87,8 +87,11 @@ class RunningServerImpl : public RunningServer {
     return http_->Start();
   }
 
-  bool Load(CommandError* error) {
-    session_ = LoadSession(options_.model, error);
+  bool Load(const std::function<void()>& on_loaded, CommandError* error) {
+    session_ =
+        LoadSession(options_.model, error, [this](int64_t done, int64_t total) {
+          api_->SetLoadProgress(done, total);
+        });
     if (session_ == nullptr) return false;
     const LoadedModel& loaded = session_->loaded;
     ServedModel served;
@@ -136,6 +139,7 @@ class RunningServerImpl : public RunningServer {
       served.embedding->max_inputs_in_flight = 2 * loaded.shape.max_num_seqs;
     }
     served.created = time(nullptr);
+    on_loaded();
     api_->Serve(served);
     load_time_ = TimeSinceExec();
     return true;
@@ -232,15 +236,16 @@ class SignalWaiter {
 
 }  // namespace
 
-std::unique_ptr<RunningServer> RunningServer::Start(const ServeOptions& options,
-                                                    CommandError* error) {
+std::unique_ptr<RunningServer> RunningServer::Start(
+    const ServeOptions& options, const std::function<void()>& on_loaded,
+    CommandError* error) {
   auto server = std::make_unique<RunningServerImpl>(options);
   if (const absl::Status status = server->Listen(); !status.ok()) {
     *error = {status,
               absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice};
     return nullptr;
   }
-  if (!server->Load(error)) return nullptr;
+  if (!server->Load(on_loaded, error)) return nullptr;
   return server;
 }
 
@@ -248,12 +253,13 @@ int RunServe(const ServeOptions& options) {
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;
-  std::unique_ptr<RunningServer> server = RunningServer::Start(options, &error);
+  // Before the first request can come: no signal may cut off its answer.
+  std::unique_ptr<RunningServer> server = RunningServer::Start(
+      options, [&signals] { signals.SetServing(); }, &error);
   if (server == nullptr) {
     absl::FPrintF(stderr, "quire: %s\n", error.status.message());
     return error.exit_code;
   }
-  signals.SetServing();
   absl::PrintF("quire %s\n%s", kVersion, server->Description());
   fflush(stdout);
   int exit_code = kExitOk;

@@ -104,12 +104,14 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
 }
 
 // A line on stderr once a load has taken a second, then four a second.
-LoadProgress ShowProgress() {
+LoadProgress ShowProgress(LoadProgress on_progress) {
   struct State {
     absl::Time start = Clock::Monotonic()->Now();
     absl::Time last = start;
   };
-  return [state = State()](int64_t done, int64_t total) mutable {
+  return [state = State(), on_progress = std::move(on_progress)](
+             int64_t done, int64_t total) mutable {
+    if (on_progress) on_progress(done, total);
     const absl::Time now = Clock::Monotonic()->Now();
     const bool is_late = now - state.start > absl::Seconds(1);
     const bool is_due = now - state.last > absl::Milliseconds(250);
@@ -257,7 +259,8 @@ std::string FindDemoModel() {
 }
 
 std::unique_ptr<Session> LoadSession(const SessionOptions& options,
-                                     CommandError* error) {
+                                     CommandError* error,
+                                     LoadProgress on_progress) {
   const auto fail = [error](absl::Status status, int exit_code) {
     error->status = std::move(status);
     error->exit_code = exit_code;
@@ -265,7 +268,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   };
   auto load_options = MakeLoadOptions(options);
   if (!load_options.ok()) return fail(load_options.status(), kExitUsage);
-  load_options->progress = ShowProgress();
+  load_options->progress = ShowProgress(std::move(on_progress));
   auto session = std::make_unique<Session>();
   session->model_path = options.model.empty() ? FindDemoModel() : options.model;
   if (session->model_path.empty()) {

@@ -107,6 +107,12 @@ TEST(ValidateRequestTest, SaysWhatIsWrongWithTheFigures) {
        [](Request* r) {
          r->sampling.allowed_token_ids = {3, -2};
        }},
+      {"bad_words[1] is 500",
+       [](Request* r) {
+         r->sampling.bad_words = {{3}, {4, 500}};
+       }},
+      {"a bad word has no tokens",
+       [](Request* r) { r->sampling.bad_words = {{}}; }},
       {"logit_bias[0] is 501",
        [](Request* r) {
          r->sampling.logit_bias = {{501, 1.0f}};

@@ -4,6 +4,7 @@
 #define QUIRE_ENGINE_REQUEST_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/base/token_sequence_set.h"
 
 namespace quire {
 
@@ -40,6 +42,21 @@ struct SamplingParams {
   int32_t num_prompt_logprobs = -1;
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_token_ids;  // Empty: all.
+  // Token sequences whose last token may not follow the others (of generated
+  // ones); none is empty.
+  std::vector<std::vector<int32_t>> bad_words;
+  // Defined in kernels/sampling.h, with llama.cpp's names and defaults.
+  float dry_multiplier = 0.0f;  // 0: no DRY.
+  float dry_base = 1.75f;
+  int32_t dry_allowed_length = 2;
+  int32_t dry_penalty_last_n = -1;                       // -1: all tokens.
+  std::shared_ptr<const TokenSequenceSet> dry_breakers;  // Null: none.
+  float dynatemp_range = 0.0f;
+  float dynatemp_exponent = 1.0f;
+  float top_n_sigma = 0.0f;  // 0: off.
+  float typical_p = 1.0f;
+  float xtc_probability = 0.0f;
+  float xtc_threshold = 0.1f;
 };
 
 enum class RequestKind : uint8_t {

@@ -20,9 +20,9 @@
 //      penalty", oobabooga/text-generation-webui pull request 5677; llama.cpp's
 //      llama_sampler_dry_apply). Of the last dry_penalty_last_n tokens (-1:
 //      all), let L(t) be the length of the longest suffix that occurred before
-//      and was followed by t, cut where the newest breaker sequence ends. A t
-//      with L >= dry_allowed_length that is no breaker by itself loses
-//      dry_multiplier * dry_base ^ (L - dry_allowed_length): DryPenalty.
+//      and was followed by t, cut where the breaker sequence that begins last
+//      ends. A t with L >= dry_allowed_length that is no breaker by itself
+//      loses dry_multiplier * dry_base ^ (L - dry_allowed_length): DryPenalty.
 //   5. temperature 0: the largest logit, the lowest id among equals, is drawn
 //      and no step follows. Else logit / temperature; with dynatemp_range > 0
 //      the temperature is DynamicTemperature of the entropy of the row.

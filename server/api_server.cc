@@ -225,8 +225,18 @@ void ApiServer::AddApiRoute(
       });
 }
 
+void ApiServer::SetLoadProgress(int64_t num_done, int64_t num_total) {
+  // In double: 100 times a size may pass int64.
+  load_percent_ =
+      num_total > 0
+          ? static_cast<int>(100.0 * std::min(num_done, num_total) / num_total)
+          : 0;
+}
+
 void ApiServer::Serve(const ServedModel& model) {
   model_ = model;
+  sampling_strings_ = std::make_unique<SamplingStrings>(
+      model.tokenizer, model.limits.vocab_size);
   state_.store(State::kServing, std::memory_order_release);
 }
 
@@ -241,7 +251,8 @@ void ApiServer::HandleReady(const Responder& responder) const {
   const State state = state_.load(std::memory_order_acquire);
   absl::Status status;
   if (state == State::kLoading) {
-    status = absl::UnavailableError("loading");
+    status = absl::UnavailableError(
+        absl::StrCat("loading: ", load_percent_.load(), " %"));
   } else if (state == State::kDraining) {
     status = absl::UnavailableError("draining");
   } else if (!model_.engine->Health().ok()) {
@@ -382,6 +393,7 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   }
   QUIRE_RETURN_IF_ERROR(
       CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
+  QUIRE_RETURN_IF_ERROR(sampling_strings_->Resolve(&api_request));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
                          EncodePrompts(api_request, *model.tokenizer,
                                        model.chat_template, model.limits));

@@ -16,6 +16,7 @@
 #include "server/openai_api.h"
 #include "server/output_processor.h"
 #include "server/prompt.h"
+#include "server/sampling_strings.h"
 #include "server/server_metrics.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
@@ -51,6 +52,8 @@ class ApiServer {
   // Adds the routes; `http` must not be started yet and must outlive this.
   ApiServer(HttpServer* http, std::string version);
 
+  // What probes report until Serve: so many of the bytes to load are there.
+  void SetLoadProgress(int64_t num_done, int64_t num_total);
   void Serve(const ServedModel& model);
   // Ready turns 503 at once, and new API requests are refused.
   void StartDraining();
@@ -89,8 +92,11 @@ class ApiServer {
 
   HttpServer* const http_;
   const std::string version_;
-  ServedModel model_;  // Written once, before state_ leaves kLoading.
+  // Written once, before state_ leaves kLoading.
+  ServedModel model_;
+  std::unique_ptr<SamplingStrings> sampling_strings_;
   std::atomic<State> state_{State::kLoading};
+  std::atomic<int> load_percent_{0};
 };
 
 }  // namespace quire

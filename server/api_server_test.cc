@@ -214,6 +214,9 @@ TEST_F(ApiServerTest, LoadingAnswersProbesOnly) {
   Listen();
   EXPECT_EQ(Status("/health"), 503);
   EXPECT_EQ(Status("/health/ready"), 503);
+  api_->SetLoadProgress(3, 8);
+  EXPECT_TRUE(absl::StrContains(Ask({"GET", "/health/ready"}).body,
+                                "loading: 37 %"));
   EXPECT_EQ(Status("/health/live"), 200);
   EXPECT_EQ(Status("/version"), 200);
   EXPECT_EQ(Status("/metrics"), 503);

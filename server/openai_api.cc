@@ -23,6 +23,10 @@ constexpr int kMaxStopStrings = 64;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr int kMaxTopLogprobs = 20;
 constexpr size_t kMaxListLength = 65536;
+constexpr size_t kMaxBadWords = 1024;
+constexpr size_t kMaxBadWordBytes = 1024;
+constexpr size_t kMaxDryBreakers = 32;
+constexpr size_t kMaxDryBreakerBytes = 40;  // As llama.cpp, which cuts there.
 constexpr size_t kMaxMessages = 10000;
 constexpr size_t kMaxPrompts = 128;
 constexpr double kMaxInt32 = std::numeric_limits<int32_t>::max();
@@ -78,6 +82,29 @@ absl::StatusOr<std::vector<int32_t>> IdList(const char* name,
     ids.push_back(id.get<int32_t>());
   }
   return ids;
+}
+
+// A list of at most `max_strings` strings of 1 to `max_bytes` bytes.
+absl::StatusOr<std::vector<std::string>> StringList(const char* name,
+                                                    const Json& value,
+                                                    size_t max_strings,
+                                                    size_t max_bytes) {
+  if (value.size() > max_strings) {
+    return ParameterError(name, absl::StrCat("'", name, "' may hold at most ",
+                                             max_strings, " strings"));
+  }
+  std::vector<std::string> strings;
+  for (const Json& item : value) {
+    if (!item.is_string()) return TypeError(name, "a list of strings");
+    const std::string& text = item.get_ref<const std::string&>();
+    if (text.empty() || text.size() > max_bytes) {
+      return ParameterError(
+          name, absl::StrCat("a string of '", name, "' must have 1 to ",
+                             max_bytes, " bytes"));
+    }
+    strings.push_back(text);
+  }
+  return strings;
 }
 
 absl::Status SetStop(const Json& value, ApiRequest& request) {
@@ -352,6 +379,45 @@ const Field kFields[] = {
        }
        return absl::OkStatus();
      }},
+    {"bad_words", kBoth, kList, -kNone, kNone, kUsed,
+     [](const Json& v, ApiRequest& r) -> absl::Status {
+       QUIRE_ASSIGN_OR_RETURN(
+           r.bad_words,
+           StringList("bad_words", v, kMaxBadWords, kMaxBadWordBytes));
+       return absl::OkStatus();
+     }},
+    // llama.cpp's; the meanings are in kernels/sampling.h.
+    {"dry_multiplier", kBoth, kNumber, 0, 1000, kUsed,
+     SetFloat<&SamplingParams::dry_multiplier>},
+    {"dry_base", kBoth, kNumber, 1, 1000, kUsed,
+     SetFloat<&SamplingParams::dry_base>},
+    {"dry_allowed_length", kBoth, kInt, 0, kMaxInt32, kUsed,
+     SetInt<&SamplingParams::dry_allowed_length>},
+    {"dry_penalty_last_n", kBoth, kInt, -1, kMaxInt32, kUsed,
+     SetInt<&SamplingParams::dry_penalty_last_n>},
+    {"dry_sequence_breakers", kBoth, kList, -kNone, kNone, kUsed,
+     [](const Json& v, ApiRequest& r) -> absl::Status {
+       QUIRE_ASSIGN_OR_RETURN(r.dry_sequence_breakers,
+                              StringList("dry_sequence_breakers", v,
+                                         kMaxDryBreakers, kMaxDryBreakerBytes));
+       return absl::OkStatus();
+     }},
+    {"dynatemp_range", kBoth, kNumber, 0, 10, kUsed,
+     SetFloat<&SamplingParams::dynatemp_range>},
+    {"dynatemp_exponent", kBoth, kNumber, 0, 100, kUsed,
+     SetFloat<&SamplingParams::dynatemp_exponent>},
+    {"top_n_sigma", kBoth, kNumber, -1, 1000, kUsed,
+     [](const Json& v, ApiRequest& r) {
+       // -1, too, means off.
+       r.sampling.top_n_sigma = std::max(0.0f, v.get<float>());
+       return absl::OkStatus();
+     }},
+    {"typical_p", kBoth, kNumber, 0, 1, kUsed,
+     SetFloat<&SamplingParams::typical_p>},
+    {"xtc_probability", kBoth, kNumber, 0, 1, kUsed,
+     SetFloat<&SamplingParams::xtc_probability>},
+    {"xtc_threshold", kBoth, kNumber, 0, 1, kUsed,
+     SetFloat<&SamplingParams::xtc_threshold>},
     {"n", kBoth, kInt, 1, kMaxChoices, kUsed,
      [](const Json& v, ApiRequest& r) {
        r.n = v.get<int32_t>();
@@ -483,7 +549,6 @@ const Field kFields[] = {
     {"suffix", kCompletion, kString, -kNone, kNone, kNotBuilt},
     {"prompt_embeds", kCompletion, kAny, -kNone, kNone, kNotBuilt},
     {"logprob_token_ids", kBoth, kAny, -kNone, kNone, kNotBuilt},
-    {"bad_words", kBoth, kList, -kNone, kNone, kNotBuilt},
     {"thinking_token_budget", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"repetition_detection", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"watermarking", kBoth, kAny, -kNone, kNone, kNotBuilt},
@@ -506,20 +571,9 @@ const Field kFields[] = {
     {"response_fields", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"t_max_predict_ms", kBoth, kNumber, -kNone, kNone, kNotBuilt},
     {"mirostat", kBoth, kInt, -kNone, kNone, kNotBuilt},
-    {"typical_p", kBoth, kNumber, -kNone, kNone, kNotBuilt, nullptr, "1.0"},
-    {"top_n_sigma", kBoth, kNumber, -kNone, kNone, kNotBuilt, nullptr, "-1.0"},
-    {"dynatemp_range", kBoth, kNumber, -kNone, kNone, kNotBuilt},
-    {"dry_multiplier", kBoth, kNumber, -kNone, kNone, kNotBuilt},
-    {"xtc_probability", kBoth, kNumber, -kNone, kNone, kNotBuilt},
-    // Parameters of the ones above: without effect while those are neutral.
+    // Parameters of mirostat: without effect while it is neutral.
     {"mirostat_tau", kBoth, kNumber, -kNone, kNone, kNoEffect},
     {"mirostat_eta", kBoth, kNumber, -kNone, kNone, kNoEffect},
-    {"dynatemp_exponent", kBoth, kNumber, -kNone, kNone, kNoEffect},
-    {"dry_base", kBoth, kNumber, -kNone, kNone, kNoEffect},
-    {"dry_allowed_length", kBoth, kInt, -kNone, kNone, kNoEffect},
-    {"dry_penalty_last_n", kBoth, kInt, -kNone, kNone, kNoEffect},
-    {"dry_sequence_breakers", kBoth, kList, -kNone, kNone, kNoEffect},
-    {"xtc_threshold", kBoth, kNumber, -kNone, kNone, kNoEffect},
 };
 
 const Field* FindField(ApiKind kind, const std::string& name) {

@@ -40,6 +40,9 @@ struct ApiRequest {
   bool continuous_usage_stats = false;
   std::vector<std::string> stop_strings;
   bool include_stop_str_in_output = false;
+  // Not yet in `sampling`: SamplingStrings makes tokens of them.
+  std::vector<std::string> bad_words;
+  std::optional<std::vector<std::string>> dry_sequence_breakers;
   bool skip_special_tokens = true;
   bool return_tokens_as_token_ids = false;
   // Keeps so many prompt tokens; -1: as many as leave room for the answer.

@@ -84,7 +84,21 @@ TEST(ParseApiRequestTest, WrongTypesAndRangesNameTheField) {
       {kChat, "prompt_logprobs", {"-1", "21", "true"}},
       {kChat, "max_tokens", {"0"}},
       {kChat, "chat_template", {"\"{{ messages }}\""}},
-      {kChat, "typical_p", {"0.5"}},
+      {kChat, "typical_p", {"-0.1", "1.1", "\"x\""}},
+      {kChat, "bad_words", {"\"a\"", "[1]", "[\"\"]", "{}"}},
+      {kChat, "dry_multiplier", {"-1", "1001", "\"x\""}},
+      {kChat, "dry_base", {"0.9", "\"x\""}},
+      {kChat, "dry_allowed_length", {"-1", "1.5"}},
+      {kChat, "dry_penalty_last_n", {"-2", "true"}},
+      {kChat,
+       "dry_sequence_breakers",
+       {"\"a\"", "[1]", "[\"\"]",
+        "[\"12345678901234567890123456789012345678901\"]"}},
+      {kChat, "dynatemp_range", {"-0.1", "[]"}},
+      {kChat, "dynatemp_exponent", {"-0.1", "101"}},
+      {kChat, "top_n_sigma", {"-1.1", "\"x\""}},
+      {kChat, "xtc_probability", {"-0.1", "1.1"}},
+      {kChat, "xtc_threshold", {"-0.1", "1.1"}},
       {kChat, "mirostat", {"2"}},
       {kText,
        "prompt",
@@ -116,7 +130,8 @@ TEST(ParseApiRequestTest, NullIsAbsentAndNeutralValuesAreAccepted) {
   }
   for (const char* field :
        {R"("tools":[])", R"("echo":false)", R"("use_beam_search":false)",
-        R"("typical_p":1.0)", R"("mirostat":0)", R"("function_call":"none")",
+        R"("typical_p":1.0)", R"("top_n_sigma":-1.0)", R"("mirostat":0)",
+        R"("mirostat_tau":5.0)", R"("function_call":"none")",
         R"("modalities":["text"])", R"("response_format":{"type":"text"})",
         R"("tool_choice":"none")",
         R"("tools":[{"type":"function"}],"tool_choice":"none")",
@@ -141,6 +156,11 @@ TEST(ParseApiRequestTest, FieldsReachTheRequest) {
          "top_logprobs":4,"stream":true,"stream_options":{"include_usage":true},
          "presence_penalty":1,"frequency_penalty":-1,"repetition_penalty":1.5,
          "min_tokens":2,"ignore_eos":true,"cache_salt":"s",
+         "bad_words":["x","yz"],"dry_multiplier":0.8,"dry_base":2,
+         "dry_allowed_length":3,"dry_penalty_last_n":64,
+         "dry_sequence_breakers":["\n"],"dynatemp_range":0.5,
+         "dynatemp_exponent":2,"top_n_sigma":1.5,"typical_p":0.75,
+         "xtc_probability":0.5,"xtc_threshold":0.25,
          "chat_template_kwargs":{"a":1},"reasoning_effort":"low")");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   const SamplingParams& sampling = parsed->sampling;
@@ -162,6 +182,18 @@ TEST(ParseApiRequestTest, FieldsReachTheRequest) {
   EXPECT_EQ(sampling.repetition_penalty, 1.5f);
   EXPECT_EQ(sampling.min_tokens, 2);
   EXPECT_TRUE(sampling.ignore_eos);
+  EXPECT_EQ(parsed->bad_words, (std::vector<std::string>{"x", "yz"}));
+  EXPECT_EQ(sampling.dry_multiplier, 0.8f);
+  EXPECT_EQ(sampling.dry_base, 2.0f);
+  EXPECT_EQ(sampling.dry_allowed_length, 3);
+  EXPECT_EQ(sampling.dry_penalty_last_n, 64);
+  EXPECT_EQ(parsed->dry_sequence_breakers, (std::vector<std::string>{"\n"}));
+  EXPECT_EQ(sampling.dynatemp_range, 0.5f);
+  EXPECT_EQ(sampling.dynatemp_exponent, 2.0f);
+  EXPECT_EQ(sampling.top_n_sigma, 1.5f);
+  EXPECT_EQ(sampling.typical_p, 0.75f);
+  EXPECT_EQ(sampling.xtc_probability, 0.5f);
+  EXPECT_EQ(sampling.xtc_threshold, 0.25f);
   EXPECT_EQ(parsed->cache_salt, "s");
   EXPECT_EQ(parsed->chat_template_kwargs["a"], 1);
   EXPECT_EQ(parsed->chat_template_kwargs["reasoning_effort"], "low");

@@ -58,6 +58,18 @@ class EngineEquivalenceTest : public testing::TestWithParam<const char*> {
     if (id == 5) {
       request.n = 3;
       request.sampling.temperature = 1.0f;
+      request.sampling.xtc_probability = 0.5f;
+      request.sampling.xtc_threshold = 0.01f;
+    }
+    if (id >= 5) {
+      // What looks at the tokens so far: they come anew after a preemption.
+      request.sampling.dry_multiplier = 2.0f;
+      request.sampling.dry_allowed_length = 1;
+      for (int32_t token = 0; token < vocab_size; ++token) {
+        // Every token may follow only about half of the others.
+        request.sampling.bad_words.push_back(
+            {token, (token + 1 + vocab_size / 2) % vocab_size});
+      }
     }
     return request;
   }

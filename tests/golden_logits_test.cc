@@ -117,7 +117,7 @@ constexpr const char* kFamilies[] = {
     "llama",        "llama_bias", "llama_linear",
     "llama_llama3", "llama_yarn", "llama_yarn_mscale",
     "mistral",      "qwen2",      "qwen2_window",
-    "qwen3",
+    "qwen3",        "opt",
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenTest, testing::ValuesIn(kFamilies),
@@ -244,6 +244,14 @@ constexpr Perturbation kPerturbations[] = {
     {"qwen3", "/rms_norm_eps", "2e-3"},
     {"qwen3", "/rope_parameters/rope_theta", "90000.0"},
     {"qwen3", "/model_type", "\"qwen2\""},
+    {"opt", "/hidden_size", "128"},
+    {"opt", "/ffn_dim", "64"},
+    {"opt", "/num_attention_heads", "4"},
+    {"opt", "/max_position_embeddings", "512"},
+    {"opt", "/activation_function", "\"gelu_new\""},
+    {"opt", "/activation_function", "\"gelu\""},
+    {"opt", "/do_layer_norm_before", "false"},
+    {"opt", "/word_embed_proj_dim", "32"},
 };
 
 INSTANTIATE_TEST_SUITE_P(Fields, PerturbationTest,

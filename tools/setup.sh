@@ -5,7 +5,8 @@
 set -euo pipefail
 
 packages=(
-  bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-skylib g++
+  bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-skylib
+  chromium-headless-shell g++
   libabsl-dev libbrotli-dev libcli11-dev libcpp-httplib-dev libgmock-dev
   libgtest-dev libpcre2-dev libprotobuf-dev libsentencepiece-dev libspdlog-dev
   libssl-dev libutf8proc-dev libxxhash-dev libyaml-cpp-dev nlohmann-json3-dev
@@ -14,7 +15,7 @@ packages=(
 if [[ "${1:-}" == "--dev" ]]; then
   packages+=(clang-19 clang-format libclang-rt-19-dev)
 elif [[ "${1:-}" == "--image" ]]; then
-  packages+=(buildah mmdebstrap)
+  packages+=(buildah mmdebstrap python3-yaml)
 fi
 
 missing=()

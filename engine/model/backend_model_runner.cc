@@ -31,6 +31,23 @@ void FillSlotParams(const SlotStart& start, SlotParams& to) {
                         from.allowed_token_ids.end());
   to.banned_before_min.assign(start.banned_before_min.begin(),
                               start.banned_before_min.end());
+  to.bad_word_ids.clear();
+  to.bad_word_lengths.clear();
+  for (const std::vector<int32_t>& word : from.bad_words) {
+    to.bad_word_ids.insert(to.bad_word_ids.end(), word.begin(), word.end());
+    to.bad_word_lengths.push_back(static_cast<int32_t>(word.size()));
+  }
+  to.dry_multiplier = from.dry_multiplier;
+  to.dry_base = from.dry_base;
+  to.dry_allowed_length = from.dry_allowed_length;
+  to.dry_penalty_last_n = from.dry_penalty_last_n;
+  to.dry_breakers = from.dry_breakers;
+  to.dynatemp_range = from.dynatemp_range;
+  to.dynatemp_exponent = from.dynatemp_exponent;
+  to.top_n_sigma = from.top_n_sigma;
+  to.typical_p = from.typical_p;
+  to.xtc_probability = from.xtc_probability;
+  to.xtc_threshold = from.xtc_threshold;
 }
 
 TokenOutput OutputOf(const RowResult& row, size_t token_idx) {

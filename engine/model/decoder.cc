@@ -13,18 +13,22 @@
 namespace quire {
 namespace {
 
-constexpr char kEmbedding[] = "model.embed_tokens";
-constexpr char kHead[] = "lm_head";
-
+// Norms that a layer does not have are kNone.
 struct DecoderLayer {
   NormSpec attention_norm;
   std::unique_ptr<PackedWeight> qkv;
   int attention_spec = 0;
   int attention_layer = 0;  // Among the layers of the spec.
   std::unique_ptr<PackedWeight> output;
+  NormSpec attention_branch_norm;
+  NormSpec attention_sum_norm;
   NormSpec mlp_norm;
-  std::unique_ptr<PackedWeight> gate_up;
+  std::unique_ptr<PackedWeight> gate_up;  // Or up alone.
+  Epilogue::Activation activation = Epilogue::Activation::kSwiGlu;
   std::unique_ptr<PackedWeight> down;
+  NormSpec mlp_branch_norm;
+  NormSpec mlp_sum_norm;
+  bool is_parallel = false;
 };
 
 class Decoder : public Model {
@@ -36,21 +40,41 @@ class Decoder : public Model {
  private:
   friend class DecoderBuilder;
 
+  absl::Status Embed(Backend& backend, Step& step);
   absl::Status ForwardLayer(Backend& backend, Step& step,
                             const DecoderLayer& layer);
+  absl::Status Logits(Backend& backend, Step& step, TensorView logits);
+  // hidden += residual_scale * branch_norm(x W^T), then sum_norm.
+  absl::Status AddBranch(Backend& backend, Step& step, TensorView x,
+                         const PackedWeight& weight,
+                         const NormSpec& branch_norm, const NormSpec& sum_norm);
+  // Layers narrower than the widest use the front of each row.
+  static TensorView Narrowed(TensorView view, int64_t cols) {
+    view.cols = cols;
+    return view;
+  }
 
   std::vector<DecoderLayer> layers_;
   std::unique_ptr<PackedWeight> embedding_;
-  std::unique_ptr<PackedWeight> head_;  // Null: the embedding's table.
+  std::unique_ptr<PackedWeight> positions_;    // Null: none are learned.
+  std::unique_ptr<PackedWeight> project_in_;   // Null: of hidden_size.
+  std::unique_ptr<PackedWeight> project_out_;  // Null: of hidden_size.
+  std::unique_ptr<PackedWeight> head_;         // Null: the embedding's table.
   NormSpec final_norm_;
+  float embedding_scale_ = 1.0f;
+  float residual_scale_ = 1.0f;
+  float logits_scale_ = 1.0f;
+  float logits_softcap_ = 0.0f;
   int64_t weights_bytes_ = 0;
   DType dtype_ = DType::kF32;
   Pooling pooling_ = Pooling::kNone;
 
   // Activation buffers: ids, resolved to views after Prepare.
   struct Buffers {
-    int hidden = 0;     // [num_tokens, hidden_size], the residual stream.
-    int qkv = 0;        // [num_tokens, widest qkv].
+    int embedded = 0;  // [num_tokens, embedding_size]; with project_in_.
+    int hidden = 0;    // [num_tokens, hidden_size], the residual stream.
+    // [num_tokens, widest qkv]; also what a branch computed, before its norm.
+    int qkv = 0;
     int attention = 0;  // [num_tokens, widest num_heads * head_dim].
     int mlp = 0;        // [num_tokens, widest intermediate_size].
     int logits = 0;     // [num_logit_rows, vocab_size], f32.
@@ -80,40 +104,100 @@ class DecoderBuilder {
     std::vector<int> layers;
   };
 
+  void FindPrefix();
+  absl::Status CheckSharding() const;
   absl::Status BuildVocabulary();
+  absl::Status BuildPositions();
+  absl::Status BuildHead();
   absl::Status BuildLayer(int layer_idx, const LayerConfig& layer,
                           HeadShard heads);
+  absl::Status BuildQkv(int layer_idx, const LayerConfig& layer,
+                        HeadShard heads);
+  absl::Status BuildMlp(int layer_idx, const LayerConfig& layer);
   absl::Status AddAttentionSpecs();
   absl::Status AddBuffers();
-  absl::StatusOr<NormSpec> Norm(const std::string& name, int64_t size);
+  // Of the tensors `prefix`.weight and .bias; kNone if `name` is empty.
+  absl::StatusOr<NormSpec> Norm(const std::string& prefix,
+                                const std::string& name);
+  absl::StatusOr<NormSpec> HeadNorm(const std::string& name, QkNorm kind,
+                                    int num_heads, int head_dim);
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
       LinearKind kind, const std::vector<LinearSource>& sources);
   absl::StatusOr<TensorView> RopeTableFor(const LayerConfig& layer);
+  std::string LayerPrefix(int layer_idx) const {
+    return absl::StrCat(prefix_, "layers.", layer_idx, ".");
+  }
 
   const ModelConfig& config_;
   const ModelOptions& options_;
   WeightLoader& weights_;
   Backend& backend_;
   std::unique_ptr<Decoder> decoder_;
-  // Per layer, RMS norms over head_dim; kNone without has_qk_norm.
+  std::string prefix_;  // One of TensorNames::prefixes.
+  // Per layer; kNone without QK-norm.
   std::vector<NormSpec> q_norms_, k_norms_;
   std::vector<std::pair<LayerConfig, TensorView>> rope_tables_;
 };
 
-std::string LayerName(int layer_idx, const char* part) {
-  return absl::StrCat("model.layers.", layer_idx, ".", part);
+Epilogue::Activation ToEpilogue(MlpActivation activation) {
+  switch (activation) {
+    case MlpActivation::kSwiGlu:
+      return Epilogue::Activation::kSwiGlu;
+    case MlpActivation::kGeGlu:
+      return Epilogue::Activation::kGeGlu;
+    case MlpActivation::kGelu:
+      return Epilogue::Activation::kGelu;
+    case MlpActivation::kRelu:
+      return Epilogue::Activation::kRelu;
+  }
+  return Epilogue::Activation::kNone;
 }
 
-absl::StatusOr<NormSpec> DecoderBuilder::Norm(const std::string& name,
-                                              int64_t size) {
-  QUIRE_ASSIGN_OR_RETURN(const std::vector<float> values,
-                         weights_.Vector(absl::StrCat(name, ".weight"), size));
+absl::StatusOr<NormSpec> DecoderBuilder::Norm(const std::string& prefix,
+                                              const std::string& name) {
   NormSpec norm;
-  norm.kind = NormSpec::Kind::kRms;
-  norm.eps = config_.rms_norm_eps;
+  if (name.empty()) return norm;
+  const bool is_layer = config_.norm_kind == NormKind::kLayer;
+  norm.kind = is_layer ? NormSpec::Kind::kLayer : NormSpec::Kind::kRms;
+  norm.eps = config_.norm_eps;
+  norm.weight_offset = config_.norm_weight_offset;
+  const auto upload = [&](const char* part) -> absl::StatusOr<TensorView> {
+    QUIRE_ASSIGN_OR_RETURN(
+        const std::vector<float> values,
+        weights_.Vector(absl::StrCat(prefix, name, part), config_.hidden_size));
+    return backend_.Upload(
+        TensorView::Vector(values.data(), DType::kF32, values.size()));
+  };
+  QUIRE_ASSIGN_OR_RETURN(norm.weight, upload(".weight"));
+  if (config_.norms_have_bias) {
+    QUIRE_ASSIGN_OR_RETURN(norm.bias, upload(".bias"));
+  }
+  return norm;
+}
+
+absl::StatusOr<NormSpec> DecoderBuilder::HeadNorm(const std::string& name,
+                                                  QkNorm kind, int num_heads,
+                                                  int head_dim) {
+  NormSpec norm;
+  const bool is_layer = config_.norm_kind == NormKind::kLayer;
+  norm.kind = is_layer ? NormSpec::Kind::kLayer : NormSpec::Kind::kRms;
+  norm.eps = config_.norm_eps;
+  norm.weight_offset = config_.norm_weight_offset;
+  const int rows = kind == QkNorm::kEachHead ? num_heads : 1;
+  const int cols = kind == QkNorm::kAllHeads ? num_heads * head_dim : head_dim;
+  std::vector<float> values;
+  for (int row = 0; row < rows; ++row) {
+    QUIRE_ASSIGN_OR_RETURN(
+        const std::vector<float> of_row,
+        weights_.Vector(kind == QkNorm::kEachHead
+                            ? absl::StrCat(name, ".", row, ".weight")
+                            : absl::StrCat(name, ".weight"),
+                        cols));
+    values.insert(values.end(), of_row.begin(), of_row.end());
+  }
   QUIRE_ASSIGN_OR_RETURN(norm.weight,
-                         backend_.Upload(TensorView::Vector(
-                             values.data(), DType::kF32, values.size())));
+                         backend_.Upload(TensorView::Matrix(
+                             values.data(), DType::kF32, rows, cols)));
   return norm;
 }
 
@@ -141,83 +225,214 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> DecoderBuilder::Pack(
   return packed;
 }
 
+void DecoderBuilder::FindPrefix() {
+  for (const std::string& prefix : config_.tensors.prefixes) {
+    prefix_ = prefix;
+    if (weights_.Has(
+            absl::StrCat(prefix, config_.tensors.embedding, ".weight"))) {
+      return;
+    }
+  }
+  prefix_ = config_.tensors.prefixes[0];  // The error will name it.
+}
+
+// Norms of sums over all ranks are not there yet.
+absl::Status DecoderBuilder::CheckSharding() const {
+  if (options_.shard.size == 1) return absl::OkStatus();
+  const LayerTensorNames& names = config_.tensors.layer;
+  bool is_local =
+      names.attention_branch_norm.empty() && names.mlp_branch_norm.empty() &&
+      names.attention_sum_norm.empty() && names.mlp_sum_norm.empty();
+  for (const LayerConfig& layer : config_.layers) {
+    is_local &=
+        layer.qk_norm == QkNorm::kNone || layer.qk_norm == QkNorm::kHead;
+  }
+  if (is_local) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(config_.architecture, " on ",
+                                               options_.shard.size,
+                                               " ranks: its norms span them"));
+}
+
 absl::Status DecoderBuilder::BuildVocabulary() {
   // Not sharded: a rank embeds and samples by itself.
-  const IndexRange rows{0, config_.vocab_size};
-  const IndexRange cols{0, config_.hidden_size};
-  const auto source = [&](const char* name) {
-    return LinearSource{name, config_.vocab_size, config_.hidden_size, rows,
-                        cols, /*has_bias=*/false};
-  };
+  const int64_t hidden_size = config_.hidden_size;
+  const int64_t embedding_size = config_.embedding_size;
+  const TensorNames& names = config_.tensors;
   QUIRE_ASSIGN_OR_RETURN(decoder_->embedding_,
-                         Pack(LinearKind::kVocab, {source(kEmbedding)}));
+                         Pack(LinearKind::kVocab, {{prefix_ + names.embedding,
+                                                    config_.vocab_size,
+                                                    embedding_size,
+                                                    {0, config_.vocab_size},
+                                                    {0, embedding_size},
+                                                    /*has_bias=*/false}}));
+  if (!names.project_in.empty()) {
+    QUIRE_ASSIGN_OR_RETURN(
+        decoder_->project_in_,
+        Pack(LinearKind::kPlain, {{prefix_ + names.project_in,
+                                   hidden_size,
+                                   embedding_size,
+                                   {0, hidden_size},
+                                   {0, embedding_size},
+                                   /*has_bias=*/false}}));
+    QUIRE_ASSIGN_OR_RETURN(
+        decoder_->project_out_,
+        Pack(LinearKind::kPlain, {{prefix_ + names.project_out,
+                                   embedding_size,
+                                   hidden_size,
+                                   {0, embedding_size},
+                                   {0, hidden_size},
+                                   /*has_bias=*/false}}));
+  }
+  QUIRE_RETURN_IF_ERROR(BuildPositions());
+  return BuildHead();
+}
+
+absl::Status DecoderBuilder::BuildPositions() {
+  if (config_.tensors.positions.empty()) return absl::OkStatus();
+  const int64_t offset = config_.position_offset;
+  if (options_.max_model_len > config_.max_position_embeddings) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        weights_.path(), ": max_model_len ", options_.max_model_len,
+        " exceeds the ", config_.max_position_embeddings,
+        " positions that the model has learned"));
+  }
+  QUIRE_ASSIGN_OR_RETURN(
+      decoder_->positions_,
+      Pack(LinearKind::kVocab, {{prefix_ + config_.tensors.positions,
+                                 config_.max_position_embeddings + offset,
+                                 config_.hidden_size,
+                                 {offset, offset + options_.max_model_len},
+                                 {0, config_.hidden_size},
+                                 /*has_bias=*/false}}));
+  return absl::OkStatus();
+}
+
+absl::Status DecoderBuilder::BuildHead() {
+  const std::vector<std::string>& names = config_.tensors.heads;
   if (config_.tie_word_embeddings || options_.pooling != Pooling::kNone) {
     // Some writers store the shared table twice; embeddings need no head.
-    weights_.Ignore(absl::StrCat(kHead, ".weight"));
+    for (const std::string& name : names) {
+      weights_.Ignore(absl::StrCat(name, ".weight"));
+    }
     return absl::OkStatus();
   }
+  std::string head = names[0];
+  for (const std::string& name : names) {
+    if (weights_.Has(absl::StrCat(name, ".weight"))) head = name;
+  }
   QUIRE_ASSIGN_OR_RETURN(decoder_->head_,
-                         Pack(LinearKind::kVocab, {source(kHead)}));
+                         Pack(LinearKind::kVocab, {{head,
+                                                    config_.vocab_size,
+                                                    config_.embedding_size,
+                                                    {0, config_.vocab_size},
+                                                    {0, config_.embedding_size},
+                                                    /*has_bias=*/false}}));
+  return absl::OkStatus();
+}
+
+absl::Status DecoderBuilder::BuildQkv(int layer_idx, const LayerConfig& layer,
+                                      HeadShard heads) {
+  const LayerTensorNames& names = config_.tensors.layer;
+  const std::string prefix = LayerPrefix(layer_idx);
+  const int64_t head_dim = layer.head_dim;
+  const int64_t q_size = layer.num_heads * head_dim;
+  const int64_t kv_size = layer.num_kv_heads * head_dim;
+  const IndexRange all_hidden{0, config_.hidden_size};
+  const bool is_fused = !names.qkv.empty();
+  std::vector<LinearSource> parts;
+  int64_t first_row = 0;  // Of the part in the fused matrix.
+  const auto add = [&](const std::string& name, int64_t size,
+                       const IndexRange& own_heads) {
+    parts.push_back({prefix + (is_fused ? names.qkv : name),
+                     is_fused ? q_size + 2 * kv_size : size,
+                     config_.hidden_size,
+                     {first_row + own_heads.begin * head_dim,
+                      first_row + own_heads.end * head_dim},
+                     all_hidden,
+                     layer.has_qkv_bias});
+    if (is_fused) first_row += size;
+  };
+  add(names.q, q_size, heads.heads);
+  add(names.k, kv_size, heads.kv_heads);
+  add(names.v, kv_size, heads.kv_heads);
+  QUIRE_ASSIGN_OR_RETURN(decoder_->layers_[layer_idx].qkv,
+                         Pack(LinearKind::kQkv, parts));
+  if (layer.qk_norm == QkNorm::kNone) return absl::OkStatus();
+  QUIRE_ASSIGN_OR_RETURN(q_norms_[layer_idx],
+                         HeadNorm(prefix + names.q_norm, layer.qk_norm,
+                                  layer.num_heads, layer.head_dim));
+  QUIRE_ASSIGN_OR_RETURN(k_norms_[layer_idx],
+                         HeadNorm(prefix + names.k_norm, layer.qk_norm,
+                                  layer.num_kv_heads, layer.head_dim));
+  return absl::OkStatus();
+}
+
+absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
+  DecoderLayer& built = decoder_->layers_[layer_idx];
+  const LayerTensorNames& names = config_.tensors.layer;
+  const std::string prefix = LayerPrefix(layer_idx);
+  const int64_t inner_size = layer.intermediate_size;
+  const IndexRange all_hidden{0, config_.hidden_size};
+  QUIRE_ASSIGN_OR_RETURN(
+      const IndexRange inner,
+      ShardEvenly(inner_size, options_.shard, "intermediate_size"));
+  const bool is_fused = !names.gate_up.empty();
+  const bool is_gated = is_fused || !names.gate.empty();
+  std::vector<LinearSource> parts;
+  if (is_gated) {
+    parts.push_back({prefix + (is_fused ? names.gate_up : names.gate),
+                     is_fused ? 2 * inner_size : inner_size,
+                     config_.hidden_size, inner, all_hidden,
+                     layer.has_mlp_bias});
+  }
+  const int64_t first_row = is_fused ? inner_size : 0;
+  parts.push_back({prefix + (is_fused ? names.gate_up : names.up),
+                   is_fused ? 2 * inner_size : inner_size,
+                   config_.hidden_size,
+                   {first_row + inner.begin, first_row + inner.end},
+                   all_hidden,
+                   layer.has_mlp_bias});
+  QUIRE_ASSIGN_OR_RETURN(
+      built.gate_up,
+      Pack(is_gated ? LinearKind::kGateUp : LinearKind::kPlain, parts));
+  built.activation = ToEpilogue(layer.activation);
+  // The sum over ranks must hold a bias once: rank 0 adds it.
+  QUIRE_ASSIGN_OR_RETURN(
+      built.down,
+      Pack(LinearKind::kPlain,
+           {{prefix + names.down, config_.hidden_size, inner_size, all_hidden,
+             inner, layer.has_mlp_bias && options_.shard.rank == 0}}));
   return absl::OkStatus();
 }
 
 absl::Status DecoderBuilder::BuildLayer(int layer_idx, const LayerConfig& layer,
                                         HeadShard heads) {
   DecoderLayer& built = decoder_->layers_[layer_idx];
-  const int64_t hidden_size = config_.hidden_size;
+  const LayerTensorNames& names = config_.tensors.layer;
+  const std::string prefix = LayerPrefix(layer_idx);
   const int64_t head_dim = layer.head_dim;
-  const int64_t q_size = layer.num_heads * head_dim;
-  const int64_t kv_size = layer.num_kv_heads * head_dim;
-  const IndexRange all_hidden{0, hidden_size};
-  const IndexRange q_rows{heads.heads.begin * head_dim,
-                          heads.heads.end * head_dim};
-  const IndexRange kv_rows{heads.kv_heads.begin * head_dim,
-                           heads.kv_heads.end * head_dim};
-  QUIRE_ASSIGN_OR_RETURN(const IndexRange inner,
-                         ShardEvenly(layer.intermediate_size, options_.shard,
-                                     "intermediate_size"));
-  const auto name = [&](const char* part) {
-    return LayerName(layer_idx, part);
-  };
-  // The sum over ranks must hold a bias once: rank 0 adds it.
-  const bool adds_bias = options_.shard.rank == 0;
-
   QUIRE_ASSIGN_OR_RETURN(built.attention_norm,
-                         Norm(name("input_layernorm"), hidden_size));
-  const bool qkv_bias = layer.has_qkv_bias;
-  QUIRE_ASSIGN_OR_RETURN(
-      built.qkv,
-      Pack(LinearKind::kQkv, {{name("self_attn.q_proj"), q_size, hidden_size,
-                               q_rows, all_hidden, qkv_bias},
-                              {name("self_attn.k_proj"), kv_size, hidden_size,
-                               kv_rows, all_hidden, qkv_bias},
-                              {name("self_attn.v_proj"), kv_size, hidden_size,
-                               kv_rows, all_hidden, qkv_bias}}));
-  if (layer.has_qk_norm) {
-    QUIRE_ASSIGN_OR_RETURN(q_norms_[layer_idx],
-                           Norm(name("self_attn.q_norm"), head_dim));
-    QUIRE_ASSIGN_OR_RETURN(k_norms_[layer_idx],
-                           Norm(name("self_attn.k_norm"), head_dim));
-  }
+                         Norm(prefix, names.attention_norm));
+  QUIRE_RETURN_IF_ERROR(BuildQkv(layer_idx, layer, heads));
   QUIRE_ASSIGN_OR_RETURN(
       built.output,
       Pack(LinearKind::kPlain,
-           {{name("self_attn.o_proj"), hidden_size, q_size, all_hidden, q_rows,
-             layer.has_output_bias && adds_bias}}));
-  QUIRE_ASSIGN_OR_RETURN(built.mlp_norm,
-                         Norm(name("post_attention_layernorm"), hidden_size));
-  QUIRE_ASSIGN_OR_RETURN(
-      built.gate_up,
-      Pack(LinearKind::kGateUp,
-           {{name("mlp.gate_proj"), layer.intermediate_size, hidden_size, inner,
-             all_hidden, layer.has_mlp_bias},
-            {name("mlp.up_proj"), layer.intermediate_size, hidden_size, inner,
-             all_hidden, layer.has_mlp_bias}}));
-  QUIRE_ASSIGN_OR_RETURN(
-      built.down,
-      Pack(LinearKind::kPlain,
-           {{name("mlp.down_proj"), hidden_size, layer.intermediate_size,
-             all_hidden, inner, layer.has_mlp_bias && adds_bias}}));
+           {{prefix + names.output,
+             config_.hidden_size,
+             layer.num_heads * head_dim,
+             {0, config_.hidden_size},
+             {heads.heads.begin * head_dim, heads.heads.end * head_dim},
+             layer.has_output_bias && options_.shard.rank == 0}}));
+  QUIRE_ASSIGN_OR_RETURN(built.attention_branch_norm,
+                         Norm(prefix, names.attention_branch_norm));
+  QUIRE_ASSIGN_OR_RETURN(built.attention_sum_norm,
+                         Norm(prefix, names.attention_sum_norm));
+  QUIRE_ASSIGN_OR_RETURN(built.mlp_norm, Norm(prefix, names.mlp_norm));
+  QUIRE_RETURN_IF_ERROR(BuildMlp(layer_idx, layer));
+  QUIRE_ASSIGN_OR_RETURN(built.mlp_branch_norm,
+                         Norm(prefix, names.mlp_branch_norm));
+  QUIRE_ASSIGN_OR_RETURN(built.mlp_sum_norm, Norm(prefix, names.mlp_sum_norm));
+  built.is_parallel = layer.is_parallel;
   return absl::OkStatus();
 }
 
@@ -228,12 +443,15 @@ absl::StatusOr<TensorView> DecoderBuilder::RopeTableFor(
       return table;
     }
   }
-  const std::vector<float> values =
-      RopeTable(layer.rope, layer.head_dim, options_.max_model_len);
+  const int rotary_dim = RotaryDim(layer.rope, layer.head_dim);
+  if (rotary_dim == 0) return TensorView();
+  const std::vector<float> values = RopeTable(
+      layer.rope, layer.head_dim, options_.max_model_len,
+      options_.max_model_len > layer.rope.original_max_position_embeddings);
   QUIRE_ASSIGN_OR_RETURN(
       const TensorView table,
-      backend_.Upload(TensorView::Matrix(
-          values.data(), DType::kF32, options_.max_model_len, layer.head_dim)));
+      backend_.Upload(TensorView::Matrix(values.data(), DType::kF32,
+                                         options_.max_model_len, rotary_dim)));
   rope_tables_.emplace_back(layer, table);
   return table;
 }
@@ -244,7 +462,8 @@ absl::Status DecoderBuilder::AddAttentionSpecs() {
     const LayerConfig& layer = config_.layers[i];
     SpecEntry* entry = nullptr;
     for (SpecEntry& known : entries) {
-      if (known.layer == layer && !layer.has_qk_norm) entry = &known;
+      if (known.layer == layer && layer.qk_norm == QkNorm::kNone)
+        entry = &known;
     }
     if (entry == nullptr) {
       entries.push_back({layer, i, {}});
@@ -266,7 +485,8 @@ absl::Status DecoderBuilder::AddAttentionSpecs() {
     spec.sliding_window = layer.sliding_window < options_.max_model_len
                               ? layer.sliding_window
                               : 0;
-    spec.scale = static_cast<float>(1.0 / std::sqrt(double(layer.head_dim)));
+    spec.scale = layer.attention_scale;
+    spec.softcap = layer.attention_softcap;
     spec.q_norm = q_norms_[entry.first_layer];
     spec.k_norm = k_norms_[entry.first_layer];
     QUIRE_ASSIGN_OR_RETURN(spec.rope_table, RopeTableFor(layer));
@@ -283,6 +503,10 @@ absl::Status DecoderBuilder::AddAttentionSpecs() {
 absl::Status DecoderBuilder::AddBuffers() {
   int64_t qkv_cols = 0, attention_cols = 0, mlp_cols = 0;
   for (const DecoderLayer& layer : decoder_->layers_) {
+    if (layer.attention_branch_norm.kind != NormSpec::Kind::kNone ||
+        layer.mlp_branch_norm.kind != NormSpec::Kind::kNone) {
+      qkv_cols = std::max<int64_t>(qkv_cols, config_.hidden_size);
+    }
     qkv_cols = std::max(qkv_cols, layer.qkv->rows);
     attention_cols = std::max(attention_cols, layer.output->cols);
     mlp_cols = std::max(mlp_cols, layer.down->cols);
@@ -290,6 +514,10 @@ absl::Status DecoderBuilder::AddBuffers() {
   const DType dtype = backend_.ActivationDType(decoder_->dtype_);
   const auto tokens = ActivationRows::kTokens;
   Decoder::Buffers& ids = decoder_->buffers_;
+  if (decoder_->project_in_ != nullptr) {
+    ids.embedded =
+        backend_.AddActivation(config_.embedding_size, dtype, tokens);
+  }
   ids.hidden = backend_.AddActivation(config_.hidden_size, dtype, tokens);
   ids.qkv = backend_.AddActivation(qkv_cols, dtype, tokens);
   ids.attention = backend_.AddActivation(attention_cols, dtype, tokens);
@@ -307,8 +535,24 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   decoder_->pooling_ = options_.pooling;
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
-  QUIRE_ASSIGN_OR_RETURN(decoder_->dtype_, weights_.PackedDType(LayerName(
-                                               0, "mlp.down_proj.weight")));
+  QUIRE_RETURN_IF_ERROR(CheckSharding());
+  FindPrefix();
+  QUIRE_ASSIGN_OR_RETURN(
+      decoder_->dtype_,
+      weights_.PackedDType(
+          absl::StrCat(LayerPrefix(0), config_.tensors.layer.down, ".weight")));
+  decoder_->embedding_scale_ = config_.embedding_scale;
+  if (config_.rounds_embedding_scale && decoder_->dtype_ == DType::kBF16) {
+    decoder_->embedding_scale_ =
+        Bf16ToFloat(FloatToBf16(config_.embedding_scale));
+  } else if (config_.rounds_embedding_scale &&
+             decoder_->dtype_ == DType::kF16) {
+    decoder_->embedding_scale_ =
+        HalfToFloat(FloatToHalf(config_.embedding_scale));
+  }
+  decoder_->residual_scale_ = config_.residual_scale;
+  decoder_->logits_scale_ = config_.logits_scale;
+  decoder_->logits_softcap_ = config_.logits_softcap;
   QUIRE_RETURN_IF_ERROR(BuildVocabulary());
   for (int i = 0; i < num_layers; ++i) {
     const LayerConfig& layer = config_.layers[i];
@@ -318,61 +562,111 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
     QUIRE_RETURN_IF_ERROR(BuildLayer(i, layer, heads));
   }
   QUIRE_ASSIGN_OR_RETURN(decoder_->final_norm_,
-                         Norm("model.norm", config_.hidden_size));
+                         Norm(prefix_, config_.tensors.final_norm));
   QUIRE_RETURN_IF_ERROR(AddAttentionSpecs());
   QUIRE_RETURN_IF_ERROR(AddBuffers());
   return std::unique_ptr<Model>(std::move(decoder_));
 }
 
+absl::Status Decoder::Embed(Backend& backend, Step& step) {
+  const TensorView hidden = backend.Activation(buffers_.hidden);
+  if (project_in_ == nullptr) {
+    return backend.Embed(step, *embedding_, positions_.get(), embedding_scale_,
+                         hidden);
+  }
+  const TensorView embedded = backend.Activation(buffers_.embedded);
+  QUIRE_RETURN_IF_ERROR(
+      backend.Embed(step, *embedding_, nullptr, embedding_scale_, embedded));
+  QUIRE_RETURN_IF_ERROR(backend.Linear(step, embedded, Prologue(), *project_in_,
+                                       Epilogue(), hidden));
+  if (positions_ == nullptr) return absl::OkStatus();
+  return backend.AddPositions(step, *positions_, hidden);
+}
+
+absl::Status Decoder::AddBranch(Backend& backend, Step& step, TensorView x,
+                                const PackedWeight& weight,
+                                const NormSpec& branch_norm,
+                                const NormSpec& sum_norm) {
+  const TensorView hidden = backend.Activation(buffers_.hidden);
+  Epilogue epilogue;
+  epilogue.norm = branch_norm;
+  if (branch_norm.kind != NormSpec::Kind::kNone) {
+    epilogue.norm_input =
+        Narrowed(backend.Activation(buffers_.qkv), hidden.cols);
+  }
+  epilogue.scale = residual_scale_;
+  epilogue.residual = hidden;
+  QUIRE_RETURN_IF_ERROR(
+      backend.Linear(step, x, Prologue(), weight, epilogue, hidden));
+  if (sum_norm.kind == NormSpec::Kind::kNone) return absl::OkStatus();
+  Prologue norm;
+  norm.norm = sum_norm;
+  return backend.Norm(step, hidden, norm, hidden);
+}
+
 absl::Status Decoder::ForwardLayer(Backend& backend, Step& step,
                                    const DecoderLayer& layer) {
   const TensorView hidden = backend.Activation(buffers_.hidden);
-  // Layers narrower than the widest use the front of each row.
-  const auto narrowed = [&](int id, int64_t cols) {
-    TensorView view = backend.Activation(id);
-    view.cols = cols;
-    return view;
+  const TensorView qkv =
+      Narrowed(backend.Activation(buffers_.qkv), layer.qkv->rows);
+  const TensorView attention =
+      Narrowed(backend.Activation(buffers_.attention), layer.output->cols);
+  const TensorView mlp =
+      Narrowed(backend.Activation(buffers_.mlp), layer.down->cols);
+  Prologue attention_prologue;
+  attention_prologue.norm = layer.attention_norm;
+  Prologue mlp_prologue;
+  mlp_prologue.norm = layer.is_parallel ? layer.attention_norm : layer.mlp_norm;
+  Epilogue activated;
+  activated.activation = layer.activation;
+  const auto up = [&] {
+    return backend.Linear(step, hidden, mlp_prologue, *layer.gate_up, activated,
+                          mlp);
   };
-  const TensorView qkv = narrowed(buffers_.qkv, layer.qkv->rows);
-  const TensorView attention = narrowed(buffers_.attention, layer.output->cols);
-  const TensorView mlp = narrowed(buffers_.mlp, layer.down->cols);
-  Prologue prologue;
-  Epilogue plain;
-  Epilogue add_to_hidden;
-  add_to_hidden.residual = hidden;
-  Epilogue gated;
-  gated.activation = Epilogue::Activation::kSwiGlu;
 
-  prologue.norm = layer.attention_norm;
-  QUIRE_RETURN_IF_ERROR(
-      backend.Linear(step, hidden, prologue, *layer.qkv, plain, qkv));
+  QUIRE_RETURN_IF_ERROR(backend.Linear(step, hidden, attention_prologue,
+                                       *layer.qkv, Epilogue(), qkv));
   QUIRE_RETURN_IF_ERROR(backend.Attention(
       step, layer.attention_spec, layer.attention_layer, qkv, attention));
-  QUIRE_RETURN_IF_ERROR(backend.Linear(step, attention, Prologue(),
-                                       *layer.output, add_to_hidden, hidden));
-  prologue.norm = layer.mlp_norm;
-  QUIRE_RETURN_IF_ERROR(
-      backend.Linear(step, hidden, prologue, *layer.gate_up, gated, mlp));
-  return backend.Linear(step, mlp, Prologue(), *layer.down, add_to_hidden,
-                        hidden);
+  // Side by side, both branches read `hidden` before either is added.
+  if (layer.is_parallel) QUIRE_RETURN_IF_ERROR(up());
+  QUIRE_RETURN_IF_ERROR(AddBranch(backend, step, attention, *layer.output,
+                                  layer.attention_branch_norm,
+                                  layer.attention_sum_norm));
+  if (!layer.is_parallel) QUIRE_RETURN_IF_ERROR(up());
+  return AddBranch(backend, step, mlp, *layer.down, layer.mlp_branch_norm,
+                   layer.mlp_sum_norm);
+}
+
+absl::Status Decoder::Logits(Backend& backend, Step& step, TensorView logits) {
+  const PackedWeight& head = head_ != nullptr ? *head_ : *embedding_;
+  TensorView hidden = backend.Activation(buffers_.hidden);
+  Prologue prologue;
+  prologue.norm = final_norm_;
+  if (project_out_ != nullptr) {
+    const TensorView embedded = backend.Activation(buffers_.embedded);
+    QUIRE_RETURN_IF_ERROR(backend.Linear(step, hidden, prologue, *project_out_,
+                                         Epilogue(), embedded));
+    hidden = embedded;
+    prologue = Prologue();
+  }
+  return backend.Logits(step, hidden, prologue, head, logits_scale_,
+                        logits_softcap_, logits);
 }
 
 absl::Status Decoder::Forward(Backend& backend, Step& step) {
-  const TensorView hidden = backend.Activation(buffers_.hidden);
-  QUIRE_RETURN_IF_ERROR(
-      backend.Embed(step, *embedding_, nullptr, 1.0f, hidden));
+  QUIRE_RETURN_IF_ERROR(Embed(backend, step));
   for (const DecoderLayer& layer : layers_) {
     QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layer));
   }
-  Prologue prologue;
-  prologue.norm = final_norm_;
   if (pooling_ != Pooling::kNone) {
-    return backend.Pool(step, hidden, prologue, pooling_);
+    Prologue prologue;
+    prologue.norm = final_norm_;
+    return backend.Pool(step, backend.Activation(buffers_.hidden), prologue,
+                        pooling_);
   }
   const TensorView logits = backend.Activation(buffers_.logits);
-  QUIRE_RETURN_IF_ERROR(backend.Logits(
-      step, hidden, prologue, head_ != nullptr ? *head_ : *embedding_,
-      /*scale=*/1.0f, /*softcap=*/0.0f, logits));
+  QUIRE_RETURN_IF_ERROR(Logits(backend, step, logits));
   return backend.Sample(step, logits);
 }
 

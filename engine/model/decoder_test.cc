@@ -31,13 +31,15 @@ ModelConfig Config(int num_layers) {
   config.architecture = "LlamaForCausalLM";
   config.vocab_size = 10;
   config.hidden_size = 16;
+  config.embedding_size = 16;
   config.max_position_embeddings = 64;
-  config.rms_norm_eps = 1e-5f;
+  config.norm_eps = 1e-5f;
   LayerConfig layer;
   layer.num_heads = 4;
   layer.num_kv_heads = 2;
   layer.head_dim = 8;
   layer.intermediate_size = 24;
+  layer.attention_scale = 1 / std::sqrt(8.0f);
   config.layers.assign(num_layers, layer);
   return config;
 }
@@ -91,7 +93,7 @@ class DecoderTest : public testing::Test {
              layer.has_qkv_bias);
       matrix(name + "self_attn.o_proj", config.hidden_size, q,
              layer.has_output_bias);
-      if (layer.has_qk_norm) {
+      if (layer.qk_norm == QkNorm::kHead) {
         vector(name + "self_attn.q_norm.weight", layer.head_dim);
         vector(name + "self_attn.k_norm.weight", layer.head_dim);
       }
@@ -194,7 +196,7 @@ TEST_F(DecoderTest, AWindowBeyondTheContextIsFullAttention) {
 
 TEST_F(DecoderTest, QkNormsBelongToTheirLayers) {
   ModelConfig config = Config(2);
-  for (LayerConfig& layer : config.layers) layer.has_qk_norm = true;
+  for (LayerConfig& layer : config.layers) layer.qk_norm = QkNorm::kHead;
   ASSERT_TRUE(Create(config).ok());
   ASSERT_EQ(backend_.attentions.size(), 2u);
   for (const AttentionSpec& spec : backend_.attentions) {

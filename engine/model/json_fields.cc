@@ -170,6 +170,27 @@ absl::StatusOr<std::vector<int64_t>> JsonFields::Ints(const char* name,
   return result;
 }
 
+absl::StatusOr<std::vector<double>> JsonFields::Numbers(const char* name,
+                                                        double min,
+                                                        double max) {
+  std::vector<double> result;
+  const json* value = Find(name);
+  if (value == nullptr) return result;
+  if (!value->is_array() || value->size() > kMaxListSize) {
+    return Error(name, absl::StrCat("expected a list of numbers, found ",
+                                    Shown(*value)));
+  }
+  for (const json& element : *value) {
+    const double number = element.is_number() ? element.get<double>() : min - 1;
+    if (!(number >= min && number <= max)) {
+      return Error(name, absl::StrCat("expected numbers in [", min, ", ", max,
+                                      "], found ", Shown(element)));
+    }
+    result.push_back(number);
+  }
+  return result;
+}
+
 absl::StatusOr<const json*> JsonFields::Object(const char* name) {
   const json* value = Find(name);
   if (value != nullptr && !value->is_object()) {

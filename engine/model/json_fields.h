@@ -42,8 +42,14 @@ class JsonFields {
   // One integer or a list of them.
   absl::StatusOr<std::vector<int64_t>> Ints(const char* name, int64_t min,
                                             int64_t max);
+  // A list of finite numbers in [min, max]; empty if absent.
+  absl::StatusOr<std::vector<double>> Numbers(const char* name, double min,
+                                              double max);
   // Null if absent; an error if it is not an object.
   absl::StatusOr<const nlohmann::json*> Object(const char* name);
+
+  // Whether anybody asked for the field, be it there or not.
+  bool WasRead(const char* name) const { return read_.count(name) != 0; }
 
   // Names of the fields that nobody asked for.
   std::vector<std::string> Unread() const;

@@ -21,6 +21,15 @@ constexpr ModelEntry kModels[] = {
     {"MistralForCausalLM", &CreateDecoder},
     {"Qwen2ForCausalLM", &CreateDecoder},
     {"Qwen3ForCausalLM", &CreateDecoder},
+    {"Gemma2ForCausalLM", &CreateDecoder},
+    {"Gemma3ForCausalLM", &CreateDecoder},
+    {"Gemma3ForConditionalGeneration", &CreateDecoder},
+    {"GraniteForCausalLM", &CreateDecoder},
+    {"OPTForCausalLM", &CreateDecoder},
+    {"Olmo2ForCausalLM", &CreateDecoder},
+    {"Phi3ForCausalLM", &CreateDecoder},
+    {"SmolLM3ForCausalLM", &CreateDecoder},
+    {"StableLmForCausalLM", &CreateDecoder},
 };
 
 }  // namespace

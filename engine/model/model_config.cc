@@ -9,7 +9,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "engine/base/status.h"
+#include "engine/model/families.h"
 #include "engine/model/json_fields.h"
+#include "engine/model/rope_config.h"
 #include "engine/weights/mapped_file.h"
 
 namespace quire {
@@ -29,58 +31,39 @@ constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxHeadDim = 1024;
 constexpr int64_t kMaxPositions = 1 << 26;
 
-// Beside head counts and sizes, all that tells the families apart.
-struct Family {
-  const char* model_type;
-  const char* architecture;
-  int64_t default_kv_heads;  // 0: num_attention_heads.
-  int64_t default_head_dim;  // 0: hidden_size / num_attention_heads.
-  int64_t default_positions;
-  bool has_qk_norm;
-  // Whether config.json's attention_bias and mlp_bias are read.
-  bool reads_attention_bias;
-  bool reads_mlp_bias;
-  bool always_has_qkv_bias;
-  enum class Window { kNone, kAllLayers, kQwen } window;
-};
-
-constexpr Family kFamilies[] = {
-    {"llama", "LlamaForCausalLM", 0, 0, 2048, false, true, true, false,
-     Family::Window::kNone},
-    {"mistral", "MistralForCausalLM", 8, 0, 131072, false, false, false, false,
-     Family::Window::kAllLayers},
-    {"qwen2", "Qwen2ForCausalLM", 32, 0, 32768, false, false, false, true,
-     Family::Window::kQwen},
-    {"qwen3", "Qwen3ForCausalLM", 32, 128, 32768, true, true, false, false,
-     Family::Window::kQwen},
-};
-
 // Fields that do not change what a forward pass computes: notes of training and
 // of the library that wrote the file.
 constexpr const char* kHarmlessFields[] = {
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_name_or_path",
+    "activation_dropout",
     "attention_dropout",
     "auto_map",
     "begin_suppress_tokens",
+    "cache_implementation",
     "chunk_size_feed_forward",
     "decoder_start_token_id",
+    "dropout",
     "embd_pdrop",
     "finetuning_task",
     "for_teacher_forcing",
     "forced_bos_token_id",
     "forced_eos_token_id",
+    "gradient_checkpointing",
     "hidden_dropout",
     "id2label",
+    "init_std",
     "initializer_range",
     "is_decoder",
     "is_llama_config",
     "label2id",
+    "layerdrop",
     "output_attentions",
     "output_hidden_states",
     "pretraining_tp",  // Splits the same products; the result is the same.
     "problem_type",
+    "prefix",
     "rescale_grad",
     "resid_pdrop",
     "return_dict",
@@ -117,7 +100,7 @@ absl::StatusOr<const Family*> FindFamily(JsonFields& fields, bool* is_trunk) {
     return fields.Error("model_type",
                         absl::StrCat("missing (supported: ", supported, ")"));
   }
-  for (const Family& family : kFamilies) {
+  for (const Family& family : Families()) {
     if (*model_type != family.model_type) continue;
     *is_trunk = !architectures.empty() &&
                 architectures[0] == TrunkName(family.architecture);
@@ -137,18 +120,18 @@ absl::StatusOr<const Family*> FindFamily(JsonFields& fields, bool* is_trunk) {
                                    " (supported: ", supported, ")"));
 }
 
-// Rejects fields of modules that this engine does not have, unless they are
-// switched off.
+// An integer in [1, max]; absent, it is `default_value` or, if that is 0, an
+// error.
+absl::StatusOr<int64_t> IntOr(JsonFields& fields, const char* name, int64_t max,
+                              int64_t default_value) {
+  if (default_value == 0) return fields.RequiredInt(name, 1, max);
+  QUIRE_ASSIGN_OR_RETURN(const auto value, fields.Int(name, 1, max));
+  return value.value_or(default_value);
+}
+
+// Rejects fields of modules that the family does not have, unless they are
+// switched off. Call when everything else was read.
 absl::Status RejectUnsupported(JsonFields& fields) {
-  for (const char* name : {"hidden_act", "hidden_activation"}) {
-    QUIRE_ASSIGN_OR_RETURN(const std::optional<std::string> act,
-                           fields.String(name));
-    if (act && *act != "silu" && *act != "swish") {
-      return fields.Error(
-          name,
-          absl::StrCat("\"", *act, "\" is not supported (supported: silu)"));
-    }
-  }
   for (const char* name :
        {"quantization_config", "compression_config", "quantization"}) {
     if (fields.Has(name)) {
@@ -171,6 +154,10 @@ absl::Status RejectUnsupported(JsonFields& fields) {
                            "no_rope_layers",
                            "use_qk_norm",
                            "qk_layernorm",
+                           "use_qkv_bias",
+                           "use_parallel_residual",
+                           "use_bidirectional_attention",
+                           "clip_qkv",
                            "block_configs",
                            "add_cross_attention",
                            "rope_interleaved",
@@ -178,6 +165,7 @@ absl::Status RejectUnsupported(JsonFields& fields) {
                            "is_encoder_decoder",
                            "tie_encoder_decoder",
                            "cross_attention_hidden_size"}) {
+    if (fields.WasRead(name)) continue;  // The family has it.
     // Writers spell "off" as null, false, 0 or an empty value.
     QUIRE_RETURN_IF_ERROR(fields.RequireOff(name));
   }
@@ -188,142 +176,9 @@ absl::Status RejectUnsupported(JsonFields& fields) {
     return fields.Error("is_causal",
                         "bidirectional attention is not supported");
   }
-  QUIRE_RETURN_IF_ERROR(fields.RequireOff("use_bidirectional_attention"));
-  QUIRE_ASSIGN_OR_RETURN(const std::optional<double> partial,
-                         fields.Number("partial_rotary_factor", 0, 1e9));
-  if (partial && *partial != 1.0) {
-    return fields.Error("partial_rotary_factor",
-                        absl::StrCat(*partial, " is not supported"));
-  }
-  return absl::OkStatus();
-}
-
-// Peng et al. 2023, arXiv:2309.00071, section 3.4 (sqrt(1/t) =
-// 0.1 ln(s) + 1), with the mscale weights of transformers'
-// _compute_yarn_parameters.
-double YarnMagnitude(double factor, double mscale) {
-  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
-}
-
-absl::Status ParseYarn(JsonFields& fields, RopeConfig& rope) {
-  QUIRE_ASSIGN_OR_RETURN(const auto beta_fast,
-                         fields.Number("beta_fast", 0, 1e6));
-  QUIRE_ASSIGN_OR_RETURN(const auto beta_slow,
-                         fields.Number("beta_slow", 0, 1e6));
-  QUIRE_ASSIGN_OR_RETURN(const auto attention_factor,
-                         fields.Number("attention_factor", 0, 1e6));
-  QUIRE_ASSIGN_OR_RETURN(const auto mscale, fields.Number("mscale", 0, 1e6));
-  QUIRE_ASSIGN_OR_RETURN(const auto mscale_all_dim,
-                         fields.Number("mscale_all_dim", 0, 1e6));
-  QUIRE_ASSIGN_OR_RETURN(const auto truncate, fields.Bool("truncate"));
-  // As transformers: 0 counts as absent for these four.
-  if (beta_fast.value_or(0) != 0) rope.beta_fast = *beta_fast;
-  if (beta_slow.value_or(0) != 0) rope.beta_slow = *beta_slow;
-  rope.truncate = truncate.value_or(true);
-  if (attention_factor) {
-    rope.attention_factor = *attention_factor;
-  } else if (mscale.value_or(0) != 0 && mscale_all_dim.value_or(0) != 0) {
-    rope.attention_factor = YarnMagnitude(rope.factor, *mscale) /
-                            YarnMagnitude(rope.factor, *mscale_all_dim);
-  } else {
-    rope.attention_factor = YarnMagnitude(rope.factor, 1.0);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ParseScaledRope(JsonFields& fields, int64_t max_positions,
-                             std::optional<int64_t> outer_original,
-                             RopeConfig& rope) {
-  QUIRE_ASSIGN_OR_RETURN(const auto factor, fields.Number("factor", 1e-3, 1e6));
-  if (rope.type != RopeType::kLinear) {
-    QUIRE_ASSIGN_OR_RETURN(
-        const auto original,
-        fields.Int("original_max_position_embeddings", 1, kMaxPositions));
-    rope.original_max_position_embeddings =
-        outer_original.value_or(original.value_or(max_positions));
-  }
-  if (factor) {
-    rope.factor = *factor;
-  } else if (rope.type == RopeType::kYarn) {
-    rope.factor = static_cast<double>(max_positions) /
-                  rope.original_max_position_embeddings;
-  } else {
-    return fields.Error("factor", "missing");
-  }
-  if (rope.type == RopeType::kYarn) return ParseYarn(fields, rope);
-  if (rope.type == RopeType::kLlama3) {
-    QUIRE_ASSIGN_OR_RETURN(const auto low,
-                           fields.Number("low_freq_factor", 1e-3, 1e6));
-    QUIRE_ASSIGN_OR_RETURN(const auto high,
-                           fields.Number("high_freq_factor", 1e-3, 1e6));
-    if (!low) return fields.Error("low_freq_factor", "missing");
-    if (!high) return fields.Error("high_freq_factor", "missing");
-    if (*high <= *low) {
-      return fields.Error(
-          "high_freq_factor",
-          absl::StrCat(*high, " must exceed low_freq_factor ", *low));
-    }
-    rope.low_freq_factor = *low;
-    rope.high_freq_factor = *high;
-  }
-  return absl::OkStatus();
-}
-
-// RoPE is spelled in two ways: rope_theta beside an optional rope_scaling, or
-// (transformers 5) rope_parameters with both in it.
-absl::StatusOr<RopeConfig> ParseRope(JsonFields& fields,
-                                     const std::string& path,
-                                     int64_t max_positions) {
-  RopeConfig rope;
-  QUIRE_ASSIGN_OR_RETURN(const auto outer_theta,
-                         fields.Number("rope_theta", 1.0, 1e12));
-  QUIRE_ASSIGN_OR_RETURN(
-      const auto outer_original,
-      fields.Int("original_max_position_embeddings", 1, kMaxPositions));
-  rope.theta = outer_theta.value_or(rope.theta);
-  QUIRE_ASSIGN_OR_RETURN(const json* parameters,
-                         fields.Object("rope_parameters"));
-  QUIRE_ASSIGN_OR_RETURN(const json* scaling, fields.Object("rope_scaling"));
-  // transformers lets rope_scaling win where both are given.
-  const char* name = scaling != nullptr ? "rope_scaling" : "rope_parameters";
-  const json* object = scaling != nullptr ? scaling : parameters;
-  if (object == nullptr || object->empty()) return rope;
-
-  JsonFields inner(*object, path, absl::StrCat(name, "."));
-  QUIRE_ASSIGN_OR_RETURN(const auto theta,
-                         inner.Number("rope_theta", 1.0, 1e12));
-  rope.theta = theta.value_or(rope.theta);
-  QUIRE_ASSIGN_OR_RETURN(const auto new_type, inner.String("rope_type"));
-  QUIRE_ASSIGN_OR_RETURN(const auto old_type, inner.String("type"));
-  const std::string type = new_type.value_or(old_type.value_or("default"));
-  if (type == "linear") {
-    rope.type = RopeType::kLinear;
-  } else if (type == "llama3") {
-    rope.type = RopeType::kLlama3;
-  } else if (type == "yarn") {
-    rope.type = RopeType::kYarn;
-  } else if (type != "default") {
-    return inner.Error(
-        new_type ? "rope_type" : "type",
-        absl::StrCat("\"", type, "\" is not supported (",
-                     "supported: default, linear, llama3, ", "yarn)"));
-  }
-  if (rope.type != RopeType::kDefault) {
-    QUIRE_RETURN_IF_ERROR(
-        ParseScaledRope(inner, max_positions, outer_original, rope));
-  }
-  QUIRE_ASSIGN_OR_RETURN(const auto partial,
-                         inner.Number("partial_rotary_factor", 0, 1e9));
-  if (partial && *partial != 1.0) {
-    return inner.Error("partial_rotary_factor",
-                       absl::StrCat(*partial, " is not supported"));
-  }
-  // A field of RoPE always changes results, so none is passed over.
-  for (const std::string& unread : inner.Unread()) {
-    return inner.Error(
-        unread, absl::StrCat("not supported for rope_type \"", type, "\""));
-  }
-  return rope;
+  // RoPE reads this one; without RoPE it cannot be meant.
+  if (fields.WasRead("partial_rotary_factor")) return absl::OkStatus();
+  return fields.RequireOff("partial_rotary_factor");
 }
 
 // sliding_window of each layer, 0 for full attention.
@@ -331,34 +186,49 @@ absl::StatusOr<std::vector<int>> ParseWindows(JsonFields& fields,
                                               const Family& family,
                                               int64_t num_layers) {
   std::vector<int> windows(num_layers, 0);
-  const bool is_stated = fields.Has("sliding_window");
-  QUIRE_ASSIGN_OR_RETURN(const auto window,
+  QUIRE_ASSIGN_OR_RETURN(const auto stated,
                          fields.Int("sliding_window", 1, kMaxPositions));
   QUIRE_ASSIGN_OR_RETURN(const auto enabled, fields.Bool("use_sliding_window"));
   QUIRE_ASSIGN_OR_RETURN(const auto max_window_layers,
                          fields.Int("max_window_layers", 0, 1 << 30));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> layer_types,
                          fields.Strings("layer_types"));
+  // Null says none; only an absent field means the family's default.
+  const int window = fields.IsNull("sliding_window")
+                         ? 0
+                         : stated.value_or(family.default_window);
+  bool may_choose = enabled.value_or(false) && window != 0;
   switch (family.window) {
-    case Family::Window::kNone:
-      if (is_stated) {
+    case WindowPattern::kNone:
+      if (stated) {
         return fields.Error("sliding_window",
                             absl::StrCat("not supported for model_type \"",
                                          family.model_type, "\""));
       }
+      may_choose = false;
       break;
-    case Family::Window::kAllLayers:
-      // Null says none; only an absent field means the family's default.
-      if (window || !fields.IsNull("sliding_window")) {
-        windows.assign(num_layers, window.value_or(4096));
+    case WindowPattern::kAllLayers:
+      windows.assign(num_layers, window);
+      may_choose = false;
+      break;
+    case WindowPattern::kQwen:
+      for (int64_t i = max_window_layers.value_or(28);
+           may_choose && i < num_layers; ++i) {
+        windows[i] = window;
       }
       break;
-    case Family::Window::kQwen:
-      if (enabled.value_or(false) && !fields.IsNull("sliding_window")) {
-        for (int64_t i = max_window_layers.value_or(28); i < num_layers; ++i) {
-          windows[i] = window.value_or(4096);
-        }
+    case WindowPattern::kPeriodic: {
+      QUIRE_ASSIGN_OR_RETURN(const auto period,
+                             fields.Int("sliding_window_pattern", 1, 1 << 20));
+      for (int64_t i = 0; i < num_layers; ++i) {
+        const bool is_full =
+            (i + 1) % period.value_or(family.default_period) == 0;
+        windows[i] = is_full ? 0 : window;
       }
+      may_choose = window != 0;
+      break;
+    }
+    case WindowPattern::kLayerTypes:
       break;
   }
   if (layer_types.empty()) return windows;
@@ -367,8 +237,6 @@ absl::StatusOr<std::vector<int>> ParseWindows(JsonFields& fields,
         "layer_types", absl::StrCat("has ", layer_types.size(), " entries for ",
                                     num_layers, " layers"));
   }
-  const bool may_choose =
-      family.window == Family::Window::kQwen && enabled.value_or(false);
   for (int64_t i = 0; i < num_layers; ++i) {
     const bool is_sliding = layer_types[i] == "sliding_attention";
     if (!is_sliding && layer_types[i] != "full_attention") {
@@ -377,8 +245,8 @@ absl::StatusOr<std::vector<int>> ParseWindows(JsonFields& fields,
           absl::StrCat("\"", layer_types[i], "\" is not supported (supported: ",
                        "full_attention, sliding_attention)"));
     }
-    if (may_choose && !fields.IsNull("sliding_window")) {
-      windows[i] = is_sliding ? window.value_or(4096) : 0;
+    if (may_choose) {
+      windows[i] = is_sliding ? window : 0;
     } else if (is_sliding != (windows[i] != 0)) {
       return fields.Error("layer_types",
                           absl::StrCat("layer ", i, " is ", layer_types[i],
@@ -389,14 +257,12 @@ absl::StatusOr<std::vector<int>> ParseWindows(JsonFields& fields,
   return windows;
 }
 
-absl::StatusOr<LayerConfig> ParseLayer(JsonFields& fields, const Family& family,
-                                       int64_t hidden_size) {
-  LayerConfig layer;
+// Query, key and value heads.
+absl::Status ParseHeads(JsonFields& fields, const Family& family,
+                        int64_t hidden_size, LayerConfig& layer) {
   QUIRE_ASSIGN_OR_RETURN(
-      layer.intermediate_size,
-      fields.RequiredInt("intermediate_size", 1, kMaxIntermediateSize));
-  QUIRE_ASSIGN_OR_RETURN(
-      layer.num_heads, fields.RequiredInt("num_attention_heads", 1, kMaxHeads));
+      layer.num_heads,
+      IntOr(fields, "num_attention_heads", kMaxHeads, family.default_heads));
   QUIRE_ASSIGN_OR_RETURN(const auto kv_heads,
                          fields.Int("num_key_value_heads", 1, kMaxHeads));
   // An explicit null means as many as query heads, in every family.
@@ -430,7 +296,52 @@ absl::StatusOr<LayerConfig> ParseLayer(JsonFields& fields, const Family& family,
                         absl::StrCat(layer.head_dim, " must be even and at ",
                                      "most ", kMaxHeadDim, " for RoPE"));
   }
-  layer.has_qk_norm = family.has_qk_norm;
+  layer.attention_scale =
+      static_cast<float>(1.0 / std::sqrt(double(layer.head_dim)));
+  layer.qk_norm = family.qk_norm;
+  return absl::OkStatus();
+}
+
+absl::Status ParseActivation(JsonFields& fields, const Family& family,
+                             LayerConfig& layer) {
+  const bool is_gated = family.default_activation == MlpActivation::kSwiGlu ||
+                        family.default_activation == MlpActivation::kGeGlu;
+  layer.activation = family.default_activation;
+  // Some writers use the name that the family's code does not read as well.
+  for (const std::string& name :
+       {std::string("hidden_act"), std::string("hidden_activation"),
+        family.activation_field}) {
+    QUIRE_ASSIGN_OR_RETURN(const std::optional<std::string> act,
+                           fields.String(name.c_str()));
+    if (!act) continue;
+    const bool is_silu = *act == "silu" || *act == "swish";
+    const bool is_gelu = *act == "gelu_pytorch_tanh" || *act == "gelu_new";
+    MlpActivation found;
+    if (is_gated && is_silu) {
+      found = MlpActivation::kSwiGlu;
+    } else if (is_gelu) {
+      found = is_gated ? MlpActivation::kGeGlu : MlpActivation::kGelu;
+    } else if (!is_gated && *act == "relu") {
+      found = MlpActivation::kRelu;
+    } else {
+      return fields.Error(
+          name,
+          absl::StrCat("\"", *act, "\" is not supported (supported: ",
+                       is_gated ? "silu" : "relu", ", gelu_pytorch_tanh)"));
+    }
+    if (name != family.activation_field && found != layer.activation) {
+      return fields.Error(name, absl::StrCat("\"", *act,
+                                             "\" is not supported for "
+                                             "model_type \"",
+                                             family.model_type, "\""));
+    }
+    layer.activation = found;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseBiases(JsonFields& fields, const Family& family,
+                         LayerConfig& layer) {
   QUIRE_ASSIGN_OR_RETURN(const auto attention_bias,
                          fields.Bool("attention_bias"));
   QUIRE_ASSIGN_OR_RETURN(const auto mlp_bias, fields.Bool("mlp_bias"));
@@ -453,7 +364,7 @@ absl::StatusOr<LayerConfig> ParseLayer(JsonFields& fields, const Family& family,
                         absl::StrCat("true is not supported for model_type \"",
                                      family.model_type, "\""));
   }
-  return layer;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<int32_t>> TokenIds(JsonFields& fields,
@@ -510,29 +421,41 @@ absl::StatusOr<json> ParseObject(absl::string_view text,
   return document;
 }
 
-}  // namespace
-
-std::vector<std::string> SupportedModelTypes() {
-  std::vector<std::string> names;
-  for (const Family& family : kFamilies) names.push_back(family.model_type);
-  return names;
+// Ids that the object states; others stay as they are.
+absl::Status ParseSpecialIds(JsonFields& fields, ModelConfig& config) {
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<int32_t> eos,
+                         TokenIds(fields, "eos_token_id", config.vocab_size));
+  if (!eos.empty()) config.eos_token_ids = eos;
+  QUIRE_ASSIGN_OR_RETURN(const auto bos,
+                         TokenId(fields, "bos_token_id", config.vocab_size));
+  if (bos) config.bos_token_id = bos;
+  QUIRE_ASSIGN_OR_RETURN(const auto pad, PadId(fields, config.vocab_size));
+  if (pad) config.pad_token_id = pad;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text,
-                                             const std::string& path) {
-  QUIRE_ASSIGN_OR_RETURN(const json document, ParseObject(text, path));
-  JsonFields fields(document, path);
-  ModelConfig config;
-  QUIRE_ASSIGN_OR_RETURN(const Family* family,
-                         FindFamily(fields, &config.is_trunk));
-  QUIRE_RETURN_IF_ERROR(RejectUnsupported(fields));
+void AddWarnings(const JsonFields& fields, const std::string& path,
+                 ModelConfig& config) {
+  for (const std::string& name : fields.Unread()) {
+    if (IsHarmless(name)) continue;
+    config.warnings.push_back(absl::StrCat(
+        path, ": field \"", name, "\" is not known to quire and ignored"));
+  }
+}
 
-  config.model_type = family->model_type;
-  config.architecture = family->architecture;
-  QUIRE_ASSIGN_OR_RETURN(config.vocab_size,
-                         fields.RequiredInt("vocab_size", 1, kMaxVocabSize));
+// What every decoder has; the family's own fields are left to its adapt.
+absl::StatusOr<ModelConfig> ParseDecoder(JsonFields& fields,
+                                         const std::string& path,
+                                         const Family& family) {
+  ModelConfig config;
+  config.model_type = family.model_type;
+  config.architecture = family.architecture;
+  QUIRE_ASSIGN_OR_RETURN(
+      config.vocab_size,
+      IntOr(fields, "vocab_size", kMaxVocabSize, family.default_vocab_size));
   QUIRE_ASSIGN_OR_RETURN(config.hidden_size,
                          fields.RequiredInt("hidden_size", 1, kMaxHiddenSize));
+  config.embedding_size = config.hidden_size;
   QUIRE_ASSIGN_OR_RETURN(
       const int64_t num_layers,
       fields.RequiredInt("num_hidden_layers", 1, kMaxLayers));
@@ -540,35 +463,111 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text,
       const auto max_positions,
       fields.Int("max_position_embeddings", 1, kMaxPositions));
   config.max_position_embeddings =
-      max_positions.value_or(family->default_positions);
-  QUIRE_ASSIGN_OR_RETURN(const auto eps,
-                         fields.Number("rms_norm_eps", 0.0, 1.0));
-  config.rms_norm_eps = static_cast<float>(eps.value_or(1e-6));
+      max_positions.value_or(family.default_positions);
+  std::optional<double> eps;
+  if (!family.eps_field.empty()) {
+    QUIRE_ASSIGN_OR_RETURN(eps,
+                           fields.Number(family.eps_field.c_str(), 0.0, 1.0));
+  }
+  config.norm_eps = static_cast<float>(eps.value_or(family.default_eps));
   QUIRE_ASSIGN_OR_RETURN(const auto tied, fields.Bool("tie_word_embeddings"));
-  config.tie_word_embeddings = tied.value_or(false);
+  config.tie_word_embeddings = tied.value_or(family.default_tied);
 
-  QUIRE_ASSIGN_OR_RETURN(LayerConfig layer,
-                         ParseLayer(fields, *family, config.hidden_size));
-  QUIRE_ASSIGN_OR_RETURN(
-      layer.rope, ParseRope(fields, path, config.max_position_embeddings));
+  LayerConfig layer;
+  QUIRE_ASSIGN_OR_RETURN(layer.intermediate_size,
+                         fields.RequiredInt(family.intermediate_field.c_str(),
+                                            1, kMaxIntermediateSize));
+  QUIRE_RETURN_IF_ERROR(ParseHeads(fields, family, config.hidden_size, layer));
+  QUIRE_RETURN_IF_ERROR(ParseActivation(fields, family, layer));
+  QUIRE_RETURN_IF_ERROR(ParseBiases(fields, family, layer));
+  layer.rope.type = RopeType::kNone;
+  if (family.has_rope && !family.has_rope_by_layer) {
+    RopeDefaults defaults = family.rope;
+    defaults.max_positions = config.max_position_embeddings;
+    defaults.head_dim = layer.head_dim;
+    QUIRE_ASSIGN_OR_RETURN(layer.rope, ParseRope(fields, path, defaults));
+  }
   QUIRE_ASSIGN_OR_RETURN(const std::vector<int> windows,
-                         ParseWindows(fields, *family, num_layers));
+                         ParseWindows(fields, family, num_layers));
   config.layers.assign(num_layers, layer);
   for (int64_t i = 0; i < num_layers; ++i) {
     config.layers[i].sliding_window = windows[i];
   }
+  if (family.adapt != nullptr) {
+    QUIRE_RETURN_IF_ERROR(family.adapt(fields, path, family, config));
+  }
+  QUIRE_RETURN_IF_ERROR(RejectUnsupported(fields));
 
   QUIRE_ASSIGN_OR_RETURN(config.dtype, ParseDType(fields));
-  QUIRE_ASSIGN_OR_RETURN(config.eos_token_ids,
-                         TokenIds(fields, "eos_token_id", config.vocab_size));
-  QUIRE_ASSIGN_OR_RETURN(config.bos_token_id,
-                         TokenId(fields, "bos_token_id", config.vocab_size));
-  QUIRE_ASSIGN_OR_RETURN(config.pad_token_id, PadId(fields, config.vocab_size));
-  for (const std::string& name : fields.Unread()) {
-    if (IsHarmless(name)) continue;
-    config.warnings.push_back(absl::StrCat(
-        path, ": field \"", name, "\" is not known to quire and ignored"));
+  QUIRE_RETURN_IF_ERROR(ParseSpecialIds(fields, config));
+  AddWarnings(fields, path, config);
+  return config;
+}
+
+// A model of several modes whose text part is the object text_config.
+absl::StatusOr<ModelConfig> ParseNested(JsonFields& fields,
+                                        const std::string& path,
+                                        const Family& family) {
+  QUIRE_ASSIGN_OR_RETURN(const json* object, fields.Object("text_config"));
+  if (object == nullptr) return fields.Error("text_config", "missing");
+  JsonFields inner(*object, path, "text_config.");
+  QUIRE_ASSIGN_OR_RETURN(const auto type, inner.String("model_type"));
+  if (type && *type != family.text_model_type) {
+    return inner.Error(
+        "model_type",
+        absl::StrCat("\"", *type, "\" is not supported ",
+                     "(supported: ", family.text_model_type, ")"));
   }
+  inner.Has("architectures");  // Of the text model alone: it says nothing new.
+  const auto text_family = std::find_if(
+      Families().begin(), Families().end(), [&](const Family& candidate) {
+        return candidate.model_type == family.text_model_type;
+      });
+  QUIRE_CHECK(text_family != Families().end());
+  QUIRE_ASSIGN_OR_RETURN(ModelConfig config,
+                         ParseDecoder(inner, path, *text_family));
+  config.model_type = family.model_type;
+  config.architecture = family.architecture;
+  config.tensors.prefixes = {"model.language_model.", "language_model.model."};
+  config.tensors.heads = {"lm_head", "language_model.lm_head"};
+  // What the outer object says as well goes first.
+  QUIRE_ASSIGN_OR_RETURN(const auto tied, fields.Bool("tie_word_embeddings"));
+  config.tie_word_embeddings = tied.value_or(config.tie_word_embeddings);
+  QUIRE_ASSIGN_OR_RETURN(const auto dtype, ParseDType(fields));
+  if (dtype) config.dtype = dtype;
+  QUIRE_RETURN_IF_ERROR(ParseSpecialIds(fields, config));
+  for (const char* name :
+       {"vision_config", "boi_token_index", "eoi_token_index",
+        "image_token_index", "mm_tokens_per_image"}) {
+    fields.Has(name);  // Of the images, which are left out.
+  }
+  QUIRE_RETURN_IF_ERROR(RejectUnsupported(fields));
+  AddWarnings(fields, path, config);
+  config.warnings.push_back(absl::StrCat(path, ": only the text model of ",
+                                         family.architecture,
+                                         " is used: images are not supported"));
+  return config;
+}
+
+}  // namespace
+
+std::vector<std::string> SupportedModelTypes() {
+  std::vector<std::string> names;
+  for (const Family& family : Families()) names.push_back(family.model_type);
+  return names;
+}
+
+absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text,
+                                             const std::string& path) {
+  QUIRE_ASSIGN_OR_RETURN(const json document, ParseObject(text, path));
+  JsonFields fields(document, path);
+  bool is_trunk = false;
+  QUIRE_ASSIGN_OR_RETURN(const Family* family, FindFamily(fields, &is_trunk));
+  QUIRE_ASSIGN_OR_RETURN(ModelConfig config,
+                         family->text_model_type.empty()
+                             ? ParseDecoder(fields, path, *family)
+                             : ParseNested(fields, path, *family));
+  config.is_trunk = is_trunk;
   return config;
 }
 

@@ -64,7 +64,7 @@ TEST(ModelConfigTest, Llama) {
   EXPECT_EQ(config.vocab_size, 32000);
   EXPECT_EQ(config.hidden_size, 256);
   EXPECT_EQ(config.max_position_embeddings, 4096);
-  EXPECT_FLOAT_EQ(config.rms_norm_eps, 1e-5f);
+  EXPECT_FLOAT_EQ(config.norm_eps, 1e-5f);
   EXPECT_FALSE(config.tie_word_embeddings);
   EXPECT_EQ(config.dtype, DType::kBF16);
   EXPECT_THAT(config.eos_token_ids, ElementsAre(2, 7));
@@ -79,8 +79,9 @@ TEST(ModelConfigTest, Llama) {
   EXPECT_EQ(layer.intermediate_size, 512);
   EXPECT_EQ(layer.sliding_window, 0);
   EXPECT_EQ(layer.rope, RopeConfig());
-  EXPECT_FALSE(layer.has_qk_norm || layer.has_qkv_bias ||
-               layer.has_output_bias || layer.has_mlp_bias);
+  EXPECT_EQ(layer.qk_norm, QkNorm::kNone);
+  EXPECT_FALSE(layer.has_qkv_bias || layer.has_output_bias ||
+               layer.has_mlp_bias);
 }
 
 TEST(ModelConfigTest, FamiliesDiffer) {
@@ -93,10 +94,11 @@ TEST(ModelConfigTest, FamiliesDiffer) {
 
   const LayerConfig qwen2 = MustParse(Qwen("qwen2", json::object())).layers[0];
   EXPECT_TRUE(qwen2.has_qkv_bias);
-  EXPECT_FALSE(qwen2.has_output_bias || qwen2.has_qk_norm);
+  EXPECT_FALSE(qwen2.has_output_bias);
+  EXPECT_EQ(qwen2.qk_norm, QkNorm::kNone);
 
   const LayerConfig qwen3 = MustParse(Qwen("qwen3", json::object())).layers[0];
-  EXPECT_TRUE(qwen3.has_qk_norm);
+  EXPECT_EQ(qwen3.qk_norm, QkNorm::kHead);
   EXPECT_FALSE(qwen3.has_qkv_bias);
   EXPECT_EQ(qwen3.head_dim, 128);  // The family's default, not 256 / 8.
 }
@@ -215,8 +217,10 @@ TEST(ModelConfigTest, ErrorsNameFileAndField) {
       {R"({"sliding_window": 128})", "sliding_window"},
       {R"({"layer_types": ["full_attention"]})", "layer_types"},
       {R"({"layer_types": ["a", "a", "a", "a"]})", "layer_types"},
-      {R"({"rope_scaling": {"rope_type": "longrope", "factor": 2}})",
+      {R"({"rope_scaling": {"rope_type": "ntk", "factor": 2}})",
        "rope_scaling.rope_type"},
+      {R"({"rope_scaling": {"rope_type": "longrope", "factor": 2}})",
+       "rope_scaling.short_factor"},
       {R"({"rope_scaling": {"type": "dynamic", "factor": 2}})",
        "rope_scaling.type"},
       {R"({"rope_scaling": {"type": "linear"}})", "rope_scaling.factor"},

@@ -49,11 +49,14 @@ double YarnFrequency(const RopeConfig& config, double frequency, int pair,
 
 }  // namespace
 
-std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim) {
-  std::vector<float> frequencies(head_dim / 2);
-  for (int pair = 0; pair < head_dim / 2; ++pair) {
-    double frequency = std::pow(config.theta, -2.0 * pair / head_dim);
+std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim,
+                                   bool is_long) {
+  const int rotary_dim = RotaryDim(config, head_dim);
+  std::vector<float> frequencies(rotary_dim / 2);
+  for (int pair = 0; pair < rotary_dim / 2; ++pair) {
+    double frequency = std::pow(config.theta, -2.0 * pair / rotary_dim);
     switch (config.type) {
+      case RopeType::kNone:
       case RopeType::kDefault:
         break;
       case RopeType::kLinear:
@@ -63,7 +66,11 @@ std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim) {
         frequency = Llama3Frequency(config, frequency);
         break;
       case RopeType::kYarn:
-        frequency = YarnFrequency(config, frequency, pair, head_dim);
+        frequency = YarnFrequency(config, frequency, pair, rotary_dim);
+        break;
+      case RopeType::kLongRope:
+        frequency /=
+            (is_long ? config.long_factors : config.short_factors)[pair];
         break;
     }
     frequencies[pair] = static_cast<float>(frequency);
@@ -72,13 +79,15 @@ std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim) {
 }
 
 std::vector<float> RopeTable(const RopeConfig& config, int head_dim,
-                             int64_t num_positions) {
-  const std::vector<float> frequencies = RopeFrequencies(config, head_dim);
-  const int half = head_dim / 2;
+                             int64_t num_positions, bool is_long) {
+  const std::vector<float> frequencies =
+      RopeFrequencies(config, head_dim, is_long);
+  const int rotary_dim = RotaryDim(config, head_dim);
+  const int half = rotary_dim / 2;
   const float scale = static_cast<float>(config.attention_factor);
-  std::vector<float> table(num_positions * head_dim);
+  std::vector<float> table(num_positions * rotary_dim);
   for (int64_t position = 0; position < num_positions; ++position) {
-    float* row = table.data() + position * head_dim;
+    float* row = table.data() + position * rotary_dim;
     for (int pair = 0; pair < half; ++pair) {
       // The product in f32, as the models were trained: at long contexts it
       // differs from the exact angle, and the models know the rounded one.

@@ -13,8 +13,8 @@
 
 namespace quire {
 
-// theta_i for i in [0, head_dim / 2), rounded to f32 as the reference
-// implementations hold them.
+// theta_i for i in [0, RotaryDim / 2), rounded to f32 as the reference
+// implementations hold them; below, head_dim is RotaryDim(config, head_dim).
 //   kDefault: as above.
 //   kLinear:  theta_i / factor (Chen et al. 2023, arXiv:2306.15595, equation 4:
 //             positions divided by factor).
@@ -26,13 +26,16 @@ namespace quire {
 //   kYarn:    a ramp over the index from theta_i to theta_i / factor (Peng et
 //             al. 2023, arXiv:2309.00071, section 3.2 "NTK-by-parts"; ramp by
 //             index as in transformers' _compute_yarn_parameters).
-// Requires: head_dim is even.
-std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim);
+//   kLongRope: theta_i / long_factors[i] if `is_long`, else theta_i /
+//             short_factors[i] (Ding et al. 2024, arXiv:2402.13753).
+// Requires: RotaryDim(config, head_dim) is even.
+std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim,
+                                   bool is_long = false);
 
-// [num_positions, head_dim], row p: head_dim / 2 cosines, then as many sines of
-// p * theta_i, times attention_factor: AttentionSpec::rope_table.
+// [num_positions, RotaryDim], row p: RotaryDim / 2 cosines, then as many sines
+// of p * theta_i, times attention_factor: AttentionSpec::rope_table.
 std::vector<float> RopeTable(const RopeConfig& config, int head_dim,
-                             int64_t num_positions);
+                             int64_t num_positions, bool is_long = false);
 
 }  // namespace quire
 

@@ -193,8 +193,11 @@ absl::StatusOr<LinearSpec> WeightLoader::Linear(
     QUIRE_ASSIGN_OR_RETURN(const DType stored, UsableDType(*tensor));
     spec.parts.push_back(
         {PartView(*tensor, stored, dtype_.value_or(stored), source, *memory)});
-    if (used_.insert(tensor).second) num_parameters_ += tensor->num_elements;
-    num_bytes += tensor->data.size();
+    // Several parts may be rows of one fused matrix.
+    if (used_.insert(tensor).second) {
+      num_parameters_ += tensor->num_elements;
+      num_bytes += tensor->data.size();
+    }
     has_bias |= source.has_bias;
   }
   if (has_bias) {

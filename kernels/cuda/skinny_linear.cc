@@ -1,4 +1,4 @@
-#include "kernels/cuda/skinny_linear.h"
+#include "kernels/cuda/linear.h"
 
 namespace quire::cuda {
 namespace {
@@ -22,7 +22,7 @@ SIMT_DEVICE simt::Bytes16 LoadColumns(const uint16_t* row, int column, int cols,
 // at 4, what hides memory latency on an H100.
 template <DType kType, int kTiles, int kUnroll>
 SIMT_KERNEL(kNumWarps * 32)
-SkinnyLinearKernel(const SkinnyLinearArguments arguments) {
+SkinnyLinearKernel(const LinearArguments arguments) {
   SIMT_SHARED(float, sums, kNumWarps* kTiles * 128);
   const int lane = simt::ThreadX() % 32, warp = simt::ThreadX() / 32;
   const int group = lane / 4, quad = lane % 4;
@@ -126,8 +126,7 @@ SkinnyLinearKernel(const SkinnyLinearArguments arguments) {
 }
 
 template <DType kType>
-bool LaunchForTokens(const SkinnyLinearArguments& arguments,
-                     simt::Stream stream) {
+bool LaunchForTokens(const LinearArguments& arguments, simt::Stream stream) {
   const simt::LaunchShape shape = {
       .num_ctas_x = static_cast<uint32_t>((arguments.rows + 15) / 16),
       .num_threads = kNumWarps * 32,
@@ -152,8 +151,7 @@ bool LaunchForTokens(const SkinnyLinearArguments& arguments,
 
 }  // namespace
 
-bool LaunchSkinnyLinear(const SkinnyLinearArguments& arguments,
-                        simt::Stream stream) {
+bool LaunchSkinnyLinear(const LinearArguments& arguments, simt::Stream stream) {
   if (arguments.num_tokens < 1 || arguments.num_tokens > kMaxSkinnyTokens ||
       arguments.cols % 8 != 0 ||
       (IsGated(arguments.epilogue.activation) && arguments.rows % 16 != 0)) {

@@ -217,7 +217,9 @@ class Page:
         self.call("Input.insertText", text=text)
 
     def fill(self, selector, text):
-        self.js(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()")
+        quoted = json.dumps(selector)
+        self.js(f"(() => {{ const e = document.querySelector({quoted}); e.focus(); e.select(); }})()")
+        assert self.js(f"document.activeElement === document.querySelector({quoted})"), f"{selector} is hidden"
         if text:
             self.type(text)
         else:
@@ -228,6 +230,9 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", **fields)
         fields.pop("text", None)
         self.call("Input.dispatchKeyEvent", type="keyUp", **fields)
+
+    def allow(self, *permissions):
+        self._browser.call("Browser.grantPermissions", browserContextId=self.context, permissions=permissions)
 
     def screenshot(self, path):
         data = self.call("Page.captureScreenshot", format="png")["data"]

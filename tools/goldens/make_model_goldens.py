@@ -21,7 +21,7 @@ import shutil
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 NUM_GREEDY = 64
@@ -61,6 +61,29 @@ def base_config(model_type, architecture, **changes):
 
 def llama(**changes):
     return base_config("llama", "LlamaForCausalLM", **changes)
+
+
+def gemma(model_type, architecture, **changes):
+    return base_config(
+        model_type, architecture, hidden_act=...,
+        hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        query_pre_attn_scalar=20, sliding_window=24, attention_bias=False,
+        torch_dtype="bfloat16", **changes)
+
+
+def opt(**changes):
+    return base_config(
+        "opt", "OPTForCausalLM", hidden_act=..., intermediate_size=...,
+        rms_norm_eps=..., num_key_value_heads=..., head_dim=...,
+        activation_function="relu", ffn_dim=96, tie_word_embeddings=...,
+        torch_dtype="float16", max_position_embeddings=256, **changes)
+
+
+def phi3(**changes):
+    return base_config(
+        "phi3", "Phi3ForCausalLM", head_dim=..., num_attention_heads=2,
+        num_key_value_heads=1, rope_theta=10000.0, **changes)
 
 
 # Both spellings of RoPE occur: rope_theta with rope_scaling, rope_parameters.
@@ -104,6 +127,60 @@ FAMILIES = {
         "qwen3", "Qwen3ForCausalLM", num_attention_heads=4,
         num_key_value_heads=2, attention_bias=False,
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0})),
+    "gemma2": dict(generic=True, config=gemma(
+        "gemma2", "Gemma2ForCausalLM", attn_logit_softcapping=2.5,
+        final_logit_softcapping=4.0, rope_theta=10000.0, num_hidden_layers=3)),
+    # As published for transformers 4, with layers of both kinds.
+    "gemma3": dict(generic=True, config=gemma(
+        "gemma3_text", "Gemma3ForCausalLM", sliding_window_pattern=2,
+        rope_theta=100000.0, rope_local_base_freq=5000.0,
+        rope_scaling={"rope_type": "linear", "factor": 8.0})),
+    "gemma3_nested": dict(generic=True, nested=True, config=gemma(
+        "gemma3_text", "Gemma3ForCausalLM", num_hidden_layers=3,
+        layer_types=["full_attention", "sliding_attention",
+                     "full_attention"],
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
+            "full_attention": {"rope_type": "linear", "factor": 4.0,
+                               "rope_theta": 200000.0}})),
+    "granite": dict(generic=True, config=base_config(
+        "granite", "GraniteForCausalLM", head_dim=..., rope_theta=10000.0,
+        attention_bias=False, mlp_bias=False, embedding_multiplier=6.0,
+        residual_multiplier=0.6, attention_multiplier=0.09,
+        logits_scaling=0.7)),
+    "olmo2": dict(generic=True, config=base_config(
+        "olmo2", "Olmo2ForCausalLM", head_dim=..., num_attention_heads=4,
+        num_key_value_heads=2, attention_bias=False, rope_theta=10000.0)),
+    "opt": dict(generic=True, config=opt(
+        do_layer_norm_before=True, word_embed_proj_dim=64)),
+    "opt_post_norm": dict(generic=True, config=opt(
+        do_layer_norm_before=False, word_embed_proj_dim=32,
+        _remove_final_layer_norm=False, enable_bias=True)),
+    "phi3": dict(generic=True, config=phi3(sliding_window=24)),
+    "phi3_longrope": dict(generic=True, config=phi3(
+        partial_rotary_factor=0.75, original_max_position_embeddings=64,
+        sliding_window=None,
+        rope_scaling={"type": "longrope",
+                      "short_factor": [1.0 + 0.01 * i for i in range(12)],
+                      "long_factor": [1.0 + 0.4 * i for i in range(12)]})),
+    "smollm3": dict(generic=True, config=base_config(
+        "smollm3", "SmolLM3ForCausalLM", num_hidden_layers=3, head_dim=...,
+        num_attention_heads=2, rope_theta=10000.0, no_rope_layers=[1, 0, 1],
+        use_sliding_window=True, sliding_window=24, attention_bias=False,
+        mlp_bias=False,
+        layer_types=["sliding_attention", "full_attention",
+                     "full_attention"])),
+    "stablelm": dict(generic=True, config=base_config(
+        "stablelm", "StableLmForCausalLM", rms_norm_eps=..., head_dim=...,
+        layer_norm_eps=1e-3, num_attention_heads=4, num_key_value_heads=2,
+        use_qkv_bias=True, qk_layernorm=False, use_parallel_residual=False,
+        partial_rotary_factor=0.5, rope_theta=10000.0)),
+    # As StableLM 2 12B.
+    "stablelm_parallel": dict(generic=True, config=base_config(
+        "stablelm", "StableLmForCausalLM", rms_norm_eps=..., head_dim=...,
+        layer_norm_eps=1e-3, num_attention_heads=4, num_key_value_heads=2,
+        use_qkv_bias=False, qk_layernorm=True, use_parallel_residual=True,
+        rope_theta=10000.0)),
 }
 
 
@@ -159,11 +236,72 @@ def make_weights(config, generator):
     return weights
 
 
-def write_checkpoint(directory, family, generator):
+def fill_weights(config, generator):
+    """As make_weights, for any family that transformers knows: the names and
+    shapes are those of its model."""
+    auto_config = AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(auto_config)
+    shared = {"lm_head.weight"} if auto_config.tie_word_embeddings else set()
+    is_gemma = config["model_type"].startswith("gemma")
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if name in shared:
+            continue
+        noise = torch.randn(tensor.shape, generator=generator)
+        part = name.split(".")[-2]
+        if name.endswith(".bias"):
+            weights[name] = 0.2 * noise
+        elif tensor.dim() == 1:
+            # Norms; Gemma adds 1 to the weight. The branches count for more
+            # than the embedding, of which the head is the same matrix.
+            is_branch = part in ("post_attention_layernorm",
+                                 "post_feedforward_layernorm")
+            weights[name] = 0.3 * noise + (1 if is_branch or not is_gemma
+                                           else 0)
+        else:
+            gain = GAINS.get(part, 1.2)
+            # With a tied head a strong embedding makes a token follow itself.
+            if part == "embed_tokens" and shared:
+                gain = 1.4
+            if part == "embed_tokens" and config.get("embedding_multiplier"):
+                gain /= config["embedding_multiplier"]
+            weights[name] = gain / math.sqrt(tensor.shape[1]) * noise
+    return weights
+
+
+# Of the outputs over the inputs; of the queries and keys as in make_weights.
+GAINS = {"embed_tokens": 2.2, "lm_head": 2.2, "q_proj": 1.4, "k_proj": 1.4,
+         "v_proj": 1.0, "qkv_proj": 1.3, "o_proj": 0.8,
+         # OPT: what ReLU lets pass has a mean that is the same for all tokens.
+         "out_proj": 2.0, "fc2": 0.5}
+
+
+def nested(config, weights):
+    """The text model as part of one that also sees: what a published
+    configuration of Gemma 3 looks like, without the weights for images."""
+    outer = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "eos_token_id": config["eos_token_id"],
+        "text_config": {k: v for k, v in config.items()
+                        if k not in ("architectures", "eos_token_id")},
+        "vision_config": {"model_type": "siglip_vision_model"},
+        "mm_tokens_per_image": 16,
+        "torch_dtype": config["torch_dtype"],
+    }
+    return outer, {"language_model." + name: tensor
+                   for name, tensor in weights.items()}
+
+
+def write_checkpoint(directory, family, generator, is_for_oracle=False):
     config = family["config"]
     dtype = DTYPES[config["torch_dtype"]]
+    make = fill_weights if family.get("generic") else make_weights
     weights = {name: tensor.to(dtype).contiguous()
-               for name, tensor in make_weights(config, generator).items()}
+               for name, tensor in make(config, generator).items()}
+    if family.get("nested") and not is_for_oracle:
+        config, weights = nested(config, weights)
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     num_shards = family.get("shards", 1)
     if num_shards == 1:
@@ -225,10 +363,20 @@ def make_family(root, name, family):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         generator = torch.Generator().manual_seed(1000 * seed + len(name))
+        state = generator.get_state()
         write_checkpoint(directory, family, generator)
+        oracle = directory
+        if family.get("nested"):
+            # transformers would want the part that sees as well.
+            oracle = directory / "oracle"
+            oracle.mkdir()
+            generator.set_state(state)
+            write_checkpoint(oracle, family, generator, is_for_oracle=True)
         models = [AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation="eager").eval()
+            oracle, dtype=dtype, attn_implementation="eager").eval()
             for dtype in (torch.float64, torch.float32)]
+        if oracle != directory:
+            shutil.rmtree(oracle)
         cases = make_cases(*models, family["config"]["vocab_size"], generator)
         if cases is None:
             continue

@@ -1,4 +1,4 @@
-#include "kernels/cuda/skinny_linear.h"
+#include "kernels/cuda/linear.h"
 
 #include <cmath>
 #include <cstdint>
@@ -12,7 +12,10 @@
 namespace quire::cuda {
 namespace {
 
+enum class Kernel : uint8_t { kSkinny, kTiled };
+
 struct Case {
+  Kernel kernel = Kernel::kSkinny;
   DType dtype = DType::kBF16;
   int num_tokens = 1;
   int rows = 16;
@@ -58,7 +61,7 @@ class Problem {
   }
 
   bool Run() {
-    SkinnyLinearArguments arguments;
+    LinearArguments arguments;
     arguments.dtype = case_.dtype;
     arguments.weight = weight_.data();
     arguments.x = x_.data();
@@ -77,7 +80,10 @@ class Problem {
     arguments.epilogue.is_out_f32 = case_.is_out_f32;
     arguments.epilogue.scale = case_.scale;
     arguments.epilogue.softcap = case_.softcap;
-    return LaunchSkinnyLinear(arguments, nullptr);
+    simt::emulator::CurrentCounts() = {};
+    return case_.kernel == Kernel::kSkinny
+               ? LaunchSkinnyLinear(arguments, nullptr)
+               : LaunchTiledLinear(arguments, nullptr);
   }
 
   float Out(int token, int column) const {
@@ -167,17 +173,20 @@ class Problem {
   std::vector<float> bias_;
 };
 
-class SkinnyLinearTest : public ::testing::Test {
+class LinearTest : public ::testing::Test {
  protected:
   void TearDown() override { simt::emulator::CurrentOptions() = {}; }
   static void ExpectRight(const Case& c, const std::string& name) {
     Problem problem(c);
     ASSERT_TRUE(problem.Run()) << name << ": " << simt::emulator::LastError();
     EXPECT_LE(problem.WorstError(), 1.0) << name;
+    EXPECT_EQ(simt::emulator::CurrentCounts().num_matrix_passes,
+              simt::emulator::CurrentCounts().num_matrices)
+        << name << ": bank conflicts";
   }
 };
 
-TEST_F(SkinnyLinearTest, IsRightUnderEverySchedule) {
+TEST_F(LinearTest, IsRightUnderEverySchedule) {
   for (const simt::emulator::Schedule schedule :
        simt::emulator::kAllSchedules) {
     simt::emulator::CurrentOptions() = {.schedule = schedule, .seed = 2};
@@ -190,7 +199,46 @@ TEST_F(SkinnyLinearTest, IsRightUnderEverySchedule) {
   }
 }
 
-TEST_F(SkinnyLinearTest, TakesEveryNumberOfTokensAndOddSizes) {
+TEST_F(LinearTest, TilesAreRightUnderEverySchedule) {
+  for (const simt::emulator::Schedule schedule :
+       simt::emulator::kAllSchedules) {
+    for (const bool is_lazy : {false, true}) {
+      simt::emulator::CurrentOptions() = {
+          .schedule = schedule, .seed = 2, .is_copy_lazy = is_lazy};
+      ExpectRight(
+          {.kernel = Kernel::kTiled, .num_tokens = 19, .rows = 40, .cols = 232},
+          "tiled");
+      ExpectRight({.kernel = Kernel::kTiled,
+                   .num_tokens = 5,
+                   .rows = 144,
+                   .cols = 64,
+                   .activation = LinearActivation::kSwiGlu},
+                  "tiled, gated");
+    }
+  }
+}
+
+TEST_F(LinearTest, TilesTakeOddSizes) {
+  for (const int num_tokens : {1, 64, 127, 128, 129}) {
+    ExpectRight({.kernel = Kernel::kTiled,
+                 .num_tokens = num_tokens,
+                 .rows = 37,
+                 .cols = 40},
+                "tiled, tokens " + std::to_string(num_tokens));
+  }
+  for (const int cols : {8, 24, 32, 96, 104, 136, 1000}) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      ExpectRight({.kernel = Kernel::kTiled,
+                   .dtype = dtype,
+                   .num_tokens = 3,
+                   .rows = 129,
+                   .cols = cols},
+                  "tiled, cols " + std::to_string(cols));
+    }
+  }
+}
+
+TEST_F(LinearTest, TakesEveryNumberOfTokensAndOddSizes) {
   for (const int num_tokens : {1, 7, 8, 9, 16, 17, 32, 33, 63, 64}) {
     ExpectRight({.num_tokens = num_tokens, .rows = 37, .cols = 136},
                 "tokens " + std::to_string(num_tokens));
@@ -203,34 +251,38 @@ TEST_F(SkinnyLinearTest, TakesEveryNumberOfTokensAndOddSizes) {
   }
 }
 
-TEST_F(SkinnyLinearTest, FinishesInEveryWay) {
+TEST_F(LinearTest, FinishesInEveryWay) {
   using enum LinearActivation;
-  for (const LinearActivation activation :
-       {kNone, kSwiGlu, kGeGlu, kGelu, kRelu}) {
-    for (const bool has_bias : {false, true}) {
-      for (const bool has_residual : {false, true}) {
-        ExpectRight({.num_tokens = 5,
-                     .rows = 48,
-                     .cols = 64,
-                     .activation = activation,
-                     .has_bias = has_bias,
-                     .has_residual = has_residual,
-                     .scale = 0.25f},
-                    "activation " + std::to_string(int(activation)));
+  for (const Kernel kernel : {Kernel::kSkinny, Kernel::kTiled}) {
+    for (const LinearActivation activation :
+         {kNone, kSwiGlu, kGeGlu, kGelu, kRelu}) {
+      for (const bool has_bias : {false, true}) {
+        for (const bool has_residual : {false, true}) {
+          ExpectRight({.kernel = kernel,
+                       .num_tokens = 5,
+                       .rows = 48,
+                       .cols = 64,
+                       .activation = activation,
+                       .has_bias = has_bias,
+                       .has_residual = has_residual,
+                       .scale = 0.25f},
+                      "activation " + std::to_string(int(activation)));
+        }
       }
     }
+    ExpectRight({.kernel = kernel,
+                 .num_tokens = 9,
+                 .rows = 33,
+                 .cols = 64,
+                 .is_out_f32 = true,
+                 .scale = 0.5f,
+                 .softcap = 2.0f},
+                "logits");
   }
-  ExpectRight({.num_tokens = 9,
-               .rows = 33,
-               .cols = 64,
-               .is_out_f32 = true,
-               .scale = 0.5f,
-               .softcap = 2.0f},
-              "logits");
 }
 
 // The same bits for a token whatever the number of its neighbours.
-TEST_F(SkinnyLinearTest, DoesNotDependOnTheBatch) {
+TEST_F(LinearTest, DoesNotDependOnTheBatch) {
   Problem alone({.num_tokens = 1, .rows = 16, .cols = 2056});
   ASSERT_TRUE(alone.Run());
   for (const int num_tokens : {8, 11, 30, 64}) {
@@ -240,11 +292,19 @@ TEST_F(SkinnyLinearTest, DoesNotDependOnTheBatch) {
       EXPECT_EQ(alone.Out(0, column), together.Out(0, column)) << num_tokens;
     }
   }
+  Problem tiled({.kernel = Kernel::kTiled, .num_tokens = 1, .cols = 520});
+  Problem tiles({.kernel = Kernel::kTiled, .num_tokens = 130, .cols = 520});
+  ASSERT_TRUE(tiled.Run());
+  ASSERT_TRUE(tiles.Run());
+  for (int column = 0; column < 16; ++column) {
+    EXPECT_EQ(tiled.Out(0, column), tiles.Out(0, column));
+  }
 }
 
-TEST_F(SkinnyLinearTest, RefusesWhatItCannotDo) {
+TEST_F(LinearTest, RefusesWhatItCannotDo) {
   EXPECT_FALSE(Problem({.num_tokens = 65}).Run());
   EXPECT_FALSE(Problem({.cols = 12}).Run());
+  EXPECT_FALSE(Problem({.kernel = Kernel::kTiled, .cols = 12}).Run());
   EXPECT_FALSE(
       Problem({.rows = 24, .activation = LinearActivation::kSwiGlu}).Run());
 }
