@@ -149,9 +149,9 @@ TEST_F(BadModelTest, UnknownModelType) {
 
 TEST_F(BadModelTest, UnsupportedFields) {
   CopyModel("llama_linear");
-  EditConfig([](json& config) { config["rope_scaling"]["type"] = "longrope"; });
+  EditConfig([](json& config) { config["rope_scaling"]["type"] = "dynamic"; });
   ExpectError(absl::StatusCode::kInvalidArgument, "config.json",
-              {"rope_scaling.type", "longrope"});
+              {"rope_scaling.type", "dynamic"});
   CopyModel("llama_linear");
   EditConfig([](json& config) {
     config["quantization_config"] = {{"quant_method", "gptq"}};
