@@ -35,6 +35,14 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
   const SamplingParams& sampling = state->request.sampling;
   state->arrival_no = next_arrival_no_++;
   state->seed = sampling.seed.value_or(seed);
+  state->cache_namespaces[0] = state->request.cache_namespace;
+  if (options_.rope_switch_length > 0) {
+    // The first byte tells them apart whatever a client names its own.
+    state->cache_namespaces[0] =
+        absl::StrCat("s", state->request.cache_namespace);
+    state->cache_namespaces[1] =
+        absl::StrCat("l", state->request.cache_namespace);
+  }
   if (sampling.min_tokens > 0) {
     state->banned_before_min = sampling.stop_token_ids;
     if (!sampling.ignore_eos) {
@@ -91,11 +99,18 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
 
 void Scheduler::GrantDecodes(int* budget) {
   prefills_.clear();
-  // running_ may lose elements at its end, beyond or at the current one.
+  // running_ may lose elements at its end, beyond or at the current one, and
+  // the current one.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* sequence = running_[i];
     sequence->num_granted_tokens = 0;
     if (!sequence->is_decode() || sequence->will_end()) continue;
+    if (!sequence->is_beyond_rope_switch &&
+        IsBeyondRopeSwitch(sequence->num_submitted_tokens + 1)) {
+      // Once in its life: what it has computed so far counts for nothing.
+      Preempt(i--);
+      continue;
+    }
     if (!AppendBlockOrPreempt(sequence)) continue;
     sequence->num_granted_tokens = 1;
     --*budget;
@@ -115,15 +130,15 @@ bool Scheduler::AppendBlockOrPreempt(Sequence* sequence) {
     if (last != sequence && last->will_end() && last->num_inflight_rows > 0) {
       return false;
     }
-    PreemptLast();
+    Preempt(running_.size() - 1);
     if (last == sequence) return false;
   }
   return true;
 }
 
-void Scheduler::PreemptLast() {
-  Sequence* sequence = running_.back();
-  running_.pop_back();
+void Scheduler::Preempt(size_t running_idx) {
+  Sequence* sequence = running_[running_idx];
+  running_.erase(running_.begin() + running_idx);
   sequence->Preempt();
   ++counters_.num_preemptions;
   ++num_releasing_;
@@ -153,7 +168,9 @@ Sequence* Scheduler::FindForkParent(const Sequence& sequence,
   if (sequence.has_started) return nullptr;
   for (int i = 0; i < sequence.choice_idx; ++i) {
     Sequence* other = sequence.request->sequences[i].get();
-    if (!other->has_started || other->state == SequenceState::kFinished) {
+    if (!other->has_started || other->state == SequenceState::kFinished ||
+        other->is_beyond_rope_switch !=
+            IsBeyondRopeSwitch(sequence.num_known_tokens())) {
       continue;
     }
     if (other->state == SequenceState::kRunning &&
@@ -181,6 +198,7 @@ bool Scheduler::TryFork(Sequence* sequence, Sequence* parent, absl::Time now,
     ++parent->num_inflight_rows;
     ++parent->request->num_inflight_rows;
   }
+  sequence->is_beyond_rope_switch = parent->is_beyond_rope_switch;
   StartSequence(sequence, num_prompt_tokens - 1, now);
   return true;
 }
@@ -246,8 +264,14 @@ void Scheduler::AdmitWaiting(absl::Time now, int* budget,
       if (++num_passed > kMaxPassedRequests) break;
       continue;
     }
-    const PrefixHit hit = cache_->Lookup(
-        tokens, sequence->request->request.cache_namespace, &sequence->blocks);
+    const bool is_beyond = IsBeyondRopeSwitch(num_tokens);
+    if (sequence->is_beyond_rope_switch != is_beyond) {
+      sequence->is_beyond_rope_switch = is_beyond;
+      sequence->blocks.hashes.clear();  // They start from the namespace.
+    }
+    const PrefixHit hit =
+        cache_->Lookup(tokens, sequence->request->cache_namespaces[is_beyond],
+                       &sequence->blocks);
     sequence->num_hit_tokens_guess = hit.num_tokens;
     if (NumTokensLeftFor(num_tokens - hit.num_tokens, *budget) == 0) {
       if (++num_passed > kMaxPassedRequests) break;
@@ -398,8 +422,10 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
                   now, events);
     } else {
       sequence->num_computed_tokens = row.first_position + row.num_tokens;
-      cache_->CacheFull(sequence->token_ids, request->request.cache_namespace,
-                        sequence->num_computed_tokens, &sequence->blocks);
+      cache_->CacheFull(
+          sequence->token_ids,
+          request->cache_namespaces[sequence->is_beyond_rope_switch],
+          sequence->num_computed_tokens, &sequence->blocks);
       if (sampled != nullptr) {
         if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
             sampled->tokens[0].token_id < options_.vocab_size) {

@@ -136,7 +136,12 @@ class Scheduler {
   void EmitRows(SchedulerOutput* output);
 
   bool AppendBlockOrPreempt(Sequence* sequence);
-  void PreemptLast();
+  void Preempt(size_t running_idx);
+  // Whether a sequence of so many tokens is beyond rope_switch_length.
+  bool IsBeyondRopeSwitch(int num_tokens) const {
+    return options_.rope_switch_length > 0 &&
+           num_tokens > options_.rope_switch_length;
+  }
   // Tokens of `budget` a prompt with so many tokens left would get beside the
   // prompts in prefills_.
   int NumTokensLeftFor(int num_remaining_tokens, int budget) const;
