@@ -169,6 +169,9 @@ void Simulation::DrawOptions() {
   options_.enable_prefix_caching = Chance(800);
   options_.steps_in_flight = static_cast<int>(random_.Between(1, 2));
   if (Chance(100)) options_.steps_in_flight = 3;
+  if (Chance(300)) {
+    options_.rope_switch_length = static_cast<int>(random_.Between(1, 100));
+  }
   options_.eos_token_ids = {1};
   if (Chance(300)) options_.eos_token_ids.push_back(3);
   options_.cache_seed = random_.Next();
@@ -280,9 +283,11 @@ int64_t Simulation::StepsNeededAlone(const Request& request) const {
   if (options_.long_prefill_token_threshold > 0) {
     chunk = std::min<int64_t>(chunk, options_.long_prefill_token_threshold);
   }
-  // All known tokens may have to be computed again after a preemption.
-  const int64_t num_steps =
-      (num_tokens + chunk - 1) / chunk + num_tokens - num_prompt + 4;
+  // All known tokens may have to be computed again after a preemption, and once
+  // where the sequence grows beyond rope_switch_length.
+  const int64_t num_steps = (num_tokens + chunk - 1) / chunk + num_tokens -
+                            num_prompt + 4 +
+                            (options_.rope_switch_length + chunk) / chunk;
   return num_steps * request.n * (1 + options_.steps_in_flight);
 }
 

@@ -95,6 +95,7 @@ class HashModelRunner : public ModelRunner {
     uint64_t draw_key = 0;
     std::vector<int32_t> banned_before_min;
     int32_t num_prompt_tokens = 0;
+    int32_t num_start_tokens = 0;  // Known when it started.
     int32_t num_computed_tokens = 0;
     int32_t last_token = -1;
     std::vector<int32_t> block_table;
