@@ -54,8 +54,8 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
 // Thread-compatible. Computes in Submit, hands out in Collect.
 class HashModelRunner : public ModelRunner {
  public:
-  // Uses num_blocks, block_size, max_num_seqs, vocab_size, eos_token_ids and
-  // steps_in_flight of `engine_options`.
+  // Uses num_blocks, block_size, max_num_seqs, vocab_size, rope_switch_length,
+  // eos_token_ids and steps_in_flight of `engine_options`.
   HashModelRunner(const EngineOptions& engine_options,
                   const HashModelOptions& options);
 
