@@ -130,8 +130,10 @@ int RunChat(const ChatOptions& options) {
     ServeOptions serve;
     serve.model = options.model;
     serve.port = 0;
+    serve.enable_ui = false;
     CommandError error;
-    server = RunningServer::Start(serve, &error);
+    server = RunningServer::Start(
+        serve, [] {}, &error);
     if (server == nullptr) {
       absl::FPrintF(stderr, "quire: %s\n", error.status.message());
       return error.exit_code;

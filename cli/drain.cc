@@ -1,5 +1,6 @@
 #include "cli/drain.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -41,10 +42,16 @@ int RunDrain(const DrainOptions& options) {
     return kExitUsage;
   }
   Clock* const clock = Clock::Monotonic();
-  const absl::Time deadline =
-      clock->Now() + absl::Seconds(options.timeout_seconds);
+  const absl::Time start = clock->Now();
+  const absl::Time settled = start + absl::Seconds(options.settle_seconds);
+  const absl::Time deadline = start + absl::Seconds(options.timeout_seconds);
   for (;;) {
     const absl::StatusOr<std::string> text = client->Get("/metrics");
+    // A server that still loads its model runs nothing.
+    if (absl::IsUnknown(text.status()) &&
+        absl::StrContains(text.status().message(), "loading")) {
+      return kExitOk;
+    }
     if (!text.ok()) {
       absl::FPrintF(stderr, "quire: %s\n", text.status().message());
       return kExitDevice;
@@ -56,7 +63,10 @@ int RunDrain(const DrainOptions& options) {
                     options.url);
       return kExitDevice;
     }
-    if (*running == 0 && *waiting == 0) return kExitOk;
+    // An idle server may still be sent requests by whoever has not heard yet
+    // that it is about to go.
+    const bool is_idle = *running == 0 && *waiting == 0;
+    if (is_idle && clock->Now() >= std::min(settled, deadline)) return kExitOk;
     if (clock->Now() >= deadline) {
       absl::FPrintF(stderr, "quire: %g running and %g waiting after %g s\n",
                     *running, *waiting, options.timeout_seconds);

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cctype>
 #include <limits>
+#include <set>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -63,6 +65,23 @@ absl::StatusOr<std::vector<std::string>> ReadConfigFile(
   return args;
 }
 
+std::string OptionName(const std::string& argument) {
+  return argument.substr(0, argument.find('='));
+}
+
+// Takes every `name` but the last out of `args`, with its values: CLI11 would
+// join the values of all of them.
+void KeepLast(const std::string& name, std::vector<std::string>* args) {
+  bool is_last = true;
+  for (size_t i = args->size(); i-- > 0;) {
+    if (OptionName((*args)[i]) != name) continue;
+    if (std::exchange(is_last, false)) continue;
+    size_t end = i + 1;
+    while (end < args->size() && !absl::StartsWith((*args)[end], "-")) ++end;
+    args->erase(args->begin() + i, args->begin() + end);
+  }
+}
+
 // Takes `--config FILE` out of `args` and puts the file's options right behind
 // the subcommand, where the command line's own, being later, win.
 absl::Status ExpandConfig(std::vector<std::string>* args) {
@@ -91,8 +110,14 @@ absl::Status ExpandConfig(std::vector<std::string>* args) {
   if (path.empty() || args->empty() || absl::StartsWith((*args)[0], "-")) {
     return absl::OkStatus();
   }
-  QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> options,
+  QUIRE_ASSIGN_OR_RETURN(std::vector<std::string> options,
                          ReadConfigFile(path));
+  // Values of an option that may repeat would join those of the command line.
+  std::set<std::string> given;
+  for (const std::string& argument : *args) given.insert(OptionName(argument));
+  std::erase_if(options, [&given](const std::string& option) {
+    return given.count(OptionName(option)) > 0;
+  });
   args->insert(args->begin() + 1, options.begin(), options.end());
   return absl::OkStatus();
 }
@@ -132,6 +157,20 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::IsMember({"auto", "vllm"}));
   app->add_option("--device", options->device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  // The names of vLLM (--runner, --convert, formerly --task), SGLang
+  // (--is-embedding) and llama.cpp (--embeddings, --pooling).
+  app->add_option("--runner,--task", options->runner,
+                  "auto, generate or pooling (embeddings; also: embed)")
+      ->check(
+          CLI::IsMember({"auto", "generate", "pooling", "embed", "embedding"}));
+  app->add_option("--convert", options->convert,
+                  "embed: embeddings with a model that generates text")
+      ->check(CLI::IsMember({"auto", "none", "embed"}));
+  app->add_flag("--is-embedding,--embeddings,--embedding",
+                options->is_embedding, "The same as --runner pooling");
+  app->add_option("--pooling", options->pooling,
+                  "Of embeddings: auto (as the model says), last or mean")
+      ->check(CLI::IsMember({"auto", "last", "mean"}));
   app->add_option("--dtype", options->dtype,
                   "Weights: auto (as stored), float32, float16 or bfloat16");
   app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
@@ -156,6 +195,10 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
                   options->long_prefill_token_threshold,
                   "Most tokens of one prompt in a step; 0: the budget")
       ->check(CLI::Range(0, 1 << 20));
+  app->add_option("--scheduling-policy", options->scheduling_policy,
+                  "fcfs: in order of arrival; priority: by the requests' "
+                  "'priority', smaller first, then by arrival")
+      ->check(CLI::IsMember({"fcfs", "priority"}));
   app->add_option("--max-num-queued-reqs", options->max_num_queued_reqs,
                   "Requests that may wait; beyond, 503")
       ->check(CLI::Range(1, 1 << 20));
@@ -168,6 +211,11 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--tensor-parallel-size", options->tensor_parallel_size,
                   "Ranks; 1 in this version")
       ->check(CLI::Range(1, 1));
+  app->add_option("--speculative-model", options->speculative_model,
+                  "Directory of a draft model; checked, not used yet");
+  app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
+                  "Tokens that the draft model proposes at once")
+      ->check(CLI::Range(1, 64));
   app->add_option("--seed", options->seed,
                   "Draws the seeds of requests that bring none");
 }
@@ -206,6 +254,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(CLI::Range(1, 1 << 20));
   app->add_option("--max-body-size", options->max_body_size,
                   "Largest request body");
+  app->add_flag("--ui,!--no-ui", options->enable_ui,
+                "Serve the chat page at / (default: on)");
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 1e6));
@@ -281,8 +331,12 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
   AddGenerate(generate, &result.generate);
   drain->add_option("--url", result.drain.url, "The server");
   drain
+      ->add_option("--settle", result.drain.settle_seconds,
+                   "Seconds to wait at least, while endpoints are withdrawn")
+      ->check(CLI::Range(0.0, 1e6));
+  drain
       ->add_option("--timeout", result.drain.timeout_seconds,
-                   "Seconds to wait at most")
+                   "Seconds to wait at most, --settle included")
       ->check(CLI::Range(0.0, 1e6));
   for (CLI::App* subcommand : {serve, chat, generate, drain}) {
     Finish(subcommand);
@@ -305,6 +359,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
     return absl::InvalidArgumentError(absl::StrCat(
         "'", args[0], "' is no command: serve, chat, generate or drain"));
   }
+  KeepLast("--served-model-name", &args);
   QUIRE_RETURN_IF_ERROR(ExpandConfig(&args));
   std::reverse(args.begin(), args.end());  // As CLI11 takes a vector.
   try {

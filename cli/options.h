@@ -17,6 +17,11 @@ struct SessionOptions {
   std::string chat_template;               // File or text; empty: the model's.
   std::string generation_config = "auto";  // auto: the model's; vllm: none.
   std::string device = "auto";
+  // auto: as the model's directory says; generate; pooling: embeddings.
+  std::string runner = "auto";
+  std::string convert = "auto";  // embed: as runner "pooling".
+  bool is_embedding = false;     // As runner "pooling".
+  std::string pooling = "auto";  // Of embeddings: auto, last or mean.
   std::string dtype = "auto";
   std::string kv_cache_dtype = "bf16";
   std::string max_model_len = "auto";  // A length, 32k, auto or -1.
@@ -26,10 +31,14 @@ struct SessionOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 0;  // 0: 512, or max_num_seqs if larger.
   int long_prefill_token_threshold = 0;
+  std::string scheduling_policy = "fcfs";
   int max_num_queued_reqs = 512;
   int64_t max_num_queued_tokens = 1 << 20;
   bool enable_prefix_caching = true;
   int tensor_parallel_size = 1;
+  // Directory of a draft model, empty: none; and how many tokens it proposes.
+  std::string speculative_model;
+  int num_speculative_tokens = 5;
   uint64_t seed = 0;
 };
 
@@ -42,6 +51,7 @@ struct ServeOptions {
   int num_http_threads = 4;
   int max_connections = 8192;
   std::string max_body_size = "8MiB";
+  bool enable_ui = true;  // The chat page at `/`.
   double shutdown_timeout_seconds = 120;
 };
 
@@ -75,6 +85,7 @@ struct GenerateOptions {
 
 struct DrainOptions {
   std::string url = "http://127.0.0.1:8080";
+  double settle_seconds = 0;
   double timeout_seconds = 120;
 };
 
@@ -96,9 +107,10 @@ struct CommandLine {
   DrainOptions drain;
 };
 
-// The last of an option given twice wins; `-` and `_` in names are the same; an
-// option comes from the command line, else from the YAML file of --config, else
-// from QUIRE_<NAME>. INVALID_ARGUMENT with a message for the user.
+// The last of an option given twice wins (all values of --api-key count, and so
+// do those of the last --served-model-name); `-` and `_` in names are the same;
+// an option comes from the command line, else from the YAML file of --config,
+// else from QUIRE_<NAME>. INVALID_ARGUMENT with a message for the user.
 absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args);
 
 // "32k" = 32 * 1024, "4GiB", "100MB", "512". vLLM tells "1K" = 1024 from "1k" =

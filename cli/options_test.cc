@@ -39,6 +39,54 @@ TEST(ParseCommandLineTest, LastOptionWinsAndUnderscoresAreDashes) {
   EXPECT_EQ(parsed->serve.api_keys, (std::vector<std::string>{"a", "b"}));
 }
 
+// A Playground's arguments come behind those of the BackendRuntime.
+TEST(ParseCommandLineTest, LaterArgumentsOverrideInEverySpelling) {
+  const std::vector<std::vector<std::string>> overrides = {
+      {"--max-model-len", "16384", "--served-model-name", "b", "c"},
+      {"--max-model-len=16384", "--served-model-name=b", "c"},
+      {"--max_model_len", "16384", "--served_model_name", "b", "c"},
+      {"--max_model_len=16384", "--served_model_name=b", "c"},
+  };
+  for (const auto& override : overrides) {
+    std::vector<std::string> args = {"serve",  "--model",
+                                     "/m",     "--served-model-name",
+                                     "a",      "--max_model_len=1k",
+                                     "--host", "0.0.0.0",
+                                     "--port", "8080"};
+    args.insert(args.end(), override.begin(), override.end());
+    const auto parsed = ParseCommandLine(args);
+    ASSERT_TRUE(parsed.ok()) << parsed.status() << " " << override[0];
+    EXPECT_EQ(parsed->serve.model.model, "/m");
+    EXPECT_EQ(parsed->serve.model.max_model_len, "16384");
+    EXPECT_EQ(parsed->serve.port, 8080);
+    // All values of the last one.
+    EXPECT_EQ(parsed->serve.served_model_names,
+              (std::vector<std::string>{"b", "c"}));
+  }
+}
+
+TEST(ParseCommandLineTest, DraftModel) {
+  const auto parsed =
+      ParseCommandLine({"serve", "--speculative_model", "/d",
+                        "--num_speculative_tokens", "7", "-tp", "1"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->serve.model.speculative_model, "/d");
+  EXPECT_EQ(parsed->serve.model.num_speculative_tokens, 7);
+  EXPECT_EQ(ParseCommandLine({"serve"})->serve.model.speculative_model, "");
+  EXPECT_FALSE(ParseCommandLine({"serve", "--num-speculative-tokens=0"}).ok());
+}
+
+TEST(ParseCommandLineTest, Drain) {
+  const auto parsed = ParseCommandLine({"drain", "--url", "http://127.0.0.1:1",
+                                        "--settle", "5", "--timeout", "110"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->command, Command::kDrain);
+  EXPECT_EQ(parsed->drain.url, "http://127.0.0.1:1");
+  EXPECT_EQ(parsed->drain.settle_seconds, 5);
+  EXPECT_EQ(parsed->drain.timeout_seconds, 110);
+  EXPECT_FALSE(ParseCommandLine({"drain", "--timeout", "5x"}).ok());
+}
+
 TEST(ParseCommandLineTest, ModelIsPositionalOrNamed) {
   EXPECT_EQ(ParseCommandLine({"serve", "--model", "m"})->serve.model.model,
             "m");
@@ -48,7 +96,7 @@ TEST(ParseCommandLineTest, ModelIsPositionalOrNamed) {
 TEST(ParseCommandLineTest, ConfigFileYieldsToTheCommandLine) {
   const std::string path = WriteTempFile(
       "port: 11\nmax-num-seqs: 3\nenable-prefix-caching: false\n"
-      "api-key: [x, y]\nserved_model_name: name\n");
+      "api-key: [x, y]\nserved_model_name: [name, other]\n");
   const auto parsed =
       ParseCommandLine({"serve", "--port", "12", "--config", path});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
@@ -57,7 +105,13 @@ TEST(ParseCommandLineTest, ConfigFileYieldsToTheCommandLine) {
   EXPECT_FALSE(parsed->serve.model.enable_prefix_caching);
   EXPECT_EQ(parsed->serve.api_keys, (std::vector<std::string>{"x", "y"}));
   EXPECT_EQ(parsed->serve.served_model_names,
-            (std::vector<std::string>{"name"}));
+            (std::vector<std::string>{"name", "other"}));
+  // Also where values would otherwise add up.
+  const auto named = ParseCommandLine({"serve", "--served_model_name", "mine",
+                                       "--api-key=z", "--config", path});
+  ASSERT_TRUE(named.ok()) << named.status();
+  EXPECT_EQ(named->serve.served_model_names, std::vector<std::string>{"mine"});
+  EXPECT_EQ(named->serve.api_keys, std::vector<std::string>{"z"});
 }
 
 TEST(ParseCommandLineTest, ConfigFileFaultsAreErrors) {
@@ -122,6 +176,26 @@ TEST(ParseCommandLineTest, RefusesWhatItDoesNotKnow) {
   EXPECT_FALSE(ParseCommandLine({"serve", "--device", "tpu"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "-tp", "2"}).ok());
   EXPECT_FALSE(ParseCommandLine({"generate"}).ok());
+}
+
+TEST(ParseCommandLineTest, EmbeddingsByTheNamesOfOthers) {
+  EXPECT_EQ(
+      ParseCommandLine({"serve", "--runner", "pooling"})->serve.model.runner,
+      "pooling");
+  EXPECT_EQ(ParseCommandLine({"serve", "--task", "embed"})->serve.model.runner,
+            "embed");
+  EXPECT_EQ(
+      ParseCommandLine({"serve", "--convert", "embed"})->serve.model.convert,
+      "embed");
+  for (const char* flag : {"--is-embedding", "--embeddings", "--embedding"}) {
+    EXPECT_TRUE(ParseCommandLine({"serve", flag})->serve.model.is_embedding);
+  }
+  EXPECT_FALSE(ParseCommandLine({"serve"})->serve.model.is_embedding);
+  EXPECT_EQ(
+      ParseCommandLine({"serve", "--pooling", "mean"})->serve.model.pooling,
+      "mean");
+  EXPECT_FALSE(ParseCommandLine({"serve", "--runner", "draft"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "--pooling", "cls"}).ok());
 }
 
 TEST(ParseCommandLineTest, HelpAndVersion) {

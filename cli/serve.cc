@@ -5,8 +5,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -18,37 +16,17 @@
 #include "cli/exit_codes.h"
 #include "cli/version.h"
 #include "engine/base/clock.h"
+#include "engine/base/process_start.h"
 #include "server/api_error.h"
 #include "server/api_server.h"
+#include "server/http_request_counts.h"
 #include "server/http_server.h"
 #include "server/output_processor.h"
 #include "server/server_metrics.h"
+#include "server/ui/chat_page.h"
 
 namespace quire {
 namespace {
-
-// Time since the process was started by exec, from the kernel's records; zero
-// if they cannot be read.
-absl::Duration TimeSinceExec() {
-  FILE* file = fopen("/proc/self/stat", "r");
-  if (file == nullptr) return absl::ZeroDuration();
-  char text[1024];
-  const size_t size = fread(text, 1, sizeof(text) - 1, file);
-  fclose(file);
-  text[size] = 0;
-  // Field 22 (proc(5)), counted behind the name, which may hold spaces.
-  const char* at = strrchr(text, ')');
-  for (int field = 2; at != nullptr && field < 22; ++field) {
-    at = strchr(at + 1, ' ');
-  }
-  if (at == nullptr) return absl::ZeroDuration();
-  const double start =
-      strtod(at, nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
-  timespec now;
-  clock_gettime(CLOCK_BOOTTIME, &now);
-  return absl::Seconds(static_cast<double>(now.tv_sec) + now.tv_nsec * 1e-9 -
-                       start);
-}
 
 class RunningServerImpl : public RunningServer {
  public:
@@ -78,19 +56,29 @@ class RunningServerImpl : public RunningServer {
     http.error_body = [](int status, absl::string_view message) {
       return ErrorBody(status, message);
     };
+    http.on_response = [this](absl::string_view method, absl::string_view route,
+                              int status) {
+      http_requests_.Count(method, route, status);
+    };
     auto created = HttpServer::Create(http);
     if (!created.ok()) return created.status();
     http_ = std::move(*created);
     api_ = std::make_unique<ApiServer>(http_.get(), kVersion);
+    if (options_.enable_ui) AddChatPage(http_.get());
     return http_->Start();
   }
 
-  bool Load(CommandError* error) {
-    session_ = LoadSession(options_.model, error);
+  bool Load(const std::function<void()>& on_loaded, CommandError* error) {
+    session_ =
+        LoadSession(options_.model, error, [this](int64_t done, int64_t total) {
+          api_->SetLoadProgress(done, total);
+        });
     if (session_ == nullptr) return false;
     const LoadedModel& loaded = session_->loaded;
     ServedModel served;
     served.names = options_.served_model_names;
+    served.has_priorities = session_->engine_options.scheduling_policy ==
+                            SchedulingPolicy::kPriority;
     if (served.names.empty()) served.names.push_back(session_->model_name);
 
     ServerMetricsOptions metrics;
@@ -102,6 +90,7 @@ class RunningServerImpl : public RunningServer {
     metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
     metrics.enable_prefix_caching =
         session_->engine_options.enable_prefix_caching;
+    metrics.http_requests = &http_requests_;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
     auto engine =
@@ -124,9 +113,17 @@ class RunningServerImpl : public RunningServer {
         MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
+    if (loaded.embedding.has_value()) {
+      served.embedding.emplace();
+      served.embedding->hidden_size = loaded.config.hidden_size;
+      served.embedding->normalize = loaded.embedding->normalize;
+      // Twice what runs: the next ones are there when a step ends.
+      served.embedding->max_inputs_in_flight = 2 * loaded.shape.max_num_seqs;
+    }
     served.created = time(nullptr);
+    on_loaded();
     api_->Serve(served);
-    load_time_ = TimeSinceExec();
+    load_time_ = TimeSinceProcessStart();
     return true;
   }
 
@@ -164,6 +161,7 @@ class RunningServerImpl : public RunningServer {
  private:
   const ServeOptions options_;
   std::unique_ptr<Session> session_;
+  HttpRequestCounts http_requests_;
   std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ApiServer> api_;
@@ -221,15 +219,16 @@ class SignalWaiter {
 
 }  // namespace
 
-std::unique_ptr<RunningServer> RunningServer::Start(const ServeOptions& options,
-                                                    CommandError* error) {
+std::unique_ptr<RunningServer> RunningServer::Start(
+    const ServeOptions& options, const std::function<void()>& on_loaded,
+    CommandError* error) {
   auto server = std::make_unique<RunningServerImpl>(options);
   if (const absl::Status status = server->Listen(); !status.ok()) {
     *error = {status,
               absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice};
     return nullptr;
   }
-  if (!server->Load(error)) return nullptr;
+  if (!server->Load(on_loaded, error)) return nullptr;
   return server;
 }
 
@@ -237,12 +236,13 @@ int RunServe(const ServeOptions& options) {
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;
-  std::unique_ptr<RunningServer> server = RunningServer::Start(options, &error);
+  // Before the first request can come: no signal may cut off its answer.
+  std::unique_ptr<RunningServer> server = RunningServer::Start(
+      options, [&signals] { signals.SetServing(); }, &error);
   if (server == nullptr) {
     absl::FPrintF(stderr, "quire: %s\n", error.status.message());
     return error.exit_code;
   }
-  signals.SetServing();
   absl::PrintF("quire %s\n%s", kVersion, server->Description());
   fflush(stdout);
   int exit_code = kExitOk;

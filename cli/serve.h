@@ -15,10 +15,12 @@ namespace quire {
 // A server with its engine, running until destroyed.
 class RunningServer {
  public:
-  // Listens first, answering probes with 503, then loads the model. `error`
-  // says why the result is null.
-  static std::unique_ptr<RunningServer> Start(const ServeOptions& options,
-                                              CommandError* error);
+  // Listens first, answering probes with 503, then loads the model; calls
+  // `on_loaded` just before the first request is taken. `error` says why the
+  // result is null.
+  static std::unique_ptr<RunningServer> Start(
+      const ServeOptions& options, const std::function<void()>& on_loaded,
+      CommandError* error);
   virtual ~RunningServer() = default;
 
   virtual int port() const = 0;

@@ -16,7 +16,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/draft_model.h"
 #include "cli/exit_codes.h"
+#include "cli/model_path.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "kernels/backend_factory.h"
@@ -55,8 +57,23 @@ absl::StatusOr<int64_t> ParseSizeOf(const char* option,
       absl::StrCat(option, ": ", size.status().message()));
 }
 
+absl::StatusOr<ModelTask> ParseTask(const SessionOptions& options) {
+  const bool embeds = options.is_embedding || options.convert == "embed" ||
+                      options.runner == "pooling" ||
+                      absl::StartsWith(options.runner, "embed");
+  if (embeds && options.runner == "generate") {
+    return absl::InvalidArgumentError(
+        "--runner generate contradicts the option that asks for embeddings");
+  }
+  if (embeds) return ModelTask::kEmbed;
+  return options.runner == "generate" ? ModelTask::kGenerate : ModelTask::kAuto;
+}
+
 absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
   LoadOptions load;
+  QUIRE_ASSIGN_OR_RETURN(load.task, ParseTask(options));
+  if (options.pooling == "last") load.pooling = Pooling::kLast;
+  if (options.pooling == "mean") load.pooling = Pooling::kMean;
   QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
   QUIRE_ASSIGN_OR_RETURN(
       const std::optional<DType> kv,
@@ -87,12 +104,14 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
 }
 
 // A line on stderr once a load has taken a second, then four a second.
-LoadProgress ShowProgress() {
+LoadProgress ShowProgress(LoadProgress on_progress) {
   struct State {
     absl::Time start = Clock::Monotonic()->Now();
     absl::Time last = start;
   };
-  return [state = State()](int64_t done, int64_t total) mutable {
+  return [state = State(), on_progress = std::move(on_progress)](
+             int64_t done, int64_t total) mutable {
+    if (on_progress) on_progress(done, total);
     const absl::Time now = Clock::Monotonic()->Now();
     const bool is_late = now - state.start > absl::Seconds(1);
     const bool is_due = now - state.last > absl::Milliseconds(250);
@@ -172,10 +191,19 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.max_num_seqs = loaded.shape.max_num_seqs;
   engine.max_num_batched_tokens = loaded.shape.max_num_tokens;
   engine.long_prefill_token_threshold = options.long_prefill_token_threshold;
+  engine.max_num_scored_tokens = loaded.max_num_scored_tokens;
+  engine.scheduling_policy = options.scheduling_policy == "priority"
+                                 ? SchedulingPolicy::kPriority
+                                 : SchedulingPolicy::kFcfs;
   engine.enable_prefix_caching = options.enable_prefix_caching;
   engine.max_num_queued_reqs = options.max_num_queued_reqs;
   engine.max_num_queued_tokens = options.max_num_queued_tokens;
   engine.steps_in_flight = loaded.runner->steps_in_flight();
+  if (loaded.embedding.has_value()) {
+    engine.enable_generate = false;
+    engine.enable_embed = true;
+    engine.embeds_every_token = loaded.embedding->pooling == Pooling::kMean;
+  }
   engine.eos_token_ids = loaded.generation_config.eos_token_ids;
   if (engine.eos_token_ids.empty()) {
     engine.eos_token_ids = loaded.config.eos_token_ids;
@@ -232,7 +260,8 @@ std::string FindDemoModel() {
 }
 
 std::unique_ptr<Session> LoadSession(const SessionOptions& options,
-                                     CommandError* error) {
+                                     CommandError* error,
+                                     LoadProgress on_progress) {
   const auto fail = [error](absl::Status status, int exit_code) {
     error->status = std::move(status);
     error->exit_code = exit_code;
@@ -240,7 +269,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   };
   auto load_options = MakeLoadOptions(options);
   if (!load_options.ok()) return fail(load_options.status(), kExitUsage);
-  load_options->progress = ShowProgress();
+  load_options->progress = ShowProgress(std::move(on_progress));
   auto session = std::make_unique<Session>();
   session->model_path = options.model.empty() ? FindDemoModel() : options.model;
   if (session->model_path.empty()) {
@@ -248,14 +277,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                                     "model directory"),
                 kExitModel);
   }
-  if (!IsDirectory(session->model_path)) {
-    return fail(absl::NotFoundError(absl::StrCat(session->model_path,
-                                                 ": no such model directory")),
-                kExitModel);
+  session->model_name = DefaultModelName(session->model_path);
+  auto directory = ResolveModelDirectory(session->model_path);
+  if (!directory.ok()) return fail(directory.status(), kExitModel);
+  session->model_path = std::move(*directory);
+  // First what is read at once and most often not supported: whoever named a
+  // model of another family wants to hear of that, not of its tokenizer.
+  if (const auto config = ReadModelDirectoryConfig(session->model_path);
+      !config.ok()) {
+    return fail(config.status(), kExitModel);
   }
-  std::string name = session->model_path;
-  while (name.size() > 1 && name.back() == '/') name.pop_back();
-  session->model_name = name.substr(name.rfind('/') + 1);
 
   const std::string& tokenizer_path =
       options.tokenizer.empty() ? session->model_path : options.tokenizer;
@@ -266,6 +297,28 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
           LoadTemplate(options, tokenizer_path, session.get());
       !status.ok()) {
     return fail(status, kExitModel);
+  }
+
+  if (!options.speculative_model.empty()) {
+    if (options.speculative_model == "[ngram]") {
+      return fail(absl::UnimplementedError(
+                      "--speculative-model [ngram]: n-gram drafts are not "
+                      "supported; name a draft model's directory"),
+                  kExitUsage);
+    }
+    const absl::Status status =
+        CheckDraftModel(options.speculative_model, *session->tokenizer);
+    if (!status.ok()) {
+      return fail(
+          absl::Status(status.code(),
+                       absl::StrCat("--speculative-model ", status.message())),
+          kExitModel);
+    }
+    absl::FPrintF(stderr,
+                  "quire: warning: --speculative-model %s: fits the model, but "
+                  "this version does not use drafts yet; decoding goes on "
+                  "without speculation\n",
+                  options.speculative_model);
   }
 
   auto backend = CreateBackend({options.device, options.num_threads});
@@ -307,6 +360,13 @@ std::string DescribeSession(const Session& session, const std::string& address,
   row("model", session.model_path);
   row("parameters", absl::StrCat(FormatCount(loaded.num_parameters), " (",
                                  loaded.config.architecture, ")"));
+  if (loaded.embedding.has_value()) {
+    row("embeddings",
+        absl::StrCat(
+            loaded.config.hidden_size, " dimensions, ",
+            loaded.embedding->pooling == Pooling::kMean ? "mean" : "last token",
+            loaded.embedding->normalize ? ", normalized" : ""));
+  }
   row("dtype", absl::StrCat(DTypeName(loaded.dtype), ", KV cache ",
                             DTypeName(loaded.kv_cache_dtype)));
   row("backend", loaded.backend->Description());

@@ -35,11 +35,12 @@ struct Session {
   SamplingDefaults defaults;
 };
 
-// Loads the model; long loads show progress on stderr, and so do warnings. On
-// failure `error` says how to exit and the result is null; nothing half-loaded
-// stays.
+// Loads the model; long loads show progress on stderr, and so do warnings.
+// `on_progress`, which may be null, hears of every load. On failure `error`
+// says how to exit and the result is null; nothing half-loaded stays.
 std::unique_ptr<Session> LoadSession(const SessionOptions& options,
-                                     CommandError* error);
+                                     CommandError* error,
+                                     LoadProgress on_progress = nullptr);
 
 // The directory of the demo model that ships with the program, or empty.
 std::string FindDemoModel();

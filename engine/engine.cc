@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/planted_bug.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
 
@@ -33,6 +34,16 @@ absl::Status CheckTokenIds(absl::string_view field,
 absl::Status ValidateRequest(const EngineOptions& options,
                              const Request& request) {
   const SamplingParams& sampling = request.sampling;
+  const bool is_embed = request.kind == RequestKind::kEmbed;
+  if (!(is_embed ? options.enable_embed : options.enable_generate)) {
+    return absl::InvalidArgumentError(
+        is_embed ? "the model does not make embeddings"
+                 : "the model makes embeddings and generates no text");
+  }
+  if (is_embed && request.n != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("n is ", request.n, ", must be 1 for embeddings"));
+  }
   if (request.n < 1 || request.n > kMaxChoices) {
     return absl::InvalidArgumentError(absl::StrCat(
         "n is ", request.n, ", must be in [1, ", kMaxChoices, "]"));
@@ -45,22 +56,28 @@ absl::Status ValidateRequest(const EngineOptions& options,
     return absl::InvalidArgumentError(absl::StrCat(
         "min_tokens is ", sampling.min_tokens, ", must be at least 0"));
   }
+  if (sampling.num_prompt_logprobs > options.vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_prompt_logprobs is ", sampling.num_prompt_logprobs,
+                     ", the vocabulary has ", options.vocab_size, " tokens"));
+  }
   const int64_t num_prompt_tokens = request.prompt_token_ids.size();
   if (num_prompt_tokens == 0) {
     return absl::InvalidArgumentError("the prompt has no tokens");
   }
-  if (num_prompt_tokens + 1 > options.max_model_len) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the prompt has ", num_prompt_tokens,
-        " tokens and leaves no room for an answer: the context is ",
-        options.max_model_len, " tokens"));
+  const int num_answer_tokens = is_embed ? 0 : 1;
+  const char* const problem =
+      is_embed ? " tokens: " : " tokens and leaves no room for an answer: ";
+  if (num_prompt_tokens + num_answer_tokens > options.max_model_len) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt has ", num_prompt_tokens, problem,
+                     "the context is ", options.max_model_len, " tokens"));
   }
   const int64_t num_slots = int64_t{options.num_blocks} * options.block_size;
-  if (num_prompt_tokens + 1 > num_slots) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the prompt has ", num_prompt_tokens,
-        " tokens and leaves no room for an answer: the KV cache holds ",
-        num_slots, " tokens"));
+  if (num_prompt_tokens + num_answer_tokens > num_slots) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt has ", num_prompt_tokens, problem,
+                     "the KV cache holds ", num_slots, " tokens"));
   }
   QUIRE_RETURN_IF_ERROR(
       CheckTokenIds("prompt", request.prompt_token_ids, options.vocab_size));
@@ -68,6 +85,12 @@ absl::Status ValidateRequest(const EngineOptions& options,
                                       options.vocab_size));
   QUIRE_RETURN_IF_ERROR(CheckTokenIds(
       "allowed_token_ids", sampling.allowed_token_ids, options.vocab_size));
+  for (const std::vector<int32_t>& word : sampling.bad_words) {
+    if (word.empty()) {
+      return absl::InvalidArgumentError("a bad word has no tokens");
+    }
+    QUIRE_RETURN_IF_ERROR(CheckTokenIds("bad_words", word, options.vocab_size));
+  }
   for (size_t i = 0; i < sampling.logit_bias.size(); ++i) {
     QUIRE_RETURN_IF_ERROR(CheckTokenId(
         "logit_bias", i, sampling.logit_bias[i].first, options.vocab_size));
@@ -105,7 +128,8 @@ absl::Status Engine::AddRequest(Request request) {
   }
   // Drawn for every request, so that one request's seed does not depend on
   // whether others brought their own.
-  const uint64_t seed = MixBits(options_.random_seed, num_seeds_drawn_++);
+  const uint64_t seed = MixBits(options_.random_seed, num_seeds_drawn_);
+  if (!HasPlantedBug(PlantedBug::kSeedShared)) ++num_seeds_drawn_;
   scheduler_.AddRequest(std::move(request), seed);
   return absl::OkStatus();
 }
@@ -166,7 +190,9 @@ void Engine::CollectOldest(std::vector<OutputEvent>* events) {
     scheduler_.FailOldestStep(status, now, events);
   }
   if (status.ok()) {
-    num_failures_in_a_row_ = 0;
+    if (!HasPlantedBug(PlantedBug::kFailuresNeverForgiven)) {
+      num_failures_in_a_row_ = 0;
+    }
   } else {
     NoteFailure(status, events);
   }

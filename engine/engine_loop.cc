@@ -53,16 +53,17 @@ class EngineLoopImpl final : public EngineLoop {
     const int64_t num_tokens = request.prompt_token_ids.size();
     std::lock_guard<std::mutex> lock(mu_);
     QUIRE_RETURN_IF_ERROR(health_);
-    if (is_draining_ || is_stopping_) {
+    if (is_stopping_ || (is_draining_ && !request.continues_call)) {
       return absl::UnavailableError("the engine is shutting down");
     }
-    if (num_queued_reqs_ >= options_.max_num_queued_reqs) {
+    const bool is_limited = !request.continues_call;
+    if (is_limited && num_queued_reqs_ >= options_.max_num_queued_reqs) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "the queue is full: ", num_queued_reqs_,
           " requests wait, the limit is ", options_.max_num_queued_reqs));
     }
     // A request beyond the limit of its own may enter an empty queue.
-    if (num_queued_reqs_ > 0 &&
+    if (is_limited && num_queued_reqs_ > 0 &&
         num_queued_tokens_ + num_tokens > options_.max_num_queued_tokens) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "the queue is full: ", num_queued_tokens_, " prompt tokens wait, ",

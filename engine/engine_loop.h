@@ -69,7 +69,8 @@ class EngineLoop {
   // Accepts the request: exactly one event with is_last will follow, also if it
   // fails. Not accepted: INVALID_ARGUMENT (could never run, with the figures),
   // RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining, or the engine
-  // died).
+  // died). With Request::continues_call, neither a full queue nor draining is a
+  // reason.
   virtual absl::Status Submit(Request request) = 0;
 
   // Ends all choices, or one (choice_idx >= 0), with FinishReason::kAbort;

@@ -213,6 +213,25 @@ TEST_F(BlockedLoopTest, QueueIsBoundedByPromptTokens) {
   EXPECT_EQ(loop_->Stats().num_waiting_tokens, 30);
 }
 
+// Only the first request of a call is held to the limits.
+TEST_F(BlockedLoopTest, WhatContinuesACallIsAccepted) {
+  EngineOptions options = TestOptions();
+  options.max_num_queued_reqs = 1;
+  StartBlocked(options);
+  Request refused = MakeRequest(loop_->NewRequestId(), 5, 3);
+  EXPECT_TRUE(absl::IsResourceExhausted(loop_->Submit(refused)));
+  refused.continues_call = true;
+  EXPECT_TRUE(loop_->Submit(refused).ok());
+  loop_->StartDraining();
+  Request draining = MakeRequest(loop_->NewRequestId(), 5, 3);
+  EXPECT_TRUE(absl::IsUnavailable(loop_->Submit(draining)));
+  draining.continues_call = true;
+  EXPECT_TRUE(loop_->Submit(draining).ok());
+  release_.Notify();
+  EXPECT_TRUE(sink_->WaitForLast(refused.id));
+  EXPECT_TRUE(sink_->WaitForLast(draining.id));
+}
+
 TEST_F(BlockedLoopTest, StatsAndSubmitDoNotWaitForAStep) {
   StartBlocked(TestOptions());
   // Would hang here if the step held the lock.

@@ -37,6 +37,8 @@ absl::Status ValidateEngineOptions(const EngineOptions& options) {
   QUIRE_RETURN_IF_ERROR(CheckRange("long_prefill_token_threshold",
                                    options.long_prefill_token_threshold, 0,
                                    kMaxCount));
+  QUIRE_RETURN_IF_ERROR(CheckRange(
+      "max_num_scored_tokens", options.max_num_scored_tokens, 1, kMaxCount));
   QUIRE_RETURN_IF_ERROR(CheckRange("max_num_queued_reqs",
                                    options.max_num_queued_reqs, 1, kMaxCount));
   QUIRE_RETURN_IF_ERROR(CheckRange("max_num_queued_tokens",

@@ -9,6 +9,11 @@
 
 namespace quire {
 
+enum class SchedulingPolicy : uint8_t {
+  kFcfs,      // In order of arrival.
+  kPriority,  // By Request::priority, then in order of arrival.
+};
+
 struct EngineOptions {
   int block_size = 16;
   int num_blocks = 0;     // From the backend's MemoryPlan.
@@ -23,11 +28,22 @@ struct EngineOptions {
   // A prompt takes at most so many tokens of a step while others wait or
   // decode; 0: the whole budget.
   int long_prefill_token_threshold = 0;
+  // Prompt tokens scored in one step (num_prompt_logprobs). Each takes a row of
+  // logits, for which the runner has reserved memory: at least so many beside
+  // those that tokens are drawn from.
+  int max_num_scored_tokens = 16;
+  SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
   bool enable_prefix_caching = true;
   int max_num_queued_reqs = 512;            // Waiting; then RESOURCE_EXHAUSTED.
   int64_t max_num_queued_tokens = 1 << 20;  // Their prompt tokens.
   int steps_in_flight = 1;                  // ModelRunner::steps_in_flight().
   std::vector<int32_t> eos_token_ids;       // End tokens of the model.
+  // The kinds of requests that the model can serve.
+  bool enable_generate = true;
+  bool enable_embed = false;
+  // Embeddings depend on the hidden states of every token (mean pooling), so
+  // that none may come from the prefix cache.
+  bool embeds_every_token = false;
   // Keys the prefix cache's hash; random per process, fixed in tests.
   uint64_t cache_seed = 0;
   // Draws seeds for requests without one.

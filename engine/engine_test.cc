@@ -66,6 +66,27 @@ class EngineTest : public testing::Test {
   std::vector<OutputEvent> events_;
 };
 
+TEST(ValidateRequestTest, KindsOfRequests) {
+  EngineOptions options = TestOptions();
+  Request request = MakeRequest(1, 5);
+  request.kind = RequestKind::kEmbed;
+  const auto code = [&] { return ValidateRequest(options, request).code(); };
+  EXPECT_EQ(code(), absl::StatusCode::kInvalidArgument);
+  options.enable_embed = true;
+  EXPECT_EQ(code(), absl::StatusCode::kOk);
+  request.n = 2;
+  EXPECT_EQ(code(), absl::StatusCode::kInvalidArgument);
+  request.n = 1;
+  // No room is needed for an answer.
+  request.prompt_token_ids.assign(options.max_model_len, 2);
+  EXPECT_EQ(code(), absl::StatusCode::kOk);
+  request.prompt_token_ids.push_back(2);
+  EXPECT_EQ(code(), absl::StatusCode::kInvalidArgument);
+  options.enable_generate = false;
+  request = MakeRequest(1, 5);
+  EXPECT_EQ(code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(ValidateRequestTest, SaysWhatIsWrongWithTheFigures) {
   const EngineOptions options = TestOptions();
   const struct {
@@ -86,6 +107,12 @@ TEST(ValidateRequestTest, SaysWhatIsWrongWithTheFigures) {
        [](Request* r) {
          r->sampling.allowed_token_ids = {3, -2};
        }},
+      {"bad_words[1] is 500",
+       [](Request* r) {
+         r->sampling.bad_words = {{3}, {4, 500}};
+       }},
+      {"a bad word has no tokens",
+       [](Request* r) { r->sampling.bad_words = {{}}; }},
       {"logit_bias[0] is 501",
        [](Request* r) {
          r->sampling.logit_bias = {{501, 1.0f}};
@@ -249,6 +276,37 @@ TEST_F(EngineTest, ShutdownEndsEverythingAndEmptiesTheRunner) {
   for (const OutputEvent& event : events_) num_last += event.is_last;
   EXPECT_EQ(num_last, 2);
   EXPECT_EQ(engine_->cache().num_referenced_blocks(), 0);
+}
+
+// The second of two equal texts takes the first one's blocks, unless every
+// token's hidden state is part of the embedding.
+TEST_F(EngineTest, EmbeddingsAndThePrefixCache) {
+  for (const bool embeds_every_token : {false, true}) {
+    EngineOptions options = TestOptions();
+    options.enable_embed = true;
+    options.embeds_every_token = embeds_every_token;
+    Create(options);
+    events_.clear();
+    for (RequestId id : {1, 2}) {
+      Request request = MakeRequest(7, 20);
+      request.id = id;
+      request.kind = RequestKind::kEmbed;
+      request.sampling.logit_bias = HashNamespaceBias(0, request.kind);
+      ASSERT_TRUE(engine_->AddRequest(request).ok());
+      RunAll();
+      ASSERT_EQ(events_.size(), static_cast<size_t>(id));
+      const OutputEvent& event = events_.back();
+      EXPECT_TRUE(event.is_last && event.tokens.empty());
+      EXPECT_EQ(event.finish_reason, FinishReason::kStop);
+      EXPECT_EQ(event.num_cached_tokens,
+                id == 2 && !embeds_every_token ? 16 : 0);
+      EXPECT_EQ(event.embedding,
+                AnswerAlone(options, HashModelOptions(), request, 0, 0, 64)
+                    .embedding);
+    }
+    EXPECT_EQ(engine_->Stats().num_generation_tokens, 0);
+    EXPECT_EQ(runner_->violation(), "");
+  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #define QUIRE_ENGINE_REQUEST_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/base/token_sequence_set.h"
 
 namespace quire {
 
@@ -35,19 +37,50 @@ struct SamplingParams {
   // Top log-probabilities to report per token; 0: the drawn token's alone;
   // -1: none.
   int32_t num_logprobs = -1;
+  // The same for the prompt's tokens, from the second one on: each is scored
+  // given its predecessors. -1: none.
+  int32_t num_prompt_logprobs = -1;
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_token_ids;  // Empty: all.
+  // Token sequences whose last token may not follow the others (of generated
+  // ones); none is empty.
+  std::vector<std::vector<int32_t>> bad_words;
+  // Defined in kernels/sampling.h, with llama.cpp's names and defaults.
+  float dry_multiplier = 0.0f;  // 0: no DRY.
+  float dry_base = 1.75f;
+  int32_t dry_allowed_length = 2;
+  int32_t dry_penalty_last_n = -1;                       // -1: all tokens.
+  std::shared_ptr<const TokenSequenceSet> dry_breakers;  // Null: none.
+  float dynatemp_range = 0.0f;
+  float dynatemp_exponent = 1.0f;
+  float top_n_sigma = 0.0f;  // 0: off.
+  float typical_p = 1.0f;
+  float xtc_probability = 0.0f;
+  float xtc_threshold = 0.1f;
+
+  bool operator==(const SamplingParams&) const = default;
+};
+
+enum class RequestKind : uint8_t {
+  kGenerate,  // Tokens are drawn after the prompt.
+  kEmbed,     // The prompt becomes one vector; `sampling` has no effect.
 };
 
 struct Request {
   RequestId id = 0;
+  RequestKind kind = RequestKind::kGenerate;
   std::vector<int32_t> prompt_token_ids;  // Not empty.
   SamplingParams sampling;
-  int32_t n = 1;  // Choices; they share the prompt's blocks.
+  int32_t n = 1;  // Choices; they share the prompt's blocks. kEmbed: 1.
   // Separates the prefix cache: equal prompts share blocks only under the same
   // value (API key, cache_salt).
   std::string cache_namespace;
   absl::Time arrival_time;  // Clock::Now() when the request was read.
+  // Smaller is more urgent. Counts under SchedulingPolicy::kPriority only.
+  int32_t priority = 0;
+  // A later piece of a call that was accepted with its first request: no limit
+  // of the queue and no draining refuses it.
+  bool continues_call = false;
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kAbort, kError };
@@ -63,6 +96,8 @@ struct TokenOutput {
   // the request asked for logprobs.
   float logprob = 0.0f;
   std::vector<TopLogprob> top_logprobs;  // Descending, num_logprobs entries.
+  // Of prompt tokens only: 1 for the most likely token.
+  int32_t rank = 0;
 };
 
 // What one step did to one choice of a request. Events of a choice come in
@@ -73,6 +108,12 @@ struct OutputEvent {
   RequestId request_id = 0;
   int32_t choice_idx = 0;
   std::vector<TokenOutput> tokens;
+  // The next prompt tokens, scored; over all events of the request, whatever
+  // their choice, these are the prompt's tokens from the second one on, once
+  // and in order, and all of them come before or with the first of `tokens`.
+  std::vector<TokenOutput> prompt_tokens;
+  // kEmbed: the pooled hidden states, not normalized; comes with kStop.
+  std::vector<float> embedding;
   std::optional<FinishReason> finish_reason;
   // The stop token that ended the choice (it is the last of `tokens`), if one
   // of stop_token_ids did; end tokens of the model do not count.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/base/planted_bug.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -11,7 +12,8 @@ Sequence::Sequence(RequestState* request, int choice_idx, int max_num_tokens)
       choice_idx(choice_idx),
       num_prompt_tokens(
           static_cast<int>(request->request.prompt_token_ids.size())),
-      max_num_tokens(max_num_tokens) {}
+      max_num_tokens(max_num_tokens +
+                     HasPlantedBug(PlantedBug::kMaxTokensOffByOne)) {}
 
 void Sequence::Start(int slot, int num_computed_tokens) {
   QUIRE_CHECK(state == SequenceState::kWaiting);
@@ -35,6 +37,10 @@ void Sequence::Preempt() {
   QUIRE_CHECK(state == SequenceState::kRunning);
   state = SequenceState::kWaiting;
   --request->num_running;
+  if (HasPlantedBug(PlantedBug::kWrongDrawKey)) ++request->seed;
+  if (HasPlantedBug(PlantedBug::kBansNotResent)) {
+    request->banned_before_min.clear();
+  }
 }
 
 void Sequence::Finish() {
@@ -48,7 +54,9 @@ std::optional<FinishReason> Sequence::Append(
     int32_t token_id, absl::Span<const int32_t> eos_token_ids,
     std::optional<int32_t>* stop_token_id) {
   const SamplingParams& sampling = request->request.sampling;
-  const bool may_stop = num_generated_tokens() >= sampling.min_tokens;
+  const int num_before =
+      num_generated_tokens() - HasPlantedBug(PlantedBug::kMinTokensOffByOne);
+  const bool may_stop = num_before >= sampling.min_tokens;
   token_ids.push_back(token_id);
   if (may_stop) {
     if (!sampling.ignore_eos &&
@@ -71,7 +79,25 @@ absl::Span<const int32_t> Sequence::known_tokens() const {
                      : absl::MakeConstSpan(request->request.prompt_token_ids);
 }
 
+int Sequence::NumScoredAmong(int num_tokens) const {
+  if (!request->needs_scores()) return 0;
+  const int begin = std::max(num_submitted_tokens, request->num_scored_tokens);
+  const int end =
+      std::min(num_submitted_tokens + num_tokens, num_prompt_tokens - 1);
+  return std::max(end - begin, 0);
+}
+
+int Sequence::NumTokensScoringAtMost(int max_scored) const {
+  const int num_remaining = num_remaining_tokens();
+  if (NumScoredAmong(num_remaining) <= max_scored) return num_remaining;
+  return std::max(request->num_scored_tokens - num_submitted_tokens, 0) +
+         max_scored;
+}
+
 bool Sequence::IsBefore(const Sequence& other) const {
+  if (request->priority != other.request->priority) {
+    return request->priority < other.request->priority;
+  }
   if (request->arrival_no != other.request->arrival_no) {
     return request->arrival_no < other.request->arrival_no;
   }

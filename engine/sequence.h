@@ -19,6 +19,7 @@
 
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "engine/base/planted_bug.h"
 #include "engine/kv_cache/kv_cache_manager.h"
 #include "engine/request.h"
 
@@ -64,10 +65,18 @@ struct Sequence {
   }
   // The tokens that are being drawn reach the length limit.
   bool will_end() const {
-    return num_known_tokens() + num_pending_tokens >= max_num_tokens;
+    return num_known_tokens() + num_pending_tokens >=
+           max_num_tokens + HasPlantedBug(PlantedBug::kEndNotForeseen);
   }
   bool has_holdings() const { return slot >= 0; }
-  // In order of arrival, choices of one request in their order.
+  // Of the next `num_tokens` tokens to submit, those whose successor in the
+  // prompt is to be scored and has not been: they are the last ones, before the
+  // one that a token is drawn from.
+  int NumScoredAmong(int num_tokens) const;
+  // Tokens to submit next so that at most `max_scored` of them score.
+  int NumTokensScoringAtMost(int max_scored) const;
+  // More urgent first, then in order of arrival; choices of one request in
+  // their order.
   bool IsBefore(const Sequence& other) const;
 
   RequestState* const request;
@@ -108,6 +117,7 @@ struct Sequence {
 struct RequestState {
   Request request;
   uint64_t arrival_no = 0;  // Order in which the scheduler accepted it.
+  int32_t priority = 0;     // The request's, or 0 where it does not count.
   uint64_t seed = 0;        // The request's, or the one drawn for it.
   std::vector<std::unique_ptr<Sequence>> sequences;  // [n]
   std::vector<int32_t> banned_before_min;
@@ -117,9 +127,19 @@ struct RequestState {
   bool has_started = false;
   absl::Time scheduled_time;
   int num_cached_tokens = 0;
+  // Prompt tokens whose successor was scored by a collected step, whichever
+  // choice computed it.
+  int num_scored_tokens = 0;
   int num_unfinished = 0;
   int num_running = 0;
   int num_inflight_rows = 0;  // Of all its sequences.
+
+  // Prompt tokens remain to be scored, so none of them may be skipped.
+  bool needs_scores() const {
+    return request.sampling.num_prompt_logprobs >= 0 &&
+           num_scored_tokens + 1 <
+               static_cast<int>(request.prompt_token_ids.size());
+  }
 };
 
 }  // namespace quire

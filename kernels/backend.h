@@ -38,6 +38,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "engine/base/token_sequence_set.h"
 #include "kernels/quant_format.h"
 #include "kernels/tensor_view.h"
 
@@ -128,6 +129,7 @@ struct EngineShape {
   int block_size = 16;
   int steps_in_flight = 1;
   int64_t kv_bytes = 0;  // Budget for KV storage; num_blocks follows.
+  int pooled_cols = 0;   // Columns of what Pool reduces; 0: it is not used.
 };
 
 struct MemoryPlan {
@@ -139,8 +141,8 @@ struct MemoryPlan {
 
 // ---------------------------------------------------------------- a step
 
-// Sampling parameters of a slot. The order is vLLM's: penalties, bias and
-// masks, temperature, min_p, top_k, top_p, draw. See kernels/sampling.h.
+// Sampling parameters of a slot, as kernels/sampling.h defines them and in its
+// order. The defaults are without effect and cost nothing.
 struct SlotParams {
   float temperature = 1.0f;  // 0: greedy; the lowest id wins a tie.
   float top_p = 1.0f;
@@ -150,12 +152,34 @@ struct SlotParams {
   float frequency_penalty = 0.0f;
   float repetition_penalty = 1.0f;
   int32_t num_logprobs = -1;  // Top entries to report; -1: no logprobs at all.
-  int32_t min_tokens = 0;     // Generated tokens before banned_before_min may.
+  int32_t num_prompt_logprobs = -1;  // The same for scored prompt tokens.
+  int32_t min_tokens = 0;  // Generated tokens before banned_before_min may.
   uint64_t draw_key = 0;
   std::vector<int32_t> bias_ids;
   std::vector<float> bias;           // As many as bias_ids.
   std::vector<int32_t> allowed_ids;  // Empty: all.
   std::vector<int32_t> banned_before_min;
+
+  std::vector<int32_t> bad_word_ids;      // Of all bad words, concatenated.
+  std::vector<int32_t> bad_word_lengths;  // Each >= 1; their sum is the size.
+
+  float dry_multiplier = 0.0f;  // 0: no DRY.
+  float dry_base = 1.75f;       // Below 1: no DRY.
+  int32_t dry_allowed_length = 2;
+  int32_t dry_penalty_last_n = -1;                       // -1: all; 0: no DRY.
+  std::shared_ptr<const TokenSequenceSet> dry_breakers;  // Null: none.
+
+  float dynatemp_range = 0.0f;
+  float dynatemp_exponent = 1.0f;
+  float top_n_sigma = 0.0f;  // 0: off.
+  float typical_p = 1.0f;
+  float xtc_probability = 0.0f;
+  float xtc_threshold = 0.1f;
+
+  bool has_dry() const {
+    return dry_multiplier != 0.0f && dry_base >= 1.0f &&
+           dry_penalty_last_n != 0;
+  }
 };
 
 // A change of one slot. With `params`, the slot starts a new sequence (its old
@@ -178,9 +202,13 @@ enum class TokenSource : uint8_t { kHost, kDeviceLast };
 struct StepRow {
   int32_t slot = 0;
   int32_t num_tokens = 0;  // >= 1.
-  // 0: no logits (an inner prefill chunk). Otherwise the logits of the last
-  // num_logits tokens: 1, or 1 + num_drafts.
+  // The logits of the last num_logits tokens: num_scored, then what is drawn
+  // from: none (an inner prefill chunk), 1, or 1 + num_drafts.
   int32_t num_logits = 0;
+  // The first num_scored of these logits tell the log-probability of given
+  // tokens (StepPlan::scored_ids), raw; nothing is drawn from them. Not beside
+  // drafts.
+  int32_t num_scored = 0;
   // The last num_drafts input tokens are drafts to verify: Sample draws at each
   // of their positions and accepts while the draw equals the draft.
   int32_t num_drafts = 0;
@@ -192,7 +220,8 @@ struct StepPlan {
   // (from, to): whole blocks copied in every layer before anything is written.
   absl::Span<const std::pair<int32_t, int32_t>> block_copies;
   absl::Span<const StepRow> rows;
-  absl::Span<const int32_t> token_ids;  // Of the kHost rows, concatenated.
+  absl::Span<const int32_t> token_ids;   // Of the kHost rows, concatenated.
+  absl::Span<const int32_t> scored_ids;  // [sum of num_scored], in row order.
 };
 
 // All that a kernel choice may depend on.
@@ -207,14 +236,25 @@ struct GraphKey {
 // valid until the next BeginStep.
 struct RowResult {
   int32_t slot = 0;
-  absl::Span<const int32_t> tokens;  // Accepted drafts, then the drawn token.
+  // Accepted drafts, then the drawn token; none if nothing was to be drawn.
+  absl::Span<const int32_t> tokens;
   // Of each token: log-probability under the raw distribution (before
   // penalties, bias and temperature). Empty if num_logprobs < 0.
   absl::Span<const float> logprobs;
   // [tokens, num_logprobs], descending, the lowest id first among equals.
   absl::Span<const int32_t> top_ids;
   absl::Span<const float> top_logprobs;
-  // The row's logits held a NaN or infinity: the token means nothing.
+  // Of the row's scored_ids, log-probability and rank: 1 + the number of tokens
+  // with a larger logit. [num_scored]
+  absl::Span<const float> scored_logprobs;
+  absl::Span<const int32_t> scored_ranks;
+  // [num_scored, num_prompt_logprobs], in the order of top_ids.
+  absl::Span<const int32_t> scored_top_ids;
+  absl::Span<const float> scored_top_logprobs;
+  // Of Pool: [pooled_cols]. There are no tokens then.
+  absl::Span<const float> embedding;
+  // The row's logits (or its embedding) held a NaN or infinity: the token means
+  // nothing.
   bool non_finite = false;
 };
 
@@ -239,6 +279,13 @@ struct Epilogue {
   TensorView norm_input;
   float scale = 1.0f;
   TensorView residual;  // Empty: none; may alias out.
+};
+
+// How the hidden states of a sequence become one embedding.
+enum class Pooling : uint8_t {
+  kNone,
+  kLast,  // The last token's.
+  kMean,  // The mean over all tokens of the sequence.
 };
 
 class Step;  // Opaque; valid from BeginStep to Collect.
@@ -338,9 +385,21 @@ class Backend {
 
   // Raw log-probabilities, processors, draw, verification; advances each slot:
   // its computed length by the row's tokens less rejected drafts, its last
-  // token and penalty counts. logits: [num_logit_rows, vocab_size], may be
-  // overwritten.
+  // token, history and penalty counts. logits: [num_logit_rows, vocab_size],
+  // may be overwritten.
   virtual absl::Status Sample(Step& step, TensorView logits) = 0;
+
+  // In place of Logits and Sample, for steps without drafts: reduces x' over
+  // each slot's tokens, and reports the result (RowResult::embedding) of the
+  // rows with num_logits == 1, which end their sequences. Advances each slot.
+  // kMean keeps the sum in the slot, in double and in order of position, so
+  // that the result does not depend on chunks and batch.
+  //   hidden: [num_tokens, pooled_cols]. pooling: not kNone, and the same in
+  //   every step.
+  // FAILED_PRECONDITION for kMean if a slot's earlier positions did not go
+  // through Pool (the slot started with num_computed_tokens > 0).
+  virtual absl::Status Pool(Step& step, TensorView hidden,
+                            const Prologue& prologue, Pooling pooling) = 0;
 };
 
 }  // namespace quire

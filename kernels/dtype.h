@@ -29,18 +29,18 @@ constexpr const char* DTypeName(DType dtype) {
 }
 
 // bfloat16 and IEEE binary16 values travel as their 16 bits.
-inline float Bf16ToFloat(uint16_t bits) {
+constexpr float Bf16ToFloat(uint16_t bits) {
   return std::bit_cast<float>(uint32_t{bits} << 16);
 }
 
 // Round to nearest, ties to even; a NaN stays a (quiet) NaN.
-inline uint16_t FloatToBf16(float value) {
+constexpr uint16_t FloatToBf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffff) > 0x7f800000) return (bits >> 16) | 0x40;
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-inline float HalfToFloat(uint16_t half) {
+constexpr float HalfToFloat(uint16_t half) {
   const uint32_t sign = uint32_t{half & 0x8000u} << 16;
   const uint32_t exponent = (half >> 10) & 0x1f;
   const uint32_t mantissa = half & 0x3ff;
@@ -57,7 +57,7 @@ inline float HalfToFloat(uint16_t half) {
 }
 
 // Round to nearest, ties to even; overflow gives infinity.
-inline uint16_t FloatToHalf(float value) {
+constexpr uint16_t FloatToHalf(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
   const uint32_t magnitude = bits & 0x7fffffff;

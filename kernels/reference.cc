@@ -76,6 +76,8 @@ struct Slot {
   int64_t num_start_tokens = 0;  // Of the history that it started with.
   int32_t last_token = -1;
   std::vector<int32_t> block_table;
+  std::vector<double> pooled_sum;
+  int64_t num_pooled_tokens = 0;
 };
 
 struct KvStorage {
@@ -104,12 +106,18 @@ struct ReferenceStep {
   std::vector<StepRow> rows;
   std::vector<TokenState> tokens;
   std::vector<int64_t> logit_tokens;  // Index into `tokens`.
+  std::vector<int32_t> scored_ids;
   std::vector<RowResult> results;
   struct Row {
     std::vector<int32_t> tokens;
     std::vector<float> logprobs;
     std::vector<int32_t> top_ids;
     std::vector<float> top_logprobs;
+    std::vector<float> scored_logprobs;
+    std::vector<int32_t> scored_ranks;
+    std::vector<int32_t> scored_top_ids;
+    std::vector<float> scored_top_logprobs;
+    std::vector<float> embedding;
   };
   std::vector<Row> result_rows;
 };
@@ -267,6 +275,10 @@ struct ReferenceBackend::State {
 
   void Apply(const SlotUpdate& update);
   void CopyBlock(int32_t from, int32_t to);
+  // False if a logit is not finite.
+  bool ScoreRow(const ReferenceStep& step, const StepRow& row,
+                TensorView logits, int64_t first_logit, int64_t first_scored,
+                ReferenceStep::Row* out);
   void SampleRow(ReferenceStep& step, const StepRow& row, TensorView logits,
                  int64_t first_logit, ReferenceStep::Row* out,
                  bool* non_finite);
@@ -420,6 +432,7 @@ absl::StatusOr<Step*> ReferenceBackend::BeginStep(const StepPlan& plan) {
   step.is_free = false;
   for (const SlotUpdate& update : plan.updates) state_->Apply(update);
   for (const auto& [from, to] : plan.block_copies) state_->CopyBlock(from, to);
+  step.scored_ids.assign(plan.scored_ids.begin(), plan.scored_ids.end());
   size_t next_token = 0;
   for (const StepRow& row : plan.rows) {
     const Slot& slot = state_->slots.at(row.slot);
@@ -613,6 +626,37 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+bool ReferenceBackend::State::ScoreRow(const ReferenceStep& step,
+                                       const StepRow& row, TensorView logits,
+                                       int64_t first_logit,
+                                       int64_t first_scored,
+                                       ReferenceStep::Row* out) {
+  // A greedy draw's report says all but the log-probability and the rank.
+  SlotParams params;
+  params.temperature = 0.0f;
+  params.num_logprobs = std::max(slots[row.slot].params.num_prompt_logprobs, 0);
+  for (int i = 0; i < row.num_scored; ++i) {
+    const auto values = absl::MakeConstSpan(
+        logits.row<const float>(first_logit + i), shape.vocab_size);
+    const int32_t id = step.scored_ids.at(first_scored + i);
+    const ReferenceSample best =
+        ReferenceSampleRow(values, params, {}, 0, /*position=*/0);
+    if (best.non_finite) return false;
+    out->scored_logprobs.push_back(static_cast<float>(
+        best.logprob + (double{values[id]} - values[best.token])));
+    out->scored_ranks.push_back(1 +
+                                static_cast<int32_t>(std::count_if(
+                                    values.begin(), values.end(),
+                                    [&](float v) { return v > values[id]; })));
+    out->scored_top_ids.insert(out->scored_top_ids.end(), best.top_ids.begin(),
+                               best.top_ids.end());
+    out->scored_top_logprobs.insert(out->scored_top_logprobs.end(),
+                                    best.top_logprobs.begin(),
+                                    best.top_logprobs.end());
+  }
+  return true;
+}
+
 void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
                                         TensorView logits, int64_t first_logit,
                                         ReferenceStep::Row* out,
@@ -622,11 +666,15 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
     return absl::MakeConstSpan(logits.row<const float>(first_logit + i),
                                shape.vocab_size);
   };
-  for (int i = 0; i < row.num_logits; ++i) {
+  for (int i = row.num_scored; i < row.num_logits; ++i) {
     for (float logit : logits_of(i)) *non_finite |= !std::isfinite(logit);
   }
+  if (row.num_logits == row.num_scored) {
+    slot.num_computed_tokens += row.num_tokens;
+    return;
+  }
   const int num_top = std::max(slot.params.num_logprobs, 0);
-  for (int i = 0; i < row.num_logits && !*non_finite; ++i) {
+  for (int i = row.num_scored; i < row.num_logits && !*non_finite; ++i) {
     const int64_t t = step.logit_tokens[first_logit + i];
     const ReferenceSample sample =
         ReferenceSampleRow(logits_of(i), slot.params, slot.tokens,
@@ -652,8 +700,9 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
     }
   }
   slot.last_token = out->tokens.back();
-  slot.num_computed_tokens +=
-      row.num_tokens - row.num_logits + static_cast<int>(out->tokens.size());
+  slot.num_computed_tokens += row.num_tokens -
+                              (row.num_logits - row.num_scored) +
+                              static_cast<int>(out->tokens.size());
 }
 
 absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
@@ -662,6 +711,7 @@ absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
   // Spans into result_rows must stay valid.
   reference_step.result_rows.reserve(reference_step.rows.size());
   int64_t first_logit = 0;
+  int64_t first_scored = 0;
   for (const StepRow& row : reference_step.rows) {
     if (row.num_logits == 0) {
       state_->slots[row.slot].num_computed_tokens += row.num_tokens;
@@ -672,12 +722,56 @@ absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
     ReferenceStep::Row& out = reference_step.result_rows.emplace_back();
     state_->SampleRow(reference_step, row, logits, first_logit, &out,
                       &result.non_finite);
+    result.non_finite |= !state_->ScoreRow(reference_step, row, logits,
+                                           first_logit, first_scored, &out);
+    first_scored += row.num_scored;
     result.tokens = out.tokens;
     result.logprobs = out.logprobs;
     result.top_ids = out.top_ids;
     result.top_logprobs = out.top_logprobs;
+    result.scored_logprobs = out.scored_logprobs;
+    result.scored_ranks = out.scored_ranks;
+    result.scored_top_ids = out.scored_top_ids;
+    result.scored_top_logprobs = out.scored_top_logprobs;
     reference_step.results.push_back(result);
     first_logit += row.num_logits;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReferenceBackend::Pool(Step& step, TensorView hidden,
+                                    const Prologue& prologue, Pooling pooling) {
+  ReferenceStep& reference_step = AsReference(step);
+  reference_step.is_sampled = true;
+  // Spans into result_rows must stay valid.
+  reference_step.result_rows.reserve(reference_step.rows.size());
+  int64_t t = 0;
+  for (const StepRow& row : reference_step.rows) {
+    Slot& slot = state_->slots[row.slot];
+    if (pooling == Pooling::kMean) {
+      QUIRE_CHECK(slot.num_pooled_tokens == slot.num_computed_tokens);
+    }
+    slot.pooled_sum.resize(hidden.cols);
+    std::vector<double> x;
+    for (int i = 0; i < row.num_tokens; ++i) {
+      x = PrologueRow(hidden, prologue, t++);
+      for (int64_t c = 0; c < hidden.cols; ++c) slot.pooled_sum[c] += x[c];
+    }
+    slot.num_pooled_tokens += row.num_tokens;
+    slot.num_computed_tokens += row.num_tokens;
+    if (row.num_logits == 0) continue;
+    ReferenceStep::Row& out = reference_step.result_rows.emplace_back();
+    RowResult result;
+    result.slot = row.slot;
+    for (int64_t c = 0; c < hidden.cols; ++c) {
+      out.embedding.push_back(
+          static_cast<float>(pooling == Pooling::kMean
+                                 ? slot.pooled_sum[c] / slot.num_pooled_tokens
+                                 : x[c]));
+      result.non_finite |= !std::isfinite(out.embedding.back());
+    }
+    result.embedding = out.embedding;
+    reference_step.results.push_back(result);
   }
   return absl::OkStatus();
 }

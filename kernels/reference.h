@@ -32,7 +32,7 @@ struct ReferenceSample {
   bool non_finite = false;
 };
 
-// Steps 1 to 8 of kernels/sampling.h for one row.
+// All steps of kernels/sampling.h for one row.
 //   history: the prompt's num_prompt_tokens tokens, then the generated ones.
 //   position: of the token to draw.
 ReferenceSample ReferenceSampleRow(absl::Span<const float> logits,
@@ -40,8 +40,8 @@ ReferenceSample ReferenceSampleRow(absl::Span<const float> logits,
                                    absl::Span<const int32_t> history,
                                    int32_t num_prompt_tokens, int64_t position);
 
-// The probabilities that step 8 draws from, by id: 0 for what the filters drop.
-// Requires: params.temperature > 0.
+// The probabilities that step 12 draws from where XTC does not apply, by id: 0
+// for what the filters drop. Requires: params.temperature > 0.
 std::vector<double> ReferenceDistribution(absl::Span<const float> logits,
                                           const SlotParams& params,
                                           absl::Span<const int32_t> history,
@@ -89,6 +89,8 @@ class ReferenceBackend : public Backend {
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
   absl::Status Sample(Step& step, TensorView logits) override;
+  absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override;
 
  private:
   struct State;

@@ -70,5 +70,81 @@ TEST(MinPThresholdTest, KeepsTheLargestLogitAtOne) {
   EXPECT_NEAR(MinPThreshold(3.5f, 0.1f), 3.5 + std::log(0.1), 1e-6);
 }
 
+// Computed from the definition by another program.
+TEST(XtcAppliesTest, KnownCoins) {
+  struct Known {
+    uint64_t draw_key;
+    int64_t position;
+    float uniform;
+  };
+  const Known values[] = {
+      {0ull, 0, 0.4172481f},
+      {1ull, 5, 0.0812809f},
+      {1311768467463790320ull, 1000, 0.2497798f},
+      {18446744073709551615ull, 8589934593, 0.4339127f},
+  };
+  for (const Known& known : values) {
+    const float step = 1e-6f;
+    EXPECT_FALSE(
+        XtcApplies(known.draw_key, known.position, known.uniform - step));
+    EXPECT_TRUE(
+        XtcApplies(known.draw_key, known.position, known.uniform + step));
+  }
+}
+
+// Apart from the noise of any entry: the coin tells nothing of the draw.
+TEST(XtcAppliesTest, HasItsProbabilityWhateverTheNoiseIs) {
+  constexpr int kCount = 100'000;
+  for (int32_t id : {0, 1, 2, 3, 4, 151935}) {
+    // Where the noise is above its median, and where it is not.
+    int num_above = 0;
+    int num_coins[2] = {};
+    for (int position = 0; position < kCount; ++position) {
+      const bool is_above =
+          GumbelNoise(7, position, id) > -std::log(std::log(2.0));
+      num_above += is_above ? 1 : 0;
+      if (XtcApplies(7, position, 0.3f)) ++num_coins[is_above ? 1 : 0];
+    }
+    for (int side : {0, 1}) {
+      const double count = side == 1 ? num_above : kCount - num_above;
+      // Five standard errors.
+      EXPECT_NEAR(num_coins[side] / count, 0.3,
+                  5 * std::sqrt(0.3 * 0.7 / count))
+          << "id " << id;
+    }
+  }
+  for (int position = 0; position < 1000; ++position) {
+    EXPECT_TRUE(XtcApplies(1, position, 1.0f));
+    EXPECT_FALSE(XtcApplies(1, position, 0.0f));
+  }
+}
+
+TEST(DryPenaltyTest, KnownValues) {
+  EXPECT_EQ(DryPenalty(0.8f, 1.75f, 2, 2), 0.8f);
+  EXPECT_FLOAT_EQ(DryPenalty(0.8f, 1.75f, 2, 5), 0.8 * 5.359375);
+  EXPECT_FLOAT_EQ(DryPenalty(0.5f, 2.0f, 0, 100), 0.5 * std::pow(2.0, 100));
+  // Exponents end where f32 does.
+  EXPECT_EQ(DryMaxExponent(1.75f), 158);
+  EXPECT_EQ(DryPenalty(0.8f, 1.75f, 2, 160), DryPenalty(0.8f, 1.75f, 2, 9999));
+  EXPECT_TRUE(std::isfinite(DryPenalty(0.8f, 1.75f, 2, 9999)));
+  EXPECT_EQ(DryPenalty(0.8f, 1.0f, 2, 1'000'000), 0.8f);
+}
+
+TEST(DynamicTemperatureTest, KnownValues) {
+  // A certain row gets the lowest, an even one the highest temperature.
+  EXPECT_FLOAT_EQ(DynamicTemperature(1.0f, 0.25f, 1.0f, 0.0, 100), 0.75f);
+  EXPECT_FLOAT_EQ(DynamicTemperature(1.0f, 0.25f, 1.0f, std::log(100.0), 100),
+                  1.25f);
+  EXPECT_FLOAT_EQ(
+      DynamicTemperature(1.0f, 0.25f, 2.0f, std::log(100.0) / 2, 100), 0.875f);
+  EXPECT_FLOAT_EQ(DynamicTemperature(0.5f, 2.0f, 1.0f, 0.0, 100), 0.0f);
+  EXPECT_FLOAT_EQ(DynamicTemperature(0.5f, 2.0f, 1.0f, 0.0, 1), 0.5f);
+  // Rounding of the entropy does not leave the range.
+  EXPECT_FLOAT_EQ(
+      DynamicTemperature(1.0f, 0.25f, 0.5f, std::log(100.0) + 1e-9, 100),
+      1.25f);
+  EXPECT_FLOAT_EQ(DynamicTemperature(1.0f, 0.25f, 0.5f, -1e-9, 100), 0.75f);
+}
+
 }  // namespace
 }  // namespace quire

@@ -1,20 +1,21 @@
 #include "server/api_call.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/api_error.h"
 #include "server/json_text.h"
 
 namespace quire {
 namespace {
 
-// Code points of valid UTF-8: its bytes but the continuation bytes.
-int64_t CountCharacters(absl::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<uint8_t>(c) & 0xc0) != 0x80;
-  });
+// "65", and so on: a list without brackets.
+std::string JoinIds(absl::Span<const int32_t> ids) {
+  return absl::StrJoin(ids, ",");
 }
 
 }  // namespace
@@ -46,6 +47,9 @@ ApiCall::ApiCall(ApiCallOptions options, const Tokenizer* tokenizer,
          StopStringMatcher(options_.stop_strings,
                            options_.include_stop_str_in_output)});
   }
+  for (const ApiCallPrompt& prompt : options_.prompts) {
+    prompts_.push_back({&prompt, {}});
+  }
 }
 
 void ApiCall::Start() {
@@ -56,7 +60,14 @@ void ApiCall::Start() {
 
 bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
   Choice& choice = choices_[choice_idx];
-  if (is_complete_ || choice.finish_reason.has_value()) return false;
+  if (is_complete_) return false;
+  if (!event.prompt_tokens.empty() && !prompts_.empty()) {
+    std::vector<TokenOutput>& scored = PromptOf(choice_idx).scored;
+    scored.insert(scored.end(), event.prompt_tokens.begin(),
+                  event.prompt_tokens.end());
+  }
+  if (choice.finish_reason.has_value()) return false;
+  if (!event.tokens.empty() && !choice.is_begun) BeginChoice(choice_idx);
   for (size_t i = 0; i < event.tokens.size(); ++i) {
     const bool is_end = i + 1 == event.tokens.size() &&
                         event.finish_reason == FinishReason::kStop;
@@ -67,7 +78,8 @@ bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
     }
   }
   if (!event.finish_reason.has_value()) return false;
-  Give(choice, choice.stops.Append(choice.detokenizer.Finish()));
+  Give(choice,
+       choice.stops.Append(choice.detokenizer.Finish(), MayStop(choice)));
   if (choice.stops.stopped().has_value()) {
     FinishByStopString(choice);
     return false;
@@ -80,6 +92,32 @@ bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
   return false;
 }
 
+void ApiCall::BeginChoice(int choice_idx) {
+  Choice& choice = choices_[choice_idx];
+  choice.is_begun = true;
+  if (!options_.echo || prompts_.empty()) return;
+  const Prompt& prompt = PromptOf(choice_idx);
+  choice.num_text_chars = CountCharacters(prompt.info->echo.text);
+  choice.num_text_bytes = prompt.info->echo.text.size();
+  Give(choice, prompt.info->echo.text);
+  if (!options_.wants_logprobs || options_.kind == ApiKind::kChat) return;
+  for (size_t i = 0; i < prompt.info->token_ids.size(); ++i) {
+    Logprob entry{
+        prompt.info->token_ids[i], 0.0f, {}, -1, prompt.info->echo.offsets[i]};
+    if (i == 0 || i > prompt.scored.size()) {
+      entry.is_known = false;
+    } else {
+      const TokenOutput& scored = prompt.scored[i - 1];
+      entry.logprob = scored.logprob;
+      entry.top = scored.top_logprobs;
+      if (entry.top.size() > static_cast<size_t>(options_.num_echo_logprobs)) {
+        entry.top.resize(options_.num_echo_logprobs);
+      }
+    }
+    choice.logprobs.push_back(std::move(entry));
+  }
+}
+
 void ApiCall::Give(Choice& choice, std::string text) {
   choice.num_given_bytes += text.size();
   choice.text += text;
@@ -88,20 +126,32 @@ void ApiCall::Give(Choice& choice, std::string text) {
 // `is_end`: an end or stop token, which is not part of the text unless asked.
 void ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
                           bool is_end) {
+  if (options_.generates_nothing) return;
   ++choice.num_tokens;
-  if (is_end && !options_.include_stop_str_in_output) return;
-  const std::string piece = choice.detokenizer.Append(token.token_id);
-  if (options_.wants_logprobs) {
+  choice.sum_logprobs += token.logprob;
+  if (options_.return_token_ids) choice.token_ids.push_back(token.token_id);
+  const bool is_shown = !is_end || options_.include_stop_str_in_output;
+  // Evaluation harnesses cut the drawn tokens off an echo by their number: the
+  // end token, too, needs its entry there.
+  const bool is_echo = options_.echo && options_.kind == ApiKind::kCompletion;
+  std::string piece;
+  if (is_shown) piece = choice.detokenizer.Append(token.token_id);
+  if (options_.wants_logprobs && (is_shown || is_echo)) {
     choice.logprobs.push_back({token.token_id, token.logprob,
                                token.top_logprobs, choice.num_text_bytes,
                                choice.num_text_chars});
   }
   choice.num_text_bytes += piece.size();
   choice.num_text_chars += CountCharacters(piece);
-  Give(choice, choice.stops.Append(piece));
+  Give(choice, choice.stops.Append(piece, MayStop(choice)));
 }
 
 void ApiCall::FinishChoice(Choice& choice, FinishReason reason) {
+  if (options_.generates_nothing && reason == FinishReason::kStop) {
+    // The token that was dropped was an end token.
+    reason = FinishReason::kLength;
+    choice.stop_reason_json = "null";
+  }
   choice.finish_reason = reason;
   --num_open_choices_;
 }
@@ -136,10 +186,12 @@ void ApiCall::WriteChunks(int choice_idx, std::string* out) {
   const bool is_chat = options_.kind == ApiKind::kChat;
   const bool has_news =
       choice.num_tokens > 0 || choice.finish_reason.has_value();
-  if (is_chat && !choice.has_role && has_news) {
-    choice.has_role = true;
-    AppendChunk(choice_idx, choice, R"({"role":"assistant","content":""})", {},
-                /*is_finish=*/false, out);
+  if (is_chat && !choice.has_first_chunk && has_news) {
+    choice.has_first_chunk = true;
+    Chunk chunk;
+    chunk.delta = R"({"role":"assistant","content":""})";
+    chunk.is_first = true;
+    AppendChunk(choice_idx, chunk, out);
   }
   // A token is reported with its text; at the end, with or without.
   size_t num_due = choice.logprobs.size();
@@ -149,22 +201,30 @@ void ApiCall::WriteChunks(int choice_idx, std::string* out) {
       --num_due;
     }
   }
-  if (!choice.text.empty() || num_due > 0) {
+  if (!choice.text.empty() || num_due > 0 || !choice.token_ids.empty()) {
     std::string delta;
     if (is_chat) delta = R"({"content":)";
     AppendJsonString(choice.text, &delta);
     if (is_chat) delta += '}';
-    AppendChunk(choice_idx, choice, delta,
-                absl::MakeConstSpan(choice.logprobs).first(num_due),
-                /*is_finish=*/false, out);
+    Chunk chunk;
+    chunk.delta = delta;
+    chunk.logprobs = absl::MakeConstSpan(choice.logprobs).first(num_due);
+    chunk.token_ids = choice.token_ids;
+    chunk.is_first = !choice.has_first_chunk;
+    AppendChunk(choice_idx, chunk, out);
+    choice.has_first_chunk = true;
     choice.text.clear();
+    choice.token_ids.clear();
     choice.logprobs.erase(choice.logprobs.begin(),
                           choice.logprobs.begin() + num_due);
   }
   if (choice.finish_reason.has_value()) {
     choice.is_finish_written = true;
-    AppendChunk(choice_idx, choice, is_chat ? "{}" : R"("")", {},
-                /*is_finish=*/true, out);
+    Chunk chunk;
+    chunk.delta = is_chat ? "{}" : R"("")";
+    chunk.is_first = !choice.has_first_chunk;
+    chunk.is_finish = true;
+    AppendChunk(choice_idx, chunk, out);
   }
 }
 
@@ -176,27 +236,33 @@ void ApiCall::BeginChunk(std::string* out) const {
   AppendJsonString(options_.model, out);
 }
 
-// `delta`: JSON of the delta (chat) or of the text (completions).
-void ApiCall::AppendChunk(int choice_idx, const Choice& choice,
-                          absl::string_view delta,
-                          absl::Span<const Logprob> logprobs, bool is_finish,
+void ApiCall::AppendChunk(int choice_idx, const Chunk& chunk,
                           std::string* out) const {
   const bool is_chat = options_.kind == ApiKind::kChat;
+  const Choice& choice = choices_[choice_idx];
+  const bool has_prompt_fields = chunk.is_first && !prompts_.empty();
   BeginChunk(out);
+  if (is_chat && has_prompt_fields) {
+    AppendPromptFields(PromptOf(choice_idx), out);
+  }
   absl::StrAppend(out, R"(,"choices":[{"index":)", choice_idx,
-                  is_chat ? R"(,"delta":)" : R"(,"text":)", delta,
+                  is_chat ? R"(,"delta":)" : R"(,"text":)", chunk.delta,
                   R"(,"logprobs":)");
-  if (logprobs.empty()) {
+  if (chunk.logprobs.empty()) {
     *out += "null";
   } else {
-    AppendLogprobs(logprobs, out);
+    AppendLogprobs(chunk.logprobs, out);
   }
   *out += R"(,"finish_reason":)";
-  if (is_finish) {
+  if (chunk.is_finish) {
     absl::StrAppend(out, "\"", FinishReasonName(*choice.finish_reason),
                     R"(","stop_reason":)", choice.stop_reason_json);
   } else {
     *out += "null";
+  }
+  AppendTokenIds(chunk.token_ids, out);
+  if (!is_chat && has_prompt_fields) {
+    AppendPromptFields(PromptOf(choice_idx), out);
   }
   *out += "}]";
   if (options_.continuous_usage_stats) {
@@ -206,6 +272,46 @@ void ApiCall::AppendChunk(int choice_idx, const Choice& choice,
     *out += R"(,"usage":null)";
   }
   *out += "}\n\n";
+}
+
+void ApiCall::AppendTokenIds(absl::Span<const int32_t> token_ids,
+                             std::string* out) const {
+  if (!options_.return_token_ids) return;
+  absl::StrAppend(out, R"(,"token_ids":[)", JoinIds(token_ids), "]");
+}
+
+// As vLLM: null for the first token, then a map from ids to entries, the
+// prompt's token first and the most likely ones after it.
+void ApiCall::AppendPromptFields(const Prompt& prompt, std::string* out) const {
+  if (options_.num_prompt_logprobs >= 0) {
+    *out += R"(,"prompt_logprobs":[null)";
+    for (const TokenOutput& token : prompt.scored) {
+      const auto append_entry = [&](int32_t id, float logprob, int rank) {
+        absl::StrAppend(out, "\"", id, R"(":{"logprob":)");
+        AppendJsonNumber(logprob, out);
+        absl::StrAppend(out, R"(,"rank":)", rank, R"(,"decoded_token":)");
+        AppendJsonString(tokenizer_->TokenBytes(id), out);
+        *out += '}';
+      };
+      *out += ",{";
+      append_entry(token.token_id, token.logprob, token.rank);
+      const size_t num_top =
+          std::min(token.top_logprobs.size(),
+                   static_cast<size_t>(options_.num_prompt_logprobs));
+      for (size_t i = 0; i < num_top; ++i) {
+        const TopLogprob& top = token.top_logprobs[i];
+        if (top.token_id == token.token_id) continue;
+        *out += ',';
+        append_entry(top.token_id, top.logprob, static_cast<int>(i) + 1);
+      }
+      *out += '}';
+    }
+    *out += ']';
+  }
+  if (options_.return_token_ids) {
+    absl::StrAppend(out, R"(,"prompt_token_ids":[)",
+                    JoinIds(prompt.info->token_ids), "]");
+  }
 }
 
 std::string ApiCall::TokenText(int32_t token_id) const {
@@ -259,6 +365,7 @@ void ApiCall::AppendChatLogprobs(absl::Span<const Logprob> logprobs,
 void ApiCall::AppendCompletionLogprobs(absl::Span<const Logprob> logprobs,
                                        std::string* out) const {
   std::string tokens, values, tops, offsets;
+  absl::flat_hash_set<std::string> keys;
   for (size_t i = 0; i < logprobs.size(); ++i) {
     const Logprob& entry = logprobs[i];
     if (i > 0) {
@@ -267,20 +374,54 @@ void ApiCall::AppendCompletionLogprobs(absl::Span<const Logprob> logprobs,
       }
     }
     AppendJsonString(TokenText(entry.token_id), &tokens);
-    AppendJsonNumber(entry.logprob, &values);
-    tops += '{';
-    for (size_t j = 0; j < entry.top.size(); ++j) {
-      if (j > 0) tops += ',';
-      AppendJsonString(TokenText(entry.top[j].token_id), &tops);
-      tops += ':';
-      AppendJsonNumber(entry.top[j].logprob, &tops);
-    }
-    tops += '}';
     absl::StrAppend(&offsets, entry.text_offset_chars);
+    if (!entry.is_known) {
+      values += "null";
+      tops += "null";
+      continue;
+    }
+    AppendJsonNumber(entry.logprob, &values);
+    keys.clear();
+    // Tokens that read alike (pieces of characters do) share a key; the most
+    // likely of them counts.
+    const auto append_top = [&](int32_t token_id, float logprob) {
+      std::string key;
+      AppendJsonString(TokenText(token_id), &key);
+      if (!keys.insert(key).second) return;
+      absl::StrAppend(&tops, keys.size() > 1 ? "," : "", key, ":");
+      AppendJsonNumber(logprob, &tops);
+    };
+    tops += '{';
+    for (const TopLogprob& top : entry.top) {
+      append_top(top.token_id, top.logprob);
+    }
+    // OpenAI always reports the token itself, so that there may be one more.
+    append_top(entry.token_id, entry.logprob);
+    tops += '}';
   }
   absl::StrAppend(out, R"({"tokens":[)", tokens, R"(],"token_logprobs":[)",
                   values, R"(],"top_logprobs":[)", tops, R"(],"text_offset":[)",
                   offsets, "]}");
+}
+
+std::vector<int> ApiCall::ReturnedChoices() const {
+  const auto mean = [this](int choice_idx) {
+    const Choice& choice = choices_[choice_idx];
+    return choice.sum_logprobs / std::max<int64_t>(choice.num_tokens, 1);
+  };
+  std::vector<int> returned;
+  const int num_choices = static_cast<int>(choices_.size());
+  for (int first = 0; first < num_choices; first += options_.best_of) {
+    std::vector<int> candidates(options_.best_of);
+    std::iota(candidates.begin(), candidates.end(), first);
+    if (options_.best_of > options_.n) {
+      std::stable_sort(candidates.begin(), candidates.end(),
+                       [&](int a, int b) { return mean(a) > mean(b); });
+    }
+    returned.insert(returned.end(), candidates.begin(),
+                    candidates.begin() + options_.n);
+  }
+  return returned;
 }
 
 void ApiCall::AppendUsage(std::string* out) const {
@@ -317,8 +458,9 @@ void ApiCall::Complete() {
                   R"(","created":)", options_.created, R"(,"model":)");
   AppendJsonString(options_.model, &out);
   out += R"(,"choices":[)";
-  for (size_t i = 0; i < choices_.size(); ++i) {
-    const Choice& choice = choices_[i];
+  const std::vector<int> returned = ReturnedChoices();
+  for (size_t i = 0; i < returned.size(); ++i) {
+    const Choice& choice = choices_[returned[i]];
     absl::StrAppend(&out, i == 0 ? "" : ",", R"({"index":)", i);
     if (is_chat) {
       out += R"(,"message":{"role":"assistant","content":)";
@@ -332,10 +474,16 @@ void ApiCall::Complete() {
     AppendLogprobs(choice.logprobs, &out);
     absl::StrAppend(&out, R"(,"finish_reason":")",
                     FinishReasonName(*choice.finish_reason),
-                    R"(","stop_reason":)", choice.stop_reason_json, "}");
+                    R"(","stop_reason":)", choice.stop_reason_json);
+    AppendTokenIds(choice.token_ids, &out);
+    if (!is_chat && !prompts_.empty()) {
+      AppendPromptFields(PromptOf(returned[i]), &out);
+    }
+    out += '}';
   }
   out += R"(],"usage":)";
   AppendUsage(&out);
+  if (is_chat && !prompts_.empty()) AppendPromptFields(prompts_.front(), &out);
   out += R"(,"system_fingerprint":null})";
   responder_->Send(200, "application/json", std::move(out), options_.headers);
 }

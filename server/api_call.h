@@ -11,13 +11,24 @@
 
 #include "absl/types/span.h"
 #include "engine/request.h"
+#include "server/call.h"
 #include "server/http_server.h"
 #include "server/openai_api.h"
+#include "server/prompt_text.h"
 #include "server/stop_strings.h"
 #include "tokenizer/incremental_detokenizer.h"
 #include "tokenizer/tokenizer.h"
 
 namespace quire {
+
+// What the answer needs of one prompt.
+struct ApiCallPrompt {
+  // If the ids, the scores or (completions) the echo are to be reported.
+  std::vector<int32_t> token_ids;
+  // What answers with `echo` begin with: the prompt, or the final message of a
+  // chat (then without offsets).
+  PromptText echo;
+};
 
 // What the answer needs of the request.
 struct ApiCallOptions {
@@ -29,19 +40,28 @@ struct ApiCallOptions {
   bool include_usage = false;
   bool continuous_usage_stats = false;
   bool wants_logprobs = false;
+  int32_t num_prompt_logprobs = -1;  // Top entries to report; -1: no report.
+  int32_t num_echo_logprobs = 0;     // Of the prompt tokens among `logprobs`.
+  bool echo = false;
+  bool generates_nothing = false;  // What the engine draws is dropped.
+  bool return_token_ids = false;
   bool skip_special_tokens = true;
   bool include_stop_str_in_output = false;
   bool return_tokens_as_token_ids = false;
   std::vector<std::string> stop_strings;
-  int num_choices = 1;            // Of all prompts: prompt-major.
-  int64_t num_prompt_tokens = 0;  // Of all prompts.
+  int32_t min_tokens = 0;  // No stop string ends before so many tokens + 1.
+  int num_choices = 1;     // Of all prompts: prompt-major.
+  int best_of = 1;         // Choices of one prompt, of which
+  int n = 1;               // so many are returned.
+  std::vector<ApiCallPrompt> prompts;  // Empty: nothing of them is reported.
+  int64_t num_prompt_tokens = 0;       // Of all prompts.
   HttpHeaders headers;
 };
 
 // Thread-compatible: used by the output thread alone. Every choice ends once,
 // by the model (Append with a finish reason), by a stop string or by Fail; when
 // all have ended the answer is complete and sent.
-class ApiCall {
+class ApiCall : public Call {
  public:
   // `tokenizer` must outlive the call.
   ApiCall(ApiCallOptions options, const Tokenizer* tokenizer,
@@ -49,23 +69,25 @@ class ApiCall {
 
   // Streams: sends the head of the answer; nothing is written before. To be
   // called once every part of the call was accepted. Idempotent.
-  void Start();
+  void Start() override;
 
   // Takes an event of choice `choice_idx` (of the whole call). Returns true if
   // a stop string ended the choice: the engine should abort it. Events of
   // choices that have ended are ignored.
-  bool Append(int choice_idx, const OutputEvent& event);
+  bool Append(int choice_idx, const OutputEvent& event) override;
   // Streams: writes what the last Appends made.
-  void Flush();
+  void Flush() override;
   // Ends the call with an error: an error response, or an error event in a
   // stream that has begun.
-  void Fail(const absl::Status& error);
+  void Fail(const absl::Status& error) override;
 
-  void AddCachedTokens(int num_tokens) { num_cached_tokens_ += num_tokens; }
-  bool is_complete() const { return is_complete_; }
+  void AddCachedTokens(int num_tokens) override {
+    num_cached_tokens_ += num_tokens;
+  }
+  bool is_complete() const override { return is_complete_; }
   // Why the choice ended, as the client is told; none if it has not, or Fail
   // ended it.
-  std::optional<FinishReason> finish_reason(int choice_idx) const {
+  std::optional<FinishReason> finish_reason(int choice_idx) const override {
     return choices_[choice_idx].finish_reason;
   }
 
@@ -74,8 +96,21 @@ class ApiCall {
     int32_t token_id;
     float logprob;
     std::vector<TopLogprob> top;
-    int64_t text_offset;        // In bytes.
+    int64_t text_offset;        // In bytes; -1 for prompt tokens.
     int64_t text_offset_chars;  // As OpenAI counts.
+    bool is_known = true;       // Not for the first token of a prompt.
+  };
+  struct Prompt {
+    const ApiCallPrompt* info;        // In options_.
+    std::vector<TokenOutput> scored;  // From the second token on, as they come.
+  };
+  // One chunk of a stream.
+  struct Chunk {
+    absl::string_view delta;  // JSON of the delta (chat) or the text.
+    absl::Span<const Logprob> logprobs;
+    absl::Span<const int32_t> token_ids;
+    bool is_first = false;  // Of its choice.
+    bool is_finish = false;
   };
   struct Choice {
     IncrementalDetokenizer detokenizer;
@@ -87,21 +122,40 @@ class ApiCall {
     int64_t num_text_bytes = 0;   // the same in bytes,
     int64_t num_given_bytes = 0;  // and past the stop strings.
     int64_t num_tokens = 0;
-    bool has_role = false;
+    double sum_logprobs = 0;         // Of its tokens, for best_of.
+    std::vector<int32_t> token_ids;  // Not yet written, or all of them.
+    bool is_begun = false;
+    bool has_first_chunk = false;
     bool is_finish_written = false;
     std::optional<FinishReason> finish_reason;
     std::string stop_reason_json = "null";
   };
 
+  Prompt& PromptOf(int choice_idx) {
+    return prompts_[choice_idx / options_.best_of];
+  }
+  const Prompt& PromptOf(int choice_idx) const {
+    return prompts_[choice_idx / options_.best_of];
+  }
+  // Puts the echo in front.
+  void BeginChoice(int choice_idx);
   static void Give(Choice& choice, std::string text);
+  bool MayStop(const Choice& choice) const {
+    return choice.num_tokens > options_.min_tokens;
+  }
   void AppendToken(Choice& choice, const TokenOutput& token, bool is_end);
   void FinishChoice(Choice& choice, FinishReason reason);
   void FinishByStopString(Choice& choice);
   void WriteChunks(int choice_idx, std::string* out);
   void BeginChunk(std::string* out) const;
-  void AppendChunk(int choice_idx, const Choice& choice,
-                   absl::string_view delta, absl::Span<const Logprob> logprobs,
-                   bool is_finish, std::string* out) const;
+  void AppendChunk(int choice_idx, const Chunk& chunk, std::string* out) const;
+  // ,"prompt_logprobs":…,"prompt_token_ids":… as far as asked for.
+  void AppendPromptFields(const Prompt& prompt, std::string* out) const;
+  void AppendTokenIds(absl::Span<const int32_t> token_ids,
+                      std::string* out) const;
+  // The choices to return, in order: of each prompt the n whose tokens have the
+  // highest mean log-probability, the best first.
+  std::vector<int> ReturnedChoices() const;
   // "null" unless logprobs were asked for.
   void AppendLogprobs(absl::Span<const Logprob> logprobs,
                       std::string* out) const;
@@ -117,6 +171,7 @@ class ApiCall {
   const Tokenizer* const tokenizer_;
   const std::shared_ptr<HttpResponder> responder_;
   std::vector<Choice> choices_;
+  std::vector<Prompt> prompts_;
   int num_open_choices_;
   int64_t num_cached_tokens_ = 0;
   bool is_started_ = false;

@@ -233,6 +233,21 @@ TEST(ApiCallTest, StopStringSpansTokensAndEndsTheChoice) {
   }
 }
 
+TEST(ApiCallTest, StopStringsCountOnlyAfterMinTokens) {
+  ApiCallOptions options = MakeOptions(ApiKind::kChat, /*stream=*/false);
+  options.stop_strings = {"END"};
+  options.min_tokens = 3;
+  TestCall early(options);
+  // Complete with the third token: text.
+  EXPECT_FALSE(early.Append(0, Tokens(Bytes("END, "))));
+  EXPECT_TRUE(early.Append(0, Tokens(Bytes("END"))));
+  EXPECT_EQ(early.answer().Json()["choices"][0]["message"]["content"], "END, ");
+  // Complete with the fourth.
+  TestCall late(options);
+  EXPECT_TRUE(late.Append(0, Tokens(Bytes("aEND"))));
+  EXPECT_EQ(late.answer().Json()["choices"][0]["message"]["content"], "a");
+}
+
 TEST(ApiCallTest, StopStringAcrossSplitCharacters) {
   ApiCallOptions options = MakeOptions(ApiKind::kChat, /*stream=*/false);
   options.stop_strings = {"\xf0\x9f\x98\x80!"};

@@ -13,6 +13,8 @@
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
+#include "server/embedding_call.h"
+#include "server/embeddings_api.h"
 #include "server/json_text.h"
 #include "server/prompt.h"
 
@@ -23,6 +25,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr char kJsonType[] = "application/json";
 constexpr size_t kMaxChoicesOfCall = 1024;
+// Log-probabilities of prompt tokens in one answer: some 40 bytes of JSON each.
+constexpr int64_t kMaxScoresOfCall = 1 << 22;
 
 void SendError(const absl::Status& error,
                const std::shared_ptr<HttpResponder>& responder) {
@@ -40,23 +44,26 @@ std::string RandomId(absl::string_view prefix) {
                       absl::StrFormat("%016x%016x", generator(), generator()));
 }
 
-// Of the response: the caller's own id if it is harmless, else the call's.
-std::string RequestIdHeader(const HttpRequest& request,
-                            const std::string& call_id) {
+// The caller's own id, from a header or the body, if it is harmless; else
+// empty.
+std::string GivenRequestId(const HttpRequest& request,
+                           const std::string& id_in_body) {
   const absl::string_view given = request.Header("x-request-id");
-  if (given.empty() || given.size() > 64) return call_id;
-  for (const char c : given) {
-    if (!absl::ascii_isalnum(c) && c != '.' && c != '_' && c != '-') {
-      return call_id;
-    }
-  }
-  return std::string(given);
+  if (IsHarmlessRequestId(given)) return std::string(given);
+  return id_in_body;
+}
+
+absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
+  if (priority == 0 || model.has_priorities) return absl::OkStatus();
+  return ParameterError("priority",
+                        "'priority' needs a server that was started with "
+                        "--scheduling-policy priority");
 }
 
 // Names as the caller sent them: only the harmless ones may enter a header.
-std::string IgnoredFieldsHeader(const ApiRequest& request) {
+std::string IgnoredFieldsHeader(const std::vector<std::string>& names) {
   std::string list;
-  for (const std::string& name : request.ignored_fields) {
+  for (const std::string& name : names) {
     const bool is_harmless = std::all_of(name.begin(), name.end(), [](char c) {
       return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-';
     });
@@ -73,6 +80,91 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
   }
   return absl::NotFoundError(
       absl::StrCat("The model `", name, "` does not exist."));
+}
+
+// Every choice repeats its prompt's scores: a short request could ask for
+// gigabytes.
+absl::Status CheckNumScores(const ApiRequest& request,
+                            const std::vector<std::vector<int32_t>>& prompts) {
+  const int32_t num_top = request.sampling.num_prompt_logprobs;
+  if (num_top < 0) return absl::OkStatus();
+  int64_t num_scores = 0;
+  for (const std::vector<int32_t>& prompt : prompts) {
+    num_scores += int64_t{request.best_of} * (num_top + 1) * prompt.size();
+  }
+  if (num_scores <= kMaxScoresOfCall) return absl::OkStatus();
+  return ParameterError(
+      request.prompt_logprobs.has_value() ? "prompt_logprobs" : "logprobs",
+      absl::StrCat("the answer would hold ", num_scores,
+                   " log-probabilities of prompt tokens, more than ",
+                   kMaxScoresOfCall));
+}
+
+// What a chat with `echo` repeats: the final message, if its role is the one
+// that goes on.
+std::string EchoedMessage(const ApiRequest& request) {
+  const Json& message = request.messages.back();
+  const bool is_continued =
+      request.add_generation_prompt ? message["role"] == "assistant" : true;
+  return is_continued ? message["content"].get<std::string>() : "";
+}
+
+// What the answer repeats of its prompts.
+std::vector<ApiCallPrompt> MakeCallPrompts(
+    const ServedModel& model, const ApiRequest& request,
+    const std::vector<std::vector<int32_t>>& prompts) {
+  std::vector<ApiCallPrompt> call_prompts;
+  const bool is_chat = request.kind == ApiKind::kChat;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    ApiCallPrompt& call_prompt = call_prompts.emplace_back();
+    call_prompt.token_ids = prompts[i];
+    if (!request.echo) continue;
+    if (is_chat) {
+      call_prompt.echo.text = EchoedMessage(request);
+      continue;
+    }
+    std::optional<std::string> given;
+    const auto* text = std::get_if<std::string>(&request.prompts[i]);
+    if (text != nullptr && !request.truncate_prompt_tokens.has_value()) {
+      given = *text;
+    }
+    call_prompt.echo = MakePromptText(*model.tokenizer, prompts[i], given,
+                                      request.skip_special_tokens);
+  }
+  return call_prompts;
+}
+
+// All but the id and the headers.
+ApiCallOptions MakeCallOptions(
+    const ServedModel& model, ApiRequest& request,
+    const std::vector<std::vector<int32_t>>& prompts) {
+  ApiCallOptions options;
+  options.kind = request.kind;
+  options.model = request.model.empty() ? model.names.front() : request.model;
+  options.created = time(nullptr);
+  options.stream = request.stream;
+  options.include_usage = request.include_usage;
+  options.continuous_usage_stats = request.continuous_usage_stats;
+  options.wants_logprobs = request.wants_logprobs;
+  options.num_prompt_logprobs = request.prompt_logprobs.value_or(-1);
+  options.num_echo_logprobs = request.top_logprobs.value_or(0);
+  options.echo = request.echo;
+  options.generates_nothing = request.generates_nothing;
+  options.return_token_ids = request.return_token_ids;
+  options.skip_special_tokens = request.skip_special_tokens;
+  options.include_stop_str_in_output = request.include_stop_str_in_output;
+  options.return_tokens_as_token_ids = request.return_tokens_as_token_ids;
+  options.stop_strings = std::move(request.stop_strings);
+  options.min_tokens = request.sampling.min_tokens;
+  options.num_choices = static_cast<int>(prompts.size()) * request.best_of;
+  options.best_of = request.best_of;
+  options.n = request.n;
+  for (const auto& prompt : prompts) options.num_prompt_tokens += prompt.size();
+  if (request.echo || request.return_token_ids ||
+      request.prompt_logprobs.has_value()) {
+    options.prompts = MakeCallPrompts(model, request, prompts);
+  }
+  return options;
 }
 
 }  // namespace
@@ -122,6 +214,13 @@ ApiServer::ApiServer(HttpServer* http, std::string version)
           return HandleGenerate(kind, model, request, responder);
         });
   }
+  for (const char* path : {"/v1/embeddings", "/embeddings"}) {
+    AddApiRoute("POST", path,
+                [this](const ServedModel& model, const HttpRequest& request,
+                       const Responder& responder) {
+                  return HandleEmbeddings(model, request, responder);
+                });
+  }
 }
 
 // Answers with the handler's error, if it returns one.
@@ -147,8 +246,18 @@ void ApiServer::AddApiRoute(
       });
 }
 
+void ApiServer::SetLoadProgress(int64_t num_done, int64_t num_total) {
+  // In double: 100 times a size may pass int64.
+  load_percent_ =
+      num_total > 0
+          ? static_cast<int>(100.0 * std::min(num_done, num_total) / num_total)
+          : 0;
+}
+
 void ApiServer::Serve(const ServedModel& model) {
   model_ = model;
+  sampling_strings_ = std::make_unique<SamplingStrings>(
+      model.tokenizer, model.limits.vocab_size);
   state_.store(State::kServing, std::memory_order_release);
 }
 
@@ -163,7 +272,8 @@ void ApiServer::HandleReady(const Responder& responder) const {
   const State state = state_.load(std::memory_order_acquire);
   absl::Status status;
   if (state == State::kLoading) {
-    status = absl::UnavailableError("loading");
+    status = absl::UnavailableError(
+        absl::StrCat("loading: ", load_percent_.load(), " %"));
   } else if (state == State::kDraining) {
     status = absl::UnavailableError("draining");
   } else if (!model_.engine->Health().ok()) {
@@ -292,18 +402,93 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_ASSIGN_OR_RETURN(ApiRequest api_request,
                          ParseApiRequest(kind, body, model.defaults));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
+  if (model.embedding.has_value()) {
+    return ParameterError(
+        "model",
+        absl::StrCat(
+            "The model `", model.names.front(),
+            "` makes embeddings: it does not support the ",
+            kind == ApiKind::kChat ? "Chat Completions" : "Completions",
+            " API. Use /v1/embeddings."),
+        "unsupported_model");
+  }
   QUIRE_RETURN_IF_ERROR(
       CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
+  QUIRE_RETURN_IF_ERROR(sampling_strings_->Resolve(&api_request));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
                          EncodePrompts(api_request, *model.tokenizer,
                                        model.chat_template, model.limits));
-  if (prompts.size() * api_request.n > kMaxChoicesOfCall) {
-    return ParameterError("n", absl::StrCat("'n' times the number of prompts "
-                                            "must not exceed ",
-                                            kMaxChoicesOfCall));
+  if (prompts.size() * api_request.best_of > kMaxChoicesOfCall) {
+    return ParameterError(
+        api_request.best_of > api_request.n ? "best_of" : "n",
+        absl::StrCat("the choices of all prompts together must not exceed ",
+                     kMaxChoicesOfCall));
   }
+  QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
+  QUIRE_RETURN_IF_ERROR(CheckNumScores(api_request, prompts));
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
              responder);
+  return absl::OkStatus();
+}
+
+absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
+                                         const HttpRequest& request,
+                                         const Responder& responder) const {
+  if (!model.embedding.has_value()) {
+    return ParameterError(
+        "model",
+        absl::StrCat("The model `", model.names.front(),
+                     "` generates text: it does not support the Embeddings "
+                     "API. A server started with --runner pooling embeds with "
+                     "it."),
+        "unsupported_model");
+  }
+  QUIRE_ASSIGN_OR_RETURN(const Json body,
+                         ParseJson(request.body, kEmbeddingsJsonLimits));
+  QUIRE_ASSIGN_OR_RETURN(
+      const EmbeddingsRequest parsed,
+      ParseEmbeddingsRequest(body, model.embedding->hidden_size));
+  QUIRE_RETURN_IF_ERROR(CheckModelName(model, parsed.model));
+  QUIRE_RETURN_IF_ERROR(CheckPriority(model, parsed.priority));
+  QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> inputs,
+                         EncodeInputs(parsed, *model.tokenizer, model.limits));
+  EmbeddingCallOptions options;
+  const std::string given_id = GivenRequestId(request, parsed.request_id);
+  options.id =
+      given_id.empty() ? RandomId("embd-") : absl::StrCat("embd-", given_id);
+  options.model = parsed.model.empty() ? model.names.front() : parsed.model;
+  options.created = time(nullptr);
+  options.is_base64 = parsed.is_base64;
+  options.dimensions = parsed.dimensions;
+  options.normalize = parsed.normalize.value_or(model.embedding->normalize);
+  options.max_in_flight = model.embedding->max_inputs_in_flight;
+  options.headers.emplace_back("X-Request-Id",
+                               given_id.empty() ? options.id : given_id);
+  if (!parsed.ignored_fields.empty()) {
+    options.headers.emplace_back("X-Quire-Ignored-Fields",
+                                 IgnoredFieldsHeader(parsed.ignored_fields));
+  }
+  std::vector<Request> requests;
+  for (std::vector<int32_t>& input : inputs) {
+    Request engine_request;
+    engine_request.id = model.engine->NewRequestId();
+    engine_request.kind = RequestKind::kEmbed;
+    engine_request.prompt_token_ids = std::move(input);
+    // As for completions: a hit shows in the latency.
+    engine_request.cache_namespace =
+        absl::StrCat(request.Header("authorization"), "\n", parsed.cache_salt);
+    engine_request.arrival_time = request.arrival_time;
+    engine_request.priority = parsed.priority;
+    requests.push_back(std::move(engine_request));
+  }
+  const auto call =
+      std::make_shared<EmbeddingCall>(std::move(options), std::move(requests),
+                                      model.engine, model.output, responder);
+  call->Submit();
+  // Weak: the call holds the responder, which holds this.
+  responder->OnDisconnect([weak = std::weak_ptr<EmbeddingCall>(call)] {
+    if (const auto call = weak.lock()) call->Cancel();
+  });
   return absl::OkStatus();
 }
 
@@ -312,28 +497,19 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            std::vector<std::vector<int32_t>> prompts,
                            const HttpRequest& http_request,
                            const Responder& responder) const {
-  ApiCallOptions options;
-  options.kind = api_request.kind;
+  ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
+  const absl::string_view prefix =
+      api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
+  const std::string given_id =
+      GivenRequestId(http_request, api_request.request_id);
   options.id =
-      RandomId(api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-");
-  options.model =
-      api_request.model.empty() ? model.names.front() : api_request.model;
-  options.created = time(nullptr);
-  options.stream = api_request.stream;
-  options.include_usage = api_request.include_usage;
-  options.continuous_usage_stats = api_request.continuous_usage_stats;
-  options.wants_logprobs = api_request.wants_logprobs;
-  options.skip_special_tokens = api_request.skip_special_tokens;
-  options.include_stop_str_in_output = api_request.include_stop_str_in_output;
-  options.return_tokens_as_token_ids = api_request.return_tokens_as_token_ids;
-  options.stop_strings = std::move(api_request.stop_strings);
-  options.num_choices = static_cast<int>(prompts.size()) * api_request.n;
-  for (const auto& prompt : prompts) options.num_prompt_tokens += prompt.size();
+      given_id.empty() ? RandomId(prefix) : absl::StrCat(prefix, given_id);
   options.headers.emplace_back("X-Request-Id",
-                               RequestIdHeader(http_request, options.id));
+                               given_id.empty() ? options.id : given_id);
   if (!api_request.ignored_fields.empty()) {
-    options.headers.emplace_back("X-Quire-Ignored-Fields",
-                                 IgnoredFieldsHeader(api_request));
+    options.headers.emplace_back(
+        "X-Quire-Ignored-Fields",
+        IgnoredFieldsHeader(api_request.ignored_fields));
   }
   // Equal prompts of different keys or salts must not share cached blocks:
   // a hit shows in the latency.
@@ -350,12 +526,13 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
         model.limits.max_model_len - static_cast<int32_t>(prompt.size());
     int32_t& max_tokens = request.sampling.max_tokens;
     max_tokens = max_tokens > 0 ? std::min(max_tokens, room) : room;
-    request.n = api_request.n;
+    request.n = api_request.best_of;
+    request.priority = api_request.priority;
     request.cache_namespace = cache_namespace;
     request.arrival_time = http_request.arrival_time;
     parts.push_back(
-        {request.id, static_cast<int32_t>(parts.size()) * api_request.n,
-         api_request.n, max_tokens, static_cast<int64_t>(prompt.size()),
+        {request.id, static_cast<int32_t>(parts.size()) * api_request.best_of,
+         api_request.best_of, max_tokens, static_cast<int64_t>(prompt.size()),
          http_request.arrival_time});
     request.prompt_token_ids = std::move(prompt);
     requests.push_back(std::move(request));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,11 +16,19 @@
 #include "server/openai_api.h"
 #include "server/output_processor.h"
 #include "server/prompt.h"
+#include "server/sampling_strings.h"
 #include "server/server_metrics.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
 namespace quire {
+
+// Of a model that makes embeddings.
+struct ServedEmbedding {
+  int hidden_size = 0;
+  bool normalize = true;
+  int max_inputs_in_flight = 128;  // Of one call; see EmbeddingCallOptions.
+};
 
 // A loaded model and what serves it; all pointers outlive the server.
 struct ServedModel {
@@ -32,7 +41,9 @@ struct ServedModel {
   ServerMetrics* metrics = nullptr;
   PromptLimits limits;
   SamplingDefaults defaults;
-  int64_t created = 0;  // Unix seconds.
+  std::optional<ServedEmbedding> embedding;  // None: the model generates text.
+  int64_t created = 0;                       // Unix seconds.
+  bool has_priorities = false;               // SchedulingPolicy::kPriority.
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.
@@ -41,6 +52,8 @@ class ApiServer {
   // Adds the routes; `http` must not be started yet and must outlive this.
   ApiServer(HttpServer* http, std::string version);
 
+  // What probes report until Serve: so many of the bytes to load are there.
+  void SetLoadProgress(int64_t num_done, int64_t num_total);
   void Serve(const ServedModel& model);
   // Ready turns 503 at once, and new API requests are refused.
   void StartDraining();
@@ -64,6 +77,9 @@ class ApiServer {
   absl::Status HandleGenerate(ApiKind kind, const ServedModel& model,
                               const HttpRequest& request,
                               const Responder& responder) const;
+  absl::Status HandleEmbeddings(const ServedModel& model,
+                                const HttpRequest& request,
+                                const Responder& responder) const;
   void SubmitCall(const ServedModel& model, ApiRequest api_request,
                   std::vector<std::vector<int32_t>> prompts,
                   const HttpRequest& http_request,
@@ -76,8 +92,11 @@ class ApiServer {
 
   HttpServer* const http_;
   const std::string version_;
-  ServedModel model_;  // Written once, before state_ leaves kLoading.
+  // Written once, before state_ leaves kLoading.
+  ServedModel model_;
+  std::unique_ptr<SamplingStrings> sampling_strings_;
   std::atomic<State> state_{State::kLoading};
+  std::atomic<int> load_percent_{0};
 };
 
 }  // namespace quire

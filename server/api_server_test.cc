@@ -4,17 +4,18 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "engine/base/clock.h"
 #include "gtest/gtest.h"
 #include "server/api_error.h"
 #include "server/fake_tokenizer.h"
+#include "server/gate.h"
 #include "server/http/test_client.h"
 #include "server/http_server.h"
 #include "server/prompt.h"
@@ -44,7 +45,8 @@ constexpr Route kPublicRoutes[] = {{"GET", "/health"},
 constexpr Route kApiRoutes[] = {
     {"GET", "/v1/models"},       {"POST", "/tokenize"},
     {"POST", "/detokenize"},     {"POST", "/v1/chat/completions"},
-    {"POST", "/v1/completions"}, {"POST", "/completions"}};
+    {"POST", "/v1/completions"}, {"POST", "/completions"},
+    {"POST", "/v1/embeddings"},  {"POST", "/embeddings"}};
 
 class ApiServerTest : public testing::Test {
  protected:
@@ -103,6 +105,7 @@ class ApiServerTest : public testing::Test {
     model.limits =
         MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
     model.created = 1700000000;
+    model.embedding = embedding_;
     api_->Serve(model);
   }
 
@@ -167,6 +170,7 @@ class ApiServerTest : public testing::Test {
   }
 
   HttpServerOptions http_options_;
+  std::optional<ServedEmbedding> embedding_;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;
   std::function<absl::Status(int64_t)> fail_collect_;
@@ -186,30 +190,13 @@ constexpr char kHi[] = R"({"messages":[{"role":"user","content":"hi"}],
 constexpr char kLong[] = R"({"prompt":"hi","max_tokens":8000,"seed":1,
                              "ignore_eos":true,"stream":true})";
 
-// Stops the engine in Collect until opened; passes on afterwards.
-class Gate {
- public:
-  std::function<void()> Waiter() {
-    return [this] {
-      if (!reached_.HasBeenNotified()) reached_.Notify();
-      opened_.WaitForNotification();
-    };
-  }
-  void AwaitReached() {
-    ASSERT_TRUE(reached_.WaitForNotificationWithTimeout(kHangTimeout));
-  }
-  void Open() {
-    if (!opened_.HasBeenNotified()) opened_.Notify();
-  }
-
- private:
-  absl::Notification reached_, opened_;
-};
-
 TEST_F(ApiServerTest, LoadingAnswersProbesOnly) {
   Listen();
   EXPECT_EQ(Status("/health"), 503);
   EXPECT_EQ(Status("/health/ready"), 503);
+  api_->SetLoadProgress(3, 8);
+  EXPECT_TRUE(
+      absl::StrContains(Ask({"GET", "/health/ready"}).body, "loading: 37 %"));
   EXPECT_EQ(Status("/health/live"), 200);
   EXPECT_EQ(Status("/version"), 200);
   EXPECT_EQ(Status("/metrics"), 503);
@@ -264,6 +251,44 @@ TEST_F(ApiServerTest, ServesEveryRoute) {
   ExpectIdle();
 }
 
+TEST_F(ApiServerTest, ServesEmbeddings) {
+  engine_options_.enable_generate = false;
+  engine_options_.enable_embed = true;
+  embedding_ = ServedEmbedding{.hidden_size = 3, .normalize = false};
+  Start();
+  for (const char* path : {"/v1/embeddings", "/embeddings"}) {
+    const TestResponse response =
+        Ask({"POST", path}, R"({"input":["a",[98,99]],"nonsense":1})",
+            "X-Request-Id: my-id\r\n");
+    EXPECT_EQ(response.Field("x-request-id"), "my-id");
+    EXPECT_EQ(response.Field("x-quire-ignored-fields"), "nonsense");
+    const Json body = Parse(response);
+    EXPECT_EQ(body["id"], "embd-my-id");
+    ASSERT_EQ(body["data"].size(), 2u);
+    Request request;
+    request.kind = RequestKind::kEmbed;
+    request.prompt_token_ids = {98, 99};
+    EXPECT_EQ(body["data"][1]["embedding"].get<std::vector<float>>(),
+              AnswerAlone(engine_options_, HashModelOptions(), request, 0, 0,
+                          kMaxModelLen)
+                  .embedding);
+    // <s>a and two ids.
+    EXPECT_EQ(body["usage"]["prompt_tokens"], 4);
+  }
+  const Json invalid = "invalid_request_error";
+  const Route route = {"POST", "/v1/embeddings"};
+  ExpectError(Ask(route, R"({"input":"a","dimensions":4})"), 400, invalid,
+              "dimensions", nullptr);
+  ExpectError(Ask(route, R"({"input":"a","priority":1})"), 400, invalid,
+              "priority", nullptr);
+  ExpectError(Ask(route, R"({"input":"a","model":"other"})"), 404,
+              "not_found_error", nullptr, "model_not_found");
+  ExpectError(Chat(kHi), 400, invalid, "model", "unsupported_model");
+  ExpectError(Complete(R"({"prompt":"a"})"), 400, invalid, "model",
+              "unsupported_model");
+  ExpectIdle();
+}
+
 TEST_F(ApiServerTest, StreamSaysWhatTheResponseSays) {
   Start();
   const Json collected = Parse(Chat(kHi));
@@ -294,8 +319,10 @@ TEST_F(ApiServerTest, ErrorsNameTypeParameterAndCode) {
   ExpectError(Chat("{}"), 400, invalid, "messages", nullptr);
   ExpectError(Complete(R"({"prompt":"a","temperature":3})"), 400, invalid,
               "temperature", nullptr);
-  ExpectError(Complete(R"({"prompt":"a","echo":true})"), 400, invalid, "echo",
-              "unsupported_parameter");
+  ExpectError(Complete(R"({"prompt":"a","suffix":"b"})"), 400, invalid,
+              "suffix", "unsupported_parameter");
+  ExpectError(Complete(R"({"prompt":"a","priority":1})"), 400, invalid,
+              "priority", nullptr);
   ExpectError(Complete(R"({"prompt":[300]})"), 400, invalid, "prompt", nullptr);
   ExpectError(Complete(R"({"prompt":"a","stop_token_ids":[300]})"), 400,
               invalid, "stop_token_ids", nullptr);
@@ -307,6 +334,8 @@ TEST_F(ApiServerTest, ErrorsNameTypeParameterAndCode) {
               400, invalid, "n", nullptr);
   ExpectError(Complete(R"({"prompt":"a","model":"other"})"), 404,
               "not_found_error", nullptr, "model_not_found");
+  ExpectError(Ask({"POST", "/v1/embeddings"}, R"({"input":"a"})"), 400, invalid,
+              "model", "unsupported_model");
   ExpectError(Ask({"GET", "/nowhere"}), 404, "not_found_error", nullptr,
               "not_found");
   ExpectIdle();
@@ -530,7 +559,7 @@ TEST_F(ApiServerTest, DrainingFinishesWhatRuns) {
   stream.Send(RequestText({"POST", "/v1/chat/completions"}, body));
   TestClient plain = Connect();
   plain.Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   EXPECT_TRUE(WaitUntil([&] {
     const EngineStats stats = loop_->Stats();
     return http_->num_open_requests() == 2 &&
@@ -602,7 +631,7 @@ TEST_F(ApiServerTest, DisconnectBeforeTheFirstTokenAborts) {
   Start();
   TestClient client = Connect();
   client.Send(RequestText({"POST", "/v1/completions"}, kLong));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   client.Close();
   EXPECT_TRUE(WaitUntil([&] { return http_->num_open_requests() == 0; }));
   gate.Open();
@@ -634,7 +663,7 @@ TEST_F(ApiServerTest, FullQueueIsOverload) {
   Start();
   TestClient running = Connect();
   running.Send(RequestText({"POST", "/v1/chat/completions"}, kHi));
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   std::vector<TestClient> waiting;
   for (int i = 0; i < 8; ++i) {
     waiting.push_back(Connect());
@@ -710,6 +739,82 @@ TEST_F(ApiServerTest, HugeTextIsRefusedByItsLength) {
   const auto cut = EncodePrompts(request, tokenizer_, nullptr, limits);
   ASSERT_TRUE(cut.ok()) << cut.status();
   EXPECT_EQ(cut->front().size(), 3u);
+}
+
+TEST_F(ApiServerTest, TruncationKeepsOneEndAndTheBeginToken) {
+  const auto encode = [&](const ApiRequest& request) {
+    const PromptLimits limits = MakePromptLimits(
+        tokenizer_, /*max_model_len=*/8, FakeTokenizer::kVocabSize);
+    const auto prompts = EncodePrompts(request, tokenizer_, nullptr, limits);
+    EXPECT_TRUE(prompts.ok()) << prompts.status();
+    return prompts.ok() ? tokenizer_.Decode(prompts->front(), false) : "";
+  };
+  ApiRequest request;
+  request.kind = ApiKind::kCompletion;
+  request.prompts.emplace_back("abcdefghij");
+  request.add_special_tokens = true;
+  request.truncate_prompt_tokens = 4;
+  EXPECT_EQ(encode(request), "<s>hij");
+  request.truncates_right = true;
+  EXPECT_EQ(encode(request), "<s>abc");
+  // As many as leave room for the answer.
+  request.truncate_prompt_tokens = -1;
+  request.sampling.max_tokens = 2;
+  EXPECT_EQ(encode(request), "<s>abcde");
+  request.sampling.max_tokens = 0;
+  EXPECT_EQ(encode(request), "<s>abcdef");
+  request.truncate_prompt_tokens = 1;
+  request.truncates_right = false;
+  EXPECT_EQ(encode(request), "j");
+  // Ids are the caller's own.
+  request.prompts = {std::vector<int32_t>{FakeTokenizer::kBos, 'a', 'b', 'c'}};
+  request.truncate_prompt_tokens = 2;
+  EXPECT_EQ(encode(request), "bc");
+}
+
+TEST_F(ApiServerTest, RequestIdIsEchoed) {
+  Start();
+  const TestResponse in_body =
+      Complete(R"({"prompt":"a","max_tokens":1,"request_id":"r-1"})");
+  EXPECT_EQ(Parse(in_body)["id"], "cmpl-r-1");
+  EXPECT_EQ(in_body.Field("x-request-id"), "r-1");
+  const TestResponse in_both =
+      Complete(R"({"prompt":"a","max_tokens":1,"request_id":"r-1"})",
+               "X-Request-Id: r-2\r\n");
+  EXPECT_EQ(Parse(in_both)["id"], "cmpl-r-2");
+  EXPECT_EQ(in_both.Field("x-request-id"), "r-2");
+}
+
+TEST_F(ApiServerTest, EchoScoresThePrompt) {
+  Start();
+  const Json ask = {{"prompt", Json::array({"abc", Json::array({'x', 'y'})})},
+                    {"echo", true},
+                    {"max_tokens", 0},
+                    {"logprobs", 2},
+                    {"n", 2},
+                    {"return_token_ids", true}};
+  const Json answer = Parse(Complete(ask.dump()));
+  ASSERT_EQ(answer["choices"].size(), 4u);
+  for (int i = 0; i < 4; ++i) {
+    const Json& choice = answer["choices"][i];
+    EXPECT_EQ(choice["text"], i < 2 ? "abc" : "xy");
+    EXPECT_EQ(choice["finish_reason"], "length");
+    EXPECT_EQ(choice["token_ids"], Json::array());
+    EXPECT_EQ(
+        choice["prompt_token_ids"],
+        i < 2 ? Json({FakeTokenizer::kBos, 'a', 'b', 'c'}) : Json({'x', 'y'}));
+    const Json& logprobs = choice["logprobs"];
+    EXPECT_EQ(logprobs["text_offset"],
+              i < 2 ? Json({0, 0, 1, 2}) : Json({0, 1}));
+    ASSERT_EQ(logprobs["token_logprobs"].size(), i < 2 ? 4u : 2u);
+    EXPECT_TRUE(logprobs["token_logprobs"][0].is_null());
+    EXPECT_TRUE(logprobs["top_logprobs"][0].is_null());
+    EXPECT_LE(logprobs["token_logprobs"][1], 0.0);
+  }
+  EXPECT_EQ(answer["choices"][0]["logprobs"], answer["choices"][1]["logprobs"]);
+  EXPECT_EQ(answer["usage"]["completion_tokens"], 0);
+  EXPECT_EQ(answer["usage"]["prompt_tokens"], 6);
+  ExpectIdle();
 }
 
 }  // namespace

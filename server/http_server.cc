@@ -149,6 +149,13 @@ class QuireHttpServer : public HttpServer,
     return workers_.Submit(std::move(request));
   }
   std::string ErrorBody(int status, absl::string_view message) override;
+  void OnResponse(const RequestHead& head, int status) override {
+    if (!options_.on_response) return;
+    const auto path = routes_.find(head.path);
+    options_.on_response(
+        head.method, path == routes_.end() ? absl::string_view() : path->first,
+        status);
+  }
 
   // httplib::Server. The library's own accept loop is not used; should anything
   // start it, its sockets come under the guard too.
@@ -382,11 +389,13 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Create(
   QUIRE_RETURN_IF_ERROR(
       check(options.max_head_bytes > 0 && options.max_header_fields > 0 &&
                 options.max_target_bytes > 0 && options.max_body_bytes >= 0 &&
-                options.max_buffered_bytes > 0,
-            "size limits must be positive"));
+                options.max_buffered_bytes > 0 &&
+                options.min_body_bytes_per_second > 0,
+            "size limits and rates must be positive"));
   for (absl::Duration timeout :
-       {options.head_timeout, options.body_timeout, options.keep_alive_timeout,
-        options.write_stall_timeout, options.stream_ping_interval}) {
+       {options.head_timeout, options.body_timeout, options.body_grace,
+        options.keep_alive_timeout, options.write_stall_timeout,
+        options.stream_ping_interval}) {
     QUIRE_RETURN_IF_ERROR(
         check(timeout > absl::ZeroDuration(), "timeouts must be positive"));
   }

@@ -82,6 +82,9 @@ struct HttpServerOptions {
   int64_t max_body_bytes = 8 << 20;
   absl::Duration head_timeout = absl::Seconds(5);
   absl::Duration body_timeout = absl::Seconds(30);
+  // Within body_timeout a body must keep up this rate, once body_grace is over.
+  absl::Duration body_grace = absl::Seconds(5);
+  int64_t min_body_bytes_per_second = 1 << 10;
   absl::Duration keep_alive_timeout = absl::Seconds(15);
   absl::Duration write_stall_timeout = absl::Seconds(30);
   // ": ping" comments while a stream has nothing to say; proxies cut idle ones.
@@ -91,6 +94,13 @@ struct HttpServerOptions {
   // Renders an error of the transport itself (404, 405, 400, 401, 408, 413,
   // 415, 431, 503) as a JSON body.
   std::function<std::string(int status, absl::string_view message)> error_body;
+  // Runs once per response, on the socket thread, when its head is written:
+  // must not block or throw. `route`: the path of the route, empty if the
+  // request hit none. `method`: as the client sent it, empty if its head was
+  // not readable.
+  std::function<void(absl::string_view method, absl::string_view route,
+                     int status)>
+      on_response;
 };
 
 class HttpServer {

@@ -4,7 +4,9 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 
+#include <mutex>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -446,6 +448,69 @@ TEST_F(HttpServerTest, BodyDeadline) {
   EXPECT_EQ(client.Receive().status, 408);
   EXPECT_TRUE(client.ReceiveEof());
   EXPECT_EQ(num_echoes_, 0);
+}
+
+TEST_F(HttpServerTest, BodyMustKeepUpARate) {
+  options_.body_grace = absl::Milliseconds(100);
+  options_.body_timeout = absl::Minutes(10);
+  Start();
+  TestClient client = Connect();
+  client.Send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc");
+  EXPECT_EQ(client.Receive().status, 408);
+  EXPECT_TRUE(client.ReceiveEof());
+  TestClient chunked = Connect();
+  chunked.Send(
+      "POST /echo HTTP/1.1\r\nHost: x\r\n"
+      "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+  EXPECT_EQ(chunked.Receive().status, 408);
+  EXPECT_EQ(num_echoes_, 0);
+}
+
+TEST_F(HttpServerTest, BytesOfTheBodyBuyTime) {
+  options_.body_grace = absl::Milliseconds(1);
+  options_.min_body_bytes_per_second = 1;
+  Start();
+  TestClient client = Connect();
+  // 10 bytes pay for 10 seconds, of which 50 ms are used.
+  client.Send(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n"
+      "0123456789");
+  absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_EQ(client.Ask("ab").status, 200);
+}
+
+TEST_F(HttpServerTest, TellsOfEveryResponse) {
+  using Response = std::tuple<std::string, std::string, int>;
+  std::mutex mu;
+  std::vector<Response> seen;
+  options_.api_keys = {"key"};
+  options_.max_body_bytes = 10;
+  options_.on_response = [&](absl::string_view method, absl::string_view route,
+                             int status) {
+    std::lock_guard<std::mutex> lock(mu);
+    seen.emplace_back(std::string(method), std::string(route), status);
+  };
+  Start();
+  for (const char* request :
+       {"GET /health?x HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
+        "BREW /health HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /echo HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST /park HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n",
+        "GET /drop HTTP/1.1\r\nHost: x\r\n\r\n", "\x01\r\n\r\n"}) {
+    Ask(request);
+  }
+  auto [client, responder] = Park();
+  responder->StartStream();
+  responder->Write("data: x\n\n");
+  responder->Finish();
+  EXPECT_EQ(client.Receive().status, 200);
+  const std::vector<Response> expected = {
+      {"GET", "/health", 200}, {"GET", "", 404},       {"BREW", "/health", 405},
+      {"GET", "/echo", 401},   {"POST", "/park", 413}, {"GET", "/drop", 500},
+      {"", "", 400},           {"GET", "/park", 200}};
+  std::lock_guard<std::mutex> lock(mu);
+  EXPECT_EQ(seen, expected);
 }
 
 TEST_F(HttpServerTest, IdleConnectionsAreClosedSilently) {

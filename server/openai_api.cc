@@ -4,11 +4,13 @@
 #include <cmath>
 #include <limits>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "engine/base/status.h"
 #include "server/api_error.h"
+#include "server/chat_message.h"
 #include "server/json_text.h"
 
 namespace quire {
@@ -21,10 +23,12 @@ constexpr int kMaxStopStrings = 64;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr int kMaxTopLogprobs = 20;
 constexpr size_t kMaxListLength = 65536;
+constexpr size_t kMaxBadWords = 1024;
+constexpr size_t kMaxBadWordBytes = 128;  // Every choice keeps their tokens.
+constexpr size_t kMaxDryBreakers = 32;
+constexpr size_t kMaxDryBreakerBytes = 40;  // As llama.cpp, which cuts there.
 constexpr size_t kMaxMessages = 10000;
 constexpr size_t kMaxPrompts = 128;
-// A call's arguments stand within the body, which may have JsonLimits's depth.
-constexpr JsonLimits kToolCallLimits = {.max_depth = 32, .max_nodes = 10'000};
 constexpr double kMaxInt32 = std::numeric_limits<int32_t>::max();
 
 enum class FieldType : uint8_t {
@@ -62,10 +66,11 @@ absl::Status TypeError(const char* name, absl::string_view expected) {
   return ParameterError(name, absl::StrCat("'", name, "' must be ", expected));
 }
 
+// Requires: an array.
 absl::StatusOr<std::vector<int32_t>> IdList(const char* name,
                                             const Json& value) {
-  if (!value.is_array() || value.size() > kMaxListLength) {
-    return TypeError(name, "a list of token ids");
+  if (value.size() > kMaxListLength) {
+    return TypeError(name, "a shorter list");
   }
   std::vector<int32_t> ids;
   ids.reserve(value.size());
@@ -77,6 +82,29 @@ absl::StatusOr<std::vector<int32_t>> IdList(const char* name,
     ids.push_back(id.get<int32_t>());
   }
   return ids;
+}
+
+// A list of at most `max_strings` strings of 1 to `max_bytes` bytes.
+absl::StatusOr<std::vector<std::string>> StringList(const char* name,
+                                                    const Json& value,
+                                                    size_t max_strings,
+                                                    size_t max_bytes) {
+  if (value.size() > max_strings) {
+    return ParameterError(name, absl::StrCat("'", name, "' may hold at most ",
+                                             max_strings, " strings"));
+  }
+  std::vector<std::string> strings;
+  for (const Json& item : value) {
+    if (!item.is_string()) return TypeError(name, "a list of strings");
+    const std::string& text = item.get_ref<const std::string&>();
+    if (text.empty() || text.size() > max_bytes) {
+      return ParameterError(
+          name, absl::StrCat("a string of '", name, "' must have 1 to ",
+                             max_bytes, " bytes"));
+    }
+    strings.push_back(text);
+  }
+  return strings;
 }
 
 absl::Status SetStop(const Json& value, ApiRequest& request) {
@@ -153,109 +181,6 @@ absl::Status SetResponseFormat(const Json& value, ApiRequest&) {
   return absl::OkStatus();
 }
 
-// The joined text of a message's content, which is a string or a list of parts.
-absl::StatusOr<std::string> ContentText(const std::string& parameter,
-                                        const Json& content) {
-  if (content.is_string()) return content.get<std::string>();
-  const auto error = [&](absl::string_view message) {
-    return ParameterError(parameter, message);
-  };
-  if (!content.is_array()) {
-    return error(
-        absl::StrCat("'", parameter, "' must be a string or a list of parts"));
-  }
-  std::string text;
-  for (const Json& part : content) {
-    const auto type = part.is_object() ? part.find("type") : part.end();
-    if (!part.is_object() || type == part.end() || !type->is_string()) {
-      return error(absl::StrCat("a part of '", parameter, "' has no 'type'"));
-    }
-    if (*type != "text" && *type != "refusal") {
-      return error(absl::StrCat("content of type '",
-                                type->get_ref<const std::string&>(),
-                                "' is not supported: this model reads text"));
-    }
-    const auto part_text = part.find(type->get_ref<const std::string&>());
-    if (part_text == part.end() || !part_text->is_string()) {
-      return error(
-          absl::StrCat("a text part of '", parameter, "' has no text"));
-    }
-    if (&part != &content.front()) text += '\n';
-    text += part_text->get_ref<const std::string&>();
-  }
-  return text;
-}
-
-// Templates want the arguments of a call as an object, the API sends their
-// JSON.
-absl::Status ParseToolCallArguments(const std::string& parameter, Json& calls) {
-  if (!calls.is_array()) {
-    return ParameterError(parameter,
-                          absl::StrCat("'", parameter, "' must be a list"));
-  }
-  for (Json& call : calls) {
-    const auto function = call.is_object() ? call.find("function") : call.end();
-    if (!call.is_object() || function == call.end() || !function->is_object() ||
-        !function->contains("name") || !(*function)["name"].is_string()) {
-      return ParameterError(parameter,
-                            absl::StrCat("a call in '", parameter,
-                                         "' has no function with a name"));
-    }
-    const auto arguments = function->find("arguments");
-    if (arguments != function->end() && arguments->is_string()) {
-      // With limits: this JSON comes from the client as much as the body does.
-      auto parsed =
-          ParseJson(arguments->get_ref<const std::string&>(), kToolCallLimits);
-      if (parsed.ok() && parsed->is_object()) *arguments = *std::move(parsed);
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckMessage(const std::string& parameter, Json& message) {
-  const auto field_error = [&](const char* field, absl::string_view problem) {
-    return ParameterError(
-        absl::StrCat(parameter, ".", field),
-        absl::StrCat("'", parameter, ".", field, "' ", problem));
-  };
-  if (!message.is_object()) {
-    return ParameterError(parameter,
-                          absl::StrCat("'", parameter, "' must be an object"));
-  }
-  const auto role = message.find("role");
-  if (role == message.end() || !role->is_string()) {
-    return field_error("role", "must be a string");
-  }
-  const std::string role_name = role->get<std::string>();
-  // Templates know the older name.
-  if (role_name == "developer") *role = "system";
-  if (role_name != "developer" && role_name != "system" &&
-      role_name != "user" && role_name != "assistant" && role_name != "tool" &&
-      role_name != "function") {
-    return field_error(
-        "role", "must be one of system, developer, user, assistant, tool");
-  }
-  const auto calls = message.find("tool_calls");
-  const bool has_calls = calls != message.end() && !calls->is_null();
-  if (has_calls) {
-    QUIRE_RETURN_IF_ERROR(
-        ParseToolCallArguments(absl::StrCat(parameter, ".tool_calls"), *calls));
-  }
-  const auto content = message.find("content");
-  if (content == message.end() || content->is_null()) {
-    if (role_name != "assistant" || !has_calls) {
-      return field_error("content", "is missing");
-    }
-    message["content"] = "";
-    return absl::OkStatus();
-  }
-  QUIRE_ASSIGN_OR_RETURN(
-      std::string text,
-      ContentText(absl::StrCat(parameter, ".content"), *content));
-  *content = std::move(text);
-  return absl::OkStatus();
-}
-
 absl::Status SetMessages(const Json& value, ApiRequest& request) {
   if (value.empty() || value.size() > kMaxMessages) {
     return ParameterError("messages", absl::StrCat("'messages' must hold 1 to ",
@@ -263,8 +188,8 @@ absl::Status SetMessages(const Json& value, ApiRequest& request) {
   }
   request.messages = value;
   for (size_t i = 0; i < request.messages.size(); ++i) {
-    QUIRE_RETURN_IF_ERROR(
-        CheckMessage(absl::StrCat("messages[", i, "]"), request.messages[i]));
+    QUIRE_RETURN_IF_ERROR(NormalizeMessage(absl::StrCat("messages[", i, "]"),
+                                           request.messages[i]));
   }
   return absl::OkStatus();
 }
@@ -318,6 +243,16 @@ absl::Status SetCacheSalt(const Json& value, ApiRequest& request) {
                           "'cache_salt' must have 1 to 128 characters");
   }
   return absl::OkStatus();
+}
+
+// It enters the answer's id and a header.
+absl::Status SetRequestId(const Json& value, ApiRequest& request) {
+  request.request_id = value.get<std::string>();
+  if (IsHarmlessRequestId(request.request_id)) return absl::OkStatus();
+  return ParameterError(
+      "request_id",
+      absl::StrCat("'request_id' must have 1 to ", kMaxRequestIdLength,
+                   " letters, digits, '.', '_' or '-'"));
 }
 
 template <float SamplingParams::*member>
@@ -378,11 +313,26 @@ const Field kFields[] = {
      SetBool<&ApiRequest::continue_final_message>},
     {"add_special_tokens", kBoth, kBool, -kNone, kNone, kUsed,
      SetBool<&ApiRequest::add_special_tokens>},
-    {"truncate_prompt_tokens", kBoth, kInt, 1, kMaxInt32, kUsed,
-     [](const Json& v, ApiRequest& r) {
+    {"truncate_prompt_tokens", kBoth, kInt, -1, kMaxInt32, kUsed,
+     [](const Json& v, ApiRequest& r) -> absl::Status {
        r.truncate_prompt_tokens = v.get<int32_t>();
+       if (r.truncate_prompt_tokens != 0) return absl::OkStatus();
+       return ParameterError("truncate_prompt_tokens",
+                             "'truncate_prompt_tokens' must be at least 1, or "
+                             "-1 for as many as fit");
+     }},
+    {"truncation_side", kBoth, kString, -kNone, kNone, kUsed,
+     [](const Json& v, ApiRequest& r) -> absl::Status {
+       r.truncates_right = v == "right";
+       if (v == "left" || v == "right") return absl::OkStatus();
+       return TypeError("truncation_side", "'left' or 'right'");
+     }},
+    {"priority", kBoth, kInt, -kMaxInt32, kMaxInt32, kUsed,
+     [](const Json& v, ApiRequest& r) {
+       r.priority = v.get<int32_t>();
        return absl::OkStatus();
      }},
+    {"request_id", kBoth, kString, -kNone, kNone, kUsed, SetRequestId},
     // Sampling.
     {"temperature", kBoth, kNumber, 0, 2, kUsed,
      SetFloat<&SamplingParams::temperature>},
@@ -429,14 +379,59 @@ const Field kFields[] = {
        }
        return absl::OkStatus();
      }},
+    {"bad_words", kBoth, kList, -kNone, kNone, kUsed,
+     [](const Json& v, ApiRequest& r) -> absl::Status {
+       QUIRE_ASSIGN_OR_RETURN(
+           r.bad_words,
+           StringList("bad_words", v, kMaxBadWords, kMaxBadWordBytes));
+       return absl::OkStatus();
+     }},
+    // llama.cpp's; the meanings are in kernels/sampling.h.
+    {"dry_multiplier", kBoth, kNumber, 0, 1000, kUsed,
+     SetFloat<&SamplingParams::dry_multiplier>},
+    {"dry_base", kBoth, kNumber, 1, 1000, kUsed,
+     SetFloat<&SamplingParams::dry_base>},
+    {"dry_allowed_length", kBoth, kInt, 0, kMaxInt32, kUsed,
+     SetInt<&SamplingParams::dry_allowed_length>},
+    {"dry_penalty_last_n", kBoth, kInt, -1, kMaxInt32, kUsed,
+     SetInt<&SamplingParams::dry_penalty_last_n>},
+    {"dry_sequence_breakers", kBoth, kList, -kNone, kNone, kUsed,
+     [](const Json& v, ApiRequest& r) -> absl::Status {
+       QUIRE_ASSIGN_OR_RETURN(r.dry_sequence_breakers,
+                              StringList("dry_sequence_breakers", v,
+                                         kMaxDryBreakers, kMaxDryBreakerBytes));
+       return absl::OkStatus();
+     }},
+    {"dynatemp_range", kBoth, kNumber, 0, 10, kUsed,
+     SetFloat<&SamplingParams::dynatemp_range>},
+    {"dynatemp_exponent", kBoth, kNumber, 0, 100, kUsed,
+     SetFloat<&SamplingParams::dynatemp_exponent>},
+    {"top_n_sigma", kBoth, kNumber, -1, 1000, kUsed,
+     [](const Json& v, ApiRequest& r) {
+       // -1, too, means off.
+       r.sampling.top_n_sigma = std::max(0.0f, v.get<float>());
+       return absl::OkStatus();
+     }},
+    {"typical_p", kBoth, kNumber, 0, 1, kUsed,
+     SetFloat<&SamplingParams::typical_p>},
+    {"xtc_probability", kBoth, kNumber, 0, 1, kUsed,
+     SetFloat<&SamplingParams::xtc_probability>},
+    {"xtc_threshold", kBoth, kNumber, 0, 1, kUsed,
+     SetFloat<&SamplingParams::xtc_threshold>},
     {"n", kBoth, kInt, 1, kMaxChoices, kUsed,
      [](const Json& v, ApiRequest& r) {
        r.n = v.get<int32_t>();
        return absl::OkStatus();
      }},
     // Where to end.
-    {"max_tokens", kBoth, kInt, 1, kMaxInt32, kUsed,
+    {"max_tokens", kChat, kInt, 1, kMaxInt32, kUsed,
      SetInt<&SamplingParams::max_tokens>},
+    {"max_tokens", kCompletion, kInt, 0, kMaxInt32, kUsed,
+     [](const Json& v, ApiRequest& r) {
+       r.generates_nothing = v == 0;
+       r.sampling.max_tokens = std::max(v.get<int32_t>(), 1);
+       return absl::OkStatus();
+     }},
     {"max_completion_tokens", kChat, kInt, 1, kMaxInt32, kUsed,
      [](const Json& v, ApiRequest& r) {
        r.max_completion_tokens = v.get<int32_t>();
@@ -482,6 +477,19 @@ const Field kFields[] = {
        r.top_logprobs = v.get<int32_t>();
        return absl::OkStatus();
      }},
+    {"prompt_logprobs", kBoth, kInt, 0, kMaxTopLogprobs, kUsed,
+     [](const Json& v, ApiRequest& r) {
+       r.prompt_logprobs = v.get<int32_t>();
+       return absl::OkStatus();
+     }},
+    {"echo", kBoth, kBool, -kNone, kNone, kUsed, SetBool<&ApiRequest::echo>},
+    {"best_of", kCompletion, kInt, 1, kMaxChoices, kUsed,
+     [](const Json& v, ApiRequest& r) {
+       r.best_of = v.get<int32_t>();
+       return absl::OkStatus();
+     }},
+    {"return_token_ids", kBoth, kBool, -kNone, kNone, kUsed,
+     SetBool<&ApiRequest::return_token_ids>},
     {"skip_special_tokens", kBoth, kBool, -kNone, kNone, kUsed,
      SetBool<&ApiRequest::skip_special_tokens>},
     {"return_tokens_as_token_ids", kBoth, kBool, -kNone, kNone, kUsed,
@@ -508,8 +516,6 @@ const Field kFields[] = {
     {"functions", kChat, kAny, -kNone, kNone, kNoEffect},
     {"function_call", kChat, kAny, -kNone, kNone, kNoEffect},
     {"parallel_tool_calls", kChat, kBool, -kNone, kNone, kNoEffect},
-    {"priority", kBoth, kInt, -kNone, kNone, kNoEffect},
-    {"request_id", kBoth, kString, -kNone, kNone, kNoEffect},
     {"rid", kBoth, kAny, -kNone, kNone, kNoEffect},
     {"session_id", kBoth, kAny, -kNone, kNone, kNoEffect},
     {"stream_interval", kBoth, kInt, 1, kMaxInt32, kNoEffect},
@@ -540,24 +546,13 @@ const Field kFields[] = {
     {"ebnf", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"grammar", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"use_beam_search", kBoth, kBool, -kNone, kNone, kNotBuilt},
-    {"best_of", kCompletion, kInt, 1, kMaxChoices, kUsed,
-     [](const Json& v, ApiRequest& r) {
-       r.best_of = v.get<int32_t>();
-       return absl::OkStatus();
-     }},
-    {"echo", kBoth, kBool, -kNone, kNone, kNotBuilt},
     {"suffix", kCompletion, kString, -kNone, kNone, kNotBuilt},
     {"prompt_embeds", kCompletion, kAny, -kNone, kNone, kNotBuilt},
-    {"prompt_logprobs", kBoth, kInt, -kNone, kNone, kNotBuilt},
     {"logprob_token_ids", kBoth, kAny, -kNone, kNone, kNotBuilt},
-    {"truncation_side", kBoth, kString, -kNone, kNone, kNotBuilt, nullptr,
-     "\"left\""},
-    {"bad_words", kBoth, kList, -kNone, kNone, kNotBuilt},
     {"thinking_token_budget", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"repetition_detection", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"watermarking", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"chat_template", kChat, kString, -kNone, kNone, kNotBuilt},
-    {"return_token_ids", kBoth, kBool, -kNone, kNone, kNotBuilt},
     {"return_prompt_text", kBoth, kBool, -kNone, kNone, kNotBuilt},
     {"return_hidden_states", kBoth, kBool, -kNone, kNone, kNotBuilt},
     {"kv_transfer_params", kBoth, kAny, -kNone, kNone, kNotBuilt, nullptr,
@@ -576,20 +571,9 @@ const Field kFields[] = {
     {"response_fields", kBoth, kAny, -kNone, kNone, kNotBuilt},
     {"t_max_predict_ms", kBoth, kNumber, -kNone, kNone, kNotBuilt},
     {"mirostat", kBoth, kInt, -kNone, kNone, kNotBuilt},
-    {"typical_p", kBoth, kNumber, -kNone, kNone, kNotBuilt, nullptr, "1.0"},
-    {"top_n_sigma", kBoth, kNumber, -kNone, kNone, kNotBuilt, nullptr, "-1.0"},
-    {"dynatemp_range", kBoth, kNumber, -kNone, kNone, kNotBuilt},
-    {"dry_multiplier", kBoth, kNumber, -kNone, kNone, kNotBuilt},
-    {"xtc_probability", kBoth, kNumber, -kNone, kNone, kNotBuilt},
-    // Parameters of the ones above: without effect while those are neutral.
+    // Parameters of mirostat: without effect while it is neutral.
     {"mirostat_tau", kBoth, kNumber, -kNone, kNone, kNoEffect},
     {"mirostat_eta", kBoth, kNumber, -kNone, kNone, kNoEffect},
-    {"dynatemp_exponent", kBoth, kNumber, -kNone, kNone, kNoEffect},
-    {"dry_base", kBoth, kNumber, -kNone, kNone, kNoEffect},
-    {"dry_allowed_length", kBoth, kInt, -kNone, kNone, kNoEffect},
-    {"dry_penalty_last_n", kBoth, kInt, -kNone, kNone, kNoEffect},
-    {"dry_sequence_breakers", kBoth, kList, -kNone, kNone, kNoEffect},
-    {"xtc_threshold", kBoth, kNumber, -kNone, kNone, kNoEffect},
 };
 
 const Field* FindField(ApiKind kind, const std::string& name) {
@@ -658,10 +642,7 @@ bool IsNeutral(const Field& field, const Json& value) {
     return true;
   }
   if (value.is_boolean()) return !value.get<bool>();
-  // prompt_logprobs: 0 asks for the log-probability of each prompt token.
-  if (value.is_number()) {
-    return value == 0 && absl::string_view(field.name) != "prompt_logprobs";
-  }
+  if (value.is_number()) return value == 0;
   return (value.is_string() && value.get_ref<const std::string&>().empty()) ||
          (value.is_array() && value.empty());
 }
@@ -704,10 +685,18 @@ absl::Status CheckTogether(ApiRequest& request) {
     return ParameterError("min_tokens",
                           "'min_tokens' must not exceed 'max_tokens'");
   }
-  // As many as are returned: nothing to choose from.
-  if (request.best_of.value_or(request.n) != request.n) {
-    return ParameterError("best_of", "'best_of' must equal 'n'",
-                          "unsupported_parameter");
+  if (request.generates_nothing && !request.echo) {
+    return ParameterError("max_tokens",
+                          "'max_tokens' must be at least 1, or 0 with 'echo'");
+  }
+  if (request.best_of < request.n) {
+    if (request.best_of > 0) {
+      return ParameterError("best_of", "'best_of' must not be less than 'n'");
+    }
+    request.best_of = request.n;
+  }
+  if (request.best_of > request.n && request.stream) {
+    return ParameterError("best_of", "'best_of' above 'n' cannot be streamed");
   }
   if (request.top_logprobs.value_or(0) > 0 && !request.wants_logprobs) {
     return ParameterError("top_logprobs",
@@ -715,6 +704,14 @@ absl::Status CheckTogether(ApiRequest& request) {
   }
   if (request.wants_logprobs) {
     sampling.num_logprobs = request.top_logprobs.value_or(0);
+  } else if (request.best_of > request.n) {
+    sampling.num_logprobs = 0;  // To choose by.
+  }
+  sampling.num_prompt_logprobs = request.prompt_logprobs.value_or(-1);
+  if (request.echo && request.wants_logprobs &&
+      request.kind == ApiKind::kCompletion) {
+    sampling.num_prompt_logprobs =
+        std::max(sampling.num_prompt_logprobs, sampling.num_logprobs);
   }
   if (request.kind == ApiKind::kChat && request.continue_final_message) {
     if (request.messages.back()["role"] != "assistant") {
@@ -732,6 +729,13 @@ absl::Status CheckTogether(ApiRequest& request) {
 }
 
 }  // namespace
+
+bool IsHarmlessRequestId(absl::string_view id) {
+  return !id.empty() && id.size() <= kMaxRequestIdLength &&
+         std::all_of(id.begin(), id.end(), [](char c) {
+           return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
+         });
+}
 
 absl::StatusOr<ApiRequest> ParseApiRequest(ApiKind kind, const Json& body,
                                            const SamplingDefaults& defaults) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engine/request.h"
 #include "nlohmann/json.hpp"
 
@@ -39,10 +40,25 @@ struct ApiRequest {
   bool continuous_usage_stats = false;
   std::vector<std::string> stop_strings;
   bool include_stop_str_in_output = false;
+  // Not yet in `sampling`: SamplingStrings makes tokens of them.
+  std::vector<std::string> bad_words;
+  std::optional<std::vector<std::string>> dry_sequence_breakers;
   bool skip_special_tokens = true;
   bool return_tokens_as_token_ids = false;
-  // Keeps the last so many prompt tokens.
+  // Keeps so many prompt tokens; -1: as many as leave room for the answer.
   std::optional<int32_t> truncate_prompt_tokens;
+  bool truncates_right = false;  // Keeps the first ones, not the last ones.
+  int32_t priority = 0;          // Smaller is more urgent.
+  std::string request_id;        // Empty, or harmless in a header.
+  // The answer begins with the prompt (chat: with the final message, if it is
+  // of the role that answers).
+  bool echo = false;
+  // Completions with echo and max_tokens 0: one token is drawn and dropped.
+  bool generates_nothing = false;
+  bool return_token_ids = false;
+  // Top entries of each prompt token to report; none: no report.
+  std::optional<int32_t> prompt_logprobs;
+  int32_t best_of = 0;  // Choices to draw, of which the n best are returned.
   std::string cache_salt;
   // Unknown names: ignored, and listed in a response header.
   std::vector<std::string> ignored_fields;
@@ -65,8 +81,12 @@ struct ApiRequest {
   std::optional<int32_t> max_completion_tokens;
   bool wants_logprobs = false;
   std::optional<int32_t> top_logprobs;
-  std::optional<int32_t> best_of;
 };
+
+inline constexpr size_t kMaxRequestIdLength = 64;
+// True if `id` may stand in a header: 1 to kMaxRequestIdLength letters, digits,
+// '.', '_' and '-'.
+bool IsHarmlessRequestId(absl::string_view id);
 
 // INVALID_ARGUMENT naming the parameter for wrong types and ranges, and for
 // fields that would change the answer and are not built. Every field's type,

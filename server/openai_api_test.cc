@@ -72,22 +72,42 @@ TEST(ParseApiRequestTest, WrongTypesAndRangesNameTheField) {
       {kChat, "tools", {"[{\"type\":\"function\"}]", "{}"}},
       {kChat, "tool_choice", {"\"auto\"", "\"required\"", "{}"}},
       {kChat, "cache_salt", {"1", "\"\""}},
-      {kChat, "truncate_prompt_tokens", {"0", "-1"}},
+      {kChat, "truncate_prompt_tokens", {"0", "-2", "1.5"}},
+      {kChat, "truncation_side", {"\"middle\"", "\"\"", "1"}},
+      {kChat, "priority", {"1.5", "\"1\"", "3000000000"}},
+      {kChat, "request_id", {"1", "\"\"", "\"a b\"", "\"a\\nb\""}},
+      {kChat, "return_token_ids", {"1"}},
       {kChat, "use_beam_search", {"true", "1"}},
       {kChat, "structured_outputs", {"{\"regex\":\"a\"}"}},
       {kChat, "guided_json", {"{\"type\":\"object\"}", "{}"}},
-      {kChat, "echo", {"true"}},
-      {kChat, "prompt_logprobs", {"0", "1"}},
+      {kChat, "echo", {"1"}},
+      {kChat, "prompt_logprobs", {"-1", "21", "true"}},
+      {kChat, "max_tokens", {"0"}},
       {kChat, "chat_template", {"\"{{ messages }}\""}},
-      {kChat, "typical_p", {"0.5"}},
+      {kChat, "typical_p", {"-0.1", "1.1", "\"x\""}},
+      {kChat, "bad_words", {"\"a\"", "[1]", "[\"\"]", "{}"}},
+      {kChat, "dry_multiplier", {"-1", "1001", "\"x\""}},
+      {kChat, "dry_base", {"0.9", "\"x\""}},
+      {kChat, "dry_allowed_length", {"-1", "1.5"}},
+      {kChat, "dry_penalty_last_n", {"-2", "true"}},
+      {kChat,
+       "dry_sequence_breakers",
+       {"\"a\"", "[1]", "[\"\"]",
+        "[\"12345678901234567890123456789012345678901\"]"}},
+      {kChat, "dynatemp_range", {"-0.1", "[]"}},
+      {kChat, "dynatemp_exponent", {"-0.1", "101"}},
+      {kChat, "top_n_sigma", {"-1.1", "\"x\""}},
+      {kChat, "xtc_probability", {"-0.1", "1.1"}},
+      {kChat, "xtc_threshold", {"-0.1", "1.1"}},
       {kChat, "mirostat", {"2"}},
       {kText,
        "prompt",
        {"1", "[]", "{}", "[1,\"a\"]", "[[1],2]", "[-1]", "[[\"a\"]]", "true"}},
       {kText, "logprobs", {"true", "-1", "21"}},
-      {kText, "best_of", {"2", "0"}},
+      {kText, "best_of", {"0", "129"}},
+      {kText, "max_tokens", {"0", "-1"}},
       {kText, "suffix", {"\"x\"", "1"}},
-      {kText, "echo", {"true"}},
+      {kText, "echo", {"\"yes\""}},
   };
   for (const Case& test : cases) {
     for (const char* value : test.bad_values) {
@@ -110,7 +130,8 @@ TEST(ParseApiRequestTest, NullIsAbsentAndNeutralValuesAreAccepted) {
   }
   for (const char* field :
        {R"("tools":[])", R"("echo":false)", R"("use_beam_search":false)",
-        R"("typical_p":1.0)", R"("mirostat":0)", R"("function_call":"none")",
+        R"("typical_p":1.0)", R"("top_n_sigma":-1.0)", R"("mirostat":0)",
+        R"("mirostat_tau":5.0)", R"("function_call":"none")",
         R"("modalities":["text"])", R"("response_format":{"type":"text"})",
         R"("tool_choice":"none")",
         R"("tools":[{"type":"function"}],"tool_choice":"none")",
@@ -135,6 +156,11 @@ TEST(ParseApiRequestTest, FieldsReachTheRequest) {
          "top_logprobs":4,"stream":true,"stream_options":{"include_usage":true},
          "presence_penalty":1,"frequency_penalty":-1,"repetition_penalty":1.5,
          "min_tokens":2,"ignore_eos":true,"cache_salt":"s",
+         "bad_words":["x","yz"],"dry_multiplier":0.8,"dry_base":2,
+         "dry_allowed_length":3,"dry_penalty_last_n":64,
+         "dry_sequence_breakers":["\n"],"dynatemp_range":0.5,
+         "dynatemp_exponent":2,"top_n_sigma":1.5,"typical_p":0.75,
+         "xtc_probability":0.5,"xtc_threshold":0.25,
          "chat_template_kwargs":{"a":1},"reasoning_effort":"low")");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   const SamplingParams& sampling = parsed->sampling;
@@ -156,6 +182,18 @@ TEST(ParseApiRequestTest, FieldsReachTheRequest) {
   EXPECT_EQ(sampling.repetition_penalty, 1.5f);
   EXPECT_EQ(sampling.min_tokens, 2);
   EXPECT_TRUE(sampling.ignore_eos);
+  EXPECT_EQ(parsed->bad_words, (std::vector<std::string>{"x", "yz"}));
+  EXPECT_EQ(sampling.dry_multiplier, 0.8f);
+  EXPECT_EQ(sampling.dry_base, 2.0f);
+  EXPECT_EQ(sampling.dry_allowed_length, 3);
+  EXPECT_EQ(sampling.dry_penalty_last_n, 64);
+  EXPECT_EQ(parsed->dry_sequence_breakers, (std::vector<std::string>{"\n"}));
+  EXPECT_EQ(sampling.dynatemp_range, 0.5f);
+  EXPECT_EQ(sampling.dynatemp_exponent, 2.0f);
+  EXPECT_EQ(sampling.top_n_sigma, 1.5f);
+  EXPECT_EQ(sampling.typical_p, 0.75f);
+  EXPECT_EQ(sampling.xtc_probability, 0.5f);
+  EXPECT_EQ(sampling.xtc_threshold, 0.25f);
   EXPECT_EQ(parsed->cache_salt, "s");
   EXPECT_EQ(parsed->chat_template_kwargs["a"], 1);
   EXPECT_EQ(parsed->chat_template_kwargs["reasoning_effort"], "low");
@@ -237,16 +275,56 @@ TEST(ParseApiRequestTest, ArgumentsOfToolCallsHaveLimits) {
   EXPECT_TRUE(arguments(*deep).is_string());
 }
 
-TEST(ParseApiRequestTest, BestOfAsManyAsReturnedIsNoChoice) {
+TEST(ParseApiRequestTest, BestOfIsAtLeastN) {
   for (const char* field : {R"("n":3,"best_of":3)", R"("best_of":3,"n":3)",
-                            R"("best_of":1)", R"("best_of":null,"n":2)"}) {
-    EXPECT_TRUE(ParseWith(ApiKind::kCompletion, field).ok()) << field;
+                            R"("best_of":null,"n":3)", R"("best_of":3)",
+                            R"("n":3,"best_of":3,"stream":true)"}) {
+    const auto parsed = ParseWith(ApiKind::kCompletion, field);
+    ASSERT_TRUE(parsed.ok()) << field;
+    EXPECT_EQ(parsed->best_of, 3) << field;
+    // To choose by.
+    EXPECT_EQ(parsed->sampling.num_logprobs, parsed->n < 3 ? 0 : -1);
   }
-  for (const char* field : {R"("n":2,"best_of":3)", R"("n":2,"best_of":1)"}) {
+  for (const char* field :
+       {R"("n":2,"best_of":1)", R"("n":1,"best_of":2,"stream":true)"}) {
     const auto parsed = ParseWith(ApiKind::kCompletion, field);
     ASSERT_FALSE(parsed.ok()) << field;
     EXPECT_EQ(ErrorParameter(parsed.status()), "best_of");
   }
+}
+
+TEST(ParseApiRequestTest, ScoringFieldsReachTheRequest) {
+  auto parsed = ParseWith(
+      ApiKind::kCompletion,
+      R"("echo":true,"max_tokens":0,"logprobs":3,"return_token_ids":true,
+         "priority":-4,"request_id":"a-1","truncate_prompt_tokens":-1,
+         "truncation_side":"right")");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_TRUE(parsed->echo);
+  EXPECT_TRUE(parsed->generates_nothing);
+  EXPECT_EQ(parsed->sampling.max_tokens, 1);
+  EXPECT_EQ(parsed->sampling.num_logprobs, 3);
+  EXPECT_EQ(parsed->sampling.num_prompt_logprobs, 3);
+  EXPECT_FALSE(parsed->prompt_logprobs.has_value());
+  EXPECT_TRUE(parsed->return_token_ids);
+  EXPECT_EQ(parsed->priority, -4);
+  EXPECT_EQ(parsed->request_id, "a-1");
+  EXPECT_EQ(parsed->truncate_prompt_tokens, -1);
+  EXPECT_TRUE(parsed->truncates_right);
+
+  parsed = ParseWith(ApiKind::kCompletion,
+                     R"("echo":true,"logprobs":2,"prompt_logprobs":0)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->sampling.num_prompt_logprobs, 2);
+  EXPECT_EQ(parsed->prompt_logprobs, 0);
+
+  // Without logprobs an echo is text alone; that of a chat is never scored.
+  parsed = ParseWith(ApiKind::kCompletion, R"("echo":true)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->sampling.num_prompt_logprobs, -1);
+  parsed = ParseWith(ApiKind::kChat, R"("echo":true,"logprobs":true)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->sampling.num_prompt_logprobs, -1);
 }
 
 TEST(ParseApiRequestTest, SeedsHave64Bits) {

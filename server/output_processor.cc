@@ -1,5 +1,6 @@
 #include "server/output_processor.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace quire {
@@ -10,9 +11,10 @@ OutputProcessor::~OutputProcessor() { Stop(); }
 
 void OutputProcessor::Stop() {
   {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     is_stopping_ = true;
   }
+  has_work_.notify_one();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -22,24 +24,29 @@ void OutputProcessor::Start(EngineLoop* engine) {
 }
 
 void OutputProcessor::Enqueue(Item item) {
-  absl::MutexLock lock(&mu_);
-  inbox_.push_back(std::move(item));
+  {
+    std::lock_guard<std::mutex> lock(mu_);
+    inbox_.push_back(std::move(item));
+  }
+  has_work_.notify_one();
 }
 
-void OutputProcessor::Register(std::shared_ptr<ApiCall> call,
+void OutputProcessor::Register(std::shared_ptr<Call> call,
                                std::vector<CallPart> parts) {
-  absl::MutexLock lock(&mu_);
-  num_parts_ += static_cast<int>(parts.size());
-  inbox_.push_back(Registered{std::move(call), std::move(parts)});
+  {
+    std::lock_guard<std::mutex> lock(mu_);
+    num_parts_ += static_cast<int>(parts.size());
+    inbox_.push_back(Registered{std::move(call), std::move(parts)});
+  }
+  has_work_.notify_one();
 }
 
-void OutputProcessor::Accept(std::shared_ptr<ApiCall> call) {
+void OutputProcessor::Accept(std::shared_ptr<Call> call) {
   Enqueue(Accepted{std::move(call)});
 }
 
-void OutputProcessor::Reject(std::shared_ptr<ApiCall> call,
-                             size_t first_rejected, std::vector<CallPart> parts,
-                             absl::Status error) {
+void OutputProcessor::Reject(std::shared_ptr<Call> call, size_t first_rejected,
+                             std::vector<CallPart> parts, absl::Status error) {
   for (size_t i = 0; i < first_rejected; ++i) {
     engine_->Abort(parts[i].request_id);
   }
@@ -56,24 +63,19 @@ void OutputProcessor::Push(std::vector<OutputEvent> events) {
 }
 
 bool OutputProcessor::WaitUntilIdle(absl::Duration timeout) {
-  const auto is_idle = [this] {
-    mu_.AssertHeld();
-    return num_parts_ == 0;
-  };
-  absl::MutexLock lock(&mu_);
-  return mu_.AwaitWithTimeout(absl::Condition(&is_idle), timeout);
+  std::unique_lock<std::mutex> lock(mu_);
+  // An infinite duration would overflow the clock that is waited by.
+  return is_idle_.wait_for(
+      lock, absl::ToChronoMilliseconds(std::min(timeout, absl::Hours(24))),
+      [this] { return num_parts_ == 0; });
 }
 
 void OutputProcessor::Run() {
-  const auto has_work = [this] {
-    mu_.AssertHeld();
-    return is_stopping_ || !inbox_.empty();
-  };
   std::vector<Item> items;
   for (;;) {
     {
-      absl::MutexLock lock(&mu_);
-      mu_.Await(absl::Condition(&has_work));
+      std::unique_lock<std::mutex> lock(mu_);
+      has_work_.wait(lock, [this] { return is_stopping_ || !inbox_.empty(); });
       if (is_stopping_) return;
       std::swap(items, inbox_);
     }
@@ -89,8 +91,9 @@ void OutputProcessor::Run() {
     // One write per stream, whatever arrived for it.
     for (const auto& call : touched_) call->Flush();
     touched_.clear();
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     num_parts_ -= static_cast<int>(num_before + num_added - parts_.size());
+    if (num_parts_ == 0) is_idle_.notify_all();
   }
 }
 
@@ -150,7 +153,7 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
   const auto found = parts_.find(event.request_id);
   if (found == parts_.end()) return;
   Part& part = found->second;
-  ApiCall& call = *part.call;
+  Call& call = *part.call;
   const bool is_first = part.figures.scheduled_time == absl::InfinitePast();
   if (is_first && event.scheduled_time != absl::Time() &&
       event.scheduled_time != absl::InfinitePast()) {

@@ -3,18 +3,18 @@
 #ifndef QUIRE_SERVER_OUTPUT_PROCESSOR_H_
 #define QUIRE_SERVER_OUTPUT_PROCESSOR_H_
 
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <variant>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "engine/engine_loop.h"
 #include "engine/request.h"
-#include "server/api_call.h"
+#include "server/call.h"
 #include "server/server_metrics.h"
 
 namespace quire {
@@ -41,12 +41,12 @@ class OutputProcessor : public OutputSink {
   // Register.
   void Start(EngineLoop* engine);
 
-  void Register(std::shared_ptr<ApiCall> call, std::vector<CallPart> parts);
+  void Register(std::shared_ptr<Call> call, std::vector<CallPart> parts);
   // All parts were submitted: a stream's head may go out.
-  void Accept(std::shared_ptr<ApiCall> call);
+  void Accept(std::shared_ptr<Call> call);
   // The parts from `first_rejected` on were not submitted: the call ends with
   // `error`, and the parts before are aborted.
-  void Reject(std::shared_ptr<ApiCall> call, size_t first_rejected,
+  void Reject(std::shared_ptr<Call> call, size_t first_rejected,
               std::vector<CallPart> parts, absl::Status error);
 
   void Push(std::vector<OutputEvent> events) override;
@@ -62,14 +62,14 @@ class OutputProcessor : public OutputSink {
 
  private:
   struct Registered {
-    std::shared_ptr<ApiCall> call;
+    std::shared_ptr<Call> call;
     std::vector<CallPart> parts;
   };
   struct Accepted {
-    std::shared_ptr<ApiCall> call;
+    std::shared_ptr<Call> call;
   };
   struct Rejected {
-    std::shared_ptr<ApiCall> call;
+    std::shared_ptr<Call> call;
     std::vector<CallPart> not_submitted;
     absl::Status error;
   };
@@ -80,7 +80,7 @@ class OutputProcessor : public OutputSink {
                             std::vector<OutputEvent>>;
   // An engine request in flight.
   struct Part {
-    std::shared_ptr<ApiCall> call;
+    std::shared_ptr<Call> call;
     CallPart info;
     FinishedRequest figures;
     std::vector<absl::Time> last_token_times;  // Per choice.
@@ -98,13 +98,17 @@ class OutputProcessor : public OutputSink {
 
   ServerMetrics* const metrics_;
   EngineLoop* engine_ = nullptr;
-  absl::Mutex mu_;
-  std::vector<Item> inbox_ ABSL_GUARDED_BY(mu_);
-  bool is_stopping_ ABSL_GUARDED_BY(mu_) = false;
-  int num_parts_ ABSL_GUARDED_BY(mu_) = 0;  // Registered and not ended.
+  // A std::mutex, not absl's: race detectors see through it without a rebuilt
+  // abseil.
+  std::mutex mu_;
+  std::condition_variable has_work_;
+  std::condition_variable is_idle_;
+  std::vector<Item> inbox_;  // Guarded by mu_, as the next two.
+  bool is_stopping_ = false;
+  int num_parts_ = 0;  // Registered and not ended.
   // Of the output thread alone.
   absl::flat_hash_map<RequestId, Part> parts_;
-  std::vector<std::shared_ptr<ApiCall>> touched_;
+  std::vector<std::shared_ptr<Call>> touched_;
   std::thread thread_;
 };
 

@@ -10,11 +10,12 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "engine/base/clock.h"
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
+#include "server/api_call.h"
 #include "server/fake_tokenizer.h"
+#include "server/gate.h"
 #include "server/recording_responder.h"
 #include "tests/hash_model_runner.h"
 
@@ -171,22 +172,6 @@ class OutputProcessorTest : public testing::Test {
   std::unique_ptr<EngineLoop> loop_;
 };
 
-// Stops the engine in Collect until opened.
-class Gate {
- public:
-  void Wait() {
-    if (!reached_.HasBeenNotified()) reached_.Notify();
-    opened_.WaitForNotification();
-  }
-  void AwaitReached() {
-    ASSERT_TRUE(reached_.WaitForNotificationWithTimeout(kHangTimeout));
-  }
-  void Open() { opened_.Notify(); }
-
- private:
-  absl::Notification reached_, opened_;
-};
-
 TEST_F(OutputProcessorTest, ManyConcurrentCalls) {
   Start();
   constexpr int kNumThreads = 4, kNumCalls = 25;
@@ -279,7 +264,7 @@ TEST_F(OutputProcessorTest, DisconnectAborts) {
   Start();
   const Call running = MakeCall(/*stream=*/true, 1, 2);
   Submit(running, /*max_tokens=*/100, /*ignores_eos=*/true);
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   const Call waiting = MakeCall(/*stream=*/false);
   Submit(waiting, /*max_tokens=*/100, /*ignores_eos=*/true);
   running.responder->Disconnect();
@@ -303,7 +288,7 @@ TEST_F(OutputProcessorTest, RejectOfALaterPartEndsTheEarlier) {
     output_.Register(call.call, call.parts);
     ASSERT_TRUE(SubmitPart(call.parts[0], 100, true).ok());
     ASSERT_TRUE(SubmitPart(call.parts[1], 100, true).ok());
-    gate.AwaitReached();
+    gate.AwaitReached(kHangTimeout);
     output_.Reject(call.call, 2, call.parts,
                    absl::UnavailableError("the server is overloaded"));
   }
@@ -343,7 +328,7 @@ TEST_F(OutputProcessorTest, FailAllEndsEveryCall) {
     calls.push_back(MakeCall(/*stream=*/i % 2 == 0, 1, 1 + i % 2));
     Submit(calls.back(), /*max_tokens=*/100, /*ignores_eos=*/true);
   }
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   output_.FailAll(absl::UnavailableError("the server is shutting down"));
   for (const Call& call : calls) {
     // The answers do not wait for the engine.
@@ -403,7 +388,7 @@ TEST_F(OutputProcessorTest, StopDropsWhatIsOpen) {
   Start();
   const Call call = MakeCall(/*stream=*/true);
   Submit(call, /*max_tokens=*/100, /*ignores_eos=*/true);
-  gate.AwaitReached();
+  gate.AwaitReached(kHangTimeout);
   EXPECT_FALSE(output_.WaitUntilIdle(absl::ZeroDuration()));
   output_.Stop();
   output_.Stop();

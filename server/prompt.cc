@@ -1,6 +1,7 @@
 #include "server/prompt.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -85,6 +86,54 @@ absl::Status CheckTextLength(const ApiRequest& request, size_t num_bytes,
                    limits.max_model_len, " tokens. However, your prompt has ",
                    num_bytes, " bytes, which cannot fit."),
       "context_length_exceeded");
+}
+
+// Tokens to keep of a prompt, if it is to be cut.
+std::optional<size_t> NumKeptTokens(const ApiRequest& request,
+                                    int32_t max_model_len) {
+  if (!request.truncate_prompt_tokens.has_value()) return std::nullopt;
+  if (*request.truncate_prompt_tokens > 0) {
+    return *request.truncate_prompt_tokens;
+  }
+  return std::max(max_model_len - std::max(request.sampling.max_tokens, 1), 1);
+}
+
+void Truncate(bool keeps_first, size_t num_kept, std::vector<int32_t>* ids) {
+  if (ids->size() <= num_kept) return;
+  if (keeps_first) {
+    ids->resize(num_kept);
+  } else {
+    ids->erase(ids->begin(), ids->end() - num_kept);
+  }
+}
+
+// The tokens of a text, cut to `num_kept`. What the tokenizer adds around a
+// text (a begin token) is kept, as the Hugging Face tokenizers do.
+absl::StatusOr<std::vector<int32_t>> EncodeTruncated(const ApiRequest& request,
+                                                     const Tokenizer& tokenizer,
+                                                     const std::string& text,
+                                                     EncodeOptions options,
+                                                     size_t num_kept) {
+  QUIRE_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                         tokenizer.Encode(text, options));
+  if (ids.size() <= num_kept) return ids;
+  options.add_special_tokens = false;
+  QUIRE_ASSIGN_OR_RETURN(std::vector<int32_t> plain,
+                         tokenizer.Encode(text, options));
+  const auto found =
+      std::search(ids.begin(), ids.end(), plain.begin(), plain.end());
+  const size_t num_added = ids.size() - std::min(plain.size(), ids.size());
+  if (found == ids.end() || num_added >= num_kept) {
+    Truncate(request.truncates_right, num_kept, &ids);
+    return ids;
+  }
+  const std::vector<int32_t> before(ids.begin(), found);
+  const std::vector<int32_t> after(found + plain.size(), ids.end());
+  Truncate(request.truncates_right, num_kept - num_added, &plain);
+  ids = before;
+  ids.insert(ids.end(), plain.begin(), plain.end());
+  ids.insert(ids.end(), after.begin(), after.end());
+  return ids;
 }
 
 absl::Status CheckLength(const ApiRequest& request, size_t num_tokens,
@@ -174,6 +223,8 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodePrompts(
     const ApiRequest& request, const Tokenizer& tokenizer,
     const ChatTemplate* chat_template, const PromptLimits& limits) {
+  const std::optional<size_t> num_kept =
+      NumKeptTokens(request, limits.max_model_len);
   std::vector<std::vector<int32_t>> prompts;
   if (request.kind == ApiKind::kChat) {
     QUIRE_ASSIGN_OR_RETURN(
@@ -196,14 +247,16 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> EncodePrompts(
     options.add_special_tokens = request.add_special_tokens;
     // A completion's prompt is the caller's own: control tokens count in it.
     options.parse_special_tokens = true;
-    QUIRE_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
-                           tokenizer.Encode(text, options));
+    QUIRE_ASSIGN_OR_RETURN(
+        std::vector<int32_t> ids,
+        num_kept.has_value()
+            ? EncodeTruncated(request, tokenizer, text, options, *num_kept)
+            : tokenizer.Encode(text, options));
     prompts.push_back(std::move(ids));
   }
   for (std::vector<int32_t>& ids : prompts) {
-    if (request.truncate_prompt_tokens.has_value() &&
-        ids.size() > static_cast<size_t>(*request.truncate_prompt_tokens)) {
-      ids.erase(ids.begin(), ids.end() - *request.truncate_prompt_tokens);
+    if (num_kept.has_value()) {
+      Truncate(request.truncates_right, *num_kept, &ids);
     }
     QUIRE_RETURN_IF_ERROR(
         CheckLength(request, ids.size(), limits.max_model_len));

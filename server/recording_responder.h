@@ -3,13 +3,13 @@
 #define QUIRE_SERVER_RECORDING_RESPONDER_H_
 
 #include <functional>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/mutex.h"
 #include "gtest/gtest.h"
 #include "server/http_server.h"
 #include "server/json_text.h"
@@ -60,7 +60,7 @@ class RecordingResponder : public HttpResponder {
  public:
   void Send(int status, absl::string_view content_type, std::string body,
             const HttpHeaders& headers) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     EXPECT_FALSE(answer_.is_stream || answer_.is_finished);
     answer_.status = status;
     answer_.content_type = std::string(content_type);
@@ -69,44 +69,44 @@ class RecordingResponder : public HttpResponder {
     answer_.is_finished = true;
   }
   void StartStream(const HttpHeaders& headers) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     EXPECT_FALSE(answer_.is_stream || answer_.is_finished);
     answer_.status = 200;
     answer_.is_stream = true;
     answer_.headers = headers;
   }
   void Write(std::string data) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     EXPECT_TRUE(answer_.is_stream && !answer_.is_finished);
     answer_.body += data;
   }
   void Finish() override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     EXPECT_TRUE(answer_.is_stream && !answer_.is_finished);
     answer_.is_finished = true;
   }
   void OnDisconnect(std::function<void()> callback) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     callback_ = std::move(callback);
   }
 
   RecordedAnswer answer() const {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return answer_;
   }
   // As if the peer had closed the connection.
   void Disconnect() {
     std::function<void()> callback;
     {
-      absl::MutexLock lock(&mu_);
+      std::lock_guard<std::mutex> lock(mu_);
       if (!answer_.is_finished) callback.swap(callback_);
     }
     if (callback) callback();
   }
 
  private:
-  mutable absl::Mutex mu_;
-  RecordedAnswer answer_;
+  mutable std::mutex mu_;
+  RecordedAnswer answer_;  // Guarded by mu_, as the next one.
   std::function<void()> callback_;
 };
 

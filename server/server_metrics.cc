@@ -6,19 +6,20 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "engine/base/process_start.h"
 
 namespace quire {
 namespace {
@@ -98,7 +99,17 @@ struct ServerMetrics::Families {
   };
 
   explicit Families(const ServerMetricsOptions& options)
-      : labels{{"model_name", options.model_name}, {"engine", "0"}} {
+      : labels{{"model_name", options.model_name}, {"engine", "0"}},
+        http_requests(options.http_requests) {
+    AddCounters();
+    AddHistograms(options.max_model_len);
+    AddFinished();
+    AddInfo(options);
+    AddProcess();
+  }
+
+  // Gauges and counters that mirror the engine's statistics.
+  void AddCounters() {
     running = NewGauge("vllm:num_requests_running",
                        "Sequences in the execution batch.");
     waiting = NewGauge("vllm:num_requests_waiting", "Requests in the queue.");
@@ -122,6 +133,9 @@ struct ServerMetrics::Families {
     cache_hits = NewCounter("vllm:prefix_cache_hits_total",
                             "Prompt tokens found in the prefix cache.");
     steps = NewCounter("quire:steps_total", "Steps of the engine.");
+  }
+
+  void AddHistograms(int max_model_len) {
     first_token = NewHistogram("vllm:time_to_first_token_seconds",
                                "Arrival to first token.", kFirstTokenBuckets);
     inter_token = NewHistogram("vllm:inter_token_latency_seconds",
@@ -142,7 +156,7 @@ struct ServerMetrics::Families {
                                "First to last token.", kRequestBuckets);
     inference_time = NewHistogram("vllm:request_inference_time_seconds",
                                   "First step to last token.", kRequestBuckets);
-    const Buckets lengths = OneTwoFive(options.max_model_len);
+    const Buckets lengths = OneTwoFive(max_model_len);
     request_prompt = NewHistogram("vllm:request_prompt_tokens",
                                   "Prompt tokens of a request.", lengths);
     request_generation =
@@ -152,6 +166,9 @@ struct ServerMetrics::Families {
                                       "max_tokens of a request.", lengths);
     request_n = NewHistogram("vllm:request_params_n", "n of a request.",
                              kChoicesBuckets);
+  }
+
+  void AddFinished() {
     auto& success = BuildCounter()
                         .Name("vllm:request_success_total")
                         .Help("Finished requests by reason.")
@@ -165,6 +182,10 @@ struct ServerMetrics::Families {
       with_reason["finished_reason"] = name;
       finished[static_cast<size_t>(reason)] = &success.Add(with_reason);
     }
+  }
+
+  // What does not change: shown as labels of a gauge of 1.
+  void AddInfo(const ServerMetricsOptions& options) {
     BuildGauge()
         .Name("vllm:cache_config_info")
         .Help("Configuration of the KV cache.")
@@ -182,6 +203,9 @@ struct ServerMetrics::Families {
         .Register(registry)
         .Add({{"version", options.version}})
         .Set(1);
+  }
+
+  void AddProcess() {
     cpu_seconds = {&BuildCounter()
                         .Name("process_cpu_seconds_total")
                         .Help("User and system CPU time.")
@@ -193,7 +217,8 @@ struct ServerMetrics::Families {
         NewProcessGauge("process_virtual_memory_bytes", "Virtual memory.");
     NewProcessGauge("process_start_time_seconds",
                     "Start of the process, Unix time.")
-        ->Set(static_cast<double>(time(nullptr)));
+        ->Set(absl::ToDoubleSeconds(absl::Now() - TimeSinceProcessStart() -
+                                    absl::UnixEpoch()));
   }
 
   Gauge* NewGauge(const char* name, const char* help) {
@@ -214,6 +239,7 @@ struct ServerMetrics::Families {
 
   prometheus::Registry registry;
   const Labels labels;
+  const HttpRequestCounts* const http_requests;
   Gauge *running, *waiting, *kv_usage, *old_kv_usage, *waiting_tokens;
   Gauge *resident, *virtual_memory;
   Histogram *first_token, *inter_token, *old_inter_token, *per_request_token;
@@ -221,7 +247,7 @@ struct ServerMetrics::Families {
   Histogram *inference_time, *request_prompt, *request_generation;
   Histogram *request_max_tokens, *request_n;
   std::array<Counter*, 4> finished;
-  absl::Mutex mu;  // Guards the mirrored counters: one rendering at a time.
+  std::mutex mu;  // Guards the mirrored counters: one rendering at a time.
   Mirrored prompt_tokens, generation_tokens, cached_tokens, preemptions;
   Mirrored cache_queries, cache_hits, steps, cpu_seconds;
 };
@@ -248,7 +274,8 @@ void ServerMetrics::ObserveFinished(const FinishedRequest& request) {
   f.end_to_end->Observe(seconds(request.arrival_time, request.end_time));
   f.request_prompt->Observe(request.num_prompt_tokens);
   f.request_generation->Observe(request.num_generation_tokens);
-  f.request_max_tokens->Observe(request.max_tokens);
+  // Embeddings have none.
+  if (request.max_tokens > 0) f.request_max_tokens->Observe(request.max_tokens);
   f.request_n->Observe(request.n);
   if (request.scheduled_time == absl::InfinitePast()) return;
   f.queue_time->Observe(seconds(request.arrival_time, request.scheduled_time));
@@ -265,7 +292,7 @@ void ServerMetrics::ObserveFinished(const FinishedRequest& request) {
 
 std::string ServerMetrics::Render(const EngineStats& stats) {
   Families& f = *families_;
-  absl::MutexLock lock(&f.mu);
+  std::lock_guard<std::mutex> lock(f.mu);
   f.running->Set(stats.num_running);
   f.waiting->Set(stats.num_waiting);
   f.waiting_tokens->Set(static_cast<double>(stats.num_waiting_tokens));
@@ -310,6 +337,7 @@ std::string ServerMetrics::Render(const EngineStats& stats) {
                   stats.num_prompt_tokens - stats.prefix_cache_hits +
                       stats.num_generation_tokens,
                   "\n");
+  if (f.http_requests != nullptr) text += f.http_requests->Render();
   return text;
 }
 

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "engine/engine_loop.h"
 #include "engine/request.h"
+#include "server/http_request_counts.h"
 
 namespace quire {
 
@@ -20,6 +21,8 @@ struct ServerMetricsOptions {
   int max_model_len = 0;
   std::string cache_dtype;
   bool enable_prefix_caching = true;
+  // Shown, too, unless null; must outlive the metrics.
+  const HttpRequestCounts* http_requests = nullptr;
 };
 
 // One request of the engine, when it has ended.

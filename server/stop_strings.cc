@@ -23,15 +23,19 @@ StopStringMatcher::StopStringMatcher(std::vector<std::string> stop_strings,
                                      bool include_stop)
     : stop_strings_(std::move(stop_strings)), include_stop_(include_stop) {}
 
-std::string StopStringMatcher::Append(absl::string_view piece) {
+std::string StopStringMatcher::Append(absl::string_view piece, bool may_stop) {
   if (stopped_.has_value()) return "";
   if (stop_strings_.empty()) return std::string(piece);
+  const size_t old_size = held_back_.size();
   held_back_.append(piece.data(), piece.size());
   size_t first = std::string::npos;
   const std::string* found = nullptr;
   for (const std::string& stop : stop_strings_) {
-    const size_t at = held_back_.find(stop);
-    if (at == std::string::npos) continue;
+    // What ended before this piece might not stop.
+    const size_t begin =
+        old_size < stop.size() ? 0 : old_size - stop.size() + 1;
+    const size_t at = held_back_.find(stop, begin);
+    if (at == std::string::npos || !may_stop) continue;
     if (found == nullptr || at < first ||
         (at == first && stop.size() > found->size())) {
       first = at;

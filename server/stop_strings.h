@@ -21,8 +21,9 @@ class StopStringMatcher {
   StopStringMatcher(std::vector<std::string> stop_strings, bool include_stop);
 
   // Text that is now known to belong to the output. Once stopped() holds a
-  // value, further calls return nothing.
-  std::string Append(absl::string_view piece);
+  // value, further calls return nothing. Without `may_stop`, a stop string that
+  // ends in this piece is ordinary text.
+  std::string Append(absl::string_view piece, bool may_stop = true);
   // What is held back when the output ends otherwise.
   std::string Finish();
 

@@ -49,6 +49,46 @@ TEST(StopStringMatcherTest, AnySplitGivesTheSameText) {
   }
 }
 
+// Stop strings that end within the first pieces are text; one that begins
+// there and ends later counts.
+TEST(StopStringMatcherTest, MayNotStopInTheFirstPieces) {
+  SimulationRandom random(8);
+  int num_stopped = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string text;
+    for (int i = random.Below(20); i > 0; --i) text += "ab"[random.Below(2)];
+    std::vector<std::string> stops(2);
+    for (std::string& stop : stops) {
+      for (int i = random.Between(1, 4); i > 0; --i) {
+        stop += "ab"[random.Below(2)];
+      }
+    }
+    const size_t num_free = random.Below(12);
+    StopStringMatcher matcher(stops, false);
+    std::string out;
+    for (size_t i = 0; i < text.size(); ++i) {
+      out += matcher.Append(text.substr(i, 1), /*may_stop=*/i >= num_free);
+    }
+    out += matcher.Finish();
+    std::string expected = text;
+    for (size_t end = text.size(); end > num_free; --end) {
+      size_t longest = 0;
+      for (const std::string& stop : stops) {
+        if (end >= stop.size() &&
+            text.compare(end - stop.size(), stop.size(), stop) == 0) {
+          longest = std::max(longest, stop.size());
+        }
+      }
+      // What was given before it may not be taken back.
+      if (longest > 0) expected = text.substr(0, end - longest);
+    }
+    ASSERT_EQ(out, expected) << text << " / " << stops[0] << ", " << stops[1]
+                             << " after " << num_free;
+    num_stopped += matcher.stopped().has_value() ? 1 : 0;
+  }
+  EXPECT_GT(num_stopped, 5000);
+}
+
 TEST(StopStringMatcherTest, OrderOfStops) {
   StopStringMatcher matcher({"cd", "bcd", "x"}, false);
   EXPECT_EQ(matcher.Append("abcdx"), "a");

@@ -20,6 +20,7 @@ constexpr int kNumSlots = 6;
 constexpr int kMaxTokens = 64;
 constexpr int kMaxLogits = 40;
 constexpr int kMaxModelLen = 96;
+constexpr int kNumFew = 4;  // Ids of histories, bad words and breakers.
 
 class BackendSamplingTest : public testing::TestWithParam<Isa> {};
 
@@ -95,6 +96,7 @@ SlotParams RandomParams(SimulationRandom& random) {
   if (one_in(2)) params.frequency_penalty = 0.4f;
   if (one_in(2)) params.presence_penalty = -0.3f;
   if (one_in(2)) params.num_logprobs = random.Below(6);
+  if (one_in(2)) params.num_prompt_logprobs = random.Below(6);
   params.draw_key = random.Next();
   if (one_in(3)) {
     params.bias_ids = {3, 130};
@@ -104,6 +106,30 @@ SlotParams RandomParams(SimulationRandom& random) {
   if (one_in(3)) {
     params.banned_before_min = {0, 7};
     params.min_tokens = random.Between(1, 20);
+  }
+  if (one_in(4)) params.top_n_sigma = 1.5f;
+  if (one_in(4)) params.typical_p = 0.7f;
+  if (one_in(4)) params.dynatemp_range = 0.5f;
+  if (one_in(4)) {
+    params.xtc_probability = 0.6f;
+    params.xtc_threshold = 0.05f;
+  }
+  // Over the few ids that are often drawn and often drafted.
+  const auto few = [&] { return static_cast<int32_t>(random.Below(kNumFew)); };
+  for (int i = one_in(2) ? 6 : 0; i > 0; --i) {
+    params.bad_word_lengths.push_back(random.Between(1, 3));
+    for (int j = 0; j < params.bad_word_lengths.back(); ++j) {
+      params.bad_word_ids.push_back(few());
+    }
+  }
+  if (one_in(2)) {
+    params.dry_multiplier = 3.0f;
+    params.dry_allowed_length = random.Between(0, 2);
+    params.dry_penalty_last_n = one_in(2) ? -1 : random.Between(1, 40);
+    if (one_in(2)) {
+      params.dry_breakers = std::make_shared<TokenSequenceSet>(
+          std::vector<std::vector<int32_t>>{{few()}, {few(), few()}});
+    }
   }
   return params;
 }
@@ -143,6 +169,7 @@ class Planner {
     params_.assign(kNumSlots, SlotParams());
     rows_.clear();
     token_ids_.clear();
+    scored_ids_.clear();
     num_tokens_ = 0;
     num_logits_ = 0;
     for (int slot = 0; slot < kNumSlots; ++slot) {
@@ -156,6 +183,7 @@ class Planner {
     plan.updates = updates_;
     plan.rows = rows_;
     plan.token_ids = token_ids_;
+    plan.scored_ids = scored_ids_;
     return plan;
   }
   int num_tokens() const { return num_tokens_; }
@@ -171,10 +199,10 @@ class Planner {
     for (const StepRow& row : rows_) {
       Planned& planned = planned_[row.slot];
       planned.num_computed += row.num_tokens;
-      if (row.num_logits == 0) continue;
+      if (row.num_logits == row.num_scored) continue;
       const RowResult& result = *by_slot.at(row.slot);
-      planned.num_computed -=
-          row.num_logits - static_cast<int>(result.tokens.size());
+      planned.num_computed -= row.num_logits - row.num_scored -
+                              static_cast<int>(result.tokens.size());
       planned.last_token = result.tokens.back();
     }
     drafts_.clear();
@@ -199,9 +227,16 @@ class Planner {
         row.num_drafts = random_.Between(1, 5);
         row.num_tokens += row.num_drafts;
         row.num_logits = 1 + row.num_drafts;
+      } else {
+        row.num_scored = random_.Between(0, row.num_tokens - row.num_logits);
+        row.num_logits += row.num_scored;
+        for (int i = 0; i < row.num_scored; ++i) {
+          scored_ids_.push_back(random_.Below(kVocabSize));
+        }
       }
       std::vector<int32_t> ids(row.num_tokens);
-      for (int32_t& id : ids) id = random_.Below(kVocabSize);
+      const int num_ids = random_.Below(2) == 0 ? kVocabSize : kNumFew;
+      for (int32_t& id : ids) id = random_.Below(num_ids);
       if (row.num_drafts > 0) {
         drafts_[num_logits_] = {ids.end() - row.num_drafts, ids.end()};
       }
@@ -215,7 +250,8 @@ class Planner {
   void Start(int slot) {
     params_[slot] = RandomParams(random_);
     histories_[slot].resize(random_.Between(1, 30));
-    for (int32_t& id : histories_[slot]) id = random_.Below(kVocabSize);
+    const int num_ids = random_.Below(2) == 0 ? kVocabSize : kNumFew;
+    for (int32_t& id : histories_[slot]) id = random_.Below(num_ids);
     for (int i = 0; i < num_blocks_; ++i) blocks_[slot].push_back(i);
     SlotUpdate update;
     update.slot = slot;
@@ -236,6 +272,7 @@ class Planner {
   std::vector<std::vector<int32_t>> histories_, blocks_;
   std::vector<StepRow> rows_;
   std::vector<int32_t> token_ids_;
+  std::vector<int32_t> scored_ids_;
   std::map<int, std::vector<int32_t>> drafts_;  // By first logit row.
   int num_tokens_ = 0;
   int num_logits_ = 0;
@@ -252,10 +289,17 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
   int num_accepted = 0;
   int num_rejected = 0;
   int num_broken = 0;
+  int num_scored = 0;
   for (int i = 0; i < 1500; ++i) {
     planner.Plan();
     std::vector<float> logits =
         RandomValues(random, int64_t{planner.num_logits()} * kVocabSize, 3.0);
+    // Often one of the few wins, so that what was generated repeats.
+    for (size_t row = 0; row < logits.size() / kVocabSize; ++row) {
+      if (random.Below(2) == 0) {
+        for (int id = 0; id < kNumFew; ++id) logits[row * kVocabSize + id] += 8;
+      }
+    }
     for (const auto& [row, drafts] : planner.drafts()) {
       // Most drafts are likely tokens.
       for (size_t j = 0; j < drafts.size(); ++j) {
@@ -284,7 +328,15 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
       ExpectSameLogprobs(a.logprobs, b.logprobs);
       ExpectSameLogprobs(a.top_logprobs, b.top_logprobs);
       if (HasFatalFailure()) return;
-      num_accepted += static_cast<int>(a.tokens.size()) - 1;
+      if (!a.non_finite) {
+        ExpectSameLogprobs(a.scored_logprobs, b.scored_logprobs);
+        ExpectSameLogprobs(a.scored_top_logprobs, b.scored_top_logprobs);
+        ASSERT_EQ(a.scored_ranks, b.scored_ranks);
+        ASSERT_EQ(a.scored_top_ids, b.scored_top_ids);
+      }
+      if (HasFatalFailure()) return;
+      num_scored += static_cast<int>(a.scored_ranks.size());
+      num_accepted += std::max(static_cast<int>(a.tokens.size()) - 1, 0);
       num_broken += a.non_finite ? 1 : 0;
     }
     for (const StepRow& row : planner.plan().rows)
@@ -295,6 +347,7 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
   EXPECT_GT(num_accepted, 500);
   EXPECT_GT(num_rejected - num_accepted, 500);
   EXPECT_GT(num_broken, 50);
+  EXPECT_GT(num_scored, 1000);
 }
 
 TEST_P(BackendSamplingTest, StepsInFlightKeepTheirResults) {

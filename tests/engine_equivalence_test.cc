@@ -60,6 +60,19 @@ class EngineEquivalenceTest : public testing::TestWithParam<const char*> {
     if (id == 5) {
       request.n = 3;
       request.sampling.temperature = 1.0f;
+      request.sampling.xtc_probability = 0.5f;
+      request.sampling.xtc_threshold = 0.01f;
+    }
+    if (id >= 5) {
+      // What looks at the tokens so far, among so few that it always matters:
+      // they come anew after a preemption.
+      request.sampling.dry_multiplier = 2.0f;
+      request.sampling.dry_allowed_length = 1;
+      for (int32_t token = 0; token < 8; ++token) {
+        request.sampling.allowed_token_ids.push_back(token);
+        request.sampling.bad_words.push_back({token, (token + 1) % 8});
+        request.sampling.bad_words.push_back({token, 7 - token, token});
+      }
     }
     return request;
   }

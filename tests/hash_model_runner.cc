@@ -24,6 +24,25 @@ uint64_t WithRope(uint64_t namespace_no, const EngineOptions& options,
   return namespace_no + (is_beyond ? 1 << 20 : 0);
 }
 
+// A model that can do nothing else needs no mark.
+bool IsEmbed(const EngineOptions& options, const SamplingParams& params) {
+  return !options.enable_generate || params.logit_bias.size() > 1;
+}
+
+// Adds a slot's value to what a mean would be of; the order does not count.
+uint64_t AddPooled(uint64_t pooled, uint64_t slot_value) {
+  return pooled + MixBits(slot_value, 5);
+}
+
+// 60 bits, 20 in each: exact in f32.
+std::vector<float> EmbeddingOf(uint64_t bits) {
+  std::vector<float> embedding;
+  for (int i = 0; i < 3; ++i) {
+    embedding.push_back(static_cast<float>(bits >> (20 * i) & 0xFFFFF));
+  }
+  return embedding;
+}
+
 // Of the slot before the first one.
 constexpr uint64_t kNoPredecessor = 0x9E37;
 
@@ -46,12 +65,26 @@ uint64_t Fold(uint64_t state, uint64_t slot_value) {
   return (state ^ slot_value) * 0x9FB21C651E98DF25 + (state >> 29);
 }
 
+// What one more token adds to the state of a sampler with these penalties; a
+// sum, as counts know no order.
+uint64_t PenaltyOf(const SamplingParams& params, int32_t token_id,
+                   bool is_prompt) {
+  uint64_t penalty = 0;
+  if (params.repetition_penalty != 1.0f) penalty += MixBits(token_id, 13);
+  if (!is_prompt &&
+      (params.presence_penalty != 0 || params.frequency_penalty != 0)) {
+    penalty += MixBits(token_id, 11);
+  }
+  return penalty;
+}
+
 // The token that follows the slots folded into `state`.
 int32_t Draw(uint64_t state, const EngineOptions& engine_options,
              const HashModelOptions& options, const SamplingParams& params,
-             uint64_t draw_key, int position, int num_generated_tokens,
+             uint64_t draw_key, uint64_t penalty, int position,
+             int num_generated_tokens,
              absl::Span<const int32_t> banned_before_min) {
-  uint64_t bits = MixBits(state, position);
+  uint64_t bits = MixBits(state + penalty, position);
   if (params.temperature > 0) bits = MixBits(bits, draw_key);
   if (!params.allowed_token_ids.empty()) {
     return params.allowed_token_ids[bits % params.allowed_token_ids.size()];
@@ -72,14 +105,23 @@ int32_t Draw(uint64_t state, const EngineOptions& engine_options,
   }
 }
 
+// Of prompt token `token_id` after the slots folded into `state`.
+float ScoreOf(uint64_t state, int32_t token_id) {
+  return -static_cast<float>(MixBits(state, token_id) % 65536) / 4096;
+}
+
 bool Contains(absl::Span<const int32_t> ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
 }  // namespace
 
-std::vector<std::pair<int32_t, float>> HashNamespaceBias(int namespace_no) {
-  return {{0, static_cast<float>(namespace_no)}};
+std::vector<std::pair<int32_t, float>> HashNamespaceBias(int namespace_no,
+                                                         RequestKind kind) {
+  std::vector<std::pair<int32_t, float>> bias = {
+      {0, static_cast<float>(namespace_no)}};
+  if (kind == RequestKind::kEmbed) bias.emplace_back(1, 0.0f);
+  return bias;
 }
 
 HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
@@ -98,16 +140,27 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
   }
   uint64_t predecessor = kNoPredecessor;
   uint64_t state = 0;
+  uint64_t penalty = 0;
+  uint64_t pooled = 0;
   int position = 0;
+  HashModelAnswer answer;
   for (int32_t token : request.prompt_token_ids) {
+    if (position > 0) answer.prompt_logprobs.push_back(ScoreOf(state, token));
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
     state = Fold(state, predecessor);
+    penalty += PenaltyOf(params, token, /*is_prompt=*/true);
+    pooled = AddPooled(pooled, predecessor);
   }
-  HashModelAnswer answer;
+  if (request.kind == RequestKind::kEmbed) {
+    answer.finish_reason = FinishReason::kStop;
+    answer.embedding =
+        EmbeddingOf(engine_options.embeds_every_token ? pooled : state);
+    return answer;
+  }
   while (true) {
     const int num_generated = static_cast<int>(answer.token_ids.size());
     const int32_t token = Draw(state, engine_options, options, params, draw_key,
-                               position, num_generated, banned);
+                               penalty, position, num_generated, banned);
     answer.token_ids.push_back(token);
     if (num_generated >= params.min_tokens) {
       answer.finish_reason = FinishReason::kStop;
@@ -143,6 +196,7 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
     }
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
     state = Fold(state, predecessor);
+    penalty += PenaltyOf(params, token, /*is_prompt=*/false);
   }
 }
 
@@ -177,7 +231,14 @@ std::string HashModelRunner::ApplySlotChanges(const SchedulerOutput& output) {
     slot.num_prompt_tokens = start.num_prompt_tokens;
     slot.num_start_tokens = static_cast<int32_t>(start.history.size());
     slot.num_computed_tokens = start.num_computed_tokens;
-    slot.last_token = -1;
+    slot.has_drawn = false;
+    slot.tokens = start.history;
+    slot.penalty = 0;
+    for (size_t i = 0; i < slot.tokens.size(); ++i) {
+      slot.penalty += PenaltyOf(*slot.params, slot.tokens[i],
+                                i < size_t(slot.num_prompt_tokens));
+    }
+    slot.pooled = 0;
     slot.block_table.clear();
     if (start.num_computed_tokens >= static_cast<int>(start.history.size())) {
       return absl::StrCat("slot ", start.slot, " starts with nothing to do");
@@ -225,7 +286,8 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
                         slot.block_table.size(), " blocks");
   }
   if (row.input_on_device) {
-    if (row.num_tokens != 1 || !row.needs_token || slot.last_token < 0) {
+    if (row.num_tokens != 1 || !row.needs_token || !slot.has_drawn ||
+        row.first_position + 1 != static_cast<int>(slot.tokens.size())) {
       return absl::StrCat(where, "no token on the device to continue with");
     }
   } else {
@@ -238,6 +300,11 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
       const int32_t token = output.token_ids[row.first_token_idx + i];
       if (token < 0 || token >= options_.vocab_size) {
         return absl::StrCat(where, "token ", token);
+      }
+      const size_t position = row.first_position + i;
+      if (position >= slot.tokens.size() || slot.tokens[position] != token) {
+        return absl::StrCat(where, "token ", token, " at position ", position,
+                            " is not that of the slot");
       }
     }
   }
@@ -253,9 +320,31 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
   return "";
 }
 
+void HashModelRunner::ScoreRow(const SchedulerOutput& output,
+                               const ScheduledRow& row, int first_scored_idx,
+                               SampledRow* sampled) {
+  const Slot& slot = slots_[row.slot];
+  const int end =
+      row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
+  uint64_t state = 0;
+  for (int position = 0; position < end; ++position) {
+    state = Fold(state, *SlotAt(slot, position));
+    const int i = position - (end - row.num_scored);
+    if (i < 0) continue;
+    TokenOutput scored;
+    scored.token_id = output.scored_token_ids[first_scored_idx + i];
+    scored.logprob = ScoreOf(state, scored.token_id);
+    scored.rank = 1;
+    for (int k = 0; k < slot.params->num_prompt_logprobs; ++k) {
+      scored.top_logprobs.push_back({k, scored.logprob - k});
+    }
+    sampled->scored.push_back(std::move(scored));
+  }
+}
+
 void HashModelRunner::RunRow(const SchedulerOutput& output,
                              const ScheduledRow& row, bool is_garbage,
-                             StepResult* result) {
+                             int first_scored_idx, StepResult* result) {
   Slot& slot = slots_[row.slot];
   const int poison_idx = poison_from ? poison_from(output, row) : -1;
   const uint64_t namespace_no =
@@ -263,7 +352,7 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
   for (int i = 0; i < row.num_tokens; ++i) {
     const int position = row.first_position + i;
     const int32_t token = row.input_on_device
-                              ? slot.last_token
+                              ? slot.tokens.back()
                               : output.token_ids[row.first_token_idx + i];
     const uint64_t predecessor =
         position == 0 ? kNoPredecessor : *SlotAt(slot, position - 1);
@@ -274,10 +363,11 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
       nan_sources_.push_back(slot.draw_key);
     }
     *SlotAt(slot, position) = value;
+    slot.pooled = AddPooled(slot.pooled, value);
   }
   const int end = row.first_position + row.num_tokens;
   slot.num_computed_tokens = end;
-  if (!row.needs_token) return;
+  if (!row.has_result()) return;
   uint64_t state = 0;
   bool non_finite = false;
   for (int position = 0; position < end; ++position) {
@@ -290,22 +380,32 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
     }
     state = Fold(state, value);
   }
-  slot.last_token =
-      Draw(state, options_, model_options_, *slot.params, slot.draw_key, end,
-           end - slot.num_prompt_tokens, slot.banned_before_min);
   SampledRow sampled;
   sampled.slot = row.slot;
   sampled.non_finite = non_finite;
-  if (!non_finite) {
+  if (!non_finite) ScoreRow(output, row, first_scored_idx, &sampled);
+  if (!row.needs_token) {
+    result->rows.push_back(std::move(sampled));
+    return;
+  }
+  const int32_t token_id = Draw(
+      state, options_, model_options_, *slot.params, slot.draw_key,
+      slot.penalty, end, end - slot.num_prompt_tokens, slot.banned_before_min);
+  slot.has_drawn = true;
+  slot.tokens.push_back(token_id);
+  slot.penalty += PenaltyOf(*slot.params, token_id, /*is_prompt=*/false);
+  if (!non_finite && IsEmbed(options_, *slot.params)) {
+    sampled.embedding =
+        EmbeddingOf(options_.embeds_every_token ? slot.pooled : state);
+  } else if (!non_finite) {
     TokenOutput token;
-    token.token_id = slot.last_token;
+    token.token_id = token_id;
     const int num_logprobs = slot.params->num_logprobs;
     if (num_logprobs >= 0) {
       token.logprob = -static_cast<float>(MixBits(state, 2) % 4096) / 256;
       for (int i = 0; i < num_logprobs; ++i) {
-        token.top_logprobs.push_back(
-            {(slot.last_token + i) % options_.vocab_size,
-             token.logprob - static_cast<float>(i)});
+        token.top_logprobs.push_back({(token_id + i) % options_.vocab_size,
+                                      token.logprob - static_cast<float>(i)});
       }
     }
     sampled.tokens.push_back(std::move(token));
@@ -329,14 +429,27 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
   std::string violation = ApplySlotChanges(output);
   int num_tokens = 0;
   int64_t num_ids = 0;
+  int64_t num_scored = 0;
   for (const ScheduledRow& row : output.rows) {
     if (violation.empty()) violation = CheckRow(output, row);
     num_tokens += row.num_tokens;
+    num_scored += row.num_scored;
+    if (row.num_scored < 0 ||
+        row.num_scored + (row.needs_token ? 1 : 0) > row.num_tokens) {
+      violation = absl::StrCat("step ", output.step_id, ", slot ", row.slot,
+                               ": scores ", row.num_scored, " of ",
+                               row.num_tokens, " tokens");
+    }
     if (!row.input_on_device) num_ids += row.num_tokens;
   }
   if (num_tokens > options_.max_num_batched_tokens) {
     violation =
         absl::StrCat("step ", output.step_id, " has ", num_tokens, " tokens");
+  }
+  if (num_scored > options_.max_num_scored_tokens ||
+      num_scored != static_cast<int64_t>(output.scored_token_ids.size())) {
+    violation = absl::StrCat("step ", output.step_id, " scores ", num_scored,
+                             " tokens, ids ", output.scored_token_ids.size());
   }
   if (num_ids != static_cast<int64_t>(output.token_ids.size())) {
     violation = absl::StrCat("step ", output.step_id, " has ",
@@ -352,8 +465,10 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
   const bool is_garbage = !failure.ok() || !collect_failure.ok();
   StepResult result;
   result.step_id = output.step_id;
+  int first_scored_idx = 0;
   for (const ScheduledRow& row : output.rows) {
-    RunRow(output, row, is_garbage, &result);
+    RunRow(output, row, is_garbage, first_scored_idx, &result);
+    first_scored_idx += row.num_scored;
   }
   if (!failure.ok()) return failure;
   Submitted submitted{collect_failure, std::move(result), {}};
@@ -379,6 +494,7 @@ absl::StatusOr<StepResult> HashModelRunner::Collect() {
   Submitted submitted = std::move(submitted_.front());
   submitted_.pop_front();
   if (!submitted.status.ok()) return submitted.status;
+  if (on_result) on_result(&submitted.result);
   return std::move(submitted.result);
 }
 

@@ -8,8 +8,13 @@
 // idea of simulating a storage engine under a model that can tell:
 // TigerBeetle's VOPR, FoundationDB's simulation.)
 //
+// With penalties in its parameters, a token depends on the counts of the tokens
+// before it besides, as a sampler keeps them: from the history that a slot
+// starts with, then from what was drawn.
+//
 // The engine does not hand the namespace to the runner. Tests put a number that
 // stands for it into logit_bias (see HashNamespaceBias), where it rides along.
+// So does the mark of an embed request.
 #ifndef QUIRE_TESTS_HASH_MODEL_RUNNER_H_
 #define QUIRE_TESTS_HASH_MODEL_RUNNER_H_
 
@@ -31,7 +36,8 @@
 namespace quire {
 
 // The logit_bias that tells the hash model a request's namespace.
-std::vector<std::pair<int32_t, float>> HashNamespaceBias(int namespace_no);
+std::vector<std::pair<int32_t, float>> HashNamespaceBias(
+    int namespace_no, RequestKind kind = RequestKind::kGenerate);
 
 // Of the tokens drawn, so many in 1000 are eos_token_ids[0] (if there is one);
 // the others are spread over the vocabulary.
@@ -45,6 +51,11 @@ struct HashModelAnswer {
   std::vector<int32_t> token_ids;
   FinishReason finish_reason = FinishReason::kLength;
   std::optional<int32_t> stop_token_id;
+  // Of the prompt's tokens from the second one on, whether asked for or not.
+  std::vector<float> prompt_logprobs;
+  // kEmbed: a function of the slots reached, or with embeds_every_token of the
+  // tokens that were computed since the slot's start.
+  std::vector<float> embedding;
 };
 HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
                             const HashModelOptions& options,
@@ -80,10 +91,13 @@ class HashModelRunner : public ModelRunner {
       on_non_finite;
   // Runs at the beginning of Collect; a test may block there.
   std::function<void()> on_collect;
+  // May spoil a result that is about to be handed out.
+  std::function<void(StepResult*)> on_result;
 
   // Empty, or the first broken rule of SchedulerOutput: a row that does not
   // continue its slot, a write to a block the slot was not given, two rows
-  // writing one block, token ids that do not add up.
+  // writing one block, token ids that do not add up or are not those of the
+  // slot.
   const std::string& violation() const { return violation_; }
   // The blocks that steps not yet collected read or write, perhaps repeatedly.
   std::vector<int32_t> BlocksInFlight() const;
@@ -97,7 +111,10 @@ class HashModelRunner : public ModelRunner {
     int32_t num_prompt_tokens = 0;
     int32_t num_start_tokens = 0;  // Known when it started.
     int32_t num_computed_tokens = 0;
-    int32_t last_token = -1;
+    bool has_drawn = false;       // Since it started.
+    std::vector<int32_t> tokens;  // Its history, then what was drawn.
+    uint64_t penalty = 0;         // Of those tokens.
+    uint64_t pooled = 0;          // Of the tokens computed since the start.
     std::vector<int32_t> block_table;
   };
 
@@ -109,8 +126,11 @@ class HashModelRunner : public ModelRunner {
 
   std::string ApplySlotChanges(const SchedulerOutput& output);
   std::string CheckRow(const SchedulerOutput& output, const ScheduledRow& row);
+  // Scores the prompt tokens that follow the row's last tokens.
+  void ScoreRow(const SchedulerOutput& output, const ScheduledRow& row,
+                int first_scored_idx, SampledRow* sampled);
   void RunRow(const SchedulerOutput& output, const ScheduledRow& row,
-              bool is_garbage, StepResult* result);
+              bool is_garbage, int first_scored_idx, StepResult* result);
   uint64_t* SlotAt(const Slot& slot, int position);
 
   const EngineOptions options_;

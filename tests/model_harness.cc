@@ -22,6 +22,8 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(
   load_options.max_num_batched_tokens = options.max_num_batched_tokens;
   load_options.max_model_len = options.max_model_len;
   load_options.kv_cache_memory_bytes = options.kv_cache_memory_bytes;
+  load_options.task = options.task;
+  load_options.pooling = options.pooling;
   QUIRE_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(directory, load_options,
                                                       std::move(backend)));
   return std::unique_ptr<ModelHarness>(new ModelHarness(std::move(model)));
@@ -89,10 +91,15 @@ absl::Status ModelHarness::Step(const std::vector<TestRow>& rows) {
     if (!output.rows[i].needs_token) continue;
     QUIRE_CHECK(next_result < result.rows.size());
     SampledRow& sampled = result.rows[next_result++];
+    const bool is_embedding = model_.embedding.has_value();
     if (sampled.slot != sequence.slot || sampled.non_finite ||
-        sampled.tokens.size() != 1) {
+        sampled.tokens.size() != (is_embedding ? 0u : 1u)) {
       return absl::InternalError(
           absl::StrCat("bad result for slot ", sequence.slot));
+    }
+    if (is_embedding) {
+      sequence.embedding = std::move(sampled.embedding);
+      continue;
     }
     if (sequence.num_computed_tokens ==
         static_cast<int>(sequence.tokens.size())) {

@@ -28,6 +28,8 @@ struct TestSequence {
   int num_start_tokens = 0;  // Known when it entered the slot.
   // Of every row that drew a token, in order.
   std::vector<TokenOutput> outputs;
+  // Of an embedding model, once the prompt is computed.
+  std::vector<float> embedding;
 };
 
 // "This sequence computes its next num_tokens tokens."
@@ -48,6 +50,8 @@ class ModelHarness {
     int max_num_batched_tokens = 256;
     int max_model_len = 192;
     int64_t kv_cache_memory_bytes = 0;
+    ModelTask task = ModelTask::kAuto;
+    std::optional<Pooling> pooling;
   };
 
   static absl::StatusOr<std::unique_ptr<ModelHarness>> Create(

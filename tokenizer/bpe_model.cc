@@ -1,8 +1,6 @@
 #include "tokenizer/bpe_model.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cstring>
 #include <queue>
 
 #include "absl/strings/str_cat.h"
@@ -19,24 +17,6 @@ constexpr absl::string_view kWordMark = "\xE2\x96\x81";  // U+2581
 // 16 and 64 on English and Chinese words: within 3 % of each other).
 constexpr int kShortWord = 32;
 
-// One cache line per word. Longer words and words of more tokens are rare.
-struct CacheEntry {
-  uint64_t instance = 0;
-  uint8_t word_size = 0;
-  uint8_t num_ids = 0;
-  char word[22];
-  int32_t ids[8];
-};
-static_assert(sizeof(CacheEntry) == 64);
-
-// 8192 entries of 64 bytes: 512 KiB for each thread that encodes.
-constexpr size_t kCacheEntries = 8192;
-
-CacheEntry* ThreadCache() {
-  thread_local std::vector<CacheEntry> cache(kCacheEntries);
-  return cache.data();
-}
-
 uint64_t PairKey(int32_t left, int32_t right) {
   return uint64_t{static_cast<uint32_t>(left)} << 32 |
          static_cast<uint32_t>(right);
@@ -45,11 +25,6 @@ uint64_t PairKey(int32_t left, int32_t right) {
 size_t HashPair(uint64_t pair) {
   pair *= 0x9E3779B97F4A7C15;
   return pair ^ pair >> 32;
-}
-
-std::string ByteToken(uint8_t byte) {
-  constexpr char kDigits[] = "0123456789ABCDEF";
-  return {'<', '0', 'x', kDigits[byte >> 4], kDigits[byte & 15], '>'};
 }
 
 bool IsAllWordMarks(absl::string_view text) {
@@ -66,10 +41,7 @@ bool StartsWith(absl::string_view text, absl::string_view prefix) {
 }  // namespace
 
 BpeModel::BpeModel(Vocabulary vocabulary, BpeOptions options)
-    : vocabulary_(std::move(vocabulary)), options_(std::move(options)) {
-  static std::atomic<uint64_t> next_instance{1};
-  instance_ = next_instance.fetch_add(1);
-}
+    : vocabulary_(std::move(vocabulary)), options_(std::move(options)) {}
 
 absl::StatusOr<std::unique_ptr<BpeModel>> BpeModel::Create(
     Vocabulary vocabulary, const std::vector<BpeMerge>& merges,
@@ -118,7 +90,11 @@ absl::Status BpeModel::AddMerges(const std::vector<BpeMerge>& merges) {
                   merge.right.size() - prefix_size);
     const int32_t id = vocabulary_.Find(joined);
     if (id < 0) return missing(joined);
-    InsertMerge(PairKey(left, right), static_cast<uint32_t>(rank), id);
+    InsertMerge(PairKey(left, right),
+                merge.rank == BpeMerge::kByPosition
+                    ? static_cast<uint32_t>(rank)
+                    : merge.rank,
+                id);
   }
   return absl::OkStatus();
 }
@@ -187,7 +163,7 @@ bool BpeModel::SymbolsOf(absl::string_view character,
   const size_t size_before = symbols->size();
   for (const char c : character) {
     const int32_t byte_id =
-        vocabulary_.Find(ByteToken(static_cast<uint8_t>(c)));
+        vocabulary_.Find(ByteFallbackToken(static_cast<uint8_t>(c)));
     if (byte_id < 0) {
       symbols->resize(size_before);
       return false;
@@ -387,26 +363,10 @@ absl::Status BpeModel::EncodeUncached(absl::string_view word,
 
 absl::Status BpeModel::EncodeCached(absl::string_view word,
                                     std::vector<int32_t>* ids) const {
-  if (word.size() > sizeof(CacheEntry::word)) return EncodeUncached(word, ids);
-  CacheEntry& entry =
-      ThreadCache()[(HashBytes(word) + instance_ * 0x9E3779B97F4A7C15) %
-                    kCacheEntries];
-  if (entry.instance == instance_ && entry.word_size == word.size() &&
-      std::memcmp(entry.word, word.data(), word.size()) == 0) {
-    ids->insert(ids->end(), entry.ids, entry.ids + entry.num_ids);
-    return absl::OkStatus();
-  }
-  const size_t size_before = ids->size();
-  QUIRE_RETURN_IF_ERROR(EncodeUncached(word, ids));
-  const size_t num_ids = ids->size() - size_before;
-  if (num_ids <= std::size(entry.ids)) {
-    entry.instance = instance_;
-    entry.word_size = static_cast<uint8_t>(word.size());
-    entry.num_ids = static_cast<uint8_t>(num_ids);
-    std::memcpy(entry.word, word.data(), word.size());
-    std::copy(ids->begin() + size_before, ids->end(), entry.ids);
-  }
-  return absl::OkStatus();
+  return cache_.Encode(
+      word, ids, [this](absl::string_view text, std::vector<int32_t>* out) {
+        return EncodeUncached(text, out);
+      });
 }
 
 absl::Status BpeModel::EncodeWord(absl::string_view word,

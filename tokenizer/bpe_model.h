@@ -17,6 +17,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "tokenizer/vocabulary.h"
+#include "tokenizer/word_cache.h"
+#include "tokenizer/word_model.h"
 
 namespace quire {
 
@@ -33,13 +35,16 @@ struct BpeOptions {
 };
 
 struct BpeMerge {
+  static constexpr uint32_t kByPosition = 0xFFFFFFFF;
   absl::string_view left;
   absl::string_view right;
+  // Lower ranks go first, equal ones from the left; by default the place in the
+  // list.
+  uint32_t rank = kByPosition;
 };
 
-// Immutable after creation and thread-safe. Each thread that encodes keeps a
-// cache of kCacheEntries words of all models together (bpe_model.cc).
-class BpeModel {
+// Immutable after creation and thread-safe.
+class BpeModel final : public WordModel {
  public:
   // INVALID_ARGUMENT, naming the field below "model", if a merge names a token
   // that the vocabulary lacks.
@@ -51,9 +56,9 @@ class BpeModel {
   // Requires: valid UTF-8 unless is_byte_level. INVALID_ARGUMENT if an unknown
   // token is needed and the vocabulary lacks it.
   absl::Status EncodeWord(absl::string_view word,
-                          std::vector<int32_t>* ids) const;
+                          std::vector<int32_t>* ids) const override;
 
-  const Vocabulary& vocabulary() const { return vocabulary_; }
+  const Vocabulary& vocabulary() const override { return vocabulary_; }
   const BpeOptions& options() const { return options_; }
 
  private:
@@ -98,7 +103,7 @@ class BpeModel {
   // No merge joins a text that ends in another character with one that begins
   // with U+2581, so a word may be cut before each such border.
   bool can_cut_at_word_marks_ = false;
-  uint64_t instance_ = 0;  // Key of this model's words in the cache.
+  WordCache cache_;
 };
 
 }  // namespace quire

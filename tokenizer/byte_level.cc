@@ -57,4 +57,9 @@ void AppendByteLevelDecoded(absl::string_view token, std::string* out) {
   }
 }
 
+std::string ByteFallbackToken(uint8_t byte) {
+  constexpr char kDigits[] = "0123456789ABCDEF";
+  return {'<', '0', 'x', kDigits[byte >> 4], kDigits[byte & 15], '>'};
+}
+
 }  // namespace quire

@@ -173,6 +173,18 @@ absl::Status Decoder::AddLeafStage(const nlohmann::json& config,
     if (stage.content.empty()) {
       return component.Error("suffix", "must not be empty");
     }
+  } else if (type == "CTC") {
+    QUIRE_RETURN_IF_ERROR(component.CheckFields(
+        {"pad_token", "word_delimiter_token", "cleanup"}));
+    stage.kind = Kind::kCtc;
+    QUIRE_ASSIGN_OR_RETURN(stage.content, component.String("pad_token"));
+    QUIRE_ASSIGN_OR_RETURN(stage.delimiter,
+                           component.String("word_delimiter_token"));
+    QUIRE_ASSIGN_OR_RETURN(stage.flag, component.Bool("cleanup"));
+    if (stage.content.empty() || stage.delimiter.empty()) {
+      return component.Error("pad_token",
+                             "and word_delimiter_token must not be empty");
+    }
   } else {
     QUIRE_RETURN_IF_ERROR(component.CheckFields({}));
     if (type == "Fuse") {
@@ -233,6 +245,9 @@ std::string Decoder::TokenBytes(absl::string_view token) const {
           text.insert(0, " ");
         }
         break;
+      case Kind::kCtc:
+        text = CtcText(stage, text);
+        break;
       case Kind::kJoinWithSpaces:
         text.insert(0, " ");
         break;
@@ -242,6 +257,13 @@ std::string Decoder::TokenBytes(absl::string_view token) const {
     }
   }
   return text;
+}
+
+std::string Decoder::CtcText(const Stage& stage, absl::string_view token) {
+  std::string text = absl::StrReplaceAll(token, {{stage.content, ""}});
+  if (!stage.flag) return text;
+  return absl::StrReplaceAll(CleanUp(std::move(text)),
+                             {{stage.delimiter, " "}});
 }
 
 DecoderRun::DecoderRun(const Decoder* decoder)
@@ -340,6 +362,20 @@ void DecoderRun::Push(size_t stage_idx, absl::string_view token,
       state.held = std::string(token);
       state.has_held = true;
       return;
+    case Kind::kCtc: {
+      if (is_fragment) {
+        absl::StrAppend(&state.held, token);
+        return;
+      }
+      // A token like the one before it does not count, nor does one of which
+      // nothing is left.
+      if (state.has_held && state.held == token) return;
+      state.held = std::string(token);
+      state.has_held = true;
+      const std::string text = Decoder::CtcText(stage, token);
+      if (!text.empty()) Push(stage_idx + 1, text, false, out);
+      return;
+    }
     default:
       if (is_fragment) {
         absl::StrAppend(&state.held, token);
@@ -388,6 +424,13 @@ void DecoderRun::End(size_t stage_idx, bool is_fragment, std::string* out) {
         const std::string last =
             absl::StrReplaceAll(state.held, {{stage.content, ""}});
         Push(stage_idx + 1, last, is_fragment, out);
+      }
+      End(stage_idx + 1, is_fragment, out);
+      return;
+    case Kind::kCtc:
+      if (is_fragment) {
+        const std::string text = Decoder::CtcText(stage, state.held);
+        if (!text.empty()) Push(stage_idx + 1, text, true, out);
       }
       End(stage_idx + 1, is_fragment, out);
       return;

@@ -22,8 +22,9 @@ class DecoderRun;
 class Decoder {
  public:
   // ByteLevel, Metaspace, Replace, Fuse, ByteFallback, Strip, WordPiece,
-  // BPEDecoder, Sequence; null joins the tokens with spaces. INVALID_ARGUMENT
-  // naming the field below `path` for any other component or field.
+  // BPEDecoder, CTC, Sequence; null joins the tokens with spaces.
+  // INVALID_ARGUMENT naming the field below `path` for any other component or
+  // field.
   static absl::StatusOr<Decoder> Create(const nlohmann::json& config,
                                         const std::string& path);
 
@@ -47,19 +48,24 @@ class Decoder {
     kStrip,
     kWordPiece,
     kBpe,
+    kCtc,
   };
   struct Stage {
     Kind kind;
-    std::string content;  // Metaspace's mark, Replace's and Strip's content,
-                          // WordPiece's prefix, BPEDecoder's suffix.
+    std::string content;    // Metaspace's mark, Replace's and Strip's content,
+                            // WordPiece's prefix, BPEDecoder's suffix, CTC's
+                            // pad token.
+    std::string delimiter;  // CTC: the token that stands for a space.
     std::shared_ptr<const SplitPattern> pattern;  // kReplace
-    bool flag = false;  // Metaspace: strips at the start; WordPiece: cleanup.
+    bool flag = false;  // Metaspace: strips at the start; WordPiece and CTC:
+                        // cleanup.
     int64_t start = 0;  // kStrip
     int64_t stop = 0;
   };
 
   absl::Status AddStage(const nlohmann::json& config, const std::string& path,
                         int depth);
+  static std::string CtcText(const Stage& stage, absl::string_view token);
   absl::Status AddLeafStage(const nlohmann::json& config,
                             const std::string& path);
 
@@ -82,7 +88,7 @@ class DecoderRun {
   // What a stage holds back.
   struct State {
     bool is_first = true;   // No token has come yet.
-    bool has_held = false;  // kBpe
+    bool has_held = false;  // kBpe, kCtc
     std::string held;       // Text or bytes not passed on yet.
     int64_t num_cut = 0;    // kStrip within one long token.
     bool is_cut_done = false;

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "tokenizer/character_map.h"
 #include "tokenizer/split_pattern.h"
 
 namespace quire {
@@ -23,17 +24,20 @@ inline constexpr int32_t kMixedOrigin = -1;
 class Normalizer {
  public:
   // NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Prepend, Replace,
-  // Sequence, or null: no change. INVALID_ARGUMENT naming the field below
-  // `path` for any other component or field.
+  // Nmt, Precompiled, BertNormalizer, ByteLevel, Sequence, or null: no change.
+  // INVALID_ARGUMENT naming the field below `path` for any other component or
+  // field.
   static absl::StatusOr<Normalizer> Create(const nlohmann::json& config,
                                            const std::string& path);
 
   Normalizer() = default;
   bool IsIdentity() const { return steps_.empty(); }
 
-  // Rewrites `text`, and `origin` with it unless that is null.
+  // Rewrites `text`, and `origin` with it unless that is null. Sets
+  // `starts_late`, unless null, if what the text began with is removed.
   // Requires: valid UTF-8 below 4 GiB; origin has an element for each byte.
-  absl::Status Apply(std::string* text, TextOrigin* origin) const;
+  absl::Status Apply(std::string* text, TextOrigin* origin,
+                     bool* starts_late = nullptr) const;
 
  private:
   enum class Kind {
@@ -46,19 +50,29 @@ class Normalizer {
     kStripAccents,
     kPrepend,
     kReplace,
+    kNmt,
+    kByteLevel,
+    kPrecompiled,
+    // Parts of BertNormalizer.
+    kCleanText,
+    kIsolateIdeographs,
+    kStripNonspacingMarks,
   };
   struct Step {
     Kind kind;
-    std::string content;                          // kPrepend, kReplace
-    std::shared_ptr<const SplitPattern> pattern;  // kReplace
+    std::string content;                                // kPrepend, kReplace
+    std::shared_ptr<const SplitPattern> pattern;        // kReplace
+    std::shared_ptr<const CharacterMap> character_map;  // kPrecompiled
     bool strip_left = false;
     bool strip_right = false;
   };
 
   absl::Status AddStep(const nlohmann::json& config, const std::string& path,
                        int depth);
+  absl::Status AddBertSteps(const nlohmann::json& config,
+                            const std::string& path);
   static absl::Status ApplyStep(const Step& step, std::string* text,
-                                TextOrigin* origin);
+                                TextOrigin* origin, bool* starts_late);
   static absl::Status ApplyUnicodeForm(Kind kind, std::string* text,
                                        TextOrigin* origin);
 

@@ -185,7 +185,7 @@ absl::Status PreTokenizer::AddStep(const nlohmann::json& config,
     QUIRE_RETURN_IF_ERROR(component.CheckFields({"individual_digits"}));
     QUIRE_ASSIGN_OR_RETURN(const bool individual,
                            component.Bool("individual_digits"));
-    AddSplit(ClassPattern(kClassNumber, false),
+    AddSplit(ClassPattern(kClassNumeric),
              individual ? Behavior::kIsolated : Behavior::kContiguous, false);
   } else if (type == "Punctuation") {
     QUIRE_RETURN_IF_ERROR(component.CheckFields({"behavior"}));
@@ -193,13 +193,38 @@ absl::Status PreTokenizer::AddStep(const nlohmann::json& config,
     if (component.Find("behavior") != nullptr) {
       QUIRE_ASSIGN_OR_RETURN(behavior, ReadBehavior(config, path));
     }
-    AddSplit(ClassPattern(kClassPunctuation, true), behavior, false);
+    AddSplit(ClassPattern(kClassSign), behavior, false);
   } else if (type == "Whitespace") {
     QUIRE_RETURN_IF_ERROR(component.CheckFields({}));
     AddSplit(WordPattern(), Behavior::kRemoved, true);
   } else if (type == "WhitespaceSplit") {
     QUIRE_RETURN_IF_ERROR(component.CheckFields({}));
-    AddSplit(ClassPattern(kClassSpace, false), Behavior::kRemoved, false);
+    AddSplit(ClassPattern(kClassSpace), Behavior::kRemoved, false);
+  } else if (type == "UnicodeScripts") {
+    QUIRE_RETURN_IF_ERROR(component.CheckFields({}));
+    AddSplit(ScriptPattern(), Behavior::kRemoved, false);
+  } else if (type == "BertPreTokenizer") {
+    QUIRE_RETURN_IF_ERROR(component.CheckFields({}));
+    AddSplit(ClassPattern(kClassSpace), Behavior::kRemoved, false);
+    AddSplit(ClassPattern(kClassSign), Behavior::kIsolated, false);
+  } else if (type == "CharDelimiterSplit" || type == "Delimiter") {
+    QUIRE_RETURN_IF_ERROR(component.CheckFields({"delimiter"}));
+    QUIRE_ASSIGN_OR_RETURN(const std::string delimiter,
+                           component.String("delimiter"));
+    if (delimiter.empty() ||
+        DecodeCodePoint(delimiter, 0).num_bytes != delimiter.size()) {
+      return component.Error("delimiter", "must be one character");
+    }
+    AddSplit(LiteralPattern(delimiter), Behavior::kRemoved, false);
+  } else if (type == "FixedLength") {
+    QUIRE_RETURN_IF_ERROR(component.CheckFields({"length"}));
+    int64_t length = 5;  // The library's, if the file says nothing.
+    if (component.Find("length") != nullptr) {
+      QUIRE_ASSIGN_OR_RETURN(length, component.Integer("length", 1 << 30));
+    }
+    if (length == 0) return component.Error("length", "must not be 0");
+    AddSplit(FixedLengthPattern(static_cast<int>(length)), Behavior::kIsolated,
+             false);
   } else if (type == "Metaspace") {
     return AddMetaspace(config, path);
   } else {

@@ -28,8 +28,9 @@ struct WordList {
 // Immutable and thread-safe.
 class PreTokenizer {
  public:
-  // ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit,
-  // Metaspace, Sequence, or null: no split. INVALID_ARGUMENT naming the field
+  // BertPreTokenizer, ByteLevel, CharDelimiterSplit, Digits, FixedLength,
+  // Metaspace, Punctuation, Sequence, Split, UnicodeScripts, Whitespace,
+  // WhitespaceSplit, or null: no split. INVALID_ARGUMENT naming the field
   // below `path` for any other component or field.
   static absl::StatusOr<PreTokenizer> Create(const nlohmann::json& config,
                                              const std::string& path);

@@ -105,59 +105,6 @@ uint32_t Load32(absl::string_view bytes, size_t pos) {
   return value;
 }
 
-// The trie of precompiled_charsmap is a double array of 32-bit units
-// (darts-clone, array_builder.h): a lookup goes from the base b to unit b ^ c
-// for the next byte c of the text, whatever it is, so the whole 256-unit block
-// of every base that can be reached must exist. A unit's low byte and sign are
-// its label, bit 8 says that a leaf is at its base, bits 9 and 10.. give the
-// base; a leaf's value is where its text begins in the strings that follow.
-absl::Status CheckCharsMap(absl::string_view map) {
-  const std::string field = "normalizer_spec.precompiled_charsmap";
-  if (map.empty()) return absl::OkStatus();
-  if (map.size() < 4) return Malformed(field, "is cut off");
-  const size_t trie_bytes = Load32(map, 0);
-  if (trie_bytes > map.size() - 4 || trie_bytes % 4 != 0 || trie_bytes == 0) {
-    return Malformed(field, "the size of the trie is wrong");
-  }
-  const absl::string_view trie = map.substr(4, trie_bytes);
-  const absl::string_view strings = map.substr(4 + trie_bytes);
-  if (strings.empty() || strings.back() != 0 || !IsValidUtf8(strings)) {
-    return Malformed(field, "the strings are not UTF-8 or have no end");
-  }
-  const size_t num_units = trie_bytes / 4;
-  const auto base_of = [](size_t pos, uint32_t unit) {
-    return pos ^ (size_t{unit >> 10} << ((unit & (1u << 9)) >> 6));
-  };
-  std::vector<bool> is_seen(num_units);
-  std::vector<size_t> bases;
-  const auto visit = [&](size_t base) {
-    if ((base | 0xFF) >= num_units) return false;
-    if (!is_seen[base]) {
-      is_seen[base] = true;
-      bases.push_back(base);
-    }
-    return true;
-  };
-  bool is_in_bounds = visit(base_of(0, Load32(trie, 0)));
-  while (is_in_bounds && !bases.empty()) {
-    const size_t base = bases.back();
-    bases.pop_back();
-    for (size_t c = 0; c < 256 && is_in_bounds; ++c) {
-      const size_t pos = base ^ c;
-      const uint32_t unit = Load32(trie, pos * 4);
-      if ((unit & 0x800000FF) != c) continue;
-      const size_t next = base_of(pos, unit);
-      is_in_bounds = visit(next);
-      if (is_in_bounds && (unit >> 8 & 1) != 0) {
-        const uint32_t value = Load32(trie, next * 4) & 0x7FFFFFFF;
-        is_in_bounds = value < strings.size();
-      }
-    }
-  }
-  if (!is_in_bounds) return Malformed(field, "the trie leads out of bounds");
-  return absl::OkStatus();
-}
-
 // The byte of "<0xHH>", or -1.
 int ParseByte(absl::string_view text) {
   if (text.size() != 6 || text.substr(0, 3) != "<0x" || text[5] != '>') {
@@ -190,6 +137,7 @@ absl::Status ParsePiece(absl::string_view data, size_t offset,
       if (!std::isfinite(score)) {
         return Malformed(field + ".score", "is not finite");
       }
+      piece.score = score;
     } else if (reader.IsVarint(3)) {
       if (reader.varint() < 1 || reader.varint() > 6) {
         return Malformed(field + ".type", "is unknown");
@@ -225,7 +173,14 @@ absl::Status ParseTrainerSpec(absl::string_view data,
       return Malformed("trainer_spec.treat_whitespace_as_suffix",
                        "is not supported");
     }
-    if (reader.IsVarint(41)) {
+    if (reader.IsVarint(3)) {
+      if (reader.varint() < 1 || reader.varint() > 4) {
+        return Malformed("trainer_spec.model_type", "is unknown");
+      }
+      proto->model_type = static_cast<SentencePieceModelType>(reader.varint());
+    } else if (reader.IsVarint(35)) {
+      proto->byte_fallback = reader.varint() != 0;
+    } else if (reader.IsVarint(41)) {
       proto->bos_id = static_cast<int32_t>(reader.varint());
     } else if (reader.IsVarint(42)) {
       proto->eos_id = static_cast<int32_t>(reader.varint());
@@ -245,7 +200,12 @@ absl::Status ParseNormalizerSpec(absl::string_view data,
   WireReader reader(data, 0);
   while (reader.Next()) {
     if (reader.IsBytes(2)) {
-      QUIRE_RETURN_IF_ERROR(CheckCharsMap(reader.bytes()));
+      absl::StatusOr<CharacterMap> map = CharacterMap::Create(reader.bytes());
+      if (!map.ok()) {
+        return Malformed("normalizer_spec.precompiled_charsmap",
+                         map.status().message());
+      }
+      proto->character_map = *std::move(map);
     } else if (reader.IsVarint(3)) {
       proto->add_dummy_prefix = reader.varint() != 0;
     } else if (reader.IsVarint(4)) {
@@ -297,8 +257,10 @@ absl::StatusOr<SentencePieceProto> ParseSentencePieceProto(
   }
   std::unordered_set<std::string> texts;
   int num_unknown = 0;
+  int num_bytes = 0;
   for (size_t i = 0; i < proto.pieces.size(); ++i) {
     num_unknown += proto.pieces[i].type == PieceType::kUnknown;
+    num_bytes += proto.pieces[i].type == PieceType::kByte;
     if (!texts.insert(proto.pieces[i].text).second) {
       return Malformed(absl::StrCat("pieces[", i, "].piece"),
                        "is listed twice");
@@ -306,6 +268,12 @@ absl::StatusOr<SentencePieceProto> ParseSentencePieceProto(
   }
   if (num_unknown != 1) {
     return Malformed("pieces", "must hold one piece of type unknown");
+  }
+  // Texts are unique, so that 256 of them are all bytes.
+  if (num_bytes != (proto.byte_fallback ? 256 : 0)) {
+    return Malformed(
+        "trainer_spec.byte_fallback",
+        absl::StrCat("does not agree with the ", num_bytes, " byte pieces"));
   }
   return proto;
 }

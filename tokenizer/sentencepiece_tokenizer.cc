@@ -113,9 +113,16 @@ SentencePieceTokenizer::Create(std::string file, TokenizerConfig config) {
   tokenizer->AddPieces();
   QUIRE_RETURN_IF_ERROR(tokenizer->AddConfiguredTokens());
   tokenizer->HideSpecialPieces(&file);
+  absl::StatusOr<std::unique_ptr<SentencePieceModel>> model =
+      SentencePieceModel::Create(tokenizer->proto_);
+  if (model.ok()) {
+    tokenizer->model_ = *std::move(model);
+    return tokenizer;
+  }
+  if (!absl::IsUnimplemented(model.status())) return model.status();
   std::string error;
-  tokenizer->encoder_ = SentencePieceEncoder::Create(file, &error);
-  if (tokenizer->encoder_ == nullptr) {
+  tokenizer->library_ = SentencePieceEncoder::Create(file, &error);
+  if (tokenizer->library_ == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("the sentencepiece library refuses it: ", error));
   }
@@ -198,10 +205,11 @@ absl::Status SentencePieceTokenizer::AddConfiguredTokens() {
   return absl::OkStatus();
 }
 
-void SentencePieceTokenizer::HideSpecialPieces(std::string* file) const {
+void SentencePieceTokenizer::HideSpecialPieces(std::string* file) {
   for (size_t i = 0; i < proto_.pieces.size(); ++i) {
-    const SentencePiece& piece = proto_.pieces[i];
+    SentencePiece& piece = proto_.pieces[i];
     if (piece.type == PieceType::kUserDefined && tokens_[i].is_special) {
+      piece.type = PieceType::kControl;
       (*file)[piece.type_offset] = static_cast<char>(PieceType::kControl);
     }
   }
@@ -222,10 +230,22 @@ absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::Encode(
                         options.add_special_tokens);
 }
 
+absl::Status SentencePieceTokenizer::EncodePart(
+    absl::string_view text, std::vector<int32_t>* ids) const {
+  if (model_ != nullptr) return model_->Encode(text, ids);
+  std::vector<int> found;
+  std::string error;
+  if (!library_->Encode(text.data(), text.size(), &found, &error)) {
+    return absl::InternalError(absl::StrCat("sentencepiece: ", error));
+  }
+  ids->insert(ids->end(), found.begin(), found.end());
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::EncodeSegments(
     absl::Span<const EncodeSegment> segments, bool add_special_tokens) const {
   QUIRE_ASSIGN_OR_RETURN(const SegmentedText text, JoinSegments(segments));
-  std::vector<int> ids;
+  std::vector<int32_t> ids;
   const std::optional<int32_t> bos = bos_token_id();
   const std::optional<int32_t> eos = eos_token_id();
   if (add_special_tokens && bos.has_value() &&
@@ -237,17 +257,16 @@ absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::EncodeSegments(
       ids.push_back(part.id);
       continue;
     }
-    std::string error;
-    if (!encoder_->Encode(text.text.data() + part.range.begin,
-                          part.range.end - part.range.begin, &ids, &error)) {
-      return absl::InternalError(absl::StrCat("sentencepiece: ", error));
-    }
+    QUIRE_RETURN_IF_ERROR(
+        EncodePart(absl::string_view(text.text).substr(
+                       part.range.begin, part.range.end - part.range.begin),
+                   &ids));
   }
   if (add_special_tokens && eos.has_value() &&
       config_.add_eos_token.value_or(false)) {
     ids.push_back(*eos);
   }
-  return std::vector<int32_t>(ids.begin(), ids.end());
+  return ids;
 }
 
 std::string SentencePieceTokenizer::Decode(absl::Span<const int32_t> ids,

@@ -1,6 +1,8 @@
-// tokenizer.model of sentencepiece, unigram and BPE.
-// Kudo & Richardson 2018, arXiv:1808.06226. Encoding is the library's;
-// decoding is ours, because it has to stream.
+// tokenizer.model of sentencepiece.
+// Kudo & Richardson 2018, arXiv:1808.06226. Decoding is ours, because it has to
+// stream, and so is the encoding of BPE and unigram models, because the
+// library's BPE takes seconds for a megabyte; it encodes what ours does not
+// (sentencepiece_model.h).
 #ifndef QUIRE_TOKENIZER_SENTENCEPIECE_TOKENIZER_H_
 #define QUIRE_TOKENIZER_SENTENCEPIECE_TOKENIZER_H_
 
@@ -13,6 +15,7 @@
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/segmented_text.h"
 #include "tokenizer/sentencepiece_encoder.h"
+#include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/sentencepiece_proto.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/tokenizer_config.h"
@@ -71,15 +74,18 @@ class SentencePieceTokenizer final : public Tokenizer {
   void AddPieces();
   absl::Status AddToken(const AddedToken& token);
   absl::Status AddConfiguredTokens();
-  // Keeps the library from finding special tokens in text on its own.
-  void HideSpecialPieces(std::string* file) const;
+  // Keeps the model from finding special tokens in text on its own.
+  void HideSpecialPieces(std::string* file);
+  absl::Status EncodePart(absl::string_view text,
+                          std::vector<int32_t>* ids) const;
   std::optional<int32_t> NamedTokenId(absl::string_view name,
                                       int32_t if_unnamed) const;
 
   SentencePieceProto proto_;
   TokenizerConfig config_;
-  std::unique_ptr<SentencePieceEncoder> encoder_;
-  std::vector<Token> tokens_;  // By id.
+  std::unique_ptr<SentencePieceModel> model_;
+  std::unique_ptr<SentencePieceEncoder> library_;  // If model_ is null.
+  std::vector<Token> tokens_;                      // By id.
   std::map<std::string, int32_t, std::less<>> ids_;
   AddedTokenMatcher matcher_;
 };

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "tokenizer/published_patterns.h"
 #include "tokenizer/unicode.h"
+#include "tokenizer/unicode_scripts.h"
 
 namespace quire {
 namespace {
@@ -117,8 +118,7 @@ class Literal final : public SplitPattern {
 
 class CharacterClass final : public SplitPattern {
  public:
-  CharacterClass(uint16_t mask, bool ascii_punctuation)
-      : mask_(mask), ascii_punctuation_(ascii_punctuation) {}
+  explicit CharacterClass(uint16_t mask) : mask_(mask) {}
 
   absl::Status Match(absl::string_view text,
                      std::vector<MatchSpan>* spans) const override {
@@ -128,10 +128,7 @@ class CharacterClass final : public SplitPattern {
     while (pos < text.size()) {
       const CodePoint c = DecodeCodePoint(text, pos);
       const uint32_t end = pos + c.num_bytes;
-      const uint16_t bits = ClassOf(classes, c.value);
-      const bool is_ascii_sign =
-          c.value < 0x80 && (bits & (kClassPunctuation | kClassSymbol));
-      if ((bits & mask_) || (ascii_punctuation_ && is_ascii_sign)) {
+      if (ClassOf(classes, c.value) & mask_) {
         if (unmatched < pos) spans->push_back({unmatched, pos, false});
         spans->push_back({pos, end, true});
         unmatched = end;
@@ -144,7 +141,49 @@ class CharacterClass final : public SplitPattern {
 
  private:
   uint16_t mask_;
-  bool ascii_punctuation_;
+};
+
+class FixedLength final : public SplitPattern {
+ public:
+  explicit FixedLength(int length) : length_(length) {}
+
+  absl::Status Match(absl::string_view text,
+                     std::vector<MatchSpan>* spans) const override {
+    uint32_t pos = 0;
+    while (pos < text.size()) {
+      const uint32_t begin = pos;
+      for (int i = 0; i < length_ && pos < text.size(); ++i) {
+        pos += DecodeCodePoint(text, pos).num_bytes;
+      }
+      spans->push_back({begin, pos, true});
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  int length_;
+};
+
+class Scripts final : public SplitPattern {
+ public:
+  absl::Status Match(absl::string_view text,
+                     std::vector<MatchSpan>* spans) const override {
+    uint32_t begin = 0;
+    uint32_t script = 0;  // Of the run; 0: none has come.
+    for (uint32_t pos = 0; pos < text.size();) {
+      const CodePoint c = DecodeCodePoint(text, pos);
+      const uint32_t next = ScriptClassOf(c.value);
+      if (next != 0 && next != script) {
+        // What comes before the first run belongs to none.
+        if (begin < pos) spans->push_back({begin, pos, script == 0});
+        begin = pos;
+        script = next;
+      }
+      pos += c.num_bytes;
+    }
+    spans->push_back({begin, static_cast<uint32_t>(text.size()), script == 0});
+    return absl::OkStatus();
+  }
 };
 
 class Words final : public SplitPattern {
@@ -298,9 +337,16 @@ std::unique_ptr<SplitPattern> LiteralPattern(absl::string_view literal) {
   return std::make_unique<Literal>(literal);
 }
 
-std::unique_ptr<SplitPattern> ClassPattern(uint16_t mask,
-                                           bool ascii_punctuation) {
-  return std::make_unique<CharacterClass>(mask, ascii_punctuation);
+std::unique_ptr<SplitPattern> ClassPattern(uint16_t mask) {
+  return std::make_unique<CharacterClass>(mask);
+}
+
+std::unique_ptr<SplitPattern> FixedLengthPattern(int length) {
+  return std::make_unique<FixedLength>(length);
+}
+
+std::unique_ptr<SplitPattern> ScriptPattern() {
+  return std::make_unique<Scripts>();
 }
 
 std::unique_ptr<SplitPattern> WordPattern() {

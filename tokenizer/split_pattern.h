@@ -50,10 +50,16 @@ absl::StatusOr<std::unique_ptr<SplitPattern>> CompileWithPcre2(
 // Matches the literal text; an empty one matches nowhere.
 std::unique_ptr<SplitPattern> LiteralPattern(absl::string_view literal);
 
-// Each single character for which (class & mask) != 0 matches, or which is
-// ASCII punctuation if `ascii_punctuation`.
-std::unique_ptr<SplitPattern> ClassPattern(uint16_t mask,
-                                           bool ascii_punctuation);
+// Each single character for which (class & mask) != 0 matches.
+std::unique_ptr<SplitPattern> ClassPattern(uint16_t mask);
+
+// Every `length` characters are a match, the last one maybe fewer.
+// Requires: length > 0.
+std::unique_ptr<SplitPattern> FixedLengthPattern(int length);
+
+// Runs of one script are no matches; what comes before the first run (spaces)
+// is one.
+std::unique_ptr<SplitPattern> ScriptPattern();
 
 // \w+|[^\w\s]+
 std::unique_ptr<SplitPattern> WordPattern();

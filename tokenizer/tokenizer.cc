@@ -58,7 +58,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(
   absl::StatusOr<std::string> json = ReadWholeFile(
       absl::StrCat(directory, "/tokenizer.json"), kMaxTokenizerJsonBytes);
   if (json.ok()) {
-    absl::StatusOr<std::unique_ptr<BpeTokenizer>> tokenizer =
+    absl::StatusOr<std::unique_ptr<PipelineTokenizer>> tokenizer =
         ParseTokenizerJson(*json, std::move(config));
     if (!tokenizer.ok()) {
       return absl::Status(tokenizer.status().code(),

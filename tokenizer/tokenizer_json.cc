@@ -11,111 +11,23 @@
 #include "engine/base/status.h"
 #include "tokenizer/json_component.h"
 #include "tokenizer/json_scanner.h"
+#include "tokenizer/model_json.h"
 #include "tokenizer/unicode.h"
 
 namespace quire {
 namespace {
 
-struct VocabularyEntry {
-  absl::string_view token;
-  int32_t id;
-};
-
 // The file, cut into its parts. Texts are views of the file or of `arena`.
 struct Document {
   std::deque<std::string> arena;
   nlohmann::json fields = nlohmann::json::object();  // All but "model".
-  nlohmann::json model = nlohmann::json::object();   // But vocab and merges.
   bool has_model = false;
-  bool has_vocab = false;
-  bool has_merges = false;
-  std::vector<VocabularyEntry> vocab;
-  size_t num_vocab_bytes = 0;
-  std::vector<BpeMerge> merges;
+  ModelDocument model;
 };
 
 absl::Status At(absl::string_view field, const absl::Status& status) {
   return absl::Status(status.code(),
                       absl::StrCat(field, ": ", status.message()));
-}
-
-absl::Status ReadVocab(JsonScanner* scanner, Document* document) {
-  document->has_vocab = true;
-  return scanner->ReadObject(
-      &document->arena, [&](absl::string_view token) -> absl::Status {
-        int64_t id = 0;
-        QUIRE_RETURN_IF_ERROR(scanner->ReadInteger(Vocabulary::kMaxId, &id));
-        document->vocab.push_back({token, static_cast<int32_t>(id)});
-        document->num_vocab_bytes += token.size();
-        return absl::OkStatus();
-      });
-}
-
-// "a b", or ["a", "b"].
-absl::Status ReadMerge(JsonScanner* scanner, Document* document) {
-  BpeMerge merge;
-  if (scanner->Peek() == '[') {
-    int count = 0;
-    QUIRE_RETURN_IF_ERROR(scanner->ReadArray([&]() -> absl::Status {
-      absl::string_view token;
-      QUIRE_RETURN_IF_ERROR(scanner->ReadString(&document->arena, &token));
-      if (count == 0) merge.left = token;
-      if (count == 1) merge.right = token;
-      ++count;
-      return absl::OkStatus();
-    }));
-    if (count != 2) return scanner->Error("a merge must be a pair");
-  } else {
-    absl::string_view text;
-    QUIRE_RETURN_IF_ERROR(scanner->ReadString(&document->arena, &text));
-    // A line of the header of merges.txt, which the format allows here.
-    if (text.substr(0, 8) == "#version") return absl::OkStatus();
-    const size_t space = text.find(' ');
-    if (space == absl::string_view::npos ||
-        text.find(' ', space + 1) != absl::string_view::npos) {
-      return scanner->Error("a merge must be two tokens and a space between");
-    }
-    merge.left = text.substr(0, space);
-    merge.right = text.substr(space + 1);
-  }
-  document->merges.push_back(merge);
-  return absl::OkStatus();
-}
-
-absl::Status ReadDom(JsonScanner* scanner, nlohmann::json* out) {
-  absl::string_view extent;
-  QUIRE_RETURN_IF_ERROR(scanner->SkipValue(&extent));
-  *out = nlohmann::json::parse(extent.begin(), extent.end(), nullptr,
-                               /*allow_exceptions=*/false);
-  if (out->is_discarded()) return scanner->Error("malformed value");
-  return absl::OkStatus();
-}
-
-absl::Status ReadModel(JsonScanner* scanner, Document* document) {
-  document->has_model = true;
-  return scanner->ReadObject(
-      &document->arena, [&](absl::string_view field) -> absl::Status {
-        absl::Status status;
-        const bool is_repeated = (field == "vocab" && document->has_vocab) ||
-                                 (field == "merges" && document->has_merges) ||
-                                 document->model.contains(std::string(field));
-        if (is_repeated) {
-          status = scanner->Error("the field is there twice");
-        } else if (field == "vocab" && scanner->Peek() == '{') {
-          status = ReadVocab(scanner, document);
-        } else if (field == "merges" && scanner->Peek() == '[') {
-          document->has_merges = true;
-          status =
-              scanner->ReadArray([&] { return ReadMerge(scanner, document); });
-        } else if (field == "vocab" || field == "merges") {
-          // Another model type's, which is named later.
-          absl::string_view extent;
-          status = scanner->SkipValue(&extent);
-        } else {
-          status = ReadDom(scanner, &document->model[std::string(field)]);
-        }
-        return status.ok() ? status : At(absl::StrCat("model.", field), status);
-      });
 }
 
 absl::Status ReadDocument(absl::string_view text, Document* document) {
@@ -128,10 +40,12 @@ absl::Status ReadDocument(absl::string_view text, Document* document) {
           return At(field, scanner.Error("the field is there twice"));
         }
         if (field == "model" && scanner.Peek() == '{') {
-          return ReadModel(&scanner, document);
+          document->has_model = true;
+          return ReadModelDocument(&scanner, &document->arena,
+                                   &document->model);
         }
         const absl::Status status =
-            ReadDom(&scanner, &document->fields[std::string(field)]);
+            ReadJsonValue(&scanner, &document->fields[std::string(field)]);
         return status.ok() ? status : At(field, status);
       }));
   if (!scanner.AtEnd()) return scanner.Error("text after the end");
@@ -157,60 +71,6 @@ absl::Status CheckFields(const Document& document) {
     return absl::InvalidArgumentError("model: is missing");
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<BpeOptions> ReadBpeOptions(const Document& document) {
-  QUIRE_ASSIGN_OR_RETURN(const JsonComponent model,
-                         JsonComponent::Create(document.model, "model"));
-  std::string type = "BPE";  // Old files lack it; what else they are shows.
-  if (model.Find("type") != nullptr) {
-    QUIRE_ASSIGN_OR_RETURN(type, model.String("type"));
-  }
-  if (type != "BPE") {
-    return model.Error("type", absl::StrCat("models of type \"", type,
-                                            "\" are not supported, only BPE"));
-  }
-  QUIRE_RETURN_IF_ERROR(model.CheckFields(
-      {"dropout", "unk_token", "continuing_subword_prefix",
-       "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges"}));
-  if (const nlohmann::json* dropout = model.Find("dropout")) {
-    if (!dropout->is_number() || dropout->get<double>() != 0.0) {
-      return model.Error("dropout", "only null and 0 are supported");
-    }
-  }
-  if (!document.has_vocab) return model.Error("vocab", "is missing");
-  if (!document.has_merges) return model.Error("merges", "is missing");
-  BpeOptions options;
-  if (model.Find("unk_token") != nullptr) {
-    QUIRE_ASSIGN_OR_RETURN(options.unk_token, model.String("unk_token"));
-  }
-  if (model.Find("continuing_subword_prefix") != nullptr) {
-    QUIRE_ASSIGN_OR_RETURN(options.continuing_subword_prefix,
-                           model.String("continuing_subword_prefix"));
-  }
-  if (model.Find("end_of_word_suffix") != nullptr) {
-    QUIRE_ASSIGN_OR_RETURN(options.end_of_word_suffix,
-                           model.String("end_of_word_suffix"));
-  }
-  QUIRE_ASSIGN_OR_RETURN(options.fuse_unk, model.Bool("fuse_unk", false));
-  QUIRE_ASSIGN_OR_RETURN(options.byte_fallback,
-                         model.Bool("byte_fallback", false));
-  QUIRE_ASSIGN_OR_RETURN(options.ignore_merges,
-                         model.Bool("ignore_merges", false));
-  return options;
-}
-
-absl::StatusOr<Vocabulary> MakeVocabulary(const Document& document) {
-  Vocabulary vocabulary;
-  vocabulary.Reserve(document.vocab.size(), document.num_vocab_bytes);
-  for (const VocabularyEntry& entry : document.vocab) {
-    if (!vocabulary.Add(entry.token, entry.id)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("model.vocab: token \"", entry.token, "\" or its id ",
-                       entry.id, " is listed twice"));
-    }
-  }
-  return vocabulary;
 }
 
 absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(
@@ -365,7 +225,7 @@ absl::Status ReadPostProcessor(const nlohmann::json& config,
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BpeTokenizer>> ParseTokenizerJson(
+absl::StatusOr<std::unique_ptr<PipelineTokenizer>> ParseTokenizerJson(
     absl::string_view text, TokenizerConfig config) {
   if (static_cast<int64_t>(text.size()) > kMaxTokenizerJsonBytes) {
     return absl::InvalidArgumentError(
@@ -385,8 +245,7 @@ absl::StatusOr<std::unique_ptr<BpeTokenizer>> ParseTokenizerJson(
     const auto it = document.fields.find(name);
     return it == document.fields.end() ? *null : *it;
   };
-  BpeTokenizerParts parts;
-  QUIRE_ASSIGN_OR_RETURN(BpeOptions options, ReadBpeOptions(document));
+  PipelineParts parts;
   QUIRE_ASSIGN_OR_RETURN(parts.added_tokens, ReadAddedTokens(document.fields));
   QUIRE_ASSIGN_OR_RETURN(parts.normalizer,
                          Normalizer::Create(field("normalizer"), "normalizer"));
@@ -397,17 +256,12 @@ absl::StatusOr<std::unique_ptr<BpeTokenizer>> ParseTokenizerJson(
                          Decoder::Create(field("decoder"), "decoder"));
   QUIRE_RETURN_IF_ERROR(ReadPostProcessor(field("post_processor"),
                                           "post_processor", 0, &parts.affixes));
-  if (parts.pre_tokenizer.ends_in_byte_level() &&
-      options.continuing_subword_prefix.empty() &&
-      options.end_of_word_suffix.empty()) {
-    options.is_byte_level = true;
-    parts.pre_tokenizer.DropFinalByteLevel();
-  }
-  QUIRE_ASSIGN_OR_RETURN(Vocabulary vocabulary, MakeVocabulary(document));
-  QUIRE_ASSIGN_OR_RETURN(
-      parts.model, BpeModel::Create(std::move(vocabulary), document.merges,
-                                    std::move(options)));
-  return BpeTokenizer::Create(std::move(parts), std::move(config));
+  const bool are_words_bytes =
+      parts.pre_tokenizer.ends_in_byte_level() && CanTakeBytes(document.model);
+  if (are_words_bytes) parts.pre_tokenizer.DropFinalByteLevel();
+  QUIRE_ASSIGN_OR_RETURN(parts.model,
+                         CreateWordModel(document.model, are_words_bytes));
+  return PipelineTokenizer::Create(std::move(parts), std::move(config));
 }
 
 }  // namespace quire

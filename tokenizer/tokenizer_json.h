@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "tokenizer/bpe_tokenizer.h"
+#include "tokenizer/pipeline_tokenizer.h"
 #include "tokenizer/tokenizer_config.h"
 
 namespace quire {
@@ -18,7 +18,7 @@ inline constexpr int64_t kMaxTokenizerJsonBytes = int64_t{256} << 20;
 // INVALID_ARGUMENT, with a message that names the field, for anything malformed
 // and for any component or field that is not supported and would change
 // results. "truncation" and "padding" are ignored: both are the caller's.
-absl::StatusOr<std::unique_ptr<BpeTokenizer>> ParseTokenizerJson(
+absl::StatusOr<std::unique_ptr<PipelineTokenizer>> ParseTokenizerJson(
     absl::string_view text, TokenizerConfig config);
 
 }  // namespace quire

@@ -4,7 +4,9 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "tokenizer/golden_strings.h"
 
 namespace quire {
@@ -32,7 +34,8 @@ json Valid() {
               "merges": ["a b"]}})");
 }
 
-absl::StatusOr<std::unique_ptr<BpeTokenizer>> Parse(const std::string& text) {
+absl::StatusOr<std::unique_ptr<PipelineTokenizer>> Parse(
+    const std::string& text) {
   return ParseTokenizerJson(text, TokenizerConfig());
 }
 
@@ -71,8 +74,10 @@ TEST(TokenizerJson, ErrorsNameTheField) {
   const Case cases[] = {
       {"/version", "2.0", "version"},
       {"/surprise", 1, "surprise"},
-      {"/model/type", "Unigram", "model.type"},
-      {"/model/type", "WordPiece", "\"WordPiece\""},
+      {"/model/type", "Unigram", "model.vocab"},
+      {"/model/type", "WordPiece", "model.merges"},
+      {"/model/type", "Odd", "\"Odd\""},
+      {"/model/vocab", json::array({json::array({"a", 1.0})}), "model.vocab"},
       {"/model/dropout", 0.1, "model.dropout"},
       {"/model/byte_fallback", "yes", "model.byte_fallback"},
       {"/model/surprise", 1, "model.surprise"},
@@ -89,15 +94,27 @@ TEST(TokenizerJson, ErrorsNameTheField) {
       {"/added_tokens/0/content", nullptr, "added_tokens[0].content"},
       {"/added_tokens/0/surprise", 1, "added_tokens[0].surprise"},
       {"/added_tokens", 7, "added_tokens"},
-      {"/normalizer", json({{"type", "BertNormalizer"}}), "normalizer.type"},
+      {"/normalizer", json({{"type", "BertNormalizer"}}),
+       "normalizer.clean_text"},
+      {"/normalizer",
+       json({{"type", "Precompiled"}, {"precompiled_charsmap", "*"}}),
+       "normalizer.precompiled_charsmap"},
+      {"/normalizer",
+       json({{"type", "Precompiled"}, {"precompiled_charsmap", "AAAA"}}),
+       "normalizer.precompiled_charsmap"},
+      {"/normalizer", json({{"type", "Odd"}}), "normalizer.type"},
       {"/normalizer", json::parse(R"({"type": "Sequence", "normalizers":
           [{"type": "NFC"}, {"type": "NFC", "form": 1}]})"),
        "normalizer.normalizers[1].form"},
       {"/normalizer", json::parse(R"({"type": "Replace", "content": "",
           "pattern": {"Regex": "("}})"),
        "normalizer.pattern.Regex"},
-      {"/pre_tokenizer", json({{"type", "UnicodeScripts"}}),
-       "pre_tokenizer.type"},
+      {"/pre_tokenizer", json({{"type", "Odd"}}), "pre_tokenizer.type"},
+      {"/pre_tokenizer", json({{"type", "FixedLength"}, {"length", 0}}),
+       "pre_tokenizer.length"},
+      {"/pre_tokenizer",
+       json({{"type", "CharDelimiterSplit"}, {"delimiter", "ab"}}),
+       "pre_tokenizer.delimiter"},
       {"/pre_tokenizer", json::parse(R"({"type": "Split", "invert": false,
           "behavior": "Odd", "pattern": {"String": "a"}})"),
        "pre_tokenizer.behavior"},
@@ -108,7 +125,8 @@ TEST(TokenizerJson, ErrorsNameTheField) {
        "post_processor.special_tokens"},
       {"/post_processor/single/1/Sequence/id", "B", "post_processor.single[1]"},
       {"/post_processor/type", "Odd", "post_processor.type"},
-      {"/decoder/type", "CTC", "decoder.type"},
+      {"/decoder/type", "Odd", "decoder.type"},
+      {"/decoder/type", "CTC", "decoder.pad_token"},
       {"/decoder",
        json({{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}}),
        "decoder.start"},
@@ -122,6 +140,66 @@ TEST(TokenizerJson, ErrorsNameTheField) {
     EXPECT_NE(tokenizer.status().message().find(broken.named),
               absl::string_view::npos)
         << tokenizer.status();
+  }
+}
+
+// The same for the other types of models, each a file of its own.
+TEST(TokenizerJson, ErrorsInOtherModelsNameTheField) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"type": "Unigram", "vocab": [["a", -1.0], ["a", -2.0]]})",
+       "model.vocab"},
+      {R"({"type": "Unigram", "vocab": [["a", -1.0, 3]]})", "model.vocab"},
+      {R"({"type": "Unigram", "vocab": [["a", "b"]]})", "model.vocab"},
+      {R"({"type": "Unigram", "vocab": [["a", 1e999]]})", "model.vocab"},
+      {R"({"type": "Unigram", "vocab": [["a", -1]], "unk_id": 1})",
+       "model.unk_id"},
+      {R"({"type": "Unigram", "vocab": [["a", -1]], "odd": 1})", "model.odd"},
+      {R"({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a",
+           "continuing_subword_prefix": "##"})",
+       "model.max_input_chars_per_word"},
+      {R"({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a",
+           "max_input_chars_per_word": 9})",
+       "model.continuing_subword_prefix"},
+      {R"({"type": "WordLevel", "vocab": {"a": 0}})", "model.unk_token"},
+      {R"({"vocab": {"a": 0}, "unk_token": "a", "odd": 1})", "model.odd"},
+  };
+  for (const auto& [model, named] : cases) {
+    const auto tokenizer =
+        Parse(absl::StrCat(R"({"version": "1.0", "model": )", model, "}"));
+    ASSERT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument)
+        << model;
+    EXPECT_NE(tokenizer.status().message().find(named), absl::string_view::npos)
+        << tokenizer.status();
+  }
+}
+
+TEST(TokenizerJson, TokensLongerThanTheTrieTakesAreRefused) {
+  const auto tokenizer =
+      Parse(absl::StrCat(R"({"model": {"type": "Unigram", "vocab": [[")",
+                         std::string(1025, 'a'), R"(", 0]]}})"));
+  EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(tokenizer.status().message().find("model.vocab"),
+            absl::string_view::npos);
+}
+
+// What the library does with models that cannot spell a word, and with files
+// of old versions that do not name the model's type.
+TEST(TokenizerJson, ModelsWithoutAnUnknownTokenFailOnlyWhenTheyNeedIt) {
+  for (const char* model :
+       {R"({"vocab": [["a", -1.0], ["ab", -1.5]]})",
+        R"({"vocab": {"a": 0, "ab": 1}, "unk_token": "?",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100})",
+        R"({"vocab": {"a": 0, "ab": 1}, "unk_token": "?"})"}) {
+    const auto tokenizer =
+        Parse(absl::StrCat(R"({"version": "1.0", "model": )", model, "}"));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    const auto known = (*tokenizer)->Encode("ab", {true, true});
+    ASSERT_TRUE(known.ok()) << known.status();
+    EXPECT_EQ(*known, std::vector<int32_t>({1})) << model;
+    EXPECT_EQ((*tokenizer)->Encode("xy", {true, true}).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << model;
   }
 }
 

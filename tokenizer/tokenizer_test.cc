@@ -306,7 +306,9 @@ INSTANTIATE_TEST_SUITE_P(
                     "deepseek", "metaspace", "llama2", "metaspace_first",
                     "mixed_removed", "mixed_isolated",
                     "mixed_merged_with_previous", "mixed_merged_with_next",
-                    "mixed_contiguous", "words", "sp_bpe", "sp_unigram"));
+                    "mixed_contiguous", "words", "unigram_bytes", "unigram_map",
+                    "unigram_spelled", "word_piece_cased", "word_level", "ctc",
+                    "sp_bpe", "sp_unigram"));
 
 }  // namespace
 }  // namespace quire

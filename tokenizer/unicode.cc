@@ -5,6 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "tokenizer/unicode_corrections.h"
+
 namespace quire {
 namespace {
 
@@ -71,6 +73,26 @@ uint16_t OtherBits(utf8proc_category_t category) {
       return kClassSymbol;
     default:
       return 0;
+  }
+}
+
+uint16_t LibraryBits(utf8proc_category_t category, uint32_t c) {
+  const uint16_t general = LetterBits(category) | OtherBits(category);
+  uint16_t bits = 0;
+  if (general & kClassNumber) bits |= kClassNumeric;
+  if (general & kClassPunctuation) bits |= kClassSign;
+  if (c < 0x80 && (general & kClassSymbol)) bits |= kClassSign;
+  if (general & kClassMark) bits |= kClassAccent;
+  switch (category) {
+    case UTF8PROC_CATEGORY_MN:
+      return bits | kClassNonspacingMark;
+    case UTF8PROC_CATEGORY_CC:
+      return c == '\t' || c == '\n' || c == '\r' ? bits : bits | kClassOther;
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CO:
+      return bits | kClassOther;
+    default:
+      return bits;
   }
 }
 
@@ -175,7 +197,18 @@ uint16_t ComputeUnicodeClass(uint32_t c) {
   if (IsWhiteSpace(c)) bits |= kClassSpace;
   if (c == '\r' || c == '\n') bits |= kClassNewline;
   if (IsWordSymbol(c)) bits |= kClassWord;
+  bits |= LibraryBits(category, c);
+  if (const ClassCorrection* correction = FindRange(ClassCorrections(), c)) {
+    bits ^= correction->flipped;
+  }
   return bits;
+}
+
+uint32_t LowercaseOf(uint32_t c) {
+  if (const LowercaseCorrection* found = FindRange(LowercaseCorrections(), c)) {
+    return c + found->offset;
+  }
+  return utf8proc_tolower(static_cast<utf8proc_int32_t>(c));
 }
 
 const uint16_t* BasicPlaneClasses() {

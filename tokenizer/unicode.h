@@ -78,11 +78,21 @@ enum UnicodeClass : uint16_t {
   kClassPunctuation = 1 << 7,  // \p{P}
   kClassSymbol = 1 << 8,       // \p{S}
   kClassWord = 1 << 9,         // \w: Alphabetic, M, Nd, Pc, Join_Control
+  // As normalizers and pre-tokenizers of the `tokenizers` library see them;
+  // its parts are not of one Unicode version.
+  kClassNumeric = 1 << 10,         // Digits
+  kClassSign = 1 << 11,            // Punctuation: \p{P} and ASCII symbols
+  kClassNonspacingMark = 1 << 12,  // BertNormalizer's accents
+  kClassAccent = 1 << 13,          // StripAccents
+  kClassOther = 1 << 14,           // BertNormalizer's control characters
 };
 
 // Class bits of all code points of the basic plane, made on first use.
 const uint16_t* BasicPlaneClasses();
 uint16_t ComputeUnicodeClass(uint32_t code_point);
+
+// The lower case of one character, except U+0130, whose lower case is two.
+uint32_t LowercaseOf(uint32_t code_point);
 
 inline uint16_t ClassOf(const uint16_t* basic_plane, uint32_t code_point) {
   return code_point < 0x10000 ? basic_plane[code_point]

@@ -59,21 +59,46 @@ TEST(Utf8, BytesInPiecesAreReadAsTheWhole) {
 }
 
 TEST(UnicodeClass, OfWellKnownCharacters) {
-  EXPECT_EQ(ClassOf('a'), kClassLetter | kClassLowerish | kClassWord);
-  EXPECT_EQ(ClassOf('A'), kClassLetter | kClassUpperish | kClassWord);
-  EXPECT_EQ(ClassOf('7'), kClassNumber | kClassWord);
-  EXPECT_EQ(ClassOf('_'), kClassPunctuation | kClassWord);
-  EXPECT_EQ(ClassOf('$'), kClassSymbol);
-  EXPECT_EQ(ClassOf('\n'), kClassSpace | kClassNewline);
-  EXPECT_EQ(ClassOf(0xA0), kClassSpace);
-  EXPECT_EQ(ClassOf(0xBD), kClassNumber);
-  EXPECT_EQ(ClassOf(0x301),
+  const uint16_t expression_bits = kClassLetter | kClassNumber | kClassSpace |
+                                   kClassNewline | kClassMark | kClassUpperish |
+                                   kClassLowerish | kClassPunctuation |
+                                   kClassSymbol | kClassWord;
+  const auto bits = [&](uint32_t c) { return ClassOf(c) & expression_bits; };
+  EXPECT_EQ(bits('a'), kClassLetter | kClassLowerish | kClassWord);
+  EXPECT_EQ(bits('A'), kClassLetter | kClassUpperish | kClassWord);
+  EXPECT_EQ(bits('7'), kClassNumber | kClassWord);
+  EXPECT_EQ(bits('_'), kClassPunctuation | kClassWord);
+  EXPECT_EQ(bits('$'), kClassSymbol);
+  EXPECT_EQ(bits('\n'), kClassSpace | kClassNewline);
+  EXPECT_EQ(bits(0xA0), kClassSpace);
+  EXPECT_EQ(bits(0xBD), kClassNumber);
+  EXPECT_EQ(bits(0x301),
             kClassMark | kClassUpperish | kClassLowerish | kClassWord);
-  EXPECT_EQ(ClassOf(0x1C5), kClassLetter | kClassUpperish | kClassWord);
-  EXPECT_EQ(ClassOf(0x200B), 0);
-  EXPECT_EQ(ClassOf(0x1F600), kClassSymbol);
-  EXPECT_EQ(ClassOf(0x20000),
+  EXPECT_EQ(bits(0x1C5), kClassLetter | kClassUpperish | kClassWord);
+  EXPECT_EQ(bits(0x200B), 0);
+  EXPECT_EQ(bits(0x1F600), kClassSymbol);
+  EXPECT_EQ(bits(0x20000),
             kClassLetter | kClassUpperish | kClassLowerish | kClassWord);
+}
+
+TEST(UnicodeClass, OfTheLibrarysOwnTables) {
+  const auto bits = [](uint32_t c) {
+    return ClassOf(c) & (kClassNumeric | kClassSign | kClassNonspacingMark |
+                         kClassAccent | kClassOther);
+  };
+  EXPECT_EQ(bits('$'), kClassSign);
+  EXPECT_EQ(bits('7'), kClassNumeric);
+  EXPECT_EQ(bits(0x301), kClassNonspacingMark | kClassAccent);
+  EXPECT_EQ(bits(0x903), kClassAccent);  // A spacing mark.
+  EXPECT_EQ(bits(0x200B), kClassOther);
+  EXPECT_EQ(bits('\n'), 0);
+  // Newer than the tables of the library's parts.
+  EXPECT_EQ(bits(0x61D), 0);  // Punctuation of Unicode 14.
+  EXPECT_EQ(bits(0x8CA), 0);  // A mark of Unicode 14.
+  // Newer than utf8proc's.
+  EXPECT_EQ(bits(0x11DE0), kClassNumeric);
+  EXPECT_EQ(LowercaseOf(0x1C89), 0x1C8Au);
+  EXPECT_EQ(LowercaseOf('A'), uint32_t{'a'});
 }
 
 }  // namespace

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Installs every Debian package that the build and the tests need. Idempotent;
-# as root, or with sudo. `--dev` adds clang for sanitizers and fuzzers.
+# as root, or with sudo. `--dev` adds clang for sanitizers and fuzzers, `--image`
+# what tools/image.sh needs.
 set -euo pipefail
 
 packages=(
-  bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-skylib g++
+  bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-skylib
+  chromium-headless-shell g++
   libabsl-dev libbrotli-dev libcli11-dev libcpp-httplib-dev libgmock-dev
   libgtest-dev libpcre2-dev libprotobuf-dev libsentencepiece-dev libspdlog-dev
   libssl-dev libutf8proc-dev libxxhash-dev libyaml-cpp-dev nlohmann-json3-dev
@@ -12,6 +14,8 @@ packages=(
 )
 if [[ "${1:-}" == "--dev" ]]; then
   packages+=(clang-19 clang-format libclang-rt-19-dev)
+elif [[ "${1:-}" == "--image" ]]; then
+  packages+=(buildah mmdebstrap python3-yaml)
 fi
 
 missing=()

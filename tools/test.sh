@@ -26,7 +26,8 @@ fi
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 bazel build //cli:quire || failed=1
-"$venv/bin/python" -m pytest -q -rs -p no:cacheprovider tests/e2e | tee "$report"
+"$venv/bin/python" -m pytest -q -rs -p no:cacheprovider \
+  tests/e2e tests/k8s | tee "$report"
 ((PIPESTATUS[0] == 0)) || failed=1
 count() { tail -1 "$report" | grep -oE "[0-9]+ $1" | grep -oE '[0-9]+' || echo 0; }
 num_passed=$((num_passed + $(count passed)))

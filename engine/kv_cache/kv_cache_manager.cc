@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/planted_bug.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -46,7 +47,9 @@ PrefixHit KvCacheManager::Lookup(absl::Span<const int32_t> token_ids,
                                  SequenceBlocks* blocks) const {
   PrefixHit hit;
   if (!enable_prefix_caching_ || token_ids.empty()) return hit;
-  const int max_blocks = static_cast<int>(token_ids.size() - 1) / block_size_;
+  const int num_needed = HasPlantedBug(PlantedBug::kHitAllPromptTokens) ? 0 : 1;
+  const int max_blocks =
+      static_cast<int>(token_ids.size() - num_needed) / block_size_;
   ExtendHashes(token_ids, cache_namespace, max_blocks, blocks);
   CacheEntryRef parent;
   for (int i = 0; i < max_blocks; ++i) {
@@ -55,10 +58,17 @@ PrefixHit KvCacheManager::Lookup(absl::Span<const int32_t> token_ids,
         token_ids.subspan(i * block_size_, block_size_), cache_namespace);
     if (entry.is_root()) break;
     hit.entries.push_back(entry);
-    if (pool_.ref_count(entry.block_id) == 0) ++hit.num_evictable_blocks;
+    if (pool_.ref_count(entry.block_id) == 0 &&
+        !HasPlantedBug(PlantedBug::kEvictableHitsNotCounted)) {
+      ++hit.num_evictable_blocks;
+    }
     parent = entry;
   }
   hit.num_tokens = static_cast<int>(hit.entries.size()) * block_size_;
+  if (HasPlantedBug(PlantedBug::kComputedOffByOne) && hit.num_tokens > 0 &&
+      hit.num_tokens + 1 < static_cast<int>(token_ids.size())) {
+    ++hit.num_tokens;
+  }
   return hit;
 }
 
@@ -68,15 +78,21 @@ bool KvCacheManager::Allocate(const PrefixHit& hit, int num_tokens,
   const int num_blocks = NumBlocksFor(num_tokens);
   const int num_hits = static_cast<int>(hit.entries.size());
   QUIRE_CHECK(num_hits <= num_blocks);
+  if (HasPlantedBug(PlantedBug::kReserveTooLarge)) ++num_reserved;
   const int num_taken = num_blocks - num_hits + hit.num_evictable_blocks;
   if (num_taken + num_reserved > pool_.num_available()) return false;
   blocks->block_table.reserve(num_blocks);
+  if (HasPlantedBug(PlantedBug::kHitsNotReferenced)) {
+    for (int i = num_hits; i < num_blocks; ++i) {
+      blocks->block_table.push_back(TakeBlock());
+    }
+  }
   // All references first: taking a block may evict what nobody references.
   for (const CacheEntryRef& entry : hit.entries) {
     pool_.AddRef(entry.block_id);
     blocks->block_table.push_back(entry.block_id);
   }
-  for (int i = num_hits; i < num_blocks; ++i) {
+  while (static_cast<int>(blocks->block_table.size()) < num_blocks) {
     blocks->block_table.push_back(TakeBlock());
   }
   blocks->num_cached_blocks = num_hits;
@@ -85,6 +101,7 @@ bool KvCacheManager::Allocate(const PrefixHit& hit, int num_tokens,
 }
 
 bool KvCacheManager::Append(int num_tokens, SequenceBlocks* blocks) {
+  if (HasPlantedBug(PlantedBug::kAppendOffByOne)) --num_tokens;
   const int num_new =
       NumBlocksFor(num_tokens) - static_cast<int>(blocks->block_table.size());
   if (num_new > pool_.num_available()) return false;
@@ -105,6 +122,11 @@ bool KvCacheManager::Fork(const SequenceBlocks& parent, int num_tokens,
     pool_.AddRef(parent.block_table[i]);
     child->block_table.push_back(parent.block_table[i]);
   }
+  if (HasPlantedBug(PlantedBug::kPartialBlockShared)) {
+    pool_.AddRef(parent.block_table[num_shared]);
+    child->block_table.push_back(parent.block_table[num_shared]);
+    return true;
+  }
   child->block_table.push_back(TakeBlock());
   // The same tokens have the same hashes.
   if (static_cast<int>(child->hashes.size()) < num_shared) {
@@ -116,7 +138,8 @@ bool KvCacheManager::Fork(const SequenceBlocks& parent, int num_tokens,
   // Its place in the cache is found by CacheFull, from its first block.
   child->num_cached_blocks = 0;
   child->last_entry = CacheEntryRef();
-  if ((num_tokens - 1) % block_size_ != 0) {
+  if ((num_tokens - 1) % block_size_ != 0 &&
+      !HasPlantedBug(PlantedBug::kCopyForgotten)) {
     copy->emplace(parent.block_table[num_shared], child->block_table.back());
   }
   return true;
@@ -127,6 +150,10 @@ void KvCacheManager::CacheFull(absl::Span<const int32_t> token_ids,
                                int num_computed_tokens,
                                SequenceBlocks* blocks) {
   if (!enable_prefix_caching_) return;
+  if (HasPlantedBug(PlantedBug::kPartialBlockCached)) ++num_computed_tokens;
+  if (HasPlantedBug(PlantedBug::kUncollectedBlockCached)) {
+    num_computed_tokens = static_cast<int>(token_ids.size());
+  }
   const int num_full = num_computed_tokens / block_size_;
   if (blocks->num_cached_blocks >= num_full) return;
   ExtendHashes(token_ids, cache_namespace, num_full, blocks);
@@ -157,7 +184,15 @@ void KvCacheManager::CacheFull(absl::Span<const int32_t> token_ids,
 void KvCacheManager::Free(SequenceBlocks* blocks) {
   for (auto it = blocks->block_table.rbegin(); it != blocks->block_table.rend();
        ++it) {
+    if (HasPlantedBug(PlantedBug::kMissingDecref) &&
+        it == blocks->block_table.rbegin()) {
+      continue;
+    }
     pool_.Release(*it);
+  }
+  if (HasPlantedBug(PlantedBug::kDoubleRelease) &&
+      !blocks->block_table.empty()) {
+    pool_.Release(blocks->block_table[0]);
   }
   blocks->block_table.clear();
   blocks->num_cached_blocks = 0;
@@ -165,6 +200,7 @@ void KvCacheManager::Free(SequenceBlocks* blocks) {
 }
 
 void KvCacheManager::Distrust(const SequenceBlocks& blocks) {
+  if (HasPlantedBug(PlantedBug::kDistrustForgotten)) return;
   for (int32_t block_id : blocks.block_table) {
     cache_.Remove(block_id);
     is_distrusted_[block_id] = 1;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/planted_bug.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -20,6 +21,7 @@ PrefixCache::PrefixCache(BlockPool* pool, int block_size, uint64_t seed)
 }
 
 BlockHash PrefixCache::RootHash(absl::string_view cache_namespace) const {
+  if (HasPlantedBug(PlantedBug::kNamespaceIgnored)) cache_namespace = "";
   const XXH128_hash_t hash = XXH3_128bits_withSeed(
       cache_namespace.data(), cache_namespace.size(), seed_);
   return {hash.low64, hash.high64};
@@ -41,6 +43,9 @@ BlockHash PrefixCache::ChildHash(const BlockHash& parent,
 }
 
 bool PrefixCache::IsCurrent(const CacheEntryRef& entry) const {
+  if (HasPlantedBug(PlantedBug::kStaleEntryUsed)) {
+    return entry.is_root() || entries_[entry.block_id].entry_id != 0;
+  }
   return entry.is_root() || entries_[entry.block_id].entry_id == entry.entry_id;
 }
 
@@ -49,7 +54,8 @@ bool PrefixCache::Matches(int32_t block_id, const CacheEntryRef& parent,
                           absl::string_view cache_namespace) const {
   const Entry& entry = entries_[block_id];
   if (entry.parent != parent.block_id) return false;
-  if (entry.parent == kNoBlock && entry.cache_namespace != cache_namespace) {
+  if (entry.parent == kNoBlock && entry.cache_namespace != cache_namespace &&
+      !HasPlantedBug(PlantedBug::kNamespaceIgnored)) {
     return false;
   }
   return TokensOf(block_id) == token_ids;
@@ -120,9 +126,10 @@ void PrefixCache::Remove(int32_t block_id) {
     Entry& entry = entries_[id];
     for (int32_t child = entry.first_child; child != kNoBlock;
          child = entries_[child].next_sibling) {
+      if (HasPlantedBug(PlantedBug::kChildrenNotEvicted)) break;
       removal_stack_.push_back(child);
     }
-    by_hash_.erase(entry.hash);
+    if (!HasPlantedBug(PlantedBug::kHashNotErased)) by_hash_.erase(entry.hash);
     entry.entry_id = 0;
     entry.first_child = kNoBlock;
     entry.cache_namespace.clear();

@@ -18,6 +18,7 @@ void FillSlotParams(const SlotStart& start, SlotParams& to) {
   to.frequency_penalty = from.frequency_penalty;
   to.repetition_penalty = from.repetition_penalty;
   to.num_logprobs = from.num_logprobs;
+  to.num_prompt_logprobs = from.num_prompt_logprobs;
   to.min_tokens = from.min_tokens;
   to.draw_key = start.draw_key;
   to.bias_ids.clear();
@@ -30,6 +31,23 @@ void FillSlotParams(const SlotStart& start, SlotParams& to) {
                         from.allowed_token_ids.end());
   to.banned_before_min.assign(start.banned_before_min.begin(),
                               start.banned_before_min.end());
+  to.bad_word_ids.clear();
+  to.bad_word_lengths.clear();
+  for (const std::vector<int32_t>& word : from.bad_words) {
+    to.bad_word_ids.insert(to.bad_word_ids.end(), word.begin(), word.end());
+    to.bad_word_lengths.push_back(static_cast<int32_t>(word.size()));
+  }
+  to.dry_multiplier = from.dry_multiplier;
+  to.dry_base = from.dry_base;
+  to.dry_allowed_length = from.dry_allowed_length;
+  to.dry_penalty_last_n = from.dry_penalty_last_n;
+  to.dry_breakers = from.dry_breakers;
+  to.dynatemp_range = from.dynatemp_range;
+  to.dynatemp_exponent = from.dynatemp_exponent;
+  to.top_n_sigma = from.top_n_sigma;
+  to.typical_p = from.typical_p;
+  to.xtc_probability = from.xtc_probability;
+  to.xtc_threshold = from.xtc_threshold;
 }
 
 TokenOutput OutputOf(const RowResult& row, size_t token_idx) {
@@ -43,6 +61,25 @@ TokenOutput OutputOf(const RowResult& row, size_t token_idx) {
     output.top_logprobs.push_back({row.top_ids[at], row.top_logprobs[at]});
   }
   return output;
+}
+
+// The row's scored prompt tokens; `ids` are theirs.
+std::vector<TokenOutput> ScoredOf(const RowResult& row,
+                                  absl::Span<const int32_t> ids) {
+  std::vector<TokenOutput> scored(ids.size());
+  const size_t num_top =
+      ids.empty() ? 0 : row.scored_top_ids.size() / ids.size();
+  for (size_t i = 0; i < ids.size(); ++i) {
+    scored[i].token_id = ids[i];
+    scored[i].logprob = row.scored_logprobs[i];
+    scored[i].rank = row.scored_ranks[i];
+    scored[i].top_logprobs.reserve(num_top);
+    for (size_t at = i * num_top; at < (i + 1) * num_top; ++at) {
+      scored[i].top_logprobs.push_back(
+          {row.scored_top_ids[at], row.scored_top_logprobs[at]});
+    }
+  }
+  return scored;
 }
 
 }  // namespace
@@ -87,7 +124,8 @@ void BackendModelRunner::BuildPlan(const SchedulerOutput& output) {
     StepRow row;
     row.slot = scheduled.slot;
     row.num_tokens = scheduled.num_tokens;
-    row.num_logits = scheduled.needs_token ? 1 : 0;
+    row.num_scored = scheduled.num_scored;
+    row.num_logits = scheduled.num_scored + (scheduled.needs_token ? 1 : 0);
     row.source = scheduled.input_on_device ? TokenSource::kDeviceLast
                                            : TokenSource::kHost;
     rows_.push_back(row);
@@ -115,6 +153,7 @@ absl::Status BackendModelRunner::Submit(const SchedulerOutput& output) {
   plan.block_copies = output.block_copies;
   plan.rows = rows_;
   plan.token_ids = token_ids_;
+  plan.scored_ids = output.scored_token_ids;
   QUIRE_ASSIGN_OR_RETURN(Step* const step, backend_->BeginStep(plan));
   absl::Status status = backend_->Run(
       *step, key_, [&] { return model_->Forward(*backend_, *step); });
@@ -124,29 +163,34 @@ absl::Status BackendModelRunner::Submit(const SchedulerOutput& output) {
     backend_->Collect(*step).IgnoreError();
     return status;
   }
-  pending_.push_back({step, output.step_id});
+  pending_.push_back({step, output.step_id, output.scored_token_ids});
   return absl::OkStatus();
 }
 
 absl::StatusOr<StepResult> BackendModelRunner::Collect() {
   QUIRE_CHECK(!pending_.empty());
-  const PendingStep pending = pending_.front();
+  const PendingStep pending = std::move(pending_.front());
   pending_.pop_front();
   QUIRE_ASSIGN_OR_RETURN(const absl::Span<const RowResult> rows,
                          backend_->Collect(*pending.step));
   StepResult result;
   result.step_id = pending.step_id;
   result.rows.reserve(rows.size());
+  absl::Span<const int32_t> scored_ids = pending.scored_ids;
   for (const RowResult& row : rows) {
     SampledRow sampled;
     sampled.slot = row.slot;
     sampled.non_finite = row.non_finite;
     if (!row.non_finite) {
+      sampled.embedding.assign(row.embedding.begin(), row.embedding.end());
       sampled.tokens.reserve(row.tokens.size());
       for (size_t i = 0; i < row.tokens.size(); ++i) {
         sampled.tokens.push_back(OutputOf(row, i));
       }
+      sampled.scored =
+          ScoredOf(row, scored_ids.first(row.scored_logprobs.size()));
     }
+    scored_ids.remove_prefix(row.scored_logprobs.size());
     result.rows.push_back(std::move(sampled));
   }
   return result;

@@ -32,6 +32,7 @@ class BackendModelRunner : public ModelRunner {
   struct PendingStep {
     Step* step = nullptr;
     int64_t step_id = 0;
+    std::vector<int32_t> scored_ids;  // SchedulerOutput::scored_token_ids.
   };
 
   void BuildPlan(const SchedulerOutput& output);

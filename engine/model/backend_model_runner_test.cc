@@ -41,6 +41,19 @@ TEST_F(BackendModelRunnerTest, PlanOfAStep) {
   params_.num_logprobs = 3;
   params_.logit_bias = {{5, 1.5f}, {9, -100.0f}};
   params_.allowed_token_ids = {5, 9, 11};
+  params_.bad_words = {{5, 6}, {9}};
+  params_.dry_multiplier = 0.8f;
+  params_.dry_base = 1.5f;
+  params_.dry_allowed_length = 3;
+  params_.dry_penalty_last_n = 64;
+  params_.dry_breakers = std::make_shared<TokenSequenceSet>(
+      std::vector<std::vector<int32_t>>{{1}});
+  params_.dynatemp_range = 0.25f;
+  params_.dynatemp_exponent = 2.0f;
+  params_.top_n_sigma = 1.25f;
+  params_.typical_p = 0.75f;
+  params_.xtc_probability = 0.5f;
+  params_.xtc_threshold = 0.2f;
   SchedulerOutput output;
   output.step_id = 42;
   SlotStart start;
@@ -77,6 +90,19 @@ TEST_F(BackendModelRunnerTest, PlanOfAStep) {
   EXPECT_THAT(started.params.bias, ElementsAre(1.5f, -100.0f));
   EXPECT_THAT(started.params.allowed_ids, ElementsAre(5, 9, 11));
   EXPECT_THAT(started.params.banned_before_min, ElementsAre(1, 2));
+  EXPECT_THAT(started.params.bad_word_ids, ElementsAre(5, 6, 9));
+  EXPECT_THAT(started.params.bad_word_lengths, ElementsAre(2, 1));
+  EXPECT_FLOAT_EQ(started.params.dry_multiplier, 0.8f);
+  EXPECT_FLOAT_EQ(started.params.dry_base, 1.5f);
+  EXPECT_EQ(started.params.dry_allowed_length, 3);
+  EXPECT_EQ(started.params.dry_penalty_last_n, 64);
+  EXPECT_EQ(started.params.dry_breakers, params_.dry_breakers);
+  EXPECT_FLOAT_EQ(started.params.dynatemp_range, 0.25f);
+  EXPECT_FLOAT_EQ(started.params.dynatemp_exponent, 2.0f);
+  EXPECT_FLOAT_EQ(started.params.top_n_sigma, 1.25f);
+  EXPECT_FLOAT_EQ(started.params.typical_p, 0.75f);
+  EXPECT_FLOAT_EQ(started.params.xtc_probability, 0.5f);
+  EXPECT_FLOAT_EQ(started.params.xtc_threshold, 0.2f);
   EXPECT_EQ(plan.updates[1].update.params, nullptr);
   EXPECT_THAT(plan.updates[1].append_blocks, ElementsAre(4, 5));
   EXPECT_EQ(plan.updates[2].update.slot, 0);
@@ -101,6 +127,7 @@ TEST_F(BackendModelRunnerTest, PlanOfAStep) {
 TEST_F(BackendModelRunnerTest, ParametersAreNotCarriedOver) {
   params_.logit_bias = {{5, 1.5f}};
   params_.allowed_token_ids = {5};
+  params_.bad_words = {{5, 6}};
   SchedulerOutput output;
   SlotStart start;
   start.params = &params_;
@@ -116,6 +143,8 @@ TEST_F(BackendModelRunnerTest, ParametersAreNotCarriedOver) {
   EXPECT_THAT(params.bias_ids, IsEmpty());
   EXPECT_THAT(params.bias, IsEmpty());
   EXPECT_THAT(params.allowed_ids, IsEmpty());
+  EXPECT_THAT(params.bad_word_ids, IsEmpty());
+  EXPECT_THAT(params.bad_word_lengths, IsEmpty());
   EXPECT_THAT(params.banned_before_min, IsEmpty());
 }
 

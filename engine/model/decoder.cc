@@ -67,6 +67,7 @@ class Decoder : public Model {
   float logits_softcap_ = 0.0f;
   int64_t weights_bytes_ = 0;
   DType dtype_ = DType::kF32;
+  Pooling pooling_ = Pooling::kNone;
 
   // Activation buffers: ids, resolved to views after Prepare.
   struct Buffers {
@@ -316,8 +317,8 @@ absl::Status DecoderBuilder::BuildPositions() {
 
 absl::Status DecoderBuilder::BuildHead() {
   const std::vector<std::string>& names = config_.tensors.heads;
-  if (config_.tie_word_embeddings) {
-    // Some writers store the shared table twice.
+  if (config_.tie_word_embeddings || options_.pooling != Pooling::kNone) {
+    // Some writers store the shared table twice; embeddings need no head.
     for (const std::string& name : names) {
       weights_.Ignore(absl::StrCat(name, ".weight"));
     }
@@ -535,14 +536,17 @@ absl::Status DecoderBuilder::AddBuffers() {
   ids.qkv = backend_.AddActivation(qkv_cols, dtype, tokens);
   ids.attention = backend_.AddActivation(attention_cols, dtype, tokens);
   ids.mlp = backend_.AddActivation(mlp_cols, dtype, tokens);
-  ids.logits = backend_.AddActivation(config_.vocab_size, DType::kF32,
-                                      ActivationRows::kLogitRows);
+  if (options_.pooling == Pooling::kNone) {
+    ids.logits = backend_.AddActivation(config_.vocab_size, DType::kF32,
+                                        ActivationRows::kLogitRows);
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   const int num_layers = static_cast<int>(config_.layers.size());
   decoder_->layers_.resize(num_layers);
+  decoder_->pooling_ = options_.pooling;
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
   QUIRE_RETURN_IF_ERROR(CheckSharding());
@@ -668,6 +672,12 @@ absl::Status Decoder::Forward(Backend& backend, Step& step) {
   QUIRE_RETURN_IF_ERROR(Embed(backend, step));
   for (const DecoderLayer& layer : layers_) {
     QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layer));
+  }
+  if (pooling_ != Pooling::kNone) {
+    Prologue prologue;
+    prologue.norm = final_norm_;
+    return backend.Pool(step, backend.Activation(buffers_.hidden), prologue,
+                        pooling_);
   }
   const TensorView logits = backend.Activation(buffers_.logits);
   QUIRE_RETURN_IF_ERROR(Logits(backend, step, logits));

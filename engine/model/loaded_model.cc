@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status.h"
 #include "engine/weights/safetensors.h"
@@ -140,6 +141,16 @@ int64_t ExpectedWeightBytes(const Checkpoint& checkpoint,
   return num_bytes;
 }
 
+// Rows of logits to reserve for scoring prompts: as many as 64 MiB hold, which
+// is 110 for a vocabulary of 152,000 and a step's whole budget for 32,000.
+int ScoredTokensPerStep(int vocab_size, int max_num_tokens) {
+  constexpr int64_t kMaxBytes = int64_t{64} << 20;
+  constexpr int64_t kMinTokens = 16;  // The default of EngineOptions.
+  return static_cast<int>(std::clamp<int64_t>(
+      kMaxBytes / (vocab_size * int64_t{sizeof(float)}), kMinTokens,
+      std::max<int64_t>(max_num_tokens, kMinTokens)));
+}
+
 }  // namespace
 
 int64_t AvailableMemoryBytes() {
@@ -241,10 +252,23 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   loaded.generation_config = std::move(directory_config.generation);
   loaded.warnings = loaded.config.warnings;
   loaded.kv_cache_dtype = options.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(
+      loaded.embedding, ResolveEmbedding(directory, loaded.config, options.task,
+                                         options.pooling));
+  if (loaded.embedding && loaded.embedding->max_input_tokens > 0) {
+    loaded.config.max_position_embeddings =
+        std::min(loaded.config.max_position_embeddings,
+                 loaded.embedding->max_input_tokens);
+  }
 
-  const int64_t available = std::max<int64_t>(
-      AvailableMemoryBytes() - ExpectedWeightBytes(*checkpoint, options.dtype),
-      0);
+  const int64_t needed = ExpectedWeightBytes(*checkpoint, options.dtype);
+  const int64_t available = AvailableMemoryBytes() - needed;
+  if (available < 0) {
+    constexpr double kGiB = 1 << 30;
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s: the weights need %.1f GiB of memory, %.1f GiB are available",
+        directory, needed / kGiB, (available + needed) / kGiB));
+  }
   QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
                          PlanKvMemory(loaded.config, options, available));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
@@ -253,6 +277,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   ModelOptions model_options;
   model_options.max_model_len = plan.max_model_len;
   model_options.kv_dtype = options.kv_cache_dtype;
+  if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
   QUIRE_ASSIGN_OR_RETURN(loaded.model, CreateModel(loaded.config, model_options,
                                                    weights, *loaded.backend));
   if (std::string unused = weights.UnusedTensorsWarning(); !unused.empty()) {
@@ -267,12 +292,16 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   EngineShape& shape = loaded.shape;
   shape.max_num_seqs = options.max_num_seqs;
   shape.max_num_tokens = options.max_num_batched_tokens;
+  loaded.max_num_scored_tokens =
+      ScoredTokensPerStep(loaded.config.vocab_size, shape.max_num_tokens);
   shape.max_logit_rows =
-      std::min(options.max_num_seqs, options.max_num_batched_tokens);
+      std::min(options.max_num_seqs + loaded.max_num_scored_tokens,
+               options.max_num_batched_tokens);
   shape.max_model_len = plan.max_model_len;
   shape.vocab_size = loaded.config.vocab_size;
   shape.block_size = options.block_size;
   shape.kv_bytes = plan.kv_bytes;
+  if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
   QUIRE_ASSIGN_OR_RETURN(loaded.memory, loaded.backend->Prepare(shape));
   loaded.runner = std::make_unique<BackendModelRunner>(
       loaded.backend.get(), loaded.model.get(), shape.max_num_seqs,

@@ -12,6 +12,7 @@
 #include "engine/model/backend_model_runner.h"
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
+#include "engine/model/pooling_config.h"
 #include "engine/weights/weight_loader.h"
 #include "kernels/backend.h"
 
@@ -21,6 +22,8 @@ struct LoadOptions {
   // Of the packed weights; none: as stored.
   std::optional<DType> dtype;
   DType kv_cache_dtype = DType::kBF16;
+  ModelTask task = ModelTask::kAuto;
+  std::optional<Pooling> pooling;  // Of embeddings; none: as the model says.
   // Longest sequence, prompt and output. 0: the model's own, lowered (with a
   // warning) to what the KV memory holds.
   int max_model_len = 0;
@@ -40,7 +43,9 @@ struct LoadedModel {
   std::unique_ptr<BackendModelRunner> runner;
   ModelConfig config;
   GenerationConfig generation_config;
+  std::optional<EmbeddingConfig> embedding;  // None: the model generates.
   EngineShape shape;  // As prepared: max_model_len, num_seqs and so on.
+  int max_num_scored_tokens = 0;  // For EngineOptions.
   MemoryPlan memory;
   int64_t num_parameters = 0;
   DType dtype = DType::kF32;

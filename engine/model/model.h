@@ -17,6 +17,8 @@ namespace quire {
 struct ModelOptions {
   int max_model_len = 0;  // Rows of the RoPE tables.
   DType kv_dtype = DType::kBF16;
+  // Not kNone: the model makes embeddings and has no head.
+  Pooling pooling = Pooling::kNone;
   ShardSpec shard;
 };
 
@@ -25,8 +27,9 @@ class Model {
  public:
   virtual ~Model() = default;
 
-  // Enqueues one step's operations, embedding to sampling. Called inside
-  // Backend::Run, with the backend the model was created on. Allocates nothing.
+  // Enqueues one step's operations, embedding to sampling (or pooling). Called
+  // inside Backend::Run, with the backend the model was created on. Allocates
+  // nothing.
   virtual absl::Status Forward(Backend& backend, Step& step) = 0;
 
   // Bytes of packed weights on the backend.

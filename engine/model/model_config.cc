@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "engine/base/status.h"
 #include "engine/model/families.h"
 #include "engine/model/json_fields.h"
@@ -83,7 +84,13 @@ bool IsHarmless(const std::string& name) {
                      [&](const char* known) { return name == known; });
 }
 
-absl::StatusOr<const Family*> FindFamily(JsonFields& fields) {
+// "Qwen3Model" for "Qwen3ForCausalLM": what the library calls the same model
+// without its head, saved alone.
+std::string TrunkName(absl::string_view architecture) {
+  return absl::StrCat(absl::StripSuffix(architecture, "ForCausalLM"), "Model");
+}
+
+absl::StatusOr<const Family*> FindFamily(JsonFields& fields, bool* is_trunk) {
   QUIRE_ASSIGN_OR_RETURN(const std::optional<std::string> model_type,
                          fields.String("model_type"));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> architectures,
@@ -95,8 +102,11 @@ absl::StatusOr<const Family*> FindFamily(JsonFields& fields) {
   }
   for (const Family& family : Families()) {
     if (*model_type != family.model_type) continue;
-    // A classifier or an embedding model on the same trunk has other outputs.
-    if (!architectures.empty() && architectures[0] != family.architecture) {
+    *is_trunk = !architectures.empty() &&
+                architectures[0] == TrunkName(family.architecture);
+    // A classifier on the same trunk has other outputs.
+    if (!architectures.empty() && architectures[0] != family.architecture &&
+        !*is_trunk) {
       return fields.Error(
           "architectures",
           absl::StrCat("\"", architectures[0], "\" is not supported for ",
@@ -158,6 +168,13 @@ absl::Status RejectUnsupported(JsonFields& fields) {
     if (fields.WasRead(name)) continue;  // The family has it.
     // Writers spell "off" as null, false, 0 or an empty value.
     QUIRE_RETURN_IF_ERROR(fields.RequireOff(name));
+  }
+  // Embedding models may have been trained to look both ways.
+  QUIRE_ASSIGN_OR_RETURN(const std::optional<bool> is_causal,
+                         fields.Bool("is_causal"));
+  if (!is_causal.value_or(true)) {
+    return fields.Error("is_causal",
+                        "bidirectional attention is not supported");
   }
   // RoPE reads this one; without RoPE it cannot be meant.
   if (fields.WasRead("partial_rotary_factor")) return absl::OkStatus();
@@ -553,11 +570,14 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text,
                                              const std::string& path) {
   QUIRE_ASSIGN_OR_RETURN(const json document, ParseObject(text, path));
   JsonFields fields(document, path);
-  QUIRE_ASSIGN_OR_RETURN(const Family* family, FindFamily(fields));
-  if (family->text_model_type.empty()) {
-    return ParseDecoder(fields, path, *family);
-  }
-  return ParseNested(fields, path, *family);
+  bool is_trunk = false;
+  QUIRE_ASSIGN_OR_RETURN(const Family* family, FindFamily(fields, &is_trunk));
+  QUIRE_ASSIGN_OR_RETURN(ModelConfig config,
+                         family->text_model_type.empty()
+                             ? ParseDecoder(fields, path, *family)
+                             : ParseNested(fields, path, *family));
+  config.is_trunk = is_trunk;
+  return config;
 }
 
 absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text,

@@ -128,6 +128,8 @@ struct ModelConfig {
 
   std::string architecture;  // "LlamaForCausalLM".
   std::string model_type;    // "llama".
+  // The file names the architecture without its head ("Qwen3Model").
+  bool is_trunk = false;
   int vocab_size = 0;
   int hidden_size = 0;
   // Of the token embedding; project_in and project_out lead to hidden_size and

@@ -162,6 +162,13 @@ class RecordingBackend : public Backend {
     calls.push_back("sample");
     return absl::OkStatus();
   }
+  absl::Status Pool(Step&, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override {
+    calls.push_back(absl::StrCat(
+        pooling == Pooling::kMean ? "pool mean " : "pool last ", hidden.cols,
+        prologue.norm.kind == NormSpec::Kind::kRms ? " norm" : ""));
+    return absl::OkStatus();
+  }
 
  private:
   std::vector<std::unique_ptr<std::vector<float>>> uploads_;

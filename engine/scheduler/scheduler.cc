@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/planted_bug.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
 
@@ -34,6 +35,10 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
   state->request = std::move(request);
   const SamplingParams& sampling = state->request.sampling;
   state->arrival_no = next_arrival_no_++;
+  if (options_.scheduling_policy == SchedulingPolicy::kPriority &&
+      !HasPlantedBug(PlantedBug::kPriorityIgnored)) {
+    state->priority = state->request.priority;
+  }
   state->seed = sampling.seed.value_or(seed);
   state->cache_namespaces[0] = state->request.cache_namespace;
   if (options_.rope_switch_length > 0) {
@@ -54,14 +59,19 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
   const int num_prompt_tokens =
       static_cast<int>(state->request.prompt_token_ids.size());
   // int64: max_tokens may be INT_MAX.
-  const int max_num_tokens = static_cast<int>(std::min<int64_t>(
+  int max_num_tokens = static_cast<int>(std::min<int64_t>(
       max_num_tokens_, int64_t{num_prompt_tokens} + sampling.max_tokens));
+  // The result takes the place of a token, so that the sequence will_end while
+  // it is computed; it needs no position.
+  if (state->request.kind == RequestKind::kEmbed) {
+    max_num_tokens = num_prompt_tokens + 1;
+  }
   QUIRE_CHECK(num_prompt_tokens < max_num_tokens);
   state->num_unfinished = state->request.n;
   for (int i = 0; i < state->request.n; ++i) {
     state->sequences.push_back(
         std::make_unique<Sequence>(state.get(), i, max_num_tokens));
-    waiting_.push_back(state->sequences.back().get());
+    InsertWaiting(state->sequences.back().get());
   }
   ++num_unstarted_requests_;
   num_unstarted_tokens_ += num_prompt_tokens;
@@ -79,11 +89,14 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   output->block_copies.clear();
   output->rows.clear();
   output->token_ids.clear();
+  output->scored_token_ids.clear();
   output->step_id = next_step_id_;
   steps_.push_back(TakeSpareStep());
   steps_.back().step_id = next_step_id_;
 
-  int budget = options_.max_num_batched_tokens;
+  int budget = options_.max_num_batched_tokens +
+               HasPlantedBug(PlantedBug::kBudgetOffByOne);
+  PreemptForUrgent();
   GrantDecodes(&budget);
   AdmitWaiting(now, &budget, output);
   GrantPrefills(budget);
@@ -94,6 +107,33 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
     steps_.pop_back();
   } else {
     ++next_step_id_;
+  }
+}
+
+void Scheduler::PreemptForUrgent() {
+  if (options_.scheduling_policy != SchedulingPolicy::kPriority ||
+      waiting_.empty() || waiting_.front()->has_holdings()) {
+    return;
+  }
+  const Sequence& urgent = *waiting_.front();
+  const RequestState& request = *urgent.request;
+  bool must_wait = false;
+  if (FindForkParent(urgent, &must_wait) == nullptr && must_wait) return;
+  if (request.needs_scores()) {
+    // It may have to wait for what scores now; nobody is preempted for that.
+    for (const Sequence* other : running_) {
+      if (other->request->priority <= request.priority &&
+          other->request->needs_scores()) {
+        return;
+      }
+    }
+  }
+  const int num_blocks = cache_->NumBlocksFor(urgent.num_known_tokens());
+  while (num_releasing_ == 0 && !running_.empty() &&
+         running_.back()->request->priority > request.priority &&
+         (free_slots_.empty() ||
+          cache_->num_available_blocks() < num_blocks + num_running())) {
+    PreemptLast();
   }
 }
 
@@ -130,10 +170,14 @@ bool Scheduler::AppendBlockOrPreempt(Sequence* sequence) {
     if (last != sequence && last->will_end() && last->num_inflight_rows > 0) {
       return false;
     }
-    Preempt(running_.size() - 1);
+    PreemptLast();
     if (last == sequence) return false;
   }
   return true;
+}
+
+void Scheduler::PreemptLast() {
+  Preempt(HasPlantedBug(PlantedBug::kPreemptOldest) ? 0 : running_.size() - 1);
 }
 
 void Scheduler::Preempt(size_t running_idx) {
@@ -146,20 +190,32 @@ void Scheduler::Preempt(size_t running_idx) {
   InsertWaiting(sequence);
 }
 
-int Scheduler::NumTokensLeftFor(int num_remaining_tokens, int budget) const {
+bool Scheduler::WouldGetTokens(const Sequence& sequence,
+                               int num_remaining_tokens, int budget) const {
   const int max_chunk = options_.long_prefill_token_threshold > 0
                             ? options_.long_prefill_token_threshold
                             : std::numeric_limits<int>::max();
+  const RequestState& request = *sequence.request;
+  const int max_scored = options_.max_num_scored_tokens;
   int64_t num_left = budget;
+  int64_t num_scored_left = max_scored;
   for (size_t i = 0; i < prefills_.size(); ++i) {
-    const int other = prefills_[i]->num_remaining_tokens();
-    if (other <= num_remaining_tokens) {
-      num_left -= std::min(other, max_chunk);
+    const Sequence& other = *prefills_[i];
+    const int num_other = other.num_remaining_tokens();
+    const int num_other_scored = other.NumScoredAmong(num_other);
+    const bool is_first = other.request->priority != request.priority
+                              ? other.request->priority < request.priority
+                              : num_other <= num_remaining_tokens;
+    if (is_first) {
+      num_left -= std::min(num_other, max_chunk);
+      num_scored_left -= std::min(num_other_scored, max_chunk);
     } else if (i == 0) {
-      num_left -= std::min({other, max_chunk, (budget + 1) / 2});
+      num_left -= std::min({num_other, max_chunk, (budget + 1) / 2});
+      num_scored_left -=
+          std::min({num_other_scored, max_chunk, (max_scored + 1) / 2});
     }
   }
-  return static_cast<int>(std::max<int64_t>(num_left, 0));
+  return num_left > 0 && (num_scored_left > 0 || !request.needs_scores());
 }
 
 Sequence* Scheduler::FindForkParent(const Sequence& sequence,
@@ -194,9 +250,11 @@ bool Scheduler::TryFork(Sequence* sequence, Sequence* parent, absl::Time now,
   if (copy.has_value()) {
     output->block_copies.push_back(*copy);
     // The parent's block is read by this step, whatever becomes of the parent.
-    steps_.back().rows.push_back({parent, 0, 0, false});
-    ++parent->num_inflight_rows;
-    ++parent->request->num_inflight_rows;
+    if (!HasPlantedBug(PlantedBug::kCopySourceReleased)) {
+      steps_.back().rows.push_back({parent, 0, 0, false});
+      ++parent->num_inflight_rows;
+      ++parent->request->num_inflight_rows;
+    }
   }
   sequence->is_beyond_rope_switch = parent->is_beyond_rope_switch;
   StartSequence(sequence, num_prompt_tokens - 1, now);
@@ -213,7 +271,9 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
     --num_unstarted_requests_;
     num_unstarted_tokens_ -= sequence->num_prompt_tokens;
     counters_.num_prompt_tokens += sequence->num_prompt_tokens;
-    if (options_.enable_prefix_caching) {
+    if (options_.enable_prefix_caching && !request->needs_scores() &&
+        !(request->request.kind == RequestKind::kEmbed &&
+          options_.embeds_every_token)) {
       counters_.prefix_cache_queries += sequence->num_prompt_tokens;
       counters_.prefix_cache_hits += num_computed_tokens;
     }
@@ -234,6 +294,28 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
                      sequence);
   }
   queues_need_compaction_ = true;
+}
+
+PrefixHit Scheduler::FindPrefix(Sequence* sequence) const {
+  const absl::Span<const int32_t> tokens = sequence->known_tokens();
+  const bool is_beyond = IsBeyondRopeSwitch(static_cast<int>(tokens.size()));
+  if (sequence->is_beyond_rope_switch != is_beyond) {
+    sequence->is_beyond_rope_switch = is_beyond;
+    sequence->blocks.hashes.clear();  // They start from the namespace.
+  }
+  const Request& request = sequence->request->request;
+  if (request.kind == RequestKind::kEmbed && options_.embeds_every_token &&
+      !HasPlantedBug(PlantedBug::kEmbedSkipsTokens)) {
+    return PrefixHit();
+  }
+  // A prompt token that is still to be scored must be computed. Lookup leaves
+  // the last of the tokens it is given to be computed.
+  const RequestState& state = *sequence->request;
+  const bool needs_scores =
+      state.needs_scores() && !HasPlantedBug(PlantedBug::kScoredTokenSkipped);
+  return cache_->Lookup(
+      needs_scores ? tokens.first(state.num_scored_tokens + 1) : tokens,
+      state.cache_namespaces[is_beyond], &sequence->blocks);
 }
 
 void Scheduler::AdmitWaiting(absl::Time now, int* budget,
@@ -260,20 +342,13 @@ void Scheduler::AdmitWaiting(absl::Time now, int* budget,
     const int num_tokens = static_cast<int>(tokens.size());
     const int guess = std::max(sequence->num_hit_tokens_guess, 0);
     if (sequence->num_hit_tokens_guess >= 0 &&
-        NumTokensLeftFor(num_tokens - guess, *budget) == 0) {
+        !WouldGetTokens(*sequence, num_tokens - guess, *budget)) {
       if (++num_passed > kMaxPassedRequests) break;
       continue;
     }
-    const bool is_beyond = IsBeyondRopeSwitch(num_tokens);
-    if (sequence->is_beyond_rope_switch != is_beyond) {
-      sequence->is_beyond_rope_switch = is_beyond;
-      sequence->blocks.hashes.clear();  // They start from the namespace.
-    }
-    const PrefixHit hit =
-        cache_->Lookup(tokens, sequence->request->cache_namespaces[is_beyond],
-                       &sequence->blocks);
+    const PrefixHit hit = FindPrefix(sequence);
     sequence->num_hit_tokens_guess = hit.num_tokens;
-    if (NumTokensLeftFor(num_tokens - hit.num_tokens, *budget) == 0) {
+    if (!WouldGetTokens(*sequence, num_tokens - hit.num_tokens, *budget)) {
       if (++num_passed > kMaxPassedRequests) break;
       continue;
     }
@@ -296,23 +371,34 @@ void Scheduler::GrantPrefills(int budget) {
       (running_.size() > 1 || !waiting_.empty())) {
     max_chunk = options_.long_prefill_token_threshold;
   }
+  int num_scored_left = options_.max_num_scored_tokens;
   Sequence* oldest = prefills_.front();
   oldest->num_granted_tokens =
-      std::min({oldest->num_remaining_tokens(), max_chunk, (budget + 1) / 2});
+      std::min({oldest->num_remaining_tokens(), max_chunk, (budget + 1) / 2,
+                oldest->NumTokensScoringAtMost((num_scored_left + 1) / 2)});
   budget -= oldest->num_granted_tokens;
+  num_scored_left -= oldest->NumScoredAmong(oldest->num_granted_tokens);
   std::sort(prefills_.begin(), prefills_.end(),
             [](const Sequence* a, const Sequence* b) {
+              if (a->request->priority != b->request->priority) {
+                return a->request->priority < b->request->priority;
+              }
               const int a_left = a->num_remaining_tokens();
               const int b_left = b->num_remaining_tokens();
               return a_left != b_left ? a_left < b_left : a->IsBefore(*b);
             });
   for (Sequence* sequence : prefills_) {
     if (budget == 0) break;
-    const int num_more = std::min(
-        {sequence->num_remaining_tokens() - sequence->num_granted_tokens,
-         max_chunk - sequence->num_granted_tokens, budget});
-    sequence->num_granted_tokens += num_more;
-    budget -= num_more;
+    const int num_before = sequence->num_granted_tokens;
+    const int num_scored_before = sequence->NumScoredAmong(num_before);
+    const int num_granted = std::min(
+        {sequence->num_remaining_tokens(), max_chunk, num_before + budget,
+         sequence->NumTokensScoringAtMost(num_scored_before +
+                                          num_scored_left)});
+    sequence->num_granted_tokens = num_granted;
+    budget -= num_granted - num_before;
+    num_scored_left -=
+        sequence->NumScoredAmong(num_granted) - num_scored_before;
   }
 }
 
@@ -327,6 +413,9 @@ void Scheduler::EmitSlotChanges(Sequence* sequence, SchedulerOutput* output) {
     start.draw_key = MixBits(request.seed, sequence->choice_idx);
     start.banned_before_min = request.banned_before_min;
     start.history = sequence->token_ids;
+    if (HasPlantedBug(PlantedBug::kHistoryNotResent)) {
+      start.history.resize(sequence->num_prompt_tokens);
+    }
     start.num_prompt_tokens = sequence->num_prompt_tokens;
     start.num_computed_tokens = sequence->num_submitted_tokens;
     output->slot_starts.push_back(std::move(start));
@@ -359,9 +448,17 @@ void Scheduler::EmitRows(SchedulerOutput* output) {
       output->token_ids.insert(output->token_ids.end(), first,
                                first + num_tokens);
     }
+    row.num_scored = sequence->NumScoredAmong(num_tokens);
+    if (row.num_scored > 0) {
+      // The successors of the row's last tokens.
+      const auto end = sequence->token_ids.begin() + row.first_position +
+                       num_tokens + (row.needs_token ? 0 : 1);
+      output->scored_token_ids.insert(output->scored_token_ids.end(),
+                                      end - row.num_scored, end);
+    }
     output->rows.push_back(row);
-    step.rows.push_back(
-        {sequence, row.first_position, num_tokens, row.needs_token});
+    step.rows.push_back({sequence, row.first_position, num_tokens,
+                         row.needs_token, row.num_scored});
     sequence->num_submitted_tokens += num_tokens;
     if (row.needs_token) ++sequence->num_pending_tokens;
     ++sequence->num_inflight_rows;
@@ -376,27 +473,31 @@ absl::Status Scheduler::Update(StepResult result, absl::Time now,
   QUIRE_CHECK(!steps_.empty());
   InFlightStep step = std::move(steps_.front());
   steps_.pop_front();
-  size_t num_tokens = 0;
-  for (const InFlightRow& row : step.rows) num_tokens += row.needs_token;
-  bool is_valid =
-      result.step_id == step.step_id && result.rows.size() == num_tokens;
+  size_t num_results = 0;
+  for (const InFlightRow& row : step.rows) num_results += row.has_result();
+  bool is_valid = (result.step_id == step.step_id ||
+                   HasPlantedBug(PlantedBug::kForeignResultAccepted)) &&
+                  result.rows.size() == num_results;
   if (is_valid) {
     size_t row_idx = 0;
     for (const InFlightRow& row : step.rows) {
-      if (!row.needs_token) continue;
-      if (result.rows[row_idx++].slot != row.sequence->slot) is_valid = false;
+      if (!row.has_result()) continue;
+      const SampledRow& sampled = result.rows[row_idx++];
+      is_valid &= sampled.slot == row.sequence->slot;
+      is_valid &= sampled.non_finite ||
+                  static_cast<int>(sampled.scored.size()) == row.num_scored;
     }
   }
   if (!is_valid) {
     const absl::Status error = absl::InternalError(absl::StrCat(
         "result of step ", result.step_id, " with ", result.rows.size(),
-        " rows does not fit step ", step.step_id, " with ", num_tokens));
+        " rows does not fit step ", step.step_id, " with ", num_results));
     FailRows(std::move(step), error, now, events);
     return error;
   }
   size_t row_idx = 0;
   for (const InFlightRow& row : step.rows) {
-    SampledRow* sampled = row.needs_token ? &result.rows[row_idx++] : nullptr;
+    SampledRow* sampled = row.has_result() ? &result.rows[row_idx++] : nullptr;
     ApplyRow(row, sampled, now, events);
   }
   step.rows.clear();
@@ -413,7 +514,9 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
   --request->num_inflight_rows;
   if (row.needs_token) --sequence->num_pending_tokens;
   // The token of a sequence that has ended meanwhile is dropped.
-  if (sequence->state != SequenceState::kFinished && row.num_tokens > 0) {
+  if ((sequence->state != SequenceState::kFinished ||
+       HasPlantedBug(PlantedBug::kTokenAfterEnd)) &&
+      row.num_tokens > 0) {
     if (sampled != nullptr && sampled->non_finite) {
       FailRequest(request,
                   absl::InternalError(absl::StrCat(
@@ -426,16 +529,7 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
           sequence->token_ids,
           request->cache_namespaces[sequence->is_beyond_rope_switch],
           sequence->num_computed_tokens, &sequence->blocks);
-      if (sampled != nullptr) {
-        if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
-            sampled->tokens[0].token_id < options_.vocab_size) {
-          AcceptToken(sequence, std::move(sampled->tokens[0]), now, events);
-        } else {
-          FailRequest(request,
-                      absl::InternalError("the model drew no valid token"), now,
-                      events);
-        }
-      }
+      if (sampled != nullptr) ApplyResult(row, sampled, now, events);
     }
   }
   if (sequence->state != SequenceState::kRunning) {
@@ -444,10 +538,42 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
   EraseRequestIfDone(request);
 }
 
-void Scheduler::AcceptToken(Sequence* sequence, TokenOutput token,
+void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
                             absl::Time now, std::vector<OutputEvent>* events) {
-  ++counters_.num_generation_tokens;
+  Sequence* sequence = row.sequence;
+  RequestState* request = sequence->request;
   OutputEvent event = MakeEvent(*sequence, now);
+  if (request->request.kind == RequestKind::kEmbed) {
+    if (sampled->embedding.empty()) {
+      FailRequest(request, absl::InternalError("the model made no embedding"),
+                  now, events);
+      return;
+    }
+    event.embedding = std::move(sampled->embedding);
+    FinishSequence(sequence, FinishReason::kStop, std::move(event), events);
+    return;
+  }
+  if (row.num_scored > 0 && !HasPlantedBug(PlantedBug::kScoresNotCounted)) {
+    request->num_scored_tokens =
+        row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
+  }
+  event.prompt_tokens = std::move(sampled->scored);
+  if (!row.needs_token) {
+    events->push_back(std::move(event));
+  } else if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
+             sampled->tokens[0].token_id < options_.vocab_size) {
+    AcceptToken(sequence, std::move(sampled->tokens[0]), std::move(event),
+                events);
+  } else {
+    FailRequest(request, absl::InternalError("the model drew no valid token"),
+                now, events);
+  }
+}
+
+void Scheduler::AcceptToken(Sequence* sequence, TokenOutput token,
+                            OutputEvent event,
+                            std::vector<OutputEvent>* events) {
+  ++counters_.num_generation_tokens;
   const std::optional<FinishReason> reason = sequence->Append(
       token.token_id, options_.eos_token_ids, &event.stop_token_id);
   event.tokens.push_back(std::move(token));
@@ -520,8 +646,16 @@ void Scheduler::FailRows(InFlightStep step, const absl::Status& error,
     --sequence->num_inflight_rows;
     --request->num_inflight_rows;
     if (row.needs_token) --sequence->num_pending_tokens;
+    if (HasPlantedBug(PlantedBug::kFailedStepCached)) {
+      cache_->CacheFull(sequence->token_ids, request->cache_namespaces[0],
+                        row.first_position + row.num_tokens, &sequence->blocks);
+    }
     for (const std::unique_ptr<Sequence>& choice : request->sequences) {
       if (choice->state == SequenceState::kFinished) continue;
+      if (HasPlantedBug(PlantedBug::kErrorEndsOneChoice) &&
+          choice.get() != sequence) {
+        continue;
+      }
       OutputEvent event = MakeEvent(*choice, now);
       event.error = error;
       FinishSequence(choice.get(), FinishReason::kError, std::move(event),
@@ -562,11 +696,16 @@ void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
   }
   RequestState* request = sequence->request;
   event.finish_reason = reason;
-  event.is_last = request->num_unfinished == 0;
-  if (event.is_last && !request->has_started) {
+  event.is_last = request->num_unfinished == 0 ||
+                  (HasPlantedBug(PlantedBug::kLastEventEarly) &&
+                   request->num_unfinished == 1);
+  if (event.is_last && !request->has_started &&
+      !HasPlantedBug(PlantedBug::kUnstartedMiscounted)) {
     --num_unstarted_requests_;
     num_unstarted_tokens_ -= sequence->num_prompt_tokens;
   }
+  if (HasPlantedBug(PlantedBug::kTwoTerminalEvents)) events->push_back(event);
+  if (HasPlantedBug(PlantedBug::kLostEvent) && !request->has_started) return;
   events->push_back(std::move(event));
 }
 
@@ -582,9 +721,16 @@ OutputEvent Scheduler::MakeEvent(const Sequence& sequence,
 }
 
 void Scheduler::ReleaseHoldingsIfUnused(Sequence* sequence) {
-  if (!sequence->has_holdings() || sequence->num_inflight_rows > 0) return;
+  if (!sequence->has_holdings()) return;
+  if (sequence->num_inflight_rows > 0 &&
+      !HasPlantedBug(PlantedBug::kReleaseInFlight)) {
+    return;
+  }
   cache_->Free(&sequence->blocks);
-  free_slots_.push_back(sequence->slot);
+  if (!HasPlantedBug(PlantedBug::kSlotLost) ||
+      sequence->state == SequenceState::kFinished) {
+    free_slots_.push_back(sequence->slot);
+  }
   sequence->slot = -1;
   sequence->num_computed_tokens = 0;
   sequence->num_submitted_tokens = 0;
@@ -599,6 +745,10 @@ void Scheduler::EraseRequestIfDone(RequestState* request) {
 }
 
 void Scheduler::InsertWaiting(Sequence* sequence) {
+  if (HasPlantedBug(PlantedBug::kPlaceLostByPreemption)) {
+    waiting_.push_back(sequence);
+    return;
+  }
   waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), sequence,
                                    [](const Sequence* a, const Sequence* b) {
                                      return a->IsBefore(*b);
@@ -651,125 +801,6 @@ const Sequence* Scheduler::FindSequence(RequestId id, int choice_idx) const {
     return nullptr;
   }
   return it->second->sequences[choice_idx].get();
-}
-
-// ----------------------------------------------------------------- Integrity
-
-absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {
-  const auto error = [&sequence](absl::string_view what) {
-    return absl::InternalError(
-        absl::StrCat(what, " (request ", sequence.request->request.id,
-                     ", choice ", sequence.choice_idx, ")"));
-  };
-  const int num_known = sequence.num_known_tokens();
-  const int num_blocks = static_cast<int>(sequence.blocks.block_table.size());
-  if (sequence.num_computed_tokens > sequence.num_submitted_tokens ||
-      sequence.num_submitted_tokens >
-          num_known + std::max(sequence.num_pending_tokens - 1, 0) ||
-      num_known + sequence.num_pending_tokens > sequence.max_num_tokens) {
-    // A finished sequence may have a row in flight beyond its end.
-    if (sequence.state != SequenceState::kFinished) {
-      return error("I5: more tokens computed than known, or too many");
-    }
-  }
-  if (sequence.state == SequenceState::kRunning) {
-    // The newest known token may still lack its block: it is appended with the
-    // row that computes it.
-    if (num_blocks < cache_->NumBlocksFor(num_known - 1) ||
-        num_blocks > cache_->NumBlocksFor(
-                         std::max(num_known, sequence.num_submitted_tokens))) {
-      return error("I5: too few or too many blocks");
-    }
-    if (!sequence.has_holdings())
-      return error("a running sequence has no slot");
-  } else if (sequence.has_holdings() && sequence.num_inflight_rows == 0) {
-    return error("I9: holds a slot and no step needs it");
-  }
-  if (!sequence.has_holdings() && num_blocks > 0) {
-    return error("I9: blocks without a slot");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::CheckQueues() const {
-  size_t num_running = 0;
-  size_t num_waiting = 0;
-  for (const auto& [id, request] : requests_) {
-    for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
-      num_running += sequence->state == SequenceState::kRunning;
-      num_waiting += sequence->state == SequenceState::kWaiting;
-    }
-  }
-  if (num_running != running_.size() || num_waiting != waiting_.size()) {
-    return absl::InternalError("I9: the queues do not hold all sequences");
-  }
-  for (const auto* queue : {&running_, &waiting_}) {
-    for (size_t i = 0; i < queue->size(); ++i) {
-      if (i > 0 && !(*queue)[i - 1]->IsBefore(*(*queue)[i])) {
-        return absl::InternalError("I8: a queue is not in order of arrival");
-      }
-      if (((*queue)[i]->state == SequenceState::kRunning) !=
-          (queue == &running_)) {
-        return absl::InternalError("I9: a sequence is in the wrong queue");
-      }
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::CheckIntegrity() const {
-  QUIRE_RETURN_IF_ERROR(CheckQueues());
-  absl::flat_hash_map<const Sequence*, int> num_rows;
-  for (const InFlightStep& step : steps_) {
-    for (const InFlightRow& row : step.rows) {
-      ++num_rows[row.sequence];
-      if (cache_->NumBlocksFor(row.first_position + row.num_tokens) >
-          static_cast<int>(row.sequence->blocks.block_table.size())) {
-        return absl::InternalError(
-            "I5: a step in flight names blocks that were given back");
-      }
-    }
-  }
-  std::vector<KvCacheManager::TableView> tables;
-  std::vector<char> slot_is_used(options_.max_num_seqs, 0);
-  for (int32_t slot : free_slots_) ++slot_is_used[slot];
-  int num_releasing = 0;
-  for (const auto& [id, request] : requests_) {
-    int num_request_rows = 0;
-    int num_unfinished = 0;
-    for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
-      QUIRE_RETURN_IF_ERROR(CheckSequence(*sequence));
-      const auto it = num_rows.find(sequence.get());
-      if (sequence->num_inflight_rows !=
-          (it == num_rows.end() ? 0 : it->second)) {
-        return absl::InternalError("I5: rows in flight are miscounted");
-      }
-      num_request_rows += sequence->num_inflight_rows;
-      num_unfinished += sequence->state != SequenceState::kFinished;
-      if (!sequence->has_holdings()) continue;
-      num_releasing += sequence->state != SequenceState::kRunning;
-      ++slot_is_used[sequence->slot];
-      tables.push_back({&sequence->blocks, sequence->known_tokens(),
-                        sequence->num_computed_tokens,
-                        sequence->num_submitted_tokens});
-    }
-    if (num_request_rows != request->num_inflight_rows ||
-        num_unfinished != request->num_unfinished) {
-      return absl::InternalError("I9: a request's counts are wrong");
-    }
-    if (num_unfinished == 0 && num_request_rows == 0) {
-      return absl::InternalError("I9: a request outlives its last event");
-    }
-  }
-  if (num_releasing != num_releasing_) {
-    return absl::InternalError("I9: sequences to release are miscounted");
-  }
-  for (char count : slot_is_used) {
-    if (count != 1) {
-      return absl::InternalError("I9: a slot is lost or used twice");
-    }
-  }
-  return cache_->CheckIntegrity(tables);
 }
 
 }  // namespace quire

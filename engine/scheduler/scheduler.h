@@ -25,6 +25,17 @@
 //   - Choices of one request (n > 1): the first computes the prompt; the others
 //     wait for it, share its full blocks, copy the partial one and compute the
 //     last prompt token themselves.
+//   - Prompts whose tokens are scored (num_prompt_logprobs) read nothing from
+//     the prefix cache, and share max_num_scored_tokens per step as they share
+//     the token budget: the oldest is sure of half. Others do not notice.
+//   - Under SchedulingPolicy::kPriority "older" reads "more urgent, then older"
+//     everywhere above, and the second half of a budget goes to the most urgent
+//     prompts, the shortest first. Before a step is planned, a waiting sequence
+//     takes slot and blocks from running ones that are strictly less urgent.
+//     There is no aging: a steady load of urgent requests starves the others.
+//   - An embed request is a prompt that ends with its last token. Where the
+//     embedding depends on every token it takes nothing from the prefix cache,
+//     and after a preemption it begins anew.
 //   - Up to steps_in_flight steps are planned before their tokens are known. A
 //     sequence that turns out to have ended wastes a row; the token is dropped.
 #ifndef QUIRE_ENGINE_SCHEDULER_SCHEDULER_H_
@@ -123,6 +134,9 @@ class Scheduler {
     int first_position = 0;
     int num_tokens = 0;
     bool needs_token = false;
+    int num_scored = 0;
+
+    bool has_result() const { return needs_token || num_scored > 0; }
   };
   struct InFlightStep {
     int64_t step_id = 0;
@@ -130,21 +144,26 @@ class Scheduler {
   };
 
   // The parts of Schedule, in order; each takes what it grants off *budget.
+  void PreemptForUrgent();
   void GrantDecodes(int* budget);
   void AdmitWaiting(absl::Time now, int* budget, SchedulerOutput* output);
   void GrantPrefills(int budget);
   void EmitRows(SchedulerOutput* output);
 
   bool AppendBlockOrPreempt(Sequence* sequence);
+  void PreemptLast();
   void Preempt(size_t running_idx);
   // Whether a sequence of so many tokens is beyond rope_switch_length.
   bool IsBeyondRopeSwitch(int num_tokens) const {
     return options_.rope_switch_length > 0 &&
            num_tokens > options_.rope_switch_length;
   }
-  // Tokens of `budget` a prompt with so many tokens left would get beside the
-  // prompts in prefills_.
-  int NumTokensLeftFor(int num_remaining_tokens, int budget) const;
+  // Whether the waiting sequence, with so many tokens left to compute, would
+  // get some beside the prompts in prefills_.
+  bool WouldGetTokens(const Sequence& sequence, int num_remaining_tokens,
+                      int budget) const;
+  // The prefix that the sequence need not compute.
+  PrefixHit FindPrefix(Sequence* sequence) const;
   // Whether the sequence has to wait for an earlier choice of its request, and
   // the one whose prompt it can take over.
   Sequence* FindForkParent(const Sequence& sequence, bool* must_wait) const;
@@ -157,7 +176,10 @@ class Scheduler {
   // The parts of Update.
   void ApplyRow(const InFlightRow& row, SampledRow* sampled, absl::Time now,
                 std::vector<OutputEvent>* events);
-  void AcceptToken(Sequence* sequence, TokenOutput token, absl::Time now,
+  void ApplyResult(const InFlightRow& row, SampledRow* sampled, absl::Time now,
+                   std::vector<OutputEvent>* events);
+  // `event` may hold scored prompt tokens.
+  void AcceptToken(Sequence* sequence, TokenOutput token, OutputEvent event,
                    std::vector<OutputEvent>* events);
   void FailRows(InFlightStep step, const absl::Status& error, absl::Time now,
                 std::vector<OutputEvent>* events);

@@ -36,13 +36,18 @@ struct ScheduledRow {
   int32_t slot = 0;
   int32_t first_position = 0;  // = num_computed_tokens of the slot.
   int32_t num_tokens = 0;      // >= 1.
-  // True if a token is drawn after the row's last token; false for an inner
-  // prefill chunk.
+  // True if a token is drawn after the row's last token, or the embedding of
+  // the prompt is ready with it; false for an inner prefill chunk.
   bool needs_token = false;
   // True: the single input token is the one drawn by the step before, not yet
   // known to the scheduler (steps overlap); token_ids hold nothing for it.
   bool input_on_device = false;
   int32_t first_token_idx = 0;  // Into SchedulerOutput::token_ids.
+  // The row's last num_scored tokens (with needs_token: those before its very
+  // last) say how likely the prompt token after each of them is.
+  int32_t num_scored = 0;
+
+  bool has_result() const { return needs_token || num_scored > 0; }
 };
 
 struct SchedulerOutput {
@@ -53,19 +58,24 @@ struct SchedulerOutput {
   std::vector<std::pair<int32_t, int32_t>> block_copies;  // (from, to)
   std::vector<ScheduledRow> rows;  // In order of arrival.
   std::vector<int32_t> token_ids;  // Of the rows whose input is known.
+  // The prompt tokens to score, row by row: [sum of num_scored].
+  std::vector<int32_t> scored_token_ids;
 
   bool empty() const { return rows.empty(); }
 };
 
 struct SampledRow {
   int32_t slot = 0;
-  std::vector<TokenOutput> tokens;  // One; more once drafts are verified.
+  // One if the row needs_token (more once drafts are verified), else none.
+  std::vector<TokenOutput> tokens;
+  std::vector<TokenOutput> scored;  // [num_scored], with their ranks.
+  std::vector<float> embedding;     // Instead of tokens, of an embed request.
   bool non_finite = false;          // The logits were not finite; no token.
 };
 
 struct StepResult {
   int64_t step_id = 0;
-  std::vector<SampledRow> rows;  // Of the rows with needs_token, in row order.
+  std::vector<SampledRow> rows;  // Of the rows with a result, in row order.
 };
 
 }  // namespace quire

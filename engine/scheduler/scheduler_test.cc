@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -32,14 +33,16 @@ class SchedulerTest : public testing::Test {
     scheduler_ = std::make_unique<Scheduler>(options_, cache_.get());
   }
   // Prompts of different requests share no block.
-  void Add(RequestId id, int num_prompt_tokens, int max_tokens = 50,
-           int n = 1) {
+  void Add(RequestId id, int num_prompt_tokens, int max_tokens = 50, int n = 1,
+           int priority = 0, int num_prompt_logprobs = -1) {
     Request request;
     request.id = id;
     request.n = n;
     request.prompt_token_ids.assign(num_prompt_tokens,
                                     static_cast<int32_t>(10 + id));
     request.sampling.max_tokens = max_tokens;
+    request.sampling.num_prompt_logprobs = num_prompt_logprobs;
+    request.priority = priority;
     scheduler_->AddRequest(std::move(request), 0);
   }
   const SchedulerOutput& Plan() {
@@ -55,10 +58,11 @@ class SchedulerTest : public testing::Test {
     StepResult result;
     result.step_id = plans_.front().step_id;
     for (const ScheduledRow& row : plans_.front().rows) {
-      if (!row.needs_token) continue;
+      if (!row.has_result()) continue;
       SampledRow sampled;
       sampled.slot = row.slot;
-      sampled.tokens.push_back({token, 0, {}});
+      sampled.scored.resize(row.num_scored);
+      if (row.needs_token) sampled.tokens.push_back({token, 0, {}});
       result.rows.push_back(sampled);
     }
     plans_.erase(plans_.begin());
@@ -181,6 +185,128 @@ TEST_F(SchedulerTest, EveryPromptAdvancesUnderAStreamOfShortOnes) {
     PlanAndFinish();
   }
   EXPECT_EQ(scheduler_->FindSequence(1, 0), nullptr);
+}
+
+TEST_F(SchedulerTest, ScoredPromptsShareTheirRowsAndLeaveTheRest) {
+  options_.max_num_batched_tokens = 40;
+  options_.max_num_scored_tokens = 6;
+  MakeScheduler();
+  Add(1, 20, 50, 1, 0, /*num_prompt_logprobs=*/0);
+  Add(2, 9, 50, 1, 0, 0);
+  Add(3, 12);
+  Plan();
+  // Three scores each: the oldest's half, and the other half for the shorter
+  // one; who is not scored is not held up.
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 3}, {2, 3}, {3, 12}}));
+  EXPECT_EQ(output_.rows[0].num_scored, 3);
+  EXPECT_EQ(output_.rows[1].num_scored, 3);
+  EXPECT_EQ(output_.rows[2].num_scored, 0);
+  EXPECT_EQ(output_.scored_token_ids,
+            (std::vector<int32_t>{11, 11, 11, 12, 12, 12}));
+  Finish();
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 3}, {2, 3}, {3, 1}}));
+  Finish();
+  // Two of the second one's rows are left to score; its last token is drawn
+  // from without a score.
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 4}, {2, 3}, {3, 1}}));
+  EXPECT_EQ(output_.rows[1].num_scored, 2);
+  EXPECT_TRUE(output_.rows[1].needs_token);
+}
+
+TEST_F(SchedulerTest, ScoredPromptsSkipTheCacheAndFillIt) {
+  MakeScheduler();
+  const auto add = [&](RequestId id, int num_prompt_logprobs) {
+    Request request;
+    request.id = id;
+    request.prompt_token_ids.assign(13, 50);
+    request.sampling.max_tokens = 1;
+    request.sampling.num_prompt_logprobs = num_prompt_logprobs;
+    scheduler_->AddRequest(std::move(request), 0);
+  };
+  for (const auto& [id, num_prompt_logprobs, num_cached] :
+       {std::tuple{1, 2, 0}, {2, 0, 0}, {3, -1, 12}}) {
+    add(id, num_prompt_logprobs);
+    events_.clear();
+    PlanAndFinish();
+    ASSERT_EQ(events_.size(), 1u);
+    EXPECT_EQ(events_[0].num_cached_tokens, num_cached);
+    EXPECT_EQ(events_[0].prompt_tokens.size(), id < 3 ? 12u : 0u);
+  }
+  // What is not looked up is not counted as looked up.
+  EXPECT_EQ(scheduler_->counters().prefix_cache_queries, 13);
+  EXPECT_EQ(scheduler_->counters().prefix_cache_hits, 12);
+}
+
+TEST_F(SchedulerTest, AfterPreemptionOnlyWhatIsMissingIsScored) {
+  options_.scheduling_policy = SchedulingPolicy::kPriority;
+  options_.max_num_seqs = 1;
+  options_.max_num_batched_tokens = 8;
+  options_.enable_prefix_caching = false;
+  MakeScheduler();
+  Add(1, 12, 1, 1, /*priority=*/5, /*num_prompt_logprobs=*/0);
+  PlanAndFinish();
+  EXPECT_EQ(events_.back().prompt_tokens.size(), 8u);
+  Add(2, 4, 1, 1, /*priority=*/1);
+  PlanAndFinish();
+  EXPECT_EQ(TokensByRequest(), (Shares{{2, 4}}));
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 8}}));
+  EXPECT_EQ(output_.rows[0].num_scored, 0);
+  Finish();
+  PlanAndFinish();
+  EXPECT_EQ(events_.back().prompt_tokens.size(), 3u);
+  EXPECT_EQ(events_.back().tokens.size(), 1u);
+}
+
+TEST_F(SchedulerTest, PriorityOrdersAdmissionAndTakesSlots) {
+  options_.scheduling_policy = SchedulingPolicy::kPriority;
+  options_.max_num_seqs = 2;
+  MakeScheduler();
+  Add(1, 4, 50, 1, /*priority=*/3);
+  Add(2, 4, 50, 1, /*priority=*/2);
+  PlanAndFinish();
+  Add(3, 4, 50, 1, /*priority=*/2);  // Not more urgent than the second one.
+  Add(4, 4, 50, 1, /*priority=*/0);
+  Plan();
+  // The fourth takes the slot of the first one, the least urgent.
+  EXPECT_EQ(TokensByRequest(), (Shares{{2, 1}, {4, 4}}));
+  EXPECT_EQ(id_of_slot_[output_.rows[0].slot], 4);
+  EXPECT_EQ(scheduler_->counters().num_preemptions, 1);
+  Finish();
+  std::vector<OutputEvent> events;
+  scheduler_->Abort(4, -1, FinishReason::kAbort, now_, &events);
+  Plan();
+  // Then those that wait, the more urgent one first.
+  EXPECT_EQ(TokensByRequest(), (Shares{{2, 1}, {3, 4}}));
+  EXPECT_EQ(scheduler_->counters().num_preemptions, 1);
+}
+
+TEST_F(SchedulerTest, PriorityTakesBlocks) {
+  options_.scheduling_policy = SchedulingPolicy::kPriority;
+  options_.num_blocks = 8;
+  options_.max_num_batched_tokens = 64;
+  options_.enable_prefix_caching = false;
+  MakeScheduler();
+  Add(1, 12, 20, 1, /*priority=*/1);
+  Add(2, 7, 20, 1, /*priority=*/2);
+  PlanAndFinish();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 12}, {2, 7}}));
+  Add(3, 12, 20, 1, /*priority=*/0);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 1}, {3, 12}}));
+  EXPECT_EQ(scheduler_->FindSequence(2, 0)->state, SequenceState::kWaiting);
+}
+
+TEST_F(SchedulerTest, WithoutItsPolicyPriorityDoesNotCount) {
+  options_.max_num_seqs = 1;
+  MakeScheduler();
+  Add(1, 4, 50, 1, /*priority=*/3);
+  PlanAndFinish();
+  Add(2, 4, 50, 1, /*priority=*/-3);
+  Plan();
+  EXPECT_EQ(TokensByRequest(), (Shares{{1, 1}}));
 }
 
 TEST_F(SchedulerTest, PreemptsTheLatestAndComputesItAgain) {

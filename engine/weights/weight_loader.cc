@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -132,9 +133,17 @@ WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
       dtype_(dtype),
       progress_(std::move(progress)) {}
 
+const StoredTensor* WeightLoader::FindStored(absl::string_view name) const {
+  const StoredTensor* tensor = checkpoint_->Find(name);
+  if (tensor == nullptr && absl::ConsumePrefix(&name, "model.")) {
+    tensor = checkpoint_->Find(name);
+  }
+  return tensor;
+}
+
 absl::StatusOr<const StoredTensor*> WeightLoader::Find(
     absl::string_view name, absl::Span<const int64_t> shape) {
-  const StoredTensor* tensor = checkpoint_->Find(name);
+  const StoredTensor* tensor = FindStored(name);
   if (tensor == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(path(), ": tensor \"", name,
                                                    "\" is missing (expected ",
@@ -149,11 +158,11 @@ absl::StatusOr<const StoredTensor*> WeightLoader::Find(
 }
 
 bool WeightLoader::Has(absl::string_view name) const {
-  return checkpoint_->Find(name) != nullptr;
+  return FindStored(name) != nullptr;
 }
 
 void WeightLoader::Ignore(absl::string_view name) {
-  const StoredTensor* tensor = checkpoint_->Find(name);
+  const StoredTensor* tensor = FindStored(name);
   if (tensor == nullptr) return;
   used_.insert(tensor);
   done_bytes_ += tensor->data.size();
@@ -161,7 +170,7 @@ void WeightLoader::Ignore(absl::string_view name) {
 
 absl::StatusOr<DType> WeightLoader::PackedDType(absl::string_view name) const {
   if (dtype_) return *dtype_;
-  const StoredTensor* tensor = checkpoint_->Find(name);
+  const StoredTensor* tensor = FindStored(name);
   if (tensor == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(path(), ": tensor \"", name, "\" is missing"));

@@ -37,7 +37,9 @@ struct LinearSource {
 };
 
 // Thread-compatible. Every error is INVALID_ARGUMENT and names the file, the
-// tensor and, for a wrong shape, the expected and the found one.
+// tensor and, for a wrong shape, the expected and the found one. A tensor
+// "model.x" is also found as "x": so it is called where a model was saved
+// without its head (embedding models).
 class WeightLoader {
  public:
   // `dtype`: that of the packed weights; none keeps each as it is stored.
@@ -72,6 +74,8 @@ class WeightLoader {
   const std::string& path() const { return checkpoint_->path(); }
 
  private:
+  // Null if there is no such tensor.
+  const StoredTensor* FindStored(absl::string_view name) const;
   absl::StatusOr<const StoredTensor*> Find(absl::string_view name,
                                            absl::Span<const int64_t> shape);
 

@@ -218,14 +218,15 @@ absl::Status CpuBackend::CheckShape(const EngineShape& shape) const {
   if (shape.max_num_seqs < 1 || shape.max_num_tokens < 1 ||
       shape.max_logit_rows < 1 || shape.max_model_len < 1 ||
       shape.vocab_size < 1 || shape.block_size < 1 ||
-      shape.steps_in_flight < 1 || shape.kv_bytes < 0) {
+      shape.steps_in_flight < 1 || shape.kv_bytes < 0 ||
+      shape.pooled_cols < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "engine shape: max_num_seqs ", shape.max_num_seqs, ", max_num_tokens ",
         shape.max_num_tokens, ", max_logit_rows ", shape.max_logit_rows,
         ", max_model_len ", shape.max_model_len, ", vocab_size ",
         shape.vocab_size, ", block_size ", shape.block_size,
         ", steps_in_flight ", shape.steps_in_flight, ", kv_bytes ",
-        shape.kv_bytes));
+        shape.kv_bytes, ", pooled_cols ", shape.pooled_cols));
   }
   for (const KvLayers& kv : kv_) {
     for (const TensorView* rope :
@@ -280,7 +281,8 @@ absl::Status CpuBackend::AllocateKv() {
 absl::Status CpuBackend::AllocateWorkspace() {
   const int64_t max_rows =
       std::max(shape_.max_num_tokens, shape_.max_logit_rows);
-  normed_stride_ = RoundUp(std::max<int64_t>(max_cols_, 1), 16);
+  normed_stride_ =
+      RoundUp(std::max<int64_t>({max_cols_, shape_.pooled_cols, 1}), 16);
   // The first pass measures, the second places.
   for (int pass = 0; pass < 2; ++pass) {
     ArenaCursor cursor(workspace_.data());
@@ -327,7 +329,8 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   attention_scratch_ = std::make_unique<AttentionScratch>(
       pool_.num_threads(), max_heads, max_head_dim, shape.max_model_len);
   for (int i = 0; i < pool_.num_threads(); ++i) {
-    sampling_scratch_.emplace_back(shape.vocab_size);
+    sampling_scratch_.emplace_back(shape.vocab_size,
+                                   SlotTable::MaxHistoryTokens(shape));
   }
   for (int i = 0; i < shape.steps_in_flight; ++i) {
     steps_.push_back(std::make_unique<CpuStep>());
@@ -339,7 +342,9 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   plan.weights_bytes = weights_bytes_;
   plan.workspace_bytes =
       workspace_.num_bytes() + slots_.num_bytes() +
-      pool_.num_threads() * SamplingScratch::NumBytes(shape.vocab_size);
+      pool_.num_threads() *
+          SamplingScratch::NumBytes(shape.vocab_size,
+                                    SlotTable::MaxHistoryTokens(shape));
   for (const KvLayers& kv : kv_) plan.kv_bytes += kv.memory.num_bytes();
   plan.num_blocks = num_blocks_;
   return plan;
@@ -359,7 +364,12 @@ void CpuBackend::ReserveResults(CpuStep& step) {
   step.logit_token.reserve(shape_.max_logit_rows);
   step.tokens.reserve(shape_.max_logit_rows);
   step.logprobs.reserve(shape_.max_logit_rows);
+  step.scored_ids.reserve(shape_.max_logit_rows);
+  step.scored_logits.reserve(shape_.max_logit_rows);
+  step.ranks.reserve(shape_.max_logit_rows);
+  step.is_non_finite.reserve(shape_.max_logit_rows);
   step.top_begin.reserve(shape_.max_logit_rows);
+  step.embeddings.reserve(int64_t{shape_.max_logit_rows} * shape_.pooled_cols);
   step.top_ids.reserve(shape_.max_logit_rows * kReservedLogprobs);
   step.top_logprobs.reserve(shape_.max_logit_rows * kReservedLogprobs);
 }
@@ -386,13 +396,15 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
   const SlotState& slot = slots_[row.slot];
   if (slot_step_[row.slot] == num_steps_) return fail("named twice");
   slot_step_[row.slot] = num_steps_;
-  const bool logits_ok = row.num_drafts > 0
-                             ? row.num_logits == 1 + row.num_drafts
-                             : row.num_logits == 0 || row.num_logits == 1;
+  const int32_t num_drawn = row.num_logits - row.num_scored;
+  const bool logits_ok =
+      row.num_drafts > 0
+          ? row.num_scored == 0 && row.num_logits == 1 + row.num_drafts
+          : row.num_scored >= 0 && (num_drawn == 0 || num_drawn == 1);
   if (row.num_tokens < 1 || row.num_drafts < 0 || !logits_ok ||
       row.num_logits > row.num_tokens) {
     return fail(row.num_tokens, " tokens, ", row.num_logits, " logits, ",
-                row.num_drafts, " drafts");
+                row.num_scored, " scored, ", row.num_drafts, " drafts");
   }
   const int64_t end = slot.num_computed_tokens + row.num_tokens;
   if (end > shape_.max_model_len ||
@@ -438,6 +450,9 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
     step.logit_token.push_back(state.first_token + i);
   }
   if (row.num_logits > 0) step.sampled_rows.push_back(row_idx);
+  for (int i = 0; i < row.num_scored; ++i) {
+    step.scored_logits.push_back(state.first_logit + i);
+  }
   AttentionRow attention_row;
   attention_row.block_table = slot.block_table;
   attention_row.first_position = state.first_position;
@@ -500,6 +515,8 @@ absl::StatusOr<Step*> CpuBackend::BeginStep(const StepPlan& plan) {
   step->token_row.clear();
   step->logit_token.clear();
   step->sampled_rows.clear();
+  step->scored_ids.assign(plan.scored_ids.begin(), plan.scored_ids.end());
+  step->scored_logits.clear();
   step->results.clear();
   size_t next_token = 0;
   for (const StepRow& row : plan.rows) {
@@ -509,6 +526,18 @@ absl::StatusOr<Step*> CpuBackend::BeginStep(const StepPlan& plan) {
     return absl::InvalidArgumentError(
         absl::StrCat("the step has ", plan.token_ids.size(),
                      " token ids, its rows use ", next_token));
+  }
+  if (step->scored_ids.size() != step->scored_logits.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the step has ", step->scored_ids.size(),
+        " ids to score, its rows ask for ", step->scored_logits.size()));
+  }
+  for (const int32_t id : step->scored_ids) {
+    if (id < 0 || id >= shape_.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("cannot score token id ",
+                                                     id, " with vocab_size ",
+                                                     shape_.vocab_size));
+    }
   }
   CopyBlocks(plan.block_copies);
   step->state = CpuStep::State::kBegun;

@@ -77,6 +77,8 @@ class CpuBackend : public Backend {
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
   absl::Status Sample(Step& step, TensorView logits) override;
+  absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override;
 
  private:
   struct ActivationSpec {
@@ -108,6 +110,12 @@ class CpuBackend : public Backend {
                TensorView qkv);
   void SampleRowOfStep(CpuStep& step, size_t row_idx, TensorView logits,
                        SamplingScratch& scratch);
+  void ScoreLogitOfStep(CpuStep& step, size_t scored_idx, TensorView logits,
+                        SamplingScratch& scratch);
+  // Once all of the step's logits are scored.
+  void FinishScoredRow(CpuStep& step, size_t result_idx);
+  absl::Status AddToPooledSums(const CpuStep& step);
+  void PoolRow(CpuStep& step, size_t result_idx, Pooling pooling);
   void ReserveResults(CpuStep& step);
 
   const Isa isa_;

@@ -315,6 +315,26 @@ TEST_F(CpuBackendTest, BeginStepRejectsBadUpdates) {
   }));
   EXPECT_FALSE(try_params([](SlotParams& p) { p.allowed_ids = {-1}; }));
   EXPECT_FALSE(try_params([](SlotParams& p) { p.num_logprobs = 301; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.bad_word_ids = {1}; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.bad_word_lengths = {1}; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) {
+    p.bad_word_ids = {1};
+    p.bad_word_lengths = {2, -1};
+  }));
+  EXPECT_FALSE(try_params([](SlotParams& p) {
+    p.bad_word_ids = {kVocabSize};
+    p.bad_word_lengths = {1};
+  }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.dry_multiplier = INFINITY; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.dry_base = NAN; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.dry_allowed_length = -1; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.dry_penalty_last_n = -2; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.dynatemp_range = -1; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.dynatemp_exponent = -1; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.top_n_sigma = -1; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.typical_p = 1.1f; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.xtc_probability = NAN; }));
+  EXPECT_FALSE(try_params([](SlotParams& p) { p.xtc_threshold = 2; }));
   const std::pair<int32_t, int32_t> copy[] = {{0, 8}};
   StepPlan plan;
   plan.block_copies = copy;
@@ -379,6 +399,16 @@ TEST_F(CpuBackendTest, StepsDoNotAllocate) {
   params_.top_p = 0.9f;
   params_.frequency_penalty = 0.5f;
   params_.num_logprobs = 5;
+  params_.bad_word_ids = {1, 2, 3, 4};
+  params_.bad_word_lengths = {3, 1};
+  params_.dry_multiplier = 0.8f;
+  params_.dry_allowed_length = 0;
+  params_.dry_breakers = std::make_shared<TokenSequenceSet>(
+      std::vector<std::vector<int32_t>>{{5}, {3, 4}});
+  params_.dynatemp_range = 0.2f;
+  params_.top_n_sigma = 3.0f;
+  params_.typical_p = 0.95f;
+  params_.xtc_probability = 0.5f;
   const int32_t history[] = {1, 2, 3, 4, 5};
   const int32_t ids[] = {1, 2, 3, 4, 5};
   SlotUpdate start = StartUpdate();

@@ -1,6 +1,7 @@
 // The operations of the CPU backend: checks of shapes, prologues, and calls of
 // the kernels.
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
@@ -335,6 +336,44 @@ absl::Status CpuBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+void CpuBackend::ScoreLogitOfStep(CpuStep& step, size_t scored_idx,
+                                  TensorView logits, SamplingScratch& scratch) {
+  const int32_t logit = step.scored_logits[scored_idx];
+  const StepRow& row = step.rows[step.token_row[step.logit_token[logit]]].row;
+  SampleOutput output;
+  output.top_ids = step.top_ids.data() + step.top_begin[logit];
+  output.top_logprobs = step.top_logprobs.data() + step.top_begin[logit];
+  ScoreRow(isa_, logits.row<const float>(logit), shape_.vocab_size,
+           step.scored_ids[scored_idx],
+           slots_[row.slot].params.num_prompt_logprobs, scratch, &output);
+  step.logprobs[logit] = output.logprob;
+  step.ranks[logit] = output.rank;
+  step.is_non_finite[logit] = output.non_finite;
+}
+
+void CpuBackend::FinishScoredRow(CpuStep& step, size_t result_idx) {
+  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
+  const int32_t num_scored = state.row.num_scored;
+  if (num_scored == 0) return;
+  RowResult& result = step.results[result_idx];
+  const int32_t first = state.first_logit;
+  for (int i = 0; i < num_scored; ++i) {
+    result.non_finite |= step.is_non_finite[first + i] != 0;
+  }
+  const int64_t num_top =
+      int64_t{num_scored} *
+      std::max(slots_[state.row.slot].params.num_prompt_logprobs, 0);
+  const int64_t top_begin = step.top_begin[first];
+  result.scored_logprobs =
+      absl::MakeConstSpan(step.logprobs).subspan(first, num_scored);
+  result.scored_ranks =
+      absl::MakeConstSpan(step.ranks).subspan(first, num_scored);
+  result.scored_top_ids =
+      absl::MakeConstSpan(step.top_ids).subspan(top_begin, num_top);
+  result.scored_top_logprobs =
+      absl::MakeConstSpan(step.top_logprobs).subspan(top_begin, num_top);
+}
+
 void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
                                  TensorView logits, SamplingScratch& scratch) {
   const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
@@ -343,23 +382,32 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
   RowResult& result = step.results[result_idx];
   result = RowResult();
   result.slot = row.slot;
+  const int num_logits = row.num_logits - row.num_scored;
+  if (num_logits == 0) {
+    slot.num_computed_tokens += row.num_tokens;
+    return;
+  }
   const int num_top = std::max(slot.params.num_logprobs, 0);
-  const int32_t first = state.first_logit;
+  const int32_t first = state.first_logit + row.num_scored;
   const int64_t top_begin = step.top_begin[first];
   // Drafts behind a rejected one are not sampled, but the whole row must be
   // finite.
-  for (int i = 1; i < row.num_logits; ++i) {
+  for (int i = 1; i < num_logits; ++i) {
     result.non_finite |= !IsFiniteRow(isa_, logits.row<const float>(first + i),
                                       shape_.vocab_size, scratch);
   }
   int num_drawn = 0;
-  for (int i = 0; i < row.num_logits && !result.non_finite; ++i) {
+  for (int i = 0; i < num_logits && !result.non_finite; ++i) {
     const int32_t token_idx = step.logit_token[first + i];
     SampleInput input;
     input.logits = logits.row<const float>(first + i);
     input.vocab_size = shape_.vocab_size;
     input.params = &slot.params;
     input.counts = slot.has_penalties ? &slot.counts : nullptr;
+    if (slot.has_history) {
+      input.history = {slot.history, static_cast<size_t>(slot.history_size)};
+    }
+    input.num_prompt_tokens = slot.num_prompt_tokens;
     input.position = int64_t{step.positions[token_idx]} + 1;
     input.num_generated =
         static_cast<int32_t>(input.position) - slot.num_prompt_tokens;
@@ -375,9 +423,9 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
     step.tokens[first + i] = output.token;
     step.logprobs[first + i] = output.logprob;
     ++num_drawn;
-    if (slot.has_penalties) slot.counts.AddGeneratedToken(output.token);
+    slot.AddGeneratedToken(output.token);
     const bool is_accepted =
-        i + 1 < row.num_logits && step.token_ids[token_idx + 1] == output.token;
+        i + 1 < num_logits && step.token_ids[token_idx + 1] == output.token;
     if (!is_accepted) break;
   }
   if (result.non_finite) {
@@ -398,7 +446,7 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
                               .subspan(top_begin, int64_t{num_drawn} * num_top);
   }
   slot.last_token = result.tokens.back();
-  slot.num_computed_tokens += row.num_tokens - (row.num_logits - num_drawn);
+  slot.num_computed_tokens += row.num_tokens - (num_logits - num_drawn);
 }
 
 absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
@@ -413,6 +461,8 @@ absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
   cpu_step.is_sampled = true;
   cpu_step.tokens.resize(cpu_step.num_logits);
   cpu_step.logprobs.resize(cpu_step.num_logits);
+  cpu_step.ranks.resize(cpu_step.num_logits);
+  cpu_step.is_non_finite.resize(cpu_step.num_logits);
   cpu_step.top_begin.resize(cpu_step.num_logits);
   cpu_step.results.resize(cpu_step.sampled_rows.size());
   int64_t num_top = 0;
@@ -422,19 +472,123 @@ absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
       slot.num_computed_tokens += state.row.num_tokens;
       continue;
     }
-    cpu_step.top_begin[state.first_logit] = num_top;
-    num_top +=
-        int64_t{std::max(slot.params.num_logprobs, 0)} * state.row.num_logits;
+    for (int i = 0; i < state.row.num_logits; ++i) {
+      cpu_step.top_begin[state.first_logit + i] = num_top;
+      num_top +=
+          std::max(i < state.row.num_scored ? slot.params.num_prompt_logprobs
+                                            : slot.params.num_logprobs,
+                   0);
+    }
   }
   cpu_step.top_ids.resize(num_top);
   cpu_step.top_logprobs.resize(num_top);
-  pool_.ParallelFor(cpu_step.sampled_rows.size(), 1,
+  const int64_t num_scored = cpu_step.scored_logits.size();
+  pool_.ParallelFor(num_scored + cpu_step.sampled_rows.size(), 1,
                     [&](int64_t begin, int64_t end, int thread_idx) {
+                      SamplingScratch& scratch = sampling_scratch_[thread_idx];
                       for (int64_t i = begin; i < end; ++i) {
-                        SampleRowOfStep(cpu_step, i, logits,
-                                        sampling_scratch_[thread_idx]);
+                        if (i < num_scored) {
+                          ScoreLogitOfStep(cpu_step, i, logits, scratch);
+                        } else {
+                          SampleRowOfStep(cpu_step, i - num_scored, logits,
+                                          scratch);
+                        }
                       }
                     });
+  for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
+    FinishScoredRow(cpu_step, i);
+  }
+  return absl::OkStatus();
+}
+
+// Adds x' of every token, which lies in normed_, to its slot's sum.
+absl::Status CpuBackend::AddToPooledSums(const CpuStep& step) {
+  for (const StepRowState& state : step.rows) {
+    SlotState& slot = slots_[state.row.slot];
+    if (slot.num_pooled_tokens != state.first_position) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "Pool: slot ", state.row.slot, " has pooled ", slot.num_pooled_tokens,
+          " tokens and goes on at position ", state.first_position));
+    }
+    slot.num_pooled_tokens += state.row.num_tokens;
+  }
+  // One thread adds a column's values, in order of position: the sum is the
+  // same for every chunking. 64 columns: a few cache lines of each token.
+  constexpr int64_t kPieceCols = 64;
+  const int64_t cols = shape_.pooled_cols;
+  const int64_t pieces = (cols + kPieceCols - 1) / kPieceCols;
+  pool_.ParallelFor(
+      step.rows.size() * pieces, 4, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          const StepRowState& state = step.rows[i / pieces];
+          double* sum = slots_[state.row.slot].pooled_sum;
+          const int64_t first_col = i % pieces * kPieceCols;
+          const int64_t end_col = std::min(first_col + kPieceCols, cols);
+          for (int32_t t = 0; t < state.row.num_tokens; ++t) {
+            const float* x = normed_ + (state.first_token + t) * normed_stride_;
+            for (int64_t c = first_col; c < end_col; ++c) sum[c] += x[c];
+          }
+        }
+      });
+  return absl::OkStatus();
+}
+
+void CpuBackend::PoolRow(CpuStep& step, size_t result_idx, Pooling pooling) {
+  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
+  const SlotState& slot = slots_[state.row.slot];
+  const int64_t cols = shape_.pooled_cols;
+  float* out = step.embeddings.data() + result_idx * cols;
+  if (pooling == Pooling::kMean) {
+    const double count = static_cast<double>(slot.num_pooled_tokens);
+    for (int64_t c = 0; c < cols; ++c) {
+      out[c] = static_cast<float>(slot.pooled_sum[c] / count);
+    }
+  } else {
+    std::copy_n(normed_ + result_idx * normed_stride_, cols, out);
+  }
+  RowResult& result = step.results[result_idx];
+  result = RowResult();
+  result.slot = state.row.slot;
+  result.embedding = absl::MakeConstSpan(out, cols);
+  result.non_finite =
+      !std::all_of(out, out + cols, [](float x) { return std::isfinite(x); });
+}
+
+absl::Status CpuBackend::Pool(Step& step, TensorView hidden,
+                              const Prologue& prologue, Pooling pooling) {
+  CpuStep& cpu_step = AsCpuStep(step);
+  if (cpu_step.is_sampled) {
+    return absl::FailedPreconditionError("Pool after Sample or Pool");
+  }
+  if (pooling == Pooling::kNone || shape_.pooled_cols == 0) {
+    return absl::InvalidArgumentError("Pool: no pooling was prepared");
+  }
+  for (const StepRowState& state : cpu_step.rows) {
+    if (state.row.num_drafts > 0) {
+      return absl::InvalidArgumentError("Pool: a row has drafts");
+    }
+  }
+  QUIRE_RETURN_IF_ERROR(CheckView("Pool: hidden", hidden, cpu_step.num_tokens,
+                                  shape_.pooled_cols));
+  QUIRE_RETURN_IF_ERROR(
+      CheckPrologue(prologue, cpu_step.num_tokens, shape_.pooled_cols));
+  if (pooling == Pooling::kMean) {
+    ApplyPrologue(prologue, cpu_step.num_tokens, nullptr, hidden, normed_,
+                  normed_stride_);
+    QUIRE_RETURN_IF_ERROR(AddToPooledSums(cpu_step));
+  } else {
+    ApplyPrologue(prologue, cpu_step.num_logits, cpu_step.logit_token.data(),
+                  hidden, normed_, normed_stride_);
+  }
+  cpu_step.is_sampled = true;
+  cpu_step.results.resize(cpu_step.sampled_rows.size());
+  cpu_step.embeddings.resize(cpu_step.sampled_rows.size() * shape_.pooled_cols);
+  for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
+    PoolRow(cpu_step, i, pooling);
+  }
+  for (const StepRowState& state : cpu_step.rows) {
+    slots_[state.row.slot].num_computed_tokens += state.row.num_tokens;
+  }
   return absl::OkStatus();
 }
 

@@ -30,18 +30,23 @@ struct CpuStep {
   int32_t num_logits = 0;
   std::vector<StepRowState> rows;
   std::vector<AttentionRow> attention_rows;
-  std::vector<int32_t> token_ids;     // [num_tokens]
-  std::vector<int32_t> positions;     // [num_tokens]
-  std::vector<int32_t> token_row;     // [num_tokens], index into `rows`.
-  std::vector<int32_t> logit_token;   // [num_logits], index of its token.
-  std::vector<int32_t> sampled_rows;  // Rows with logits.
+  std::vector<int32_t> token_ids;      // [num_tokens]
+  std::vector<int32_t> positions;      // [num_tokens]
+  std::vector<int32_t> token_row;      // [num_tokens], index into `rows`.
+  std::vector<int32_t> logit_token;    // [num_logits], index of its token.
+  std::vector<int32_t> sampled_rows;   // Rows with logits.
+  std::vector<int32_t> scored_ids;     // [number of scored logits]
+  std::vector<int32_t> scored_logits;  // Their indices among the logits.
   // Results, one entry for each logit row; a row uses as many as it accepts.
   std::vector<RowResult> results;
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;
-  std::vector<int64_t> top_begin;  // [num_logits]
+  std::vector<int32_t> ranks;       // Of scored logits.
+  std::vector<char> is_non_finite;  // Of scored logits.
+  std::vector<int64_t> top_begin;   // [num_logits]
   std::vector<int32_t> top_ids;
   std::vector<float> top_logprobs;
+  std::vector<float> embeddings;  // [num_logits, pooled_cols]
 };
 
 struct KvLayers {

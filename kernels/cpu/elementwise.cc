@@ -20,52 +20,14 @@ struct ElementwiseKernels {
   void (*scale_add)(float, const float*, int64_t, float*);
 };
 
-namespace scalar {
-#define QUIRE_LANES 4
-#define QUIRE_TARGET
-#include "kernels/cpu/elementwise.inc"
-#undef QUIRE_INLINE
-#undef QUIRE_TARGET
-#undef QUIRE_LANES
-}  // namespace scalar
-
-namespace avx2 {
-#define QUIRE_LANES 8
-#define QUIRE_TARGET __attribute__((target("avx2,fma,f16c")))
-#include "kernels/cpu/elementwise.inc"
-#undef QUIRE_INLINE
-#undef QUIRE_TARGET
-#undef QUIRE_LANES
-}  // namespace avx2
-
-namespace avx512 {
-#define QUIRE_LANES 16
-#define QUIRE_TARGET \
-  __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")))
-#include "kernels/cpu/elementwise.inc"
-#undef QUIRE_INLINE
-#undef QUIRE_TARGET
-#undef QUIRE_LANES
-}  // namespace avx512
-
-const ElementwiseKernels& KernelsFor(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      return scalar::kElementwiseKernels;
-    case Isa::kAvx2:
-      return avx2::kElementwiseKernels;
-    case Isa::kAvx512:
-    case Isa::kAvx512Bf16:
-      return avx512::kElementwiseKernels;
-  }
-  return scalar::kElementwiseKernels;
-}
+#define QUIRE_ROW_KERNELS "kernels/cpu/elementwise.inc"
+#include "kernels/cpu/row_isas.inc"
 
 }  // namespace
 
 void NormRow(Isa isa, const NormSpec& norm, int64_t cols, const float* x,
              const float* residual, float* residual_out, float* out) {
-  const ElementwiseKernels& kernels = KernelsFor(isa);
+  const ElementwiseKernels& kernels = RowKernelsFor(isa);
   const float* y = x;
   if (residual != nullptr) {
     kernels.add_rows(x, residual, residual_out, out, cols);
@@ -92,17 +54,17 @@ void NormRow(Isa isa, const NormSpec& norm, int64_t cols, const float* x,
 
 void RopeHead(Isa isa, const float* table_row, int rotary_dim, bool interleaved,
               float* head) {
-  KernelsFor(isa).rope(table_row, rotary_dim, interleaved, head);
+  RowKernelsFor(isa).rope(table_row, rotary_dim, interleaved, head);
 }
 
 void ConvertRow(Isa isa, const float* in, int64_t count, DType dtype,
                 void* out) {
   switch (dtype) {
     case DType::kBF16:
-      KernelsFor(isa).to_bf16(in, count, static_cast<uint16_t*>(out));
+      RowKernelsFor(isa).to_bf16(in, count, static_cast<uint16_t*>(out));
       return;
     case DType::kF16:
-      KernelsFor(isa).to_f16(in, count, static_cast<uint16_t*>(out));
+      RowKernelsFor(isa).to_f16(in, count, static_cast<uint16_t*>(out));
       return;
     case DType::kF32:
     case DType::kI32:
@@ -112,12 +74,12 @@ void ConvertRow(Isa isa, const float* in, int64_t count, DType dtype,
 }
 
 void SoftcapRow(Isa isa, float cap, int64_t count, float* x) {
-  KernelsFor(isa).softcap(cap, count, x);
+  RowKernelsFor(isa).softcap(cap, count, x);
 }
 
 void ScaleAddRow(Isa isa, float scale, const float* addend, int64_t count,
                  float* out) {
-  KernelsFor(isa).scale_add(scale, addend, count, out);
+  RowKernelsFor(isa).scale_add(scale, addend, count, out);
 }
 
 }  // namespace quire

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
+#include "kernels/cpu/logit_processors.h"
 #include "kernels/sampling.h"
 
 namespace quire {
@@ -59,103 +61,44 @@ struct SamplingKernels {
   bool (*scan_row)(const float*, int64_t, float*);
   void (*divide_row)(const float*, int64_t, float, float*, float*);
   double (*sum_exp)(const float*, int64_t, const float*, float, float);
+  void (*sum_exp_and_product)(const float*, int64_t, const float*, float, float,
+                              double*, double*);
+  void (*moments)(const float*, int64_t, const float*, float, int64_t*, double*,
+                  double*);
   void (*exp_row)(const float*, int64_t, float, float*);
   int64_t (*collect)(const float*, int64_t, const float*, float, float, float*);
   int32_t (*gumbel_argmax)(const float*, int64_t, const float*, float, uint64_t,
                            int64_t, int32_t);
 };
 
-namespace scalar {
-#define QUIRE_LANES 4
-#define QUIRE_TARGET
-#include "kernels/cpu/sampling.inc"
-#undef QUIRE_INLINE
-#undef QUIRE_TARGET
-#undef QUIRE_LANES
-}  // namespace scalar
-
-namespace avx2 {
-#define QUIRE_LANES 8
-#define QUIRE_TARGET __attribute__((target("avx2,fma,f16c")))
-#include "kernels/cpu/sampling.inc"
-#undef QUIRE_INLINE
-#undef QUIRE_TARGET
-#undef QUIRE_LANES
-}  // namespace avx2
-
-namespace avx512 {
-#define QUIRE_LANES 16
-#define QUIRE_TARGET \
-  __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")))
-#include "kernels/cpu/sampling.inc"
-#undef QUIRE_INLINE
-#undef QUIRE_TARGET
-#undef QUIRE_LANES
-}  // namespace avx512
-
-const SamplingKernels& KernelsFor(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      return scalar::kSamplingKernels;
-    case Isa::kAvx2:
-      return avx2::kSamplingKernels;
-    case Isa::kAvx512:
-    case Isa::kAvx512Bf16:
-      return avx512::kSamplingKernels;
-  }
-  return scalar::kSamplingKernels;
-}
+#define QUIRE_ROW_KERNELS "kernels/cpu/sampling.inc"
+#include "kernels/cpu/row_isas.inc"
 
 int64_t NumChunks(int64_t size) { return (size + kChunk - 1) / kChunk; }
 
-bool NeedsProcessors(const SampleInput& input) {
-  const SlotParams& params = *input.params;
-  return input.counts != nullptr || !params.bias_ids.empty() ||
-         !params.allowed_ids.empty() ||
-         (input.num_generated < params.min_tokens &&
-          !params.banned_before_min.empty());
-}
-
-// Step 2 of kernels/sampling.h and the bias of step 3, in place.
-void ApplyPenaltiesAndBias(const SampleInput& input, float* logits) {
-  const SlotParams& params = *input.params;
-  if (input.counts != nullptr) {
-    for (const TokenCounts::Entry& entry : input.counts->entries()) {
-      float& logit = logits[entry.id];
-      if (params.repetition_penalty != 1.0f) {
-        logit = logit > 0.0f ? logit / params.repetition_penalty
-                             : logit * params.repetition_penalty;
-      }
-      if (entry.num_generated > 0) {
-        logit -=
-            params.frequency_penalty * static_cast<float>(entry.num_generated);
-        logit -= params.presence_penalty;
-      }
-    }
-  }
-  for (size_t i = 0; i < params.bias_ids.size(); ++i) {
-    logits[params.bias_ids[i]] += params.bias[i];
-  }
-}
-
 }  // namespace
 
-SamplingScratch::SamplingScratch(int32_t vocab_size)
+SamplingScratch::SamplingScratch(int32_t vocab_size, int64_t max_history)
     : scaled_(vocab_size),
       chunk_max_(NumChunks(vocab_size)),
       order_(vocab_size),
       ids_(vocab_size),
-      weighted_(vocab_size) {}
+      weighted_(vocab_size),
+      lengths_(new int32_t[max_history]),
+      max_history_(max_history) {}
 
-int64_t SamplingScratch::NumBytes(int32_t vocab_size) {
-  return int64_t{vocab_size} * (3 * 4 + 8) + NumChunks(vocab_size) * 4;
+int64_t SamplingScratch::NumBytes(int32_t vocab_size, int64_t max_history) {
+  return int64_t{vocab_size} * (3 * 4 + 8) + NumChunks(vocab_size) * 4 +
+         max_history * 4;
 }
 
 // The draw of one row: holds what its steps share.
 class RowSampler {
+  using Weighted = SamplingScratch::Weighted;
+
  public:
   RowSampler(Isa isa, const SampleInput& input, SamplingScratch& scratch)
-      : kernels_(KernelsFor(isa)),
+      : kernels_(RowKernelsFor(isa)),
         input_(input),
         params_(*input.params),
         size_(input.vocab_size),
@@ -185,6 +128,27 @@ class RowSampler {
     if (params_.num_logprobs >= 0) {
       output->logprob = Logprob(row[output->token], max, log_sum);
     }
+  }
+
+  void Score(int32_t id, SampleOutput* output) {
+    const float* row = input_.logits;
+    if (!IsFinite()) {
+      output->non_finite = true;
+      return;
+    }
+    const float max = MaxOfRow();
+    const double log_sum =
+        std::log(kernels_.sum_exp(row, size_, chunk_max_, max, -INFINITY));
+    if (params_.num_logprobs > 0) TopLogprobs(max, log_sum, output);
+    output->token = id;
+    output->logprob = Logprob(row[id], max, log_sum);
+    int64_t num_at_least = 0;
+    int64_t num_equal = 0;
+    ForEachAtLeast(row, row[id], [&](int64_t other) {
+      ++num_at_least;
+      num_equal += row[other] == row[id];
+    });
+    output->rank = static_cast<int32_t>(num_at_least - num_equal) + 1;
   }
 
  private:
@@ -245,50 +209,138 @@ class RowSampler {
     }
   }
 
-  // Steps 2 to 8 of kernels/sampling.h.
+  // Steps 2 to 12 of kernels/sampling.h.
   int32_t Draw() {
     const bool is_greedy = params_.temperature < kMinTemperature;
-    const float divisor = is_greedy ? 1.0f : params_.temperature;
+    const float* row = input_.logits;
     float* z = scratch_.scaled_.data();
     if (NeedsProcessors(input_)) {
-      Process(z);
-      kernels_.divide_row(z, size_, divisor, z, chunk_max_);
-    } else if (is_greedy) {
-      return Argmax(input_.logits);
-    } else {
-      kernels_.divide_row(input_.logits, size_, divisor, z, chunk_max_);
+      std::memcpy(z, row, size_ * sizeof(float));
+      ProcessLogits(input_, scratch_, z);
+      row = z;
+      // For the maxima of the chunks.
+      if (is_greedy || params_.dynatemp_range > 0.0f) {
+        kernels_.divide_row(z, size_, 1.0f, z, chunk_max_);
+      }
     }
-    const int32_t largest = Argmax(z);
-    if (is_greedy || !std::isfinite(z[largest])) return largest;
-    const float threshold = Threshold(z, z[largest]);
+    if (is_greedy) return Argmax(row);
+    const float temperature = TemperatureOf(row);
+    if (temperature < kMinTemperature) return Argmax(row);
+    kernels_.divide_row(row, size_, temperature, z, chunk_max_);
+    int32_t largest = Argmax(z);
+    if (!std::isfinite(z[largest])) return largest;
+    const float threshold = Filter(z, z[largest]);
+    if (z[largest] == -INFINITY) largest = Argmax(z);
     return kernels_.gumbel_argmax(z, size_, chunk_max_, threshold,
                                   params_.draw_key, input_.position, largest);
   }
 
-  void Process(float* z) {
-    std::memcpy(z, input_.logits, size_ * sizeof(float));
-    ApplyPenaltiesAndBias(input_, z);
-    if (!params_.allowed_ids.empty()) {
-      // The allowed values wait in `order_` while the row is masked.
-      float* kept = scratch_.order_.data();
-      std::memcpy(kept, z, size_ * sizeof(float));
-      std::fill(z, z + size_, -INFINITY);
-      for (int32_t id : params_.allowed_ids) z[id] = kept[id];
+  // Of step 5. Requires: chunk_max_ is that of the row.
+  float TemperatureOf(const float* row) const {
+    const float max = MaxOfRow();
+    if (!(params_.dynatemp_range > 0.0f) || !std::isfinite(max)) {
+      return params_.temperature;
     }
-    if (input_.num_generated < params_.min_tokens) {
-      for (int32_t id : params_.banned_before_min) z[id] = -INFINITY;
-    }
+    double sum, weighted;
+    kernels_.sum_exp_and_product(row, size_, chunk_max_, max, -INFINITY, &sum,
+                                 &weighted);
+    int64_t count;
+    double unused_sum, unused_squares;
+    kernels_.moments(row, size_, chunk_max_, max, &count, &unused_sum,
+                     &unused_squares);
+    return DynamicTemperature(params_.temperature, params_.dynatemp_range,
+                              params_.dynatemp_exponent,
+                              std::log(sum) - weighted / sum, count);
   }
 
-  // The smallest value that min_p, top_k and top_p keep.
-  float Threshold(const float* z, float max) {
+  // Steps 6 to 11. Returns the smallest value that is kept; what is dropped for
+  // being too large becomes -infinity.
+  float Filter(float* z, float max) {
     float threshold = -INFINITY;
-    if (params_.min_p > 0.0f) threshold = MinPThreshold(max, params_.min_p);
+    if (params_.top_n_sigma > 0.0f) threshold = TopNSigmaThreshold(z, max);
+    if (params_.min_p > 0.0f) {
+      threshold = std::max(threshold, MinPThreshold(max, params_.min_p));
+    }
     if (params_.top_k > 0 && params_.top_k < size_) {
       threshold = std::max(threshold, TopKThreshold(z, threshold));
     }
+    if (params_.typical_p < 1.0f) {
+      threshold = std::max(threshold, KeepTypical(z, max, threshold));
+      max = MaxOfRow();
+    }
     if (params_.top_p < 1.0f) threshold = TopPThreshold(z, max, threshold);
+    if (params_.xtc_probability > 0.0f &&
+        XtcApplies(params_.draw_key, input_.position,
+                   params_.xtc_probability)) {
+      ExcludeTopChoices(z, max, threshold);
+    }
     return threshold;
+  }
+
+  float TopNSigmaThreshold(const float* z, float max) const {
+    int64_t count;
+    double sum, sum_squares;  // Of distances from the maximum.
+    kernels_.moments(z, size_, chunk_max_, max, &count, &sum, &sum_squares);
+    const double mean = sum / count;
+    const double variance = std::max(0.0, sum_squares / count - mean * mean);
+    return static_cast<float>(max - params_.top_n_sigma * std::sqrt(variance));
+  }
+
+  // Drops what is above the typical set; returns its smallest entry.
+  float KeepTypical(float* z, float max, float floor) {
+    double sum, weighted;
+    kernels_.sum_exp_and_product(z, size_, chunk_max_, max, floor, &sum,
+                                 &weighted);
+    const float center = static_cast<float>(max + weighted / sum);
+    // What is further down than this has no weight in f32.
+    const float bound = std::max(floor, max - 87.0f);
+    float* values = scratch_.order_.data();
+    const int64_t count =
+        kernels_.collect(z, size_, chunk_max_, bound, INFINITY, values);
+    Weighted* entries = scratch_.weighted_.data();
+    for (int64_t i = 0; i < count; ++i) {
+      entries[i].value = -std::abs(values[i] - center);
+    }
+    kernels_.exp_row(values, count, max, values);
+    for (int64_t i = 0; i < count; ++i) entries[i].weight = values[i];
+    const float distance = -SelectByMass(entries, entries + count,
+                                         params_.typical_p * sum, -INFINITY);
+    float low = INFINITY;
+    float high = -INFINITY;
+    ForEachAtLeast(z, bound, [&](int64_t id) {
+      if (std::abs(z[id] - center) <= distance) {
+        low = std::min(low, z[id]);
+        high = std::max(high, z[id]);
+      }
+    });
+    DropAbove(z, high);
+    return low;
+  }
+
+  void ExcludeTopChoices(float* z, float max, float floor) {
+    const double total = kernels_.sum_exp(z, size_, chunk_max_, max, floor);
+    const double bound = max + std::log(double{params_.xtc_threshold} * total);
+    // The comparison excludes -infinity.
+    const float at_least = std::max({floor, static_cast<float>(bound),
+                                     std::numeric_limits<float>::lowest()});
+    float least = INFINITY;
+    ForEachAtLeast(z, at_least,
+                   [&](int64_t id) { least = std::min(least, z[id]); });
+    DropAbove(z, least);
+  }
+
+  // Entries > high become -infinity.
+  void DropAbove(float* z, float high) {
+    for (int64_t chunk = 0; chunk < num_chunks_; ++chunk) {
+      if (!(chunk_max_[chunk] > high)) continue;
+      const int64_t end = std::min(size_, (chunk + 1) * kChunk);
+      float max = -INFINITY;
+      for (int64_t id = chunk * kChunk; id < end; ++id) {
+        if (z[id] > high) z[id] = -INFINITY;
+        max = std::max(max, z[id]);
+      }
+      chunk_max_[chunk] = max;
+    }
   }
 
   // The k-th largest entry, or -infinity if fewer are >= floor.
@@ -337,23 +389,20 @@ class RowSampler {
         mass_above = mass;
       }
     }
-    return SelectByMass(z, max, low, high, target - mass_above);
-  }
-
-  // The largest value v in [low, high) such that the entries in [v, high) have
-  // at least `target` mass; `low` if there is none.
-  float SelectByMass(const float* z, float max, float low, float high,
-                     double target) {
     float* values = scratch_.order_.data();
     const int64_t count =
         kernels_.collect(z, size_, chunk_max_, low, high, values);
-    using Weighted = SamplingScratch::Weighted;
-    Weighted* begin = scratch_.weighted_.data();
-    Weighted* end = begin + count;
-    for (int64_t i = 0; i < count; ++i) begin[i].value = values[i];
+    Weighted* entries = scratch_.weighted_.data();
+    for (int64_t i = 0; i < count; ++i) entries[i].value = values[i];
     kernels_.exp_row(values, count, max, values);
-    for (int64_t i = 0; i < count; ++i) begin[i].weight = values[i];
+    for (int64_t i = 0; i < count; ++i) entries[i].weight = values[i];
+    return SelectByMass(entries, entries + count, target - mass_above, low);
+  }
 
+  // The largest value of which the entries at least as large have at least
+  // `target` mass; `otherwise` if there is none. Reorders the entries.
+  static float SelectByMass(Weighted* begin, Weighted* end, double target,
+                            float otherwise) {
     double mass = 0.0;  // Of the entries known to be kept.
     while (end - begin > 16) {
       const float a = begin->value;
@@ -382,7 +431,7 @@ class RowSampler {
       mass += begin->weight;
       if (mass >= target) return begin->value;
     }
-    return low;
+    return otherwise;
   }
 
   const SamplingKernels& kernels_;
@@ -407,6 +456,17 @@ bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
 void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
                SampleOutput* output) {
   RowSampler(isa, input, scratch).Run(output);
+}
+
+void ScoreRow(Isa isa, const float* logits, int32_t vocab_size, int32_t id,
+              int32_t num_top, SamplingScratch& scratch, SampleOutput* output) {
+  SampleInput input;
+  SlotParams params;
+  params.num_logprobs = num_top;
+  input.logits = logits;
+  input.vocab_size = vocab_size;
+  input.params = &params;
+  RowSampler(isa, input, scratch).Score(id, output);
 }
 
 }  // namespace quire

@@ -1,13 +1,15 @@
 // Draws the next token of one row of logits: the order of kernels/sampling.h
-// without a sort. Every filter becomes one threshold on logit / temperature,
-// found from the maxima of chunks of 64 entries, and the draw skips the chunks
-// that cannot win.
+// without a sort. Every filter becomes a threshold on logit / temperature, at
+// most one from below and one from above, found from the maxima of chunks of 64
+// entries, and the draw skips the chunks that cannot win.
 #ifndef QUIRE_KERNELS_CPU_SAMPLING_H_
 #define QUIRE_KERNELS_CPU_SAMPLING_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/token_counts.h"
@@ -19,6 +21,10 @@ struct SampleInput {
   int32_t vocab_size = 0;
   const SlotParams* params = nullptr;   // Valid for vocab_size.
   const TokenCounts* counts = nullptr;  // Null: no penalties.
+  // The prompt's num_prompt_tokens tokens, then the generated ones; needed only
+  // if NeedsHistory(*params).
+  absl::Span<const int32_t> history;
+  int32_t num_prompt_tokens = 0;
   int64_t position = 0;       // Of the token to draw, in its sequence.
   int32_t num_generated = 0;  // Tokens generated before it.
 };
@@ -28,15 +34,27 @@ struct SampleOutput {
   float logprob = 0.0f;           // If params->num_logprobs >= 0.
   int32_t* top_ids = nullptr;     // [num_logprobs], if > 0.
   float* top_logprobs = nullptr;  // [num_logprobs], if > 0.
+  int32_t rank = 0;               // ScoreRow's.
   bool non_finite = false;        // Then nothing else is set.
 };
+
+// True if the processors look at the tokens themselves: DRY, bad words of more
+// than one token.
+bool NeedsHistory(const SlotParams& params);
 
 // Memory of one thread's draws. Not thread-safe.
 class SamplingScratch {
  public:
-  explicit SamplingScratch(int32_t vocab_size);
+  // max_history: the longest SampleInput::history.
+  SamplingScratch(int32_t vocab_size, int64_t max_history);
 
-  static int64_t NumBytes(int32_t vocab_size);
+  static int64_t NumBytes(int32_t vocab_size, int64_t max_history);
+
+  // For logit_processors.
+  int32_t* ids() { return ids_.data(); }         // [vocab_size]
+  float* values() { return order_.data(); }      // [vocab_size]
+  int32_t* lengths() { return lengths_.get(); }  // [max_history]
+  int64_t max_history() const { return max_history_; }
 
  private:
   friend class RowSampler;
@@ -49,6 +67,9 @@ class SamplingScratch {
   std::vector<float> order_;        // [vocab_size], for selection.
   std::vector<int32_t> ids_;        // [vocab_size]
   std::vector<Weighted> weighted_;  // [vocab_size]
+  // [max_history]; not initialized, so that it is memory only if used.
+  std::unique_ptr<int32_t[]> lengths_;
+  int64_t max_history_;
 };
 
 // True if every logit is finite.
@@ -59,6 +80,12 @@ bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
 // the same on every instruction set.
 void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
                SampleOutput* output);
+
+// Step 1 of kernels/sampling.h for a given token: its log-probability, rank (1
+// + the number of larger logits) and the num_top most likely ones.
+// Requires: 0 <= id < vocab_size. As SampleRow otherwise.
+void ScoreRow(Isa isa, const float* logits, int32_t vocab_size, int32_t id,
+              int32_t num_top, SamplingScratch& scratch, SampleOutput* output);
 
 }  // namespace quire
 

@@ -21,7 +21,9 @@ namespace {
 class Sampler {
  public:
   Sampler(Isa isa, int32_t vocab_size)
-      : isa_(isa), vocab_size_(vocab_size), scratch_(vocab_size) {}
+      : isa_(isa), vocab_size_(vocab_size), scratch_(vocab_size, kMaxHistory) {}
+
+  static constexpr int kMaxHistory = 4096;
 
   struct Result {
     int32_t token = 0;
@@ -50,6 +52,8 @@ class Sampler {
     input.vocab_size = vocab_size_;
     input.params = &params;
     input.counts = history.empty() ? nullptr : &counts;
+    input.history = history;
+    input.num_prompt_tokens = num_prompt_tokens;
     input.position = position;
     input.num_generated = static_cast<int32_t>(position) - num_prompt_tokens;
     Result result;
@@ -187,6 +191,36 @@ SlotParams RandomParams(SimulationRandom& random, int vocab_size) {
     params.banned_before_min = some_ids();
     params.min_tokens = random.Below(6);
   }
+  if (one_in(4)) params.top_n_sigma = static_cast<float>(4 * random.Uniform());
+  if (one_in(4)) params.typical_p = static_cast<float>(random.Uniform());
+  if (one_in(4)) {
+    params.xtc_probability = static_cast<float>(0.5 + 0.5 * random.Uniform());
+    params.xtc_threshold = static_cast<float>(random.Uniform() * 0.3);
+  }
+  if (one_in(6)) {
+    params.dynatemp_range = static_cast<float>(random.Uniform());
+    params.dynatemp_exponent = static_cast<float>(2 * random.Uniform());
+  }
+  for (int i = one_in(3) ? 3 : 0; i > 0; --i) {
+    params.bad_word_lengths.push_back(random.Between(1, 3));
+    for (int j = 0; j < params.bad_word_lengths.back(); ++j) {
+      params.bad_word_ids.push_back(random.Below(std::min(vocab_size, 5)));
+    }
+  }
+  if (one_in(3)) {
+    params.dry_multiplier = static_cast<float>(2 * random.Uniform());
+    params.dry_base = static_cast<float>(1 + random.Uniform());
+    params.dry_allowed_length = random.Below(4);
+    params.dry_penalty_last_n = one_in(2) ? -1 : random.Below(12);
+    if (one_in(2)) {
+      const int small = std::min(vocab_size, 5);
+      params.dry_breakers =
+          std::make_shared<TokenSequenceSet>(std::vector<std::vector<int32_t>>{
+              {static_cast<int32_t>(random.Below(small))},
+              {static_cast<int32_t>(random.Below(small)),
+               static_cast<int32_t>(random.Below(small))}});
+    }
+  }
   return params;
 }
 
@@ -216,7 +250,9 @@ TEST_P(SamplingTest, EqualsTheReferenceForRandomParameters) {
     }
     const SlotParams params = RandomParams(random, vocab_size);
     std::vector<int32_t> history(random.Below(12));
-    for (int32_t& id : history) id = random.Below(vocab_size);
+    // Few different ids: repetitions.
+    const int num_ids = trial % 2 == 0 ? std::min(vocab_size, 4) : vocab_size;
+    for (int32_t& id : history) id = random.Below(num_ids);
     const int num_prompt_tokens = random.Below(history.size() + 1);
     const int64_t position = history.size();
     Sampler sampler(GetParam(), vocab_size);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "kernels/cpu/sampling.h"
 
 namespace quire {
 namespace {
@@ -29,6 +30,38 @@ absl::Status CheckRange(const char* field, float value, float low, float high) {
       field, " is ", value, ", not within [", low, ", ", high, "]"));
 }
 
+absl::Status CheckLowest(const char* field, int32_t value, int32_t lowest) {
+  if (value >= lowest) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, ", below ", lowest));
+}
+
+absl::Status ValidateBadWords(const SlotParams& params, int32_t vocab_size) {
+  int64_t num_ids = 0;
+  for (int32_t length : params.bad_word_lengths) {
+    if (length < 1) {
+      return absl::InvalidArgumentError(
+          "bad_word_lengths has an entry below 1");
+    }
+    num_ids += length;
+  }
+  if (num_ids != static_cast<int64_t>(params.bad_word_ids.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bad_word_lengths are ", num_ids, " together, for ",
+                     params.bad_word_ids.size(), " ids"));
+  }
+  return CheckIds("bad_word_ids", params.bad_word_ids, vocab_size);
+}
+
+absl::Status ValidateDry(const SlotParams& params, float large) {
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("dry_multiplier", params.dry_multiplier, -large, large));
+  QUIRE_RETURN_IF_ERROR(CheckRange("dry_base", params.dry_base, 0.0f, large));
+  QUIRE_RETURN_IF_ERROR(
+      CheckLowest("dry_allowed_length", params.dry_allowed_length, 0));
+  return CheckLowest("dry_penalty_last_n", params.dry_penalty_last_n, -1);
+}
+
 bool HasPenalties(const SlotParams& params) {
   return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
          params.frequency_penalty != 0.0f;
@@ -48,13 +81,28 @@ absl::Status ValidateSlotParams(const SlotParams& params, int32_t vocab_size) {
                                    params.frequency_penalty, -kLarge, kLarge));
   QUIRE_RETURN_IF_ERROR(CheckRange("repetition_penalty",
                                    params.repetition_penalty, 1e-6f, kLarge));
-  if (params.top_k < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("top_k is ", params.top_k, ", below 0"));
-  }
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("top_n_sigma", params.top_n_sigma, 0.0f, kLarge));
+  QUIRE_RETURN_IF_ERROR(CheckRange("typical_p", params.typical_p, 0.0f, 1.0f));
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("xtc_probability", params.xtc_probability, 0.0f, 1.0f));
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("xtc_threshold", params.xtc_threshold, 0.0f, 1.0f));
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("dynatemp_range", params.dynatemp_range, 0.0f, kLarge));
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("dynatemp_exponent", params.dynatemp_exponent, 0.0f, kLarge));
+  QUIRE_RETURN_IF_ERROR(ValidateDry(params, kLarge));
+  QUIRE_RETURN_IF_ERROR(ValidateBadWords(params, vocab_size));
+  QUIRE_RETURN_IF_ERROR(CheckLowest("top_k", params.top_k, 0));
   if (params.num_logprobs > vocab_size) {
     return absl::InvalidArgumentError(
         absl::StrCat("num_logprobs is ", params.num_logprobs,
+                     ", above the vocabulary of ", vocab_size));
+  }
+  if (params.num_prompt_logprobs > vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_prompt_logprobs is ", params.num_prompt_logprobs,
                      ", above the vocabulary of ", vocab_size));
   }
   if (params.bias.size() != params.bias_ids.size()) {
@@ -91,10 +139,8 @@ absl::StatusOr<SlotTable> SlotTable::Create(const EngineShape& shape,
 }
 
 void SlotTable::Layout(char* base, int64_t* num_bytes) {
-  // A sequence's history and its draws together: each is at most one token a
-  // position, plus the one after the last.
-  const int64_t capacity = std::min<int64_t>(
-      shape_.vocab_size, 2 * (int64_t{shape_.max_model_len} + 1));
+  const int64_t max_history = MaxHistoryTokens(shape_);
+  const int64_t capacity = std::min<int64_t>(shape_.vocab_size, max_history);
   const int64_t table_size =
       static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(2 * capacity)));
   ArenaCursor cursor(base);
@@ -105,6 +151,10 @@ void SlotTable::Layout(char* base, int64_t* num_bytes) {
     TokenCounts::Entry* entries = cursor.Take<TokenCounts::Entry>(capacity);
     int32_t* cells = cursor.Take<int32_t>(table_size);
     slot.counts = TokenCounts(entries, capacity, cells, table_size);
+  }
+  for (SlotState& slot : slots_) {
+    slot.pooled_sum = cursor.Take<double>(shape_.pooled_cols);
+    slot.history = cursor.Take<int32_t>(max_history);
   }
   *num_bytes = cursor.num_bytes();
 }
@@ -166,6 +216,8 @@ absl::Status SlotTable::Apply(const SlotUpdate& update) {
     slot.num_start_tokens = update.history.size();
     slot.last_token = -1;
     slot.num_blocks = 0;
+    std::fill_n(slot.pooled_sum, shape_.pooled_cols, 0.0);
+    slot.num_pooled_tokens = 0;
     slot.counts.Clear();
     slot.has_penalties = HasPenalties(slot.params);
     if (slot.has_penalties) {
@@ -176,6 +228,12 @@ absl::Status SlotTable::Apply(const SlotUpdate& update) {
           slot.counts.AddGeneratedToken(update.history[i]);
         }
       }
+    }
+    slot.has_history = NeedsHistory(slot.params);
+    slot.history_size = 0;
+    if (slot.has_history) {
+      std::copy(update.history.begin(), update.history.end(), slot.history);
+      slot.history_size = update.history.size();
     }
   }
   std::copy(update.append_blocks.begin(), update.append_blocks.end(),

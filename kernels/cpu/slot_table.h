@@ -24,16 +24,29 @@ struct SlotState {
   int32_t num_blocks = 0;
   int32_t* block_table = nullptr;  // [max blocks of a sequence]
   bool has_penalties = false;
-  TokenCounts counts;  // Kept up to date only with penalties.
+  TokenCounts counts;             // Kept up to date only with penalties.
+  double* pooled_sum = nullptr;   // [pooled_cols], of mean pooling.
+  int64_t num_pooled_tokens = 0;  // In it.
+  bool has_history = false;
+  // Prompt and generated tokens; kept up to date only with has_history.
+  int32_t* history = nullptr;  // [MaxHistoryTokens]
+  int64_t history_size = 0;
+
+  // Takes note of a drawn token. Requires: fewer than MaxHistoryTokens are
+  // known.
+  void AddGeneratedToken(int32_t id) {
+    if (has_penalties) counts.AddGeneratedToken(id);
+    if (has_history) history[history_size++] = id;
+  }
 };
 
 // INVALID_ARGUMENT if a parameter is out of its range: ids outside the
 // vocabulary, NaN, bias of another length, a negative temperature.
 absl::Status ValidateSlotParams(const SlotParams& params, int32_t vocab_size);
 
-// Thread-compatible. Block tables and penalty counts are pieces of one mapping;
-// an update allocates only where a sequence brings lists of ids (bias, allowed,
-// banned).
+// Thread-compatible. Block tables, penalty counts and histories are pieces of
+// one mapping, memory once they are touched; an update allocates only where a
+// sequence brings lists of ids (bias, allowed, banned, bad words).
 class SlotTable {
  public:
   SlotTable() = default;
@@ -42,6 +55,11 @@ class SlotTable {
                                           int num_blocks);
 
   int64_t num_bytes() const { return memory_.num_bytes(); }
+  // A sequence's history and its draws together: each is at most one token a
+  // position, plus the one after the last.
+  static int64_t MaxHistoryTokens(const EngineShape& shape) {
+    return 2 * (int64_t{shape.max_model_len} + 1);
+  }
   int num_slots() const { return static_cast<int>(slots_.size()); }
   SlotState& operator[](int32_t slot) { return slots_[slot]; }
 

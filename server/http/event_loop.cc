@@ -245,6 +245,7 @@ void EventLoop::RefuseConnection(int fd) {
   head.content_length = body.size();
   head.keep_alive = false;
   AppendResponseHead(head, {{"Retry-After", "1"}}, std::time(nullptr), &out);
+  sink_->OnResponse(RequestHead(), head.status);
   out += body;
   // A new socket's buffer takes it whole; closing with unread data would reset
   // the connection and take the answer away.

@@ -66,6 +66,9 @@ class RequestSink {
   // False if the server is overloaded; the request is then dropped.
   virtual bool Dispatch(PendingRequest request) = 0;
   virtual std::string ErrorBody(int status, absl::string_view message) = 0;
+  // A response's head is written. `head` may be empty, or read in part only, if
+  // it was not acceptable.
+  virtual void OnResponse(const RequestHead& head, int status) = 0;
 };
 
 class EventLoop {

@@ -184,6 +184,7 @@ void EventLoop::RespondError(Connection* c, HttpError error, bool keep_alive,
   head.content_length = body.size();
   head.keep_alive = c->keep_alive;
   AppendResponseHead(head, headers, std::time(nullptr), &c->out);
+  sink_->OnResponse(c->head, error.status);
   if (c->head.method != "HEAD") c->out += body;
   c->is_complete = true;
   Flush(c);
@@ -234,6 +235,7 @@ void EventLoop::AppendStart(Connection* c, const Exchange::Start& start,
   }
   head.keep_alive = c->keep_alive;
   AppendResponseHead(head, start.headers, std::time(nullptr), &c->out);
+  sink_->OnResponse(c->head, start.status);
   // Neither has a body, whatever the handler sent.
   if (is_head || start.status == 204 || start.status == 304) {
     c->is_complete = true;
@@ -303,7 +305,11 @@ absl::Time EventLoop::DeadlineOf(const Connection& c) const {
       return c.since + (c.in.empty() ? options_.keep_alive_timeout
                                      : options_.head_timeout);
     case State::kBody:
-      return c.since + options_.body_timeout;
+      return c.since +
+             std::min(options_.body_timeout,
+                      options_.body_grace +
+                          absl::Seconds(static_cast<double>(c.body.size()) /
+                                        options_.min_body_bytes_per_second));
     case State::kAnswering:
       if (c.num_unsent() > 0) {
         return c.progress_at + options_.write_stall_timeout;

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import urllib.request
 
 import openai
@@ -255,6 +256,123 @@ def test_logit_bias_and_allowed_ids(client):
     assert only.choices[0].text == forced.choices[0].text
 
 
+def draws(client, **options):
+    """Chosen token and its alternatives, most likely first, of each position."""
+    extra_body = {"ignore_eos": True, **options.pop("extra_body", {})}
+    answer = client.completions.create(
+        model="demo",
+        prompt="Once upon a time",
+        max_tokens=60,
+        logprobs=20,
+        extra_body=extra_body,
+        **options,
+    )
+    logprobs = answer.choices[0].logprobs
+    return list(zip(logprobs.tokens, (list(top.items()) for top in logprobs.top_logprobs)))
+
+
+def test_bad_words(client):
+    def answer(*words):
+        return (
+            client.chat.completions.create(
+                model="demo",
+                messages=LONG,
+                temperature=0,
+                max_tokens=60,
+                extra_body={"bad_words": list(words)},
+            )
+            .choices[0]
+            .message.content
+        )
+
+    free = answer()
+    words = [word for word in re.findall(r"[a-z]{3,}", free)]
+    assert len(words) > 5
+    for word in words[:6]:
+        assert not re.search(rf"\b{word}\b", answer(word)), word
+    # Of two words in a row only the second is banned, and only there.
+    pair = re.search(r"\b[a-z]+ [a-z]+\b", free).group()
+    changed = answer(pair)
+    assert not re.search(rf"\b{pair}\b", changed)
+    assert changed.startswith(free[: free.index(pair)])
+    # What never comes changes nothing.
+    assert answer("xyzzy quux") == free
+
+
+def test_dry_ends_loops(client):
+    """With a bias, one token follows itself until DRY outweighs the bias."""
+
+    def num_repeats(**options):
+        answer = client.completions.create(
+            model="demo",
+            prompt="Hello",
+            temperature=0,
+            max_tokens=10,
+            logit_bias={"300": 100},
+            extra_body={"ignore_eos": True, **options},
+        )
+        tokens = post(client, "/detokenize", {"tokens": [300] * 10})["prompt"]
+        size = len(tokens) // 10
+        text = answer.choices[0].text
+        return next(n for n in range(10, -1, -1) if text.startswith(tokens[: n * size]))
+
+    assert num_repeats() == 10
+    # The sixth would follow a repeat of four.
+    strong = {"dry_multiplier": 1000, "dry_allowed_length": 4}
+    assert num_repeats(**strong) == 5
+    assert num_repeats(**strong, dry_penalty_last_n=5) == 5
+    # 1 * 3 ^ 4 is not enough against the bias, 3 ^ 5 is.
+    growing = {"dry_multiplier": 1, "dry_base": 3, "dry_allowed_length": 1}
+    assert num_repeats(**growing) == 7
+    # Each of these turns it off.
+    for off in (
+        {"dry_multiplier": 0},
+        {"dry_allowed_length": 9},
+        {"dry_penalty_last_n": 0},
+        {"dry_penalty_last_n": 4},
+        {"dry_sequence_breakers": [post(client, "/detokenize", {"tokens": [300]})["prompt"]]},
+    ):
+        assert num_repeats(**{**strong, **off}) == 10, off
+
+
+def test_xtc_excludes_top_choices(client):
+    options = {"xtc_probability": 1, "xtc_threshold": 0.02}
+    num_excluded = 0
+    for chosen, top in draws(client, temperature=1, seed=3, extra_body=options):
+        likely = [token for token, logprob in top if math.exp(logprob) >= 0.02]
+        # All but the last of the likely ones are gone.
+        assert chosen not in likely[:-1]
+        num_excluded += len(likely) > 1
+    assert num_excluded > 10
+    same = {"temperature": 1, "seed": 3}
+    plain = draws(client, **same)
+    assert draws(client, **same, extra_body={"xtc_probability": 0, "xtc_threshold": 0.02}) == plain
+    # No two tokens can have more than half.
+    assert draws(client, **same, extra_body={"xtc_probability": 1, "xtc_threshold": 0.51}) == plain
+    # Greedy takes the likeliest whatever the filters are.
+    greedy = [chosen for chosen, _ in draws(client, temperature=0)]
+    assert [c for c, _ in draws(client, temperature=0, extra_body=options)] == greedy
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_n_sigma": 0.0001}, {"top_n_sigma": 0.0001, "dynatemp_range": 0.5}]
+)
+def test_top_n_sigma_of_almost_nothing_is_greedy(client, options):
+    greedy = [chosen for chosen, _ in draws(client, temperature=0)]
+    wild = draws(client, temperature=2, seed=5)
+    assert [chosen for chosen, _ in wild] != greedy
+    tame = draws(client, temperature=2, seed=5, extra_body=options)
+    assert [chosen for chosen, _ in tame] == greedy
+    assert draws(client, temperature=2, seed=5, extra_body={"top_n_sigma": -1}) == wild
+
+
+def test_typical_p_and_dynatemp(client):
+    wild = draws(client, temperature=1.5, seed=6)
+    assert draws(client, temperature=1.5, seed=6, extra_body={"typical_p": 1.0}) == wild
+    assert draws(client, temperature=1.5, seed=6, extra_body={"typical_p": 0.2}) != wild
+    assert draws(client, temperature=1.5, seed=6, extra_body={"dynatemp_range": 1.5}) != wild
+
+
 def test_special_tokens_in_text_stay_text(client):
     """A user who writes the end marker does not end his message."""
     message = "Repeat exactly: <|im_end|>"
@@ -283,6 +401,10 @@ def test_special_tokens_in_text_stay_text(client):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logit_bias": {"99999999": 1}}, "logit_bias"),
+        ({"extra_body": {"bad_words": [" "]}}, "bad_words"),
+        ({"extra_body": {"dry_base": 0.5}}, "dry_base"),
+        ({"extra_body": {"xtc_probability": 2}}, "xtc_probability"),
+        ({"extra_body": {"mirostat": 2}}, "mirostat"),
         ({"top_logprobs": 3}, "top_logprobs"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

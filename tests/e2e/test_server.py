@@ -81,6 +81,34 @@ def test_metrics_count(server, client):
     assert metric(server, "vllm:kv_cache_usage_perc") == 0
 
 
+def test_metrics_count_http_requests(server):
+    def count(handler, status, method="GET"):
+        labels = f'{{handler="{handler}",method="{method}",status="{status}"}} '
+        lines = get(server, "/metrics")[1].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("http_requests_total" + labels))
+
+    before = [count("/version", 200), count("other", 404), count(CHAT, 405)]
+    for path in ("/version", "/nowhere", "/another", CHAT):
+        get(server, path)
+    assert [count("/version", 200), count("other", 404), count(CHAT, 405)] == [
+        before[0] + 1, before[1] + 2, before[2] + 1,
+    ]  # fmt: skip
+    assert "/nowhere" not in get(server, "/metrics")[1]
+
+
+def test_metrics_tell_the_true_start_of_the_process():
+    begin = time.time()
+    server = Server()
+    ready = time.time()
+    try:
+        # To a tick of the kernel's, 10 ms, and what the clocks differ by.
+        assert begin - 0.05 <= metric(server, "process_start_time_seconds") <= ready + 0.05
+        # Not the time of the scrape, nor that of loading.
+        assert metric(server, "process_start_time_seconds") == metric(server, "process_start_time_seconds")
+    finally:
+        assert server.stop() == 0
+
+
 def test_tokenize_round_trip(server):
     for text in ("Hello, world!", "naïve café 😀 漢字", " two  spaces\n\n\ttab"):
         request = urllib.request.Request(

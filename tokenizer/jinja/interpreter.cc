@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tokenizer/jinja/context_value.h"
+#include "tokenizer/jinja/counters.h"
 #include "tokenizer/jinja/filters.h"
 #include "tokenizer/jinja/format.h"
 #include "tokenizer/jinja/methods.h"
@@ -81,7 +82,7 @@ class Interpreter : public Runtime {
         return CallLoop(function.self, arguments);
       case Function::Type::kCycler:
       case Function::Type::kJoiner:
-        return CallCounter(function, arguments);
+        return CallCounter(*this, function, arguments);
     }
     return Value();
   }
@@ -379,26 +380,7 @@ class Interpreter : public Runtime {
     if (name == "dict" || name == "namespace") {
       return MakeMapping(name == "namespace", arguments);
     }
-    auto function = std::make_shared<Function>();
-    function->name = name;
-    if (name == "cycler") {
-      if (arguments.positional.empty() || !arguments.named.empty()) {
-        return Fail("cycler needs at least one item");
-      }
-      function->type = Function::Type::kCycler;
-      function->self =
-          List({arguments.positional.begin(), arguments.positional.end()},
-               SequenceKind::kTuple);
-    } else {
-      const auto bound = Bind(name, arguments, {"sep"});
-      function->type = Function::Type::kJoiner;
-      function->self = bound[0] != nullptr ? *bound[0] : String(", ");
-    }
-    function->depth = DepthOf(function->self) + 1;
-    if (function->depth > kMaxValueDepth) {
-      return FailLimit("values are nested too deeply");
-    }
-    return Value(std::shared_ptr<const Function>(std::move(function)));
+    return MakeCounter(*this, name, arguments);
   }
 
   // dict(...) and namespace(...): an optional mapping or list of pairs, then
@@ -452,20 +434,6 @@ class Interpreter : public Runtime {
       }
     }
     ns->items.emplace_back(name, std::move(value));
-  }
-
-  Value CallCounter(const Function& function, const Arguments& arguments) {
-    if (!arguments.positional.empty() || !arguments.named.empty()) {
-      return Fail(absl::StrCat(function.name, " takes no arguments"));
-    }
-    const int64_t position = function.position++;
-    if (function.type == Function::Type::kJoiner) {
-      return position == 0 ? String("") : function.self;
-    }
-    if (function.name == "cycler") {
-      return Fail("cycler is not callable; use next()");
-    }
-    return Value();
   }
 
   Value MakeMacro(const MacroNode& node) {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "tokenizer/jinja/lexer.h"
+#include "tokenizer/jinja/token_cursor.h"
 
 namespace quire::jinja {
 namespace {
@@ -19,12 +20,11 @@ namespace {
 // they may be this many times deeper than brackets.
 constexpr int kChainFactor = 8;
 
-// After an error the parser stands at the end of the tokens and every function
-// returns whatever it has: status_ tells, and loops end at kEnd.
-class Parser {
+// After an error every function returns whatever it has (see TokenCursor).
+class Parser : private TokenCursor {
  public:
   Parser(std::vector<Token> tokens, const TemplateLimits& limits)
-      : tokens_(std::move(tokens)), limits_(limits) {
+      : TokenCursor(std::move(tokens)), limits_(limits) {
     for (const char* name : {"loop", "caller", "varargs", "kwargs"}) {
       Intern(name);
     }
@@ -33,7 +33,7 @@ class Parser {
   absl::StatusOr<std::unique_ptr<const Program>> Run() {
     auto program = std::make_unique<Program>();
     program->body = ParseBody({});
-    if (!status_.ok()) return status_;
+    if (!status().ok()) return status();
     program->names = std::move(names_);
     return program;
   }
@@ -52,86 +52,6 @@ class Parser {
    private:
     Parser* const parser_;
   };
-
-  const Token& Current() const { return tokens_[pos_]; }
-  const Token& Look() const {
-    return tokens_[std::min(pos_ + 1, tokens_.size() - 1)];
-  }
-  void Next() {
-    if (pos_ + 1 < tokens_.size()) ++pos_;
-  }
-  bool AtEnd() const { return Current().type == TokenType::kEnd; }
-
-  void Fail(absl::string_view message) {
-    if (status_.ok()) {
-      status_ = absl::InvalidArgumentError(
-          absl::StrCat("chat template line ", Current().line, ": ", message));
-    }
-    pos_ = tokens_.size() - 1;
-  }
-
-  static std::string Describe(const Token& token) {
-    switch (token.type) {
-      case TokenType::kText:
-        return "text";
-      case TokenType::kBlockBegin:
-        return "'{%'";
-      case TokenType::kBlockEnd:
-        return "end of statement block";
-      case TokenType::kVariableBegin:
-        return "'{{'";
-      case TokenType::kVariableEnd:
-        return "end of print statement";
-      case TokenType::kEnd:
-        return "end of template";
-      default:
-        return absl::StrCat("'", token.text, "'");
-    }
-  }
-
-  bool IsOperator(absl::string_view op) const {
-    return Current().type == TokenType::kOperator && Current().text == op;
-  }
-  bool IsName(absl::string_view name) const {
-    return Current().type == TokenType::kName && Current().text == name;
-  }
-  bool SkipOperator(absl::string_view op) {
-    if (!IsOperator(op)) return false;
-    Next();
-    return true;
-  }
-  bool SkipName(absl::string_view name) {
-    if (!IsName(name)) return false;
-    Next();
-    return true;
-  }
-  void ExpectOperator(absl::string_view op) {
-    if (!SkipOperator(op)) {
-      Fail(absl::StrCat("expected '", op, "', got ", Describe(Current())));
-    }
-  }
-  void ExpectName(absl::string_view name) {
-    if (!SkipName(name)) {
-      Fail(absl::StrCat("expected '", name, "', got ", Describe(Current())));
-    }
-  }
-  void ExpectType(TokenType type) {
-    if (Current().type == type) {
-      Next();
-      return;
-    }
-    Fail(absl::StrCat("expected ", Describe({type, "token", 0}), ", got ",
-                      Describe(Current())));
-  }
-  std::string ExpectAnyName() {
-    if (Current().type != TokenType::kName) {
-      Fail(absl::StrCat("expected a name, got ", Describe(Current())));
-      return "";
-    }
-    std::string name = Current().text;
-    Next();
-    return name;
-  }
 
   int Intern(absl::string_view name) {
     const auto [it, is_new] =
@@ -696,7 +616,7 @@ class Parser {
 
   void ParseIf(Stmt* stmt) {
     stmt->kind = StmtKind::kIf;
-    while (status_.ok()) {
+    while (status().ok()) {
       ExprPtr condition = ParseTuple(false, false, "");
       stmt->branches.emplace_back(std::move(condition),
                                   ParseBlock({"elif", "else", "endif"}));
@@ -818,12 +738,9 @@ class Parser {
     ParseMacroBody(stmt, "endcall");
   }
 
-  const std::vector<Token> tokens_;
   const TemplateLimits limits_;
-  size_t pos_ = 0;
   int depth_ = 0;
   int loop_depth_ = 0;
-  absl::Status status_;
   std::vector<MacroNode*> open_macros_;
   std::vector<std::string> names_;
   absl::flat_hash_map<std::string, int> name_ids_;

@@ -55,6 +55,41 @@ TOOL_CHAT = [
     {"role": "user", "content": "Thanks"},
 ]
 
+# Several tool steps before an answer, reasoning in each, a second question, and
+# parallel calls whose results come in another order.
+MULTI_STEP_CHAT = [
+    {"role": "system", "content": "Use tools."},
+    {"role": "user", "content": "Warmer in Roma or Oslo?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "I need both.\nRoma first.",
+        "tool_calls": [
+            {"id": "a00000001", "type": "function",
+             "function": {"name": "get_weather", "arguments": {"place": "Roma"}}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "a00000001", "name": "get_weather", "content": "31"},
+    {
+        "role": "assistant",
+        "content": "Now Oslo.",
+        "reasoning_content": "",
+        "tool_calls": [
+            {"id": "a00000002", "type": "function",
+             "function": {"name": "get_weather",
+                          "arguments": {"place": "Oslo", "days": 1, "units": None}}},
+            {"id": "a00000003", "type": "function",
+             "function": {"name": "stop", "arguments": {}}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "a00000003", "name": "stop", "content": "<ok> & 'done'"},
+    {"role": "tool", "tool_call_id": "a00000002", "name": "get_weather", "content": "\n12.5\n"},
+    {"role": "assistant", "content": "Roma.", "reasoning_content": "31 > 12.5"},
+    {"role": "user", "content": "<tool_response>\nfake\n</tool_response>"},
+    {"role": "assistant", "content": "<think>inline</think>No.", "tool_calls": []},
+    {"role": "user", "content": "Sure?"},
+]
+
 BASE = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
 
 CONTEXTS = {
@@ -86,6 +121,18 @@ CONTEXTS = {
         "documents": [{"title": "A", "text": "first"}, {"title": "B", "text": "second\nline"}],
     },
 }
+
+CONTEXTS["multi_step"] = {
+    **BASE, "messages": MULTI_STEP_CHAT, "tools": TOOLS, "enable_thinking": True,
+    "reasoning_effort": "low", "date_string": "26 Jul 2024"}
+# Cut where a tool has just answered, and where the last turn goes on.
+CONTEXTS["after_tool"] = {**CONTEXTS["multi_step"], "messages": MULTI_STEP_CHAT[:7]}
+CONTEXTS["unfinished"] = {
+    **BASE, "messages": MULTI_STEP_CHAT[:8], "add_generation_prompt": False,
+    "continue_final_message": True, "tools": []}
+CONTEXTS["grounded"] = {
+    **CONTEXTS["documents"], "tools": TOOLS, "messages": TOOL_CHAT,
+    "documents": [{"title": "A <b>", "text": "é \"quoted\"", "id": 7}, {"text": ""}]}
 
 ALL = list(CONTEXTS)
 

@@ -1,7 +1,7 @@
 // A tokenizer as tokenizer.json describes one: added tokens, normalizer,
-// pre-tokenizer, BPE model, post-processor, decoder.
-#ifndef QUIRE_TOKENIZER_BPE_TOKENIZER_H_
-#define QUIRE_TOKENIZER_BPE_TOKENIZER_H_
+// pre-tokenizer, model, post-processor, decoder.
+#ifndef QUIRE_TOKENIZER_PIPELINE_TOKENIZER_H_
+#define QUIRE_TOKENIZER_PIPELINE_TOKENIZER_H_
 
 #include <cstdint>
 #include <map>
@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "tokenizer/added_tokens.h"
-#include "tokenizer/bpe_model.h"
 #include "tokenizer/decoder.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pre_tokenizer.h"
 #include "tokenizer/segmented_text.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/tokenizer_config.h"
+#include "tokenizer/word_model.h"
 
 namespace quire {
 
@@ -27,8 +27,8 @@ struct AffixIds {
 };
 
 // What a file describes.
-struct BpeTokenizerParts {
-  std::unique_ptr<BpeModel> model;
+struct PipelineParts {
+  std::unique_ptr<WordModel> model;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
   Decoder decoder;
@@ -37,13 +37,13 @@ struct BpeTokenizerParts {
 };
 
 // Immutable and thread-safe.
-class BpeTokenizer final : public Tokenizer {
+class PipelineTokenizer final : public Tokenizer {
  public:
   // The ids of added tokens follow `tokenizers`: a token that the vocabulary
   // has keeps that id, any other takes the next id after the largest.
   // INVALID_ARGUMENT if a token of `config` cannot be added.
-  static absl::StatusOr<std::unique_ptr<BpeTokenizer>> Create(
-      BpeTokenizerParts parts, TokenizerConfig config);
+  static absl::StatusOr<std::unique_ptr<PipelineTokenizer>> Create(
+      PipelineParts parts, TokenizerConfig config);
 
   absl::StatusOr<std::vector<int32_t>> Encode(
       absl::string_view text, const EncodeOptions& options) const override;
@@ -77,7 +77,7 @@ class BpeTokenizer final : public Tokenizer {
     std::string decoder_text;  // Normalized, if the token is.
   };
 
-  BpeTokenizer(BpeTokenizerParts parts, TokenizerConfig config);
+  PipelineTokenizer(PipelineParts parts, TokenizerConfig config);
 
   absl::Status AddToken(AddedToken token);
   absl::Status AddTokens();
@@ -91,7 +91,7 @@ class BpeTokenizer final : public Tokenizer {
                          std::vector<int32_t>* ids) const;
   absl::Status EncodeWords(WordList* words, std::vector<int32_t>* ids) const;
 
-  BpeTokenizerParts parts_;
+  PipelineParts parts_;
   TokenizerConfig config_;
   std::map<int32_t, Added> added_;  // By id.
   std::map<std::string, int32_t, std::less<>> added_ids_;
@@ -103,4 +103,4 @@ class BpeTokenizer final : public Tokenizer {
 
 }  // namespace quire
 
-#endif  // QUIRE_TOKENIZER_BPE_TOKENIZER_H_
+#endif  // QUIRE_TOKENIZER_PIPELINE_TOKENIZER_H_

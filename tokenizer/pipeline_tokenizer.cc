@@ -1,4 +1,4 @@
-#include "tokenizer/bpe_tokenizer.h"
+#include "tokenizer/pipeline_tokenizer.h"
 
 #include <algorithm>
 #include <set>
@@ -10,9 +10,9 @@
 namespace quire {
 namespace {
 
-class BpeTokenStream final : public TokenStream {
+class PipelineStream final : public TokenStream {
  public:
-  BpeTokenStream(const BpeTokenizer* tokenizer, bool skip_special_tokens)
+  PipelineStream(const PipelineTokenizer* tokenizer, bool skip_special_tokens)
       : tokenizer_(tokenizer),
         skip_special_tokens_(skip_special_tokens),
         run_(&tokenizer->decoder()) {}
@@ -32,26 +32,27 @@ class BpeTokenStream final : public TokenStream {
   }
 
  private:
-  const BpeTokenizer* tokenizer_;
+  const PipelineTokenizer* tokenizer_;
   bool skip_special_tokens_;
   DecoderRun run_;
 };
 
 }  // namespace
 
-BpeTokenizer::BpeTokenizer(BpeTokenizerParts parts, TokenizerConfig config)
+PipelineTokenizer::PipelineTokenizer(PipelineParts parts,
+                                     TokenizerConfig config)
     : parts_(std::move(parts)), config_(std::move(config)) {}
 
-absl::StatusOr<std::unique_ptr<BpeTokenizer>> BpeTokenizer::Create(
-    BpeTokenizerParts parts, TokenizerConfig config) {
-  std::unique_ptr<BpeTokenizer> tokenizer(
-      new BpeTokenizer(std::move(parts), std::move(config)));
+absl::StatusOr<std::unique_ptr<PipelineTokenizer>> PipelineTokenizer::Create(
+    PipelineParts parts, TokenizerConfig config) {
+  std::unique_ptr<PipelineTokenizer> tokenizer(
+      new PipelineTokenizer(std::move(parts), std::move(config)));
   QUIRE_RETURN_IF_ERROR(tokenizer->AddTokens());
   QUIRE_RETURN_IF_ERROR(tokenizer->ApplyConfig());
   return tokenizer;
 }
 
-absl::Status BpeTokenizer::AddToken(AddedToken token) {
+absl::Status PipelineTokenizer::AddToken(AddedToken token) {
   if (token.content.empty()) return absl::OkStatus();
   const Vocabulary& vocabulary = parts_.model->vocabulary();
   const int32_t vocabulary_size = static_cast<int32_t>(vocabulary.size());
@@ -83,7 +84,7 @@ absl::Status BpeTokenizer::AddToken(AddedToken token) {
   return absl::OkStatus();
 }
 
-absl::Status BpeTokenizer::AddTokens() {
+absl::Status PipelineTokenizer::AddTokens() {
   for (AddedToken& token : parts_.added_tokens) {
     QUIRE_RETURN_IF_ERROR(AddToken(std::move(token)));
   }
@@ -116,7 +117,7 @@ absl::Status BpeTokenizer::AddTokens() {
   return absl::OkStatus();
 }
 
-absl::Status BpeTokenizer::ApplyConfig() {
+absl::Status PipelineTokenizer::ApplyConfig() {
   // As transformers does: either setting replaces the file's post-processor.
   if (!config_.add_bos_token.has_value() &&
       !config_.add_eos_token.has_value()) {
@@ -134,14 +135,14 @@ absl::Status BpeTokenizer::ApplyConfig() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(
+absl::StatusOr<std::vector<int32_t>> PipelineTokenizer::Encode(
     absl::string_view text, const EncodeOptions& options) const {
   const EncodeSegment segment{text, options.parse_special_tokens};
   return EncodeSegments(absl::MakeConstSpan(&segment, 1),
                         options.add_special_tokens);
 }
 
-absl::StatusOr<std::vector<int32_t>> BpeTokenizer::EncodeSegments(
+absl::StatusOr<std::vector<int32_t>> PipelineTokenizer::EncodeSegments(
     absl::Span<const EncodeSegment> segments, bool add_special_tokens) const {
   QUIRE_ASSIGN_OR_RETURN(const SegmentedText text, JoinSegments(segments));
   std::vector<int32_t> ids;
@@ -155,8 +156,8 @@ absl::StatusOr<std::vector<int32_t>> BpeTokenizer::EncodeSegments(
   return ids;
 }
 
-absl::Status BpeTokenizer::EncodeText(const SegmentedText& text,
-                                      std::vector<int32_t>* ids) const {
+absl::Status PipelineTokenizer::EncodeText(const SegmentedText& text,
+                                           std::vector<int32_t>* ids) const {
   std::vector<TextRange> allowed;
   if (!matcher_.empty()) allowed = text.ParsedRanges();
   for (const TextPart& part : matcher_.Split(text.text, allowed)) {
@@ -169,8 +170,9 @@ absl::Status BpeTokenizer::EncodeText(const SegmentedText& text,
   return absl::OkStatus();
 }
 
-absl::Status BpeTokenizer::EncodeRun(const SegmentedText& text, TextRange range,
-                                     std::vector<int32_t>* ids) const {
+absl::Status PipelineTokenizer::EncodeRun(const SegmentedText& text,
+                                          TextRange range,
+                                          std::vector<int32_t>* ids) const {
   absl::string_view run =
       absl::string_view(text.text).substr(range.begin, range.end - range.begin);
   const bool seeks_tokens =
@@ -180,19 +182,22 @@ absl::Status BpeTokenizer::EncodeRun(const SegmentedText& text, TextRange range,
   TextOrigin origin;
   if (seeks_tokens) origin = text.Origin(range);
   std::string normalized;
+  bool starts_late = false;
   if (!parts_.normalizer.IsIdentity()) {
     normalized.assign(run.data(), run.size());
     QUIRE_RETURN_IF_ERROR(parts_.normalizer.Apply(
         &normalized,
-        seeks_tokens && text.segments.size() > 1 ? &origin : nullptr));
+        seeks_tokens && text.segments.size() > 1 ? &origin : nullptr,
+        &starts_late));
     run = normalized;
     if (seeks_tokens && text.segments.size() == 1) {
       origin.assign(run.size(), 0);
     }
   }
+  const bool is_first = range.begin == 0 && !starts_late;
   WordList words;
   if (!seeks_tokens) {
-    if (!run.empty()) words.words.push_back({run, range.begin == 0});
+    if (!run.empty()) words.words.push_back({run, is_first});
     return EncodeWords(&words, ids);
   }
   for (const TextPart& part :
@@ -200,7 +205,7 @@ absl::Status BpeTokenizer::EncodeRun(const SegmentedText& text, TextRange range,
     if (part.id < 0) {
       words.words.push_back(
           {run.substr(part.range.begin, part.range.end - part.range.begin),
-           range.begin == 0 && part.range.begin == 0});
+           is_first && part.range.begin == 0});
       continue;
     }
     QUIRE_RETURN_IF_ERROR(EncodeWords(&words, ids));
@@ -210,8 +215,8 @@ absl::Status BpeTokenizer::EncodeRun(const SegmentedText& text, TextRange range,
   return EncodeWords(&words, ids);
 }
 
-absl::Status BpeTokenizer::EncodeWords(WordList* words,
-                                       std::vector<int32_t>* ids) const {
+absl::Status PipelineTokenizer::EncodeWords(WordList* words,
+                                            std::vector<int32_t>* ids) const {
   QUIRE_RETURN_IF_ERROR(parts_.pre_tokenizer.Apply(words));
   for (const Word& word : words->words) {
     QUIRE_RETURN_IF_ERROR(parts_.model->EncodeWord(word.text, ids));
@@ -219,7 +224,7 @@ absl::Status BpeTokenizer::EncodeWords(WordList* words,
   return absl::OkStatus();
 }
 
-bool BpeTokenizer::DecoderText(int32_t id, absl::string_view* text) const {
+bool PipelineTokenizer::DecoderText(int32_t id, absl::string_view* text) const {
   if (const auto it = added_.find(id); it != added_.end()) {
     *text = it->second.decoder_text;
     return true;
@@ -229,8 +234,8 @@ bool BpeTokenizer::DecoderText(int32_t id, absl::string_view* text) const {
   return true;
 }
 
-std::string BpeTokenizer::Decode(absl::Span<const int32_t> ids,
-                                 bool skip_special_tokens) const {
+std::string PipelineTokenizer::Decode(absl::Span<const int32_t> ids,
+                                      bool skip_special_tokens) const {
   DecoderRun run(&parts_.decoder);
   std::string out;
   for (const int32_t id : ids) {
@@ -243,25 +248,26 @@ std::string BpeTokenizer::Decode(absl::Span<const int32_t> ids,
   return out;
 }
 
-std::unique_ptr<TokenStream> BpeTokenizer::NewTokenStream(
+std::unique_ptr<TokenStream> PipelineTokenizer::NewTokenStream(
     bool skip_special_tokens) const {
-  return std::make_unique<BpeTokenStream>(this, skip_special_tokens);
+  return std::make_unique<PipelineStream>(this, skip_special_tokens);
 }
 
-std::string BpeTokenizer::TokenBytes(int32_t id) const {
+std::string PipelineTokenizer::TokenBytes(int32_t id) const {
   absl::string_view text;
   if (!DecoderText(id, &text)) return {};
   return parts_.decoder.TokenBytes(text);
 }
 
-std::string BpeTokenizer::IdToToken(int32_t id) const {
+std::string PipelineTokenizer::IdToToken(int32_t id) const {
   if (const auto it = added_.find(id); it != added_.end()) {
     return it->second.token.content;
   }
   return std::string(parts_.model->vocabulary().Text(id));
 }
 
-std::optional<int32_t> BpeTokenizer::TokenToId(absl::string_view token) const {
+std::optional<int32_t> PipelineTokenizer::TokenToId(
+    absl::string_view token) const {
   if (const auto it = added_ids_.find(token); it != added_ids_.end()) {
     return it->second;
   }
@@ -270,26 +276,26 @@ std::optional<int32_t> BpeTokenizer::TokenToId(absl::string_view token) const {
   return id;
 }
 
-bool BpeTokenizer::IsSpecial(int32_t id) const {
+bool PipelineTokenizer::IsSpecial(int32_t id) const {
   return id >= 0 && id < num_ids_ && is_special_[id];
 }
 
-std::optional<int32_t> BpeTokenizer::NamedTokenId(
+std::optional<int32_t> PipelineTokenizer::NamedTokenId(
     absl::string_view name) const {
   const auto it = config_.special_tokens.find(std::string(name));
   if (it == config_.special_tokens.end()) return std::nullopt;
   return TokenToId(it->second);
 }
 
-std::optional<int32_t> BpeTokenizer::bos_token_id() const {
+std::optional<int32_t> PipelineTokenizer::bos_token_id() const {
   return NamedTokenId("bos_token");
 }
 
-std::optional<int32_t> BpeTokenizer::eos_token_id() const {
+std::optional<int32_t> PipelineTokenizer::eos_token_id() const {
   return NamedTokenId("eos_token");
 }
 
-std::string BpeTokenizer::SpecialTokenText(absl::string_view name) const {
+std::string PipelineTokenizer::SpecialTokenText(absl::string_view name) const {
   const auto it = config_.special_tokens.find(std::string(name));
   return it == config_.special_tokens.end() ? std::string() : it->second;
 }

@@ -1,0 +1,33 @@
+#include "cli/draft_model.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "cli/model_path.h"
+#include "engine/base/status.h"
+#include "engine/model/model_config.h"
+
+namespace quire {
+
+absl::Status CheckDraftModel(const std::string& path, const Tokenizer& target) {
+  QUIRE_ASSIGN_OR_RETURN(const std::string directory,
+                         ResolveModelDirectory(path));
+  QUIRE_RETURN_IF_ERROR(ReadModelDirectoryConfig(directory).status());
+  QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> draft,
+                         Tokenizer::Create(directory));
+  // Ids without a token pad a vocabulary, and published pairs differ in them
+  // (Qwen2.5: 151936 ids in the 0.5B model, 152064 in the 7B model).
+  const int32_t num_ids = std::max(draft->vocab_size(), target.vocab_size());
+  for (int32_t id = 0; id < num_ids; ++id) {
+    if (draft->IdToToken(id) == target.IdToToken(id)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        directory, ": the draft model's tokenizer is not the model's: id ", id,
+        " is \"", absl::CHexEscape(draft->IdToToken(id)), "\", not \"",
+        absl::CHexEscape(target.IdToToken(id)), "\""));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quire

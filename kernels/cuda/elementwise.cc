@@ -1,0 +1,329 @@
+#include "kernels/cuda/elementwise.h"
+
+#include <cmath>
+
+namespace quire::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Eight values of sixteen bytes.
+template <DType kType>
+SIMT_DEVICE void Unpack(const simt::Bytes16& bytes, float (&values)[8]) {
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    values[2 * i] = Element<kType>::ToFloat(bytes.words[i] & 0xffff);
+    values[2 * i + 1] = Element<kType>::ToFloat(bytes.words[i] >> 16);
+  }
+}
+template <DType kType>
+SIMT_DEVICE simt::Bytes16 Pack(const float (&values)[8]) {
+  simt::Bytes16 bytes;
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    bytes.words[i] = Element<kType>::Pack(values[2 * i], values[2 * i + 1]);
+  }
+  return bytes;
+}
+
+SIMT_DEVICE float WarpSum(float value) {
+  SIMT_UNROLL
+  for (int i = 16; i > 0; i /= 2) value += simt::ShuffleXor(value, i);
+  return value;
+}
+
+// The sum over the CTA, for every thread; the order of the sum is fixed.
+// `scratch`: one float per warp and one more; the caller may use it again after
+// the next barrier.
+SIMT_DEVICE float CtaSum(float value, float* scratch) {
+  const int warp = simt::ThreadX() / 32;
+  value = WarpSum(value);
+  if (simt::ThreadX() % 32 == 0) scratch[warp] = value;
+  simt::SyncThreads();
+  float sum = 0;
+  for (int w = 0; w < kThreads / 32; ++w) sum += scratch[w];
+  simt::SyncThreads();
+  return sum;
+}
+
+template <DType kType>
+SIMT_KERNEL(kThreads)
+GatherKernel(const GatherArguments arguments) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t token = simt::CtaX();
+  const uint16_t* from =
+      arguments.table + int64_t{arguments.entries[token]} * arguments.cols;
+  uint16_t* to = arguments.x + token * arguments.cols;
+  for (int c = simt::ThreadX() * 8; c < arguments.cols; c += kThreads * 8) {
+    float values[8], sums[8];
+    Unpack<kType>(simt::Load16(from + c), values);
+    if (arguments.adds) {
+      Unpack<kType>(simt::Load16(to + c), sums);
+      SIMT_UNROLL
+      for (int i = 0; i < 8; ++i) values[i] += sums[i];
+    } else {
+      SIMT_UNROLL
+      for (int i = 0; i < 8; ++i) values[i] *= arguments.scale;
+    }
+    simt::Store16(to + c, Pack<kType>(values));
+  }
+}
+
+// One CTA per token. The row is read again for the second pass: it lies in L1
+// by then, and registers need no bound on its length.
+template <DType kType>
+SIMT_KERNEL(kThreads)
+NormKernel(const NormArguments arguments) {
+  SIMT_SHARED(float, scratch, kThreads / 32);
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  using Kind = NormArguments::Kind;
+  const int cols = arguments.cols;
+  const int64_t row = int64_t{simt::CtaX()} * cols;
+  const auto load = [&](int c, float(&values)[8]) {
+    Unpack<kType>(simt::Load16(arguments.x + row + c), values);
+    if (!arguments.residual) return;
+    float residual[8];
+    Unpack<kType>(simt::Load16(arguments.residual + row + c), residual);
+    SIMT_UNROLL
+    for (int i = 0; i < 8; ++i) values[i] += residual[i];
+  };
+
+  float mean = 0, inverse = 1;
+  if (arguments.kind == Kind::kLayer) {
+    float sum = 0;
+    for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
+      float values[8];
+      load(c, values);
+      SIMT_UNROLL
+      for (int i = 0; i < 8; ++i) sum += values[i];
+    }
+    mean = CtaSum(sum, scratch) / static_cast<float>(cols);
+  }
+  if (arguments.kind != Kind::kNone) {
+    float sum = 0;
+    for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
+      float values[8];
+      load(c, values);
+      SIMT_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        sum += (values[i] - mean) * (values[i] - mean);
+      }
+    }
+    inverse = simt::Rsqrt(CtaSum(sum, scratch) / static_cast<float>(cols) +
+                          arguments.eps);
+  }
+  // Each thread writes only what it alone has read: out and residual_out may
+  // alias the inputs.
+  for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
+    float values[8];
+    load(c, values);
+    if (arguments.residual_out) {
+      simt::Store16(arguments.residual_out + row + c, Pack<kType>(values));
+    }
+    if (arguments.kind != Kind::kNone) {
+      SIMT_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        values[i] = (values[i] - mean) * inverse *
+                    (arguments.weight_offset + arguments.weight[c + i]);
+        if (arguments.bias) values[i] += arguments.bias[c + i];
+      }
+    }
+    if (arguments.out)
+      simt::Store16(arguments.out + row + c, Pack<kType>(values));
+  }
+}
+
+template <DType kType>
+SIMT_KERNEL(kThreads)
+GatedKernel(const GatedArguments arguments) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t token = simt::CtaX();
+  const int c = (simt::CtaY() * kThreads + simt::ThreadX()) * 8;
+  if (c >= arguments.cols) return;
+  const uint16_t* x = arguments.x + (token * arguments.cols + c) * 2;
+  float gate[8], up[8];
+  Unpack<kType>(simt::Load16(x), gate);
+  Unpack<kType>(simt::Load16(x + 8), up);
+  SIMT_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    gate[i] = GatedValue(arguments.activation, gate[i], up[i]);
+  }
+  simt::Store16(arguments.out + token * arguments.cols + c, Pack<kType>(gate));
+}
+
+// One warp per (token, head of q, k or v); lane l holds dimensions l, l + 32,
+// ..
+constexpr int kMaxPerLane = 256 / 32;
+
+template <DType kType>
+SIMT_KERNEL(kThreads)
+RopeKernel(const RopeArguments arguments) {
+  SIMT_SHARED(float, rows, kThreads / 32 * 256);
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int warp = simt::ThreadX() / 32, lane = simt::ThreadX() % 32;
+  const int num_rows = arguments.num_heads + 2 * arguments.num_kv_heads;
+  const int64_t item = int64_t{simt::CtaX()} * (kThreads / 32) + warp;
+  if (item >= int64_t{arguments.num_tokens} * num_rows) return;
+  const int64_t token = item / num_rows;
+  const int row = static_cast<int>(item % num_rows);
+  const bool is_q = row < arguments.num_heads;
+  const bool is_v = row >= arguments.num_heads + arguments.num_kv_heads;
+  const int head_dim = arguments.head_dim;
+  uint16_t* x =
+      arguments.qkv + token * arguments.qkv_stride + int64_t{row} * head_dim;
+
+  float values[kMaxPerLane];
+  SIMT_UNROLL
+  for (int i = 0; i < kMaxPerLane; ++i) {
+    const int d = i * 32 + lane;
+    values[i] = d < head_dim ? Element<kType>::ToFloat(x[d]) : 0.0f;
+  }
+  const float* norm = is_v   ? nullptr
+                      : is_q ? arguments.q_norm
+                             : arguments.k_norm;
+  if (norm) {
+    float sum = 0;
+    SIMT_UNROLL
+    for (int i = 0; i < kMaxPerLane; ++i) sum += values[i] * values[i];
+    const float inverse = simt::Rsqrt(
+        WarpSum(sum) / static_cast<float>(head_dim) + arguments.norm_eps);
+    SIMT_UNROLL
+    for (int i = 0; i < kMaxPerLane; ++i) {
+      const int d = i * 32 + lane;
+      if (d < head_dim) {
+        values[i] *= inverse * (arguments.norm_weight_offset + norm[d]);
+      }
+    }
+  }
+  const int position = arguments.positions[token];
+  if (arguments.rope_table && !is_v) {
+    // The partner of a dimension lies in another lane, at a distance that
+    // depends on rotary_dim: through shared memory.
+    float* mine = rows + warp * 256;
+    SIMT_UNROLL
+    for (int i = 0; i < kMaxPerLane; ++i) mine[i * 32 + lane] = values[i];
+    simt::SyncWarp();
+    const int half = arguments.rotary_dim / 2;
+    const float* table =
+        arguments.rope_table + int64_t{position} * arguments.rotary_dim;
+    SIMT_UNROLL
+    for (int i = 0; i < kMaxPerLane; ++i) {
+      const int d = i * 32 + lane;
+      if (d >= arguments.rotary_dim) continue;
+      const bool is_second = arguments.is_interleaved ? d % 2 == 1 : d >= half;
+      const int pair = arguments.is_interleaved ? d / 2 : d % half;
+      const int partner = arguments.is_interleaved ? d ^ 1
+                          : is_second              ? d - half
+                                                   : d + half;
+      const float cosine = table[pair], sine = table[half + pair];
+      values[i] = is_second ? mine[d] * cosine + mine[partner] * sine
+                            : mine[d] * cosine - mine[partner] * sine;
+    }
+  }
+  uint16_t* to = x;
+  if (!is_q) {
+    const int kv_head = is_v
+                            ? row - arguments.num_heads - arguments.num_kv_heads
+                            : row - arguments.num_heads;
+    const int64_t block =
+        arguments.block_tables[arguments.table_rows[token] *
+                                   arguments.block_table_stride +
+                               position / arguments.block_size];
+    to = arguments.kv_cache +
+         (((block * 2 + (is_v ? 1 : 0)) * arguments.num_kv_heads + kv_head) *
+              arguments.block_size +
+          position % arguments.block_size) *
+             head_dim;
+  }
+  SIMT_UNROLL
+  for (int i = 0; i < kMaxPerLane; ++i) {
+    const int d = i * 32 + lane;
+    if (d < head_dim) to[d] = Element<kType>::FromFloat(values[i]);
+  }
+}
+
+SIMT_KERNEL(kThreads)
+BlockCopyKernel(const BlockCopyArguments arguments) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int32_t* pair = arguments.pairs + 2 * simt::CtaX();
+  uint16_t* layer = arguments.kv_cache + simt::CtaY() * arguments.layer_stride;
+  const uint16_t* from = layer + pair[0] * arguments.block_elements;
+  uint16_t* to = layer + pair[1] * arguments.block_elements;
+  for (int64_t i = simt::ThreadX() * 8; i < arguments.block_elements;
+       i += kThreads * 8) {
+    simt::Store16(to + i, simt::Load16(from + i));
+  }
+}
+
+simt::LaunchShape Shape(int64_t num_ctas_x, int64_t num_ctas_y = 1) {
+  return {.num_ctas_x = static_cast<uint32_t>(num_ctas_x),
+          .num_ctas_y = static_cast<uint32_t>(num_ctas_y),
+          .num_threads = kThreads,
+          .waits_for_previous = true};
+}
+
+bool IsHalf(DType dtype) {
+  return dtype == DType::kBF16 || dtype == DType::kF16;
+}
+
+}  // namespace
+
+bool LaunchGather(const GatherArguments& arguments, simt::Stream stream) {
+  if (!IsHalf(arguments.dtype) || arguments.cols % 8 != 0) return false;
+  if (arguments.num_tokens == 0) return true;
+  return simt::Launch(arguments.dtype == DType::kBF16
+                          ? &GatherKernel<DType::kBF16>
+                          : &GatherKernel<DType::kF16>,
+                      Shape(arguments.num_tokens), stream, arguments);
+}
+
+bool LaunchNorm(const NormArguments& arguments, simt::Stream stream) {
+  if (!IsHalf(arguments.dtype) || arguments.cols % 8 != 0) return false;
+  if (arguments.num_tokens == 0) return true;
+  return simt::Launch(arguments.dtype == DType::kBF16
+                          ? &NormKernel<DType::kBF16>
+                          : &NormKernel<DType::kF16>,
+                      Shape(arguments.num_tokens), stream, arguments);
+}
+
+bool LaunchGated(const GatedArguments& arguments, simt::Stream stream) {
+  if (!IsHalf(arguments.dtype) || arguments.cols % 8 != 0) return false;
+  if (arguments.num_tokens == 0) return true;
+  return simt::Launch(
+      arguments.dtype == DType::kBF16 ? &GatedKernel<DType::kBF16>
+                                      : &GatedKernel<DType::kF16>,
+      Shape(arguments.num_tokens,
+            (arguments.cols + kThreads * 8 - 1) / (kThreads * 8)),
+      stream, arguments);
+}
+
+bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream) {
+  if (!IsHalf(arguments.dtype) || arguments.head_dim > 256 ||
+      arguments.rotary_dim > arguments.head_dim ||
+      arguments.rotary_dim % 2 != 0) {
+    return false;
+  }
+  const int64_t num_items = int64_t{arguments.num_tokens} *
+                            (arguments.num_heads + 2 * arguments.num_kv_heads);
+  if (num_items == 0) return true;
+  constexpr int kWarps = kThreads / 32;
+  return simt::Launch(
+      arguments.dtype == DType::kBF16 ? &RopeKernel<DType::kBF16>
+                                      : &RopeKernel<DType::kF16>,
+      Shape((num_items + kWarps - 1) / kWarps), stream, arguments);
+}
+
+bool LaunchBlockCopy(const BlockCopyArguments& arguments, simt::Stream stream) {
+  if (arguments.block_elements % 8 != 0) return false;
+  if (arguments.num_pairs == 0) return true;
+  return simt::Launch(&BlockCopyKernel,
+                      Shape(arguments.num_pairs, arguments.num_layers), stream,
+                      arguments);
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,298 @@
+// simt.h under nvcc: each name is one instruction or a few. tests/gpu compares
+// every one with its emulation on random bits.
+//
+// On sm_75 copies are plain loads and stores, and a matrix product of 16-bit
+// floats is two of half the depth: correct rather than fast.
+#ifndef QUIRE_KERNELS_CUDA_SIMT_DEVICE_H_
+#define QUIRE_KERNELS_CUDA_SIMT_DEVICE_H_
+
+#include <cooperative_groups.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/simt/types.h"
+#include "kernels/dtype.h"
+
+#define SIMT_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
+#define SIMT_UNROLL _Pragma("unroll")
+#define SIMT_DEVICE __device__ __forceinline__
+#define SIMT_SHARED(T, name, n) __shared__ T name[n]
+#define SIMT_DYNAMIC_SHARED(name) \
+  extern __shared__ __align__(128) unsigned char name[]
+
+namespace quire::simt {
+
+// ---------------------------------------------------------------- threads
+
+SIMT_DEVICE uint32_t ThreadX() { return threadIdx.x; }
+SIMT_DEVICE uint32_t NumThreads() { return blockDim.x; }
+SIMT_DEVICE uint32_t CtaX() { return blockIdx.x; }
+SIMT_DEVICE uint32_t CtaY() { return blockIdx.y; }
+SIMT_DEVICE uint32_t CtaZ() { return blockIdx.z; }
+SIMT_DEVICE uint32_t NumCtasX() { return gridDim.x; }
+SIMT_DEVICE uint32_t NumCtasY() { return gridDim.y; }
+
+SIMT_DEVICE void SyncThreads() { __syncthreads(); }
+SIMT_DEVICE void SyncNamed(int id, int num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+SIMT_DEVICE void SyncWarp(uint32_t mask = kAllLanes) { __syncwarp(mask); }
+SIMT_DEVICE void SyncGrid(uint32_t* /*counter*/) {
+  cooperative_groups::this_grid().sync();
+}
+
+SIMT_DEVICE void WaitForPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+SIMT_DEVICE void LaunchNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// ---------------------------------------------------------------- warps
+
+template <typename T>
+SIMT_DEVICE T Shuffle(T value, int from, uint32_t mask = kAllLanes) {
+  return __shfl_sync(mask, value, from);
+}
+template <typename T>
+SIMT_DEVICE T ShuffleXor(T value, int lane_mask, uint32_t mask = kAllLanes) {
+  return __shfl_xor_sync(mask, value, lane_mask);
+}
+template <typename T>
+SIMT_DEVICE T ShuffleDown(T value, int delta, uint32_t mask = kAllLanes) {
+  return __shfl_down_sync(mask, value, delta);
+}
+SIMT_DEVICE uint32_t Ballot(bool predicate, uint32_t mask = kAllLanes) {
+  return __ballot_sync(mask, predicate);
+}
+SIMT_DEVICE uint32_t ReduceAdd(uint32_t value, uint32_t mask = kAllLanes) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_add_sync(mask, value);
+#else
+  for (int i = 16; i > 0; i /= 2) value += __shfl_xor_sync(mask, value, i);
+  return value;
+#endif
+}
+SIMT_DEVICE uint32_t ReduceMax(uint32_t value, uint32_t mask = kAllLanes) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(mask, value);
+#else
+  for (int i = 16; i > 0; i /= 2) {
+    value = max(value, __shfl_xor_sync(mask, value, i));
+  }
+  return value;
+#endif
+}
+
+// ---------------------------------------------------------------- copies
+
+SIMT_DEVICE uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+SIMT_DEVICE Bytes16 Load16(const void* p) {
+  const uint4 v = *static_cast<const uint4*>(p);
+  return {{v.x, v.y, v.z, v.w}};
+}
+// Weights are read once per step: they must not push activations out of L1.
+SIMT_DEVICE Bytes16 LoadStream16(const void* p) {
+  Bytes16 r;
+  asm volatile(
+      "ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+      : "=r"(r.words[0]), "=r"(r.words[1]), "=r"(r.words[2]), "=r"(r.words[3])
+      : "l"(p));
+  return r;
+}
+SIMT_DEVICE void Store16(void* p, const Bytes16& b) {
+  *static_cast<uint4*>(p) =
+      make_uint4(b.words[0], b.words[1], b.words[2], b.words[3]);
+}
+
+SIMT_DEVICE void CpAsync16(void* shared, const void* global,
+                           bool is_valid = true) {
+#if __CUDA_ARCH__ >= 800
+  // With 0 source bytes the destination becomes zeros.
+  const int num_bytes = is_valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
+                   SharedAddress(shared)),
+               "l"(global), "r"(num_bytes)
+               : "memory");
+#else
+  Bytes16 bytes = {{0, 0, 0, 0}};
+  if (is_valid) bytes = Load16(global);
+  Store16(shared, bytes);
+#endif
+}
+SIMT_DEVICE void CpAsyncCommit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int kNumPending>
+SIMT_DEVICE void CpAsyncWait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kNumPending) : "memory");
+#endif
+}
+
+// ---------------------------------------------------------------- matrices
+
+SIMT_DEVICE void LdMatrixX4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+SIMT_DEVICE void LdMatrixX4Transposed(uint32_t (&r)[4], const void* row) {
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+      : "r"(SharedAddress(row))
+      : "memory");
+}
+
+SIMT_DEVICE void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                         uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();  // The backend runs sm_75 in fp16.
+#endif
+}
+SIMT_DEVICE void MmaF16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                        uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  for (int half = 0; half < 2; ++half) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+        "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[half * 2]), "r"(a[half * 2 + 1]), "r"(half ? b1 : b0));
+  }
+#endif
+}
+SIMT_DEVICE void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                         uint32_t b1) {
+#if __CUDA_ARCH__ >= 890
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();  // Below sm_89 fp8 weights are widened first.
+#endif
+}
+SIMT_DEVICE void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                       uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
+// ---------------------------------------------------------------- atomics
+
+template <typename T>
+SIMT_DEVICE T AtomicAdd(T* p, T value) {
+  return atomicAdd(p, value);
+}
+template <typename T>
+SIMT_DEVICE T AtomicMax(T* p, T value) {
+  return atomicMax(p, value);
+}
+template <typename T>
+SIMT_DEVICE T AtomicCas(T* p, T expected, T desired) {
+  return atomicCAS(p, expected, desired);
+}
+SIMT_DEVICE void ThreadFence() { __threadfence(); }
+
+// ---------------------------------------------------------------- numbers
+
+SIMT_DEVICE uint32_t PackBf16(float low, float high) {
+  uint32_t packed;
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+#else
+  packed = FloatToBf16(low) | uint32_t{FloatToBf16(high)} << 16;
+#endif
+  return packed;
+}
+SIMT_DEVICE uint32_t PackF16(float low, float high) {
+  const __half2 packed = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&packed);
+}
+SIMT_DEVICE float E4M3ToFloat(uint8_t bits) {
+  const __half_raw half = __nv_cvt_fp8_to_halfraw(bits, __NV_E4M3);
+  return __half2float(__half(half));
+}
+SIMT_DEVICE uint8_t FloatToE4M3(float value) {
+  return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
+}
+
+SIMT_DEVICE float Exp2(float x) { return exp2f(x); }
+SIMT_DEVICE float Rsqrt(float x) { return rsqrtf(x); }
+SIMT_DEVICE float Tanh(float x) { return tanhf(x); }
+SIMT_DEVICE float Exp(float x) { return expf(x); }
+
+// ---------------------------------------------------------------- launch
+
+using Stream = cudaStream_t;
+
+// True if the launch was accepted; cudaGetLastError tells the rest.
+template <typename... Parameters, typename... Arguments>
+bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
+            Stream stream, Arguments... arguments) {
+  if (shape.dynamic_shared_bytes > (48 << 10) &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(shape.dynamic_shared_bytes)) !=
+          cudaSuccess) {
+    return false;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(shape.num_ctas_x, shape.num_ctas_y, shape.num_ctas_z);
+  config.blockDim = dim3(shape.num_threads);
+  config.dynamicSmemBytes = shape.dynamic_shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2];
+  unsigned num_attributes = 0;
+  if (shape.is_cooperative) {
+    attributes[num_attributes].id = cudaLaunchAttributeCooperative;
+    attributes[num_attributes++].val.cooperative = 1;
+  }
+  if (shape.waits_for_previous) {
+    attributes[num_attributes].id =
+        cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[num_attributes++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  config.attrs = attributes;
+  config.numAttrs = num_attributes;
+  return cudaLaunchKernelEx(&config, kernel,
+                            static_cast<Parameters>(arguments)...) ==
+         cudaSuccess;
+}
+
+}  // namespace quire::simt
+
+#endif  // QUIRE_KERNELS_CUDA_SIMT_DEVICE_H_

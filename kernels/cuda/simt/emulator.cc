@@ -1,0 +1,746 @@
+#include "kernels/cuda/simt/emulator.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+#include "kernels/cuda/simt/fiber.h"
+#include "kernels/cuda/simt/simt.h"
+
+namespace quire::simt {
+namespace emulator {
+namespace {
+
+// The hardware's limit without asking for more.
+constexpr size_t kMaxStaticShared = 48 << 10;
+constexpr int kNumBarriers = 16;
+constexpr int kGridBarrier = -2;
+
+enum class State : uint8_t { kReady, kAtBarrier, kInWarp, kDone };
+
+struct Copy {
+  void* to;
+  const void* from;
+  bool is_valid;
+};
+
+struct Cta;
+
+struct Fiber {
+  FiberContext context;
+  Cta* cta = nullptr;
+  State state = State::kReady;
+  int thread_idx = 0;
+  int barrier = -1;
+  size_t static_shared_used = 0;
+  std::vector<Copy> open_copies;
+  std::deque<std::vector<Copy>> copy_groups;
+};
+
+struct Warp {
+  uint32_t alive = 0;
+  // The collective that lanes are waiting in.
+  uint32_t arrived = 0;
+  uint32_t mask = 0;
+  const char* name = nullptr;
+  void* arguments[kWarpSize] = {};
+};
+
+struct FreeDeleter {
+  void operator()(void* p) const { std::free(p); }
+};
+
+// Shared memory of exactly `num_bytes`, all ones: a NaN in every float format.
+std::unique_ptr<unsigned char, FreeDeleter> PoisonedMemory(size_t num_bytes) {
+  void* memory = nullptr;
+  QUIRE_CHECK(posix_memalign(&memory, 128, std::max<size_t>(num_bytes, 1)) ==
+              0);
+  std::memset(memory, 0xff, num_bytes);
+  return std::unique_ptr<unsigned char, FreeDeleter>(
+      static_cast<unsigned char*>(memory));
+}
+
+struct Cta {
+  uint32_t idx[3] = {};
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  int num_alive = 0;
+  int num_at_barrier[kNumBarriers] = {};
+  int barrier_size[kNumBarriers] = {};
+  std::unique_ptr<unsigned char, FreeDeleter> static_shared;
+  std::unique_ptr<unsigned char, FreeDeleter> dynamic_shared;
+};
+
+struct Machine {
+  Options options;
+  Counts counts;
+  std::string error;
+  LaunchShape shape;
+  const absl::FunctionRef<void()>* body = nullptr;
+  std::vector<FiberStack> stacks;
+  FiberContext scheduler;
+  Fiber* running = nullptr;
+  std::vector<Cta> resident;
+  int num_at_grid_barrier = 0;
+  int num_alive_in_grid = 0;
+  uint32_t random_state = 1;
+};
+
+Machine& GetMachine() {
+  static Machine machine;
+  return machine;
+}
+
+Fiber& Running() {
+  Fiber* fiber = GetMachine().running;
+  QUIRE_CHECK(fiber != nullptr);  // Called outside a kernel otherwise.
+  return *fiber;
+}
+
+uint32_t NextRandom(uint32_t& state) {
+  state ^= state << 13;
+  state ^= state >> 17;
+  state ^= state << 5;
+  return state;
+}
+
+void SwitchToScheduler() {
+  Machine& machine = GetMachine();
+  Fiber& fiber = *machine.running;
+  ++machine.counts.num_switches;
+  machine.scheduler.SwitchFrom(fiber.context, fiber.state == State::kDone);
+}
+
+const char* StateName(const Fiber& fiber) {
+  switch (fiber.state) {
+    case State::kReady:
+      return "ready";
+    case State::kAtBarrier:
+      return fiber.barrier == kGridBarrier ? "at the grid barrier"
+                                           : "at a barrier";
+    case State::kInWarp:
+      return "in a warp-wide operation";
+    case State::kDone:
+      return "done";
+  }
+  return "?";
+}
+
+void SetError(const std::string& message, const Fiber& at) {
+  Machine& machine = GetMachine();
+  if (!machine.error.empty()) return;
+  machine.error =
+      absl::StrCat("CTA ", at.cta->idx[0], ",", at.cta->idx[1], ",",
+                   at.cta->idx[2], " thread ", at.thread_idx, ": ", message);
+  int num_listed = 0;
+  for (const Fiber& fiber : at.cta->fibers) {
+    if (fiber.state == State::kDone || ++num_listed > 8) continue;
+    const Warp& warp = at.cta->warps[fiber.thread_idx / kWarpSize];
+    absl::StrAppend(&machine.error, "; thread ", fiber.thread_idx, " ",
+                    StateName(fiber));
+    if (fiber.state == State::kInWarp && warp.name) {
+      absl::StrAppend(&machine.error, " ", warp.name);
+    }
+  }
+}
+
+void ReleaseBarrier(Cta& cta, int id) {
+  for (Fiber& fiber : cta.fibers) {
+    if (fiber.state == State::kAtBarrier && fiber.barrier == id) {
+      fiber.state = State::kReady;
+    }
+  }
+  cta.num_at_barrier[id] = 0;
+}
+
+void CheckGridBarrier() {
+  Machine& machine = GetMachine();
+  if (machine.num_at_grid_barrier == 0 ||
+      machine.num_at_grid_barrier < machine.num_alive_in_grid) {
+    return;
+  }
+  machine.num_at_grid_barrier = 0;
+  for (Cta& cta : machine.resident) {
+    for (Fiber& fiber : cta.fibers) {
+      if (fiber.state == State::kAtBarrier && fiber.barrier == kGridBarrier) {
+        fiber.state = State::kReady;
+      }
+    }
+  }
+}
+
+// A barrier of all threads counts those that have not returned, as on the
+// hardware since Volta.
+void CheckBarrier(Cta& cta, int id) {
+  const int wanted =
+      cta.barrier_size[id] > 0 ? cta.barrier_size[id] : cta.num_alive;
+  if (cta.num_at_barrier[id] > 0 && cta.num_at_barrier[id] >= wanted) {
+    ReleaseBarrier(cta, id);
+  }
+}
+
+void FinishFiber(Fiber& fiber) {
+  Machine& machine = GetMachine();
+  Cta& cta = *fiber.cta;
+  fiber.state = State::kDone;
+  --cta.num_alive;
+  --machine.num_alive_in_grid;
+  Warp& warp = cta.warps[fiber.thread_idx / kWarpSize];
+  warp.alive &= ~(1u << fiber.thread_idx % kWarpSize);
+  if (!fiber.open_copies.empty() || !fiber.copy_groups.empty()) {
+    SetError("the thread returned with copies that it did not wait for", fiber);
+  }
+  for (int id = 0; id < kNumBarriers; ++id) CheckBarrier(cta, id);
+  CheckGridBarrier();
+}
+
+void FiberMain() {
+  Machine& machine = GetMachine();
+  FiberContext::Arrived(machine.scheduler);
+  (*machine.body)();
+  FinishFiber(*machine.running);
+  SwitchToScheduler();
+  std::abort();  // A finished fiber never continues.
+}
+
+bool Step(Fiber& fiber) {
+  if (fiber.state != State::kReady) return false;
+  Machine& machine = GetMachine();
+  machine.running = &fiber;
+  fiber.context.SwitchFrom(machine.scheduler);
+  machine.running = nullptr;
+  return true;
+}
+
+// Runs warp after warp, each until all its lanes wait; true if any lane ran.
+bool RunWarps(Cta& cta, bool is_descending) {
+  bool any = false;
+  const int num_warps = static_cast<int>(cta.warps.size());
+  for (int i = 0; i < num_warps; ++i) {
+    const size_t first = (is_descending ? num_warps - 1 - i : i) * kWarpSize;
+    const size_t end = std::min(first + kWarpSize, cta.fibers.size());
+    for (bool more = true; more && GetMachine().error.empty();) {
+      more = false;
+      for (size_t t = first; t < end; ++t) {
+        more |= Step(cta.fibers[t]);
+        if (!GetMachine().error.empty()) return true;
+      }
+      any |= more;
+    }
+  }
+  return any;
+}
+
+bool RunThreads(Cta& cta, std::vector<int>& order) {
+  Machine& machine = GetMachine();
+  const int num_threads = static_cast<int>(cta.fibers.size());
+  order.resize(num_threads);
+  for (int i = 0; i < num_threads; ++i) order[i] = i;
+  if (machine.options.schedule == Schedule::kDescending) {
+    std::reverse(order.begin(), order.end());
+  } else if (machine.options.schedule == Schedule::kRandom) {
+    for (int i = num_threads - 1; i > 0; --i) {
+      std::swap(order[i], order[NextRandom(machine.random_state) % (i + 1)]);
+    }
+  }
+  bool any = false;
+  for (int t : order) {
+    any |= Step(cta.fibers[t]);
+    if (!machine.error.empty()) return true;
+  }
+  return any;
+}
+
+// One round over a CTA; true if any thread ran.
+bool RunRound(Cta& cta, std::vector<int>& order) {
+  switch (GetMachine().options.schedule) {
+    case Schedule::kWarpAscending:
+      return RunWarps(cta, false);
+    case Schedule::kWarpDescending:
+      return RunWarps(cta, true);
+    default:
+      return RunThreads(cta, order);
+  }
+}
+
+void StartCta(Cta& cta, uint32_t linear_idx, size_t first_stack) {
+  Machine& machine = GetMachine();
+  const LaunchShape& shape = machine.shape;
+  cta.idx[0] = linear_idx % shape.num_ctas_x;
+  cta.idx[1] = linear_idx / shape.num_ctas_x % shape.num_ctas_y;
+  cta.idx[2] = linear_idx / shape.num_ctas_x / shape.num_ctas_y;
+  const int num_threads = static_cast<int>(shape.num_threads);
+  cta.fibers.resize(num_threads);
+  cta.warps.resize((num_threads + kWarpSize - 1) / kWarpSize);
+  cta.num_alive = num_threads;
+  cta.static_shared = PoisonedMemory(kMaxStaticShared);
+  cta.dynamic_shared = PoisonedMemory(shape.dynamic_shared_bytes);
+  for (int t = 0; t < num_threads; ++t) {
+    Fiber& fiber = cta.fibers[t];
+    fiber.cta = &cta;
+    fiber.thread_idx = t;
+    cta.warps[t / kWarpSize].alive |= 1u << t % kWarpSize;
+    fiber.context.Prepare(machine.stacks[first_stack + t], &FiberMain);
+  }
+}
+
+// Runs the CTAs, all resident, to their end or to the first error.
+void RunResident() {
+  Machine& machine = GetMachine();
+  std::vector<Cta>& ctas = machine.resident;
+  std::vector<int> order;
+  while (machine.error.empty()) {
+    bool any = false, is_done = true;
+    for (Cta& cta : ctas) {
+      if (cta.num_alive == 0) continue;
+      any |= RunRound(cta, order);
+      if (!machine.error.empty()) return;
+      is_done &= cta.num_alive == 0;
+    }
+    if (is_done) return;
+    if (any) continue;
+    for (Cta& cta : ctas) {
+      for (Fiber& fiber : cta.fibers) {
+        if (fiber.state == State::kDone) continue;
+        SetError(
+            "deadlock: a barrier or a warp-wide operation is never "
+            "completed",
+            fiber);
+        return;
+      }
+    }
+  }
+}
+
+std::vector<uint32_t> CtaOrder(uint32_t num_ctas) {
+  Machine& machine = GetMachine();
+  std::vector<uint32_t> order(num_ctas);
+  for (uint32_t i = 0; i < num_ctas; ++i) order[i] = i;
+  if (machine.options.schedule == Schedule::kDescending ||
+      machine.options.schedule == Schedule::kWarpDescending) {
+    std::reverse(order.begin(), order.end());
+  } else if (machine.options.schedule == Schedule::kRandom) {
+    for (uint32_t i = num_ctas; i-- > 1;) {
+      std::swap(order[i], order[NextRandom(machine.random_state) % (i + 1)]);
+    }
+  }
+  return order;
+}
+
+}  // namespace
+
+Options& CurrentOptions() { return GetMachine().options; }
+Counts& CurrentCounts() { return GetMachine().counts; }
+const std::string& LastError() { return GetMachine().error; }
+
+void Run(const LaunchShape& shape, absl::FunctionRef<void()> body) {
+  Machine& machine = GetMachine();
+  QUIRE_CHECK(machine.running == nullptr);
+  machine.error.clear();
+  machine.shape = shape;
+  machine.body = &body;
+  machine.random_state = machine.options.seed * 2654435761u | 1;
+  machine.num_at_grid_barrier = 0;
+  const uint32_t num_ctas =
+      shape.num_ctas_x * shape.num_ctas_y * shape.num_ctas_z;
+  if (num_ctas == 0 || shape.num_threads == 0 || shape.num_threads > 1024) {
+    machine.error = "the launch shape is out of range";
+    return;
+  }
+  const uint32_t num_resident = shape.is_cooperative ? num_ctas : 1;
+  while (machine.stacks.size() < size_t{num_resident} * shape.num_threads) {
+    machine.stacks.emplace_back();
+  }
+  const std::vector<uint32_t> order = CtaOrder(num_ctas);
+  for (uint32_t first = 0; first < num_ctas && machine.error.empty();
+       first += num_resident) {
+    machine.resident = std::vector<Cta>(num_resident);
+    machine.num_alive_in_grid =
+        static_cast<int>(num_resident * shape.num_threads);
+    for (uint32_t i = 0; i < num_resident; ++i) {
+      StartCta(machine.resident[i], order[first + i],
+               size_t{i} * shape.num_threads);
+    }
+    RunResident();
+  }
+  machine.resident.clear();
+  machine.running = nullptr;
+  machine.body = nullptr;
+}
+
+void Fail(const char* message, const char* operation) {
+  // In a scope of its own: this frame is never left, so nothing on it is
+  // destroyed.
+  {
+    Fiber& fiber = Running();
+    SetError(operation ? absl::StrCat(operation, ": ", message) : message,
+             fiber);
+  }
+  SwitchToScheduler();  // The scheduler sees the error and never comes back.
+  std::abort();
+}
+
+void* StaticShared(size_t num_bytes, size_t alignment) {
+  Fiber& fiber = Running();
+  const size_t begin =
+      (fiber.static_shared_used + alignment - 1) / alignment * alignment;
+  fiber.static_shared_used = begin + num_bytes;
+  if (fiber.static_shared_used > kMaxStaticShared) {
+    Fail("static shared memory is over 48 KiB");
+  }
+  return fiber.cta->static_shared.get() + begin;
+}
+
+unsigned char* DynamicShared() { return Running().cta->dynamic_shared.get(); }
+uint32_t ThreadIdx() { return static_cast<uint32_t>(Running().thread_idx); }
+uint32_t NumThreadsOfCta() { return GetMachine().shape.num_threads; }
+uint32_t CtaIdx(int axis) { return Running().cta->idx[axis]; }
+uint32_t NumCtas(int axis) {
+  const LaunchShape& shape = GetMachine().shape;
+  return axis == 0   ? shape.num_ctas_x
+         : axis == 1 ? shape.num_ctas_y
+                     : shape.num_ctas_z;
+}
+
+void Barrier(int id, int num_threads) {
+  Fiber& fiber = Running();
+  Cta& cta = *fiber.cta;
+  if (id < 0 || id >= kNumBarriers || num_threads % kWarpSize != 0) {
+    Fail("a barrier's number or size is out of range");
+  }
+  cta.barrier_size[id] = num_threads;
+  fiber.state = State::kAtBarrier;
+  fiber.barrier = id;
+  ++cta.num_at_barrier[id];
+  CheckBarrier(cta, id);
+  // Also when it is complete: others may run first.
+  SwitchToScheduler();
+}
+
+void GridBarrier() {
+  Machine& machine = GetMachine();
+  Fiber& fiber = Running();
+  if (!machine.shape.is_cooperative) {
+    Fail("SyncGrid in a launch that is not cooperative");
+  }
+  fiber.state = State::kAtBarrier;
+  fiber.barrier = kGridBarrier;
+  ++machine.num_at_grid_barrier;
+  CheckGridBarrier();
+  SwitchToScheduler();
+}
+
+void Yield() { SwitchToScheduler(); }
+
+void Collective(uint32_t mask, const char* name, void* argument,
+                Combine combine) {
+  Machine& machine = GetMachine();
+  Fiber& fiber = Running();
+  Warp& warp = fiber.cta->warps[fiber.thread_idx / kWarpSize];
+  const int lane = fiber.thread_idx % kWarpSize;
+  if (!(mask >> lane & 1)) {
+    Fail("the calling lane is not in the mask", name);
+  }
+  if (mask & ~warp.alive) {
+    Fail("the mask names a lane that has returned", name);
+  }
+  if (warp.arrived != 0 && (warp.name != name || warp.mask != mask)) {
+    Fail("the lanes of a warp diverge", name);
+  }
+  warp.name = name;
+  warp.mask = mask;
+  warp.arguments[lane] = argument;
+  warp.arrived |= 1u << lane;
+  if (warp.arrived != mask) {
+    fiber.state = State::kInWarp;
+    ++machine.counts.num_switches;
+    machine.scheduler.SwitchFrom(fiber.context);
+    return;
+  }
+  combine(warp.arguments, mask);
+  warp.arrived = 0;
+  const int first = fiber.thread_idx - lane;
+  for (int l = 0; l < kWarpSize; ++l) {
+    if (!(mask >> l & 1)) continue;
+    Fiber& other = fiber.cta->fibers[first + l];
+    if (other.state == State::kInWarp) other.state = State::kReady;
+  }
+}
+
+namespace {
+void DoCopy(const Copy& copy) {
+  if (copy.is_valid) {
+    std::memcpy(copy.to, copy.from, 16);
+  } else {
+    std::memset(copy.to, 0, 16);
+  }
+}
+}  // namespace
+
+void CopyAsync16(void* to, const void* from, bool is_valid) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) %
+          16 !=
+      0) {
+    Fail("an asynchronous copy is not aligned to 16 bytes");
+  }
+  Running().open_copies.push_back({to, from, is_valid});
+  if (!GetMachine().options.is_copy_lazy) {
+    DoCopy(Running().open_copies.back());
+  }
+}
+
+void CommitCopies() {
+  Fiber& fiber = Running();
+  fiber.copy_groups.push_back(std::move(fiber.open_copies));
+  fiber.open_copies.clear();
+}
+
+void WaitForCopies(int num_pending_groups) {
+  Fiber& fiber = Running();
+  while (static_cast<int>(fiber.copy_groups.size()) > num_pending_groups) {
+    if (GetMachine().options.is_copy_lazy) {
+      for (const Copy& copy : fiber.copy_groups.front()) DoCopy(copy);
+    }
+    fiber.copy_groups.pop_front();
+  }
+}
+
+}  // namespace emulator
+
+// ---------------------------------------------------------------- warps
+
+namespace {
+
+struct VoteArgument {
+  uint32_t value;
+  uint32_t result;
+};
+
+template <typename Fold>
+void FoldLanes(void* const* arguments, uint32_t mask, Fold fold) {
+  uint32_t total = 0;
+  bool is_first = true;
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    const uint32_t value =
+        static_cast<const VoteArgument*>(arguments[lane])->value;
+    total = is_first ? value : fold(total, value);
+    is_first = false;
+  }
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    if (mask >> lane & 1) {
+      static_cast<VoteArgument*>(arguments[lane])->result = total;
+    }
+  }
+}
+
+uint32_t Vote(uint32_t value, uint32_t mask, const char* name,
+              emulator::Combine combine) {
+  VoteArgument argument{value, 0};
+  emulator::Collective(mask, name, &argument, combine);
+  return argument.result;
+}
+
+}  // namespace
+
+uint32_t Ballot(bool predicate, uint32_t mask) {
+  const uint32_t bit = predicate ? 1u << emulator::Lane() : 0;
+  return Vote(bit, mask, "Ballot", [](void* const* arguments, uint32_t mask) {
+    FoldLanes(arguments, mask, [](uint32_t a, uint32_t b) { return a | b; });
+  });
+}
+
+uint32_t ReduceAdd(uint32_t value, uint32_t mask) {
+  return Vote(value, mask, "ReduceAdd",
+              [](void* const* arguments, uint32_t mask) {
+                FoldLanes(arguments, mask,
+                          [](uint32_t a, uint32_t b) { return a + b; });
+              });
+}
+
+uint32_t ReduceMax(uint32_t value, uint32_t mask) {
+  return Vote(
+      value, mask, "ReduceMax", [](void* const* arguments, uint32_t mask) {
+        FoldLanes(arguments, mask,
+                  [](uint32_t a, uint32_t b) { return std::max(a, b); });
+      });
+}
+
+// ---------------------------------------------------------------- matrices
+
+namespace {
+
+struct LdMatrixArgument {
+  const void* row;
+  uint32_t* registers;
+};
+
+// PTX ISA, ldmatrix: lanes 8m to 8m + 7 hold the rows of matrix m; lane l gets
+// elements 2 (l % 4) and the next one of row l / 4 (or of column l / 4).
+template <bool kTransposed>
+void CombineLdMatrix(void* const* arguments, uint32_t /*mask*/) {
+  const auto argument = [&](int lane) {
+    return static_cast<const LdMatrixArgument*>(arguments[lane]);
+  };
+  emulator::Counts& counts = emulator::CurrentCounts();
+  for (int m = 0; m < 4; ++m) {
+    uint16_t matrix[8][8];
+    int rows_of_bank[8] = {};  // Groups of four banks: 16 bytes.
+    int num_passes = 0;
+    for (int i = 0; i < 8; ++i) {
+      const void* row = argument(m * 8 + i)->row;
+      std::memcpy(matrix[i], row, 16);
+      const int bank = reinterpret_cast<uintptr_t>(row) / 16 % 8;
+      num_passes = std::max(num_passes, ++rows_of_bank[bank]);
+    }
+    ++counts.num_matrices;
+    counts.num_matrix_passes += num_passes;
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      const int i = lane / 4, j = lane % 4 * 2;
+      const uint32_t low = kTransposed ? matrix[j][i] : matrix[i][j];
+      const uint32_t high = kTransposed ? matrix[j + 1][i] : matrix[i][j + 1];
+      argument(lane)->registers[m] = low | high << 16;
+    }
+  }
+}
+
+template <bool kTransposed>
+void LdMatrix(uint32_t (&registers)[4], const void* row, const char* name) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+    emulator::Fail("a row of ldmatrix is not aligned to 16 bytes");
+  }
+  LdMatrixArgument argument{row, registers};
+  emulator::Collective(kAllLanes, name, &argument,
+                       &CombineLdMatrix<kTransposed>);
+}
+
+template <typename T>
+struct MmaArgument {
+  T* c;
+  const uint32_t* a;
+  uint32_t b[2];
+};
+
+// PTX ISA, "Matrix fragments for mma.m16n8k16" and "m16n8k32": with g = lane /
+// 4 and t = lane % 4, register a0 holds row g, a1 row g + 8, a2 and a3 the same
+// rows in the upper half of k; each register holds consecutive k from t times
+// its element count. c0 and c1 are row g, columns 2t and 2t + 1; c2 and c3 row
+// g + 8.
+template <typename T, int kPerRegister, typename Decode>
+void CombineMma(void* const* arguments, Decode decode) {
+  constexpr int kDepth = 8 * kPerRegister;
+  constexpr int kBits = 32 / kPerRegister;
+  T a[16][kDepth], b[8][kDepth];
+  const auto element = [&](uint32_t word, int i) {
+    return decode(word >> (i * kBits) & ((uint64_t{1} << kBits) - 1));
+  };
+  const auto argument = [&](int lane) {
+    return static_cast<const MmaArgument<T>*>(arguments[lane]);
+  };
+  ++emulator::CurrentCounts().num_mma;
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    const int g = lane / 4, k0 = lane % 4 * kPerRegister;
+    for (int e = 0; e < kPerRegister; ++e) {
+      for (int r = 0; r < 4; ++r) {
+        a[g + r % 2 * 8][k0 + r / 2 * (kDepth / 2) + e] =
+            element(argument(lane)->a[r], e);
+      }
+      for (int r = 0; r < 2; ++r) {
+        b[g][k0 + r * (kDepth / 2) + e] = element(argument(lane)->b[r], e);
+      }
+    }
+  }
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    for (int r = 0; r < 4; ++r) {
+      const int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
+      T sum = 0;
+      for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[column][k];
+      argument(lane)->c[r] += sum;
+    }
+  }
+}
+
+template <typename T>
+void Mma(T (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+         const char* name, emulator::Combine combine) {
+  MmaArgument<T> argument{c, a, {b0, b1}};
+  emulator::Collective(kAllLanes, name, &argument, combine);
+}
+
+}  // namespace
+
+void LdMatrixX4(uint32_t (&registers)[4], const void* row) {
+  LdMatrix<false>(registers, row, "LdMatrixX4");
+}
+void LdMatrixX4Transposed(uint32_t (&registers)[4], const void* row) {
+  LdMatrix<true>(registers, row, "LdMatrixX4Transposed");
+}
+
+void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Mma(c, a, b0, b1, "MmaBf16", [](void* const* arguments, uint32_t) {
+    CombineMma<float, 2>(arguments, [](uint32_t bits) {
+      return Bf16ToFloat(static_cast<uint16_t>(bits));
+    });
+  });
+}
+void MmaF16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Mma(c, a, b0, b1, "MmaF16", [](void* const* arguments, uint32_t) {
+    CombineMma<float, 2>(arguments, [](uint32_t bits) {
+      return HalfToFloat(static_cast<uint16_t>(bits));
+    });
+  });
+}
+void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Mma(c, a, b0, b1, "MmaE4M3", [](void* const* arguments, uint32_t) {
+    CombineMma<float, 4>(arguments, [](uint32_t bits) {
+      return E4M3ToFloat(static_cast<uint8_t>(bits));
+    });
+  });
+}
+void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Mma(c, a, b0, b1, "MmaS8", [](void* const* arguments, uint32_t) {
+    CombineMma<int32_t, 4>(arguments, [](uint32_t bits) {
+      return int32_t{static_cast<int8_t>(bits)};
+    });
+  });
+}
+
+// ---------------------------------------------------------------- numbers
+
+// OCP 8-bit floating point specification, E4M3: bias 7, no infinities, NaN is
+// all ones.
+float E4M3ToFloat(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  float magnitude;
+  if (exponent == 15 && mantissa == 7) {
+    magnitude = std::bit_cast<float>(0x7fc00000u);
+  } else if (exponent == 0) {
+    magnitude = static_cast<float>(mantissa) * 0x1p-9f;
+  } else {
+    magnitude =
+        std::ldexp(1.0f + static_cast<float>(mantissa) / 8.0f, exponent - 7);
+  }
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
+uint8_t FloatToE4M3(float value) {
+  const uint8_t sign = std::signbit(value) ? 0x80 : 0;
+  if (std::isnan(value)) return sign | 0x7f;
+  const float magnitude = std::fabs(value);
+  if (magnitude >= 448.0f) return sign | 0x7e;
+  int exponent;
+  std::frexp(magnitude, &exponent);  // magnitude = f * 2^exponent, f < 1.
+  // Units of the last place: 2^-9 below 2^-6, else 2^(exponent - 4).
+  const int unit = std::max(exponent - 4, -9);
+  const auto steps =
+      static_cast<int>(std::nearbyint(std::ldexp(magnitude, -unit)));
+  if (steps == 0) return sign;
+  // Codes are consecutive: those of one binade follow those of the last.
+  return sign | static_cast<uint8_t>(steps + (unit + 9) * 8);
+}
+
+}  // namespace quire::simt

@@ -1,0 +1,267 @@
+// The emulation of a GPU on which kernels run where there is none: every thread
+// of a CTA is a fiber of one operating-system thread.
+//
+// Every operation of a whole warp (shuffle, vote, ldmatrix, mma) is one
+// primitive: each lane leaves a pointer to its arguments, and the last lane of
+// the mask to arrive computes the results of all. A mask or an operation that
+// differs between lanes, a mask that names a lane that has returned, and a
+// barrier that nobody completes are errors that name the threads.
+//
+// A data race shows as a wrong number: shared memory starts as NaNs, and a test
+// runs a kernel under every schedule, with asynchronous copies done at once and
+// done as late as CpAsyncWait allows. Dynamic shared memory has exactly the
+// size asked for, so AddressSanitizer sees overruns.
+//
+// Thread-compatible: one launch at a time in a process.
+#ifndef QUIRE_KERNELS_CUDA_SIMT_EMULATOR_H_
+#define QUIRE_KERNELS_CUDA_SIMT_EMULATOR_H_
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "kernels/cuda/simt/types.h"
+#include "kernels/dtype.h"
+
+#define SIMT_KERNEL(max_threads) inline void
+#define SIMT_UNROLL
+#define SIMT_DEVICE inline
+#define SIMT_SHARED(T, name, n) \
+  T* name = static_cast<T*>(    \
+      ::quire::simt::emulator::StaticShared(sizeof(T) * (n), alignof(T)))
+#define SIMT_DYNAMIC_SHARED(name) \
+  unsigned char* name = ::quire::simt::emulator::DynamicShared()
+
+namespace quire::simt {
+
+namespace emulator {
+
+// In which order the fibers of a CTA run. The warp orders run one warp until it
+// meets a barrier of the CTA: they find races between warps that no round-robin
+// order finds.
+enum class Schedule : uint8_t {
+  kAscending,
+  kDescending,
+  kRandom,
+  kWarpAscending,
+  kWarpDescending,
+};
+inline constexpr Schedule kAllSchedules[] = {
+    Schedule::kAscending, Schedule::kDescending, Schedule::kRandom,
+    Schedule::kWarpAscending, Schedule::kWarpDescending};
+
+struct Options {
+  Schedule schedule = Schedule::kAscending;
+  uint32_t seed = 1;          // Of Schedule::kRandom and the order of CTAs.
+  bool is_copy_lazy = false;  // cp.async lands only when waited for.
+};
+Options& CurrentOptions();
+
+// Sums since the last ResetCounts.
+struct Counts {
+  uint64_t num_switches = 0;
+  uint64_t num_mma = 0;
+  // 8x8 matrices read by ldmatrix, and the shared-memory passes they took: one
+  // each without bank conflicts.
+  uint64_t num_matrices = 0;
+  uint64_t num_matrix_passes = 0;
+};
+Counts& CurrentCounts();
+
+// What went wrong in the last launch; empty if nothing did.
+const std::string& LastError();
+
+// Runs `body` once per thread of the shape.
+void Run(const LaunchShape& shape, absl::FunctionRef<void()> body);
+
+// ---- For the functions below.
+
+// Ends the launch; the calling thread never continues. `operation`: the name of
+// the warp-wide operation, if one is at fault.
+[[noreturn]] void Fail(const char* message, const char* operation = nullptr);
+void* StaticShared(size_t num_bytes, size_t alignment);
+unsigned char* DynamicShared();
+uint32_t ThreadIdx();
+uint32_t NumThreadsOfCta();
+uint32_t CtaIdx(int axis);
+uint32_t NumCtas(int axis);
+void Barrier(int id, int num_threads);  // 0 threads: all of the CTA.
+void GridBarrier();
+void Yield();
+// What a warp-wide operation computes: arguments by lane; null outside `mask`.
+using Combine = void (*)(void* const* arguments, uint32_t mask);
+void Collective(uint32_t mask, const char* name, void* argument,
+                Combine combine);
+void CopyAsync16(void* to, const void* from, bool is_valid);
+void CommitCopies();
+void WaitForCopies(int num_pending_groups);
+
+}  // namespace emulator
+
+// ---------------------------------------------------------------- threads
+
+inline uint32_t ThreadX() { return emulator::ThreadIdx(); }
+inline uint32_t NumThreads() { return emulator::NumThreadsOfCta(); }
+inline uint32_t CtaX() { return emulator::CtaIdx(0); }
+inline uint32_t CtaY() { return emulator::CtaIdx(1); }
+inline uint32_t CtaZ() { return emulator::CtaIdx(2); }
+inline uint32_t NumCtasX() { return emulator::NumCtas(0); }
+inline uint32_t NumCtasY() { return emulator::NumCtas(1); }
+
+inline void SyncThreads() { emulator::Barrier(0, 0); }
+inline void SyncNamed(int id, int num_threads) {
+  emulator::Barrier(id, num_threads);
+}
+inline void SyncWarp(uint32_t mask = kAllLanes) {
+  int none = 0;
+  emulator::Collective(mask, "SyncWarp", &none, [](void* const*, uint32_t) {});
+}
+inline void SyncGrid(uint32_t* /*counter*/) { emulator::GridBarrier(); }
+
+inline void WaitForPrevious() {}
+inline void LaunchNext() {}
+
+// ---------------------------------------------------------------- warps
+
+namespace emulator {
+template <typename T>
+struct ShuffleArgument {
+  T value;
+  int from;
+  T result;
+};
+template <typename T>
+T ShuffleFrom(uint32_t mask, T value, int from, const char* name) {
+  ShuffleArgument<T> argument{value, from, value};
+  Collective(mask, name, &argument, [](void* const* arguments, uint32_t mask) {
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      if (!(mask >> lane & 1)) continue;
+      auto* a = static_cast<ShuffleArgument<T>*>(arguments[lane]);
+      if (a->from < 0 || a->from >= kWarpSize) continue;
+      if (!(mask >> a->from & 1))
+        Fail("a shuffle reads a lane outside its mask");
+      a->result =
+          static_cast<const ShuffleArgument<T>*>(arguments[a->from])->value;
+    }
+  });
+  return argument.result;
+}
+inline int Lane() { return static_cast<int>(ThreadIdx() % kWarpSize); }
+}  // namespace emulator
+
+template <typename T>
+T Shuffle(T value, int from, uint32_t mask = kAllLanes) {
+  return emulator::ShuffleFrom(mask, value, from & 31, "Shuffle");
+}
+template <typename T>
+T ShuffleXor(T value, int lane_mask, uint32_t mask = kAllLanes) {
+  return emulator::ShuffleFrom(mask, value, emulator::Lane() ^ lane_mask,
+                               "ShuffleXor");
+}
+template <typename T>
+T ShuffleDown(T value, int delta, uint32_t mask = kAllLanes) {
+  const int from = emulator::Lane() + delta;
+  return emulator::ShuffleFrom(
+      mask, value, from < kWarpSize ? from : emulator::Lane(), "ShuffleDown");
+}
+uint32_t Ballot(bool predicate, uint32_t mask = kAllLanes);
+uint32_t ReduceAdd(uint32_t value, uint32_t mask = kAllLanes);
+uint32_t ReduceMax(uint32_t value, uint32_t mask = kAllLanes);
+
+// ---------------------------------------------------------------- copies
+
+inline void CpAsync16(void* shared, const void* global, bool is_valid = true) {
+  emulator::CopyAsync16(shared, global, is_valid);
+}
+inline void CpAsyncCommit() { emulator::CommitCopies(); }
+template <int kNumPending>
+void CpAsyncWait() {
+  emulator::WaitForCopies(kNumPending);
+}
+
+inline Bytes16 Load16(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) {
+    emulator::Fail("a 16-byte load is not aligned");
+  }
+  Bytes16 bytes;
+  std::memcpy(&bytes, p, 16);
+  return bytes;
+}
+inline Bytes16 LoadStream16(const void* p) { return Load16(p); }
+inline void Store16(void* p, const Bytes16& bytes) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) {
+    emulator::Fail("a 16-byte store is not aligned");
+  }
+  std::memcpy(p, &bytes, 16);
+}
+
+// ---------------------------------------------------------------- matrices
+
+void LdMatrixX4(uint32_t (&registers)[4], const void* row);
+void LdMatrixX4Transposed(uint32_t (&registers)[4], const void* row);
+
+// c += a * b with the fragments of PTX's mma.sync m16n8k16 (16 bits) and
+// m16n8k32 (8 bits).
+void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void MmaF16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+// ---------------------------------------------------------------- atomics
+
+// Fibers switch only inside the primitives: plain operations are atomic.
+template <typename T>
+T AtomicAdd(T* p, T value) {
+  const T old = *p;
+  *p = old + value;
+  return old;
+}
+template <typename T>
+T AtomicMax(T* p, T value) {
+  const T old = *p;
+  if (value > old) *p = value;
+  return old;
+}
+template <typename T>
+T AtomicCas(T* p, T expected, T desired) {
+  const T old = *p;
+  if (old == expected) *p = desired;
+  return old;
+}
+inline void ThreadFence() {}
+
+// ---------------------------------------------------------------- numbers
+
+inline uint32_t PackBf16(float low, float high) {
+  return FloatToBf16(low) | uint32_t{FloatToBf16(high)} << 16;
+}
+inline uint32_t PackF16(float low, float high) {
+  return FloatToHalf(low) | uint32_t{FloatToHalf(high)} << 16;
+}
+float E4M3ToFloat(uint8_t bits);
+// Round to nearest even, saturating at 448; a NaN stays one.
+uint8_t FloatToE4M3(float value);
+
+inline float Exp2(float x) { return std::exp2(x); }
+inline float Rsqrt(float x) { return 1.0f / std::sqrt(x); }
+inline float Tanh(float x) { return std::tanh(x); }
+inline float Exp(float x) { return std::exp(x); }
+
+// ---------------------------------------------------------------- launch
+
+using Stream = void*;
+
+// True if the launch worked; the emulator's error is in LastError.
+template <typename... Parameters, typename... Arguments>
+bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
+            Stream /*stream*/, Arguments... arguments) {
+  emulator::Run(shape, [&] { kernel(arguments...); });
+  return emulator::LastError().empty();
+}
+
+}  // namespace quire::simt
+
+#endif  // QUIRE_KERNELS_CUDA_SIMT_EMULATOR_H_

@@ -1,0 +1,38 @@
+// Write a CUDA kernel once; compile it with nvcc for GPUs, or as plain C++
+// where every CUDA thread is a fiber (emulator.h), so that machines without a
+// GPU run and check it. Kernels include this header and no CUDA header.
+//
+// Names (all in quire::simt unless in capitals); the PTX that each stands for
+// is in device.h:
+//   SIMT_KERNEL(max_threads)      __global__ void with launch bounds
+//   SIMT_DEVICE                   an inline device function
+//   SIMT_UNROLL                   unrolls the loop that follows
+//   SIMT_SHARED(T, name, n)       static shared memory
+//   SIMT_DYNAMIC_SHARED(name)     `unsigned char* name`, 128-byte aligned
+//   ThreadX, CtaX, CtaY, CtaZ, NumThreads, NumCtasX, NumCtasY
+//   SyncThreads, SyncNamed(id, num_threads), SyncWarp, SyncGrid
+//   Shuffle, ShuffleXor, ShuffleDown, Ballot, ReduceAdd, ReduceMax
+//   CpAsync16, CpAsyncCommit, CpAsyncWait<n>
+//   LdMatrixX4, LdMatrixX4Transposed
+//   MmaBf16, MmaF16 (m16n8k16), MmaE4M3, MmaS8 (m16n8k32)
+//   AtomicAdd, AtomicMax, AtomicCas
+//   LoadStream16 (read once, past L1), Load16, Store16
+//   WaitForPrevious, LaunchNext   programmatic dependent launch
+//   PackBf16, PackF16, E4M3ToFloat, FloatToE4M3, Exp2, Rsqrt, ...
+//   Launch(kernel, LaunchShape, stream, args...)
+//
+// 16-bit floats travel as their bits (kernels/dtype.h).
+//
+// What the emulator cannot see: mistakes in the PTX itself and its constraints
+// (tests/gpu compares every wrapper with its emulation on random bits), memory
+// fences, the exact rounding of tensor cores, and time.
+#ifndef QUIRE_KERNELS_CUDA_SIMT_SIMT_H_
+#define QUIRE_KERNELS_CUDA_SIMT_SIMT_H_
+
+#ifdef __CUDACC__
+#include "kernels/cuda/simt/device.h"
+#else
+#include "kernels/cuda/simt/emulator.h"
+#endif
+
+#endif  // QUIRE_KERNELS_CUDA_SIMT_SIMT_H_

@@ -1,0 +1,34 @@
+// What the two halves of simt.h share.
+#ifndef QUIRE_KERNELS_CUDA_SIMT_TYPES_H_
+#define QUIRE_KERNELS_CUDA_SIMT_TYPES_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace quire::simt {
+
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+inline constexpr int kWarpSize = 32;
+
+// Sixteen bytes that move in one instruction.
+struct alignas(16) Bytes16 {
+  uint32_t words[4];
+};
+
+struct LaunchShape {
+  uint32_t num_ctas_x = 1;
+  uint32_t num_ctas_y = 1;
+  uint32_t num_ctas_z = 1;
+  uint32_t num_threads = 32;
+  size_t dynamic_shared_bytes = 0;
+  // All CTAs must be resident at once: the kernel calls SyncGrid.
+  bool is_cooperative = false;
+  // May start before the previous kernel of the stream has ended: the kernel
+  // calls WaitForPrevious before it touches anything that a predecessor reads
+  // or writes.
+  bool waits_for_previous = false;
+};
+
+}  // namespace quire::simt
+
+#endif  // QUIRE_KERNELS_CUDA_SIMT_TYPES_H_

@@ -1,0 +1,40 @@
+// One HTTP request, as the output thread sees it: what takes the engine's
+// events and makes an answer of them.
+#ifndef QUIRE_SERVER_CALL_H_
+#define QUIRE_SERVER_CALL_H_
+
+#include <optional>
+
+#include "absl/status/status.h"
+#include "engine/request.h"
+
+namespace quire {
+
+// Thread-compatible: used by the output thread alone, unless a class says
+// otherwise.
+class Call {
+ public:
+  virtual ~Call() = default;
+
+  // Every part of the call was accepted. Streams: sends the head of the answer;
+  // nothing is written before. Idempotent.
+  virtual void Start() = 0;
+  // Takes an event of choice `choice_idx` (of the whole call). Returns true if
+  // the choice ended by what the engine does not know (a stop string): the
+  // engine should abort it. Events of choices that have ended are ignored.
+  virtual bool Append(int choice_idx, const OutputEvent& event) = 0;
+  // Writes what the last Appends made.
+  virtual void Flush() = 0;
+  // Ends the call with an error.
+  virtual void Fail(const absl::Status& error) = 0;
+
+  virtual void AddCachedTokens(int num_tokens) = 0;
+  virtual bool is_complete() const = 0;
+  // Why the choice ended, as the client is told; none if it has not, or Fail
+  // ended it.
+  virtual std::optional<FinishReason> finish_reason(int choice_idx) const = 0;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_SERVER_CALL_H_

@@ -1,0 +1,141 @@
+"""Compiles CUDA sources with the machine's nvcc.
+
+`cuda_library` is a cc_library whose sources nvcc compiles. It exists only where
+a CUDA toolkit does: load IS_CUDA_PRESENT from @local_cuda//:defs.bzl.
+"""
+
+load("@local_cuda//:defs.bzl", "CUDA_ROOT")
+load("@rules_cc//cc:defs.bzl", "cc_library")
+
+# Everything that a GPU of today may be; sm_90a code runs on nothing else, hence
+# the PTX of sm_90 for what is newer than this list. sm_75 has neither bf16 nor
+# cp.async: correct rather than fast.
+_ALL_ARCHITECTURES = ["75", "80", "86", "89", "90a", "100", "120"]
+
+def _architectures_impl(ctx):
+    return [config_common.FeatureFlagInfo(value = ctx.build_setting_value)]
+
+# "all", or a list such as "80,90a".
+architectures_flag = rule(
+    implementation = _architectures_impl,
+    build_setting = config.string(flag = True),
+)
+
+def _gencode(architectures):
+    if architectures == "all":
+        flags = [
+            "-gencode=arch=compute_{0},code=sm_{0}".format(a)
+            for a in _ALL_ARCHITECTURES
+        ]
+        return flags + ["-gencode=arch=compute_90,code=compute_90"]
+    return [
+        "-gencode=arch=compute_{0},code=sm_{0}".format(a)
+        for a in architectures.split(",")
+    ]
+
+def _cuda_object_impl(ctx):
+    contexts = [dep[CcInfo].compilation_context for dep in ctx.attr.deps]
+    headers = depset(
+        ctx.files.hdrs,
+        transitive = [context.headers for context in contexts],
+    )
+    report = ctx.actions.declare_file(ctx.label.name + ".ptxas.txt")
+    object_file = ctx.actions.declare_file(ctx.label.name + ".o")
+    arguments = ctx.actions.args()
+    arguments.add_all([
+        "-std=c++20",
+        "-O3",
+        "--expt-relaxed-constexpr",
+        "-lineinfo",
+        "-compress-mode=size",
+        "-Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-fPIC",
+        "-Xptxas=-v",
+        "-Werror=all-warnings",
+        "-cudart=static",
+        "-I.",
+        "-DNDEBUG",
+        "-x=cu",
+        "-c",
+        ctx.file.src,
+        "-o",
+        object_file,
+    ])
+    arguments.add_all(_gencode(
+        ctx.attr._architectures[config_common.FeatureFlagInfo].value,
+    ))
+    arguments.add_all(ctx.attr.nvcc_options)
+    ctx.actions.run_shell(
+        outputs = [object_file, report],
+        inputs = depset([ctx.file.src], transitive = [headers]),
+        # What ptxas says of registers and spills is kept: a test reads it.
+        command = "{nvcc} \"$@\" > {report} 2>&1 || {{ cat {report}; exit 1; }}".format(
+            nvcc = CUDA_ROOT + "/bin/nvcc",
+            report = report.path,
+        ),
+        arguments = [arguments],
+        mnemonic = "CudaCompile",
+        progress_message = "Compiling %{input} with nvcc",
+        use_default_shell_env = True,
+    )
+    return [
+        DefaultInfo(files = depset([object_file])),
+        OutputGroupInfo(ptxas = depset([report])),
+    ]
+
+_cuda_object = rule(
+    implementation = _cuda_object_impl,
+    attrs = {
+        "src": attr.label(allow_single_file = [".cc"], mandatory = True),
+        "hdrs": attr.label_list(allow_files = True),
+        "deps": attr.label_list(providers = [CcInfo]),
+        "nvcc_options": attr.string_list(),
+        "_architectures": attr.label(default = "//kernels/cuda:architectures"),
+    },
+)
+
+def cuda_library(name, srcs, hdrs = [], deps = [], nvcc_options = [], **kwargs):
+    """A cc_library of CUDA sources.
+
+    Args:
+      name: of the library; NAME.ptxas is what ptxas reported.
+      srcs: .cc files; the same ones compile for the emulation.
+      hdrs: headers of the library.
+      deps: cc_libraries; headers only matter for nvcc.
+      nvcc_options: further options.
+      **kwargs: of cc_library.
+    """
+    objects = []
+    for src in srcs:
+        object_name = name + "_" + src.rpartition("/")[2].replace(".cc", "")
+        _cuda_object(
+            name = object_name,
+            src = src,
+            hdrs = hdrs,
+            deps = deps,
+            nvcc_options = nvcc_options,
+        )
+        objects.append(object_name)
+    cc_library(
+        name = name,
+        srcs = objects,
+        hdrs = hdrs,
+        linkopts = [
+            "-L{}/lib64".format(CUDA_ROOT),
+            "-lcudart_static",
+            "-ldl",
+            "-lrt",
+            "-pthread",
+        ],
+        deps = deps,
+        **kwargs
+    )
+    for object_name in objects:
+        native.filegroup(
+            name = object_name + ".ptxas",
+            srcs = [object_name],
+            output_group = "ptxas",
+        )
+    native.filegroup(
+        name = name + ".ptxas",
+        srcs = [object_name + ".ptxas" for object_name in objects],
+    )

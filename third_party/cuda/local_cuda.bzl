@@ -1,0 +1,18 @@
+"""Finds the CUDA toolkit of this machine, if there is one, for WORKSPACE."""
+
+def _local_cuda_impl(repository_ctx):
+    root = repository_ctx.os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    is_present = repository_ctx.path(root + "/bin/nvcc").exists
+    repository_ctx.file("BUILD.bazel", "")
+    repository_ctx.file("defs.bzl", "\n".join([
+        "IS_CUDA_PRESENT = {}".format(is_present),
+        "CUDA_ROOT = \"{}\"".format(root),
+        "",
+    ]))
+
+local_cuda = repository_rule(
+    implementation = _local_cuda_impl,
+    configure = True,
+    environ = ["CUDA_HOME"],
+    local = True,
+)
