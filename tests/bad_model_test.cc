@@ -160,6 +160,17 @@ TEST_F(BadModelTest, UnsupportedFields) {
               {"quantization_config"});
 }
 
+TEST_F(BadModelTest, MoreTokensThanLearnedPositions) {
+  CopyModel("opt");
+  ModelHarness::Options options;
+  options.max_model_len = 257;
+  const auto harness = ModelHarness::Create(directory_.string(), options);
+  EXPECT_EQ(harness.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(harness.status().message()),
+              AllOf(HasSubstr(directory_.string()), HasSubstr("257"),
+                    HasSubstr("256 positions")));
+}
+
 TEST_F(BadModelTest, BadGenerationConfig) {
   CopyModel("llama_linear");
   WriteFile(directory_ / "generation_config.json", R"({"top_p": "all"})");
