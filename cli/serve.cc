@@ -261,7 +261,13 @@ int RunServe(const ServeOptions& options) {
     const bool is_drained =
         server->Drain(absl::Seconds(options.shutdown_timeout_seconds),
                       [&] { return signals.num_signals() > 1; });
-    if (!is_drained) exit_code = kExitDrainTimeout;
+    if (!is_drained) {
+      absl::FPrintF(
+          stderr, "quire: what still ran after %s was ended with an error\n",
+          signals.num_signals() > 1 ? "the second signal"
+                                    : "the end of --shutdown-timeout");
+      exit_code = kExitDrainTimeout;
+    }
   }
   server.reset();
   return exit_code;
