@@ -271,6 +271,31 @@ SIMT_DEVICE void MeasureRaw(const SampleArguments& a, const float* logits,
   }
 }
 
+SIMT_DEVICE void SumTile(const float (&z)[kChunksPerWarp][4], uint64_t* scratch,
+                         TileResult* result) {
+  float max = -INFINITY;
+  SIMT_UNROLL
+  for (int c = 0; c < kChunksPerWarp; ++c) {
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) max = z[c][i] > max ? z[c][i] : max;
+  }
+  max = CtaReduce<kThreads>(max, TakeMax(), scratch);
+  float sum = 0;
+  SIMT_UNROLL
+  for (int c = 0; c < kChunksPerWarp; ++c) {
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      if (z[c][i] > -INFINITY) sum += simt::Exp(z[c][i] - max);
+    }
+  }
+  const double total =
+      CtaReduce<kThreads>(static_cast<double>(sum), TakeSum(), scratch);
+  if (simt::ThreadX() == 0) {
+    result->z_max = max;
+    result->z_sum = total;
+  }
+}
+
 SIMT_KERNEL(kThreads)
 ProcessKernel(const SampleArguments a) {
   SIMT_SHARED(float, z, kSamplingTile);
@@ -388,6 +413,7 @@ ProcessKernel(const SampleArguments a) {
             id + i);
         best = score > best ? score : best;
       }
+      v[c][i] = value;
       bytes.words[i] = std::bit_cast<uint32_t>(value);
       const uint32_t entry = KeyOf(value);
       key = entry > key ? entry : key;
@@ -400,6 +426,7 @@ ProcessKernel(const SampleArguments a) {
       }
     }
   }
+  if (HasRowSum(p)) SumTile(v, scratch, &w.tiles[tile_idx]);
   if (has_filters) return;
   best = CtaReduce<kThreads>(best, TakeMax(), scratch);
   if (simt::ThreadX() == 0) w.tiles[tile_idx].best = best;
