@@ -5,7 +5,7 @@
 namespace quire::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kChunksPerWarp = kChunksPerTile / kWarps;
 
@@ -244,7 +244,7 @@ SIMT_DEVICE void MeasureRaw(const SampleArguments& a, const float* logits,
   double sum = 0;
   uint32_t num_larger = 0;
   if (wants_sum && num_bad == 0) {
-    // In f32 over a thread's sixteen entries.
+    // In f32 over a thread's eight entries.
     float part = 0;
     SIMT_UNROLL
     for (int c = 0; c < kChunksPerWarp; ++c) {

@@ -95,6 +95,7 @@ std::vector<float> RandomLogits(SimulationRandom& random, int trial,
     logit = static_cast<float>(deviation * Normal(random));
     // Coarse values make ties at the thresholds, of 0 and -0 as well.
     if (trial % 4 == 1) logit = std::round(logit * 2) / 2;
+    if (trial % 5 == 2) logit -= 40.0f;  // None above 0.
   }
   return logits;
 }
@@ -320,6 +321,22 @@ TEST(SamplingMassTest, FindsThresholdsToFiveDigits) {
       }
     }
   }
+}
+
+TEST(SamplingMassTest, FindsAThresholdFarBelowTheMaximum) {
+  // One entry has 82 % of the mass, and the groups have 7, 6 and 5 %.
+  std::vector<float> logits(9001);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = i % 3 == 0 ? -10.5f : i % 3 == 1 ? -10.6f : -10.7f;
+  }
+  logits[4444] = 0.0f;
+  SlotParams params;
+  params.top_p = 0.9f;
+  SamplingTestStep step(static_cast<int32_t>(logits.size()), 1, 8);
+  step.StartSlot(0, params, {1}, 1);
+  step.AddRow(0, {logits}, {}, {1}, 0);
+  ASSERT_NO_FATAL_FAILURE(step.Run());
+  EXPECT_EQ(step.Kept(0).floor, -10.6f);
 }
 
 TEST(SamplingExtremesTest, DrawWhatTheReferenceDraws) {

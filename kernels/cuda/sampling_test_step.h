@@ -24,7 +24,7 @@ inline double Normal(SimulationRandom& random) {
   return std::sqrt(-2 * std::log(u)) * std::cos(2 * M_PI * random.Uniform());
 }
 
-// One thread's sixteen f32 terms, each with an Exp within 2 ulp of a distance
+// One thread's eight f32 terms, each with an Exp within 2 ulp of a distance
 // that was rounded once, which the weight multiplies by at most
 // |distance| e^distance <= 1 / e; then double; then one rounding of a result of
 // magnitude up to |value|.
