@@ -258,8 +258,6 @@ SIMT_DEVICE float Exp(float x) { return expf(x); }
 
 // ---------------------------------------------------------------- launch
 
-using Stream = cudaStream_t;
-
 // True if the launch was accepted; cudaGetLastError tells the rest.
 template <typename... Parameters, typename... Arguments>
 bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
