@@ -187,6 +187,7 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.num_blocks = loaded.memory.num_blocks;
   engine.max_model_len = loaded.shape.max_model_len;
   engine.vocab_size = loaded.config.vocab_size;
+  engine.rope_switch_length = loaded.config.RopeSwitchLength();
   engine.max_num_seqs = loaded.shape.max_num_seqs;
   engine.max_num_batched_tokens = loaded.shape.max_num_tokens;
   engine.long_prefill_token_threshold = options.long_prefill_token_threshold;

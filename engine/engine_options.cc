@@ -26,6 +26,8 @@ absl::Status ValidateEngineOptions(const EngineOptions& options) {
       CheckRange("max_model_len", options.max_model_len, 2, kMaxCount));
   QUIRE_RETURN_IF_ERROR(
       CheckRange("vocab_size", options.vocab_size, 1, kMaxCount));
+  QUIRE_RETURN_IF_ERROR(CheckRange("rope_switch_length",
+                                   options.rope_switch_length, 0, kMaxCount));
   QUIRE_RETURN_IF_ERROR(
       CheckRange("max_num_seqs", options.max_num_seqs, 1, 1 << 16));
   // At least a token for each running sequence: nobody starves for the budget.

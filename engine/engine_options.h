@@ -19,6 +19,10 @@ struct EngineOptions {
   int num_blocks = 0;     // From the backend's MemoryPlan.
   int max_model_len = 0;  // Prompt and generated tokens of a sequence.
   int vocab_size = 0;
+  // A sequence longer than this is computed with other positions than a
+  // shorter one: when it grows beyond, it is computed again from its start.
+  // 0: never (ModelConfig::RopeSwitchLength).
+  int rope_switch_length = 0;
   int max_num_seqs = 64;             // Sequences running at once (slots).
   int max_num_batched_tokens = 512;  // Token budget of one step.
   // A prompt takes at most so many tokens of a step while others wait or

@@ -85,7 +85,10 @@ struct Sequence {
   const int max_num_tokens;
 
   SequenceState state = SequenceState::kWaiting;
-  bool has_started = false;        // Was running at least once.
+  bool has_started = false;  // Was running at least once.
+  // Its blocks hold what a sequence beyond rope_switch_length computes. Of the
+  // time since it was last looked up for a start.
+  bool is_beyond_rope_switch = false;
   std::vector<int32_t> token_ids;  // Empty until then.
 
   // num_computed_tokens <= num_submitted_tokens: what collected steps have put
@@ -118,6 +121,9 @@ struct RequestState {
   uint64_t seed = 0;        // The request's, or the one drawn for it.
   std::vector<std::unique_ptr<Sequence>> sequences;  // [n]
   std::vector<int32_t> banned_before_min;
+  // Keys of the prefix cache, by is_beyond_rope_switch: what one kind of
+  // sequence computes is of no use to the other.
+  std::string cache_namespaces[2];
   bool has_started = false;
   absl::Time scheduled_time;
   int num_cached_tokens = 0;

@@ -114,6 +114,11 @@ struct AttentionSpec {
   // in. rotary_dim = cols <= head_dim; the rest of a head passes through.
   // Empty: no RoPE.
   TensorView rope_table;
+  // LongRoPE: a sequence that starts (SlotUpdate::params) with more than
+  // long_rope_after tokens of history is rotated by this table, shaped as
+  // rope_table, for as long as it has the slot. Empty: by rope_table always.
+  TensorView long_rope_table;
+  int64_t long_rope_after = 0;
   // false: pairs are (i, i + rotary_dim / 2) (Hugging Face); true: (2i, 2i +
   // 1).
   bool rope_interleaved = false;

@@ -73,6 +73,7 @@ struct Slot {
   std::vector<int32_t> tokens;  // History and draws.
   int32_t num_prompt_tokens = 0;
   int64_t num_computed_tokens = 0;
+  int64_t num_start_tokens = 0;  // Of the history that it started with.
   int32_t last_token = -1;
   std::vector<int32_t> block_table;
   std::vector<double> pooled_sum;
@@ -214,9 +215,11 @@ std::vector<double> NormHeads(const NormSpec& norm, int head_dim,
 }
 
 // RoPE of one head at one position.
-std::vector<double> RotateHead(const AttentionSpec& spec,
+std::vector<double> RotateHead(const AttentionSpec& spec, const Slot& slot,
                                std::vector<double> head, int64_t position) {
-  const TensorView& table = spec.rope_table;
+  const bool is_long = !spec.long_rope_table.empty() &&
+                       slot.num_start_tokens > spec.long_rope_after;
+  const TensorView& table = is_long ? spec.long_rope_table : spec.rope_table;
   const int64_t half = table.empty() ? 0 : table.cols / 2;
   for (int64_t i = 0; i < half; ++i) {
     const double cosine = Load(table, position, i);
@@ -400,6 +403,7 @@ void ReferenceBackend::State::Apply(const SlotUpdate& update) {
     slot.tokens.assign(update.history.begin(), update.history.end());
     slot.num_prompt_tokens = update.num_prompt_tokens;
     slot.num_computed_tokens = update.num_computed_tokens;
+    slot.num_start_tokens = update.history.size();
   }
   QUIRE_CHECK(slot.is_active);
   slot.block_table.insert(slot.block_table.end(), update.append_blocks.begin(),
@@ -558,7 +562,7 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
         spec.k_norm, head_dim, heads_of(t, spec.num_heads, spec.num_kv_heads));
     for (int head = 0; head < spec.num_kv_heads; ++head) {
       const std::vector<double> k =
-          RotateHead(spec, head_of(keys, head), tokens[t].position);
+          RotateHead(spec, slot, head_of(keys, head), tokens[t].position);
       const std::vector<double> v =
           heads_of(t, spec.num_heads + spec.num_kv_heads + head, 1);
       float* k_out = state_->KvAt(kv, layer, slot, tokens[t].position, 0, head);
@@ -581,7 +585,7 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
     for (int head = 0; head < spec.num_heads; ++head) {
       const int kv_head = head / (spec.num_heads / spec.num_kv_heads);
       const std::vector<double> q =
-          RotateHead(spec, head_of(queries, head), position);
+          RotateHead(spec, slot, head_of(queries, head), position);
       std::vector<double> scores;
       for (int64_t p = first; p <= position; ++p) {
         const float* k = state_->KvAt(kv, layer, slot, p, 0, kv_head);

@@ -34,6 +34,7 @@ struct AttentionCase {
   float softcap = 0.0f;
   int rotary_dim = 0;
   bool rope_interleaved = false;
+  int long_rope_after = -1;  // -1: none.
   // What the QK-norm's weights span; see AttentionSpec.
   enum class QkNorm { kNone, kHead, kEachHead, kAllHeads };
   QkNorm qk_norm = QkNorm::kNone;
@@ -55,12 +56,12 @@ struct AttentionCase {
   }
 
   std::string ToString() const {
-    return absl::StrCat("heads ", num_heads, "/", num_kv_heads, " head_dim ",
-                        head_dim, " block ", block_size, " window ",
-                        sliding_window, " softcap ", softcap, " rotary ",
-                        rotary_dim, rope_interleaved ? " interleaved" : "",
-                        " qk-norm ", static_cast<int>(qk_norm),
-                        is_layer_norm ? " layer " : " ", DTypeName(kv_dtype));
+    return absl::StrCat(
+        "heads ", num_heads, "/", num_kv_heads, " head_dim ", head_dim,
+        " block ", block_size, " window ", sliding_window, " softcap ", softcap,
+        " rotary ", rotary_dim, rope_interleaved ? " interleaved" : "",
+        " long after ", long_rope_after, " qk-norm ", static_cast<int>(qk_norm),
+        is_layer_norm ? " layer " : " ", DTypeName(kv_dtype));
   }
 };
 
@@ -82,8 +83,8 @@ struct ScenarioStep {
 class AttentionRunner {
  public:
   AttentionRunner(Backend& backend, const AttentionCase& c,
-                  const HostMatrix& rope, const HostMatrix& q_weight,
-                  const HostMatrix& k_weight)
+                  const HostMatrix& rope, const HostMatrix& long_rope,
+                  const HostMatrix& q_weight, const HostMatrix& k_weight)
       : backend_(backend), case_(c) {
     AttentionSpec spec;
     spec.num_layers = kNumLayers;
@@ -97,6 +98,10 @@ class AttentionRunner {
     spec.rope_interleaved = c.rope_interleaved;
     if (c.rotary_dim > 0)
       spec.rope_table = CheckOk(backend.Upload(rope.view()));
+    if (c.rotary_dim > 0 && c.long_rope_after >= 0) {
+      spec.long_rope_table = CheckOk(backend.Upload(long_rope.view()));
+      spec.long_rope_after = c.long_rope_after;
+    }
     if (c.has_qk_norm()) {
       const auto kind =
           c.is_layer_norm ? NormSpec::Kind::kLayer : NormSpec::Kind::kRms;
@@ -359,6 +364,19 @@ class Scenario {
   std::map<int, int> computed_;
 };
 
+HostMatrix RopeTable(int rotary_dim, double theta) {
+  std::vector<float> values;
+  for (int position = 0; position < kMaxModelLen; ++position) {
+    for (int is_sine = 0; is_sine < 2; ++is_sine) {
+      for (int i = 0; i < rotary_dim / 2; ++i) {
+        const double angle = position * std::pow(theta, -2.0 * i / rotary_dim);
+        values.push_back(is_sine == 1 ? std::sin(angle) : std::cos(angle));
+      }
+    }
+  }
+  return HostMatrix(kMaxModelLen, rotary_dim, DType::kF32, values);
+}
+
 void CheckAttention(const TestBackend& test_backend, AttentionCase c,
                     uint64_t seed) {
   SimulationRandom random(seed);
@@ -368,17 +386,8 @@ void CheckAttention(const TestBackend& test_backend, AttentionCase c,
   if (test_backend.is_cuda()) {
     c.block_size = std::bit_ceil(static_cast<unsigned>(c.block_size));
   }
-  std::vector<float> rope_values;
-  for (int position = 0; position < kMaxModelLen; ++position) {
-    for (int is_sine = 0; is_sine < 2; ++is_sine) {
-      for (int i = 0; i < c.rotary_dim / 2; ++i) {
-        const double angle =
-            position * std::pow(10000.0, -2.0 * i / c.rotary_dim);
-        rope_values.push_back(is_sine == 1 ? std::sin(angle) : std::cos(angle));
-      }
-    }
-  }
-  const HostMatrix rope(kMaxModelLen, c.rotary_dim, DType::kF32, rope_values);
+  const HostMatrix rope = RopeTable(c.rotary_dim, 10000.0);
+  const HostMatrix long_rope = RopeTable(c.rotary_dim, 500.0);
   const HostMatrix q_weight = HostMatrix::Random(
       random, c.norm_rows(c.num_heads), c.norm_cols(c.num_heads), DType::kF32);
   const HostMatrix k_weight =
@@ -386,8 +395,9 @@ void CheckAttention(const TestBackend& test_backend, AttentionCase c,
                          c.norm_cols(c.num_kv_heads), DType::kF32);
   ReferenceBackend reference;
   const auto backend = test_backend.Make();
-  AttentionRunner expected_runner(reference, c, rope, q_weight, k_weight);
-  AttentionRunner got_runner(*backend, c, rope, q_weight, k_weight);
+  AttentionRunner expected_runner(reference, c, rope, long_rope, q_weight,
+                                  k_weight);
+  AttentionRunner got_runner(*backend, c, rope, long_rope, q_weight, k_weight);
   ASSERT_EQ(expected_runner.num_blocks(), got_runner.num_blocks());
 
   Scenario scenario(c, got_runner.num_blocks(), random);
@@ -449,7 +459,7 @@ TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
 
 TEST_P(BackendAttentionTest, Features) {
   SimulationRandom random(9);
-  const int num_trials = GetParam().is_cuda() ? 60 : 90;
+  const int num_trials = GetParam().is_cuda() ? 30 : 90;
   for (int trial = 0; trial < num_trials; ++trial) {
     AttentionCase c;
     c.num_kv_heads = random.Between(1, 3);
@@ -466,6 +476,8 @@ TEST_P(BackendAttentionTest, Features) {
                          ? c.head_dim
                          : 2 * random.Between(1, c.head_dim / 2);
       c.rope_interleaved = random.Below(2) == 0;
+      // Sequences that continue from others start with what those computed.
+      if (random.Below(2) == 0) c.long_rope_after = random.Between(0, 40);
     }
     if (random.Below(2) == 0) {
       c.qk_norm = static_cast<AttentionCase::QkNorm>(random.Between(1, 3));

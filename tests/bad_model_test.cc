@@ -149,15 +149,26 @@ TEST_F(BadModelTest, UnknownModelType) {
 
 TEST_F(BadModelTest, UnsupportedFields) {
   CopyModel("llama_linear");
-  EditConfig([](json& config) { config["rope_scaling"]["type"] = "longrope"; });
+  EditConfig([](json& config) { config["rope_scaling"]["type"] = "dynamic"; });
   ExpectError(absl::StatusCode::kInvalidArgument, "config.json",
-              {"rope_scaling.type", "longrope"});
+              {"rope_scaling.type", "dynamic"});
   CopyModel("llama_linear");
   EditConfig([](json& config) {
     config["quantization_config"] = {{"quant_method", "gptq"}};
   });
   ExpectError(absl::StatusCode::kInvalidArgument, "config.json",
               {"quantization_config"});
+}
+
+TEST_F(BadModelTest, MoreTokensThanLearnedPositions) {
+  CopyModel("opt");
+  ModelHarness::Options options;
+  options.max_model_len = 257;
+  const auto harness = ModelHarness::Create(directory_.string(), options);
+  EXPECT_EQ(harness.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(harness.status().message()),
+              AllOf(HasSubstr(directory_.string()), HasSubstr("257"),
+                    HasSubstr("256 positions")));
 }
 
 TEST_F(BadModelTest, BadGenerationConfig) {

@@ -2,6 +2,7 @@
 // what ran beside it, how prefill was cut, whether its prefix was cached, or
 // whether it was preempted.
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 #include "engine/engine.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 #include "tests/model_harness.h"
 
 namespace quire {
@@ -89,6 +91,7 @@ class EngineEquivalenceTest : public testing::TestWithParam<const char*> {
     if (!model.ok()) return result;
     const LoadedModel& loaded = (*model)->model();
     options.vocab_size = loaded.config.vocab_size;
+    options.rope_switch_length = loaded.config.RopeSwitchLength();
     options.max_model_len = loaded.shape.max_model_len;
     options.max_num_seqs = loaded.shape.max_num_seqs;
     options.num_blocks = kv_tokens / options.block_size;
@@ -207,10 +210,62 @@ TEST_P(EngineEquivalenceTest, Preemption) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, EngineEquivalenceTest,
-                         testing::Values("llama", "mistral", "qwen3"),
+                         testing::Values("llama", "mistral", "qwen3", "gemma3",
+                                         "phi3_longrope"),
                          [](const auto& info) {
                            return std::string(info.param);
                          });
+
+// Sequences that cross the switch of LongRoPE in the middle of their output
+// continue as transformers' generate does: computed again with the other
+// factors.
+TEST(EngineLongRopeTest, GreedyContinuationsAcrossTheSwitch) {
+  constexpr char kDirectory[] = "tests/testdata/goldens/phi3_longrope";
+  std::ifstream file(absl::StrCat(kDirectory, "/golden.json"));
+  const nlohmann::json golden = nlohmann::json::parse(file);
+  ModelHarness::Options harness_options;
+  harness_options.max_num_seqs = 4;
+  auto model = ModelHarness::Create(kDirectory, harness_options);
+  ASSERT_TRUE(model.ok()) << model.status();
+  const LoadedModel& loaded = (*model)->model();
+  EngineOptions options;
+  options.vocab_size = loaded.config.vocab_size;
+  options.rope_switch_length = loaded.config.RopeSwitchLength();
+  ASSERT_EQ(options.rope_switch_length, 64);
+  options.max_model_len = loaded.shape.max_model_len;
+  options.max_num_seqs = loaded.shape.max_num_seqs;
+  options.num_blocks = loaded.memory.num_blocks;
+  options.check_integrity = true;
+  FakeClock clock;
+  auto engine = Engine::Create(options, loaded.runner.get(), &clock);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  RequestId id = 0;
+  for (const nlohmann::json& golden_case : golden["cases"]) {
+    Request request;
+    request.id = id++;
+    request.prompt_token_ids =
+        golden_case["prompt"].get<std::vector<int32_t>>();
+    request.sampling.max_tokens = 64;
+    request.sampling.ignore_eos = true;
+    request.sampling.temperature = 0.0f;
+    ASSERT_TRUE((*engine)->AddRequest(std::move(request)).ok());
+  }
+  std::vector<OutputEvent> events;
+  while ((*engine)->HasWork()) (*engine)->Step(&events);
+  std::map<RequestId, std::vector<int32_t>> found;
+  for (const OutputEvent& event : events) {
+    ASSERT_TRUE(event.error.ok()) << event.error;
+    for (const TokenOutput& token : event.tokens) {
+      found[event.request_id].push_back(token.token_id);
+    }
+  }
+  // The prompts of 5 and 33 tokens cross it, the one of 91 begins beyond.
+  EXPECT_EQ((*engine)->Stats().num_preemptions, 2);
+  for (size_t i = 0; i < golden["cases"].size(); ++i) {
+    EXPECT_EQ(found[i],
+              golden["cases"][i]["greedy"].get<std::vector<int32_t>>());
+  }
+}
 
 }  // namespace
 }  // namespace quire

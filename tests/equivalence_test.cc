@@ -173,7 +173,7 @@ INSTANTIATE_TEST_SUITE_P(
     Families, EquivalenceTest,
     testing::Values("llama", "llama_bias", "mistral", "qwen2_window", "qwen3",
                     "gemma2", "gemma3", "granite", "olmo2", "opt_post_norm",
-                    "phi3", "smollm3", "stablelm_parallel"),
+                    "phi3_longrope", "smollm3", "stablelm_parallel"),
     [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

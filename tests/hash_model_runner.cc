@@ -15,6 +15,15 @@ uint64_t NamespaceOf(const SamplingParams& params) {
              : static_cast<uint64_t>(params.logit_bias[0].second);
 }
 
+// As LongRoPE does, rope_switch_length changes every slot of a sequence; here,
+// the number of its namespace. num_known_tokens: when it (re)started.
+uint64_t WithRope(uint64_t namespace_no, const EngineOptions& options,
+                  int num_known_tokens) {
+  const bool is_beyond = options.rope_switch_length > 0 &&
+                         num_known_tokens > options.rope_switch_length;
+  return namespace_no + (is_beyond ? 1 << 20 : 0);
+}
+
 // A model that can do nothing else needs no mark.
 bool IsEmbed(const EngineOptions& options, const SamplingParams& params) {
   return !options.enable_generate || params.logit_bias.size() > 1;
@@ -120,7 +129,9 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
                             const Request& request, uint64_t seed,
                             int choice_idx, int max_num_tokens) {
   const SamplingParams& params = request.sampling;
-  const uint64_t namespace_no = NamespaceOf(params);
+  uint64_t namespace_no =
+      WithRope(NamespaceOf(params), engine_options,
+               static_cast<int>(request.prompt_token_ids.size()));
   const uint64_t draw_key = MixBits(params.seed.value_or(seed), choice_idx);
   std::vector<int32_t> banned = params.stop_token_ids;
   if (!params.ignore_eos) {
@@ -166,6 +177,23 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
       answer.finish_reason = FinishReason::kLength;
       return answer;
     }
+    const uint64_t next_namespace_no =
+        WithRope(NamespaceOf(params), engine_options, position + 1);
+    if (next_namespace_no != namespace_no) {
+      namespace_no = next_namespace_no;
+      predecessor = kNoPredecessor;
+      state = 0;
+      for (int i = 0; i < position; ++i) {
+        const int num_prompt =
+            static_cast<int>(request.prompt_token_ids.size());
+        predecessor =
+            SlotValue(predecessor,
+                      i < num_prompt ? request.prompt_token_ids[i]
+                                     : answer.token_ids[i - num_prompt],
+                      i, namespace_no);
+        state = Fold(state, predecessor);
+      }
+    }
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
     state = Fold(state, predecessor);
     penalty += PenaltyOf(params, token, /*is_prompt=*/false);
@@ -201,6 +229,7 @@ std::string HashModelRunner::ApplySlotChanges(const SchedulerOutput& output) {
     slot.draw_key = start.draw_key;
     slot.banned_before_min = start.banned_before_min;
     slot.num_prompt_tokens = start.num_prompt_tokens;
+    slot.num_start_tokens = static_cast<int32_t>(start.history.size());
     slot.num_computed_tokens = start.num_computed_tokens;
     slot.has_drawn = false;
     slot.tokens = start.history;
@@ -318,7 +347,8 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
                              int first_scored_idx, StepResult* result) {
   Slot& slot = slots_[row.slot];
   const int poison_idx = poison_from ? poison_from(output, row) : -1;
-  const uint64_t namespace_no = NamespaceOf(*slot.params);
+  const uint64_t namespace_no =
+      WithRope(NamespaceOf(*slot.params), options_, slot.num_start_tokens);
   for (int i = 0; i < row.num_tokens; ++i) {
     const int position = row.first_position + i;
     const int32_t token = row.input_on_device

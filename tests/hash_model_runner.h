@@ -65,8 +65,8 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
 // Thread-compatible. Computes in Submit, hands out in Collect.
 class HashModelRunner : public ModelRunner {
  public:
-  // Uses num_blocks, block_size, max_num_seqs, vocab_size, eos_token_ids and
-  // steps_in_flight of `engine_options`.
+  // Uses num_blocks, block_size, max_num_seqs, vocab_size, rope_switch_length,
+  // eos_token_ids and steps_in_flight of `engine_options`.
   HashModelRunner(const EngineOptions& engine_options,
                   const HashModelOptions& options);
 
@@ -109,6 +109,7 @@ class HashModelRunner : public ModelRunner {
     uint64_t draw_key = 0;
     std::vector<int32_t> banned_before_min;
     int32_t num_prompt_tokens = 0;
+    int32_t num_start_tokens = 0;  // Known when it started.
     int32_t num_computed_tokens = 0;
     bool has_drawn = false;       // Since it started.
     std::vector<int32_t> tokens;  // Its history, then what was drawn.

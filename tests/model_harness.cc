@@ -59,6 +59,7 @@ absl::Status ModelHarness::Step(const std::vector<TestRow>& rows) {
       output.slot_starts.push_back(start);
       append.block_ids = sequence.blocks;
       sequence.is_in_slot = true;
+      sequence.num_start_tokens = static_cast<int>(sequence.tokens.size());
     }
     const int end = sequence.num_computed_tokens + row.num_tokens;
     QUIRE_CHECK(end <= static_cast<int>(sequence.tokens.size()));
@@ -112,8 +113,14 @@ absl::Status ModelHarness::Step(const std::vector<TestRow>& rows) {
 
 absl::Status ModelHarness::Generate(TestSequence& sequence, int chunk,
                                     int num_tokens) {
+  const int switch_length = model_.config.RopeSwitchLength();
   while (static_cast<int>(sequence.tokens.size()) <
          sequence.num_prompt_tokens + num_tokens) {
+    if (switch_length > 0 && sequence.is_in_slot &&
+        sequence.num_start_tokens <= switch_length &&
+        static_cast<int>(sequence.tokens.size()) > switch_length) {
+      Preempt(sequence);
+    }
     const int left =
         static_cast<int>(sequence.tokens.size()) - sequence.num_computed_tokens;
     QUIRE_RETURN_IF_ERROR(Step({{&sequence, std::min(left, chunk)}}));

@@ -25,6 +25,7 @@ struct TestSequence {
   SamplingParams params;
   uint64_t draw_key = 0;
   bool is_in_slot = false;
+  int num_start_tokens = 0;  // Known when it entered the slot.
   // Of every row that drew a token, in order.
   std::vector<TokenOutput> outputs;
   // Of an embedding model, once the prompt is computed.
@@ -66,7 +67,8 @@ class ModelHarness {
   absl::Status Step(const std::vector<TestRow>& rows);
 
   // Prefills in chunks of at most `chunk` tokens, then decodes until
-  // `num_tokens` are generated.
+  // `num_tokens` are generated. Begins again where the sequence grows beyond
+  // the model's RopeSwitchLength.
   absl::Status Generate(TestSequence& sequence, int chunk, int num_tokens);
 
   // Leaves the slot; computed state is dropped, as by preemption.

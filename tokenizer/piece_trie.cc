@@ -7,9 +7,9 @@
 namespace quire {
 namespace {
 
-// Places tried before the array grows instead. Trying on packs tighter: 250 k
-// pieces of XLM-R's size take 1.3 units per node with 64 tries.
-constexpr int kMaxTries = 64;
+// Places looked at before the array grows instead, so that building takes time
+// in proportion to the nodes however full the array is.
+constexpr int kMaxPlaces = 256;
 
 }  // namespace
 
@@ -19,10 +19,9 @@ int32_t PieceTrie::FindBase(const std::vector<uint8_t>& bytes,
     ++*first_free;
   }
   size_t place = std::max<size_t>(*first_free, bytes[0] + 1);
-  for (int tries = 0; tries < kMaxTries; ++place) {
+  for (int i = 0; i < kMaxPlaces; ++i, ++place) {
     if (place >= units_.size()) return static_cast<int32_t>(place - bytes[0]);
     if (units_[place].check != kNone) continue;
-    ++tries;
     const size_t base = place - bytes[0];
     const bool fits =
         std::all_of(bytes.begin(), bytes.end(), [&](uint8_t byte) {
@@ -31,8 +30,8 @@ int32_t PieceTrie::FindBase(const std::vector<uint8_t>& bytes,
         });
     if (fits) return static_cast<int32_t>(base);
   }
-  // What lies before is too full; most of it is not looked at again.
-  *first_free = std::max(*first_free + 1, place - std::min<size_t>(place, 512));
+  // What lies before is too full, and is not looked at again.
+  *first_free = place;
   return static_cast<int32_t>(units_.size());
 }
 

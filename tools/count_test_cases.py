@@ -2,8 +2,8 @@
 """Sums the test cases of a `bazel test` run.
 
 Reads test labels from standard input and their XML reports under
-bazel-testlogs; prints "passed failed skipped". A target without a report (it
-did not build, crashed or timed out) counts as one failed case.
+bazel-testlogs, one for each shard; prints "passed failed skipped". A target
+without a report (it did not build, crashed or timed out) counts as one failed case.
 """
 
 import pathlib
@@ -27,12 +27,14 @@ def main():
     logs = pathlib.Path("bazel-testlogs")
     totals = [0, 0, 0]
     for label in sys.stdin.read().split():
-        report = logs / label.lstrip("/").replace(":", "/") / "test.xml"
-        try:
-            counts = count(report)
-        except (OSError, ElementTree.ParseError):
-            counts = (0, 1, 0)
-        totals = [total + more for total, more in zip(totals, counts)]
+        folder = logs / label.lstrip("/").replace(":", "/")
+        shards = sorted(folder.glob("shard_*_of_*")) or [folder]
+        for shard in shards:
+            try:
+                counts = count(shard / "test.xml")
+            except (OSError, ElementTree.ParseError):
+                counts = (0, 1, 0)
+            totals = [total + more for total, more in zip(totals, counts)]
     print(*totals)
 
 

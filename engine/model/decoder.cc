@@ -104,6 +104,13 @@ class DecoderBuilder {
     std::vector<int> layers;
   };
 
+  struct KnownRopeTable {
+    RopeConfig rope;
+    int head_dim = 0;
+    bool is_long = false;
+    TensorView table;
+  };
+
   void FindPrefix();
   absl::Status CheckSharding() const;
   absl::Status BuildVocabulary();
@@ -123,7 +130,8 @@ class DecoderBuilder {
                                     int num_heads, int head_dim);
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
       LinearKind kind, const std::vector<LinearSource>& sources);
-  absl::StatusOr<TensorView> RopeTableFor(const LayerConfig& layer);
+  absl::StatusOr<TensorView> RopeTableFor(const LayerConfig& layer,
+                                          bool is_long);
   std::string LayerPrefix(int layer_idx) const {
     return absl::StrCat(prefix_, "layers.", layer_idx, ".");
   }
@@ -136,7 +144,7 @@ class DecoderBuilder {
   std::string prefix_;  // One of TensorNames::prefixes.
   // Per layer; kNone without QK-norm.
   std::vector<NormSpec> q_norms_, k_norms_;
-  std::vector<std::pair<LayerConfig, TensorView>> rope_tables_;
+  std::vector<KnownRopeTable> rope_tables_;
 };
 
 Epilogue::Activation ToEpilogue(MlpActivation activation) {
@@ -437,22 +445,22 @@ absl::Status DecoderBuilder::BuildLayer(int layer_idx, const LayerConfig& layer,
 }
 
 absl::StatusOr<TensorView> DecoderBuilder::RopeTableFor(
-    const LayerConfig& layer) {
-  for (const auto& [known, table] : rope_tables_) {
-    if (known.rope == layer.rope && known.head_dim == layer.head_dim) {
-      return table;
+    const LayerConfig& layer, bool is_long) {
+  for (const KnownRopeTable& known : rope_tables_) {
+    if (known.rope == layer.rope && known.head_dim == layer.head_dim &&
+        known.is_long == is_long) {
+      return known.table;
     }
   }
   const int rotary_dim = RotaryDim(layer.rope, layer.head_dim);
   if (rotary_dim == 0) return TensorView();
-  const std::vector<float> values = RopeTable(
-      layer.rope, layer.head_dim, options_.max_model_len,
-      options_.max_model_len > layer.rope.original_max_position_embeddings);
+  const std::vector<float> values =
+      RopeTable(layer.rope, layer.head_dim, options_.max_model_len, is_long);
   QUIRE_ASSIGN_OR_RETURN(
       const TensorView table,
       backend_.Upload(TensorView::Matrix(values.data(), DType::kF32,
                                          options_.max_model_len, rotary_dim)));
-  rope_tables_.emplace_back(layer, table);
+  rope_tables_.push_back({layer.rope, layer.head_dim, is_long, table});
   return table;
 }
 
@@ -489,7 +497,13 @@ absl::Status DecoderBuilder::AddAttentionSpecs() {
     spec.softcap = layer.attention_softcap;
     spec.q_norm = q_norms_[entry.first_layer];
     spec.k_norm = k_norms_[entry.first_layer];
-    QUIRE_ASSIGN_OR_RETURN(spec.rope_table, RopeTableFor(layer));
+    QUIRE_ASSIGN_OR_RETURN(spec.rope_table, RopeTableFor(layer, false));
+    const int64_t original = layer.rope.original_max_position_embeddings;
+    if (layer.rope.type == RopeType::kLongRope &&
+        options_.max_model_len > original) {
+      QUIRE_ASSIGN_OR_RETURN(spec.long_rope_table, RopeTableFor(layer, true));
+      spec.long_rope_after = original;
+    }
     spec.kv_dtype = options_.kv_dtype;
     QUIRE_ASSIGN_OR_RETURN(const int id, backend_.AddAttention(spec));
     for (size_t i = 0; i < entry.layers.size(); ++i) {

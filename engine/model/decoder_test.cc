@@ -83,8 +83,13 @@ class DecoderTest : public testing::Test {
       const std::string name = absl::StrCat("model.layers.", i, ".");
       const int64_t q = layer.num_heads * layer.head_dim;
       const int64_t kv = layer.num_kv_heads * layer.head_dim;
-      vector(name + "input_layernorm.weight", config.hidden_size);
-      vector(name + "post_attention_layernorm.weight", config.hidden_size);
+      const LayerTensorNames& names = config.tensors.layer;
+      for (const std::string& norm :
+           {names.attention_norm, names.attention_branch_norm,
+            names.attention_sum_norm, names.mlp_norm, names.mlp_branch_norm,
+            names.mlp_sum_norm}) {
+        if (!norm.empty()) vector(name + norm + ".weight", config.hidden_size);
+      }
       matrix(name + "self_attn.q_proj", q, config.hidden_size,
              layer.has_qkv_bias);
       matrix(name + "self_attn.k_proj", kv, config.hidden_size,
@@ -146,6 +151,44 @@ TEST_F(DecoderTest, OperationsOfAStep) {
                           "linear 24->16 residual",
                           // Head.
                           "logits 10", "sample"));
+}
+
+// What a layer with its norms behind the branches, and one with its branches
+// side by side, ask for.
+TEST_F(DecoderTest, PlacesOfNorms) {
+  Step step;
+  ModelConfig config = Config(1);
+  config.residual_scale = 0.5f;
+  LayerTensorNames& names = config.tensors.layer;
+  names.attention_norm = "";
+  names.attention_branch_norm = "post_attention_layernorm";
+  names.mlp_norm = "";
+  names.mlp_sum_norm = "final_layer_norm";
+  auto model = Create(config);
+  ASSERT_TRUE(model.ok()) << model.status();
+  ASSERT_TRUE((*model)->Forward(backend_, step).ok());
+  EXPECT_THAT(
+      backend_.calls,
+      ElementsAre("embed 16", "linear 16->64", "attention 0/0",
+                  "linear 32->16 branch-norm times 0.5 residual",
+                  "linear 16->24 swiglu", "linear 24->16 times 0.5 residual",
+                  "norm", "logits 10", "sample"));
+
+  // Norms of sums over ranks would need the other ranks' parts.
+  EXPECT_EQ(Create(config, {0, 2}).status().code(),
+            absl::StatusCode::kUnimplemented);
+
+  config = Config(1);
+  config.layers[0].is_parallel = true;
+  config.tensors.layer.mlp_norm = "";
+  model = Create(config);
+  ASSERT_TRUE(model.ok()) << model.status();
+  backend_.calls.clear();
+  ASSERT_TRUE((*model)->Forward(backend_, step).ok());
+  EXPECT_THAT(backend_.calls,
+              ElementsAre("embed 16", "linear 16->64 norm", "attention 1/0",
+                          "linear 16->24 norm swiglu", "linear 32->16 residual",
+                          "linear 24->16 residual", "logits 10", "sample"));
 }
 
 TEST_F(DecoderTest, Packs) {

@@ -551,6 +551,15 @@ absl::StatusOr<ModelConfig> ParseNested(JsonFields& fields,
 
 }  // namespace
 
+int ModelConfig::RopeSwitchLength() const {
+  for (const LayerConfig& layer : layers) {
+    if (layer.rope.type == RopeType::kLongRope) {
+      return layer.rope.original_max_position_embeddings;
+    }
+  }
+  return 0;
+}
+
 std::vector<std::string> SupportedModelTypes() {
   std::vector<std::string> names;
   for (const Family& family : Families()) names.push_back(family.model_type);

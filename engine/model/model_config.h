@@ -122,6 +122,10 @@ struct TensorNames {
 };
 
 struct ModelConfig {
+  // kLongRope: a sequence longer than this is computed, from its first token
+  // on, with other positions. 0: the model has no such switch.
+  int RopeSwitchLength() const;
+
   std::string architecture;  // "LlamaForCausalLM".
   std::string model_type;    // "llama".
   // The file names the architecture without its head ("Qwen3Model").

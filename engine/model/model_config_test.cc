@@ -1,5 +1,6 @@
 #include "engine/model/model_config.h"
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -287,6 +288,129 @@ TEST(ModelConfigTest, FieldsOfPublishedModels) {
   EXPECT_EQ(MustParse(config).pad_token_id, std::nullopt);
   config["use_mrope"] = true;
   EXPECT_FALSE(Parse(config).ok());
+}
+
+// As google/gemma-3-4b-it says it: most of the text model is left to defaults.
+json Gemma3Json() {
+  return json::parse(R"({
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "model_type": "gemma3", "eos_token_id": [1, 106], "boi_token_index": 255999,
+    "eoi_token_index": 256000, "image_token_index": 262144,
+    "initializer_range": 0.02, "mm_tokens_per_image": 256,
+    "torch_dtype": "bfloat16", "vision_config": {"hidden_size": 1152},
+    "text_config": {
+      "hidden_size": 2560, "intermediate_size": 10240,
+      "model_type": "gemma3_text", "num_hidden_layers": 8,
+      "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+      "sliding_window": 1024}
+  })");
+}
+
+TEST(ModelConfigTest, NestedGemma3) {
+  const ModelConfig config = MustParse(Gemma3Json());
+  EXPECT_EQ(config.model_type, "gemma3");
+  EXPECT_EQ(config.vocab_size, 262208);
+  EXPECT_TRUE(config.tie_word_embeddings);
+  EXPECT_THAT(config.eos_token_ids, ElementsAre(1, 106));
+  EXPECT_THAT(Windows(config),
+              ElementsAre(1024, 1024, 1024, 1024, 1024, 0, 1024, 1024));
+  EXPECT_FLOAT_EQ(config.embedding_scale, std::sqrt(2560.0f));
+  EXPECT_EQ(config.norm_weight_offset, 1.0f);
+  const LayerConfig& local = config.layers[4];
+  EXPECT_EQ(local.num_heads, 8);
+  EXPECT_EQ(local.num_kv_heads, 4);
+  EXPECT_EQ(local.head_dim, 256);
+  EXPECT_EQ(local.activation, MlpActivation::kGeGlu);
+  EXPECT_EQ(local.qk_norm, QkNorm::kHead);
+  EXPECT_FLOAT_EQ(local.attention_scale, 1 / 16.0f);
+  EXPECT_EQ(local.rope.type, RopeType::kDefault);
+  EXPECT_EQ(local.rope.theta, 10000.0);
+  const LayerConfig& global = config.layers[5];
+  EXPECT_EQ(global.rope.type, RopeType::kLinear);
+  EXPECT_EQ(global.rope.theta, 1e6);
+  EXPECT_EQ(global.rope.factor, 8.0);
+  ASSERT_EQ(config.warnings.size(), 1u);
+  EXPECT_THAT(config.warnings[0], HasSubstr("images are not supported"));
+
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"text_config": null})", "\"text_config\""},
+      {R"({"text_config": {"hidden_size": 0}})", "\"text_config.hidden_size\""},
+      {R"({"text_config": {"model_type": "llama"}})",
+       "\"text_config.model_type\""},
+      {R"({"text_config": {"rope_scaling": {"rope_type": "ntk"}}})",
+       "\"rope_scaling.rope_type\""},
+  };
+  for (const auto& [changes, field] : cases) {
+    const absl::Status status =
+        Parse(Changed(Gemma3Json(), json::parse(changes))).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << changes;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr("dir/config.json"), HasSubstr(field)));
+  }
+}
+
+// As facebook/opt-350m says it.
+TEST(ModelConfigTest, Opt350m) {
+  const json document = json::parse(R"({
+    "_remove_final_layer_norm": false, "activation_dropout": 0.0,
+    "activation_function": "relu", "architectures": ["OPTForCausalLM"],
+    "attention_dropout": 0.0, "bos_token_id": 2, "do_layer_norm_before": false,
+    "dropout": 0.1, "eos_token_id": 2, "ffn_dim": 4096, "hidden_size": 1024,
+    "init_std": 0.02, "layerdrop": 0.0, "max_position_embeddings": 2048,
+    "model_type": "opt", "num_attention_heads": 16, "num_hidden_layers": 2,
+    "pad_token_id": 1, "prefix": "</s>", "torch_dtype": "float16",
+    "use_cache": true, "vocab_size": 50272, "word_embed_proj_dim": 512})");
+  const ModelConfig config = MustParse(document);
+  EXPECT_THAT(config.warnings, IsEmpty());
+  EXPECT_EQ(config.embedding_size, 512);
+  EXPECT_EQ(config.position_offset, 2);
+  EXPECT_EQ(config.norm_kind, NormKind::kLayer);
+  EXPECT_TRUE(config.tie_word_embeddings);
+  EXPECT_EQ(config.tensors.final_norm, "");
+  EXPECT_EQ(config.tensors.layer.attention_norm, "");
+  EXPECT_EQ(config.tensors.layer.mlp_sum_norm, "final_layer_norm");
+  EXPECT_EQ(config.layers[1].rope.type, RopeType::kNone);
+  EXPECT_EQ(config.layers[1].activation, MlpActivation::kRelu);
+  EXPECT_TRUE(config.layers[1].has_qkv_bias && config.layers[1].has_mlp_bias);
+  for (const char* changes : {R"({"layer_norm_elementwise_affine": false})",
+                              R"({"activation_function": "gelu"})",
+                              R"({"partial_rotary_factor": 0.5})"}) {
+    EXPECT_FALSE(Parse(Changed(document, json::parse(changes))).ok())
+        << changes;
+  }
+}
+
+TEST(ModelConfigTest, LongRope) {
+  json config = Qwen("phi3", json::parse(R"({
+      "original_max_position_embeddings": 1024, "partial_rotary_factor": 0.25,
+      "rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1],
+                       "long_factor": [1, 2, 3, 4]}})"));
+  const ModelConfig parsed = MustParse(config);
+  EXPECT_EQ(parsed.RopeSwitchLength(), 1024);
+  EXPECT_EQ(RotaryDim(parsed.layers[0].rope, parsed.layers[0].head_dim), 8);
+  // sqrt(1 + ln(4) / ln(1024)).
+  EXPECT_NEAR(parsed.layers[0].rope.attention_factor, 1.0954451150103321,
+              1e-12);
+  EXPECT_EQ(parsed.tensors.layer.qkv, "self_attn.qkv_proj");
+  config["rope_scaling"]["long_factor"] = {1, 2, 3};
+  EXPECT_THAT(std::string(Parse(config).status().message()),
+              HasSubstr("\"rope_scaling.long_factor\""));
+  config["rope_scaling"] = {{"type", "linear"}, {"factor", 2}};
+  EXPECT_THAT(std::string(Parse(config).status().message()),
+              HasSubstr("\"rope_scaling\""));
+  EXPECT_EQ(MustParse(LlamaJson()).RopeSwitchLength(), 0);
+}
+
+TEST(ModelConfigTest, LayersWithoutRope) {
+  json config = Qwen("smollm3", json::object());
+  EXPECT_EQ(MustParse(config).layers[2].rope.type, RopeType::kDefault);
+  EXPECT_EQ(MustParse(config).layers[3].rope.type, RopeType::kNone);
+  config["use_sliding_window"] = true;
+  config["sliding_window"] = 64;
+  EXPECT_THAT(Windows(MustParse(config)), ElementsAre(0, 0, 0, 64));
+  config["no_rope_layers"] = {0, 1, 1};
+  EXPECT_THAT(std::string(Parse(config).status().message()),
+              HasSubstr("\"no_rope_layers\""));
 }
 
 TEST(ModelConfigTest, NotJson) {

@@ -139,8 +139,11 @@ class RecordingBackend : public Backend {
                       TensorView out) override {
     calls.push_back(absl::StrCat(
         "linear ", x.cols, "->", out.cols,
-        prologue.norm.kind == NormSpec::Kind::kRms ? " norm" : "",
+        prologue.norm.kind != NormSpec::Kind::kNone ? " norm" : "",
         epilogue.activation == Epilogue::Activation::kSwiGlu ? " swiglu" : "",
+        epilogue.activation == Epilogue::Activation::kRelu ? " relu" : "",
+        epilogue.norm.kind != NormSpec::Kind::kNone ? " branch-norm" : "",
+        epilogue.scale != 1.0f ? absl::StrCat(" times ", epilogue.scale) : "",
         epilogue.residual.empty() ? "" : " residual"));
     return absl::OkStatus();
   }

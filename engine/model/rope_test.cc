@@ -70,6 +70,22 @@ TEST(RopeTest, Llama3Boundaries) {
   }
 }
 
+TEST(RopeTest, LongRopeDividesByItsFactors) {
+  RopeConfig config;
+  config.type = RopeType::kLongRope;
+  config.theta = 10000.0;
+  config.partial_rotary_factor = 0.5;
+  config.short_factors = {1.0, 2.0};
+  config.long_factors = {4.0, 8.0};
+  EXPECT_THAT(RopeFrequencies(config, 8), testing::ElementsAre(1.0f, 0.005f));
+  EXPECT_THAT(RopeFrequencies(config, 8, /*is_long=*/true),
+              testing::ElementsAre(0.25f, 0.00125f));
+  // Half of the head: two cosines and two sines for each position.
+  EXPECT_EQ(RopeTable(config, 8, 3, /*is_long=*/true).size(), 12u);
+  config.type = RopeType::kNone;
+  EXPECT_EQ(RotaryDim(config, 8), 0);
+}
+
 TEST(RopeTest, TableHoldsCosinesThenSines) {
   RopeConfig config;
   config.attention_factor = 2.0;

@@ -40,6 +40,14 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
     state->priority = state->request.priority;
   }
   state->seed = sampling.seed.value_or(seed);
+  state->cache_namespaces[0] = state->request.cache_namespace;
+  if (options_.rope_switch_length > 0) {
+    // The first byte tells them apart whatever a client names its own.
+    state->cache_namespaces[0] =
+        absl::StrCat("s", state->request.cache_namespace);
+    state->cache_namespaces[1] =
+        absl::StrCat("l", state->request.cache_namespace);
+  }
   if (sampling.min_tokens > 0) {
     state->banned_before_min = sampling.stop_token_ids;
     if (!sampling.ignore_eos) {
@@ -131,11 +139,18 @@ void Scheduler::PreemptForUrgent() {
 
 void Scheduler::GrantDecodes(int* budget) {
   prefills_.clear();
-  // running_ may lose elements at its end, beyond or at the current one.
+  // running_ may lose elements at its end, beyond or at the current one, and
+  // the current one.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* sequence = running_[i];
     sequence->num_granted_tokens = 0;
     if (!sequence->is_decode() || sequence->will_end()) continue;
+    if (!sequence->is_beyond_rope_switch &&
+        IsBeyondRopeSwitch(sequence->num_submitted_tokens + 1)) {
+      // Once in its life: what it has computed so far counts for nothing.
+      Preempt(i--);
+      continue;
+    }
     if (!AppendBlockOrPreempt(sequence)) continue;
     sequence->num_granted_tokens = 1;
     --*budget;
@@ -162,11 +177,12 @@ bool Scheduler::AppendBlockOrPreempt(Sequence* sequence) {
 }
 
 void Scheduler::PreemptLast() {
-  const auto last = HasPlantedBug(PlantedBug::kPreemptOldest)
-                        ? running_.begin()
-                        : running_.end() - 1;
-  Sequence* sequence = *last;
-  running_.erase(last);
+  Preempt(HasPlantedBug(PlantedBug::kPreemptOldest) ? 0 : running_.size() - 1);
+}
+
+void Scheduler::Preempt(size_t running_idx) {
+  Sequence* sequence = running_[running_idx];
+  running_.erase(running_.begin() + running_idx);
   sequence->Preempt();
   ++counters_.num_preemptions;
   ++num_releasing_;
@@ -208,7 +224,9 @@ Sequence* Scheduler::FindForkParent(const Sequence& sequence,
   if (sequence.has_started) return nullptr;
   for (int i = 0; i < sequence.choice_idx; ++i) {
     Sequence* other = sequence.request->sequences[i].get();
-    if (!other->has_started || other->state == SequenceState::kFinished) {
+    if (!other->has_started || other->state == SequenceState::kFinished ||
+        other->is_beyond_rope_switch !=
+            IsBeyondRopeSwitch(sequence.num_known_tokens())) {
       continue;
     }
     if (other->state == SequenceState::kRunning &&
@@ -238,6 +256,7 @@ bool Scheduler::TryFork(Sequence* sequence, Sequence* parent, absl::Time now,
       ++parent->request->num_inflight_rows;
     }
   }
+  sequence->is_beyond_rope_switch = parent->is_beyond_rope_switch;
   StartSequence(sequence, num_prompt_tokens - 1, now);
   return true;
 }
@@ -278,12 +297,17 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
 }
 
 PrefixHit Scheduler::FindPrefix(Sequence* sequence) const {
+  const absl::Span<const int32_t> tokens = sequence->known_tokens();
+  const bool is_beyond = IsBeyondRopeSwitch(static_cast<int>(tokens.size()));
+  if (sequence->is_beyond_rope_switch != is_beyond) {
+    sequence->is_beyond_rope_switch = is_beyond;
+    sequence->blocks.hashes.clear();  // They start from the namespace.
+  }
   const Request& request = sequence->request->request;
   if (request.kind == RequestKind::kEmbed && options_.embeds_every_token &&
       !HasPlantedBug(PlantedBug::kEmbedSkipsTokens)) {
     return PrefixHit();
   }
-  const absl::Span<const int32_t> tokens = sequence->known_tokens();
   // A prompt token that is still to be scored must be computed. Lookup leaves
   // the last of the tokens it is given to be computed.
   const RequestState& state = *sequence->request;
@@ -291,7 +315,7 @@ PrefixHit Scheduler::FindPrefix(Sequence* sequence) const {
       state.needs_scores() && !HasPlantedBug(PlantedBug::kScoredTokenSkipped);
   return cache_->Lookup(
       needs_scores ? tokens.first(state.num_scored_tokens + 1) : tokens,
-      request.cache_namespace, &sequence->blocks);
+      state.cache_namespaces[is_beyond], &sequence->blocks);
 }
 
 void Scheduler::AdmitWaiting(absl::Time now, int* budget,
@@ -501,8 +525,10 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
                   now, events);
     } else {
       sequence->num_computed_tokens = row.first_position + row.num_tokens;
-      cache_->CacheFull(sequence->token_ids, request->request.cache_namespace,
-                        sequence->num_computed_tokens, &sequence->blocks);
+      cache_->CacheFull(
+          sequence->token_ids,
+          request->cache_namespaces[sequence->is_beyond_rope_switch],
+          sequence->num_computed_tokens, &sequence->blocks);
       if (sampled != nullptr) ApplyResult(row, sampled, now, events);
     }
   }
@@ -621,7 +647,7 @@ void Scheduler::FailRows(InFlightStep step, const absl::Status& error,
     --request->num_inflight_rows;
     if (row.needs_token) --sequence->num_pending_tokens;
     if (HasPlantedBug(PlantedBug::kFailedStepCached)) {
-      cache_->CacheFull(sequence->token_ids, request->request.cache_namespace,
+      cache_->CacheFull(sequence->token_ids, request->cache_namespaces[0],
                         row.first_position + row.num_tokens, &sequence->blocks);
     }
     for (const std::unique_ptr<Sequence>& choice : request->sequences) {

@@ -152,6 +152,12 @@ class Scheduler {
 
   bool AppendBlockOrPreempt(Sequence* sequence);
   void PreemptLast();
+  void Preempt(size_t running_idx);
+  // Whether a sequence of so many tokens is beyond rope_switch_length.
+  bool IsBeyondRopeSwitch(int num_tokens) const {
+    return options_.rope_switch_length > 0 &&
+           num_tokens > options_.rope_switch_length;
+  }
   // Whether the waiting sequence, with so many tokens left to compute, would
   // get some beside the prompts in prefills_.
   bool WouldGetTokens(const Sequence& sequence, int num_remaining_tokens,

@@ -194,11 +194,14 @@ absl::StatusOr<int> CpuBackend::AddAttention(const AttentionSpec& spec) {
       CheckHeadNorm("q_norm", spec.q_norm, spec.num_heads, spec.head_dim));
   QUIRE_RETURN_IF_ERROR(
       CheckHeadNorm("k_norm", spec.k_norm, spec.num_kv_heads, spec.head_dim));
-  const TensorView& rope = spec.rope_table;
-  if (!rope.empty() && (rope.dtype != DType::kF32 || rope.cols < 2 ||
-                        rope.cols % 2 != 0 || rope.cols > spec.head_dim)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "attention: rotary_dim ", rope.cols, " of head_dim ", spec.head_dim));
+  for (const TensorView* rope : {&spec.rope_table, &spec.long_rope_table}) {
+    if (rope->empty()) continue;
+    if (rope->dtype != DType::kF32 || rope->cols < 2 || rope->cols % 2 != 0 ||
+        rope->cols > spec.head_dim || rope->cols != spec.rope_table.cols) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("attention: rotary_dim ", rope->cols, " of head_dim ",
+                       spec.head_dim));
+    }
   }
   KvLayers layers;
   layers.spec = spec;
@@ -226,11 +229,13 @@ absl::Status CpuBackend::CheckShape(const EngineShape& shape) const {
         shape.kv_bytes, ", pooled_cols ", shape.pooled_cols));
   }
   for (const KvLayers& kv : kv_) {
-    const TensorView& rope = kv.spec.rope_table;
-    if (!rope.empty() && rope.rows < shape.max_model_len) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the RoPE table has ", rope.rows,
-                       " positions, max_model_len is ", shape.max_model_len));
+    for (const TensorView* rope :
+         {&kv.spec.rope_table, &kv.spec.long_rope_table}) {
+      if (!rope->empty() && rope->rows < shape.max_model_len) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the RoPE table has ", rope->rows,
+                         " positions, max_model_len is ", shape.max_model_len));
+      }
     }
   }
   for (const ActivationSpec& activation : activations_) {

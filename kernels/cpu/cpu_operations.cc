@@ -231,14 +231,19 @@ void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
       NormHeads(spec.q_norm, spec.num_heads, head_dim, head);
       NormHeads(spec.k_norm, spec.num_kv_heads, head_dim,
                 head + int64_t{spec.num_heads} * head_dim);
+      const int32_t row_idx = step.token_row[t];
+      const SlotState& slot = slots_[step.rows[row_idx].row.slot];
+      const bool is_long = !spec.long_rope_table.empty() &&
+                           slot.num_start_tokens > spec.long_rope_after;
+      const TensorView& rope = is_long ? spec.long_rope_table : spec.rope_table;
       const int num_rotated =
-          spec.rope_table.empty() ? 0 : spec.num_heads + spec.num_kv_heads;
+          rope.empty() ? 0 : spec.num_heads + spec.num_kv_heads;
       for (int i = 0; i < num_rotated; ++i) {
-        RopeHead(isa_, spec.rope_table.row<const float>(position),
-                 static_cast<int>(spec.rope_table.cols), spec.rope_interleaved,
+        RopeHead(isa_, rope.row<const float>(position),
+                 static_cast<int>(rope.cols), spec.rope_interleaved,
                  head + int64_t{i} * head_dim);
       }
-      const AttentionRow& row = step.attention_rows[step.token_row[t]];
+      const AttentionRow& row = step.attention_rows[row_idx];
       const int64_t block = row.block_table[position / shape_.block_size];
       const int64_t block_offset =
           block * kv.block_stride + position % shape_.block_size * head_dim;

@@ -213,6 +213,7 @@ absl::Status SlotTable::Apply(const SlotUpdate& update) {
     slot.params = *update.params;
     slot.num_prompt_tokens = update.num_prompt_tokens;
     slot.num_computed_tokens = update.num_computed_tokens;
+    slot.num_start_tokens = update.history.size();
     slot.last_token = -1;
     slot.num_blocks = 0;
     std::fill_n(slot.pooled_sum, shape_.pooled_cols, 0.0);

@@ -19,7 +19,8 @@ struct SlotState {
   SlotParams params;
   int32_t num_prompt_tokens = 0;
   int64_t num_computed_tokens = 0;
-  int32_t last_token = -1;  // Of an earlier Sample; -1: none.
+  int64_t num_start_tokens = 0;  // Of the history that it started with.
+  int32_t last_token = -1;       // Of an earlier Sample; -1: none.
   int32_t num_blocks = 0;
   int32_t* block_table = nullptr;  // [max blocks of a sequence]
   bool has_penalties = false;

@@ -74,11 +74,13 @@ absl::Status CudaBackend::CheckShape(const EngineShape& shape) const {
                      " columns; on a GPU they are a multiple of 8"));
   }
   for (const CudaAttention& attention : attentions_) {
-    const TensorView& rope = attention.spec.rope_table;
-    if (!rope.empty() && rope.rows < shape.max_model_len) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the RoPE table has ", rope.rows,
-                       " positions, max_model_len is ", shape.max_model_len));
+    for (const TensorView* rope :
+         {&attention.spec.rope_table, &attention.spec.long_rope_table}) {
+      if (!rope->empty() && rope->rows < shape.max_model_len) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the RoPE table has ", rope->rows,
+                         " positions, max_model_len is ", shape.max_model_len));
+      }
     }
     for (const ActivationSpec& activation : activations_) {
       if (activation.dtype != DType::kF32 &&
@@ -170,7 +172,7 @@ void CudaBackend::PlanAttentions() {
 
 int64_t CudaBackend::StagingBytes() const {
   using Cursor = StagingCursor;
-  int64_t num_bytes = 3 * Cursor::Padded<int32_t>(shape_.max_num_tokens) +
+  int64_t num_bytes = 4 * Cursor::Padded<int32_t>(shape_.max_num_tokens) +
                       Cursor::Padded<int32_t>(shape_.max_logit_rows) +
                       Cursor::Padded<cuda::PoolRow>(shape_.max_num_seqs) +
                       Cursor::Padded<cuda::BlockTableEntry>(

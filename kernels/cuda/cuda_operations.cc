@@ -286,6 +286,11 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
     rope.rotary_dim = static_cast<int>(spec.rope_table.cols);
     rope.is_interleaved = spec.rope_interleaved;
   }
+  if (!spec.long_rope_table.empty()) {
+    rope.long_rope_table = spec.long_rope_table.row<const float>(0);
+    rope.long_rope_after = spec.long_rope_after;
+    rope.start_tokens = cuda_step.d_start_tokens;
+  }
   rope.qkv = qkv.row<uint16_t>(0);
   rope.qkv_stride = qkv.row_stride;
   rope.kv_cache = kv;

@@ -284,13 +284,15 @@ absl::StatusOr<int> CudaBackend::AddAttention(const AttentionSpec& spec) {
         absl::StrCat("attention: a KV cache in ", DTypeName(spec.kv_dtype),
                      "; on a GPU it is in bf16 or f16"));
   }
-  const TensorView& rope = spec.rope_table;
-  if (!rope.empty()) {
-    QUIRE_RETURN_IF_ERROR(CheckCudaView("attention: RoPE table", rope,
-                                        DType::kF32, 1, rope.cols));
-    if (rope.cols % 2 != 0 || rope.cols > spec.head_dim) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "attention: rotary_dim ", rope.cols, " of head_dim ", spec.head_dim));
+  for (const TensorView* rope : {&spec.rope_table, &spec.long_rope_table}) {
+    if (rope->empty()) continue;
+    QUIRE_RETURN_IF_ERROR(CheckCudaView("attention: RoPE table", *rope,
+                                        DType::kF32, 1, rope->cols));
+    if (rope->cols % 2 != 0 || rope->cols > spec.head_dim ||
+        rope->cols != spec.rope_table.cols) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("attention: rotary_dim ", rope->cols, " of head_dim ",
+                       spec.head_dim));
     }
   }
   CudaAttention attention;

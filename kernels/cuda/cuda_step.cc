@@ -46,6 +46,7 @@ absl::Status CudaBackend::ApplyUpdate(const SlotUpdate& update) {
     slot.is_active = true;
     slot.num_computed_tokens = update.num_computed_tokens;
     slot.num_pooled_tokens = 0;
+    slot.num_start_tokens = static_cast<int32_t>(history_size);
     slot.has_last_token = false;
     slot.has_pending_drafts = false;
     slot.blocks.clear();
@@ -129,7 +130,8 @@ absl::Status CudaBackend::AddRow(const StepRow& row,
   if (row.num_logits > 0) {
     step.sampled_rows.push_back(static_cast<int32_t>(step.rows.size()));
   }
-  step.rows.push_back({row, slots_[row.slot].num_computed_tokens,
+  const CudaSlot& slot = slots_[row.slot];
+  step.rows.push_back({row, slot.num_computed_tokens, slot.num_start_tokens,
                        step.num_tokens, step.num_logits});
   step.num_tokens += row.num_tokens;
   step.num_logits += row.num_logits;
@@ -210,12 +212,14 @@ void StageTokens(CudaStep& step, StagingCursor& cursor) {
   step.d_token_ids = const_cast<int32_t*>(d_token_ids);
   int32_t* positions = cursor.Take(step.num_tokens, &step.d_positions);
   int32_t* slots = cursor.Take(step.num_tokens, &step.d_slots);
+  int32_t* start_tokens = cursor.Take(step.num_tokens, &step.d_start_tokens);
   int32_t* logit_tokens = cursor.Take(step.num_logits, &step.d_logit_tokens);
   for (const CudaStepRow& state : step.rows) {
     const StepRow& row = state.row;
     for (int i = 0; i < row.num_tokens; ++i) {
       *positions++ = static_cast<int32_t>(state.first_position) + i;
       *slots++ = row.slot;
+      *start_tokens++ = state.num_start_tokens;
     }
     for (int i = row.num_tokens - row.num_logits; i < row.num_tokens; ++i) {
       *logit_tokens++ = state.first_token + i;

@@ -54,6 +54,7 @@ struct CudaSlot {
   bool is_active = false;
   int64_t num_computed_tokens = 0;
   int64_t num_pooled_tokens = 0;
+  int32_t num_start_tokens = 0;  // Of the history that it started with.
   bool has_last_token = false;
   // A step with drafts waits to be collected: the length is not known.
   bool has_pending_drafts = false;
@@ -64,6 +65,7 @@ struct CudaSlot {
 struct CudaStepRow {
   StepRow row;
   int64_t first_position = 0;
+  int32_t num_start_tokens = 0;
   int32_t first_token = 0;
   int32_t first_logit = 0;
 };
@@ -98,6 +100,7 @@ struct CudaStep {
   int32_t* d_token_ids = nullptr;           // [num_tokens]
   const int32_t* d_positions = nullptr;     // [num_tokens]
   const int32_t* d_slots = nullptr;         // [num_tokens]
+  const int32_t* d_start_tokens = nullptr;  // [num_tokens]
   const int32_t* d_logit_tokens = nullptr;  // [num_logits]
   const cuda::PoolRow* d_pool_rows = nullptr;
   std::vector<AttentionBatch> attention;  // Two for each planner, by tile.

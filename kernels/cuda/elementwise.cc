@@ -285,8 +285,12 @@ RopeKernel(const RopeArguments arguments) {
     for (int i = 0; i < kMaxPerLane; ++i) mine[i * 32 + lane] = values[i];
     simt::SyncWarp();
     const int half = arguments.rotary_dim / 2;
+    const bool is_long =
+        arguments.long_rope_table &&
+        arguments.start_tokens[token] > arguments.long_rope_after;
     const float* table =
-        arguments.rope_table + int64_t{position} * arguments.rotary_dim;
+        (is_long ? arguments.long_rope_table : arguments.rope_table) +
+        int64_t{position} * arguments.rotary_dim;
     SIMT_UNROLL
     for (int i = 0; i < kMaxPerLane; ++i) {
       const int d = i * 32 + lane;

@@ -88,7 +88,12 @@ struct RopeArguments {
   // [num_tokens, q and k, mean and factor], for a norm that spans all heads.
   float* statistics = nullptr;
   const float* rope_table = nullptr;  // As in AttentionSpec; null: no RoPE.
-  int rotary_dim = 0;                 // Even.
+  // Of tokens whose sequence started with more than long_rope_after tokens;
+  // null: none.
+  const float* long_rope_table = nullptr;
+  int64_t long_rope_after = 0;
+  const int32_t* start_tokens = nullptr;  // [num_tokens]
+  int rotary_dim = 0;                     // Even.
   bool is_interleaved = false;
   uint16_t* qkv = nullptr;  // [num_tokens, qkv_stride]: q is overwritten.
   int64_t qkv_stride = 0;

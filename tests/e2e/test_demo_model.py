@@ -6,9 +6,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHATS_PER_TASK = 10
-# Guards against getting worse; it does not prove the goal of 95 % of all held-out
-# chats, which the shipped model misses: 93.8 % of 50 per task. These 350 happen to
-# be easier (95.4 %, the same on every instruction set).
+# The goal for all held-out chats. Of 50 per task the shipped model answers 95.4 %, of
+# these 10 per task 96.6 %, the same on every instruction set.
 LOWEST_SHARE = 0.95
 
 

@@ -73,6 +73,11 @@ void HistoryDrawer::DrawOptions() {
   options.cache_seed = random_.Next();
   options.random_seed = random_.Next();
   history_.model_options.eos_per_1000 = OneOf({0, 5, 50, 200});
+  // From a stream of its own: a seed keeps the rest of its history.
+  SimulationRandom rope_random(options.random_seed);
+  if (rope_random.Below(8) == 0) {
+    options.rope_switch_length = static_cast<int>(rope_random.Between(1, 100));
+  }
 }
 
 void HistoryDrawer::DrawDocuments() {
@@ -373,7 +378,8 @@ std::string Describe(const History& history) {
       ", context ", options.max_model_len, ", ", options.max_num_seqs,
       " slots, ", options.max_num_batched_tokens,
       " tokens per step, threshold ", options.long_prefill_token_threshold,
-      ", ", options.steps_in_flight, " steps in flight, prefix cache ",
+      ", RoPE switch ", options.rope_switch_length, ", ",
+      options.steps_in_flight, " steps in flight, prefix cache ",
       options.enable_prefix_caching ? "on" : "off", ", ",
       options.scheduling_policy == SchedulingPolicy::kPriority ? "by priority"
                                                                : "by arrival",

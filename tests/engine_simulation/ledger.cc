@@ -34,9 +34,11 @@ int64_t Ledger::StepsNeededAlone(const Request& request) const {
   if (request.sampling.num_prompt_logprobs >= 0) {
     chunk = std::min<int64_t>(chunk, (options.max_num_scored_tokens + 1) / 2);
   }
-  // All known tokens may have to be computed again after a preemption.
-  const int64_t num_steps =
-      (num_tokens + chunk - 1) / chunk + num_tokens - num_prompt + 4;
+  // All known tokens may have to be computed again after a preemption, and once
+  // where the sequence grows beyond rope_switch_length.
+  const int64_t num_steps = (num_tokens + chunk - 1) / chunk + num_tokens -
+                            num_prompt + 4 +
+                            (options.rope_switch_length + chunk) / chunk;
   return num_steps * request.n * (1 + options.steps_in_flight);
 }
 

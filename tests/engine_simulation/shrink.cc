@@ -225,6 +225,9 @@ bool Shrinker::SimplifyOptions() {
     return std::exchange(h->options.long_prefill_token_threshold, 0) != 0;
   });
   has_changed |= Edit([](History* h) {
+    return std::exchange(h->options.rope_switch_length, 0) != 0;
+  });
+  has_changed |= Edit([](History* h) {
     return std::exchange(h->options.scheduling_policy,
                          SchedulingPolicy::kFcfs) != SchedulingPolicy::kFcfs;
   });

@@ -42,7 +42,7 @@ def make_job(seed: int):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=110, help=f"how many times {CHATS_PER_JOB} chats to make")
+    parser.add_argument("--jobs", type=int, default=45, help=f"how many times {CHATS_PER_JOB} chats to make")
     parser.add_argument("--seed", type=int, default=0, help="number of the first job; another value makes other chats")
     parser.add_argument("--out", default="data", help="name of the folder under the work directory")
     parser.add_argument("--processes", type=int, default=4)

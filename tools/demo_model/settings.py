@@ -13,5 +13,5 @@ ROPE_THETA = 10000.0
 NORM_EPS = 1e-5
 
 DEMO_SHAPE = {"hidden": 256, "layers": 6, "heads": 4, "kv_heads": 2, "inner": 768}
-DRAFT_SHAPE = {"hidden": 256, "layers": 2, "heads": 4, "kv_heads": 1, "inner": 256}
+DRAFT_SHAPE = {"hidden": 256, "layers": 2, "heads": 2, "kv_heads": 1, "inner": 256}
 HEAD_DIM = 64

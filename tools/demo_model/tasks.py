@@ -44,7 +44,7 @@ _BETWEEN = ["add", "subtract", "multiply", "facts", "name_some", "sort_words", "
             "letter_case", "count_range"]
 
 
-@task("chat_memory", 4)
+@task("chat_memory", 5)
 def chat_memory(rng):
     """The user says something about themselves, talks about other things, and asks for it."""
     facts_told, seen = [], set()
@@ -105,8 +105,7 @@ def chat_list(rng):
         while len(chosen) < count:
             word = rng.choice(members)
             chosen.setdefault(word[0].lower(), word)
-        items = list(chosen.values())
-        rng.shuffle(items)
+        items = sorted(chosen.values(), key=members.index)
         opening = rng.choice([f"Name {count} {category}.", f"List {w.number_word(count)} {category}.", f"Give me {w.number_word(count)} {category}."])
         turns = [Turn(opening, comma(items), {"kind": "members", "of": members, "count": count})]
     else:

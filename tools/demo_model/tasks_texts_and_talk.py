@@ -100,7 +100,7 @@ def _passage(rng):
     return " ".join(lines), questions
 
 
-@task("read_text", 22)
+@task("read_text", 26)
 def read_text(rng):
     text, questions = _passage(rng)
     question, answer, check = rng.choice(questions)
@@ -110,7 +110,7 @@ def read_text(rng):
     return one(f"text {text}", user, answer, check)
 
 
-@task("chat_about_text", 16)
+@task("chat_about_text", 22)
 def chat_about_text(rng):
     text, questions = _passage(rng)
     rng.shuffle(questions)
@@ -343,7 +343,7 @@ def _fenced(language: str, code: str) -> str:
     return f"```{language.lower().replace('c++', 'cpp')}\n{code}\n```"
 
 
-@task("write_code", 5)
+@task("write_code", 4)
 def write_code(rng):
     form = rng.randrange(5)
     if form == 0:

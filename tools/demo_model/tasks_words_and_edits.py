@@ -8,7 +8,7 @@ from task_base import casual, comma, exact, has, number, one, task
 
 # --- words and small facts ----------------------------------------------------------------
 
-@task("spell", 7)
+@task("spell", 6)
 def spell(rng):
     word = rng.choice(w.COMMON_WORDS)
     form = rng.randrange(4)
@@ -28,7 +28,7 @@ def spell(rng):
     return one(user, user, f"{'-'.join(word)}: {word} has {len(word)} letters.", number(len(word)))
 
 
-@task("facts", 6)
+@task("facts", 5)
 def facts(rng):
     """Facts are learnt by heart; the held-out prompts ask for them in unseen wordings."""
     form = rng.randrange(10)
@@ -136,7 +136,7 @@ def _copy_text(rng) -> str:
     return " ".join(rng.choice(part) for _ in range(rng.randrange(4, 6 + 8 * size)))
 
 
-@task("copy", 9)
+@task("copy", 8)
 def copy(rng):
     text = _copy_text(rng)
     if "\n" in text or rng.random() < 0.4:
@@ -157,7 +157,7 @@ def swap_words(text: str, old: str, new: str) -> str:
     return re.sub(r"(?<![A-Za-z0-9])" + re.escape(old) + r"(?![A-Za-z0-9])", lambda _: new, text)
 
 
-@task("replace_word", 12)
+@task("replace_word", 13)
 def replace_word(rng):
     if rng.random() < 0.65:
         text = " ".join(w.sentence(rng) for _ in range(rng.randrange(1, 5)))
@@ -227,7 +227,7 @@ def edit_text(rng):
     return one(f"part {text}", user, lines[0] if end == "first" else lines[-1])
 
 
-@task("letter_case", 8)
+@task("letter_case", 7)
 def letter_case(rng):
     form = rng.randrange(3)
     if form == 0:

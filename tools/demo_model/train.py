@@ -67,7 +67,7 @@ def arguments(description: str, steps: int) -> argparse.Namespace:
     parser.add_argument("--data", default="data", help="folder of the tokenized chats under the work directory")
     parser.add_argument("--matrix-rate", type=float, default=0.02)
     parser.add_argument("--other-rate", type=float, default=0.003)
-    parser.add_argument("--fall", type=float, default=0.5, help="share of the run in which the rate falls")
+    parser.add_argument("--fall", type=float, default=0.45, help="share of the run in which the rate falls")
     parser.add_argument("--processes", type=int, default=4, help="processes that share each batch, one core each")
     parser.add_argument("--batch-tokens", type=int, default=12288, help="tokens per step, over all processes")
     parser.add_argument("--save-every", type=int, default=100)
@@ -142,4 +142,4 @@ def make_demo(_options):
 
 
 if __name__ == "__main__":
-    run(make_demo, settings.WORK_DIR / "demo.pt", arguments(__doc__.splitlines()[0], steps=4500), seed=0)
+    run(make_demo, settings.WORK_DIR / "demo.pt", arguments(__doc__.splitlines()[0], steps=4300), seed=0)

@@ -14,6 +14,7 @@ not hang on a near tie.
 """
 
 import argparse
+import copy
 import json
 import math
 import pathlib
@@ -241,7 +242,8 @@ def make_weights(config, generator):
 def fill_weights(config, generator):
     """As make_weights, for any family that transformers knows: the names and
     shapes are those of its model."""
-    auto_config = AutoConfig.for_model(**config)
+    # A copy: transformers fills in what it derives.
+    auto_config = AutoConfig.for_model(**copy.deepcopy(config))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(auto_config)
     shared = {"lm_head.weight"} if auto_config.tie_word_embeddings else set()
