@@ -259,8 +259,6 @@ SIMT_DEVICE float Product(float a, float b) { return __fmul_rn(a, b); }
 
 // ---------------------------------------------------------------- launch
 
-using Stream = cudaStream_t;
-
 // True if the launch was accepted; cudaGetLastError tells the rest.
 template <typename... Parameters, typename... Arguments>
 bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
