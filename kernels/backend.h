@@ -22,6 +22,11 @@
 //   with f16 or f32 weights x' stays as it is. Products are accumulated in f32.
 // - The KV cache stores K (after norm and RoPE) and V rounded to kv_dtype;
 //   queries and probabilities stay in f32.
+// - A backend whose activations have 16 bits (CUDA) also rounds to their dtype
+//   what it keeps between its kernels or gives to tensor cores: x' for weights
+//   of any dtype, queries after norm and RoPE, the probabilities of attention
+//   relative to the largest so far, a token's embedding before its position is
+//   added, and norm_input before its norm. What Pool reduces stays in f32.
 // - Norms, activations, RoPE, logits and sampling compute in f32.
 //
 // Thread-compatible: one thread (the engine's) calls everything after creation.

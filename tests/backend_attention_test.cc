@@ -1,7 +1,9 @@
-// Attention of the CPU backend, on every instruction set, against
-// kernels/reference: ragged steps that mix prefill chunks, decodes and several
-// query tokens, shared and copied blocks, over generated specs.
+// Attention of the CPU backend, on every instruction set, and of the CUDA
+// backend on an emulated GPU, against kernels/reference: ragged steps that mix
+// prefill chunks, decodes and several query tokens, shared and copied blocks,
+// over generated specs.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <map>
 #include <string>
@@ -18,13 +20,10 @@ namespace {
 constexpr double kRoundoff = 0x1p-24;  // Of f32, relative.
 constexpr float kNormEps = 1e-2f;
 
-class BackendAttentionTest : public testing::TestWithParam<Isa> {};
+class BackendAttentionTest : public testing::TestWithParam<TestBackend> {};
 
-INSTANTIATE_TEST_SUITE_P(Isas, BackendAttentionTest,
-                         testing::ValuesIn(SupportedIsas()),
-                         [](const testing::TestParamInfo<Isa>& info) {
-                           return std::string(IsaName(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Backends, BackendAttentionTest,
+                         testing::ValuesIn(AllTestBackends()), TestBackendName);
 
 struct AttentionCase {
   int num_heads = 1;
@@ -41,6 +40,7 @@ struct AttentionCase {
   QkNorm qk_norm = QkNorm::kNone;
   bool is_layer_norm = false;
   DType kv_dtype = DType::kF32;
+  DType activations = DType::kF32;
 
   int q_cols() const { return num_heads * head_dim; }
   int kv_cols() const { return num_kv_heads * head_dim; }
@@ -115,10 +115,10 @@ class AttentionRunner {
       }
     }
     spec_id_ = CheckOk(backend.AddAttention(spec));
-    qkv_ = backend.AddActivation(c.qkv_cols(), DType::kF32,
+    qkv_ = backend.AddActivation(c.qkv_cols(), c.activations,
                                  ActivationRows::kTokens);
-    out_ =
-        backend.AddActivation(c.q_cols(), DType::kF32, ActivationRows::kTokens);
+    out_ = backend.AddActivation(c.q_cols(), c.activations,
+                                 ActivationRows::kTokens);
     EngineShape shape;
     shape.max_num_seqs = 8;
     shape.max_num_tokens = kMaxTokens;
@@ -148,12 +148,12 @@ class AttentionRunner {
     std::vector<float> result;
     RunStep(backend_, plan, [&](Step& step) {
       for (int layer = 0; layer < kNumLayers; ++layer) {
-        CopyIn(scenario.qkv[layer], backend_.Activation(qkv_));
+        CopyIn(backend_, scenario.qkv[layer], backend_.Activation(qkv_));
         CheckOk(backend_.Attention(step, spec_id_, layer,
                                    backend_.Activation(qkv_),
                                    backend_.Activation(out_)));
         const std::vector<float> out =
-            CopyOut(backend_.Activation(out_), scenario.num_tokens);
+            CopyOut(backend_, backend_.Activation(out_), scenario.num_tokens);
         result.insert(result.end(), out.begin(), out.end());
       }
     });
@@ -210,15 +210,21 @@ struct Extremes {
   }
 };
 
-// Bounds the f32 error of an output. A score is a dot product of head_dim terms
+// Bounds the error of an output. A score is a dot product of head_dim terms
 // (Cauchy-Schwarz bounds the sum of their magnitudes) of q and k that carry the
 // roundings of norm and RoPE; where K is computed and then rounded to 16 bits,
 // the error may straddle a boundary and move an element by a whole step: 2^-7
 // relative for bf16, 2^-10 for f16. An error d of all scores changes
 // probabilities by at most a factor e^2d. The weighted sum and the division add
 // one rounding for each position and a few for exp (2 ulp, twice).
-double AttentionTolerance(const AttentionCase& c, const Extremes& extremes,
-                          int num_positions) {
+//
+// With activations of 16 bits, each element of a q that is computed is rounded
+// once, which moves a score by as much as one rounding of itself; each
+// probability is rounded, which moves the weighted sum by one rounding of the
+// largest |v| (and, for f16, by the smallest step for each position, as
+// probabilities are not larger than their sum); and the output is stored.
+double AttentionTolerance(const TestBackend& backend, const AttentionCase& c,
+                          const Extremes& extremes, int num_positions) {
   const double largest_score =
       extremes.q * extremes.k * AttentionRunner::Scale(c);
   double relative = 2.0 * c.head_dim * kRoundoff;
@@ -233,11 +239,17 @@ double AttentionTolerance(const AttentionCase& c, const Extremes& extremes,
   if (c.rotary_dim > 0) relative += 2 * 4 * kRoundoff;
   if (c.changes_k() && c.kv_dtype == DType::kBF16) relative += 0x1p-7;
   if (c.changes_k() && c.kv_dtype == DType::kF16) relative += 0x1p-10;
+  if (c.changes_k()) relative += backend.RoundingError(1.0);
   // Scaling, and subtracting the maximum.
   double score_error = largest_score * (relative + 4 * kRoundoff);
   if (c.softcap > 0.0f) score_error += 16 * kRoundoff * c.softcap;
-  return extremes.v *
-         (std::expm1(2 * score_error) + (2.0 * num_positions + 16) * kRoundoff);
+  const double probability_error =
+      backend.RoundingError(1.0) + num_positions * backend.RoundingError(0.0);
+  return backend.Stored(
+      extremes.v,
+      extremes.v * (std::expm1(2 * score_error) +
+                    (1 + std::expm1(2 * score_error)) * probability_error +
+                    (2.0 * num_positions + 16) * kRoundoff));
 }
 
 // Plans the steps: sequences arrive, are computed in chunks, decode, take
@@ -290,7 +302,9 @@ class Scenario {
       step.updates[i].append_blocks = step.blocks[i];
     }
     for (std::vector<float>& qkv : step.qkv) {
-      qkv = RandomValues(random_, int64_t{step.num_tokens} * case_.qkv_cols());
+      qkv = HostMatrix::Random(random_, step.num_tokens, case_.qkv_cols(),
+                               case_.activations)
+                .values();
     }
   }
 
@@ -363,8 +377,15 @@ HostMatrix RopeTable(int rotary_dim, double theta) {
   return HostMatrix(kMaxModelLen, rotary_dim, DType::kF32, values);
 }
 
-void CheckAttention(Isa isa, const AttentionCase& c, uint64_t seed) {
+void CheckAttention(const TestBackend& test_backend, AttentionCase c,
+                    uint64_t seed) {
   SimulationRandom random(seed);
+  c.activations = test_backend.activations;
+  c.kv_dtype = test_backend.Weights(c.kv_dtype);
+  c.head_dim = static_cast<int>(test_backend.Cols(c.head_dim));
+  if (test_backend.is_cuda()) {
+    c.block_size = std::bit_ceil(static_cast<unsigned>(c.block_size));
+  }
   const HostMatrix rope = RopeTable(c.rotary_dim, 10000.0);
   const HostMatrix long_rope = RopeTable(c.rotary_dim, 500.0);
   const HostMatrix q_weight = HostMatrix::Random(
@@ -373,10 +394,10 @@ void CheckAttention(Isa isa, const AttentionCase& c, uint64_t seed) {
       HostMatrix::Random(random, c.norm_rows(c.num_kv_heads),
                          c.norm_cols(c.num_kv_heads), DType::kF32);
   ReferenceBackend reference;
-  const auto cpu = MakeCpuBackend(isa);
+  const auto backend = test_backend.Make();
   AttentionRunner expected_runner(reference, c, rope, long_rope, q_weight,
                                   k_weight);
-  AttentionRunner got_runner(*cpu, c, rope, long_rope, q_weight, k_weight);
+  AttentionRunner got_runner(*backend, c, rope, long_rope, q_weight, k_weight);
   ASSERT_EQ(expected_runner.num_blocks(), got_runner.num_blocks());
 
   Scenario scenario(c, got_runner.num_blocks(), random);
@@ -405,7 +426,7 @@ void CheckAttention(Isa isa, const AttentionCase& c, uint64_t seed) {
     const std::vector<float> expected = expected_runner.Run(steps[i]);
     const std::vector<float> got = got_runner.Run(steps[i]);
     const double tolerance =
-        AttentionTolerance(c, extremes, scenario.longest());
+        AttentionTolerance(test_backend, c, extremes, scenario.longest());
     ASSERT_EQ(got.size(), expected.size());
     for (size_t j = 0; j < got.size(); ++j) {
       ASSERT_TRUE(std::abs(static_cast<double>(got[j]) - expected[j]) <=
@@ -438,7 +459,8 @@ TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
 
 TEST_P(BackendAttentionTest, Features) {
   SimulationRandom random(9);
-  for (int trial = 0; trial < 90; ++trial) {
+  const int num_trials = GetParam().is_cuda() ? 30 : 90;
+  for (int trial = 0; trial < num_trials; ++trial) {
     AttentionCase c;
     c.num_kv_heads = random.Between(1, 3);
     c.num_heads = c.num_kv_heads * random.Between(1, 5);

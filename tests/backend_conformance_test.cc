@@ -1,9 +1,11 @@
 // Every operation of the CPU backend, on every instruction set this machine
-// has, against kernels/reference over generated shapes. Attention and sampling
-// are in backend_attention_test.cc and backend_sampling_test.cc.
+// has, and of the CUDA backend on an emulated GPU, against kernels/reference
+// over generated shapes. Attention and sampling are in
+// backend_attention_test.cc and backend_sampling_test.cc.
 //
 // Tolerances are worst-case bounds from the number of f32 roundings between the
-// input and the output; a comparison with NaN fails by construction.
+// input and the output, and of those to 16 bits where activations have as many
+// (kernels/backend.h says where); a comparison with NaN fails by construction.
 #include <cmath>
 #include <string>
 #include <vector>
@@ -18,13 +20,10 @@ namespace {
 
 constexpr double kRoundoff = 0x1p-24;  // Of f32, relative.
 
-class BackendConformanceTest : public testing::TestWithParam<Isa> {};
+class BackendConformanceTest : public testing::TestWithParam<TestBackend> {};
 
-INSTANTIATE_TEST_SUITE_P(Isas, BackendConformanceTest,
-                         testing::ValuesIn(SupportedIsas()),
-                         [](const testing::TestParamInfo<Isa>& info) {
-                           return std::string(IsaName(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Backends, BackendConformanceTest,
+                         testing::ValuesIn(AllTestBackends()), TestBackendName);
 
 void ExpectNear(const std::vector<float>& got,
                 const std::vector<float>& expected,
@@ -174,6 +173,7 @@ struct LinearCase {
   LinearKind kind = LinearKind::kPlain;
   std::vector<int64_t> part_rows = {1};
   DType dtype = DType::kF32;
+  DType activations = DType::kF32;
   Epilogue::Activation activation = Epilogue::Activation::kNone;
   NormSpec::Kind norm = NormSpec::Kind::kNone;
   bool has_bias = false;
@@ -217,13 +217,14 @@ struct LinearData {
                           c.activation == Epilogue::Activation::kGeGlu;
     out_cols = is_gated ? rows / 2 : rows;
     if (c.has_bias) bias = HostMatrix::Random(random, 1, rows, DType::kF32);
-    x = HostMatrix::Random(random, c.num_tokens, c.cols, DType::kF32);
+    x = HostMatrix::Random(random, c.num_tokens, c.cols, c.activations);
     if (c.has_residual) {
-      residual = HostMatrix::Random(random, c.num_tokens, c.cols, DType::kF32);
+      residual =
+          HostMatrix::Random(random, c.num_tokens, c.cols, c.activations);
     }
     if (c.has_epilogue_residual) {
       epilogue_residual =
-          HostMatrix::Random(random, c.num_tokens, out_cols, DType::kF32);
+          HostMatrix::Random(random, c.num_tokens, out_cols, c.activations);
     }
     norm = NormData::Random(random, c.norm, c.cols);
     epilogue_norm = NormData::Random(random, c.epilogue_norm, out_cols);
@@ -254,7 +255,7 @@ LinearResult RunLinear(Backend& backend, const LinearData& data) {
   EXPECT_EQ(weight->cols, c.cols);
   EXPECT_EQ(weight->kind, c.kind);
   const auto add = [&](int64_t cols) {
-    return backend.AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+    return backend.AddActivation(cols, c.activations, ActivationRows::kTokens);
   };
   const int x = add(c.cols);
   const int residual = add(c.cols);
@@ -276,9 +277,9 @@ LinearResult RunLinear(Backend& backend, const LinearData& data) {
   RunTokenStep(
       backend, options,
       [&] {
-        CopyIn(data.x.values(), view(x));
-        CopyIn(data.residual.values(), view(residual));
-        CopyIn(data.epilogue_residual.values(),
+        CopyIn(backend, data.x.values(), view(x));
+        CopyIn(backend, data.residual.values(), view(residual));
+        CopyIn(backend, data.epilogue_residual.values(),
                view(c.epilogue_residual_aliases_out ? out : epilogue_residual));
       },
       [&](Step& step) {
@@ -296,9 +297,10 @@ LinearResult RunLinear(Backend& backend, const LinearData& data) {
         }
         CheckOk(backend.Linear(step, view(x), prologue, *weight, epilogue,
                                view(out)));
-        result.out = CopyOut(view(out), c.num_tokens);
+        result.out = CopyOut(backend, view(out), c.num_tokens);
         if (c.writes_residual_out) {
-          result.residual_out = CopyOut(prologue.residual_out, c.num_tokens);
+          result.residual_out =
+              CopyOut(backend, prologue.residual_out, c.num_tokens);
         }
       });
   return result;
@@ -314,11 +316,14 @@ double GeluTanh(double x) {
          (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
-// Bounds the f32 error of every output. x' carries the error of the prologue;
+// Bounds the error of every output. x' carries the error of the prologue;
 // rounding it to bf16 moves an element by a whole step if the error straddles a
-// rounding boundary. The dot product: cols + 2 f32 additions in any order
-// (Higham 2002, section 3.1), with cols more for products that are rounded.
-std::vector<double> LinearTolerance(const LinearData& data,
+// rounding boundary; where the reference does not round it (f16), what a
+// prologue made moves by one rounding. The dot product: cols + 2 f32 additions
+// in any order (Higham 2002, section 3.1), with cols more for products that are
+// rounded.
+std::vector<double> LinearTolerance(const TestBackend& backend,
+                                    const LinearData& data,
                                     const std::vector<float>& expected) {
   const LinearCase& c = data.c;
   std::vector<double> tolerance;
@@ -333,6 +338,12 @@ std::vector<double> LinearTolerance(const LinearData& data,
       x_error[col] =
           rounded(x[col] + x_error[col]) - rounded(x[col] - x_error[col]);
       x[col] = rounded(x[col]);
+    }
+    const bool has_prologue = c.norm != NormSpec::Kind::kNone ||
+                              c.has_residual || c.writes_residual_out;
+    for (int64_t col = 0;
+         has_prologue && c.dtype == DType::kF16 && col < c.cols; ++col) {
+      x_error[col] += backend.RoundingError(std::abs(x[col]) + x_error[col]);
     }
     std::vector<double> product(data.rows), error(data.rows);
     for (int64_t row = 0; row < data.rows; ++row) {
@@ -380,34 +391,72 @@ std::vector<double> LinearTolerance(const LinearData& data,
       }
       bounds[col] = bound;
     }
+    for (int64_t col = 0; col < data.out_cols; ++col) {
+      // norm_input is stored.
+      if (c.epilogue_norm == NormSpec::Kind::kNone) break;
+      bounds[col] +=
+          backend.RoundingError(std::abs(activated[col]) + bounds[col]);
+    }
     data.epilogue_norm.Propagate(activated, &bounds);
     for (int64_t col = 0; col < data.out_cols; ++col) {
       const double residual = data.epilogue_residual.empty()
                                   ? 0.0
                                   : data.epilogue_residual.at(t, col);
       const double value = expected[t * data.out_cols + col];
-      tolerance.push_back(bounds[col] * std::abs(c.scale) +
-                          3 * kRoundoff *
-                              (std::abs(value) + 2 * std::abs(residual)));
+      tolerance.push_back(backend.Stored(
+          value,
+          bounds[col] * std::abs(c.scale) +
+              3 * kRoundoff * (std::abs(value) + 2 * std::abs(residual))));
     }
   }
   return tolerance;
 }
 
-void CheckLinear(Isa isa, const LinearCase& c, uint64_t seed) {
+void CheckLinear(const TestBackend& test_backend, LinearCase c, uint64_t seed) {
   SimulationRandom random(seed);
+  c.activations = test_backend.activations;
+  c.dtype = test_backend.Weights(c.dtype);
+  c.cols = test_backend.Cols(c.cols);
+  if (c.kind == LinearKind::kGateUp ||
+      c.epilogue_norm != NormSpec::Kind::kNone) {
+    for (int64_t& rows : c.part_rows) rows = test_backend.Cols(rows);
+  }
   const LinearData data(c, random);
   ReferenceBackend reference;
   const LinearResult expected = RunLinear(reference, data);
-  const auto cpu = MakeCpuBackend(isa);
-  const LinearResult got = RunLinear(*cpu, data);
-  ExpectNear(got.out, expected.out, LinearTolerance(data, expected.out),
-             c.ToString());
-  // One addition, correctly rounded on both sides.
+  const auto backend = test_backend.Make();
+  const LinearResult got = RunLinear(*backend, data);
+  ExpectNear(got.out, expected.out,
+             LinearTolerance(test_backend, data, expected.out), c.ToString());
+  // One addition, correctly rounded to f32 and to the activations' dtype on
+  // both sides.
   EXPECT_EQ(got.residual_out, expected.residual_out) << c.ToString();
 }
 
+// On an emulated GPU every case takes milliseconds: few, around the edges of
+// the tiles of the kernels for few and for many tokens.
+void CheckCudaLinearShapes(const TestBackend& backend) {
+  uint64_t seed = 50;
+  for (int num_tokens : {0, 1, 9, 17, 64, 65, 130}) {
+    for (const auto& [rows, cols] :
+         {std::pair(1, 8), std::pair(37, 264), std::pair(129, 40)}) {
+      LinearCase c;
+      c.num_tokens = num_tokens;
+      c.cols = cols;
+      c.part_rows = {rows};
+      c.has_bias = seed % 2 == 0;
+      CheckLinear(backend, c, ++seed);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+  LinearCase c;
+  c.cols = 2816;
+  c.part_rows = {19};
+  CheckLinear(backend, c, ++seed);
+}
+
 TEST_P(BackendConformanceTest, LinearShapes) {
+  if (GetParam().is_cuda()) return CheckCudaLinearShapes(GetParam());
   uint64_t seed = 100;
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (int num_tokens : {0, 1, 2, 3, 5, 8, 17, 33}) {
@@ -486,19 +535,21 @@ TEST_P(BackendConformanceTest, Norm) {
   for (NormSpec::Kind kind :
        {NormSpec::Kind::kNone, NormSpec::Kind::kRms, NormSpec::Kind::kLayer}) {
     for (int num_tokens : {0, 1, 3, 13}) {
-      for (int64_t cols : {1, 2, 15, 16, 17, 64, 131, 1024}) {
+      for (int64_t case_cols : {1, 2, 15, 16, 17, 64, 131, 1024}) {
+        const int64_t cols = GetParam().Cols(case_cols);
+        const DType activations = GetParam().activations;
         const bool has_residual = random.Below(2) == 0;
         const bool in_place = random.Below(2) == 0;
         const HostMatrix x =
-            HostMatrix::Random(random, num_tokens, cols, DType::kF32, 3.0);
+            HostMatrix::Random(random, num_tokens, cols, activations, 3.0);
         const HostMatrix residual =
             has_residual
-                ? HostMatrix::Random(random, num_tokens, cols, DType::kF32)
+                ? HostMatrix::Random(random, num_tokens, cols, activations)
                 : HostMatrix();
         const NormData norm = NormData::Random(random, kind, cols);
         const auto run = [&](Backend& backend) {
           const auto add = [&] {
-            return backend.AddActivation(cols, DType::kF32,
+            return backend.AddActivation(cols, activations,
                                          ActivationRows::kTokens);
           };
           const int x_id = add(), residual_id = add(), out_id = add();
@@ -510,8 +561,9 @@ TEST_P(BackendConformanceTest, Norm) {
           RunTokenStep(
               backend, options,
               [&] {
-                CopyIn(x.values(), backend.Activation(x_id));
-                CopyIn(residual.values(), backend.Activation(residual_id));
+                CopyIn(backend, x.values(), backend.Activation(x_id));
+                CopyIn(backend, residual.values(),
+                       backend.Activation(residual_id));
               },
               [&](Step& step) {
                 if (has_residual) {
@@ -521,12 +573,12 @@ TEST_P(BackendConformanceTest, Norm) {
                     backend.Activation(in_place ? x_id : out_id);
                 CheckOk(backend.Norm(step, backend.Activation(x_id), prologue,
                                      out));
-                result = CopyOut(out, num_tokens);
+                result = CopyOut(backend, out, num_tokens);
               });
           return result;
         };
         ReferenceBackend reference;
-        const auto cpu = MakeCpuBackend(GetParam());
+        const auto backend = GetParam().Make();
         std::vector<double> tolerance;
         for (int t = 0; t < num_tokens; ++t) {
           std::vector<double> value, error;
@@ -535,9 +587,10 @@ TEST_P(BackendConformanceTest, Norm) {
         }
         const std::vector<float> expected = run(reference);
         for (size_t i = 0; i < tolerance.size(); ++i) {
-          tolerance[i] += kRoundoff * std::abs(expected[i]);
+          tolerance[i] = GetParam().Stored(
+              expected[i], tolerance[i] + kRoundoff * std::abs(expected[i]));
         }
-        ExpectNear(run(*cpu), expected, tolerance,
+        ExpectNear(run(*backend), expected, tolerance,
                    absl::StrCat("kind ", static_cast<int>(kind), " [",
                                 num_tokens, ", ", cols, "]"));
         if (HasFatalFailure()) return;
@@ -550,8 +603,11 @@ TEST_P(BackendConformanceTest, Norm) {
 
 TEST_P(BackendConformanceTest, Embed) {
   SimulationRandom random(400);
-  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (int64_t cols : {1, 48, 67, 256}) {
+  for (DType case_dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const DType dtype = GetParam().Weights(case_dtype);
+    const DType activations = GetParam().activations;
+    for (int64_t case_cols : {1, 48, 67, 256}) {
+      const int64_t cols = GetParam().Cols(case_cols);
       for (int num_tokens : {0, 1, 19}) {
         const int vocab_size = 53;
         const bool has_positions = random.Below(2) == 0;
@@ -576,7 +632,7 @@ TEST_P(BackendConformanceTest, Embed) {
           const auto vocab_weight = pack(table);
           const auto position_weight = pack(positions);
           const int out =
-              backend.AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+              backend.AddActivation(cols, activations, ActivationRows::kTokens);
           std::vector<float> result;
           RunTokenStep(
               backend, options, [] {},
@@ -585,25 +641,28 @@ TEST_P(BackendConformanceTest, Embed) {
                     step, *vocab_weight,
                     has_positions ? position_weight.get() : nullptr, scale,
                     backend.Activation(out)));
-                result = CopyOut(backend.Activation(out), num_tokens);
+                result = CopyOut(backend, backend.Activation(out), num_tokens);
               });
           return result;
         };
         ReferenceBackend reference;
-        const auto cpu = MakeCpuBackend(GetParam());
+        const auto backend = GetParam().Make();
         const std::vector<float> expected = run(reference);
-        // A product and a sum, each rounded; exact without them.
+        // A product and a sum, each rounded; exact without them. In 16 bits the
+        // product is stored before the sum.
         std::vector<double> tolerance(expected.size());
         for (int t = 0; t < num_tokens; ++t) {
           for (int64_t col = 0; col < cols; ++col) {
             if (scale == 1.0f && !has_positions) continue;
-            tolerance[t * cols + col] =
-                2 * kRoundoff *
-                (std::abs(scale * table.at(options.token_ids[t], col)) +
-                 std::abs(positions.at(t, col)));
+            const double product =
+                std::abs(scale * table.at(options.token_ids[t], col));
+            tolerance[t * cols + col] = GetParam().Stored(
+                expected[t * cols + col],
+                2 * kRoundoff * (product + std::abs(positions.at(t, col))) +
+                    (has_positions ? GetParam().RoundingError(product) : 0.0));
           }
         }
-        ExpectNear(run(*cpu), expected, tolerance,
+        ExpectNear(run(*backend), expected, tolerance,
                    absl::StrCat("[", num_tokens, ", ", cols, "]"));
         if (HasFatalFailure()) return;
       }
@@ -613,11 +672,14 @@ TEST_P(BackendConformanceTest, Embed) {
 
 TEST_P(BackendConformanceTest, AddPositions) {
   SimulationRandom random(450);
-  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (int64_t cols : {1, 48, 67, 256}) {
+  for (DType case_dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const DType dtype = GetParam().Weights(case_dtype);
+    const DType activations = GetParam().activations;
+    for (int64_t case_cols : {1, 48, 67, 256}) {
+      const int64_t cols = GetParam().Cols(case_cols);
       for (int num_tokens : {0, 1, 19}) {
         const HostMatrix x =
-            HostMatrix::Random(random, num_tokens, cols, DType::kF32);
+            HostMatrix::Random(random, num_tokens, cols, activations);
         const HostMatrix positions =
             HostMatrix::Random(random, std::max(num_tokens, 1), cols, dtype);
         TokenStepOptions options;
@@ -628,22 +690,23 @@ TEST_P(BackendConformanceTest, AddPositions) {
           spec.parts = {{positions.view(), QuantFormat::kDense}};
           const auto weight = CheckOk(backend.PackLinear(spec));
           const int id =
-              backend.AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+              backend.AddActivation(cols, activations, ActivationRows::kTokens);
           std::vector<float> result;
           RunTokenStep(
               backend, options,
-              [&] { CopyIn(x.values(), backend.Activation(id)); },
+              [&] { CopyIn(backend, x.values(), backend.Activation(id)); },
               [&](Step& step) {
                 CheckOk(backend.AddPositions(step, *weight,
                                              backend.Activation(id)));
-                result = CopyOut(backend.Activation(id), num_tokens);
+                result = CopyOut(backend, backend.Activation(id), num_tokens);
               });
           return result;
         };
         ReferenceBackend reference;
-        const auto cpu = MakeCpuBackend(GetParam());
-        // One sum, correctly rounded on both sides.
-        EXPECT_EQ(run(*cpu), run(reference))
+        const auto backend = GetParam().Make();
+        // One sum, correctly rounded to f32 and to the activations' dtype on
+        // both sides.
+        EXPECT_EQ(run(*backend), run(reference))
             << DTypeName(dtype) << " [" << num_tokens << ", " << cols << "]";
       }
     }
@@ -655,18 +718,19 @@ TEST_P(BackendConformanceTest, AddPositions) {
 TEST_P(BackendConformanceTest, Logits) {
   SimulationRandom random(500);
   for (int trial = 0; trial < 60; ++trial) {
-    const int64_t cols = random.Between(1, 100);
+    const int64_t cols = GetParam().Cols(random.Between(1, 100));
     const int vocab_size = random.Between(1, trial % 10 == 0 ? 9000 : 300);
     const int num_tokens = random.Between(1, 12);
     const int num_logits = random.Between(1, num_tokens);
-    const DType dtype = std::vector<DType>{DType::kF32, DType::kF16,
-                                           DType::kBF16}[random.Below(3)];
+    const DType dtype = GetParam().Weights(std::vector<DType>{
+        DType::kF32, DType::kF16, DType::kBF16}[random.Below(3)]);
+    const DType activations = GetParam().activations;
     const float scale = random.Below(2) == 0 ? 1.0f : 0.37f;
     const float softcap = random.Below(2) == 0 ? 0.0f : 5.0f;
     const NormData norm = NormData::Random(
         random, static_cast<NormSpec::Kind>(random.Below(2)), cols);
     const HostMatrix x =
-        HostMatrix::Random(random, num_tokens, cols, DType::kF32);
+        HostMatrix::Random(random, num_tokens, cols, activations);
     const HostMatrix table =
         HostMatrix::Random(random, vocab_size, cols, dtype);
     TokenStepOptions options;
@@ -679,7 +743,7 @@ TEST_P(BackendConformanceTest, Logits) {
       spec.parts = {{table.view(), QuantFormat::kDense}};
       const auto weight = CheckOk(backend.PackLinear(spec));
       const int hidden =
-          backend.AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+          backend.AddActivation(cols, activations, ActivationRows::kTokens);
       const int out = backend.AddActivation(vocab_size, DType::kF32,
                                             ActivationRows::kLogitRows);
       Prologue prologue;
@@ -687,17 +751,17 @@ TEST_P(BackendConformanceTest, Logits) {
       std::vector<float> result;
       RunTokenStep(
           backend, options,
-          [&] { CopyIn(x.values(), backend.Activation(hidden)); },
+          [&] { CopyIn(backend, x.values(), backend.Activation(hidden)); },
           [&](Step& step) {
             CheckOk(backend.Logits(step, backend.Activation(hidden), prologue,
                                    *weight, scale, softcap,
                                    backend.Activation(out)));
-            result = CopyOut(backend.Activation(out), num_logits);
+            result = CopyOut(backend, backend.Activation(out), num_logits);
           });
       return result;
     };
     ReferenceBackend reference;
-    const auto cpu = MakeCpuBackend(GetParam());
+    const auto backend = GetParam().Make();
     const std::vector<float> expected = run(reference);
     std::vector<double> tolerance;
     for (int i = 0; i < num_logits; ++i) {
@@ -709,6 +773,9 @@ TEST_P(BackendConformanceTest, Logits) {
         for (int64_t col = 0; col < cols; ++col) {
           const double w = std::abs(table.at(id, col));
           double x_error = error[col];
+          if (dtype == DType::kF16) {
+            x_error += GetParam().RoundingError(std::abs(value[col]) + x_error);
+          }
           if (dtype == DType::kBF16) {
             const auto rounded = [](double v) {
               return static_cast<double>(
@@ -727,7 +794,8 @@ TEST_P(BackendConformanceTest, Logits) {
                                 std::abs(expected[i * vocab_size + id]));
       }
     }
-    ExpectNear(run(*cpu), expected, tolerance, absl::StrCat("trial ", trial));
+    ExpectNear(run(*backend), expected, tolerance,
+               absl::StrCat("trial ", trial));
     if (HasFatalFailure()) return;
   }
 }

@@ -6,6 +6,7 @@
 
 #include "engine/base/status.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 
 namespace quire {
 
@@ -58,19 +59,93 @@ TensorView HostMatrix::view() const {
                             dtype_, rows_, cols_);
 }
 
-void CopyIn(const std::vector<float>& values, TensorView view) {
-  for (size_t i = 0; i < values.size(); ++i) {
-    view.row<float>(i / view.cols)[i % view.cols] = values[i];
+namespace {
+
+float LoadValue(const TensorView& view, int64_t row, int64_t col) {
+  if (view.dtype == DType::kF32) return view.row<const float>(row)[col];
+  const uint16_t bits = view.row<const uint16_t>(row)[col];
+  return view.dtype == DType::kBF16 ? Bf16ToFloat(bits) : HalfToFloat(bits);
+}
+
+void StoreValue(const TensorView& view, int64_t row, int64_t col, float value) {
+  if (view.dtype == DType::kF32) {
+    view.row<float>(row)[col] = value;
+  } else {
+    view.row<uint16_t>(row)[col] =
+        view.dtype == DType::kBF16 ? FloatToBf16(value) : FloatToHalf(value);
   }
 }
 
-std::vector<float> CopyOut(TensorView view, int64_t rows) {
+}  // namespace
+
+void CopyIn(Backend& backend, const std::vector<float>& values,
+            TensorView view) {
+  if (values.empty()) return;
+  auto* cuda = dynamic_cast<CudaBackend*>(&backend);
+  TensorView host = view;
+  std::vector<char> memory(cuda == nullptr ? 0 : view.num_bytes());
+  if (cuda != nullptr) host.data = memory.data();
+  for (size_t i = 0; i < values.size(); ++i) {
+    StoreValue(host, i / view.cols, i % view.cols, values[i]);
+  }
+  if (cuda == nullptr) return;
+  CheckOk(cuda->device().CopyToDevice(view.data, host.data,
+                                      values.size() * DTypeSize(view.dtype)));
+  CheckOk(cuda->device().Synchronize());
+}
+
+std::vector<float> CopyOut(Backend& backend, TensorView view, int64_t rows) {
+  auto* cuda = dynamic_cast<CudaBackend*>(&backend);
+  TensorView host = view;
+  std::vector<char> memory(cuda == nullptr ? 0 : view.num_bytes());
+  if (cuda != nullptr) {
+    host.data = memory.data();
+    CheckOk(cuda->device().CopyToHost(host.data, view.data, memory.size()));
+    CheckOk(cuda->device().Synchronize());
+  }
   std::vector<float> values;
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* begin = view.row<const float>(row);
-    values.insert(values.end(), begin, begin + view.cols);
+  for (int64_t i = 0; i < rows * view.cols; ++i) {
+    values.push_back(LoadValue(host, i / view.cols, i % view.cols));
   }
   return values;
+}
+
+std::unique_ptr<Backend> TestBackend::Make(int num_threads) const {
+  if (isa.has_value()) return MakeCpuBackend(*isa, num_threads);
+  return CheckOk(CudaBackend::Create({}));
+}
+
+double TestBackend::RoundingError(double value) const {
+  // Half a unit in the last place; below 2^-14 f16 has a fixed spacing of
+  // 2^-24.
+  if (activations == DType::kBF16) return 0x1p-8 * std::abs(value);
+  if (activations == DType::kF16) return 0x1p-11 * std::abs(value) + 0x1p-25;
+  return 0.0;
+}
+
+double TestBackend::Stored(double value, double error) const {
+  return error + 2 * RoundingError(std::abs(value) * (1 + 0x1p-8) + error);
+}
+
+std::vector<TestBackend> CpuTestBackends() {
+  std::vector<TestBackend> backends;
+  for (const Isa isa : SupportedIsas()) {
+    backends.push_back({std::string(IsaName(isa)), isa, DType::kF32});
+  }
+  return backends;
+}
+
+std::vector<TestBackend> CudaTestBackends() {
+  return {{"cuda_bf16", std::nullopt, DType::kBF16},
+          {"cuda_f16", std::nullopt, DType::kF16}};
+}
+
+std::vector<TestBackend> AllTestBackends() {
+  std::vector<TestBackend> backends = CpuTestBackends();
+  for (const TestBackend& backend : CudaTestBackends()) {
+    backends.push_back(backend);
+  }
+  return backends;
 }
 
 absl::Span<const RowResult> RunStep(
@@ -82,8 +157,9 @@ absl::Span<const RowResult> RunStep(
     return absl::OkStatus();
   }));
   CheckOk(backend.EndStep(*step));
+  const absl::Span<const RowResult> results = CheckOk(backend.Collect(*step));
   QUIRE_CHECK(backend.Done(*step));
-  return CheckOk(backend.Collect(*step));
+  return results;
 }
 
 void RunTokenStep(Backend& backend, const TokenStepOptions& options,

@@ -6,17 +6,54 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <ostream>
 #include <string>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "engine/base/random.h"
+#include "gtest/gtest.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
 
 namespace quire {
 
 std::unique_ptr<Backend> MakeCpuBackend(Isa isa, int num_threads = 2);
+
+// A backend as the parameter of a test.
+struct TestBackend {
+  std::string name;
+  std::optional<Isa> isa;  // Of the CPU; none: the emulated GPU.
+  DType activations = DType::kF32;
+
+  bool is_cuda() const { return !isa.has_value(); }
+  std::unique_ptr<Backend> Make(int num_threads = 2) const;
+  // Sizes and dtypes near to these that the backend takes.
+  int64_t Cols(int64_t cols) const {
+    return is_cuda() ? (cols + 7) / 8 * 8 : cols;
+  }
+  DType Weights(DType dtype) const { return is_cuda() ? activations : dtype; }
+
+  // A bound on the error of a result that is rounded to 16 bits on both sides,
+  // whose error before that is `error`. Without effect for f32, whose roundings
+  // the tests count themselves.
+  double Stored(double value, double error) const;
+  // The error of one such rounding, on one side.
+  double RoundingError(double value) const;
+};
+// Every instruction set of this machine; the emulated GPU in bf16 and f16;
+// both.
+std::vector<TestBackend> CpuTestBackends();
+std::vector<TestBackend> CudaTestBackends();
+std::vector<TestBackend> AllTestBackends();
+inline void PrintTo(const TestBackend& backend, std::ostream* out) {
+  *out << backend.name;
+}
+inline std::string TestBackendName(
+    const testing::TestParamInfo<TestBackend>& info) {
+  return info.param.name;
+}
 
 // Standard normal values times `scale`.
 std::vector<float> RandomValues(SimulationRandom& random, int64_t count,
@@ -52,8 +89,10 @@ class HostMatrix {
   std::vector<uint16_t> halves_;
 };
 
-void CopyIn(const std::vector<float>& values, TensorView view);
-std::vector<float> CopyOut(TensorView view, int64_t rows);
+// To and from an activation buffer of the backend: waits for the copy.
+void CopyIn(Backend& backend, const std::vector<float>& values,
+            TensorView view);
+std::vector<float> CopyOut(Backend& backend, TensorView view, int64_t rows);
 
 // Aborts with the message if not OK.
 void CheckOk(const absl::Status& status);
@@ -63,8 +102,8 @@ T CheckOk(absl::StatusOr<T> value) {
   return std::move(value).value();
 }
 
-// BeginStep, Run, EndStep and Collect. The results are valid until the next
-// step.
+// BeginStep, Run, EndStep, Done and Collect. The results are valid until the
+// next step.
 absl::Span<const RowResult> RunStep(
     Backend& backend, const StepPlan& plan,
     const std::function<void(Step& step)>& enqueue);

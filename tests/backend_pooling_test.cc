@@ -1,6 +1,6 @@
-// Pool of the CPU backend, on every instruction set this machine has: against
-// kernels/reference over random chunks and batches, and bit for bit against
-// itself under any chunking.
+// Pool of the CPU backend, on every instruction set this machine has, and of
+// the CUDA backend on an emulated GPU: against kernels/reference over random
+// chunks and batches, and bit for bit against itself under any chunking.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -21,25 +21,22 @@ constexpr int kNumSeqs = 4;
 constexpr int kMaxNumTokens = 64;
 constexpr int kMaxModelLen = 96;
 
-class BackendPoolingTest : public testing::TestWithParam<Isa> {};
+class BackendPoolingTest : public testing::TestWithParam<TestBackend> {};
 
-INSTANTIATE_TEST_SUITE_P(Isas, BackendPoolingTest,
-                         testing::ValuesIn(SupportedIsas()),
-                         [](const testing::TestParamInfo<Isa>& info) {
-                           return std::string(IsaName(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Backends, BackendPoolingTest,
+                         testing::ValuesIn(AllTestBackends()), TestBackendName);
 
 // A backend that pools hidden states which the test makes up.
 class Pooler {
  public:
-  Pooler(std::unique_ptr<Backend> backend, const HostMatrix& norm_weight,
-         Pooling pooling)
+  Pooler(std::unique_ptr<Backend> backend, DType activations,
+         const HostMatrix& norm_weight, Pooling pooling)
       : backend_(std::move(backend)), pooling_(pooling) {
     const int cols = static_cast<int>(norm_weight.cols());
     prologue_.norm.kind = NormSpec::Kind::kRms;
     prologue_.norm.weight = CheckOk(backend_->Upload(norm_weight.view()));
     hidden_id_ =
-        backend_->AddActivation(cols, DType::kF32, ActivationRows::kTokens);
+        backend_->AddActivation(cols, activations, ActivationRows::kTokens);
     EngineShape shape;
     shape.max_num_seqs = kNumSeqs;
     shape.max_num_tokens = kMaxNumTokens;
@@ -95,7 +92,7 @@ class Pooler {
     plan.rows = rows;
     plan.token_ids = token_ids;
     Step* step = CheckOk(backend_->BeginStep(plan));
-    CopyIn(hidden, view);
+    CopyIn(*backend_, hidden, view);
     absl::Status status = backend_->Run(*step, GraphKey(), [&] {
       return backend_->Pool(*step, view, prologue_, pooling_);
     });
@@ -162,7 +159,9 @@ void ExpectPooled(const HostMatrix& hidden, const HostMatrix& weight,
 TEST_P(BackendPoolingTest, EqualsTheReferenceUnderAnyChunking) {
   SimulationRandom random(17);
   for (const Pooling pooling : {Pooling::kLast, Pooling::kMean}) {
-    for (const int cols : {1, 17, 64, 130}) {
+    for (const int case_cols : {1, 17, 64, 130}) {
+      const int cols = static_cast<int>(GetParam().Cols(case_cols));
+      const DType activations = GetParam().activations;
       const HostMatrix weight =
           HostMatrix::Random(random, 1, cols, DType::kF32);
       std::vector<HostMatrix> sequences;
@@ -170,10 +169,11 @@ TEST_P(BackendPoolingTest, EqualsTheReferenceUnderAnyChunking) {
         const int length =
             i == 0 ? 1 : static_cast<int>(random.Between(1, kMaxModelLen));
         sequences.push_back(
-            HostMatrix::Random(random, length, cols, DType::kF32, 3.0));
+            HostMatrix::Random(random, length, cols, activations, 3.0));
       }
-      Pooler alone(MakeCpuBackend(GetParam(), 1), weight, pooling);
-      Pooler reference(std::make_unique<ReferenceBackend>(), weight, pooling);
+      Pooler alone(GetParam().Make(1), activations, weight, pooling);
+      Pooler reference(std::make_unique<ReferenceBackend>(), activations,
+                       weight, pooling);
       std::vector<std::vector<float>> expected;
       for (const HostMatrix& hidden : sequences) {
         expected.push_back(PoolAlone(alone, hidden));
@@ -183,7 +183,7 @@ TEST_P(BackendPoolingTest, EqualsTheReferenceUnderAnyChunking) {
       }
 
       // The sequences one after the other through random slots.
-      Pooler batched(MakeCpuBackend(GetParam(), 3), weight, pooling);
+      Pooler batched(GetParam().Make(3), activations, weight, pooling);
       size_t next = 0;
       int num_ended = 0;
       int sequence_of[kNumSeqs];
@@ -228,14 +228,14 @@ TEST_P(BackendPoolingTest, EqualsTheReferenceUnderAnyChunking) {
 }
 
 TEST_P(BackendPoolingTest, NonFiniteRowsSaySo) {
-  constexpr int kCols = 20;
+  constexpr int kCols = 24;
   const HostMatrix weight(1, kCols, DType::kF32, std::vector<float>(kCols, 1));
   std::vector<float> values(2 * kCols, 1.0f);
   const HostMatrix good(2, kCols, DType::kF32, values);
   values[7] = std::numeric_limits<float>::quiet_NaN();
   const HostMatrix bad(2, kCols, DType::kF32, values);  // In its first token.
   for (const Pooling pooling : {Pooling::kLast, Pooling::kMean}) {
-    Pooler pooler(MakeCpuBackend(GetParam()), weight, pooling);
+    Pooler pooler(GetParam().Make(), GetParam().activations, weight, pooling);
     pooler.Start(0);
     pooler.Start(1);
     const auto results =
@@ -249,13 +249,15 @@ TEST_P(BackendPoolingTest, NonFiniteRowsSaySo) {
 // What the prefix cache skips has no hidden states: only the last token's
 // pooling can do without.
 TEST_P(BackendPoolingTest, MeanNeedsEveryToken) {
-  const HostMatrix weight(1, 4, DType::kF32, {1, 1, 1, 1});
-  const HostMatrix hidden(2, 4, DType::kF32, {1, 2, 3, 4, 5, 6, 7, 8});
-  Pooler mean(MakeCpuBackend(GetParam()), weight, Pooling::kMean);
+  const HostMatrix weight(1, 8, DType::kF32, std::vector<float>(8, 1));
+  const HostMatrix hidden(2, 8, DType::kF32, std::vector<float>(16, 3));
+  Pooler mean(GetParam().Make(), GetParam().activations, weight,
+              Pooling::kMean);
   mean.Start(0, /*num_computed_tokens=*/16);
   EXPECT_EQ(mean.Run({{0, &hidden, 0, 2, true}}).status().code(),
             absl::StatusCode::kFailedPrecondition);
-  Pooler last(MakeCpuBackend(GetParam()), weight, Pooling::kLast);
+  Pooler last(GetParam().Make(), GetParam().activations, weight,
+              Pooling::kLast);
   last.Start(0, /*num_computed_tokens=*/16);
   EXPECT_TRUE(last.Run({{0, &hidden, 0, 2, true}}).ok());
 }

@@ -66,10 +66,11 @@ class SamplingRunner {
              const std::vector<float>& logits) {
     Result result;
     const auto rows = RunStep(backend_, plan, [&](Step& step) {
-      CopyIn(logits, backend_.Activation(logits_));
+      CopyIn(backend_, logits, backend_.Activation(logits_));
       CheckOk(backend_.Embed(step, *weight_, nullptr, 1.0f,
                              backend_.Activation(embedded_)));
-      result.tokens_in = CopyOut(backend_.Activation(embedded_), num_tokens);
+      result.tokens_in =
+          CopyOut(backend_, backend_.Activation(embedded_), num_tokens);
       CheckOk(backend_.Sample(step, backend_.Activation(logits_)));
     });
     result.rows.assign(rows.begin(), rows.end());
@@ -388,7 +389,7 @@ TEST_P(BackendSamplingTest, StepsInFlightKeepTheirResults) {
     std::vector<float> logits(kVocabSize);
     logits[40 + i] = 1.0f;
     CheckOk(cpu->Run(*steps[i], GraphKey(), [&] {
-      CopyIn(logits, cpu->Activation(logits_id));
+      CopyIn(*cpu, logits, cpu->Activation(logits_id));
       return cpu->Sample(*steps[i], cpu->Activation(logits_id));
     }));
     CheckOk(cpu->EndStep(*steps[i]));

@@ -80,7 +80,9 @@ NormKernel(const NormArguments arguments) {
   simt::LaunchNext();
   using Kind = NormArguments::Kind;
   const int cols = arguments.cols;
-  const int64_t row = int64_t{simt::CtaX()} * cols;
+  const int64_t out_row = int64_t{simt::CtaX()} * cols;
+  const int64_t row =
+      arguments.rows ? int64_t{arguments.rows[simt::CtaX()]} * cols : out_row;
   const auto load = [&](int c, float(&values)[8]) {
     Unpack<kType>(simt::Load16(arguments.x + row + c), values);
     if (!arguments.residual) return;
@@ -130,8 +132,22 @@ NormKernel(const NormArguments arguments) {
         if (arguments.bias) values[i] += arguments.bias[c + i];
       }
     }
-    if (arguments.out)
-      simt::Store16(arguments.out + row + c, Pack<kType>(values));
+    SIMT_UNROLL
+    for (int i = 0; i < 8; ++i) values[i] *= arguments.scale;
+    if (arguments.addend) {
+      float addend[8];
+      Unpack<kType>(simt::Load16(arguments.addend + out_row + c), addend);
+      SIMT_UNROLL
+      for (int i = 0; i < 8; ++i) values[i] += addend[i];
+    }
+    if (arguments.out_f32) {
+      SIMT_UNROLL
+      for (int i = 0; i < 8; ++i)
+        arguments.out_f32[out_row + c + i] = values[i];
+    }
+    if (arguments.out) {
+      simt::Store16(arguments.out + out_row + c, Pack<kType>(values));
+    }
   }
 }
 
@@ -154,9 +170,82 @@ GatedKernel(const GatedArguments arguments) {
   simt::Store16(arguments.out + token * arguments.cols + c, Pack<kType>(gate));
 }
 
+// The mean and 1 / sqrt(variance + eps) of all heads of q, or of k, of a token:
+// one CTA each.
+template <DType kType>
+SIMT_KERNEL(kThreads)
+HeadStatisticsKernel(const RopeArguments arguments) {
+  SIMT_SHARED(float, scratch, kThreads / 32);
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t token = simt::CtaX();
+  const bool is_q = simt::CtaY() == 0;
+  const HeadNorm& norm = is_q ? arguments.q_norm : arguments.k_norm;
+  const int cols = (is_q ? arguments.num_heads : arguments.num_kv_heads) *
+                   arguments.head_dim;
+  const uint16_t* x = arguments.qkv + token * arguments.qkv_stride +
+                      (is_q ? 0 : arguments.num_heads * arguments.head_dim);
+  float mean = 0;
+  if (norm.kind == NormArguments::Kind::kLayer) {
+    float sum = 0;
+    for (int c = simt::ThreadX(); c < cols; c += kThreads) {
+      sum += Element<kType>::ToFloat(x[c]);
+    }
+    mean = CtaSum(sum, scratch) / static_cast<float>(cols);
+  }
+  float sum = 0;
+  for (int c = simt::ThreadX(); c < cols; c += kThreads) {
+    const float value = Element<kType>::ToFloat(x[c]) - mean;
+    sum += value * value;
+  }
+  sum = CtaSum(sum, scratch);
+  if (simt::ThreadX() == 0) {
+    float* statistics = arguments.statistics + (token * 2 + (is_q ? 0 : 1)) * 2;
+    statistics[0] = mean;
+    statistics[1] = simt::Rsqrt(sum / static_cast<float>(cols) + norm.eps);
+  }
+}
+
 // One warp per (token, head of q, k or v); lane l holds dimensions l, l + 32,
 // ..
 constexpr int kMaxPerLane = 256 / 32;
+
+// Norms the warp's head.
+//   statistics: mean and factor, if the norm spans all heads.
+SIMT_DEVICE void NormHead(const HeadNorm& norm, const float* statistics,
+                          int head, int head_dim,
+                          float (&values)[kMaxPerLane]) {
+  const int lane = simt::ThreadX() % 32;
+  float mean = 0, inverse = 1;
+  if (norm.span == HeadNorm::Span::kAllHeads) {
+    mean = statistics[0];
+    inverse = statistics[1];
+  } else {
+    if (norm.kind == NormArguments::Kind::kLayer) {
+      float sum = 0;
+      SIMT_UNROLL
+      for (int i = 0; i < kMaxPerLane; ++i) sum += values[i];
+      mean = WarpSum(sum) / static_cast<float>(head_dim);
+    }
+    float sum = 0;
+    SIMT_UNROLL
+    for (int i = 0; i < kMaxPerLane; ++i) {
+      const float value = i * 32 + lane < head_dim ? values[i] - mean : 0.0f;
+      sum += value * value;
+    }
+    inverse =
+        simt::Rsqrt(WarpSum(sum) / static_cast<float>(head_dim) + norm.eps);
+  }
+  const int first = norm.span == HeadNorm::Span::kHead ? 0 : head * head_dim;
+  SIMT_UNROLL
+  for (int i = 0; i < kMaxPerLane; ++i) {
+    const int d = i * 32 + lane;
+    if (d >= head_dim) continue;
+    values[i] = (values[i] - mean) * inverse *
+                (norm.weight_offset + norm.weight[first + d]);
+    if (norm.bias) values[i] += norm.bias[first + d];
+  }
+}
 
 template <DType kType>
 SIMT_KERNEL(kThreads)
@@ -182,22 +271,10 @@ RopeKernel(const RopeArguments arguments) {
     const int d = i * 32 + lane;
     values[i] = d < head_dim ? Element<kType>::ToFloat(x[d]) : 0.0f;
   }
-  const float* norm = is_v   ? nullptr
-                      : is_q ? arguments.q_norm
-                             : arguments.k_norm;
-  if (norm) {
-    float sum = 0;
-    SIMT_UNROLL
-    for (int i = 0; i < kMaxPerLane; ++i) sum += values[i] * values[i];
-    const float inverse = simt::Rsqrt(
-        WarpSum(sum) / static_cast<float>(head_dim) + arguments.norm_eps);
-    SIMT_UNROLL
-    for (int i = 0; i < kMaxPerLane; ++i) {
-      const int d = i * 32 + lane;
-      if (d < head_dim) {
-        values[i] *= inverse * (arguments.norm_weight_offset + norm[d]);
-      }
-    }
+  const HeadNorm& norm = is_q ? arguments.q_norm : arguments.k_norm;
+  if (!is_v && norm.kind != NormArguments::Kind::kNone) {
+    NormHead(norm, arguments.statistics + (token * 2 + (is_q ? 0 : 1)) * 2,
+             is_q ? row : row - arguments.num_heads, head_dim, values);
   }
   const int position = arguments.positions[token];
   if (arguments.rope_table && !is_v) {
@@ -208,8 +285,12 @@ RopeKernel(const RopeArguments arguments) {
     for (int i = 0; i < kMaxPerLane; ++i) mine[i * 32 + lane] = values[i];
     simt::SyncWarp();
     const int half = arguments.rotary_dim / 2;
+    const bool is_long =
+        arguments.long_rope_table &&
+        arguments.start_tokens[token] > arguments.long_rope_after;
     const float* table =
-        arguments.rope_table + int64_t{position} * arguments.rotary_dim;
+        (is_long ? arguments.long_rope_table : arguments.rope_table) +
+        int64_t{position} * arguments.rotary_dim;
     SIMT_UNROLL
     for (int i = 0; i < kMaxPerLane; ++i) {
       const int d = i * 32 + lane;
@@ -311,6 +392,16 @@ bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream) {
   const int64_t num_items = int64_t{arguments.num_tokens} *
                             (arguments.num_heads + 2 * arguments.num_kv_heads);
   if (num_items == 0) return true;
+  const bool spans_heads = arguments.q_norm.span == HeadNorm::Span::kAllHeads ||
+                           arguments.k_norm.span == HeadNorm::Span::kAllHeads;
+  if (spans_heads &&
+      (arguments.statistics == nullptr ||
+       !simt::Launch(arguments.dtype == DType::kBF16
+                         ? &HeadStatisticsKernel<DType::kBF16>
+                         : &HeadStatisticsKernel<DType::kF16>,
+                     Shape(arguments.num_tokens, 2), stream, arguments))) {
+    return false;
+  }
   constexpr int kWarps = kThreads / 32;
   return simt::Launch(
       arguments.dtype == DType::kBF16 ? &RopeKernel<DType::kBF16>

@@ -27,7 +27,8 @@ struct GatherArguments {
 };
 bool LaunchGather(const GatherArguments& arguments, simt::Stream stream);
 
-// As NormSpec in kernels/backend.h; weights are f32.
+// out = scale * norm(x + residual) + addend. The norm is as NormSpec in
+// kernels/backend.h; weights are f32.
 struct NormArguments {
   enum class Kind : uint8_t { kNone, kRms, kLayer };
   DType dtype = DType::kBF16;
@@ -36,10 +37,16 @@ struct NormArguments {
   const float* bias = nullptr;    // [cols], or null.
   float eps = 1e-5f;
   float weight_offset = 0.0f;
-  const uint16_t* x = nullptr;         // [num_tokens, cols]
+  float scale = 1.0f;
+  const uint16_t* x = nullptr;         // [.., cols]
   const uint16_t* residual = nullptr;  // Added to x first; may be null.
   uint16_t* residual_out = nullptr;    // The sum; may be null, may alias.
-  uint16_t* out = nullptr;             // norm(sum); may alias x.
+  const uint16_t* addend = nullptr;    // As out; may be null, may alias out.
+  uint16_t* out = nullptr;             // [num_tokens, cols]; may alias x.
+  float* out_f32 = nullptr;            // In place of out.
+  // The rows of x, residual and residual_out that become the rows of out, which
+  // then aliases none of them; null: the first num_tokens.
+  const int32_t* rows = nullptr;
   int num_tokens = 0;
   int cols = 0;
 };
@@ -57,20 +64,36 @@ struct GatedArguments {
 };
 bool LaunchGated(const GatedArguments& arguments, simt::Stream stream);
 
-// QK-norm, RoPE and the write to the cache, in one pass over qkv.
+// A norm of the heads of q or of k; see AttentionSpec for what it may span.
+struct HeadNorm {
+  enum class Span : uint8_t { kHead, kEachHead, kAllHeads };
+  NormArguments::Kind kind = NormArguments::Kind::kNone;
+  Span span = Span::kHead;
+  // [head_dim], or [heads * head_dim] unless kHead; f32.
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // As weight, or null.
+  float eps = 1e-6f;
+  float weight_offset = 0.0f;
+};
+
+// QK-norm, RoPE and the write to the cache, in one pass over qkv. A norm that
+// spans all heads has a pass before it.
 struct RopeArguments {
   DType dtype = DType::kBF16;
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_dim = 0;  // At most 256.
   int block_size = 16;
-  // RMS over head_dim with weight [head_dim], f32; null: no norm.
-  const float* q_norm = nullptr;
-  const float* k_norm = nullptr;
-  float norm_eps = 1e-6f;
-  float norm_weight_offset = 0.0f;
+  HeadNorm q_norm, k_norm;
+  // [num_tokens, q and k, mean and factor], for a norm that spans all heads.
+  float* statistics = nullptr;
   const float* rope_table = nullptr;  // As in AttentionSpec; null: no RoPE.
-  int rotary_dim = 0;                 // Even.
+  // Of tokens whose sequence started with more than long_rope_after tokens;
+  // null: none.
+  const float* long_rope_table = nullptr;
+  int64_t long_rope_after = 0;
+  const int32_t* start_tokens = nullptr;  // [num_tokens]
+  int rotary_dim = 0;                     // Even.
   bool is_interleaved = false;
   uint16_t* qkv = nullptr;  // [num_tokens, qkv_stride]: q is overwritten.
   int64_t qkv_stride = 0;

@@ -213,10 +213,12 @@ TEST_P(ElementwiseTest, RotatesNormsAndCaches) {
       arguments.head_dim = c.head_dim;
       arguments.block_size = block_size;
       if (c.has_norm) {
-        arguments.q_norm = q_norm.data();
-        arguments.k_norm = k_norm.data();
+        arguments.q_norm = {.kind = NormArguments::Kind::kRms,
+                            .weight = q_norm.data(),
+                            .weight_offset = 0.5f};
+        arguments.k_norm = arguments.q_norm;
+        arguments.k_norm.weight = k_norm.data();
       }
-      arguments.norm_weight_offset = 0.5f;
       if (c.rotary_dim > 0) arguments.rope_table = table.data();
       arguments.rotary_dim = c.rotary_dim;
       arguments.is_interleaved = c.is_interleaved;

@@ -19,6 +19,8 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -70,6 +72,14 @@ struct Counts {
   uint64_t num_matrix_passes = 0;
 };
 Counts& CurrentCounts();
+
+// What a Stream other than null points to: work in its order, which whoever
+// made it runs (kernels/cuda/device_emulated.cc). An entry returns false if it
+// failed.
+using Queue = std::deque<std::function<bool()>>;
+inline Queue* AsQueue(Stream stream) {
+  return reinterpret_cast<Queue*>(stream);
+}
 
 // What went wrong in the last launch; empty if nothing did.
 const std::string& LastError();
@@ -249,17 +259,22 @@ inline float Exp2(float x) { return std::exp2(x); }
 inline float Rsqrt(float x) { return 1.0f / std::sqrt(x); }
 inline float Tanh(float x) { return std::tanh(x); }
 inline float Exp(float x) { return std::exp(x); }
+inline float Product(float a, float b) { return a * b; }
 
 // ---------------------------------------------------------------- launch
 
-using Stream = void*;
-
-// True if the launch worked; the emulator's error is in LastError.
+// True if the launch worked; the emulator's error is in LastError. With a
+// stream, the launch only waits in it.
 template <typename... Parameters, typename... Arguments>
 bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
-            Stream /*stream*/, Arguments... arguments) {
-  emulator::Run(shape, [&] { kernel(arguments...); });
-  return emulator::LastError().empty();
+            Stream stream, Arguments... arguments) {
+  const auto run = [kernel, shape, arguments...] {
+    emulator::Run(shape, [&] { kernel(arguments...); });
+    return emulator::LastError().empty();
+  };
+  if (stream == nullptr) return run();
+  emulator::AsQueue(stream)->push_back(run);
+  return true;
 }
 
 }  // namespace quire::simt

@@ -5,7 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
+struct CUstream_st;  // What a cudaStream_t points to.
+
 namespace quire::simt {
+
+// The same type in host code that a plain C++ compiler sees, so that it links
+// with kernels from nvcc.
+using Stream = CUstream_st*;
 
 inline constexpr uint32_t kAllLanes = 0xffffffffu;
 inline constexpr int kWarpSize = 32;

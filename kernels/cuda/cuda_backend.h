@@ -1,0 +1,172 @@
+// The CUDA backend: checks, state and memory; the arithmetic is in the kernels
+// beside it. The same code runs on a GPU and on the emulation of one
+// (kernels/cuda/device.h).
+//
+// Everything of a step is enqueued on one stream and nothing waits for it
+// before Collect, so that with steps_in_flight 2 a step is planned while the
+// one before it runs. What a step needs travels in one copy from its pinned
+// staging memory: positions, deltas of the block tables, the plan of the
+// attention.
+//
+// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. GPUs below
+// compute capability 8.0 have no bf16: everything becomes f16 there, and a
+// weight beyond its range is an error. Columns of every matrix are multiples of
+// eight, of gate and up the rows too; others are refused. Biases are f32.
+// Activations have the dtype of the weights, as must the KV cache; logits are
+// f32.
+#ifndef QUIRE_KERNELS_CUDA_CUDA_BACKEND_H_
+#define QUIRE_KERNELS_CUDA_CUDA_BACKEND_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/device.h"
+
+namespace quire {
+
+struct AttentionPlanner;  // kernels/cuda/cuda_step.h
+struct CudaAttention;
+struct CudaSlot;
+struct CudaStep;
+
+namespace cuda {
+struct BlockTableEntry;
+struct NormArguments;
+}  // namespace cuda
+
+struct CudaBackendOptions {
+  int device_idx = 0;
+};
+
+// See Backend. A step that fails validation in BeginStep may have applied some
+// of its updates: the sequences it names must be started anew. A slot whose
+// last step had drafts takes part in the next one only after Collect:
+// FAILED_PRECONDITION.
+class CudaBackend : public Backend {
+ public:
+  // As cuda::CreateDevice.
+  static absl::StatusOr<std::unique_ptr<CudaBackend>> Create(
+      const CudaBackendOptions& options);
+  ~CudaBackend() override;
+
+  cuda::Device& device() { return *device_; }
+
+  std::string Description() const override;
+  DType ActivationDType(DType weights) const override;
+  bool SupportsLinear(DType weights, QuantFormat format) const override;
+  absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(
+      const LinearSpec& spec) override;
+  absl::StatusOr<TensorView> Upload(TensorView host) override;
+  absl::StatusOr<int> AddAttention(const AttentionSpec& spec) override;
+  int AddActivation(int64_t cols, DType dtype, ActivationRows rows) override;
+  absl::StatusOr<MemoryPlan> Prepare(const EngineShape& shape) override;
+  TensorView Activation(int id) const override;
+
+  absl::StatusOr<Step*> BeginStep(const StepPlan& plan) override;
+  absl::Status Run(Step& step, const GraphKey& key,
+                   absl::FunctionRef<absl::Status()> enqueue) override;
+  absl::Status EndStep(Step& step) override;
+  bool Done(const Step& step) const override;
+  absl::StatusOr<absl::Span<const RowResult>> Collect(Step& step) override;
+
+  absl::Status Embed(Step& step, const PackedWeight& vocab,
+                     const PackedWeight* positions, float scale,
+                     TensorView out) override;
+  absl::Status AddPositions(Step& step, const PackedWeight& positions,
+                            TensorView x) override;
+  absl::Status Norm(Step& step, TensorView x, const Prologue& prologue,
+                    TensorView out) override;
+  absl::Status Linear(Step& step, TensorView x, const Prologue& prologue,
+                      const PackedWeight& weight, const Epilogue& epilogue,
+                      TensorView out) override;
+  absl::Status Attention(Step& step, int spec_id, int layer, TensorView qkv,
+                         TensorView out) override;
+  absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
+                      const PackedWeight& vocab, float scale, float softcap,
+                      TensorView out) override;
+  absl::Status Sample(Step& step, TensorView logits) override;
+  absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
+                    Pooling pooling) override;
+
+ private:
+  struct ActivationSpec {
+    int64_t cols = 0;
+    DType dtype = DType::kBF16;
+    ActivationRows rows = ActivationRows::kTokens;
+    cuda::DeviceBuffer buffer;
+  };
+
+  explicit CudaBackend(std::unique_ptr<cuda::Device> device);
+
+  // The dtype that weights of dtype `from` are kept in.
+  DType KeptDType(DType from) const;
+  // Adds `num_bytes` of memory to *total.
+  absl::StatusOr<cuda::DeviceBuffer> Allocate(const char* what,
+                                              int64_t num_bytes,
+                                              const char* remedy,
+                                              int64_t* total);
+  absl::Status CheckShape(const EngineShape& shape) const;
+  absl::StatusOr<int> NumBlocks(const EngineShape& shape) const;
+  void PlanAttentions();
+  int64_t StagingBytes() const;
+  absl::Status AllocateWorkspace();
+
+  absl::Status ApplyUpdate(const SlotUpdate& update);
+  absl::Status CheckRow(const StepRow& row, const CudaStep& step) const;
+  absl::Status AddRow(const StepRow& row, absl::Span<const int32_t> token_ids,
+                      size_t* next_token, CudaStep& step);
+  absl::Status CheckPlan(const StepPlan& plan) const;
+  absl::Status EnqueueBegin(const StepPlan& plan, CudaStep& step);
+  absl::Status EnqueueBlockCopies(const StepPlan& plan,
+                                  const int32_t* d_copies);
+
+  // The norm of a prologue as arguments for LaunchNorm.
+  absl::Status MakeNorm(const Prologue& prologue, TensorView x,
+                        int64_t num_rows, cuda::NormArguments* arguments) const;
+  absl::Status LaunchLinear(TensorView x, int64_t num_tokens,
+                            const PackedWeight& weight,
+                            const Epilogue& epilogue, float softcap,
+                            TensorView out);
+
+  // First, so that it outlives all memory.
+  const std::unique_ptr<cuda::Device> device_;
+  int64_t weights_bytes_ = 0;
+  int64_t max_cols_ = 8;  // Of any weight: x' fits the scratch.
+  std::vector<cuda::DeviceBuffer> uploads_;
+  std::vector<CudaAttention> attentions_;  // By spec id.
+  std::vector<AttentionPlanner> planners_;
+  std::vector<ActivationSpec> activations_;
+
+  // Since Prepare.
+  EngineShape shape_;
+  int num_blocks_ = 0;
+  int max_blocks_per_seq_ = 0;
+  bool is_prepared_ = false;
+  int64_t workspace_bytes_ = 0;
+  cuda::DeviceBuffer normed_;           // x': [max rows, max_cols_], 16 bits.
+  cuda::DeviceBuffer head_statistics_;  // As RopeArguments; f32.
+  cuda::DeviceBuffer partial_out_, partial_stats_;  // As AttentionArguments.
+  cuda::DeviceBuffer metadata_;      // What the current step has uploaded.
+  cuda::DeviceBuffer block_tables_;  // [max_num_seqs, max_blocks_per_seq_]
+  cuda::DeviceBuffer last_tokens_;   // [max_num_seqs]
+  cuda::DeviceBuffer pooled_x_;      // [max_num_tokens, pooled_cols], f32.
+  cuda::DeviceBuffer pooled_sums_;   // [max_num_seqs, pooled_cols], f64.
+  cuda::DeviceBuffer embeddings_;    // [max_logit_rows, pooled_cols], f32.
+  std::vector<CudaSlot> slots_;
+  std::vector<int64_t> slot_step_;  // Serial of the last step that named it.
+  std::vector<cuda::BlockTableEntry> new_blocks_;
+  std::vector<int64_t> block_copy_;  // Serial of the last batch of copies.
+  int64_t num_steps_ = 0;
+  int64_t num_copy_batches_ = 0;
+  std::vector<std::unique_ptr<CudaStep>> steps_;  // A ring.
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_KERNELS_CUDA_CUDA_BACKEND_H_

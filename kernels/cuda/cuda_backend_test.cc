@@ -1,0 +1,320 @@
+// What the CUDA backend does beside computing: tests/backend_*_test.cc compare
+// its results with the reference.
+#include "kernels/cuda/cuda_backend.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/base/random.h"
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+constexpr int kCols = 16;
+constexpr int kVocabSize = 11;
+
+std::vector<uint16_t> Bf16Values(int64_t count, uint64_t seed) {
+  SimulationRandom random(seed);
+  std::vector<uint16_t> values(count);
+  for (uint16_t& value : values) {
+    value = FloatToBf16(static_cast<float>(random.Uniform() * 2 - 1));
+  }
+  return values;
+}
+
+std::unique_ptr<CudaBackend> MakeBackend() {
+  auto backend = CudaBackend::Create({});
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return *std::move(backend);
+}
+
+EngineShape SmallShape() {
+  EngineShape shape;
+  shape.max_num_seqs = 3;
+  shape.max_num_tokens = 8;
+  shape.max_logit_rows = 4;
+  shape.max_model_len = 64;
+  shape.vocab_size = kVocabSize;
+  shape.block_size = 8;
+  shape.steps_in_flight = 2;
+  shape.kv_bytes = 1 << 16;
+  shape.pooled_cols = kCols;
+  return shape;
+}
+
+// Embeds tokens, mixes them with attention, and pools.
+class SmallModel {
+ public:
+  explicit SmallModel(Pooling pooling = Pooling::kMean)
+      : backend_(MakeBackend()),
+        pooling_(pooling),
+        table_(Bf16Values(kVocabSize * kCols, 1)) {
+    LinearSpec spec;
+    spec.kind = LinearKind::kVocab;
+    spec.parts = {
+        {TensorView::Matrix(table_.data(), DType::kBF16, kVocabSize, kCols),
+         QuantFormat::kDense}};
+    vocab_ = *backend_->PackLinear(spec);
+    AttentionSpec attention;
+    attention.num_layers = 1;
+    attention.num_heads = attention.num_kv_heads = 1;
+    attention.head_dim = kCols;
+    attention.scale = 1.0f;
+    attention_ = *backend_->AddAttention(attention);
+    const auto add = [&](int cols) {
+      return backend_->AddActivation(cols, DType::kBF16,
+                                     ActivationRows::kTokens);
+    };
+    hidden_ = add(kCols);
+    qkv_ = add(3 * kCols);
+    std::vector<uint16_t> stack(3 * kCols * kCols);
+    for (int i = 0; i < 3 * kCols; ++i) {
+      stack[i * kCols + i % kCols] = FloatToBf16(1);
+    }
+    LinearSpec to_qkv;
+    to_qkv.parts = {
+        {TensorView::Matrix(stack.data(), DType::kBF16, 3 * kCols, kCols),
+         QuantFormat::kDense}};
+    to_qkv_ = *backend_->PackLinear(to_qkv);
+    const auto plan = backend_->Prepare(SmallShape());
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    plan_ = *plan;
+  }
+
+  CudaBackend& backend() { return *backend_; }
+  const MemoryPlan& plan() const { return plan_; }
+
+  // Enqueues a step of one row; starts the sequence if there are blocks.
+  Step* Submit(int slot, const std::vector<int32_t>& token_ids,
+               const std::vector<int32_t>& blocks, bool is_last,
+               const std::vector<std::pair<int32_t, int32_t>>& copies = {}) {
+    SlotUpdate update;
+    update.slot = slot;
+    update.params = &params_;
+    update.append_blocks = blocks;
+    StepRow row;
+    row.slot = slot;
+    row.num_tokens = static_cast<int32_t>(token_ids.size());
+    row.num_logits = is_last ? 1 : 0;
+    StepPlan plan;
+    if (!blocks.empty()) plan.updates = absl::MakeConstSpan(&update, 1);
+    plan.block_copies = copies;
+    plan.rows = absl::MakeConstSpan(&row, 1);
+    plan.token_ids = token_ids;
+    const auto step = backend_->BeginStep(plan);
+    EXPECT_TRUE(step.ok()) << step.status();
+    EXPECT_EQ(backend_->Run(
+                  **step, GraphKey(),
+                  [&] {
+                    const TensorView hidden = backend_->Activation(hidden_);
+                    const TensorView qkv = backend_->Activation(qkv_);
+                    auto status =
+                        backend_->Embed(**step, *vocab_, nullptr, 1.0f, hidden);
+                    status.Update(backend_->Linear(**step, hidden, Prologue(),
+                                                   *to_qkv_, Epilogue(), qkv));
+                    status.Update(backend_->Attention(**step, attention_, 0,
+                                                      qkv, hidden));
+                    status.Update(
+                        backend_->Pool(**step, hidden, Prologue(), pooling_));
+                    return status;
+                  }),
+              absl::OkStatus());
+    EXPECT_EQ(backend_->EndStep(**step), absl::OkStatus());
+    return *step;
+  }
+
+  std::vector<float> Collect(Step* step) {
+    const auto results = backend_->Collect(*step);
+    EXPECT_TRUE(results.ok()) << results.status();
+    if (!results.ok() || results->empty()) return {};
+    const absl::Span<const float> embedding = (*results)[0].embedding;
+    return {embedding.begin(), embedding.end()};
+  }
+
+ private:
+  std::unique_ptr<CudaBackend> backend_;
+  const Pooling pooling_;
+  const std::vector<uint16_t> table_;
+  const SlotParams params_;
+  std::unique_ptr<PackedWeight> vocab_, to_qkv_;
+  MemoryPlan plan_;
+  int attention_ = 0, hidden_ = 0, qkv_ = 0;
+};
+
+// The second step is planned and enqueued before anything of the first has run:
+// the emulated stream waits for Collect.
+TEST(CudaBackendTest, TwoStepsInFlightEqualOneAfterTheOther) {
+  std::vector<std::vector<float>> expected;
+  {
+    SmallModel model;
+    for (const int slot : {0, 2}) {
+      model.Collect(model.Submit(slot, {1, 2, 3}, {slot, 4 + slot}, false));
+      expected.push_back(
+          model.Collect(model.Submit(slot, {4, 5, 6, 7, 8, 9}, {}, true)));
+      ASSERT_EQ(expected.back().size(), size_t{kCols});
+    }
+  }
+  EXPECT_EQ(expected[0], expected[1]);
+  SmallModel model;
+  Step* first = model.Submit(0, {1, 2, 3}, {0, 4}, false);
+  Step* second = model.Submit(0, {4, 5, 6, 7, 8, 9}, {}, true);
+  EXPECT_FALSE(model.backend().Done(*first));
+  EXPECT_FALSE(model.backend().Done(*second));
+  StepPlan empty;
+  EXPECT_EQ(model.backend().BeginStep(empty).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  model.Collect(first);
+  EXPECT_TRUE(model.backend().Done(*first));
+  EXPECT_FALSE(model.backend().Done(*second));
+  // The first step's staging memory is used again while the second waits.
+  Step* third = model.Submit(2, {9, 9}, {2, 6}, false);
+  EXPECT_EQ(model.Collect(second), expected[0]);
+  Step* fourth = model.Submit(1, {1, 2, 3}, {1, 5}, false);
+  model.Collect(third);
+  Step* fifth = model.Submit(1, {4, 5, 6, 7, 8, 9}, {}, true);
+  model.Collect(fourth);
+  EXPECT_EQ(model.Collect(fifth), expected[0]);
+}
+
+TEST(CudaBackendTest, NothingIsAllocatedAfterPrepare) {
+  SmallModel model;
+  const int64_t before = model.backend().device().num_allocations();
+  EXPECT_GT(before, 0);
+  for (int i = 0; i < 20; ++i) {
+    const int slot = i % 3;
+    model.Collect(
+        model.Submit(slot, {1, 2, 3, 4}, {slot, 3 + slot}, false, {{7, 6}}));
+    model.Collect(model.Submit(slot, {5, 6, 7, 8, 9}, {}, true));
+  }
+  EXPECT_EQ(model.backend().device().num_allocations(), before);
+}
+
+// The copies of one step run in order, also where one reads what another wrote.
+TEST(CudaBackendTest, BlocksAreCopiedInOrder) {
+  SmallModel model(Pooling::kLast);
+  const std::vector<int32_t> tokens = {3, 1, 4, 1, 5, 9, 2, 6};
+  model.Collect(model.Submit(0, tokens, {0, 1}, false));
+  const std::vector<float> expected =
+      model.Collect(model.Submit(0, {7}, {}, true));
+  ASSERT_EQ(expected.size(), size_t{kCols});
+
+  SmallModel copied(Pooling::kLast);
+  copied.Collect(copied.Submit(0, tokens, {0, 1}, false));
+  copied.Collect(copied.Submit(1, {2, 2, 2, 2, 2, 2, 2, 2}, {2, 4}, false));
+  // The sequence goes on from block 5, a copy of a copy of block 0; then both
+  // of those are overwritten.
+  const SlotParams params;
+  const std::vector<int32_t> blocks = {5, 6};
+  SlotUpdate update;
+  update.slot = 2;
+  update.params = &params;
+  update.history = tokens;
+  update.num_prompt_tokens = update.num_computed_tokens = 8;
+  update.append_blocks = blocks;
+  const std::vector<std::pair<int32_t, int32_t>> copies = {
+      {0, 3}, {3, 5}, {2, 3}, {2, 0}};
+  StepPlan plan;
+  plan.updates = absl::MakeConstSpan(&update, 1);
+  plan.block_copies = copies;
+  const auto step = copied.backend().BeginStep(plan);
+  ASSERT_TRUE(step.ok()) << step.status();
+  ASSERT_TRUE(copied.backend().EndStep(**step).ok());
+  copied.Collect(*step);
+  EXPECT_EQ(copied.Collect(copied.Submit(2, {7}, {}, true)), expected);
+}
+
+TEST(CudaBackendTest, MemoryPlanAddsUp) {
+  SmallModel model;
+  const MemoryPlan& plan = model.plan();
+  // K and V of one head of 16 dimensions and 8 positions in bf16.
+  EXPECT_EQ(plan.num_blocks, (1 << 16) / (2 * kCols * 8 * 2));
+  EXPECT_EQ(plan.kv_bytes, 1 << 16);
+  EXPECT_EQ(plan.weights_bytes, (kVocabSize + 3 * kCols) * kCols * 2);
+  const cuda::DeviceMemory memory = *model.backend().device().Memory();
+  // Pinned memory counts as device memory in the emulation.
+  EXPECT_GE(memory.total_bytes - memory.free_bytes,
+            plan.weights_bytes + plan.kv_bytes + plan.workspace_bytes);
+}
+
+TEST(CudaBackendTest, F32WeightsBecomeBf16) {
+  const auto backend = MakeBackend();
+  EXPECT_EQ(backend->ActivationDType(DType::kF32), DType::kBF16);
+  EXPECT_EQ(backend->ActivationDType(DType::kBF16), DType::kBF16);
+  EXPECT_EQ(backend->ActivationDType(DType::kF16), DType::kF16);
+  const std::vector<float> values(8 * 8, 1.0f);
+  LinearSpec spec;
+  spec.parts = {{TensorView::Matrix(values.data(), DType::kF32, 8, 8),
+                 QuantFormat::kDense}};
+  const auto weight = backend->PackLinear(spec);
+  ASSERT_TRUE(weight.ok()) << weight.status();
+  EXPECT_EQ((*weight)->num_bytes, 8 * 8 * 2);
+}
+
+TEST(CudaBackendTest, RefusesWhatTheKernelsCannotDo) {
+  const auto backend = MakeBackend();
+  const auto expect_refusal = [](const absl::Status& status,
+                                 const std::string& text) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_NE(std::string(status.message()).find(text), std::string::npos)
+        << status;
+  };
+  const std::vector<float> values(24 * 24);
+  const auto part = [&](int64_t rows, int64_t cols) {
+    return WeightPart{
+        TensorView::Matrix(values.data(), DType::kF32, rows, cols),
+        QuantFormat::kDense};
+  };
+  LinearSpec linear;
+  linear.parts = {part(8, 12)};
+  expect_refusal(backend->PackLinear(linear).status(), "12 columns");
+  linear.kind = LinearKind::kGateUp;
+  linear.parts = {part(12, 8), part(12, 8)};
+  expect_refusal(backend->PackLinear(linear).status(), "12 rows");
+  linear.parts = {part(8, 8), part(16, 8)};
+  expect_refusal(backend->PackLinear(linear).status(), "up has 16");
+
+  AttentionSpec attention;
+  attention.num_layers = attention.num_heads = attention.num_kv_heads = 1;
+  attention.head_dim = 20;
+  expect_refusal(backend->AddAttention(attention).status(), "head_dim is 20");
+  attention.head_dim = 264;
+  expect_refusal(backend->AddAttention(attention).status(), "head_dim is 264");
+  attention.head_dim = 64;
+  attention.kv_dtype = DType::kF32;
+  expect_refusal(backend->AddAttention(attention).status(), "f32");
+  attention.kv_dtype = DType::kF16;
+  ASSERT_TRUE(backend->AddAttention(attention).ok());
+  backend->AddActivation(64, DType::kBF16, ActivationRows::kTokens);
+  EngineShape shape = SmallShape();
+  expect_refusal(backend->Prepare(shape).status(),
+                 "f16 for activations in bf16");
+  shape.block_size = 12;
+  expect_refusal(backend->Prepare(shape).status(), "block_size is 12");
+}
+
+TEST(CudaBackendTest, TooLittleMemoryNamesBothFigures) {
+  const auto backend = MakeBackend();
+  AttentionSpec attention;
+  attention.num_layers = attention.num_heads = attention.num_kv_heads = 1;
+  attention.head_dim = 16;
+  ASSERT_TRUE(backend->AddAttention(attention).ok());
+  EngineShape shape = SmallShape();
+  shape.kv_bytes = 4095;
+  const absl::Status status = backend->Prepare(shape).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  // 64 positions of 64 bytes.
+  EXPECT_NE(status.message().find("needs 4096 bytes"), absl::string_view::npos)
+      << status;
+  // More than the device has: the driver's figures, and what to lower.
+  shape.kv_bytes = int64_t{1} << 40;
+  const absl::Status too_much = backend->Prepare(shape).status();
+  EXPECT_EQ(too_much.code(), absl::StatusCode::kResourceExhausted) << too_much;
+  EXPECT_NE(too_much.message().find("KV cache"), absl::string_view::npos)
+      << too_much;
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,316 @@
+// Loading of the CUDA backend: weights, small tensors and attention layers.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_step.h"
+
+namespace quire {
+namespace {
+
+// Rows are converted and copied in pieces of about this size.
+constexpr int64_t kPieceBytes = 16 << 20;
+
+bool IsFloat(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+float LoadFloat(const TensorView& view, int64_t row, int64_t col) {
+  if (view.dtype == DType::kF32) return view.row<const float>(row)[col];
+  const uint16_t bits = view.row<const uint16_t>(row)[col];
+  return view.dtype == DType::kBF16 ? Bf16ToFloat(bits) : HalfToFloat(bits);
+}
+
+absl::Status CheckParts(const LinearSpec& spec) {
+  const size_t num_parts = spec.parts.size();
+  const bool suits = spec.kind == LinearKind::kQkv      ? num_parts == 3
+                     : spec.kind == LinearKind::kGateUp ? num_parts == 2
+                     : spec.kind == LinearKind::kVocab  ? num_parts == 1
+                                                        : num_parts >= 1;
+  if (!suits) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a linear layer of kind ", static_cast<int>(spec.kind),
+                     " cannot have ", num_parts, " parts"));
+  }
+  const TensorView& first = spec.parts[0].data;
+  for (const WeightPart& part : spec.parts) {
+    const TensorView& data = part.data;
+    if (data.empty() || data.rows < 1 || data.cols < 1 ||
+        data.row_stride < data.cols || !IsFloat(data.dtype)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a part of a linear layer is ", DTypeName(data.dtype),
+                       " [", data.rows, ", ", data.cols, "]"));
+    }
+    if (data.cols != first.cols || data.dtype != first.dtype) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "parts of a linear layer disagree: ", DTypeName(data.dtype), " [",
+          data.rows, ", ", data.cols, "] and ", DTypeName(first.dtype), " [",
+          first.rows, ", ", first.cols, "]"));
+    }
+  }
+  if (first.cols % 8 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a linear layer has ", first.cols,
+                     " columns; on a GPU they are a multiple of 8"));
+  }
+  if (spec.kind == LinearKind::kGateUp) {
+    if (first.rows != spec.parts[1].data.rows) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "gate has ", first.rows, " rows, up has ", spec.parts[1].data.rows));
+    }
+    if (first.rows % 8 != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("gate and up have ", first.rows,
+                       " rows; on a GPU they are a multiple of 8"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Which part and which of its rows is row `row` of the packed matrix; the
+// part's rows come first in the second number's count.
+std::pair<size_t, int64_t> SourceOfRow(const LinearSpec& spec, int64_t row) {
+  if (spec.kind == LinearKind::kGateUp) {
+    return {row / 8 % 2, row / 16 * 8 + row % 8};
+  }
+  size_t part = 0;
+  while (row >= spec.parts[part].data.rows) row -= spec.parts[part++].data.rows;
+  return {part, row};
+}
+
+// False if a finite value has no finite counterpart.
+bool ConvertRow(const TensorView& from, int64_t row, DType to, uint16_t* out) {
+  if (from.dtype == to) {
+    std::memcpy(out, from.row<const uint16_t>(row),
+                from.cols * sizeof(uint16_t));
+    return true;
+  }
+  bool fits = true;
+  for (int64_t col = 0; col < from.cols; ++col) {
+    const float value = LoadFloat(from, row, col);
+    if (to == DType::kBF16) {
+      out[col] = FloatToBf16(value);
+      fits &= std::isfinite(Bf16ToFloat(out[col])) || !std::isfinite(value);
+    } else {
+      out[col] = FloatToHalf(value);
+      fits &= std::isfinite(HalfToFloat(out[col])) || !std::isfinite(value);
+    }
+  }
+  return fits;
+}
+
+// The shapes that AttentionSpec allows for a QK-norm.
+absl::Status MakeHeadNorm(const char* name, const NormSpec& norm, int num_heads,
+                          int head_dim, cuda::HeadNorm* out) {
+  if (norm.kind == NormSpec::Kind::kNone) return absl::OkStatus();
+  const bool is_layer = norm.kind == NormSpec::Kind::kLayer;
+  const int64_t rows = norm.weight.rows, cols = norm.weight.cols;
+  QUIRE_RETURN_IF_ERROR(CheckCudaNorm(name, norm, cols));
+  using Span = cuda::HeadNorm::Span;
+  if (rows == 1 && cols == head_dim) {
+    out->span = Span::kHead;
+  } else if (rows == num_heads && cols == head_dim) {
+    out->span = Span::kEachHead;
+  } else if (rows == 1 && cols == int64_t{num_heads} * head_dim) {
+    out->span = Span::kAllHeads;
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat(name, " is [", rows, ", ",
+                                                   cols, "] for ", num_heads,
+                                                   " heads of ", head_dim));
+  }
+  if (is_layer && !norm.bias.empty() && norm.bias.rows != rows) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": weight has ", rows, " rows, bias ", norm.bias.rows));
+  }
+  out->kind = is_layer ? cuda::NormArguments::Kind::kLayer
+                       : cuda::NormArguments::Kind::kRms;
+  out->weight = norm.weight.row<const float>(0);
+  if (is_layer && !norm.bias.empty()) out->bias = norm.bias.row<const float>(0);
+  out->eps = norm.eps;
+  out->weight_offset = is_layer ? 0.0f : norm.weight_offset;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckCudaView(const char* name, const TensorView& view,
+                           DType dtype, int64_t rows, int64_t cols) {
+  if (view.empty() || view.dtype != dtype || view.rows < rows ||
+      view.cols != cols || view.row_stride != cols) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, " is ", view.empty() ? "empty " : "", DTypeName(view.dtype), " [",
+        view.rows, ", ", view.cols, "], not ", DTypeName(dtype), " [>= ", rows,
+        ", ", cols, "]"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckCudaNorm(const char* name, const NormSpec& norm,
+                           int64_t cols) {
+  if (norm.kind == NormSpec::Kind::kNone) return absl::OkStatus();
+  QUIRE_RETURN_IF_ERROR(CheckCudaView(name, norm.weight, DType::kF32, 1, cols));
+  if (norm.kind == NormSpec::Kind::kLayer && !norm.bias.empty()) {
+    QUIRE_RETURN_IF_ERROR(CheckCudaView(name, norm.bias, DType::kF32, 1, cols));
+  }
+  return absl::OkStatus();
+}
+
+DType CudaBackend::KeptDType(DType from) const {
+  if (device_->properties().major < 8) return DType::kF16;
+  return from == DType::kF16 ? DType::kF16 : DType::kBF16;
+}
+
+DType CudaBackend::ActivationDType(DType weights) const {
+  return KeptDType(weights);
+}
+
+bool CudaBackend::SupportsLinear(DType weights, QuantFormat format) const {
+  return format == QuantFormat::kDense && IsFloat(weights);
+}
+
+absl::StatusOr<cuda::DeviceBuffer> CudaBackend::Allocate(const char* what,
+                                                         int64_t num_bytes,
+                                                         const char* remedy,
+                                                         int64_t* total) {
+  auto buffer =
+      cuda::DeviceBuffer::Create(*device_, std::max<int64_t>(num_bytes, 16));
+  if (!buffer.ok()) {
+    return absl::Status(
+        buffer.status().code(),
+        absl::StrCat(what, ": ", buffer.status().message(), "; ", remedy));
+  }
+  *total += buffer->num_bytes();
+  return buffer;
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
+    const LinearSpec& spec) {
+  constexpr char kRemedy[] = "the model needs a GPU with more memory";
+  QUIRE_RETURN_IF_ERROR(CheckParts(spec));
+  auto weight = std::make_unique<CudaWeight>();
+  weight->kind = spec.kind;
+  weight->cols = spec.parts[0].data.cols;
+  for (const WeightPart& part : spec.parts) weight->rows += part.data.rows;
+  weight->dtype = KeptDType(spec.parts[0].data.dtype);
+  const int64_t row_bytes = weight->cols * int64_t{sizeof(uint16_t)};
+  QUIRE_ASSIGN_OR_RETURN(weight->data,
+                         Allocate("weights", weight->rows * row_bytes, kRemedy,
+                                  &weight->num_bytes));
+  const int64_t piece_rows =
+      std::clamp<int64_t>(kPieceBytes / row_bytes, 1, weight->rows);
+  std::vector<uint16_t> piece(piece_rows * weight->cols);
+  for (int64_t first = 0; first < weight->rows; first += piece_rows) {
+    const int64_t count = std::min(piece_rows, weight->rows - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto [part, row] = SourceOfRow(spec, first + i);
+      if (!ConvertRow(spec.parts[part].data, row, weight->dtype,
+                      piece.data() + i * weight->cols)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "row ", row, " of a weight holds a ",
+            DTypeName(spec.parts[part].data.dtype), " value beyond ",
+            DTypeName(weight->dtype), ", in which this GPU keeps it"));
+      }
+    }
+    QUIRE_RETURN_IF_ERROR(
+        device_->CopyToDevice(weight->data.data() + first * row_bytes,
+                              piece.data(), count * row_bytes));
+    QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+  }
+  if (!spec.bias.empty()) {
+    QUIRE_RETURN_IF_ERROR(
+        CheckCudaView("bias", spec.bias, DType::kF32, 1, weight->rows));
+    std::vector<float> bias(weight->rows);
+    for (int64_t i = 0; i < weight->rows; ++i) {
+      const auto [part, row] = SourceOfRow(spec, i);
+      int64_t source = row;
+      for (size_t p = 0; p < part; ++p) source += spec.parts[p].data.rows;
+      bias[i] = spec.bias.row<const float>(0)[source];
+    }
+    const int64_t num_bytes = weight->rows * int64_t{sizeof(float)};
+    QUIRE_ASSIGN_OR_RETURN(
+        weight->bias, Allocate("bias", num_bytes, kRemedy, &weight->num_bytes));
+    QUIRE_RETURN_IF_ERROR(
+        device_->CopyToDevice(weight->bias.data(), bias.data(), num_bytes));
+    QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+  }
+  weights_bytes_ += weight->num_bytes;
+  max_cols_ = std::max(max_cols_, weight->cols);
+  return weight;
+}
+
+absl::StatusOr<TensorView> CudaBackend::Upload(TensorView host) {
+  if (host.empty() || !IsFloat(host.dtype) || host.rows < 1 || host.cols < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot upload a ", DTypeName(host.dtype), " [", host.rows,
+                     ", ", host.cols, "] tensor"));
+  }
+  std::vector<float> values;
+  values.reserve(host.rows * host.cols);
+  for (int64_t row = 0; row < host.rows; ++row) {
+    for (int64_t col = 0; col < host.cols; ++col) {
+      values.push_back(LoadFloat(host, row, col));
+    }
+  }
+  const int64_t num_bytes = host.rows * host.cols * int64_t{sizeof(float)};
+  QUIRE_ASSIGN_OR_RETURN(
+      cuda::DeviceBuffer buffer,
+      Allocate("weights", num_bytes, "the model needs a GPU with more memory",
+               &weights_bytes_));
+  QUIRE_RETURN_IF_ERROR(
+      device_->CopyToDevice(buffer.data(), values.data(), num_bytes));
+  QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+  const TensorView view =
+      TensorView::Matrix(buffer.data(), DType::kF32, host.rows, host.cols);
+  uploads_.push_back(std::move(buffer));
+  return view;
+}
+
+absl::StatusOr<int> CudaBackend::AddAttention(const AttentionSpec& spec) {
+  if (spec.num_layers < 1 || spec.num_heads < 1 || spec.num_kv_heads < 1 ||
+      spec.num_heads % spec.num_kv_heads != 0 || spec.sliding_window < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "attention: ", spec.num_layers, " layers, ", spec.num_heads, " heads, ",
+        spec.num_kv_heads, " KV heads, window ", spec.sliding_window));
+  }
+  if (cuda::PaddedHeadDim(spec.head_dim) == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("attention: head_dim is ", spec.head_dim,
+                     "; on a GPU it is a multiple of 8 up to 256"));
+  }
+  if (spec.kv_dtype != DType::kBF16 && spec.kv_dtype != DType::kF16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("attention: a KV cache in ", DTypeName(spec.kv_dtype),
+                     "; on a GPU it is in bf16 or f16"));
+  }
+  for (const TensorView* rope : {&spec.rope_table, &spec.long_rope_table}) {
+    if (rope->empty()) continue;
+    QUIRE_RETURN_IF_ERROR(CheckCudaView("attention: RoPE table", *rope,
+                                        DType::kF32, 1, rope->cols));
+    if (rope->cols % 2 != 0 || rope->cols > spec.head_dim ||
+        rope->cols != spec.rope_table.cols) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("attention: rotary_dim ", rope->cols, " of head_dim ",
+                       spec.head_dim));
+    }
+  }
+  CudaAttention attention;
+  attention.spec = spec;
+  QUIRE_RETURN_IF_ERROR(MakeHeadNorm("attention: q_norm", spec.q_norm,
+                                     spec.num_heads, spec.head_dim,
+                                     &attention.q_norm));
+  QUIRE_RETURN_IF_ERROR(MakeHeadNorm("attention: k_norm", spec.k_norm,
+                                     spec.num_kv_heads, spec.head_dim,
+                                     &attention.k_norm));
+  attention.shape.num_heads = spec.num_heads;
+  attention.shape.num_kv_heads = spec.num_kv_heads;
+  attention.shape.head_dim = spec.head_dim;
+  attention.shape.sliding_window = spec.sliding_window;
+  attention.shape.scale = spec.scale;
+  attention.shape.softcap = spec.softcap;
+  attentions_.push_back(std::move(attention));
+  return static_cast<int>(attentions_.size()) - 1;
+}
+
+}  // namespace quire

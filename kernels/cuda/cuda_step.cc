@@ -1,0 +1,429 @@
+// A step of the CUDA backend: from its plan to its results.
+#include "kernels/cuda/cuda_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/cuda_backend.h"
+
+namespace quire {
+
+absl::Status CudaBackend::ApplyUpdate(const SlotUpdate& update) {
+  const auto fail = [&update](const auto&... what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slot ", update.slot, ": ", what...));
+  };
+  if (update.slot < 0 || update.slot >= static_cast<int>(slots_.size())) {
+    return fail("not in [0, ", slots_.size(), ")");
+  }
+  CudaSlot& slot = slots_[update.slot];
+  const bool starts = update.params != nullptr;
+  const int64_t history_size = update.history.size();
+  if (!starts && !slot.is_active) return fail("holds no sequence");
+  if (starts && (history_size > int64_t{shape_.max_model_len} + 1 ||
+                 update.num_prompt_tokens < 0 ||
+                 update.num_prompt_tokens > history_size ||
+                 update.num_computed_tokens < 0 ||
+                 update.num_computed_tokens > history_size)) {
+    return fail("history of ", history_size, " tokens with ",
+                update.num_prompt_tokens, " prompt tokens and ",
+                update.num_computed_tokens, " computed, max_model_len ",
+                shape_.max_model_len);
+  }
+  const size_t num_blocks =
+      (starts ? 0 : slot.blocks.size()) + update.append_blocks.size();
+  if (num_blocks > static_cast<size_t>(max_blocks_per_seq_)) {
+    return fail(num_blocks, " blocks, the block table holds ",
+                max_blocks_per_seq_);
+  }
+  for (const int32_t block : update.append_blocks) {
+    if (block < 0 || block >= num_blocks_) {
+      return fail("block ", block, " is not in [0, ", num_blocks_, ")");
+    }
+  }
+  if (starts) {
+    slot.is_active = true;
+    slot.num_computed_tokens = update.num_computed_tokens;
+    slot.num_pooled_tokens = 0;
+    slot.num_start_tokens = static_cast<int32_t>(history_size);
+    slot.has_last_token = false;
+    slot.has_pending_drafts = false;
+    slot.blocks.clear();
+    slot.num_uploaded_blocks = 0;
+  }
+  slot.blocks.insert(slot.blocks.end(), update.append_blocks.begin(),
+                     update.append_blocks.end());
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::CheckRow(const StepRow& row,
+                                   const CudaStep& step) const {
+  const auto fail = [&row](const auto&... what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step row of slot ", row.slot, ": ", what...));
+  };
+  if (row.slot < 0 || row.slot >= static_cast<int>(slots_.size()) ||
+      !slots_[row.slot].is_active) {
+    return fail("the slot holds no sequence");
+  }
+  const CudaSlot& slot = slots_[row.slot];
+  if (slot_step_[row.slot] == num_steps_) return fail("named twice");
+  if (slot.has_pending_drafts) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("step row of slot ", row.slot,
+                     ": its last step had drafts and was not collected"));
+  }
+  const int32_t num_drawn = row.num_logits - row.num_scored;
+  const bool logits_ok =
+      row.num_drafts > 0
+          ? row.num_scored == 0 && row.num_logits == 1 + row.num_drafts
+          : row.num_scored >= 0 && (num_drawn == 0 || num_drawn == 1);
+  if (row.num_tokens < 1 || row.num_drafts < 0 || !logits_ok ||
+      row.num_logits > row.num_tokens) {
+    return fail(row.num_tokens, " tokens, ", row.num_logits, " logits, ",
+                row.num_scored, " scored, ", row.num_drafts, " drafts");
+  }
+  const int64_t end = slot.num_computed_tokens + row.num_tokens;
+  const int64_t capacity =
+      static_cast<int64_t>(slot.blocks.size()) * shape_.block_size;
+  if (end > shape_.max_model_len || end > capacity) {
+    return fail("positions up to ", end, " with max_model_len ",
+                shape_.max_model_len, " and ", slot.blocks.size(),
+                " blocks of ", shape_.block_size);
+  }
+  if (int64_t{step.num_tokens} + row.num_tokens > shape_.max_num_tokens ||
+      int64_t{step.num_logits} + row.num_logits > shape_.max_logit_rows) {
+    return fail("the step exceeds ", shape_.max_num_tokens, " tokens or ",
+                shape_.max_logit_rows, " logit rows");
+  }
+  if (row.source == TokenSource::kDeviceLast &&
+      (row.num_tokens != 1 || !slot.has_last_token)) {
+    return fail("kDeviceLast with ", row.num_tokens, " tokens and ",
+                slot.has_last_token ? "a" : "no", " last token");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::AddRow(const StepRow& row,
+                                 absl::Span<const int32_t> token_ids,
+                                 size_t* next_token, CudaStep& step) {
+  QUIRE_RETURN_IF_ERROR(CheckRow(row, step));
+  slot_step_[row.slot] = num_steps_;
+  if (row.source == TokenSource::kDeviceLast) {
+    step.token_ids.push_back(~row.slot);
+  } else {
+    if (token_ids.size() - *next_token < static_cast<size_t>(row.num_tokens)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "step row of slot ", row.slot, ": token_ids ends before its tokens"));
+    }
+    for (int i = 0; i < row.num_tokens; ++i) {
+      const int32_t id = token_ids[(*next_token)++];
+      if (id < 0 || id >= shape_.vocab_size) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("step row of slot ", row.slot, ": token id ", id,
+                         " with vocab_size ", shape_.vocab_size));
+      }
+      step.token_ids.push_back(id);
+    }
+  }
+  if (row.num_logits > 0) {
+    step.sampled_rows.push_back(static_cast<int32_t>(step.rows.size()));
+  }
+  const CudaSlot& slot = slots_[row.slot];
+  step.rows.push_back({row, slot.num_computed_tokens, slot.num_start_tokens,
+                       step.num_tokens, step.num_logits});
+  step.num_tokens += row.num_tokens;
+  step.num_logits += row.num_logits;
+  step.num_scored += row.num_scored;
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::CheckPlan(const StepPlan& plan) const {
+  if (plan.block_copies.size() > static_cast<size_t>(num_blocks_)) {
+    return absl::InvalidArgumentError(absl::StrCat(plan.block_copies.size(),
+                                                   " copies of blocks with ",
+                                                   num_blocks_, " blocks"));
+  }
+  for (const auto& [from, to] : plan.block_copies) {
+    if (from < 0 || from >= num_blocks_ || to < 0 || to >= num_blocks_) {
+      return absl::InvalidArgumentError(absl::StrCat("copy of block ", from,
+                                                     " to ", to, " with ",
+                                                     num_blocks_, " blocks"));
+    }
+  }
+  for (const int32_t id : plan.scored_ids) {
+    if (id < 0 || id >= shape_.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("cannot score token id ",
+                                                     id, " with vocab_size ",
+                                                     shape_.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
+  QUIRE_CHECK(is_prepared_);
+  const auto free =
+      std::find_if(steps_.begin(), steps_.end(), [](const auto& candidate) {
+        return candidate->state == CudaStep::State::kFree;
+      });
+  if (free == steps_.end()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "all ", shape_.steps_in_flight, " steps in flight are uncollected"));
+  }
+  CudaStep& step = **free;
+  QUIRE_RETURN_IF_ERROR(CheckPlan(plan));
+  for (const SlotUpdate& update : plan.updates) {
+    QUIRE_RETURN_IF_ERROR(ApplyUpdate(update));
+  }
+  ++num_steps_;
+  step.is_sampled = step.is_pooled = false;
+  step.status = absl::OkStatus();
+  step.num_tokens = step.num_logits = step.num_scored = 0;
+  step.rows.clear();
+  step.token_ids.clear();
+  step.sampled_rows.clear();
+  step.results.clear();
+  size_t next_token = 0;
+  for (const StepRow& row : plan.rows) {
+    QUIRE_RETURN_IF_ERROR(AddRow(row, plan.token_ids, &next_token, step));
+  }
+  if (next_token != plan.token_ids.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the step has ", plan.token_ids.size(),
+                     " token ids, its rows use ", next_token));
+  }
+  if (static_cast<int64_t>(plan.scored_ids.size()) != step.num_scored) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the step has ", plan.scored_ids.size(),
+                     " ids to score, its rows ask for ", step.num_scored));
+  }
+  QUIRE_RETURN_IF_ERROR(EnqueueBegin(plan, step));
+  step.state = CudaStep::State::kBegun;
+  return reinterpret_cast<Step*>(&step);
+}
+
+namespace {
+
+// Positions, slots and the tokens of the logits of a step.
+void StageTokens(CudaStep& step, StagingCursor& cursor) {
+  const int32_t* d_token_ids = cursor.Copy(step.token_ids);
+  step.d_token_ids = const_cast<int32_t*>(d_token_ids);
+  int32_t* positions = cursor.Take(step.num_tokens, &step.d_positions);
+  int32_t* slots = cursor.Take(step.num_tokens, &step.d_slots);
+  int32_t* start_tokens = cursor.Take(step.num_tokens, &step.d_start_tokens);
+  int32_t* logit_tokens = cursor.Take(step.num_logits, &step.d_logit_tokens);
+  for (const CudaStepRow& state : step.rows) {
+    const StepRow& row = state.row;
+    for (int i = 0; i < row.num_tokens; ++i) {
+      *positions++ = static_cast<int32_t>(state.first_position) + i;
+      *slots++ = row.slot;
+      *start_tokens++ = state.num_start_tokens;
+    }
+    for (int i = row.num_tokens - row.num_logits; i < row.num_tokens; ++i) {
+      *logit_tokens++ = state.first_token + i;
+    }
+  }
+}
+
+void StagePoolRows(CudaStep& step, StagingCursor& cursor) {
+  cuda::PoolRow* pool_row =
+      cursor.Take(static_cast<int64_t>(step.rows.size()), &step.d_pool_rows);
+  int32_t result = 0;
+  for (const CudaStepRow& state : step.rows) {
+    *pool_row++ = {state.row.slot, state.first_token, state.row.num_tokens,
+                   static_cast<int32_t>(state.first_position),
+                   state.row.num_logits > 0 ? result++ : -1};
+  }
+}
+
+// Rows of few queries share the keys of a tile among warps, and CTAs share
+// their keys; the others have work enough for both.
+cuda::AttentionTile TileOf(const cuda::AttentionShape& shape,
+                           const StepRow& row) {
+  const int group = shape.num_heads / shape.num_kv_heads;
+  const bool is_decode =
+      row.num_tokens == 1 ||
+      row.num_tokens * group <=
+          cuda::AttentionTileRows(cuda::AttentionTile::kDecode);
+  return is_decode ? cuda::AttentionTile::kDecode
+                   : cuda::AttentionTile::kPrefill;
+}
+
+AttentionBatch StageAttention(const AttentionPlanner& planner,
+                              cuda::AttentionTile tile, int max_model_len,
+                              const CudaStep& step, StagingCursor& cursor) {
+  std::vector<cuda::AttentionSequence> sequences;
+  for (const CudaStepRow& state : step.rows) {
+    if (TileOf(planner.shape, state.row) != tile) continue;
+    sequences.push_back(
+        {state.first_token, state.row.num_tokens,
+         static_cast<int32_t>(state.first_position) + state.row.num_tokens,
+         state.row.slot});
+  }
+  AttentionBatch batch;
+  if (sequences.empty()) return batch;
+  const int split_size = tile == cuda::AttentionTile::kDecode
+                             ? planner.split_size
+                             : (max_model_len + 63) / 64 * 64;
+  const cuda::AttentionPlan plan =
+      cuda::PlanAttention(planner.shape, tile, split_size, sequences);
+  batch.sequences = cursor.Copy(sequences);
+  batch.tasks = cursor.Copy(plan.tasks);
+  batch.merges = cursor.Copy(plan.merges);
+  batch.num_tasks = static_cast<int>(plan.tasks.size());
+  batch.num_merges = static_cast<int>(plan.merges.size());
+  return batch;
+}
+
+}  // namespace
+
+// Uploads what the step needs, copies blocks, and updates the state of the
+// sequences on the device.
+absl::Status CudaBackend::EnqueueBegin(const StepPlan& plan, CudaStep& step) {
+  StagingCursor cursor(step.staging.data(), metadata_.data(),
+                       step.staging.num_bytes());
+  StageTokens(step, cursor);
+  if (shape_.pooled_cols > 0) StagePoolRows(step, cursor);
+  for (size_t i = 0; i < planners_.size(); ++i) {
+    for (const auto tile :
+         {cuda::AttentionTile::kPrefill, cuda::AttentionTile::kDecode}) {
+      step.attention[2 * i + static_cast<int>(tile)] = StageAttention(
+          planners_[i], tile, shape_.max_model_len, step, cursor);
+    }
+  }
+  new_blocks_.clear();
+  for (const SlotUpdate& update : plan.updates) {
+    CudaSlot& slot = slots_[update.slot];
+    const int32_t num_blocks = static_cast<int32_t>(slot.blocks.size());
+    for (int32_t i = slot.num_uploaded_blocks; i < num_blocks; ++i) {
+      new_blocks_.push_back(
+          {update.slot * max_blocks_per_seq_ + i, slot.blocks[i]});
+    }
+    slot.num_uploaded_blocks = num_blocks;
+  }
+  cuda::BeginStepArguments begin;
+  begin.entries = cursor.Copy(new_blocks_);
+  begin.num_entries = static_cast<int>(new_blocks_.size());
+  begin.block_tables = block_tables_.data<int32_t>();
+  begin.token_ids = step.d_token_ids;
+  begin.num_tokens = step.num_tokens;
+  begin.last_tokens = last_tokens_.data<const int32_t>();
+  const int32_t* d_copies = nullptr;
+  int32_t* copies = cursor.Take(2 * plan.block_copies.size(), &d_copies);
+  for (const auto& [from, to] : plan.block_copies) {
+    *copies++ = from;
+    *copies++ = to;
+  }
+  if (cursor.size() > 0) {
+    QUIRE_RETURN_IF_ERROR(device_->CopyToDevice(
+        metadata_.data(), step.staging.data(), cursor.size()));
+  }
+  QUIRE_RETURN_IF_ERROR(EnqueueBlockCopies(plan, d_copies));
+  if (!cuda::LaunchBeginStep(begin, device_->stream())) {
+    return device_->LaunchError("BeginStep");
+  }
+  return absl::OkStatus();
+}
+
+// In order: a later copy may read what an earlier one wrote, or write what it
+// read. One launch takes copies of which no two name the same block.
+absl::Status CudaBackend::EnqueueBlockCopies(const StepPlan& plan,
+                                             const int32_t* d_copies) {
+  size_t first = 0;
+  while (first < plan.block_copies.size()) {
+    ++num_copy_batches_;
+    size_t end = first;
+    for (; end < plan.block_copies.size(); ++end) {
+      const auto& [from, to] = plan.block_copies[end];
+      if (block_copy_[from] == num_copy_batches_ ||
+          block_copy_[to] == num_copy_batches_) {
+        break;
+      }
+      block_copy_[from] = block_copy_[to] = num_copy_batches_;
+    }
+    for (const CudaAttention& attention : attentions_) {
+      if (!cuda::LaunchBlockCopy({.kv_cache = attention.kv.data<uint16_t>(),
+                                  .num_layers = attention.spec.num_layers,
+                                  .layer_stride = attention.layer_elements,
+                                  .block_elements = attention.block_elements,
+                                  .pairs = d_copies + 2 * first,
+                                  .num_pairs = static_cast<int>(end - first)},
+                                 device_->stream())) {
+        return device_->LaunchError("BlockCopy");
+      }
+    }
+    first = end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::Run(Step& step, const GraphKey& /*key*/,
+                              absl::FunctionRef<absl::Status()> enqueue) {
+  CudaStep& cuda_step = AsCudaStep(step);
+  QUIRE_CHECK(cuda_step.state == CudaStep::State::kBegun);
+  cuda_step.status.Update(enqueue());
+  return cuda_step.status;
+}
+
+absl::Status CudaBackend::EndStep(Step& step) {
+  CudaStep& cuda_step = AsCudaStep(step);
+  QUIRE_CHECK(cuda_step.state == CudaStep::State::kBegun);
+  cuda_step.state = CudaStep::State::kEnded;
+  if (cuda_step.status.ok() && !cuda_step.is_sampled &&
+      cuda_step.num_logits > 0) {
+    cuda_step.status = absl::FailedPreconditionError(
+        "the step asked for logits and was not sampled");
+  }
+  if (cuda_step.status.ok()) {
+    for (const CudaStepRow& state : cuda_step.rows) {
+      // Rejected drafts are taken back in Collect.
+      CudaSlot& slot = slots_[state.row.slot];
+      slot.num_computed_tokens += state.row.num_tokens;
+      slot.has_pending_drafts = state.row.num_drafts > 0;
+      slot.has_last_token |=
+          !cuda_step.is_pooled && state.row.num_logits > state.row.num_scored;
+    }
+  }
+  if (cuda_step.status.ok() && cuda_step.is_pooled &&
+      !cuda_step.sampled_rows.empty()) {
+    cuda_step.status = device_->CopyToHost(
+        cuda_step.embeddings.data(), embeddings_.data(),
+        static_cast<int64_t>(cuda_step.sampled_rows.size()) *
+            shape_.pooled_cols * int64_t{sizeof(float)});
+  }
+  cuda_step.status.Update(device_->Record(*cuda_step.event));
+  return cuda_step.status;
+}
+
+bool CudaBackend::Done(const Step& step) const {
+  const CudaStep& cuda_step = AsCudaStep(const_cast<Step&>(step));
+  return cuda_step.state != CudaStep::State::kBegun &&
+         device_->HasHappened(*cuda_step.event);
+}
+
+absl::StatusOr<absl::Span<const RowResult>> CudaBackend::Collect(Step& step) {
+  CudaStep& cuda_step = AsCudaStep(step);
+  QUIRE_CHECK(cuda_step.state == CudaStep::State::kEnded);
+  cuda_step.state = CudaStep::State::kFree;
+  // Also after an error: the staging memory is free only then.
+  cuda_step.status.Update(device_->Wait(*cuda_step.event));
+  QUIRE_RETURN_IF_ERROR(cuda_step.status);
+  if (cuda_step.is_pooled) {
+    const int64_t cols = shape_.pooled_cols;
+    for (size_t i = 0; i < cuda_step.sampled_rows.size(); ++i) {
+      RowResult& result = cuda_step.results.emplace_back();
+      result.slot = cuda_step.rows[cuda_step.sampled_rows[i]].row.slot;
+      const float* embedding =
+          cuda_step.embeddings.data<const float>() + i * cols;
+      result.embedding = absl::MakeConstSpan(embedding, cols);
+      result.non_finite =
+          !std::all_of(embedding, embedding + cols,
+                       [](float x) { return std::isfinite(x); });
+    }
+  }
+  return absl::Span<const RowResult>(cuda_step.results);
+}
+
+}  // namespace quire

@@ -1,0 +1,164 @@
+// Private parts of the CUDA backend. Included by its .cc files.
+#ifndef QUIRE_KERNELS_CUDA_CUDA_STEP_H_
+#define QUIRE_KERNELS_CUDA_CUDA_STEP_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/base/status.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/step_kernels.h"
+
+namespace quire {
+
+struct CudaWeight : PackedWeight {
+  DType dtype = DType::kBF16;
+  // [rows, cols]; kGateUp: eight rows of the gate, eight of up, and so on.
+  cuda::DeviceBuffer data;
+  cuda::DeviceBuffer bias;  // [rows], f32, in the order of data; or nothing.
+};
+
+// The KV storage of one AttentionSpec and how its kernels are called.
+struct CudaAttention {
+  AttentionSpec spec;
+  cuda::AttentionShape shape;
+  cuda::HeadNorm q_norm, k_norm;
+  int64_t block_elements = 0;  // Of one layer, K and V.
+  int64_t layer_elements = 0;
+  cuda::DeviceBuffer kv;
+  int plan_idx = 0;
+
+  int64_t BytesPerBlock() const {
+    return spec.num_layers * block_elements * DTypeSize(spec.kv_dtype);
+  }
+};
+
+// What the plans of several specs of equal shape share.
+struct AttentionPlanner {
+  cuda::AttentionShape shape;
+  int split_size = 64;  // Of the keys of few queries; many are never split.
+  int64_t max_parts = 0;
+  int64_t max_prefill_tasks = 0;
+};
+
+// The sequence of a slot, as far as the host must know it: block tables and
+// lengths, which do not depend on what is drawn. Tokens live on the device.
+struct CudaSlot {
+  bool is_active = false;
+  int64_t num_computed_tokens = 0;
+  int64_t num_pooled_tokens = 0;
+  int32_t num_start_tokens = 0;  // Of the history that it started with.
+  bool has_last_token = false;
+  // A step with drafts waits to be collected: the length is not known.
+  bool has_pending_drafts = false;
+  std::vector<int32_t> blocks;
+  int32_t num_uploaded_blocks = 0;
+};
+
+struct CudaStepRow {
+  StepRow row;
+  int64_t first_position = 0;
+  int32_t num_start_tokens = 0;
+  int32_t first_token = 0;
+  int32_t first_logit = 0;
+};
+
+// Arguments of LaunchAttention for one plan and tile, in device memory.
+struct AttentionBatch {
+  const cuda::AttentionSequence* sequences = nullptr;
+  const cuda::AttentionTask* tasks = nullptr;
+  const cuda::AttentionMerge* merges = nullptr;
+  int num_tasks = 0;
+  int num_merges = 0;
+};
+
+struct CudaStep {
+  enum class State : uint8_t { kFree, kBegun, kEnded };
+  State state = State::kFree;
+  bool is_sampled = false;  // Or pooled.
+  bool is_pooled = false;
+  absl::Status status;
+  int32_t num_tokens = 0;
+  int32_t num_logits = 0;
+  std::vector<CudaStepRow> rows;
+  std::vector<int32_t> token_ids;     // [num_tokens]; ~slot: what it drew last.
+  std::vector<int32_t> sampled_rows;  // Rows with logits.
+  int32_t num_scored = 0;
+
+  cuda::DeviceBuffer staging;     // Pinned: what the step uploads.
+  cuda::DeviceBuffer embeddings;  // Pinned: [max_logit_rows, pooled_cols].
+  std::unique_ptr<cuda::Event> event;
+
+  // In device memory, valid until the next step begins there.
+  int32_t* d_token_ids = nullptr;           // [num_tokens]
+  const int32_t* d_positions = nullptr;     // [num_tokens]
+  const int32_t* d_slots = nullptr;         // [num_tokens]
+  const int32_t* d_start_tokens = nullptr;  // [num_tokens]
+  const int32_t* d_logit_tokens = nullptr;  // [num_logits]
+  const cuda::PoolRow* d_pool_rows = nullptr;
+  std::vector<AttentionBatch> attention;  // Two for each planner, by tile.
+
+  std::vector<RowResult> results;
+};
+
+// Step is opaque to everybody; the CUDA backend's are CudaSteps.
+inline CudaStep& AsCudaStep(Step& step) {
+  return *reinterpret_cast<CudaStep*>(&step);
+}
+
+// Places arrays one behind the other in a step's staging memory, and tells
+// where they will be on the device.
+class StagingCursor {
+ public:
+  StagingCursor(char* host, char* device, int64_t capacity)
+      : host_(host), device_(device), capacity_(capacity) {}
+
+  // `count` elements to fill in.
+  template <typename T>
+  T* Take(int64_t count, const T** device) {
+    T* host = reinterpret_cast<T*>(host_ + size_);
+    *device = reinterpret_cast<const T*>(device_ + size_);
+    size_ += Padded<T>(count);
+    QUIRE_CHECK(size_ <= capacity_);
+    return host;
+  }
+  template <typename T>
+  const T* Copy(const std::vector<T>& values) {
+    const T* device = nullptr;
+    std::copy(values.begin(), values.end(),
+              Take<T>(static_cast<int64_t>(values.size()), &device));
+    return device;
+  }
+  int64_t size() const { return size_; }
+
+  template <typename T>
+  static constexpr int64_t Padded(int64_t count) {
+    return (count * int64_t{sizeof(T)} + 15) / 16 * 16;
+  }
+
+ private:
+  char* const host_;
+  char* const device_;
+  const int64_t capacity_;
+  int64_t size_ = 0;
+};
+
+// INVALID_ARGUMENT unless `view` has the dtype, at least `rows` rows and
+// exactly `cols` columns without gaps.
+absl::Status CheckCudaView(const char* name, const TensorView& view,
+                           DType dtype, int64_t rows, int64_t cols);
+
+// As above for the f32 weight and bias of a norm over `cols`.
+absl::Status CheckCudaNorm(const char* name, const NormSpec& norm,
+                           int64_t cols);
+
+}  // namespace quire
+
+#endif  // QUIRE_KERNELS_CUDA_CUDA_STEP_H_

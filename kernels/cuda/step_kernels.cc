@@ -1,0 +1,69 @@
+#include "kernels/cuda/step_kernels.h"
+
+#include "kernels/cuda/simt/simt.h"
+
+namespace quire::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+simt::LaunchShape Shape(int64_t num_items, int num_ctas_y = 1) {
+  return {.num_ctas_x =
+              static_cast<uint32_t>((num_items + kThreads - 1) / kThreads),
+          .num_ctas_y = static_cast<uint32_t>(num_ctas_y),
+          .num_threads = kThreads,
+          .waits_for_previous = true};
+}
+
+SIMT_KERNEL(kThreads)
+BeginStepKernel(const BeginStepArguments arguments) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int i = simt::CtaX() * kThreads + simt::ThreadX();
+  if (i < arguments.num_entries) {
+    const BlockTableEntry entry = arguments.entries[i];
+    arguments.block_tables[entry.index] = entry.block;
+  }
+  if (i < arguments.num_tokens && arguments.token_ids[i] < 0) {
+    arguments.token_ids[i] = arguments.last_tokens[~arguments.token_ids[i]];
+  }
+}
+
+SIMT_KERNEL(kThreads)
+MeanPoolKernel(const MeanPoolArguments arguments) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t cols = arguments.cols;
+  const int64_t c = simt::CtaX() * kThreads + simt::ThreadX();
+  if (c >= cols) return;
+  const PoolRow row = arguments.rows[simt::CtaY()];
+  double* stored = arguments.sums + row.slot * cols + c;
+  double sum = row.num_pooled_tokens == 0 ? 0.0 : *stored;
+  for (int64_t t = 0; t < row.num_tokens; ++t) {
+    sum += static_cast<double>(arguments.x[(row.first_token + t) * cols + c]);
+  }
+  *stored = sum;
+  if (row.result >= 0) {
+    const double count = row.num_pooled_tokens + row.num_tokens;
+    arguments.out[row.result * cols + c] = static_cast<float>(sum / count);
+  }
+}
+
+}  // namespace
+
+bool LaunchBeginStep(const BeginStepArguments& arguments, simt::Stream stream) {
+  const int num_items = arguments.num_entries > arguments.num_tokens
+                            ? arguments.num_entries
+                            : arguments.num_tokens;
+  if (num_items == 0) return true;
+  return simt::Launch(&BeginStepKernel, Shape(num_items), stream, arguments);
+}
+
+bool LaunchMeanPool(const MeanPoolArguments& arguments, simt::Stream stream) {
+  if (arguments.num_rows == 0) return true;
+  return simt::Launch(&MeanPoolKernel,
+                      Shape(arguments.cols, arguments.num_rows), stream,
+                      arguments);
+}
+
+}  // namespace quire::cuda
