@@ -124,7 +124,7 @@ ReportKernel(const SampleArguments a) {
   const int32_t offset = static_cast<int32_t>(logit) - row.first_logit;
   const bool is_scored = offset < row.num_scored;
 
-  // At most 64 tiles: each warp goes over all of them.
+  // At most 128 tiles: each warp goes over all of them.
   const int lane = simt::ThreadX() % 32;
   uint64_t best = 0;
   float max = -INFINITY;
