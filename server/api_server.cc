@@ -415,6 +415,8 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(
       CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
   QUIRE_RETURN_IF_ERROR(sampling_strings_->Resolve(&api_request));
+  QUIRE_RETURN_IF_ERROR(
+      CheckSomeTokenIsAllowed(api_request.sampling, model.eos_token_ids));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
                          EncodePrompts(api_request, *model.tokenizer,
                                        model.chat_template, model.limits));

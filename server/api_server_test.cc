@@ -105,6 +105,7 @@ class ApiServerTest : public testing::Test {
     model.limits =
         MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
     model.created = 1700000000;
+    model.eos_token_ids = engine_options_.eos_token_ids;
     model.embedding = embedding_;
     api_->Serve(model);
   }
@@ -247,6 +248,36 @@ TEST_F(ApiServerTest, ServesEveryRoute) {
     EXPECT_EQ(text["choices"][3]["index"], 3);
     EXPECT_EQ(text["usage"]["prompt_tokens"], 4);
     EXPECT_EQ(text["usage"]["completion_tokens"], 64);
+  }
+  ExpectIdle();
+}
+
+// What the parameters leave must be something while they all hold.
+TEST_F(ApiServerTest, RefusesParametersThatAllowNoToken) {
+  Start();
+  const auto ask = [this](const std::string& fields) {
+    return Ask({"POST", "/v1/completions"},
+               R"({"prompt":"a","max_tokens":6,)" + fields + "}");
+  };
+  const std::string eos = absl::StrCat(FakeTokenizer::kEos);
+  for (const std::string& fields : std::vector<std::string>{
+           R"("min_tokens":5,"allowed_token_ids":[)" + eos + "]",
+           R"("min_tokens":5,"stop_token_ids":[98],"allowed_token_ids":[98,)" +
+               eos + "]",
+           R"("min_tokens":5,"ignore_eos":true,"stop_token_ids":[98],)"
+           R"("allowed_token_ids":[98])",
+           std::string(R"("bad_words":["b"],"allowed_token_ids":[98])")}) {
+    const TestResponse response = ask(fields);
+    EXPECT_EQ(response.status, 400) << fields;
+    EXPECT_EQ(Parse(response)["error"]["param"], "allowed_token_ids") << fields;
+  }
+  for (const std::string& fields : std::vector<std::string>{
+           R"("allowed_token_ids":[)" + eos + "]",
+           R"("min_tokens":5,"ignore_eos":true,"allowed_token_ids":[)" + eos +
+               "]",
+           R"("min_tokens":5,"allowed_token_ids":[98,)" + eos + "]",
+           std::string(R"("bad_words":["bb"],"allowed_token_ids":[98])")}) {
+    EXPECT_EQ(ask(fields).status, 200) << fields;
   }
   ExpectIdle();
 }
