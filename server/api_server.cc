@@ -398,7 +398,8 @@ absl::Status ApiServer::HandleDetokenize(const ServedModel& model,
 absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
                                        const HttpRequest& request,
                                        const Responder& responder) const {
-  QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
+  QUIRE_ASSIGN_OR_RETURN(const Json body,
+                         ParseJson(request.body, kGenerateJsonLimits));
   QUIRE_ASSIGN_OR_RETURN(ApiRequest api_request,
                          ParseApiRequest(kind, body, model.defaults));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
@@ -445,8 +446,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
                      "it."),
         "unsupported_model");
   }
-  QUIRE_ASSIGN_OR_RETURN(const Json body,
-                         ParseJson(request.body, kEmbeddingsJsonLimits));
+  QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
   QUIRE_ASSIGN_OR_RETURN(
       const EmbeddingsRequest parsed,
       ParseEmbeddingsRequest(body, model.embedding->hidden_size));

@@ -282,6 +282,32 @@ TEST_F(ApiServerTest, RefusesParametersThatAllowNoToken) {
   ExpectIdle();
 }
 
+// The limits of the reader of JSON do not undercut those of the fields.
+TEST_F(ApiServerTest, TakesAsManyIdsAsItPromises) {
+  Start();
+  std::string bias = "{\"0\":0";
+  for (int i = 1; i < 65536; ++i) absl::StrAppend(&bias, ",\"", i, "\":0");
+  const auto ask = [this](const std::string& fields) {
+    return Ask({"POST", "/v1/completions"}, "{" + fields + "}");
+  };
+  // An id outside of the vocabulary: found after all of it was read.
+  TestResponse response = ask("\"prompt\":\"a\",\"logit_bias\":" + bias + "}");
+  EXPECT_EQ(response.status, 400);
+  EXPECT_TRUE(absl::StrContains(response.body, "not in the vocabulary"))
+      << response.body;
+  response = ask("\"prompt\":\"a\",\"logit_bias\":" + bias + ",\"x\":0}");
+  EXPECT_EQ(Parse(response)["error"]["message"],
+            "the body exceeds a limit: an object with more than 65536 keys");
+  EXPECT_EQ(Parse(response)["error"]["param"], "logit_bias");
+  std::string prompt = "[97";
+  for (int i = 1; i < 2000; ++i) prompt += ",97";
+  std::string prompts = prompt + "]";
+  for (int i = 1; i < 64; ++i) prompts += "," + prompt + "]";
+  response = ask("\"max_tokens\":1,\"prompt\":[" + prompts + "]");
+  EXPECT_EQ(response.status, 200) << response.body;
+  EXPECT_EQ(Parse(response)["usage"]["prompt_tokens"], 64 * 2000);
+}
+
 TEST_F(ApiServerTest, ServesEmbeddings) {
   engine_options_.enable_generate = false;
   engine_options_.enable_embed = true;
