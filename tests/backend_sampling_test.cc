@@ -326,6 +326,7 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
       ASSERT_EQ(a.tokens, b.tokens);
       ASSERT_EQ(a.top_ids, b.top_ids);
       ASSERT_EQ(a.non_finite, b.non_finite);
+      ASSERT_EQ(a.all_masked, b.all_masked);
       ExpectSameLogprobs(a.logprobs, b.logprobs);
       ExpectSameLogprobs(a.top_logprobs, b.top_logprobs);
       if (HasFatalFailure()) return;

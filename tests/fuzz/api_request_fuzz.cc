@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       data[0] % 2 == 0 ? quire::ApiKind::kChat : quire::ApiKind::kCompletion;
   const absl::string_view text(reinterpret_cast<const char*>(data + 1),
                                size - 1);
-  const auto body = quire::ParseJson(text);
+  const auto body = quire::ParseJson(text, quire::kGenerateJsonLimits);
   if (!body.ok()) return 0;
   const auto request = quire::ParseApiRequest(kind, *body, {});
   // What is accepted lies within the limits that memory and time depend on.
