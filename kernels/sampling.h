@@ -57,12 +57,19 @@
 
 #include "engine/base/random.h"
 
+// What the GPU calls as well.
+#ifdef __CUDACC__
+#define QUIRE_HOST_DEVICE __host__ __device__
+#else
+#define QUIRE_HOST_DEVICE
+#endif
+
 namespace quire {
 
 // Natural logarithm of a positive normal float by a fixed polynomial: the same
 // bits on every ISA and GPU as long as multiply and add are not contracted
 // differently, hence explicit fma. Error below 2 ulp over (0, 1].
-inline float DeterministicLog(float x) {
+QUIRE_HOST_DEVICE inline float DeterministicLog(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   // x = 2^exponent * m with m in [sqrt(1/2), sqrt(2)).
   const int32_t exponent =
@@ -92,30 +99,36 @@ inline float DeterministicLog(float x) {
 inline constexpr float kMinTemperature = 1e-5f;
 
 // Step 7 as a threshold: p >= min_p * max p is logit >= this.
-inline float MinPThreshold(float max_logit, float min_p) {
+QUIRE_HOST_DEVICE inline float MinPThreshold(float max_logit, float min_p) {
   return max_logit + DeterministicLog(min_p);
 }
 
 // Standard Gumbel noise from 32 random bits.
-inline float GumbelOfWord(uint32_t word) {
+QUIRE_HOST_DEVICE inline float GumbelOfWord(uint32_t word) {
   // (0, 1): 23 bits and a half step, never 0 or 1.
   const float u = (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f;
   return -DeterministicLog(-DeterministicLog(u));
 }
 
+// The random words of the entries id / 4 * 4 to id / 4 * 4 + 3 at one position.
+QUIRE_HOST_DEVICE inline Philox4 DrawWords(uint64_t draw_key, int64_t position,
+                                           int32_t id) {
+  return Philox4x32(draw_key, {static_cast<uint32_t>(id) >> 2, 0,
+                               static_cast<uint32_t>(position),
+                               static_cast<uint32_t>(position >> 32)});
+}
+
 // Standard Gumbel noise of one vocabulary entry at one position: a pure
 // function of its arguments. Four neighbouring ids share one Philox block.
-inline float GumbelNoise(uint64_t draw_key, int64_t position, int32_t id) {
-  const Philox4 words =
-      Philox4x32(draw_key, {static_cast<uint32_t>(id) >> 2, 0,
-                            static_cast<uint32_t>(position),
-                            static_cast<uint32_t>(position >> 32)});
-  return GumbelOfWord(words[id & 3]);
+QUIRE_HOST_DEVICE inline float GumbelNoise(uint64_t draw_key, int64_t position,
+                                           int32_t id) {
+  return GumbelOfWord(DrawWords(draw_key, position, id)[id & 3]);
 }
 
 // The coin of step 11: a pure function of (draw_key, position), from a Philox
 // stream of its own (counter word 1; the noise has 0 there).
-inline bool XtcApplies(uint64_t draw_key, int64_t position, float probability) {
+QUIRE_HOST_DEVICE inline bool XtcApplies(uint64_t draw_key, int64_t position,
+                                         float probability) {
   const Philox4 words =
       Philox4x32(draw_key, {0, 1, static_cast<uint32_t>(position),
                             static_cast<uint32_t>(position >> 32)});
@@ -125,7 +138,7 @@ inline bool XtcApplies(uint64_t draw_key, int64_t position, float probability) {
 // Largest exponent of DryPenalty: base^exponent stays within f32 as in
 // llama.cpp, whose constant log(FLT_MAX) and f32 division are repeated here.
 // 0: no limit is needed.
-inline int32_t DryMaxExponent(float base) {
+QUIRE_HOST_DEVICE inline int32_t DryMaxExponent(float base) {
   if (!(base > 1.000001f)) return 0;
   return static_cast<int32_t>(88.7228391f / std::log(base));
 }
@@ -133,8 +146,9 @@ inline int32_t DryMaxExponent(float base) {
 // multiplier * base ^ (length - allowed_length), by repeated squaring so that
 // every backend gets the same bits. Requires: length >= allowed_length,
 // base >= 1. Infinite at the limit: the token is then masked.
-inline float DryPenalty(float multiplier, float base, int32_t allowed_length,
-                        int32_t length) {
+QUIRE_HOST_DEVICE inline float DryPenalty(float multiplier, float base,
+                                          int32_t allowed_length,
+                                          int32_t length) {
   const int32_t max_exponent = DryMaxExponent(base);
   int32_t exponent = length - allowed_length;
   if (max_exponent > 0 && exponent > max_exponent) exponent = max_exponent;
@@ -151,8 +165,10 @@ inline float DryPenalty(float multiplier, float base, int32_t allowed_length,
 // from llama.cpp's llama_sampler_temp_ext_apply (kalomaze, "dynamic
 // temperature"). `entropy` (nats) and `num_entries` are those of the row of
 // step 5 before the division, without the entries of -infinity.
-inline float DynamicTemperature(float temperature, float range, float exponent,
-                                double entropy, int64_t num_entries) {
+QUIRE_HOST_DEVICE inline float DynamicTemperature(float temperature,
+                                                  float range, float exponent,
+                                                  double entropy,
+                                                  int64_t num_entries) {
   if (num_entries < 2) return temperature;
   const double low = std::fmax(0.0, double{temperature} - range);
   const double high = double{temperature} + range;

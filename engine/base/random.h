@@ -13,7 +13,7 @@ namespace quire {
 using Philox4 = std::array<uint32_t, 4>;
 
 // Four 32-bit words for one (key, counter).
-inline Philox4 Philox4x32(uint64_t key, Philox4 counter) {
+constexpr Philox4 Philox4x32(uint64_t key, Philox4 counter) {
   uint32_t key0 = static_cast<uint32_t>(key);
   uint32_t key1 = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
@@ -31,7 +31,7 @@ inline Philox4 Philox4x32(uint64_t key, Philox4 counter) {
 
 // A 64-bit mix of two words (the finalizer of splitmix64 over a combination);
 // for keys, not for security.
-inline uint64_t MixBits(uint64_t a, uint64_t b) {
+constexpr uint64_t MixBits(uint64_t a, uint64_t b) {
   uint64_t x = a + 0x9E3779B97F4A7C15 * (b + 1);
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EB;

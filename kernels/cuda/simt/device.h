@@ -255,6 +255,7 @@ SIMT_DEVICE float Exp2(float x) { return exp2f(x); }
 SIMT_DEVICE float Rsqrt(float x) { return rsqrtf(x); }
 SIMT_DEVICE float Tanh(float x) { return tanhf(x); }
 SIMT_DEVICE float Exp(float x) { return expf(x); }
+SIMT_DEVICE float Product(float a, float b) { return __fmul_rn(a, b); }
 
 // ---------------------------------------------------------------- launch
 

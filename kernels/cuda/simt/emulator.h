@@ -259,6 +259,7 @@ inline float Exp2(float x) { return std::exp2(x); }
 inline float Rsqrt(float x) { return 1.0f / std::sqrt(x); }
 inline float Tanh(float x) { return std::tanh(x); }
 inline float Exp(float x) { return std::exp(x); }
+inline float Product(float a, float b) { return a * b; }
 
 // ---------------------------------------------------------------- launch
 

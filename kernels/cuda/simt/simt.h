@@ -19,6 +19,7 @@
 //   LoadStream16 (read once, past L1), Load16, Store16
 //   WaitForPrevious, LaunchNext   programmatic dependent launch
 //   PackBf16, PackF16, E4M3ToFloat, FloatToE4M3, Exp2, Rsqrt, ...
+//   Product(a, b)                 rounded: never part of a fused multiply-add
 //   Launch(kernel, LaunchShape, stream, args...)
 //
 // 16-bit floats travel as their bits (kernels/dtype.h).
