@@ -49,6 +49,11 @@ std::string CudaBackend::Description() const {
                       properties.num_sms, " SMs)");
 }
 
+std::optional<int64_t> CudaBackend::FreeDeviceBytes() {
+  const absl::StatusOr<cuda::DeviceMemory> memory = device_->Memory();
+  return memory.ok() ? memory->free_bytes : 0;
+}
+
 int CudaBackend::AddActivation(int64_t cols, DType dtype, ActivationRows rows) {
   activations_.push_back({cols, dtype, rows, {}});
   return static_cast<int>(activations_.size()) - 1;
