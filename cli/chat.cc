@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/exit_codes.h"
@@ -79,6 +80,42 @@ absl::Status Answer(const HttpClient& client, const ChatOptions& options,
   return absl::OkStatus();
 }
 
+// Drops the oldest message of the user and what follows it up to the next one,
+// so that the rest fits the context. False if only the last is left.
+bool DropOldestTurn(Json* messages) {
+  const auto is_user = [&](size_t i) {
+    return (*messages)[i]["role"] == "user";
+  };
+  size_t first = 0;
+  while (first < messages->size() && !is_user(first)) ++first;
+  size_t next = first + 1;
+  while (next < messages->size() && !is_user(next)) ++next;
+  if (next >= messages->size()) return false;
+  messages->erase(messages->begin() + first, messages->begin() + next);
+  return true;
+}
+
+// As Answer; a conversation that has outgrown the context loses its beginning.
+absl::Status AnswerWithinContext(const HttpClient& client,
+                                 const ChatOptions& options, Json* messages) {
+  bool was_cut = false;
+  for (;;) {
+    const absl::Status status = Answer(client, options, messages);
+    if (absl::IsInvalidArgument(status) &&
+        absl::StrContains(status.message(), "maximum context length") &&
+        DropOldestTurn(messages)) {
+      was_cut = true;
+      continue;
+    }
+    if (was_cut && status.ok()) {
+      absl::FPrintF(stderr,
+                    "quire: the conversation has outgrown the context; its "
+                    "beginning is forgotten\n");
+    }
+    return status;
+  }
+}
+
 int Converse(const HttpClient& client, const ChatOptions& options) {
   const bool is_terminal = isatty(STDIN_FILENO);
   if (is_terminal) {
@@ -106,11 +143,13 @@ int Converse(const HttpClient& client, const ChatOptions& options) {
       continue;
     }
     messages.push_back({{"role", "user"}, {"content", std::string(text)}});
-    const absl::Status status = Answer(client, options, &messages);
+    const absl::Status status = AnswerWithinContext(client, options, &messages);
     if (!status.ok()) {
       absl::FPrintF(stderr, "quire: %s\n", status.message());
       messages.erase(messages.size() - 1);
-      exit_code = absl::IsUnavailable(status) ? kExitDevice : kExitEngine;
+      exit_code = absl::IsUnavailable(status)       ? kExitDevice
+                  : absl::IsInvalidArgument(status) ? kExitUsage
+                                                    : kExitEngine;
       if (!is_terminal) break;
     } else {
       exit_code = kExitOk;

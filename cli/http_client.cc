@@ -128,7 +128,9 @@ absl::Status HttpClient::PostStreaming(
   };
   const auto result = client->send(request);
   if (http_status != 0 && http_status / 100 != 2) {
-    return absl::UnknownError(ErrorMessage(http_status, error_body));
+    const std::string message = ErrorMessage(http_status, error_body);
+    return http_status / 100 == 4 ? absl::InvalidArgumentError(message)
+                                  : absl::UnknownError(message);
   }
   if (!result && !hung_up) return TransportError(origin_, result.error());
   return absl::OkStatus();

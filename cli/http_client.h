@@ -13,7 +13,8 @@ namespace quire {
 
 // Thread-compatible. Connects per call. Errors: INVALID_ARGUMENT for a URL that
 // is not http://HOST[:PORT], UNAVAILABLE if nobody answers, UNKNOWN with the
-// server's message for an answer that is not 2xx.
+// server's message for an answer that is not 2xx (PostStreaming:
+// INVALID_ARGUMENT for 4xx).
 class HttpClient {
  public:
   static absl::StatusOr<HttpClient> Create(const std::string& url,

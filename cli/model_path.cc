@@ -13,6 +13,10 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 
 namespace quire {
 namespace {
@@ -108,6 +112,11 @@ absl::StatusOr<std::string> ResolveModelDirectory(const std::string& path) {
 
 std::string DefaultModelName(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
+  for (absl::string_view component : absl::StrSplit(path, '/')) {
+    if (absl::ConsumePrefix(&component, "models--")) {
+      return absl::StrReplaceAll(component, {{"--", "/"}});
+    }
+  }
   return path.substr(path.rfind('/') + 1);
 }
 

@@ -18,7 +18,7 @@ namespace quire {
 absl::StatusOr<std::string> ResolveModelDirectory(const std::string& path);
 
 // The name by which the API serves the model at `path` if nobody gives another
-// one: the last component.
+// one: the last component, or ORG/NAME of a Hugging Face cache.
 std::string DefaultModelName(std::string path);
 
 }  // namespace quire

@@ -106,6 +106,13 @@ TEST_F(ModelPathTest, ADirectoryThatMayNotBeReadSaysSo) {
   ExpectError(Path("locked"), "Permission denied");
 }
 
+TEST(DefaultModelNameTest, IsTheRepositoryOfACache) {
+  EXPECT_EQ(DefaultModelName("/hub/models--Acme--Tiny"), "Acme/Tiny");
+  EXPECT_EQ(DefaultModelName("/hub/models--Acme--Tiny/snapshots/abc/"),
+            "Acme/Tiny");
+  EXPECT_EQ(DefaultModelName("models--tiny"), "tiny");
+}
+
 TEST(DefaultModelNameTest, IsTheLastComponent) {
   EXPECT_EQ(DefaultModelName("/models/demo"), "demo");
   EXPECT_EQ(DefaultModelName("/models/demo//"), "demo");

@@ -16,7 +16,6 @@
 #include "cli/exit_codes.h"
 #include "cli/version.h"
 #include "engine/base/clock.h"
-#include "engine/base/process_start.h"
 #include "server/api_error.h"
 #include "server/api_server.h"
 #include "server/http_request_counts.h"
@@ -123,7 +122,7 @@ class RunningServerImpl : public RunningServer {
     served.created = time(nullptr);
     on_loaded();
     api_->Serve(served);
-    load_time_ = TimeSinceProcessStart();
+    load_time_ = absl::Now() - started_;
     return true;
   }
 
@@ -167,6 +166,9 @@ class RunningServerImpl : public RunningServer {
   std::unique_ptr<ApiServer> api_;
   std::unique_ptr<OutputProcessor> output_;
   std::unique_ptr<EngineLoop> engine_;
+  // Of this object, not of the process: a shell that became this program by
+  // exec may be old.
+  const absl::Time started_ = absl::Now();
   absl::Duration load_time_;
 };
 
@@ -259,7 +261,13 @@ int RunServe(const ServeOptions& options) {
     const bool is_drained =
         server->Drain(absl::Seconds(options.shutdown_timeout_seconds),
                       [&] { return signals.num_signals() > 1; });
-    if (!is_drained) exit_code = kExitDrainTimeout;
+    if (!is_drained) {
+      absl::FPrintF(
+          stderr, "quire: what still ran after %s was ended with an error\n",
+          signals.num_signals() > 1 ? "the second signal"
+                                    : "the end of --shutdown-timeout");
+      exit_code = kExitDrainTimeout;
+    }
   }
   server.reset();
   return exit_code;

@@ -140,6 +140,28 @@ TEST(ParseApiRequestTest, NullIsAbsentAndNeutralValuesAreAccepted) {
   }
 }
 
+TEST(ParseApiRequestTest, FieldsThatWouldChangeTheAnswerAreRefusedByName) {
+  const std::pair<const char*, const char*> fields[] = {
+      {"functions", R"([{"name":"f"}])"},
+      {"function_call", R"({"name":"f"})"},
+      {"modalities", R"(["text","audio"])"},
+      {"audio", R"({"voice":"a"})"},
+      {"web_search_options", R"({"search_context_size":"low"})"},
+      {"length_penalty", "2.5"},
+      {"tools", R"([{"type":"function"}])"},
+      {"use_beam_search", "true"},
+      {"suffix", R"("end")"},
+  };
+  for (const auto& [name, value] : fields) {
+    const ApiKind kind =
+        std::string(name) == "suffix" ? ApiKind::kCompletion : ApiKind::kChat;
+    const auto parsed =
+        ParseWith(kind, "\"" + std::string(name) + "\":" + value);
+    ASSERT_FALSE(parsed.ok()) << name;
+    EXPECT_EQ(ErrorParameter(parsed.status()), name);
+  }
+}
+
 TEST(ParseApiRequestTest, UnknownFieldsAreListed) {
   const auto parsed = ParseWith(ApiKind::kChat, R"("temprature":1,"x":{})");
   ASSERT_TRUE(parsed.ok());

@@ -168,12 +168,14 @@ TEST_P(EquivalenceTest, PreemptionByRecompute) {
   }
 }
 
-// One check per kind of attention and layer; the rest differs in tables only.
 INSTANTIATE_TEST_SUITE_P(
     Families, EquivalenceTest,
-    testing::Values("llama", "llama_bias", "mistral", "qwen2_window", "qwen3",
-                    "gemma2", "gemma3", "granite", "olmo2", "opt_post_norm",
-                    "phi3_longrope", "smollm3", "stablelm_parallel"),
+    testing::Values("llama", "llama_bias", "llama_linear", "llama_llama3",
+                    "llama_yarn", "llama_yarn_mscale", "mistral", "qwen2",
+                    "qwen2_window", "qwen3", "gemma2", "gemma3",
+                    "gemma3_nested", "granite", "olmo2", "opt", "opt_post_norm",
+                    "phi3", "phi3_longrope", "smollm3", "stablelm",
+                    "stablelm_parallel"),
     [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -33,6 +33,20 @@ count() { tail -1 "$report" | grep -oE "[0-9]+ $1" | grep -oE '[0-9]+' || echo 0
 num_passed=$((num_passed + $(count passed)))
 num_failed=$((num_failed + $(count failed) + $(count error)))
 num_skipped=$((num_skipped + $(count skipped)))
+
+# The container image, where a machine may build one: as root, with mounts.
+image=$(mktemp -d)
+trap 'rm -rf "$report" "$image"' EXIT
+if ((EUID == 0)) && mountpoint -q / && unshare --mount true 2>/dev/null; then
+  if tools/image.sh --test --output "$image"; then
+    num_passed=$((num_passed + 1))
+  else
+    num_failed=$((num_failed + 1))
+  fi
+else
+  echo "skipped: the container image is built by root on a machine with mounts"
+  num_skipped=$((num_skipped + 1))
+fi
 # Whatever else went wrong is a failure, too.
 ((failed == 0 || num_failed > 0)) || num_failed=1
 ((num_failed == 0)) || failed=1

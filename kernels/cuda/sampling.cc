@@ -9,9 +9,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-// sampling_filter.cc counts on it.
-constexpr int32_t kMaxVocabSize = 1 << 19;
-constexpr int kMaxChunks = kMaxVocabSize / kSamplingChunk;
 
 SIMT_KERNEL(kThreads)
 DrawKernel(const SampleArguments a) {
@@ -74,7 +71,7 @@ SIMT_DEVICE uint64_t BestOfChunk(const float* logits, int32_t vocab_size,
 
 // The num_top largest logits in order, one after the other: the chunk of the
 // next one is known by its largest remaining entry.
-//   chunk_keys: [kMaxChunks], shared.
+//   chunk_keys: [kMaxSamplingChunks], shared.
 SIMT_DEVICE void ReportTop(const float* logits, int32_t vocab_size,
                            const uint32_t* raw_chunks, int32_t num_top,
                            float max, double log_sum, uint32_t* chunk_keys,
@@ -110,7 +107,7 @@ SIMT_DEVICE void ReportTop(const float* logits, int32_t vocab_size,
 // One CTA for each row of logits.
 SIMT_KERNEL(kThreads)
 ReportKernel(const SampleArguments a) {
-  SIMT_SHARED(uint32_t, chunk_keys, kMaxChunks);
+  SIMT_SHARED(uint32_t, chunk_keys, kMaxSamplingChunks);
   SIMT_SHARED(uint64_t, scratch, kWarps);
   simt::WaitForPrevious();
   simt::LaunchNext();
@@ -271,7 +268,7 @@ int64_t SamplingWorkspaceBytes(int32_t num_logits, int32_t vocab_size) {
 }
 
 bool LaunchSample(const SampleArguments& arguments, simt::Stream stream) {
-  if (arguments.vocab_size < 1 || arguments.vocab_size > kMaxVocabSize) {
+  if (arguments.vocab_size < 1 || arguments.vocab_size > kMaxSamplingVocab) {
     return false;
   }
   if (arguments.num_logits > 0) {

@@ -119,7 +119,7 @@ inline constexpr uint32_t kPromptToken = 0x80000000u;
 
 int64_t SamplingWorkspaceBytes(int32_t num_logits, int32_t vocab_size);
 
-// Backend::Sample: five kernels on `stream`, whatever the parameters are. False
+// Backend::Sample: six kernels on `stream`, whatever the parameters are. False
 // if a launch is refused.
 bool LaunchSample(const SampleArguments& arguments, simt::Stream stream);
 

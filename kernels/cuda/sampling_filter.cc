@@ -26,29 +26,50 @@ SIMT_DEVICE uint64_t MassOf(float z, float max) {
 // A row of z and what of it is kept so far.
 struct Row {
   float* z;
-  uint32_t* chunks;
+  uint32_t* chunks;  // [num_chunks], shared.
   int32_t num_chunks;
   float max;  // Of the kept entries.
   float floor;
   float ceiling;
 
   // Calls visit(value) for the thread's share of the kept entries that are not
-  // -infinity, in a fixed order. `at_least`: chunks below this key are skipped.
+  // -infinity, in a fixed order. Chunks below the key `at_least` are skipped.
   template <typename Visit>
   SIMT_DEVICE void ForEach(uint32_t at_least, Visit visit) const {
     const int warp = simt::ThreadX() / 32, lane = simt::ThreadX() % 32;
-    const uint32_t floor_key = KeyOf(floor);
-    if (at_least < floor_key) at_least = floor_key;
-    for (int chunk = warp; chunk < num_chunks; chunk += kWarps) {
-      if (chunks[chunk] < at_least) continue;
-      const simt::Bytes16 bytes =
-          simt::Load16(z + int64_t{chunk} * kSamplingChunk + lane * 4);
-      SIMT_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const float value = std::bit_cast<float>(bytes.words[i]);
-        if (value >= floor && value <= ceiling && value > -INFINITY) {
-          visit(value);
+    at_least = TakeMax()(at_least, KeyOf(floor));
+    for (int first = warp; first < num_chunks; first += kThreads) {
+      const int mine = first + lane * kWarps;
+      uint32_t mask =
+          simt::Ballot(mine < num_chunks && chunks[mine] >= at_least);
+      while (mask != 0) {
+        // So many loads are under way at once.
+        constexpr int kLoads = 2;
+        simt::Bytes16 bytes[kLoads];
+        int num_loads = 0;
+        SIMT_UNROLL
+        for (int n = 0; n < kLoads; ++n) {
+          if (mask == 0) continue;
+          const int64_t chunk = first + std::countr_zero(mask) * kWarps;
+          mask &= mask - 1;
+          bytes[n] = simt::Load16(z + chunk * kSamplingChunk + lane * 4);
+          num_loads = n + 1;
         }
+        SIMT_UNROLL
+        for (int n = 0; n < kLoads; ++n) {
+          if (n < num_loads) Visit4(bytes[n], visit);
+        }
+      }
+    }
+  }
+
+  template <typename Visit>
+  SIMT_DEVICE void Visit4(const simt::Bytes16& bytes, Visit visit) const {
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float value = std::bit_cast<float>(bytes.words[i]);
+      if (value >= floor && value <= ceiling && value > -INFINITY) {
+        visit(value);
       }
     }
   }
@@ -72,19 +93,19 @@ SIMT_DEVICE uint64_t MassOfBin(const Shared& shared, int bin) {
   return uint64_t{shared.high[bin]} << 32 | shared.low[bin];
 }
 
-// How much of the total is wanted: at least `count`, or a share of the mass.
+// How much is wanted of a total.
 struct Target {
-  uint64_t count;
-  float share;  // If count is 0.
+  uint64_t amount;
+  float share;  // Of the total, if the amount is 0.
 
   SIMT_DEVICE uint64_t Of(uint64_t total) const {
-    uint64_t target = count;
-    if (count == 0) {
+    uint64_t target = amount;
+    if (amount == 0) {
       target = static_cast<uint64_t>(
           std::ceil(static_cast<double>(share) * static_cast<double>(total)));
       if (target == 0) target = 1;
     }
-    return target < total ? target : total;
+    return TakeMin()(target, total);
   }
 };
 
@@ -128,16 +149,17 @@ SIMT_DEVICE uint32_t FindBin(const Shared& shared, bool is_first,
   return static_cast<uint32_t>(shared.found[0]);
 }
 
-// The largest key at which the kept entries of at least that key have the
-// target mass. Requires: some entry is kept.
-//   key(value): its order, the largest first; mass(value).
-//   is_by_value: key is KeyOf.
-template <bool kIsByValue, typename Key, typename Mass>
-SIMT_DEVICE uint32_t SelectKey(const Row& row, const Shared& shared,
-                               const Target& wanted, Key key_of, Mass mass_of) {
+// The largest key at which the entries of at least that key have the target
+// mass; its low bits are 0 if kPasses is below 3. Requires: there is an entry.
+//   for_each(at_least, visit): visits the entries; it may leave out those whose
+//   key is below at_least.
+//   key_of(entry): the largest comes first; mass_of(entry).
+template <int kPasses, typename ForEach, typename Key, typename Mass>
+SIMT_DEVICE uint32_t SelectKey(const Shared& shared, const Target& wanted,
+                               ForEach for_each, Key key_of, Mass mass_of) {
   uint64_t target = 0;
   uint32_t prefix = 0;
-  for (int pass = 0; pass < 3; ++pass) {
+  for (int pass = 0; pass < kPasses; ++pass) {
     const int shift = pass == 0 ? 21 : pass == 1 ? 10 : 0;
     const int bits = pass == 2 ? 10 : 11;
     const uint32_t mask = (1u << bits) - 1;
@@ -146,21 +168,19 @@ SIMT_DEVICE uint32_t SelectKey(const Row& row, const Shared& shared,
       shared.high[i] = 0;
     }
     simt::SyncThreads();
-    const uint32_t at_least =
-        kIsByValue && pass > 0 ? prefix << (shift + bits) : 0;
-    row.ForEach(at_least, [&](float value) {
-      const uint32_t key = key_of(value);
+    for_each(pass > 0 ? prefix << (shift + bits) : 0, [&](auto entry) {
+      const uint32_t key = key_of(entry);
       if (pass > 0 && key >> (shift + bits) != prefix) return;
-      AddToBin(shared, key >> shift & mask, mass_of(value));
+      AddToBin(shared, key >> shift & mask, mass_of(entry));
     });
     simt::SyncThreads();
     prefix = prefix << bits | FindBin(shared, pass == 0, wanted, &target);
   }
-  return prefix;
+  return kPasses == 3 ? prefix : kPasses == 2 ? prefix << 10 : prefix << 21;
 }
 
 // Sums of e^(z - max), and of that times z - max, over the kept entries.
-SIMT_DEVICE void SumMasses(const Row& row, const Shared& shared, double* sum,
+SIMT_DEVICE void SumMasses(const Row& row, uint64_t* scratch, double* sum,
                            double* weighted, uint32_t* count) {
   double my_sum = 0, my_weighted = 0;
   uint32_t my_count = 0;
@@ -173,47 +193,9 @@ SIMT_DEVICE void SumMasses(const Row& row, const Shared& shared, double* sum,
     }
     ++my_count;
   });
-  *sum = CtaReduce<kThreads>(my_sum, TakeSum(), shared.scratch);
-  *weighted = CtaReduce<kThreads>(my_weighted, TakeSum(), shared.scratch);
-  *count = CtaReduce<kThreads>(my_count, TakeSum(), shared.scratch);
-}
-
-// The temperature of step 5, of a row that is not yet divided by it.
-SIMT_DEVICE float TemperatureOf(const SlotSampling& p, const Row& row,
-                                const Shared& shared) {
-  if (!std::isfinite(row.max)) return p.temperature;
-  double sum, weighted;
-  uint32_t count;
-  SumMasses(row, shared, &sum, &weighted, &count);
-  if (simt::ThreadX() == 0) {
-    shared.found[0] = std::bit_cast<uint32_t>(
-        DynamicTemperature(p.temperature, p.dynatemp_range, p.dynatemp_exponent,
-                           std::log(sum) - weighted / sum, count));
-  }
-  simt::SyncThreads();
-  const float temperature =
-      std::bit_cast<float>(static_cast<uint32_t>(shared.found[0]));
-  simt::SyncThreads();
-  return temperature;
-}
-
-SIMT_DEVICE void Divide(const Row& row, float temperature) {
-  const int warp = simt::ThreadX() / 32, lane = simt::ThreadX() % 32;
-  for (int chunk = warp; chunk < row.num_chunks; chunk += kWarps) {
-    float* z = row.z + int64_t{chunk} * kSamplingChunk + lane * 4;
-    simt::Bytes16 bytes = simt::Load16(z);
-    SIMT_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      bytes.words[i] = std::bit_cast<uint32_t>(
-          std::bit_cast<float>(bytes.words[i]) / temperature);
-    }
-    simt::Store16(z, bytes);
-    // Division keeps the order.
-    if (lane == 0) {
-      row.chunks[chunk] = KeyOf(ValueOf(row.chunks[chunk]) / temperature);
-    }
-  }
-  simt::SyncThreads();
+  *sum = CtaReduce<kThreads>(my_sum, TakeSum(), scratch);
+  *weighted = CtaReduce<kThreads>(my_weighted, TakeSum(), scratch);
+  *count = CtaReduce<kThreads>(my_count, TakeSum(), scratch);
 }
 
 // Step 6.
@@ -237,26 +219,104 @@ SIMT_DEVICE float TopNSigmaFloor(const Row& row, const Shared& shared,
                             n * std::sqrt(variance > 0 ? variance : 0.0));
 }
 
+// What one of the steps 8 to 10 looks for in a row; they share the code that
+// finds it.
+struct Selection {
+  Row row;  // Without entries that are known to be beyond the target.
+  Target target;
+  bool is_of_counts = false;    // Else of masses.
+  bool is_by_distance = false;  // From center, the least first; else by z.
+  float center = 0.0f;
+};
+
+SIMT_DEVICE uint32_t SelectKey(const Selection& s, const Shared& shared) {
+  return SelectKey<3>(
+      shared, s.target,
+      [&s](uint32_t at_least, auto visit) {
+        s.row.ForEach(s.is_by_distance ? 0 : at_least, visit);
+      },
+      [&s](float z) {
+        return s.is_by_distance ? ~KeyOf(std::fabs(z - s.center)) : KeyOf(z);
+      },
+      [&s](float z) {
+        return s.is_of_counts ? uint64_t{1} : MassOf(z, s.row.max);
+      });
+}
+
+// Step 8.
+SIMT_DEVICE Selection TopKSelection(const Row& row, int32_t k,
+                                    const Shared& shared) {
+  Selection selection = {row, {static_cast<uint64_t>(k), 0.0f}};
+  selection.is_of_counts = true;
+  uint32_t num_chunks = 0;
+  for (int c = simt::ThreadX(); c < row.num_chunks; c += kThreads) {
+    num_chunks += row.chunks[c] > kKeyOfMinusInfinity;
+  }
+  num_chunks = CtaReduce<kThreads>(num_chunks, TakeSum(), shared.scratch);
+  if (num_chunks < static_cast<uint32_t>(k)) return selection;
+  // k chunks have an entry that large: what is below needs no look.
+  const uint32_t bound = SelectKey<2>(
+      shared, selection.target,
+      [&row](uint32_t, auto visit) {
+        for (int c = simt::ThreadX(); c < row.num_chunks; c += kThreads) {
+          if (row.chunks[c] > kKeyOfMinusInfinity) visit(row.chunks[c]);
+        }
+      },
+      [](uint32_t key) { return key; }, [](uint32_t) { return uint64_t{1}; });
+  selection.row.floor = TakeMax()(row.floor, ValueOf(bound));
+  return selection;
+}
+
 // Step 9.
-SIMT_DEVICE void KeepTypical(float typical_p, const Shared& shared, Row* row) {
+SIMT_DEVICE Selection TypicalSelection(const Row& row, float typical_p,
+                                       const Shared& shared) {
   double sum, weighted;
   uint32_t unused_count;
-  SumMasses(*row, shared, &sum, &weighted, &unused_count);
-  const float center = static_cast<float>(row->max + weighted / sum);
-  const uint32_t key = SelectKey<false>(
-      *row, shared, {0, typical_p},
-      [center](float value) { return ~KeyOf(std::fabs(value - center)); },
-      [row](float value) { return MassOf(value, row->max); });
-  const float distance = ValueOf(~key);
+  SumMasses(row, shared.scratch, &sum, &weighted, &unused_count);
+  Selection selection = {row, {0, typical_p}};
+  selection.is_by_distance = true;
+  selection.center = static_cast<float>(row.max + weighted / sum);
+  return selection;
+}
+SIMT_DEVICE void KeepWithin(float distance, float center, const Shared& shared,
+                            Row* row) {
   float low = INFINITY, high = -INFINITY;
-  row->ForEach(0, [&](float value) {
-    if (!(std::fabs(value - center) <= distance)) return;
-    low = value < low ? value : low;
-    high = value > high ? value : high;
+  row->ForEach(0, [&](float z) {
+    if (!(std::fabs(z - center) <= distance)) return;
+    low = TakeMin()(low, z);
+    high = TakeMax()(high, z);
   });
   row->floor = CtaReduce<kThreads>(low, TakeMin(), shared.scratch);
   row->ceiling = CtaReduce<kThreads>(high, TakeMax(), shared.scratch);
   row->max = row->ceiling;
+}
+
+// Step 10. `tiles`: with the sum of the whole row, or null.
+SIMT_DEVICE Selection TopPSelection(const Row& row, float top_p,
+                                    const TileResult* tiles,
+                                    const Shared& shared) {
+  Selection selection = {row, {0, top_p}};
+  if (tiles == nullptr) return selection;
+  double total = 0;
+  for (int t = 0; t < row.num_chunks / kChunksPerTile; ++t) {
+    if (!(tiles[t].z_max > -INFINITY)) continue;
+    total += tiles[t].z_sum *
+             static_cast<double>(simt::Exp(tiles[t].z_max - row.max));
+  }
+  // Most rows have their mass near the top: then most chunks need no look.
+  for (float distance = 5.0f; distance < 20.0f; distance *= 2) {
+    selection.row.floor = row.max - distance;
+    double sum = 0;
+    selection.row.ForEach(0, [&](float z) { sum += simt::Exp(z - row.max); });
+    sum = CtaReduce<kThreads>(sum, TakeSum(), shared.scratch);
+    // The margin covers the rounding of both sums.
+    if (sum * (1 - 1e-5) < top_p * total) continue;
+    selection.target.amount = TakeMax()(
+        static_cast<uint64_t>(std::ceil(top_p * total * 0x1p44)), uint64_t{1});
+    return selection;
+  }
+  selection.row.floor = row.floor;
+  return selection;
 }
 
 // Step 11.
@@ -264,7 +324,7 @@ SIMT_DEVICE void ExcludeTopChoices(float threshold, const Shared& shared,
                                    Row* row) {
   double sum, unused_weighted;
   uint32_t unused_count;
-  SumMasses(*row, shared, &sum, &unused_weighted, &unused_count);
+  SumMasses(*row, shared.scratch, &sum, &unused_weighted, &unused_count);
   const float bound = static_cast<float>(
       row->max + std::log(static_cast<double>(threshold) * sum));
   float least = INFINITY;
@@ -276,24 +336,32 @@ SIMT_DEVICE void ExcludeTopChoices(float threshold, const Shared& shared,
 }
 
 SIMT_DEVICE void Filter(const SlotSampling& p, int32_t vocab_size,
-                        int64_t position, const Shared& shared, Row* row) {
+                        int64_t position, const TileResult* tiles,
+                        const Shared& shared, Row* row) {
   if (p.top_n_sigma > 0.0f) {
     row->floor = TopNSigmaFloor(*row, shared, p.top_n_sigma);
   }
   if (p.min_p > 0.0f) {
     row->floor = TakeMax()(row->floor, MinPThreshold(row->max, p.min_p));
   }
-  if (p.top_k > 0 && p.top_k < vocab_size) {
-    row->floor = ValueOf(SelectKey<true>(
-        *row, shared, {static_cast<uint64_t>(p.top_k), 0.0f},
-        [](float value) { return KeyOf(value); },
-        [](float) { return uint64_t{1}; }));
-  }
-  if (p.typical_p < 1.0f) KeepTypical(p.typical_p, shared, row);
-  if (p.top_p < 1.0f) {
-    row->floor = ValueOf(SelectKey<true>(
-        *row, shared, {0, p.top_p}, [](float value) { return KeyOf(value); },
-        [row](float value) { return MassOf(value, row->max); }));
+  for (int step = 8; step <= 10; ++step) {
+    Selection selection;
+    if (step == 8) {
+      if (p.top_k <= 0 || p.top_k >= vocab_size) continue;
+      selection = TopKSelection(*row, p.top_k, shared);
+    } else if (step == 9) {
+      if (!(p.typical_p < 1.0f)) continue;
+      selection = TypicalSelection(*row, p.typical_p, shared);
+    } else {
+      if (!(p.top_p < 1.0f)) continue;
+      selection = TopPSelection(*row, p.top_p, tiles, shared);
+    }
+    const uint32_t key = SelectKey(selection, shared);
+    if (step == 9) {
+      KeepWithin(ValueOf(~key), selection.center, shared, row);
+    } else {
+      row->floor = ValueOf(key);
+    }
   }
   if (p.xtc_probability > 0.0f &&
       XtcApplies(p.draw_key, position, p.xtc_probability)) {
@@ -301,55 +369,116 @@ SIMT_DEVICE void Filter(const SlotSampling& p, int32_t vocab_size,
   }
 }
 
+// True if the row of logits is drawn from and has filters: then fills *row.
+//   chunks: [kMaxSamplingChunks], shared; key: of the largest entry.
+SIMT_DEVICE bool OpenRow(const SampleArguments& a, const SamplingWorkspace& w,
+                         uint32_t* chunks, uint64_t* scratch,
+                         const SlotSampling** slot, Row* row) {
+  const int64_t logit = simt::CtaX();
+  const int32_t row_idx = a.logit_rows[logit];
+  if (row_idx < 0) return false;
+  const SamplingRow& step_row = a.rows[row_idx];
+  if (step_row.slot < 0 || logit - step_row.first_logit < step_row.num_scored) {
+    return false;
+  }
+  *slot = &a.slots[step_row.slot];
+  if (!HasFilters(**slot)) return false;
+  row->z = w.z + logit * w.row_stride;
+  row->num_chunks = static_cast<int32_t>(w.num_tiles * kChunksPerTile);
+  row->chunks = chunks;
+  row->floor = -INFINITY;
+  row->ceiling = INFINITY;
+  uint32_t key = 0;
+  for (int c = simt::ThreadX(); c < row->num_chunks; c += kThreads) {
+    chunks[c] = w.chunks[logit * row->num_chunks + c];
+    key = TakeMax()(key, chunks[c]);
+  }
+  row->max = ValueOf(CtaReduce<kThreads>(key, TakeMax(), scratch));
+  return true;
+}
+
+// Step 5 of the rows whose temperature depends on their entropy.
+SIMT_KERNEL(kThreads)
+TemperatureKernel(const SampleArguments a) {
+  SIMT_SHARED(uint32_t, chunks, kMaxSamplingChunks);
+  SIMT_SHARED(uint64_t, scratch, kWarps);
+  SIMT_SHARED(float, shared_temperature, 1);
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t logit = simt::CtaX();
+  const SamplingWorkspace w =
+      SamplingWorkspaceAt(a.workspace, a.num_logits, a.vocab_size, nullptr);
+  const SlotSampling* slot;
+  Row row;
+  if (!OpenRow(a, w, chunks, scratch, &slot, &row)) return;
+  const SlotSampling& p = *slot;
+  if (!(p.dynatemp_range > 0.0f)) return;
+  float temperature = p.temperature;
+  if (std::isfinite(row.max)) {
+    double sum, weighted;
+    uint32_t count;
+    SumMasses(row, scratch, &sum, &weighted, &count);
+    if (simt::ThreadX() == 0) {
+      *shared_temperature = DynamicTemperature(
+          p.temperature, p.dynatemp_range, p.dynatemp_exponent,
+          std::log(sum) - weighted / sum, count);
+    }
+    simt::SyncThreads();
+    temperature = *shared_temperature;
+  }
+  const bool is_greedy = temperature < kMinTemperature;
+  if (simt::ThreadX() == 0) w.filters[logit].is_greedy = is_greedy;
+  if (is_greedy) return;
+  const int warp = simt::ThreadX() / 32, lane = simt::ThreadX() % 32;
+  for (int chunk = warp; chunk < row.num_chunks; chunk += kWarps) {
+    float* z = row.z + int64_t{chunk} * kSamplingChunk + lane * 4;
+    simt::Bytes16 bytes = simt::Load16(z);
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      bytes.words[i] = std::bit_cast<uint32_t>(
+          std::bit_cast<float>(bytes.words[i]) / temperature);
+    }
+    simt::Store16(z, bytes);
+    // Division keeps the order.
+    if (lane == 0) {
+      w.chunks[logit * row.num_chunks + chunk] =
+          KeyOf(ValueOf(chunks[chunk]) / temperature);
+    }
+  }
+}
+
 SIMT_KERNEL(kThreads)
 FilterKernel(const SampleArguments a) {
   SIMT_SHARED(uint32_t, low, kBins);
   SIMT_SHARED(uint32_t, high, kBins);
+  SIMT_SHARED(uint32_t, chunks, kMaxSamplingChunks);
   SIMT_SHARED(uint64_t, scratch, kWarps);
   SIMT_SHARED(uint64_t, found, 2);
   simt::WaitForPrevious();
   simt::LaunchNext();
   const int64_t logit = simt::CtaX();
-  const int32_t row_idx = a.logit_rows[logit];
-  if (row_idx < 0) return;
-  const SamplingRow step_row = a.rows[row_idx];
-  if (step_row.slot < 0 || logit - step_row.first_logit < step_row.num_scored) {
-    return;
-  }
-  const SlotSampling& p = a.slots[step_row.slot];
-  if (!HasFilters(p)) return;
   const SamplingWorkspace w =
       SamplingWorkspaceAt(a.workspace, a.num_logits, a.vocab_size, nullptr);
   const Shared shared = {low, high, scratch, found};
+  const SlotSampling* slot;
   Row row;
-  row.z = w.z + logit * w.row_stride;
-  row.num_chunks = static_cast<int32_t>(w.num_tiles * kChunksPerTile);
-  row.chunks = w.chunks + logit * row.num_chunks;
-  row.floor = -INFINITY;
-  row.ceiling = INFINITY;
-  uint32_t key = 0;
-  for (int c = simt::ThreadX(); c < row.num_chunks; c += kThreads) {
-    key = TakeMax()(key, row.chunks[c]);
-  }
-  row.max = ValueOf(CtaReduce<kThreads>(key, TakeMax(), scratch));
-  bool is_greedy = false;
-  if (p.dynatemp_range > 0.0f) {
-    const float temperature = TemperatureOf(p, row, shared);
-    is_greedy = temperature < kMinTemperature;
-    if (!is_greedy) {
-      Divide(row, temperature);
-      row.max /= temperature;
-    }
-  }
+  if (!OpenRow(a, w, chunks, scratch, &slot, &row)) return;
+  const SlotSampling& p = *slot;
   // Where nothing is left, or logit / temperature overflowed, the first of the
   // largest is drawn.
-  if (!std::isfinite(row.max)) is_greedy = true;
+  const bool is_greedy =
+      !std::isfinite(row.max) ||
+      (p.dynatemp_range > 0.0f && w.filters[logit].is_greedy != 0);
   if (!is_greedy) {
     Filter(p, a.vocab_size, int64_t{a.positions[a.logit_tokens[logit]]} + 1,
-           shared, &row);
+           HasRowSum(p) ? w.tiles + logit * w.num_tiles : nullptr, shared,
+           &row);
   }
+  // Of is_greedy, no thread that reads it sees a change.
   if (simt::ThreadX() == 0) {
-    w.filters[logit] = {row.floor, row.ceiling, is_greedy, 0};
+    w.filters[logit].floor = row.floor;
+    w.filters[logit].ceiling = row.ceiling;
+    w.filters[logit].is_greedy = is_greedy;
   }
 }
 
@@ -357,12 +486,12 @@ FilterKernel(const SampleArguments a) {
 
 bool LaunchSamplingFilter(const SampleArguments& arguments,
                           simt::Stream stream) {
-  return simt::Launch(
-      &FilterKernel,
-      {.num_ctas_x = static_cast<uint32_t>(arguments.num_logits),
-       .num_threads = kThreads,
-       .waits_for_previous = true},
-      stream, arguments);
+  const simt::LaunchShape shape = {
+      .num_ctas_x = static_cast<uint32_t>(arguments.num_logits),
+      .num_threads = kThreads,
+      .waits_for_previous = true};
+  return simt::Launch(&TemperatureKernel, shape, stream, arguments) &&
+         simt::Launch(&FilterKernel, shape, stream, arguments);
 }
 
 }  // namespace quire::cuda

@@ -17,19 +17,22 @@ namespace quire::cuda {
 // later passes skip chunks.
 inline constexpr int kSamplingChunk = 128;
 inline constexpr int kChunksPerTile = kSamplingTile / kSamplingChunk;
+inline constexpr int32_t kMaxSamplingVocab = 1 << 19;
+inline constexpr int kMaxSamplingChunks = kMaxSamplingVocab / kSamplingChunk;
 
 // What the first kernel leaves of a tile.
-struct TileResult {
-  uint64_t best;       // ScoreKey of the best draw, of rows without filters.
-  double sum;          // Of e^(logit - max), raw; if log-probabilities are due.
+struct alignas(16) TileResult {
+  uint64_t best;  // ScoreKey of the best draw, of rows without filters.
+  double sum;     // Of e^(logit - max), raw; if log-probabilities are due.
+  double z_sum;   // Of e^(z - z_max); if HasRowSum.
+  float z_max;
   float max;           // Of the raw logits.
   int32_t num_larger;  // Raw logits above the scored one.
   int32_t non_finite;
-  int32_t unused;
 };
 
 // What steps 5 to 11 of kernels/sampling.h have left of a row.
-struct RowFilter {
+struct alignas(16) RowFilter {
   float floor;  // What is kept: floor <= z <= ceiling.
   float ceiling;
   int32_t is_greedy;
@@ -96,6 +99,14 @@ SIMT_DEVICE bool HasFilters(const SlotSampling& p) {
   return p.dynatemp_range > 0.0f || p.top_n_sigma > 0.0f || p.min_p > 0.0f ||
          p.top_k > 0 || p.typical_p < 1.0f || p.top_p < 1.0f ||
          p.xtc_probability > 0.0f;
+}
+
+// True if top_p meets the row as the first kernel leaves it, which then sums
+// it.
+SIMT_DEVICE bool HasRowSum(const SlotSampling& p) {
+  return p.top_p < 1.0f && p.temperature >= kMinTemperature &&
+         !(p.dynatemp_range > 0.0f) && !(p.top_n_sigma > 0.0f) &&
+         !(p.min_p > 0.0f) && p.top_k <= 0 && !(p.typical_p < 1.0f);
 }
 
 struct TakeMax {

@@ -5,7 +5,7 @@
 namespace quire::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kChunksPerWarp = kChunksPerTile / kWarps;
 
@@ -244,7 +244,7 @@ SIMT_DEVICE void MeasureRaw(const SampleArguments& a, const float* logits,
   double sum = 0;
   uint32_t num_larger = 0;
   if (wants_sum && num_bad == 0) {
-    // In f32 over a thread's sixteen entries.
+    // In f32 over a thread's eight entries.
     float part = 0;
     SIMT_UNROLL
     for (int c = 0; c < kChunksPerWarp; ++c) {
@@ -268,6 +268,31 @@ SIMT_DEVICE void MeasureRaw(const SampleArguments& a, const float* logits,
     result->num_larger = static_cast<int32_t>(num_larger);
     result->non_finite = num_bad > 0;
     result->best = 0;
+  }
+}
+
+SIMT_DEVICE void SumTile(const float (&z)[kChunksPerWarp][4], uint64_t* scratch,
+                         TileResult* result) {
+  float max = -INFINITY;
+  SIMT_UNROLL
+  for (int c = 0; c < kChunksPerWarp; ++c) {
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) max = z[c][i] > max ? z[c][i] : max;
+  }
+  max = CtaReduce<kThreads>(max, TakeMax(), scratch);
+  float sum = 0;
+  SIMT_UNROLL
+  for (int c = 0; c < kChunksPerWarp; ++c) {
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      if (z[c][i] > -INFINITY) sum += simt::Exp(z[c][i] - max);
+    }
+  }
+  const double total =
+      CtaReduce<kThreads>(static_cast<double>(sum), TakeSum(), scratch);
+  if (simt::ThreadX() == 0) {
+    result->z_max = max;
+    result->z_sum = total;
   }
 }
 
@@ -388,6 +413,7 @@ ProcessKernel(const SampleArguments a) {
             id + i);
         best = score > best ? score : best;
       }
+      v[c][i] = value;
       bytes.words[i] = std::bit_cast<uint32_t>(value);
       const uint32_t entry = KeyOf(value);
       key = entry > key ? entry : key;
@@ -400,6 +426,7 @@ ProcessKernel(const SampleArguments a) {
       }
     }
   }
+  if (HasRowSum(p)) SumTile(v, scratch, &w.tiles[tile_idx]);
   if (has_filters) return;
   best = CtaReduce<kThreads>(best, TakeMax(), scratch);
   if (simt::ThreadX() == 0) w.tiles[tile_idx].best = best;

@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/sampling.h"
+#include "kernels/cuda/sampling_kernels.h"
 #include "kernels/cuda/sampling_params.h"
 #include "kernels/cuda/simt/emulator.h"
 
@@ -23,7 +24,7 @@ inline double Normal(SimulationRandom& random) {
   return std::sqrt(-2 * std::log(u)) * std::cos(2 * M_PI * random.Uniform());
 }
 
-// One thread's sixteen f32 terms, each with an Exp within 2 ulp of a distance
+// One thread's eight f32 terms, each with an Exp within 2 ulp of a distance
 // that was rounded once, which the weight multiplies by at most
 // |distance| e^distance <= 1 / e; then double; then one rounding of a result of
 // magnitude up to |value|.
@@ -115,8 +116,7 @@ class SamplingTestStep {
     num_drawn.assign(rows_.size(), -5);
     non_finite.assign(rows_.size(), -5);
     const int64_t num_bytes = SamplingWorkspaceBytes(num_logits, vocab_size_);
-    std::vector<simt::Bytes16> workspace(num_bytes / 16,
-                                         {{~0u, ~0u, ~0u, ~0u}});
+    workspace_.assign(num_bytes / 16, {{~0u, ~0u, ~0u, ~0u}});
     ASSERT_TRUE(
         LaunchSample({.logits = logits_.data(),
                       .logits_stride = vocab_size_,
@@ -145,7 +145,7 @@ class SamplingTestStep {
                       .top_logprobs = top_logprobs.data(),
                       .num_drawn = num_drawn.data(),
                       .non_finite = non_finite.data(),
-                      .workspace = workspace.data()},
+                      .workspace = workspace_.data()},
                      nullptr))
         << simt::emulator::LastError();
     rows_.clear();
@@ -155,6 +155,14 @@ class SamplingTestStep {
     positions_.clear();
     scored_.clear();
     logits_.clear();
+  }
+
+  // Of the latest step: what the filters have kept of a row of logits.
+  RowFilter Kept(int logit) {
+    return SamplingWorkspaceAt(workspace_.data(),
+                               static_cast<int32_t>(tokens.size()), vocab_size_,
+                               nullptr)
+        .filters[logit];
   }
 
   int32_t num_computed_tokens(int slot) const {
@@ -181,6 +189,7 @@ class SamplingTestStep {
   std::vector<int32_t> logit_rows_, logit_tokens_, token_ids_, positions_;
   std::vector<int32_t> scored_;
   std::vector<float> logits_;
+  std::vector<simt::Bytes16> workspace_;
 };
 
 }  // namespace quire::cuda

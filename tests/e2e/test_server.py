@@ -288,6 +288,24 @@ def test_chat_command_against_a_server_and_in_process(server):
         assert len(lines) == 2 and "12" in lines[0] and "4" in lines[1]
 
 
+def test_chat_command_forgets_what_the_context_cannot_hold(server):
+    story = "Tell me a short story about a fox."
+    result = run(
+        "chat", "--url", server.url, "--temperature", "0",
+        input=f"{story}\n" * 30 + "What is 7 + 5?\n",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "outgrown" in result.stderr
+    assert "12" in result.stdout.splitlines()[-1]
+
+
+def test_chat_command_says_what_the_caller_did_wrong(server):
+    result = run(
+        "chat", "--url", server.url, "--served-model-name", "nobody", input="Hello\n"
+    )
+    assert result.returncode == 64 and "nobody" in result.stderr
+
+
 def test_chat_command_without_a_server():
     result = run("chat", "--url", "http://127.0.0.1:1", input="Hello\n")
     assert result.returncode == 69 and "127.0.0.1:1" in result.stderr

@@ -9,8 +9,8 @@ in tokenizer/proof_strings.h, so that only hashes are stored:
   NAME/...         the model's files
   NAME/golden.bin  for each string CRC-32 of its ids (low 16 bits) and of its
                    texts (high 16 bits), or 0x5EED if it is left out (is_tie
-                   below); then CRC-32 of all ids, and of all
-                   texts, so that no accident of 16 bits hides anything
+                   below), until 100,000 are not; then CRC-32 of all ids, and of
+                   all texts, so that no accident of 16 bits hides anything
 
 A string is bytes, maybe not UTF-8: the packages are given it with U+FFFD for
 each maximal subpart of what is not, which is how quire reads it.
@@ -285,12 +285,13 @@ def make_word_piece(spec):
 
 
 def write_golden(folder, spec, encode, decode, is_tie=lambda text: False):
-    records, all_ids, all_texts = [], 0, 0
-    for number in range(NUM_STRINGS):
-        text = readable(spec, number)
+    records, all_ids, all_texts, num_compared = [], 0, 0, 0
+    while num_compared < NUM_STRINGS:
+        text = readable(spec, len(records))
         if is_tie(text):
             records.append(TIE)
             continue
+        num_compared += 1
         ids = encode(text)
         data = struct.pack("<%di" % len(ids), *ids)
         texts = b"\0".join(text.encode() for text in decode(ids))
