@@ -169,8 +169,9 @@ absl::Status ModelBench::Load(const std::string& directory) {
     BackendOptions backend_options;
     backend_options.device = "cpu";
     backend_options.num_threads = options_.num_threads;
+    std::string fallback_reason;  // Of auto only.
     QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
-                           CreateBackend(backend_options));
+                           CreateBackend(backend_options, &fallback_reason));
     QUIRE_ASSIGN_OR_RETURN(
         model_, LoadModel(directory, load_options, std::move(backend)));
     seconds.push_back(SecondsSince(start));

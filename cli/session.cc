@@ -321,8 +321,13 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                   options.speculative_model);
   }
 
-  auto backend = CreateBackend({options.device, options.num_threads});
+  std::string fallback_reason;
+  auto backend =
+      CreateBackend({options.device, options.num_threads}, &fallback_reason);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
+  if (!fallback_reason.empty()) {
+    absl::FPrintF(stderr, "quire: computing on the CPU: %s\n", fallback_reason);
+  }
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));

@@ -35,6 +35,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -306,6 +307,10 @@ class Backend {
 
   // "cpu (avx512_bf16, 4 threads)".
   virtual std::string Description() const = 0;
+
+  // Bytes that are free on a device with memory of its own, from which weights,
+  // workspace and KV cache are taken; none for one that uses the host's.
+  virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
 
   // ---- Loading: may allocate, block and start threads.
 

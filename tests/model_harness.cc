@@ -4,17 +4,20 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
-#include "kernels/backend_factory.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace quire {
 
 absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(
     const std::string& directory, const Options& options) {
-  BackendOptions backend_options;
-  backend_options.device = "cpu";
-  backend_options.num_threads = options.num_threads;
-  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
-                         CreateBackend(backend_options));
+  std::unique_ptr<Backend> backend;
+  if (options.make_backend) {
+    backend = options.make_backend();
+  } else {
+    CpuBackendOptions backend_options;
+    backend_options.num_threads = options.num_threads;
+    QUIRE_ASSIGN_OR_RETURN(backend, CpuBackend::Create(backend_options));
+  }
   LoadOptions load_options;
   load_options.dtype = options.dtype;
   load_options.kv_cache_dtype = options.kv_cache_dtype;

@@ -4,6 +4,7 @@
 #define QUIRE_TESTS_MODEL_HARNESS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -43,7 +44,10 @@ struct TestRow {
 class ModelHarness {
  public:
   struct Options {
+    // Of the CPU.
     int num_threads = 1;
+    // In place of the CPU's.
+    std::function<std::unique_ptr<Backend>()> make_backend;
     std::optional<DType> dtype = DType::kF32;
     DType kv_cache_dtype = DType::kF32;
     int max_num_seqs = 8;

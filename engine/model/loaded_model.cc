@@ -262,7 +262,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   }
 
   const int64_t needed = ExpectedWeightBytes(*checkpoint, options.dtype);
-  const int64_t available = AvailableMemoryBytes() - needed;
+  const int64_t available =
+      loaded.backend->FreeDeviceBytes().value_or(AvailableMemoryBytes()) -
+      needed;
   if (available < 0) {
     constexpr double kGiB = 1 << 30;
     return absl::ResourceExhaustedError(absl::StrFormat(

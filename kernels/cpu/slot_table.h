@@ -40,10 +40,6 @@ struct SlotState {
   }
 };
 
-// INVALID_ARGUMENT if a parameter is out of its range: ids outside the
-// vocabulary, NaN, bias of another length, a negative temperature.
-absl::Status ValidateSlotParams(const SlotParams& params, int32_t vocab_size);
-
 // Thread-compatible. Block tables, penalty counts and histories are pieces of
 // one mapping, memory once they are touched; an update allocates only where a
 // sequence brings lists of ids (bias, allowed, banned, bad words).

@@ -17,6 +17,10 @@ constexpr int64_t kPartialBytes = int64_t{128} << 20;
 // of 128 dimensions, to be worth a CTA and a merge.
 constexpr int kLeastSplit = 256;
 
+// Pinned memory for what starting slots bring along, if one does not need more.
+// Where the starts of a step do not fit, they wait for the copies before them.
+constexpr int64_t kStartBytes = int64_t{1} << 20;
+
 constexpr char kLowerBatch[] =
     "lower --max-num-batched-tokens, --max-num-seqs or the KV cache";
 
@@ -43,6 +47,11 @@ std::string CudaBackend::Description() const {
   return absl::StrCat("cuda (", properties.name, ", compute capability ",
                       properties.major, ".", properties.minor, ", ",
                       properties.num_sms, " SMs)");
+}
+
+std::optional<int64_t> CudaBackend::FreeDeviceBytes() {
+  const absl::StatusOr<cuda::DeviceMemory> memory = device_->Memory();
+  return memory.ok() ? memory->free_bytes : 0;
 }
 
 int CudaBackend::AddActivation(int64_t cols, DType dtype, ActivationRows rows) {
@@ -174,6 +183,8 @@ int64_t CudaBackend::StagingBytes() const {
   using Cursor = StagingCursor;
   int64_t num_bytes = 4 * Cursor::Padded<int32_t>(shape_.max_num_tokens) +
                       Cursor::Padded<int32_t>(shape_.max_logit_rows) +
+                      2 * Cursor::Padded<int32_t>(shape_.max_logit_rows) +
+                      Cursor::Padded<cuda::SamplingRow>(shape_.max_num_seqs) +
                       Cursor::Padded<cuda::PoolRow>(shape_.max_num_seqs) +
                       Cursor::Padded<cuda::BlockTableEntry>(
                           int64_t{shape_.max_num_seqs} * max_blocks_per_seq_) +
@@ -227,13 +238,44 @@ absl::Status CudaBackend::AllocateWorkspace() {
       &block_tables_));
   QUIRE_RETURN_IF_ERROR(
       allocate("last tokens", int64_t{shape_.max_num_seqs} * 4, &last_tokens_));
-  if (shape_.pooled_cols == 0) return absl::OkStatus();
+  if (shape_.pooled_cols == 0) return AllocateSampling();
   const int64_t cols = shape_.pooled_cols;
   QUIRE_RETURN_IF_ERROR(
       allocate("pooled states", max_tokens * cols * 4, &pooled_x_));
   QUIRE_RETURN_IF_ERROR(
       allocate("pooled sums", shape_.max_num_seqs * cols * 8, &pooled_sums_));
   return allocate("embeddings", shape_.max_logit_rows * cols * 4, &embeddings_);
+}
+
+absl::Status CudaBackend::AllocateStep(CudaStep& step) {
+  const auto allocate = [this](int64_t num_bytes, cuda::DeviceBuffer* buffer) {
+    QUIRE_ASSIGN_OR_RETURN(*buffer,
+                           cuda::DeviceBuffer::Create(*device_, num_bytes,
+                                                      /*is_pinned=*/true));
+    return absl::OkStatus();
+  };
+  QUIRE_RETURN_IF_ERROR(allocate(StagingBytes(), &step.staging));
+  if (shape_.pooled_cols > 0) {
+    QUIRE_RETURN_IF_ERROR(allocate(embeddings_.num_bytes(), &step.embeddings));
+  } else {
+    const int64_t largest_start =
+        int64_t{sizeof(cuda::SlotSampling)} +
+        4 * (sampling_->lists_stride + shape_.max_model_len + 1);
+    QUIRE_RETURN_IF_ERROR(
+        allocate(std::max(kStartBytes, largest_start), &step.starts));
+    QUIRE_RETURN_IF_ERROR(
+        allocate(sampling_->results.num_bytes(), &step.sampled));
+  }
+  QUIRE_ASSIGN_OR_RETURN(step.event, device_->CreateEvent());
+  const int max_top = shape_.max_logit_rows * cuda::kMaxTopLogprobs;
+  step.rows.reserve(shape_.max_num_seqs);
+  step.sampled_rows.reserve(shape_.max_num_seqs);
+  step.results.reserve(shape_.max_num_seqs);
+  step.token_ids.reserve(shape_.max_num_tokens);
+  step.top_ids.reserve(max_top);
+  step.top_logprobs.reserve(max_top);
+  step.attention.resize(planners_.size() * 2);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
@@ -266,21 +308,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   new_blocks_.reserve(int64_t{shape.max_num_seqs} * max_blocks_per_seq_);
   for (int i = 0; i < shape.steps_in_flight; ++i) {
     auto step = std::make_unique<CudaStep>();
-    QUIRE_ASSIGN_OR_RETURN(step->staging,
-                           cuda::DeviceBuffer::Create(*device_, StagingBytes(),
-                                                      /*is_pinned=*/true));
-    if (shape.pooled_cols > 0) {
-      QUIRE_ASSIGN_OR_RETURN(
-          step->embeddings,
-          cuda::DeviceBuffer::Create(*device_, embeddings_.num_bytes(),
-                                     /*is_pinned=*/true));
-    }
-    QUIRE_ASSIGN_OR_RETURN(step->event, device_->CreateEvent());
-    step->rows.reserve(shape.max_num_seqs);
-    step->sampled_rows.reserve(shape.max_num_seqs);
-    step->results.reserve(shape.max_num_seqs);
-    step->token_ids.reserve(shape.max_num_tokens);
-    step->attention.resize(planners_.size() * 2);
+    QUIRE_RETURN_IF_ERROR(AllocateStep(*step));
     steps_.push_back(std::move(step));
   }
   is_prepared_ = true;

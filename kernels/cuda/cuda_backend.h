@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,6 +33,7 @@ namespace quire {
 
 struct AttentionPlanner;  // kernels/cuda/cuda_step.h
 struct CudaAttention;
+struct CudaSampling;
 struct CudaSlot;
 struct CudaStep;
 
@@ -58,6 +60,7 @@ class CudaBackend : public Backend {
   cuda::Device& device() { return *device_; }
 
   std::string Description() const override;
+  std::optional<int64_t> FreeDeviceBytes() override;
   DType ActivationDType(DType weights) const override;
   bool SupportsLinear(DType weights, QuantFormat format) const override;
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(
@@ -116,6 +119,8 @@ class CudaBackend : public Backend {
   void PlanAttentions();
   int64_t StagingBytes() const;
   absl::Status AllocateWorkspace();
+  absl::Status AllocateSampling();
+  absl::Status AllocateStep(CudaStep& step);
 
   absl::Status ApplyUpdate(const SlotUpdate& update);
   absl::Status CheckRow(const StepRow& row, const CudaStep& step) const;
@@ -123,6 +128,9 @@ class CudaBackend : public Backend {
                       size_t* next_token, CudaStep& step);
   absl::Status CheckPlan(const StepPlan& plan) const;
   absl::Status EnqueueBegin(const StepPlan& plan, CudaStep& step);
+  // Brings the sampling state of the slots that start to the device.
+  absl::Status StartSampling(const StepPlan& plan, CudaStep& step);
+  void CollectSampled(CudaStep& step);
   absl::Status EnqueueBlockCopies(const StepPlan& plan,
                                   const int32_t* d_copies);
 
@@ -158,6 +166,8 @@ class CudaBackend : public Backend {
   cuda::DeviceBuffer pooled_x_;      // [max_num_tokens, pooled_cols], f32.
   cuda::DeviceBuffer pooled_sums_;   // [max_num_seqs, pooled_cols], f64.
   cuda::DeviceBuffer embeddings_;    // [max_logit_rows, pooled_cols], f32.
+  std::unique_ptr<CudaSampling> sampling_;  // Null if the steps pool.
+  std::vector<int32_t> sampling_lists_;
   std::vector<CudaSlot> slots_;
   std::vector<int64_t> slot_step_;  // Serial of the last step that named it.
   std::vector<cuda::BlockTableEntry> new_blocks_;

@@ -363,10 +363,6 @@ absl::Status CudaBackend::Logits(Step& step, TensorView hidden,
       num_rows, vocab, epilogue, softcap, out);
 }
 
-absl::Status CudaBackend::Sample(Step& /*step*/, TensorView /*logits*/) {
-  return absl::UnimplementedError("sampling on a GPU");
-}
-
 absl::Status CudaBackend::Pool(Step& step, TensorView hidden,
                                const Prologue& prologue, Pooling pooling) {
   CudaStep& cuda_step = AsCudaStep(step);

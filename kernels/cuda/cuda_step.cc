@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/slot_params.h"
 
 namespace quire {
 
@@ -21,6 +22,19 @@ absl::Status CudaBackend::ApplyUpdate(const SlotUpdate& update) {
   const bool starts = update.params != nullptr;
   const int64_t history_size = update.history.size();
   if (!starts && !slot.is_active) return fail("holds no sequence");
+  if (starts) {
+    for (const absl::Status& status :
+         {ValidateSlotParams(*update.params, shape_.vocab_size),
+          CheckTokenIds("history", update.history, shape_.vocab_size)}) {
+      if (!status.ok()) return fail(status.message());
+    }
+    // 20 are all that the kernels report, and that the server's API allows.
+    if (std::max(update.params->num_logprobs,
+                 update.params->num_prompt_logprobs) > cuda::kMaxTopLogprobs) {
+      return fail("more than ", cuda::kMaxTopLogprobs,
+                  " top log-probabilities");
+    }
+  }
   if (starts && (history_size > int64_t{shape_.max_model_len} + 1 ||
                  update.num_prompt_tokens < 0 ||
                  update.num_prompt_tokens > history_size ||
@@ -48,6 +62,9 @@ absl::Status CudaBackend::ApplyUpdate(const SlotUpdate& update) {
     slot.num_pooled_tokens = 0;
     slot.num_start_tokens = static_cast<int32_t>(history_size);
     slot.has_last_token = false;
+    ++slot.num_starts;
+    slot.num_logprobs = update.params->num_logprobs;
+    slot.num_prompt_logprobs = update.params->num_prompt_logprobs;
     slot.has_pending_drafts = false;
     slot.blocks.clear();
     slot.num_uploaded_blocks = 0;
@@ -132,7 +149,8 @@ absl::Status CudaBackend::AddRow(const StepRow& row,
   }
   const CudaSlot& slot = slots_[row.slot];
   step.rows.push_back({row, slot.num_computed_tokens, slot.num_start_tokens,
-                       step.num_tokens, step.num_logits});
+                       step.num_tokens, step.num_logits, slot.num_starts,
+                       slot.num_logprobs, slot.num_prompt_logprobs});
   step.num_tokens += row.num_tokens;
   step.num_logits += row.num_logits;
   step.num_scored += row.num_scored;
@@ -251,6 +269,28 @@ cuda::AttentionTile TileOf(const cuda::AttentionShape& shape,
                    : cuda::AttentionTile::kPrefill;
 }
 
+void StageSampling(const StepPlan& plan, CudaStep& step,
+                   StagingCursor& cursor) {
+  cuda::SamplingRow* rows = cursor.Take(static_cast<int64_t>(step.rows.size()),
+                                        &step.d_sampling_rows);
+  int32_t* logit_rows = cursor.Take(step.num_logits, &step.d_logit_rows);
+  int32_t* scored_ids = cursor.Take(step.num_scored, &step.d_scored_ids);
+  int32_t first_scored = 0;
+  for (size_t i = 0; i < step.rows.size(); ++i) {
+    const StepRow& row = step.rows[i].row;
+    rows[i] = {row.slot,
+               row.num_tokens,
+               step.rows[i].first_logit,
+               row.num_scored,
+               row.num_logits - row.num_scored,
+               first_scored};
+    logit_rows =
+        std::fill_n(logit_rows, row.num_logits, static_cast<int32_t>(i));
+    first_scored += row.num_scored;
+  }
+  std::copy(plan.scored_ids.begin(), plan.scored_ids.end(), scored_ids);
+}
+
 AttentionBatch StageAttention(const AttentionPlanner& planner,
                               cuda::AttentionTile tile, int max_model_len,
                               const CudaStep& step, StagingCursor& cursor) {
@@ -285,7 +325,12 @@ absl::Status CudaBackend::EnqueueBegin(const StepPlan& plan, CudaStep& step) {
   StagingCursor cursor(step.staging.data(), metadata_.data(),
                        step.staging.num_bytes());
   StageTokens(step, cursor);
-  if (shape_.pooled_cols > 0) StagePoolRows(step, cursor);
+  if (shape_.pooled_cols > 0) {
+    StagePoolRows(step, cursor);
+  } else {
+    StageSampling(plan, step, cursor);
+    QUIRE_RETURN_IF_ERROR(StartSampling(plan, step));
+  }
   for (size_t i = 0; i < planners_.size(); ++i) {
     for (const auto tile :
          {cuda::AttentionTile::kPrefill, cuda::AttentionTile::kDecode}) {
@@ -392,6 +437,11 @@ absl::Status CudaBackend::EndStep(Step& step) {
         cuda_step.embeddings.data(), embeddings_.data(),
         static_cast<int64_t>(cuda_step.sampled_rows.size()) *
             shape_.pooled_cols * int64_t{sizeof(float)});
+  } else if (cuda_step.status.ok() && cuda_step.is_sampled &&
+             cuda_step.num_logits > 0) {
+    const SampleResults layout(cuda_step.num_logits, cuda_step.rows.size());
+    cuda_step.status = device_->CopyToHost(
+        cuda_step.sampled.data(), sampling_->results.data(), layout.end * 4);
   }
   cuda_step.status.Update(device_->Record(*cuda_step.event));
   return cuda_step.status;
@@ -422,6 +472,8 @@ absl::StatusOr<absl::Span<const RowResult>> CudaBackend::Collect(Step& step) {
           !std::all_of(embedding, embedding + cols,
                        [](float x) { return std::isfinite(x); });
     }
+  } else {
+    CollectSampled(cuda_step);
   }
   return absl::Span<const RowResult>(cuda_step.results);
 }

@@ -14,6 +14,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/sampling.h"
 #include "kernels/cuda/step_kernels.h"
 
 namespace quire {
@@ -56,10 +57,39 @@ struct CudaSlot {
   int64_t num_pooled_tokens = 0;
   int32_t num_start_tokens = 0;  // Of the history that it started with.
   bool has_last_token = false;
+  int64_t num_starts = 0;  // Of sequences.
+  int32_t num_logprobs = -1;
+  int32_t num_prompt_logprobs = -1;
   // A step with drafts waits to be collected: the length is not known.
   bool has_pending_drafts = false;
   std::vector<int32_t> blocks;
   int32_t num_uploaded_blocks = 0;
+};
+
+// What Sample keeps of the slots; see SampleArguments.
+struct CudaSampling {
+  int64_t lists_stride = 0;
+  int64_t history_stride = 0;
+  cuda::DeviceBuffer slots, lists, token_counts, history, history_sizes;
+  cuda::DeviceBuffer num_computed_tokens;
+  cuda::DeviceBuffer start_tokens;  // The history of a slot that starts.
+  cuda::DeviceBuffer results;       // As SampleResults.
+  cuda::DeviceBuffer workspace;
+};
+
+// Where the results of a step lie, in units of four bytes.
+struct SampleResults {
+  SampleResults(int64_t num_logits, int64_t num_rows)
+      : logprobs(num_logits),
+        ranks(2 * num_logits),
+        num_drawn(3 * num_logits),
+        faults(num_drawn + num_rows),
+        top_ids(faults + num_rows),
+        top_logprobs(top_ids + num_logits * cuda::kMaxTopLogprobs),
+        end(top_logprobs + num_logits * cuda::kMaxTopLogprobs) {}
+
+  int64_t tokens = 0;
+  int64_t logprobs, ranks, num_drawn, faults, top_ids, top_logprobs, end;
 };
 
 struct CudaStepRow {
@@ -68,6 +98,10 @@ struct CudaStepRow {
   int32_t num_start_tokens = 0;
   int32_t first_token = 0;
   int32_t first_logit = 0;
+  // Of the slot when the step began: another sequence may have it by Collect.
+  int64_t start_serial = 0;
+  int32_t num_logprobs = -1;
+  int32_t num_prompt_logprobs = -1;
 };
 
 // Arguments of LaunchAttention for one plan and tile, in device memory.
@@ -94,6 +128,8 @@ struct CudaStep {
 
   cuda::DeviceBuffer staging;     // Pinned: what the step uploads.
   cuda::DeviceBuffer embeddings;  // Pinned: [max_logit_rows, pooled_cols].
+  cuda::DeviceBuffer starts;      // Pinned: what slots start with.
+  cuda::DeviceBuffer sampled;     // Pinned: SampleResults.
   std::unique_ptr<cuda::Event> event;
 
   // In device memory, valid until the next step begins there.
@@ -105,7 +141,14 @@ struct CudaStep {
   const cuda::PoolRow* d_pool_rows = nullptr;
   std::vector<AttentionBatch> attention;  // Two for each planner, by tile.
 
+  const cuda::SamplingRow* d_sampling_rows = nullptr;
+  const int32_t* d_logit_rows = nullptr;  // [num_logits]
+  const int32_t* d_scored_ids = nullptr;  // [num_scored]
+
   std::vector<RowResult> results;
+  // Behind the results: without the gaps of SampleResults.
+  std::vector<int32_t> top_ids;
+  std::vector<float> top_logprobs;
 };
 
 // Step is opaque to everybody; the CUDA backend's are CudaSteps.

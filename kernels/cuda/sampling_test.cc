@@ -154,7 +154,7 @@ TEST_P(SamplingTest, ScoresPromptTokens) {
   }
   EXPECT_EQ(step.tokens[4], 5);
   EXPECT_EQ(step.num_drawn, (std::vector<int32_t>{0, -5, 1}));
-  EXPECT_EQ(step.non_finite, (std::vector<int32_t>{0, -5, 0}));
+  EXPECT_EQ(step.faults, (std::vector<int32_t>{0, -5, 0}));
   EXPECT_EQ(step.num_computed_tokens(0), 3 + 4);
   EXPECT_EQ(step.num_computed_tokens(1), 2 + 2);
 }
@@ -178,7 +178,7 @@ TEST_P(SamplingTest, ReportsRowsThatAreNotFinite) {
       step.AddRow(1, {logits, broken}, {}, {1, 2}, 0);
       step.AddRow(2, {logits}, {}, {1}, 0);
       ASSERT_NO_FATAL_FAILURE(step.Run());
-      EXPECT_EQ(step.non_finite, (std::vector<int32_t>{0, 1, 0}));
+      EXPECT_EQ(step.faults, (std::vector<int32_t>{0, 1, 0}));
       EXPECT_EQ(step.num_drawn, (std::vector<int32_t>{1, 1, 1}));
       EXPECT_EQ(step.tokens[0], step.tokens[3]);
       EXPECT_EQ(step.tokens[1], 0);
