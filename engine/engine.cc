@@ -85,11 +85,14 @@ absl::Status ValidateRequest(const EngineOptions& options,
                                       options.vocab_size));
   QUIRE_RETURN_IF_ERROR(CheckTokenIds(
       "allowed_token_ids", sampling.allowed_token_ids, options.vocab_size));
-  for (const std::vector<int32_t>& word : sampling.bad_words) {
-    if (word.empty()) {
-      return absl::InvalidArgumentError("a bad word has no tokens");
+  if (sampling.bad_words != nullptr) {
+    for (const std::vector<int32_t>& word : *sampling.bad_words) {
+      if (word.empty()) {
+        return absl::InvalidArgumentError("a bad word has no tokens");
+      }
+      QUIRE_RETURN_IF_ERROR(
+          CheckTokenIds("bad_words", word, options.vocab_size));
     }
-    QUIRE_RETURN_IF_ERROR(CheckTokenIds("bad_words", word, options.vocab_size));
   }
   for (size_t i = 0; i < sampling.logit_bias.size(); ++i) {
     QUIRE_RETURN_IF_ERROR(CheckTokenId(

@@ -109,10 +109,16 @@ TEST(ValidateRequestTest, SaysWhatIsWrongWithTheFigures) {
        }},
       {"bad_words[1] is 500",
        [](Request* r) {
-         r->sampling.bad_words = {{3}, {4, 500}};
+         r->sampling.bad_words =
+             std::make_shared<const std::vector<std::vector<int32_t>>>(
+                 std::vector<std::vector<int32_t>>{{3}, {4, 500}});
        }},
       {"a bad word has no tokens",
-       [](Request* r) { r->sampling.bad_words = {{}}; }},
+       [](Request* r) {
+         r->sampling.bad_words =
+             std::make_shared<const std::vector<std::vector<int32_t>>>(
+                 std::vector<std::vector<int32_t>>(1));
+       }},
       {"logit_bias[0] is 501",
        [](Request* r) {
          r->sampling.logit_bias = {{501, 1.0f}};

@@ -43,8 +43,8 @@ struct SamplingParams {
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_token_ids;  // Empty: all.
   // Token sequences whose last token may not follow the others (of generated
-  // ones); none is empty.
-  std::vector<std::vector<int32_t>> bad_words;
+  // ones); none is empty. Shared by the prompts of a call. Null: none.
+  std::shared_ptr<const std::vector<std::vector<int32_t>>> bad_words;
   // Defined in kernels/sampling.h, with llama.cpp's names and defaults.
   float dry_multiplier = 0.0f;  // 0: no DRY.
   float dry_base = 1.75f;

@@ -24,7 +24,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr char kJsonType[] = "application/json";
-constexpr size_t kMaxChoicesOfCall = 1024;
+constexpr size_t kMaxChoicesOfCall = 128;
 // Log-probabilities of prompt tokens in one answer: some 40 bytes of JSON each.
 constexpr int64_t kMaxScoresOfCall = 1 << 22;
 

@@ -282,6 +282,18 @@ TEST_F(ApiServerTest, RefusesParametersThatAllowNoToken) {
   ExpectIdle();
 }
 
+TEST_F(ApiServerTest, LimitsTheChoicesOfAllPromptsTogether) {
+  Start();
+  const auto ask = [this](const std::string& fields) {
+    return Ask({"POST", "/v1/completions"},
+               R"({"prompt":["a","b"],"max_tokens":1,)" + fields + "}");
+  };
+  EXPECT_EQ(ask(R"("n":64)").status, 200);
+  const TestResponse response = ask(R"("n":65)");
+  EXPECT_EQ(response.status, 400);
+  EXPECT_EQ(Parse(response)["error"]["param"], "n");
+}
+
 // The limits of the reader of JSON do not undercut those of the fields.
 TEST_F(ApiServerTest, TakesAsManyIdsAsItPromises) {
   Start();

@@ -305,8 +305,10 @@ absl::Status CheckSomeTokenIsAllowed(const SamplingParams& sampling,
       banned.insert(eos_token_ids.begin(), eos_token_ids.end());
     }
   }
-  for (const std::vector<int32_t>& word : sampling.bad_words) {
-    if (word.size() == 1) banned.insert(word.front());
+  if (sampling.bad_words != nullptr) {
+    for (const std::vector<int32_t>& word : *sampling.bad_words) {
+      if (word.size() == 1) banned.insert(word.front());
+    }
   }
   for (const int32_t id : sampling.allowed_token_ids) {
     if (!banned.contains(id)) return absl::OkStatus();

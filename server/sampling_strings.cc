@@ -150,8 +150,11 @@ absl::Status SamplingStrings::Resolve(ApiRequest* request) {
   SamplingParams& sampling = request->sampling;
   if (!request->bad_words.empty()) {
     QUIRE_ASSIGN_OR_RETURN(
-        sampling.bad_words,
+        std::vector<std::vector<int32_t>> words,
         EncodeBadWords(request->bad_words, *tokenizer_, vocab_size_));
+    sampling.bad_words =
+        std::make_shared<const std::vector<std::vector<int32_t>>>(
+            std::move(words));
   }
   if (sampling.dry_multiplier != 0.0f && sampling.dry_penalty_last_n != 0) {
     QUIRE_ASSIGN_OR_RETURN(sampling.dry_breakers,

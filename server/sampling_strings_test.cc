@@ -130,13 +130,14 @@ TEST(SamplingStringsTest, ResolvesWhatIsAskedFor) {
   SamplingStrings strings(&tokenizer, FakeTokenizer::kVocabSize);
   ApiRequest request;
   ASSERT_TRUE(strings.Resolve(&request).ok());
-  EXPECT_TRUE(request.sampling.bad_words.empty());
+  EXPECT_EQ(request.sampling.bad_words, nullptr);
   EXPECT_EQ(request.sampling.dry_breakers, nullptr);
 
   request.bad_words = {"abc"};
   request.sampling.dry_multiplier = 0.8f;
   ASSERT_TRUE(strings.Resolve(&request).ok());
-  EXPECT_EQ(request.sampling.bad_words, (Sequences{{Id("abc")}}));
+  ASSERT_NE(request.sampling.bad_words, nullptr);
+  EXPECT_EQ(*request.sampling.bad_words, (Sequences{{Id("abc")}}));
   ASSERT_NE(request.sampling.dry_breakers, nullptr);
   // llama.cpp's defaults, and only these.
   for (const char* breaker : {"\n", ":", "\"", "*", "\n\n"}) {

@@ -68,11 +68,15 @@ class EngineEquivalenceTest : public testing::TestWithParam<const char*> {
       // they come anew after a preemption.
       request.sampling.dry_multiplier = 2.0f;
       request.sampling.dry_allowed_length = 1;
+      std::vector<std::vector<int32_t>> bad_words;
       for (int32_t token = 0; token < 8; ++token) {
         request.sampling.allowed_token_ids.push_back(token);
-        request.sampling.bad_words.push_back({token, (token + 1) % 8});
-        request.sampling.bad_words.push_back({token, 7 - token, token});
+        bad_words.push_back({token, (token + 1) % 8});
+        bad_words.push_back({token, 7 - token, token});
       }
+      request.sampling.bad_words =
+          std::make_shared<const std::vector<std::vector<int32_t>>>(
+              std::move(bad_words));
     }
     return request;
   }

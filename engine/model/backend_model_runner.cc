@@ -33,9 +33,11 @@ void FillSlotParams(const SlotStart& start, SlotParams& to) {
                               start.banned_before_min.end());
   to.bad_word_ids.clear();
   to.bad_word_lengths.clear();
-  for (const std::vector<int32_t>& word : from.bad_words) {
-    to.bad_word_ids.insert(to.bad_word_ids.end(), word.begin(), word.end());
-    to.bad_word_lengths.push_back(static_cast<int32_t>(word.size()));
+  if (from.bad_words != nullptr) {
+    for (const std::vector<int32_t>& word : *from.bad_words) {
+      to.bad_word_ids.insert(to.bad_word_ids.end(), word.begin(), word.end());
+      to.bad_word_lengths.push_back(static_cast<int32_t>(word.size()));
+    }
   }
   to.dry_multiplier = from.dry_multiplier;
   to.dry_base = from.dry_base;

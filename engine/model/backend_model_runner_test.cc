@@ -41,7 +41,8 @@ TEST_F(BackendModelRunnerTest, PlanOfAStep) {
   params_.num_logprobs = 3;
   params_.logit_bias = {{5, 1.5f}, {9, -100.0f}};
   params_.allowed_token_ids = {5, 9, 11};
-  params_.bad_words = {{5, 6}, {9}};
+  params_.bad_words = std::make_shared<const std::vector<std::vector<int32_t>>>(
+      std::vector<std::vector<int32_t>>{{5, 6}, {9}});
   params_.dry_multiplier = 0.8f;
   params_.dry_base = 1.5f;
   params_.dry_allowed_length = 3;
@@ -127,7 +128,8 @@ TEST_F(BackendModelRunnerTest, PlanOfAStep) {
 TEST_F(BackendModelRunnerTest, ParametersAreNotCarriedOver) {
   params_.logit_bias = {{5, 1.5f}};
   params_.allowed_token_ids = {5};
-  params_.bad_words = {{5, 6}};
+  params_.bad_words = std::make_shared<const std::vector<std::vector<int32_t>>>(
+      std::vector<std::vector<int32_t>>{{5, 6}});
   SchedulerOutput output;
   SlotStart start;
   start.params = &params_;
