@@ -112,6 +112,7 @@ class RunningServerImpl : public RunningServer {
         MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
+    served.eos_token_ids = session_->engine_options.eos_token_ids;
     if (loaded.embedding.has_value()) {
       served.embedding.emplace();
       served.embedding->hidden_size = loaded.config.hidden_size;

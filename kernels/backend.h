@@ -262,6 +262,9 @@ struct RowResult {
   // The row's logits (or its embedding) held a NaN or infinity: the token means
   // nothing.
   bool non_finite = false;
+  // No token was allowed where one of `tokens` was drawn (kernels/sampling.h):
+  // that is id 0 and must not be used.
+  bool all_masked = false;
 };
 
 // What precedes an operation: y = x + residual; residual_out = y if given;

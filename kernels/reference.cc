@@ -281,7 +281,7 @@ struct ReferenceBackend::State {
                 ReferenceStep::Row* out);
   void SampleRow(ReferenceStep& step, const StepRow& row, TensorView logits,
                  int64_t first_logit, ReferenceStep::Row* out,
-                 bool* non_finite);
+                 RowResult* result);
   float* KvAt(KvStorage& kv, int layer, const Slot& slot, int64_t position,
               int is_value, int kv_head) {
     const int32_t block = slot.block_table.at(position / shape.block_size);
@@ -660,25 +660,27 @@ bool ReferenceBackend::State::ScoreRow(const ReferenceStep& step,
 void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
                                         TensorView logits, int64_t first_logit,
                                         ReferenceStep::Row* out,
-                                        bool* non_finite) {
+                                        RowResult* result) {
   Slot& slot = slots[row.slot];
   const auto logits_of = [&](int i) {
     return absl::MakeConstSpan(logits.row<const float>(first_logit + i),
                                shape.vocab_size);
   };
   for (int i = row.num_scored; i < row.num_logits; ++i) {
-    for (float logit : logits_of(i)) *non_finite |= !std::isfinite(logit);
+    for (float logit : logits_of(i))
+      result->non_finite |= !std::isfinite(logit);
   }
   if (row.num_logits == row.num_scored) {
     slot.num_computed_tokens += row.num_tokens;
     return;
   }
   const int num_top = std::max(slot.params.num_logprobs, 0);
-  for (int i = row.num_scored; i < row.num_logits && !*non_finite; ++i) {
+  for (int i = row.num_scored; i < row.num_logits && !result->non_finite; ++i) {
     const int64_t t = step.logit_tokens[first_logit + i];
     const ReferenceSample sample =
         ReferenceSampleRow(logits_of(i), slot.params, slot.tokens,
                            slot.num_prompt_tokens, step.tokens[t].position + 1);
+    result->all_masked |= sample.all_masked;
     out->tokens.push_back(sample.token);
     slot.tokens.push_back(sample.token);
     if (slot.params.num_logprobs >= 0) {
@@ -691,7 +693,7 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
     }
     if (i + 1 == row.num_logits || step.tokens[t + 1].id != sample.token) break;
   }
-  if (*non_finite) {
+  if (result->non_finite) {
     out->tokens = {0};
     if (slot.params.num_logprobs >= 0) {
       out->logprobs = {0.0f};
@@ -720,8 +722,7 @@ absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
     RowResult result;
     result.slot = row.slot;
     ReferenceStep::Row& out = reference_step.result_rows.emplace_back();
-    state_->SampleRow(reference_step, row, logits, first_logit, &out,
-                      &result.non_finite);
+    state_->SampleRow(reference_step, row, logits, first_logit, &out, &result);
     result.non_finite |= !state_->ScoreRow(reference_step, row, logits,
                                            first_logit, first_scored, &out);
     first_scored += row.num_scored;

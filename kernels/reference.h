@@ -30,6 +30,7 @@ struct ReferenceSample {
   std::vector<int32_t> top_ids;
   std::vector<double> top_logprobs;
   bool non_finite = false;
+  bool all_masked = false;
 };
 
 // All steps of kernels/sampling.h for one row.

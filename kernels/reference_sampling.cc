@@ -295,6 +295,7 @@ ReferenceSample ReferenceSampleRow(absl::Span<const float> logits,
   // max_element gives the first of equals.
   sample.token =
       static_cast<int32_t>(std::max_element(z.begin(), z.end()) - z.begin());
+  sample.all_masked = z[sample.token] == -INFINITY;
   if (!is_greedy && std::isfinite(z[sample.token])) {
     std::vector<int32_t> ids =
         KeptIds(z, params,

@@ -46,8 +46,9 @@
 //      `position` is that of the drawn token in its sequence: the first token
 //      after a prompt of n tokens has position n.
 //
-// Ties at a threshold are all kept. A row whose entries are all masked gives
-// id 0.
+// Ties at a threshold are all kept. Of a row whose entries are all -infinity
+// after step 5 no token is allowed: id 0 stands for it, and the result says so
+// (RowResult::all_masked).
 #ifndef QUIRE_KERNELS_SAMPLING_H_
 #define QUIRE_KERNELS_SAMPLING_H_
 

@@ -7,7 +7,6 @@
 namespace quire {
 namespace {
 
-constexpr char kParameterPayload[] = "quire/parameter";
 constexpr char kCodePayload[] = "quire/code";
 constexpr size_t kMaxMessageBytes = 1024;
 

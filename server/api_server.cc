@@ -398,7 +398,8 @@ absl::Status ApiServer::HandleDetokenize(const ServedModel& model,
 absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
                                        const HttpRequest& request,
                                        const Responder& responder) const {
-  QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
+  QUIRE_ASSIGN_OR_RETURN(const Json body,
+                         ParseJson(request.body, kGenerateJsonLimits));
   QUIRE_ASSIGN_OR_RETURN(ApiRequest api_request,
                          ParseApiRequest(kind, body, model.defaults));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
@@ -415,6 +416,8 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(
       CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
   QUIRE_RETURN_IF_ERROR(sampling_strings_->Resolve(&api_request));
+  QUIRE_RETURN_IF_ERROR(
+      CheckSomeTokenIsAllowed(api_request.sampling, model.eos_token_ids));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
                          EncodePrompts(api_request, *model.tokenizer,
                                        model.chat_template, model.limits));
@@ -443,8 +446,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
                      "it."),
         "unsupported_model");
   }
-  QUIRE_ASSIGN_OR_RETURN(const Json body,
-                         ParseJson(request.body, kEmbeddingsJsonLimits));
+  QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
   QUIRE_ASSIGN_OR_RETURN(
       const EmbeddingsRequest parsed,
       ParseEmbeddingsRequest(body, model.embedding->hidden_size));

@@ -41,6 +41,7 @@ struct ServedModel {
   ServerMetrics* metrics = nullptr;
   PromptLimits limits;
   SamplingDefaults defaults;
+  std::vector<int32_t> eos_token_ids;        // The engine's.
   std::optional<ServedEmbedding> embedding;  // None: the model generates text.
   int64_t created = 0;                       // Unix seconds.
   bool has_priorities = false;               // SchedulingPolicy::kPriority.

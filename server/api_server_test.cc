@@ -105,6 +105,7 @@ class ApiServerTest : public testing::Test {
     model.limits =
         MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
     model.created = 1700000000;
+    model.eos_token_ids = engine_options_.eos_token_ids;
     model.embedding = embedding_;
     api_->Serve(model);
   }
@@ -249,6 +250,62 @@ TEST_F(ApiServerTest, ServesEveryRoute) {
     EXPECT_EQ(text["usage"]["completion_tokens"], 64);
   }
   ExpectIdle();
+}
+
+// What the parameters leave must be something while they all hold.
+TEST_F(ApiServerTest, RefusesParametersThatAllowNoToken) {
+  Start();
+  const auto ask = [this](const std::string& fields) {
+    return Ask({"POST", "/v1/completions"},
+               R"({"prompt":"a","max_tokens":6,)" + fields + "}");
+  };
+  const std::string eos = absl::StrCat(FakeTokenizer::kEos);
+  for (const std::string& fields : std::vector<std::string>{
+           R"("min_tokens":5,"allowed_token_ids":[)" + eos + "]",
+           R"("min_tokens":5,"stop_token_ids":[98],"allowed_token_ids":[98,)" +
+               eos + "]",
+           R"("min_tokens":5,"ignore_eos":true,"stop_token_ids":[98],)"
+           R"("allowed_token_ids":[98])",
+           std::string(R"("bad_words":["b"],"allowed_token_ids":[98])")}) {
+    const TestResponse response = ask(fields);
+    EXPECT_EQ(response.status, 400) << fields;
+    EXPECT_EQ(Parse(response)["error"]["param"], "allowed_token_ids") << fields;
+  }
+  for (const std::string& fields : std::vector<std::string>{
+           R"("allowed_token_ids":[)" + eos + "]",
+           R"("min_tokens":5,"ignore_eos":true,"allowed_token_ids":[)" + eos +
+               "]",
+           R"("min_tokens":5,"allowed_token_ids":[98,)" + eos + "]",
+           std::string(R"("bad_words":["bb"],"allowed_token_ids":[98])")}) {
+    EXPECT_EQ(ask(fields).status, 200) << fields;
+  }
+  ExpectIdle();
+}
+
+// The limits of the reader of JSON do not undercut those of the fields.
+TEST_F(ApiServerTest, TakesAsManyIdsAsItPromises) {
+  Start();
+  std::string bias = "{\"0\":0";
+  for (int i = 1; i < 65536; ++i) absl::StrAppend(&bias, ",\"", i, "\":0");
+  const auto ask = [this](const std::string& fields) {
+    return Ask({"POST", "/v1/completions"}, "{" + fields + "}");
+  };
+  // An id outside of the vocabulary: found after all of it was read.
+  TestResponse response = ask("\"prompt\":\"a\",\"logit_bias\":" + bias + "}");
+  EXPECT_EQ(response.status, 400);
+  EXPECT_TRUE(absl::StrContains(response.body, "not in the vocabulary"))
+      << response.body;
+  response = ask("\"prompt\":\"a\",\"logit_bias\":" + bias + ",\"x\":0}");
+  EXPECT_EQ(Parse(response)["error"]["message"],
+            "the body exceeds a limit: an object with more than 65536 keys");
+  EXPECT_EQ(Parse(response)["error"]["param"], "logit_bias");
+  std::string prompt = "[97";
+  for (int i = 1; i < 2000; ++i) prompt += ",97";
+  std::string prompts = prompt + "]";
+  for (int i = 1; i < 64; ++i) prompts += "," + prompt + "]";
+  response = ask("\"max_tokens\":1,\"prompt\":[" + prompts + "]");
+  EXPECT_EQ(response.status, 200) << response.body;
+  EXPECT_EQ(Parse(response)["usage"]["prompt_tokens"], 64 * 2000);
 }
 
 TEST_F(ApiServerTest, ServesEmbeddings) {

@@ -11,16 +11,12 @@
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
-#include "server/json_text.h"
 #include "server/prompt.h"
 #include "tokenizer/tokenizer.h"
 
 namespace quire {
 
 inline constexpr int kMaxEmbeddingInputs = 2048;  // OpenAI's limit.
-
-// Inputs may be lists of token ids, each of which is a node.
-inline constexpr JsonLimits kEmbeddingsJsonLimits = {.max_nodes = 1'000'000};
 
 struct EmbeddingsRequest {
   std::string model;  // Empty: the served one.

@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "server/api_error.h"
 #include "server/fake_tokenizer.h"
+#include "server/json_text.h"
 
 namespace quire {
 namespace {
@@ -21,7 +22,7 @@ constexpr int kHiddenSize = 64;
 constexpr int32_t kBos = FakeTokenizer::kBos;
 
 absl::StatusOr<EmbeddingsRequest> Parse(absl::string_view text) {
-  const auto body = ParseJson(text, kEmbeddingsJsonLimits);
+  const auto body = ParseJson(text);
   if (!body.ok()) return body.status();
   return ParseEmbeddingsRequest(*body, kHiddenSize);
 }

@@ -101,6 +101,30 @@ class FakeTokenizer : public Tokenizer {
   }
 };
 
+// Encodes with the pieces, too, the longest first. Thread-safe.
+class PieceTokenizer : public FakeTokenizer {
+ public:
+  absl::StatusOr<std::vector<int32_t>> Encode(
+      absl::string_view text, const EncodeOptions& options) const override {
+    std::vector<int32_t> ids;
+    while (!text.empty()) {
+      int32_t best = static_cast<uint8_t>(text[0]);
+      size_t size = 1;
+      for (int32_t id = kBos; id < kVocabSize; ++id) {
+        if (IsSpecial(id) && !options.parse_special_tokens) continue;
+        const std::string piece = TokenBytes(id);
+        if (piece.size() > size && text.substr(0, piece.size()) == piece) {
+          best = id;
+          size = piece.size();
+        }
+      }
+      ids.push_back(best);
+      text.remove_prefix(size);
+    }
+    return ids;
+  }
+};
+
 }  // namespace quire
 
 #endif  // QUIRE_SERVER_FAKE_TOKENIZER_H_

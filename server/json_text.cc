@@ -3,8 +3,11 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 
 namespace quire {
@@ -12,68 +15,136 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Counts before a tree exists; rejects by returning false.
-class LimitChecker : public nlohmann::json_sax<Json> {
- public:
-  explicit LimitChecker(const JsonLimits& limits) : limits_(limits) {}
+constexpr size_t kMaxParameterBytes = 64;
 
-  bool null() override { return Count(); }
-  bool boolean(bool) override { return Count(); }
-  bool number_integer(number_integer_t) override { return Count(); }
-  bool number_unsigned(number_unsigned_t) override { return Count(); }
+// Builds the tree, within the limits; rejects by returning false. Unlike
+// nlohmann's own builder it finds duplicate keys without a search of all.
+class LimitedBuilder : public nlohmann::json_sax<Json> {
+ public:
+  explicit LimitedBuilder(const JsonLimits& limits) : limits_(limits) {}
+
+  bool null() override { return AddScalar(Json()); }
+  bool boolean(bool value) override { return AddScalar(Json(value)); }
+  bool number_integer(number_integer_t value) override {
+    return AddScalar(Json(value));
+  }
+  bool number_unsigned(number_unsigned_t value) override {
+    return AddScalar(Json(value));
+  }
   bool number_float(number_float_t value, const string_t&) override {
-    if (!std::isfinite(value)) return Fail("a number is out of range");
-    return Count();
+    if (std::isfinite(value)) return AddScalar(Json(value));
+    return Fail("the body is not valid JSON: a number is out of range");
   }
-  bool string(string_t&) override { return Count(); }
-  bool binary(binary_t&) override { return Count(); }
-  bool start_object(std::size_t) override {
-    num_keys_.push_back(0);
-    return Enter();
+  bool string(string_t& value) override {
+    return Count() && AddScalar(Json(std::move(value)));
   }
-  bool key(string_t&) override {
-    if (++num_keys_.back() <= limits_.max_keys) return true;
-    return Fail(
-        absl::StrCat("an object with more than ", limits_.max_keys, " keys"));
-  }
-  bool end_object() override {
-    num_keys_.pop_back();
-    return Leave();
-  }
-  bool start_array(std::size_t) override { return Enter(); }
+  bool binary(binary_t&) override { return false; }  // Not in text.
+  bool start_object(std::size_t) override { return Enter(Json::object()); }
+  bool start_array(std::size_t) override { return Enter(Json::array()); }
+  bool end_object() override { return Leave(); }
   bool end_array() override { return Leave(); }
+  bool key(string_t& key) override {
+    Open& object = open_.back();
+    const bool is_outermost = open_.size() == 1;
+    if (++object.num_keys > object.max_keys) {
+      return FailLimit(
+          absl::StrCat("an object with more than ", object.max_keys, " keys"));
+    }
+    if (is_outermost) member_ = key;
+    auto& members = object.value->get_ref<Json::object_t&>();
+    const auto [it, is_new] = object.index_of_key.emplace(key, members.size());
+    if (is_new) members.emplace_back(std::move(key), Json());
+    object.next = &members.begin()[it->second].second;
+    *object.next = Json();
+    return true;
+  }
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception&) override {
-    return Fail(absl::StrCat("syntax error near byte ", position));
+    return Fail(
+        absl::StrCat("the body is not valid JSON: syntax error near "
+                     "byte ",
+                     position));
   }
 
-  const std::string& problem() const { return problem_; }
+  Json TakeRoot() { return std::move(root_); }
+  absl::Status error() const {
+    absl::Status status = absl::InvalidArgumentError(
+        problem_.empty() ? "the body is not valid JSON" : problem_);
+    if (is_limit_ && !member_.empty() && member_.size() <= kMaxParameterBytes) {
+      status.SetPayload(kParameterPayload, absl::Cord(member_));
+    }
+    return status;
+  }
 
  private:
+  // A list or object whose end is still to come.
+  struct Open {
+    Json* value = nullptr;  // In its parent, which does not grow meanwhile.
+    Json* next = nullptr;   // Of an object: where the newest key's value goes.
+    int num_keys = 0;
+    int max_keys = 0;
+    absl::flat_hash_map<std::string, size_t> index_of_key;
+  };
+
   bool Fail(std::string problem) {
     if (problem_.empty()) problem_ = std::move(problem);
     return false;
   }
+  bool FailLimit(const std::string& limit) {
+    is_limit_ = problem_.empty();
+    return Fail(absl::StrCat("the body exceeds a limit: ", limit));
+  }
   bool Count() {
     if (++num_nodes_ <= limits_.max_nodes) return true;
-    return Fail(absl::StrCat("more than ", limits_.max_nodes, " values"));
+    return FailLimit(absl::StrCat("more than ", limits_.max_nodes,
+                                  " strings, lists and objects"));
   }
-  bool Enter() {
-    if (++depth_ > limits_.max_depth) {
-      return Fail(
-          absl::StrCat("nested deeper than ", limits_.max_depth, " levels"));
+  // Where the value is from now on.
+  Json* Place(Json value) {
+    if (open_.empty()) {
+      root_ = std::move(value);
+      return &root_;
     }
-    return Count();
+    Open& parent = open_.back();
+    if (parent.value->is_array()) {
+      auto& items = parent.value->get_ref<Json::array_t&>();
+      items.push_back(std::move(value));
+      return &items.back();
+    }
+    *parent.next = std::move(value);
+    return parent.next;
+  }
+  bool AddScalar(Json value) {
+    Place(std::move(value));
+    return true;
+  }
+  bool Enter(Json value) {
+    if (static_cast<int>(open_.size()) >= limits_.max_depth) {
+      return FailLimit(absl::StrCat("values nested deeper than ",
+                                    limits_.max_depth, " levels"));
+    }
+    if (!Count()) return false;
+    Open open;
+    const bool is_wide = open_.size() == 1 && limits_.wide_member != nullptr &&
+                         open_.back().value->is_object() &&
+                         member_ == limits_.wide_member;
+    open.max_keys = is_wide ? limits_.max_wide_keys : limits_.max_keys;
+    open.value = Place(std::move(value));
+    open_.push_back(std::move(open));
+    return true;
   }
   bool Leave() {
-    --depth_;
+    open_.pop_back();
+    if (open_.empty()) member_.clear();
     return true;
   }
 
   const JsonLimits limits_;
+  Json root_;
+  std::vector<Open> open_;
+  std::string member_;  // The newest key of the outermost object.
   int num_nodes_ = 0;
-  int depth_ = 0;
-  std::vector<int> num_keys_;  // Of the objects that are open.
+  bool is_limit_ = false;
   std::string problem_;
 };
 
@@ -112,18 +183,9 @@ absl::StatusOr<Json> ParseJson(absl::string_view text,
                                const JsonLimits& limits) {
   const char* begin = text.data();
   const char* end = begin + text.size();
-  LimitChecker checker(limits);
-  if (!Json::sax_parse(begin, end, &checker)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the body is not valid JSON: ", checker.problem().empty()
-                                            ? std::string("syntax error")
-                                            : checker.problem()));
-  }
-  Json value = Json::parse(begin, end, nullptr, /*allow_exceptions=*/false);
-  if (value.is_discarded()) {
-    return absl::InvalidArgumentError("the body is not valid JSON");
-  }
-  return value;
+  LimitedBuilder builder(limits);
+  if (!Json::sax_parse(begin, end, &builder)) return builder.error();
+  return builder.TakeRoot();
 }
 
 std::string DumpJson(const Json& value) {

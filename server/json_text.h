@@ -12,15 +12,24 @@
 namespace quire {
 
 struct JsonLimits {
-  int max_depth = 64;
+  int max_depth = 64;  // nlohmann's copies and dumps recurse.
+  // Strings, lists and objects: what takes memory of its own, up to 27 times
+  // its text. Numbers, booleans and null are bounded by the text alone: 16
+  // bytes each, twice that while a list grows, of at least two bytes of text.
   int max_nodes = 100'000;
-  // Of one object. Its keys are a list, searched for each new one.
+  // Of one object. They are a list, which whoever looks one up searches.
   int max_keys = 1024;
+  // A member of the outermost object that may have max_wide_keys; null: none.
+  const char* wide_member = nullptr;
+  int max_wide_keys = 65'536;
 };
 
+// The payload of a status that names a parameter of the request (api_error.h).
+inline constexpr char kParameterPayload[] = "quire/parameter";
+
 // INVALID_ARGUMENT if `text` is not one JSON value in UTF-8, or exceeds the
-// limits (checked before any tree is built: nlohmann's copies and dumps
-// recurse). The order of keys is kept; of duplicate keys the last one counts.
+// limits; it then names the member of the outermost object in which it does.
+// The order of keys is kept; of duplicate keys the last one counts.
 absl::StatusOr<nlohmann::ordered_json> ParseJson(absl::string_view text,
                                                  const JsonLimits& limits = {});
 

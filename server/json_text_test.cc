@@ -27,12 +27,78 @@ TEST(ParseJsonTest, LimitsDepthAndSize) {
   EXPECT_TRUE(ParseJson(std::string(64, '[') + std::string(64, ']')).ok());
   EXPECT_FALSE(ParseJson(std::string(65, '[') + std::string(65, ']')).ok());
   EXPECT_FALSE(ParseJson(std::string(1000000, '[')).ok());
-  std::string many = "[0";
-  for (int i = 0; i < 100000; ++i) many += ",0";
-  EXPECT_FALSE(ParseJson(many + "]").ok());
+  std::string strings = "[\"\"";
+  for (int i = 2; i < 100000; ++i) strings += ",\"\"";
+  EXPECT_TRUE(ParseJson(strings + "]").ok());
+  const auto many = ParseJson(strings + ",\"\"]");
+  ASSERT_FALSE(many.ok());
+  EXPECT_EQ(many.status().message(),
+            "the body exceeds a limit: more than 100000 strings, lists and "
+            "objects");
+  EXPECT_FALSE(many.status().GetPayload(kParameterPayload).has_value());
 }
 
-// Each new key is compared to those before it.
+// 2,048 inputs of 500 ids are a body like another.
+TEST(ParseJsonTest, NumbersAreBoundedByTheTextAlone) {
+  std::string ids = "[7";
+  for (int i = 1; i < 500; ++i) ids += ",7";
+  std::string text = "{\"input\":[" + ids + "]";
+  for (int i = 1; i < 2048; ++i) text += "," + ids + "]";
+  const auto value = ParseJson(text + "]}");
+  ASSERT_TRUE(value.ok()) << value.status();
+  ASSERT_EQ((*value)["input"].size(), 2048u);
+  EXPECT_EQ((*value)["input"][2047].size(), 500u);
+  EXPECT_EQ((*value)["input"][2047][499], 7);
+}
+
+TEST(ParseJsonTest, NamesTheMemberThatExceedsALimit) {
+  const auto deep = ParseJson("{\"a\":1,\"b\":[{\"c\":" + std::string(64, '[') +
+                              std::string(64, ']') + "}]}");
+  ASSERT_FALSE(deep.ok());
+  EXPECT_EQ(deep.status().message(),
+            "the body exceeds a limit: values nested deeper than 64 levels");
+  EXPECT_EQ(deep.status().GetPayload(kParameterPayload), absl::Cord("b"));
+  // Only limits have one: an error of syntax has a byte.
+  const auto broken = ParseJson("{\"a\":x");
+  EXPECT_EQ(broken.status().message(),
+            "the body is not valid JSON: syntax error near byte 6");
+  EXPECT_FALSE(broken.status().GetPayload(kParameterPayload).has_value());
+}
+
+// Copies of what nlohmann's own parser makes of it.
+TEST(ParseJsonTest, BuildsWhatTheLibraryBuilds) {
+  for (const char* text :
+       {"null", "true", "-3", "18446744073709551615", "1.5e3", "\"\\u00e9\"",
+        "[]", "{}", "[[],[{}],{\"a\":[1,{\"b\":null}]}]",
+        R"({"a":{"x":[1,2],"y":{"z":"w"}},"b":[{"c":1},{"c":[2]}],"d":false})",
+        R"({"a":{"x":1},"a":{"y":[{"y":1,"y":2}]},"":{"":0}})"}) {
+    const auto value = ParseJson(text);
+    ASSERT_TRUE(value.ok()) << text;
+    EXPECT_EQ(value->dump(), nlohmann::ordered_json::parse(text).dump());
+  }
+}
+
+TEST(ParseJsonTest, OneMemberMayHaveManyKeys) {
+  const auto object = [](const std::string& name, int num_keys) {
+    std::string text = "{\"" + name + "\":{\"0\":0";
+    for (int i = 1; i < num_keys; ++i)
+      text += ",\"" + std::to_string(i) + "\":1";
+    return text + "}}";
+  };
+  const JsonLimits limits = {.wide_member = "wide"};
+  const auto wide = ParseJson(object("wide", 65536), limits);
+  ASSERT_TRUE(wide.ok()) << wide.status();
+  EXPECT_EQ((*wide)["wide"].size(), 65536u);
+  for (const auto& text : {object("wide", 65537), object("other", 1025),
+                           "{\"a\":" + object("wide", 1025) + "}"}) {
+    EXPECT_FALSE(ParseJson(text, limits).ok());
+  }
+  const auto many = ParseJson(object("wide", 65537), limits);
+  EXPECT_EQ(many.status().message(),
+            "the body exceeds a limit: an object with more than 65536 keys");
+  EXPECT_EQ(many.status().GetPayload(kParameterPayload), absl::Cord("wide"));
+}
+
 TEST(ParseJsonTest, LimitsTheKeysOfAnObject) {
   const auto object = [](int num_keys) {
     std::string text = "{\"k\":[{}]";

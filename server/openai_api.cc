@@ -338,7 +338,7 @@ const Field kFields[] = {
      SetFloat<&SamplingParams::temperature>},
     {"top_p", kBoth, kNumber, 0, 1, kUsed,
      [](const Json& v, ApiRequest& r) -> absl::Status {
-       if (v.get<double>() <= 0) {
+       if (v.get<float>() <= 0) {  // What is tiny as a double is 0.
          return ParameterError("top_p", "'top_p' must lie in (0, 1]");
        }
        r.sampling.top_p = v.get<float>();
@@ -354,15 +354,9 @@ const Field kFields[] = {
      SetFloat<&SamplingParams::presence_penalty>},
     {"frequency_penalty", kBoth, kNumber, -2, 2, kUsed,
      SetFloat<&SamplingParams::frequency_penalty>},
-    {"repetition_penalty", kBoth, kNumber, 0, 10, kUsed,
-     [](const Json& v, ApiRequest& r) -> absl::Status {
-       if (v.get<double>() <= 0) {
-         return ParameterError("repetition_penalty",
-                               "'repetition_penalty' must lie in (0, 10]");
-       }
-       r.sampling.repetition_penalty = v.get<float>();
-       return absl::OkStatus();
-     }},
+    // As low as a backend takes it (SlotParams): a refusal there fails the step.
+    {"repetition_penalty", kBoth, kNumber, 1e-6, 10, kUsed,
+     SetFloat<&SamplingParams::repetition_penalty>},
     {"seed", kBoth, kInt, -kNone, kNone, kUsed,
      [](const Json& v, ApiRequest& r) {
        r.sampling.seed = static_cast<uint64_t>(v.get<int64_t>());

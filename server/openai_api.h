@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/request.h"
 #include "nlohmann/json.hpp"
+#include "server/json_text.h"
 
 namespace quire {
 
@@ -27,6 +28,9 @@ struct SamplingDefaults {
   int32_t top_k = 0;
   float repetition_penalty = 1.0f;
 };
+
+// `logit_bias` may name many tokens.
+inline constexpr JsonLimits kGenerateJsonLimits = {.wide_member = "logit_bias"};
 
 // A request as parsed; text is not yet tokens.
 struct ApiRequest {

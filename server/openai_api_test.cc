@@ -41,12 +41,12 @@ TEST(ParseApiRequestTest, WrongTypesAndRangesNameTheField) {
   constexpr ApiKind kText = ApiKind::kCompletion;
   const std::vector<Case> cases = {
       {kChat, "temperature", {"-0.1", "2.1", "\"1\"", "true", "[]"}},
-      {kChat, "top_p", {"0", "-1", "1.1", "\"x\"", "{}"}},
+      {kChat, "top_p", {"0", "1e-60", "-1", "1.1", "\"x\"", "{}"}},
       {kChat, "min_p", {"-0.1", "1.1", "\"x\""}},
       {kChat, "top_k", {"-2", "1.5", "2147483648", "\"x\""}},
       {kChat, "presence_penalty", {"-2.1", "2.1", "\"x\""}},
       {kChat, "frequency_penalty", {"-2.1", "2.1", "false"}},
-      {kChat, "repetition_penalty", {"0", "-1", "11", "\"x\""}},
+      {kChat, "repetition_penalty", {"0", "9e-7", "-1", "11", "\"x\""}},
       {kChat, "seed", {"1.5", "\"1\"", "18446744073709551615"}},
       {kChat, "n", {"0", "129", "-1", "1.0", "\"1\""}},
       {kChat, "max_tokens", {"0", "-1", "1.5", "\"1\"", "4294967297"}},

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
@@ -291,6 +292,29 @@ absl::Status CheckSamplingIds(const SamplingParams& sampling,
     QUIRE_RETURN_IF_ERROR(check("stop_token_ids", id));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckSomeTokenIsAllowed(const SamplingParams& sampling,
+                                     absl::Span<const int32_t> eos_token_ids) {
+  if (sampling.allowed_token_ids.empty()) return absl::OkStatus();
+  absl::flat_hash_set<int32_t> banned;
+  if (sampling.min_tokens > 0) {
+    banned.insert(sampling.stop_token_ids.begin(),
+                  sampling.stop_token_ids.end());
+    if (!sampling.ignore_eos) {
+      banned.insert(eos_token_ids.begin(), eos_token_ids.end());
+    }
+  }
+  for (const std::vector<int32_t>& word : sampling.bad_words) {
+    if (word.size() == 1) banned.insert(word.front());
+  }
+  for (const int32_t id : sampling.allowed_token_ids) {
+    if (!banned.contains(id)) return absl::OkStatus();
+  }
+  return ParameterError(
+      "allowed_token_ids",
+      "'allowed_token_ids' leaves no token: each is forbidden by 'bad_words', "
+      "or ends the text before 'min_tokens'");
 }
 
 }  // namespace quire

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "nlohmann/json.hpp"
 #include "server/openai_api.h"
 #include "tokenizer/chat_template.h"
@@ -42,6 +43,12 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(
 // INVALID_ARGUMENT if an id in the sampling parameters is not below vocab_size.
 absl::Status CheckSamplingIds(const SamplingParams& sampling,
                               int32_t vocab_size);
+
+// INVALID_ARGUMENT naming allowed_token_ids if none of these may be drawn: each
+// ends the text before min_tokens, or is a bad word. Requires: bad_words are
+// resolved.
+absl::Status CheckSomeTokenIsAllowed(const SamplingParams& sampling,
+                                     absl::Span<const int32_t> eos_token_ids);
 
 }  // namespace quire
 

@@ -14,29 +14,6 @@ namespace {
 
 using Sequences = std::vector<std::vector<int32_t>>;
 
-// Encodes with the pieces, too, the longest first.
-class PieceTokenizer : public FakeTokenizer {
- public:
-  absl::StatusOr<std::vector<int32_t>> Encode(
-      absl::string_view text, const EncodeOptions& options) const override {
-    std::vector<int32_t> ids;
-    while (!text.empty()) {
-      int32_t best = static_cast<uint8_t>(text[0]);
-      for (int32_t id = 0; id < kVocabSize; ++id) {
-        const std::string piece = TokenBytes(id);
-        if (IsSpecial(id) && !options.parse_special_tokens) continue;
-        if (piece.size() > TokenBytes(best).size() &&
-            text.substr(0, piece.size()) == piece) {
-          best = id;
-        }
-      }
-      ids.push_back(best);
-      text.remove_prefix(TokenBytes(best).size());
-    }
-    return ids;
-  }
-};
-
 int32_t Id(absl::string_view piece) {
   return *FakeTokenizer().TokenToId(piece);
 }

@@ -326,6 +326,7 @@ TEST_P(BackendSamplingTest, RandomStepsEqualTheReference) {
       ASSERT_EQ(a.slot, b.slot);
       ASSERT_EQ(a.tokens, b.tokens);
       ASSERT_EQ(a.non_finite, b.non_finite);
+      ASSERT_EQ(a.all_masked, b.all_masked);
       ASSERT_EQ(a.top_ids.size(), b.top_ids.size());
       // Of a broken row they mean nothing; the CPU reports zeros.
       if (!a.non_finite || !GetParam().is_cuda()) {

@@ -181,10 +181,12 @@ absl::StatusOr<StepResult> BackendModelRunner::Collect() {
     SampledRow sampled;
     sampled.slot = row.slot;
     sampled.non_finite = row.non_finite;
+    sampled.all_masked = row.all_masked;
     if (!row.non_finite) {
       sampled.embedding.assign(row.embedding.begin(), row.embedding.end());
-      sampled.tokens.reserve(row.tokens.size());
-      for (size_t i = 0; i < row.tokens.size(); ++i) {
+      const size_t num_tokens = row.all_masked ? 0 : row.tokens.size();
+      sampled.tokens.reserve(num_tokens);
+      for (size_t i = 0; i < num_tokens; ++i) {
         sampled.tokens.push_back(OutputOf(row, i));
       }
       sampled.scored =

@@ -153,7 +153,7 @@ TEST_F(BackendModelRunnerTest, Results) {
   const std::vector<float> logprobs = {-0.5f, -0.75f};
   const std::vector<int32_t> top_ids = {7, 3, 8, 4};
   const std::vector<float> top_logprobs = {-0.5f, -1, -0.75f, -2};
-  backend_.results.resize(2);
+  backend_.results.resize(3);
   backend_.results[0].slot = 3;
   backend_.results[0].tokens = tokens;
   backend_.results[0].logprobs = logprobs;
@@ -162,11 +162,13 @@ TEST_F(BackendModelRunnerTest, Results) {
   backend_.results[1].slot = 1;
   backend_.results[1].tokens = absl::MakeConstSpan(tokens).subspan(0, 1);
   backend_.results[1].non_finite = true;
+  backend_.results[2].tokens = absl::MakeConstSpan(tokens).subspan(0, 1);
+  backend_.results[2].all_masked = true;
   ASSERT_TRUE(runner_.Submit(SchedulerOutput()).ok());
   EXPECT_TRUE(runner_.Done());
   const auto result = runner_.Collect();
   ASSERT_TRUE(result.ok());
-  ASSERT_EQ(result->rows.size(), 2u);
+  ASSERT_EQ(result->rows.size(), 3u);
   const SampledRow& row = result->rows[0];
   EXPECT_EQ(row.slot, 3);
   ASSERT_EQ(row.tokens.size(), 2u);
@@ -177,6 +179,8 @@ TEST_F(BackendModelRunnerTest, Results) {
   EXPECT_FLOAT_EQ(row.tokens[1].top_logprobs[1].logprob, -2.0f);
   EXPECT_TRUE(result->rows[1].non_finite);
   EXPECT_THAT(result->rows[1].tokens, IsEmpty());
+  EXPECT_TRUE(result->rows[2].all_masked);
+  EXPECT_THAT(result->rows[2].tokens, IsEmpty());
 }
 
 TEST_F(BackendModelRunnerTest, OneStepInFlight) {

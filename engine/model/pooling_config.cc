@@ -16,9 +16,11 @@ using nlohmann::json;
 constexpr int64_t kMaxFileBytes = 1 << 20;
 constexpr size_t kMaxModules = 64;
 
-absl::StatusOr<json> ParseFile(const std::string& path) {
-  QUIRE_ASSIGN_OR_RETURN(const std::string text,
-                         ReadTextFile(path, kMaxFileBytes));
+using ReadFile =
+    absl::FunctionRef<absl::StatusOr<std::string>(const std::string& path)>;
+
+absl::StatusOr<json> ParseFile(const std::string& path, ReadFile read) {
+  QUIRE_ASSIGN_OR_RETURN(const std::string text, read(path));
   return json::parse(text, nullptr, /*allow_exceptions=*/false);
 }
 
@@ -32,11 +34,11 @@ bool IsPlainFolder(const std::string& path) {
 }
 
 // sentence_bert_config.json, which old and encoder models have.
-absl::Status ReadInputLimits(const std::string& directory,
+absl::Status ReadInputLimits(const std::string& directory, ReadFile read,
                              EmbeddingConfig* config) {
   const std::string path =
       absl::StrCat(directory, "/sentence_bert_config.json");
-  const absl::StatusOr<json> document = ParseFile(path);
+  const absl::StatusOr<json> document = ParseFile(path, read);
   if (absl::IsNotFound(document.status())) return absl::OkStatus();
   QUIRE_RETURN_IF_ERROR(document.status());
   if (!document->is_object()) return FileError(path, "not a JSON object");
@@ -106,8 +108,16 @@ absl::StatusOr<Pooling> ParsePoolingConfig(absl::string_view text,
 
 absl::StatusOr<std::optional<EmbeddingConfig>> ReadEmbeddingConfig(
     const std::string& directory, int hidden_size) {
+  return ParseEmbeddingConfig(directory, hidden_size,
+                              [](const std::string& path) {
+                                return ReadTextFile(path, kMaxFileBytes);
+                              });
+}
+
+absl::StatusOr<std::optional<EmbeddingConfig>> ParseEmbeddingConfig(
+    const std::string& directory, int hidden_size, ReadFile read) {
   const std::string path = absl::StrCat(directory, "/modules.json");
-  const absl::StatusOr<json> modules = ParseFile(path);
+  const absl::StatusOr<json> modules = ParseFile(path, read);
   if (absl::IsNotFound(modules.status())) {
     return std::optional<EmbeddingConfig>();
   }
@@ -136,8 +146,7 @@ absl::StatusOr<std::optional<EmbeddingConfig>> ReadEmbeddingConfig(
       }
       const std::string pooling_path =
           absl::StrCat(directory, "/", folder.value_or(""), "/config.json");
-      QUIRE_ASSIGN_OR_RETURN(const std::string text,
-                             ReadTextFile(pooling_path, kMaxFileBytes));
+      QUIRE_ASSIGN_OR_RETURN(const std::string text, read(pooling_path));
       QUIRE_ASSIGN_OR_RETURN(
           config.pooling, ParsePoolingConfig(text, pooling_path, hidden_size));
     } else {
@@ -148,7 +157,7 @@ absl::StatusOr<std::optional<EmbeddingConfig>> ReadEmbeddingConfig(
     }
   }
   if (!has_pooling) return std::optional<EmbeddingConfig>();
-  QUIRE_RETURN_IF_ERROR(ReadInputLimits(directory, &config));
+  QUIRE_RETURN_IF_ERROR(ReadInputLimits(directory, read, &config));
   return std::optional<EmbeddingConfig>(config);
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/model/model_config.h"
@@ -35,6 +36,13 @@ struct EmbeddingConfig {
 // stages and poolings that would give other vectors and are not supported.
 absl::StatusOr<std::optional<EmbeddingConfig>> ReadEmbeddingConfig(
     const std::string& directory, int hidden_size);
+
+// The same with the files' texts from `read`, which says NOT_FOUND for a path
+// without a file; exposed for tests.
+absl::StatusOr<std::optional<EmbeddingConfig>> ParseEmbeddingConfig(
+    const std::string& directory, int hidden_size,
+    absl::FunctionRef<absl::StatusOr<std::string>(const std::string& path)>
+        read);
 
 // One Pooling stage's config.json; exposed for tests.
 absl::StatusOr<Pooling> ParsePoolingConfig(absl::string_view text,

@@ -557,6 +557,16 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
     request->num_scored_tokens =
         row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
   }
+  if (sampled->all_masked) {
+    // The caller's own doing: what it allows and what it forbids.
+    FailRequest(request,
+                absl::InvalidArgumentError(
+                    absl::StrCat("no token is allowed at position ",
+                                 row.first_position + row.num_tokens,
+                                 ": the request's parameters forbid them all")),
+                now, events);
+    return;
+  }
   event.prompt_tokens = std::move(sampled->scored);
   if (!row.needs_token) {
     events->push_back(std::move(event));

@@ -71,6 +71,7 @@ struct SampledRow {
   std::vector<TokenOutput> scored;  // [num_scored], with their ranks.
   std::vector<float> embedding;     // Instead of tokens, of an embed request.
   bool non_finite = false;          // The logits were not finite; no token.
+  bool all_masked = false;          // No token was allowed; no token.
 };
 
 struct StepResult {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -513,6 +514,31 @@ TEST_F(SchedulerTest, NonFiniteRowFailsItsRequestAndLeavesTheCache) {
   EXPECT_FALSE(events_[0].error.ok());
   EXPECT_EQ(events_[1].finish_reason, std::nullopt);
   EXPECT_EQ(cache_->num_cached_blocks(), 2);  // The other's.
+}
+
+TEST_F(SchedulerTest, RowWithoutAnAllowedTokenFailsItsRequestAlone) {
+  MakeScheduler();
+  Add(1, 8);
+  Add(2, 8);
+  Plan();
+  StepResult result;
+  result.step_id = output_.step_id;
+  for (const ScheduledRow& row : output_.rows) {
+    SampledRow sampled;
+    sampled.slot = row.slot;
+    sampled.all_masked = id_of_slot_[row.slot] == 1;
+    if (!sampled.all_masked) sampled.tokens.push_back({5, 0, {}});
+    result.rows.push_back(sampled);
+  }
+  ASSERT_TRUE(scheduler_->Update(std::move(result), now_, &events_).ok());
+  CheckIntegrity();
+  ASSERT_EQ(events_.size(), 2);
+  EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
+  EXPECT_TRUE(absl::IsInvalidArgument(events_[0].error));
+  EXPECT_TRUE(absl::StrContains(events_[0].error.message(),
+                                "no token is allowed at position 8"));
+  EXPECT_TRUE(events_[0].tokens.empty());
+  EXPECT_EQ(events_[1].finish_reason, std::nullopt);
 }
 
 TEST_F(SchedulerTest, TokenOutsideTheVocabularyFailsTheRequest) {

@@ -420,6 +420,7 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
       result.non_finite = true;
       break;
     }
+    result.all_masked |= output.all_masked;
     step.tokens[first + i] = output.token;
     step.logprobs[first + i] = output.logprob;
     ++num_drawn;

@@ -124,7 +124,7 @@ class RowSampler {
           std::log(kernels_.sum_exp(row, size_, chunk_max_, max, -INFINITY));
       if (params_.num_logprobs > 0) TopLogprobs(max, log_sum, output);
     }
-    output->token = Draw();
+    output->token = Draw(&output->all_masked);
     if (params_.num_logprobs >= 0) {
       output->logprob = Logprob(row[output->token], max, log_sum);
     }
@@ -210,7 +210,7 @@ class RowSampler {
   }
 
   // Steps 2 to 12 of kernels/sampling.h.
-  int32_t Draw() {
+  int32_t Draw(bool* all_masked) {
     const bool is_greedy = params_.temperature < kMinTemperature;
     const float* row = input_.logits;
     float* z = scratch_.scaled_.data();
@@ -223,11 +223,15 @@ class RowSampler {
         kernels_.divide_row(z, size_, 1.0f, z, chunk_max_);
       }
     }
-    if (is_greedy) return Argmax(row);
-    const float temperature = TemperatureOf(row);
-    if (temperature < kMinTemperature) return Argmax(row);
+    const float temperature = is_greedy ? 0.0f : TemperatureOf(row);
+    if (temperature < kMinTemperature) {
+      const int32_t largest = Argmax(row);
+      *all_masked = row[largest] == -INFINITY;
+      return largest;
+    }
     kernels_.divide_row(row, size_, temperature, z, chunk_max_);
     int32_t largest = Argmax(z);
+    *all_masked = z[largest] == -INFINITY;
     if (!std::isfinite(z[largest])) return largest;
     const float threshold = Filter(z, z[largest]);
     if (z[largest] == -INFINITY) largest = Argmax(z);

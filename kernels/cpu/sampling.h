@@ -36,6 +36,7 @@ struct SampleOutput {
   float* top_logprobs = nullptr;  // [num_logprobs], if > 0.
   int32_t rank = 0;               // ScoreRow's.
   bool non_finite = false;        // Then nothing else is set.
+  bool all_masked = false;        // No token was allowed: `token` is 0.
 };
 
 // True if the processors look at the tokens themselves: DRY, bad words of more

@@ -31,6 +31,7 @@ class Sampler {
     std::vector<int32_t> top_ids;
     std::vector<float> top_logprobs;
     bool non_finite = false;
+    bool all_masked = false;
   };
 
   Result Sample(const std::vector<float>& logits, const SlotParams& params,
@@ -66,6 +67,7 @@ class Sampler {
     result.token = output.token;
     result.logprob = output.logprob;
     result.non_finite = output.non_finite;
+    result.all_masked = output.all_masked;
     return result;
   }
 
@@ -233,6 +235,7 @@ double LogprobTolerance(double value) {
 
 TEST_P(SamplingTest, EqualsTheReferenceForRandomParameters) {
   SimulationRandom random(20);
+  int num_all_masked = 0;
   for (int trial = 0; trial < 2500; ++trial) {
     const int vocab_sizes[] = {1, 3, 64, 65, 257, 1000, 4099};
     const int vocab_size = vocab_sizes[random.Below(trial % 8 == 0 ? 7 : 6)];
@@ -261,6 +264,8 @@ TEST_P(SamplingTest, EqualsTheReferenceForRandomParameters) {
     const ReferenceSample expected = ReferenceSampleRow(
         logits, params, history, num_prompt_tokens, position);
     ASSERT_EQ(got.token, expected.token) << "trial " << trial;
+    ASSERT_EQ(got.all_masked, expected.all_masked) << "trial " << trial;
+    num_all_masked += got.all_masked ? 1 : 0;
     if (params.num_logprobs < 0) continue;
     EXPECT_TRUE(std::abs(got.logprob - expected.logprob) <=
                 LogprobTolerance(expected.logprob))
@@ -271,6 +276,29 @@ TEST_P(SamplingTest, EqualsTheReferenceForRandomParameters) {
                   LogprobTolerance(expected.top_logprobs[i]))
           << got.top_logprobs[i] << " vs " << expected.top_logprobs[i];
     }
+  }
+  EXPECT_GT(num_all_masked, 20);
+}
+
+TEST_P(SamplingTest, ReportsThatNoTokenIsAllowed) {
+  const std::vector<float> logits = {1, 2, 3, 4, 5};
+  Sampler sampler(GetParam(), 5);
+  for (float temperature : {0.0f, 1.0f}) {
+    SlotParams params;
+    params.temperature = temperature;
+    params.allowed_ids = {3};
+    params.banned_before_min = {3};
+    params.min_tokens = 2;
+    const Sampler::Result none = sampler.Sample(logits, params, {}, 0, 1);
+    EXPECT_TRUE(none.all_masked);
+    EXPECT_FALSE(none.non_finite);
+    const Sampler::Result some = sampler.Sample(logits, params, {}, 0, 2);
+    EXPECT_FALSE(some.all_masked);
+    EXPECT_EQ(some.token, 3);
+    // A parameter that reads the row before it is drawn from.
+    params.dynatemp_range = 0.5f;
+    params.xtc_probability = 1.0f;
+    EXPECT_TRUE(sampler.Sample(logits, params, {}, 0, 1).all_masked);
   }
 }
 

@@ -160,7 +160,7 @@ absl::Status CudaBackend::Sample(Step& step, TensorView logits) {
   arguments.top_logprobs =
       reinterpret_cast<float*>(results + layout.top_logprobs);
   arguments.num_drawn = results + layout.num_drawn;
-  arguments.non_finite = results + layout.non_finite;
+  arguments.faults = results + layout.faults;
   arguments.workspace = sampling.workspace.data();
   return cuda::LaunchSample(arguments, device_->stream())
              ? absl::OkStatus()
@@ -199,7 +199,9 @@ void CudaBackend::CollectSampled(CudaStep& step) {
     const int64_t first_draw = int64_t{state.first_logit} + row.num_scored;
     RowResult& result = step.results.emplace_back();
     result.slot = row.slot;
-    result.non_finite = ints[layout.non_finite + row_idx] != 0;
+    const int32_t faults = ints[layout.faults + row_idx];
+    result.non_finite = (faults & cuda::kNonFiniteRow) != 0;
+    result.all_masked = (faults & cuda::kAllMaskedRow) != 0;
     result.tokens = {ints + layout.tokens + first_draw,
                      static_cast<size_t>(num_drawn)};
     if (state.num_logprobs >= 0) {

@@ -83,13 +83,13 @@ struct SampleResults {
       : logprobs(num_logits),
         ranks(2 * num_logits),
         num_drawn(3 * num_logits),
-        non_finite(num_drawn + num_rows),
-        top_ids(non_finite + num_rows),
+        faults(num_drawn + num_rows),
+        top_ids(faults + num_rows),
         top_logprobs(top_ids + num_logits * cuda::kMaxTopLogprobs),
         end(top_logprobs + num_logits * cuda::kMaxTopLogprobs) {}
 
   int64_t tokens = 0;
-  int64_t logprobs, ranks, num_drawn, non_finite, top_ids, top_logprobs, end;
+  int64_t logprobs, ranks, num_drawn, faults, top_ids, top_logprobs, end;
 };
 
 struct CudaStepRow {

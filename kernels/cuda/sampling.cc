@@ -124,7 +124,7 @@ ReportKernel(const SampleArguments a) {
   const int32_t offset = static_cast<int32_t>(logit) - row.first_logit;
   const bool is_scored = offset < row.num_scored;
 
-  // At most 64 tiles: each warp goes over all of them.
+  // At most 128 tiles: each warp goes over all of them.
   const int lane = simt::ThreadX() % 32;
   uint64_t best = 0;
   float max = -INFINITY;
@@ -147,7 +147,12 @@ ReportKernel(const SampleArguments a) {
   if (simt::ThreadX() == 0) {
     a.tokens[logit] = token;
     if (is_scored) a.ranks[logit] = static_cast<int32_t>(num_larger) + 1;
-    w.filters[logit].non_finite = is_bad;
+    // Nothing but -infinity was left to draw from.
+    const bool is_masked =
+        !is_scored && (best == 0 || best >> 32 == KeyOf(-INFINITY));
+    w.filters[logit].faults = is_bad      ? kNonFiniteRow
+                              : is_masked ? kAllMaskedRow
+                                          : 0;
   }
   if (!is_scored && num_top < 0) return;
   int32_t* top_ids = a.top_ids + logit * kMaxTopLogprobs;
@@ -189,14 +194,14 @@ FinishKernel(const SampleArguments a) {
   bool is_scored_bad = false, is_draw_bad = false;
   for (int32_t i = simt::ThreadX(); i < row.num_scored + row.num_draws;
        i += 32) {
-    if (w.filters[row.first_logit + i].non_finite == 0) continue;
+    if (w.filters[row.first_logit + i].faults != kNonFiniteRow) continue;
     (i < row.num_scored ? is_scored_bad : is_draw_bad) = true;
   }
   is_scored_bad = simt::Ballot(is_scored_bad) != 0;
   is_draw_bad = simt::Ballot(is_draw_bad) != 0;
   if (simt::ThreadX() != 0) return;
-  a.non_finite[row_idx] = is_scored_bad || is_draw_bad;
   int32_t num_drawn = 0;
+  int32_t faults = is_scored_bad || is_draw_bad ? kNonFiniteRow : 0;
   if (is_draw_bad) {
     // One token that means nothing, so that every row has a result.
     num_drawn = 1;
@@ -215,12 +220,14 @@ FinishKernel(const SampleArguments a) {
             token;
       }
       a.last_tokens[row.slot] = token;
+      faults |= w.filters[first + num_drawn].faults;
       const int32_t input = a.logit_tokens[first + num_drawn];
       ++num_drawn;
       is_accepted =
           num_drawn < row.num_draws && a.token_ids[input + 1] == token;
     }
   }
+  a.faults[row_idx] = faults;
   a.num_drawn[row_idx] = num_drawn;
   a.num_computed_tokens[row.slot] +=
       row.num_tokens - (row.num_draws - num_drawn);

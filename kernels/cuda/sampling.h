@@ -72,6 +72,10 @@ struct SamplingRow {
   int32_t first_scored = 0;  // In scored_ids.
 };
 
+// What may be wrong with a row: see RowResult.
+inline constexpr int32_t kNonFiniteRow = 1;
+inline constexpr int32_t kAllMaskedRow = 2;
+
 // Every pointer is to device memory.
 struct SampleArguments {
   const float* logits = nullptr;  // [num_logits, logits_stride]
@@ -110,7 +114,7 @@ struct SampleArguments {
   int32_t* top_ids = nullptr;     // [num_logits, kMaxTopLogprobs]
   float* top_logprobs = nullptr;  // [num_logits, kMaxTopLogprobs]
   int32_t* num_drawn = nullptr;   // [num_rows]: 0, or accepted drafts + 1.
-  int32_t* non_finite = nullptr;  // [num_rows], 0 or 1.
+  int32_t* faults = nullptr;      // [num_rows], of the bits below.
 
   void* workspace = nullptr;  // SamplingWorkspaceBytes; aligned to 256.
 };

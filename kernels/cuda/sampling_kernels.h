@@ -36,7 +36,7 @@ struct alignas(16) RowFilter {
   float floor;  // What is kept: floor <= z <= ceiling.
   float ceiling;
   int32_t is_greedy;
-  int32_t non_finite;  // Set at the end, of every row of logits.
+  int32_t faults;  // Set at the end, of every row of logits.
 };
 
 struct SamplingWorkspace {

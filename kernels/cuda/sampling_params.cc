@@ -71,8 +71,9 @@ SlotSampling PackSlotSampling(const SlotParams& params,
   packed.presence_penalty = params.presence_penalty;
   packed.frequency_penalty = params.frequency_penalty;
   packed.repetition_penalty = params.repetition_penalty;
-  packed.num_logprobs = params.num_logprobs;
-  packed.num_prompt_logprobs = params.num_prompt_logprobs;
+  packed.num_logprobs = std::min(params.num_logprobs, kMaxTopLogprobs);
+  packed.num_prompt_logprobs =
+      std::min(params.num_prompt_logprobs, kMaxTopLogprobs);
   packed.min_tokens = params.min_tokens;
   packed.dynatemp_range = params.dynatemp_range;
   packed.dynatemp_exponent = params.dynatemp_exponent;

@@ -12,7 +12,9 @@ namespace quire::cuda {
 
 // Returns the device form of `params`, and in `lists` what belongs at the
 // slot's row of SampleArguments::lists. Requires: params are valid for
-// vocab_size, as the CPU backend's ValidateSlotParams has it.
+// vocab_size, as the CPU backend's ValidateSlotParams has it. Of the top
+// entries kMaxTopLogprobs are reported at most: the caller refuses more, and
+// lists longer than lists_stride.
 SlotSampling PackSlotSampling(const SlotParams& params,
                               int32_t num_prompt_tokens, int32_t vocab_size,
                               std::vector<int32_t>* lists);

@@ -271,6 +271,7 @@ SIMT_DEVICE void MeasureRaw(const SampleArguments& a, const float* logits,
   }
 }
 
+// The sum is not a number, and not used, where every entry is masked.
 SIMT_DEVICE void SumTile(const float (&z)[kChunksPerWarp][4], uint64_t* scratch,
                          TileResult* result) {
   float max = -INFINITY;
@@ -284,9 +285,7 @@ SIMT_DEVICE void SumTile(const float (&z)[kChunksPerWarp][4], uint64_t* scratch,
   SIMT_UNROLL
   for (int c = 0; c < kChunksPerWarp; ++c) {
     SIMT_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      if (z[c][i] > -INFINITY) sum += simt::Exp(z[c][i] - max);
-    }
+    for (int i = 0; i < 4; ++i) sum += simt::Exp(z[c][i] - max);
   }
   const double total =
       CtaReduce<kThreads>(static_cast<double>(sum), TakeSum(), scratch);

@@ -154,7 +154,7 @@ TEST_P(SamplingTest, ScoresPromptTokens) {
   }
   EXPECT_EQ(step.tokens[4], 5);
   EXPECT_EQ(step.num_drawn, (std::vector<int32_t>{0, -5, 1}));
-  EXPECT_EQ(step.non_finite, (std::vector<int32_t>{0, -5, 0}));
+  EXPECT_EQ(step.faults, (std::vector<int32_t>{0, -5, 0}));
   EXPECT_EQ(step.num_computed_tokens(0), 3 + 4);
   EXPECT_EQ(step.num_computed_tokens(1), 2 + 2);
 }
@@ -178,7 +178,7 @@ TEST_P(SamplingTest, ReportsRowsThatAreNotFinite) {
       step.AddRow(1, {logits, broken}, {}, {1, 2}, 0);
       step.AddRow(2, {logits}, {}, {1}, 0);
       ASSERT_NO_FATAL_FAILURE(step.Run());
-      EXPECT_EQ(step.non_finite, (std::vector<int32_t>{0, 1, 0}));
+      EXPECT_EQ(step.faults, (std::vector<int32_t>{0, 1, 0}));
       EXPECT_EQ(step.num_drawn, (std::vector<int32_t>{1, 1, 1}));
       EXPECT_EQ(step.tokens[0], step.tokens[3]);
       EXPECT_EQ(step.tokens[1], 0);
@@ -228,6 +228,41 @@ TEST_P(SamplingTest, AllMaskedGivesTheFirstToken) {
     step.AddRow(0, {Logits(4100)}, {}, {1}, 0);
     ASSERT_NO_FATAL_FAILURE(step.Run());
     EXPECT_EQ(step.tokens[0], 0);
+  }
+}
+
+TEST(SamplingLargeVocabularyTest, DrawsWhatTheReferenceDraws) {
+  const int vocab_size = 262'208;  // Gemma 3.
+  SimulationRandom random(2);
+  std::vector<SlotParams> all(4);
+  all[0].temperature = 0.0f;
+  all[1].num_logprobs = kMaxTopLogprobs;
+  all[2].top_p = 0.95f;
+  all[3].temperature = 0.6f;
+  all[3].top_k = 64;
+  all[3].top_p = 0.95f;
+  all[3].repetition_penalty = 1.1f;
+  SamplingTestStep step(vocab_size, 4, 8);
+  std::vector<ReferenceSample> expected;
+  for (int slot = 0; slot < 4; ++slot) {
+    std::vector<float> logits(vocab_size);
+    for (float& logit : logits) {
+      logit = static_cast<float>(2.5 * Normal(random));
+    }
+    all[slot].draw_key = random.Next();
+    step.StartSlot(slot, all[slot], {262'207, 5}, 2);
+    step.AddRow(slot, {logits}, {}, {5}, 1);
+    expected.push_back(
+        ReferenceSampleRow(logits, all[slot], {262'207, 5}, 2, 2));
+  }
+  ASSERT_NO_FATAL_FAILURE(step.Run());
+  for (int slot = 0; slot < 4; ++slot) {
+    EXPECT_EQ(step.tokens[slot], expected[slot].token) << slot;
+  }
+  EXPECT_LE(std::fabs(step.logprobs[1] - expected[1].logprob),
+            LogprobTolerance(expected[1].logprob));
+  for (int i = 0; i < kMaxTopLogprobs; ++i) {
+    EXPECT_EQ(step.top_ids[kMaxTopLogprobs + i], expected[1].top_ids[i]);
   }
 }
 

@@ -114,7 +114,7 @@ class SamplingTestStep {
     top_ids.assign(num_logits * kMaxTopLogprobs, -5);
     top_logprobs.assign(num_logits * kMaxTopLogprobs, NAN);
     num_drawn.assign(rows_.size(), -5);
-    non_finite.assign(rows_.size(), -5);
+    faults.assign(rows_.size(), -5);
     const int64_t num_bytes = SamplingWorkspaceBytes(num_logits, vocab_size_);
     workspace_.assign(num_bytes / 16, {{~0u, ~0u, ~0u, ~0u}});
     ASSERT_TRUE(
@@ -144,7 +144,7 @@ class SamplingTestStep {
                       .top_ids = top_ids.data(),
                       .top_logprobs = top_logprobs.data(),
                       .num_drawn = num_drawn.data(),
-                      .non_finite = non_finite.data(),
+                      .faults = faults.data(),
                       .workspace = workspace_.data()},
                      nullptr))
         << simt::emulator::LastError();
@@ -171,7 +171,7 @@ class SamplingTestStep {
   int32_t last_token(int slot) const { return last_tokens_[slot]; }
 
   // Of the latest step.
-  std::vector<int32_t> tokens, ranks, top_ids, num_drawn, non_finite;
+  std::vector<int32_t> tokens, ranks, top_ids, num_drawn, faults;
   std::vector<float> logprobs, top_logprobs;
 
  private:

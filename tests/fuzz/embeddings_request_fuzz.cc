@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const quire::PromptLimits limits = quire::MakePromptLimits(
       tokenizer, /*max_model_len=*/16, quire::FakeTokenizer::kVocabSize);
   const absl::string_view text(reinterpret_cast<const char*>(data), size);
-  const auto body = quire::ParseJson(text, quire::kEmbeddingsJsonLimits);
+  const auto body = quire::ParseJson(text);
   if (!body.ok()) return 0;
   const auto request = quire::ParseEmbeddingsRequest(*body, /*hidden_size=*/64);
   if (!request.ok()) return 0;
