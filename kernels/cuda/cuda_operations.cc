@@ -203,7 +203,9 @@ absl::Status CudaBackend::Linear(Step& step, TensorView x,
   QUIRE_RETURN_IF_ERROR(
       CheckCudaView("Linear: out", out, dtype, num_tokens, out_cols));
   const bool has_norm = epilogue.norm.kind != NormSpec::Kind::kNone;
-  const TensorView& product = has_norm ? epilogue.norm_input : out;
+  // norm_input may be part of a wider buffer; what lies in it is ours to place.
+  TensorView product = has_norm ? epilogue.norm_input : out;
+  if (product.row_stride >= product.cols) product.row_stride = product.cols;
   QUIRE_RETURN_IF_ERROR(CheckCudaView("Linear: norm_input", product, dtype,
                                       num_tokens, out_cols));
   if (!epilogue.residual.empty()) {
