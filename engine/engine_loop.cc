@@ -57,7 +57,11 @@ class EngineLoopImpl final : public EngineLoop {
       return absl::UnavailableError("the engine is shutting down");
     }
     const bool is_limited = !request.continues_call;
-    if (is_limited && num_queued_reqs_ >= options_.max_num_queued_reqs) {
+    // What the free slots will take with the next step does not wait.
+    const int num_free_slots =
+        std::max(0, options_.max_num_seqs - stats_.num_running);
+    if (is_limited &&
+        num_queued_reqs_ >= options_.max_num_queued_reqs + num_free_slots) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "the queue is full: ", num_queued_reqs_,
           " requests wait, the limit is ", options_.max_num_queued_reqs));

@@ -184,9 +184,11 @@ class BlockedLoopTest : public EngineLoopTest {
 
 TEST_F(BlockedLoopTest, QueueIsBoundedByRequests) {
   EngineOptions options = TestOptions();
-  options.max_num_queued_reqs = 3;
+  options.max_num_queued_reqs = 2;
+  options.max_num_seqs = 1;
   StartBlocked(options);
-  // The first runs, but its step has not published that: it still counts.
+  // The first runs, but its step has not published that: its slot counts as
+  // free, and it as waiting.
   std::vector<RequestId> ids;
   for (int i = 0; i < 2; ++i) {
     ids.push_back(loop_->NewRequestId());
@@ -213,11 +215,30 @@ TEST_F(BlockedLoopTest, QueueIsBoundedByPromptTokens) {
   EXPECT_EQ(loop_->Stats().num_waiting_tokens, 30);
 }
 
+// A burst that finds free slots does not wait: it is no queue.
+TEST_F(BlockedLoopTest, FreeSlotsAreNoQueue) {
+  EngineOptions options = TestOptions();
+  options.max_num_queued_reqs = 1;
+  options.max_num_seqs = 4;
+  StartBlocked(options);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 4; ++i) {
+    ids.push_back(loop_->NewRequestId());
+    EXPECT_TRUE(loop_->Submit(MakeRequest(ids.back(), 5, 3)).ok()) << i;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      loop_->Submit(MakeRequest(loop_->NewRequestId(), 5, 3))));
+  release_.Notify();
+  for (RequestId id : ids) EXPECT_TRUE(sink_->WaitForLast(id));
+}
+
 // Only the first request of a call is held to the limits.
 TEST_F(BlockedLoopTest, WhatContinuesACallIsAccepted) {
   EngineOptions options = TestOptions();
   options.max_num_queued_reqs = 1;
+  options.max_num_seqs = 1;
   StartBlocked(options);
+  EXPECT_TRUE(loop_->Submit(MakeRequest(loop_->NewRequestId(), 5, 3)).ok());
   Request refused = MakeRequest(loop_->NewRequestId(), 5, 3);
   EXPECT_TRUE(absl::IsResourceExhausted(loop_->Submit(refused)));
   refused.continues_call = true;
