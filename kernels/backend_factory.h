@@ -12,17 +12,17 @@
 namespace quire {
 
 struct BackendOptions {
-  // auto, cpu or cuda. auto: a GPU, or the CPU where there is no NVIDIA device
-  // or the build has no CUDA backend.
+  // auto, cpu or cuda. auto is the CPU until the CUDA backend has been measured
+  // on a GPU.
   std::string device = "auto";
   int num_threads = 0;  // Of the CPU; <= 0: all that may be used.
 };
 
 // INVALID_ARGUMENT for an unknown device or instruction set (QUIRE_CPU_ISA);
-// UNAVAILABLE if this build or machine has no such device; FAILED_PRECONDITION,
-// also for auto, if there is an NVIDIA device that cannot be used: it names the
-// version of driver or architecture found and the one needed.
-//   fallback_reason: not null; set if auto falls back to the CPU.
+// UNAVAILABLE if this build or machine has no such device; FAILED_PRECONDITION
+// if there is an NVIDIA device that cannot be used: it names the version of
+// driver or architecture found and the one needed.
+//   fallback_reason: not null; set if auto takes the CPU beside a GPU.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
     const BackendOptions& options, std::string* fallback_reason);
 
