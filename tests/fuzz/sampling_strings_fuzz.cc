@@ -41,7 +41,10 @@ void CheckBadWords(const ApiRequest& request) {
   }
   // In order: one or two sequences of each word.
   size_t next = 0;
-  const auto& sequences = request.sampling.bad_words;
+  // Null: there are none.
+  const std::vector<std::vector<int32_t>> sequences =
+      request.sampling.bad_words ? *request.sampling.bad_words
+                                 : std::vector<std::vector<int32_t>>();
   for (const std::string& text : texts) {
     QUIRE_CHECK(next < sequences.size() && TextOf(sequences[next]) == text);
     ++next;
