@@ -115,7 +115,7 @@ def test_hugging_face_cache_layout(tmp_path):
         (cache / "snapshots" / "abc123" / file.name).symlink_to(f"../../blobs/{number}")
     pod = start(["quire", "serve", "--host", "0.0.0.0", "--model", str(cache)])
     pod.wait_until_started()
-    check_serving(pod, "models--org--demo")
+    check_serving(pod, "org/demo")
 
 
 def assert_ends(command, code, *words):
