@@ -74,6 +74,22 @@ class SchedulerTest : public testing::Test {
     Plan();
     Finish();
   }
+  // Draws token 5 for every row of the plan but that of request 1, which has
+  // `fault` instead.
+  void UpdateWithoutTokenOfFirst(bool SampledRow::*fault) {
+    StepResult result;
+    result.step_id = output_.step_id;
+    for (const ScheduledRow& row : output_.rows) {
+      SampledRow sampled;
+      sampled.slot = row.slot;
+      sampled.*fault = id_of_slot_[row.slot] == 1;
+      if (!(sampled.*fault)) sampled.tokens.push_back({5, 0, {}});
+      result.rows.push_back(sampled);
+    }
+    ASSERT_TRUE(scheduler_->Update(std::move(result), now_, &events_).ok());
+    CheckIntegrity();
+  }
+
   void CheckIntegrity() {
     const absl::Status status = scheduler_->CheckIntegrity();
     ASSERT_TRUE(status.ok()) << status;
@@ -498,17 +514,7 @@ TEST_F(SchedulerTest, NonFiniteRowFailsItsRequestAndLeavesTheCache) {
   Add(1, 8);
   Add(2, 8);
   Plan();
-  StepResult result;
-  result.step_id = output_.step_id;
-  for (const ScheduledRow& row : output_.rows) {
-    SampledRow sampled;
-    sampled.slot = row.slot;
-    sampled.non_finite = id_of_slot_[row.slot] == 1;
-    if (!sampled.non_finite) sampled.tokens.push_back({5, 0, {}});
-    result.rows.push_back(sampled);
-  }
-  ASSERT_TRUE(scheduler_->Update(std::move(result), now_, &events_).ok());
-  CheckIntegrity();
+  UpdateWithoutTokenOfFirst(&SampledRow::non_finite);
   ASSERT_EQ(events_.size(), 2);
   EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
   EXPECT_FALSE(events_[0].error.ok());
@@ -521,17 +527,7 @@ TEST_F(SchedulerTest, RowWithoutAnAllowedTokenFailsItsRequestAlone) {
   Add(1, 8);
   Add(2, 8);
   Plan();
-  StepResult result;
-  result.step_id = output_.step_id;
-  for (const ScheduledRow& row : output_.rows) {
-    SampledRow sampled;
-    sampled.slot = row.slot;
-    sampled.all_masked = id_of_slot_[row.slot] == 1;
-    if (!sampled.all_masked) sampled.tokens.push_back({5, 0, {}});
-    result.rows.push_back(sampled);
-  }
-  ASSERT_TRUE(scheduler_->Update(std::move(result), now_, &events_).ok());
-  CheckIntegrity();
+  UpdateWithoutTokenOfFirst(&SampledRow::all_masked);
   ASSERT_EQ(events_.size(), 2);
   EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
   EXPECT_TRUE(absl::IsInvalidArgument(events_[0].error));

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_step.h"
+#include "kernels/engine_shape.h"
 
 namespace quire {
 namespace {
@@ -60,19 +61,7 @@ int CudaBackend::AddActivation(int64_t cols, DType dtype, ActivationRows rows) {
 }
 
 absl::Status CudaBackend::CheckShape(const EngineShape& shape) const {
-  if (shape.max_num_seqs < 1 || shape.max_num_tokens < 1 ||
-      shape.max_logit_rows < 1 || shape.max_model_len < 1 ||
-      shape.vocab_size < 1 || shape.block_size < 1 ||
-      shape.steps_in_flight < 1 || shape.kv_bytes < 0 ||
-      shape.pooled_cols < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "engine shape: max_num_seqs ", shape.max_num_seqs, ", max_num_tokens ",
-        shape.max_num_tokens, ", max_logit_rows ", shape.max_logit_rows,
-        ", max_model_len ", shape.max_model_len, ", vocab_size ",
-        shape.vocab_size, ", block_size ", shape.block_size,
-        ", steps_in_flight ", shape.steps_in_flight, ", kv_bytes ",
-        shape.kv_bytes, ", pooled_cols ", shape.pooled_cols));
-  }
+  QUIRE_RETURN_IF_ERROR(ValidateEngineShape(shape));
   if (!std::has_single_bit(static_cast<unsigned>(shape.block_size))) {
     return absl::InvalidArgumentError(absl::StrCat(
         "block_size is ", shape.block_size, "; on a GPU it is a power of two"));

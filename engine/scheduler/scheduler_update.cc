@@ -1,0 +1,274 @@
+// What becomes of a step: its tokens, aborts and failures.
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/planted_bug.h"
+#include "engine/base/status.h"
+#include "engine/scheduler/scheduler.h"
+
+namespace quire {
+
+absl::Status Scheduler::Update(StepResult result, absl::Time now,
+                               std::vector<OutputEvent>* events) {
+  QUIRE_CHECK(!steps_.empty());
+  InFlightStep step = std::move(steps_.front());
+  steps_.pop_front();
+  size_t num_results = 0;
+  for (const InFlightRow& row : step.rows) num_results += row.has_result();
+  bool is_valid = (result.step_id == step.step_id ||
+                   HasPlantedBug(PlantedBug::kForeignResultAccepted)) &&
+                  result.rows.size() == num_results;
+  if (is_valid) {
+    size_t row_idx = 0;
+    for (const InFlightRow& row : step.rows) {
+      if (!row.has_result()) continue;
+      const SampledRow& sampled = result.rows[row_idx++];
+      is_valid &= sampled.slot == row.sequence->slot;
+      is_valid &= sampled.non_finite ||
+                  static_cast<int>(sampled.scored.size()) == row.num_scored;
+    }
+  }
+  if (!is_valid) {
+    const absl::Status error = absl::InternalError(absl::StrCat(
+        "result of step ", result.step_id, " with ", result.rows.size(),
+        " rows does not fit step ", step.step_id, " with ", num_results));
+    FailRows(std::move(step), error, now, events);
+    return error;
+  }
+  size_t row_idx = 0;
+  for (const InFlightRow& row : step.rows) {
+    SampledRow* sampled = row.has_result() ? &result.rows[row_idx++] : nullptr;
+    ApplyRow(row, sampled, now, events);
+  }
+  step.rows.clear();
+  spare_steps_.push_back(std::move(step));
+  CompactQueues();
+  return absl::OkStatus();
+}
+
+void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
+                         absl::Time now, std::vector<OutputEvent>* events) {
+  Sequence* sequence = row.sequence;
+  RequestState* request = sequence->request;
+  --sequence->num_inflight_rows;
+  --request->num_inflight_rows;
+  if (row.needs_token) --sequence->num_pending_tokens;
+  // The token of a sequence that has ended meanwhile is dropped.
+  if ((sequence->state != SequenceState::kFinished ||
+       HasPlantedBug(PlantedBug::kTokenAfterEnd)) &&
+      row.num_tokens > 0) {
+    if (sampled != nullptr && sampled->non_finite) {
+      FailRequest(request,
+                  absl::InternalError(absl::StrCat(
+                      "the model's output at position ",
+                      row.first_position + row.num_tokens, " is not finite")),
+                  now, events);
+    } else {
+      sequence->num_computed_tokens = row.first_position + row.num_tokens;
+      cache_->CacheFull(
+          sequence->token_ids,
+          request->cache_namespaces[sequence->is_beyond_rope_switch],
+          sequence->num_computed_tokens, &sequence->blocks);
+      if (sampled != nullptr) ApplyResult(row, sampled, now, events);
+    }
+  }
+  if (sequence->state != SequenceState::kRunning) {
+    ReleaseHoldingsIfUnused(sequence);
+  }
+  EraseRequestIfDone(request);
+}
+
+void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
+                            absl::Time now, std::vector<OutputEvent>* events) {
+  Sequence* sequence = row.sequence;
+  RequestState* request = sequence->request;
+  OutputEvent event = MakeEvent(*sequence, now);
+  if (request->request.kind == RequestKind::kEmbed) {
+    if (sampled->embedding.empty()) {
+      FailRequest(request, absl::InternalError("the model made no embedding"),
+                  now, events);
+      return;
+    }
+    event.embedding = std::move(sampled->embedding);
+    FinishSequence(sequence, FinishReason::kStop, std::move(event), events);
+    return;
+  }
+  if (row.num_scored > 0 && !HasPlantedBug(PlantedBug::kScoresNotCounted)) {
+    request->num_scored_tokens =
+        row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
+  }
+  if (sampled->all_masked) {
+    // The caller's own doing: what it allows and what it forbids.
+    FailRequest(request,
+                absl::InvalidArgumentError(
+                    absl::StrCat("no token is allowed at position ",
+                                 row.first_position + row.num_tokens,
+                                 ": the request's parameters forbid them all")),
+                now, events);
+    return;
+  }
+  event.prompt_tokens = std::move(sampled->scored);
+  if (!row.needs_token) {
+    events->push_back(std::move(event));
+  } else if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
+             sampled->tokens[0].token_id < options_.vocab_size) {
+    AcceptToken(sequence, std::move(sampled->tokens[0]), std::move(event),
+                events);
+  } else {
+    FailRequest(request, absl::InternalError("the model drew no valid token"),
+                now, events);
+  }
+}
+
+void Scheduler::AcceptToken(Sequence* sequence, TokenOutput token,
+                            OutputEvent event,
+                            std::vector<OutputEvent>* events) {
+  ++counters_.num_generation_tokens;
+  const std::optional<FinishReason> reason = sequence->Append(
+      token.token_id, options_.eos_token_ids, &event.stop_token_id);
+  event.tokens.push_back(std::move(token));
+  if (reason.has_value()) {
+    FinishSequence(sequence, *reason, std::move(event), events);
+  } else {
+    events->push_back(std::move(event));
+  }
+}
+
+// ----------------------------------------------------------- Abort and errors
+
+void Scheduler::Abort(RequestId id, int choice_idx, FinishReason reason,
+                      absl::Time now, std::vector<OutputEvent>* events) {
+  const auto it = requests_.find(id);
+  if (it == requests_.end()) return;
+  RequestState* request = it->second.get();
+  for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+    if (choice_idx >= 0 && sequence->choice_idx != choice_idx) continue;
+    if (sequence->state == SequenceState::kFinished) continue;
+    FinishSequence(sequence.get(), reason, MakeEvent(*sequence, now), events);
+  }
+  CompactQueues();
+  EraseRequestIfDone(request);
+}
+
+void Scheduler::AbortAll(FinishReason reason, const absl::Status& error,
+                         absl::Time now, std::vector<OutputEvent>* events) {
+  // In order of arrival, whatever the order of the map.
+  std::vector<RequestState*> requests;
+  requests.reserve(requests_.size());
+  for (const auto& [id, request] : requests_) requests.push_back(request.get());
+  std::sort(requests.begin(), requests.end(),
+            [](const RequestState* a, const RequestState* b) {
+              return a->arrival_no < b->arrival_no;
+            });
+  for (RequestState* request : requests) {
+    for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+      if (sequence->state == SequenceState::kFinished) continue;
+      OutputEvent event = MakeEvent(*sequence, now);
+      event.error = error;
+      FinishSequence(sequence.get(), reason, std::move(event), events);
+    }
+  }
+  CompactQueues();
+  for (RequestState* request : requests) EraseRequestIfDone(request);
+}
+
+void Scheduler::FailNewestStep(const absl::Status& error, absl::Time now,
+                               std::vector<OutputEvent>* events) {
+  QUIRE_CHECK(!steps_.empty());
+  InFlightStep step = std::move(steps_.back());
+  steps_.pop_back();
+  FailRows(std::move(step), error, now, events);
+}
+
+void Scheduler::FailOldestStep(const absl::Status& error, absl::Time now,
+                               std::vector<OutputEvent>* events) {
+  QUIRE_CHECK(!steps_.empty());
+  InFlightStep step = std::move(steps_.front());
+  steps_.pop_front();
+  FailRows(std::move(step), error, now, events);
+}
+
+void Scheduler::FailRows(InFlightStep step, const absl::Status& error,
+                         absl::Time now, std::vector<OutputEvent>* events) {
+  for (const InFlightRow& row : step.rows) {
+    Sequence* sequence = row.sequence;
+    RequestState* request = sequence->request;
+    --sequence->num_inflight_rows;
+    --request->num_inflight_rows;
+    if (row.needs_token) --sequence->num_pending_tokens;
+    if (HasPlantedBug(PlantedBug::kFailedStepCached)) {
+      cache_->CacheFull(sequence->token_ids, request->cache_namespaces[0],
+                        row.first_position + row.num_tokens, &sequence->blocks);
+    }
+    for (const std::unique_ptr<Sequence>& choice : request->sequences) {
+      if (choice->state == SequenceState::kFinished) continue;
+      if (HasPlantedBug(PlantedBug::kErrorEndsOneChoice) &&
+          choice.get() != sequence) {
+        continue;
+      }
+      OutputEvent event = MakeEvent(*choice, now);
+      event.error = error;
+      FinishSequence(choice.get(), FinishReason::kError, std::move(event),
+                     events);
+    }
+    ReleaseHoldingsIfUnused(sequence);
+    EraseRequestIfDone(request);
+  }
+  step.rows.clear();
+  spare_steps_.push_back(std::move(step));
+  CompactQueues();
+}
+
+void Scheduler::FailRequest(RequestState* request, const absl::Status& error,
+                            absl::Time now, std::vector<OutputEvent>* events) {
+  for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+    // Before the blocks are released: nobody may find them again.
+    cache_->Distrust(sequence->blocks);
+  }
+  for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+    if (sequence->state == SequenceState::kFinished) continue;
+    OutputEvent event = MakeEvent(*sequence, now);
+    event.error = error;
+    FinishSequence(sequence.get(), FinishReason::kError, std::move(event),
+                   events);
+  }
+}
+
+void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
+                               OutputEvent event,
+                               std::vector<OutputEvent>* events) {
+  const bool was_running = sequence->state == SequenceState::kRunning;
+  sequence->Finish();
+  queues_need_compaction_ = true;
+  if (was_running) {
+    ++num_releasing_;
+    ReleaseHoldingsIfUnused(sequence);
+  }
+  RequestState* request = sequence->request;
+  event.finish_reason = reason;
+  event.is_last = request->num_unfinished == 0 ||
+                  (HasPlantedBug(PlantedBug::kLastEventEarly) &&
+                   request->num_unfinished == 1);
+  if (event.is_last && !request->has_started &&
+      !HasPlantedBug(PlantedBug::kUnstartedMiscounted)) {
+    --num_unstarted_requests_;
+    num_unstarted_tokens_ -= sequence->num_prompt_tokens;
+  }
+  if (HasPlantedBug(PlantedBug::kTwoTerminalEvents)) events->push_back(event);
+  if (HasPlantedBug(PlantedBug::kLostEvent) && !request->has_started) return;
+  events->push_back(std::move(event));
+}
+
+OutputEvent Scheduler::MakeEvent(const Sequence& sequence,
+                                 absl::Time now) const {
+  OutputEvent event;
+  event.request_id = sequence.request->request.id;
+  event.choice_idx = sequence.choice_idx;
+  event.num_cached_tokens = sequence.request->num_cached_tokens;
+  event.time = now;
+  event.scheduled_time = sequence.request->scheduled_time;
+  return event;
+}
+
+}  // namespace quire
