@@ -55,8 +55,33 @@ namespace quire {
 // One matrix [rows, cols] (out_features, in_features) in host memory or a
 // memory-mapped file; this rank's shard only.
 struct WeightPart {
-  TensorView data;  // [rows, cols], row stride as given.
+  // kDense: [rows, cols] of f32, f16 or bf16. Otherwise the bytes of the rows:
+  // u8 [rows, cols / QuantBlockOf(format).cols * .bytes]. Any row stride.
+  TensorView data;
   QuantFormat format = QuantFormat::kDense;
+
+  // kFp8: f32, one for all [1, 1]; one for each row [rows, 1]; or, with
+  //   group_size g, one for each square of g x g elements
+  //   [ceil(rows / g), ceil(cols / g)].
+  // kInt4: f32, f16 or bf16 [rows, ceil(cols / group_size)].
+  TensorView scales;
+  // kInt4: u8 of 0 to 16, shaped as scales. Empty: 8.
+  //   value = scale * (element - zero)
+  TensorView zeros;
+  int group_size = 0;
+  // kInt4: i32 [1, cols]: stored column c multiplies x[column_order[c]]. Empty:
+  // in order. (GPTQ's act-order.)
+  TensorView column_order;
+  // kFp8: what x is divided by before it is rounded to e4m3. 0: a backend that
+  // rounds x takes max|x| / 448 of each row.
+  float input_scale = 0.0f;
+
+  int64_t rows() const { return data.rows; }
+  int64_t cols() const {
+    if (format == QuantFormat::kDense) return data.cols;
+    const QuantBlock block = QuantBlockOf(format);
+    return data.cols / block.bytes * block.cols;
+  }
 };
 
 enum class LinearKind : uint8_t {

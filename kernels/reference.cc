@@ -18,7 +18,7 @@ double Load(const TensorView& view, int64_t row, int64_t col) {
       return HalfToFloat(view.row<const uint16_t>(row)[col]);
     case DType::kBF16:
       return Bf16ToFloat(view.row<const uint16_t>(row)[col]);
-    case DType::kI32:
+    default:
       break;
   }
   QUIRE_CHECK(false);
@@ -43,7 +43,7 @@ void Store(const TensorView& view, int64_t row, int64_t col, double value) {
     case DType::kBF16:
       view.row<uint16_t>(row)[col] = FloatToBf16(static_cast<float>(value));
       return;
-    case DType::kI32:
+    default:
       break;
   }
   QUIRE_CHECK(false);
@@ -300,7 +300,7 @@ DType ReferenceBackend::ActivationDType(DType weights) const {
 }
 
 bool ReferenceBackend::SupportsLinear(DType weights, QuantFormat format) const {
-  return format == QuantFormat::kDense && weights != DType::kI32;
+  return format == QuantFormat::kDense && IsFloatDType(weights);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(

@@ -23,6 +23,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/weights/mapped_file.h"
+#include "kernels/quant_format.h"
 
 namespace quire {
 
@@ -57,10 +58,12 @@ struct StoredTensor {
   StoredDType dtype = StoredDType::kF32;
   std::vector<int64_t> shape;  // Of the file; empty for a scalar.
   int64_t num_elements = 0;
-  // num_elements of dtype; not necessarily aligned to the element.
+  // kDense: num_elements of dtype, not necessarily aligned to the element.
   absl::Span<const uint8_t> data;
   // The file, for messages; lives as long as the checkpoint.
   const std::string* path = nullptr;
+  // Not kDense: `data` holds the rows' blocks, and dtype is kU8.
+  QuantFormat format = QuantFormat::kDense;
 };
 
 // "[256, 64]".

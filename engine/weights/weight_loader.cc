@@ -76,7 +76,7 @@ void ConvertElements(const uint8_t* from, DType from_dtype, uint8_t* to,
         return Bf16ToFloat(ReadUnaligned<uint16_t>(from + i * 2));
       });
       break;
-    case DType::kI32:
+    default:
       QUIRE_CHECK(false);  // UsableDType never returns it.
   }
 }

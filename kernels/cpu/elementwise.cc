@@ -67,7 +67,7 @@ void ConvertRow(Isa isa, const float* in, int64_t count, DType dtype,
       RowKernelsFor(isa).to_f16(in, count, static_cast<uint16_t*>(out));
       return;
     case DType::kF32:
-    case DType::kI32:
+    default:
       std::memcpy(out, in, count * sizeof(float));
       return;
   }
