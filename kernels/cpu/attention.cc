@@ -15,17 +15,7 @@ namespace {
 constexpr int64_t kMaxItemRows = 96;
 
 const AttentionKernels& GetKernels(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      break;
-    case Isa::kAvx2:
-      return cpu_avx2::kAttentionKernels;
-    case Isa::kAvx512:
-      return cpu_avx512::kAttentionKernels;
-    case Isa::kAvx512Bf16:
-      return cpu_avx512_bf16::kAttentionKernels;
-  }
-  return cpu_scalar::kAttentionKernels;
+  return QUIRE_ISA_TABLE(isa, kAttentionKernels);
 }
 
 KvFormat FormatOf(DType dtype) {

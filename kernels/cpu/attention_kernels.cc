@@ -16,6 +16,8 @@ namespace {
 // matmul_kernels.cc.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 14;
+#elif defined(QUIRE_NEON)
+constexpr int kTileRows = 12;
 #else
 constexpr int kTileRows = 6;
 #endif
@@ -51,12 +53,7 @@ void ScoreTile(const float* q, const float* kt, int head_dim, int num_positions,
     for (int d = 0; d < head_dim; ++d) {
       const F32 k0 = Load(kp);
       const F32 k1 = Load(kp + kLanes);
-#pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        const F32 qv = Set1(qp[row]);
-        acc[row][0] = Fma(k0, qv, acc[row][0]);
-        acc[row][1] = Fma(k1, qv, acc[row][1]);
-      }
+      FmaRows(k0, k1, qp, acc);
       qp += kRows;
       kp += kAttentionTile;
     }
@@ -117,6 +114,9 @@ constexpr TileTable MakeTileTable() {
 #if defined(__AVX512F__)
 constexpr TileTable kTiles =
     MakeTileTable<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>();
+#elif defined(QUIRE_NEON)
+constexpr TileTable kTiles =
+    MakeTileTable<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>();
 #else
 constexpr TileTable kTiles = MakeTileTable<1, 2, 3, 4, 5, 6>();
 #endif

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "kernels/cpu/isa_dispatch.h"
+
 namespace quire {
 
 // Positions whose scores are computed before the running maximum is updated.
@@ -81,18 +83,7 @@ struct AttentionKernels {
                   int64_t split_begin, int64_t split_end, float* scratch);
 };
 
-namespace cpu_scalar {
-extern const AttentionKernels kAttentionKernels;
-}
-namespace cpu_avx2 {
-extern const AttentionKernels kAttentionKernels;
-}
-namespace cpu_avx512 {
-extern const AttentionKernels kAttentionKernels;
-}
-namespace cpu_avx512_bf16 {
-extern const AttentionKernels kAttentionKernels;
-}
+QUIRE_DECLARE_ISA_TABLES(AttentionKernels, kAttentionKernels)
 
 }  // namespace quire
 

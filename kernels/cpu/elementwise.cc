@@ -1,6 +1,8 @@
 #include "kernels/cpu/elementwise.h"
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 
 #include <cmath>
 #include <cstring>
