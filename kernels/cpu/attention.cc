@@ -24,6 +24,10 @@ KvFormat FormatOf(DType dtype) {
       return KvFormat::kF16;
     case DType::kBF16:
       return KvFormat::kBf16;
+    case DType::kF8E4M3:
+      return KvFormat::kF8;
+    case DType::kI8:
+      return KvFormat::kI8;
     default:
       QUIRE_CHECK(dtype == DType::kF32);
       return KvFormat::kF32;
@@ -133,7 +137,7 @@ void PagedAttention(ThreadPool& pool, Isa isa,
   job.out_stride = params.out_stride;
   job.kv = static_cast<const char*>(params.kv);
   job.kv_format = FormatOf(params.kv_dtype);
-  job.block_stride = params.block_stride;
+  job.block_bytes = params.block_bytes;
   job.num_heads = params.num_heads;
   job.num_kv_heads = params.num_kv_heads;
   job.head_dim = params.head_dim;

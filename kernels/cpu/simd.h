@@ -195,6 +195,44 @@ QUIRE_INLINE F32 LoadF16(const uint16_t* p) {
 #endif
 }
 
+QUIRE_INLINE F32 LoadI8(const int8_t* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+  I32 v;
+  for (int i = 0; i < kLanes; ++i) v[i] = p[i];
+  return __builtin_convertvector(v, F32);
+#endif
+}
+
+// kLanes values of e4m3 (kernels/dtype.h).
+QUIRE_INLINE F32 LoadE4M3(const uint8_t* p) {
+#if defined(__AVX512F__)
+  const U32 bits =
+      (U32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  const U32 bits =
+      (U32)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  U32 bits;
+  for (int i = 0; i < kLanes; ++i) bits[i] = p[i];
+#endif
+  // Exponent and mantissa shifted into place stand for value * 2^-120, which
+  // the multiplication restores exactly; subnormals (exponent 0, units of 2^-9)
+  // are converted, because some CPUs multiply subnormal f32 slowly.
+  const U32 magnitude = bits & 0x7f;
+  const U32 sign = (bits & 0x80) << 24;
+  const U32 normal = (magnitude << 20) + (120u << 23);
+  const U32 subnormal =
+      (U32)(__builtin_convertvector((I32)magnitude, F32) * 0x1p-9f);
+  const U32 finite = magnitude >= 8 ? normal : subnormal;
+  return (F32)(sign | (magnitude == 0x7f ? U32{} + 0x7fc00000u : finite));
+}
+
 // Bf16 pairs: 2 * kLanes values; the even ones (low halves) or the odd ones.
 QUIRE_INLINE U32 LoadPairs(const uint16_t* p) {
 #if defined(QUIRE_NEON)
