@@ -168,11 +168,12 @@ int64_t AvailableMemoryBytes() {
 }
 
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
-  int64_t elements = 0;
+  int64_t num_bytes = 0;
   for (const LayerConfig& layer : config.layers) {
-    elements += int64_t{2} * layer.num_kv_heads * layer.head_dim;
+    num_bytes +=
+        int64_t{2} * layer.num_kv_heads * KvHeadBytes(kv_dtype, layer.head_dim);
   }
-  return elements * DTypeSize(kv_dtype);
+  return num_bytes;
 }
 
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,

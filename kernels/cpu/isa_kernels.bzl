@@ -5,11 +5,15 @@ load("@rules_cc//cc:defs.bzl", "cc_library")
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = _AVX2 + ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 
-_ISA_COPTS = {
-    "scalar": [],
+# By architecture; isa_dispatch.h names the same ones.
+_X86_COPTS = {
     "avx2": _AVX2,
     "avx512": _AVX512,
     "avx512_bf16": _AVX512 + ["-mavx512bf16"],
+}
+_AARCH64_COPTS = {
+    "neon": ["-march=armv8.2-a+dotprod"],
+    "neon_bf16": ["-march=armv8.2-a+dotprod+bf16+i8mm"],
 }
 
 def isa_kernels(name, srcs, hdrs):
@@ -20,7 +24,10 @@ def isa_kernels(name, srcs, hdrs):
       srcs: sources that open namespace QUIRE_ISA_NAMESPACE.
       hdrs: what they include.
     """
-    for isa, copts in _ISA_COPTS.items():
+    all_copts = {"scalar": []}
+    all_copts.update(_X86_COPTS)
+    all_copts.update(_AARCH64_COPTS)
+    for isa, copts in all_copts.items():
         cc_library(
             name = name + "_" + isa,
             srcs = srcs,
@@ -35,9 +42,14 @@ def isa_kernels(name, srcs, hdrs):
                 "-Wno-maybe-uninitialized",
             ],
             local_defines = ["QUIRE_ISA_NAMESPACE=cpu_" + isa],
+            # Only where `name` asks: the flags are one architecture's.
+            tags = ["manual"],
         )
     cc_library(
         name = name,
         hdrs = hdrs,
-        deps = [":" + name + "_" + isa for isa in _ISA_COPTS],
+        deps = [":" + name + "_scalar"] + select({
+            ":is_aarch64": [":" + name + "_" + isa for isa in _AARCH64_COPTS],
+            "//conditions:default": [":" + name + "_" + isa for isa in _X86_COPTS],
+        }),
     )

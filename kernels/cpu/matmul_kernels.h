@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "kernels/cpu/isa_dispatch.h"
+
 namespace quire {
 
 // Layout of the packed weights: panels of 2 * lanes output channels, the tail
@@ -87,18 +89,7 @@ struct MatmulKernels {
   void (*tanh)(const float* x, float* y, int64_t size);
 };
 
-namespace cpu_scalar {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx2 {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx512 {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx512_bf16 {
-extern const MatmulKernels kMatmulKernels;
-}
+QUIRE_DECLARE_ISA_TABLES(MatmulKernels, kMatmulKernels)
 
 }  // namespace quire
 
