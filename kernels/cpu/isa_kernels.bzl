@@ -12,15 +12,26 @@ _ISA_COPTS = {
     "avx512_bf16": _AVX512 + ["-mavx512bf16"],
 }
 
-def isa_kernels(name, srcs, hdrs):
+# For products of bytes, whose results are the same with VNNI and without.
+_INT8_ISA_COPTS = {
+    "scalar": [],
+    "avx2": _AVX2,
+    "avx2_vnni": _AVX2 + ["-mavxvnni"],
+    "avx512": _AVX512,
+    "avx512_vnni": _AVX512 + ["-mavx512vnni"],
+}
+
+def isa_kernels(name, srcs, hdrs, is_int8 = False):
     """A library with the code of `srcs` in namespaces cpu_<isa>.
 
     Args:
       name: of the library.
       srcs: sources that open namespace QUIRE_ISA_NAMESPACE.
       hdrs: what they include.
+      is_int8: compile for the instruction sets with and without VNNI instead.
     """
-    for isa, copts in _ISA_COPTS.items():
+    isa_copts = _INT8_ISA_COPTS if is_int8 else _ISA_COPTS
+    for isa, copts in isa_copts.items():
         cc_library(
             name = name + "_" + isa,
             srcs = srcs,
@@ -39,5 +50,5 @@ def isa_kernels(name, srcs, hdrs):
     cc_library(
         name = name,
         hdrs = hdrs,
-        deps = [":" + name + "_" + isa for isa in _ISA_COPTS],
+        deps = [":" + name + "_" + isa for isa in isa_copts],
     )

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "kernels/cpu/matmul_kernels.h"
+#include "kernels/quant_codec.h"
 
 namespace quire {
 namespace {
@@ -52,8 +53,7 @@ absl::Status CheckQuantized(const WeightPart& part) {
   }
   if (part.format != QuantFormat::kInt4) return absl::OkStatus();
   if (part.group_size < 1) return fail("group_size ", part.group_size);
-  const int64_t groups =
-      (part.cols() + part.group_size - 1) / part.group_size;
+  const int64_t groups = (part.cols() + part.group_size - 1) / part.group_size;
   if (part.scales.empty() || part.scales.rows != part.rows() ||
       part.scales.cols != groups) {
     return fail("scales of shape [", part.scales.rows, ", ", part.scales.cols,
@@ -62,8 +62,8 @@ absl::Status CheckQuantized(const WeightPart& part) {
   if (!part.zeros.empty() &&
       (part.zeros.dtype != DType::kU8 || part.zeros.rows != part.rows() ||
        part.zeros.cols != groups)) {
-    return fail("zeros of ", DTypeName(part.zeros.dtype), " [",
-                part.zeros.rows, ", ", part.zeros.cols, "]");
+    return fail("zeros of ", DTypeName(part.zeros.dtype), " [", part.zeros.rows,
+                ", ", part.zeros.cols, "]");
   }
   const TensorView& order = part.column_order;
   if (order.empty()) return absl::OkStatus();
@@ -143,7 +143,7 @@ std::vector<uint16_t> ToBf16(const WeightPart& part, ThreadPool& pool) {
   pool.ParallelFor(part.rows(), 16, [&](int64_t begin, int64_t end, int) {
     std::vector<float> values(cols);
     for (int64_t row = begin; row < end; ++row) {
-      ReadRow(part, row, values.data());
+      DequantizeRow(part, row, values.data());
       for (int64_t col = 0; col < cols; ++col) {
         result[row * cols + col] = FloatToBf16(values[col]);
       }
@@ -265,8 +265,7 @@ absl::Status PackedMatrix::PackPieces(const LinearSpec& spec,
     if (!spec.bias.empty()) {
       const int64_t stride = spec.bias.rows == 1 ? 1 : spec.bias.row_stride;
       piece.bias = spec.bias;
-      piece.bias.data =
-          static_cast<float*>(spec.bias.data) + row * stride;
+      piece.bias.data = static_cast<float*>(spec.bias.data) + row * stride;
       (spec.bias.rows == 1 ? piece.bias.cols : piece.bias.rows) = part.rows();
     }
     row += part.rows();
@@ -349,7 +348,7 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   if (params.num_rows <= 0 || weight.rows == 0) return;
   QUIRE_CHECK(isa == weight.isa_);
   if (weight.quant_ != nullptr) {
-    QuantMatmul(pool, isa, *weight.quant_, params, scratch);
+    QuantMatmul(pool, GetQuantKernels(isa), *weight.quant_, params, scratch);
     return;
   }
   if (!weight.pieces_.empty()) {
@@ -357,7 +356,8 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
     for (const auto& piece : weight.pieces_) {
       Matmul(pool, isa, *piece, piece_params, scratch);
       piece_params.out += piece->rows;
-      if (piece_params.residual != nullptr) piece_params.residual += piece->rows;
+      if (piece_params.residual != nullptr)
+        piece_params.residual += piece->rows;
     }
     return;
   }

@@ -78,8 +78,8 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
 
 // Requires: `isa` is the one `weight` was packed for. With bf16 weights x is
 // rounded to bf16 (to nearest, ties to even) first; with avx512_bf16 subnormal
-// inputs count as zero, as VDPBF16PS defines. With quantized weights x is rounded
-// to 8 bits. num_rows == 0 is a no-op.
+// inputs count as zero, as VDPBF16PS defines. With quantized weights x is
+// rounded to 8 bits. num_rows == 0 is a no-op.
 void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
             const MatmulParams& params, MatmulScratch& scratch);
 

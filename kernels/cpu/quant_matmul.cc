@@ -104,8 +104,7 @@ void QuantMatrix::FillChannel(const WeightPart& part, int64_t row,
       static_cast<const uint8_t*>(part.data.data) + row * part.data.row_stride;
   QuantChannel channel;
   for (int64_t super = super_begin; super < super_end; ++super) {
-    char* const base =
-        run + (super - super_begin) * segment.super_bytes;
+    char* const base = run + (super - super_begin) * segment.super_bytes;
     const bool is_group = part.format == QuantFormat::kInt4;
     if (is_group) {
       ReadGroupFields(part, row, super, &channel);
@@ -118,8 +117,7 @@ void QuantMatrix::FillChannel(const WeightPart& part, int64_t row,
       half = 2;
     }
     for (; half < layout.num_halves; ++half) {
-      std::memcpy(base + (half * width + lane) * 2, &channel.halves[half],
-                  2);
+      std::memcpy(base + (half * width + lane) * 2, &channel.halves[half], 2);
     }
     char* const byte_fields = base + layout.num_halves * width * 2 + lane;
     for (int i = 0; i < layout.num_bytes; ++i) {
@@ -158,8 +156,8 @@ void QuantMatrix::FillPanel(const WeightPart* parts, int64_t panel,
         row -= segment.num_rows / 2;
         ++part;
       }
-      FillChannel(*part, row, super, end,
-                  lane, base + super * segment.super_bytes, segment);
+      FillChannel(*part, row, super, end, lane,
+                  base + super * segment.super_bytes, segment);
     }
   }
 }
@@ -170,7 +168,6 @@ std::unique_ptr<QuantMatrix> PackQuantMatrix(const LinearSpec& spec, Isa isa,
   auto packed = std::make_unique<QuantMatrix>();
   QuantMatrix& m = *packed;
   m.is_gated_ = spec.kind == LinearKind::kGateUp;
-  m.isa_ = isa;
   m.lanes_ = GetQuantKernels(isa).lanes;
   m.cols_ = spec.parts[0].cols();
   const int64_t width = 2 * m.lanes_;
@@ -223,11 +220,11 @@ std::unique_ptr<QuantMatrix> PackQuantMatrix(const LinearSpec& spec, Isa isa,
   return packed;
 }
 
-void QuantMatmul(ThreadPool& pool, Isa isa, const QuantMatrix& weight,
-                 const MatmulParams& params, MatmulScratch& scratch) {
+void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
+                 const QuantMatrix& weight, const MatmulParams& params,
+                 MatmulScratch& scratch) {
   if (params.num_rows <= 0 || weight.rows_ == 0) return;
-  QUIRE_CHECK(isa == weight.isa_);
-  const QuantKernels& kernels = GetQuantKernels(isa);
+  QUIRE_CHECK(kernels.lanes == weight.lanes_);
   QuantJob job = {};
   job.num_blocks = weight.cols_ / kQuantBlockCols;
   job.x = params.x;

@@ -35,8 +35,9 @@ class QuantMatrix {
   friend std::unique_ptr<QuantMatrix> PackQuantMatrix(const LinearSpec& spec,
                                                       Isa isa,
                                                       ThreadPool& pool);
-  friend void QuantMatmul(ThreadPool& pool, Isa isa, const QuantMatrix& weight,
-                          const MatmulParams& params, MatmulScratch& scratch);
+  friend void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
+                          const QuantMatrix& weight, const MatmulParams& params,
+                          MatmulScratch& scratch);
   friend void UnpackQuantRow(const QuantMatrix& weight, int64_t row,
                              float* out);
 
@@ -62,7 +63,6 @@ class QuantMatrix {
   bool is_gated_ = false;
   int64_t rows_ = 0;
   int64_t cols_ = 0;
-  Isa isa_ = Isa::kScalar;
   int lanes_ = 0;
   std::vector<int32_t> column_order_;  // [cols] or empty.
   std::vector<Segment> segments_;
@@ -79,18 +79,20 @@ std::unique_ptr<QuantMatrix> PackQuantMatrix(const LinearSpec& spec, Isa isa,
 // What the kernels need in MatmulScratch for all threads.
 int64_t QuantScratchBytes(Isa isa, int num_threads);
 
-// As Matmul (kernels/cpu/matmul.h).
-void QuantMatmul(ThreadPool& pool, Isa isa, const QuantMatrix& weight,
-                 const MatmulParams& params, MatmulScratch& scratch);
-
 // out[0, cols) = row `row`, by the published formula of its format.
 void UnpackQuantRow(const QuantMatrix& weight, int64_t row, float* out);
 
-// The kernels for `isa`, with VNNI where this CPU has it or as `with_vnni` says
-// (for tests, which must ask HasVnni first).
+// The kernels for `isa`, with VNNI where this CPU has it; or as `with_vnni`
+// says (for tests, which must ask HasVnni first). Results are the same bits.
 const QuantKernels& GetQuantKernels(Isa isa);
 const QuantKernels& GetQuantKernels(Isa isa, bool with_vnni);
 bool HasVnni(Isa isa);
+
+// As Matmul (kernels/cpu/matmul.h). Requires: the kernels' lanes are those of
+// the instruction set that `weight` was packed for.
+void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
+                 const QuantMatrix& weight, const MatmulParams& params,
+                 MatmulScratch& scratch);
 
 }  // namespace quire
 
