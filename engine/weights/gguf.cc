@@ -547,13 +547,12 @@ absl::StatusOr<std::shared_ptr<const GgufFile>> GgufFile::Open(
   QUIRE_ASSIGN_OR_RETURN(const std::optional<int64_t> count,
                          file->Int("split.count", 0, kMaxParts));
   if (count.value_or(0) > 1 && part.value_or(0) != 0) {
-    const std::string first = PartPath(path, 0, *count);
-    if (first == path || first.empty()) {
+    if (PartPath(path, *part, *count) != path) {
       return file->Error("split.no",
                          absl::StrCat(*part, " in a file that is not called ",
                                       "NAME-00001-of-0000N.gguf"));
     }
-    return Open(first);
+    return Open(PartPath(path, 0, *count));
   }
   if (count.value_or(0) > 1) QUIRE_RETURN_IF_ERROR(file->AddParts());
   for (size_t i = 0; i < file->tensors_.size(); ++i) {
