@@ -29,6 +29,7 @@ float Round(DType dtype, double value) {
   const float f32 = static_cast<float>(value);
   if (dtype == DType::kBF16) return Bf16ToFloat(FloatToBf16(f32));
   if (dtype == DType::kF16) return HalfToFloat(FloatToHalf(f32));
+  if (dtype == DType::kF8E4M3) return E4M3ToFloat(FloatToE4M3(f32));
   return f32;
 }
 

@@ -18,7 +18,8 @@
 //   AtomicAdd, AtomicMax, AtomicCas
 //   LoadStream16 (read once, past L1), Load16, Store16
 //   WaitForPrevious, LaunchNext   programmatic dependent launch
-//   PackBf16, PackF16, E4M3ToFloat, FloatToE4M3, Exp2, Rsqrt, ...
+//   PackBf16, PackF16, SubtractBf16x2, SubtractF16x2, PermuteBytes
+//   E4M3ToFloat, FloatToE4M3, E4M3x2ToF16x2, E4M3x2ToBf16x2, Exp2, Rsqrt, ...
 //   Product(a, b)                 rounded: never part of a fused multiply-add
 //   Launch(kernel, LaunchShape, stream, args...)
 //
