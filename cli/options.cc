@@ -173,8 +173,10 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::IsMember({"auto", "last", "mean"}));
   app->add_option("--dtype", options->dtype,
                   "Weights: auto (as stored), float32, float16 or bfloat16");
-  app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
-                  "KV cache: bf16, f16 or f32 (auto is bf16)");
+  app->add_option(
+      "--kv-cache-dtype", options->kv_cache_dtype,
+      "KV cache: auto (as the model), bf16, f16, f32, or fp8 (e4m3, "
+      "on a GPU)");
   app->add_option("--max-model-len", options->max_model_len,
                   "Longest sequence, prompt and output: 2048, 32k, auto");
   app->add_option("--kv-cache-memory-bytes", options->kv_cache_memory,

@@ -23,7 +23,7 @@ struct SessionOptions {
   bool is_embedding = false;     // As runner "pooling".
   std::string pooling = "auto";  // Of embeddings: auto, last or mean.
   std::string dtype = "auto";
-  std::string kv_cache_dtype = "bf16";
+  std::string kv_cache_dtype = "auto";
   std::string max_model_len = "auto";  // A length, 32k, auto or -1.
   std::string kv_cache_memory = "0";   // Bytes, 4GiB, ...; 0: automatic.
   int num_threads = 0;

@@ -49,6 +49,18 @@ absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
       option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
 }
 
+// vLLM's names of fp8 beside those of --dtype.
+absl::StatusOr<std::optional<DType>> ParseKvCacheDType(
+    const std::string& name) {
+  if (name == "fp8" || name == "fp8_e4m3") {
+    return std::optional(DType::kF8E4M3);
+  }
+  const auto dtype = ParseDType("--kv-cache-dtype", name);
+  if (dtype.ok()) return dtype;
+  return absl::InvalidArgumentError(
+      absl::StrCat(dtype.status().message(), ", nor fp8 (e4m3)"));
+}
+
 absl::StatusOr<int64_t> ParseSizeOf(const char* option,
                                     const std::string& text) {
   const absl::StatusOr<int64_t> size = ParseSize(text);
@@ -75,10 +87,8 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
   if (options.pooling == "last") load.pooling = Pooling::kLast;
   if (options.pooling == "mean") load.pooling = Pooling::kMean;
   QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
-  QUIRE_ASSIGN_OR_RETURN(
-      const std::optional<DType> kv,
-      ParseDType("--kv-cache-dtype", options.kv_cache_dtype));
-  load.kv_cache_dtype = kv.value_or(DType::kBF16);
+  QUIRE_ASSIGN_OR_RETURN(load.kv_cache_dtype,
+                         ParseKvCacheDType(options.kv_cache_dtype));
   if (options.max_model_len != "auto" && options.max_model_len != "-1") {
     QUIRE_ASSIGN_OR_RETURN(
         const int64_t length,

@@ -183,7 +183,9 @@ absl::StatusOr<int> CpuBackend::AddAttention(const AttentionSpec& spec) {
   }
   if (!IsDenseDType(spec.kv_dtype)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("attention: kv_dtype ", DTypeName(spec.kv_dtype)));
+        absl::StrCat("attention: a KV cache in ", DTypeName(spec.kv_dtype),
+                     " (--kv-cache-dtype); on the CPU it is in bf16, f16 or "
+                     "f32"));
   }
   if (spec.sliding_window < 0 || !(spec.softcap >= 0.0f) ||
       !(spec.scale > 0.0f)) {

@@ -53,18 +53,8 @@ struct Layout {
   static_assert(kSharedBytes <= 99 << 10);
   // The warps' results are merged where the keys lay.
   static_assert(kWarpsOfKeys == 1 ||
-                size_t{kRows} * (kHeadDim + 2) * 4 <=
+                size_t{kRows} * (kHeadDim + 2 * kWarpsOfKeys) * 4 <=
                     size_t{2 * kNumBuffers} * kKvTileBytes);
-
-  // Dimension of element e (0 or 1) of a lane's columns in accumulator i. The
-  // transposed load of an 8-bit V gives pairs of neighbouring dimensions; one
-  // goes to an even accumulator, the other to the next.
-  static SIMT_DEVICE int Dim(int i, int lane, int e) {
-    if constexpr (kIsFp8) {
-      return i / 2 * 16 + lane % 4 * 4 + e * 2 + i % 2;
-    }
-    return i * 8 + lane % 4 * 2 + e;
-  }
 };
 
 // Chunk `chunk` of a row of kChunks. The place of a chunk is exclusive-ored
@@ -211,6 +201,28 @@ struct Accumulator {
   }
 };
 
+// Calls visit(d, x, y) with a lane's values of dimensions d and d + 1 of row
+// `half`. The transposed load of an 8-bit V gives neighbouring dimensions; one
+// goes to an even accumulator, the other to the next.
+template <typename L, int kHeadDim, typename Visit>
+SIMT_DEVICE void VisitPairs(Accumulator<kHeadDim>& accumulator, int half,
+                            const Visit& visit) {
+  const int quad = simt::ThreadX() % 4;
+  SIMT_UNROLL
+  for (int i = 0; i < kHeadDim / 8; i += 2) {
+    float(&first)[4] = accumulator.out[i];
+    float(&second)[4] = accumulator.out[i + 1];
+    const int e = half * 2;
+    if constexpr (L::kIsFp8) {
+      visit(i * 8 + quad * 4, first[e], second[e]);
+      visit(i * 8 + quad * 4 + 2, first[e + 1], second[e + 1]);
+    } else {
+      visit(i * 8 + quad * 2, first[e], first[e + 1]);
+      visit(i * 8 + 8 + quad * 2, second[e], second[e + 1]);
+    }
+  }
+}
+
 // Scores of a tile become probabilities, with the running maximum and sum.
 template <typename L, int kHeadDim>
 SIMT_DEVICE void Softmax(const AttentionArguments& arguments,
@@ -259,54 +271,60 @@ SIMT_DEVICE void Softmax(const AttentionArguments& arguments,
 }
 
 // Merges the results of the warps that took different keys, in their order,
-// into those of the first.
+// into those of the first. The sum grows in shared memory, where it needs no
+// registers beside the 128 that hold a warp's own 256 dimensions.
 template <typename L, int kHeadDim>
 SIMT_DEVICE void MergeWarps(int warp, Accumulator<kHeadDim>& accumulator,
                             float* scratch) {
   const int lane = simt::ThreadX() % 32;
-  float* stats = scratch + L::kRows * kHeadDim;
-  for (int k = 1; k < L::kWarpsOfKeys; ++k) {
-    simt::SyncThreads();
-    if (warp == k) {
-      SIMT_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int row = lane / 4 + half * 8;
-        if (lane % 4 == 0) {
-          stats[row * 2] = accumulator.maximum[half];
-          stats[row * 2 + 1] = accumulator.sum[half];
-        }
-        SIMT_UNROLL
-        for (int i = 0; i < kHeadDim / 8; ++i) {
-          float* to = scratch + row * kHeadDim;
-          to[L::Dim(i, lane, 0)] = accumulator.out[i][half * 2];
-          to[L::Dim(i, lane, 1)] = accumulator.out[i][half * 2 + 1];
-        }
-      }
+  float* stats = scratch + L::kRows * kHeadDim;  // [warps][rows][2]
+  SIMT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    if (lane % 4 != 0) continue;
+    float* mine = stats + (warp * L::kRows + lane / 4 + half * 8) * 2;
+    mine[0] = accumulator.maximum[half];
+    mine[1] = accumulator.sum[half];
+  }
+  simt::SyncThreads();
+  SIMT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const float* row = stats + (lane / 4 + half * 8) * 2;
+    float larger = -INFINITY, sum = 0;
+    SIMT_UNROLL
+    for (int k = 0; k < L::kWarpsOfKeys; ++k) {
+      larger = fmaxf(larger, row[k * L::kRows * 2]);
     }
-    simt::SyncThreads();
-    if (warp != 0) continue;
+    const float base = accumulator.Rescale(half, larger);
+    SIMT_UNROLL
+    for (int k = 0; k < L::kWarpsOfKeys; ++k) {
+      sum +=
+          row[k * L::kRows * 2 + 1] * simt::Exp2(row[k * L::kRows * 2] - base);
+    }
+    accumulator.sum[half] = sum;
+  }
+  const auto visit = [&](const auto& what) {
     SIMT_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int row = lane / 4 + half * 8;
-      const float other = stats[row * 2];
-      const float base =
-          accumulator.Rescale(half, fmaxf(accumulator.maximum[half], other));
-      const float factor = simt::Exp2(other - base);
-      accumulator.sum[half] += stats[row * 2 + 1] * factor;
-      SIMT_UNROLL
-      for (int i = 0; i < kHeadDim / 8; ++i) {
-        const float* from = scratch + row * kHeadDim;
-        accumulator.out[i][half * 2] += from[L::Dim(i, lane, 0)] * factor;
-        accumulator.out[i][half * 2 + 1] += from[L::Dim(i, lane, 1)] * factor;
-      }
+      float* row = scratch + (lane / 4 + half * 8) * kHeadDim;
+      VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
+        what(row[d], x);
+        what(row[d + 1], y);
+      });
     }
+  };
+  for (int k = 0; k < L::kWarpsOfKeys; ++k) {
+    if (warp == k) {
+      visit([&](float& sum, float& mine) { sum = k == 0 ? mine : sum + mine; });
+    }
+    simt::SyncThreads();
   }
+  if (warp == 0) visit([](float& sum, float& mine) { mine = sum; });
 }
 
 template <typename L, DType kType, int kHeadDim>
 SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
                               const TaskView& view, int warp_row,
-                              const Accumulator<kHeadDim>& accumulator) {
+                              Accumulator<kHeadDim>& accumulator) {
   const int lane = simt::ThreadX() % 32;
   const int head_dim = arguments.shape.head_dim;
   SIMT_UNROLL
@@ -320,12 +338,11 @@ SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
         arguments.partial_stats[slot * 2] = accumulator.maximum[half];
         arguments.partial_stats[slot * 2 + 1] = accumulator.sum[half];
       }
-      SIMT_UNROLL
-      for (int i = 0; i < kHeadDim / 8; ++i) {
-        float* to = arguments.partial_out + slot * kHeadDim;
-        to[L::Dim(i, lane, 0)] = accumulator.out[i][half * 2];
-        to[L::Dim(i, lane, 1)] = accumulator.out[i][half * 2 + 1];
-      }
+      float* to = arguments.partial_out + slot * kHeadDim;
+      VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
+        to[d] = x;
+        to[d + 1] = y;
+      });
       continue;
     }
     const float inverse = 1.0f / accumulator.sum[half];
@@ -333,26 +350,11 @@ SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
     const int head = view.task.kv_head * view.group + row % view.group;
     auto* to = static_cast<uint16_t*>(arguments.out) +
                (int64_t{token} * arguments.shape.num_heads + head) * head_dim;
-    SIMT_UNROLL
-    for (int i = 0; i < kHeadDim / 8; i += 2) {
-      if (i * 8 >= head_dim) break;
-      const auto& first = accumulator.out[i];
-      const auto& second = accumulator.out[i + 1];
-      const auto store = [&](int at, float low, float high) {
-        *reinterpret_cast<uint32_t*>(to + at) =
-            Element<kType>::Pack(low * inverse, high * inverse);
-      };
-      const int e = half * 2;
-      if constexpr (L::kIsFp8) {
-        store(L::Dim(i, lane, 0), first[e], second[e]);
-        store(L::Dim(i, lane, 1), first[e + 1], second[e + 1]);
-      } else {
-        store(L::Dim(i, lane, 0), first[e], first[e + 1]);
-        if (i * 8 + 8 < head_dim) {
-          store(L::Dim(i + 1, lane, 0), second[e], second[e + 1]);
-        }
-      }
-    }
+    VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
+      if (d >= head_dim) return;
+      *reinterpret_cast<uint32_t*>(to + d) =
+          Element<kType>::Pack(x * inverse, y * inverse);
+    });
   }
 }
 

@@ -17,6 +17,7 @@
 
 #define SIMT_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
 #define SIMT_UNROLL _Pragma("unroll")
+#define SIMT_NO_UNROLL _Pragma("unroll 1")
 #define SIMT_DEVICE __device__ __forceinline__
 #define SIMT_SHARED(T, name, n) __shared__ T name[n]
 #define SIMT_DYNAMIC_SHARED(name) \
@@ -96,6 +97,8 @@ SIMT_DEVICE uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// The compiler moves no access to memory across.
+SIMT_DEVICE void KeepMemoryOrder() { asm volatile("" ::: "memory"); }
 SIMT_DEVICE Bytes16 Load16(const void* p) {
   const uint4 v = *static_cast<const uint4*>(p);
   return {{v.x, v.y, v.z, v.w}};

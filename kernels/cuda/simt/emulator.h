@@ -30,6 +30,7 @@
 
 #define SIMT_KERNEL(max_threads) inline void
 #define SIMT_UNROLL
+#define SIMT_NO_UNROLL
 #define SIMT_DEVICE inline
 #define SIMT_SHARED(T, name, n) \
   T* name = static_cast<T*>(    \
@@ -192,6 +193,8 @@ void CpAsyncWait() {
   emulator::WaitForCopies(kNumPending);
 }
 
+// The compiler moves no access to memory across.
+inline void KeepMemoryOrder() {}
 inline Bytes16 Load16(const void* p) {
   if (reinterpret_cast<uintptr_t>(p) % 16 != 0) {
     emulator::Fail("a 16-byte load is not aligned");
