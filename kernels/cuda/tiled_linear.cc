@@ -14,6 +14,7 @@ constexpr int kThreads = 32 * kWarpsOfTokens * kWarpsOfRows;
 constexpr int kTileElements = (kTokens + kRows) * kDepth;
 constexpr size_t kSharedBytes =
     size_t{kNumStages} * kTileElements * sizeof(uint16_t);
+static_assert(kSharedBytes >= kTokens * kRows * sizeof(float));
 
 // Rows of 64 bytes: two fill the banks once, so the row pair selects the chunk.
 SIMT_DEVICE uint16_t* Chunk(uint16_t* tile, int row, int chunk) {
@@ -105,33 +106,46 @@ TiledLinearKernel(const LinearArguments arguments) {
   }
   simt::CpAsyncWait<0>();
 
-  const LinearEpilogue& epilogue = arguments.epilogue;
-  const bool is_gated = IsGated(epilogue.activation);
+  // The sums of a warp pass through shared memory, so that the epilogue is in
+  // the code once instead of 64 times (a minute of ptxas for each
+  // architecture), and consecutive lanes store consecutive columns.
+  simt::SyncThreads();
+  float* staged = reinterpret_cast<float*>(memory) + warp * 64 * 32;
+  const auto place = [](int token, int row) {
+    return token * 32 + (row ^ token % 8 * 4);  // Few bank conflicts.
+  };
   SIMT_UNROLL
   for (int m = 0; m < 4; ++m) {
     SIMT_UNROLL
     for (int n = 0; n < 4; ++n) {
-      // Gated: eight rows of the gate, then the eight of up that belong to
-      // them, which the same lane holds.
-      if (is_gated && n % 2 == 1) continue;
       SIMT_UNROLL
       for (int i = 0; i < 4; ++i) {
-        const int token =
-            first_token + warp_token + m * 16 + lane / 4 + i / 2 * 8;
-        const int row = first_row + warp_row + n * 8 + lane % 4 * 2 + i % 2;
-        if (token >= arguments.num_tokens || row >= arguments.rows) continue;
-        float sum = sums[m][n][i], up = 0;
-        if (epilogue.bias) sum += epilogue.bias[row];
-        int column = row;
-        if (is_gated) {
-          up = sums[m][n / 2 * 2 + 1][i];
-          if (epilogue.bias) up += epilogue.bias[row + 8];
-          column = row / 16 * 8 + row % 8;
-        }
-        FinishLinear<kType>(epilogue, sum, up, token, column,
-                            arguments.out_stride, arguments.out);
+        staged[place(m * 16 + lane / 4 + i / 2 * 8,
+                     n * 8 + lane % 4 * 2 + i % 2)] = sums[m][n][i];
       }
     }
+  }
+  simt::SyncWarp();
+  const LinearEpilogue& epilogue = arguments.epilogue;
+  // Gated: eight rows of the gate, then the eight of up that belong to them.
+  const bool is_gated = IsGated(epilogue.activation);
+  const int num_columns = is_gated ? 16 : 32;
+  SIMT_NO_UNROLL
+  for (int i = lane; i < 64 * num_columns; i += 32) {
+    const int staged_token = i / num_columns, c = i % num_columns;
+    const int staged_row = is_gated ? c / 8 * 16 + c % 8 : c;
+    const int token = first_token + warp_token + staged_token;
+    const int row = first_row + warp_row + staged_row;
+    if (token >= arguments.num_tokens || row >= arguments.rows) continue;
+    float sum = staged[place(staged_token, staged_row)], up = 0;
+    if (epilogue.bias) sum += epilogue.bias[row];
+    if (is_gated) {
+      up = staged[place(staged_token, staged_row + 8)];
+      if (epilogue.bias) up += epilogue.bias[row + 8];
+    }
+    FinishLinear<kType>(epilogue, sum, up, token,
+                        is_gated ? row / 16 * 8 + row % 8 : row,
+                        arguments.out_stride, arguments.out);
   }
 }
 

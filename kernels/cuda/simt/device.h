@@ -17,6 +17,7 @@
 
 #define SIMT_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
 #define SIMT_UNROLL _Pragma("unroll")
+#define SIMT_NO_UNROLL _Pragma("unroll 1")
 #define SIMT_DEVICE __device__ __forceinline__
 #define SIMT_SHARED(T, name, n) __shared__ T name[n]
 #define SIMT_DYNAMIC_SHARED(name) \

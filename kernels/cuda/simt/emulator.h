@@ -30,6 +30,7 @@
 
 #define SIMT_KERNEL(max_threads) inline void
 #define SIMT_UNROLL
+#define SIMT_NO_UNROLL
 #define SIMT_DEVICE inline
 #define SIMT_SHARED(T, name, n) \
   T* name = static_cast<T*>(    \

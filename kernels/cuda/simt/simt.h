@@ -6,7 +6,7 @@
 // is in device.h:
 //   SIMT_KERNEL(max_threads)      __global__ void with launch bounds
 //   SIMT_DEVICE                   an inline device function
-//   SIMT_UNROLL                   unrolls the loop that follows
+//   SIMT_UNROLL, SIMT_NO_UNROLL   of the loop that follows
 //   SIMT_SHARED(T, name, n)       static shared memory
 //   SIMT_DYNAMIC_SHARED(name)     `unsigned char* name`, 128-byte aligned
 //   ThreadX, CtaX, CtaY, CtaZ, NumThreads, NumCtasX, NumCtasY
