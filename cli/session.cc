@@ -233,6 +233,7 @@ std::string FormatCount(int64_t count) {
 
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
+    case absl::StatusCode::kInternal:  // What a GPU's driver reports.
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kUnavailable:
       return kExitDevice;
@@ -321,13 +322,10 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                   options.speculative_model);
   }
 
-  std::string fallback_reason;
-  auto backend =
-      CreateBackend({options.device, options.num_threads}, &fallback_reason);
+  std::string notice;
+  auto backend = CreateBackend({options.device, options.num_threads}, &notice);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
-  if (!fallback_reason.empty()) {
-    absl::FPrintF(stderr, "quire: computing on the CPU: %s\n", fallback_reason);
-  }
+  if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));

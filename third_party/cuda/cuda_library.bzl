@@ -21,6 +21,7 @@ architectures_flag = rule(
     build_setting = config.string(flag = True),
 )
 
+# As kernels/cuda/architectures.cc knows them.
 def _gencode(architectures):
     if architectures == "all":
         flags = [
@@ -54,6 +55,9 @@ def _cuda_object_impl(ctx):
         "-cudart=static",
         "-I.",
         "-DNDEBUG",
+        "-DQUIRE_CUDA_ARCHITECTURES=\"{}\"".format(
+            ctx.attr._architectures[config_common.FeatureFlagInfo].value,
+        ),
         "-x=" + ctx.attr.language,
         "-c",
         ctx.file.src,
