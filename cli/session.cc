@@ -325,10 +325,11 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   std::string notice;
   auto backend = CreateBackend({options.device, options.num_threads}, &notice);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
-  if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  // Now, so that a model that cannot be served is one line of log.
+  if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   session->loaded = std::move(*loaded);
   for (const std::string& warning : session->loaded.warnings) {
     absl::FPrintF(stderr, "quire: warning: %s\n", warning);
