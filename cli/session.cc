@@ -283,6 +283,7 @@ std::string FormatCount(int64_t count) {
 
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
+    case absl::StatusCode::kInternal:  // What a GPU's driver reports.
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kUnavailable:
       return kExitDevice;
@@ -375,16 +376,14 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                   options.speculative_model);
   }
 
-  std::string fallback_reason;
-  auto backend =
-      CreateBackend({options.device, options.num_threads}, &fallback_reason);
+  std::string notice;
+  auto backend = CreateBackend({options.device, options.num_threads}, &notice);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
-  if (!fallback_reason.empty()) {
-    absl::FPrintF(stderr, "quire: computing on the CPU: %s\n", fallback_reason);
-  }
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  // Now, so that a model that cannot be served is one line of log.
+  if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   session->loaded = std::move(*loaded);
   for (const std::string& warning : session->loaded.warnings) {
     absl::FPrintF(stderr, "quire: warning: %s\n", warning);

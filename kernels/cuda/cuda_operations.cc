@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_step.h"
+#include "kernels/cuda/large_linear.h"
 #include "kernels/cuda/linear.h"
 
 namespace quire {
@@ -179,11 +180,12 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
     arguments.epilogue.residual = epilogue.residual.row<const uint16_t>(0);
     arguments.epilogue.residual_stride = epilogue.residual.row_stride;
   }
-  const bool is_launched =
-      num_tokens <= cuda::kMaxSkinnyTokens
-          ? cuda::LaunchSkinnyLinear(arguments, device_->stream())
-          : cuda::LaunchTiledLinear(arguments, device_->stream());
-  return is_launched ? absl::OkStatus() : device_->LaunchError("Linear");
+  if (num_tokens > cuda::kMaxSkinnyTokens) {
+    return large_linear_->Launch(arguments);
+  }
+  return cuda::LaunchSkinnyLinear(arguments, device_->stream())
+             ? absl::OkStatus()
+             : device_->LaunchError("Linear");
 }
 
 absl::Status CudaBackend::Linear(Step& step, TensorView x,

@@ -73,7 +73,7 @@ Fp8LinearKernel(const QuantizedLinearArguments arguments) {
     }
   }
   simt::CpAsyncWait<0>();
-  T::Finish<kType>(linear, first_token, first_row, sums,
+  T::Finish<kType>(linear, first_token, first_row, sums, memory,
                    [&](int token, int row) {
                      const float scale = arguments.x_scales[token];
                      return kHasBlocks ? scale : scale * LoadScale(weight, row);
@@ -255,9 +255,10 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
     }
   }
   simt::CpAsyncWait<0>();
-  T::Finish<kType>(linear, first_token, first_row, sums, [&](int, int row) {
-    return weight.group_size > 0 ? 1.0f : LoadScale(weight, row);
-  });
+  T::Finish<kType>(
+      linear, first_token, first_row, sums, memory, [&](int, int row) {
+        return weight.group_size > 0 ? 1.0f : LoadScale(weight, row);
+      });
 }
 
 bool IsRefused(const QuantizedLinearArguments& arguments) {
