@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "kernels/quant_codec.h"
 
 namespace quire {
 namespace {
@@ -87,7 +88,8 @@ class ReferenceWeight : public PackedWeight {
 
   std::vector<float> values;  // [rows, cols]
   std::vector<float> bias;    // [rows] or empty.
-  DType dtype = DType::kF32;
+  // Of each row: whether x' is rounded to bf16 for it.
+  std::vector<bool> rounds_input;
 };
 
 struct Slot {
@@ -168,16 +170,16 @@ std::vector<double> PrologueRow(const TensorView& x, const Prologue& prologue,
 }
 
 // x' W^T + bias of one row, before any activation.
-std::vector<double> Product(std::vector<double> x,
+std::vector<double> Product(const std::vector<double>& x,
                             const ReferenceWeight& weight) {
-  if (weight.dtype == DType::kBF16) {
-    for (double& value : x) value = Round(DType::kBF16, value);
-  }
+  std::vector<double> rounded = x;
+  for (double& value : rounded) value = Round(DType::kBF16, value);
   std::vector<double> out(weight.rows);
   for (int64_t row = 0; row < weight.rows; ++row) {
+    const std::vector<double>& input = weight.rounds_input[row] ? rounded : x;
     double sum = weight.bias.empty() ? 0.0 : weight.bias[row];
     for (int64_t col = 0; col < weight.cols; ++col) {
-      sum += x[col] * weight.at(row, col);
+      sum += input[col] * weight.at(row, col);
     }
     out[row] = sum;
   }
@@ -323,7 +325,7 @@ DType ReferenceBackend::ActivationDType(DType weights) const {
 }
 
 bool ReferenceBackend::SupportsLinear(DType weights, QuantFormat format) const {
-  return format == QuantFormat::kDense && IsFloatDType(weights);
+  return format != QuantFormat::kDense || IsFloatDType(weights);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
@@ -331,15 +333,17 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
   QUIRE_CHECK(!spec.parts.empty());
   auto weight = std::make_unique<ReferenceWeight>();
   weight->kind = spec.kind;
-  weight->cols = spec.parts[0].data.cols;
-  weight->dtype = spec.parts[0].data.dtype;
+  weight->cols = spec.parts[0].cols();
   for (const WeightPart& part : spec.parts) {
-    QUIRE_CHECK(part.data.cols == weight->cols);
-    weight->rows += part.data.rows;
-    for (int64_t row = 0; row < part.data.rows; ++row) {
-      for (int64_t col = 0; col < weight->cols; ++col) {
-        weight->values.push_back(static_cast<float>(Load(part.data, row, col)));
-      }
+    QUIRE_CHECK(part.cols() == weight->cols);
+    weight->rows += part.rows();
+    weight->rounds_input.resize(
+        weight->rows,
+        part.format == QuantFormat::kDense && part.data.dtype == DType::kBF16);
+    std::vector<float> values(weight->cols);
+    for (int64_t row = 0; row < part.rows(); ++row) {
+      DequantizeRow(part, row, values.data());
+      weight->values.insert(weight->values.end(), values.begin(), values.end());
     }
   }
   for (int64_t row = 0; !spec.bias.empty() && row < weight->rows; ++row) {

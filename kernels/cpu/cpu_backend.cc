@@ -35,17 +35,18 @@ absl::Status CheckLinearSpec(const LinearSpec& spec) {
   for (const WeightPart& part : spec.parts) {
     const TensorView& data = part.data;
     if (data.empty() || data.rows < 1 || data.cols < 1 ||
-        data.row_stride < data.cols || !IsDenseDType(data.dtype)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a part of a linear layer is ", DTypeName(data.dtype),
-                       " [", data.rows, ", ", data.cols, "]"));
-    }
-    const TensorView& first = spec.parts[0].data;
-    if (data.cols != first.cols || data.dtype != first.dtype) {
+        data.row_stride < data.cols || !IsPackable(data.dtype, part.format)) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "parts of a linear layer disagree: ", DTypeName(data.dtype), " [",
-          data.rows, ", ", data.cols, "] and ", DTypeName(first.dtype), " [",
-          first.rows, ", ", first.cols, "]"));
+          "a part of a linear layer is ", QuantFormatName(part.format), " ",
+          DTypeName(data.dtype), " [", data.rows, ", ", data.cols, "]"));
+    }
+    const WeightPart& first = spec.parts[0];
+    if (part.cols() != first.cols()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "parts of a linear layer disagree: ", QuantFormatName(part.format),
+          " [", part.rows(), ", ", part.cols(), "] and ",
+          QuantFormatName(first.format), " [", first.rows(), ", ", first.cols(),
+          "]"));
     }
     rows += data.rows;
   }
@@ -134,7 +135,7 @@ std::string CpuBackend::Description() const {
 DType CpuBackend::ActivationDType(DType weights) const { return DType::kF32; }
 
 bool CpuBackend::SupportsLinear(DType weights, QuantFormat format) const {
-  return format == QuantFormat::kDense && IsDenseDType(weights);
+  return IsPackable(weights, format);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> CpuBackend::PackLinear(
@@ -314,7 +315,8 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   slot_step_.assign(shape.max_num_seqs, 0);
   matmul_scratch_ = std::make_unique<MatmulScratch>(
       std::max(shape.max_num_tokens, shape.max_logit_rows),
-      std::max<int64_t>(max_cols_, 1));
+      std::max<int64_t>(max_cols_, 1),
+      QuantScratchBytes(isa_, pool_.num_threads()));
   attention_scratch_ = std::make_unique<AttentionScratch>(
       pool_.num_threads(), max_heads, max_head_dim, shape.max_model_len);
   // Whole cache lines, so that threads share none.

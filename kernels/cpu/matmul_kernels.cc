@@ -2,6 +2,7 @@
 // set (see simd.h).
 #include "kernels/cpu/matmul_kernels.h"
 
+#include "kernels/cpu/matmul_epilogue.h"
 #include "kernels/cpu/simd.h"
 
 namespace quire {
@@ -270,7 +271,7 @@ QUIRE_INLINE U32 LoadX(PanelFormat format, const float* x, int64_t count) {
 // Packs a tile, square by square: kLanes elements of each row, transposed in
 // registers.
 void PackX(const MatmulJob& job, int64_t tile) {
-  const TileRange range = MatmulTile(job, tile);
+  const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
   const bool is_bf16 = job.format == PanelFormat::kBf16Pairs;
 #if defined(QUIRE_NATIVE_BF16)
   const int64_t k_per_lane = is_bf16 ? 2 : 1;
@@ -323,73 +324,6 @@ void PackX(const MatmulJob& job, int64_t tile) {
   }
 }
 
-QUIRE_INLINE F32 Activate(MatmulActivation activation, F32 v) {
-  switch (activation) {
-    case MatmulActivation::kGelu:
-      return GeluTanh(v);
-    case MatmulActivation::kRelu:
-      // NaN stays NaN: the comparison is false.
-      return v < 0.0f ? Set1(0.0f) : v;
-    default:
-      return v;
-  }
-}
-
-// Writes one vector of outputs, `count` lanes of it, with the residual.
-QUIRE_INLINE void StoreOutputs(const MatmulJob& job, int64_t row,
-                               int64_t channel, int64_t count, F32 v) {
-  if (count <= 0) return;
-  float* const out = job.out + row * job.out_stride + channel;
-  const float* const residual =
-      job.residual == nullptr
-          ? nullptr
-          : job.residual + row * job.residual_stride + channel;
-  if (count >= kLanes) {
-    if (residual != nullptr) v += Load(residual);
-    Store(out, v);
-  } else {
-    if (residual != nullptr) v += LoadPartial(residual, count);
-    StorePartial(out, v, count);
-  }
-}
-
-void Epilogue(const MatmulJob& job, int64_t panel, TileRange range,
-              const float* acc) {
-  F32 bias0 = {};
-  F32 bias1 = {};
-  if (job.bias != nullptr) {
-    bias0 = Load(job.bias + panel * kPanelWidth);
-    bias1 = Load(job.bias + panel * kPanelWidth + kLanes);
-  }
-  const F32 scale = Set1(job.out_scale);
-  for (int64_t i = 0; i < range.num_rows; ++i) {
-    const int64_t row = range.first_row + i;
-    const F32 v0 = Load(acc + i * kPanelWidth) + bias0;
-    const F32 v1 = Load(acc + i * kPanelWidth + kLanes) + bias1;
-    if (job.is_gated) {
-      const int64_t channel = panel * kLanes;
-      const int64_t count = job.num_outputs - channel;
-      if (job.activation == MatmulActivation::kSwiGlu) {
-        StoreOutputs(job, row, channel, count, Silu(v0) * v1 * scale);
-      } else if (job.activation == MatmulActivation::kGeGlu) {
-        StoreOutputs(job, row, channel, count, GeluTanh(v0) * v1 * scale);
-      } else {
-        StoreOutputs(job, row, channel, count,
-                     Activate(job.activation, v0) * scale);
-        StoreOutputs(job, row, job.num_outputs + channel, count,
-                     Activate(job.activation, v1) * scale);
-      }
-      continue;
-    }
-    const int64_t channel = panel * kPanelWidth;
-    const int64_t count = job.num_outputs - channel;
-    StoreOutputs(job, row, channel, count,
-                 Activate(job.activation, v0) * scale);
-    StoreOutputs(job, row, channel + kLanes, count - kLanes,
-                 Activate(job.activation, v1) * scale);
-  }
-}
-
 // With a single row tile each weight is used once; prefetched this far ahead.
 constexpr int64_t kPrefetchBytes = 8 << 10;
 // Row tiles whose accumulators (1.75 KiB each with AVX-512) are kept at once.
@@ -417,7 +351,8 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
     const bool prefetch = prefetch_next || step_end < job.num_steps;
     args.acc = acc;
     for (int64_t pass = 0; pass < num_tiles; ++pass) {
-      const TileRange range = MatmulTile(job, tile_begin + pass);
+      const TileRange range =
+          MatmulTile(job.num_rows, job.num_tiles, tile_begin + pass);
       args.x = PackedX(job, range, block, args.num_steps);
       for (int i = 0; i < num_panels; ++i) {
         args.panel = job.panels + (panel + i) * job.panel_bytes +
@@ -457,7 +392,8 @@ void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
       const float* tile_acc = acc;
       for (int64_t tile = first; tile < last; ++tile) {
         for (int i = 0; i < num_panels; ++i) {
-          Epilogue(job, panel + i, MatmulTile(job, tile), tile_acc);
+          Epilogue(job, panel + i,
+                   MatmulTile(job.num_rows, job.num_tiles, tile), tile_acc);
           tile_acc += kTileFloats;
         }
       }

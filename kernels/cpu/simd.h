@@ -27,6 +27,7 @@
 #endif
 
 #define QUIRE_INLINE static inline __attribute__((always_inline))
+#define QUIRE_INLINE_METHOD inline __attribute__((always_inline))
 
 namespace quire {
 namespace QUIRE_ISA_NAMESPACE {
