@@ -126,8 +126,8 @@ class AttentionRunner {
     shape.max_model_len = kMaxModelLen;
     shape.vocab_size = 4;
     shape.block_size = c.block_size;
-    shape.kv_bytes = int64_t{kNumLayers} * 2 * c.kv_cols() *
-                     DTypeSize(c.kv_dtype) * kMaxModelLen * 6;
+    shape.kv_bytes = int64_t{kNumLayers} * 2 * c.num_kv_heads *
+                     KvHeadBytes(c.kv_dtype, c.head_dim) * kMaxModelLen * 6;
     num_blocks_ = CheckOk(backend.Prepare(shape)).num_blocks;
   }
 

@@ -56,7 +56,7 @@ QUIRE_INLINE F32 LoadKv(const char* p, int64_t i) {
   } else if constexpr (kFormat == KvFormat::kF8) {
     return LoadE4M3(reinterpret_cast<const uint8_t*>(p) + i);
   } else {
-    return LoadI8(reinterpret_cast<const int8_t*>(p) + i);
+    return LoadI8AsF32(reinterpret_cast<const int8_t*>(p) + i);
   }
 }
 
