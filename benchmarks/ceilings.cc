@@ -8,6 +8,13 @@
 #include <immintrin.h>
 #endif
 
+// An asm operand in a vector register.
+#if defined(__aarch64__)
+#define QUIRE_VECTOR(v) "w"(v)
+#else
+#define QUIRE_VECTOR(v) "x"(v)
+#endif
+
 namespace quire {
 namespace {
 
@@ -28,12 +35,12 @@ double ScalarPeak(int64_t iterations) {
   Float4 acc[12] = {};
   Float4 a = {1.0f, 1.0f, 1.0f, 1.0f};
   Float4 b = {1e-8f, 1e-8f, 1e-8f, 1e-8f};
-  asm volatile("" : "+x"(a), "+x"(b));
+  asm volatile("" : "+" QUIRE_VECTOR(a), "+" QUIRE_VECTOR(b));
   for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 12
     for (Float4& v : acc) v = v * a + b;
   }
-  for (Float4& v : acc) asm volatile("" : : "x"(v));
+  for (Float4& v : acc) asm volatile("" : : QUIRE_VECTOR(v));
   return iterations * 12.0 * 4 * 2;
 }
 
@@ -143,10 +150,10 @@ __attribute__((target("avx512f"))) uint64_t Avx512Read(const char* data,
 PeakFunction GetPeak(Isa isa, bool is_bf16, bool is_int8) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx512Bf16 && is_bf16) return Avx512Bf16Peak;
-  if (isa >= Isa::kAvx512 && is_int8 && __builtin_cpu_supports("avx512vnni")) {
-    return Avx512Int8Peak;
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) {
+    if (is_int8 && __builtin_cpu_supports("avx512vnni")) return Avx512Int8Peak;
+    return Avx512Peak;
   }
-  if (isa >= Isa::kAvx512) return Avx512Peak;
   if (isa == Isa::kAvx2) return Avx2Peak;
 #endif
   return ScalarPeak;
@@ -154,7 +161,7 @@ PeakFunction GetPeak(Isa isa, bool is_bf16, bool is_int8) {
 
 ReadFunction GetRead(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return Avx512Read;
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) return Avx512Read;
   if (isa == Isa::kAvx2) return Avx2Read;
 #endif
   return ScalarRead;

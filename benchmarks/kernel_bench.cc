@@ -5,8 +5,8 @@
 // than the caches hold, as the layers of a model do.
 //
 //   kernel_bench [--threads=N] [--reps=N] [--filter=TEXT]
-//                [--dtype=bf16|f16|f32] [--rows=1,16,512]
-//                [--format=q8_0|q4_0|q4_k|...]
+//                [--dtype=bf16|f16|f32] [--kv-dtype=bf16|f16|f32|fp8|int8]
+//                [--rows=1,16,512] [--format=q8_0|q4_0|q4_k|...]
 // --format: weights in that format (random blocks) instead of a dtype; the peak
 // is then that of products of bytes.
 //   QUIRE_CPU_ISA selects the instruction set.
@@ -44,6 +44,7 @@ struct Options {
   int num_reps = 9;
   std::string filter;
   DType dtype = DType::kBF16;
+  DType kv_dtype = DType::kBF16;
   QuantFormat format = QuantFormat::kDense;
   std::vector<int64_t> num_rows = {1, 16, 512};
 };
@@ -233,7 +234,7 @@ class Bench {
   }
 
   // `num_seqs` sequences with `num_tokens` queries each at the end of `context`
-  // positions, bf16 KV. Bytes: K and V once per sequence; operations: those of
+  // positions. Bytes: K and V once per sequence; operations: those of
   // the causal triangle.
   void Attention(const char* model, int num_heads, int num_kv_heads,
                  int head_dim, int num_seqs, int32_t num_tokens,
@@ -243,13 +244,14 @@ class Bench {
     if (!absl::StrContains(name, options_.filter)) return;
     constexpr int kBlockSize = 16;
     const int64_t blocks_per_seq = (context + kBlockSize - 1) / kBlockSize;
-    const int64_t block_elements = 2LL * num_kv_heads * kBlockSize * head_dim;
-    const int64_t seq_bytes = blocks_per_seq * block_elements * 2;
+    const KvBlockLayout layout = {options_.kv_dtype, num_kv_heads, head_dim,
+                                  kBlockSize};
+    const int64_t seq_bytes = blocks_per_seq * layout.BlockBytes();
     // Layers: enough to leave the caches, as for weights.
     const int64_t num_layers =
         std::max<int64_t>(1, (int64_t{128} << 20) / (seq_bytes * num_seqs));
     const int64_t num_blocks = num_layers * num_seqs * blocks_per_seq;
-    AlignedBuffer kv(num_blocks * block_elements * 2);
+    AlignedBuffer kv(num_blocks * layout.BlockBytes());
     SimulationRandom random(2);
     uint16_t* const cells = reinterpret_cast<uint16_t*>(kv.data());
     for (int64_t i = 0; i < kv.num_bytes() / 2; ++i) {
@@ -269,15 +271,16 @@ class Bench {
     params.out = out.data();
     params.out_stride = width;
     params.kv = kv.data();
-    params.kv_dtype = DType::kBF16;
-    params.block_stride = block_elements;
+    params.kv_dtype = options_.kv_dtype;
+    params.block_bytes = layout.BlockBytes();
     params.num_heads = num_heads;
     params.num_kv_heads = num_kv_heads;
     params.head_dim = head_dim;
     params.block_size = kBlockSize;
     params.scale = 0.125f;
     const double bytes = static_cast<double>(num_layers) * num_seqs * context *
-                         2 * num_kv_heads * head_dim * 2;
+                         2 * num_kv_heads *
+                         KvHeadBytes(options_.kv_dtype, head_dim);
     const double pairs =
         static_cast<double>(num_tokens) * (context - num_tokens) +
         num_tokens * (num_tokens + 1.0) / 2;
@@ -418,6 +421,12 @@ bool ParseOptions(int argc, char** argv, Options* options) {
       if (!absl::SimpleAtoi(arg, &options->num_reps)) return false;
     } else if (absl::ConsumePrefix(&arg, "--filter=")) {
       options->filter = std::string(arg);
+    } else if (absl::ConsumePrefix(&arg, "--kv-dtype=")) {
+      options->kv_dtype = arg == "f32"    ? DType::kF32
+                          : arg == "f16"  ? DType::kF16
+                          : arg == "fp8"  ? DType::kF8E4M3
+                          : arg == "int8" ? DType::kI8
+                                          : DType::kBF16;
     } else if (absl::ConsumePrefix(&arg, "--dtype=")) {
       options->dtype = arg == "f32"   ? DType::kF32
                        : arg == "f16" ? DType::kF16
@@ -449,7 +458,8 @@ int Main(int argc, char** argv) {
   if (!ParseOptions(argc, argv, &options)) {
     std::fprintf(stderr,
                  "usage: kernel_bench [--threads=N] [--reps=N] [--filter=TEXT] "
-                 "[--dtype=bf16|f16|f32] [--format=q8_0|q4_0|q4_k|...] "
+                 "[--dtype=bf16|f16|f32] [--kv-dtype=bf16|f16|f32|fp8|int8] "
+                 "[--format=q8_0|q4_0|q4_k|...] "
                  "[--rows=1,16,512]\n");
     return 64;
   }

@@ -182,7 +182,8 @@ absl::StatusOr<int> CpuBackend::AddAttention(const AttentionSpec& spec) {
         "attention: ", spec.num_layers, " layers, ", spec.num_heads, " heads, ",
         spec.num_kv_heads, " KV heads, head_dim ", spec.head_dim));
   }
-  if (!IsDenseDType(spec.kv_dtype)) {
+  if (!IsDenseDType(spec.kv_dtype) && spec.kv_dtype != DType::kF8E4M3 &&
+      spec.kv_dtype != DType::kI8) {
     return absl::InvalidArgumentError(
         absl::StrCat("attention: kv_dtype ", DTypeName(spec.kv_dtype)));
   }
@@ -259,8 +260,7 @@ absl::StatusOr<int> CpuBackend::NumBlocks(const EngineShape& shape) const {
 
 absl::Status CpuBackend::AllocateKv() {
   for (KvLayers& kv : kv_) {
-    kv.layer_bytes =
-        num_blocks_ * kv.block_stride * DTypeSize(kv.spec.kv_dtype);
+    kv.layer_bytes = num_blocks_ * kv.layout.BlockBytes();
     QUIRE_ASSIGN_OR_RETURN(
         kv.memory, MappedMemory::Create(kv.layer_bytes * kv.spec.num_layers,
                                         MappedMemory::Pages::kHuge));
@@ -302,8 +302,8 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   int max_heads = 1;
   int max_head_dim = 1;
   for (KvLayers& kv : kv_) {
-    kv.block_stride =
-        int64_t{2} * kv.spec.num_kv_heads * shape.block_size * kv.spec.head_dim;
+    kv.layout = {kv.spec.kv_dtype, kv.spec.num_kv_heads, kv.spec.head_dim,
+                 shape.block_size};
     max_heads = std::max(max_heads, kv.spec.num_heads);
     max_head_dim = std::max(max_head_dim, kv.spec.head_dim);
   }
@@ -319,6 +319,9 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
       QuantScratchBytes(isa_, pool_.num_threads()));
   attention_scratch_ = std::make_unique<AttentionScratch>(
       pool_.num_threads(), max_heads, max_head_dim, shape.max_model_len);
+  // Whole cache lines, so that threads share none.
+  kv_row_bytes_ = RoundUp(max_head_dim * int64_t{sizeof(float)}, 64) + 64;
+  kv_rows_.resize(pool_.num_threads() * kv_row_bytes_);
   for (int i = 0; i < pool_.num_threads(); ++i) {
     sampling_scratch_.emplace_back(shape.vocab_size,
                                    SlotTable::MaxHistoryTokens(shape));
@@ -459,7 +462,7 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
 void CpuBackend::CopyBlocks(
     absl::Span<const std::pair<int32_t, int32_t>> copies) {
   for (const KvLayers& kv : kv_) {
-    const int64_t block_bytes = kv.block_stride * DTypeSize(kv.spec.kv_dtype);
+    const int64_t block_bytes = kv.layout.BlockBytes();
     // In order: a later copy may read what an earlier one wrote.
     pool_.ParallelFor(
         kv.spec.num_layers, 1, [&](int64_t begin, int64_t end, int) {

@@ -14,17 +14,7 @@ namespace quire {
 namespace {
 
 const MatmulKernels& GetKernels(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      break;
-    case Isa::kAvx2:
-      return cpu_avx2::kMatmulKernels;
-    case Isa::kAvx512:
-      return cpu_avx512::kMatmulKernels;
-    case Isa::kAvx512Bf16:
-      return cpu_avx512_bf16::kMatmulKernels;
-  }
-  return cpu_scalar::kMatmulKernels;
+  return QUIRE_ISA_TABLE(isa, kMatmulKernels);
 }
 
 PanelFormat FormatOf(DType dtype) {

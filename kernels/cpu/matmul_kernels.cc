@@ -13,6 +13,8 @@ namespace {
 // 14 rows x 2 vectors of accumulators, 2 of weights and 1 broadcast: 31 of 32
 // registers.
 constexpr int kTileRows = 14;
+#elif defined(QUIRE_NEON)
+constexpr int kTileRows = 12;  // 24 + 2 + 3 of 32 registers.
 #else
 constexpr int kTileRows = 6;  // 12 + 2 + 1 of 16 registers.
 #endif
@@ -85,16 +87,15 @@ void FloatTile(const TileArgs& args) {
       panel += kPanelWidth * 2;
     }
     Prefetch<kLines>(prefetch);
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(x[row]);
-      acc[row][0] = Fma(w0, xv, acc[row][0]);
-      acc[row][1] = Fma(w1, xv, acc[row][1]);
-    }
+    FmaRows(w0, w1, x, acc);
     x += kRows;
   }
   StoreTile(args, acc);
 }
+
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define QUIRE_NATIVE_BF16 1  // Dot products of pairs.
+#endif
 
 #if defined(__AVX512BF16__)
 // Two k per step; x in pairs of bf16.
@@ -120,6 +121,43 @@ void Bf16Tile(const TileArgs& args) {
   }
   StoreTile(args, acc);
 }
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+// Two k per step; x in pairs of bf16, four rows to a vector. BFDOT rounds to
+// odd and takes subnormals for zero (Arm ARM, FPDot without FEAT_EBF16).
+template <int kRows, int kLines>
+void Bf16Tile(const TileArgs& args) {
+  F32 acc[kRows][2];
+  LoadTile(args, acc);
+  const char* panel = args.panel;
+  const char* prefetch = args.prefetch;
+  const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
+  for (int64_t step = args.num_steps; step > 0; --step) {
+    const bfloat16x8_t w0 = (bfloat16x8_t)vld1q_u8((const uint8_t*)panel);
+    const bfloat16x8_t w1 = (bfloat16x8_t)vld1q_u8((const uint8_t*)panel + 16);
+    panel += 32;
+    Prefetch<kLines>(prefetch);
+    int row = 0;
+#define QUIRE_DOT(lane)                                                     \
+  acc[row + lane][0] = vbfdotq_laneq_f32(acc[row + lane][0], w0, xv, lane); \
+  acc[row + lane][1] = vbfdotq_laneq_f32(acc[row + lane][1], w1, xv, lane)
+#pragma GCC unroll 16
+    for (; row + 4 <= kRows; row += 4) {
+      const bfloat16x8_t xv = (bfloat16x8_t)vld1q_s32(x + row);
+      QUIRE_DOT(0);
+      QUIRE_DOT(1);
+      QUIRE_DOT(2);
+      QUIRE_DOT(3);
+    }
+#pragma GCC unroll 16
+    for (; row < kRows; ++row) {
+      const bfloat16x8_t xv = (bfloat16x8_t)vdupq_n_s32(x[row]);
+      QUIRE_DOT(0);
+    }
+#undef QUIRE_DOT
+    x += kRows;
+  }
+  StoreTile(args, acc);
+}
 #else
 // Two k per step; x: for each step kRows even and then kRows odd elements, f32
 // holding values already rounded to bf16.
@@ -135,22 +173,12 @@ void Bf16Tile(const TileArgs& args) {
     F32 w0 = EvenBf16(LoadPairs(w));
     F32 w1 = EvenBf16(LoadPairs(w + 2 * kLanes));
     Prefetch<kLines>(prefetch);
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(x[row]);
-      acc[row][0] = Fma(w0, xv, acc[row][0]);
-      acc[row][1] = Fma(w1, xv, acc[row][1]);
-    }
+    FmaRows(w0, w1, x, acc);
     // Loaded again: one register less to keep.
     w0 = OddBf16(LoadPairs(w));
     w1 = OddBf16(LoadPairs(w + 2 * kLanes));
     panel += kPanelWidth * 4;
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(x[kRows + row]);
-      acc[row][0] = Fma(w0, xv, acc[row][0]);
-      acc[row][1] = Fma(w1, xv, acc[row][1]);
-    }
+    FmaRows(w0, w1, x + kRows, acc);
     x += 2 * kRows;
   }
   StoreTile(args, acc);
@@ -182,6 +210,8 @@ constexpr TileTable MakeFormatTable() {
 #if defined(__AVX512F__)
   return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
                        14>();
+#elif defined(QUIRE_NEON)
+  return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>();
 #else
   return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6>();
 #endif
@@ -191,7 +221,7 @@ constexpr TileTable kTileTables[kNumPanelFormats] = {
     MakeFormatTable<PanelFormat::kF16>(),
     MakeFormatTable<PanelFormat::kBf16Pairs>(),
 };
-#if defined(__AVX512BF16__)
+#if defined(QUIRE_NATIVE_BF16)
 constexpr int kBf16XStepBytes = 4;  // A pair of bf16.
 #else
 constexpr int kBf16XStepBytes = 8;  // A pair of f32.
@@ -221,14 +251,18 @@ QUIRE_INLINE U32 RoundToBf16(F32 v) {
 QUIRE_INLINE U32 LoadX(PanelFormat format, const float* x, int64_t count) {
   const F32 low = count >= kLanes ? Load(x) : LoadPartial(x, count);
   if (format != PanelFormat::kBf16Pairs) return (U32)low;
-#if defined(__AVX512BF16__)
+#if defined(QUIRE_NATIVE_BF16)
   F32 high = {};
   if (count >= 2 * kLanes) {
     high = Load(x + kLanes);
   } else if (count > kLanes) {
     high = LoadPartial(x + kLanes, count - kLanes);
   }
+#if defined(__AVX512BF16__)
   return (U32)_mm512_cvtne2ps_pbh(high, low);
+#else
+  return (U32)vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(low), high);
+#endif
 #else
   return RoundToBf16(low) & 0xffff0000u;
 #endif
@@ -239,7 +273,7 @@ QUIRE_INLINE U32 LoadX(PanelFormat format, const float* x, int64_t count) {
 void PackX(const MatmulJob& job, int64_t tile) {
   const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
   const bool is_bf16 = job.format == PanelFormat::kBf16Pairs;
-#if defined(__AVX512BF16__)
+#if defined(QUIRE_NATIVE_BF16)
   const int64_t k_per_lane = is_bf16 ? 2 : 1;
 #else
   constexpr int64_t k_per_lane = 1;

@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "kernels/cpu/isa_dispatch.h"
 #include "kernels/cpu/matmul_output.h"
 
 namespace quire {
@@ -58,18 +59,7 @@ struct MatmulKernels {
   void (*tanh)(const float* x, float* y, int64_t size);
 };
 
-namespace cpu_scalar {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx2 {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx512 {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx512_bf16 {
-extern const MatmulKernels kMatmulKernels;
-}
+QUIRE_DECLARE_ISA_TABLES(MatmulKernels, kMatmulKernels)
 
 }  // namespace quire
 

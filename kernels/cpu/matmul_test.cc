@@ -423,17 +423,7 @@ TEST(PackMatrixTest, RejectsWhatDoesNotFit) {
 }
 
 const MatmulKernels& Kernels(Isa isa) {
-  switch (isa) {
-    case Isa::kAvx2:
-      return cpu_avx2::kMatmulKernels;
-    case Isa::kAvx512:
-      return cpu_avx512::kMatmulKernels;
-    case Isa::kAvx512Bf16:
-      return cpu_avx512_bf16::kMatmulKernels;
-    case Isa::kScalar:
-      break;
-  }
-  return cpu_scalar::kMatmulKernels;
+  return QUIRE_ISA_TABLE(isa, kMatmulKernels);
 }
 
 double Ulps(float got, double expected) {

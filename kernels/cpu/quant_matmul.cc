@@ -53,33 +53,28 @@ void StoreCodes(const uint32_t* dwords, int64_t width, char* out) {
 
 bool HasVnni(Isa isa) {
 #if defined(__x86_64__)
-  switch (isa) {
-    case Isa::kScalar:
-      return false;
-    case Isa::kAvx2: {
-      unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
-      return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
-             (eax >> 4 & 1) != 0;  // AVX-VNNI
-    }
-    case Isa::kAvx512:
-    case Isa::kAvx512Bf16:
-      return __builtin_cpu_supports("avx512vnni");
+  if (isa == Isa::kAvx2) {
+    unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
+           (eax >> 4 & 1) != 0;  // AVX-VNNI
+  }
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) {
+    return __builtin_cpu_supports("avx512vnni");
   }
 #endif
   return false;
 }
 
 const QuantKernels& GetQuantKernels(Isa isa, bool with_vnni) {
-  switch (isa) {
-    case Isa::kScalar:
-      break;
-    case Isa::kAvx2:
-      return with_vnni ? cpu_avx2_vnni::kQuantKernels : cpu_avx2::kQuantKernels;
-    case Isa::kAvx512:
-    case Isa::kAvx512Bf16:
-      return with_vnni ? cpu_avx512_vnni::kQuantKernels
-                       : cpu_avx512::kQuantKernels;
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx2) {
+    return with_vnni ? cpu_avx2_vnni::kQuantKernels : cpu_avx2::kQuantKernels;
   }
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) {
+    return with_vnni ? cpu_avx512_vnni::kQuantKernels
+                     : cpu_avx512::kQuantKernels;
+  }
+#endif
   return cpu_scalar::kQuantKernels;
 }
 
