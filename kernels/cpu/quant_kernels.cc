@@ -287,6 +287,7 @@ void Tile(const TileArgs& args) {
   constexpr int kSubs = Source::kSubs;
   constexpr bool kInRegisters = kRows <= kMaxRegisterRows;
   Source source(args);
+  const I32 shift = SetInt1(source.OffsetShift());
   const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
   F32 kept[kRows][2];
   if constexpr (kInRegisters) {
@@ -317,8 +318,7 @@ void Tile(const TileArgs& args) {
       acc[row][0] = acc[row][1] = I32{};
       if constexpr (!Source::kHasMin) {
         acc[row][0] = acc[row][1] =
-            SetInt1(minus_x[row + (kSubs == 2 ? kRows : 0)])
-            << source.OffsetShift();
+            ShiftLeft(SetInt1(minus_x[row + (kSubs == 2 ? kRows : 0)]), shift);
       }
     }
     Accumulate<Source, 0, kRows>(source, x, acc);
@@ -339,8 +339,8 @@ void Tile(const TileArgs& args) {
               FinishFirst<Source>(acc[row][1], scale1, min1, minus));
         acc[row][0] = acc[row][1] = I32{};
         if constexpr (!Source::kHasMin) {
-          acc[row][0] = acc[row][1] = SetInt1(minus_x[2 * kRows + row])
-                                      << source.OffsetShift();
+          acc[row][0] = acc[row][1] =
+              ShiftLeft(SetInt1(minus_x[2 * kRows + row]), shift);
         }
       }
     }
@@ -451,27 +451,36 @@ QUIRE_INLINE const TileTable& ExpandedTable(const QuantLayout& layout) {
   return kExpandedTables[has_min ? 2 : (layout.is_wide ? 1 : 0)];
 }
 
-// Formats worth their own tiles, which take codes out of the planes in registers
-// where one row tile is all: with the others a batch of few rows costs a round
-// trip of the codes through L1.
-constexpr TileTable kDirectQ8_0 = MakeAllRows<PanelSource<PanelCode::kQ8_0>>();
-constexpr TileTable kDirectQ4_0 = MakeAllRows<PanelSource<PanelCode::kQ4_0>>();
-constexpr TileTable kDirectQ4_K = MakeAllRows<PanelSource<PanelCode::kQ4_K>>();
-constexpr TileTable kDirectQ6_K = MakeAllRows<PanelSource<PanelCode::kQ6_K>>();
-QUIRE_INLINE const TileTable* DirectTable(PanelCode code) {
-  switch (code) {
-    case PanelCode::kQ8_0:
-      return &kDirectQ8_0;
-    case PanelCode::kQ4_0:
-      return &kDirectQ4_0;
-    case PanelCode::kQ4_K:
-      return &kDirectQ4_K;
-    case PanelCode::kQ6_K:
-      return &kDirectQ6_K;
-    default:
-      return nullptr;
+// Tiles that take codes out of the planes in registers, where one row tile is
+// all: with the others a batch of few rows costs a round trip of the codes
+// through L1. The formats of most files have them for every number of rows.
+template <PanelCode kCode>
+constexpr TileTable MakeDirectTable() {
+  if constexpr (kCode == PanelCode::kQ8_0 || kCode == PanelCode::kQ4_0 ||
+                kCode == PanelCode::kQ4_K || kCode == PanelCode::kQ6_K) {
+    return MakeAllRows<PanelSource<kCode>>();
+  } else {
+    return MakeTileTable<PanelSource<kCode>, 1, 2, 3, 4>();
   }
 }
+constexpr TileTable kDirectTables[kNumPanelCodes] = {
+    MakeDirectTable<PanelCode::kQ8_0>(),
+    MakeDirectTable<PanelCode::kQ4_0>(),
+    MakeDirectTable<PanelCode::kQ4_1>(),
+    MakeDirectTable<PanelCode::kQ5_0>(),
+    MakeDirectTable<PanelCode::kQ5_1>(),
+    MakeDirectTable<PanelCode::kIQ4_NL>(),
+    MakeDirectTable<PanelCode::kMXFP4>(),
+    MakeDirectTable<PanelCode::kQ2_K>(),
+    MakeDirectTable<PanelCode::kQ3_K>(),
+    MakeDirectTable<PanelCode::kQ4_K>(),
+    MakeDirectTable<PanelCode::kQ5_K>(),
+    MakeDirectTable<PanelCode::kQ6_K>(),
+    MakeDirectTable<PanelCode::kIQ4_XS>(),
+    MakeDirectTable<PanelCode::kInt4F16>(),
+    MakeDirectTable<PanelCode::kInt4Bf16>(),
+    MakeDirectTable<PanelCode::kInt4F32>(),
+};
 
 constexpr ExpandFunction kExpand[kNumPanelCodes] = {
     Expand<PanelCode::kQ8_0>,     Expand<PanelCode::kQ4_0>,
@@ -665,8 +674,8 @@ void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
 }
 
 // All rows in one tile, codes right from the panels.
-void ComputeDirect(const QuantJob& job, const TileTable& table,
-                   int64_t panel_begin, int64_t panel_end) {
+void ComputeDirect(const QuantJob& job, TileFunction tile, int64_t panel_begin,
+                   int64_t panel_end) {
   alignas(64) float acc[kTileRows * kPanelWidth];
   const TileRange range = {0, job.num_rows};
   TileArgs args = {};
@@ -677,7 +686,7 @@ void ComputeDirect(const QuantJob& job, const TileTable& table,
   args.is_first = true;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     args.panel = job.weights.panels + panel * job.weights.panel_bytes;
-    table.entries[job.num_rows](args);
+    tile(args);
     Epilogue(job, panel, range, acc);
   }
 }
@@ -685,11 +694,10 @@ void ComputeDirect(const QuantJob& job, const TileTable& table,
 void Compute(const QuantJob& job, int64_t panel_begin, int64_t panel_end,
              int64_t tile_begin, int64_t tile_end, char* scratch_memory) {
   if (job.num_tiles == 1) {
-    const TileTable* const table = DirectTable(job.weights.code);
-    if (table != nullptr) {
-      ComputeDirect(job, *table, panel_begin, panel_end);
-      return;
-    }
+    const TileFunction tile =
+        kDirectTables[static_cast<int>(job.weights.code)].entries[job.num_rows];
+    if (tile != nullptr)
+      return ComputeDirect(job, tile, panel_begin, panel_end);
   }
   const Scratch scratch = CutScratch(scratch_memory);
   const int64_t num_tiles = tile_end - tile_begin;
