@@ -176,8 +176,9 @@ TEST_P(QuantizedCheckpointTest, KeepsTheFormat) {
 
 struct Errors {
   double logprob = 0.0;     // From the golden, at worst.
-  double divergence = 0.0;  // KL from the model before quantization, mean.
-  double golden_divergence = 0.0;
+  double divergence = 0.0;  // KL from the golden, in nats, at worst.
+  // KL from the model before quantization, mean over the positions.
+  double from_original = 0.0;
 };
 
 absl::StatusOr<Errors> Compare(const std::string& directory,
@@ -195,13 +196,16 @@ absl::StatusOr<Errors> Compare(const std::string& directory,
     const std::vector<float> expected = entry["values"];
     const std::vector<float> original = entry["original"];
     const std::vector<float> found = LogprobsById(sequence.outputs.back());
+    double divergence = 0.0;
     for (size_t id = 0; id < found.size(); ++id) {
       const double error = std::abs(double{found[id]} - expected[id]);
       if (!(error <= errors.logprob)) errors.logprob = error;
-      const double probability = std::exp(original[id]);
-      errors.divergence += probability * (original[id] - found[id]);
-      errors.golden_divergence += probability * (original[id] - expected[id]);
+      divergence += std::exp(expected[id]) * (expected[id] - found[id]);
+      errors.from_original += std::exp(original[id]) *
+                              (original[id] - found[id]) /
+                              golden["logprobs"].size();
     }
+    if (!(divergence <= errors.divergence)) errors.divergence = divergence;
   }
   return errors;
 }
@@ -215,16 +219,15 @@ TEST_P(QuantizedCheckpointTest, LogprobsOfTheReference) {
 }
 
 // As served: what the CPU rounds must not add much to what quantization itself
-// costs. bf16 weights and activations alone move the divergence of the tiny
-// model by up to 0.007 nats.
+// costs (up to 0.4 nats: the weights are random). bf16 alone costs 0.002.
 TEST_P(QuantizedCheckpointTest, QualityOnTheCpu) {
   ModelHarness::Options options;
   options.dtype = std::nullopt;
   options.kv_cache_dtype = DType::kBF16;
   const auto errors = Compare(directory_, options);
   ASSERT_TRUE(errors.ok()) << errors.status();
-  EXPECT_LE(errors->divergence, errors->golden_divergence * 1.05 + 0.01);
-  EXPECT_LE(errors->logprob, 0.5);
+  EXPECT_LE(errors->divergence, 0.01);
+  EXPECT_LE(errors->from_original, 0.5);
 }
 
 // 100 damaged files for each layout: an error or a model, never a crash.
