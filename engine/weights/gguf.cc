@@ -6,7 +6,6 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -93,12 +92,6 @@ std::string TensorTypeError(uint32_t number) {
   }
   return absl::StrCat("type ", name,
                       " is not supported (supported: ", supported, ")");
-}
-
-std::string Quoted(absl::string_view text) {
-  constexpr size_t kMaxShown = 120;
-  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, kMaxShown)),
-                      text.size() > kMaxShown ? "..." : "", "\"");
 }
 
 // Bytes of a number; 0 for strings, arrays and what is unknown.
