@@ -256,8 +256,9 @@ absl::StatusOr<json> FactorScaling(Translator& keys, const StoredTensor& first,
   QUIRE_ASSIGN_OR_RETURN(const auto original,
                          keys.ReadInt("rope.scaling.original_context_length"));
   const json& positions = keys.config()["max_position_embeddings"];
-  // One table for all lengths: there is nothing to switch.
-  scaling["original_max_position_embeddings"] =
+  // One table for all lengths: there is nothing to switch. Outside of the
+  // scaling, where it goes before a family's default.
+  keys.config()["original_max_position_embeddings"] =
       original && &first != &second ? json(*original) : positions;
   return scaling;
 }
@@ -319,6 +320,8 @@ absl::Status TranslateRope(Translator& keys) {
         std::pair("attention_factor", "rope.scaling.attn_factor")}) {
     keys.Names(absl::StrCat("rope_scaling.", field), name);
   }
+  keys.Names("original_max_position_embeddings",
+             "rope.scaling.original_context_length");
   if (!scaling.is_null()) keys.config()["rope_scaling"] = std::move(scaling);
   return absl::OkStatus();
 }
