@@ -13,6 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
 #include "engine/base/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -187,6 +188,73 @@ TEST_F(GgufModelTest, TypesOfSixteenBitsAreTheirNumbers) {
     ASSERT_TRUE(expected.ok()) << expected.status();
     EXPECT_EQ(*found, *expected) << type;
   }
+}
+
+// The backend rounds activations beside blocks to int8 (kernels/backend.h),
+// which backend_conformance_test bounds operation by operation. Here it is
+// whether the right rows are decoded as the right format: that rounding moves
+// the log-probabilities of these checkpoints, which are spread wide, by 0.1 to
+// 0.4; rows in another order or a wrong scale move them by 2.5 to 10.
+TEST_F(GgufModelTest, BlocksAreTheirNumbers) {
+  constexpr double kMaxRoundingError = 1.0;
+  for (const uint32_t type : {GgufTensorType::kQ8_0, GgufTensorType::kQ4_0,
+                              GgufTensorType::kQ4_K, GgufTensorType::kQ6_K}) {
+    for (const char* family : {"llama", "phi3", "gemma2"}) {
+      const json golden = ReadJson(Golden(family) + "/golden.json");
+      const auto found = PromptLogprobs(Export(family, {type}), golden);
+      ASSERT_TRUE(found.ok()) << found.status();
+      const auto expected =
+          PromptLogprobs(Export(family, {type, /*is_decoded=*/true}), golden);
+      ASSERT_TRUE(expected.ok()) << expected.status();
+      ASSERT_EQ(found->size(), expected->size());
+      double error = 0;
+      for (size_t i = 0; i < found->size(); ++i) {
+        error = std::max(error, std::abs(double{(*found)[i]} - (*expected)[i]));
+        ASSERT_FALSE(std::isnan((*found)[i]));
+      }
+      EXPECT_LE(error, kMaxRoundingError) << family << " " << type;
+      RecordProperty(absl::StrCat(family, "_", type), absl::StrCat(error));
+    }
+  }
+}
+
+// A damaged header never ends the process: it is refused by name, or it was
+// damaged where that means another number.
+TEST_F(GgufModelTest, DamagedHeadersAreRefusedByName) {
+  GgufWriter writer;
+  const absl::Status exported =
+      ExportGgufModel(Golden("qwen2"), {GgufTensorType::kQ8_0}, &writer);
+  ASSERT_TRUE(exported.ok()) << exported;
+  const std::string file = writer.Build();
+  const size_t header_size = file.find("token_embd.weight") + 4096;
+  ASSERT_LT(header_size, file.size());
+  SimulationRandom random(9);
+  int num_refused = 0;
+  for (int i = 0; i < 1000; ++i) {
+    std::string damaged = file;
+    if (i % 10 == 0) {
+      damaged.resize(random.Below(file.size()));
+    } else {
+      for (uint64_t flips = 1 + random.Below(3); flips > 0; --flips) {
+        damaged[random.Below(header_size)] ^= 1 << random.Below(8);
+      }
+    }
+    const std::string path = absl::StrCat(directory_, "/damaged.gguf");
+    std::ofstream(path, std::ios::binary) << damaged;
+    const auto opened = GgufFile::Open(path);
+    absl::Status status = opened.status();
+    if (status.ok()) {
+      const auto config = ReadGgufModelConfig(**opened);
+      status = config.status();
+      if (status.ok()) {
+        status = OpenGgufCheckpoint(*opened, config->model).status();
+      }
+    }
+    if (status.ok()) continue;
+    ++num_refused;
+    EXPECT_TRUE(absl::StrContains(status.message(), directory_)) << status;
+  }
+  EXPECT_GT(num_refused, 300);
 }
 
 // --------------------------------------------------------------- the keys
