@@ -1,5 +1,8 @@
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <set>
 #include <utility>
@@ -495,7 +498,16 @@ void AdaptToTensors(const GgufFile& file, ModelConfig* config) {
 }  // namespace
 
 bool IsGgufPath(absl::string_view path) {
-  return absl::EndsWithIgnoreCase(path, ".gguf");
+  if (absl::EndsWithIgnoreCase(path, ".gguf")) return true;
+  struct stat info;
+  const std::string name(path);
+  if (stat(name.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return false;
+  std::FILE* file = std::fopen(name.c_str(), "re");
+  if (file == nullptr) return false;
+  char magic[4] = {};
+  const size_t num_read = std::fread(magic, 1, sizeof(magic), file);
+  std::fclose(file);
+  return absl::string_view(magic, num_read) == "GGUF";
 }
 
 std::vector<std::string> SupportedGgufArchitectures() {

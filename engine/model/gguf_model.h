@@ -45,7 +45,8 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenGgufCheckpoint(
 // Values of general.architecture that ReadGgufModelConfig accepts.
 std::vector<std::string> SupportedGgufArchitectures();
 
-// True for a path that ends in ".gguf", in any case of letters.
+// True for a path that ends in ".gguf", in any case of letters, and for a file
+// that begins as the format does, whatever its name.
 bool IsGgufPath(absl::string_view path);
 
 }  // namespace quire
