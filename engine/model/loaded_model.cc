@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -129,16 +130,51 @@ absl::Status ValidateLoadOptions(const LoadOptions& options) {
   return absl::OkStatus();
 }
 
-// What the packed weights will take, before any is packed: padding is a few
-// percent at most.
-int64_t ExpectedWeightBytes(const Checkpoint& checkpoint,
-                            std::optional<DType> dtype) {
-  if (!dtype) return checkpoint.num_bytes();
-  int64_t num_bytes = 0;
-  for (const auto& [name, tensor] : checkpoint.tensors()) {
-    num_bytes += tensor.num_elements * DTypeSize(*dtype);
+// The format in which a checkpoint's matrices are stored, for a person: what
+// its configuration says, or that of its largest share of blocks; empty: dense.
+std::string StoredQuantization(const Checkpoint& checkpoint,
+                               const ModelConfig& config) {
+  if (config.quantization.method != QuantizationMethod::kNone) {
+    return QuantizationMethodName(config.quantization.method);
   }
-  return num_bytes;
+  std::map<std::string, int64_t> num_elements;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (tensor.format != QuantFormat::kDense) {
+      num_elements[QuantFormatName(tensor.format)] += tensor.num_elements;
+    }
+  }
+  std::string largest;
+  for (const auto& [format, count] : num_elements) {
+    if (largest.empty() || count > num_elements[largest]) largest = format;
+  }
+  return largest;
+}
+
+// Whether the options ask for what the model already is, or can become.
+absl::Status CheckQuantization(const std::string& directory,
+                               const std::string& stored,
+                               const LoadOptions& options,
+                               const Backend& backend) {
+  const std::string wanted = options.quantization
+                                 ? QuantFormatName(options.quantization->format)
+                                 : options.stored_quantization;
+  if (wanted.empty() || wanted == stored) return absl::OkStatus();
+  const auto error = [&](absl::string_view message) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--quantization ", wanted, ": ", message));
+  };
+  if (!stored.empty()) {
+    return error(
+        absl::StrCat(directory, " is quantized already (", stored, ")"));
+  }
+  if (!options.quantization) {
+    return error(absl::StrCat(directory, " is not quantized"));
+  }
+  if (!backend.SupportsLinear(DType::kU8, options.quantization->format)) {
+    return error(absl::StrCat(backend.Description(),
+                              " does not compute with such weights"));
+  }
+  return absl::OkStatus();
 }
 
 // Rows of logits to reserve for scoring prompts: as many as 64 MiB hold, which
@@ -168,11 +204,12 @@ int64_t AvailableMemoryBytes() {
 }
 
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
-  int64_t elements = 0;
+  int64_t num_bytes = 0;
   for (const LayerConfig& layer : config.layers) {
-    elements += int64_t{2} * layer.num_kv_heads * layer.head_dim;
+    num_bytes +=
+        int64_t{2} * layer.num_kv_heads * KvHeadBytes(kv_dtype, layer.head_dim);
   }
-  return elements * DTypeSize(kv_dtype);
+  return num_bytes;
 }
 
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
@@ -261,7 +298,24 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                  loaded.embedding->max_input_tokens);
   }
 
-  const int64_t needed = ExpectedWeightBytes(*checkpoint, options.dtype);
+  loaded.quantization = StoredQuantization(*checkpoint, loaded.config);
+  QUIRE_RETURN_IF_ERROR(CheckQuantization(directory, loaded.quantization,
+                                          options, *loaded.backend));
+  WeightLoaderOptions loader_options;
+  loader_options.dtype = options.dtype;
+  loader_options.progress = options.progress;
+  loader_options.supports = [backend = loaded.backend.get()](
+                                DType dtype, QuantFormat format) {
+    return backend->SupportsLinear(dtype, format);
+  };
+  loader_options.stored = loaded.config.quantization;
+  if (loaded.quantization.empty() && options.quantization) {
+    loader_options.quantization = options.quantization;
+    loaded.quantization = QuantFormatName(options.quantization->format);
+  }
+  loader_options.num_threads = options.num_threads;
+  WeightLoader weights(checkpoint, std::move(loader_options));
+  const int64_t needed = weights.ExpectedBytes();
   const int64_t available =
       loaded.backend->FreeDeviceBytes().value_or(AvailableMemoryBytes()) -
       needed;
@@ -275,7 +329,6 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                          PlanKvMemory(loaded.config, options, available));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
 
-  WeightLoader weights(checkpoint, options.dtype, options.progress);
   ModelOptions model_options;
   model_options.max_model_len = plan.max_model_len;
   model_options.kv_dtype = options.kv_cache_dtype;
@@ -284,6 +337,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                                                    weights, *loaded.backend));
   if (std::string unused = weights.UnusedTensorsWarning(); !unused.empty()) {
     loaded.warnings.push_back(std::move(unused));
+  }
+  for (std::string& note : weights.Notes()) {
+    loaded.warnings.push_back(std::move(note));
   }
   if (options.progress) {
     options.progress(checkpoint->num_bytes(), checkpoint->num_bytes());
