@@ -13,7 +13,7 @@ int RunBench(const BenchOptions& options) {
     case BenchOptions::Kind::kLatency:
       return RunBenchLatency(options.offline);
     case BenchOptions::Kind::kModel:
-      break;
+      return RunBenchModel(options.model);
     case BenchOptions::Kind::kKernels:
       break;
     case BenchOptions::Kind::kStartup:

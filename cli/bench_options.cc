@@ -288,6 +288,9 @@ void AddBench(CLI::App* bench, const AddModel& add_model,
   AddLatency(
       add("latency", "One batch in this process, no HTTP", Kind::kLatency),
       add_model, &options->offline);
+  AddModelRows(
+      add("model", "Prefill and decode without a scheduler", Kind::kModel),
+      add_model, &options->model);
   AddStartup(add("startup", "From exec to ready and to the first token",
                  Kind::kStartup),
              &options->startup);
