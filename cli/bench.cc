@@ -15,7 +15,7 @@ int RunBench(const BenchOptions& options) {
     case BenchOptions::Kind::kModel:
       return RunBenchModel(options.model);
     case BenchOptions::Kind::kKernels:
-      break;
+      return RunBenchKernels(options.kernels);
     case BenchOptions::Kind::kStartup:
       return RunBenchStartup(options.startup);
   }

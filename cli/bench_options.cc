@@ -244,8 +244,8 @@ void AddKernels(CLI::App* app, BenchKernelOptions* options) {
   app->add_option("--quantization", options->quantization,
                   "Weights in a block format: q8_0, q4_0, q4_k, ...");
   app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
-                  "bf16, f16 or f32")
-      ->check(CLI::IsMember({"bf16", "f16", "f32"}));
+                  "bf16, f16, f32, fp8 or int8")
+      ->check(CLI::IsMember({"bf16", "f16", "f32", "fp8", "int8"}));
   app->add_option("--rows", options->num_rows, "Tokens of a step: 1,16,512")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 16));
@@ -291,6 +291,9 @@ void AddBench(CLI::App* bench, const AddModel& add_model,
   AddModelRows(
       add("model", "Prefill and decode without a scheduler", Kind::kModel),
       add_model, &options->model);
+  AddKernels(add("kernels", "Each operation against the machine's ceilings",
+                 Kind::kKernels),
+             &options->kernels);
   AddStartup(add("startup", "From exec to ready and to the first token",
                  Kind::kStartup),
              &options->startup);
