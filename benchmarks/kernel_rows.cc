@@ -196,9 +196,9 @@ class KernelBench {
   bool IsWanted(const std::string& name) const {
     return absl::StrContains(name, plan_.filter);
   }
-  // Repeats `run` (whose argument is how often to execute in one step; it
-  // returns the seconds) between probes.
-  absl::Status Measure(KernelRow row, Arithmetic arithmetic,
+  // Repeats `run` (whose argument is how often to go through all `num_units`
+  // layers in one step; it returns the seconds) between probes.
+  absl::Status Measure(KernelRow row, Arithmetic arithmetic, double num_units,
                        absl::FunctionRef<absl::StatusOr<double>(int)> run);
   LinearSpec MakeSpec(LinearKind kind, int64_t rows, int64_t cols);
   Arithmetic LinearArithmetic() const {
@@ -217,7 +217,7 @@ class KernelBench {
 };
 
 absl::Status KernelBench::Measure(
-    KernelRow row, Arithmetic arithmetic,
+    KernelRow row, Arithmetic arithmetic, double num_units,
     absl::FunctionRef<absl::StatusOr<double>(int)> run) {
   QUIRE_RETURN_IF_ERROR(run(1).status());  // Warms up.
   QUIRE_ASSIGN_OR_RETURN(const double once, run(1));
@@ -228,15 +228,17 @@ absl::Status KernelBench::Measure(
   double peak = ceilings.Peak(arithmetic);
   for (int i = 0; i < plan_.repetitions; ++i) {
     QUIRE_ASSIGN_OR_RETURN(const double seconds, run(count));
-    row.seconds.push_back(seconds / count);
+    const double num_executions = num_units * count;
+    row.seconds.push_back(seconds / num_executions);
     const double next_bandwidth = ceilings.Bandwidth();
     const double next_peak = ceilings.Peak(arithmetic);
     if (bandwidth > 0 && next_bandwidth > 0) {
-      row.percent_of_bandwidth.push_back(200 * row.bytes * count / seconds /
+      row.percent_of_bandwidth.push_back(200 * row.bytes * num_executions /
+                                         seconds /
                                          (bandwidth + next_bandwidth));
     }
     if (peak > 0 && next_peak > 0) {
-      row.percent_of_peak.push_back(200 * row.flops * count / seconds /
+      row.percent_of_peak.push_back(200 * row.flops * num_executions / seconds /
                                     (peak + next_peak));
     }
     bandwidth = next_bandwidth;
@@ -373,9 +375,9 @@ absl::Status KernelBench::Linear(const char* layer, LinearKind kind,
   };
   KernelRow row;
   row.name = name;
-  row.bytes = static_cast<double>(bytes) * num_copies;
-  row.flops = 2.0 * num_tokens * rows * cols * num_copies;
-  return Measure(std::move(row), LinearArithmetic(), run);
+  row.bytes = bytes;
+  row.flops = 2.0 * num_tokens * rows * cols;
+  return Measure(std::move(row), LinearArithmetic(), num_copies, run);
 }
 
 absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
@@ -458,14 +460,12 @@ absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
                     /*has_kv=*/true);
   KernelRow row;
   row.name = name;
-  row.bytes = static_cast<double>(spec.num_layers) * num_seqs * context *
-              position_bytes;
+  row.bytes = static_cast<double>(num_seqs) * context * position_bytes;
   const double pairs =
       static_cast<double>(num_tokens) * (context - num_tokens) +
       num_tokens * (num_tokens + 1.0) / 2;
-  row.flops = 4.0 * spec.num_layers * num_seqs * pairs * shape_.num_heads *
-              shape_.head_dim;
-  return Measure(std::move(row), Arithmetic::kF32,
+  row.flops = 4.0 * num_seqs * pairs * shape_.num_heads * shape_.head_dim;
+  return Measure(std::move(row), Arithmetic::kF32, spec.num_layers,
                  [&](int count) { return runner.Run(context, attend(count)); });
 }
 
@@ -503,7 +503,7 @@ absl::Status KernelBench::Norm(int num_tokens) {
   row.name = name;
   row.bytes = 2.0 * num_tokens * cols * DTypeSize(activations);
   row.flops = 4.0 * num_tokens * cols;
-  return Measure(std::move(row), Arithmetic::kF32, [&](int count) {
+  return Measure(std::move(row), Arithmetic::kF32, 1, [&](int count) {
     return runner.Run(num_tokens, [&](Step& step) -> absl::Status {
       for (int i = 0; i < count; ++i) {
         QUIRE_RETURN_IF_ERROR(backend->Norm(step, x, prologue, out));

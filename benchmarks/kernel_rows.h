@@ -56,7 +56,7 @@ struct KernelBenchPlan {
 
 struct KernelRow {
   std::string name;
-  // Of one execution: what has to be read at least, and computed.
+  // Of one execution (one layer): what has to be read at least, and computed.
   double bytes = 0;
   double flops = 0;
   std::vector<double> seconds;  // Of one execution, for each repetition.

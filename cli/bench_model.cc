@@ -23,6 +23,7 @@
 #include "cli/exit_codes.h"
 #include "cli/session.h"
 #include "engine/base/status.h"
+#include "engine/base/thread_pool.h"
 #include "kernels/backend_factory.h"
 #include "kernels/cpu/isa.h"
 #include "nlohmann/json.hpp"
@@ -107,6 +108,10 @@ class ModelBench {
   absl::Status Load(const std::vector<ModelRow>& rows);
   absl::Status Measure(const ModelRow& row);
   LoadedModel& model() { return session_ ? session_->loaded : preset_model_; }
+  std::string WeightsName() {
+    return model().quantization.empty() ? DTypeName(model().dtype)
+                                        : model().quantization;
+  }
   Json Object(const ModelRowResult& result);
   void Print(const ModelRowResult& result);
   void PrintEnd();
@@ -151,15 +156,11 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
     TemporaryDirectory directory;
     QUIRE_RETURN_IF_ERROR(directory.Make());
     QUIRE_RETURN_IF_ERROR(WriteRandomModel(shape, 1, directory.path()));
-    LoadOptions load;
-    load.max_num_seqs = num_seqs;
-    load.max_num_batched_tokens = step_tokens;
-    load.max_model_len = longest + 1;
-    if (options_.model.kv_cache_dtype == "f16") {
-      load.kv_cache_dtype = DType::kF16;
-    } else if (options_.model.kv_cache_dtype == "f32") {
-      load.kv_cache_dtype = DType::kF32;
-    }
+    SessionOptions session = options_.model;
+    session.max_num_seqs = num_seqs;
+    session.max_num_batched_tokens = step_tokens;
+    session.max_model_len = absl::StrCat(longest + 1);
+    QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(session));
     std::string fallback_reason;
     QUIRE_ASSIGN_OR_RETURN(
         std::unique_ptr<Backend> backend,
@@ -190,29 +191,31 @@ Json ModelBench::Object(const ModelRowResult& result) {
     nanoseconds.push_back(seconds * 1e9);
     rates.push_back(result.row.num_tokens() / seconds);
   }
-  Json json = {{"model_filename", name_},
-               {"model_type", absl::StrCat(model().config.model_type, " ",
-                                           DTypeName(model().dtype))},
-               {"model_size", model().memory.weights_bytes},
-               {"model_n_params", model().num_parameters},
-               {"backends", model().backend->Description()},
-               {"n_batch", model().shape.max_num_tokens},
-               {"n_threads", options_.model.num_threads},
-               {"type_k", DTypeName(model().kv_cache_dtype)},
-               {"type_v", DTypeName(model().kv_cache_dtype)},
-               {"n_prompt", result.row.num_prompt},
-               {"n_gen", result.row.num_gen},
-               {"n_depth", result.row.depth},
-               {"n_seqs", result.row.num_seqs},
-               {"test", result.row.Name()},
-               {"test_time", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(),
-                                              absl::UTCTimeZone())},
-               {"avg_ns", Mean(nanoseconds)},
-               {"stddev_ns", SampleDeviation(nanoseconds)},
-               {"avg_ts", Mean(rates)},
-               {"stddev_ts", SampleDeviation(rates)},
-               {"samples_ns", nanoseconds},
-               {"samples_ts", rates}};
+  Json json = {
+      {"model_filename", name_},
+      {"model_type",
+       absl::StrCat(model().config.model_type, " ", DTypeName(model().dtype))},
+      {"model_size", model().memory.weights_bytes},
+      {"model_n_params", model().num_parameters},
+      {"backends", model().backend->Description()},
+      {"n_batch", model().shape.max_num_tokens},
+      {"n_threads", options_.model.num_threads > 0 ? options_.model.num_threads
+                                                   : AvailableCpus()},
+      {"type_k", DTypeName(model().kv_cache_dtype)},
+      {"type_v", DTypeName(model().kv_cache_dtype)},
+      {"n_prompt", result.row.num_prompt},
+      {"n_gen", result.row.num_gen},
+      {"n_depth", result.row.depth},
+      {"n_seqs", result.row.num_seqs},
+      {"test", result.row.Name()},
+      {"test_time", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(),
+                                     absl::UTCTimeZone())},
+      {"avg_ns", Mean(nanoseconds)},
+      {"stddev_ns", SampleDeviation(nanoseconds)},
+      {"avg_ts", Mean(rates)},
+      {"stddev_ts", SampleDeviation(rates)},
+      {"samples_ns", nanoseconds},
+      {"samples_ts", rates}};
   if (!result.percent_of_read.empty()) {
     json["percent_of_read_bandwidth"] = result.percent_of_read;
     json["percent_of_bf16_peak"] = result.percent_of_peak;

@@ -194,7 +194,6 @@ void AddLatency(CLI::App* app, const AddModel& add_model,
 void AddModelRows(CLI::App* app, const AddModel& add_model,
                   BenchModelOptions* options) {
   add_model(app, &options->model);
-  app->add_option("-m", options->model.model, "The same as --model");
   app->add_option("--preset", options->preset,
                   "Random bf16 weights of this shape instead of a model: "
                   "qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, llama-3.1-8b");

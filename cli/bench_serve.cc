@@ -23,6 +23,7 @@
 #include "cli/bench.h"
 #include "cli/bench_output.h"
 #include "cli/exit_codes.h"
+#include "cli/model_tokenizer.h"
 #include "engine/base/status.h"
 #include "server/json_text.h"
 #include "tokenizer/tokenizer.h"
@@ -159,9 +160,10 @@ absl::StatusOr<ReportOptions> MakeReport(const BenchServeOptions& options) {
   return report;
 }
 
-bool IsDirectory(const std::string& path) {
+// A model's directory or file on this machine, not its name in the API.
+bool IsLocalModel(const std::string& path) {
   std::error_code error;
-  return std::filesystem::is_directory(path, error);
+  return !path.empty() && std::filesystem::exists(path, error);
 }
 
 absl::StatusOr<Plan> MakePlan(const BenchServeOptions& options) {
@@ -205,7 +207,7 @@ absl::StatusOr<Plan> MakePlan(const BenchServeOptions& options) {
     QUIRE_ASSIGN_OR_RETURN(auto pair, ParsePair("--metadata", text));
     plan.metadata[pair.first] = pair.second;
   }
-  const bool is_local = IsDirectory(options.model);
+  const bool is_local = IsLocalModel(options.model);
   plan.model = !options.served_model_name.empty() ? options.served_model_name
                : is_local                         ? ""
                                                   : options.model;
@@ -213,7 +215,8 @@ absl::StatusOr<Plan> MakePlan(const BenchServeOptions& options) {
                            : is_local                 ? options.model
                                                       : "";
   if (!path.empty() && !options.skip_tokenizer) {
-    QUIRE_ASSIGN_OR_RETURN(plan.tokenizer, Tokenizer::Create(path));
+    std::vector<std::string> warnings;
+    QUIRE_ASSIGN_OR_RETURN(plan.tokenizer, OpenModelTokenizer(path, &warnings));
   }
   return plan;
 }
