@@ -69,7 +69,9 @@ def describe(values, unit=""):
 
 def run(command):
     """Standard output and error of `command`; ends the program if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Some of these programs write logs to where they are started.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode != 0:
         sys.exit(
             f"compare.py: {shlex.join(command)}: exit code {done.returncode}\n"
@@ -157,7 +159,10 @@ class Server:
         self.name = name
         self.load = load
         self.log = tempfile.TemporaryFile(mode="w+")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        self.folder = tempfile.TemporaryDirectory()
+        self.process = subprocess.Popen(
+            command, stdout=self.log, stderr=self.log, cwd=self.folder.name
+        )
         self.port = port
         deadline = time.monotonic() + 300
         while True:
@@ -189,6 +194,7 @@ class Server:
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
+        self.folder.cleanup()
 
 
 def named(text):
@@ -350,7 +356,8 @@ def parse_arguments(argv):
     parser.add_argument("--load", default="", help="arguments of quire bench serve")
     parser.add_argument("--first-port", type=int, default=18080)
     parser.add_argument("--json", help="file for all samples")
-    args = parser.parse_args(argv)  # fmt: skip
+    args = parser.parse_args(argv)
+    args.model = str(pathlib.Path(args.model).resolve())
     if bool(args.server_peer) == bool(args.peer or args.batched_peer):
         parser.error("give --peer and --batched-peer, or --server-peer")
     if args.rounds < 1 or args.threads < 1:

@@ -25,6 +25,9 @@ constexpr int kTileRows = 14;
 // Rows for which codes are taken out of the planes in registers; for more rows
 // they are written to scratch first, and read by every row tile.
 constexpr int kMaxDirectRows = 8;
+#elif defined(QUIRE_NEON)
+constexpr int kTileRows = 8;
+constexpr int kMaxDirectRows = 8;
 #else
 constexpr int kTileRows = 4;
 constexpr int kMaxDirectRows = 4;
@@ -432,13 +435,15 @@ template <class Source>
 constexpr TileTable MakeAllRows() {
 #if defined(__AVX512F__)
   return MakeTileTable<Source, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>();
+#elif defined(QUIRE_NEON)
+  return MakeTileTable<Source, 1, 2, 3, 4, 5, 6, 7, 8>();
 #else
   return MakeTileTable<Source, 1, 2, 3, 4>();
 #endif
 }
 template <class Source>
 constexpr TileTable MakeDirectRows() {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(QUIRE_NEON)
   return MakeTileTable<Source, 1, 2, 3, 4, 5, 6, 7, 8>();
 #else
   return MakeTileTable<Source, 1, 2, 3, 4>();
