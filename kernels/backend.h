@@ -255,7 +255,8 @@ struct StepPlan {
   absl::Span<const int32_t> scored_ids;  // [sum of num_scored], in row order.
 };
 
-// All that a kernel choice may depend on.
+// All that what Run enqueues may depend on: the counts are the step's. Others
+// promise nothing, and are enqueued anew each time.
 struct GraphKey {
   int32_t model = 0;
   int32_t num_rows = 0;
@@ -372,6 +373,14 @@ class Backend {
   // Calls `enqueue`, or replays what it once enqueued under the same key.
   virtual absl::Status Run(Step& step, const GraphKey& key,
                            absl::FunctionRef<absl::Status()> enqueue) = 0;
+  // Between steps, by who has nothing better to do: a little work (some
+  // milliseconds) that a later step will not have to do. False: there is none
+  // left.
+  //   enqueue: as Run's, of model 0, for the step that it is called with.
+  virtual bool PrepareAhead(
+      absl::FunctionRef<absl::Status(Step*)> /*enqueue*/) {
+    return false;
+  }
   virtual absl::Status EndStep(Step& step) = 0;
   virtual bool Done(const Step& step) const = 0;
   // Waits for the step and ends it.

@@ -31,11 +31,13 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(
     const CudaBackendOptions& options) {
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<cuda::Device> device,
                          cuda::CreateDevice(options.device_idx));
-  return std::unique_ptr<CudaBackend>(new CudaBackend(std::move(device)));
+  return std::unique_ptr<CudaBackend>(
+      new CudaBackend(options, std::move(device)));
 }
 
-CudaBackend::CudaBackend(std::unique_ptr<cuda::Device> device)
-    : device_(std::move(device)) {}
+CudaBackend::CudaBackend(const CudaBackendOptions& options,
+                         std::unique_ptr<cuda::Device> device)
+    : options_(options), device_(std::move(device)) {}
 
 CudaBackend::~CudaBackend() {
   // Steps in flight read memory that goes now; an error is of no use to
@@ -173,6 +175,8 @@ int64_t CudaBackend::StagingBytes() const {
   int64_t num_bytes = 4 * Cursor::Padded<int32_t>(shape_.max_num_tokens) +
                       Cursor::Padded<int32_t>(shape_.max_logit_rows) +
                       2 * Cursor::Padded<int32_t>(shape_.max_logit_rows) +
+                      Cursor::Padded<cuda::AttentionWork>(
+                          2 * static_cast<int64_t>(planners_.size())) +
                       Cursor::Padded<cuda::SamplingRow>(shape_.max_num_seqs) +
                       Cursor::Padded<cuda::PoolRow>(shape_.max_num_seqs) +
                       Cursor::Padded<cuda::BlockTableEntry>(
@@ -300,6 +304,9 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
     QUIRE_RETURN_IF_ERROR(AllocateStep(*step));
     steps_.push_back(std::move(step));
   }
+  graphs_.reserve(kMaxGraphs);
+  // Their bits in CudaStepShape. Models have one or two.
+  graph_counts_.is_disabled = planners_.size() > 32;
   is_prepared_ = true;
   plan.weights_bytes = weights_bytes_;
   plan.workspace_bytes = workspace_bytes_;

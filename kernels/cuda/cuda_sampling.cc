@@ -128,16 +128,16 @@ absl::Status CudaBackend::Sample(Step& step, TensorView logits) {
                                         shape_.vocab_size));
   }
   cuda_step.is_sampled = true;
-  if (cuda_step.rows.empty()) return absl::OkStatus();
+  if (cuda_step.num_rows == 0) return absl::OkStatus();
   CudaSampling& sampling = *sampling_;
-  const SampleResults layout(cuda_step.num_logits, cuda_step.rows.size());
+  const SampleResults layout(cuda_step.num_logits, cuda_step.num_rows);
   int32_t* const results = sampling.results.data<int32_t>();
   cuda::SampleArguments arguments;
   arguments.logits = static_cast<const float*>(logits.data);
   arguments.logits_stride = shape_.vocab_size;
   arguments.vocab_size = shape_.vocab_size;
   arguments.num_logits = cuda_step.num_logits;
-  arguments.num_rows = static_cast<int32_t>(cuda_step.rows.size());
+  arguments.num_rows = cuda_step.num_rows;
   arguments.rows = cuda_step.d_sampling_rows;
   arguments.logit_rows = cuda_step.d_logit_rows;
   arguments.logit_tokens = cuda_step.d_logit_tokens;
@@ -171,7 +171,7 @@ absl::Status CudaBackend::Sample(Step& step, TensorView logits) {
 // rejected drafts leave the length of their sequence.
 void CudaBackend::CollectSampled(CudaStep& step) {
   if (step.num_logits == 0) return;
-  const SampleResults layout(step.num_logits, step.rows.size());
+  const SampleResults layout(step.num_logits, step.num_rows);
   const int32_t* ints = step.sampled.data<const int32_t>();
   const float* floats = step.sampled.data<const float>();
   step.top_ids.clear();

@@ -99,7 +99,8 @@ struct RopeArguments {
   int64_t qkv_stride = 0;
   uint16_t* kv_cache = nullptr;         // One layer, as AttentionArguments.
   const int32_t* positions = nullptr;   // [num_tokens]
-  const int32_t* table_rows = nullptr;  // [num_tokens], of the block tables.
+  // [num_tokens], of the block tables; -1: padding, left alone.
+  const int32_t* table_rows = nullptr;
   const int32_t* block_tables = nullptr;
   int64_t block_table_stride = 0;
   int num_tokens = 0;
