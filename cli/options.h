@@ -24,8 +24,10 @@ struct SessionOptions {
   std::string pooling = "auto";  // Of embeddings: auto, last or mean.
   std::string dtype = "auto";
   std::string kv_cache_dtype = "bf16";
-  std::string max_model_len = "auto";  // A length, 32k, auto or -1.
-  std::string kv_cache_memory = "0";   // Bytes, 4GiB, ...; 0: automatic.
+  std::string max_model_len = "auto";      // A length, 32k, auto or -1.
+  std::string kv_cache_memory = "0";       // Bytes, 4GiB, ...; 0: automatic.
+  double device_memory_utilization = 0.9;  // Of what a GPU has free.
+  bool enforce_eager = false;              // No CUDA graphs.
   int num_threads = 0;
   int block_size = 16;
   int max_num_seqs = 64;

@@ -160,14 +160,22 @@ struct EngineShape {
   int block_size = 16;
   int steps_in_flight = 1;
   int64_t kv_bytes = 0;  // Budget for KV storage; num_blocks follows.
-  int pooled_cols = 0;   // Columns of what Pool reduces; 0: it is not used.
+  // Of a device with memory of its own: what weights, workspace and KV cache
+  // may take together. 0: there is no such bound. With it, kv_bytes 0 stands
+  // for all that the others leave.
+  int64_t device_bytes = 0;
+  int pooled_cols = 0;  // Columns of what Pool reduces; 0: it is not used.
 };
 
 struct MemoryPlan {
   int64_t weights_bytes = 0;
   int64_t workspace_bytes = 0;
+  int64_t graphs_bytes = 0;  // Left to the driver for captured steps.
   int64_t kv_bytes = 0;
   int num_blocks = 0;
+  // Ids that a sequence's bias (two for each), bad words, breakers and
+  // banned_before_min may have together; 0: any number.
+  int64_t max_list_entries = 0;
 };
 
 // ---------------------------------------------------------------- a step
@@ -338,6 +346,10 @@ class Backend {
   // workspace and KV cache are taken; none for one that uses the host's.
   virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
 
+  // EngineShape::steps_in_flight that is of use: 2 where the device computes
+  // while the host plans.
+  virtual int UsefulStepsInFlight() const { return 1; }
+
   // ---- Loading: may allocate, block and start threads.
 
   // The dtype in which activations of a model with weights of `weights` flow.
@@ -358,6 +370,13 @@ class Backend {
 
   // Declares an activation buffer: [max_num_tokens or max_logit_rows, cols].
   virtual int AddActivation(int64_t cols, DType dtype, ActivationRows rows) = 0;
+
+  // What Prepare would allocate; allocates nothing and reports no lack of
+  // memory (num_blocks is what fits, perhaps 0). For backends with
+  // FreeDeviceBytes.
+  virtual absl::StatusOr<MemoryPlan> PlanMemory(const EngineShape& /*shape*/) {
+    return absl::UnimplementedError("memory is the host's");
+  }
 
   // Allocates everything else; called once, after all of the above.
   // RESOURCE_EXHAUSTED if kv_bytes holds less than one sequence of

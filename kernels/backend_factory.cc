@@ -16,10 +16,13 @@ namespace quire {
 
 namespace {
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend() {
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
+    [[maybe_unused]] const BackendOptions& options) {
 #ifdef QUIRE_HAS_CUDA
+  CudaBackendOptions cuda_options;
+  cuda_options.enforce_eager = options.enforce_eager;
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
-                         CudaBackend::Create(CudaBackendOptions()));
+                         CudaBackend::Create(cuda_options));
   return backend;
 #else
   return absl::UnavailableError("this build has no CUDA backend");
@@ -35,7 +38,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
     return absl::InvalidArgumentError(absl::StrCat(
         "device \"", options.device, "\" is not one of auto, cpu, cuda"));
   }
-  if (options.device == "cuda") return CreateCudaBackend();
+  if (options.device == "cuda") return CreateCudaBackend(options);
   // Not yet: nobody should get answers from a backend that has only run on an
   // emulation without having asked for it.
   if (is_auto && access("/dev/nvidiactl", F_OK) == 0) {

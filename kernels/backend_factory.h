@@ -15,7 +15,8 @@ struct BackendOptions {
   // auto, cpu or cuda. auto is the CPU until the CUDA backend has been measured
   // on a GPU.
   std::string device = "auto";
-  int num_threads = 0;  // Of the CPU; <= 0: all that may be used.
+  int num_threads = 0;         // Of the CPU; <= 0: all that may be used.
+  bool enforce_eager = false;  // On a GPU: no CUDA graphs.
 };
 
 // INVALID_ARGUMENT for an unknown device or instruction set (QUIRE_CPU_ISA);

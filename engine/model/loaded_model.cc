@@ -119,12 +119,15 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
 absl::Status ValidateLoadOptions(const LoadOptions& options) {
   if (options.max_num_seqs < 1 || options.max_num_batched_tokens < 1 ||
       options.block_size < 1 || options.max_model_len < 0 ||
-      options.kv_cache_memory_bytes < 0) {
+      options.kv_cache_memory_bytes < 0 ||
+      !(options.device_memory_utilization > 0 &&
+        options.device_memory_utilization <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "max_num_seqs ", options.max_num_seqs, ", max_num_batched_tokens ",
         options.max_num_batched_tokens, ", block_size ", options.block_size,
         ", max_model_len ", options.max_model_len, ", kv_cache_memory_bytes ",
-        options.kv_cache_memory_bytes, ": out of range"));
+        options.kv_cache_memory_bytes, ", device_memory_utilization ",
+        options.device_memory_utilization, ": out of range"));
   }
   return absl::OkStatus();
 }
@@ -149,6 +152,41 @@ int ScoredTokensPerStep(int vocab_size, int max_num_tokens) {
   return static_cast<int>(std::clamp<int64_t>(
       kMaxBytes / (vocab_size * int64_t{sizeof(float)}), kMinTokens,
       std::max<int64_t>(max_num_tokens, kMinTokens)));
+}
+
+absl::Status LackOfMemory(const std::string& directory, int64_t needed,
+                          int64_t usable, std::optional<int64_t> free_bytes,
+                          const LoadOptions& options) {
+  constexpr double kGiB = 1 << 30;
+  if (!free_bytes) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s: the weights need %.1f GiB of memory, %.1f GiB are available",
+        directory, needed / kGiB, usable / kGiB));
+  }
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%s: the weights need %.1f GiB, and of the %.1f GiB that are free on the "
+      "GPU %.1f GiB may be used (--gpu-memory-utilization %g): raise that, use "
+      "quantized weights (--quantization) or a GPU with more memory",
+      directory, needed / kGiB, *free_bytes / kGiB, usable / kGiB,
+      options.device_memory_utilization));
+}
+
+// What the workspace takes is known only now: a length that nobody asked for is
+// lowered to what the KV cache then holds.
+absl::Status FitModelLength(const LoadOptions& options, LoadedModel& loaded) {
+  EngineShape& shape = loaded.shape;
+  QUIRE_ASSIGN_OR_RETURN(const MemoryPlan plan,
+                         loaded.backend->PlanMemory(shape));
+  const int64_t fitting = int64_t{plan.num_blocks} * shape.block_size;
+  if (options.max_model_len > 0 || fitting >= shape.max_model_len ||
+      fitting < 2) {
+    return absl::OkStatus();  // Prepare says what does not fit.
+  }
+  loaded.warnings.push_back(absl::StrCat(
+      "max_model_len lowered from ", shape.max_model_len, " to ", fitting,
+      ": the KV cache holds no longer sequence beside weights and workspace"));
+  shape.max_model_len = static_cast<int>(fitting);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -177,7 +215,7 @@ int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
 
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
-                                    int64_t available) {
+                                    int64_t available, bool owns_memory) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   const int64_t bytes_per_token =
       KvBytesPerToken(config, options.kv_cache_dtype);
@@ -197,8 +235,9 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
       is_len_fixed ? options.max_model_len : config.max_position_embeddings;
   int64_t budget = options.kv_cache_memory_bytes;
   if (budget == 0) {
-    budget = static_cast<int64_t>(kAutomaticKvFraction *
-                                  static_cast<double>(available));
+    budget = owns_memory ? available
+                         : static_cast<int64_t>(kAutomaticKvFraction *
+                                                static_cast<double>(available));
     // A length that was asked for may take more than the automatic share.
     if (is_len_fixed && sequence_bytes(max_model_len) <= available) {
       budget = std::max(budget, sequence_bytes(max_model_len));
@@ -262,17 +301,18 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   }
 
   const int64_t needed = ExpectedWeightBytes(*checkpoint, options.dtype);
-  const int64_t available =
-      loaded.backend->FreeDeviceBytes().value_or(AvailableMemoryBytes()) -
-      needed;
-  if (available < 0) {
-    constexpr double kGiB = 1 << 30;
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%s: the weights need %.1f GiB of memory, %.1f GiB are available",
-        directory, needed / kGiB, (available + needed) / kGiB));
+  const std::optional<int64_t> free_bytes = loaded.backend->FreeDeviceBytes();
+  QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
+  const int64_t usable =
+      free_bytes ? static_cast<int64_t>(options.device_memory_utilization *
+                                        static_cast<double>(*free_bytes))
+                 : AvailableMemoryBytes();
+  if (usable < needed) {
+    return LackOfMemory(directory, needed, usable, free_bytes, options);
   }
   QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
-                         PlanKvMemory(loaded.config, options, available));
+                         PlanKvMemory(loaded.config, options, usable - needed,
+                                      free_bytes.has_value()));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
 
   WeightLoader weights(checkpoint, options.dtype, options.progress);
@@ -303,7 +343,13 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   shape.vocab_size = loaded.config.vocab_size;
   shape.block_size = options.block_size;
   shape.kv_bytes = plan.kv_bytes;
+  shape.steps_in_flight = loaded.backend->UsefulStepsInFlight();
   if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
+  if (free_bytes) {
+    shape.device_bytes = usable;
+    shape.kv_bytes = options.kv_cache_memory_bytes;
+    QUIRE_RETURN_IF_ERROR(FitModelLength(options, loaded));
+  }
   QUIRE_ASSIGN_OR_RETURN(loaded.memory, loaded.backend->Prepare(shape));
   loaded.runner = std::make_unique<BackendModelRunner>(
       loaded.backend.get(), loaded.model.get(), shape.max_num_seqs,

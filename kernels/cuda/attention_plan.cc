@@ -98,8 +98,11 @@ void WriteAttentionPlan(const AttentionShape& shape, AttentionTile tile,
       int& place = next[class_of(end - begin)];
       for (int head = 0; head < shape.num_kv_heads; ++head) {
         tasks[place++] = {
-            keys.sequence,  head,  keys.first_row,
-            begin,          end,
+            keys.sequence,
+            head,
+            keys.first_row,
+            begin,
+            end,
             is_split ? num_parts + head * keys.num_splits + split : -1};
       }
     });

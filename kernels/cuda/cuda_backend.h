@@ -35,6 +35,7 @@ struct AttentionBatch;  // kernels/cuda/cuda_step.h
 struct AttentionPlanner;
 struct CudaAttention;
 struct CudaGraph;
+struct CudaReservation;
 struct CudaSampling;
 struct CudaSlot;
 struct CudaStep;
@@ -85,14 +86,15 @@ class CudaBackend : public Backend {
   absl::StatusOr<TensorView> Upload(TensorView host) override;
   absl::StatusOr<int> AddAttention(const AttentionSpec& spec) override;
   int AddActivation(int64_t cols, DType dtype, ActivationRows rows) override;
+  int UsefulStepsInFlight() const override { return 2; }
+  absl::StatusOr<MemoryPlan> PlanMemory(const EngineShape& shape) override;
   absl::StatusOr<MemoryPlan> Prepare(const EngineShape& shape) override;
   TensorView Activation(int id) const override;
 
   absl::StatusOr<Step*> BeginStep(const StepPlan& plan) override;
   absl::Status Run(Step& step, const GraphKey& key,
                    absl::FunctionRef<absl::Status()> enqueue) override;
-  bool PrepareAhead(
-      absl::FunctionRef<absl::Status(Step*)> enqueue) override;
+  bool PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) override;
   absl::Status EndStep(Step& step) override;
   bool Done(const Step& step) const override;
   absl::StatusOr<absl::Span<const RowResult>> Collect(Step& step) override;
@@ -135,11 +137,13 @@ class CudaBackend : public Backend {
                                               const char* remedy,
                                               int64_t* total);
   absl::Status CheckShape(const EngineShape& shape) const;
-  absl::StatusOr<int> NumBlocks(const EngineShape& shape) const;
+  int64_t BytesPerBlock() const;
+  int NumBlocks(const MemoryPlan& plan) const;
+  absl::Status CheckNumBlocks(const MemoryPlan& plan) const;
   void PlanAttentions();
   int64_t StagingBytes() const;
-  absl::Status AllocateWorkspace();
-  absl::Status AllocateSampling();
+  std::vector<CudaReservation> Workspace();
+  void AddSampling(std::vector<CudaReservation>* all);
   absl::Status AllocateStep(CudaStep& step);
 
   absl::Status ApplyUpdate(const SlotUpdate& update);
@@ -190,7 +194,6 @@ class CudaBackend : public Backend {
   int num_blocks_ = 0;
   int max_blocks_per_seq_ = 0;
   bool is_prepared_ = false;
-  int64_t workspace_bytes_ = 0;
   cuda::DeviceBuffer normed_;           // x': [max rows, max_cols_], 16 bits.
   cuda::DeviceBuffer head_statistics_;  // As RopeArguments; f32.
   cuda::DeviceBuffer partial_out_, partial_stats_;  // As AttentionArguments.

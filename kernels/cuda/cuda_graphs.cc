@@ -128,11 +128,9 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
 
 // Captures the decodes, small ones first: those that every conversation ends
 // in. Others come as they are used.
-bool CudaBackend::PrepareAhead(
-    absl::FunctionRef<absl::Status(Step*)> enqueue) {
-  const int max_tokens =
-      std::min({shape_.max_num_seqs, shape_.max_num_tokens,
-                shape_.max_logit_rows, kMaxPaddedTokens});
+bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
+  const int max_tokens = std::min({shape_.max_num_seqs, shape_.max_num_tokens,
+                                   shape_.max_logit_rows, kMaxPaddedTokens});
   if (options_.enforce_eager || shape_.pooled_cols > 0) return false;
   const auto free =
       std::find_if(steps_.begin(), steps_.end(), [](const auto& candidate) {

@@ -377,9 +377,8 @@ absl::Status CudaBackend::CheckPool(const CudaStep& step,
     if (pooling == Pooling::kMean &&
         slot.num_pooled_tokens != state.first_position) {
       return absl::FailedPreconditionError(absl::StrCat(
-          "Pool: slot ", state.row.slot, " has pooled ",
-          slot.num_pooled_tokens, " tokens and goes on at position ",
-          state.first_position));
+          "Pool: slot ", state.row.slot, " has pooled ", slot.num_pooled_tokens,
+          " tokens and goes on at position ", state.first_position));
     }
   }
   return absl::OkStatus();
@@ -417,14 +416,13 @@ absl::Status CudaBackend::Pool(Step& step, TensorView hidden,
   if (!cuda::LaunchNorm(norm, device_->stream())) {
     return device_->LaunchError("Norm");
   }
-  return cuda::LaunchMeanPool(
-             {.x = pooled_x_.data<const float>(),
-              .rows = cuda_step.d_pool_rows,
-              .num_rows = cuda_step.num_rows,
-              .cols = shape_.pooled_cols,
-              .sums = pooled_sums_.data<double>(),
-              .out = embeddings_.data<float>()},
-             device_->stream())
+  return cuda::LaunchMeanPool({.x = pooled_x_.data<const float>(),
+                               .rows = cuda_step.d_pool_rows,
+                               .num_rows = cuda_step.num_rows,
+                               .cols = shape_.pooled_cols,
+                               .sums = pooled_sums_.data<double>(),
+                               .out = embeddings_.data<float>()},
+                              device_->stream())
              ? absl::OkStatus()
              : device_->LaunchError("MeanPool");
 }

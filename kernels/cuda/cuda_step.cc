@@ -391,8 +391,8 @@ void CudaBackend::Pad(CudaStep& step) const {
   // and as many rows: these go along, lest there be more shapes than needed.
   const int32_t num_tokens = PaddedTokens(step.num_tokens);
   const auto pad = [&](int32_t count, int32_t limit) {
-    return std::min(
-        count == step.num_tokens ? num_tokens : PaddedRows(count), limit);
+    return std::min(count == step.num_tokens ? num_tokens : PaddedRows(count),
+                    limit);
   };
   step.num_rows = pad(step.num_rows, shape_.max_num_seqs);
   step.num_logits = pad(step.num_logits, shape_.max_logit_rows);
@@ -424,8 +424,8 @@ void CudaBackend::Stage(const StepPlan& plan, CudaStep& step,
   for (size_t i = 0; i < step.attention.size(); ++i) {
     const AttentionPlanner& planner = planners_[i / 2];
     const auto tile = static_cast<cuda::AttentionTile>(i % 2);
-    work[i] = StageAttention(planner, tile, SplitSize(planner, tile), step,
-                             cursor);
+    work[i] =
+        StageAttention(planner, tile, SplitSize(planner, tile), step, cursor);
     AttentionBatch& batch = step.attention[i];
     batch = {.work = d_work + i};
     if (work[i].num_tasks == 0) continue;
@@ -528,11 +528,11 @@ absl::Status CudaBackend::EndStep(Step& step) {
       slot.num_computed_tokens += state.row.num_tokens;
       slot.has_pending_drafts = state.row.num_drafts > 0;
       if (is_pooled) slot.num_pooled_tokens += state.row.num_tokens;
-      slot.has_last_token |= !is_pooled && state.row.num_logits > state.row.num_scored;
+      slot.has_last_token |=
+          !is_pooled && state.row.num_logits > state.row.num_scored;
     }
   }
-  if (cuda_step.status.ok() && is_pooled &&
-      !cuda_step.sampled_rows.empty()) {
+  if (cuda_step.status.ok() && is_pooled && !cuda_step.sampled_rows.empty()) {
     cuda_step.status = device_->CopyToHost(
         cuda_step.embeddings.data(), embeddings_.data(),
         static_cast<int64_t>(cuda_step.sampled_rows.size()) *

@@ -27,6 +27,13 @@ struct CudaWeight : PackedWeight {
   cuda::DeviceBuffer bias;  // [rows], f32, in the order of data; or nothing.
 };
 
+// Memory that Prepare allocates.
+struct CudaReservation {
+  const char* what = "";
+  int64_t num_bytes = 0;
+  cuda::DeviceBuffer* buffer = nullptr;
+};
+
 // The KV storage of one AttentionSpec and how its kernels are called.
 struct CudaAttention {
   AttentionSpec spec;
@@ -66,6 +73,10 @@ struct CudaSlot {
   std::vector<int32_t> blocks;
   int32_t num_uploaded_blocks = 0;
 };
+
+// MemoryPlan::max_list_entries: what the longest lists that the server's API
+// takes come to, if a request has one of them. Half a megabyte for each slot.
+inline constexpr int64_t kMaxListEntries = int64_t{1} << 17;
 
 // What Sample keeps of the slots; see SampleArguments.
 struct CudaSampling {
@@ -125,9 +136,12 @@ struct CudaStepShape {
   bool operator==(const CudaStepShape&) const = default;
 };
 
-// Some hundred kilobytes each: enough for every size of decode that a server
+// Enough for every size of decode that a server
 // meets and for what mixes with prefills, the least recently used of which go.
 inline constexpr size_t kMaxGraphs = 128;
+// What the driver keeps of them on the device: some 300 launches each, of
+// 1.5 KiB with their arguments. An estimate: not measured yet.
+inline constexpr int64_t kGraphsBytes = int64_t{kMaxGraphs} * 300 * 1536;
 
 // A captured step.
 struct CudaGraph {

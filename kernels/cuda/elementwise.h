@@ -97,8 +97,8 @@ struct RopeArguments {
   bool is_interleaved = false;
   uint16_t* qkv = nullptr;  // [num_tokens, qkv_stride]: q is overwritten.
   int64_t qkv_stride = 0;
-  uint16_t* kv_cache = nullptr;         // One layer, as AttentionArguments.
-  const int32_t* positions = nullptr;   // [num_tokens]
+  uint16_t* kv_cache = nullptr;        // One layer, as AttentionArguments.
+  const int32_t* positions = nullptr;  // [num_tokens]
   // [num_tokens], of the block tables; -1: padding, left alone.
   const int32_t* table_rows = nullptr;
   const int32_t* block_tables = nullptr;
