@@ -343,7 +343,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   shape.vocab_size = loaded.config.vocab_size;
   shape.block_size = options.block_size;
   shape.kv_bytes = plan.kv_bytes;
-  shape.steps_in_flight = loaded.backend->UsefulStepsInFlight();
+  shape.steps_in_flight = options.steps_in_flight > 0
+                              ? options.steps_in_flight
+                              : loaded.backend->UsefulStepsInFlight();
   if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
   if (free_bytes) {
     shape.device_bytes = usable;

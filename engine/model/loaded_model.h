@@ -36,6 +36,7 @@ struct LoadOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;
   int block_size = 16;
+  int steps_in_flight = 0;  // 0: what is of use on the device.
   LoadProgress progress;
 };
 
