@@ -402,7 +402,8 @@ class Backend {
   }
   virtual absl::Status EndStep(Step& step) = 0;
   virtual bool Done(const Step& step) const = 0;
-  // Waits for the step and ends it.
+  // Waits for the step and ends it. UNAVAILABLE: the device is broken, and no
+  // later step can be run.
   virtual absl::StatusOr<absl::Span<const RowResult>> Collect(Step& step) = 0;
 
   // ---- Operations: called inside Run. Views are whole activation buffers; an

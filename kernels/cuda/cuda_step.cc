@@ -558,7 +558,11 @@ absl::StatusOr<absl::Span<const RowResult>> CudaBackend::Collect(Step& step) {
   QUIRE_CHECK(cuda_step.state == CudaStep::State::kEnded);
   cuda_step.state = CudaStep::State::kFree;
   // Also after an error: the staging memory is free only then.
-  cuda_step.status.Update(device_->Wait(*cuda_step.event));
+  if (const absl::Status waited = device_->Wait(*cuda_step.event);
+      !waited.ok()) {
+    // It sticks: nothing that this process computes on the GPU means anything.
+    return absl::UnavailableError(waited.message());
+  }
   QUIRE_RETURN_IF_ERROR(cuda_step.status);
   if (cuda_step.pooling != Pooling::kNone) {
     const int64_t cols = shape_.pooled_cols;
