@@ -173,8 +173,13 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::IsMember({"auto", "last", "mean"}));
   app->add_option("--dtype", options->dtype,
                   "Weights: auto (as stored), float32, float16 or bfloat16");
+  app->add_option("--quantization,-q", options->quantization,
+                  "Quantize the linear layers at load: q8_0, q4_0, q4_1, "
+                  "q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, "
+                  "mxfp4, fp8, int4; or what the model is stored in: gptq, "
+                  "awq, compressed-tensors");
   app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
-                  "KV cache: bf16, f16 or f32 (auto is bf16)");
+                  "KV cache: bf16, f16, f32, int8 or fp8 (auto is bf16)");
   app->add_option("--max-model-len", options->max_model_len,
                   "Longest sequence, prompt and output: 2048, 32k, auto");
   app->add_option("--kv-cache-memory-bytes", options->kv_cache_memory,

@@ -13,9 +13,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "cli/draft_model.h"
 #include "cli/exit_codes.h"
 #include "cli/model_path.h"
@@ -49,6 +51,47 @@ absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
       option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
 }
 
+absl::StatusOr<DType> ParseKvDType(const std::string& name) {
+  if (name == "int8" || name == "i8") return DType::kI8;
+  if (name == "fp8" || name == "fp8_e4m3") return DType::kF8E4M3;
+  const absl::StatusOr<std::optional<DType>> dtype =
+      ParseDType("--kv-cache-dtype", name);
+  if (dtype.ok()) return (*dtype).value_or(DType::kBF16);
+  return absl::InvalidArgumentError(
+      absl::StrCat("--kv-cache-dtype: '", name,
+                   "' is not auto, bf16, f16, f32, int8 or fp8"));
+}
+
+// A format sets `load`'s quantization; a method what the model must be.
+absl::Status ParseQuantizationOption(const std::string& option,
+                                     LoadOptions* load) {
+  if (option.empty()) return absl::OkStatus();
+  const std::string name = absl::AsciiStrToLower(option);
+  std::string formats;
+  for (int i = 0; i <= static_cast<int>(QuantFormat::kInt4); ++i) {
+    const auto format = static_cast<QuantFormat>(i);
+    if (format == QuantFormat::kDense) continue;
+    if (name == QuantFormatName(format)) {
+      load->quantization = QuantizationScheme{.format = format};
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&formats, QuantFormatName(format), ", ");
+  }
+  for (const auto method : {QuantizationMethod::kGptq, QuantizationMethod::kAwq,
+                            QuantizationMethod::kCompressedTensors}) {
+    const char* spelled = QuantizationMethodName(method);
+    // vLLM's name for its kernels of the same format.
+    if (name == spelled || name == absl::StrCat(spelled, "_marlin")) {
+      load->stored_quantization = spelled;
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&formats, spelled, ", ");
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--quantization: '", option, "' is none of ",
+                   absl::StripSuffix(formats, ", ")));
+}
+
 absl::StatusOr<int64_t> ParseSizeOf(const char* option,
                                     const std::string& text) {
   const absl::StatusOr<int64_t> size = ParseSize(text);
@@ -75,10 +118,8 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
   if (options.pooling == "last") load.pooling = Pooling::kLast;
   if (options.pooling == "mean") load.pooling = Pooling::kMean;
   QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
-  QUIRE_ASSIGN_OR_RETURN(
-      const std::optional<DType> kv,
-      ParseDType("--kv-cache-dtype", options.kv_cache_dtype));
-  load.kv_cache_dtype = kv.value_or(DType::kBF16);
+  QUIRE_ASSIGN_OR_RETURN(load.kv_cache_dtype,
+                         ParseKvDType(options.kv_cache_dtype));
   if (options.max_model_len != "auto" && options.max_model_len != "-1") {
     QUIRE_ASSIGN_OR_RETURN(
         const int64_t length,
@@ -101,6 +142,8 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
           ? options.max_num_batched_tokens
           : std::max(kDefaultBatchedTokens, options.max_num_seqs);
   load.block_size = options.block_size;
+  load.num_threads = options.num_threads;
+  QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));
   return load;
 }
 
@@ -375,7 +418,9 @@ std::string DescribeSession(const Session& session, const std::string& address,
             loaded.embedding->pooling == Pooling::kMean ? "mean" : "last token",
             loaded.embedding->normalize ? ", normalized" : ""));
   }
-  row("dtype", absl::StrCat(DTypeName(loaded.dtype), ", KV cache ",
+  row("dtype", absl::StrCat(loaded.quantization,
+                            loaded.quantization.empty() ? "" : " and ",
+                            DTypeName(loaded.dtype), ", KV cache ",
                             DTypeName(loaded.kv_cache_dtype)));
   row("backend", loaded.backend->Description());
   row("weights", FormatBytes(loaded.memory.weights_bytes));

@@ -21,7 +21,10 @@
 // - Linear with bf16 weights rounds its input x' (after the prologue) to bf16;
 //   with f16 or f32 weights x' stays as it is. Products are accumulated in f32.
 // - The KV cache stores K (after norm and RoPE) and V rounded to kv_dtype;
-//   queries and probabilities stay in f32.
+//   queries and probabilities stay in f32. kF8E4M3 saturates. kI8 (CPU) holds,
+//   for each token and KV head, scale = max|x| / 127 in f32 and x / scale (in
+//   f32) rounded to the nearest integer, ties to even, in [-127, 127]; a scale
+//   of zero stands for zeros, and where an element is not finite all are NaN.
 // - A backend whose activations have 16 bits (CUDA) also rounds to their dtype
 //   what it keeps between its kernels or gives to tensor cores: x' for weights
 //   of any dtype, queries after norm and RoPE, the probabilities of attention
@@ -150,6 +153,12 @@ struct AttentionSpec {
   bool rope_interleaved = false;
   DType kv_dtype = DType::kBF16;
 };
+
+// Bytes of K (or V) of one token and KV head in the cache: kI8 comes with a f32
+// scale.
+constexpr int64_t KvHeadBytes(DType kv_dtype, int64_t head_dim) {
+  return head_dim * DTypeSize(kv_dtype) + (kv_dtype == DType::kI8 ? 4 : 0);
+}
 
 struct EngineShape {
   int max_num_seqs = 0;    // Slots.

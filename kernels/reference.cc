@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "kernels/quant_codec.h"
 
 namespace quire {
 namespace {
@@ -29,7 +30,30 @@ float Round(DType dtype, double value) {
   const float f32 = static_cast<float>(value);
   if (dtype == DType::kBF16) return Bf16ToFloat(FloatToBf16(f32));
   if (dtype == DType::kF16) return HalfToFloat(FloatToHalf(f32));
+  if (dtype == DType::kF8E4M3) return E4M3ToFloat(FloatToE4M3(f32));
   return f32;
+}
+
+// K or V of one token and head as the cache holds it.
+void StoreKvHead(DType dtype, const std::vector<double>& values, float* out) {
+  if (dtype != DType::kI8) {
+    for (size_t i = 0; i < values.size(); ++i) out[i] = Round(dtype, values[i]);
+    return;
+  }
+  float max = 0.0f;
+  bool is_finite = true;
+  for (double value : values) {
+    is_finite = is_finite && std::isfinite(static_cast<float>(value));
+    max = std::max(max, std::abs(static_cast<float>(value)));
+  }
+  const float scale = max / 127.0f;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float ratio = static_cast<float>(values[i]) / scale;
+    out[i] = !is_finite ? std::numeric_limits<float>::quiet_NaN()
+             : scale == 0.0f
+                 ? 0.0f
+                 : std::nearbyint(std::clamp(ratio, -127.0f, 127.0f)) * scale;
+  }
 }
 
 void Store(const TensorView& view, int64_t row, int64_t col, double value) {
@@ -64,7 +88,8 @@ class ReferenceWeight : public PackedWeight {
 
   std::vector<float> values;  // [rows, cols]
   std::vector<float> bias;    // [rows] or empty.
-  DType dtype = DType::kF32;
+  // Of each row: whether x' is rounded to bf16 for it.
+  std::vector<bool> rounds_input;
 };
 
 struct Slot {
@@ -145,16 +170,16 @@ std::vector<double> PrologueRow(const TensorView& x, const Prologue& prologue,
 }
 
 // x' W^T + bias of one row, before any activation.
-std::vector<double> Product(std::vector<double> x,
+std::vector<double> Product(const std::vector<double>& x,
                             const ReferenceWeight& weight) {
-  if (weight.dtype == DType::kBF16) {
-    for (double& value : x) value = Round(DType::kBF16, value);
-  }
+  std::vector<double> rounded = x;
+  for (double& value : rounded) value = Round(DType::kBF16, value);
   std::vector<double> out(weight.rows);
   for (int64_t row = 0; row < weight.rows; ++row) {
+    const std::vector<double>& input = weight.rounds_input[row] ? rounded : x;
     double sum = weight.bias.empty() ? 0.0 : weight.bias[row];
     for (int64_t col = 0; col < weight.cols; ++col) {
-      sum += x[col] * weight.at(row, col);
+      sum += input[col] * weight.at(row, col);
     }
     out[row] = sum;
   }
@@ -300,7 +325,7 @@ DType ReferenceBackend::ActivationDType(DType weights) const {
 }
 
 bool ReferenceBackend::SupportsLinear(DType weights, QuantFormat format) const {
-  return format == QuantFormat::kDense && IsFloatDType(weights);
+  return format != QuantFormat::kDense || IsFloatDType(weights);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
@@ -308,15 +333,17 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
   QUIRE_CHECK(!spec.parts.empty());
   auto weight = std::make_unique<ReferenceWeight>();
   weight->kind = spec.kind;
-  weight->cols = spec.parts[0].data.cols;
-  weight->dtype = spec.parts[0].data.dtype;
+  weight->cols = spec.parts[0].cols();
   for (const WeightPart& part : spec.parts) {
-    QUIRE_CHECK(part.data.cols == weight->cols);
-    weight->rows += part.data.rows;
-    for (int64_t row = 0; row < part.data.rows; ++row) {
-      for (int64_t col = 0; col < weight->cols; ++col) {
-        weight->values.push_back(static_cast<float>(Load(part.data, row, col)));
-      }
+    QUIRE_CHECK(part.cols() == weight->cols);
+    weight->rows += part.rows();
+    weight->rounds_input.resize(
+        weight->rows,
+        part.format == QuantFormat::kDense && part.data.dtype == DType::kBF16);
+    std::vector<float> values(weight->cols);
+    for (int64_t row = 0; row < part.rows(); ++row) {
+      DequantizeRow(part, row, values.data());
+      weight->values.insert(weight->values.end(), values.begin(), values.end());
     }
   }
   for (int64_t row = 0; !spec.bias.empty() && row < weight->rows; ++row) {
@@ -357,8 +384,8 @@ absl::StatusOr<MemoryPlan> ReferenceBackend::Prepare(const EngineShape& shape) {
   int64_t bytes_per_block = 0;
   for (const KvStorage& kv : state_->kv) {
     bytes_per_block += int64_t{2} * kv.spec.num_layers * kv.spec.num_kv_heads *
-                       shape.block_size * kv.spec.head_dim *
-                       DTypeSize(kv.spec.kv_dtype);
+                       shape.block_size *
+                       KvHeadBytes(kv.spec.kv_dtype, kv.spec.head_dim);
   }
   MemoryPlan plan;
   plan.num_blocks = bytes_per_block == 0
@@ -567,10 +594,8 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
           heads_of(t, spec.num_heads + spec.num_kv_heads + head, 1);
       float* k_out = state_->KvAt(kv, layer, slot, tokens[t].position, 0, head);
       float* v_out = state_->KvAt(kv, layer, slot, tokens[t].position, 1, head);
-      for (int i = 0; i < head_dim; ++i) {
-        k_out[i] = Round(spec.kv_dtype, k[i]);
-        v_out[i] = Round(spec.kv_dtype, v[i]);
-      }
+      StoreKvHead(spec.kv_dtype, k, k_out);
+      StoreKvHead(spec.kv_dtype, v, v_out);
     }
   }
   for (size_t t = 0; t < tokens.size(); ++t) {

@@ -43,7 +43,7 @@ int64_t g_num_new = 0;
 namespace quire {
 namespace {
 
-constexpr int kNumSlots = 20;
+constexpr int kNumSlots = 12;
 constexpr int kMaxModelLen = 192;
 
 struct Loaded {
@@ -52,7 +52,7 @@ struct Loaded {
 };
 
 Loaded Load(const std::string& name, bool enforce_eager, int steps_in_flight,
-            int max_num_batched_tokens = 100) {
+            int max_num_batched_tokens = 80) {
   Loaded loaded;
   ModelHarness::Options options;
   options.dtype = options.kv_cache_dtype = DType::kBF16;
@@ -145,7 +145,7 @@ class History {
       sequence.params.temperature = 0.0f;
       sequence.params.num_logprobs = 3;
     }
-    const int count = random_.Between(1, 40);
+    const int count = random_.Between(1, 30);
     for (int i = 0; i < count; ++i) {
       sequence.tokens.push_back(random_.Below(vocab_size_));
     }
@@ -281,8 +281,8 @@ std::vector<std::vector<RowBits>> RunHistory(const std::string& model,
   int num_ahead = 0;
   if (mode == Mode::kAhead) {
     while (loaded.harness->model().runner->PrepareAhead()) ++num_ahead;
-    EXPECT_EQ(num_ahead, 6);  // 1, 2, 4, 8, 16 and all 20.
-    EXPECT_EQ(backend.graph_counts().num_captures, 6);
+    EXPECT_EQ(num_ahead, 5);  // 1, 2, 4, 8 and all 12.
+    EXPECT_EQ(backend.graph_counts().num_captures, 5);
   }
   if (mode == Mode::kCaptureFails) cuda::FailCaptures(backend.device(), 1);
   History history(loaded, 7);
@@ -315,8 +315,11 @@ class CudaGraphsTest : public testing::TestWithParam<const char*> {};
 TEST_P(CudaGraphsTest, ReplayedStepsHaveTheBitsOfEagerOnes) {
   const auto expected = RunHistory(GetParam(), Mode::kEager);
   ASSERT_EQ(expected.size(), size_t{kNumSteps});
-  for (const Mode mode :
-       {Mode::kOnFirstUse, Mode::kAhead, Mode::kCaptureFails}) {
+  std::vector<Mode> modes = {Mode::kAhead};
+  if (GetParam() == std::string("qwen3")) {
+    modes.insert(modes.end(), {Mode::kOnFirstUse, Mode::kCaptureFails});
+  }
+  for (const Mode mode : modes) {
     SCOPED_TRACE(static_cast<int>(mode));
     const auto found = RunHistory(GetParam(), mode);
     ASSERT_EQ(found.size(), expected.size());
@@ -490,7 +493,7 @@ TEST(CudaAllocationTest, AStepAllocatesNothing) {
   ASSERT_NE(loaded.harness, nullptr);
   CudaBackend& backend = *loaded.backend;
   Model& model = *loaded.harness->model().model;
-  constexpr int kNumRows = 12;
+  constexpr int kNumRows = kNumSlots;
   std::vector<SlotParams> params(kNumRows);
   std::vector<std::vector<int32_t>> blocks(kNumRows);
   std::vector<SlotUpdate> starts(kNumRows);

@@ -311,7 +311,8 @@ absl::Status DecoderBuilder::BuildPositions() {
                                  config_.hidden_size,
                                  {offset, offset + options_.max_model_len},
                                  {0, config_.hidden_size},
-                                 /*has_bias=*/false}}));
+                                 /*has_bias=*/false,
+                                 /*keeps_precision=*/true}}));
   return absl::OkStatus();
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -132,16 +133,51 @@ absl::Status ValidateLoadOptions(const LoadOptions& options) {
   return absl::OkStatus();
 }
 
-// What the packed weights will take, before any is packed: padding is a few
-// percent at most.
-int64_t ExpectedWeightBytes(const Checkpoint& checkpoint,
-                            std::optional<DType> dtype) {
-  if (!dtype) return checkpoint.num_bytes();
-  int64_t num_bytes = 0;
-  for (const auto& [name, tensor] : checkpoint.tensors()) {
-    num_bytes += tensor.num_elements * DTypeSize(*dtype);
+// The format in which a checkpoint's matrices are stored, for a person: what
+// its configuration says, or that of its largest share of blocks; empty: dense.
+std::string StoredQuantization(const Checkpoint& checkpoint,
+                               const ModelConfig& config) {
+  if (config.quantization.method != QuantizationMethod::kNone) {
+    return QuantizationMethodName(config.quantization.method);
   }
-  return num_bytes;
+  std::map<std::string, int64_t> num_elements;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (tensor.format != QuantFormat::kDense) {
+      num_elements[QuantFormatName(tensor.format)] += tensor.num_elements;
+    }
+  }
+  std::string largest;
+  for (const auto& [format, count] : num_elements) {
+    if (largest.empty() || count > num_elements[largest]) largest = format;
+  }
+  return largest;
+}
+
+// Whether the options ask for what the model already is, or can become.
+absl::Status CheckQuantization(const std::string& directory,
+                               const std::string& stored,
+                               const LoadOptions& options,
+                               const Backend& backend) {
+  const std::string wanted = options.quantization
+                                 ? QuantFormatName(options.quantization->format)
+                                 : options.stored_quantization;
+  if (wanted.empty() || wanted == stored) return absl::OkStatus();
+  const auto error = [&](absl::string_view message) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--quantization ", wanted, ": ", message));
+  };
+  if (!stored.empty()) {
+    return error(
+        absl::StrCat(directory, " is quantized already (", stored, ")"));
+  }
+  if (!options.quantization) {
+    return error(absl::StrCat(directory, " is not quantized"));
+  }
+  if (!backend.SupportsLinear(DType::kU8, options.quantization->format)) {
+    return error(absl::StrCat(backend.Description(),
+                              " does not compute with such weights"));
+  }
+  return absl::OkStatus();
 }
 
 // Rows of logits to reserve for scoring prompts: as many as 64 MiB hold, which
@@ -152,6 +188,29 @@ int ScoredTokensPerStep(int vocab_size, int max_num_tokens) {
   return static_cast<int>(std::clamp<int64_t>(
       kMaxBytes / (vocab_size * int64_t{sizeof(float)}), kMinTokens,
       std::max<int64_t>(max_num_tokens, kMinTokens)));
+}
+
+// How the weights are to be read; notes in `loaded` how they are quantized.
+absl::StatusOr<WeightLoaderOptions> MakeLoaderOptions(
+    const std::string& directory, const Checkpoint& checkpoint,
+    const LoadOptions& options, LoadedModel& loaded) {
+  loaded.quantization = StoredQuantization(checkpoint, loaded.config);
+  QUIRE_RETURN_IF_ERROR(CheckQuantization(directory, loaded.quantization,
+                                          options, *loaded.backend));
+  WeightLoaderOptions loader_options;
+  loader_options.dtype = options.dtype;
+  loader_options.progress = options.progress;
+  loader_options.supports = [backend = loaded.backend.get()](
+                                DType dtype, QuantFormat format) {
+    return backend->SupportsLinear(dtype, format);
+  };
+  loader_options.stored = loaded.config.quantization;
+  if (loaded.quantization.empty() && options.quantization) {
+    loader_options.quantization = options.quantization;
+    loaded.quantization = QuantFormatName(options.quantization->format);
+  }
+  loader_options.num_threads = options.num_threads;
+  return loader_options;
 }
 
 absl::Status LackOfMemory(const std::string& directory, int64_t needed,
@@ -206,11 +265,12 @@ int64_t AvailableMemoryBytes() {
 }
 
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
-  int64_t elements = 0;
+  int64_t num_bytes = 0;
   for (const LayerConfig& layer : config.layers) {
-    elements += int64_t{2} * layer.num_kv_heads * layer.head_dim;
+    num_bytes +=
+        int64_t{2} * layer.num_kv_heads * KvHeadBytes(kv_dtype, layer.head_dim);
   }
-  return elements * DTypeSize(kv_dtype);
+  return num_bytes;
 }
 
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
@@ -258,7 +318,12 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
           "one sequence of ", is_len_fixed ? max_model_len : options.block_size,
           " tokens needs ",
           sequence_bytes(is_len_fixed ? max_model_len : options.block_size),
-          " bytes of KV cache, but there are ", budget));
+          " bytes of KV cache, but there are ", budget,
+          owns_memory
+              ? ": lower --max-model-len or --max-num-seqs, raise "
+                "--gpu-memory-utilization, or use quantized weights or a "
+                "smaller --kv-cache-dtype"
+              : ": lower --max-model-len or raise --kv-cache-memory-bytes"));
     }
     plan.warning = absl::StrCat("max_model_len lowered from ", max_model_len,
                                 " to ", fitting, ": ", budget,
@@ -300,7 +365,11 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                  loaded.embedding->max_input_tokens);
   }
 
-  const int64_t needed = ExpectedWeightBytes(*checkpoint, options.dtype);
+  QUIRE_ASSIGN_OR_RETURN(
+      WeightLoaderOptions loader_options,
+      MakeLoaderOptions(directory, *checkpoint, options, loaded));
+  WeightLoader weights(checkpoint, std::move(loader_options));
+  const int64_t needed = weights.ExpectedBytes();
   const std::optional<int64_t> free_bytes = loaded.backend->FreeDeviceBytes();
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   const int64_t usable =
@@ -315,7 +384,6 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                                       free_bytes.has_value()));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
 
-  WeightLoader weights(checkpoint, options.dtype, options.progress);
   ModelOptions model_options;
   model_options.max_model_len = plan.max_model_len;
   model_options.kv_dtype = options.kv_cache_dtype;
@@ -324,6 +392,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                                                    weights, *loaded.backend));
   if (std::string unused = weights.UnusedTensorsWarning(); !unused.empty()) {
     loaded.warnings.push_back(std::move(unused));
+  }
+  for (std::string& note : weights.Notes()) {
+    loaded.warnings.push_back(std::move(note));
   }
   if (options.progress) {
     options.progress(checkpoint->num_bytes(), checkpoint->num_bytes());

@@ -22,6 +22,12 @@ struct LoadOptions {
   // Of the packed weights; none: as stored.
   std::optional<DType> dtype;
   DType kv_cache_dtype = DType::kBF16;
+  // Dense matrices are quantized so while they are loaded; none: not at all.
+  // FAILED_PRECONDITION if the model is quantized otherwise already, or if the
+  // backend has no kernels for the format.
+  std::optional<QuantizationScheme> quantization;
+  // Not empty: FAILED_PRECONDITION if the model is not quantized so ("gptq").
+  std::string stored_quantization;
   ModelTask task = ModelTask::kAuto;
   std::optional<Pooling> pooling;  // Of embeddings; none: as the model says.
   // Longest sequence, prompt and output. 0: the model's own, lowered (with a
@@ -37,6 +43,8 @@ struct LoadOptions {
   int max_num_batched_tokens = 512;
   int block_size = 16;
   int steps_in_flight = 0;  // 0: what is of use on the device.
+  // For conversions while loading; <= 0: all that the process may use.
+  int num_threads = 0;
   LoadProgress progress;
 };
 
@@ -53,6 +61,9 @@ struct LoadedModel {
   MemoryPlan memory;
   int64_t num_parameters = 0;
   DType dtype = DType::kF32;
+  // Of the model's directory, or of --quantization: "gptq", "q4_k"; empty if
+  // the weights are dense.
+  std::string quantization;
   DType kv_cache_dtype = DType::kBF16;
   // One line each, for the log.
   std::vector<std::string> warnings;
