@@ -144,11 +144,14 @@ void Finish(CLI::App* app) {
 }
 
 void AddModelOptions(CLI::App* app, SessionOptions* options) {
-  app->add_option("model_positional,--model", options->model,
-                  "Model directory in Hugging Face format (default: the demo "
-                  "model)");
+  app->add_option("model_positional,-m,--model", options->model,
+                  "Model: a directory in Hugging Face format or a GGUF file "
+                  "(default: the demo model)");
+  app->add_option("--gguf-file", options->gguf_file,
+                  "Which GGUF file, if the model's directory holds several");
   app->add_option("--tokenizer", options->tokenizer,
-                  "Directory of the tokenizer, if not the model's");
+                  "Directory or GGUF file of the tokenizer, if not the "
+                  "model's");
   app->add_option("--chat-template", options->chat_template,
                   "Jinja chat template: a file or its text");
   app->add_option("--generation-config", options->generation_config,

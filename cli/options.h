@@ -12,9 +12,10 @@ namespace quire {
 
 // What loads a model and starts an engine on it.
 struct SessionOptions {
-  std::string model;                       // Directory; empty: the demo model.
-  std::string tokenizer;                   // Directory; empty: the model's.
-  std::string chat_template;               // File or text; empty: the model's.
+  std::string model;          // Directory or GGUF file; empty: the demo model.
+  std::string gguf_file;      // In the directory; empty: its only one.
+  std::string tokenizer;      // Directory or GGUF file; empty: the model's.
+  std::string chat_template;  // File or text; empty: the model's.
   std::string generation_config = "auto";  // auto: the model's; vllm: none.
   std::string device = "auto";
   // auto: as the model's directory says; generate; pooling: embeddings.

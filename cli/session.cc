@@ -21,8 +21,10 @@
 #include "cli/draft_model.h"
 #include "cli/exit_codes.h"
 #include "cli/model_path.h"
+#include "cli/model_tokenizer.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
+#include "engine/model/gguf_model.h"
 #include "kernels/backend_factory.h"
 
 namespace quire {
@@ -189,7 +191,9 @@ absl::Status LoadTemplate(const SessionOptions& options,
   std::string source = session->tokenizer->chat_template();
   // The file of its own counts before the field.
   std::string origin = absl::StrCat(tokenizer_path, "/chat_template.jinja");
-  if (access(origin.c_str(), F_OK) != 0) {
+  if (IsGgufPath(tokenizer_path)) {
+    origin = absl::StrCat(tokenizer_path, ": key \"tokenizer.chat_template\"");
+  } else if (access(origin.c_str(), F_OK) != 0) {
     origin = absl::StrCat(tokenizer_path,
                           "/tokenizer_config.json: field \"chat_template\"");
   }
@@ -323,20 +327,24 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                 kExitModel);
   }
   session->model_name = DefaultModelName(session->model_path);
-  auto directory = ResolveModelDirectory(session->model_path);
+  auto directory = ResolveModelPath(session->model_path, options.gguf_file);
   if (!directory.ok()) return fail(directory.status(), kExitModel);
   session->model_path = std::move(*directory);
   // First what is read at once and most often not supported: whoever named a
   // model of another family wants to hear of that, not of its tokenizer.
-  if (const auto config = ReadModelDirectoryConfig(session->model_path);
-      !config.ok()) {
-    return fail(config.status(), kExitModel);
+  if (const absl::Status status = CheckModelConfig(session->model_path);
+      !status.ok()) {
+    return fail(status, kExitModel);
   }
 
   const std::string& tokenizer_path =
       options.tokenizer.empty() ? session->model_path : options.tokenizer;
-  auto tokenizer = Tokenizer::Create(tokenizer_path);
+  std::vector<std::string> warnings;
+  auto tokenizer = OpenModelTokenizer(tokenizer_path, &warnings);
   if (!tokenizer.ok()) return fail(tokenizer.status(), kExitModel);
+  for (const std::string& warning : warnings) {
+    absl::FPrintF(stderr, "quire: warning: %s\n", warning);
+  }
   session->tokenizer = std::move(*tokenizer);
   if (const absl::Status status =
           LoadTemplate(options, tokenizer_path, session.get());

@@ -11,6 +11,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status.h"
+#include "engine/model/gguf_model.h"
+#include "engine/weights/gguf.h"
 #include "engine/weights/safetensors.h"
 
 namespace quire {
@@ -248,7 +250,55 @@ absl::Status FitModelLength(const LoadOptions& options, LoadedModel& loaded) {
   return absl::OkStatus();
 }
 
+struct OpenedModel {
+  ModelConfig config;
+  GenerationConfig generation;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::optional<EmbeddingConfig> embedding;
+};
+
+absl::StatusOr<OpenedModel> OpenGguf(const std::string& path,
+                                     const LoadOptions& options) {
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
+                         GgufFile::Open(path));
+  QUIRE_ASSIGN_OR_RETURN(GgufModelConfig config, ReadGgufModelConfig(*file));
+  OpenedModel opened;
+  QUIRE_ASSIGN_OR_RETURN(opened.checkpoint,
+                         OpenGgufCheckpoint(file, config.model));
+  if (options.task == ModelTask::kEmbed ||
+      (config.is_embedding && options.task != ModelTask::kGenerate)) {
+    opened.embedding.emplace();
+    if (config.is_mean_pooling) opened.embedding->pooling = Pooling::kMean;
+    if (options.pooling) opened.embedding->pooling = *options.pooling;
+  }
+  opened.config = std::move(config.model);
+  opened.generation = std::move(config.generation);
+  return opened;
+}
+
+absl::StatusOr<OpenedModel> OpenModel(const std::string& path,
+                                      const LoadOptions& options) {
+  if (IsGgufPath(path)) return OpenGguf(path, options);
+  OpenedModel opened;
+  QUIRE_ASSIGN_OR_RETURN(ModelDirectoryConfig config,
+                         ReadModelDirectoryConfig(path));
+  opened.config = std::move(config.model);
+  opened.generation = std::move(config.generation);
+  QUIRE_ASSIGN_OR_RETURN(opened.checkpoint, Checkpoint::Open(path));
+  QUIRE_ASSIGN_OR_RETURN(
+      opened.embedding,
+      ResolveEmbedding(path, opened.config, options.task, options.pooling));
+  return opened;
+}
+
 }  // namespace
+
+absl::Status CheckModelConfig(const std::string& path) {
+  if (!IsGgufPath(path)) return ReadModelDirectoryConfig(path).status();
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
+                         GgufFile::Open(path));
+  return ReadGgufModelConfig(*file).status();
+}
 
 int64_t AvailableMemoryBytes() {
   int64_t available = MachineAvailableBytes();
@@ -343,31 +393,27 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
   return plan;
 }
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend) {
-  QUIRE_ASSIGN_OR_RETURN(ModelDirectoryConfig directory_config,
-                         ReadModelDirectoryConfig(directory));
-  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
-                         Checkpoint::Open(directory));
+  QUIRE_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(path, options));
+  const std::shared_ptr<const Checkpoint> checkpoint =
+      std::move(opened.checkpoint);
   LoadedModel loaded;
   loaded.backend = std::move(backend);
-  loaded.config = std::move(directory_config.model);
-  loaded.generation_config = std::move(directory_config.generation);
+  loaded.config = std::move(opened.config);
+  loaded.generation_config = std::move(opened.generation);
+  loaded.embedding = std::move(opened.embedding);
   loaded.warnings = loaded.config.warnings;
   loaded.kv_cache_dtype = options.kv_cache_dtype;
-  QUIRE_ASSIGN_OR_RETURN(
-      loaded.embedding, ResolveEmbedding(directory, loaded.config, options.task,
-                                         options.pooling));
   if (loaded.embedding && loaded.embedding->max_input_tokens > 0) {
     loaded.config.max_position_embeddings =
         std::min(loaded.config.max_position_embeddings,
                  loaded.embedding->max_input_tokens);
   }
 
-  QUIRE_ASSIGN_OR_RETURN(
-      WeightLoaderOptions loader_options,
-      MakeLoaderOptions(directory, *checkpoint, options, loaded));
+  QUIRE_ASSIGN_OR_RETURN(WeightLoaderOptions loader_options,
+                         MakeLoaderOptions(path, *checkpoint, options, loaded));
   WeightLoader weights(checkpoint, std::move(loader_options));
   const int64_t needed = weights.ExpectedBytes();
   const std::optional<int64_t> free_bytes = loaded.backend->FreeDeviceBytes();
@@ -377,7 +423,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                                         static_cast<double>(*free_bytes))
                  : AvailableMemoryBytes();
   if (usable < needed) {
-    return LackOfMemory(directory, needed, usable, free_bytes, options);
+    return LackOfMemory(path, needed, usable, free_bytes, options);
   }
   QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
                          PlanKvMemory(loaded.config, options, usable - needed,

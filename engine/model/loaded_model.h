@@ -69,13 +69,18 @@ struct LoadedModel {
   std::vector<std::string> warnings;
 };
 
-// Loads `directory` (Hugging Face layout: config.json, safetensors) onto
-// `backend`. Blocks until all is ready to serve. NOT_FOUND, INVALID_ARGUMENT or
-// DATA_LOSS for a fault of the model's files, naming file and tensor or field;
-// RESOURCE_EXHAUSTED if memory does not suffice, with the figures.
-absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
+// Loads `path`, a directory (Hugging Face layout: config.json, safetensors) or
+// a GGUF file (a name that ends in .gguf), onto `backend`. Blocks until all is
+// ready to serve. NOT_FOUND, INVALID_ARGUMENT or DATA_LOSS for a fault of the
+// model's files, naming file and tensor or field; RESOURCE_EXHAUSTED if memory
+// does not suffice, with the figures.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend);
+
+// Reads and checks the configuration of `path` alone, which is quick. Errors as
+// LoadModel's.
+absl::Status CheckModelConfig(const std::string& path);
 
 // Bytes of KV that one position takes in all layers together.
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype);
