@@ -336,6 +336,49 @@ INSTANTIATE_TEST_SUITE_P(Families, CudaGraphsTest,
                            return std::string(info.param);
                          });
 
+TEST(CudaGraphCacheTest, TheLeastRecentlyUsedGraphGoes) {
+  const Loaded loaded = Load("qwen3", false, 1);
+  ASSERT_NE(loaded.harness, nullptr);
+  CudaBackend& backend = *loaded.backend;
+  Model& model = *loaded.harness->model().model;
+  cuda::DiscardWork(backend.device(), true);
+  const SlotParams params;
+  const std::vector<int32_t> blocks = {0}, ids = {1, 2, 3};
+  SlotUpdate update;
+  update.params = &params;
+  update.append_blocks = blocks;
+  StepRow row;
+  row.num_tokens = 3;
+  StepPlan plan;
+  plan.updates = absl::MakeConstSpan(&update, 1);
+  plan.rows = absl::MakeConstSpan(&row, 1);
+  plan.token_ids = ids;
+  const CudaGraphCounts& counts = backend.graph_counts();
+  // Graphs of different models, which need not differ in what they hold.
+  const auto captures = [&](int model_id) {
+    const int64_t before = counts.num_captures;
+    Step* const step = *backend.BeginStep(plan);
+    absl::Status status =
+        backend.Run(*step, {.model = model_id, .num_rows = 1, .num_tokens = 3},
+                    [&] { return model.Forward(backend, *step); });
+    status.Update(backend.EndStep(*step));
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_TRUE(backend.Collect(*step).ok());
+    return counts.num_captures > before;
+  };
+  constexpr int kNumKept = 128;
+  for (int i = 0; i < kNumKept; ++i) EXPECT_TRUE(captures(i));
+  EXPECT_FALSE(captures(0));
+  EXPECT_TRUE(captures(kNumKept));  // In the place of 1.
+  EXPECT_FALSE(captures(0));
+  EXPECT_FALSE(captures(2));
+  EXPECT_TRUE(captures(1));  // In the place of 3.
+  EXPECT_TRUE(captures(3));
+  EXPECT_FALSE(captures(0));
+  EXPECT_EQ(counts.num_replays, kNumKept + 7);
+  EXPECT_EQ(counts.num_eager, 0);
+}
+
 // ---------------------------------------------------------------- overlap
 
 Request MakeRequest(RequestId id, int vocab_size) {

@@ -12,6 +12,7 @@
 
 #include "engine/base/status.h"
 #include "engine/engine.h"
+#include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_emulated.h"
 #include "tests/model_harness.h"
@@ -113,6 +114,37 @@ void Measure(int num_seqs, bool enforce_eager) {
   cuda::DiscardWork(backend->device(), false);
 }
 
+// The attention's work lists of a real shape: those of the model above are
+// short.
+void MeasurePlan(int num_seqs, int seq_len) {
+  cuda::AttentionShape shape;
+  shape.num_heads = 32;
+  shape.num_kv_heads = 8;
+  shape.head_dim = 128;
+  std::vector<cuda::AttentionSequence> sequences;
+  for (int i = 0; i < num_seqs; ++i) {
+    sequences.push_back({i, 1, seq_len - i, i});
+  }
+  constexpr auto kTile = cuda::AttentionTile::kDecode;
+  constexpr int kSplitSize = 256;
+  const cuda::AttentionPlanSize size =
+      cuda::SizeOfAttentionPlan(shape, kTile, kSplitSize, sequences);
+  std::vector<cuda::AttentionTask> tasks(size.num_tasks);
+  std::vector<cuda::AttentionMerge> merges(size.num_merges);
+  std::vector<double> times;
+  for (int i = 0; i < kNumSteps; ++i) {
+    const double start = Now();
+    (void)cuda::SizeOfAttentionPlan(shape, kTile, kSplitSize, sequences);
+    cuda::WriteAttentionPlan(shape, kTile, kSplitSize, sequences, tasks.data(),
+                             merges.data());
+    times.push_back(Now() - start);
+  }
+  std::printf(
+      "%4d sequences of %d tokens, 8 KV heads: %.1f us for the attention's %d "
+      "tasks\n",
+      num_seqs, seq_len, Median(times), size.num_tasks);
+}
+
 }  // namespace
 }  // namespace quire
 
@@ -122,4 +154,5 @@ int main() {
       quire::Measure(num_seqs, enforce_eager);
     }
   }
+  quire::MeasurePlan(64, 1024);
 }

@@ -12,6 +12,10 @@
 // done as late as CpAsyncWait allows. Dynamic shared memory has exactly the
 // size asked for, so AddressSanitizer sees overruns.
 //
+// Programmatic dependent launch: in a stream, the first CTAs of a kernel run up
+// to WaitForPrevious before its predecessor runs at all. A thread that never
+// waits, or lets the next kernel start before it has, is an error.
+//
 // Thread-compatible: one launch at a time in a process.
 #ifndef QUIRE_KERNELS_CUDA_SIMT_EMULATOR_H_
 #define QUIRE_KERNELS_CUDA_SIMT_EMULATOR_H_
