@@ -314,6 +314,20 @@ int64_t AvailableMemoryBytes() {
   return available;
 }
 
+namespace {
+
+absl::StatusOr<DType> KvCacheDType(const LoadOptions& options,
+                                   const ModelConfig& config,
+                                   const WeightLoader& weights,
+                                   const Backend& backend) {
+  if (options.kv_cache_dtype) return *options.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(const DType dtype, WeightDType(config, weights));
+  const DType activations = backend.ActivationDType(dtype);
+  return activations == DType::kF32 ? dtype : activations;
+}
+
+}  // namespace
+
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
   int64_t num_bytes = 0;
   for (const LayerConfig& layer : config.layers) {
@@ -328,7 +342,7 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     int64_t available, bool owns_memory) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   const int64_t bytes_per_token =
-      KvBytesPerToken(config, options.kv_cache_dtype);
+      KvBytesPerToken(config, options.kv_cache_dtype.value_or(DType::kBF16));
   const int64_t bytes_per_block = bytes_per_token * options.block_size;
   const auto sequence_bytes = [&](int64_t max_model_len) {
     return RoundUp(max_model_len, options.block_size) * bytes_per_token;
@@ -405,7 +419,6 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   loaded.generation_config = std::move(opened.generation);
   loaded.embedding = std::move(opened.embedding);
   loaded.warnings = loaded.config.warnings;
-  loaded.kv_cache_dtype = options.kv_cache_dtype;
   if (loaded.embedding && loaded.embedding->max_input_tokens > 0) {
     loaded.config.max_position_embeddings =
         std::min(loaded.config.max_position_embeddings,
@@ -425,14 +438,19 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   if (usable < needed) {
     return LackOfMemory(path, needed, usable, free_bytes, options);
   }
-  QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
-                         PlanKvMemory(loaded.config, options, usable - needed,
-                                      free_bytes.has_value()));
+  QUIRE_ASSIGN_OR_RETURN(
+      loaded.kv_cache_dtype,
+      KvCacheDType(options, loaded.config, weights, *loaded.backend));
+  LoadOptions kv_options = options;
+  kv_options.kv_cache_dtype = loaded.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(
+      KvPlan plan, PlanKvMemory(loaded.config, kv_options, usable - needed,
+                                free_bytes.has_value()));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
 
   ModelOptions model_options;
   model_options.max_model_len = plan.max_model_len;
-  model_options.kv_dtype = options.kv_cache_dtype;
+  model_options.kv_dtype = loaded.kv_cache_dtype;
   if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
   QUIRE_ASSIGN_OR_RETURN(loaded.model, CreateModel(loaded.config, model_options,
                                                    weights, *loaded.backend));

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/cuda/cuda_step.h"
+#include "kernels/cuda/large_linear.h"
 #include "kernels/engine_shape.h"
 
 namespace quire {
@@ -39,7 +40,21 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(
 
 CudaBackend::CudaBackend(const CudaBackendOptions& options,
                          std::unique_ptr<cuda::Device> device)
-    : options_(options), device_(std::move(device)) {}
+    : options_(options), device_(std::move(device)) {
+  std::unique_ptr<cuda::MatrixLibrary> library;
+  if (options.open_matrix_library != nullptr) {
+    auto opened = options.open_matrix_library();
+    if (opened.ok()) {
+      library = *std::move(opened);
+    } else if (!absl::IsUnimplemented(opened.status())) {
+      notice_ = absl::StrCat(
+          "without cuBLASLt, own kernels that are slower compute prompts: ",
+          opened.status().message());
+    }
+  }
+  large_linear_ =
+      std::make_unique<cuda::LargeLinear>(*device_, std::move(library));
+}
 
 CudaBackend::~CudaBackend() {
   // Steps in flight read memory that goes now; an error is of no use to
@@ -51,7 +66,9 @@ std::string CudaBackend::Description() const {
   const cuda::DeviceProperties& properties = device_->properties();
   return absl::StrCat("cuda (", properties.name, ", compute capability ",
                       properties.major, ".", properties.minor, ", ",
-                      properties.num_sms, " SMs)");
+                      properties.num_sms, " SMs",
+                      large_linear_->LibraryName().empty() ? "" : ", ",
+                      large_linear_->LibraryName(), ")");
 }
 
 std::optional<int64_t> CudaBackend::FreeDeviceBytes() {
@@ -86,12 +103,13 @@ absl::Status CudaBackend::CheckShape(const EngineShape& shape) const {
     }
     for (const ActivationSpec& activation : activations_) {
       if (activation.dtype != DType::kF32 &&
-          activation.dtype != attention.spec.kv_dtype) {
+          activation.dtype != attention.spec.kv_dtype &&
+          attention.spec.kv_dtype != DType::kF8E4M3) {
         return absl::InvalidArgumentError(
             absl::StrCat("a KV cache in ", DTypeName(attention.spec.kv_dtype),
                          " for activations in ", DTypeName(activation.dtype),
-                         "; on a GPU both are the same: --kv-cache-dtype ",
-                         DTypeName(activation.dtype)));
+                         "; on a GPU it has the same dtype or fp8_e4m3: "
+                         "--kv-cache-dtype auto, or fp8"));
       }
     }
   }
@@ -313,7 +331,8 @@ absl::StatusOr<MemoryPlan> CudaBackend::PlanMemory(const EngineShape& shape) {
   plan.kv_bytes = shape.kv_bytes;
   num_blocks_ = NumBlocks(plan);
   const auto measure = [&] {
-    plan.workspace_bytes = 0;
+    plan.workspace_bytes =
+        large_linear_->PlannedBytes(shape.max_num_tokens, shape.max_logit_rows);
     for (const CudaReservation& reservation : Workspace()) {
       plan.workspace_bytes += reservation.num_bytes;
     }
@@ -335,6 +354,9 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   QUIRE_ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(shape));
   QUIRE_RETURN_IF_ERROR(CheckNumBlocks(plan));
   plan.workspace_bytes = plan.kv_bytes = 0;
+  // First: it measures with memory that it gives back.
+  QUIRE_RETURN_IF_ERROR(large_linear_->Prepare(
+      shape.max_num_tokens, shape.max_logit_rows, &plan.workspace_bytes));
   for (const CudaReservation& reservation : Workspace()) {
     QUIRE_ASSIGN_OR_RETURN(
         *reservation.buffer,

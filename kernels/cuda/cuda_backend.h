@@ -28,6 +28,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/matrix_library.h"
 
 namespace quire {
 
@@ -43,6 +44,7 @@ struct CudaStepShape;
 class StagingCursor;
 
 namespace cuda {
+class LargeLinear;
 enum class AttentionTile : uint8_t;
 struct BlockTableEntry;
 struct NormArguments;
@@ -53,6 +55,8 @@ struct CudaBackendOptions {
   // Every step is launched kernel by kernel. For debugging: results are the
   // same, bit by bit.
   bool enforce_eager = false;
+  // Where the library for products of many tokens comes from; null: nowhere.
+  cuda::MatrixLibraryFactory open_matrix_library = &cuda::OpenMatrixLibrary;
 };
 
 // How the steps ran, since Prepare.
@@ -76,6 +80,9 @@ class CudaBackend : public Backend {
 
   cuda::Device& device() { return *device_; }
   const CudaGraphCounts& graph_counts() const { return graph_counts_; }
+  const cuda::LargeLinear& large_linear() const { return *large_linear_; }
+  // A line for the log, if this GPU could be used better: what is missing.
+  const std::string& notice() const { return notice_; }
 
   std::string Description() const override;
   std::optional<int64_t> FreeDeviceBytes() override;
@@ -188,6 +195,8 @@ class CudaBackend : public Backend {
   std::vector<CudaAttention> attentions_;  // By spec id.
   std::vector<AttentionPlanner> planners_;
   std::vector<ActivationSpec> activations_;
+  std::unique_ptr<cuda::LargeLinear> large_linear_;
+  std::string notice_;
 
   // Since Prepare.
   EngineShape shape_;
