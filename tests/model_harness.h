@@ -50,6 +50,7 @@ class ModelHarness {
     std::function<std::unique_ptr<Backend>()> make_backend;
     std::optional<DType> dtype = DType::kF32;
     DType kv_cache_dtype = DType::kF32;
+    std::optional<QuantizationScheme> quantization;
     int max_num_seqs = 8;
     int max_num_batched_tokens = 256;
     int max_model_len = 192;
