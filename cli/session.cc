@@ -53,12 +53,15 @@ absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
       option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
 }
 
-absl::StatusOr<DType> ParseKvDType(const std::string& name) {
-  if (name == "int8" || name == "i8") return DType::kI8;
-  if (name == "fp8" || name == "fp8_e4m3") return DType::kF8E4M3;
+// vLLM's names of fp8 and int8 beside those of --dtype. None: auto.
+absl::StatusOr<std::optional<DType>> ParseKvDType(const std::string& name) {
+  if (name == "int8" || name == "i8") return std::optional(DType::kI8);
+  if (name == "fp8" || name == "fp8_e4m3") {
+    return std::optional(DType::kF8E4M3);
+  }
   const absl::StatusOr<std::optional<DType>> dtype =
       ParseDType("--kv-cache-dtype", name);
-  if (dtype.ok()) return (*dtype).value_or(DType::kBF16);
+  if (dtype.ok()) return dtype;
   return absl::InvalidArgumentError(
       absl::StrCat("--kv-cache-dtype: '", name,
                    "' is not auto, bf16, f16, f32, int8 or fp8"));
@@ -280,6 +283,7 @@ std::string FormatCount(int64_t count) {
 
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
+    case absl::StatusCode::kInternal:  // What a GPU's driver reports.
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kUnavailable:
       return kExitDevice;
@@ -372,16 +376,14 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                   options.speculative_model);
   }
 
-  std::string fallback_reason;
-  auto backend =
-      CreateBackend({options.device, options.num_threads}, &fallback_reason);
+  std::string notice;
+  auto backend = CreateBackend({options.device, options.num_threads}, &notice);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
-  if (!fallback_reason.empty()) {
-    absl::FPrintF(stderr, "quire: computing on the CPU: %s\n", fallback_reason);
-  }
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  // Now, so that a model that cannot be served is one line of log.
+  if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   session->loaded = std::move(*loaded);
   for (const std::string& warning : session->loaded.warnings) {
     absl::FPrintF(stderr, "quire: warning: %s\n", warning);

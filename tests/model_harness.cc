@@ -20,6 +20,10 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(
   }
   LoadOptions load_options;
   load_options.dtype = options.dtype;
+  if (options.quantization.has_value()) {
+    load_options.quantization =
+        QuantizationScheme{.format = *options.quantization};
+  }
   load_options.kv_cache_dtype = options.kv_cache_dtype;
   load_options.quantization = options.quantization;
   load_options.num_threads = options.num_threads;

@@ -49,6 +49,7 @@ class ModelHarness {
     // In place of the CPU's.
     std::function<std::unique_ptr<Backend>()> make_backend;
     std::optional<DType> dtype = DType::kF32;
+    std::optional<QuantFormat> quantization;
     DType kv_cache_dtype = DType::kF32;
     std::optional<QuantizationScheme> quantization;
     int max_num_seqs = 8;
