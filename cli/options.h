@@ -3,6 +3,7 @@
 #define QUIRE_CLI_OPTIONS_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -93,11 +94,14 @@ struct DrainOptions {
   double timeout_seconds = 120;
 };
 
+struct BenchOptions;  // cli/bench_options.h
+
 enum class Command : uint8_t {
   kServe,
   kChat,
   kGenerate,
   kDrain,
+  kBench,
   kVersion,
   kHelp
 };
@@ -109,6 +113,7 @@ struct CommandLine {
   ChatOptions chat;
   GenerateOptions generate;
   DrainOptions drain;
+  std::shared_ptr<const BenchOptions> bench;
 };
 
 // The last of an option given twice wins (all values of --api-key count, and so

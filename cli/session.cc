@@ -117,40 +117,6 @@ absl::StatusOr<ModelTask> ParseTask(const SessionOptions& options) {
   return options.runner == "generate" ? ModelTask::kGenerate : ModelTask::kAuto;
 }
 
-absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
-  LoadOptions load;
-  QUIRE_ASSIGN_OR_RETURN(load.task, ParseTask(options));
-  if (options.pooling == "last") load.pooling = Pooling::kLast;
-  if (options.pooling == "mean") load.pooling = Pooling::kMean;
-  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
-  QUIRE_ASSIGN_OR_RETURN(load.kv_cache_dtype,
-                         ParseKvDType(options.kv_cache_dtype));
-  if (options.max_model_len != "auto" && options.max_model_len != "-1") {
-    QUIRE_ASSIGN_OR_RETURN(
-        const int64_t length,
-        ParseSizeOf("--max-model-len", options.max_model_len));
-    if (length < 2 || length > INT_MAX) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--max-model-len ", options.max_model_len,
-                       " is not a length of at least 2 tokens"));
-    }
-    load.max_model_len = static_cast<int>(length);
-  }
-  QUIRE_ASSIGN_OR_RETURN(
-      load.kv_cache_memory_bytes,
-      ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
-  load.max_num_seqs = options.max_num_seqs;
-  // Every running sequence gets a token per step, so the budget covers them.
-  load.max_num_batched_tokens =
-      options.max_num_batched_tokens > 0
-          ? options.max_num_batched_tokens
-          : std::max(kDefaultBatchedTokens, options.max_num_seqs);
-  load.block_size = options.block_size;
-  load.num_threads = options.num_threads;
-  QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));
-  return load;
-}
-
 // A line on stderr once a load has taken a second, then four a second.
 LoadProgress ShowProgress(LoadProgress on_progress) {
   struct State {
@@ -293,6 +259,40 @@ int ExitCodeOf(const absl::Status& status) {
 }
 
 }  // namespace
+
+absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
+  LoadOptions load;
+  QUIRE_ASSIGN_OR_RETURN(load.task, ParseTask(options));
+  if (options.pooling == "last") load.pooling = Pooling::kLast;
+  if (options.pooling == "mean") load.pooling = Pooling::kMean;
+  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
+  QUIRE_ASSIGN_OR_RETURN(load.kv_cache_dtype,
+                         ParseKvDType(options.kv_cache_dtype));
+  if (options.max_model_len != "auto" && options.max_model_len != "-1") {
+    QUIRE_ASSIGN_OR_RETURN(
+        const int64_t length,
+        ParseSizeOf("--max-model-len", options.max_model_len));
+    if (length < 2 || length > INT_MAX) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--max-model-len ", options.max_model_len,
+                       " is not a length of at least 2 tokens"));
+    }
+    load.max_model_len = static_cast<int>(length);
+  }
+  QUIRE_ASSIGN_OR_RETURN(
+      load.kv_cache_memory_bytes,
+      ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
+  load.max_num_seqs = options.max_num_seqs;
+  // Every running sequence gets a token per step, so the budget covers them.
+  load.max_num_batched_tokens =
+      options.max_num_batched_tokens > 0
+          ? options.max_num_batched_tokens
+          : std::max(kDefaultBatchedTokens, options.max_num_seqs);
+  load.block_size = options.block_size;
+  load.num_threads = options.num_threads;
+  QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));
+  return load;
+}
 
 std::string FindDemoModel() {
   if (const char* path = getenv("QUIRE_DEMO_MODEL")) return path;
