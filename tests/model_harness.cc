@@ -26,6 +26,7 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(
   load_options.max_num_seqs = options.max_num_seqs;
   load_options.max_num_batched_tokens = options.max_num_batched_tokens;
   load_options.max_model_len = options.max_model_len;
+  load_options.steps_in_flight = options.steps_in_flight;
   load_options.kv_cache_memory_bytes = options.kv_cache_memory_bytes;
   load_options.task = options.task;
   load_options.pooling = options.pooling;

@@ -54,6 +54,7 @@ class ModelHarness {
     int max_num_seqs = 8;
     int max_num_batched_tokens = 256;
     int max_model_len = 192;
+    int steps_in_flight = 0;  // 0: what is of use on the backend.
     int64_t kv_cache_memory_bytes = 0;
     ModelTask task = ModelTask::kAuto;
     std::optional<Pooling> pooling;
