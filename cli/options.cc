@@ -144,11 +144,14 @@ void Finish(CLI::App* app) {
 }
 
 void AddModelOptions(CLI::App* app, SessionOptions* options) {
-  app->add_option("model_positional,--model", options->model,
-                  "Model directory in Hugging Face format (default: the demo "
-                  "model)");
+  app->add_option("model_positional,-m,--model", options->model,
+                  "Model: a directory in Hugging Face format or a GGUF file "
+                  "(default: the demo model)");
+  app->add_option("--gguf-file", options->gguf_file,
+                  "Which GGUF file, if the model's directory holds several");
   app->add_option("--tokenizer", options->tokenizer,
-                  "Directory of the tokenizer, if not the model's");
+                  "Directory or GGUF file of the tokenizer, if not the "
+                  "model's");
   app->add_option("--chat-template", options->chat_template,
                   "Jinja chat template: a file or its text");
   app->add_option("--generation-config", options->generation_config,
@@ -178,15 +181,23 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
                   "q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, "
                   "mxfp4, fp8, int4; or what the model is stored in: gptq, "
                   "awq, compressed-tensors");
-  app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
-                  "KV cache: bf16, f16, f32, int8 or fp8 (auto is bf16)");
+  app->add_option(
+      "--kv-cache-dtype", options->kv_cache_dtype,
+      "KV cache: auto (as the model), bf16, f16, f32, fp8 (e4m3) or, on the "
+      "CPU, int8");
   app->add_option("--max-model-len", options->max_model_len,
                   "Longest sequence, prompt and output: 2048, 32k, auto");
   app->add_option("--kv-cache-memory-bytes", options->kv_cache_memory,
                   "Memory of the KV cache: 4GiB, ...; 0: automatic");
   app->add_option("-t,--threads", options->num_threads,
-                  "CPU threads; 0: all that may be used")
+                  "CPU threads; 0: one for each physical core that may be used")
       ->check(CLI::Range(0, 1024));
+  app->add_option("--cpu-cores,--cpu-range", options->cpu_cores,
+                  "CPUs to pin compute threads to, one each: 0-3,8");
+  app->add_option("--numa", options->numa,
+                  "auto (pin threads and place weights if there are several "
+                  "nodes), off, or isolate (only the node of the start)")
+      ->check(CLI::IsMember({"auto", "off", "isolate"}));
   app->add_option("--block-size", options->block_size, "Tokens of a KV block")
       ->check(CLI::Range(1, 256));
   app->add_option("--max-num-seqs", options->max_num_seqs,

@@ -12,9 +12,10 @@ namespace quire {
 
 // What loads a model and starts an engine on it.
 struct SessionOptions {
-  std::string model;                       // Directory; empty: the demo model.
-  std::string tokenizer;                   // Directory; empty: the model's.
-  std::string chat_template;               // File or text; empty: the model's.
+  std::string model;          // Directory or GGUF file; empty: the demo model.
+  std::string gguf_file;      // In the directory; empty: its only one.
+  std::string tokenizer;      // Directory or GGUF file; empty: the model's.
+  std::string chat_template;  // File or text; empty: the model's.
   std::string generation_config = "auto";  // auto: the model's; vllm: none.
   std::string device = "auto";
   // auto: as the model's directory says; generate; pooling: embeddings.
@@ -26,10 +27,12 @@ struct SessionOptions {
   // A format to quantize to at load, or the method in which the model's
   // directory must be quantized; empty: as it is.
   std::string quantization;
-  std::string kv_cache_dtype = "bf16";
+  std::string kv_cache_dtype = "auto";
   std::string max_model_len = "auto";  // A length, 32k, auto or -1.
   std::string kv_cache_memory = "0";   // Bytes, 4GiB, ...; 0: automatic.
   int num_threads = 0;
+  std::string cpu_cores;
+  std::string numa = "auto";
   int block_size = 16;
   int max_num_seqs = 64;
   int max_num_batched_tokens = 0;  // 0: 512, or max_num_seqs if larger.

@@ -21,8 +21,10 @@
 #include "cli/draft_model.h"
 #include "cli/exit_codes.h"
 #include "cli/model_path.h"
+#include "cli/model_tokenizer.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
+#include "engine/model/gguf_model.h"
 #include "kernels/backend_factory.h"
 
 namespace quire {
@@ -51,12 +53,15 @@ absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
       option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
 }
 
-absl::StatusOr<DType> ParseKvDType(const std::string& name) {
-  if (name == "int8" || name == "i8") return DType::kI8;
-  if (name == "fp8" || name == "fp8_e4m3") return DType::kF8E4M3;
+// vLLM's names of fp8 and int8 beside those of --dtype. None: auto.
+absl::StatusOr<std::optional<DType>> ParseKvDType(const std::string& name) {
+  if (name == "int8" || name == "i8") return std::optional(DType::kI8);
+  if (name == "fp8" || name == "fp8_e4m3") {
+    return std::optional(DType::kF8E4M3);
+  }
   const absl::StatusOr<std::optional<DType>> dtype =
       ParseDType("--kv-cache-dtype", name);
-  if (dtype.ok()) return (*dtype).value_or(DType::kBF16);
+  if (dtype.ok()) return dtype;
   return absl::InvalidArgumentError(
       absl::StrCat("--kv-cache-dtype: '", name,
                    "' is not auto, bf16, f16, f32, int8 or fp8"));
@@ -188,7 +193,9 @@ absl::Status LoadTemplate(const SessionOptions& options,
   std::string source = session->tokenizer->chat_template();
   // The file of its own counts before the field.
   std::string origin = absl::StrCat(tokenizer_path, "/chat_template.jinja");
-  if (access(origin.c_str(), F_OK) != 0) {
+  if (IsGgufPath(tokenizer_path)) {
+    origin = absl::StrCat(tokenizer_path, ": key \"tokenizer.chat_template\"");
+  } else if (access(origin.c_str(), F_OK) != 0) {
     origin = absl::StrCat(tokenizer_path,
                           "/tokenizer_config.json: field \"chat_template\"");
   }
@@ -276,6 +283,7 @@ std::string FormatCount(int64_t count) {
 
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
+    case absl::StatusCode::kInternal:  // What a GPU's driver reports.
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kUnavailable:
       return kExitDevice;
@@ -321,20 +329,24 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                 kExitModel);
   }
   session->model_name = DefaultModelName(session->model_path);
-  auto directory = ResolveModelDirectory(session->model_path);
+  auto directory = ResolveModelPath(session->model_path, options.gguf_file);
   if (!directory.ok()) return fail(directory.status(), kExitModel);
   session->model_path = std::move(*directory);
   // First what is read at once and most often not supported: whoever named a
   // model of another family wants to hear of that, not of its tokenizer.
-  if (const auto config = ReadModelDirectoryConfig(session->model_path);
-      !config.ok()) {
-    return fail(config.status(), kExitModel);
+  if (const absl::Status status = CheckModelConfig(session->model_path);
+      !status.ok()) {
+    return fail(status, kExitModel);
   }
 
   const std::string& tokenizer_path =
       options.tokenizer.empty() ? session->model_path : options.tokenizer;
-  auto tokenizer = Tokenizer::Create(tokenizer_path);
+  std::vector<std::string> warnings;
+  auto tokenizer = OpenModelTokenizer(tokenizer_path, &warnings);
   if (!tokenizer.ok()) return fail(tokenizer.status(), kExitModel);
+  for (const std::string& warning : warnings) {
+    absl::FPrintF(stderr, "quire: warning: %s\n", warning);
+  }
   session->tokenizer = std::move(*tokenizer);
   if (const absl::Status status =
           LoadTemplate(options, tokenizer_path, session.get());
@@ -364,16 +376,27 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                   options.speculative_model);
   }
 
-  std::string fallback_reason;
-  auto backend =
-      CreateBackend({options.device, options.num_threads}, &fallback_reason);
-  if (!backend.ok()) return fail(backend.status(), kExitDevice);
-  if (!fallback_reason.empty()) {
-    absl::FPrintF(stderr, "quire: computing on the CPU: %s\n", fallback_reason);
+  std::string notice;
+  BackendOptions backend_options = {options.device, options.num_threads};
+  if (!options.cpu_cores.empty()) {
+    auto cpus = ParseCpuList(options.cpu_cores);
+    if (!cpus.ok()) {
+      return fail(
+          absl::Status(cpus.status().code(),
+                       absl::StrCat("--cpu-cores: ", cpus.status().message())),
+          kExitUsage);
+    }
+    backend_options.cpus = *std::move(cpus);
   }
+  backend_options.numa =
+      ParseNumaPolicy(options.numa).value_or(NumaPolicy::kAuto);
+  auto backend = CreateBackend(backend_options, &notice);
+  if (!backend.ok()) return fail(backend.status(), kExitDevice);
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  // Now, so that a model that cannot be served is one line of log.
+  if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   session->loaded = std::move(*loaded);
   for (const std::string& warning : session->loaded.warnings) {
     absl::FPrintF(stderr, "quire: warning: %s\n", warning);

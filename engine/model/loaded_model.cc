@@ -11,6 +11,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status.h"
+#include "engine/model/gguf_model.h"
+#include "engine/weights/gguf.h"
 #include "engine/weights/safetensors.h"
 
 namespace quire {
@@ -187,7 +189,55 @@ int ScoredTokensPerStep(int vocab_size, int max_num_tokens) {
       std::max<int64_t>(max_num_tokens, kMinTokens)));
 }
 
+struct OpenedModel {
+  ModelConfig config;
+  GenerationConfig generation;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::optional<EmbeddingConfig> embedding;
+};
+
+absl::StatusOr<OpenedModel> OpenGguf(const std::string& path,
+                                     const LoadOptions& options) {
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
+                         GgufFile::Open(path));
+  QUIRE_ASSIGN_OR_RETURN(GgufModelConfig config, ReadGgufModelConfig(*file));
+  OpenedModel opened;
+  QUIRE_ASSIGN_OR_RETURN(opened.checkpoint,
+                         OpenGgufCheckpoint(file, config.model));
+  if (options.task == ModelTask::kEmbed ||
+      (config.is_embedding && options.task != ModelTask::kGenerate)) {
+    opened.embedding.emplace();
+    if (config.is_mean_pooling) opened.embedding->pooling = Pooling::kMean;
+    if (options.pooling) opened.embedding->pooling = *options.pooling;
+  }
+  opened.config = std::move(config.model);
+  opened.generation = std::move(config.generation);
+  return opened;
+}
+
+absl::StatusOr<OpenedModel> OpenModel(const std::string& path,
+                                      const LoadOptions& options) {
+  if (IsGgufPath(path)) return OpenGguf(path, options);
+  OpenedModel opened;
+  QUIRE_ASSIGN_OR_RETURN(ModelDirectoryConfig config,
+                         ReadModelDirectoryConfig(path));
+  opened.config = std::move(config.model);
+  opened.generation = std::move(config.generation);
+  QUIRE_ASSIGN_OR_RETURN(opened.checkpoint, Checkpoint::Open(path));
+  QUIRE_ASSIGN_OR_RETURN(
+      opened.embedding,
+      ResolveEmbedding(path, opened.config, options.task, options.pooling));
+  return opened;
+}
+
 }  // namespace
+
+absl::Status CheckModelConfig(const std::string& path) {
+  if (!IsGgufPath(path)) return ReadModelDirectoryConfig(path).status();
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
+                         GgufFile::Open(path));
+  return ReadGgufModelConfig(*file).status();
+}
 
 int64_t AvailableMemoryBytes() {
   int64_t available = MachineAvailableBytes();
@@ -203,6 +253,20 @@ int64_t AvailableMemoryBytes() {
   return available;
 }
 
+namespace {
+
+absl::StatusOr<DType> KvCacheDType(const LoadOptions& options,
+                                   const ModelConfig& config,
+                                   const WeightLoader& weights,
+                                   const Backend& backend) {
+  if (options.kv_cache_dtype) return *options.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(const DType dtype, WeightDType(config, weights));
+  const DType activations = backend.ActivationDType(dtype);
+  return activations == DType::kF32 ? dtype : activations;
+}
+
+}  // namespace
+
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
   int64_t num_bytes = 0;
   for (const LayerConfig& layer : config.layers) {
@@ -217,7 +281,7 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     int64_t available) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   const int64_t bytes_per_token =
-      KvBytesPerToken(config, options.kv_cache_dtype);
+      KvBytesPerToken(config, options.kv_cache_dtype.value_or(DType::kBF16));
   const int64_t bytes_per_block = bytes_per_token * options.block_size;
   const auto sequence_bytes = [&](int64_t max_model_len) {
     return RoundUp(max_model_len, options.block_size) * bytes_per_token;
@@ -276,22 +340,18 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
   return plan;
 }
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend) {
-  QUIRE_ASSIGN_OR_RETURN(ModelDirectoryConfig directory_config,
-                         ReadModelDirectoryConfig(directory));
-  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
-                         Checkpoint::Open(directory));
+  QUIRE_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(path, options));
+  const std::shared_ptr<const Checkpoint> checkpoint =
+      std::move(opened.checkpoint);
   LoadedModel loaded;
   loaded.backend = std::move(backend);
-  loaded.config = std::move(directory_config.model);
-  loaded.generation_config = std::move(directory_config.generation);
+  loaded.config = std::move(opened.config);
+  loaded.generation_config = std::move(opened.generation);
+  loaded.embedding = std::move(opened.embedding);
   loaded.warnings = loaded.config.warnings;
-  loaded.kv_cache_dtype = options.kv_cache_dtype;
-  QUIRE_ASSIGN_OR_RETURN(
-      loaded.embedding, ResolveEmbedding(directory, loaded.config, options.task,
-                                         options.pooling));
   if (loaded.embedding && loaded.embedding->max_input_tokens > 0) {
     loaded.config.max_position_embeddings =
         std::min(loaded.config.max_position_embeddings,
@@ -299,8 +359,8 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   }
 
   loaded.quantization = StoredQuantization(*checkpoint, loaded.config);
-  QUIRE_RETURN_IF_ERROR(CheckQuantization(directory, loaded.quantization,
-                                          options, *loaded.backend));
+  QUIRE_RETURN_IF_ERROR(
+      CheckQuantization(path, loaded.quantization, options, *loaded.backend));
   WeightLoaderOptions loader_options;
   loader_options.dtype = options.dtype;
   loader_options.progress = options.progress;
@@ -322,16 +382,21 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
   if (available < 0) {
     constexpr double kGiB = 1 << 30;
     return absl::ResourceExhaustedError(absl::StrFormat(
-        "%s: the weights need %.1f GiB of memory, %.1f GiB are available",
-        directory, needed / kGiB, (available + needed) / kGiB));
+        "%s: the weights need %.1f GiB of memory, %.1f GiB are available", path,
+        needed / kGiB, (available + needed) / kGiB));
   }
+  QUIRE_ASSIGN_OR_RETURN(
+      loaded.kv_cache_dtype,
+      KvCacheDType(options, loaded.config, weights, *loaded.backend));
+  LoadOptions kv_options = options;
+  kv_options.kv_cache_dtype = loaded.kv_cache_dtype;
   QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
-                         PlanKvMemory(loaded.config, options, available));
+                         PlanKvMemory(loaded.config, kv_options, available));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
 
   ModelOptions model_options;
   model_options.max_model_len = plan.max_model_len;
-  model_options.kv_dtype = options.kv_cache_dtype;
+  model_options.kv_dtype = loaded.kv_cache_dtype;
   if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
   QUIRE_ASSIGN_OR_RETURN(loaded.model, CreateModel(loaded.config, model_options,
                                                    weights, *loaded.backend));

@@ -21,7 +21,9 @@ namespace quire {
 struct LoadOptions {
   // Of the packed weights; none: as stored.
   std::optional<DType> dtype;
-  DType kv_cache_dtype = DType::kBF16;
+  // None: the model's (vLLM's auto), or that of the backend's activations where
+  // those have 16 bits.
+  std::optional<DType> kv_cache_dtype;
   // Dense matrices are quantized so while they are loaded; none: not at all.
   // FAILED_PRECONDITION if the model is quantized otherwise already, or if the
   // backend has no kernels for the format.
@@ -65,13 +67,18 @@ struct LoadedModel {
   std::vector<std::string> warnings;
 };
 
-// Loads `directory` (Hugging Face layout: config.json, safetensors) onto
-// `backend`. Blocks until all is ready to serve. NOT_FOUND, INVALID_ARGUMENT or
-// DATA_LOSS for a fault of the model's files, naming file and tensor or field;
-// RESOURCE_EXHAUSTED if memory does not suffice, with the figures.
-absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
+// Loads `path`, a directory (Hugging Face layout: config.json, safetensors) or
+// a GGUF file (a name that ends in .gguf), onto `backend`. Blocks until all is
+// ready to serve. NOT_FOUND, INVALID_ARGUMENT or DATA_LOSS for a fault of the
+// model's files, naming file and tensor or field; RESOURCE_EXHAUSTED if memory
+// does not suffice, with the figures.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend);
+
+// Reads and checks the configuration of `path` alone, which is quick. Errors as
+// LoadModel's.
+absl::Status CheckModelConfig(const std::string& path);
 
 // Bytes of KV that one position takes in all layers together.
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype);
@@ -82,9 +89,10 @@ struct KvPlan {
   std::string warning;  // Empty if max_model_len is as asked for.
 };
 
-// How long sequences may be and how much memory their KV gets. `available` is
-// what is free after the weights. RESOURCE_EXHAUSTED, with the figures, if not
-// even one sequence fits.
+// How long sequences may be and how much memory their KV gets.
+// Without options.kv_cache_dtype: in bf16. `available` is what is free after
+// the weights. RESOURCE_EXHAUSTED, with the figures, if not even one sequence
+// fits.
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
                                     int64_t available);

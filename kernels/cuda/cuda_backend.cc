@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_step.h"
+#include "kernels/cuda/large_linear.h"
 #include "kernels/engine_shape.h"
 
 namespace quire {
@@ -31,11 +32,27 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(
     const CudaBackendOptions& options) {
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<cuda::Device> device,
                          cuda::CreateDevice(options.device_idx));
-  return std::unique_ptr<CudaBackend>(new CudaBackend(std::move(device)));
+  return std::unique_ptr<CudaBackend>(
+      new CudaBackend(options, std::move(device)));
 }
 
-CudaBackend::CudaBackend(std::unique_ptr<cuda::Device> device)
-    : device_(std::move(device)) {}
+CudaBackend::CudaBackend(const CudaBackendOptions& options,
+                         std::unique_ptr<cuda::Device> device)
+    : device_(std::move(device)) {
+  std::unique_ptr<cuda::MatrixLibrary> library;
+  if (options.open_matrix_library != nullptr) {
+    auto opened = options.open_matrix_library();
+    if (opened.ok()) {
+      library = *std::move(opened);
+    } else if (!absl::IsUnimplemented(opened.status())) {
+      notice_ = absl::StrCat(
+          "without cuBLASLt, own kernels that are slower compute prompts: ",
+          opened.status().message());
+    }
+  }
+  large_linear_ =
+      std::make_unique<cuda::LargeLinear>(*device_, std::move(library));
+}
 
 CudaBackend::~CudaBackend() {
   // Steps in flight read memory that goes now; an error is of no use to
@@ -47,7 +64,9 @@ std::string CudaBackend::Description() const {
   const cuda::DeviceProperties& properties = device_->properties();
   return absl::StrCat("cuda (", properties.name, ", compute capability ",
                       properties.major, ".", properties.minor, ", ",
-                      properties.num_sms, " SMs)");
+                      properties.num_sms, " SMs",
+                      large_linear_->LibraryName().empty() ? "" : ", ",
+                      large_linear_->LibraryName(), ")");
 }
 
 std::optional<int64_t> CudaBackend::FreeDeviceBytes() {
@@ -82,11 +101,12 @@ absl::Status CudaBackend::CheckShape(const EngineShape& shape) const {
     }
     for (const ActivationSpec& activation : activations_) {
       if (activation.dtype != DType::kF32 &&
-          activation.dtype != attention.spec.kv_dtype) {
+          activation.dtype != attention.spec.kv_dtype &&
+          attention.spec.kv_dtype != DType::kF8E4M3) {
         return absl::InvalidArgumentError(
             absl::StrCat("a KV cache in ", DTypeName(attention.spec.kv_dtype),
                          " for activations in ", DTypeName(activation.dtype),
-                         "; on a GPU both are the same"));
+                         "; on a GPU it has the same dtype or fp8_e4m3"));
       }
     }
   }
@@ -281,6 +301,9 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   max_blocks_per_seq_ =
       (shape.max_model_len + shape.block_size - 1) / shape.block_size;
   PlanAttentions();
+  // First: it measures with memory that it gives back.
+  QUIRE_RETURN_IF_ERROR(large_linear_->Prepare(
+      shape.max_num_tokens, shape.max_logit_rows, &workspace_bytes_));
   MemoryPlan plan;
   for (CudaAttention& attention : attentions_) {
     attention.layer_elements = num_blocks_ * attention.block_elements;

@@ -28,6 +28,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/matrix_library.h"
 
 namespace quire {
 
@@ -38,12 +39,15 @@ struct CudaSlot;
 struct CudaStep;
 
 namespace cuda {
+class LargeLinear;
 struct BlockTableEntry;
 struct NormArguments;
 }  // namespace cuda
 
 struct CudaBackendOptions {
   int device_idx = 0;
+  // Where the library for products of many tokens comes from; null: nowhere.
+  cuda::MatrixLibraryFactory open_matrix_library = &cuda::OpenMatrixLibrary;
 };
 
 // See Backend. A step that fails validation in BeginStep may have applied some
@@ -58,6 +62,9 @@ class CudaBackend : public Backend {
   ~CudaBackend() override;
 
   cuda::Device& device() { return *device_; }
+  const cuda::LargeLinear& large_linear() const { return *large_linear_; }
+  // A line for the log, if this GPU could be used better: what is missing.
+  const std::string& notice() const { return notice_; }
 
   std::string Description() const override;
   std::optional<int64_t> FreeDeviceBytes() override;
@@ -105,7 +112,8 @@ class CudaBackend : public Backend {
     cuda::DeviceBuffer buffer;
   };
 
-  explicit CudaBackend(std::unique_ptr<cuda::Device> device);
+  CudaBackend(const CudaBackendOptions& options,
+              std::unique_ptr<cuda::Device> device);
 
   // The dtype that weights of dtype `from` are kept in.
   DType KeptDType(DType from) const;
@@ -150,6 +158,8 @@ class CudaBackend : public Backend {
   std::vector<CudaAttention> attentions_;  // By spec id.
   std::vector<AttentionPlanner> planners_;
   std::vector<ActivationSpec> activations_;
+  std::unique_ptr<cuda::LargeLinear> large_linear_;
+  std::string notice_;
 
   // Since Prepare.
   EngineShape shape_;

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_step.h"
+#include "kernels/cuda/large_linear.h"
 #include "kernels/cuda/linear.h"
 
 namespace quire {
@@ -179,11 +180,12 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
     arguments.epilogue.residual = epilogue.residual.row<const uint16_t>(0);
     arguments.epilogue.residual_stride = epilogue.residual.row_stride;
   }
-  const bool is_launched =
-      num_tokens <= cuda::kMaxSkinnyTokens
-          ? cuda::LaunchSkinnyLinear(arguments, device_->stream())
-          : cuda::LaunchTiledLinear(arguments, device_->stream());
-  return is_launched ? absl::OkStatus() : device_->LaunchError("Linear");
+  if (num_tokens > cuda::kMaxSkinnyTokens) {
+    return large_linear_->Launch(arguments);
+  }
+  return cuda::LaunchSkinnyLinear(arguments, device_->stream())
+             ? absl::OkStatus()
+             : device_->LaunchError("Linear");
 }
 
 absl::Status CudaBackend::Linear(Step& step, TensorView x,
@@ -267,15 +269,18 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
   const int64_t q_cols = int64_t{spec.num_heads} * spec.head_dim;
   const int64_t qkv_cols =
       q_cols + int64_t{2} * spec.num_kv_heads * spec.head_dim;
-  QUIRE_RETURN_IF_ERROR(CheckCudaView("Attention: qkv", qkv, spec.kv_dtype,
+  const DType dtype =
+      spec.kv_dtype == DType::kF8E4M3 ? qkv.dtype : spec.kv_dtype;
+  QUIRE_RETURN_IF_ERROR(CheckCudaView("Attention: qkv", qkv, dtype,
                                       cuda_step.num_tokens, qkv_cols));
-  QUIRE_RETURN_IF_ERROR(CheckCudaView("Attention: out", out, spec.kv_dtype,
+  QUIRE_RETURN_IF_ERROR(CheckCudaView("Attention: out", out, dtype,
                                       cuda_step.num_tokens, q_cols));
   if (cuda_step.num_tokens == 0) return absl::OkStatus();
-  uint16_t* kv =
-      attention.kv.data<uint16_t>() + int64_t{layer} * attention.layer_elements;
+  char* kv = attention.kv.data() + int64_t{layer} * attention.layer_elements *
+                                       DTypeSize(spec.kv_dtype);
   cuda::RopeArguments rope;
-  rope.dtype = spec.kv_dtype;
+  rope.dtype = dtype;
+  rope.kv_dtype = spec.kv_dtype;
   rope.num_heads = spec.num_heads;
   rope.num_kv_heads = spec.num_kv_heads;
   rope.head_dim = spec.head_dim;
@@ -306,7 +311,8 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
   }
   cuda::AttentionArguments arguments;
   arguments.shape = attention.shape;
-  arguments.dtype = spec.kv_dtype;
+  arguments.dtype = dtype;
+  arguments.kv_dtype = spec.kv_dtype;
   arguments.q = qkv.data;
   arguments.q_stride = qkv.row_stride;
   arguments.out = out.data;
