@@ -11,6 +11,7 @@
 // is then that of products of bytes.
 //   QUIRE_CPU_ISA selects the instruction set.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -299,6 +300,35 @@ class Bench {
     });
   }
 
+  // What handing out work and waiting for it costs: a loop of nothing, which
+  // the caller may end before others have come, and one in which all must meet.
+  void Barrier() {
+    for (bool all_meet : {false, true}) {
+      const std::string name = all_meet ? "barrier, all meet" : "barrier";
+      if (!absl::StrContains(name, options_.filter)) continue;
+      constexpr int kLoops = 2000;
+      const int num_threads = pool_.num_threads();
+      std::vector<double> seconds;
+      for (int rep = 0; rep < options_.num_reps; ++rep) {
+        const Clock::time_point start = Clock::now();
+        for (int i = 0; i < kLoops; ++i) {
+          std::atomic<int> num_arrived{0};
+          pool_.ParallelFor(num_threads, 1, [&](int64_t, int64_t, int) {
+            if (!all_meet) return;
+            num_arrived.fetch_add(1);
+            while (num_arrived.load(std::memory_order_relaxed) < num_threads) {
+            }
+          });
+        }
+        seconds.push_back(
+            std::chrono::duration<double>(Clock::now() - start).count() /
+            kLoops);
+      }
+      std::printf("%-34s %s us\n", name.c_str(),
+                  Summary(seconds, 1e-6, "%.2f").c_str());
+    }
+  }
+
   // One row of random logits on one thread. The history of the processors has
   // `history` tokens.
   void Sampling(int32_t vocab_size, int64_t history_size) {
@@ -476,6 +506,7 @@ int Main(int argc, char** argv) {
               options.num_reps);
   bench.Ceilings();
   bench.Dispatch();
+  bench.Barrier();
   bench.Sampling(151936, 4096);
   bench.Matmuls("qwen0.5b", "qkv", LinearKind::kQkv, 1152, 896);
   bench.Matmuls("qwen0.5b", "o", LinearKind::kPlain, 896, 896);
