@@ -5,6 +5,11 @@
 //
 //   model_bench [--threads=N] [--reps=N] [--batch=N] [--prompt=N] [--steps=N]
 //               [--layers=N] [--load-reps=N] [--dir=DIR] [--kv=bf16|f16|f32]
+//               [--model=PATH] [--quantization=q8_0|q4_0|q4_k|...]
+//
+// --model takes a model directory or GGUF file instead, whose embedding is tied
+// or is left out of the bytes by hand. With quantized weights the peak is that
+// of products of bytes.
 //
 // The model has random weights in the shape of Qwen2.5-0.5B (or fewer layers of
 // it); it is written to a temporary directory, or to DIR, where it stays.
@@ -15,6 +20,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,6 +52,8 @@ struct Options {
   int num_layers = 0;
   DType kv_dtype = DType::kBF16;
   std::string directory;
+  std::string model;
+  std::optional<QuantFormat> quantization;
 };
 
 double SecondsSince(SteadyClock::time_point start) {
@@ -145,16 +153,28 @@ class ModelBench {
   absl::Status MeasurePrefill(Driver& driver, std::vector<double>& flops,
                               std::vector<double>& fractions);
 
+  // In bf16, of shape_.
+  bool IsRandom() const {
+    return options_.model.empty() && !options_.quantization.has_value();
+  }
+  double Peak() {
+    return model_.quantization.empty() ? probe_.Bf16Peak() : probe_.Int8Peak();
+  }
+
   const Options& options_;
   const RandomModelShape& shape_;
   ThreadPool pool_;
   CeilingProbe probe_;
   LoadedModel model_;
-  std::vector<double> read_, peak_;
+  std::vector<double> read_, peak_, prompt_rate_;
 };
 
 absl::Status ModelBench::Load(const std::string& directory) {
   LoadOptions load_options;
+  if (options_.quantization.has_value()) {
+    load_options.quantization =
+        QuantizationScheme{.format = *options_.quantization};
+  }
   load_options.kv_cache_dtype = options_.kv_dtype;
   load_options.max_num_seqs = options_.batch;
   load_options.max_num_batched_tokens =
@@ -175,7 +195,7 @@ absl::Status ModelBench::Load(const std::string& directory) {
     QUIRE_ASSIGN_OR_RETURN(
         model_, LoadModel(directory, load_options, std::move(backend)));
     seconds.push_back(SecondsSince(start));
-    rates.push_back(2e-9 * model_.num_parameters / seconds.back());
+    rates.push_back(1e-9 * model_.memory.weights_bytes / seconds.back());
   }
   std::printf("%s\n", model_.backend->Description().c_str());
   std::printf(
@@ -199,9 +219,11 @@ absl::Status ModelBench::MeasureDecode(Driver& driver, int num_seqs,
   }
   const double seconds = SecondsSince(start) / options_.steps;
   const double after = probe_.ReadBandwidth();
-  // Every matrix once; bytes as the file has them, without padding.
+  // Every matrix once; bytes as the file has them, without padding, where they
+  // are known.
   const double bytes =
-      2.0 * (shape_.LayerMatrixElements() + shape_.HeadElements());
+      IsRandom() ? 2.0 * (shape_.LayerMatrixElements() + shape_.HeadElements())
+                 : static_cast<double>(model_.memory.weights_bytes);
   tokens_per_second.push_back(num_seqs / seconds);
   fractions.push_back(100 * bytes / seconds / ((before + after) / 2));
   read_.push_back(before / 1e9);
@@ -212,19 +234,25 @@ absl::Status ModelBench::MeasureDecode(Driver& driver, int num_seqs,
 absl::Status ModelBench::MeasurePrefill(Driver& driver,
                                         std::vector<double>& flops,
                                         std::vector<double>& fractions) {
-  const double before = probe_.Bf16Peak();
+  const double before = Peak();
   const SteadyClock::time_point start = SteadyClock::now();
   QUIRE_RETURN_IF_ERROR(driver.Prefill(0, options_.prompt));
   const double seconds = SecondsSince(start);
-  const double after = probe_.Bf16Peak();
+  const double after = Peak();
   const double tokens = options_.prompt;
   // Matrices of all tokens, the head of one, and q . k and p . v over all
   // positions up to each token's own.
-  const double work = 2 * tokens * shape_.LayerMatrixElements() +
-                      2.0 * shape_.HeadElements() +
-                      4 * shape_.num_layers * shape_.num_heads *
-                          shape_.head_dim * (tokens * (tokens + 1) / 2);
+  const ModelConfig& config = model_.config;
+  const double head =
+      static_cast<double>(config.vocab_size) * config.hidden_size;
+  const double layers = IsRandom()
+                            ? static_cast<double>(shape_.LayerMatrixElements())
+                            : model_.num_parameters - head;
+  const double work = 2 * tokens * layers + 2 * head +
+                      4.0 * config.layers.size() * config.hidden_size *
+                          (tokens * (tokens + 1) / 2);
   flops.push_back(work / seconds / 1e12);
+  prompt_rate_.push_back(tokens / seconds);
   fractions.push_back(100 * work / seconds / ((before + after) / 2));
   peak_.push_back(before / 1e12);
   peak_.push_back(after / 1e12);
@@ -240,7 +268,7 @@ absl::Status ModelBench::Measure() {
     if (rep == 0) {  // What came before warmed up.
       for (std::vector<double>* values :
            {&one, &one_fraction, &many, &many_fraction, &speedup, &prefill,
-            &prefill_fraction, &read_, &peak_}) {
+            &prefill_fraction, &read_, &peak_, &prompt_rate_}) {
         values->clear();
       }
     }
@@ -254,7 +282,9 @@ absl::Status ModelBench::Measure() {
     speedup.push_back(many.back() / one.back());
   }
   std::printf("read bandwidth   %s\n", Summary(read_, "GB/s").c_str());
-  std::printf("bf16 peak        %s\n", Summary(peak_, "TFLOP/s").c_str());
+  const char* const arithmetic = model_.quantization.empty() ? "bf16" : "int8";
+  std::printf("%s peak        %s\n", arithmetic,
+              Summary(peak_, "TFLOP/s").c_str());
   std::printf("decode, batch 1  %s, %s of read bandwidth\n",
               Summary(one, "tokens/s").c_str(),
               Summary(one_fraction, "%").c_str());
@@ -262,9 +292,10 @@ absl::Status ModelBench::Measure() {
               options_.batch, Summary(many, "tokens/s").c_str(),
               Summary(many_fraction, "%").c_str(),
               Summary(speedup, "x").c_str());
-  std::printf("prefill, %-4d    %s, %s of bf16 peak\n", options_.prompt,
+  std::printf("prefill, %-4d    %s, %s, %s of %s peak\n", options_.prompt,
+              Summary(prompt_rate_, "tokens/s").c_str(),
               Summary(prefill, "TFLOP/s").c_str(),
-              Summary(prefill_fraction, "%").c_str());
+              Summary(prefill_fraction, "%").c_str(), arithmetic);
   return absl::OkStatus();
 }
 
@@ -277,6 +308,17 @@ bool ParseArgument(absl::string_view argument, Options& options) {
   if (absl::ConsumePrefix(&argument, "--dir=")) {
     options.directory = std::string(argument);
     return true;
+  }
+  if (absl::ConsumePrefix(&argument, "--model=")) {
+    options.model = std::string(argument);
+    return true;
+  }
+  for (int i = 1; i <= static_cast<int>(QuantFormat::kInt4); ++i) {
+    const QuantFormat format = static_cast<QuantFormat>(i);
+    if (argument == absl::StrCat("--quantization=", QuantFormatName(format))) {
+      options.quantization = format;
+      return true;
+    }
   }
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     if (argument == absl::StrCat("--kv=", DTypeName(dtype))) {
@@ -297,11 +339,14 @@ absl::Status RunBench(const Options& options, const std::string& directory) {
   RandomModelShape shape = Qwen25Half();
   if (options.num_layers > 0) shape.num_layers = options.num_layers;
   const SteadyClock::time_point start = SteadyClock::now();
-  QUIRE_RETURN_IF_ERROR(WriteRandomModel(shape, /*seed=*/1, directory));
-  std::printf("wrote the model in %.1f s\n", SecondsSince(start));
+  if (options.model.empty()) {
+    QUIRE_RETURN_IF_ERROR(WriteRandomModel(shape, /*seed=*/1, directory));
+    std::printf("wrote the model in %.1f s\n", SecondsSince(start));
+  }
   QUIRE_ASSIGN_OR_RETURN(const Isa isa, SelectIsa());
   ModelBench bench(options, shape, isa);
-  QUIRE_RETURN_IF_ERROR(bench.Load(directory));
+  QUIRE_RETURN_IF_ERROR(
+      bench.Load(options.model.empty() ? directory : options.model));
   return bench.Measure();
 }
 

@@ -20,6 +20,11 @@
 //   the dtype of their view.
 // - Linear with bf16 weights rounds its input x' (after the prologue) to bf16;
 //   with f16 or f32 weights x' stays as it is. Products are accumulated in f32.
+// - With quantized weights x' stays as it is, or (CPU) is rounded to 8 bits for
+//   every 32 columns in the weights' order: with max = max|x'|, to the nearest
+//   of max / 127 * code, code = x' * (127 / max), ties to even, in f32. The CPU
+//   takes fp8, int4 in groups that are not whole blocks of 32 columns, and gate
+//   and up that differ in format for bf16 weights, which it rounds them to.
 // - The KV cache stores K (after norm and RoPE) and V rounded to kv_dtype;
 //   queries and probabilities stay in f32. kF8E4M3 saturates. kI8 (CPU) holds,
 //   for each token and KV head, scale = max|x| / 127 in f32 and x / scale (in

@@ -478,7 +478,7 @@ TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
 TEST_P(BackendAttentionTest, EightBitCaches) {
   uint64_t seed = 500;
   for (DType dtype : {DType::kF8E4M3, DType::kI8}) {
-    if (dtype == DType::kI8 && GetParam().is_cuda()) continue;  // The CPU's.
+    if (dtype == DType::kI8 && GetParam().is_cuda()) continue;
     for (int head_dim : {16, 33, 64, 80, 96, 128, 256}) {
       for (const auto& [num_heads, num_kv_heads] :
            {std::pair(1, 1), std::pair(6, 2), std::pair(7, 1)}) {

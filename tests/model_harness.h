@@ -49,7 +49,9 @@ class ModelHarness {
     // In place of the CPU's.
     std::function<std::unique_ptr<Backend>()> make_backend;
     std::optional<DType> dtype = DType::kF32;
+    std::optional<QuantFormat> quantization;
     DType kv_cache_dtype = DType::kF32;
+    std::optional<QuantizationScheme> quantization;
     int max_num_seqs = 8;
     int max_num_batched_tokens = 256;
     int max_model_len = 192;

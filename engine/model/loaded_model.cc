@@ -202,8 +202,9 @@ absl::StatusOr<OpenedModel> OpenGguf(const std::string& path,
                          GgufFile::Open(path));
   QUIRE_ASSIGN_OR_RETURN(GgufModelConfig config, ReadGgufModelConfig(*file));
   OpenedModel opened;
-  QUIRE_ASSIGN_OR_RETURN(opened.checkpoint,
-                         OpenGgufCheckpoint(file, config.model));
+  QUIRE_ASSIGN_OR_RETURN(
+      opened.checkpoint,
+      OpenGgufCheckpoint(file, config.model, options.num_threads));
   if (options.task == ModelTask::kEmbed ||
       (config.is_embedding && options.task != ModelTask::kGenerate)) {
     opened.embedding.emplace();

@@ -36,12 +36,10 @@ struct QuantJob : MatmulOutput {
   int64_t num_tiles;
 };
 
-// Scratch of one thread: the codes, scales and minima of some blocks of some
-// panels. See quant_kernels.cc.
 struct QuantKernels {
   int lanes;
   int max_tile_rows;
-  int64_t scratch_bytes;
+  int64_t scratch_bytes;  // Of a thread.
   // Rounds rows to 8 bits: the scale of 32 columns is max|x| / 127 in f32 and a
   // code x / scale, rounded to the nearest, ties to even. A block with a NaN or
   // an infinity has the scale NaN.
