@@ -201,7 +201,13 @@ def named(text):
     name, equals, command = text.partition("=")
     if not equals or not name or not command:
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=COMMAND")
-    return name, shlex.split(command)
+    return name, absolute(shlex.split(command))
+
+
+def absolute(command):
+    """The program by its whole path: it is started in another directory."""
+    path = pathlib.Path(command[0])
+    return [str(path.resolve()) if path.exists() else command[0], *command[1:]]
 
 
 def bench_contenders(args):
@@ -343,7 +349,7 @@ def parse_arguments(argv):
                         metavar="NAME=COMMAND", help="llama-batched-bench")
     parser.add_argument("--server-peer", type=named, action="append", default=[],
                         metavar="NAME=COMMAND", help="llama-server")
-    parser.add_argument("--quire", type=shlex.split,
+    parser.add_argument("--quire", type=lambda text: absolute(shlex.split(text)),
                         default=[str(ROOT / "bazel-bin" / "cli" / "quire")])
     parser.add_argument("--quire-args", default="", help="further, for quire alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

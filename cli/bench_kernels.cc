@@ -23,7 +23,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kCpuProbeBytes = int64_t{1} << 30;
 constexpr int64_t kCopyProbeBytes = int64_t{2} << 30;
 
 absl::StatusOr<QuantFormat> ParseFormat(const std::string& name) {
@@ -65,11 +64,9 @@ class KernelsBench {
   void AddTimed(const std::string& name, const std::vector<double>& seconds);
 
   const BenchKernelOptions& options_;
-  std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<CeilingProbe> probe_;
+  std::unique_ptr<HostCeilingProbe> probe_;
   std::unique_ptr<KernelCeilings> ceilings_;
   KernelBenchPlan plan_;
-  Isa isa_ = Isa::kScalar;
   Json rows_ = Json::array();
   Json ceilings_json_ = Json::array();
   int exit_code_ = kExitUsage;
@@ -89,10 +86,9 @@ absl::Status KernelsBench::Init() {
       options_.repetitions);
   if (options_.device == "cpu") {
     backend.reset();
-    QUIRE_ASSIGN_OR_RETURN(isa_, SelectIsa());
-    pool_ = std::make_unique<ThreadPool>(options_.num_threads);
-    probe_ = std::make_unique<CeilingProbe>(pool_.get(), isa_, kCpuProbeBytes);
-    ceilings_ = NewCpuCeilings(probe_.get());
+    QUIRE_ASSIGN_OR_RETURN(probe_,
+                           HostCeilingProbe::Create(options_.num_threads));
+    ceilings_ = NewCpuCeilings(&probe_->probe);
   } else {
     QUIRE_ASSIGN_OR_RETURN(
         ceilings_, NewCopyCeilings(std::move(backend), kCopyProbeBytes));
@@ -167,15 +163,15 @@ int KernelsBench::Run() {
     return FailBench(status, exit_code_);
   }
   PrintCeilings();
-  if (pool_ != nullptr) {
+  if (probe_ != nullptr) {
     const auto add = [this](const std::string& name,
                             const std::vector<double>& seconds) {
       AddTimed(name, seconds);
     };
-    MeasureDispatch(*pool_, options_.repetitions, options_.filter, add);
+    MeasureDispatch(probe_->pool, options_.repetitions, options_.filter, add);
     // Qwen2.5's vocabulary.
-    MeasureSampling(isa_, 151936, 4096, options_.repetitions, options_.filter,
-                    add);
+    MeasureSampling(probe_->isa, 151936, 4096, options_.repetitions,
+                    options_.filter, add);
   }
   for (const std::string& name : options_.presets) {
     const absl::Status status = MeasureKernels(

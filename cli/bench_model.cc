@@ -25,7 +25,6 @@
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
 #include "kernels/backend_factory.h"
-#include "kernels/cpu/isa.h"
 #include "nlohmann/json.hpp"
 
 namespace quire {
@@ -120,8 +119,7 @@ class ModelBench {
   std::unique_ptr<Session> session_;
   LoadedModel preset_model_;
   std::string name_;
-  std::unique_ptr<ThreadPool> probe_pool_;
-  std::unique_ptr<CeilingProbe> probe_;
+  std::unique_ptr<HostCeilingProbe> probe_;
   std::unique_ptr<ModelDriver> driver_;
   int num_printed_ = 0;
   int exit_code_ = kExitEngine;
@@ -173,10 +171,8 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
   }
   if (options_.has_ceilings) {
     exit_code_ = kExitUsage;
-    QUIRE_ASSIGN_OR_RETURN(const Isa isa, SelectIsa());
-    probe_pool_ = std::make_unique<ThreadPool>(options_.model.num_threads);
-    probe_ = std::make_unique<CeilingProbe>(probe_pool_.get(), isa,
-                                            int64_t{1} << 30);
+    QUIRE_ASSIGN_OR_RETURN(
+        probe_, HostCeilingProbe::Create(options_.model.num_threads));
   }
   exit_code_ = kExitDevice;
   QUIRE_ASSIGN_OR_RETURN(ModelDriver driver,
@@ -286,9 +282,10 @@ void ModelBench::PrintEnd() {
 }
 
 absl::Status ModelBench::Measure(const ModelRow& row) {
-  QUIRE_ASSIGN_OR_RETURN(const ModelRowResult result,
-                         MeasureModelRow(model(), driver_.get(), row,
-                                         options_.repetitions, probe_.get()));
+  QUIRE_ASSIGN_OR_RETURN(
+      const ModelRowResult result,
+      MeasureModelRow(model(), driver_.get(), row, options_.repetitions,
+                      probe_ != nullptr ? &probe_->probe : nullptr));
   Print(result);
   return absl::OkStatus();
 }

@@ -1,7 +1,9 @@
 #include "cli/bench_options.h"
 
 #include <CLI/CLI.hpp>
-#include <limits>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 
 namespace quire {
 namespace {
@@ -10,6 +12,13 @@ using AddModel = std::function<void(CLI::App*, SessionOptions*)>;
 
 constexpr int kMaxLen = 1 << 24;
 constexpr double kMaxRate = 1e9;
+
+// CLI11's own check has no infinity.
+std::string CheckPositive(const std::string& text) {
+  double value = 0;
+  if (absl::SimpleAtod(text, &value) && value > 0) return "";
+  return absl::StrCat("'", text, "' is not a positive number or inf");
+}
 
 void AddTarget(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--backend,--endpoint-type", options->backend,
@@ -86,10 +95,10 @@ void AddDataset(CLI::App* app, BenchServeOptions* options) {
 void AddLoad(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--request-rate", options->request_rate,
                   "Requests a second; inf (default): all at once")
-      ->check(CLI::PositiveNumber);
+      ->check(CheckPositive);
   app->add_option("--burstiness", options->burstiness,
                   "Shape of the gaps' gamma distribution; 1: Poisson")
-      ->check(CLI::PositiveNumber);
+      ->check(CheckPositive);
   app->add_option("--max-concurrency", options->max_concurrency,
                   "Most requests at once")
       ->check(CLI::Range(1, 1 << 20));
