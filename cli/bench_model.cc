@@ -162,7 +162,8 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
     std::string fallback_reason;
     QUIRE_ASSIGN_OR_RETURN(
         std::unique_ptr<Backend> backend,
-        CreateBackend({options_.model.device, options_.model.num_threads},
+        CreateBackend({options_.model.device, options_.model.num_threads,
+                       options_.model.enforce_eager},
                       &fallback_reason));
     QUIRE_ASSIGN_OR_RETURN(
         preset_model_, LoadModel(directory.path(), load, std::move(backend)));

@@ -193,6 +193,12 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
                   "Longest sequence, prompt and output: 2048, 32k, auto");
   app->add_option("--kv-cache-memory-bytes", options->kv_cache_memory,
                   "Memory of the KV cache: 4GiB, ...; 0: automatic");
+  app->add_option("--gpu-memory-utilization,--device-memory-utilization",
+                  options->device_memory_utilization,
+                  "The part of a GPU's free memory that may be taken")
+      ->check(CLI::Range(0.01, 1.0));
+  app->add_flag("--enforce-eager", options->enforce_eager,
+                "On a GPU: launch kernel by kernel, without CUDA graphs");
   app->add_option("-t,--threads", options->num_threads,
                   "CPU threads; 0: all that may be used")
       ->check(CLI::Range(0, 1024));

@@ -29,8 +29,10 @@ struct SessionOptions {
   // directory must be quantized; empty: as it is.
   std::string quantization;
   std::string kv_cache_dtype = "auto";
-  std::string max_model_len = "auto";  // A length, 32k, auto or -1.
-  std::string kv_cache_memory = "0";   // Bytes, 4GiB, ...; 0: automatic.
+  std::string max_model_len = "auto";      // A length, 32k, auto or -1.
+  std::string kv_cache_memory = "0";       // Bytes, 4GiB, ...; 0: automatic.
+  double device_memory_utilization = 0.9;  // Of what a GPU has free.
+  bool enforce_eager = false;              // No CUDA graphs.
   int num_threads = 0;
   int block_size = 16;
   int max_num_seqs = 64;

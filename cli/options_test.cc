@@ -41,6 +41,22 @@ TEST(ParseCommandLineTest, LastOptionWinsAndUnderscoresAreDashes) {
   EXPECT_EQ(parsed->serve.api_keys, (std::vector<std::string>{"a", "b"}));
 }
 
+TEST(ParseCommandLineTest, GpuMemoryUnderBothNames) {
+  for (const char* name :
+       {"--gpu-memory-utilization", "--device_memory_utilization"}) {
+    const auto parsed =
+        ParseCommandLine({"serve", name, "0.5", "--enforce-eager"});
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->serve.model.device_memory_utilization, 0.5);
+    EXPECT_TRUE(parsed->serve.model.enforce_eager);
+  }
+  for (const char* value : {"0", "1.01", "-1", "x"}) {
+    EXPECT_FALSE(
+        ParseCommandLine({"serve", "--gpu-memory-utilization", value}).ok())
+        << value;
+  }
+}
+
 // A Playground's arguments come behind those of the BackendRuntime.
 TEST(ParseCommandLineTest, LaterArgumentsOverrideInEverySpelling) {
   const std::vector<std::vector<std::string>> overrides = {

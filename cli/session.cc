@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <optional>
@@ -208,6 +209,7 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.max_num_batched_tokens = loaded.shape.max_num_tokens;
   engine.long_prefill_token_threshold = options.long_prefill_token_threshold;
   engine.max_num_scored_tokens = loaded.max_num_scored_tokens;
+  engine.max_list_entries = loaded.memory.max_list_entries;
   engine.scheduling_policy = options.scheduling_policy == "priority"
                                  ? SchedulingPolicy::kPriority
                                  : SchedulingPolicy::kFcfs;
@@ -282,6 +284,11 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
   QUIRE_ASSIGN_OR_RETURN(
       load.kv_cache_memory_bytes,
       ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
+  load.device_memory_utilization = options.device_memory_utilization;
+  // What the command line's own check lets pass.
+  if (std::isnan(load.device_memory_utilization)) {
+    return absl::InvalidArgumentError("--gpu-memory-utilization is no number");
+  }
   load.max_num_seqs = options.max_num_seqs;
   // Every running sequence gets a token per step, so the budget covers them.
   load.max_num_batched_tokens =
@@ -377,7 +384,8 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   }
 
   std::string notice;
-  auto backend = CreateBackend({options.device, options.num_threads}, &notice);
+  auto backend = CreateBackend(
+      {options.device, options.num_threads, options.enforce_eager}, &notice);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
@@ -432,6 +440,11 @@ std::string DescribeSession(const Session& session, const std::string& address,
   row("backend", loaded.backend->Description());
   row("weights", FormatBytes(loaded.memory.weights_bytes));
   row("workspace", FormatBytes(loaded.memory.workspace_bytes));
+  if (loaded.shape.device_bytes > 0) {
+    row("graphs", FormatBytes(loaded.memory.graphs_bytes));
+    row("GPU memory", absl::StrCat(FormatBytes(loaded.shape.device_bytes),
+                                   " may be used, all included"));
+  }
   row("KV cache",
       absl::StrFormat("%s (%d blocks of %d tokens)",
                       FormatBytes(loaded.memory.kv_bytes),
