@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -107,9 +108,13 @@ class ModelBench {
   absl::Status Load(const std::vector<ModelRow>& rows);
   absl::Status Measure(const ModelRow& row);
   LoadedModel& model() { return session_ ? session_->loaded : preset_model_; }
+  // "bf16", "q4_k", "gptq"; "gguf" for such a file, whose matrices differ.
   std::string WeightsName() {
-    return model().quantization.empty() ? DTypeName(model().dtype)
-                                        : model().quantization;
+    if (!model().quantization.empty()) return model().quantization;
+    if (!options_.model.quantization.empty()) {
+      return options_.model.quantization;
+    }
+    return absl::EndsWith(name_, ".gguf") ? "gguf" : DTypeName(model().dtype);
   }
   Json Object(const ModelRowResult& result);
   void Print(const ModelRowResult& result);
