@@ -196,7 +196,7 @@ Json ModelBench::Object(const ModelRowResult& result) {
   Json json = {
       {"model_filename", name_},
       {"model_type",
-       absl::StrCat(model().config.model_type, " ", DTypeName(model().dtype))},
+       absl::StrCat(model().config.model_type, " ", WeightsName())},
       {"model_size", model().memory.weights_bytes},
       {"model_n_params", model().num_parameters},
       {"backends", model().backend->Description()},
@@ -253,7 +253,7 @@ void ModelBench::Print(const ModelRowResult& result) {
                   probe_ ? " ---: | ---: |" : "");
     }
     absl::PrintF("| %s %s | %.2f GiB | %.2f B | %s | %s | %.2f ± %.2f |",
-                 name_.substr(name_.rfind('/') + 1), DTypeName(model().dtype),
+                 name_.substr(name_.rfind('/') + 1), WeightsName(),
                  model().memory.weights_bytes / double(1 << 30),
                  model().num_parameters / 1e9, model().backend->Description(),
                  result.row.Name(), json["avg_ts"].get<double>(),
