@@ -18,7 +18,8 @@ namespace quire {
 struct BackendOptions {
   // auto, cpu or cuda. auto is the GPU where there is one.
   std::string device = "auto";
-  int num_threads = 0;  // Of the CPU; <= 0: one for each physical core.
+  int num_threads = 0;         // Of the CPU; <= 0: one for each physical core.
+  bool enforce_eager = false;  // On a GPU: no CUDA graphs.
   // Of the CPU: see PlacementRequest.
   std::vector<int> cpus = {};
   NumaPolicy numa = NumaPolicy::kOff;
@@ -29,7 +30,8 @@ struct BackendSources {
   std::function<NvidiaProbe()> probe;
   // As CudaBackend::Create; *notice as of CreateBackend. Null: a build without
   // CUDA.
-  std::function<absl::StatusOr<std::unique_ptr<Backend>>(std::string* notice)>
+  std::function<absl::StatusOr<std::unique_ptr<Backend>>(
+      const BackendOptions& options, std::string* notice)>
       create_cuda;
 };
 BackendSources DefaultBackendSources();

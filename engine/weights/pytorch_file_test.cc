@@ -140,7 +140,7 @@ TEST(PytorchFileTest, RefusesOtherFiles) {
 
 void Append(std::string* out, uint64_t value, int num_bytes) {
   for (int i = 0; i < num_bytes; ++i) {
-    out->push_back(static_cast<char>(value >> (8 * i)));
+    out->push_back(static_cast<char>(i < 8 ? value >> (8 * i) : 0));
   }
 }
 
