@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -108,9 +109,13 @@ class ModelBench {
   absl::Status Load(const std::vector<ModelRow>& rows);
   absl::Status Measure(const ModelRow& row);
   LoadedModel& model() { return session_ ? session_->loaded : preset_model_; }
+  // "bf16", "q4_k", "gptq"; "gguf" for such a file, whose matrices differ.
   std::string WeightsName() {
-    return model().quantization.empty() ? DTypeName(model().dtype)
-                                        : model().quantization;
+    if (!model().quantization.empty()) return model().quantization;
+    if (!options_.model.quantization.empty()) {
+      return options_.model.quantization;
+    }
+    return absl::EndsWith(name_, ".gguf") ? "gguf" : DTypeName(model().dtype);
   }
   Json Object(const ModelRowResult& result);
   void Print(const ModelRowResult& result);
@@ -189,31 +194,32 @@ Json ModelBench::Object(const ModelRowResult& result) {
     nanoseconds.push_back(seconds * 1e9);
     rates.push_back(result.row.num_tokens() / seconds);
   }
-  Json json = {{"model_filename", name_},
-               {"model_type", absl::StrCat(model().config.model_type, " ",
-                                           DTypeName(model().dtype))},
-               {"model_size", model().memory.weights_bytes},
-               {"model_n_params", model().num_parameters},
-               {"backends", model().backend->Description()},
-               {"n_batch", model().shape.max_num_tokens},
-               {"n_threads", options_.model.num_threads > 0
-                                 ? options_.model.num_threads
-                                 : PlaceThreads({})->num_threads},
-               {"type_k", DTypeName(model().kv_cache_dtype)},
-               {"type_v", DTypeName(model().kv_cache_dtype)},
-               {"n_prompt", result.row.num_prompt},
-               {"n_gen", result.row.num_gen},
-               {"n_depth", result.row.depth},
-               {"n_seqs", result.row.num_seqs},
-               {"test", result.row.Name()},
-               {"test_time", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(),
-                                              absl::UTCTimeZone())},
-               {"avg_ns", Mean(nanoseconds)},
-               {"stddev_ns", SampleDeviation(nanoseconds)},
-               {"avg_ts", Mean(rates)},
-               {"stddev_ts", SampleDeviation(rates)},
-               {"samples_ns", nanoseconds},
-               {"samples_ts", rates}};
+  Json json = {
+      {"model_filename", name_},
+      {"model_type",
+       absl::StrCat(model().config.model_type, " ", WeightsName())},
+      {"model_size", model().memory.weights_bytes},
+      {"model_n_params", model().num_parameters},
+      {"backends", model().backend->Description()},
+      {"n_batch", model().shape.max_num_tokens},
+      {"n_threads", options_.model.num_threads > 0
+                        ? options_.model.num_threads
+                        : PlaceThreads({})->num_threads},
+      {"type_k", DTypeName(model().kv_cache_dtype)},
+      {"type_v", DTypeName(model().kv_cache_dtype)},
+      {"n_prompt", result.row.num_prompt},
+      {"n_gen", result.row.num_gen},
+      {"n_depth", result.row.depth},
+      {"n_seqs", result.row.num_seqs},
+      {"test", result.row.Name()},
+      {"test_time", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(),
+                                     absl::UTCTimeZone())},
+      {"avg_ns", Mean(nanoseconds)},
+      {"stddev_ns", SampleDeviation(nanoseconds)},
+      {"avg_ts", Mean(rates)},
+      {"stddev_ts", SampleDeviation(rates)},
+      {"samples_ns", nanoseconds},
+      {"samples_ts", rates}};
   if (!result.percent_of_read.empty()) {
     json["percent_of_read_bandwidth"] = result.percent_of_read;
     json["percent_of_bf16_peak"] = result.percent_of_peak;
@@ -249,7 +255,7 @@ void ModelBench::Print(const ModelRowResult& result) {
                   probe_ ? " ---: | ---: |" : "");
     }
     absl::PrintF("| %s %s | %.2f GiB | %.2f B | %s | %s | %.2f ± %.2f |",
-                 name_.substr(name_.rfind('/') + 1), DTypeName(model().dtype),
+                 name_.substr(name_.rfind('/') + 1), WeightsName(),
                  model().memory.weights_bytes / double(1 << 30),
                  model().num_parameters / 1e9, model().backend->Description(),
                  result.row.Name(), json["avg_ts"].get<double>(),
