@@ -58,7 +58,9 @@ class EquivalenceTest : public testing::TestWithParam<const char*> {
     const std::pair<std::string, std::string> name =
         absl::StrSplit(GetParam(), absl::MaxSplits("_Q_", 1));
     for (const QuantFormat format : {QuantFormat::kQ8_0, QuantFormat::kQ4_0}) {
-      if (name.second == QuantFormatName(format)) options.quantization = format;
+      if (name.second == QuantFormatName(format)) {
+        options.quantization = QuantizationScheme{.format = format};
+      }
     }
     EXPECT_EQ(options.quantization.has_value(), !name.second.empty());
     auto harness = ModelHarness::Create(

@@ -49,11 +49,12 @@ class ModelHarness {
     // In place of the CPU's.
     std::function<std::unique_ptr<Backend>()> make_backend;
     std::optional<DType> dtype = DType::kF32;
-    std::optional<QuantFormat> quantization;
     DType kv_cache_dtype = DType::kF32;
+    std::optional<QuantizationScheme> quantization;
     int max_num_seqs = 8;
     int max_num_batched_tokens = 256;
     int max_model_len = 192;
+    int steps_in_flight = 0;  // 0: what is of use on the backend.
     int64_t kv_cache_memory_bytes = 0;
     ModelTask task = ModelTask::kAuto;
     std::optional<Pooling> pooling;

@@ -21,7 +21,7 @@ std::unique_ptr<ModelHarness> MakeHarness(std::optional<QuantFormat> format,
                                           bool is_reference = false) {
   ModelHarness::Options options;
   options.num_threads = 2;
-  options.quantization = format;
+  if (format) options.quantization = QuantizationScheme{.format = *format};
   if (is_reference) {
     options.make_backend = [] {
       return std::make_unique<ReferenceBackend>(QuantizedProducts::kInt8);

@@ -29,6 +29,10 @@ constexpr int kManyTileRows = 7;
 // So few rows keep their f32 sums in registers; others in L1, which costs a
 // load and a store for every 8 dot products.
 constexpr int kMaxRegisterRows = 7;
+#elif defined(QUIRE_NEON)
+constexpr int kTileRows = 8;
+constexpr int kManyTileRows = 8;
+constexpr int kMaxRegisterRows = 4;
 #else
 constexpr int kTileRows = 4;
 constexpr int kManyTileRows = 4;
@@ -435,7 +439,7 @@ constexpr TileTable MakeTileTable() {
 }
 template <class Source>
 constexpr TileTable MakeAllRows() {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(QUIRE_NEON)
   return MakeTileTable<Source, 1, 2, 3, 4, 5, 6, 7, 8>();
 #else
   return MakeTileTable<Source, 1, 2, 3, 4>();

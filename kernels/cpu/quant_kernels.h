@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "kernels/cpu/isa_dispatch.h"
 #include "kernels/cpu/matmul_output.h"
 #include "kernels/cpu/quant_layout.h"
 
@@ -51,21 +52,15 @@ struct QuantKernels {
                   int64_t tile_begin, int64_t tile_end, char* scratch);
 };
 
-namespace cpu_scalar {
-extern const QuantKernels kQuantKernels;
-}
-namespace cpu_avx2 {
-extern const QuantKernels kQuantKernels;
-}
-namespace cpu_avx2_vnni {
-extern const QuantKernels kQuantKernels;
-}
-namespace cpu_avx512 {
-extern const QuantKernels kQuantKernels;
-}
-namespace cpu_avx512_vnni {
-extern const QuantKernels kQuantKernels;
-}
+#if defined(__x86_64__)
+QUIRE_DECLARE_ISA_TABLE(cpu_scalar, QuantKernels, kQuantKernels)
+QUIRE_DECLARE_ISA_TABLE(cpu_avx2, QuantKernels, kQuantKernels)
+QUIRE_DECLARE_ISA_TABLE(cpu_avx2_vnni, QuantKernels, kQuantKernels)
+QUIRE_DECLARE_ISA_TABLE(cpu_avx512, QuantKernels, kQuantKernels)
+QUIRE_DECLARE_ISA_TABLE(cpu_avx512_vnni, QuantKernels, kQuantKernels)
+#else
+QUIRE_DECLARE_ISA_TABLES(QuantKernels, kQuantKernels)
+#endif
 
 }  // namespace quire
 

@@ -74,8 +74,10 @@ const QuantKernels& GetQuantKernels(Isa isa, bool with_vnni) {
     return with_vnni ? cpu_avx512_vnni::kQuantKernels
                      : cpu_avx512::kQuantKernels;
   }
-#endif
   return cpu_scalar::kQuantKernels;
+#else
+  return QUIRE_ISA_TABLE(isa, kQuantKernels);
+#endif
 }
 
 const QuantKernels& GetQuantKernels(Isa isa) {
