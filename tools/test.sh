@@ -47,6 +47,17 @@ else
   echo "skipped: the container image is built by root on a machine with mounts"
   num_skipped=$((num_skipped + 1))
 fi
+# The package, in a root with glibc only, where a machine makes user namespaces.
+if unshare --user --map-root-user --net --mount true 2>/dev/null; then
+  if tools/package.sh --test --architectures 90a --output "$image"; then
+    num_passed=$((num_passed + 1))
+  else
+    num_failed=$((num_failed + 1))
+  fi
+else
+  echo "skipped: the package is run in a user namespace"
+  num_skipped=$((num_skipped + 1))
+fi
 # Whatever else went wrong is a failure, too.
 ((failed == 0 || num_failed > 0)) || num_failed=1
 ((num_failed == 0)) || failed=1
