@@ -181,8 +181,10 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
                   "q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, "
                   "mxfp4, fp8, int4; or what the model is stored in: gptq, "
                   "awq, compressed-tensors");
-  app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
-                  "KV cache: bf16, f16, f32, int8 or fp8 (auto is bf16)");
+  app->add_option(
+      "--kv-cache-dtype", options->kv_cache_dtype,
+      "KV cache: auto (as the model), bf16, f16, f32, fp8 (e4m3) or, on the "
+      "CPU, int8");
   app->add_option("--max-model-len", options->max_model_len,
                   "Longest sequence, prompt and output: 2048, 32k, auto");
   app->add_option("--kv-cache-memory-bytes", options->kv_cache_memory,

@@ -27,7 +27,7 @@ struct SessionOptions {
   // A format to quantize to at load, or the method in which the model's
   // directory must be quantized; empty: as it is.
   std::string quantization;
-  std::string kv_cache_dtype = "bf16";
+  std::string kv_cache_dtype = "auto";
   std::string max_model_len = "auto";  // A length, 32k, auto or -1.
   std::string kv_cache_memory = "0";   // Bytes, 4GiB, ...; 0: automatic.
   int num_threads = 0;

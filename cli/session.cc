@@ -53,12 +53,15 @@ absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
       option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
 }
 
-absl::StatusOr<DType> ParseKvDType(const std::string& name) {
-  if (name == "int8" || name == "i8") return DType::kI8;
-  if (name == "fp8" || name == "fp8_e4m3") return DType::kF8E4M3;
+// vLLM's names of fp8 and int8 beside those of --dtype. None: auto.
+absl::StatusOr<std::optional<DType>> ParseKvDType(const std::string& name) {
+  if (name == "int8" || name == "i8") return std::optional(DType::kI8);
+  if (name == "fp8" || name == "fp8_e4m3") {
+    return std::optional(DType::kF8E4M3);
+  }
   const absl::StatusOr<std::optional<DType>> dtype =
       ParseDType("--kv-cache-dtype", name);
-  if (dtype.ok()) return (*dtype).value_or(DType::kBF16);
+  if (dtype.ok()) return dtype;
   return absl::InvalidArgumentError(
       absl::StrCat("--kv-cache-dtype: '", name,
                    "' is not auto, bf16, f16, f32, int8 or fp8"));

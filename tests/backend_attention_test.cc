@@ -212,11 +212,12 @@ struct Extremes {
 
 // Bounds the error of an output. A score is a dot product of head_dim terms
 // (Cauchy-Schwarz bounds the sum of their magnitudes) of q and k that carry the
-// roundings of norm and RoPE; where K is computed and then rounded to 16 bits,
-// the error may straddle a boundary and move an element by a whole step: 2^-7
-// relative for bf16, 2^-10 for f16. An error d of all scores changes
-// probabilities by at most a factor e^2d. The weighted sum and the division add
-// one rounding for each position and a few for exp (2 ulp, twice).
+// roundings of norm and RoPE; where K is computed and then rounded to the
+// cache, the error may straddle a boundary and move an element by a whole step:
+// 2^-7 relative for bf16, 2^-10 for f16, 2^-3 for e4m3, but at least its
+// smallest, 2^-9. An error d of all scores changes probabilities by at most a
+// factor e^2d. The weighted sum and the division add one rounding for each
+// position and a few for exp (2 ulp, twice).
 //
 // With activations of 16 bits, each element of a q that is computed is rounded
 // once, which moves a score by as much as one rounding of itself; each
@@ -240,8 +241,14 @@ double AttentionTolerance(const TestBackend& backend, const AttentionCase& c,
   if (c.changes_k() && c.kv_dtype == DType::kBF16) relative += 0x1p-7;
   if (c.changes_k() && c.kv_dtype == DType::kF16) relative += 0x1p-10;
   if (c.changes_k()) relative += backend.RoundingError(1.0);
+  if (c.changes_k() && c.kv_dtype == DType::kF8E4M3) relative += 0x1p-3;
   // Scaling, and subtracting the maximum.
   double score_error = largest_score * (relative + 4 * kRoundoff);
+  if (c.changes_k() && c.kv_dtype == DType::kF8E4M3) {
+    // A vector of smallest steps has a norm, too.
+    score_error +=
+        extremes.q * std::sqrt(c.head_dim) * 0x1p-9 * AttentionRunner::Scale(c);
+  }
   if (c.softcap > 0.0f) score_error += 16 * kRoundoff * c.softcap;
   const double probability_error =
       backend.RoundingError(1.0) + num_positions * backend.RoundingError(0.0);
@@ -381,8 +388,12 @@ void CheckAttention(const TestBackend& test_backend, AttentionCase c,
                     uint64_t seed) {
   SimulationRandom random(seed);
   c.activations = test_backend.activations;
-  c.kv_dtype = test_backend.Weights(c.kv_dtype);
-  c.head_dim = static_cast<int>(test_backend.Cols(c.head_dim));
+  if (c.kv_dtype == DType::kF8E4M3) {
+    c.head_dim = (c.head_dim + 15) / 16 * 16;
+  } else {
+    c.kv_dtype = test_backend.Weights(c.kv_dtype);
+    c.head_dim = static_cast<int>(test_backend.Cols(c.head_dim));
+  }
   if (test_backend.is_cuda()) {
     c.block_size = std::bit_ceil(static_cast<unsigned>(c.block_size));
   }
@@ -457,6 +468,26 @@ TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
   }
 }
 
+// K and V as they are given are rounded once, to the same e4m3 on both sides:
+// the tolerance is that of the others.
+TEST_P(BackendAttentionTest, Fp8Cache) {
+  if (!GetParam().is_cuda()) GTEST_SKIP() << "the CPU has no fp8 KV cache";
+  uint64_t seed = 500;
+  for (int head_dim : {16, 64, 80, 96, 128, 256}) {
+    for (const auto& [num_heads, num_kv_heads] :
+         {std::pair(1, 1), std::pair(6, 2), std::pair(7, 1)}) {
+      AttentionCase c;
+      c.num_heads = num_heads;
+      c.num_kv_heads = num_kv_heads;
+      c.head_dim = head_dim;
+      c.kv_dtype = DType::kF8E4M3;
+      if (++seed % 2 == 0) c.sliding_window = 20;
+      CheckAttention(GetParam(), c, seed);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST_P(BackendAttentionTest, Features) {
   SimulationRandom random(9);
   const int num_trials = GetParam().is_cuda() ? 30 : 90;
@@ -485,6 +516,7 @@ TEST_P(BackendAttentionTest, Features) {
     }
     const DType dtypes[] = {DType::kF32, DType::kF16, DType::kBF16};
     c.kv_dtype = dtypes[random.Below(3)];
+    if (GetParam().is_cuda() && trial % 3 == 0) c.kv_dtype = DType::kF8E4M3;
     CheckAttention(GetParam(), c, 100 + trial);
     if (HasFatalFailure()) return;
   }

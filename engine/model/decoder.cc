@@ -83,6 +83,17 @@ class Decoder : public Model {
 
 // Packs in file order: layer by layer, so that pages are read once and in
 // sequence.
+// What the names of all tensors begin with.
+std::string FindPrefix(const ModelConfig& config, const WeightLoader& weights) {
+  for (const std::string& prefix : config.tensors.prefixes) {
+    if (weights.Has(
+            absl::StrCat(prefix, config.tensors.embedding, ".weight"))) {
+      return prefix;
+    }
+  }
+  return config.tensors.prefixes[0];  // The error will name it.
+}
+
 class DecoderBuilder {
  public:
   DecoderBuilder(const ModelConfig& config, const ModelOptions& options,
@@ -111,7 +122,6 @@ class DecoderBuilder {
     TensorView table;
   };
 
-  void FindPrefix();
   absl::Status CheckSharding() const;
   absl::Status BuildVocabulary();
   absl::Status BuildPositions();
@@ -231,17 +241,6 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> DecoderBuilder::Pack(
   }
   decoder_->weights_bytes_ += (*packed)->num_bytes;
   return packed;
-}
-
-void DecoderBuilder::FindPrefix() {
-  for (const std::string& prefix : config_.tensors.prefixes) {
-    prefix_ = prefix;
-    if (weights_.Has(
-            absl::StrCat(prefix, config_.tensors.embedding, ".weight"))) {
-      return;
-    }
-  }
-  prefix_ = config_.tensors.prefixes[0];  // The error will name it.
 }
 
 // Norms of sums over all ranks are not there yet.
@@ -551,11 +550,8 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
   QUIRE_RETURN_IF_ERROR(CheckSharding());
-  FindPrefix();
-  QUIRE_ASSIGN_OR_RETURN(
-      decoder_->dtype_,
-      weights_.PackedDType(
-          absl::StrCat(LayerPrefix(0), config_.tensors.layer.down, ".weight")));
+  prefix_ = FindPrefix(config_, weights_);
+  QUIRE_ASSIGN_OR_RETURN(decoder_->dtype_, WeightDType(config_, weights_));
   decoder_->embedding_scale_ = config_.embedding_scale;
   if (config_.rounds_embedding_scale && decoder_->dtype_ == DType::kBF16) {
     decoder_->embedding_scale_ =
@@ -691,6 +687,13 @@ absl::StatusOr<std::unique_ptr<Model>> CreateDecoder(
     const ModelConfig& config, const ModelOptions& options,
     WeightLoader& weights, Backend& backend) {
   return DecoderBuilder(config, options, weights, backend).Build();
+}
+
+absl::StatusOr<DType> WeightDType(const ModelConfig& config,
+                                  const WeightLoader& weights) {
+  return weights.PackedDType(
+      absl::StrCat(FindPrefix(config, weights), "layers.0.",
+                   config.tensors.layer.down, ".weight"));
 }
 
 }  // namespace quire

@@ -253,6 +253,20 @@ int64_t AvailableMemoryBytes() {
   return available;
 }
 
+namespace {
+
+absl::StatusOr<DType> KvCacheDType(const LoadOptions& options,
+                                   const ModelConfig& config,
+                                   const WeightLoader& weights,
+                                   const Backend& backend) {
+  if (options.kv_cache_dtype) return *options.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(const DType dtype, WeightDType(config, weights));
+  const DType activations = backend.ActivationDType(dtype);
+  return activations == DType::kF32 ? dtype : activations;
+}
+
+}  // namespace
+
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
   int64_t num_bytes = 0;
   for (const LayerConfig& layer : config.layers) {
@@ -267,7 +281,7 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     int64_t available) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   const int64_t bytes_per_token =
-      KvBytesPerToken(config, options.kv_cache_dtype);
+      KvBytesPerToken(config, options.kv_cache_dtype.value_or(DType::kBF16));
   const int64_t bytes_per_block = bytes_per_token * options.block_size;
   const auto sequence_bytes = [&](int64_t max_model_len) {
     return RoundUp(max_model_len, options.block_size) * bytes_per_token;
@@ -338,7 +352,6 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   loaded.generation_config = std::move(opened.generation);
   loaded.embedding = std::move(opened.embedding);
   loaded.warnings = loaded.config.warnings;
-  loaded.kv_cache_dtype = options.kv_cache_dtype;
   if (loaded.embedding && loaded.embedding->max_input_tokens > 0) {
     loaded.config.max_position_embeddings =
         std::min(loaded.config.max_position_embeddings,
@@ -372,13 +385,18 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
         "%s: the weights need %.1f GiB of memory, %.1f GiB are available", path,
         needed / kGiB, (available + needed) / kGiB));
   }
+  QUIRE_ASSIGN_OR_RETURN(
+      loaded.kv_cache_dtype,
+      KvCacheDType(options, loaded.config, weights, *loaded.backend));
+  LoadOptions kv_options = options;
+  kv_options.kv_cache_dtype = loaded.kv_cache_dtype;
   QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
-                         PlanKvMemory(loaded.config, options, available));
+                         PlanKvMemory(loaded.config, kv_options, available));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
 
   ModelOptions model_options;
   model_options.max_model_len = plan.max_model_len;
-  model_options.kv_dtype = options.kv_cache_dtype;
+  model_options.kv_dtype = loaded.kv_cache_dtype;
   if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
   QUIRE_ASSIGN_OR_RETURN(loaded.model, CreateModel(loaded.config, model_options,
                                                    weights, *loaded.backend));

@@ -21,7 +21,9 @@ namespace quire {
 struct LoadOptions {
   // Of the packed weights; none: as stored.
   std::optional<DType> dtype;
-  DType kv_cache_dtype = DType::kBF16;
+  // None: the model's (vLLM's auto), or that of the backend's activations where
+  // those have 16 bits.
+  std::optional<DType> kv_cache_dtype;
   // Dense matrices are quantized so while they are loaded; none: not at all.
   // FAILED_PRECONDITION if the model is quantized otherwise already, or if the
   // backend has no kernels for the format.
@@ -87,9 +89,10 @@ struct KvPlan {
   std::string warning;  // Empty if max_model_len is as asked for.
 };
 
-// How long sequences may be and how much memory their KV gets. `available` is
-// what is free after the weights. RESOURCE_EXHAUSTED, with the figures, if not
-// even one sequence fits.
+// How long sequences may be and how much memory their KV gets.
+// Without options.kv_cache_dtype: in bf16. `available` is what is free after
+// the weights. RESOURCE_EXHAUSTED, with the figures, if not even one sequence
+// fits.
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
                                     int64_t available);

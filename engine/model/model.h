@@ -39,6 +39,10 @@ class Model {
   virtual DType dtype() const = 0;
 };
 
+// The dtype of most weights, as CreateModel will pack them.
+absl::StatusOr<DType> WeightDType(const ModelConfig& config,
+                                  const WeightLoader& weights);
+
 // Packs all weights, then declares attention layers and activation buffers;
 // `backend` is then ready for Prepare. INVALID_ARGUMENT naming file and tensor
 // if a tensor is missing or has the wrong shape or dtype; UNIMPLEMENTED if

@@ -185,7 +185,9 @@ absl::StatusOr<int> CpuBackend::AddAttention(const AttentionSpec& spec) {
   if (!IsDenseDType(spec.kv_dtype) && spec.kv_dtype != DType::kF8E4M3 &&
       spec.kv_dtype != DType::kI8) {
     return absl::InvalidArgumentError(
-        absl::StrCat("attention: kv_dtype ", DTypeName(spec.kv_dtype)));
+        absl::StrCat("attention: a KV cache in ", DTypeName(spec.kv_dtype),
+                     " (--kv-cache-dtype); on the CPU it is in bf16, f16 or "
+                     "f32"));
   }
   if (spec.sliding_window < 0 || !(spec.softcap >= 0.0f) ||
       !(spec.scale > 0.0f)) {

@@ -26,8 +26,11 @@ struct TileShape<AttentionTile::kDecode> {
   static constexpr int kWarpsOfKeys = 4;
 };
 
-template <int kHeadDim, AttentionTile kTile>
+// kKv: kF8E4M3, or else the queries' dtype.
+template <int kHeadDim, AttentionTile kTile, DType kKv>
 struct Layout {
+  static constexpr bool kIsFp8 = kKv == DType::kF8E4M3;
+  static constexpr int kKvBytes = kIsFp8 ? 1 : 2;  // Of an element.
   static constexpr int kWarpsOfRows = TileShape<kTile>::kWarpsOfRows;
   static constexpr int kWarpsOfKeys = TileShape<kTile>::kWarpsOfKeys;
   static constexpr int kRows = 16 * kWarpsOfRows;
@@ -36,25 +39,32 @@ struct Layout {
   // take 96 KiB; sm_86, 89 and 120 have 99.
   static constexpr int kKeys = kHeadDim > 128 && kWarpsOfKeys == 1 ? 32 : 64;
   static constexpr int kKeysOfWarp = kKeys / kWarpsOfKeys;
-  static constexpr int kChunks = kHeadDim / 8;  // Of 16 bytes in a row.
-  // One buffer more would not fit for 256 dimensions.
-  static constexpr int kNumBuffers = kHeadDim > 128 && kKeys == 64 ? 1 : 2;
+  // Of 16 bytes in a row.
+  static constexpr int kQueryChunks = kHeadDim / 8;
+  static constexpr int kKvChunks = kHeadDim * kKvBytes / 16;
+  static constexpr int kKvTileBytes = kKeys * kHeadDim * kKvBytes;
+  // One buffer more would not fit for 256 dimensions of 16 bits.
+  static constexpr int kNumBuffers =
+      kHeadDim * kKvBytes > 256 && kKeys == 64 ? 1 : 2;
   // Queries stay in registers where those suffice.
   static constexpr bool kKeepsQueries = kHeadDim <= 128;
   static constexpr size_t kSharedBytes =
-      size_t{kRows + 2 * kNumBuffers * kKeys} * kHeadDim * 2;
+      size_t{kRows} * kHeadDim * 2 + size_t{2 * kNumBuffers} * kKvTileBytes;
   static_assert(kSharedBytes <= 99 << 10);
   // The warps' results are merged where the keys lay.
   static_assert(kWarpsOfKeys == 1 ||
-                size_t{kRows} * (kHeadDim + 2) * 4 <=
-                    size_t{2 * kNumBuffers * kKeys} * kHeadDim * 2);
+                size_t{kRows} * (kHeadDim + 2 * kWarpsOfKeys) * 4 <=
+                    size_t{2 * kNumBuffers} * kKvTileBytes);
 };
 
-// Element (row, chunk * 8) of a tile whose 16-byte chunks are exclusive-ored
-// with the row: eight rows of ldmatrix fall on eight groups of banks.
+// Chunk `chunk` of a row of kChunks. The place of a chunk is exclusive-ored
+// with the row (rows shorter than all banks: with the row's group that fills
+// them): eight rows of ldmatrix fall on eight groups of banks.
 template <int kChunks>
-SIMT_DEVICE uint16_t* Chunk(uint16_t* tile, int row, int chunk) {
-  return tile + (row * kChunks + (chunk ^ (row & 7))) * 8;
+SIMT_DEVICE unsigned char* Chunk(unsigned char* tile, int row, int chunk) {
+  const int phase =
+      kChunks >= 8 ? row & 7 : row / (8 / kChunks) & (kChunks - 1);
+  return tile + (row * kChunks + (chunk ^ phase)) * 16;
 }
 
 // What a CTA knows of its task.
@@ -83,25 +93,48 @@ SIMT_DEVICE TaskView ViewTask(const AttentionArguments& arguments,
   return view;
 }
 
+// An 8-bit K comes out of ldmatrix as four consecutive dimensions for each lane
+// of a quad, where mma has dimensions 2t, 2t + 1, 2t + 8 and 2t + 9. A dot
+// product does not care as long as the queries lie the same way: pairs of
+// dimensions 0, 2, 4, 6 of sixteen in one chunk, 1, 3, 5, 7 in the next.
+template <typename L>
+SIMT_DEVICE void StorePairs(const simt::Bytes16& low, const simt::Bytes16& high,
+                            unsigned char* tile, int row, int chunk) {
+  simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk),
+                {{low.words[0], low.words[2], high.words[0], high.words[2]}});
+  simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk + 1),
+                {{low.words[1], low.words[3], high.words[1], high.words[3]}});
+}
+
 template <typename L>
 SIMT_DEVICE void LoadQueries(const AttentionArguments& arguments,
-                             const TaskView& view, uint16_t* tile) {
+                             const TaskView& view, unsigned char* tile) {
+  constexpr int kWidth = L::kIsFp8 ? 2 : 1;  // Chunks at a time.
   const int num_chunks = arguments.shape.head_dim / 8;
   const auto* q = static_cast<const uint16_t*>(arguments.q);
-  for (int i = simt::ThreadX(); i < L::kRows * L::kChunks;
+  for (int i = simt::ThreadX(); i < L::kRows * L::kQueryChunks / kWidth;
        i += L::kNumThreads) {
-    const int row = i / L::kChunks, chunk = i % L::kChunks;
+    const int row = i * kWidth / L::kQueryChunks;
+    const int chunk = i * kWidth % L::kQueryChunks;
     const int packed = view.task.first_row + row;
     const bool is_valid = packed < view.num_rows && chunk < num_chunks;
     const int token =
         view.sequence.first_token + (is_valid ? packed / view.group : 0);
     const int head =
         view.task.kv_head * view.group + (is_valid ? packed % view.group : 0);
-    simt::CpAsync16(Chunk<L::kChunks>(tile, row, chunk),
-                    q + token * arguments.q_stride +
-                        head * arguments.shape.head_dim +
-                        (is_valid ? chunk * 8 : 0),
-                    is_valid);
+    const uint16_t* from = q + token * arguments.q_stride +
+                           head * arguments.shape.head_dim +
+                           (is_valid ? chunk * 8 : 0);
+    if constexpr (L::kIsFp8) {
+      simt::Bytes16 low = {{0, 0, 0, 0}}, high = {{0, 0, 0, 0}};
+      if (is_valid) {
+        low = simt::Load16(from);
+        high = simt::Load16(from + 8);
+      }
+      StorePairs<L>(low, high, tile, row, chunk);
+    } else {
+      simt::CpAsync16(Chunk<L::kQueryChunks>(tile, row, chunk), from, is_valid);
+    }
   }
 }
 
@@ -110,28 +143,27 @@ SIMT_DEVICE void LoadQueries(const AttentionArguments& arguments,
 template <typename L>
 SIMT_DEVICE void LoadKeys(const AttentionArguments& arguments,
                           const TaskView& view, int first, int end,
-                          uint16_t* keys, uint16_t* values) {
+                          unsigned char* keys, unsigned char* values) {
   const AttentionShape& shape = arguments.shape;
-  const int num_chunks = shape.head_dim / 8;
+  const int row_bytes = shape.head_dim * L::kKvBytes;
   const int32_t* table =
       arguments.block_tables +
       view.sequence.block_table * arguments.block_table_stride;
-  const auto* cache = static_cast<const uint16_t*>(arguments.kv_cache);
-  const int64_t head_size = int64_t{shape.block_size} * shape.head_dim;
-  const int64_t values_offset = shape.num_kv_heads * head_size;
-  for (int i = simt::ThreadX(); i < L::kKeys * L::kChunks;
+  const auto* cache = static_cast<const unsigned char*>(arguments.kv_cache);
+  const int64_t head_bytes = int64_t{shape.block_size} * row_bytes;
+  const int64_t values_offset = shape.num_kv_heads * head_bytes;
+  for (int i = simt::ThreadX(); i < L::kKeys * L::kKvChunks;
        i += L::kNumThreads) {
-    const int row = i / L::kChunks, chunk = i % L::kChunks;
-    const bool is_valid = first + row < end && chunk < num_chunks;
+    const int row = i / L::kKvChunks, chunk = i % L::kKvChunks;
+    const bool is_valid = first + row < end && chunk * 16 < row_bytes;
     const int position = is_valid ? first + row : view.task.kv_begin;
     const int64_t block = table[position / shape.block_size];
-    const uint16_t* from = cache + block * 2 * values_offset +
-                           view.task.kv_head * head_size +
-                           position % shape.block_size * shape.head_dim +
-                           (is_valid ? chunk * 8 : 0);
-    simt::CpAsync16(Chunk<L::kChunks>(keys, row, chunk), from, is_valid);
-    simt::CpAsync16(Chunk<L::kChunks>(values, row, chunk), from + values_offset,
-                    is_valid);
+    const unsigned char* from =
+        cache + block * 2 * values_offset + view.task.kv_head * head_bytes +
+        position % shape.block_size * row_bytes + (is_valid ? chunk * 16 : 0);
+    simt::CpAsync16(Chunk<L::kKvChunks>(keys, row, chunk), from, is_valid);
+    simt::CpAsync16(Chunk<L::kKvChunks>(values, row, chunk),
+                    from + values_offset, is_valid);
   }
   simt::CpAsyncCommit();
 }
@@ -168,6 +200,28 @@ struct Accumulator {
     return base;
   }
 };
+
+// Calls visit(d, x, y) with a lane's values of dimensions d and d + 1 of row
+// `half`. The transposed load of an 8-bit V gives neighbouring dimensions; one
+// goes to an even accumulator, the other to the next.
+template <typename L, int kHeadDim, typename Visit>
+SIMT_DEVICE void VisitPairs(Accumulator<kHeadDim>& accumulator, int half,
+                            const Visit& visit) {
+  const int quad = simt::ThreadX() % 4;
+  SIMT_UNROLL
+  for (int i = 0; i < kHeadDim / 8; i += 2) {
+    float(&first)[4] = accumulator.out[i];
+    float(&second)[4] = accumulator.out[i + 1];
+    const int e = half * 2;
+    if constexpr (L::kIsFp8) {
+      visit(i * 8 + quad * 4, first[e], second[e]);
+      visit(i * 8 + quad * 4 + 2, first[e + 1], second[e + 1]);
+    } else {
+      visit(i * 8 + quad * 2, first[e], first[e + 1]);
+      visit(i * 8 + 8 + quad * 2, second[e], second[e + 1]);
+    }
+  }
+}
 
 // Scores of a tile become probabilities, with the running maximum and sum.
 template <typename L, int kHeadDim>
@@ -217,54 +271,60 @@ SIMT_DEVICE void Softmax(const AttentionArguments& arguments,
 }
 
 // Merges the results of the warps that took different keys, in their order,
-// into those of the first.
+// into those of the first. The sum grows in shared memory, where it needs no
+// registers beside the 128 that hold a warp's own 256 dimensions.
 template <typename L, int kHeadDim>
 SIMT_DEVICE void MergeWarps(int warp, Accumulator<kHeadDim>& accumulator,
                             float* scratch) {
   const int lane = simt::ThreadX() % 32;
-  float* stats = scratch + L::kRows * kHeadDim;
-  for (int k = 1; k < L::kWarpsOfKeys; ++k) {
-    simt::SyncThreads();
-    if (warp == k) {
-      SIMT_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int row = lane / 4 + half * 8;
-        if (lane % 4 == 0) {
-          stats[row * 2] = accumulator.maximum[half];
-          stats[row * 2 + 1] = accumulator.sum[half];
-        }
-        SIMT_UNROLL
-        for (int i = 0; i < kHeadDim / 8; ++i) {
-          float* to = scratch + row * kHeadDim + i * 8 + lane % 4 * 2;
-          to[0] = accumulator.out[i][half * 2];
-          to[1] = accumulator.out[i][half * 2 + 1];
-        }
-      }
+  float* stats = scratch + L::kRows * kHeadDim;  // [warps][rows][2]
+  SIMT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    if (lane % 4 != 0) continue;
+    float* mine = stats + (warp * L::kRows + lane / 4 + half * 8) * 2;
+    mine[0] = accumulator.maximum[half];
+    mine[1] = accumulator.sum[half];
+  }
+  simt::SyncThreads();
+  SIMT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const float* row = stats + (lane / 4 + half * 8) * 2;
+    float larger = -INFINITY, sum = 0;
+    SIMT_UNROLL
+    for (int k = 0; k < L::kWarpsOfKeys; ++k) {
+      larger = fmaxf(larger, row[k * L::kRows * 2]);
     }
-    simt::SyncThreads();
-    if (warp != 0) continue;
+    const float base = accumulator.Rescale(half, larger);
+    SIMT_UNROLL
+    for (int k = 0; k < L::kWarpsOfKeys; ++k) {
+      sum +=
+          row[k * L::kRows * 2 + 1] * simt::Exp2(row[k * L::kRows * 2] - base);
+    }
+    accumulator.sum[half] = sum;
+  }
+  const auto visit = [&](const auto& what) {
     SIMT_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int row = lane / 4 + half * 8;
-      const float other = stats[row * 2];
-      const float base =
-          accumulator.Rescale(half, fmaxf(accumulator.maximum[half], other));
-      const float factor = simt::Exp2(other - base);
-      accumulator.sum[half] += stats[row * 2 + 1] * factor;
-      SIMT_UNROLL
-      for (int i = 0; i < kHeadDim / 8; ++i) {
-        const float* from = scratch + row * kHeadDim + i * 8 + lane % 4 * 2;
-        accumulator.out[i][half * 2] += from[0] * factor;
-        accumulator.out[i][half * 2 + 1] += from[1] * factor;
-      }
+      float* row = scratch + (lane / 4 + half * 8) * kHeadDim;
+      VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
+        what(row[d], x);
+        what(row[d + 1], y);
+      });
     }
+  };
+  for (int k = 0; k < L::kWarpsOfKeys; ++k) {
+    if (warp == k) {
+      visit([&](float& sum, float& mine) { sum = k == 0 ? mine : sum + mine; });
+    }
+    simt::SyncThreads();
   }
+  if (warp == 0) visit([](float& sum, float& mine) { mine = sum; });
 }
 
 template <typename L, DType kType, int kHeadDim>
 SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
                               const TaskView& view, int warp_row,
-                              const Accumulator<kHeadDim>& accumulator) {
+                              Accumulator<kHeadDim>& accumulator) {
   const int lane = simt::ThreadX() % 32;
   const int head_dim = arguments.shape.head_dim;
   SIMT_UNROLL
@@ -278,39 +338,125 @@ SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
         arguments.partial_stats[slot * 2] = accumulator.maximum[half];
         arguments.partial_stats[slot * 2 + 1] = accumulator.sum[half];
       }
-      SIMT_UNROLL
-      for (int i = 0; i < kHeadDim / 8; ++i) {
-        float* to =
-            arguments.partial_out + slot * kHeadDim + i * 8 + lane % 4 * 2;
-        to[0] = accumulator.out[i][half * 2];
-        to[1] = accumulator.out[i][half * 2 + 1];
-      }
+      float* to = arguments.partial_out + slot * kHeadDim;
+      VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
+        to[d] = x;
+        to[d + 1] = y;
+      });
       continue;
     }
     const float inverse = 1.0f / accumulator.sum[half];
     const int token = view.sequence.first_token + row / view.group;
     const int head = view.task.kv_head * view.group + row % view.group;
     auto* to = static_cast<uint16_t*>(arguments.out) +
-               (int64_t{token} * arguments.shape.num_heads + head) * head_dim +
-               lane % 4 * 2;
-    SIMT_UNROLL
-    for (int i = 0; i < kHeadDim / 8; ++i) {
-      if (i * 8 >= head_dim) break;
-      *reinterpret_cast<uint32_t*>(to + i * 8) =
-          Element<kType>::Pack(accumulator.out[i][half * 2] * inverse,
-                               accumulator.out[i][half * 2 + 1] * inverse);
+               (int64_t{token} * arguments.shape.num_heads + head) * head_dim;
+    VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
+      if (d >= head_dim) return;
+      *reinterpret_cast<uint32_t*>(to + d) =
+          Element<kType>::Pack(x * inverse, y * inverse);
+    });
+  }
+}
+
+// The scores of a warp's keys: q k^T.
+//   query: fragments of all dimensions, or loaded by load_query.
+template <typename L, DType kType, typename Query>
+SIMT_DEVICE void Scores(unsigned char* keys, int first_key, const Query& query,
+                        float (&scores)[L::kKeysOfWarp / 8][4]) {
+  const int lane = simt::ThreadX() % 32;
+  constexpr int kSteps = L::kKvChunks / 2;  // Of two chunks.
+  SIMT_UNROLL
+  for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
+    scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0;
+  }
+  SIMT_UNROLL
+  for (int k = 0; k < kSteps; ++k) {
+    const auto load = [&](int n, uint32_t(&b)[4]) {
+      simt::LdMatrixX4(
+          b, Chunk<L::kKvChunks>(keys,
+                                 first_key + n * 16 + lane % 8 + lane / 16 * 8,
+                                 k * 2 + lane / 8 % 2));
+    };
+    if constexpr (L::kIsFp8) {
+      // Each chunk is a k of sixteen.
+      SIMT_UNROLL
+      for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
+        uint32_t b[4];
+        load(n, b);
+        SIMT_UNROLL
+        for (int c = 0; c < 2; ++c) {
+          uint32_t fragment[4];
+          query(k * 2 + c, fragment);
+          SIMT_UNROLL
+          for (int i = 0; i < 2; ++i) {
+            const uint32_t four = b[i * 2 + c];
+            Element<kType>::Mma(scores[2 * n + i], fragment,
+                                Element<kType>::FromE4M3x2(four & 0xffff),
+                                Element<kType>::FromE4M3x2(four >> 16));
+          }
+        }
+      }
+    } else {
+      uint32_t fragment[4];
+      query(k, fragment);
+      SIMT_UNROLL
+      for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
+        uint32_t b[4];
+        load(n, b);
+        Element<kType>::Mma(scores[2 * n], fragment, b[0], b[1]);
+        Element<kType>::Mma(scores[2 * n + 1], fragment, b[2], b[3]);
+      }
     }
   }
 }
 
-template <int kHeadDim, DType kType, AttentionTile kTile>
-SIMT_KERNEL((Layout<kHeadDim, kTile>::kNumThreads))
+// out += p v over a warp's keys.
+template <typename L, DType kType, int kHeadDim>
+SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
+                           const float (&scores)[L::kKeysOfWarp / 8][4],
+                           Accumulator<kHeadDim>& accumulator) {
+  const int lane = simt::ThreadX() % 32;
+  SIMT_UNROLL
+  for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
+    const uint32_t a[4] = {
+        Element<kType>::Pack(scores[2 * n][0], scores[2 * n][1]),
+        Element<kType>::Pack(scores[2 * n][2], scores[2 * n][3]),
+        Element<kType>::Pack(scores[2 * n + 1][0], scores[2 * n + 1][1]),
+        Element<kType>::Pack(scores[2 * n + 1][2], scores[2 * n + 1][3])};
+    SIMT_UNROLL
+    for (int d = 0; d < L::kKvChunks / 2; ++d) {
+      uint32_t b[4];
+      simt::LdMatrixX4Transposed(
+          b, Chunk<L::kKvChunks>(values, first_key + n * 16 + lane % 16,
+                                 d * 2 + lane / 16));
+      if constexpr (L::kIsFp8) {
+        // A register holds two dimensions of two keys, key by key.
+        SIMT_UNROLL
+        for (int c = 0; c < 2; ++c) {
+          const uint32_t low = simt::PermuteBytes(b[c * 2], 0, 0x3120);
+          const uint32_t high = simt::PermuteBytes(b[c * 2 + 1], 0, 0x3120);
+          Element<kType>::Mma(accumulator.out[4 * d + 2 * c], a,
+                              Element<kType>::FromE4M3x2(low & 0xffff),
+                              Element<kType>::FromE4M3x2(high & 0xffff));
+          Element<kType>::Mma(accumulator.out[4 * d + 2 * c + 1], a,
+                              Element<kType>::FromE4M3x2(low >> 16),
+                              Element<kType>::FromE4M3x2(high >> 16));
+        }
+      } else {
+        Element<kType>::Mma(accumulator.out[2 * d], a, b[0], b[1]);
+        Element<kType>::Mma(accumulator.out[2 * d + 1], a, b[2], b[3]);
+      }
+    }
+  }
+}
+
+template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
+SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads), 256 / kHeadDim)
 AttentionKernel(const AttentionArguments arguments) {
-  using L = Layout<kHeadDim, kTile>;
+  using L = Layout<kHeadDim, kTile, kKv>;
   SIMT_DYNAMIC_SHARED(memory);
-  auto* queries = reinterpret_cast<uint16_t*>(memory);
-  uint16_t* tiles = queries + L::kRows * kHeadDim;
-  constexpr int kTileSize = L::kKeys * kHeadDim;
+  unsigned char* queries = memory;
+  unsigned char* tiles = queries + L::kRows * kHeadDim * 2;
   const int lane = simt::ThreadX() % 32, warp = simt::ThreadX() / 32;
   const int warp_row = warp % L::kWarpsOfRows,
             warp_key = warp / L::kWarpsOfRows;
@@ -327,17 +473,25 @@ AttentionKernel(const AttentionArguments arguments) {
 
   LoadQueries<L>(arguments, view, queries);
   const auto load = [&](int tile) {
-    uint16_t* keys = tiles + tile % L::kNumBuffers * 2 * kTileSize;
+    unsigned char* keys = tiles + tile % L::kNumBuffers * 2 * L::kKvTileBytes;
     LoadKeys<L>(arguments, view, view.task.kv_begin + tile * L::kKeys, end,
-                keys, keys + kTileSize);
+                keys, keys + L::kKvTileBytes);
   };
   Accumulator<kHeadDim> accumulator;
   accumulator.Clear();
-  uint32_t query[L::kKeepsQueries ? kHeadDim / 16 : 1][4];
+  uint32_t kept[L::kKeepsQueries ? kHeadDim / 16 : 1][4];
   const auto load_query = [&](int k, uint32_t(&fragment)[4]) {
     simt::LdMatrixX4(fragment,
-                     Chunk<L::kChunks>(queries, warp_row * 16 + lane % 16,
-                                       k * 2 + lane / 16));
+                     Chunk<L::kQueryChunks>(queries, warp_row * 16 + lane % 16,
+                                            k * 2 + lane / 16));
+  };
+  const auto query = [&](int k, uint32_t(&fragment)[4]) {
+    if constexpr (L::kKeepsQueries) {
+      SIMT_UNROLL
+      for (int i = 0; i < 4; ++i) fragment[i] = kept[k][i];
+    } else {
+      load_query(k, fragment);
+    }
   };
 
   load(0);
@@ -352,53 +506,17 @@ AttentionKernel(const AttentionArguments arguments) {
     if (L::kKeepsQueries && tile == 0) {
       SIMT_UNROLL
       for (int k = 0; k < kHeadDim / 16; ++k) {
-        load_query(k, query[L::kKeepsQueries ? k : 0]);
+        load_query(k, kept[L::kKeepsQueries ? k : 0]);
       }
     }
-    uint16_t* keys = tiles + tile % L::kNumBuffers * 2 * kTileSize;
-    uint16_t* values = keys + kTileSize;
+    unsigned char* keys = tiles + tile % L::kNumBuffers * 2 * L::kKvTileBytes;
     const int first_key = warp_key * L::kKeysOfWarp;
-
     float scores[L::kKeysOfWarp / 8][4];
-    SIMT_UNROLL
-    for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
-      scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0;
-    }
-    SIMT_UNROLL
-    for (int k = 0; k < kHeadDim / 16; ++k) {
-      if (!L::kKeepsQueries) load_query(k, query[0]);
-      const uint32_t(&q)[4] = query[L::kKeepsQueries ? k : 0];
-      SIMT_UNROLL
-      for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
-        uint32_t b[4];
-        simt::LdMatrixX4(
-            b, Chunk<L::kChunks>(keys,
-                                 first_key + n * 16 + lane % 8 + lane / 16 * 8,
-                                 k * 2 + lane / 8 % 2));
-        Element<kType>::Mma(scores[2 * n], q, b[0], b[1]);
-        Element<kType>::Mma(scores[2 * n + 1], q, b[2], b[3]);
-      }
-    }
+    Scores<L, kType>(keys, first_key, query, scores);
     Softmax<L>(arguments, view,
                view.task.kv_begin + tile * L::kKeys + first_key, warp_row,
                scores, accumulator);
-    SIMT_UNROLL
-    for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
-      const uint32_t a[4] = {
-          Element<kType>::Pack(scores[2 * n][0], scores[2 * n][1]),
-          Element<kType>::Pack(scores[2 * n][2], scores[2 * n][3]),
-          Element<kType>::Pack(scores[2 * n + 1][0], scores[2 * n + 1][1]),
-          Element<kType>::Pack(scores[2 * n + 1][2], scores[2 * n + 1][3])};
-      SIMT_UNROLL
-      for (int d = 0; d < kHeadDim / 16; ++d) {
-        uint32_t b[4];
-        simt::LdMatrixX4Transposed(
-            b, Chunk<L::kChunks>(values, first_key + n * 16 + lane % 16,
-                                 d * 2 + lane / 16));
-        Element<kType>::Mma(accumulator.out[2 * d], a, b[0], b[1]);
-        Element<kType>::Mma(accumulator.out[2 * d + 1], a, b[2], b[3]);
-      }
-    }
+    AddValues<L, kType>(keys + L::kKvTileBytes, first_key, scores, accumulator);
     simt::SyncThreads();
     if (L::kNumBuffers == 1 && tile + 1 < num_tiles) load(tile + 1);
   }
@@ -418,7 +536,7 @@ AttentionKernel(const AttentionArguments arguments) {
 template <int kHeadDim, DType kType, AttentionTile kTile>
 SIMT_KERNEL(kHeadDim)
 MergeKernel(const AttentionArguments arguments) {
-  constexpr int kRows = Layout<kHeadDim, kTile>::kRows;
+  constexpr int kRows = AttentionTileRows(kTile);
   simt::WaitForPrevious();
   simt::LaunchNext();
   const AttentionMerge merge = arguments.merges[simt::CtaX()];
@@ -450,11 +568,11 @@ MergeKernel(const AttentionArguments arguments) {
                      d] = Element<kType>::FromFloat(out / sum);
 }
 
-template <int kHeadDim, DType kType, AttentionTile kTile>
+template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
 bool LaunchWith(const AttentionArguments& arguments, simt::Stream stream) {
-  using L = Layout<kHeadDim, kTile>;
+  using L = Layout<kHeadDim, kTile, kKv>;
   if (arguments.num_tasks > 0 &&
-      !simt::Launch(&AttentionKernel<kHeadDim, kType, kTile>,
+      !simt::Launch(&AttentionKernel<kHeadDim, kType, kKv, kTile>,
                     {.num_ctas_x = static_cast<uint32_t>(arguments.num_tasks),
                      .num_threads = L::kNumThreads,
                      .dynamic_shared_bytes = L::kSharedBytes,
@@ -472,19 +590,40 @@ bool LaunchWith(const AttentionArguments& arguments, simt::Stream stream) {
              stream, arguments);
 }
 
-template <DType kType, AttentionTile kTile>
+template <DType kType, DType kKv, AttentionTile kTile>
 bool LaunchForHeadDim(const AttentionArguments& arguments,
                       simt::Stream stream) {
   switch (PaddedHeadDim(arguments.shape.head_dim)) {
     case 64:
-      return LaunchWith<64, kType, kTile>(arguments, stream);
+      return LaunchWith<64, kType, kKv, kTile>(arguments, stream);
     case 128:
-      return LaunchWith<128, kType, kTile>(arguments, stream);
+      return LaunchWith<128, kType, kKv, kTile>(arguments, stream);
     case 256:
-      return LaunchWith<256, kType, kTile>(arguments, stream);
+      return LaunchWith<256, kType, kKv, kTile>(arguments, stream);
     default:
       return false;
   }
+}
+
+template <DType kType, DType kKv>
+bool LaunchTile(const AttentionArguments& arguments, AttentionTile tile,
+                simt::Stream stream) {
+  return tile == AttentionTile::kPrefill
+             ? LaunchForHeadDim<kType, kKv, AttentionTile::kPrefill>(arguments,
+                                                                     stream)
+             : LaunchForHeadDim<kType, kKv, AttentionTile::kDecode>(arguments,
+                                                                    stream);
+}
+
+template <DType kType>
+bool LaunchOfType(const AttentionArguments& arguments, AttentionTile tile,
+                  simt::Stream stream) {
+  if (arguments.kv_dtype == kType) {
+    return LaunchTile<kType, kType>(arguments, tile, stream);
+  }
+  return arguments.kv_dtype == DType::kF8E4M3 &&
+         arguments.shape.head_dim % 16 == 0 &&
+         LaunchTile<kType, DType::kF8E4M3>(arguments, tile, stream);
 }
 
 }  // namespace
@@ -548,20 +687,10 @@ AttentionPlan PlanAttention(const AttentionShape& shape, AttentionTile tile,
 bool LaunchAttention(const AttentionArguments& arguments, AttentionTile tile,
                      simt::Stream stream) {
   if (arguments.dtype == DType::kBF16) {
-    return tile == AttentionTile::kPrefill
-               ? LaunchForHeadDim<DType::kBF16, AttentionTile::kPrefill>(
-                     arguments, stream)
-               : LaunchForHeadDim<DType::kBF16, AttentionTile::kDecode>(
-                     arguments, stream);
+    return LaunchOfType<DType::kBF16>(arguments, tile, stream);
   }
-  if (arguments.dtype == DType::kF16) {
-    return tile == AttentionTile::kPrefill
-               ? LaunchForHeadDim<DType::kF16, AttentionTile::kPrefill>(
-                     arguments, stream)
-               : LaunchForHeadDim<DType::kF16, AttentionTile::kDecode>(
-                     arguments, stream);
-  }
-  return false;
+  return arguments.dtype == DType::kF16 &&
+         LaunchOfType<DType::kF16>(arguments, tile, stream);
 }
 
 }  // namespace quire::cuda

@@ -83,7 +83,9 @@ AttentionPlan PlanAttention(const AttentionShape& shape, AttentionTile tile,
 struct AttentionArguments {
   AttentionShape shape;
   DType dtype = DType::kBF16;  // Of q and out: bf16 or f16.
-  // bf16 or f16, as `dtype`; fp8 has a path of its own in the backend.
+  // Of the cache: as `dtype`, or kF8E4M3, where head_dim is a multiple of 16:
+  // K and V are widened to `dtype`, exactly, between shared memory and mma.
+  DType kv_dtype = DType::kBF16;
   const void* q = nullptr;  // [num_tokens, q_stride], heads contiguous.
   int64_t q_stride = 0;     // Elements, a multiple of 8.
   void* out = nullptr;      // [num_tokens, num_heads * head_dim]

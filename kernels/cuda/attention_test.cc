@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct Case {
   AttentionTile tile = AttentionTile::kPrefill;
   int split_size = 1 << 20;
   DType dtype = DType::kBF16;
+  bool is_fp8 = false;  // The cache.
   std::vector<int> num_tokens;
   std::vector<int> seq_lens;
 };
@@ -62,8 +64,8 @@ class Problem {
     // Beyond a sequence's end the cache holds NaNs: reading them must not
     // matter.
     cache_.assign(int64_t{num_blocks} * 2 * shape.num_kv_heads *
-                      shape.block_size * shape.head_dim,
-                  c.dtype == DType::kBF16 ? 0x7fc0 : 0x7e00);
+                      shape.block_size * shape.head_dim * KvBytes(),
+                  0xff);
     for (const AttentionSequence& sequence : sequences_) {
       // The values of a sequence do not depend on the others.
       random_ = SimulationRandom(MixBits(seed, sequence.block_table));
@@ -73,8 +75,16 @@ class Problem {
       for (int position = 0; position < sequence.seq_len; ++position) {
         for (int part = 0; part < 2; ++part) {
           for (int head = 0; head < shape.num_kv_heads; ++head) {
-            uint16_t* row = &cache_[Row(sequence, part, head, position)];
-            for (int d = 0; d < shape.head_dim; ++d) row[d] = Value();
+            const int64_t row = Row(sequence, part, head, position);
+            for (int d = 0; d < shape.head_dim; ++d) {
+              if (c.is_fp8) {
+                cache_[row + d] =
+                    FloatToE4M3(static_cast<float>(Normal(random_)));
+              } else {
+                const uint16_t bits = Value();
+                std::memcpy(&cache_[(row + d) * 2], &bits, 2);
+              }
+            }
           }
         }
       }
@@ -91,6 +101,7 @@ class Problem {
     AttentionArguments arguments;
     arguments.shape = case_.shape;
     arguments.dtype = case_.dtype;
+    arguments.kv_dtype = case_.is_fp8 ? DType::kF8E4M3 : case_.dtype;
     arguments.q = q_.data();
     arguments.q_stride = q_stride_;
     arguments.out = out_.data();
@@ -130,10 +141,10 @@ class Problem {
           std::vector<double> p(end);
           double maximum = -INFINITY, sum = 0;
           for (int j = begin; j < end; ++j) {
-            const uint16_t* k = &cache_[Row(sequence, 0, head / group, j)];
+            const int64_t k = Row(sequence, 0, head / group, j);
             double score = 0;
             for (int d = 0; d < shape.head_dim; ++d) {
-              score += double{ToFloat(q[d])} * ToFloat(k[d]);
+              score += double{ToFloat(q[d])} * Cached(k + d);
             }
             score *= shape.scale;
             if (shape.softcap > 0) {
@@ -149,8 +160,7 @@ class Problem {
           for (int d = 0; d < shape.head_dim; ++d) {
             double out = 0, magnitude = 0;
             for (int j = begin; j < end; ++j) {
-              const double v =
-                  ToFloat(cache_[Row(sequence, 1, head / group, j) + d]);
+              const double v = Cached(Row(sequence, 1, head / group, j) + d);
               out += p[j] / sum * v;
               magnitude += p[j] / sum * std::fabs(v);
             }
@@ -180,6 +190,13 @@ class Problem {
   float ToFloat(uint16_t bits) const {
     return case_.dtype == DType::kBF16 ? Bf16ToFloat(bits) : HalfToFloat(bits);
   }
+  int64_t KvBytes() const { return case_.is_fp8 ? 1 : 2; }
+  float Cached(int64_t element) const {
+    if (case_.is_fp8) return E4M3ToFloat(cache_[element]);
+    uint16_t bits;
+    std::memcpy(&bits, &cache_[element * 2], 2);
+    return ToFloat(bits);
+  }
   int64_t Row(const AttentionSequence& sequence, int part, int head,
               int position) const {
     const AttentionShape& shape = case_.shape;
@@ -197,7 +214,8 @@ class Problem {
   std::vector<int32_t> tables_;
   int stride_ = 0;
   int64_t q_stride_ = 0;
-  std::vector<uint16_t> q_, cache_, out_;
+  std::vector<uint16_t> q_, out_;
+  std::vector<uint8_t> cache_;
 };
 
 AttentionShape Shape(int num_heads, int num_kv_heads, int head_dim) {
@@ -239,8 +257,11 @@ TEST_F(CudaAttentionTest, IsRightUnderEverySchedule) {
        simt::emulator::kAllSchedules) {
     for (const bool is_lazy : {false, true}) {
       emulator() = {.schedule = schedule, .seed = 3, .is_copy_lazy = is_lazy};
-      ExpectRight(prefill, "prefill");
-      ExpectRight(decode, "decode");
+      for (const bool is_fp8 : {false, true}) {
+        prefill.is_fp8 = decode.is_fp8 = is_fp8;
+        ExpectRight(prefill, "prefill");
+        ExpectRight(decode, "decode");
+      }
     }
   }
   emulator() = {};
@@ -249,17 +270,21 @@ TEST_F(CudaAttentionTest, IsRightUnderEverySchedule) {
 TEST_F(CudaAttentionTest, TakesEveryHeadDimInBothTypes) {
   emulator() = {.schedule = simt::emulator::Schedule::kWarpDescending,
                 .is_copy_lazy = true};
-  for (const int head_dim : {8, 64, 80, 96, 128, 256}) {
+  for (const int head_dim : {8, 16, 64, 80, 96, 128, 256}) {
     for (const DType dtype : {DType::kBF16, DType::kF16}) {
       for (const AttentionTile tile :
            {AttentionTile::kPrefill, AttentionTile::kDecode}) {
-        ExpectRight({.shape = Shape(2, 1, head_dim),
-                     .tile = tile,
-                     .split_size = 64,
-                     .dtype = dtype,
-                     .num_tokens = {5, 1},
-                     .seq_lens = {69, 64}},
-                    "head_dim " + std::to_string(head_dim));
+        for (const bool is_fp8 : {false, true}) {
+          if (is_fp8 && head_dim % 16 != 0) continue;
+          ExpectRight({.shape = Shape(2, 1, head_dim),
+                       .tile = tile,
+                       .split_size = 64,
+                       .dtype = dtype,
+                       .is_fp8 = is_fp8,
+                       .num_tokens = {5, 1},
+                       .seq_lens = {69, 64}},
+                      "head_dim " + std::to_string(head_dim));
+        }
       }
     }
   }
@@ -299,6 +324,7 @@ TEST_F(CudaAttentionTest, TakesRandomShapes) {
     c.tile = random.Below(2) ? AttentionTile::kPrefill : AttentionTile::kDecode;
     c.split_size = 64 * static_cast<int>(random.Between(1, 4));
     c.dtype = random.Below(2) ? DType::kBF16 : DType::kF16;
+    c.is_fp8 = random.Below(2) == 1;
     if (random.Below(3) == 0) {
       c.shape.sliding_window = static_cast<int>(random.Between(1, 100));
     }

@@ -101,11 +101,12 @@ absl::Status CudaBackend::CheckShape(const EngineShape& shape) const {
     }
     for (const ActivationSpec& activation : activations_) {
       if (activation.dtype != DType::kF32 &&
-          activation.dtype != attention.spec.kv_dtype) {
+          activation.dtype != attention.spec.kv_dtype &&
+          attention.spec.kv_dtype != DType::kF8E4M3) {
         return absl::InvalidArgumentError(
             absl::StrCat("a KV cache in ", DTypeName(attention.spec.kv_dtype),
                          " for activations in ", DTypeName(activation.dtype),
-                         "; on a GPU both are the same"));
+                         "; on a GPU it has the same dtype or fp8_e4m3"));
       }
     }
   }

@@ -269,15 +269,18 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
   const int64_t q_cols = int64_t{spec.num_heads} * spec.head_dim;
   const int64_t qkv_cols =
       q_cols + int64_t{2} * spec.num_kv_heads * spec.head_dim;
-  QUIRE_RETURN_IF_ERROR(CheckCudaView("Attention: qkv", qkv, spec.kv_dtype,
+  const DType dtype =
+      spec.kv_dtype == DType::kF8E4M3 ? qkv.dtype : spec.kv_dtype;
+  QUIRE_RETURN_IF_ERROR(CheckCudaView("Attention: qkv", qkv, dtype,
                                       cuda_step.num_tokens, qkv_cols));
-  QUIRE_RETURN_IF_ERROR(CheckCudaView("Attention: out", out, spec.kv_dtype,
+  QUIRE_RETURN_IF_ERROR(CheckCudaView("Attention: out", out, dtype,
                                       cuda_step.num_tokens, q_cols));
   if (cuda_step.num_tokens == 0) return absl::OkStatus();
-  uint16_t* kv =
-      attention.kv.data<uint16_t>() + int64_t{layer} * attention.layer_elements;
+  char* kv = attention.kv.data() + int64_t{layer} * attention.layer_elements *
+                                       DTypeSize(spec.kv_dtype);
   cuda::RopeArguments rope;
-  rope.dtype = spec.kv_dtype;
+  rope.dtype = dtype;
+  rope.kv_dtype = spec.kv_dtype;
   rope.num_heads = spec.num_heads;
   rope.num_kv_heads = spec.num_kv_heads;
   rope.head_dim = spec.head_dim;
@@ -308,7 +311,8 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
   }
   cuda::AttentionArguments arguments;
   arguments.shape = attention.shape;
-  arguments.dtype = spec.kv_dtype;
+  arguments.dtype = dtype;
+  arguments.kv_dtype = spec.kv_dtype;
   arguments.q = qkv.data;
   arguments.q_stride = qkv.row_stride;
   arguments.out = out.data;

@@ -237,10 +237,10 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
     QUIRE_RETURN_IF_ERROR(device_->Synchronize());
   }
   const bool is_vocab = spec.kind == LinearKind::kVocab;
-  large_linear_->AddWeight(weight->dtype, weight->rows, weight->cols,
-                           weight->data.data<void>(), is_vocab,
-                           is_vocab || spec.kind == LinearKind::kGateUp ||
-                               !spec.bias.empty());
+  large_linear_->AddWeight(
+      weight->dtype, weight->rows, weight->cols, weight->data.data<void>(),
+      is_vocab,
+      is_vocab || spec.kind == LinearKind::kGateUp || !spec.bias.empty());
   weights_bytes_ += weight->num_bytes;
   max_cols_ = std::max(max_cols_, weight->cols);
   return weight;
@@ -285,10 +285,18 @@ absl::StatusOr<int> CudaBackend::AddAttention(const AttentionSpec& spec) {
         absl::StrCat("attention: head_dim is ", spec.head_dim,
                      "; on a GPU it is a multiple of 8 up to 256"));
   }
-  if (spec.kv_dtype != DType::kBF16 && spec.kv_dtype != DType::kF16) {
+  const bool is_fp8 = spec.kv_dtype == DType::kF8E4M3;
+  if (!is_fp8 && spec.kv_dtype != DType::kBF16 &&
+      spec.kv_dtype != DType::kF16) {
     return absl::InvalidArgumentError(
         absl::StrCat("attention: a KV cache in ", DTypeName(spec.kv_dtype),
-                     "; on a GPU it is in bf16 or f16"));
+                     "; on a GPU it is in bf16, f16 or fp8_e4m3"));
+  }
+  if (is_fp8 && spec.head_dim % 16 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("attention: head_dim is ", spec.head_dim,
+                     "; on a GPU a KV cache in fp8_e4m3 (--kv-cache-dtype) "
+                     "needs a multiple of 16"));
   }
   for (const TensorView* rope : {&spec.rope_table, &spec.long_rope_table}) {
     if (rope->empty()) continue;

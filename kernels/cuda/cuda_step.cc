@@ -389,13 +389,15 @@ absl::Status CudaBackend::EnqueueBlockCopies(const StepPlan& plan,
       block_copy_[from] = block_copy_[to] = num_copy_batches_;
     }
     for (const CudaAttention& attention : attentions_) {
-      if (!cuda::LaunchBlockCopy({.kv_cache = attention.kv.data<uint16_t>(),
-                                  .num_layers = attention.spec.num_layers,
-                                  .layer_stride = attention.layer_elements,
-                                  .block_elements = attention.block_elements,
-                                  .pairs = d_copies + 2 * first,
-                                  .num_pairs = static_cast<int>(end - first)},
-                                 device_->stream())) {
+      const int64_t size = DTypeSize(attention.spec.kv_dtype);
+      if (!cuda::LaunchBlockCopy(
+              {.kv_cache = attention.kv.data<unsigned char>(),
+               .num_layers = attention.spec.num_layers,
+               .layer_bytes = attention.layer_elements * size,
+               .block_bytes = attention.block_elements * size,
+               .pairs = d_copies + 2 * first,
+               .num_pairs = static_cast<int>(end - first)},
+              device_->stream())) {
         return device_->LaunchError("BlockCopy");
       }
     }

@@ -24,6 +24,16 @@ struct Element {
     if constexpr (kType == DType::kBF16) return simt::PackBf16(low, high);
     return simt::PackF16(low, high);
   }
+  // Two values of e4m3 in the low half, widened: exact.
+  static SIMT_DEVICE uint32_t FromE4M3x2(uint32_t pair) {
+    if constexpr (kType == DType::kBF16) return simt::E4M3x2ToBf16x2(pair);
+    return simt::E4M3x2ToF16x2(pair);
+  }
+  // a - b, two values.
+  static SIMT_DEVICE uint32_t Subtract(uint32_t a, uint32_t b) {
+    if constexpr (kType == DType::kBF16) return simt::SubtractBf16x2(a, b);
+    return simt::SubtractF16x2(a, b);
+  }
   static SIMT_DEVICE void Mma(float (&c)[4], const uint32_t (&a)[4],
                               uint32_t b0, uint32_t b1) {
     if constexpr (kType == DType::kBF16) {

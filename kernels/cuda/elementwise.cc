@@ -247,7 +247,7 @@ SIMT_DEVICE void NormHead(const HeadNorm& norm, const float* statistics,
   }
 }
 
-template <DType kType>
+template <DType kType, DType kKv>
 SIMT_KERNEL(kThreads)
 RopeKernel(const RopeArguments arguments) {
   SIMT_SHARED(float, rows, kThreads / 32 * 256);
@@ -305,25 +305,33 @@ RopeKernel(const RopeArguments arguments) {
                             : mine[d] * cosine - mine[partner] * sine;
     }
   }
-  uint16_t* to = x;
-  if (!is_q) {
-    const int kv_head = is_v
-                            ? row - arguments.num_heads - arguments.num_kv_heads
-                            : row - arguments.num_heads;
-    const int64_t block =
-        arguments.block_tables[arguments.table_rows[token] *
-                                   arguments.block_table_stride +
-                               position / arguments.block_size];
-    to = arguments.kv_cache +
-         (((block * 2 + (is_v ? 1 : 0)) * arguments.num_kv_heads + kv_head) *
-              arguments.block_size +
-          position % arguments.block_size) *
-             head_dim;
-  }
-  SIMT_UNROLL
-  for (int i = 0; i < kMaxPerLane; ++i) {
-    const int d = i * 32 + lane;
-    if (d < head_dim) to[d] = Element<kType>::FromFloat(values[i]);
+  const auto store = [&](auto* to, auto from_float) {
+    SIMT_UNROLL
+    for (int i = 0; i < kMaxPerLane; ++i) {
+      const int d = i * 32 + lane;
+      if (d < head_dim) to[d] = from_float(values[i]);
+    }
+  };
+  const auto to_16_bits = [](float value) {
+    return Element<kType>::FromFloat(value);
+  };
+  if (is_q) return store(x, to_16_bits);
+  const int kv_head = is_v ? row - arguments.num_heads - arguments.num_kv_heads
+                           : row - arguments.num_heads;
+  const int64_t block =
+      arguments.block_tables[arguments.table_rows[token] *
+                                 arguments.block_table_stride +
+                             position / arguments.block_size];
+  const int64_t to =
+      (((block * 2 + (is_v ? 1 : 0)) * arguments.num_kv_heads + kv_head) *
+           arguments.block_size +
+       position % arguments.block_size) *
+      head_dim;
+  if constexpr (kKv == DType::kF8E4M3) {
+    store(static_cast<uint8_t*>(arguments.kv_cache) + to,
+          [](float value) { return simt::FloatToE4M3(value); });
+  } else {
+    store(static_cast<uint16_t*>(arguments.kv_cache) + to, to_16_bits);
   }
 }
 
@@ -332,11 +340,12 @@ BlockCopyKernel(const BlockCopyArguments arguments) {
   simt::WaitForPrevious();
   simt::LaunchNext();
   const int32_t* pair = arguments.pairs + 2 * simt::CtaX();
-  uint16_t* layer = arguments.kv_cache + simt::CtaY() * arguments.layer_stride;
-  const uint16_t* from = layer + pair[0] * arguments.block_elements;
-  uint16_t* to = layer + pair[1] * arguments.block_elements;
-  for (int64_t i = simt::ThreadX() * 8; i < arguments.block_elements;
-       i += kThreads * 8) {
+  unsigned char* layer =
+      arguments.kv_cache + simt::CtaY() * arguments.layer_bytes;
+  const unsigned char* from = layer + pair[0] * arguments.block_bytes;
+  unsigned char* to = layer + pair[1] * arguments.block_bytes;
+  for (int64_t i = simt::ThreadX() * 16; i < arguments.block_bytes;
+       i += kThreads * 16) {
     simt::Store16(to + i, simt::Load16(from + i));
   }
 }
@@ -384,8 +393,10 @@ bool LaunchGated(const GatedArguments& arguments, simt::Stream stream) {
 }
 
 bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream) {
-  if (!IsHalf(arguments.dtype) || arguments.head_dim > 256 ||
-      arguments.rotary_dim > arguments.head_dim ||
+  if (!IsHalf(arguments.dtype) ||
+      (arguments.kv_dtype != arguments.dtype &&
+       arguments.kv_dtype != DType::kF8E4M3) ||
+      arguments.head_dim > 256 || arguments.rotary_dim > arguments.head_dim ||
       arguments.rotary_dim % 2 != 0) {
     return false;
   }
@@ -403,14 +414,18 @@ bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream) {
     return false;
   }
   constexpr int kWarps = kThreads / 32;
+  constexpr DType kBf16 = DType::kBF16, kF16 = DType::kF16,
+                  kFp8 = DType::kF8E4M3;
+  const bool is_fp8 = arguments.kv_dtype == kFp8;
   return simt::Launch(
-      arguments.dtype == DType::kBF16 ? &RopeKernel<DType::kBF16>
-                                      : &RopeKernel<DType::kF16>,
+      arguments.dtype == kBf16
+          ? (is_fp8 ? &RopeKernel<kBf16, kFp8> : &RopeKernel<kBf16, kBf16>)
+          : (is_fp8 ? &RopeKernel<kF16, kFp8> : &RopeKernel<kF16, kF16>),
       Shape((num_items + kWarps - 1) / kWarps), stream, arguments);
 }
 
 bool LaunchBlockCopy(const BlockCopyArguments& arguments, simt::Stream stream) {
-  if (arguments.block_elements % 8 != 0) return false;
+  if (arguments.block_bytes % 16 != 0) return false;
   if (arguments.num_pairs == 0) return true;
   return simt::Launch(&BlockCopyKernel,
                       Shape(arguments.num_pairs, arguments.num_layers), stream,

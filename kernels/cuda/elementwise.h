@@ -97,7 +97,9 @@ struct RopeArguments {
   bool is_interleaved = false;
   uint16_t* qkv = nullptr;  // [num_tokens, qkv_stride]: q is overwritten.
   int64_t qkv_stride = 0;
-  uint16_t* kv_cache = nullptr;         // One layer, as AttentionArguments.
+  // As `dtype`, or kF8E4M3: saturating.
+  DType kv_dtype = DType::kBF16;
+  void* kv_cache = nullptr;             // One layer, as AttentionArguments.
   const int32_t* positions = nullptr;   // [num_tokens]
   const int32_t* table_rows = nullptr;  // [num_tokens], of the block tables.
   const int32_t* block_tables = nullptr;
@@ -108,10 +110,10 @@ bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream);
 
 // Copies whole blocks in every layer; no block is both a source and a target.
 struct BlockCopyArguments {
-  uint16_t* kv_cache = nullptr;  // [num_layers][num_blocks][block_elements]
+  unsigned char* kv_cache = nullptr;  // [num_layers][num_blocks][block_bytes]
   int num_layers = 0;
-  int64_t layer_stride = 0;        // Elements.
-  int64_t block_elements = 0;      // K and V of all heads; a multiple of 8.
+  int64_t layer_bytes = 0;
+  int64_t block_bytes = 0;         // K and V of all heads; a multiple of 16.
   const int32_t* pairs = nullptr;  // [num_pairs][from, to]
   int num_pairs = 0;
 };

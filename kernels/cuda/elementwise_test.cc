@@ -1,5 +1,6 @@
 #include "kernels/cuda/elementwise.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -207,7 +208,7 @@ TEST_P(ElementwiseTest, RotatesNormsAndCaches) {
       std::vector<uint16_t> cache(
           10 * 2 * num_kv_heads * block_size * c.head_dim, 0xffff);
       RopeArguments arguments;
-      arguments.dtype = GetParam();
+      arguments.dtype = arguments.kv_dtype = GetParam();
       arguments.num_heads = num_heads;
       arguments.num_kv_heads = num_kv_heads;
       arguments.head_dim = c.head_dim;
@@ -282,6 +283,42 @@ TEST_P(ElementwiseTest, RotatesNormsAndCaches) {
   }
 }
 
+TEST_P(ElementwiseTest, Fp8CacheSaturatesAndKeepsNaN) {
+  const std::vector<float> values = {1000, -1e9, NAN, 0.4375, 0.0029, -0.3};
+  const int head_dim = 64;
+  std::vector<uint16_t> qkv = Values(3 * head_dim);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const bool is_bf16 = GetParam() == DType::kBF16;
+    qkv[head_dim + i] = qkv[2 * head_dim + i] =
+        is_bf16 ? FloatToBf16(values[i]) : FloatToHalf(values[i]);
+  }
+  const std::vector<int32_t> position = {1}, table_row = {0}, table = {1};
+  std::vector<uint8_t> cache(2 * 2 * 2 * head_dim, 0xff);
+  std::vector<uint16_t> out(qkv);
+  ASSERT_TRUE(LaunchRopeAndCache({.dtype = GetParam(),
+                                  .num_heads = 1,
+                                  .num_kv_heads = 1,
+                                  .head_dim = head_dim,
+                                  .block_size = 2,
+                                  .qkv = out.data(),
+                                  .qkv_stride = 3 * head_dim,
+                                  .kv_dtype = DType::kF8E4M3,
+                                  .kv_cache = cache.data(),
+                                  .positions = position.data(),
+                                  .table_rows = table_row.data(),
+                                  .block_tables = table.data(),
+                                  .num_tokens = 1},
+                                 nullptr));
+  for (int i = 0; i < 2 * head_dim; ++i) {
+    // Block 1, position 1 of 2.
+    const uint8_t found =
+        cache[(2 + i / head_dim) * 2 * head_dim + head_dim + i % head_dim];
+    const uint16_t bits = qkv[head_dim + i];
+    EXPECT_EQ(found, FloatToE4M3(ToFloat(bits))) << i;
+  }
+  EXPECT_EQ(std::count(cache.begin(), cache.end(), 0xff), 6 * head_dim);
+}
+
 TEST(BlockCopyTest, CopiesWholeBlocksOfEveryLayer) {
   const int num_layers = 3, num_blocks = 5, elements = 2056;
   std::vector<uint16_t> cache(num_layers * num_blocks * elements);
@@ -298,13 +335,14 @@ TEST(BlockCopyTest, CopiesWholeBlocksOfEveryLayer) {
       }
     }
   }
-  ASSERT_TRUE(LaunchBlockCopy({.kv_cache = cache.data(),
-                               .num_layers = num_layers,
-                               .layer_stride = num_blocks * elements,
-                               .block_elements = elements,
-                               .pairs = pairs.data(),
-                               .num_pairs = 2},
-                              nullptr));
+  ASSERT_TRUE(LaunchBlockCopy(
+      {.kv_cache = reinterpret_cast<unsigned char*>(cache.data()),
+       .num_layers = num_layers,
+       .layer_bytes = num_blocks * elements * 2,
+       .block_bytes = elements * 2,
+       .pairs = pairs.data(),
+       .num_pairs = 2},
+      nullptr));
   EXPECT_EQ(cache, wanted);
 }
 

@@ -1,9 +1,10 @@
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/skinny_reduce.h"
 
 namespace quire::cuda {
 namespace {
 
-constexpr int kNumWarps = 8;
+constexpr int kNumWarps = kSkinnyWarps;
 constexpr int kStep = 32;  // Columns of k that a warp visits at once.
 // Columns of a warp's turn, whatever the number of tokens: the order of the sum
 // must not depend on it.
@@ -23,7 +24,7 @@ SIMT_DEVICE simt::Bytes16 LoadColumns(const uint16_t* row, int column, int cols,
 template <DType kType, int kTiles, int kUnroll>
 SIMT_KERNEL(kNumWarps * 32)
 SkinnyLinearKernel(const LinearArguments arguments) {
-  SIMT_SHARED(float, sums, kNumWarps* kTiles * 128);
+  SIMT_SHARED(float, scratch, kNumWarps* kTiles * 128);
   const int lane = simt::ThreadX() % 32, warp = simt::ThreadX() / 32;
   const int group = lane / 4, quad = lane % 4;
   const int first_row = static_cast<int>(simt::CtaX()) * 16;
@@ -85,44 +86,8 @@ SkinnyLinearKernel(const LinearArguments arguments) {
   }
   if (!has_waited) simt::WaitForPrevious();
   simt::LaunchNext();
-  SIMT_UNROLL
-  for (int tile = 0; tile < kTiles; ++tile) {
-    SIMT_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      sums[((warp * kTiles + tile) * 4 + i) * 32 + lane] =
-          accumulators[tile][i];
-    }
-  }
-  simt::SyncThreads();
-  // Entry (tile, i, lane): row lane / 4 + 8 (i / 2), token 2 (lane % 4) + i
-  // % 2.
-  const auto total = [&](int tile, int i, int from) {
-    float sum = 0;
-    for (int w = 0; w < kNumWarps; ++w) {
-      sum += sums[((w * kTiles + tile) * 4 + i) * 32 + from];
-    }
-    return sum;
-  };
-  const LinearEpilogue& epilogue = arguments.epilogue;
-  const bool is_gated = IsGated(epilogue.activation);
-  for (int entry = simt::ThreadX(); entry < kTiles * 128;
-       entry += kNumWarps * 32) {
-    const int tile = entry / 128, i = entry / 32 % 4, from = entry % 32;
-    const int token = tile * 8 + from % 4 * 2 + i % 2;
-    const int row = first_row + from / 4 + i / 2 * 8;
-    if (token >= arguments.num_tokens || row >= arguments.rows) continue;
-    if (is_gated && i >= 2) continue;
-    float sum = total(tile, i, from);
-    if (epilogue.bias) sum += epilogue.bias[row];
-    float up = 0;
-    if (is_gated) {
-      up = total(tile, i + 2, from);
-      if (epilogue.bias) up += epilogue.bias[row + 8];
-    }
-    const int column = is_gated ? first_row / 2 + from / 4 : row;
-    FinishLinear<kType>(epilogue, sum, up, token, column, arguments.out_stride,
-                        arguments.out);
-  }
+  FinishSkinny<kType>(arguments, first_row, accumulators, scratch,
+                      [](int) { return 1.0f; });
 }
 
 template <DType kType>

@@ -15,7 +15,7 @@
 #include "kernels/cuda/simt/types.h"
 #include "kernels/dtype.h"
 
-#define SIMT_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
+#define SIMT_KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
 #define SIMT_UNROLL _Pragma("unroll")
 #define SIMT_NO_UNROLL _Pragma("unroll 1")
 #define SIMT_DEVICE __device__ __forceinline__
@@ -97,6 +97,8 @@ SIMT_DEVICE uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// The compiler moves no access to memory across.
+SIMT_DEVICE void KeepMemoryOrder() { asm volatile("" ::: "memory"); }
 SIMT_DEVICE Bytes16 Load16(const void* p) {
   const uint4 v = *static_cast<const uint4*>(p);
   return {{v.x, v.y, v.z, v.w}};
@@ -254,6 +256,52 @@ SIMT_DEVICE float E4M3ToFloat(uint8_t bits) {
 }
 SIMT_DEVICE uint8_t FloatToE4M3(float value) {
   return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
+}
+
+SIMT_DEVICE uint32_t PermuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+SIMT_DEVICE uint32_t E4M3x2ToF16x2(uint32_t pair) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t wide;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;"
+      : "=r"(wide)
+      : "h"(static_cast<uint16_t>(pair)));
+  return wide;
+#else
+  // With the bits in place the exponent is too small by 8: a product puts that
+  // right, also for subnormals.
+  const uint32_t bytes = __byte_perm(pair, 0, 0x1404);
+  const uint32_t magnitude = bytes & 0x7f007f00;
+  const uint32_t placed = (bytes & 0x80008000) | magnitude >> 1;
+  const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&placed),
+                                  __half2half2(__float2half(256.0f)));
+  // 0x7f is NaN: then all bits of the exponent.
+  const uint32_t nan = (magnitude + 0x01000100) & 0x80008000;
+  return *reinterpret_cast<const uint32_t*>(&product) | (nan - (nan >> 5));
+#endif
+}
+SIMT_DEVICE uint32_t E4M3x2ToBf16x2(uint32_t pair) {
+  const uint32_t wide = E4M3x2ToF16x2(pair);
+  const float2 values =
+      __half22float2(*reinterpret_cast<const __half2*>(&wide));
+  return PackBf16(values.x, values.y);
+}
+SIMT_DEVICE uint32_t SubtractBf16x2(uint32_t a, uint32_t b) {
+#if __CUDA_ARCH__ >= 800
+  const __nv_bfloat162 difference =
+      __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&a),
+              *reinterpret_cast<const __nv_bfloat162*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&difference);
+#else
+  __trap();  // The backend runs sm_75 in fp16.
+  return 0;
+#endif
+}
+SIMT_DEVICE uint32_t SubtractF16x2(uint32_t a, uint32_t b) {
+  const __half2 difference = __hsub2(*reinterpret_cast<const __half2*>(&a),
+                                     *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&difference);
 }
 
 SIMT_DEVICE float Exp2(float x) { return exp2f(x); }

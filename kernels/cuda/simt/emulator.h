@@ -28,7 +28,7 @@
 #include "kernels/cuda/simt/types.h"
 #include "kernels/dtype.h"
 
-#define SIMT_KERNEL(max_threads) inline void
+#define SIMT_KERNEL(...) inline void
 #define SIMT_UNROLL
 #define SIMT_NO_UNROLL
 #define SIMT_DEVICE inline
@@ -193,6 +193,8 @@ void CpAsyncWait() {
   emulator::WaitForCopies(kNumPending);
 }
 
+// The compiler moves no access to memory across.
+inline void KeepMemoryOrder() {}
 inline Bytes16 Load16(const void* p) {
   if (reinterpret_cast<uintptr_t>(p) % 16 != 0) {
     emulator::Fail("a 16-byte load is not aligned");
@@ -255,6 +257,32 @@ inline uint32_t PackF16(float low, float high) {
 float E4M3ToFloat(uint8_t bits);
 // Round to nearest even, saturating at 448; a NaN stays one.
 uint8_t FloatToE4M3(float value);
+
+// As PTX's prmt: nibble i of the selector picks byte i of the result from the
+// bytes of a (0 to 3) and b (4 to 7).
+inline uint32_t PermuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = a | uint64_t{b} << 32;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= (bytes >> (selector >> (4 * i) & 7) * 8 & 0xff) << 8 * i;
+  }
+  return result;
+}
+// Two values of e4m3 in the low half.
+inline uint32_t E4M3x2ToF16x2(uint32_t pair) {
+  return PackF16(E4M3ToFloat(pair & 0xff), E4M3ToFloat(pair >> 8 & 0xff));
+}
+inline uint32_t E4M3x2ToBf16x2(uint32_t pair) {
+  return PackBf16(E4M3ToFloat(pair & 0xff), E4M3ToFloat(pair >> 8 & 0xff));
+}
+inline uint32_t SubtractBf16x2(uint32_t a, uint32_t b) {
+  return PackBf16(Bf16ToFloat(a & 0xffff) - Bf16ToFloat(b & 0xffff),
+                  Bf16ToFloat(a >> 16) - Bf16ToFloat(b >> 16));
+}
+inline uint32_t SubtractF16x2(uint32_t a, uint32_t b) {
+  return PackF16(HalfToFloat(a & 0xffff) - HalfToFloat(b & 0xffff),
+                 HalfToFloat(a >> 16) - HalfToFloat(b >> 16));
+}
 
 inline float Exp2(float x) { return std::exp2(x); }
 inline float Rsqrt(float x) { return 1.0f / std::sqrt(x); }

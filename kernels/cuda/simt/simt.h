@@ -4,9 +4,12 @@
 //
 // Names (all in quire::simt unless in capitals); the PTX that each stands for
 // is in device.h:
-//   SIMT_KERNEL(max_threads)      __global__ void with launch bounds
+//   SIMT_KERNEL(max_threads[, min_ctas])
+//                                 __global__ void with launch bounds. min_ctas
+//                                 (of an SM) is for kernels whose registers
+//                                 ptxas would spill to fit one more.
 //   SIMT_DEVICE                   an inline device function
-//   SIMT_UNROLL, SIMT_NO_UNROLL   of the loop that follows
+//   SIMT_UNROLL, SIMT_NO_UNROLL   unrolls the loop that follows, or does not
 //   SIMT_SHARED(T, name, n)       static shared memory
 //   SIMT_DYNAMIC_SHARED(name)     `unsigned char* name`, 128-byte aligned
 //   ThreadX, CtaX, CtaY, CtaZ, NumThreads, NumCtasX, NumCtasY
@@ -16,9 +19,10 @@
 //   LdMatrixX4, LdMatrixX4Transposed
 //   MmaBf16, MmaF16 (m16n8k16), MmaE4M3, MmaS8 (m16n8k32)
 //   AtomicAdd, AtomicMax, AtomicCas
-//   LoadStream16 (read once, past L1), Load16, Store16
+//   LoadStream16 (read once, past L1), Load16, Store16, KeepMemoryOrder
 //   WaitForPrevious, LaunchNext   programmatic dependent launch
-//   PackBf16, PackF16, E4M3ToFloat, FloatToE4M3, Exp2, Rsqrt, ...
+//   PackBf16, PackF16, SubtractBf16x2, SubtractF16x2, PermuteBytes
+//   E4M3ToFloat, FloatToE4M3, E4M3x2ToF16x2, E4M3x2ToBf16x2, Exp2, Rsqrt, ...
 //   Product(a, b)                 rounded: never part of a fused multiply-add
 //   Launch(kernel, LaunchShape, stream, args...)
 //

@@ -1,0 +1,137 @@
+// Linear layers whose weights are in fp8 (e4m3) or in four bits.
+//
+// Few tokens: as kernels/cuda/linear.h, with the weights widened in registers.
+// Elements are exact in 16 bits (fp8 values, integers below 17); a group's
+// scale multiplies its sum in f32, so no weight is ever rounded.
+//
+// Many tokens: fp8 weights meet x rounded to e4m3 (LaunchQuantizeRows) on
+// tensor cores of 8 bits, from compute capability 8.9 on; otherwise a tile of
+// the weights is widened into shared memory on its way, where elements with
+// scales of groups are rounded to 16 bits.
+#ifndef QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
+#define QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
+
+#include <cstdint>
+
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/simt/simt.h"
+#include "kernels/dtype.h"
+#include "kernels/quant_format.h"
+
+namespace quire::cuda {
+
+// Columns of four bits lie in blocks of this many.
+inline constexpr int kInt4Block = 128;
+
+// Where element `column` of a row of four bits is: nibble `nibble` (the lowest
+// is 0) of 32-bit word `word` of the row. A block of 128 columns is 64 bytes:
+// lane t of a quad has bytes 16 t to 16 t + 15, whose word w holds columns 32 w
+// + 8 t onwards, those of even number in the low half: a shift by 4 p and one
+// mask put columns 2 p and 2 p + 1 into the halves of a register.
+struct Int4Place {
+  int64_t word = 0;
+  int nibble = 0;
+};
+constexpr Int4Place PlaceOfInt4(int64_t column) {
+  const int in_block = static_cast<int>(column % kInt4Block);
+  const int w = in_block / 32, t = in_block / 8 % 4, i = in_block % 8;
+  return {column / kInt4Block * 16 + t * 4 + w, i % 2 * 4 + i / 2};
+}
+constexpr int64_t Int4RowBytes(int64_t cols) {
+  return (cols + kInt4Block - 1) / kInt4Block * (kInt4Block / 2);
+}
+
+// Device memory; pointers are aligned to 16 bytes. Rows are in the order that
+// LinearArguments::weight describes.
+struct QuantizedWeight {
+  QuantFormat format = QuantFormat::kFp8;  // Or kInt4.
+  // kFp8: [rows, cols], columns a multiple of 16. kInt4: [rows, Int4RowBytes].
+  const uint8_t* data = nullptr;
+  // Element (column / group_size) * scale_stride + (row >> scale_shift), or
+  // with group_size 0: [rows]. f32 for kFp8; f32, f16 or bf16 for kInt4.
+  const void* scales = nullptr;
+  DType scale_dtype = DType::kF32;
+  // kInt4, as scales: what is subtracted from elements. Null: 8.
+  const uint8_t* zeros = nullptr;
+  int64_t scale_stride = 0;
+  int scale_shift = 0;  // kFp8 in blocks: 3; a block has 8 i rows.
+  // kFp8: 0 (a scale for each row) or 128. kInt4: a multiple of 32.
+  int group_size = 0;
+};
+
+struct QuantizedLinearArguments {
+  LinearArguments linear;  // Without a weight. `dtype` is that of x.
+  QuantizedWeight weight;
+  // For LaunchTiledFp8Linear: x in e4m3, [num_tokens, cols], and its scales.
+  const uint8_t* x_fp8 = nullptr;
+  const float* x_scales = nullptr;  // [num_tokens]
+};
+
+// False if a launch is refused. Skinny: up to kMaxSkinnyTokens.
+bool LaunchSkinnyQuantizedLinear(const QuantizedLinearArguments& arguments,
+                                 simt::Stream stream);
+// x in 16 bits; the weights are widened.
+bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
+                                simt::Stream stream);
+// x in e4m3. Requires: compute capability 8.9.
+bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
+                          simt::Stream stream);
+
+// out[t] = e4m3(x[t] / scales[t]), saturating. scales[t] is input_scale, or if
+// that is 0 the row's largest magnitude / 448 (1 for a row of zeros).
+struct QuantizeRowsArguments {
+  DType dtype = DType::kBF16;   // Or f16.
+  const uint16_t* x = nullptr;  // [num_tokens, x_stride]
+  int64_t x_stride = 0;
+  uint8_t* out = nullptr;   // [num_tokens, cols]
+  float* scales = nullptr;  // [num_tokens]
+  float input_scale = 0.0f;
+  int num_tokens = 0;
+  int cols = 0;  // A multiple of 8.
+};
+bool LaunchQuantizeRows(const QuantizeRowsArguments& arguments,
+                        simt::Stream stream);
+
+// out[t][c] = x[t][order[c]], 16 bits.
+struct PermuteColumnsArguments {
+  const uint16_t* x = nullptr;  // [num_tokens, x_stride]
+  int64_t x_stride = 0;
+  const int32_t* order = nullptr;  // [cols]
+  uint16_t* out = nullptr;         // [num_tokens, cols]
+  int num_tokens = 0;
+  int cols = 0;
+};
+bool LaunchPermuteColumns(const PermuteColumnsArguments& arguments,
+                          simt::Stream stream);
+
+// ---- For the kernels.
+
+SIMT_DEVICE float LoadScale(const QuantizedWeight& weight, int64_t at) {
+  if (weight.scale_dtype == DType::kF32) {
+    return static_cast<const float*>(weight.scales)[at];
+  }
+  const uint16_t bits = static_cast<const uint16_t*>(weight.scales)[at];
+  return weight.scale_dtype == DType::kBF16 ? Bf16ToFloat(bits)
+                                            : HalfToFloat(bits);
+}
+
+// The number that a zero point becomes beside elements to which kInt4Base is
+// added; in both halves.
+template <DType kType>
+SIMT_DEVICE uint32_t Int4Zero(const QuantizedWeight& weight, int64_t at) {
+  // In bf16 the bits of 128 + n are those of 128 plus n, in f16 those of 1024
+  // + n.
+  constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
+  const uint32_t zero = weight.zeros ? weight.zeros[at] : 8;
+  return kBase + zero * 0x00010001;
+}
+// Elements 2 p and 2 p + 1 of a word, less their zero point: exact.
+template <DType kType>
+SIMT_DEVICE uint32_t Int4Pair(uint32_t word, int p, uint32_t zero) {
+  constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
+  return Element<kType>::Subtract((word >> (4 * p) & 0x000f000f) | kBase, zero);
+}
+
+}  // namespace quire::cuda
+
+#endif  // QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_

@@ -1,0 +1,215 @@
+#include "kernels/cuda/quantized_linear.h"
+#include "kernels/cuda/skinny_reduce.h"
+
+namespace quire::cuda {
+namespace {
+
+constexpr int kStep = 128;  // Columns that a warp visits at once.
+// Columns of a warp's turn, whatever the number of tokens: the order of the sum
+// must not depend on it.
+constexpr int kTurn = 2 * kStep;
+
+// kGroups: how often within a step sums meet a scale; 0: only at the end.
+template <QuantFormat kFormat, int kGroups>
+struct SkinnyWeights {
+  static constexpr bool kIsFp8 = kFormat == QuantFormat::kFp8;
+  static constexpr int kLoads = kIsFp8 ? 2 : 1;  // Of 16 bytes of a row.
+  static constexpr int kNumScales = kGroups > 0 ? kGroups : 1;
+
+  simt::Bytes16 bytes[2][kLoads];  // Rows lane / 4 and lane / 4 + 8.
+  float scales[2][kNumScales];
+  uint32_t zeros[2][kNumScales];
+
+  template <DType kType>
+  SIMT_DEVICE void Load(const QuantizedWeight& weight, const int (&rows)[2],
+                        int64_t row_bytes, int cols, int column) {
+    const int quad = simt::ThreadX() % 4;
+    SIMT_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      const uint8_t* row = weight.data + rows[r] * row_bytes;
+      SIMT_UNROLL
+      for (int i = 0; i < kLoads; ++i) {
+        const int at = column + (kIsFp8 ? i * 64 + quad * 16 : 0);
+        bytes[r][i] = {{0, 0, 0, 0}};
+        if (at >= cols) continue;
+        bytes[r][i] =
+            simt::LoadStream16(kIsFp8 ? row + at : row + at / 2 + quad * 16);
+      }
+      SIMT_UNROLL
+      for (int g = 0; g < kGroups; ++g) {
+        const int first = column + g * (kStep / kNumScales);
+        if (first >= cols) {
+          scales[r][g] = 0;
+          zeros[r][g] = 0;
+          continue;
+        }
+        const int64_t at = first / weight.group_size * weight.scale_stride +
+                           (rows[r] >> weight.scale_shift);
+        scales[r][g] = LoadScale(weight, at);
+        if constexpr (!kIsFp8) zeros[r][g] = Int4Zero<kType>(weight, at);
+      }
+    }
+  }
+
+  // Fragment h (0 or 1) of sub-step s (0 to 3), which is of 32 columns.
+  template <DType kType>
+  SIMT_DEVICE void Fragment(int s, int h, uint32_t (&a)[4]) const {
+    SIMT_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      if constexpr (kIsFp8) {
+        const uint32_t four = bytes[r][s / 2].words[s % 2 * 2 + h];
+        a[r] = Element<kType>::FromE4M3x2(four & 0xffff);
+        a[r + 2] = Element<kType>::FromE4M3x2(four >> 16);
+      } else {
+        const uint32_t zero = zeros[r][kGroups == 4 ? s : 0];
+        a[r] = Int4Pair<kType>(bytes[r][0].words[s], 2 * h, zero);
+        a[r + 2] = Int4Pair<kType>(bytes[r][0].words[s], 2 * h + 1, zero);
+      }
+    }
+  }
+
+  // The first of the eight columns that this lane has in sub-step s.
+  static SIMT_DEVICE int Column(int s) {
+    const int quad = simt::ThreadX() % 4;
+    return kIsFp8 ? s / 2 * 64 + quad * 16 + s % 2 * 8 : s * 32 + quad * 8;
+  }
+};
+
+constexpr int MinCtas(int num_groups, int num_tiles) {
+  if (num_tiles == 1) return num_groups == 4 ? 2 : 3;
+  return num_tiles <= 4 && num_groups < 4 ? 2 : 1;
+}
+
+// kTiles: tiles of eight tokens. kUnroll: steps whose loads are in flight
+// together.
+template <DType kType, QuantFormat kFormat, int kGroups, int kTiles>
+SIMT_KERNEL(kSkinnyWarps * 32, MinCtas(kGroups, kTiles))
+QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
+  constexpr int kUnroll = kTiles <= 2 ? 2 : 1;
+  using Weights = SkinnyWeights<kFormat, kGroups>;
+  SIMT_SHARED(float, scratch, kSkinnyWarps* kTiles * 128);
+  const LinearArguments& linear = arguments.linear;
+  const QuantizedWeight& weight = arguments.weight;
+  const int warp = simt::ThreadX() / 32, group = simt::ThreadX() % 32 / 4;
+  const int first_row = static_cast<int>(simt::CtaX()) * 16;
+  const int last_row = linear.rows - 1;
+  const int rows[2] = {
+      first_row + group < last_row ? first_row + group : last_row,
+      first_row + group + 8 < last_row ? first_row + group + 8 : last_row};
+  const int64_t row_bytes =
+      Weights::kIsFp8 ? int64_t{linear.cols} : Int4RowBytes(linear.cols);
+
+  float sums[kTiles][4], parts[kTiles][4];
+  SIMT_UNROLL
+  for (int tile = 0; tile < kTiles; ++tile) {
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) sums[tile][i] = parts[tile][i] = 0;
+  }
+  bool has_waited = false;
+  for (int piece = 0;; ++piece) {
+    constexpr int kPieces = kTurn / (kUnroll * kStep);
+    const int k = (piece / kPieces * kSkinnyWarps + warp) * kTurn +
+                  piece % kPieces * kUnroll * kStep;
+    if (k >= linear.cols) break;  // Later pieces lie further on.
+    Weights weights[kUnroll];
+    SIMT_UNROLL
+    for (int u = 0; u < kUnroll; ++u) {
+      weights[u].template Load<kType>(weight, rows, row_bytes, linear.cols,
+                                      k + u * kStep);
+    }
+    if (!has_waited) {
+      // The weights never depend on the previous kernel: they are on their way
+      // while it ends.
+      simt::WaitForPrevious();
+      has_waited = true;
+    }
+    SIMT_UNROLL
+    for (int u = 0; u < kUnroll; ++u) {
+      SIMT_UNROLL
+      for (int s = 0; s < 4; ++s) {
+        uint32_t a[2][4];
+        weights[u].template Fragment<kType>(s, 0, a[0]);
+        weights[u].template Fragment<kType>(s, 1, a[1]);
+        const int column = k + u * kStep + Weights::Column(s);
+        SIMT_UNROLL
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const int token = tile * 8 + group;
+          simt::Bytes16 b = {{0, 0, 0, 0}};
+          if (token < linear.num_tokens && column < linear.cols) {
+            b = simt::Load16(linear.x + token * linear.x_stride + column);
+          }
+          auto& to = kGroups > 0 ? parts[tile] : sums[tile];
+          Element<kType>::Mma(to, a[0], b.words[0], b.words[1]);
+          Element<kType>::Mma(to, a[1], b.words[2], b.words[3]);
+        }
+        if (kGroups == 0 || (s + 1) % (4 / Weights::kNumScales) != 0) continue;
+        const int g = s / (4 / Weights::kNumScales);
+        SIMT_UNROLL
+        for (int tile = 0; tile < kTiles; ++tile) {
+          SIMT_UNROLL
+          for (int i = 0; i < 4; ++i) {
+            sums[tile][i] += weights[u].scales[i / 2][g] * parts[tile][i];
+            parts[tile][i] = 0;
+          }
+        }
+      }
+    }
+  }
+  if (!has_waited) simt::WaitForPrevious();
+  simt::LaunchNext();
+  FinishSkinny<kType>(linear, first_row, sums, scratch, [&](int row) {
+    return kGroups > 0 ? 1.0f : LoadScale(weight, row);
+  });
+}
+
+template <DType kType, QuantFormat kFormat, int kGroups>
+bool LaunchForTokens(const QuantizedLinearArguments& arguments,
+                     simt::Stream stream) {
+  const simt::LaunchShape shape = {
+      .num_ctas_x = static_cast<uint32_t>((arguments.linear.rows + 15) / 16),
+      .num_threads = kSkinnyWarps * 32,
+      .waits_for_previous = true};
+  const int num_tokens = arguments.linear.num_tokens;
+  return simt::Launch(
+      num_tokens <= 8    ? &QuantizedSkinnyKernel<kType, kFormat, kGroups, 1>
+      : num_tokens <= 16 ? &QuantizedSkinnyKernel<kType, kFormat, kGroups, 2>
+      : num_tokens <= 32 ? &QuantizedSkinnyKernel<kType, kFormat, kGroups, 4>
+                         : &QuantizedSkinnyKernel<kType, kFormat, kGroups, 8>,
+      shape, stream, arguments);
+}
+
+template <DType kType>
+bool LaunchOfType(const QuantizedLinearArguments& arguments,
+                  simt::Stream stream) {
+  const QuantizedWeight& weight = arguments.weight;
+  if (weight.format == QuantFormat::kFp8) {
+    return weight.group_size == 0
+               ? LaunchForTokens<kType, QuantFormat::kFp8, 0>(arguments, stream)
+               : LaunchForTokens<kType, QuantFormat::kFp8, 1>(arguments,
+                                                              stream);
+  }
+  return weight.group_size % kStep == 0
+             ? LaunchForTokens<kType, QuantFormat::kInt4, 1>(arguments, stream)
+             : LaunchForTokens<kType, QuantFormat::kInt4, 4>(arguments, stream);
+}
+
+}  // namespace
+
+bool LaunchSkinnyQuantizedLinear(const QuantizedLinearArguments& arguments,
+                                 simt::Stream stream) {
+  const LinearArguments& linear = arguments.linear;
+  const QuantizedWeight& weight = arguments.weight;
+  const bool is_fp8 = weight.format == QuantFormat::kFp8;
+  if (linear.num_tokens < 1 || linear.num_tokens > kMaxSkinnyTokens ||
+      linear.cols % (is_fp8 ? 16 : 8) != 0 ||
+      (is_fp8 ? weight.group_size % kStep != 0
+              : weight.group_size < 32 || weight.group_size % 32 != 0) ||
+      (IsGated(linear.epilogue.activation) && linear.rows % 16 != 0)) {
+    return false;
+  }
+  return linear.dtype == DType::kBF16
+             ? LaunchOfType<DType::kBF16>(arguments, stream)
+             : LaunchOfType<DType::kF16>(arguments, stream);
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,336 @@
+#include <cmath>
+
+#include "kernels/cuda/linear_tile.h"
+#include "kernels/cuda/quantized_linear.h"
+
+namespace quire::cuda {
+namespace {
+
+using T = LinearTile;
+
+// ------------------------------------------------------- x in e4m3
+
+constexpr size_t kFp8SharedBytes = size_t{T::kNumStages} * 2 * T::kBytes;
+constexpr int kBlockCols = 128;  // Of a square with one scale.
+
+template <DType kType, bool kHasBlocks>
+SIMT_KERNEL(T::kThreads, 1)
+Fp8LinearKernel(const QuantizedLinearArguments arguments) {
+  SIMT_DYNAMIC_SHARED(memory);
+  const LinearArguments& linear = arguments.linear;
+  const QuantizedWeight& weight = arguments.weight;
+  const int first_row = static_cast<int>(simt::CtaX()) * T::kRows;
+  const int first_token = static_cast<int>(simt::CtaY()) * T::kTokens;
+  const int num_steps = (linear.cols + T::kDepthBytes - 1) / T::kDepthBytes;
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+
+  const auto load = [&](int step) {
+    if (step < num_steps) {
+      unsigned char* tile = memory + step % T::kNumStages * 2 * T::kBytes;
+      const int64_t k = int64_t{step} * T::kDepthBytes;
+      T::Load(arguments.x_fp8, linear.cols, linear.num_tokens, linear.cols,
+              first_token, k, tile);
+      T::Load(weight.data, linear.cols, linear.rows, linear.cols, first_row, k,
+              tile + T::kBytes);
+    }
+    simt::CpAsyncCommit();
+  };
+  T::Sums sums;
+  T::Clear(sums);
+  T::Sums parts;  // Of one block's columns.
+  if constexpr (kHasBlocks) T::Clear(parts);
+  SIMT_UNROLL
+  for (int step = 0; step < T::kNumStages - 1; ++step) load(step);
+  for (int step = 0; step < num_steps; ++step) {
+    simt::CpAsyncWait<T::kNumStages - 2>();
+    simt::SyncThreads();
+    load(step + T::kNumStages - 1);
+    unsigned char* tile = memory + step % T::kNumStages * 2 * T::kBytes;
+    T::Multiply<kHasBlocks>(tile, tile + T::kBytes, kHasBlocks ? parts : sums,
+                            [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0,
+                               uint32_t b1) { simt::MmaE4M3(c, a, b0, b1); });
+    if constexpr (kHasBlocks) {
+      constexpr int kSteps = kBlockCols / T::kDepthBytes;
+      if (step % kSteps != kSteps - 1 && step + 1 < num_steps) continue;
+      SIMT_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        // Eight rows never belong to two blocks.
+        int row = first_row + T::WarpRow() + n * 8;
+        if (row >= linear.rows) row = linear.rows - 1;
+        const float scale =
+            LoadScale(weight, int64_t{step / kSteps} * weight.scale_stride +
+                                  (row >> weight.scale_shift));
+        SIMT_UNROLL
+        for (int m = 0; m < 4; ++m) {
+          SIMT_UNROLL
+          for (int i = 0; i < 4; ++i) {
+            sums[m][n][i] += scale * parts[m][n][i];
+            parts[m][n][i] = 0;
+          }
+        }
+      }
+    }
+  }
+  simt::CpAsyncWait<0>();
+  T::Finish<kType>(linear, first_token, first_row, sums, memory,
+                   [&](int token, int row) {
+                     const float scale = arguments.x_scales[token];
+                     return kHasBlocks ? scale : scale * LoadScale(weight, row);
+                   });
+}
+
+constexpr int kQuantizeThreads = 256;
+
+template <DType kType>
+SIMT_KERNEL(kQuantizeThreads)
+QuantizeRowsKernel(const QuantizeRowsArguments arguments) {
+  SIMT_SHARED(float, largest_of_warp, kQuantizeThreads / 32);
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t token = simt::CtaX();
+  const uint16_t* x = arguments.x + token * arguments.x_stride;
+  float scale = arguments.input_scale;
+  if (scale == 0) {
+    float largest = 0;
+    for (int c = simt::ThreadX() * 8; c < arguments.cols;
+         c += kQuantizeThreads * 8) {
+      const simt::Bytes16 bytes = simt::Load16(x + c);
+      SIMT_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const uint16_t bits = bytes.words[i / 2] >> (i % 2 * 16) & 0x7fff;
+        largest = fmaxf(largest, Element<kType>::ToFloat(bits));
+      }
+    }
+    SIMT_UNROLL
+    for (int i = 16; i > 0; i /= 2) {
+      largest = fmaxf(largest, simt::ShuffleXor(largest, i));
+    }
+    if (simt::ThreadX() % 32 == 0)
+      largest_of_warp[simt::ThreadX() / 32] = largest;
+    simt::SyncThreads();
+    for (int w = 0; w < kQuantizeThreads / 32; ++w) {
+      largest = fmaxf(largest, largest_of_warp[w]);
+    }
+    scale = largest > 0 ? largest / 448.0f : 1.0f;
+  }
+  if (simt::ThreadX() == 0) arguments.scales[token] = scale;
+  uint8_t* out = arguments.out + token * arguments.cols;
+  for (int c = simt::ThreadX() * 8; c < arguments.cols;
+       c += kQuantizeThreads * 8) {
+    const simt::Bytes16 bytes = simt::Load16(x + c);
+    uint32_t words[2] = {0, 0};
+    SIMT_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const uint16_t bits = bytes.words[i / 2] >> (i % 2 * 16) & 0xffff;
+      words[i / 4] |=
+          uint32_t{simt::FloatToE4M3(Element<kType>::ToFloat(bits) / scale)}
+          << (i % 4 * 8);
+    }
+    auto* to = reinterpret_cast<uint32_t*>(out + c);
+    to[0] = words[0];
+    to[1] = words[1];
+  }
+}
+
+SIMT_KERNEL(kQuantizeThreads)
+PermuteColumnsKernel(const PermuteColumnsArguments arguments) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t token = simt::CtaX();
+  const uint16_t* x = arguments.x + token * arguments.x_stride;
+  uint16_t* out = arguments.out + token * arguments.cols;
+  for (int c = simt::ThreadX(); c < arguments.cols; c += kQuantizeThreads) {
+    out[c] = x[arguments.order[c]];
+  }
+}
+
+// ------------------------------------------------------- x in 16 bits
+
+constexpr int kSuperCols = 128;  // Loaded at once by a thread.
+constexpr int kStepCols = T::kDepthBytes / 2;
+
+// Half of 128 columns of a row, as a thread holds them: in every step of 32
+// columns, sixteen that are neighbours.
+template <QuantFormat kFormat>
+struct TiledWeights {
+  static constexpr bool kIsFp8 = kFormat == QuantFormat::kFp8;
+  static constexpr int kLoads = kIsFp8 ? 4 : 2;
+  simt::Bytes16 bytes[kLoads];
+
+  SIMT_DEVICE void Load(const uint8_t* row, int cols, int column) {
+    const int half = simt::ThreadX() % 2;
+    SIMT_UNROLL
+    for (int i = 0; i < kLoads; ++i) {
+      bytes[i] = {{0, 0, 0, 0}};
+      const int at = column + (kIsFp8 ? i * kStepCols + half * 16 : 0);
+      if (at >= cols) continue;
+      bytes[i] = simt::LoadStream16(
+          kIsFp8 ? row + at : row + at / 2 + (half * 2 + i) * 16);
+    }
+  }
+};
+
+template <DType kType, QuantFormat kFormat>
+SIMT_KERNEL(T::kThreads, 1)
+WideningLinearKernel(const QuantizedLinearArguments arguments) {
+  using Weights = TiledWeights<kFormat>;
+  SIMT_DYNAMIC_SHARED(memory);
+  unsigned char* weight_tile = memory + T::kNumStages * T::kBytes;
+  const LinearArguments& linear = arguments.linear;
+  const QuantizedWeight& weight = arguments.weight;
+  const int first_row = static_cast<int>(simt::CtaX()) * T::kRows;
+  const int first_token = static_cast<int>(simt::CtaY()) * T::kTokens;
+  const int num_steps = (linear.cols + kStepCols - 1) / kStepCols;
+  const int tile_row = simt::ThreadX() / 2, half = simt::ThreadX() % 2;
+  const int row = first_row + tile_row < linear.rows ? first_row + tile_row
+                                                     : linear.rows - 1;
+  const uint8_t* row_data =
+      weight.data + row * (Weights::kIsFp8 ? int64_t{linear.cols}
+                                           : Int4RowBytes(linear.cols));
+  Weights next;
+  next.Load(row_data, linear.cols, 0);
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+
+  const auto load = [&](int step) {
+    if (step < num_steps) {
+      T::Load(linear.x, linear.x_stride * 2, linear.num_tokens,
+              int64_t{linear.cols} * 2, first_token,
+              int64_t{step} * T::kDepthBytes,
+              memory + step % T::kNumStages * T::kBytes);
+    }
+    simt::CpAsyncCommit();
+  };
+  T::Sums sums;
+  T::Clear(sums);
+  SIMT_UNROLL
+  for (int step = 0; step < T::kNumStages - 1; ++step) load(step);
+  Weights weights = next;
+  for (int super = 0; super * kSuperCols < linear.cols; ++super) {
+    weights = next;
+    next.Load(row_data, linear.cols, (super + 1) * kSuperCols);
+    SIMT_UNROLL
+    for (int s = 0; s < kSuperCols / kStepCols; ++s) {
+      const int step = super * (kSuperCols / kStepCols) + s;
+      if (step >= num_steps) break;
+      simt::CpAsyncWait<T::kNumStages - 2>();
+      // Everybody has left the last step: its stage and the weights' tile.
+      simt::SyncThreads();
+      load(step + T::kNumStages - 1);
+      float scale = 1;
+      uint32_t zero = 0;
+      if (weight.group_size > 0) {
+        const int64_t at =
+            step * kStepCols / weight.group_size * weight.scale_stride +
+            (row >> weight.scale_shift);
+        scale = LoadScale(weight, at);
+        if constexpr (!Weights::kIsFp8) zero = Int4Zero<kType>(weight, at);
+      }
+      SIMT_UNROLL
+      for (int chunk = 0; chunk < 2; ++chunk) {
+        simt::Bytes16 wide;
+        SIMT_UNROLL
+        for (int p = 0; p < 4; ++p) {
+          uint32_t pair;
+          if constexpr (Weights::kIsFp8) {
+            const uint32_t four = weights.bytes[s].words[chunk * 2 + p / 2];
+            pair = Element<kType>::FromE4M3x2(four >> (p % 2 * 16) & 0xffff);
+          } else {
+            pair = Int4Pair<kType>(weights.bytes[chunk].words[s], p, zero);
+          }
+          if (weight.group_size > 0) {
+            pair = Element<kType>::Pack(
+                Element<kType>::ToFloat(pair & 0xffff) * scale,
+                Element<kType>::ToFloat(pair >> 16) * scale);
+          }
+          wide.words[p] = pair;
+        }
+        simt::Store16(T::Chunk(weight_tile, tile_row, half * 2 + chunk), wide);
+      }
+      simt::SyncThreads();
+      T::Multiply(memory + step % T::kNumStages * T::kBytes, weight_tile, sums,
+                  [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0,
+                     uint32_t b1) { Element<kType>::Mma(c, a, b0, b1); });
+    }
+  }
+  simt::CpAsyncWait<0>();
+  T::Finish<kType>(
+      linear, first_token, first_row, sums, memory, [&](int, int row) {
+        return weight.group_size > 0 ? 1.0f : LoadScale(weight, row);
+      });
+}
+
+bool IsRefused(const QuantizedLinearArguments& arguments) {
+  const LinearArguments& linear = arguments.linear;
+  const QuantizedWeight& weight = arguments.weight;
+  const bool is_fp8 = weight.format == QuantFormat::kFp8;
+  return linear.num_tokens < 1 || linear.cols % (is_fp8 ? 16 : 8) != 0 ||
+         (is_fp8 ? weight.group_size != 0 && weight.group_size != kBlockCols
+                 : weight.group_size < 32 || weight.group_size % 32 != 0) ||
+         (IsGated(linear.epilogue.activation) && linear.rows % 16 != 0);
+}
+
+template <DType kType>
+bool LaunchWidening(const QuantizedLinearArguments& arguments,
+                    simt::Stream stream) {
+  return simt::Launch(
+      arguments.weight.format == QuantFormat::kFp8
+          ? &WideningLinearKernel<kType, QuantFormat::kFp8>
+          : &WideningLinearKernel<kType, QuantFormat::kInt4>,
+      T::Shape(arguments.linear, size_t{T::kNumStages + 1} * T::kBytes), stream,
+      arguments);
+}
+
+template <DType kType>
+bool LaunchFp8(const QuantizedLinearArguments& arguments, simt::Stream stream) {
+  return simt::Launch(
+      arguments.weight.group_size > 0 ? &Fp8LinearKernel<kType, true>
+                                      : &Fp8LinearKernel<kType, false>,
+      T::Shape(arguments.linear, kFp8SharedBytes), stream, arguments);
+}
+
+}  // namespace
+
+bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
+                                simt::Stream stream) {
+  if (IsRefused(arguments)) return false;
+  return arguments.linear.dtype == DType::kBF16
+             ? LaunchWidening<DType::kBF16>(arguments, stream)
+             : LaunchWidening<DType::kF16>(arguments, stream);
+}
+
+bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
+                          simt::Stream stream) {
+  if (IsRefused(arguments) || arguments.weight.format != QuantFormat::kFp8) {
+    return false;
+  }
+  return arguments.linear.dtype == DType::kBF16
+             ? LaunchFp8<DType::kBF16>(arguments, stream)
+             : LaunchFp8<DType::kF16>(arguments, stream);
+}
+
+bool LaunchQuantizeRows(const QuantizeRowsArguments& arguments,
+                        simt::Stream stream) {
+  if (arguments.cols % 8 != 0 || arguments.num_tokens < 1) return false;
+  return simt::Launch(
+      arguments.dtype == DType::kBF16 ? &QuantizeRowsKernel<DType::kBF16>
+                                      : &QuantizeRowsKernel<DType::kF16>,
+      {.num_ctas_x = static_cast<uint32_t>(arguments.num_tokens),
+       .num_threads = kQuantizeThreads,
+       .waits_for_previous = true},
+      stream, arguments);
+}
+
+bool LaunchPermuteColumns(const PermuteColumnsArguments& arguments,
+                          simt::Stream stream) {
+  if (arguments.num_tokens < 1) return false;
+  return simt::Launch(
+      &PermuteColumnsKernel,
+      {.num_ctas_x = static_cast<uint32_t>(arguments.num_tokens),
+       .num_threads = kQuantizeThreads,
+       .waits_for_previous = true},
+      stream, arguments);
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,66 @@
+// The end of a linear layer of few tokens: sums of a CTA's warps become its
+// sixteen output rows.
+#ifndef QUIRE_KERNELS_CUDA_SKINNY_REDUCE_H_
+#define QUIRE_KERNELS_CUDA_SKINNY_REDUCE_H_
+
+#include <cstdint>
+
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/simt/simt.h"
+
+namespace quire::cuda {
+
+inline constexpr int kSkinnyWarps = 8;
+
+// Adds the warps' sums in their order and finishes the outputs.
+//   scratch: [kSkinnyWarps * kTiles * 128], shared.
+//   accumulators: of mma m16n8: rows of the weight by eight tokens.
+//   scale_of(row): a factor of the row's sum.
+template <DType kType, int kTiles, typename Scale>
+SIMT_DEVICE void FinishSkinny(const LinearArguments& arguments, int first_row,
+                              const float (&accumulators)[kTiles][4],
+                              float* scratch, const Scale& scale_of) {
+  const int lane = simt::ThreadX() % 32, warp = simt::ThreadX() / 32;
+  SIMT_UNROLL
+  for (int tile = 0; tile < kTiles; ++tile) {
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      scratch[((warp * kTiles + tile) * 4 + i) * 32 + lane] =
+          accumulators[tile][i];
+    }
+  }
+  simt::SyncThreads();
+  // Entry (tile, i, lane): row lane / 4 + 8 (i / 2), token 2 (lane % 4) + i
+  // % 2.
+  const auto total = [&](int tile, int i, int from) {
+    float sum = 0;
+    for (int w = 0; w < kSkinnyWarps; ++w) {
+      sum += scratch[((w * kTiles + tile) * 4 + i) * 32 + from];
+    }
+    return sum;
+  };
+  const LinearEpilogue& epilogue = arguments.epilogue;
+  const bool is_gated = IsGated(epilogue.activation);
+  for (int entry = simt::ThreadX(); entry < kTiles * 128;
+       entry += kSkinnyWarps * 32) {
+    const int tile = entry / 128, i = entry / 32 % 4, from = entry % 32;
+    const int token = tile * 8 + from % 4 * 2 + i % 2;
+    const int row = first_row + from / 4 + i / 2 * 8;
+    if (token >= arguments.num_tokens || row >= arguments.rows) continue;
+    if (is_gated && i >= 2) continue;
+    float sum = total(tile, i, from) * scale_of(row);
+    if (epilogue.bias) sum += epilogue.bias[row];
+    float up = 0;
+    if (is_gated) {
+      up = total(tile, i + 2, from) * scale_of(row + 8);
+      if (epilogue.bias) up += epilogue.bias[row + 8];
+    }
+    const int column = is_gated ? first_row / 2 + from / 4 : row;
+    FinishLinear<kType>(epilogue, sum, up, token, column, arguments.out_stride,
+                        arguments.out);
+  }
+}
+
+}  // namespace quire::cuda
+
+#endif  // QUIRE_KERNELS_CUDA_SKINNY_REDUCE_H_
