@@ -351,6 +351,12 @@ void Run(const LaunchShape& shape, absl::FunctionRef<void()> body) {
     machine.error = "the launch shape is out of range";
     return;
   }
+  if (shape.dynamic_shared_bytes >
+      (SIMT_HAS_SMALL_SHARED ? kSmallSharedBytes : kMaxSharedBytes)) {
+    machine.error = absl::StrCat("a CTA asks for ", shape.dynamic_shared_bytes,
+                                 " bytes of shared memory");
+    return;
+  }
   const uint32_t num_resident = shape.is_cooperative ? num_ctas : 1;
   while (machine.stacks.size() < size_t{num_resident} * shape.num_threads) {
     machine.stacks.emplace_back();
