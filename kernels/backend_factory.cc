@@ -22,8 +22,8 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(int num_threads) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateGpuBackend(
-    const BackendSources& sources, const NvidiaProbe& probe,
-    std::string* notice) {
+    const BackendOptions& options, const BackendSources& sources,
+    const NvidiaProbe& probe, std::string* notice) {
   if (sources.create_cuda == nullptr) {
     return absl::UnavailableError("this build has no CUDA backend");
   }
@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateGpuBackend(
         ", but its library libcuda.so.1 is not found; a container gets it from "
         "the NVIDIA container runtime; --device cpu does without"));
   }
-  auto backend = sources.create_cuda(notice);
+  auto backend = sources.create_cuda(options, notice);
   if (absl::IsFailedPrecondition(backend.status())) {
     return absl::FailedPreconditionError(
         absl::StrCat(backend.status().message(), driver,
@@ -56,9 +56,12 @@ BackendSources DefaultBackendSources() {
   sources.probe = [] { return ProbeNvidia(); };
 #ifdef QUIRE_HAS_CUDA
   sources.create_cuda =
-      [](std::string* notice) -> absl::StatusOr<std::unique_ptr<Backend>> {
+      [](const BackendOptions& options,
+         std::string* notice) -> absl::StatusOr<std::unique_ptr<Backend>> {
+    CudaBackendOptions cuda_options;
+    cuda_options.enforce_eager = options.enforce_eager;
     QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
-                           CudaBackend::Create(CudaBackendOptions()));
+                           CudaBackend::Create(cuda_options));
     *notice = backend->notice();
     return backend;
   };
@@ -79,7 +82,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
     return absl::InvalidArgumentError(absl::StrCat(
         "device \"", options.device, "\" is not one of auto, cpu, cuda"));
   }
-  auto backend = CreateGpuBackend(sources, sources.probe(), notice);
+  auto backend = CreateGpuBackend(options, sources, sources.probe(), notice);
   if (options.device == "cuda" || !absl::IsUnavailable(backend.status())) {
     return backend;
   }

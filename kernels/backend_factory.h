@@ -16,7 +16,8 @@ namespace quire {
 struct BackendOptions {
   // auto, cpu or cuda. auto is the GPU where there is one.
   std::string device = "auto";
-  int num_threads = 0;  // Of the CPU; <= 0: all that may be used.
+  int num_threads = 0;         // Of the CPU; <= 0: all that may be used.
+  bool enforce_eager = false;  // On a GPU: no CUDA graphs.
 };
 
 // What the factory asks of machine and build; tests give other answers.
@@ -24,7 +25,8 @@ struct BackendSources {
   std::function<NvidiaProbe()> probe;
   // As CudaBackend::Create; *notice as of CreateBackend. Null: a build without
   // CUDA.
-  std::function<absl::StatusOr<std::unique_ptr<Backend>>(std::string* notice)>
+  std::function<absl::StatusOr<std::unique_ptr<Backend>>(
+      const BackendOptions& options, std::string* notice)>
       create_cuda;
 };
 BackendSources DefaultBackendSources();

@@ -27,6 +27,7 @@ BackendSources Machine(NvidiaProbe probe, std::optional<absl::Status> status) {
   if (!status.has_value()) return sources;
   sources.create_cuda =
       [status = *status](
+          const BackendOptions& /*options*/,
           std::string* notice) -> absl::StatusOr<std::unique_ptr<Backend>> {
     if (!status.ok()) return status;
     *notice = "without cuBLASLt";

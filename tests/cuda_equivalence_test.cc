@@ -23,13 +23,15 @@ constexpr double kMaxError = 0.1;
 
 class CudaEquivalenceTest : public testing::TestWithParam<const char*> {
  protected:
-  static std::unique_ptr<ModelHarness> MakeHarness() {
+  static std::unique_ptr<ModelHarness> MakeHarness(bool enforce_eager = false) {
     ModelHarness::Options options;
     options.dtype = options.kv_cache_dtype = DType::kBF16;
     options.kv_cache_memory_bytes = 64 << 20;
     options.max_num_batched_tokens = 128;
-    options.make_backend = []() -> std::unique_ptr<Backend> {
-      return std::move(CudaBackend::Create({})).value();
+    options.make_backend = [=]() -> std::unique_ptr<Backend> {
+      CudaBackendOptions backend_options;
+      backend_options.enforce_eager = enforce_eager;
+      return std::move(CudaBackend::Create(backend_options)).value();
     };
     auto harness = ModelHarness::Create(
         absl::StrCat("tests/testdata/goldens/", GetParam()), options);
@@ -102,6 +104,32 @@ TEST_P(CudaEquivalenceTest, ADecodeHasTheSameBitsInAnyCompany) {
   for (int i = 0; i < 6; ++i) {
     SCOPED_TRACE(i);
     ExpectSameBits(sequences[i], expected[i]);
+  }
+}
+
+TEST_P(CudaEquivalenceTest, AGraphHasTheBitsOfTheSameStepWithout) {
+  std::vector<TestSequence> results[2];
+  for (const bool enforce_eager : {true, false}) {
+    const auto harness = MakeHarness(enforce_eager);
+    std::vector<TestSequence>& sequences = results[enforce_eager];
+    for (int i = 0; i < 4; ++i) {
+      sequences.push_back(Sequence(*harness, i));
+      ASSERT_TRUE(harness->Generate(sequences[i], 128, 1).ok());
+    }
+    for (int step = 0; step < 3; ++step) {
+      std::vector<TestRow> rows;
+      for (TestSequence& sequence : sequences) rows.push_back({&sequence, 1});
+      ASSERT_TRUE(harness->Step(rows).ok());
+    }
+    const CudaGraphCounts& counts =
+        static_cast<const CudaBackend&>(*harness->model().backend)
+            .graph_counts();
+    EXPECT_FALSE(counts.is_disabled);
+    EXPECT_EQ(enforce_eager ? counts.num_eager : counts.num_replays, 7);
+  }
+  for (int i = 0; i < 4; ++i) {
+    SCOPED_TRACE(i);
+    ExpectSameBits(results[0][i], results[1][i]);
   }
 }
 

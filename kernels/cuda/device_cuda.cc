@@ -131,14 +131,21 @@ class CudaDevice : public Device {
   }
   absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override {
     cudaGraph_t captured = nullptr;
-    QUIRE_RETURN_IF_ERROR(ToStatus(cudaStreamEndCapture(stream_, &captured),
-                                   "cudaStreamEndCapture"));
+    const absl::Status ended = ToStatus(
+        cudaStreamEndCapture(stream_, &captured), "cudaStreamEndCapture");
+    if (!ended.ok()) {
+      cudaGetLastError();  // It does not stick.
+      return ended;
+    }
     auto graph = std::make_unique<CudaGraph>();
     const absl::Status status =
         ToStatus(cudaGraphInstantiate(&graph->executable, captured, 0),
                  "cudaGraphInstantiate");
     cudaGraphDestroy(captured);
     QUIRE_RETURN_IF_ERROR(status);
+    // Now, not in the first launch.
+    QUIRE_RETURN_IF_ERROR(ToStatus(cudaGraphUpload(graph->executable, stream_),
+                                   "cudaGraphUpload"));
     return graph;
   }
   absl::Status Launch(const Graph& graph) override {

@@ -123,34 +123,56 @@ void LargeLinear::Measure(Shape& shape, int64_t num_tokens,
   }
 }
 
+LargeLinear::Sizes LargeLinear::SizesOf(int max_num_tokens,
+                                        int max_logit_rows) const {
+  Sizes sizes;
+  for (const Shape& shape : shapes_) {
+    const int64_t max_tokens = shape.is_vocab ? max_logit_rows : max_num_tokens;
+    if (max_tokens < kFewestTokens) continue;
+    sizes.x_bytes = std::max(sizes.x_bytes, max_tokens * shape.cols * 2);
+    if (shape.is_vocab || !shape.has_f32_sums) {
+      sizes.out_bytes =
+          std::max(sizes.out_bytes,
+                   max_tokens * shape.rows * (shape.has_f32_sums ? 4 : 2));
+      continue;
+    }
+    for (int64_t tokens = 128;; tokens *= 2) {
+      const int64_t bucket = BucketOf(tokens, max_tokens);
+      sizes.sums_bytes = std::max(sizes.sums_bytes,
+                                  bucket * ChunkRows(shape.rows, bucket) * 4);
+      if (bucket == max_tokens) break;
+    }
+  }
+  if (sizes.x_bytes > 0) {
+    sizes.workspace_bytes =
+        device_.properties().major >= 9 ? kWorkspaceBytes : kOldWorkspaceBytes;
+  }
+  return sizes;
+}
+
+int64_t LargeLinear::PlannedBytes(int max_num_tokens,
+                                  int max_logit_rows) const {
+  const Sizes sizes = SizesOf(max_num_tokens, max_logit_rows);
+  return sizes.workspace_bytes + sizes.sums_bytes;
+}
+
 absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
                                   int64_t* num_bytes) {
-  int64_t x_bytes = 0, out_bytes = 0, sums_bytes = 0;
+  const Sizes sizes = SizesOf(max_num_tokens, max_logit_rows);
+  if (sizes.x_bytes == 0) return absl::OkStatus();
   for (Shape& shape : shapes_) {
     shape.max_tokens = shape.is_vocab ? max_logit_rows : max_num_tokens;
     if (shape.max_tokens < kFewestTokens) continue;
     shape.choices.assign(shape.max_tokens + 1, kUnknown);
-    x_bytes = std::max(x_bytes, shape.max_tokens * shape.cols * 2);
-    if (shape.is_vocab || !shape.has_f32_sums) {
-      out_bytes = std::max(out_bytes, shape.max_tokens * shape.rows *
-                                          (shape.has_f32_sums ? 4 : 2));
-      continue;
-    }
-    for (int64_t tokens = 128;; tokens *= 2) {
-      const int64_t bucket = BucketOf(tokens, shape.max_tokens);
-      sums_bytes =
-          std::max(sums_bytes, bucket * ChunkRows(shape.rows, bucket) * 4);
-      if (bucket == shape.max_tokens) break;
-    }
   }
-  if (x_bytes == 0) return absl::OkStatus();
-  workspace_bytes_ =
-      device_.properties().major >= 9 ? kWorkspaceBytes : kOldWorkspaceBytes;
+  const int64_t x_bytes = sizes.x_bytes, out_bytes = sizes.out_bytes;
+  workspace_bytes_ = sizes.workspace_bytes;
   QUIRE_ASSIGN_OR_RETURN(workspace_,
                          DeviceBuffer::Create(device_, workspace_bytes_));
   *num_bytes += workspace_.num_bytes();
-  if (sums_bytes > 0) {
-    QUIRE_ASSIGN_OR_RETURN(sums_, DeviceBuffer::Create(device_, sums_bytes));
+  if (sizes.sums_bytes > 0) {
+    QUIRE_ASSIGN_OR_RETURN(sums_,
+                           DeviceBuffer::Create(device_, sizes.sums_bytes));
     *num_bytes += sums_.num_bytes();
   }
 

@@ -48,6 +48,9 @@ class LargeLinear {
   void AddWeight(DType dtype, int64_t rows, int64_t cols, const void* weight,
                  bool is_vocab, bool has_f32_sums);
 
+  // What Prepare will add to num_bytes.
+  int64_t PlannedBytes(int max_num_tokens, int max_logit_rows) const;
+
   // Allocates what Launch needs and chooses the algorithms. `num_bytes` grows
   // by what stays allocated. RESOURCE_EXHAUSTED if there is not the memory.
   absl::Status Prepare(int max_num_tokens, int max_logit_rows,
@@ -78,6 +81,13 @@ class LargeLinear {
   static constexpr int16_t kUnknown = -1;
   static constexpr int16_t kTiled = -2;
 
+  // What the shapes that the library may compute need, at the most.
+  struct Sizes {
+    int64_t x_bytes = 0, out_bytes = 0;  // To measure with. 0: no shape.
+    int64_t sums_bytes = 0;
+    int64_t workspace_bytes = 0;
+  };
+  Sizes SizesOf(int max_num_tokens, int max_logit_rows) const;
   int64_t ChunkRows(int64_t rows, int64_t bucket) const;
   MatrixProblem ProblemOf(const Shape& shape, int64_t num_tokens,
                           int64_t num_rows) const;
