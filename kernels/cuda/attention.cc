@@ -546,18 +546,28 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
   StoreResults<L, kType>(arguments, view, warp_row, accumulator);
 }
 
+// CTAs that a multiprocessor should hold: with a fourth prefill of 64
+// dimensions, the registers do not suffice.
+template <int kHeadDim, AttentionTile kTile>
+inline constexpr int kCtasPerSm =
+    kHeadDim == 64 && kTile == AttentionTile::kPrefill ? 3 : 256 / kHeadDim;
+
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
-SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads), 256 / kHeadDim)
+SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads),
+            (kCtasPerSm<kHeadDim, kTile>))
 AttentionKernel(const AttentionArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
   simt::WaitForPrevious();
   simt::LaunchNext();
-  const AttentionWork work = WorkOf(arguments);
-  const int num_ctas = static_cast<int>(simt::NumCtasX());
-  for (int i = simt::CtaX(); i < work.num_tasks; i += num_ctas) {
+  for (int i = simt::CtaX();; i += static_cast<int>(simt::NumCtasX())) {
+    // Read anew each time: registers are scarce.
+    const AttentionWork work = WorkOf(arguments);
+    if (i >= work.num_tasks) return;
     Attend<kHeadDim, kType, kKv, kTile>(arguments, ViewTask(arguments, work, i),
                                         memory);
-    if (i + num_ctas < work.num_tasks) simt::SyncThreads();  // `memory`.
+    // There are CTAs for all of these.
+    if constexpr (kTile == AttentionTile::kPrefill) return;
+    simt::SyncThreads();  // `memory`.
   }
 }
 

@@ -67,8 +67,8 @@ class FakeLibrary : public MatrixLibrary {
                         simt::Stream stream) override {
     log().problems.push_back(problem);
     log().algorithms.push_back(algorithm.data[0]);
-    simt::emulator::AsQueue(stream)->entries.push_back(
-        {{}, nullptr, [problem, operands] { Compute(problem, operands); }});
+    simt::emulator::AsQueue(stream)->Add(
+        [problem, operands] { Compute(problem, operands); });
     return absl::OkStatus();
   }
 
