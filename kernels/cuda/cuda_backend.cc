@@ -208,6 +208,12 @@ absl::Status CudaBackend::AllocateWorkspace() {
   }
   QUIRE_RETURN_IF_ERROR(
       allocate("normed activations", max_rows * max_cols_ * 2, &normed_));
+  QUIRE_RETURN_IF_ERROR(allocate(
+      "permuted activations", max_tokens * max_ordered_cols_ * 2, &permuted_));
+  QUIRE_RETURN_IF_ERROR(
+      allocate("activations in fp8", max_tokens * max_fp8_cols_, &fp8_x_));
+  QUIRE_RETURN_IF_ERROR(
+      allocate("activations in fp8", max_tokens * 4, &fp8_scales_));
   QUIRE_RETURN_IF_ERROR(
       allocate("norms of heads", max_tokens * 4 * 4, &head_statistics_));
   int64_t partial_rows = 0, partial_floats = 0;

@@ -4,10 +4,12 @@
 // Elements are exact in 16 bits (fp8 values, integers below 17); a group's
 // scale multiplies its sum in f32, so no weight is ever rounded.
 //
-// Many tokens: fp8 weights meet x rounded to e4m3 (LaunchQuantizeRows) on
-// tensor cores of 8 bits, from compute capability 8.9 on; otherwise a tile of
-// the weights is widened into shared memory on its way, where elements with
-// scales of groups are rounded to 16 bits.
+// Many tokens: fp8 weights with a scale per row meet x rounded to e4m3
+// (LaunchQuantizeRows) on tensor cores of 8 bits, from compute capability 8.9
+// on; otherwise a tile of the weights is widened into shared memory on its way,
+// where elements with scales of groups or blocks are rounded to 16 bits. (With
+// 8 bits, blocks would need a second set of sums: beyond the registers of this
+// tile.)
 #ifndef QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 #define QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 
@@ -73,7 +75,8 @@ bool LaunchSkinnyQuantizedLinear(const QuantizedLinearArguments& arguments,
 // x in 16 bits; the weights are widened.
 bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
                                 simt::Stream stream);
-// x in e4m3. Requires: compute capability 8.9.
+// x in e4m3, weights in kFp8 with group_size 0. Requires: compute capability
+// 8.9.
 bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
                           simt::Stream stream);
 

@@ -37,7 +37,7 @@ struct SkinnyWeights {
       }
       SIMT_UNROLL
       for (int g = 0; g < kGroups; ++g) {
-        const int first = column + g * (kStep / kGroups);
+        const int first = column + g * (kStep / kNumScales);
         if (first >= cols) {
           scales[r][g] = 0;
           zeros[r][g] = 0;
@@ -75,10 +75,15 @@ struct SkinnyWeights {
   }
 };
 
+constexpr int MinCtas(int num_groups, int num_tiles) {
+  if (num_tiles == 1) return num_groups == 4 ? 2 : 3;
+  return num_tiles <= 4 && num_groups < 4 ? 2 : 1;
+}
+
 // kTiles: tiles of eight tokens. kUnroll: steps whose loads are in flight
 // together.
 template <DType kType, QuantFormat kFormat, int kGroups, int kTiles>
-SIMT_KERNEL(kSkinnyWarps * 32)
+SIMT_KERNEL(kSkinnyWarps * 32, MinCtas(kGroups, kTiles))
 QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
   constexpr int kUnroll = kTiles <= 2 ? 2 : 1;
   using Weights = SkinnyWeights<kFormat, kGroups>;

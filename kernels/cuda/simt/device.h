@@ -15,7 +15,7 @@
 #include "kernels/cuda/simt/types.h"
 #include "kernels/dtype.h"
 
-#define SIMT_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
+#define SIMT_KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
 #define SIMT_UNROLL _Pragma("unroll")
 #define SIMT_NO_UNROLL _Pragma("unroll 1")
 #define SIMT_DEVICE __device__ __forceinline__

@@ -28,7 +28,7 @@
 #include "kernels/cuda/simt/types.h"
 #include "kernels/dtype.h"
 
-#define SIMT_KERNEL(max_threads) inline void
+#define SIMT_KERNEL(...) inline void
 #define SIMT_UNROLL
 #define SIMT_NO_UNROLL
 #define SIMT_DEVICE inline

@@ -4,7 +4,10 @@
 //
 // Names (all in quire::simt unless in capitals); the PTX that each stands for
 // is in device.h:
-//   SIMT_KERNEL(max_threads)      __global__ void with launch bounds
+//   SIMT_KERNEL(max_threads[, min_ctas])
+//                                 __global__ void with launch bounds. min_ctas
+//                                 (of an SM) is for kernels whose registers
+//                                 ptxas would spill to fit one more.
 //   SIMT_DEVICE                   an inline device function
 //   SIMT_UNROLL, SIMT_NO_UNROLL   unrolls the loop that follows, or does not
 //   SIMT_SHARED(T, name, n)       static shared memory
