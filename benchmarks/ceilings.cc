@@ -8,6 +8,13 @@
 #include <immintrin.h>
 #endif
 
+// An asm operand in a vector register.
+#if defined(__aarch64__)
+#define QUIRE_VECTOR(v) "w"(v)
+#else
+#define QUIRE_VECTOR(v) "x"(v)
+#endif
+
 namespace quire {
 namespace {
 
@@ -28,12 +35,12 @@ double ScalarPeak(int64_t iterations) {
   Float4 acc[12] = {};
   Float4 a = {1.0f, 1.0f, 1.0f, 1.0f};
   Float4 b = {1e-8f, 1e-8f, 1e-8f, 1e-8f};
-  asm volatile("" : "+x"(a), "+x"(b));
+  asm volatile("" : "+" QUIRE_VECTOR(a), "+" QUIRE_VECTOR(b));
   for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 12
     for (Float4& v : acc) v = v * a + b;
   }
-  for (Float4& v : acc) asm volatile("" : : "x"(v));
+  for (Float4& v : acc) asm volatile("" : : QUIRE_VECTOR(v));
   return iterations * 12.0 * 4 * 2;
 }
 
@@ -91,6 +98,27 @@ __attribute__((target("avx512f,avx512bf16"))) double Avx512Bf16Peak(
   return iterations * 24.0 * 16 * 4;
 }
 
+// Assembly: g++ 12 keeps the accumulators of this intrinsic in memory.
+__attribute__((target("avx512f,avx512vnni"))) double Avx512Int8Peak(
+    int64_t iterations) {
+  register __m512i a asm("zmm0") = _mm512_set1_epi32(0x01010101);
+  register __m512i b asm("zmm1") = _mm512_set1_epi32(0x01ff01ff);
+  for (int64_t i = 0; i < iterations; ++i) {
+    asm volatile(
+        ".irp i, 8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,"
+        "29,30,31\n"
+        "vpdpbusd %%zmm1, %%zmm0, %%zmm\\i\n"
+        ".endr"
+        :
+        : "v"(a), "v"(b)
+        : "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+          "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
+          "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",
+          "xmm30", "xmm31");
+  }
+  return iterations * 24.0 * 16 * 8;
+}
+
 __attribute__((target("avx2"))) uint64_t Avx2Read(const char* data,
                                                   int64_t num_bytes) {
   __m256i sum[8];
@@ -119,10 +147,13 @@ __attribute__((target("avx512f"))) uint64_t Avx512Read(const char* data,
 }
 #endif
 
-PeakFunction GetPeak(Isa isa, bool is_bf16) {
+PeakFunction GetPeak(Isa isa, bool is_bf16, bool is_int8) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx512Bf16 && is_bf16) return Avx512Bf16Peak;
-  if (isa >= Isa::kAvx512) return Avx512Peak;
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) {
+    if (is_int8 && __builtin_cpu_supports("avx512vnni")) return Avx512Int8Peak;
+    return Avx512Peak;
+  }
   if (isa == Isa::kAvx2) return Avx2Peak;
 #endif
   return ScalarPeak;
@@ -130,7 +161,7 @@ PeakFunction GetPeak(Isa isa, bool is_bf16) {
 
 ReadFunction GetRead(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return Avx512Read;
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) return Avx512Read;
   if (isa == Isa::kAvx2) return Avx2Read;
 #endif
   return ScalarRead;
@@ -162,8 +193,9 @@ double CeilingProbe::ReadBandwidth() {
   return num_bytes / SecondsSince(start);
 }
 
-double CeilingProbe::Peak(double milliseconds, bool is_bf16) {
-  const PeakFunction peak = GetPeak(isa_, is_bf16);
+double CeilingProbe::Peak(double milliseconds, Kind kind) {
+  const PeakFunction peak =
+      GetPeak(isa_, kind == Kind::kBf16, kind == Kind::kInt8);
   constexpr int64_t kIterations = 2000;  // 10 to 30 us.
   const Clock::time_point calibration = Clock::now();
   peak(kIterations);
@@ -180,11 +212,15 @@ double CeilingProbe::Peak(double milliseconds, bool is_bf16) {
 }
 
 double CeilingProbe::F32Peak(double milliseconds) {
-  return Peak(milliseconds, false);
+  return Peak(milliseconds, Kind::kF32);
 }
 
 double CeilingProbe::Bf16Peak(double milliseconds) {
-  return Peak(milliseconds, true);
+  return Peak(milliseconds, Kind::kBf16);
+}
+
+double CeilingProbe::Int8Peak(double milliseconds) {
+  return Peak(milliseconds, Kind::kInt8);
 }
 
 }  // namespace quire

@@ -28,11 +28,15 @@ class CeilingProbe {
   // The same of bf16 pairs into f32 (a VDPBF16PS of 16 lanes counts 64); what
   // f32 gives where the instruction set has no bf16 dot product.
   double Bf16Peak(double milliseconds = 4);
+  // The same of sums of four products of bytes (a VPDPBUSD of 16 lanes counts
+  // 128); what f32 gives where the CPU has no VNNI.
+  double Int8Peak(double milliseconds = 4);
 
  private:
   static constexpr int kReadParts = 8;
+  enum class Kind { kF32, kBf16, kInt8 };
 
-  double Peak(double milliseconds, bool is_bf16);
+  double Peak(double milliseconds, Kind kind);
 
   ThreadPool* pool_;
   Isa isa_;

@@ -5,8 +5,10 @@
 // than the caches hold, as the layers of a model do.
 //
 //   kernel_bench [--threads=N] [--reps=N] [--filter=TEXT]
-//   [--dtype=bf16|f16|f32]
-//                [--rows=1,16,512]
+//                [--dtype=bf16|f16|f32] [--kv-dtype=bf16|f16|f32|fp8|int8]
+//                [--rows=1,16,512] [--format=q8_0|q4_0|q4_k|...]
+// --format: weights in that format (random blocks) instead of a dtype; the peak
+// is then that of products of bytes.
 //   QUIRE_CPU_ISA selects the instruction set.
 #include <algorithm>
 #include <chrono>
@@ -30,6 +32,7 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/sampling.h"
+#include "kernels/random_weights.h"
 
 namespace quire {
 namespace {
@@ -41,6 +44,8 @@ struct Options {
   int num_reps = 9;
   std::string filter;
   DType dtype = DType::kBF16;
+  DType kv_dtype = DType::kBF16;
+  QuantFormat format = QuantFormat::kDense;
   std::vector<int64_t> num_rows = {1, 16, 512};
 };
 
@@ -74,29 +79,33 @@ class Bench {
         probe_(&pool_, isa, int64_t{1} << 30) {}
 
   void Ceilings() {
-    std::vector<double> read, f32, bf16;
+    std::vector<double> read, f32, bf16, int8;
     for (int rep = 0; rep < options_.num_reps; ++rep) {
       read.push_back(probe_.ReadBandwidth());
       f32.push_back(probe_.F32Peak());
       bf16.push_back(probe_.Bf16Peak());
+      int8.push_back(probe_.Int8Peak());
     }
     std::printf(
-        "%-34s read %s GB/s, f32 %s, bf16 %s GFLOP/s\n",
+        "%-34s read %s GB/s, f32 %s, bf16 %s, int8 %s GFLOP/s\n",
         absl::StrCat("ceilings, ", pool_.num_threads(), " threads").c_str(),
         Summary(read, 1e9, "%.1f").c_str(), Summary(f32, 1e9, "%.0f").c_str(),
-        Summary(bf16, 1e9, "%.0f").c_str());
+        Summary(bf16, 1e9, "%.0f").c_str(), Summary(int8, 1e9, "%.0f").c_str());
     std::fflush(stdout);
   }
 
   // `run` does `bytes` of reading and `flops` of arithmetic.
+  enum class Arithmetic { kF32, kBf16, kInt8 };
   void Measure(const std::string& name, double bytes, double flops,
-               bool is_bf16, absl::FunctionRef<void()> run) {
+               Arithmetic arithmetic, absl::FunctionRef<void()> run) {
     if (!absl::StrContains(name, options_.filter)) return;
     run();
     std::vector<double> seconds, of_read, of_peak, reads, peaks;
     const auto probe = [&] {
       reads.push_back(probe_.ReadBandwidth());
-      peaks.push_back(is_bf16 ? probe_.Bf16Peak() : probe_.F32Peak());
+      peaks.push_back(arithmetic == Arithmetic::kInt8   ? probe_.Int8Peak()
+                      : arithmetic == Arithmetic::kBf16 ? probe_.Bf16Peak()
+                                                        : probe_.F32Peak());
     };
     probe();
     for (int rep = 0; rep < options_.num_reps; ++rep) {
@@ -140,25 +149,47 @@ class Bench {
       is_wanted |= absl::StrContains(names.back(), options_.filter);
     }
     if (!is_wanted) return;
-    const int64_t bytes = rows * cols * DTypeSize(options_.dtype);
+    const bool is_dense = options_.format == QuantFormat::kDense;
+    const QuantBlock block =
+        is_dense ? QuantBlock{1, static_cast<int>(DTypeSize(options_.dtype))}
+                 : QuantBlockOf(options_.format);
+    if (cols % block.cols != 0) {
+      std::printf("%s %s: %d columns are not blocks of %d\n", model, layer,
+                  static_cast<int>(cols), block.cols);
+      return;
+    }
+    const int64_t bytes = rows * (cols / block.cols) * block.bytes;
     // 256 MiB: eight times the L3 of the machines at hand.
     const int64_t num_copies =
         std::max<int64_t>(1, (int64_t{256} << 20) / bytes);
-    std::vector<uint16_t> data(bytes / 2);
-    SimulationRandom random(1);
-    for (uint16_t& v : data) {
-      // +-0.5 .. 2 as bf16; harmless as f16 and as halves of f32 too.
-      v = static_cast<uint16_t>(0x3f00 + random.Below(256) +
-                                0x8000 * random.Below(2));
-    }
     LinearSpec spec;
     spec.kind = kind;
     const int64_t part_rows = is_gated ? rows / 2 : rows;
+    std::vector<uint16_t> data;
+    RandomWeights quantized;
+    SimulationRandom random(1);
+    if (is_dense) {
+      data.resize(bytes / 2);
+      for (uint16_t& v : data) {
+        // +-0.5 .. 2 as bf16; harmless as f16 and as halves of f32 too.
+        v = static_cast<uint16_t>(0x3f00 + random.Below(256) +
+                                  0x8000 * random.Below(2));
+      }
+    } else {
+      quantized = MakeRandomWeights(options_.format, rows, cols, 1);
+    }
     for (int64_t first = 0; first < rows; first += part_rows) {
-      spec.parts.push_back(
-          {TensorView::Matrix(reinterpret_cast<char*>(data.data()) +
-                                  first * cols * DTypeSize(options_.dtype),
-                              options_.dtype, part_rows, cols)});
+      WeightPart part = quantized.part;
+      if (is_dense) {
+        part.data = TensorView::Matrix(data.data(), options_.dtype, rows, cols);
+      }
+      part.data.data =
+          static_cast<char*>(part.data.data) + first * bytes / rows;
+      part.data.rows = part_rows;
+      if (!part.scales.empty() && part.scales.rows > 1) {
+        part.scales.rows = part.zeros.rows = part_rows;
+      }
+      spec.parts.push_back(part);
     }
     std::vector<std::unique_ptr<PackedMatrix>> copies;
     const Clock::time_point start = Clock::now();
@@ -191,7 +222,10 @@ class Bench {
       const int64_t num_used = num_rows <= 64 ? num_copies : 1;
       Measure(names[i], static_cast<double>(bytes) * num_used,
               2.0 * num_rows * rows * cols * num_used,
-              options_.dtype == DType::kBF16, [&] {
+              !is_dense                        ? Arithmetic::kInt8
+              : options_.dtype == DType::kBF16 ? Arithmetic::kBf16
+                                               : Arithmetic::kF32,
+              [&] {
                 for (int64_t c = 0; c < num_used; ++c) {
                   Matmul(pool_, isa_, *copies[c], params, scratch);
                 }
@@ -200,7 +234,7 @@ class Bench {
   }
 
   // `num_seqs` sequences with `num_tokens` queries each at the end of `context`
-  // positions, bf16 KV. Bytes: K and V once per sequence; operations: those of
+  // positions. Bytes: K and V once per sequence; operations: those of
   // the causal triangle.
   void Attention(const char* model, int num_heads, int num_kv_heads,
                  int head_dim, int num_seqs, int32_t num_tokens,
@@ -210,13 +244,14 @@ class Bench {
     if (!absl::StrContains(name, options_.filter)) return;
     constexpr int kBlockSize = 16;
     const int64_t blocks_per_seq = (context + kBlockSize - 1) / kBlockSize;
-    const int64_t block_elements = 2LL * num_kv_heads * kBlockSize * head_dim;
-    const int64_t seq_bytes = blocks_per_seq * block_elements * 2;
+    const KvBlockLayout layout = {options_.kv_dtype, num_kv_heads, head_dim,
+                                  kBlockSize};
+    const int64_t seq_bytes = blocks_per_seq * layout.BlockBytes();
     // Layers: enough to leave the caches, as for weights.
     const int64_t num_layers =
         std::max<int64_t>(1, (int64_t{128} << 20) / (seq_bytes * num_seqs));
     const int64_t num_blocks = num_layers * num_seqs * blocks_per_seq;
-    AlignedBuffer kv(num_blocks * block_elements * 2);
+    AlignedBuffer kv(num_blocks * layout.BlockBytes());
     SimulationRandom random(2);
     uint16_t* const cells = reinterpret_cast<uint16_t*>(kv.data());
     for (int64_t i = 0; i < kv.num_bytes() / 2; ++i) {
@@ -236,20 +271,21 @@ class Bench {
     params.out = out.data();
     params.out_stride = width;
     params.kv = kv.data();
-    params.kv_dtype = DType::kBF16;
-    params.block_stride = block_elements;
+    params.kv_dtype = options_.kv_dtype;
+    params.block_bytes = layout.BlockBytes();
     params.num_heads = num_heads;
     params.num_kv_heads = num_kv_heads;
     params.head_dim = head_dim;
     params.block_size = kBlockSize;
     params.scale = 0.125f;
     const double bytes = static_cast<double>(num_layers) * num_seqs * context *
-                         2 * num_kv_heads * head_dim * 2;
+                         2 * num_kv_heads *
+                         KvHeadBytes(options_.kv_dtype, head_dim);
     const double pairs =
         static_cast<double>(num_tokens) * (context - num_tokens) +
         num_tokens * (num_tokens + 1.0) / 2;
     const double flops = 4.0 * num_layers * num_seqs * pairs * width;
-    Measure(name, bytes, flops, /*is_bf16=*/false, [&] {
+    Measure(name, bytes, flops, Arithmetic::kF32, [&] {
       for (int64_t layer = 0; layer < num_layers; ++layer) {
         for (int seq = 0; seq < num_seqs; ++seq) {
           rows[seq] = {
@@ -385,10 +421,24 @@ bool ParseOptions(int argc, char** argv, Options* options) {
       if (!absl::SimpleAtoi(arg, &options->num_reps)) return false;
     } else if (absl::ConsumePrefix(&arg, "--filter=")) {
       options->filter = std::string(arg);
+    } else if (absl::ConsumePrefix(&arg, "--kv-dtype=")) {
+      options->kv_dtype = arg == "f32"    ? DType::kF32
+                          : arg == "f16"  ? DType::kF16
+                          : arg == "fp8"  ? DType::kF8E4M3
+                          : arg == "int8" ? DType::kI8
+                                          : DType::kBF16;
     } else if (absl::ConsumePrefix(&arg, "--dtype=")) {
       options->dtype = arg == "f32"   ? DType::kF32
                        : arg == "f16" ? DType::kF16
                                       : DType::kBF16;
+    } else if (absl::ConsumePrefix(&arg, "--format=")) {
+      for (int format = 0; format <= static_cast<int>(QuantFormat::kInt4);
+           ++format) {
+        if (arg == QuantFormatName(static_cast<QuantFormat>(format))) {
+          options->format = static_cast<QuantFormat>(format);
+        }
+      }
+      if (arg != QuantFormatName(options->format)) return false;
     } else if (absl::ConsumePrefix(&arg, "--rows=")) {
       options->num_rows.clear();
       for (absl::string_view text : absl::StrSplit(arg, ',')) {
@@ -408,7 +458,9 @@ int Main(int argc, char** argv) {
   if (!ParseOptions(argc, argv, &options)) {
     std::fprintf(stderr,
                  "usage: kernel_bench [--threads=N] [--reps=N] [--filter=TEXT] "
-                 "[--dtype=bf16|f16|f32] [--rows=1,16,512]\n");
+                 "[--dtype=bf16|f16|f32] [--kv-dtype=bf16|f16|f32|fp8|int8] "
+                 "[--format=q8_0|q4_0|q4_k|...] "
+                 "[--rows=1,16,512]\n");
     return 64;
   }
   const absl::StatusOr<Isa> isa = SelectIsa();
@@ -418,7 +470,10 @@ int Main(int argc, char** argv) {
   }
   Bench bench(options, *isa);
   std::printf("isa %s, weights %s; median [min, max] of %d\n", IsaName(*isa),
-              DTypeName(options.dtype), options.num_reps);
+              options.format == QuantFormat::kDense
+                  ? DTypeName(options.dtype)
+                  : QuantFormatName(options.format),
+              options.num_reps);
   bench.Ceilings();
   bench.Dispatch();
   bench.Sampling(151936, 4096);

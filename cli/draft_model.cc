@@ -2,21 +2,24 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "cli/model_path.h"
+#include "cli/model_tokenizer.h"
 #include "engine/base/status.h"
-#include "engine/model/model_config.h"
+#include "engine/model/loaded_model.h"
 
 namespace quire {
 
 absl::Status CheckDraftModel(const std::string& path, const Tokenizer& target) {
-  QUIRE_ASSIGN_OR_RETURN(const std::string directory,
-                         ResolveModelDirectory(path));
-  QUIRE_RETURN_IF_ERROR(ReadModelDirectoryConfig(directory).status());
+  QUIRE_ASSIGN_OR_RETURN(const std::string directory, ResolveModelPath(path));
+  QUIRE_RETURN_IF_ERROR(CheckModelConfig(directory));
+  std::vector<std::string> warnings;
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> draft,
-                         Tokenizer::Create(directory));
+                         OpenModelTokenizer(directory, &warnings));
   // Ids without a token pad a vocabulary, and published pairs differ in them
   // (Qwen2.5: 151936 ids in the 0.5B model, 152064 in the 7B model).
   const int32_t num_ids = std::max(draft->vocab_size(), target.vocab_size());

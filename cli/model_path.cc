@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
@@ -39,11 +40,70 @@ std::vector<std::string> ListDirectory(const std::string& directory) {
   return names;
 }
 
-absl::Status GgufError(const std::string& path) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(path,
-                   ": GGUF is not supported; name a directory in Hugging Face "
-                   "format (config.json, *.safetensors, tokenizer.json)"));
+bool IsGgufName(absl::string_view name) {
+  return absl::EndsWithIgnoreCase(name, ".gguf");
+}
+
+// "-00002-of-00005.gguf" at the end of a part of a split model: that suffix;
+// empty for other names.
+absl::string_view SplitSuffix(absl::string_view name) {
+  constexpr absl::string_view kForm = "-00000-of-00000.";
+  constexpr size_t kSize = kForm.size() + 4;
+  if (!IsGgufName(name) || name.size() <= kSize) return {};
+  const absl::string_view suffix = name.substr(name.size() - kSize);
+  for (size_t i = 0; i < kForm.size(); ++i) {
+    const bool fits = kForm[i] == '0' ? absl::ascii_isdigit(suffix[i])
+                                      : suffix[i] == kForm[i];
+    if (!fits) return {};
+  }
+  return suffix;
+}
+
+// A file of weights that the Hugging Face layout has.
+bool IsDirectoryWeights(absl::string_view name) {
+  return absl::EndsWith(name, ".safetensors") ||
+         absl::EndsWith(name, ".safetensors.index.json") ||
+         absl::StartsWith(name, "pytorch_model");
+}
+
+// The GGUF file in `directory`, or `directory` if it has none, or weights in
+// the Hugging Face layout as well.
+absl::StatusOr<std::string> ChooseGgufFile(const std::string& directory) {
+  std::vector<std::string> found;
+  for (const std::string& name : ListDirectory(directory)) {
+    if (IsDirectoryWeights(name)) return directory;
+    // Projectors of images go with a language model and are none.
+    if (!IsGgufName(name) || absl::StartsWith(name, "mmproj")) continue;
+    const absl::string_view suffix = SplitSuffix(name);
+    if (suffix.empty() || absl::StartsWith(suffix, "-00001-")) {
+      found.push_back(name);
+    }
+  }
+  if (found.empty()) return directory;
+  if (found.size() == 1) return absl::StrCat(directory, "/", found[0]);
+  constexpr size_t kMaxShown = 30;
+  const size_t num_more =
+      found.size() > kMaxShown ? found.size() - kMaxShown : 0;
+  found.resize(found.size() - num_more);
+  return absl::InvalidArgumentError(absl::StrCat(
+      directory, ": holds several GGUF models; choose one with --gguf-file: ",
+      absl::StrJoin(found, ", "),
+      num_more > 0 ? absl::StrCat(" and ", num_more, " more") : ""));
+}
+
+absl::StatusOr<std::string> NamedGgufFile(const std::string& directory,
+                                          const std::string& name) {
+  const std::string path =
+      name[0] == '/' ? name : absl::StrCat(directory, "/", name);
+  if (Exists(path)) return path;
+  std::vector<std::string> names = ListDirectory(directory);
+  names.erase(
+      std::remove_if(names.begin(), names.end(),
+                     [](const std::string& file) { return !IsGgufName(file); }),
+      names.end());
+  return absl::NotFoundError(absl::StrCat(
+      path, ": no such file; ", directory, " holds ",
+      names.empty() ? "no GGUF file" : absl::StrJoin(names, ", ")));
 }
 
 // `path` cannot be examined, for the reason `error`.
@@ -57,7 +117,7 @@ absl::Status MissingError(const std::string& path, int error) {
   const bool is_hub_name = std::count(path.begin(), path.end(), '/') == 1 &&
                            path[0] != '/' && path[0] != '.';
   return absl::NotFoundError(absl::StrCat(
-      path, ": no such model directory",
+      path, ": no such model directory or file",
       is_uri || is_hub_name
           ? "; quire downloads nothing, name a directory that holds the model"
           : ""));
@@ -91,23 +151,30 @@ absl::StatusOr<std::string> ResolveSnapshot(const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<std::string> ResolveModelDirectory(const std::string& path) {
+absl::StatusOr<std::string> ResolveModelPath(const std::string& path,
+                                             const std::string& gguf_file) {
   struct stat info;
   if (stat(path.c_str(), &info) != 0) return MissingError(path, errno);
   if (!S_ISDIR(info.st_mode)) {
-    if (absl::EndsWithIgnoreCase(path, ".gguf")) return GgufError(path);
+    if (!IsGgufName(path)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": not a directory and no GGUF file (*.gguf); ",
+                       "name the model's directory"));
+    }
+    if (gguf_file.empty()) return path;
     return absl::InvalidArgumentError(
-        absl::StrCat(path, ": not a directory; name the model's directory"));
+        absl::StrCat(path, ": --gguf-file is for a model that is a directory"));
   }
   if (access(path.c_str(), R_OK | X_OK) != 0) return MissingError(path, errno);
-  if (Exists(absl::StrCat(path, "/config.json"))) return path;
-  if (Exists(absl::StrCat(path, "/snapshots"))) return ResolveSnapshot(path);
-  for (const std::string& name : ListDirectory(path)) {
-    if (absl::EndsWithIgnoreCase(name, ".gguf")) {
-      return GgufError(absl::StrCat(path, "/", name));
-    }
+  std::string directory = path;
+  if (!Exists(absl::StrCat(path, "/config.json")) &&
+      Exists(absl::StrCat(path, "/snapshots"))) {
+    const absl::StatusOr<std::string> snapshot = ResolveSnapshot(path);
+    if (!snapshot.ok()) return snapshot;
+    directory = *snapshot;
   }
-  return path;
+  if (!gguf_file.empty()) return NamedGgufFile(directory, gguf_file);
+  return ChooseGgufFile(directory);
 }
 
 std::string DefaultModelName(std::string path) {
@@ -117,7 +184,13 @@ std::string DefaultModelName(std::string path) {
       return absl::StrReplaceAll(component, {{"--", "/"}});
     }
   }
-  return path.substr(path.rfind('/') + 1);
+  std::string name = path.substr(path.rfind('/') + 1);
+  if (const absl::string_view suffix = SplitSuffix(name); !suffix.empty()) {
+    name.resize(name.size() - suffix.size());
+  } else if (IsGgufName(name)) {
+    name.resize(name.size() - 5);
+  }
+  return name;
 }
 
 }  // namespace quire

@@ -29,8 +29,9 @@ class ModelPathTest : public testing::Test {
   void WriteFile(const std::string& name, const std::string& text = "") {
     std::ofstream(Path(name)) << text;
   }
-  void ExpectError(const std::string& path, const std::string& part) {
-    const auto resolved = ResolveModelDirectory(path);
+  void ExpectError(const std::string& path, const std::string& part,
+                   const std::string& gguf_file = "") {
+    const auto resolved = ResolveModelPath(path, gguf_file);
     ASSERT_FALSE(resolved.ok()) << *resolved;
     const std::string message(resolved.status().message());
     EXPECT_TRUE(absl::StartsWith(message, path)) << message;
@@ -43,14 +44,15 @@ class ModelPathTest : public testing::Test {
 
 TEST_F(ModelPathTest, ADirectoryIsItself) {
   MakeDirectory("models--org--name");
-  EXPECT_EQ(*ResolveModelDirectory(Path("models--org--name")),
+  EXPECT_EQ(*ResolveModelPath(Path("models--org--name")),
             Path("models--org--name"));
   // A downloader's own directory and a foreign format beside do no harm.
   WriteFile("models--org--name/config.json");
+  WriteFile("models--org--name/model.safetensors");
   MakeDirectory("models--org--name/.cache");
   MakeDirectory("models--org--name/snapshots");
   WriteFile("models--org--name/other.gguf");
-  EXPECT_EQ(*ResolveModelDirectory(Path("models--org--name/")),
+  EXPECT_EQ(*ResolveModelPath(Path("models--org--name/")),
             Path("models--org--name/"));
 }
 
@@ -61,7 +63,7 @@ TEST_F(ModelPathTest, ACacheIsTheSnapshotOfItsMainRef) {
   }
   ExpectError(Path("c"), "2 snapshots");
   WriteFile("c/refs/main", "bb\n");
-  EXPECT_EQ(*ResolveModelDirectory(Path("c")), Path("c/snapshots/bb"));
+  EXPECT_EQ(*ResolveModelPath(Path("c")), Path("c/snapshots/bb"));
   for (const char* revision : {"", "cc", "../..", "..", ".", "/", "bb/."}) {
     WriteFile("c/refs/main", revision);
     ExpectError(Path("c"), "names no directory");
@@ -73,17 +75,58 @@ TEST_F(ModelPathTest, AnOnlySnapshotNeedsNoRef) {
   MakeDirectory("c/snapshots");
   ExpectError(Path("c"), "0 snapshots");
   MakeDirectory("c/snapshots/aa");
-  EXPECT_EQ(*ResolveModelDirectory(Path("c")), Path("c/snapshots/aa"));
+  EXPECT_EQ(*ResolveModelPath(Path("c")), Path("c/snapshots/aa"));
 }
 
-TEST_F(ModelPathTest, GgufIsRefusedByName) {
-  WriteFile("m-q5_k_m.gguf");
-  ExpectError(Path("m-q5_k_m.gguf"), "GGUF is not supported");
-  MakeDirectory("split");
-  WriteFile("split/m-00001-of-00002.GGUF");
-  ExpectError(Path("split"), "00001-of-00002.GGUF: GGUF is not supported");
+TEST_F(ModelPathTest, AGgufFileIsItself) {
+  WriteFile("m-q5_k_m.GGUF");
+  EXPECT_EQ(*ResolveModelPath(Path("m-q5_k_m.GGUF")), Path("m-q5_k_m.GGUF"));
+  ExpectError(Path("m-q5_k_m.GGUF"), "--gguf-file", "other.gguf");
   WriteFile("weights.safetensors");
   ExpectError(Path("weights.safetensors"), "not a directory");
+}
+
+TEST_F(ModelPathTest, ADirectoryWithOneGgufModelIsThatModel) {
+  MakeDirectory("one");
+  WriteFile("one/config.json");
+  WriteFile("one/mmproj-model-f16.gguf");
+  WriteFile("one/m-Q4_K_M.gguf");
+  EXPECT_EQ(*ResolveModelPath(Path("one")), Path("one/m-Q4_K_M.gguf"));
+  MakeDirectory("split");
+  WriteFile("split/m-00001-of-00002.gguf");
+  WriteFile("split/m-00002-of-00002.gguf");
+  EXPECT_EQ(*ResolveModelPath(Path("split")),
+            Path("split/m-00001-of-00002.gguf"));
+  MakeDirectory("cache");
+  MakeDirectory("cache/snapshots");
+  MakeDirectory("cache/snapshots/aa");
+  WriteFile("cache/snapshots/aa/m.gguf");
+  EXPECT_EQ(*ResolveModelPath(Path("cache")),
+            Path("cache/snapshots/aa/m.gguf"));
+}
+
+TEST_F(ModelPathTest, SeveralGgufModelsAreListed) {
+  MakeDirectory("many");
+  WriteFile("many/m-Q4_K_M.gguf");
+  WriteFile("many/m-Q8_0-00001-of-00002.gguf");
+  WriteFile("many/m-Q8_0-00002-of-00002.gguf");
+  ExpectError(Path("many"),
+              "choose one with --gguf-file: m-Q4_K_M.gguf, "
+              "m-Q8_0-00001-of-00002.gguf");
+  EXPECT_EQ(*ResolveModelPath(Path("many"), "m-Q4_K_M.gguf"),
+            Path("many/m-Q4_K_M.gguf"));
+  ExpectError(Path("many"), "m-Q3.gguf: no such file", "m-Q3.gguf");
+  ExpectError(Path("many"), "holds m-Q4_K_M.gguf, m-Q8_0", "m-Q3.gguf");
+}
+
+TEST_F(ModelPathTest, SafetensorsGoBeforeGguf) {
+  MakeDirectory("both");
+  WriteFile("both/config.json");
+  WriteFile("both/model.safetensors");
+  WriteFile("both/m-1.gguf");
+  WriteFile("both/m-2.gguf");
+  EXPECT_EQ(*ResolveModelPath(Path("both")), Path("both"));
+  EXPECT_EQ(*ResolveModelPath(Path("both"), "m-2.gguf"), Path("both/m-2.gguf"));
 }
 
 TEST_F(ModelPathTest, WhatDoesNotExistIsNotDownloaded) {
@@ -94,8 +137,8 @@ TEST_F(ModelPathTest, WhatDoesNotExistIsNotDownloaded) {
   for (const std::string& path :
        {Path("nothing"), std::string("nothing"), std::string("./nothing")}) {
     ExpectError(path, "no such model directory");
-    EXPECT_FALSE(absl::StrContains(
-        ResolveModelDirectory(path).status().message(), "downloads"));
+    EXPECT_FALSE(absl::StrContains(ResolveModelPath(path).status().message(),
+                                   "downloads"));
   }
 }
 
@@ -111,6 +154,12 @@ TEST(DefaultModelNameTest, IsTheRepositoryOfACache) {
   EXPECT_EQ(DefaultModelName("/hub/models--Acme--Tiny/snapshots/abc/"),
             "Acme/Tiny");
   EXPECT_EQ(DefaultModelName("models--tiny"), "tiny");
+}
+
+TEST(DefaultModelNameTest, IsAGgufFilesNameAlone) {
+  EXPECT_EQ(DefaultModelName("/models/Tiny-Q4_K_M.gguf"), "Tiny-Q4_K_M");
+  EXPECT_EQ(DefaultModelName("m-00001-of-00003.gguf"), "m");
+  EXPECT_EQ(DefaultModelName("m-0001-of-00003.gguf"), "m-0001-of-00003");
 }
 
 TEST(DefaultModelNameTest, IsTheLastComponent) {

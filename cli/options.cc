@@ -144,11 +144,14 @@ void Finish(CLI::App* app) {
 }
 
 void AddModelOptions(CLI::App* app, SessionOptions* options) {
-  app->add_option("model_positional,--model", options->model,
-                  "Model directory in Hugging Face format (default: the demo "
-                  "model)");
+  app->add_option("model_positional,-m,--model", options->model,
+                  "Model: a directory in Hugging Face format or a GGUF file "
+                  "(default: the demo model)");
+  app->add_option("--gguf-file", options->gguf_file,
+                  "Which GGUF file, if the model's directory holds several");
   app->add_option("--tokenizer", options->tokenizer,
-                  "Directory of the tokenizer, if not the model's");
+                  "Directory or GGUF file of the tokenizer, if not the "
+                  "model's");
   app->add_option("--chat-template", options->chat_template,
                   "Jinja chat template: a file or its text");
   app->add_option("--generation-config", options->generation_config,
@@ -173,10 +176,13 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::IsMember({"auto", "last", "mean"}));
   app->add_option("--dtype", options->dtype,
                   "Weights: auto (as stored), float32, float16 or bfloat16");
-  app->add_option(
-      "--kv-cache-dtype", options->kv_cache_dtype,
-      "KV cache: auto (as the model), bf16, f16, f32, or fp8 (e4m3, "
-      "on a GPU)");
+  app->add_option("--quantization,-q", options->quantization,
+                  "Quantize the linear layers at load: q8_0, q4_0, q4_1, "
+                  "q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, "
+                  "mxfp4, fp8, int4; or what the model is stored in: gptq, "
+                  "awq, compressed-tensors");
+  app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
+                  "KV cache: bf16, f16, f32, int8 or fp8 (auto: as the model)");
   app->add_option("--max-model-len", options->max_model_len,
                   "Longest sequence, prompt and output: 2048, 32k, auto");
   app->add_option("--kv-cache-memory-bytes", options->kv_cache_memory,

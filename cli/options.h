@@ -12,9 +12,10 @@ namespace quire {
 
 // What loads a model and starts an engine on it.
 struct SessionOptions {
-  std::string model;                       // Directory; empty: the demo model.
-  std::string tokenizer;                   // Directory; empty: the model's.
-  std::string chat_template;               // File or text; empty: the model's.
+  std::string model;          // Directory or GGUF file; empty: the demo model.
+  std::string gguf_file;      // In the directory; empty: its only one.
+  std::string tokenizer;      // Directory or GGUF file; empty: the model's.
+  std::string chat_template;  // File or text; empty: the model's.
   std::string generation_config = "auto";  // auto: the model's; vllm: none.
   std::string device = "auto";
   // auto: as the model's directory says; generate; pooling: embeddings.
@@ -23,6 +24,9 @@ struct SessionOptions {
   bool is_embedding = false;     // As runner "pooling".
   std::string pooling = "auto";  // Of embeddings: auto, last or mean.
   std::string dtype = "auto";
+  // A format to quantize to at load, or the method in which the model's
+  // directory must be quantized; empty: as it is.
+  std::string quantization;
   std::string kv_cache_dtype = "auto";
   std::string max_model_len = "auto";  // A length, 32k, auto or -1.
   std::string kv_cache_memory = "0";   // Bytes, 4GiB, ...; 0: automatic.

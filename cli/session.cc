@@ -13,14 +13,18 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "cli/draft_model.h"
 #include "cli/exit_codes.h"
 #include "cli/model_path.h"
+#include "cli/model_tokenizer.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
+#include "engine/model/gguf_model.h"
 #include "kernels/backend_factory.h"
 
 namespace quire {
@@ -49,16 +53,47 @@ absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
       option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
 }
 
-// vLLM's names of fp8 beside those of --dtype.
-absl::StatusOr<std::optional<DType>> ParseKvCacheDType(
-    const std::string& name) {
+absl::StatusOr<std::optional<DType>> ParseKvDType(const std::string& name) {
+  if (name == "int8" || name == "i8") return std::optional(DType::kI8);
   if (name == "fp8" || name == "fp8_e4m3") {
     return std::optional(DType::kF8E4M3);
   }
-  const auto dtype = ParseDType("--kv-cache-dtype", name);
+  const absl::StatusOr<std::optional<DType>> dtype =
+      ParseDType("--kv-cache-dtype", name);
   if (dtype.ok()) return dtype;
   return absl::InvalidArgumentError(
-      absl::StrCat(dtype.status().message(), ", nor fp8 (e4m3)"));
+      absl::StrCat("--kv-cache-dtype: '", name,
+                   "' is not auto, bf16, f16, f32, int8 or fp8"));
+}
+
+// A format sets `load`'s quantization; a method what the model must be.
+absl::Status ParseQuantizationOption(const std::string& option,
+                                     LoadOptions* load) {
+  if (option.empty()) return absl::OkStatus();
+  const std::string name = absl::AsciiStrToLower(option);
+  std::string formats;
+  for (int i = 0; i <= static_cast<int>(QuantFormat::kInt4); ++i) {
+    const auto format = static_cast<QuantFormat>(i);
+    if (format == QuantFormat::kDense) continue;
+    if (name == QuantFormatName(format)) {
+      load->quantization = QuantizationScheme{.format = format};
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&formats, QuantFormatName(format), ", ");
+  }
+  for (const auto method : {QuantizationMethod::kGptq, QuantizationMethod::kAwq,
+                            QuantizationMethod::kCompressedTensors}) {
+    const char* spelled = QuantizationMethodName(method);
+    // vLLM's name for its kernels of the same format.
+    if (name == spelled || name == absl::StrCat(spelled, "_marlin")) {
+      load->stored_quantization = spelled;
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&formats, spelled, ", ");
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--quantization: '", option, "' is none of ",
+                   absl::StripSuffix(formats, ", ")));
 }
 
 absl::StatusOr<int64_t> ParseSizeOf(const char* option,
@@ -88,7 +123,7 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
   if (options.pooling == "mean") load.pooling = Pooling::kMean;
   QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
   QUIRE_ASSIGN_OR_RETURN(load.kv_cache_dtype,
-                         ParseKvCacheDType(options.kv_cache_dtype));
+                         ParseKvDType(options.kv_cache_dtype));
   if (options.max_model_len != "auto" && options.max_model_len != "-1") {
     QUIRE_ASSIGN_OR_RETURN(
         const int64_t length,
@@ -110,6 +145,8 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
           ? options.max_num_batched_tokens
           : std::max(kDefaultBatchedTokens, options.max_num_seqs);
   load.block_size = options.block_size;
+  load.num_threads = options.num_threads;
+  QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));
   return load;
 }
 
@@ -155,7 +192,9 @@ absl::Status LoadTemplate(const SessionOptions& options,
   std::string source = session->tokenizer->chat_template();
   // The file of its own counts before the field.
   std::string origin = absl::StrCat(tokenizer_path, "/chat_template.jinja");
-  if (access(origin.c_str(), F_OK) != 0) {
+  if (IsGgufPath(tokenizer_path)) {
+    origin = absl::StrCat(tokenizer_path, ": key \"tokenizer.chat_template\"");
+  } else if (access(origin.c_str(), F_OK) != 0) {
     origin = absl::StrCat(tokenizer_path,
                           "/tokenizer_config.json: field \"chat_template\"");
   }
@@ -288,20 +327,24 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                 kExitModel);
   }
   session->model_name = DefaultModelName(session->model_path);
-  auto directory = ResolveModelDirectory(session->model_path);
+  auto directory = ResolveModelPath(session->model_path, options.gguf_file);
   if (!directory.ok()) return fail(directory.status(), kExitModel);
   session->model_path = std::move(*directory);
   // First what is read at once and most often not supported: whoever named a
   // model of another family wants to hear of that, not of its tokenizer.
-  if (const auto config = ReadModelDirectoryConfig(session->model_path);
-      !config.ok()) {
-    return fail(config.status(), kExitModel);
+  if (const absl::Status status = CheckModelConfig(session->model_path);
+      !status.ok()) {
+    return fail(status, kExitModel);
   }
 
   const std::string& tokenizer_path =
       options.tokenizer.empty() ? session->model_path : options.tokenizer;
-  auto tokenizer = Tokenizer::Create(tokenizer_path);
+  std::vector<std::string> warnings;
+  auto tokenizer = OpenModelTokenizer(tokenizer_path, &warnings);
   if (!tokenizer.ok()) return fail(tokenizer.status(), kExitModel);
+  for (const std::string& warning : warnings) {
+    absl::FPrintF(stderr, "quire: warning: %s\n", warning);
+  }
   session->tokenizer = std::move(*tokenizer);
   if (const absl::Status status =
           LoadTemplate(options, tokenizer_path, session.get());
@@ -382,7 +425,9 @@ std::string DescribeSession(const Session& session, const std::string& address,
             loaded.embedding->pooling == Pooling::kMean ? "mean" : "last token",
             loaded.embedding->normalize ? ", normalized" : ""));
   }
-  row("dtype", absl::StrCat(DTypeName(loaded.dtype), ", KV cache ",
+  row("dtype", absl::StrCat(loaded.quantization,
+                            loaded.quantization.empty() ? "" : " and ",
+                            DTypeName(loaded.dtype), ", KV cache ",
                             DTypeName(loaded.kv_cache_dtype)));
   row("backend", loaded.backend->Description());
   row("weights", FormatBytes(loaded.memory.weights_bytes));

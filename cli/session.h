@@ -27,7 +27,7 @@ struct CommandError {
 // Everything but the engine thread, which needs somebody to take its output.
 struct Session {
   std::string model_path;
-  std::string model_name;  // The directory's own name.
+  std::string model_name;  // The directory's or file's own name.
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // Null if the model has none.
   LoadedModel loaded;

@@ -21,12 +21,22 @@
 // - Linear with bf16 weights rounds its input x' (after the prologue) to bf16;
 //   with f16 or f32 weights x' stays as it is. Products are accumulated in f32.
 // - The KV cache stores K (after norm and RoPE) and V rounded to kv_dtype;
-//   queries and probabilities stay in f32.
+//   queries and probabilities stay in f32. kF8E4M3 saturates. kI8 (CPU) holds,
+//   for each token and KV head, scale = max|x| / 127 in f32 and x / scale (in
+//   f32) rounded to the nearest integer, ties to even, in [-127, 127]; a scale
+//   of zero stands for zeros, and where an element is not finite all are NaN.
 // - A backend whose activations have 16 bits (CUDA) also rounds to their dtype
 //   what it keeps between its kernels or gives to tensor cores: x' for weights
 //   of any dtype, queries after norm and RoPE, the probabilities of attention
 //   relative to the largest so far, a token's embedding before its position is
 //   added, and norm_input before its norm. What Pool reduces stays in f32.
+// - Quantized weights on a GPU (kFp8, kInt4): in steps of up to 64 tokens no
+//   weight is rounded, element times scale is exact in the sum. Above, kFp8
+//   with a scale per tensor or row meets x' rounded to e4m3, from compute
+//   capability 8.9 on: x' / s in f32, saturating, s = input_scale (the largest
+//   of the parts', if all have one), else max|x'| / 448 of the row in f32, 1
+//   for a row of zeros. All others are rounded, times their scale, to the
+//   activations' dtype.
 // - Norms, activations, RoPE, logits and sampling compute in f32.
 //
 // Thread-compatible: one thread (the engine's) calls everything after creation.
@@ -95,6 +105,10 @@ struct LinearSpec {
   LinearKind kind = LinearKind::kPlain;
   std::vector<WeightPart> parts;  // Concatenated along rows; equal cols.
   TensorView bias;                // [1, sum of rows], f32; empty for none.
+  // Of the model (what ActivationDType was asked about), where parts may differ
+  // from it: a backend whose weights and activations share a dtype converts.
+  // None: as the parts.
+  std::optional<DType> model_dtype;
   // Keeps the memory behind `parts` alive for as long as the backend reads it.
   std::shared_ptr<const void> keep_alive;
 };
@@ -150,6 +164,12 @@ struct AttentionSpec {
   bool rope_interleaved = false;
   DType kv_dtype = DType::kBF16;
 };
+
+// Bytes of K (or V) of one token and KV head in the cache: kI8 comes with a f32
+// scale.
+constexpr int64_t KvHeadBytes(DType kv_dtype, int64_t head_dim) {
+  return head_dim * DTypeSize(kv_dtype) + (kv_dtype == DType::kI8 ? 4 : 0);
+}
 
 struct EngineShape {
   int max_num_seqs = 0;    // Slots.

@@ -34,6 +34,28 @@ float Round(DType dtype, double value) {
   return f32;
 }
 
+// K or V of one token and head as the cache holds it.
+void StoreKvHead(DType dtype, const std::vector<double>& values, float* out) {
+  if (dtype != DType::kI8) {
+    for (size_t i = 0; i < values.size(); ++i) out[i] = Round(dtype, values[i]);
+    return;
+  }
+  float max = 0.0f;
+  bool is_finite = true;
+  for (double value : values) {
+    is_finite = is_finite && std::isfinite(static_cast<float>(value));
+    max = std::max(max, std::abs(static_cast<float>(value)));
+  }
+  const float scale = max / 127.0f;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float ratio = static_cast<float>(values[i]) / scale;
+    out[i] = !is_finite ? std::numeric_limits<float>::quiet_NaN()
+             : scale == 0.0f
+                 ? 0.0f
+                 : std::nearbyint(std::clamp(ratio, -127.0f, 127.0f)) * scale;
+  }
+}
+
 void Store(const TensorView& view, int64_t row, int64_t col, double value) {
   switch (view.dtype) {
     case DType::kF32:
@@ -362,8 +384,8 @@ absl::StatusOr<MemoryPlan> ReferenceBackend::Prepare(const EngineShape& shape) {
   int64_t bytes_per_block = 0;
   for (const KvStorage& kv : state_->kv) {
     bytes_per_block += int64_t{2} * kv.spec.num_layers * kv.spec.num_kv_heads *
-                       shape.block_size * kv.spec.head_dim *
-                       DTypeSize(kv.spec.kv_dtype);
+                       shape.block_size *
+                       KvHeadBytes(kv.spec.kv_dtype, kv.spec.head_dim);
   }
   MemoryPlan plan;
   plan.num_blocks = bytes_per_block == 0
@@ -572,10 +594,8 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
           heads_of(t, spec.num_heads + spec.num_kv_heads + head, 1);
       float* k_out = state_->KvAt(kv, layer, slot, tokens[t].position, 0, head);
       float* v_out = state_->KvAt(kv, layer, slot, tokens[t].position, 1, head);
-      for (int i = 0; i < head_dim; ++i) {
-        k_out[i] = Round(spec.kv_dtype, k[i]);
-        v_out[i] = Round(spec.kv_dtype, v[i]);
-      }
+      StoreKvHead(spec.kv_dtype, k, k_out);
+      StoreKvHead(spec.kv_dtype, v, v_out);
     }
   }
   for (size_t t = 0; t < tokens.size(); ++t) {

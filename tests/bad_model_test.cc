@@ -154,10 +154,11 @@ TEST_F(BadModelTest, UnsupportedFields) {
               {"rope_scaling.type", "dynamic"});
   CopyModel("llama_linear");
   EditConfig([](json& config) {
-    config["quantization_config"] = {{"quant_method", "gptq"}};
+    config["quantization_config"] = {{"quant_method", "bitsandbytes"}};
   });
   ExpectError(absl::StatusCode::kInvalidArgument, "config.json",
-              {"quantization_config"});
+              {"quantization_config.quant_method", "bitsandbytes", "gptq",
+               "awq", "fp8", "compressed-tensors"});
 }
 
 TEST_F(BadModelTest, MoreTokensThanLearnedPositions) {

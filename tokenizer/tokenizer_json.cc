@@ -240,13 +240,20 @@ absl::StatusOr<std::unique_ptr<PipelineTokenizer>> ParseTokenizerJson(
   Document document;
   QUIRE_RETURN_IF_ERROR(ReadDocument(text, &document));
   QUIRE_RETURN_IF_ERROR(CheckFields(document));
+  return BuildPipelineTokenizer(document.fields, document.model,
+                                std::move(config));
+}
+
+absl::StatusOr<std::unique_ptr<PipelineTokenizer>> BuildPipelineTokenizer(
+    const nlohmann::json& fields, const ModelDocument& model,
+    TokenizerConfig config) {
   const auto field = [&](const char* name) -> const nlohmann::json& {
     static const nlohmann::json* const null = new nlohmann::json();
-    const auto it = document.fields.find(name);
-    return it == document.fields.end() ? *null : *it;
+    const auto it = fields.find(name);
+    return it == fields.end() ? *null : *it;
   };
   PipelineParts parts;
-  QUIRE_ASSIGN_OR_RETURN(parts.added_tokens, ReadAddedTokens(document.fields));
+  QUIRE_ASSIGN_OR_RETURN(parts.added_tokens, ReadAddedTokens(fields));
   QUIRE_ASSIGN_OR_RETURN(parts.normalizer,
                          Normalizer::Create(field("normalizer"), "normalizer"));
   QUIRE_ASSIGN_OR_RETURN(
@@ -257,10 +264,9 @@ absl::StatusOr<std::unique_ptr<PipelineTokenizer>> ParseTokenizerJson(
   QUIRE_RETURN_IF_ERROR(ReadPostProcessor(field("post_processor"),
                                           "post_processor", 0, &parts.affixes));
   const bool are_words_bytes =
-      parts.pre_tokenizer.ends_in_byte_level() && CanTakeBytes(document.model);
+      parts.pre_tokenizer.ends_in_byte_level() && CanTakeBytes(model);
   if (are_words_bytes) parts.pre_tokenizer.DropFinalByteLevel();
-  QUIRE_ASSIGN_OR_RETURN(parts.model,
-                         CreateWordModel(document.model, are_words_bytes));
+  QUIRE_ASSIGN_OR_RETURN(parts.model, CreateWordModel(model, are_words_bytes));
   return PipelineTokenizer::Create(std::move(parts), std::move(config));
 }
 

@@ -7,6 +7,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+#include "tokenizer/model_json.h"
 #include "tokenizer/pipeline_tokenizer.h"
 #include "tokenizer/tokenizer_config.h"
 
@@ -20,6 +22,13 @@ inline constexpr int64_t kMaxTokenizerJsonBytes = int64_t{256} << 20;
 // results. "truncation" and "padding" are ignored: both are the caller's.
 absl::StatusOr<std::unique_ptr<PipelineTokenizer>> ParseTokenizerJson(
     absl::string_view text, TokenizerConfig config);
+
+// The same from a file that was read: `fields` has normalizer, pre_tokenizer,
+// post_processor, decoder and added_tokens where they are not null.
+// Requires: texts are UTF-8.
+absl::StatusOr<std::unique_ptr<PipelineTokenizer>> BuildPipelineTokenizer(
+    const nlohmann::json& fields, const ModelDocument& model,
+    TokenizerConfig config);
 
 }  // namespace quire
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -10,6 +11,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status.h"
+#include "engine/model/gguf_model.h"
+#include "engine/weights/gguf.h"
 #include "engine/weights/safetensors.h"
 
 namespace quire {
@@ -129,16 +132,51 @@ absl::Status ValidateLoadOptions(const LoadOptions& options) {
   return absl::OkStatus();
 }
 
-// What the packed weights will take, before any is packed: padding is a few
-// percent at most.
-int64_t ExpectedWeightBytes(const Checkpoint& checkpoint,
-                            std::optional<DType> dtype) {
-  if (!dtype) return checkpoint.num_bytes();
-  int64_t num_bytes = 0;
-  for (const auto& [name, tensor] : checkpoint.tensors()) {
-    num_bytes += tensor.num_elements * DTypeSize(*dtype);
+// The format in which a checkpoint's matrices are stored, for a person: what
+// its configuration says, or that of its largest share of blocks; empty: dense.
+std::string StoredQuantization(const Checkpoint& checkpoint,
+                               const ModelConfig& config) {
+  if (config.quantization.method != QuantizationMethod::kNone) {
+    return QuantizationMethodName(config.quantization.method);
   }
-  return num_bytes;
+  std::map<std::string, int64_t> num_elements;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (tensor.format != QuantFormat::kDense) {
+      num_elements[QuantFormatName(tensor.format)] += tensor.num_elements;
+    }
+  }
+  std::string largest;
+  for (const auto& [format, count] : num_elements) {
+    if (largest.empty() || count > num_elements[largest]) largest = format;
+  }
+  return largest;
+}
+
+// Whether the options ask for what the model already is, or can become.
+absl::Status CheckQuantization(const std::string& directory,
+                               const std::string& stored,
+                               const LoadOptions& options,
+                               const Backend& backend) {
+  const std::string wanted = options.quantization
+                                 ? QuantFormatName(options.quantization->format)
+                                 : options.stored_quantization;
+  if (wanted.empty() || wanted == stored) return absl::OkStatus();
+  const auto error = [&](absl::string_view message) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--quantization ", wanted, ": ", message));
+  };
+  if (!stored.empty()) {
+    return error(
+        absl::StrCat(directory, " is quantized already (", stored, ")"));
+  }
+  if (!options.quantization) {
+    return error(absl::StrCat(directory, " is not quantized"));
+  }
+  if (!backend.SupportsLinear(DType::kU8, options.quantization->format)) {
+    return error(absl::StrCat(backend.Description(),
+                              " does not compute with such weights"));
+  }
+  return absl::OkStatus();
 }
 
 // Rows of logits to reserve for scoring prompts: as many as 64 MiB hold, which
@@ -151,7 +189,55 @@ int ScoredTokensPerStep(int vocab_size, int max_num_tokens) {
       std::max<int64_t>(max_num_tokens, kMinTokens)));
 }
 
+struct OpenedModel {
+  ModelConfig config;
+  GenerationConfig generation;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::optional<EmbeddingConfig> embedding;
+};
+
+absl::StatusOr<OpenedModel> OpenGguf(const std::string& path,
+                                     const LoadOptions& options) {
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
+                         GgufFile::Open(path));
+  QUIRE_ASSIGN_OR_RETURN(GgufModelConfig config, ReadGgufModelConfig(*file));
+  OpenedModel opened;
+  QUIRE_ASSIGN_OR_RETURN(opened.checkpoint,
+                         OpenGgufCheckpoint(file, config.model));
+  if (options.task == ModelTask::kEmbed ||
+      (config.is_embedding && options.task != ModelTask::kGenerate)) {
+    opened.embedding.emplace();
+    if (config.is_mean_pooling) opened.embedding->pooling = Pooling::kMean;
+    if (options.pooling) opened.embedding->pooling = *options.pooling;
+  }
+  opened.config = std::move(config.model);
+  opened.generation = std::move(config.generation);
+  return opened;
+}
+
+absl::StatusOr<OpenedModel> OpenModel(const std::string& path,
+                                      const LoadOptions& options) {
+  if (IsGgufPath(path)) return OpenGguf(path, options);
+  OpenedModel opened;
+  QUIRE_ASSIGN_OR_RETURN(ModelDirectoryConfig config,
+                         ReadModelDirectoryConfig(path));
+  opened.config = std::move(config.model);
+  opened.generation = std::move(config.generation);
+  QUIRE_ASSIGN_OR_RETURN(opened.checkpoint, Checkpoint::Open(path));
+  QUIRE_ASSIGN_OR_RETURN(
+      opened.embedding,
+      ResolveEmbedding(path, opened.config, options.task, options.pooling));
+  return opened;
+}
+
 }  // namespace
+
+absl::Status CheckModelConfig(const std::string& path) {
+  if (!IsGgufPath(path)) return ReadModelDirectoryConfig(path).status();
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
+                         GgufFile::Open(path));
+  return ReadGgufModelConfig(*file).status();
+}
 
 int64_t AvailableMemoryBytes() {
   int64_t available = MachineAvailableBytes();
@@ -182,11 +268,12 @@ absl::StatusOr<DType> KvCacheDType(const LoadOptions& options,
 }  // namespace
 
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
-  int64_t elements = 0;
+  int64_t num_bytes = 0;
   for (const LayerConfig& layer : config.layers) {
-    elements += int64_t{2} * layer.num_kv_heads * layer.head_dim;
+    num_bytes +=
+        int64_t{2} * layer.num_kv_heads * KvHeadBytes(kv_dtype, layer.head_dim);
   }
-  return elements * DTypeSize(kv_dtype);
+  return num_bytes;
 }
 
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
@@ -253,38 +340,51 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
   return plan;
 }
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend) {
-  QUIRE_ASSIGN_OR_RETURN(ModelDirectoryConfig directory_config,
-                         ReadModelDirectoryConfig(directory));
-  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
-                         Checkpoint::Open(directory));
+  QUIRE_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(path, options));
+  const std::shared_ptr<const Checkpoint> checkpoint =
+      std::move(opened.checkpoint);
   LoadedModel loaded;
   loaded.backend = std::move(backend);
-  loaded.config = std::move(directory_config.model);
-  loaded.generation_config = std::move(directory_config.generation);
+  loaded.config = std::move(opened.config);
+  loaded.generation_config = std::move(opened.generation);
+  loaded.embedding = std::move(opened.embedding);
   loaded.warnings = loaded.config.warnings;
-  QUIRE_ASSIGN_OR_RETURN(
-      loaded.embedding, ResolveEmbedding(directory, loaded.config, options.task,
-                                         options.pooling));
   if (loaded.embedding && loaded.embedding->max_input_tokens > 0) {
     loaded.config.max_position_embeddings =
         std::min(loaded.config.max_position_embeddings,
                  loaded.embedding->max_input_tokens);
   }
 
-  const int64_t needed = ExpectedWeightBytes(*checkpoint, options.dtype);
+  loaded.quantization = StoredQuantization(*checkpoint, loaded.config);
+  QUIRE_RETURN_IF_ERROR(
+      CheckQuantization(path, loaded.quantization, options, *loaded.backend));
+  WeightLoaderOptions loader_options;
+  loader_options.dtype = options.dtype;
+  loader_options.progress = options.progress;
+  loader_options.supports = [backend = loaded.backend.get()](
+                                DType dtype, QuantFormat format) {
+    return backend->SupportsLinear(dtype, format);
+  };
+  loader_options.stored = loaded.config.quantization;
+  if (loaded.quantization.empty() && options.quantization) {
+    loader_options.quantization = options.quantization;
+    loaded.quantization = QuantFormatName(options.quantization->format);
+  }
+  loader_options.num_threads = options.num_threads;
+  WeightLoader weights(checkpoint, std::move(loader_options));
+  const int64_t needed = weights.ExpectedBytes();
   const int64_t available =
       loaded.backend->FreeDeviceBytes().value_or(AvailableMemoryBytes()) -
       needed;
   if (available < 0) {
     constexpr double kGiB = 1 << 30;
     return absl::ResourceExhaustedError(absl::StrFormat(
-        "%s: the weights need %.1f GiB of memory, %.1f GiB are available",
-        directory, needed / kGiB, (available + needed) / kGiB));
+        "%s: the weights need %.1f GiB of memory, %.1f GiB are available", path,
+        needed / kGiB, (available + needed) / kGiB));
   }
-  WeightLoader weights(checkpoint, options.dtype, options.progress);
   QUIRE_ASSIGN_OR_RETURN(
       loaded.kv_cache_dtype,
       KvCacheDType(options, loaded.config, weights, *loaded.backend));
@@ -302,6 +402,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
                                                    weights, *loaded.backend));
   if (std::string unused = weights.UnusedTensorsWarning(); !unused.empty()) {
     loaded.warnings.push_back(std::move(unused));
+  }
+  for (std::string& note : weights.Notes()) {
+    loaded.warnings.push_back(std::move(note));
   }
   if (options.progress) {
     options.progress(checkpoint->num_bytes(), checkpoint->num_bytes());

@@ -24,6 +24,12 @@ struct LoadOptions {
   // None: the model's (vLLM's auto), or that of the backend's activations where
   // those have 16 bits.
   std::optional<DType> kv_cache_dtype;
+  // Dense matrices are quantized so while they are loaded; none: not at all.
+  // FAILED_PRECONDITION if the model is quantized otherwise already, or if the
+  // backend has no kernels for the format.
+  std::optional<QuantizationScheme> quantization;
+  // Not empty: FAILED_PRECONDITION if the model is not quantized so ("gptq").
+  std::string stored_quantization;
   ModelTask task = ModelTask::kAuto;
   std::optional<Pooling> pooling;  // Of embeddings; none: as the model says.
   // Longest sequence, prompt and output. 0: the model's own, lowered (with a
@@ -35,6 +41,8 @@ struct LoadOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;
   int block_size = 16;
+  // For conversions while loading; <= 0: all that the process may use.
+  int num_threads = 0;
   LoadProgress progress;
 };
 
@@ -51,18 +59,26 @@ struct LoadedModel {
   MemoryPlan memory;
   int64_t num_parameters = 0;
   DType dtype = DType::kF32;
+  // Of the model's directory, or of --quantization: "gptq", "q4_k"; empty if
+  // the weights are dense.
+  std::string quantization;
   DType kv_cache_dtype = DType::kBF16;
   // One line each, for the log.
   std::vector<std::string> warnings;
 };
 
-// Loads `directory` (Hugging Face layout: config.json, safetensors) onto
-// `backend`. Blocks until all is ready to serve. NOT_FOUND, INVALID_ARGUMENT or
-// DATA_LOSS for a fault of the model's files, naming file and tensor or field;
-// RESOURCE_EXHAUSTED if memory does not suffice, with the figures.
-absl::StatusOr<LoadedModel> LoadModel(const std::string& directory,
+// Loads `path`, a directory (Hugging Face layout: config.json, safetensors) or
+// a GGUF file (a name that ends in .gguf), onto `backend`. Blocks until all is
+// ready to serve. NOT_FOUND, INVALID_ARGUMENT or DATA_LOSS for a fault of the
+// model's files, naming file and tensor or field; RESOURCE_EXHAUSTED if memory
+// does not suffice, with the figures.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend);
+
+// Reads and checks the configuration of `path` alone, which is quick. Errors as
+// LoadModel's.
+absl::Status CheckModelConfig(const std::string& path);
 
 // Bytes of KV that one position takes in all layers together.
 int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype);

@@ -11,6 +11,7 @@
 #include "engine/base/status.h"
 #include "engine/model/families.h"
 #include "engine/model/json_fields.h"
+#include "engine/model/quantization_fields.h"
 #include "engine/model/rope_config.h"
 #include "engine/weights/mapped_file.h"
 
@@ -132,12 +133,6 @@ absl::StatusOr<int64_t> IntOr(JsonFields& fields, const char* name, int64_t max,
 // Rejects fields of modules that the family does not have, unless they are
 // switched off. Call when everything else was read.
 absl::Status RejectUnsupported(JsonFields& fields) {
-  for (const char* name :
-       {"quantization_config", "compression_config", "quantization"}) {
-    if (fields.Has(name)) {
-      return fields.Error(name, "quantized weights are not supported");
-    }
-  }
   for (const char* name : {"num_experts",
                            "num_local_experts",
                            "n_routed_experts",
@@ -497,6 +492,7 @@ absl::StatusOr<ModelConfig> ParseDecoder(JsonFields& fields,
     QUIRE_RETURN_IF_ERROR(family.adapt(fields, path, family, config));
   }
   QUIRE_RETURN_IF_ERROR(RejectUnsupported(fields));
+  QUIRE_RETURN_IF_ERROR(ParseQuantization(fields, path, config.quantization));
 
   QUIRE_ASSIGN_OR_RETURN(config.dtype, ParseDType(fields));
   QUIRE_RETURN_IF_ERROR(ParseSpecialIds(fields, config));
@@ -542,6 +538,7 @@ absl::StatusOr<ModelConfig> ParseNested(JsonFields& fields,
     fields.Has(name);  // Of the images, which are left out.
   }
   QUIRE_RETURN_IF_ERROR(RejectUnsupported(fields));
+  QUIRE_RETURN_IF_ERROR(ParseQuantization(fields, path, config.quantization));
   AddWarnings(fields, path, config);
   config.warnings.push_back(absl::StrCat(path, ": only the text model of ",
                                          family.architecture,

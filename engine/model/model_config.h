@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/weights/quantization_config.h"
 #include "kernels/dtype.h"
 
 namespace quire {
@@ -150,6 +151,8 @@ struct ModelConfig {
   float logits_softcap = 0.0f;  // After the scale; cap * tanh(x / cap) if > 0.
   TensorNames tensors;
   std::vector<LayerConfig> layers;
+  // How quantized tensors are to be read.
+  QuantizationConfig quantization;
   // The dtype the file says its weights are in; the weights themselves decide.
   std::optional<DType> dtype;
   // From config.json; generation_config.json goes first.

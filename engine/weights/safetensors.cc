@@ -351,16 +351,31 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(
   return checkpoint;
 }
 
+absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::FromTensors(
+    std::string path, std::vector<StoredTensor> tensors,
+    std::shared_ptr<const void> owner) {
+  auto checkpoint = std::shared_ptr<Checkpoint>(new Checkpoint);
+  checkpoint->path_ = std::move(path);
+  checkpoint->owners_.push_back(std::move(owner));
+  QUIRE_RETURN_IF_ERROR(checkpoint->AddTensors(std::move(tensors)));
+  return checkpoint;
+}
+
 absl::Status Checkpoint::AddFile(const std::string& path) {
   QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> file,
                          MappedFile::Open(path));
-  files_.push_back(file);
+  owners_.push_back(file);
   std::vector<StoredTensor> tensors;
   QUIRE_RETURN_IF_ERROR(
       ParseSafetensors(file->bytes(), &file->path(), tensors));
+  return AddTensors(std::move(tensors));
+}
+
+absl::Status Checkpoint::AddTensors(std::vector<StoredTensor> tensors) {
   for (StoredTensor& tensor : tensors) {
     num_bytes_ += tensor.data.size();
-    std::string name = tensor.name;
+    const std::string name = tensor.name;
+    const std::string& path = *tensor.path;
     const auto [it, is_new] = tensors_.emplace(name, std::move(tensor));
     if (!is_new) {
       return absl::InvalidArgumentError(absl::StrCat(

@@ -88,6 +88,12 @@ class Checkpoint {
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(
       const std::string& directory);
 
+  // What a reader of another format found in the file `path`; `owner` keeps
+  // alive what the tensors point to. INVALID_ARGUMENT if two have one name.
+  static absl::StatusOr<std::shared_ptr<const Checkpoint>> FromTensors(
+      std::string path, std::vector<StoredTensor> tensors,
+      std::shared_ptr<const void> owner);
+
   // Null if there is none.
   const StoredTensor* Find(absl::string_view name) const;
 
@@ -103,10 +109,11 @@ class Checkpoint {
   Checkpoint() = default;
 
   absl::Status AddFile(const std::string& path);
+  absl::Status AddTensors(std::vector<StoredTensor> tensors);
   absl::Status OpenIndex(const std::string& directory);
 
   std::string path_;
-  std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::vector<std::shared_ptr<const void>> owners_;  // Of the tensors' data.
   std::map<std::string, StoredTensor, std::less<>> tensors_;
   int64_t num_bytes_ = 0;
 };

@@ -1,5 +1,6 @@
 #include "engine/weights/weight_loader.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -11,6 +12,8 @@
 
 namespace quire {
 namespace {
+
+constexpr DType kDequantizedDType = DType::kBF16;
 
 std::optional<DType> FloatDType(StoredDType dtype) {
   switch (dtype) {
@@ -81,41 +84,6 @@ void ConvertElements(const uint8_t* from, DType from_dtype, uint8_t* to,
   }
 }
 
-// What a LinearSpec keeps alive: the mapping, and memory for what was
-// converted.
-struct LinearMemory {
-  std::shared_ptr<const Checkpoint> checkpoint;
-  std::vector<std::unique_ptr<uint8_t[]>> converted;
-  std::vector<float> bias;
-};
-
-// A view of the part, in the file if it can be read there.
-TensorView PartView(const StoredTensor& tensor, DType stored, DType wanted,
-                    const LinearSource& source, LinearMemory& memory) {
-  const int64_t size = DTypeSize(stored);
-  const uint8_t* first =
-      tensor.data.data() +
-      (source.row_range.begin * source.cols + source.col_range.begin) * size;
-  const int64_t rows = source.row_range.size();
-  const int64_t cols = source.col_range.size();
-  TensorView view = TensorView::Matrix(first, stored, rows, cols);
-  view.row_stride = source.cols;
-  if (stored == wanted && reinterpret_cast<uintptr_t>(first) % size == 0) {
-    return view;
-  }
-  // Uninitialized: every byte is written below.
-  std::unique_ptr<uint8_t[]> buffer(
-      new uint8_t[rows * cols * DTypeSize(wanted)]);
-  for (int64_t row = 0; row < rows; ++row) {
-    ConvertElements(first + row * source.cols * size, stored,
-                    buffer.get() + row * cols * DTypeSize(wanted), wanted,
-                    cols);
-  }
-  view = TensorView::Matrix(buffer.get(), wanted, rows, cols);
-  memory.converted.push_back(std::move(buffer));
-  return view;
-}
-
 // Buffers that some exporters store and no computation here reads: the RoPE
 // frequencies and masks follow from the configuration.
 bool IsKnownUnused(absl::string_view name) {
@@ -125,13 +93,86 @@ bool IsKnownUnused(absl::string_view name) {
          absl::EndsWith(name, ".attention.bias");
 }
 
+// The format of 32 columns that stands in where rows are no multiple of 256.
+QuantFormat NarrowFormat(QuantFormat format) {
+  switch (format) {
+    case QuantFormat::kQ2_K:
+    case QuantFormat::kQ3_K:
+    case QuantFormat::kIQ4_XS:
+      return QuantFormat::kIQ4_NL;
+    case QuantFormat::kQ4_K:
+      return QuantFormat::kQ5_0;
+    case QuantFormat::kQ5_K:
+      return QuantFormat::kQ5_1;
+    case QuantFormat::kQ6_K:
+      return QuantFormat::kQ8_0;
+    default:
+      return format;
+  }
+}
+
 }  // namespace
+
+std::optional<QuantizationScheme> SchemeForMatrix(
+    const QuantizationScheme& wanted, LinearKind kind, int64_t cols) {
+  QuantizationScheme scheme = wanted;
+  const bool is_block = IsBlockFormat(scheme.format);
+  if (kind == LinearKind::kVocab) {
+    if (!is_block) return std::nullopt;
+    if (scheme.format != QuantFormat::kQ8_0) scheme.format = QuantFormat::kQ6_K;
+  }
+  if (is_block && cols % QuantBlockOf(scheme.format).cols != 0) {
+    scheme.format = NarrowFormat(scheme.format);
+  }
+  if (scheme.format == QuantFormat::kInt4) {
+    // Whole groups, so that rows can be cut between them.
+    while (scheme.group_size > 32 && cols % scheme.group_size != 0) {
+      scheme.group_size /= 2;
+    }
+    if (cols % scheme.group_size != 0) return std::nullopt;
+  } else if (is_block && cols % QuantBlockOf(scheme.format).cols != 0) {
+    return std::nullopt;
+  }
+  return scheme;
+}
+
+// What a LinearSpec keeps alive: the mapping, and memory for what was
+// converted.
+struct WeightLoader::LinearMemory {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  PartMemory parts;
+  std::vector<QuantizedMatrix> quantized;
+  std::vector<float> bias;
+  FusedMatrix last;
+  int64_t num_bytes = 0;  // Of the tensors used for the first time.
+};
 
 WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
                            std::optional<DType> dtype, LoadProgress progress)
-    : checkpoint_(std::move(checkpoint)),
-      dtype_(dtype),
-      progress_(std::move(progress)) {}
+    : WeightLoader(std::move(checkpoint),
+                   WeightLoaderOptions{.dtype = dtype,
+                                       .progress = std::move(progress)}) {}
+
+WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
+                           WeightLoaderOptions options)
+    : checkpoint_(std::move(checkpoint)), options_(std::move(options)) {}
+
+bool WeightLoader::Supports(DType dtype, QuantFormat format) const {
+  return !options_.supports || options_.supports(dtype, format);
+}
+
+void WeightLoader::RunRanges(
+    int64_t num_items,
+    absl::FunctionRef<void(int64_t begin, int64_t end)> body) {
+  if (pool_ == nullptr) {
+    pool_ = std::make_unique<ThreadPool>(options_.num_threads);
+  }
+  const int64_t chunk =
+      std::max<int64_t>(1, num_items / (pool_->num_threads() * 8));
+  pool_->ParallelFor(num_items, chunk, [&](int64_t begin, int64_t end, int) {
+    body(begin, end);
+  });
+}
 
 const StoredTensor* WeightLoader::FindStored(absl::string_view name) const {
   const StoredTensor* tensor = checkpoint_->Find(name);
@@ -164,18 +205,260 @@ bool WeightLoader::Has(absl::string_view name) const {
 void WeightLoader::Ignore(absl::string_view name) {
   const StoredTensor* tensor = FindStored(name);
   if (tensor == nullptr) return;
-  used_.insert(tensor);
-  done_bytes_ += tensor->data.size();
+  done_bytes_ += Use(*tensor);
 }
 
 absl::StatusOr<DType> WeightLoader::PackedDType(absl::string_view name) const {
-  if (dtype_) return *dtype_;
+  if (options_.dtype) return *options_.dtype;
   const StoredTensor* tensor = FindStored(name);
   if (tensor == nullptr) {
+    const std::string module(absl::StripSuffix(name, ".weight"));
+    if (Has(absl::StrCat(module, ".qweight")) ||
+        Has(absl::StrCat(module, ".weight_packed"))) {
+      // The model was in f16 if its scales are.
+      for (const char* scales : {".scales", ".weight_scale"}) {
+        const StoredTensor* found = FindStored(absl::StrCat(module, scales));
+        if (found != nullptr && found->dtype == StoredDType::kF16) {
+          return DType::kF16;
+        }
+      }
+      return kDequantizedDType;
+    }
     return absl::InvalidArgumentError(
         absl::StrCat(path(), ": tensor \"", name, "\" is missing"));
   }
+  if (tensor->format != QuantFormat::kDense ||
+      tensor->dtype == StoredDType::kF8E4M3 ||
+      tensor->dtype == StoredDType::kI8) {
+    return kDequantizedDType;
+  }
   return UsableDType(*tensor);
+}
+
+int64_t WeightLoader::Use(const StoredTensor& tensor) {
+  if (!used_.insert(&tensor).second) return 0;
+  return static_cast<int64_t>(tensor.data.size());
+}
+
+// The matrix [rows, cols] of a tensor "x.weight".
+absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
+                                                    const LinearSource& source,
+                                                    int num_fused,
+                                                    int fused_idx,
+                                                    LinearMemory& memory) {
+  const auto run = [this](auto n, auto body) { RunRanges(n, body); };
+  if (weight.format == QuantFormat::kDense &&
+      (weight.dtype == StoredDType::kF8E4M3 ||
+       weight.dtype == StoredDType::kI8)) {
+    const StoredTensor* scales = nullptr;
+    for (const char* suffix : {".weight_scale", ".weight_scale_inv"}) {
+      if (scales == nullptr) {
+        scales = FindStored(absl::StrCat(source.name, suffix));
+      }
+    }
+    if (scales == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(*weight.path, ": tensor \"", source.name,
+                       ".weight_scale\" is missing, which weights of ",
+                       StoredDTypeName(weight.dtype), " need"));
+    }
+    memory.num_bytes += Use(*scales);
+    if (weight.dtype == StoredDType::kI8) {
+      return ReadInt8Matrix(weight, *scales, source.rows, source.cols,
+                            options_.dtype.value_or(kDequantizedDType), run,
+                            memory.parts);
+    }
+    Fp8Tensors tensors;
+    tensors.codes = &weight;
+    tensors.scales = scales;
+    tensors.input_scale = FindStored(absl::StrCat(source.name, ".input_scale"));
+    if (tensors.input_scale != nullptr) {
+      memory.num_bytes += Use(*tensors.input_scale);
+    }
+    tensors.block_size = options_.stored.block_size;
+    tensors.num_fused = num_fused;
+    tensors.fused_idx = fused_idx;
+    return ReadFp8Matrix(tensors, source.rows, source.cols, memory.parts);
+  }
+  WeightPart part;
+  if (weight.format != QuantFormat::kDense) {
+    const QuantBlock block = QuantBlockOf(weight.format);
+    if (source.cols % block.cols != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(*weight.path, ": tensor \"", weight.name,
+                       "\": ", source.cols, " columns are no multiple of the ",
+                       block.cols, " of ", QuantFormatName(weight.format)));
+    }
+    const int64_t row_bytes = QuantRowBytes(weight.format, source.cols);
+    // The reader has checked this.
+    QUIRE_CHECK(static_cast<int64_t>(weight.data.size()) ==
+                source.rows * row_bytes);
+    part.format = weight.format;
+    part.data = TensorView::Matrix(weight.data.data(), DType::kU8, source.rows,
+                                   row_bytes);
+    return part;
+  }
+  QUIRE_ASSIGN_OR_RETURN(const DType stored, UsableDType(weight));
+  part.data =
+      TensorView::Matrix(weight.data.data(), stored, source.rows, source.cols);
+  return part;
+}
+
+// The matrix [rows, cols] of GPTQ's, AWQ's or compressed-tensors' tensors.
+absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
+                                                  LinearMemory& memory) {
+  const auto find = [&](const char* suffix) {
+    const StoredTensor* tensor = FindStored(absl::StrCat(source.name, suffix));
+    if (tensor != nullptr) memory.num_bytes += Use(*tensor);
+    return tensor;
+  };
+  IntTensors tensors;
+  tensors.group_size = options_.stored.group_size;
+  tensors.codes = find(".weight_packed");
+  const bool is_packed = tensors.codes != nullptr;
+  tensors.scales = find(is_packed ? ".weight_scale" : ".scales");
+  tensors.zeros = find(is_packed ? ".weight_zero_point" : ".qzeros");
+  tensors.group_indices = find(is_packed ? ".weight_g_idx" : ".g_idx");
+  if (is_packed) {
+    tensors.layout = IntTensors::Layout::kPacked;
+    find(".weight_shape");  // Says what the model's configuration says.
+  } else {
+    tensors.codes = find(".qweight");
+    // Without a configuration the shape tells: AWQ packs the rows.
+    const bool is_awq = options_.stored.method == QuantizationMethod::kAwq ||
+                        (options_.stored.method == QuantizationMethod::kNone &&
+                         tensors.codes->shape.size() == 2 &&
+                         tensors.codes->shape[0] == source.cols);
+    tensors.layout =
+        is_awq ? IntTensors::Layout::kAwq : IntTensors::Layout::kGptq;
+    tensors.zeros_are_less_one = !is_awq && options_.stored.zeros_are_less_one;
+    if (tensors.zeros == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(*tensors.codes->path,
+                                                     ": tensor \"", source.name,
+                                                     ".qzeros\" is missing"));
+    }
+  }
+  if (tensors.scales == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(*tensors.codes->path, ": tensor \"", source.name,
+                     is_packed ? ".weight_scale" : ".scales", "\" is missing"));
+  }
+  if (!source.has_bias) {
+    // Some writers give every layer a bias, of zeros where the model has none.
+    const StoredTensor* bias = FindStored(absl::StrCat(source.name, ".bias"));
+    if (bias != nullptr &&
+        std::all_of(bias->data.begin(), bias->data.end(),
+                    [](uint8_t byte) { return byte == 0; })) {
+      memory.num_bytes += Use(*bias);
+    }
+  }
+  const auto run = [this](auto n, auto body) { RunRanges(n, body); };
+  return ReadIntMatrix(tensors, source.rows, source.cols,
+                       options_.dtype.value_or(kDequantizedDType), run,
+                       memory.parts);
+}
+
+absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
+                                                    int num_fused,
+                                                    int fused_idx,
+                                                    LinearMemory& memory) {
+  if (!memory.last.name.empty() && memory.last.name == source.name) {
+    return memory.last.part;
+  }
+  const std::string name = absl::StrCat(source.name, ".weight");
+  const StoredTensor* weight = FindStored(name);
+  const bool has_ints =
+      weight == nullptr && (Has(absl::StrCat(source.name, ".qweight")) ||
+                            Has(absl::StrCat(source.name, ".weight_packed")));
+  const size_t num_used = used_.size();
+  WeightPart part;
+  if (has_ints) {
+    QUIRE_ASSIGN_OR_RETURN(part, ReadInts(source, memory));
+    memory.last = {source.name, part};
+  } else {
+    QUIRE_ASSIGN_OR_RETURN(weight, Find(name, {source.rows, source.cols}));
+    memory.num_bytes += Use(*weight);
+    QUIRE_ASSIGN_OR_RETURN(
+        part, ReadWeight(*weight, source, num_fused, fused_idx, memory));
+    if (weight->dtype == StoredDType::kI8) memory.last = {source.name, part};
+  }
+  // Several parts may be rows of one fused matrix.
+  if (used_.size() != num_used) num_parameters_ += source.rows * source.cols;
+  return part;
+}
+
+// This rank's part in the form in which the backend gets it.
+absl::StatusOr<WeightPart> WeightLoader::PartOf(const WeightPart& matrix,
+                                                LinearKind kind,
+                                                const LinearSource& source,
+                                                LinearMemory& memory) {
+  const auto run = [this](auto n, auto body) { RunRanges(n, body); };
+  std::optional<WeightPart> part =
+      SlicePart(matrix, source.row_range, source.col_range);
+  if (matrix.format != QuantFormat::kDense) {
+    if (part && Supports(part->data.dtype, part->format)) return *part;
+    ++num_dequantized_[matrix.format];
+    return DequantizePart(matrix, source.row_range, source.col_range,
+                          options_.dtype.value_or(kDequantizedDType), run,
+                          memory.parts);
+  }
+  QUIRE_CHECK(part.has_value());
+  const DType stored = part->data.dtype;
+  const int64_t size = DTypeSize(stored);
+  const uint8_t* first = part->data.row<const uint8_t>(0);
+  const bool is_aligned = reinterpret_cast<uintptr_t>(first) % size == 0;
+  const bool is_quantized =
+      options_.quantization.has_value() && !source.keeps_precision;
+  const DType wanted = is_quantized ? stored : options_.dtype.value_or(stored);
+  if (stored != wanted || !is_aligned) {
+    // Uninitialized: every byte is written below.
+    const int64_t rows = part->data.rows;
+    const int64_t cols = part->data.cols;
+    const int64_t stride = part->data.row_stride * size;
+    uint8_t* out = new uint8_t[rows * cols * DTypeSize(wanted)];
+    memory.parts.emplace_back(out);
+    for (int64_t row = 0; row < rows; ++row) {
+      ConvertElements(first + row * stride, stored,
+                      out + row * cols * DTypeSize(wanted), wanted, cols);
+    }
+    part->data = TensorView::Matrix(out, wanted, rows, cols);
+  }
+  if (!is_quantized) return *part;
+  const std::optional<QuantizationScheme> scheme =
+      SchemeForMatrix(*options_.quantization, kind, part->data.cols);
+  if (!scheme || !Supports(DType::kU8, scheme->format)) {
+    // That the vocabulary keeps its precision is no surprise.
+    if (kind != LinearKind::kVocab) ++num_left_dense_;
+    if (!options_.dtype || *options_.dtype == part->data.dtype) return *part;
+    return DequantizePart(*part, {0, part->data.rows}, {0, part->data.cols},
+                          *options_.dtype, run, memory.parts);
+  }
+  absl::StatusOr<QuantizedMatrix> quantized =
+      QuantizeMatrix(part->data, *scheme, run);
+  if (!quantized.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path(), ": tensor \"", source.name,
+                     ".weight\": ", quantized.status().message()));
+  }
+  memory.quantized.push_back(std::move(*quantized));
+  return memory.quantized.back().part;
+}
+
+absl::Status WeightLoader::ReadBiases(const std::vector<LinearSource>& sources,
+                                      LinearMemory& memory) {
+  for (const LinearSource& source : sources) {
+    // Parts without a bias of their own get zeros: one vector for all.
+    const size_t offset = memory.bias.size();
+    memory.bias.resize(offset + source.row_range.size(), 0.0f);
+    if (!source.has_bias) continue;
+    QUIRE_ASSIGN_OR_RETURN(
+        const std::vector<float> bias,
+        Vector(absl::StrCat(source.name, ".bias"), source.rows));
+    std::copy(bias.begin() + source.row_range.begin,
+              bias.begin() + source.row_range.end,
+              memory.bias.begin() + offset);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<LinearSpec> WeightLoader::Linear(
@@ -184,41 +467,33 @@ absl::StatusOr<LinearSpec> WeightLoader::Linear(
   spec.kind = kind;
   auto memory = std::make_shared<LinearMemory>();
   memory->checkpoint = checkpoint_;
-  int64_t num_bytes = 0;
   bool has_bias = false;
-  for (const LinearSource& source : sources) {
-    QUIRE_ASSIGN_OR_RETURN(
-        const StoredTensor* tensor,
-        Find(absl::StrCat(source.name, ".weight"), {source.rows, source.cols}));
-    QUIRE_ASSIGN_OR_RETURN(const DType stored, UsableDType(*tensor));
-    spec.parts.push_back(
-        {PartView(*tensor, stored, dtype_.value_or(stored), source, *memory)});
-    // Several parts may be rows of one fused matrix.
-    if (used_.insert(tensor).second) {
-      num_parameters_ += tensor->num_elements;
-      num_bytes += tensor->data.size();
-    }
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const LinearSource& source = sources[i];
     has_bias |= source.has_bias;
+    const auto is_same = [&](const LinearSource& other) {
+      return other.name == source.name;
+    };
+    const int num_fused = static_cast<int>(
+        std::count_if(sources.begin(), sources.end(), is_same));
+    const int fused_idx = static_cast<int>(
+        std::count_if(sources.begin(), sources.begin() + i, is_same));
+    QUIRE_ASSIGN_OR_RETURN(const WeightPart matrix,
+                           ReadMatrix(source, num_fused, fused_idx, *memory));
+    QUIRE_ASSIGN_OR_RETURN(WeightPart part,
+                           PartOf(matrix, kind, source, *memory));
+    spec.parts.push_back(std::move(part));
   }
+  done_bytes_ += memory->num_bytes;
   if (has_bias) {
-    for (const LinearSource& source : sources) {
-      // Parts without a bias of their own get zeros: one vector for all.
-      const size_t offset = memory->bias.size();
-      memory->bias.resize(offset + source.row_range.size(), 0.0f);
-      if (!source.has_bias) continue;
-      QUIRE_ASSIGN_OR_RETURN(
-          const std::vector<float> bias,
-          Vector(absl::StrCat(source.name, ".bias"), source.rows));
-      std::copy(bias.begin() + source.row_range.begin,
-                bias.begin() + source.row_range.end,
-                memory->bias.begin() + offset);
-    }
+    QUIRE_RETURN_IF_ERROR(ReadBiases(sources, *memory));
     spec.bias = TensorView::Vector(memory->bias.data(), DType::kF32,
                                    memory->bias.size());
   }
   spec.keep_alive = std::move(memory);
-  done_bytes_ += num_bytes;
-  if (progress_) progress_(done_bytes_, checkpoint_->num_bytes());
+  if (options_.progress) {
+    options_.progress(done_bytes_, checkpoint_->num_bytes());
+  }
   return spec;
 }
 
@@ -226,8 +501,9 @@ absl::StatusOr<std::vector<float>> WeightLoader::Vector(absl::string_view name,
                                                         int64_t size) {
   QUIRE_ASSIGN_OR_RETURN(const StoredTensor* tensor, Find(name, {size}));
   QUIRE_ASSIGN_OR_RETURN(const DType stored, UsableDType(*tensor));
-  if (used_.insert(tensor).second) num_parameters_ += tensor->num_elements;
-  done_bytes_ += tensor->data.size();
+  const int64_t num_bytes = Use(*tensor);
+  if (num_bytes > 0) num_parameters_ += tensor->num_elements;
+  done_bytes_ += num_bytes;
   std::vector<float> values(size);
   ConvertElements(tensor->data.data(), stored,
                   reinterpret_cast<uint8_t*>(values.data()), DType::kF32, size);
@@ -248,6 +524,66 @@ std::string WeightLoader::UnusedTensorsWarning() const {
   return absl::StrCat(path(), ": ", num_unused,
                       " tensors are not used by this architecture: ", names,
                       num_unused > kMaxNamed ? ", ..." : "");
+}
+
+std::vector<std::string> WeightLoader::Notes() const {
+  std::vector<std::string> notes;
+  for (const auto& [format, count] : num_dequantized_) {
+    const char* dtype = DTypeName(options_.dtype.value_or(kDequantizedDType));
+    notes.push_back(
+        absl::StrCat(path(), ": ", count, " matrices of ",
+                     QuantFormatName(format), " are computed as ", dtype,
+                     Supports(DType::kU8, format)
+                         ? ": they are cut where the format cannot be"
+                         : ": the backend has no kernels for it"));
+  }
+  if (num_left_dense_ > 0) {
+    notes.push_back(absl::StrCat(path(), ": ", num_left_dense_,
+                                 " matrices are not quantized to ",
+                                 QuantFormatName(options_.quantization->format),
+                                 ", which does not fit them"));
+  }
+  return notes;
+}
+
+int64_t WeightLoader::ExpectedBytes() const {
+  int64_t num_bytes = 0;
+  const DType dequantized = options_.dtype.value_or(kDequantizedDType);
+  for (const auto& [name, tensor] : checkpoint_->tensors()) {
+    const int64_t stored = static_cast<int64_t>(tensor.data.size());
+    const bool is_int4 = absl::EndsWith(name, ".qweight") ||
+                         absl::EndsWith(name, ".weight_packed");
+    QuantFormat format = tensor.format;
+    int64_t num_elements = tensor.num_elements;
+    if (is_int4) {
+      format = QuantFormat::kInt4;
+      num_elements *= 8;
+    } else if (tensor.dtype == StoredDType::kF8E4M3) {
+      format = QuantFormat::kFp8;
+    }
+    const std::optional<DType> dense = FloatDType(tensor.dtype);
+    if (format != QuantFormat::kDense) {
+      num_bytes += Supports(DType::kU8, format)
+                       ? stored
+                       : num_elements * DTypeSize(dequantized);
+    } else if (dense && options_.quantization && tensor.shape.size() == 2) {
+      const auto scheme = SchemeForMatrix(*options_.quantization,
+                                          absl::EndsWith(name, "proj.weight")
+                                              ? LinearKind::kPlain
+                                              : LinearKind::kVocab,
+                                          tensor.shape[1]);
+      const DType kept = options_.dtype.value_or(*dense);
+      num_bytes +=
+          scheme && Supports(DType::kU8, scheme->format)
+              ? tensor.shape[0] * QuantRowBytes(scheme->format, tensor.shape[1])
+              : num_elements * DTypeSize(kept);
+    } else {
+      num_bytes +=
+          dense ? num_elements * DTypeSize(options_.dtype.value_or(*dense))
+                : stored;
+    }
+  }
+  return num_bytes;
 }
 
 }  // namespace quire

@@ -1,11 +1,13 @@
 // From the named tensors of a checkpoint to what a backend packs: shapes
 // checked, this rank's shard sliced, elements converted if another dtype was
-// asked for.
+// asked for, matrices quantized if that was asked for, and quantized ones
+// dequantized where the backend has no kernels for their format.
 #ifndef QUIRE_ENGINE_WEIGHTS_WEIGHT_LOADER_H_
 #define QUIRE_ENGINE_WEIGHTS_WEIGHT_LOADER_H_
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -14,10 +16,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/base/thread_pool.h"
 #include "engine/parallel/sharding.h"
+#include "engine/weights/quantization_config.h"
+#include "engine/weights/quantized_matrix.h"
 #include "engine/weights/safetensors.h"
 #include "kernels/backend.h"
 #include "kernels/dtype.h"
+#include "kernels/quant_codec.h"
 
 namespace quire {
 
@@ -34,7 +40,31 @@ struct LinearSource {
   IndexRange row_range;  // This rank's; the bias is sliced alike.
   IndexRange col_range;
   bool has_bias = false;
+  // Never quantized at load: a table that is only looked up (positions).
+  bool keeps_precision = false;
 };
+
+struct WeightLoaderOptions {
+  // Of packed dense weights; none keeps each as it is stored.
+  std::optional<DType> dtype;
+  LoadProgress progress;  // May be empty.
+  // Backend::SupportsLinear; empty: everything is supported.
+  std::function<bool(DType weights, QuantFormat format)> supports;
+  // How the checkpoint's quantized tensors are to be read.
+  QuantizationConfig stored;
+  // How dense matrices are quantized at load; none: not at all.
+  std::optional<QuantizationScheme> quantization;
+  // For conversions; <= 0: all that the process may use.
+  int num_threads = 0;
+};
+
+// The scheme for a matrix of `cols` columns when the model is quantized by
+// `wanted`; none: it stays dense. What has no room for blocks of 256 columns
+// gets the format of 32 with at least as many bits. The vocabulary's matrices
+// keep more precision: q6_k (q8_0 if the columns do not fit) for the block
+// formats of less, and no fp8 or int4.
+std::optional<QuantizationScheme> SchemeForMatrix(
+    const QuantizationScheme& wanted, LinearKind kind, int64_t cols);
 
 // Thread-compatible. Every error is INVALID_ARGUMENT and names the file, the
 // tensor and, for a wrong shape, the expected and the found one. A tensor
@@ -46,9 +76,13 @@ class WeightLoader {
   // `progress` may be empty.
   WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
                std::optional<DType> dtype, LoadProgress progress);
+  WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
+               WeightLoaderOptions options);
 
   // The parts of one linear layer, in the order given. Matrices that need no
-  // conversion are views into the mapped file.
+  // conversion are views into the mapped file. A matrix is found as
+  // `name`.weight (dense, blocks of GGUF, fp8, int8), `name`.qweight (GPTQ,
+  // AWQ) or `name`.weight_packed (compressed-tensors).
   absl::StatusOr<LinearSpec> Linear(LinearKind kind,
                                     const std::vector<LinearSource>& sources);
 
@@ -61,15 +95,25 @@ class WeightLoader {
   // Says that the tensor, if it exists, is known and not needed.
   void Ignore(absl::string_view name);
 
-  // The dtype in which a matrix will be packed. Requires nothing: an absent or
-  // unusable tensor is an error that names it.
+  // The dtype in which a matrix "x.weight" will be packed, or would be if it
+  // were not quantized: bf16, or f16 where its scales are. Requires nothing: an absent or unusable tensor is an
+  // error that names it.
   absl::StatusOr<DType> PackedDType(absl::string_view name) const;
 
   // Tensors of the file that nothing asked for and that are not known to be
   // without effect, as one line for a person; empty if there are none.
   std::string UnusedTensorsWarning() const;
 
-  // Elements of all tensors loaded, each counted once.
+  // What was dequantized, or was not quantized though asked for, and why: one
+  // line each for a person.
+  std::vector<std::string> Notes() const;
+
+  // What the packed weights will take, before any is packed: padding is a few
+  // percent at most.
+  int64_t ExpectedBytes() const;
+
+  // Elements of all tensors loaded, each counted once; of quantized matrices
+  // those of the model.
   int64_t num_parameters() const { return num_parameters_; }
   const std::string& path() const { return checkpoint_->path(); }
 
@@ -79,12 +123,43 @@ class WeightLoader {
   absl::StatusOr<const StoredTensor*> Find(absl::string_view name,
                                            absl::Span<const int64_t> shape);
 
+  // Memory of converted parts, and the matrix last read if several parts are
+  // rows of it.
+  struct LinearMemory;
+  struct FusedMatrix {
+    std::string name;
+    WeightPart part;
+  };
+
+  bool Supports(DType dtype, QuantFormat format) const;
+  // Marks the tensor as used; its bytes if it was not before.
+  int64_t Use(const StoredTensor& tensor);
+  absl::StatusOr<WeightPart> ReadMatrix(const LinearSource& source,
+                                        int num_fused, int fused_idx,
+                                        LinearMemory& memory);
+  absl::StatusOr<WeightPart> ReadWeight(const StoredTensor& weight,
+                                        const LinearSource& source,
+                                        int num_fused, int fused_idx,
+                                        LinearMemory& memory);
+  absl::StatusOr<WeightPart> ReadInts(const LinearSource& source,
+                                      LinearMemory& memory);
+  absl::StatusOr<WeightPart> PartOf(const WeightPart& matrix, LinearKind kind,
+                                    const LinearSource& source,
+                                    LinearMemory& memory);
+  absl::Status ReadBiases(const std::vector<LinearSource>& sources,
+                          LinearMemory& memory);
+  void RunRanges(int64_t num_items,
+                 absl::FunctionRef<void(int64_t begin, int64_t end)> body);
+
   std::shared_ptr<const Checkpoint> checkpoint_;
-  std::optional<DType> dtype_;
-  LoadProgress progress_;
+  WeightLoaderOptions options_;
   std::set<const StoredTensor*> used_;
+  std::unique_ptr<ThreadPool> pool_;  // Started when it is needed.
   int64_t num_parameters_ = 0;
   int64_t done_bytes_ = 0;
+  // Matrices by format: dequantized; left dense by --quantization.
+  std::map<QuantFormat, int> num_dequantized_;
+  int num_left_dense_ = 0;
 };
 
 }  // namespace quire

@@ -15,17 +15,7 @@ namespace {
 constexpr int64_t kMaxItemRows = 96;
 
 const AttentionKernels& GetKernels(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      break;
-    case Isa::kAvx2:
-      return cpu_avx2::kAttentionKernels;
-    case Isa::kAvx512:
-      return cpu_avx512::kAttentionKernels;
-    case Isa::kAvx512Bf16:
-      return cpu_avx512_bf16::kAttentionKernels;
-  }
-  return cpu_scalar::kAttentionKernels;
+  return QUIRE_ISA_TABLE(isa, kAttentionKernels);
 }
 
 KvFormat FormatOf(DType dtype) {
@@ -34,6 +24,10 @@ KvFormat FormatOf(DType dtype) {
       return KvFormat::kF16;
     case DType::kBF16:
       return KvFormat::kBf16;
+    case DType::kF8E4M3:
+      return KvFormat::kF8;
+    case DType::kI8:
+      return KvFormat::kI8;
     default:
       QUIRE_CHECK(dtype == DType::kF32);
       return KvFormat::kF32;
@@ -143,7 +137,7 @@ void PagedAttention(ThreadPool& pool, Isa isa,
   job.out_stride = params.out_stride;
   job.kv = static_cast<const char*>(params.kv);
   job.kv_format = FormatOf(params.kv_dtype);
-  job.block_stride = params.block_stride;
+  job.block_bytes = params.block_bytes;
   job.num_heads = params.num_heads;
   job.num_kv_heads = params.num_kv_heads;
   job.head_dim = params.head_dim;

@@ -7,11 +7,47 @@
 
 #include "absl/types/span.h"
 #include "engine/base/thread_pool.h"
+#include "kernels/backend.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/dtype.h"
 
 namespace quire {
+
+// Where K and V lie in one block of one layer:
+//   [K, V][num_kv_heads], each
+//     K: [head_dim][block_size], V: [block_size][head_dim] elements, and
+//     for kI8 [block_size] f32 scales: an element stands for itself times the
+//     scale of its token.
+// K lies by element so that a vector holds consecutive positions, whose scores
+// it computes without a transposition or a horizontal sum; V so that it holds
+// elements of the output.
+struct KvBlockLayout {
+  DType dtype = DType::kBF16;  // f32, f16, bf16, fp8_e4m3 or i8.
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  int block_size = 0;
+
+  int64_t HeadBytes() const {
+    return block_size * KvHeadBytes(dtype, head_dim);
+  }
+  int64_t BlockBytes() const { return 2 * num_kv_heads * HeadBytes(); }
+  // Byte offsets in a block; `slot` is a position in it.
+  int64_t K(int kv_head, int64_t slot, int d) const {
+    return kv_head * HeadBytes() +
+           (int64_t{d} * block_size + slot) * DTypeSize(dtype);
+  }
+  int64_t V(int kv_head, int64_t slot, int d) const {
+    return (num_kv_heads + kv_head) * HeadBytes() +
+           (slot * head_dim + d) * DTypeSize(dtype);
+  }
+  // kI8 only.
+  int64_t KScale(int kv_head, int64_t slot) const {
+    return kv_head * HeadBytes() + int64_t{block_size} * head_dim + slot * 4;
+  }
+  int64_t VScale(int kv_head, int64_t slot) const {
+    return KScale(num_kv_heads + kv_head, slot);
+  }
+};
 
 // Query tokens of one sequence: rows first_token .. first_token + num_tokens of
 // q and out, at positions first_position onwards. K and V of all positions up
@@ -32,11 +68,11 @@ struct PagedAttentionParams {
   int64_t q_stride = 0;
   float* out = nullptr;  // Shaped as q; must not overlap it.
   int64_t out_stride = 0;
-  // Block b of this layer starts at element b * block_stride and is
-  // [K, V][num_kv_heads][block_size][head_dim].
+  // Block b of this layer starts at byte b * block_bytes and is laid out as
+  // KvBlockLayout says.
   const void* kv = nullptr;
-  DType kv_dtype = DType::kBF16;  // f32, f16 or bf16.
-  int64_t block_stride = 0;
+  DType kv_dtype = DType::kBF16;
+  int64_t block_bytes = 0;
   int num_heads = 0;
   int num_kv_heads = 0;  // Divides num_heads.
   int head_dim = 0;
@@ -85,7 +121,8 @@ class AttentionScratch {
 };
 
 // softmax(scale * q k^T, masked) v for every query token and head, computed in
-// f32; K and V are widened exactly.
+// f32; K and V are widened exactly (the scales of kI8 multiply the scores and
+// the probabilities).
 // Requires: positions and blocks as AttentionRow says; scratch made for at
 // least this num_heads and head_dim and the pool's num_threads. Determinism: on
 // one instruction set the bits of a (token, head) depend only on its query, its

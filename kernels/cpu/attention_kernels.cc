@@ -16,6 +16,8 @@ namespace {
 // matmul_kernels.cc.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 14;
+#elif defined(QUIRE_NEON)
+constexpr int kTileRows = 12;
 #else
 constexpr int kTileRows = 6;
 #endif
@@ -37,28 +39,63 @@ QUIRE_INLINE RowTile GetRowTile(int num_rows, int num_tiles, int tile) {
           base + (tile < extra ? 1 : 0)};
 }
 
-// scores[r][p] = sum over d of q[d][r] * kt[d][p], d ascending, for the first
+template <KvFormat kFormat>
+constexpr int kElementBytes =
+    kFormat == KvFormat::kF32                                 ? 4
+    : kFormat == KvFormat::kF16 || kFormat == KvFormat::kBf16 ? 2
+                                                              : 1;
+
+template <KvFormat kFormat>
+QUIRE_INLINE F32 LoadKv(const char* p, int64_t i) {
+  if constexpr (kFormat == KvFormat::kF32) {
+    return Load(reinterpret_cast<const float*>(p) + i);
+  } else if constexpr (kFormat == KvFormat::kF16) {
+    return LoadF16(reinterpret_cast<const uint16_t*>(p) + i);
+  } else if constexpr (kFormat == KvFormat::kBf16) {
+    return LoadBf16(reinterpret_cast<const uint16_t*>(p) + i);
+  } else if constexpr (kFormat == KvFormat::kF8) {
+    return LoadE4M3(reinterpret_cast<const uint8_t*>(p) + i);
+  } else {
+    return LoadI8(reinterpret_cast<const int8_t*>(p) + i);
+  }
+}
+
+// The first n elements of a row; reads nothing beyond them.
+template <KvFormat kFormat>
+QUIRE_INLINE F32 LoadKvPartial(const char* p, int64_t i, int64_t n) {
+  constexpr int kSize = kElementBytes<kFormat>;
+  alignas(64) char copy[kLanes * kSize] = {};
+  __builtin_memcpy(copy, p + i * kSize, n * kSize);
+  return LoadKv<kFormat>(copy, 0);
+}
+
+// K and V of a tile by groups of kLanes positions: K element d of group g is
+// the vector at k[g] + d * k_stride, V of its position j the row at v[g] + j *
+// v_stride. In the cache itself, or widened to f32 in the scratch.
+constexpr int kNumGroups = kAttentionTile / kLanes;
+struct TileGroups {
+  const char* k[kNumGroups];
+  const char* v[kNumGroups];
+  int64_t k_stride;  // Bytes.
+  int64_t v_stride;
+};
+
+// scores[r][p] = sum over d of q[d][r] * k[d][p], d ascending, for the first
 // `num_positions` (rounded up to panels) positions.
-//   q: [head_dim][kRows]; kt: [head_dim][kAttentionTile]
-//   scores: [kRows][kAttentionTile]
-template <int kRows>
-void ScoreTile(const float* q, const float* kt, int head_dim, int num_positions,
-               float* scores) {
+//   q: [head_dim][kRows]; scores: [kRows][kAttentionTile]
+template <KvFormat kFormat, int kRows>
+void ScoreTile(const float* q, const TileGroups& tile, int head_dim,
+               int num_positions, float* scores) {
   for (int p = 0; p < num_positions; p += kPanelWidth) {
     F32 acc[kRows][2] = {};
     const float* qp = q;
-    const float* kp = kt + p;
+    const char* k0 = tile.k[p / kLanes];
+    const char* k1 = tile.k[p / kLanes + 1];
     for (int d = 0; d < head_dim; ++d) {
-      const F32 k0 = Load(kp);
-      const F32 k1 = Load(kp + kLanes);
-#pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        const F32 qv = Set1(qp[row]);
-        acc[row][0] = Fma(k0, qv, acc[row][0]);
-        acc[row][1] = Fma(k1, qv, acc[row][1]);
-      }
+      FmaRows(LoadKv<kFormat>(k0, 0), LoadKv<kFormat>(k1, 0), qp, acc);
       qp += kRows;
-      kp += kAttentionTile;
+      k0 += tile.k_stride;
+      k1 += tile.k_stride;
     }
     for (int row = 0; row < kRows; ++row) {
       Store(scores + row * kAttentionTile + p, acc[row][0]);
@@ -69,10 +106,9 @@ void ScoreTile(const float* q, const float* kt, int head_dim, int num_positions,
 
 // out[r][d] = out[r][d] * correction[r] + sum over p of probs[r][p] * v[p][d],
 // p ascending.
-//   probs: [kRows][kAttentionTile]; v: [num_positions][padded_dim]
-//   out: [kRows][padded_dim]
-template <int kRows>
-void ValueTile(const float* probs, const float* v, int num_positions,
+//   probs: [kRows][kAttentionTile]; out: [kRows][padded_dim]
+template <KvFormat kFormat, int kRows>
+void ValueTile(const float* probs, const TileGroups& tile, int num_positions,
                int padded_dim, const float* correction, float* out) {
   for (int d = 0; d < padded_dim; d += kPanelWidth) {
     F32 acc[kRows][2];
@@ -82,17 +118,20 @@ void ValueTile(const float* probs, const float* v, int num_positions,
       acc[row][0] = Load(out + row * padded_dim + d) * factor;
       acc[row][1] = Load(out + row * padded_dim + d + kLanes) * factor;
     }
-    const float* vp = v + d;
-    for (int p = 0; p < num_positions; ++p) {
-      const F32 v0 = Load(vp);
-      const F32 v1 = Load(vp + kLanes);
+    for (int p = 0; p < num_positions; p += kLanes) {
+      const char* v = tile.v[p / kLanes];
+      const int end = num_positions - p < kLanes ? num_positions : p + kLanes;
+      for (int i = p; i < end; ++i) {
+        const F32 v0 = LoadKv<kFormat>(v, d);
+        const F32 v1 = LoadKv<kFormat>(v, d + kLanes);
 #pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        const F32 prob = Set1(probs[row * kAttentionTile + p]);
-        acc[row][0] = Fma(v0, prob, acc[row][0]);
-        acc[row][1] = Fma(v1, prob, acc[row][1]);
+        for (int row = 0; row < kRows; ++row) {
+          const F32 prob = Set1(probs[row * kAttentionTile + i]);
+          acc[row][0] = Fma(v0, prob, acc[row][0]);
+          acc[row][1] = Fma(v1, prob, acc[row][1]);
+        }
+        v += tile.v_stride;
       }
-      vp += padded_dim;
     }
     for (int row = 0; row < kRows; ++row) {
       Store(out + row * padded_dim + d, acc[row][0]);
@@ -101,25 +140,45 @@ void ValueTile(const float* probs, const float* v, int num_positions,
   }
 }
 
-using ScoreFunction = void (*)(const float* q, const float* kt, int head_dim,
-                               int num_positions, float* scores);
-using ValueFunction = void (*)(const float* probs, const float* v,
+using ScoreFunction = void (*)(const float* q, const TileGroups& tile,
+                               int head_dim, int num_positions, float* scores);
+using ValueFunction = void (*)(const float* probs, const TileGroups& tile,
                                int num_positions, int padded_dim,
                                const float* correction, float* out);
 struct TileTable {
   ScoreFunction score[kTileRows + 1];  // Entry r handles r rows.
   ValueFunction value[kTileRows + 1];
 };
-template <int... kRows>
+template <KvFormat kFormat, int... kRows>
 constexpr TileTable MakeTileTable() {
-  return {{nullptr, ScoreTile<kRows>...}, {nullptr, ValueTile<kRows>...}};
+  return {{nullptr, ScoreTile<kFormat, kRows>...},
+          {nullptr, ValueTile<kFormat, kRows>...}};
 }
+// Up to this many query rows a tile is read from the cache as it is; for more
+// it is widened once. Where both are possible they compute the same bits.
+constexpr int kMaxDirectRows = kTileRows < 8 ? kTileRows : 8;
+template <KvFormat kFormat>
+constexpr TileTable MakeFormatTable() {
+#if defined(__AVX512F__) || defined(QUIRE_NEON)
+  if constexpr (kFormat != KvFormat::kF32) {
+    return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8>();
+  } else {
+    return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
 #if defined(__AVX512F__)
-constexpr TileTable kTiles =
-    MakeTileTable<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>();
-#else
-constexpr TileTable kTiles = MakeTileTable<1, 2, 3, 4, 5, 6>();
+                         ,
+                         13, 14
 #endif
+                         >();
+  }
+#else
+  return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6>();
+#endif
+}
+constexpr TileTable kTiles[kNumKvFormats] = {
+    MakeFormatTable<KvFormat::kF32>(),  MakeFormatTable<KvFormat::kF16>(),
+    MakeFormatTable<KvFormat::kBf16>(), MakeFormatTable<KvFormat::kF8>(),
+    MakeFormatTable<KvFormat::kI8>(),
+};
 
 // Where the pieces of a thread's scratch lie.
 struct Scratch {
@@ -143,36 +202,33 @@ Scratch DivideScratch(float* p, int64_t num_rows, int64_t padded_dim) {
   return s;
 }
 
-template <KvFormat kFormat>
-QUIRE_INLINE F32 LoadKv(const char* p, int64_t i) {
-  if constexpr (kFormat == KvFormat::kF32) {
-    return Load(reinterpret_cast<const float*>(p) + i);
-  } else if constexpr (kFormat == KvFormat::kF16) {
-    return LoadF16(reinterpret_cast<const uint16_t*>(p) + i);
-  } else {
-    return LoadBf16(reinterpret_cast<const uint16_t*>(p) + i);
-  }
-}
-
-// The first n elements of a row; reads nothing beyond them.
-template <KvFormat kFormat>
-QUIRE_INLINE F32 LoadKvPartial(const char* p, int64_t i, int64_t n) {
-  constexpr int kSize = kFormat == KvFormat::kF32 ? 4 : 2;
-  alignas(64) char copy[kLanes * kSize] = {};
-  __builtin_memcpy(copy, p + i * kSize, n * kSize);
-  return LoadKv<kFormat>(copy, 0);
-}
-
-// Where K and V of a tile's positions lie; null outside [begin, end).
-struct TilePointers {
+// A tile of positions in the cache.
+struct Tile {
+  // Of each position: K's first element (the others are block_size further
+  // each), V's row. Null where invisible.
   const char* k[kAttentionTile];
   const char* v[kAttentionTile];
+  // kI8: scales, zero where invisible.
+  float k_scales[kAttentionTile];
+  float v_scales[kAttentionTile];
 };
+
+int ElementBytes(const AttentionJob& job) {
+  return job.kv_format == KvFormat::kF32 ? 4
+         : job.kv_format == KvFormat::kF16 || job.kv_format == KvFormat::kBf16
+             ? 2
+             : 1;
+}
+
+// Finds the tile at `tile_start`; positions in [begin, end) are visible.
 void FindTile(const AttentionJob& job, const AttentionItem& item,
-              int64_t tile_start, int64_t begin, int64_t end, int element_bytes,
-              TilePointers* pointers) {
+              int64_t tile_start, int64_t begin, int64_t end, Tile* tile) {
+  const int element_bytes = ElementBytes(job);
+  const bool has_scales = job.kv_format == KvFormat::kI8;
   const int64_t row_bytes = static_cast<int64_t>(job.head_dim) * element_bytes;
-  const int64_t head_bytes = job.block_size * row_bytes;
+  const int64_t scales_offset = job.block_size * row_bytes;
+  const int64_t head_bytes =
+      scales_offset + (has_scales ? job.block_size * 4 : 0);
   // One division per tile, not per position.
   int64_t block_idx = tile_start / job.block_size;
   int64_t slot = tile_start % job.block_size;
@@ -183,95 +239,115 @@ void FindTile(const AttentionJob& job, const AttentionItem& item,
     // A block that is wholly invisible may not even have a table entry.
     const bool is_used = position < end && position + count > begin;
     const char* k = nullptr;
+    const char* v = nullptr;
     if (is_used) {
-      k = job.kv +
-          item.block_table[block_idx] * job.block_stride * element_bytes +
-          item.kv_head * head_bytes + slot * row_bytes;
+      k = job.kv + item.block_table[block_idx] * job.block_bytes +
+          item.kv_head * head_bytes;
+      v = k + job.num_kv_heads * head_bytes;
+      if (has_scales) {
+        const int64_t offset = scales_offset + slot * 4;
+        __builtin_memcpy(tile->k_scales + i, k + offset, count * 4);
+        __builtin_memcpy(tile->v_scales + i, v + offset, count * 4);
+      }
+      k += slot * element_bytes;
+      v += slot * row_bytes;
     }
     for (int64_t j = 0; j < count; ++j, ++i) {
       const bool is_visible = position + j >= begin && position + j < end;
-      pointers->k[i] = is_visible ? k + j * row_bytes : nullptr;
-      pointers->v[i] =
-          is_visible ? pointers->k[i] + job.num_kv_heads * head_bytes : nullptr;
+      tile->k[i] = is_visible ? k + j * element_bytes : nullptr;
+      tile->v[i] = is_visible ? v + j * row_bytes : nullptr;
+      if (has_scales && !is_visible) tile->k_scales[i] = tile->v_scales[i] = 0;
     }
     ++block_idx;
     slot = 0;
   }
 }
 
-QUIRE_INLINE void PrefetchRow(const char* row, int64_t row_bytes) {
-  if (row == nullptr) return;
-  for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(row + i);
-}
-
-// K of one group of kLanes positions as f32, transposed, into a column of kt.
-// kAllVisible: no row is null.
-template <KvFormat kFormat, bool kAllVisible>
-void LoadKeys(int64_t dim, const char* const* rows, float* kt) {
-  if (kFormat == KvFormat::kBf16 && dim % (2 * kLanes) == 0) {
-    // Pairs travel as 32 bits: half the exchanges.
-    for (int64_t d = 0; d < dim; d += 2 * kLanes) {
-      U32 pairs[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        pairs[i] =
-            kAllVisible || rows[i] != nullptr
-                ? LoadPairs(reinterpret_cast<const uint16_t*>(rows[i]) + d)
-                : U32{};
-      }
-      Transpose(pairs);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        float* const out = kt + (d + 2 * i) * kAttentionTile;
-        Store(out, EvenBf16(pairs[i]));
-        Store(out + kAttentionTile, OddBf16(pairs[i]));
+// Asks for a tile's K and V.
+void PrefetchTile(const AttentionJob& job, const Tile& tile) {
+  const int64_t row_bytes =
+      static_cast<int64_t>(job.head_dim) * ElementBytes(job);
+  const int64_t k_stride =
+      static_cast<int64_t>(job.block_size) * ElementBytes(job);
+  if (k_stride >= 64) {
+    // Positions of a block share the lines of an element.
+    const int64_t step = 64 / ElementBytes(job);
+    for (int64_t i = 0; i < kAttentionTile; i += step) {
+      if (tile.k[i] == nullptr) continue;
+      for (int64_t d = 0; d < job.head_dim; ++d) {
+        __builtin_prefetch(tile.k[i] + d * k_stride);
       }
     }
-    return;
+  } else {
+    for (int64_t i = 0; i < kAttentionTile; i += job.block_size) {
+      if (tile.k[i] == nullptr) continue;
+      const int64_t num_bytes = job.head_dim * k_stride;
+      for (int64_t j = 0; j < num_bytes; j += 64) {
+        __builtin_prefetch(tile.k[i] + j);
+      }
+    }
   }
-  for (int64_t d = 0; d < dim; d += kLanes) {
-    const int64_t count = dim - d;
-    U32 v[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) {
-      if (!kAllVisible && rows[i] == nullptr) {
-        v[i] = U32{};
-      } else if (count >= kLanes) {
-        v[i] = (U32)LoadKv<kFormat>(rows[i], d);
-      } else {
-        v[i] = (U32)LoadKvPartial<kFormat>(rows[i], d, count);
-      }
-    }
-    Transpose(v);
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) {
-      if (i < count) Store(kt + (d + i) * kAttentionTile, (F32)v[i]);
+  for (int i = 0; i < kAttentionTile; ++i) {
+    if (tile.v[i] == nullptr) continue;
+    for (int64_t j = 0; j < row_bytes; j += 64) {
+      __builtin_prefetch(tile.v[i] + j);
     }
   }
 }
 
-// Loads a tile as f32: K transposed, V as it is, zero where invisible (there it
-// is multiplied by a probability of zero and must be finite). `next` is
-// prefetched meanwhile.
+// Whether whole groups can be read from the cache, which needs them in one
+// block, no padding of the rows of V, and no invisible position before the end
+// (V of an invisible one may be anything, also NaN).
+bool IsDirect(const AttentionJob& job, int num_rows, int64_t tile_start,
+              int64_t begin) {
+  return num_rows <= kMaxDirectRows && job.block_size % kLanes == 0 &&
+         job.head_dim == job.padded_dim && tile_start >= begin;
+}
+
+// The groups of a tile in the cache. Those that the end cuts off are not used,
+// but may be loaded beside one that is.
+void GroupsInCache(const AttentionJob& job, const Tile& tile,
+                   TileGroups* groups) {
+  groups->k_stride = static_cast<int64_t>(job.block_size) * ElementBytes(job);
+  groups->v_stride = static_cast<int64_t>(job.head_dim) * ElementBytes(job);
+  for (int g = 0; g < kNumGroups; ++g) {
+    const int from = tile.k[g * kLanes] != nullptr ? g * kLanes : 0;
+    groups->k[g] = tile.k[from];
+    groups->v[g] = tile.v[from];
+  }
+}
+
+// Widens a tile to f32 in the scratch: V is zero where invisible (there it is
+// multiplied by a probability of zero and must be finite); scores of invisible
+// positions are replaced, whatever K is.
+//   kt: [head_dim][kAttentionTile]; v: [kAttentionTile][padded_dim]
 template <KvFormat kFormat>
-void LoadTile(const AttentionJob& job, const TilePointers& tile,
-              const TilePointers& next, float* kt, float* v) {
-  constexpr int kSize = kFormat == KvFormat::kF32 ? 4 : 2;
+void WidenTile(const AttentionJob& job, const Tile& tile, float* kt, float* v) {
+  constexpr int kSize = kElementBytes<kFormat>;
   const int64_t dim = job.head_dim;
+  const int64_t k_stride = static_cast<int64_t>(job.block_size) * kSize;
+  const bool has_whole_groups = job.block_size % kLanes == 0;
   for (int i = 0; i < kAttentionTile; i += kLanes) {
-    int num_visible = 0;
-    for (int j = i; j < i + kLanes; ++j) {
-      num_visible += tile.k[j] != nullptr;
-      PrefetchRow(next.k[j], dim * kSize);
+    const char* group = nullptr;
+    for (int j = 0; j < kLanes; ++j) {
+      const char* const k = tile.k[i + j];
+      if (k == nullptr) continue;
+      if (has_whole_groups) {
+        group = k - j * kSize;
+        break;
+      }
+      for (int64_t d = 0; d < dim; ++d) {
+        kt[d * kAttentionTile + i + j] =
+            LoadKvPartial<kFormat>(k + d * k_stride, 0, 1)[0];
+      }
     }
-    // Scores of invisible positions are replaced, whatever K is.
-    if (num_visible == kLanes) {
-      LoadKeys<kFormat, true>(dim, tile.k + i, kt + i);
-    } else if (num_visible > 0) {
-      LoadKeys<kFormat, false>(dim, tile.k + i, kt + i);
+    if (group != nullptr) {
+      for (int64_t d = 0; d < dim; ++d) {
+        Store(kt + d * kAttentionTile + i,
+              LoadKv<kFormat>(group + d * k_stride, 0));
+      }
     }
     for (int j = i; j < i + kLanes; ++j) {
-      PrefetchRow(next.v[j], dim * kSize);
       float* const v_row = v + j * job.padded_dim;
       const char* const src = tile.v[j];
       int64_t d = 0;
@@ -286,6 +362,24 @@ void LoadTile(const AttentionJob& job, const TilePointers& tile,
       }
       for (; d < job.padded_dim; d += kLanes) Store(v_row + d, F32{});
     }
+  }
+}
+
+using WidenFunction = void (*)(const AttentionJob& job, const Tile& tile,
+                               float* kt, float* v);
+constexpr WidenFunction kWiden[kNumKvFormats] = {
+    WidenTile<KvFormat::kF32>, WidenTile<KvFormat::kF16>,
+    WidenTile<KvFormat::kBf16>, WidenTile<KvFormat::kF8>,
+    WidenTile<KvFormat::kI8>};
+
+void GroupsInScratch(const AttentionJob& job, const Scratch& scratch,
+                     TileGroups* groups) {
+  groups->k_stride = kAttentionTile * 4;
+  groups->v_stride = static_cast<int64_t>(job.padded_dim) * 4;
+  for (int g = 0; g < kNumGroups; ++g) {
+    groups->k[g] = reinterpret_cast<const char*>(scratch.kt + g * kLanes);
+    groups->v[g] = reinterpret_cast<const char*>(scratch.v) +
+                   g * kLanes * groups->v_stride;
   }
 }
 
@@ -311,14 +405,16 @@ QUIRE_INLINE I32 Iota() {
   return v;
 }
 
-// Turns the scores of a row tile into probabilities relative to the new maxima.
+// Turns the scores of a row tile into probabilities relative to the new maxima,
+// times the scales of V.
 //   scores: [range.size][kAttentionTile]; max, sums: of the tile's first row
 //   correction: the factors that the older sums of each row are due.
 void SoftmaxTile(const AttentionJob& job, const AttentionItem& item,
-                 int64_t tile_start, RowTile range, float* scores, float* max,
-                 float* sums, float* correction) {
+                 const Tile& tile, int64_t tile_start, RowTile range,
+                 float* scores, float* max, float* sums, float* correction) {
   constexpr int kVectors = kAttentionTile / kLanes;
   const int group = job.num_heads / job.num_kv_heads;
+  const bool has_scales = job.kv_format == KvFormat::kI8;
   const I32 iota = Iota();
   float base[16] = {};
   alignas(64) float change[16] = {};
@@ -328,8 +424,11 @@ void SoftmaxTile(const AttentionJob& job, const AttentionItem& item,
     float* const row = scores + r * kAttentionTile;
     F32 s[kVectors];
 #pragma GCC unroll 16
-    for (int i = 0; i < kVectors; ++i)
-      s[i] = Load(row + i * kLanes) * job.scale;
+    for (int i = 0; i < kVectors; ++i) {
+      s[i] = Load(row + i * kLanes);
+      if (has_scales) s[i] *= Load(tile.k_scales + i * kLanes);
+      s[i] *= job.scale;
+    }
     if (job.softcap > 0) {
       for (F32& v : s) v = Tanh(v / job.softcap) * job.softcap;
     }
@@ -363,7 +462,8 @@ void SoftmaxTile(const AttentionJob& job, const AttentionItem& item,
 #pragma GCC unroll 16
     for (int i = 0; i < kVectors; ++i) {
       const F32 p = Exp(Load(row + i * kLanes) - base[r]);
-      Store(row + i * kLanes, p);
+      const F32 weight = has_scales ? p * Load(tile.v_scales + i * kLanes) : p;
+      Store(row + i * kLanes, weight);
       sum += p;
     }
     Store(sums + r * kLanes, Load(sums + r * kLanes) * correction[r] + sum);
@@ -389,14 +489,17 @@ void LoadQueries(const AttentionJob& job, const AttentionItem& item,
   }
 }
 
-// All query rows against the tile in scratch.
+// All query rows against a tile.
+//   format: of what `groups` points to.
 void ProcessTile(const AttentionJob& job, const AttentionItem& item,
+                 const Tile& tile, const TileGroups& groups, KvFormat format,
                  int64_t tile_start, int num_rows, int num_tiles,
                  const Scratch& scratch, float* partial) {
+  const TileTable& functions = kTiles[static_cast<int>(format)];
   const int group = job.num_heads / job.num_kv_heads;
   float* const max = partial + static_cast<int64_t>(num_rows) * job.padded_dim;
-  for (int tile = 0; tile < num_tiles; ++tile) {
-    const RowTile range = GetRowTile(num_rows, num_tiles, tile);
+  for (int row_tile = 0; row_tile < num_tiles; ++row_tile) {
+    const RowTile range = GetRowTile(num_rows, num_tiles, row_tile);
     // Later tokens see further; with a window, earlier ones see further back.
     const int64_t first = item.first_position + range.first / group;
     const int64_t last =
@@ -404,13 +507,14 @@ void ProcessTile(const AttentionJob& job, const AttentionItem& item,
     const int begin = VisibleRange(job, first, tile_start).begin;
     const int end = VisibleRange(job, last, tile_start).end;
     if (begin >= end) continue;
-    kTiles.score[range.size](scratch.q + range.first * job.head_dim, scratch.kt,
-                             job.head_dim, end, scratch.scores);
+    functions.score[range.size](scratch.q + range.first * job.head_dim, groups,
+                                job.head_dim, end, scratch.scores);
     alignas(64) float correction[16];
-    SoftmaxTile(job, item, tile_start, range, scratch.scores, max + range.first,
-                scratch.sums + range.first * kLanes, correction);
-    kTiles.value[range.size](
-        scratch.scores, scratch.v, end, job.padded_dim, correction,
+    SoftmaxTile(job, item, tile, tile_start, range, scratch.scores,
+                max + range.first, scratch.sums + range.first * kLanes,
+                correction);
+    functions.value[range.size](
+        scratch.scores, groups, end, job.padded_dim, correction,
         partial + static_cast<int64_t>(range.first) * job.padded_dim);
   }
 }
@@ -440,28 +544,25 @@ void ComputeSplitInto(const AttentionJob& job, const AttentionItem& item,
   if (tile_start < begin) tile_start = begin / kAttentionTile * kAttentionTile;
   int64_t tiles_end = (split + 1) * kAttentionSplit;
   if (tiles_end > end) tiles_end = end;
-  const int element_bytes = job.kv_format == KvFormat::kF32 ? 4 : 2;
-  TilePointers pointers[2];
-  FindTile(job, item, tile_start, begin, tiles_end, element_bytes,
-           &pointers[0]);
+  Tile tiles[2];
+  FindTile(job, item, tile_start, begin, tiles_end, &tiles[0]);
   for (int current = 0; tile_start < tiles_end;
        tile_start += kAttentionTile, current ^= 1) {
-    const TilePointers& tile = pointers[current];
-    TilePointers& next = pointers[current ^ 1];
-    FindTile(job, item, tile_start + kAttentionTile, begin, tiles_end,
-             element_bytes, &next);
-    switch (job.kv_format) {
-      case KvFormat::kF32:
-        LoadTile<KvFormat::kF32>(job, tile, next, scratch.kt, scratch.v);
-        break;
-      case KvFormat::kF16:
-        LoadTile<KvFormat::kF16>(job, tile, next, scratch.kt, scratch.v);
-        break;
-      case KvFormat::kBf16:
-        LoadTile<KvFormat::kBf16>(job, tile, next, scratch.kt, scratch.v);
-        break;
+    const Tile& tile = tiles[current];
+    Tile& next = tiles[current ^ 1];
+    FindTile(job, item, tile_start + kAttentionTile, begin, tiles_end, &next);
+    PrefetchTile(job, next);
+    TileGroups groups;
+    KvFormat format = job.kv_format;
+    if (IsDirect(job, num_rows, tile_start, begin)) {
+      GroupsInCache(job, tile, &groups);
+    } else {
+      kWiden[static_cast<int>(format)](job, tile, scratch.kt, scratch.v);
+      GroupsInScratch(job, scratch, &groups);
+      format = KvFormat::kF32;
     }
-    ProcessTile(job, item, tile_start, num_rows, num_tiles, scratch, partial);
+    ProcessTile(job, item, tile, groups, format, tile_start, num_rows,
+                num_tiles, scratch, partial);
   }
   for (int row = 0; row < num_rows; ++row) {
     max[num_rows + row] = SumLanes(Load(scratch.sums + row * kLanes));

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "kernels/cpu/isa_dispatch.h"
+
 namespace quire {
 
 // Positions whose scores are computed before the running maximum is updated.
@@ -17,7 +19,8 @@ constexpr int kAttentionTile = 64;
 // against well under 1 us for the merge.
 constexpr int kAttentionSplit = 512;
 
-enum class KvFormat : int { kF32, kF16, kBf16 };
+enum class KvFormat : int { kF32, kF16, kBf16, kF8, kI8 };
+constexpr int kNumKvFormats = 5;
 
 struct AttentionJob {
   const float* q;  // [num_tokens, num_heads * head_dim]
@@ -26,7 +29,7 @@ struct AttentionJob {
   int64_t out_stride;
   const char* kv;
   KvFormat kv_format;
-  int64_t block_stride;  // Elements.
+  int64_t block_bytes;  // From block to block.
   int num_heads;
   int num_kv_heads;
   int head_dim;
@@ -59,7 +62,7 @@ static inline int64_t PartialFloats(int64_t num_rows, int64_t padded_dim) {
 static inline int64_t AttentionScratchFloats(int64_t max_rows,
                                              int64_t padded_dim) {
   return max_rows * padded_dim              // Packed queries.
-         + 2 * kAttentionTile * padded_dim  // K transposed, V.
+         + 2 * kAttentionTile * padded_dim  // K by element, V.
          + 16 * kAttentionTile              // Scores of a row tile.
          + max_rows * 16                    // Sums by lane.
          + 2 * PartialFloats(max_rows, padded_dim) + 64;
@@ -81,18 +84,7 @@ struct AttentionKernels {
                   int64_t split_begin, int64_t split_end, float* scratch);
 };
 
-namespace cpu_scalar {
-extern const AttentionKernels kAttentionKernels;
-}
-namespace cpu_avx2 {
-extern const AttentionKernels kAttentionKernels;
-}
-namespace cpu_avx512 {
-extern const AttentionKernels kAttentionKernels;
-}
-namespace cpu_avx512_bf16 {
-extern const AttentionKernels kAttentionKernels;
-}
+QUIRE_DECLARE_ISA_TABLES(AttentionKernels, kAttentionKernels)
 
 }  // namespace quire
 

@@ -28,20 +28,18 @@ struct Shape {
 class Cache {
  public:
   Cache(const Shape& shape, const std::vector<int64_t>& lengths, uint64_t seed)
-      : shape_(shape), random_(seed) {
-    const int64_t size = DTypeSize(shape.kv_dtype);
+      : shape_(shape),
+        layout_{shape.kv_dtype, shape.num_kv_heads, shape.head_dim,
+                shape.block_size},
+        random_(seed) {
     int64_t num_blocks = 1;
     for (int64_t length : lengths) {
       num_blocks += (length + shape.block_size - 1) / shape.block_size;
     }
     // Two layers: blocks are further apart than they are long.
-    block_elements_ =
-        2LL * shape.num_kv_heads * shape.block_size * shape.head_dim;
-    block_stride_ = 2 * block_elements_ + 3;
-    bytes_.resize(num_blocks * block_stride_ * size);
-    for (int64_t i = 0; i < num_blocks * block_stride_; ++i) {
-      Write(i, std::numeric_limits<float>::quiet_NaN());
-    }
+    block_bytes_ = 2 * layout_.BlockBytes() + 12;
+    // A NaN in every format; in kI8 the scales are.
+    bytes_.resize(num_blocks * block_bytes_, '\xff');
     // Blocks in shuffled order.
     std::vector<int32_t> free;
     for (int32_t b = 0; b < num_blocks; ++b) free.push_back(b);
@@ -56,9 +54,12 @@ class Cache {
       }
       for (int64_t p = 0; p < length; ++p) {
         for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
-          for (int d = 0; d < shape.head_dim; ++d) {
-            Write(Slot(table, p, kv_head, d, 0), 3 * Uniform());
-            Write(Slot(table, p, kv_head, d, 1), Uniform());
+          for (bool is_v : {false, true}) {
+            WriteScale(table, p, kv_head, is_v,
+                       (is_v ? 1.0f : 3.0f) / 127 * (1.25f + Uniform()));
+            for (int d = 0; d < shape.head_dim; ++d) {
+              Write(table, p, kv_head, d, is_v, (is_v ? 1 : 3) * Uniform());
+            }
           }
         }
       }
@@ -71,39 +72,80 @@ class Cache {
 
   float Uniform() { return static_cast<float>(2 * random_.Uniform() - 1); }
 
-  int64_t Slot(const std::vector<int32_t>& table, int64_t p, int kv_head, int d,
-               int is_v) const {
-    return table[p / shape_.block_size] * block_stride_ +
-           ((is_v * shape_.num_kv_heads + kv_head) * shape_.block_size +
-            p % shape_.block_size) *
-               static_cast<int64_t>(shape_.head_dim) +
-           d;
+  // Where the block of position p begins, and what is where in it.
+  int64_t Block(const std::vector<int32_t>& table, int64_t p) const {
+    return table[p / shape_.block_size] * block_bytes_;
   }
-  void Write(int64_t i, float value) {
-    if (shape_.kv_dtype == DType::kF32) {
-      std::memcpy(bytes_.data() + i * 4, &value, 4);
-    } else {
-      const uint16_t bits = shape_.kv_dtype == DType::kF16 ? FloatToHalf(value)
-                                                           : FloatToBf16(value);
-      std::memcpy(bytes_.data() + i * 2, &bits, 2);
+  int64_t Element(const std::vector<int32_t>& table, int64_t p, int kv_head,
+                  int d, bool is_v) const {
+    const int64_t slot = p % shape_.block_size;
+    return Block(table, p) +
+           (is_v ? layout_.V(kv_head, slot, d) : layout_.K(kv_head, slot, d));
+  }
+  int64_t Scale(const std::vector<int32_t>& table, int64_t p, int kv_head,
+                bool is_v) const {
+    const int64_t slot = p % shape_.block_size;
+    return Block(table, p) + (is_v ? layout_.VScale(kv_head, slot)
+                                   : layout_.KScale(kv_head, slot));
+  }
+  void WriteScale(const std::vector<int32_t>& table, int64_t p, int kv_head,
+                  bool is_v, float scale) {
+    if (shape_.kv_dtype != DType::kI8) return;
+    std::memcpy(bytes_.data() + Scale(table, p, kv_head, is_v), &scale, 4);
+  }
+  // kI8: `value` relative to 3 (K) or 1 (V) becomes a code.
+  void Write(const std::vector<int32_t>& table, int64_t p, int kv_head, int d,
+             bool is_v, float value) {
+    char* const to = bytes_.data() + Element(table, p, kv_head, d, is_v);
+    switch (shape_.kv_dtype) {
+      case DType::kF32:
+        std::memcpy(to, &value, 4);
+        break;
+      case DType::kI8:
+        *to = static_cast<char>(
+            static_cast<int8_t>(std::lround(value / (is_v ? 1 : 3) * 127)));
+        break;
+      case DType::kF8E4M3:
+        *to = static_cast<char>(FloatToE4M3(value));
+        break;
+      default: {
+        const uint16_t bits = shape_.kv_dtype == DType::kF16
+                                  ? FloatToHalf(value)
+                                  : FloatToBf16(value);
+        std::memcpy(to, &bits, 2);
+      }
     }
   }
-  double Read(int64_t i) const {
-    if (shape_.kv_dtype == DType::kF32) {
-      float value;
-      std::memcpy(&value, bytes_.data() + i * 4, 4);
-      return value;
-    }
+  double Read(const std::vector<int32_t>& table, int64_t p, int kv_head, int d,
+              bool is_v) const {
+    const char* const from =
+        bytes_.data() + Element(table, p, kv_head, d, is_v);
+    float value;
     uint16_t bits;
-    std::memcpy(&bits, bytes_.data() + i * 2, 2);
-    return shape_.kv_dtype == DType::kF16 ? HalfToFloat(bits)
-                                          : Bf16ToFloat(bits);
+    switch (shape_.kv_dtype) {
+      case DType::kF32:
+        std::memcpy(&value, from, 4);
+        return value;
+      case DType::kI8:
+        std::memcpy(&value, bytes_.data() + Scale(table, p, kv_head, is_v), 4);
+        return static_cast<double>(static_cast<int8_t>(*from)) * value;
+      case DType::kF8E4M3:
+        return E4M3ToFloat(static_cast<uint8_t>(*from));
+      default:
+        std::memcpy(&bits, from, 2);
+        return shape_.kv_dtype == DType::kF16 ? HalfToFloat(bits)
+                                              : Bf16ToFloat(bits);
+    }
   }
 
-  // Makes one element of a key NaN.
+  // Makes one element of a key NaN (kI8: all of it).
   void Poison(int sequence, int64_t position, int kv_head) {
-    Write(Slot(tables_[sequence], position, kv_head, 3, 0),
-          std::numeric_limits<float>::quiet_NaN());
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    if (shape_.kv_dtype == DType::kI8) {
+      WriteScale(tables_[sequence], position, kv_head, false, nan);
+    } else {
+      Write(tables_[sequence], position, kv_head, 3, false, nan);
+    }
   }
 
   struct Piece {  // Tokens [begin, begin + num_tokens) of a sequence.
@@ -136,7 +178,7 @@ class Cache {
     params.out_stride = width;
     params.kv = bytes_.data();
     params.kv_dtype = shape_.kv_dtype;
-    params.block_stride = block_stride_;
+    params.block_bytes = block_bytes_;
     params.num_heads = shape_.num_heads;
     params.num_kv_heads = shape_.num_kv_heads;
     params.head_dim = shape_.head_dim;
@@ -155,7 +197,7 @@ class Cache {
   // One head of one token in double, and a bound on the error of f32.
   //
   // Scores: a chain of head_dim multiply-adds (two roundings each without FMA),
-  // scale and soft cap (a few ulp of the cap): |ds|. A relative error of
+  // scales and soft cap (a few ulp of the cap): |ds|. A relative error of
   // exp(s - max) is then |ds| twice (score and maximum), the rounding of the
   // subtraction (up to |s - max| units) and 2 ulp of exp. The weighted mean of
   // V moves by that times the mean of |V - out| <= 2 max |V|; its own summation
@@ -179,12 +221,12 @@ class Cache {
       double dot = 0;
       double sum_abs = 0;
       for (int d = 0; d < shape_.head_dim; ++d) {
-        const double product = q[d] * Read(Slot(table, p, kv_head, d, 0));
+        const double product = q[d] * Read(table, p, kv_head, d, false);
         dot += product;
         sum_abs += std::abs(product);
       }
       double score = dot * static_cast<double>(Scale());
-      score_error = std::max(score_error, (2 * shape_.head_dim + 2) *
+      score_error = std::max(score_error, (2 * shape_.head_dim + 3) *
                                               kRoundoff * sum_abs * Scale());
       if (shape_.softcap > 0) {
         score = shape_.softcap * std::tanh(score / shape_.softcap);
@@ -204,13 +246,13 @@ class Cache {
     double max_v = 0;
     for (size_t i = 0; i < scores.size(); ++i) {
       for (int d = 0; d < shape_.head_dim; ++d) {
-        const double v = Read(Slot(table, begin + i, kv_head, d, 1));
+        const double v = Read(table, begin + i, kv_head, d, true);
         max_v = std::max(max_v, std::abs(v));
         (*out)[d] += scores[i] / sum * v;
       }
     }
     const double relative =
-        2 * score_error + (spread + 4) * kRoundoff +
+        2 * score_error + (spread + 5) * kRoundoff +
         2 * (static_cast<double>(scores.size()) + 64) * kRoundoff;
     *tolerance = 2 * relative * max_v + 1e-30;
   }
@@ -241,9 +283,9 @@ class Cache {
 
  private:
   Shape shape_;
+  KvBlockLayout layout_;
   SimulationRandom random_;
-  int64_t block_elements_ = 0;
-  int64_t block_stride_ = 0;
+  int64_t block_bytes_ = 0;
   std::vector<char> bytes_;
   std::vector<std::vector<int32_t>> tables_;
   std::vector<std::vector<float>> queries_;
@@ -415,7 +457,8 @@ std::string ParamName(
 INSTANTIATE_TEST_SUITE_P(
     AllIsas, AttentionTest,
     testing::Combine(testing::ValuesIn(SupportedIsas()),
-                     testing::Values(DType::kF32, DType::kF16, DType::kBF16)),
+                     testing::Values(DType::kF32, DType::kF16, DType::kBF16,
+                                     DType::kF8E4M3, DType::kI8)),
     ParamName);
 
 }  // namespace

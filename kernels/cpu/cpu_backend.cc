@@ -35,17 +35,18 @@ absl::Status CheckLinearSpec(const LinearSpec& spec) {
   for (const WeightPart& part : spec.parts) {
     const TensorView& data = part.data;
     if (data.empty() || data.rows < 1 || data.cols < 1 ||
-        data.row_stride < data.cols || !IsDenseDType(data.dtype)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a part of a linear layer is ", DTypeName(data.dtype),
-                       " [", data.rows, ", ", data.cols, "]"));
-    }
-    const TensorView& first = spec.parts[0].data;
-    if (data.cols != first.cols || data.dtype != first.dtype) {
+        data.row_stride < data.cols || !IsPackable(data.dtype, part.format)) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "parts of a linear layer disagree: ", DTypeName(data.dtype), " [",
-          data.rows, ", ", data.cols, "] and ", DTypeName(first.dtype), " [",
-          first.rows, ", ", first.cols, "]"));
+          "a part of a linear layer is ", QuantFormatName(part.format), " ",
+          DTypeName(data.dtype), " [", data.rows, ", ", data.cols, "]"));
+    }
+    const WeightPart& first = spec.parts[0];
+    if (part.cols() != first.cols()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "parts of a linear layer disagree: ", QuantFormatName(part.format),
+          " [", part.rows(), ", ", part.cols(), "] and ",
+          QuantFormatName(first.format), " [", first.rows(), ", ", first.cols(),
+          "]"));
     }
     rows += data.rows;
   }
@@ -134,7 +135,7 @@ std::string CpuBackend::Description() const {
 DType CpuBackend::ActivationDType(DType weights) const { return DType::kF32; }
 
 bool CpuBackend::SupportsLinear(DType weights, QuantFormat format) const {
-  return format == QuantFormat::kDense && IsDenseDType(weights);
+  return IsPackable(weights, format);
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> CpuBackend::PackLinear(
@@ -181,7 +182,8 @@ absl::StatusOr<int> CpuBackend::AddAttention(const AttentionSpec& spec) {
         "attention: ", spec.num_layers, " layers, ", spec.num_heads, " heads, ",
         spec.num_kv_heads, " KV heads, head_dim ", spec.head_dim));
   }
-  if (!IsDenseDType(spec.kv_dtype)) {
+  if (!IsDenseDType(spec.kv_dtype) && spec.kv_dtype != DType::kF8E4M3 &&
+      spec.kv_dtype != DType::kI8) {
     return absl::InvalidArgumentError(
         absl::StrCat("attention: a KV cache in ", DTypeName(spec.kv_dtype),
                      " (--kv-cache-dtype); on the CPU it is in bf16, f16 or "
@@ -260,8 +262,7 @@ absl::StatusOr<int> CpuBackend::NumBlocks(const EngineShape& shape) const {
 
 absl::Status CpuBackend::AllocateKv() {
   for (KvLayers& kv : kv_) {
-    kv.layer_bytes =
-        num_blocks_ * kv.block_stride * DTypeSize(kv.spec.kv_dtype);
+    kv.layer_bytes = num_blocks_ * kv.layout.BlockBytes();
     QUIRE_ASSIGN_OR_RETURN(
         kv.memory, MappedMemory::Create(kv.layer_bytes * kv.spec.num_layers,
                                         MappedMemory::Pages::kHuge));
@@ -303,8 +304,8 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   int max_heads = 1;
   int max_head_dim = 1;
   for (KvLayers& kv : kv_) {
-    kv.block_stride =
-        int64_t{2} * kv.spec.num_kv_heads * shape.block_size * kv.spec.head_dim;
+    kv.layout = {kv.spec.kv_dtype, kv.spec.num_kv_heads, kv.spec.head_dim,
+                 shape.block_size};
     max_heads = std::max(max_heads, kv.spec.num_heads);
     max_head_dim = std::max(max_head_dim, kv.spec.head_dim);
   }
@@ -316,9 +317,13 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   slot_step_.assign(shape.max_num_seqs, 0);
   matmul_scratch_ = std::make_unique<MatmulScratch>(
       std::max(shape.max_num_tokens, shape.max_logit_rows),
-      std::max<int64_t>(max_cols_, 1));
+      std::max<int64_t>(max_cols_, 1),
+      QuantScratchBytes(isa_, pool_.num_threads()));
   attention_scratch_ = std::make_unique<AttentionScratch>(
       pool_.num_threads(), max_heads, max_head_dim, shape.max_model_len);
+  // Whole cache lines, so that threads share none.
+  kv_row_bytes_ = RoundUp(max_head_dim * int64_t{sizeof(float)}, 64) + 64;
+  kv_rows_.resize(pool_.num_threads() * kv_row_bytes_);
   for (int i = 0; i < pool_.num_threads(); ++i) {
     sampling_scratch_.emplace_back(shape.vocab_size,
                                    SlotTable::MaxHistoryTokens(shape));
@@ -459,7 +464,7 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
 void CpuBackend::CopyBlocks(
     absl::Span<const std::pair<int32_t, int32_t>> copies) {
   for (const KvLayers& kv : kv_) {
-    const int64_t block_bytes = kv.block_stride * DTypeSize(kv.spec.kv_dtype);
+    const int64_t block_bytes = kv.layout.BlockBytes();
     // In order: a later copy may read what an earlier one wrote.
     pool_.ParallelFor(
         kv.spec.num_layers, 1, [&](int64_t begin, int64_t end, int) {

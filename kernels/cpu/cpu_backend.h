@@ -134,6 +134,8 @@ class CpuBackend : public Backend {
   int64_t workspace_bytes_ = 0;
   float* normed_ = nullptr;  // x': [max rows, normed_stride_]
   int64_t normed_stride_ = 0;
+  std::vector<char> kv_rows_;  // One row of K for each thread.
+  int64_t kv_row_bytes_ = 0;
   SlotTable slots_;
   std::vector<int64_t> slot_step_;  // Serial of the last step that named it.
   int64_t num_steps_ = 0;

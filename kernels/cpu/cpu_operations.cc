@@ -2,6 +2,7 @@
 // the kernels.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
@@ -15,6 +16,51 @@ namespace {
 bool IsGated(Epilogue::Activation activation) {
   return activation == Epilogue::Activation::kSwiGlu ||
          activation == Epilogue::Activation::kGeGlu;
+}
+
+// Elements of kSize bytes, `stride` bytes apart in `to`.
+template <int kSize>
+void ScatterElements(const char* from, int64_t count, int64_t stride,
+                     char* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(to + i * stride, from + i * kSize, kSize);
+  }
+}
+
+// Stores one token in its slot of a block.
+//   kv: [2 * num_kv_heads, head_dim], K of all heads and then V.
+//   row: room for head_dim elements.
+void WriteKvOfToken(Isa isa, const KvBlockLayout& layout, int64_t slot,
+                    const float* kv, char* block, char* row) {
+  const int64_t size = DTypeSize(layout.dtype);
+  for (int i = 0; i < 2 * layout.num_kv_heads; ++i) {
+    const bool is_k = i < layout.num_kv_heads;
+    const int head = is_k ? i : i - layout.num_kv_heads;
+    const float* const from = kv + int64_t{i} * layout.head_dim;
+    char* const to = is_k ? row : block + layout.V(head, slot, 0);
+    if (layout.dtype == DType::kI8) {
+      const float scale = QuantizeRow(isa, from, layout.head_dim,
+                                      reinterpret_cast<int8_t*>(to));
+      std::memcpy(block + (is_k ? layout.KScale(head, slot)
+                                : layout.VScale(head, slot)),
+                  &scale, sizeof(scale));
+    } else {
+      ConvertRow(isa, from, layout.head_dim, layout.dtype, to);
+    }
+    if (!is_k) continue;
+    char* const k = block + layout.K(head, slot, 0);
+    const int64_t stride = layout.block_size * size;
+    switch (size) {
+      case 1:
+        ScatterElements<1>(row, layout.head_dim, stride, k);
+        break;
+      case 2:
+        ScatterElements<2>(row, layout.head_dim, stride, k);
+        break;
+      default:
+        ScatterElements<4>(row, layout.head_dim, stride, k);
+    }
+  }
 }
 
 }  // namespace
@@ -221,41 +267,39 @@ void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
                          TensorView qkv) {
   const AttentionSpec& spec = kv.spec;
   const int head_dim = spec.head_dim;
-  const int64_t head_stride = int64_t{shape_.block_size} * head_dim;
-  const int64_t element_size = DTypeSize(spec.kv_dtype);
-  char* base = kv.memory.data() + layer * kv.layer_bytes;
-  pool_.ParallelFor(step.num_tokens, 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t position = step.positions[t];
-      float* head = qkv.row<float>(t);
-      NormHeads(spec.q_norm, spec.num_heads, head_dim, head);
-      NormHeads(spec.k_norm, spec.num_kv_heads, head_dim,
-                head + int64_t{spec.num_heads} * head_dim);
-      const int32_t row_idx = step.token_row[t];
-      const SlotState& slot = slots_[step.rows[row_idx].row.slot];
-      const bool is_long = !spec.long_rope_table.empty() &&
-                           slot.num_start_tokens > spec.long_rope_after;
-      const TensorView& rope = is_long ? spec.long_rope_table : spec.rope_table;
-      const int num_rotated =
-          rope.empty() ? 0 : spec.num_heads + spec.num_kv_heads;
-      for (int i = 0; i < num_rotated; ++i) {
-        RopeHead(isa_, rope.row<const float>(position),
-                 static_cast<int>(rope.cols), spec.rope_interleaved,
-                 head + int64_t{i} * head_dim);
-      }
-      const AttentionRow& row = step.attention_rows[row_idx];
-      const int64_t block = row.block_table[position / shape_.block_size];
-      const int64_t block_offset =
-          block * kv.block_stride + position % shape_.block_size * head_dim;
-      const float* source = head + int64_t{spec.num_heads} * head_dim;
-      // K of all heads, then V of all heads, in `qkv` as in the block.
-      for (int i = 0; i < 2 * spec.num_kv_heads; ++i) {
-        ConvertRow(isa_, source + int64_t{i} * head_dim, head_dim,
-                   spec.kv_dtype,
-                   base + (block_offset + i * head_stride) * element_size);
-      }
-    }
-  });
+  char* const base = kv.memory.data() + layer * kv.layer_bytes;
+  // Tokens of a block share cache lines of K: whole blocks where there are
+  // many.
+  const int64_t chunk = step.num_tokens < 64 ? 4 : 16;
+  pool_.ParallelFor(
+      step.num_tokens, chunk, [&](int64_t begin, int64_t end, int thread_idx) {
+        for (int64_t t = begin; t < end; ++t) {
+          const int64_t position = step.positions[t];
+          float* head = qkv.row<float>(t);
+          NormHeads(spec.q_norm, spec.num_heads, head_dim, head);
+          NormHeads(spec.k_norm, spec.num_kv_heads, head_dim,
+                    head + int64_t{spec.num_heads} * head_dim);
+          const int32_t row_idx = step.token_row[t];
+          const SlotState& slot = slots_[step.rows[row_idx].row.slot];
+          const bool is_long = !spec.long_rope_table.empty() &&
+                               slot.num_start_tokens > spec.long_rope_after;
+          const TensorView& rope =
+              is_long ? spec.long_rope_table : spec.rope_table;
+          const int num_rotated =
+              rope.empty() ? 0 : spec.num_heads + spec.num_kv_heads;
+          for (int i = 0; i < num_rotated; ++i) {
+            RopeHead(isa_, rope.row<const float>(position),
+                     static_cast<int>(rope.cols), spec.rope_interleaved,
+                     head + int64_t{i} * head_dim);
+          }
+          const AttentionRow& row = step.attention_rows[row_idx];
+          const int64_t block = row.block_table[position / shape_.block_size];
+          WriteKvOfToken(isa_, kv.layout, position % shape_.block_size,
+                         head + int64_t{spec.num_heads} * head_dim,
+                         base + block * kv.layout.BlockBytes(),
+                         kv_rows_.data() + thread_idx * kv_row_bytes_);
+        }
+      });
 }
 
 absl::Status CpuBackend::Attention(Step& step, int spec_id, int layer,
@@ -284,7 +328,7 @@ absl::Status CpuBackend::Attention(Step& step, int spec_id, int layer,
   params.out_stride = out.row_stride;
   params.kv = kv.memory.data() + layer * kv.layer_bytes;
   params.kv_dtype = spec.kv_dtype;
-  params.block_stride = kv.block_stride;
+  params.block_bytes = kv.layout.BlockBytes();
   params.num_heads = spec.num_heads;
   params.num_kv_heads = spec.num_kv_heads;
   params.head_dim = spec.head_dim;

@@ -51,12 +51,12 @@ struct CpuStep {
 
 struct KvLayers {
   AttentionSpec spec;
-  int64_t block_stride = 0;  // Elements of one block of one layer, K and V.
+  KvBlockLayout layout;  // Of one block of one layer.
   int64_t layer_bytes = 0;
   MappedMemory memory;
 
   int64_t BytesPerBlock() const {
-    return spec.num_layers * block_stride * DTypeSize(spec.kv_dtype);
+    return spec.num_layers * layout.BlockBytes();
   }
 };
 

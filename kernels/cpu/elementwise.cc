@@ -1,9 +1,13 @@
 #include "kernels/cpu/elementwise.h"
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace quire {
 namespace {
@@ -16,6 +20,7 @@ struct ElementwiseKernels {
   void (*rope)(const float*, int, bool, float*);
   void (*to_bf16)(const float*, int64_t, uint16_t*);
   void (*to_f16)(const float*, int64_t, uint16_t*);
+  float (*to_i8)(const float*, int64_t, int8_t*);
   void (*softcap)(float, int64_t, float*);
   void (*scale_add)(float, const float*, int64_t, float*);
 };
@@ -66,11 +71,20 @@ void ConvertRow(Isa isa, const float* in, int64_t count, DType dtype,
     case DType::kF16:
       RowKernelsFor(isa).to_f16(in, count, static_cast<uint16_t*>(out));
       return;
+    case DType::kF8E4M3:
+      for (int64_t i = 0; i < count; ++i) {
+        static_cast<uint8_t*>(out)[i] = FloatToE4M3(in[i]);
+      }
+      return;
     case DType::kF32:
     default:
       std::memcpy(out, in, count * sizeof(float));
       return;
   }
+}
+
+float QuantizeRow(Isa isa, const float* in, int64_t count, int8_t* out) {
+  return RowKernelsFor(isa).to_i8(in, count, out);
 }
 
 void SoftcapRow(Isa isa, float cap, int64_t count, float* x) {

@@ -24,9 +24,12 @@ void NormRow(Isa isa, const NormSpec& norm, int64_t cols, const float* x,
 void RopeHead(Isa isa, const float* table_row, int rotary_dim, bool interleaved,
               float* head);
 
-// out = in rounded to `dtype` (f32, f16 or bf16).
+// out = in rounded to `dtype` (f32, f16, bf16 or fp8_e4m3).
 void ConvertRow(Isa isa, const float* in, int64_t count, DType dtype,
                 void* out);
+
+// out = in / scale, rounded, as kernels/backend.h says of kI8; returns scale.
+float QuantizeRow(Isa isa, const float* in, int64_t count, int8_t* out);
 
 // x = cap * tanh(x / cap). The error is a few 2^-24 of cap.
 void SoftcapRow(Isa isa, float cap, int64_t count, float* x);

@@ -2,6 +2,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #include <cstdlib>
@@ -32,6 +35,10 @@ const char* IsaName(Isa isa) {
       return "avx512";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kNeonBf16:
+      return "neon_bf16";
   }
   return "?";
 }
@@ -53,6 +60,13 @@ std::vector<Isa> SupportedIsas() {
   }
   isas.push_back(Isa::kAvx512);
   if (__builtin_cpu_supports("avx512bf16")) isas.push_back(Isa::kAvx512Bf16);
+#elif defined(__aarch64__)
+  const unsigned long hwcap = getauxval(AT_HWCAP);
+  const unsigned long hwcap2 = getauxval(AT_HWCAP2);
+  if ((hwcap & HWCAP_ASIMDDP) == 0) return isas;
+  isas.push_back(Isa::kNeon);
+  constexpr unsigned long kBf16 = HWCAP2_BF16 | HWCAP2_I8MM;
+  if ((hwcap2 & kBf16) == kBf16) isas.push_back(Isa::kNeonBf16);
 #endif
   return isas;
 }
@@ -61,7 +75,8 @@ absl::StatusOr<Isa> SelectIsa() {
   const std::vector<Isa> supported = SupportedIsas();
   const char* const forced = std::getenv("QUIRE_CPU_ISA");
   if (forced == nullptr || *forced == '\0') return supported.back();
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16,
+                  Isa::kNeon, Isa::kNeonBf16}) {
     if (absl::string_view(forced) != IsaName(isa)) continue;
     for (Isa candidate : supported) {
       if (candidate == isa) return isa;
@@ -72,7 +87,8 @@ absl::StatusOr<Isa> SelectIsa() {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("QUIRE_CPU_ISA=", forced,
-                   ": expected scalar, avx2, avx512 or avx512_bf16"));
+                   ": expected scalar, avx2, avx512, avx512_bf16, neon or "
+                   "neon_bf16"));
 }
 
 }  // namespace quire

@@ -9,10 +9,20 @@
 
 namespace quire {
 
-// kAvx2 implies FMA and F16C; kAvx512 implies F, BW, DQ and VL.
-enum class Isa : uint8_t { kScalar, kAvx2, kAvx512, kAvx512Bf16 };
+// x86-64: kAvx2 implies FMA and F16C; kAvx512 implies F, BW, DQ and VL.
+// aarch64: kNeon implies dot products of bytes (ARMv8.2 and FEAT_DotProd);
+// kNeonBf16 adds FEAT_BF16 and FEAT_I8MM. kScalar runs everywhere: plain C++ on
+// 16-byte vectors.
+enum class Isa : uint8_t {
+  kScalar,
+  kAvx2,
+  kAvx512,
+  kAvx512Bf16,
+  kNeon,
+  kNeonBf16,
+};
 
-// "scalar", "avx2", "avx512", "avx512_bf16".
+// "scalar", "avx2", "avx512", "avx512_bf16", "neon", "neon_bf16".
 const char* IsaName(Isa isa);
 
 // What this CPU (and its operating system) can run, ascending.

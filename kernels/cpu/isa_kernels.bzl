@@ -5,22 +5,40 @@ load("@rules_cc//cc:defs.bzl", "cc_library")
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = _AVX2 + ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 
-_ISA_COPTS = {
-    "scalar": [],
+# By architecture; isa_dispatch.h names the same ones.
+_X86_COPTS = {
     "avx2": _AVX2,
     "avx512": _AVX512,
     "avx512_bf16": _AVX512 + ["-mavx512bf16"],
 }
+_AARCH64_COPTS = {
+    "neon": ["-march=armv8.2-a+dotprod"],
+    "neon_bf16": ["-march=armv8.2-a+dotprod+bf16+i8mm"],
+}
 
-def isa_kernels(name, srcs, hdrs):
+# For products of bytes, whose results are the same with VNNI and without.
+_X86_INT8_COPTS = {
+    "avx2": _AVX2,
+    "avx2_vnni": _AVX2 + ["-mavxvnni"],
+    "avx512": _AVX512,
+    "avx512_vnni": _AVX512 + ["-mavx512vnni"],
+}
+
+def isa_kernels(name, srcs, hdrs, is_int8 = False):
     """A library with the code of `srcs` in namespaces cpu_<isa>.
 
     Args:
       name: of the library.
       srcs: sources that open namespace QUIRE_ISA_NAMESPACE.
       hdrs: what they include.
+      is_int8: compile for the instruction sets with and without VNNI instead.
     """
-    for isa, copts in _ISA_COPTS.items():
+    x86_copts = _X86_INT8_COPTS if is_int8 else _X86_COPTS
+    aarch64_copts = {} if is_int8 else _AARCH64_COPTS
+    all_copts = {"scalar": []}
+    all_copts.update(x86_copts)
+    all_copts.update(aarch64_copts)
+    for isa, copts in all_copts.items():
         cc_library(
             name = name + "_" + isa,
             srcs = srcs,
@@ -35,9 +53,14 @@ def isa_kernels(name, srcs, hdrs):
                 "-Wno-maybe-uninitialized",
             ],
             local_defines = ["QUIRE_ISA_NAMESPACE=cpu_" + isa],
+            # Only where `name` asks: the flags are one architecture's.
+            tags = ["manual"],
         )
     cc_library(
         name = name,
         hdrs = hdrs,
-        deps = [":" + name + "_" + isa for isa in _ISA_COPTS],
+        deps = [":" + name + "_scalar"] + select({
+            ":is_aarch64": [":" + name + "_" + isa for isa in aarch64_copts],
+            "//conditions:default": [":" + name + "_" + isa for isa in x86_copts],
+        }),
     )

@@ -3,26 +3,18 @@
 #include <algorithm>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "kernels/cpu/matmul_kernels.h"
+#include "kernels/quant_codec.h"
 
 namespace quire {
 namespace {
 
 const MatmulKernels& GetKernels(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      break;
-    case Isa::kAvx2:
-      return cpu_avx2::kMatmulKernels;
-    case Isa::kAvx512:
-      return cpu_avx512::kMatmulKernels;
-    case Isa::kAvx512Bf16:
-      return cpu_avx512_bf16::kMatmulKernels;
-  }
-  return cpu_scalar::kMatmulKernels;
+  return QUIRE_ISA_TABLE(isa, kMatmulKernels);
 }
 
 PanelFormat FormatOf(DType dtype) {
@@ -36,50 +28,82 @@ PanelFormat FormatOf(DType dtype) {
   }
 }
 
-MatmulActivation ToKernelActivation(Epilogue::Activation activation) {
-  switch (activation) {
-    case Epilogue::Activation::kNone:
-      break;
-    case Epilogue::Activation::kSwiGlu:
-      return MatmulActivation::kSwiGlu;
-    case Epilogue::Activation::kGeGlu:
-      return MatmulActivation::kGeGlu;
-    case Epilogue::Activation::kGelu:
-      return MatmulActivation::kGelu;
-    case Epilogue::Activation::kRelu:
-      return MatmulActivation::kRelu;
+// The tensors beside the elements of a quantized part.
+absl::Status CheckQuantized(const WeightPart& part) {
+  const auto fail = [&part](const auto&... what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a part in ", QuantFormatName(part.format), " [",
+                     part.rows(), ", ", part.cols(), "] has ", what...));
+  };
+  const QuantBlock block = QuantBlockOf(part.format);
+  if (part.data.dtype != DType::kU8 || part.data.cols % block.bytes != 0) {
+    return fail("rows of ", part.data.cols, " elements of ",
+                DTypeName(part.data.dtype), ", not blocks of ", block.bytes,
+                " bytes");
   }
-  return MatmulActivation::kNone;
+  if (part.format != QuantFormat::kInt4) return absl::OkStatus();
+  if (part.group_size < 1) return fail("group_size ", part.group_size);
+  const int64_t groups = (part.cols() + part.group_size - 1) / part.group_size;
+  if (part.scales.empty() || part.scales.rows != part.rows() ||
+      part.scales.cols != groups) {
+    return fail("scales of shape [", part.scales.rows, ", ", part.scales.cols,
+                "] with group_size ", part.group_size);
+  }
+  if (!part.zeros.empty() &&
+      (part.zeros.dtype != DType::kU8 || part.zeros.rows != part.rows() ||
+       part.zeros.cols != groups)) {
+    return fail("zeros of ", DTypeName(part.zeros.dtype), " [", part.zeros.rows,
+                ", ", part.zeros.cols, "]");
+  }
+  const TensorView& order = part.column_order;
+  if (order.empty()) return absl::OkStatus();
+  if (order.dtype != DType::kI32 || order.rows * order.cols != part.cols()) {
+    return fail("a column_order of ", order.rows * order.cols, " elements of ",
+                DTypeName(order.dtype));
+  }
+  std::vector<bool> is_named(part.cols(), false);
+  for (int64_t col = 0; col < part.cols(); ++col) {
+    const int32_t source = order.row<const int32_t>(0)[col];
+    if (source < 0 || source >= part.cols() || is_named[source]) {
+      return fail("a column_order that is not a permutation: entry ", col,
+                  " is ", source);
+    }
+    is_named[source] = true;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckSpec(const LinearSpec& spec) {
   if (spec.parts.empty()) {
     return absl::InvalidArgumentError("a linear layer has no parts");
   }
-  const TensorView& first = spec.parts[0].data;
+  const WeightPart& first = spec.parts[0];
   int64_t rows = 0;
   for (size_t i = 0; i < spec.parts.size(); ++i) {
-    const TensorView& data = spec.parts[i].data;
-    if (spec.parts[i].format != QuantFormat::kDense ||
-        data.dtype == DType::kI32) {
-      return absl::UnimplementedError(absl::StrCat(
-          "weights of dtype ", DTypeName(data.dtype), " or quantized"));
-    }
-    if (data.cols != first.cols || data.dtype != first.dtype) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("part ", i, " of a linear layer has ", data.cols,
-                       " columns of ", DTypeName(data.dtype), ", part 0 has ",
-                       first.cols, " of ", DTypeName(first.dtype)));
+    const WeightPart& part = spec.parts[i];
+    const TensorView& data = part.data;
+    if (!IsPackable(data.dtype, part.format)) {
+      return absl::UnimplementedError(
+          absl::StrCat("weights in ", QuantFormatName(part.format), " of ",
+                       DTypeName(data.dtype)));
     }
     if (data.rows < 0 || data.cols < 0 ||
         (data.data == nullptr && data.rows * data.cols != 0)) {
       return absl::InvalidArgumentError(
           absl::StrCat("part ", i, " of a linear layer has no data"));
     }
+    if (part.format != QuantFormat::kDense) {
+      QUIRE_RETURN_IF_ERROR(CheckQuantized(part));
+    }
+    if (part.cols() != first.cols()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("part ", i, " of a linear layer has ", part.cols(),
+                       " columns, part 0 has ", first.cols()));
+    }
     rows += data.rows;
   }
   if (spec.kind == LinearKind::kGateUp &&
-      (spec.parts.size() != 2 || spec.parts[1].data.rows != first.rows)) {
+      (spec.parts.size() != 2 || spec.parts[1].rows() != first.rows())) {
     return absl::InvalidArgumentError(
         "a gated layer needs two parts of equal shape, gate and up");
   }
@@ -90,6 +114,32 @@ absl::Status CheckSpec(const LinearSpec& spec) {
         DTypeName(spec.bias.dtype), ", expected ", rows, " of f32"));
   }
   return absl::OkStatus();
+}
+
+bool IsDense(const LinearSpec& spec) {
+  for (const WeightPart& part : spec.parts) {
+    if (part.format != QuantFormat::kDense ||
+        part.data.dtype != spec.parts[0].data.dtype) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// [rows, cols] of bf16.
+std::vector<uint16_t> ToBf16(const WeightPart& part, ThreadPool& pool) {
+  const int64_t cols = part.cols();
+  std::vector<uint16_t> result(part.rows() * cols);
+  pool.ParallelFor(part.rows(), 16, [&](int64_t begin, int64_t end, int) {
+    std::vector<float> values(cols);
+    for (int64_t row = begin; row < end; ++row) {
+      DequantizeRow(part, row, values.data());
+      for (int64_t col = 0; col < cols; ++col) {
+        result[row * cols + col] = FloatToBf16(values[col]);
+      }
+    }
+  });
+  return result;
 }
 
 // Copies one row into its lane of a panel: `num_steps` units of kUnit bytes,
@@ -121,37 +171,6 @@ constexpr int64_t kBlockBytes = 16 << 10;
 // longer blocks spill the accumulators less often.
 constexpr int64_t kLargeBlockBytes = 32 << 10;
 
-// Work items: panels_per_chunk panels by a part of the row tiles.
-struct WorkSplit {
-  int64_t panels_per_chunk;
-  int64_t num_panel_chunks;
-  int64_t num_tile_parts;
-};
-
-WorkSplit SplitWork(int64_t num_panels, int64_t num_tiles, int num_threads) {
-  WorkSplit split;
-  if (num_tiles < kManyTiles) {
-    // Memory is the limit. A chunk is a stream that a thread prefetches
-    // through: long, but 16 to a thread, so that a slow one holds the others up
-    // by no more than that.
-    split.panels_per_chunk =
-        std::max<int64_t>(1, num_panels / (16 * num_threads));
-    split.num_tile_parts = 1;
-  } else {
-    // Arithmetic is: panels that share a pass over x, or, where panels are few,
-    // parts of x of at least 8 row tiles; at least 8 items to a thread.
-    const int64_t num_items = 8 * num_threads;
-    split.panels_per_chunk =
-        std::clamp<int64_t>(num_panels / num_items, 1, kMaxPassPanels);
-    split.num_tile_parts =
-        std::clamp<int64_t>((num_items + num_panels - 1) / num_panels, 1,
-                            std::max<int64_t>(1, num_tiles / 8));
-  }
-  split.num_panel_chunks =
-      (num_panels + split.panels_per_chunk - 1) / split.panels_per_chunk;
-  return split;
-}
-
 }  // namespace
 
 int64_t PackedMatrix::ElementOffset(int64_t row, int64_t col) const {
@@ -175,13 +194,8 @@ int64_t PackedMatrix::ElementOffset(int64_t row, int64_t col) const {
 }
 
 int64_t PackedMatrix::RowOfLane(int64_t panel, int64_t lane) const {
-  if (kind != LinearKind::kGateUp) {
-    const int64_t row = panel * 2 * lanes_ + lane;
-    return row < rows ? row : -1;
-  }
-  const int64_t channel = panel * lanes_ + lane % lanes_;
-  if (channel >= rows / 2) return -1;
-  return channel + (lane < lanes_ ? 0 : rows / 2);
+  return quire::RowOfLane(rows, kind == LinearKind::kGateUp, lanes_, panel,
+                          lane);
 }
 
 void PackedMatrix::FillPanel(const LinearSpec& spec, int64_t panel) {
@@ -220,6 +234,55 @@ void PackedMatrix::FillPanel(const LinearSpec& spec, int64_t panel) {
   }
 }
 
+bool IsPackable(DType dtype, QuantFormat format) {
+  if (format == QuantFormat::kDense) {
+    return dtype == DType::kF32 || dtype == DType::kF16 ||
+           dtype == DType::kBF16;
+  }
+  return true;
+}
+
+// One matrix for each part, or, where a panel needs both, all parts in bf16.
+absl::Status PackedMatrix::PackPieces(const LinearSpec& spec,
+                                      ThreadPool& pool) {
+  std::vector<std::vector<uint16_t>> dense;
+  int64_t row = 0;
+  LinearSpec gated = spec;
+  for (size_t i = 0; i < spec.parts.size(); ++i) {
+    WeightPart part = spec.parts[i];
+    LinearSpec piece;
+    piece.parts = {part};
+    if (!spec.bias.empty()) {
+      const int64_t stride = spec.bias.rows == 1 ? 1 : spec.bias.row_stride;
+      piece.bias = spec.bias;
+      piece.bias.data = static_cast<float*>(spec.bias.data) + row * stride;
+      (spec.bias.rows == 1 ? piece.bias.cols : piece.bias.rows) = part.rows();
+    }
+    row += part.rows();
+    const bool is_dense = part.format == QuantFormat::kDense;
+    if (kind == LinearKind::kGateUp ||
+        (!is_dense && !CanPackQuantMatrix(piece))) {
+      dense.push_back(ToBf16(part, pool));
+      part = WeightPart{TensorView::Matrix(dense.back().data(), DType::kBF16,
+                                           part.rows(), part.cols())};
+      piece.parts[0] = part;
+      gated.parts[i] = part;
+    }
+    if (kind == LinearKind::kGateUp) continue;
+    QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> packed,
+                           PackMatrix(piece, isa_, pool));
+    pieces_.push_back(std::move(packed));
+    dense.clear();
+  }
+  if (kind == LinearKind::kGateUp) {
+    QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> packed,
+                           PackMatrix(gated, isa_, pool));
+    pieces_.push_back(std::move(packed));
+  }
+  for (const auto& piece : pieces_) num_bytes += piece->num_bytes;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
                                                          Isa isa,
                                                          ThreadPool& pool) {
@@ -230,16 +293,22 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
   p.dtype_ = spec.parts[0].data.dtype;
   p.isa_ = isa;
   p.lanes_ = GetKernels(isa).lanes;
-  p.cols = spec.parts[0].data.cols;
-  for (const WeightPart& part : spec.parts) p.rows += part.data.rows;
+  p.cols = spec.parts[0].cols();
+  for (const WeightPart& part : spec.parts) p.rows += part.rows();
+  if (!IsDense(spec)) {
+    if (CanPackQuantMatrix(spec)) {
+      p.quant_ = PackQuantMatrix(spec, isa, pool);
+      p.num_bytes = p.quant_->num_bytes();
+    } else {
+      QUIRE_RETURN_IF_ERROR(p.PackPieces(spec, pool));
+    }
+    return packed;
+  }
 
   const bool is_bf16 = p.dtype_ == DType::kBF16;
   const int64_t width = 2 * p.lanes_;
   const int64_t unit_bytes = is_bf16 ? 4 : DTypeSize(p.dtype_);
-  p.num_panels_ = (p.rows + width - 1) / width;
-  if (p.kind == LinearKind::kGateUp) {
-    p.num_panels_ = (p.rows / 2 + p.lanes_ - 1) / p.lanes_;
-  }
+  p.num_panels_ = NumPanels(p.rows, p.kind == LinearKind::kGateUp, p.lanes_);
   p.num_steps_ = is_bf16 ? (p.cols + 1) / 2 : p.cols;
   p.panel_bytes_ = p.num_steps_ * width * unit_bytes;
   // Never null: prefetch addresses are derived from it even without columns.
@@ -264,13 +333,24 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
   return packed;
 }
 
-MatmulScratch::MatmulScratch(int64_t max_rows, int64_t max_cols)
-    : packed_x_(max_rows * (max_cols + 1) * 4) {}
-
 void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
             const MatmulParams& params, MatmulScratch& scratch) {
   if (params.num_rows <= 0 || weight.rows == 0) return;
   QUIRE_CHECK(isa == weight.isa_);
+  if (weight.quant_ != nullptr) {
+    QuantMatmul(pool, GetQuantKernels(isa), *weight.quant_, params, scratch);
+    return;
+  }
+  if (!weight.pieces_.empty()) {
+    MatmulParams piece_params = params;
+    for (const auto& piece : weight.pieces_) {
+      Matmul(pool, isa, *piece, piece_params, scratch);
+      piece_params.out += piece->rows;
+      if (piece_params.residual != nullptr)
+        piece_params.residual += piece->rows;
+    }
+    return;
+  }
   const MatmulKernels& kernels = GetKernels(isa);
   MatmulJob job = {};
   job.format = FormatOf(weight.dtype_);
@@ -289,10 +369,7 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   job.cols = weight.cols;
   const int64_t scratch_bytes =
       params.num_rows * weight.num_steps_ * kernels.packed_x_step_bytes[format];
-  if (scratch.packed_x_.num_bytes() < scratch_bytes) {
-    scratch.packed_x_ = AlignedBuffer(scratch_bytes);
-  }
-  job.packed_x = scratch.packed_x_.data();
+  job.packed_x = scratch.PackedX(scratch_bytes);
   job.num_rows = params.num_rows;
   const int64_t max_tile_rows = kernels.max_tile_rows[format];
   job.num_tiles = (params.num_rows + max_tile_rows - 1) / max_tile_rows;
@@ -314,8 +391,11 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   });
   const WorkSplit split =
       SplitWork(weight.num_panels_, job.num_tiles, pool.num_threads());
+  const int64_t num_panel_chunks =
+      (weight.num_panels_ + split.panels_per_chunk - 1) /
+      split.panels_per_chunk;
   pool.ParallelFor(
-      split.num_panel_chunks * split.num_tile_parts, 1,
+      num_panel_chunks * split.num_tile_parts, 1,
       [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) {
           const int64_t panel =
@@ -332,6 +412,17 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
 
 void UnpackRow(const PackedMatrix& weight, int64_t row, float* out) {
   QUIRE_DCHECK(row >= 0 && row < weight.rows);
+  if (weight.quant_ != nullptr) {
+    UnpackQuantRow(*weight.quant_, row, out);
+    return;
+  }
+  for (const auto& piece : weight.pieces_) {
+    if (row < piece->rows) {
+      UnpackRow(*piece, row, out);
+      return;
+    }
+    row -= piece->rows;
+  }
   const char* const panels = weight.panels_.data();
   for (int64_t col = 0; col < weight.cols; ++col) {
     const char* const element = panels + weight.ElementOffset(row, col);

@@ -2,6 +2,7 @@
 // set (see simd.h).
 #include "kernels/cpu/matmul_kernels.h"
 
+#include "kernels/cpu/matmul_epilogue.h"
 #include "kernels/cpu/simd.h"
 
 namespace quire {
@@ -12,6 +13,8 @@ namespace {
 // 14 rows x 2 vectors of accumulators, 2 of weights and 1 broadcast: 31 of 32
 // registers.
 constexpr int kTileRows = 14;
+#elif defined(QUIRE_NEON)
+constexpr int kTileRows = 12;  // 24 + 2 + 3 of 32 registers.
 #else
 constexpr int kTileRows = 6;  // 12 + 2 + 1 of 16 registers.
 #endif
@@ -84,16 +87,15 @@ void FloatTile(const TileArgs& args) {
       panel += kPanelWidth * 2;
     }
     Prefetch<kLines>(prefetch);
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(x[row]);
-      acc[row][0] = Fma(w0, xv, acc[row][0]);
-      acc[row][1] = Fma(w1, xv, acc[row][1]);
-    }
+    FmaRows(w0, w1, x, acc);
     x += kRows;
   }
   StoreTile(args, acc);
 }
+
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define QUIRE_NATIVE_BF16 1  // Dot products of pairs.
+#endif
 
 #if defined(__AVX512BF16__)
 // Two k per step; x in pairs of bf16.
@@ -119,6 +121,43 @@ void Bf16Tile(const TileArgs& args) {
   }
   StoreTile(args, acc);
 }
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+// Two k per step; x in pairs of bf16, four rows to a vector. BFDOT rounds to
+// odd and takes subnormals for zero (Arm ARM, FPDot without FEAT_EBF16).
+template <int kRows, int kLines>
+void Bf16Tile(const TileArgs& args) {
+  F32 acc[kRows][2];
+  LoadTile(args, acc);
+  const char* panel = args.panel;
+  const char* prefetch = args.prefetch;
+  const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
+  for (int64_t step = args.num_steps; step > 0; --step) {
+    const bfloat16x8_t w0 = (bfloat16x8_t)vld1q_u8((const uint8_t*)panel);
+    const bfloat16x8_t w1 = (bfloat16x8_t)vld1q_u8((const uint8_t*)panel + 16);
+    panel += 32;
+    Prefetch<kLines>(prefetch);
+    int row = 0;
+#define QUIRE_DOT(lane)                                                     \
+  acc[row + lane][0] = vbfdotq_laneq_f32(acc[row + lane][0], w0, xv, lane); \
+  acc[row + lane][1] = vbfdotq_laneq_f32(acc[row + lane][1], w1, xv, lane)
+#pragma GCC unroll 16
+    for (; row + 4 <= kRows; row += 4) {
+      const bfloat16x8_t xv = (bfloat16x8_t)vld1q_s32(x + row);
+      QUIRE_DOT(0);
+      QUIRE_DOT(1);
+      QUIRE_DOT(2);
+      QUIRE_DOT(3);
+    }
+#pragma GCC unroll 16
+    for (; row < kRows; ++row) {
+      const bfloat16x8_t xv = (bfloat16x8_t)vdupq_n_s32(x[row]);
+      QUIRE_DOT(0);
+    }
+#undef QUIRE_DOT
+    x += kRows;
+  }
+  StoreTile(args, acc);
+}
 #else
 // Two k per step; x: for each step kRows even and then kRows odd elements, f32
 // holding values already rounded to bf16.
@@ -134,22 +173,12 @@ void Bf16Tile(const TileArgs& args) {
     F32 w0 = EvenBf16(LoadPairs(w));
     F32 w1 = EvenBf16(LoadPairs(w + 2 * kLanes));
     Prefetch<kLines>(prefetch);
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(x[row]);
-      acc[row][0] = Fma(w0, xv, acc[row][0]);
-      acc[row][1] = Fma(w1, xv, acc[row][1]);
-    }
+    FmaRows(w0, w1, x, acc);
     // Loaded again: one register less to keep.
     w0 = OddBf16(LoadPairs(w));
     w1 = OddBf16(LoadPairs(w + 2 * kLanes));
     panel += kPanelWidth * 4;
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 xv = Set1(x[kRows + row]);
-      acc[row][0] = Fma(w0, xv, acc[row][0]);
-      acc[row][1] = Fma(w1, xv, acc[row][1]);
-    }
+    FmaRows(w0, w1, x + kRows, acc);
     x += 2 * kRows;
   }
   StoreTile(args, acc);
@@ -181,6 +210,8 @@ constexpr TileTable MakeFormatTable() {
 #if defined(__AVX512F__)
   return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
                        14>();
+#elif defined(QUIRE_NEON)
+  return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>();
 #else
   return MakeTileTable<kFormat, 1, 2, 3, 4, 5, 6>();
 #endif
@@ -190,7 +221,7 @@ constexpr TileTable kTileTables[kNumPanelFormats] = {
     MakeFormatTable<PanelFormat::kF16>(),
     MakeFormatTable<PanelFormat::kBf16Pairs>(),
 };
-#if defined(__AVX512BF16__)
+#if defined(QUIRE_NATIVE_BF16)
 constexpr int kBf16XStepBytes = 4;  // A pair of bf16.
 #else
 constexpr int kBf16XStepBytes = 8;  // A pair of f32.
@@ -220,14 +251,18 @@ QUIRE_INLINE U32 RoundToBf16(F32 v) {
 QUIRE_INLINE U32 LoadX(PanelFormat format, const float* x, int64_t count) {
   const F32 low = count >= kLanes ? Load(x) : LoadPartial(x, count);
   if (format != PanelFormat::kBf16Pairs) return (U32)low;
-#if defined(__AVX512BF16__)
+#if defined(QUIRE_NATIVE_BF16)
   F32 high = {};
   if (count >= 2 * kLanes) {
     high = Load(x + kLanes);
   } else if (count > kLanes) {
     high = LoadPartial(x + kLanes, count - kLanes);
   }
+#if defined(__AVX512BF16__)
   return (U32)_mm512_cvtne2ps_pbh(high, low);
+#else
+  return (U32)vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(low), high);
+#endif
 #else
   return RoundToBf16(low) & 0xffff0000u;
 #endif
@@ -236,9 +271,9 @@ QUIRE_INLINE U32 LoadX(PanelFormat format, const float* x, int64_t count) {
 // Packs a tile, square by square: kLanes elements of each row, transposed in
 // registers.
 void PackX(const MatmulJob& job, int64_t tile) {
-  const TileRange range = MatmulTile(job, tile);
+  const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
   const bool is_bf16 = job.format == PanelFormat::kBf16Pairs;
-#if defined(__AVX512BF16__)
+#if defined(QUIRE_NATIVE_BF16)
   const int64_t k_per_lane = is_bf16 ? 2 : 1;
 #else
   constexpr int64_t k_per_lane = 1;
@@ -289,73 +324,6 @@ void PackX(const MatmulJob& job, int64_t tile) {
   }
 }
 
-QUIRE_INLINE F32 Activate(MatmulActivation activation, F32 v) {
-  switch (activation) {
-    case MatmulActivation::kGelu:
-      return GeluTanh(v);
-    case MatmulActivation::kRelu:
-      // NaN stays NaN: the comparison is false.
-      return v < 0.0f ? Set1(0.0f) : v;
-    default:
-      return v;
-  }
-}
-
-// Writes one vector of outputs, `count` lanes of it, with the residual.
-QUIRE_INLINE void StoreOutputs(const MatmulJob& job, int64_t row,
-                               int64_t channel, int64_t count, F32 v) {
-  if (count <= 0) return;
-  float* const out = job.out + row * job.out_stride + channel;
-  const float* const residual =
-      job.residual == nullptr
-          ? nullptr
-          : job.residual + row * job.residual_stride + channel;
-  if (count >= kLanes) {
-    if (residual != nullptr) v += Load(residual);
-    Store(out, v);
-  } else {
-    if (residual != nullptr) v += LoadPartial(residual, count);
-    StorePartial(out, v, count);
-  }
-}
-
-void Epilogue(const MatmulJob& job, int64_t panel, TileRange range,
-              const float* acc) {
-  F32 bias0 = {};
-  F32 bias1 = {};
-  if (job.bias != nullptr) {
-    bias0 = Load(job.bias + panel * kPanelWidth);
-    bias1 = Load(job.bias + panel * kPanelWidth + kLanes);
-  }
-  const F32 scale = Set1(job.out_scale);
-  for (int64_t i = 0; i < range.num_rows; ++i) {
-    const int64_t row = range.first_row + i;
-    const F32 v0 = Load(acc + i * kPanelWidth) + bias0;
-    const F32 v1 = Load(acc + i * kPanelWidth + kLanes) + bias1;
-    if (job.is_gated) {
-      const int64_t channel = panel * kLanes;
-      const int64_t count = job.num_outputs - channel;
-      if (job.activation == MatmulActivation::kSwiGlu) {
-        StoreOutputs(job, row, channel, count, Silu(v0) * v1 * scale);
-      } else if (job.activation == MatmulActivation::kGeGlu) {
-        StoreOutputs(job, row, channel, count, GeluTanh(v0) * v1 * scale);
-      } else {
-        StoreOutputs(job, row, channel, count,
-                     Activate(job.activation, v0) * scale);
-        StoreOutputs(job, row, job.num_outputs + channel, count,
-                     Activate(job.activation, v1) * scale);
-      }
-      continue;
-    }
-    const int64_t channel = panel * kPanelWidth;
-    const int64_t count = job.num_outputs - channel;
-    StoreOutputs(job, row, channel, count,
-                 Activate(job.activation, v0) * scale);
-    StoreOutputs(job, row, channel + kLanes, count - kLanes,
-                 Activate(job.activation, v1) * scale);
-  }
-}
-
 // With a single row tile each weight is used once; prefetched this far ahead.
 constexpr int64_t kPrefetchBytes = 8 << 10;
 // Row tiles whose accumulators (1.75 KiB each with AVX-512) are kept at once.
@@ -383,7 +351,8 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
     const bool prefetch = prefetch_next || step_end < job.num_steps;
     args.acc = acc;
     for (int64_t pass = 0; pass < num_tiles; ++pass) {
-      const TileRange range = MatmulTile(job, tile_begin + pass);
+      const TileRange range =
+          MatmulTile(job.num_rows, job.num_tiles, tile_begin + pass);
       args.x = PackedX(job, range, block, args.num_steps);
       for (int i = 0; i < num_panels; ++i) {
         args.panel = job.panels + (panel + i) * job.panel_bytes +
@@ -423,7 +392,8 @@ void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
       const float* tile_acc = acc;
       for (int64_t tile = first; tile < last; ++tile) {
         for (int i = 0; i < num_panels; ++i) {
-          Epilogue(job, panel + i, MatmulTile(job, tile), tile_acc);
+          Epilogue(job, panel + i,
+                   MatmulTile(job.num_rows, job.num_tiles, tile), tile_acc);
           tile_acc += kTileFloats;
         }
       }

@@ -5,6 +5,9 @@
 
 #include <stdint.h>
 
+#include "kernels/cpu/isa_dispatch.h"
+#include "kernels/cpu/matmul_output.h"
+
 namespace quire {
 
 // Layout of the packed weights: panels of 2 * lanes output channels, the tail
@@ -17,25 +20,14 @@ namespace quire {
 enum class PanelFormat : int { kF32, kF16, kBf16Pairs };
 constexpr int kNumPanelFormats = 3;
 
-enum class MatmulActivation : int { kNone, kSwiGlu, kGeGlu, kGelu, kRelu };
-
 // The largest number of rows of x that any kernel handles at once.
 constexpr int kMaxTileRows = 16;
 
-// From this many row tiles on, arithmetic and not memory is the limit: a block
-// of a row tile, in L1, then meets the blocks of several panels, in L2, which
-// divides the traffic of x (from L3: it is larger than L2) by as many.
-constexpr int kManyTiles = 6;
-constexpr int kMaxPassPanels = 4;
-
-struct MatmulJob {
+struct MatmulJob : MatmulOutput {
   PanelFormat format;
   const char* panels;
   int64_t panel_bytes;
   int64_t num_steps;
-  const float* bias;    // [num_panels][2 * lanes], or null.
-  int64_t num_outputs;  // Channels; per half if is_gated.
-  bool is_gated;
 
   const float* x;  // [num_rows, cols]
   int64_t x_stride;
@@ -48,27 +40,7 @@ struct MatmulJob {
   int64_t block_steps;
   int64_t num_rows;
   int64_t num_tiles;
-
-  float* out;
-  int64_t out_stride;
-  MatmulActivation activation;
-  const float* residual;  // Or null; may alias out.
-  int64_t residual_stride;
-  float out_scale;
 };
-
-// Rows of tile `tile`: an even split, so that no tile is left with one row.
-struct TileRange {
-  int64_t first_row;
-  int64_t num_rows;
-};
-static inline __attribute__((always_inline)) TileRange MatmulTile(
-    const MatmulJob& job, int64_t tile) {
-  const int64_t base = job.num_rows / job.num_tiles;
-  const int64_t extra = job.num_rows % job.num_tiles;
-  const int64_t first = tile * base + (tile < extra ? tile : extra);
-  return {first, base + (tile < extra ? 1 : 0)};
-}
 
 struct MatmulKernels {
   int lanes;
@@ -87,18 +59,7 @@ struct MatmulKernels {
   void (*tanh)(const float* x, float* y, int64_t size);
 };
 
-namespace cpu_scalar {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx2 {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx512 {
-extern const MatmulKernels kMatmulKernels;
-}
-namespace cpu_avx512_bf16 {
-extern const MatmulKernels kMatmulKernels;
-}
+QUIRE_DECLARE_ISA_TABLES(MatmulKernels, kMatmulKernels)
 
 }  // namespace quire
 

@@ -16,9 +16,18 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+// NEON with dot products; __ARM_FEATURE_BF16_VECTOR_ARITHMETIC is checked by
+// itself.
+#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#define QUIRE_NEON 1
 #endif
 
 #define QUIRE_INLINE static inline __attribute__((always_inline))
+#define QUIRE_INLINE_METHOD inline __attribute__((always_inline))
 
 namespace quire {
 namespace QUIRE_ISA_NAMESPACE {
@@ -40,11 +49,21 @@ QUIRE_INLINE F32 Set1(float value) { return value - F32{}; }
 QUIRE_INLINE I32 SetInt1(int32_t value) { return value - I32{}; }
 
 QUIRE_INLINE F32 Load(const float* p) {
+#if defined(QUIRE_NEON)
+  return vld1q_f32(p);  // g++ 12 makes two scalar loads of the copy below.
+#else
   F32 v;
   __builtin_memcpy(&v, p, sizeof(v));
   return v;
+#endif
 }
-QUIRE_INLINE void Store(float* p, F32 v) { __builtin_memcpy(p, &v, sizeof(v)); }
+QUIRE_INLINE void Store(float* p, F32 v) {
+#if defined(QUIRE_NEON)
+  vst1q_f32(p, v);
+#else
+  __builtin_memcpy(p, &v, sizeof(v));
+#endif
+}
 
 // The first n lanes (0 <= n <= kLanes); the others are zero and their memory is
 // not touched.
@@ -75,9 +94,39 @@ QUIRE_INLINE F32 Fma(F32 a, F32 b, F32 c) {
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
+#elif defined(QUIRE_NEON)
+  return vfmaq_f32(c, a, b);
 #else
   return a * b + c;
 #endif
+}
+
+// acc[row] = w * x[row] + acc[row] for the two vectors of a panel.
+template <int kRows>
+QUIRE_INLINE void FmaRows(F32 w0, F32 w1, const float* x,
+                          F32 (&acc)[kRows][2]) {
+  int row = 0;
+#if defined(QUIRE_NEON)
+  // One load for four rows: ld1r would take a vector pipe beside the load.
+#pragma GCC unroll 16
+  for (; row + 4 <= kRows; row += 4) {
+    const F32 xv = Load(x + row);
+    acc[row][0] = vfmaq_laneq_f32(acc[row][0], w0, xv, 0);
+    acc[row][1] = vfmaq_laneq_f32(acc[row][1], w1, xv, 0);
+    acc[row + 1][0] = vfmaq_laneq_f32(acc[row + 1][0], w0, xv, 1);
+    acc[row + 1][1] = vfmaq_laneq_f32(acc[row + 1][1], w1, xv, 1);
+    acc[row + 2][0] = vfmaq_laneq_f32(acc[row + 2][0], w0, xv, 2);
+    acc[row + 2][1] = vfmaq_laneq_f32(acc[row + 2][1], w1, xv, 2);
+    acc[row + 3][0] = vfmaq_laneq_f32(acc[row + 3][0], w0, xv, 3);
+    acc[row + 3][1] = vfmaq_laneq_f32(acc[row + 3][1], w1, xv, 3);
+  }
+#endif
+#pragma GCC unroll 16
+  for (; row < kRows; ++row) {
+    const F32 xv = Set1(x[row]);
+    acc[row][0] = Fma(w0, xv, acc[row][0]);
+    acc[row][1] = Fma(w1, xv, acc[row][1]);
+  }
 }
 
 QUIRE_INLINE F32 Max(F32 a, F32 b) {
@@ -86,7 +135,7 @@ QUIRE_INLINE F32 Max(F32 a, F32 b) {
 #elif defined(__AVX2__)
   return _mm256_max_ps(a, b);
 #else
-  return a > b ? a : b;
+  return a > b ? a : b;  // Of NaNs, b: as the x86 instructions.
 #endif
 }
 
@@ -116,6 +165,8 @@ QUIRE_INLINE U32 LoadU16(const uint16_t* p) {
   return (U32)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__AVX2__)
   return (U32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(QUIRE_NEON)
+  return vmovl_u16(vld1_u16(p));
 #else
   U16 v;
   __builtin_memcpy(&v, p, sizeof(v));
@@ -130,6 +181,8 @@ QUIRE_INLINE F32 LoadF16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__AVX2__)
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(QUIRE_NEON)
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
   // Exponent and mantissa shifted into place stand for value * 2^-112, which
   // the multiplication restores exactly, subnormals included; infinity and NaN
@@ -143,11 +196,53 @@ QUIRE_INLINE F32 LoadF16(const uint16_t* p) {
 #endif
 }
 
+QUIRE_INLINE F32 LoadI8(const int8_t* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+  I32 v;
+  for (int i = 0; i < kLanes; ++i) v[i] = p[i];
+  return __builtin_convertvector(v, F32);
+#endif
+}
+
+// kLanes values of e4m3 (kernels/dtype.h).
+QUIRE_INLINE F32 LoadE4M3(const uint8_t* p) {
+#if defined(__AVX512F__)
+  const U32 bits =
+      (U32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  const U32 bits =
+      (U32)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  U32 bits;
+  for (int i = 0; i < kLanes; ++i) bits[i] = p[i];
+#endif
+  // Exponent and mantissa shifted into place stand for value * 2^-120, which
+  // the multiplication restores exactly; subnormals (exponent 0, units of 2^-9)
+  // are converted, because some CPUs multiply subnormal f32 slowly.
+  const U32 magnitude = bits & 0x7f;
+  const U32 sign = (bits & 0x80) << 24;
+  const U32 normal = (magnitude << 20) + (120u << 23);
+  const U32 subnormal =
+      (U32)(__builtin_convertvector((I32)magnitude, F32) * 0x1p-9f);
+  const U32 finite = magnitude >= 8 ? normal : subnormal;
+  return (F32)(sign | (magnitude == 0x7f ? U32{} + 0x7fc00000u : finite));
+}
+
 // Bf16 pairs: 2 * kLanes values; the even ones (low halves) or the odd ones.
 QUIRE_INLINE U32 LoadPairs(const uint16_t* p) {
+#if defined(QUIRE_NEON)
+  return (U32)vld1q_u16(p);
+#else
   U32 v;
   __builtin_memcpy(&v, p, sizeof(v));
   return v;
+#endif
 }
 QUIRE_INLINE F32 EvenBf16(U32 pairs) { return (F32)(pairs << 16); }
 QUIRE_INLINE F32 OddBf16(U32 pairs) { return (F32)(pairs & 0xffff0000u); }

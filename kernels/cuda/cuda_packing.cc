@@ -82,12 +82,10 @@ absl::Status CheckParts(const LinearSpec& spec) {
           absl::StrCat("a part of a linear layer is ", DTypeName(data.dtype),
                        " [", data.rows, ", ", data.cols, "]"));
     }
-    if (part.cols() != first.cols() || part.format != first.format ||
-        data.dtype != first.data.dtype) {
-      if (part.cols() == first.cols() && !is_dense &&
-          first.format != QuantFormat::kDense) {
-        continue;  // Both are decoded.
-      }
+    // Parts of several formats are decoded.
+    if (part.cols() != first.cols() ||
+        (is_dense && first.format == QuantFormat::kDense &&
+         data.dtype != first.data.dtype)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "parts of a linear layer disagree: ", DTypeName(data.dtype), " [",
           data.rows, ", ", part.cols(), "] and ", DTypeName(first.data.dtype),
@@ -274,7 +272,8 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
   weight->kind = spec.kind;
   weight->cols = spec.parts[0].cols();
   for (const WeightPart& part : spec.parts) weight->rows += part.rows();
-  weight->dtype = KeptDType(DecodedDType(spec.parts[0]));
+  weight->dtype =
+      KeptDType(spec.model_dtype.value_or(DecodedDType(spec.parts[0])));
   QUIRE_ASSIGN_OR_RETURN(const bool is_quantized, PackQuantized(spec, *weight));
   if (!is_quantized) QUIRE_RETURN_IF_ERROR(PackDense(spec, *weight));
   if (!spec.bias.empty()) {

@@ -330,7 +330,7 @@ def test_version_and_usage_errors():
         (["serve", "--nope"], "--nope"),
         (["serve", "--port", "x"], "--port"),
         (["serve", "--dtype", "int3"], "--dtype"),
-        (["serve", "--kv-cache-dtype", "fp3"], "--kv-cache-dtype"),
+        (["serve", "--kv-cache-dtype", "fp4"], "--kv-cache-dtype"),
         (["serve", "--max-model-len", "-5"], "--max-model-len"),
     ):
         result = run(*arguments)

@@ -1,0 +1,116 @@
+// The arguments of a product with packed weights.
+#ifndef QUIRE_KERNELS_CPU_MATMUL_PARAMS_H_
+#define QUIRE_KERNELS_CPU_MATMUL_PARAMS_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/matmul_output.h"
+
+namespace quire {
+
+// out = activation(x W^T + bias) * out_scale + residual.
+struct MatmulParams {
+  const float* x = nullptr;  // [num_rows, weight.cols], f32
+  int64_t x_stride = 0;
+  int64_t num_rows = 0;
+  // [num_rows, weight.rows], f32; half as many columns for kSwiGlu and kGeGlu.
+  // Must not overlap x.
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  // kSwiGlu and kGeGlu require kGateUp weights. kGelu is the tanh form.
+  Epilogue::Activation activation = Epilogue::Activation::kNone;
+  const float* residual = nullptr;  // Shaped as out, may be out; null: none.
+  int64_t residual_stride = 0;
+  float out_scale = 1.0f;
+};
+
+// The rows of x in the layout (and precision) that the kernels read, and memory
+// for each thread. Not thread-safe: one Matmul at a time. Grows if a call needs
+// more than announced.
+class MatmulScratch {
+ public:
+  explicit MatmulScratch(int64_t max_rows, int64_t max_cols,
+                         int64_t thread_bytes = 0)
+      : packed_x_(max_rows * (max_cols + 1) * 4), threads_(thread_bytes) {}
+
+  char* PackedX(int64_t num_bytes) { return AtLeast(packed_x_, num_bytes); }
+  // For all threads together.
+  char* Threads(int64_t num_bytes) { return AtLeast(threads_, num_bytes); }
+
+ private:
+  static char* AtLeast(AlignedBuffer& buffer, int64_t num_bytes) {
+    if (buffer.num_bytes() < num_bytes) buffer = AlignedBuffer(num_bytes);
+    return buffer.data();
+  }
+  AlignedBuffer packed_x_;
+  AlignedBuffer threads_;
+};
+
+inline MatmulActivation ToKernelActivation(Epilogue::Activation activation) {
+  switch (activation) {
+    case Epilogue::Activation::kNone:
+      break;
+    case Epilogue::Activation::kSwiGlu:
+      return MatmulActivation::kSwiGlu;
+    case Epilogue::Activation::kGeGlu:
+      return MatmulActivation::kGeGlu;
+    case Epilogue::Activation::kGelu:
+      return MatmulActivation::kGelu;
+    case Epilogue::Activation::kRelu:
+      return MatmulActivation::kRelu;
+  }
+  return MatmulActivation::kNone;
+}
+
+// Work items: panels_per_chunk panels by a part of the row tiles.
+struct WorkSplit {
+  int64_t panels_per_chunk;
+  int64_t num_tile_parts;
+};
+
+inline WorkSplit SplitWork(int64_t num_panels, int64_t num_tiles,
+                           int num_threads) {
+  WorkSplit split;
+  if (num_tiles < kManyTiles) {
+    // Memory is the limit. A chunk is a stream that a thread prefetches
+    // through: long, but 16 to a thread, so that a slow one holds the others up
+    // by no more than that.
+    split.panels_per_chunk =
+        std::max<int64_t>(1, num_panels / (16 * num_threads));
+    split.num_tile_parts = 1;
+  } else {
+    // Arithmetic is: panels that share a pass over x, or, where panels are few,
+    // parts of x of at least 8 row tiles; at least 8 items to a thread.
+    const int64_t num_items = 8 * num_threads;
+    split.panels_per_chunk =
+        std::clamp<int64_t>(num_panels / num_items, 1, kMaxPassPanels);
+    split.num_tile_parts =
+        std::clamp<int64_t>((num_items + num_panels - 1) / num_panels, 1,
+                            std::max<int64_t>(1, num_tiles / 8));
+  }
+  return split;
+}
+
+// The row of a matrix of `rows` in a lane of a panel of 2 * lanes channels, or
+// -1 for padding. Gated: `lanes` channels of gate, then the same of up.
+inline int64_t RowOfLane(int64_t rows, bool is_gated, int lanes, int64_t panel,
+                         int64_t lane) {
+  if (!is_gated) {
+    const int64_t row = panel * 2 * lanes + lane;
+    return row < rows ? row : -1;
+  }
+  const int64_t channel = panel * lanes + lane % lanes;
+  if (channel >= rows / 2) return -1;
+  return channel + (lane < lanes ? 0 : rows / 2);
+}
+inline int64_t NumPanels(int64_t rows, bool is_gated, int lanes) {
+  return is_gated ? (rows / 2 + lanes - 1) / lanes
+                  : (rows + 2 * lanes - 1) / (2 * lanes);
+}
+
+}  // namespace quire
+
+#endif  // QUIRE_KERNELS_CPU_MATMUL_PARAMS_H_

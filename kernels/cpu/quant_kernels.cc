@@ -1,0 +1,734 @@
+// Register tiles of the product with quantized weights, compiled once per
+// instruction set (see simd.h).
+//
+// Codes of weights are unsigned and codes of x signed, as VPDPBUSD takes them.
+// The products of 32 columns are summed in integers, exactly; an offset of the
+// weights' codes is the integers' start, minus offset * (sum of x's codes).
+// Then, in f32, for a block:
+//   sum = [first sub-block] scale * integer  [- minimum * (sum of x's codes)]
+//   acc += sum * (scale of x)
+// Integers being exact, everything that rounds is in Finish and FinishFirst.
+#include "kernels/cpu/quant_kernels.h"
+
+#include "kernels/cpu/matmul_epilogue.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/simd_int8.h"
+
+namespace quire {
+namespace QUIRE_ISA_NAMESPACE {
+namespace {
+
+#if defined(__AVX512F__)
+// 14 rows x 2 vectors of integers, 2 of weights and 1 of x: 31 of 32 registers.
+// The f32 sums wait in L1: a load and a store for every 8 dot products.
+constexpr int kTileRows = 14;
+// Rows for which codes are taken out of the planes in registers; for more rows
+// they are written to scratch first, and read by every row tile.
+constexpr int kMaxDirectRows = 8;
+#else
+constexpr int kTileRows = 4;
+constexpr int kMaxDirectRows = 4;
+#endif
+// So few rows keep their f32 sums in registers as well.
+constexpr int kMaxRegisterRows = 4;
+
+constexpr int kPanelWidth = 2 * kLanes;
+// Blocks expanded at once: 512 columns, 16 KiB of codes with AVX-512. A
+// multiple of the blocks in a super-block of 256 columns.
+constexpr int64_t kChunkBlocks = 16;
+constexpr int64_t kExpandedBlockBytes = kQuantBlockSteps * 2 * kVectorBytes;
+// Weights are prefetched this far ahead where each is used once.
+constexpr int64_t kPrefetchBytes = 8 << 10;
+// Row tiles whose sums are kept at once.
+constexpr int kGroupTiles = 20;
+
+struct TileArgs {
+  const QuantPanels* weights;
+  const char* panel;  // Its first super-block.
+  int64_t block_begin;
+  int64_t num_blocks;
+  const char* x;  // Of block_begin on.
+  float* acc;     // [rows][kPanelWidth]
+  bool is_first;  // Start from zero instead of acc.
+  // What the codes were expanded to.
+  const char* codes;  // [num_blocks] blocks, code_stride bytes apart.
+  int64_t code_stride;
+  const float* scales;  // [num_blocks][subs][kPanelWidth]
+  const float* mins;    // The same.
+  int offset_shift;
+  // Two cache lines are prefetched in each of 8 steps of a block.
+  const char* prefetch;
+  int64_t prefetch_stride;
+};
+
+constexpr int Log2(int value) { return value <= 1 ? 0 : 1 + Log2(value / 2); }
+
+// Codes and scales right out of a panel.
+template <PanelCode kCode>
+struct PanelSource {
+  static constexpr QuantLayout kLayout = LayoutOf(kCode);
+  static constexpr int kSubs = kLayout.num_subs;
+  static constexpr bool kHasMin = kLayout.min != QuantMin::kNone;
+  static constexpr bool kIsWide = kLayout.is_wide;
+  static constexpr int kFieldBytes = QuantFieldBytes(kLayout) * kPanelWidth;
+  static constexpr int kCodeBytes = QuantCodeBytes(kLayout) * kPanelWidth;
+
+  QUIRE_INLINE_METHOD explicit PanelSource(const TileArgs& args)
+      : weights(args.weights), panel(args.panel) {}
+
+  // block: from the start of the panel.
+  QUIRE_INLINE_METHOD void Seek(int64_t, int64_t block) {
+    if constexpr (kLayout.blocks_per_super > 0) {
+      constexpr int64_t kBlocks = kLayout.blocks_per_super;
+      fields = panel + block / kBlocks * (kFieldBytes + kBlocks * kCodeBytes);
+      idx = block % kBlocks;
+    } else {
+      fields = panel + block / weights->blocks_per_super * weights->super_bytes;
+      idx = block % weights->blocks_per_super;
+    }
+    codes = fields + kFieldBytes + idx * kCodeBytes;
+  }
+
+  QUIRE_INLINE_METHOD void Prefetch() const {
+#pragma GCC unroll 20
+    for (int offset = 0; offset < kCodeBytes; offset += 64) {
+      __builtin_prefetch(codes + kPrefetchBytes + offset);
+    }
+    // Fields of super-blocks: the lines that the codes leave out.
+    if (kLayout.blocks_per_super == 1) {
+      __builtin_prefetch(codes + kPrefetchBytes + kCodeBytes);
+    }
+  }
+
+  // Step 4 * kHalf + i: four columns of all channels.
+  template <int kHalf>
+  QUIRE_INLINE_METHOD void Codes(int i, U32& w0, U32& w1) const {
+    const char* const low = codes + 2 * i * kVectorBytes;
+    if constexpr (kLayout.code_bits == 8) {
+      w0 = LoadBytes(low + kHalf * 8 * kVectorBytes);
+      w1 = LoadBytes(low + kHalf * 8 * kVectorBytes + kVectorBytes);
+      return;
+    }
+    if constexpr (kLayout.code_bits == 2 || kLayout.code_bits == 3) {
+      TwoBits<kHalf>(codes, i, w0, w1);
+      if constexpr (kLayout.code_bits == 3) {
+        U32 h0, h1;
+        OneBit<kHalf>(codes + 4 * kVectorBytes, i, h0, h1);
+        w0 |= h0 << 2;
+        w1 |= h1 << 2;
+      }
+      return;
+    }
+    w0 = (LoadBytes(low) >> (4 * kHalf)) & 0x0f0f0f0fu;
+    w1 = (LoadBytes(low + kVectorBytes) >> (4 * kHalf)) & 0x0f0f0f0fu;
+    const char* const high = codes + 8 * kVectorBytes;
+    if constexpr (kLayout.code_bits == 5) {
+      U32 h0, h1;
+      OneBit<kHalf>(high, i, h0, h1);
+      w0 |= h0 << 4;
+      w1 |= h1 << 4;
+    } else if constexpr (kLayout.code_bits == 6) {
+      U32 h0, h1;
+      TwoBits<kHalf>(high, i, h0, h1);
+      w0 |= h0 << 4;
+      w1 |= h1 << 4;
+    }
+    if constexpr (kLayout.table != 0) {
+      w0 = LookUp(kQuantTables[kLayout.table - 1], w0);
+      w1 = LookUp(kQuantTables[kLayout.table - 1], w1);
+    }
+  }
+
+  template <int kHalf>
+  static QUIRE_INLINE_METHOD void TwoBits(const char* plane, int i, U32& w0,
+                                          U32& w1) {
+    const char* const p = plane + 2 * kHalf * kVectorBytes;
+    w0 = (LoadBytes(p) >> (2 * i)) & 0x03030303u;
+    w1 = (LoadBytes(p + kVectorBytes) >> (2 * i)) & 0x03030303u;
+  }
+  template <int kHalf>
+  static QUIRE_INLINE_METHOD void OneBit(const char* plane, int i, U32& w0,
+                                         U32& w1) {
+    w0 = (LoadBytes(plane) >> (4 * kHalf + i)) & 0x01010101u;
+    w1 = (LoadBytes(plane + kVectorBytes) >> (4 * kHalf + i)) & 0x01010101u;
+  }
+
+  // Field `field` of `vector`.
+  QUIRE_INLINE_METHOD const uint16_t* Half(int field, int vector) const {
+    return reinterpret_cast<const uint16_t*>(
+        fields + (field * kPanelWidth + vector * kLanes) * 2);
+  }
+  QUIRE_INLINE_METHOD const char* Byte(int64_t field, int vector) const {
+    return fields + kLayout.num_halves * kPanelWidth * 2 + field * kPanelWidth +
+           vector * kLanes;
+  }
+
+  QUIRE_INLINE_METHOD F32 Scale(int sub, int vector) const {
+    if constexpr (kLayout.scale == QuantScale::kF32) {
+      return Load(reinterpret_cast<const float*>(fields) + vector * kLanes);
+    } else if constexpr (kLayout.scale == QuantScale::kBf16) {
+      return LoadBf16(Half(0, vector));
+    } else if constexpr (kLayout.scale == QuantScale::kF16) {
+      return LoadF16(Half(0, vector));
+    } else {
+      const char* const byte = Byte(idx * kSubs + sub, vector);
+      I32 factor;
+      if constexpr (kLayout.scale == QuantScale::kSignedSub) {
+        factor = LoadI8(byte);
+      } else {
+        factor = LoadU8(byte);
+        if (kLayout.scale == QuantScale::kNibbleSub) factor &= 15;
+      }
+      return LoadF16(Half(0, vector)) * ToFloat(factor);
+    }
+  }
+
+  QUIRE_INLINE_METHOD F32 Min(int sub, int vector) const {
+    if constexpr (kLayout.min == QuantMin::kF16) {
+      return -LoadF16(Half(1, vector));
+    } else if constexpr (kLayout.min == QuantMin::kSub) {
+      return LoadF16(Half(1, vector)) *
+             ToFloat(LoadU8(Byte(8 * kSubs + idx * kSubs + sub, vector)));
+    } else if constexpr (kLayout.min == QuantMin::kNibbleSub) {
+      return LoadF16(Half(1, vector)) *
+             ToFloat(LoadU8(Byte(idx * kSubs + sub, vector)) >> 4);
+    } else if constexpr (kLayout.min == QuantMin::kZeroPoint) {
+      return Scale(sub, vector) * LoadF16(Half(kLayout.num_halves - 1, vector));
+    } else {
+      return F32{};
+    }
+  }
+
+  QUIRE_INLINE_METHOD int OffsetShift() const { return Log2(kLayout.offset); }
+
+  const QuantPanels* weights;
+  const char* panel;
+  const char* fields = nullptr;  // Of the super-block.
+  const char* codes = nullptr;   // Of the block.
+  int64_t idx = 0;               // Of the block in the super-block.
+};
+
+// Codes of a byte each and scales in f32, as Expand leaves them.
+template <int kNumSubs, bool kMinimum, bool kWide>
+struct ExpandedSource {
+  static constexpr int kSubs = kNumSubs;
+  static constexpr bool kHasMin = kMinimum;
+  static constexpr bool kIsWide = kWide;
+
+  QUIRE_INLINE_METHOD explicit ExpandedSource(const TileArgs& args)
+      : args(args), prefetch(args.prefetch) {}
+
+  QUIRE_INLINE_METHOD void Seek(int64_t i, int64_t) {
+    codes = args.codes + i * args.code_stride;
+    scales = args.scales + i * kSubs * kPanelWidth;
+    mins = args.mins + i * kSubs * kPanelWidth;
+  }
+  QUIRE_INLINE_METHOD void Prefetch() const {}
+  template <int kHalf>
+  QUIRE_INLINE_METHOD void Codes(int i, U32& w0, U32& w1) {
+    const char* const p = codes + (kHalf * 8 + 2 * i) * kVectorBytes;
+    w0 = LoadBytes(p);
+    w1 = LoadBytes(p + kVectorBytes);
+    __builtin_prefetch(prefetch);
+    __builtin_prefetch(prefetch + 64);
+    prefetch += args.prefetch_stride;
+  }
+  QUIRE_INLINE_METHOD F32 Scale(int sub, int vector) const {
+    return Load(scales + sub * kPanelWidth + vector * kLanes);
+  }
+  QUIRE_INLINE_METHOD F32 Min(int sub, int vector) const {
+    return Load(mins + sub * kPanelWidth + vector * kLanes);
+  }
+  QUIRE_INLINE_METHOD int OffsetShift() const { return args.offset_shift; }
+
+  const TileArgs& args;
+  const char* prefetch;
+  const char* codes = nullptr;
+  const float* scales = nullptr;
+  const float* mins = nullptr;
+};
+
+// Integer sums of 16 columns, on top of acc.
+template <class Source, int kHalf, int kRows>
+QUIRE_INLINE void Accumulate(Source& source, const int32_t* x,
+                             I32 (&acc)[kRows][2]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    U32 w0, w1;
+    source.template Codes<kHalf>(i, w0, w1);
+    const int32_t* const step = x + (4 * kHalf + i) * kRows;
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const U32 xv = (U32)SetInt1(step[row]);
+      acc[row][0] = DotBytes<Source::kIsWide>(acc[row][0], w0, xv);
+      acc[row][1] = DotBytes<Source::kIsWide>(acc[row][1], w1, xv);
+    }
+  }
+}
+
+// sum: of the first sub-block, in f32.
+template <class Source>
+QUIRE_INLINE F32 FinishFirst(I32 acc, F32 scale, F32 min, F32 minus_x) {
+  if constexpr (Source::kHasMin) {
+    return Fma(ToFloat(acc), scale, minus_x * min);
+  } else {
+    return ToFloat(acc) * scale;
+  }
+}
+template <class Source>
+QUIRE_INLINE F32 FinishNext(F32 sum, I32 acc, F32 scale, F32 min, F32 minus_x) {
+  if constexpr (Source::kHasMin) sum = Fma(minus_x, min, sum);
+  return Fma(ToFloat(acc), scale, sum);
+}
+
+template <class Source, int kRows>
+void Tile(const TileArgs& args) {
+  constexpr int kSubs = Source::kSubs;
+  constexpr bool kInRegisters = kRows <= kMaxRegisterRows;
+  Source source(args);
+  const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
+  F32 kept[kRows][2];
+  if constexpr (kInRegisters) {
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      kept[row][0] = kept[row][1] = F32{};
+      if (args.is_first) continue;
+      kept[row][0] = Load(args.acc + row * kPanelWidth);
+      kept[row][1] = Load(args.acc + row * kPanelWidth + kLanes);
+    }
+  } else if (args.is_first) {
+    for (int row = 0; row < 2 * kRows; ++row) {
+      Store(args.acc + row * kLanes, F32{});
+    }
+  }
+  // Sums of the first sub-blocks.
+  alignas(64) float first[kRows][kPanelWidth];
+  float* const first_sums = &first[0][0];
+  for (int64_t i = 0; i < args.num_blocks; ++i) {
+    source.Seek(i, args.block_begin + i);
+    source.Prefetch();
+    const float* const x_scale =
+        reinterpret_cast<const float*>(x + kQuantBlockSteps * kRows);
+    const int32_t* const minus_x = x + (kQuantBlockSteps + 1) * kRows;
+    I32 acc[kRows][2];
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      acc[row][0] = acc[row][1] = I32{};
+      if constexpr (!Source::kHasMin) {
+        acc[row][0] = acc[row][1] =
+            SetInt1(minus_x[row + (kSubs == 2 ? kRows : 0)])
+            << source.OffsetShift();
+      }
+    }
+    Accumulate<Source, 0, kRows>(source, x, acc);
+    if constexpr (kSubs == 2) {
+      const F32 scale0 = source.Scale(0, 0);
+      const F32 scale1 = source.Scale(0, 1);
+      F32 min0 = {}, min1 = {};
+      if constexpr (Source::kHasMin) {
+        min0 = source.Min(0, 0);
+        min1 = source.Min(0, 1);
+      }
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row) {
+        const F32 minus = ToFloat(SetInt1(minus_x[kRows + row]));
+        float* const sums = first_sums + row * kPanelWidth;
+        Store(sums, FinishFirst<Source>(acc[row][0], scale0, min0, minus));
+        Store(sums + kLanes,
+              FinishFirst<Source>(acc[row][1], scale1, min1, minus));
+        acc[row][0] = acc[row][1] = I32{};
+        if constexpr (!Source::kHasMin) {
+          acc[row][0] = acc[row][1] = SetInt1(minus_x[2 * kRows + row])
+                                      << source.OffsetShift();
+        }
+      }
+    }
+    Accumulate<Source, 1, kRows>(source, x, acc);
+    const F32 scale0 = source.Scale(kSubs - 1, 0);
+    const F32 scale1 = source.Scale(kSubs - 1, 1);
+    F32 min0 = {}, min1 = {};
+    if constexpr (Source::kHasMin) {
+      min0 = source.Min(kSubs - 1, 0);
+      min1 = source.Min(kSubs - 1, 1);
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const F32 minus =
+          ToFloat(SetInt1(minus_x[(kSubs == 2 ? 2 * kRows : 0) + row]));
+      F32 sum0, sum1;
+      if constexpr (kSubs == 2) {
+        const float* const sums = first_sums + row * kPanelWidth;
+        sum0 = FinishNext<Source>(Load(sums), acc[row][0], scale0, min0, minus);
+        sum1 = FinishNext<Source>(Load(sums + kLanes), acc[row][1], scale1,
+                                  min1, minus);
+      } else {
+        sum0 = FinishFirst<Source>(acc[row][0], scale0, min0, minus);
+        sum1 = FinishFirst<Source>(acc[row][1], scale1, min1, minus);
+      }
+      const F32 xs = Set1(x_scale[row]);
+      if constexpr (kInRegisters) {
+        kept[row][0] = Fma(sum0, xs, kept[row][0]);
+        kept[row][1] = Fma(sum1, xs, kept[row][1]);
+      } else {
+        float* const sums = args.acc + row * kPanelWidth;
+        Store(sums, Fma(sum0, xs, Load(sums)));
+        Store(sums + kLanes, Fma(sum1, xs, Load(sums + kLanes)));
+      }
+    }
+    x += kQuantBlockXDwords * kRows;
+  }
+  if constexpr (kInRegisters) {
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      Store(args.acc + row * kPanelWidth, kept[row][0]);
+      Store(args.acc + row * kPanelWidth + kLanes, kept[row][1]);
+    }
+  }
+}
+
+// Writes args.num_blocks blocks to codes (null: only the fields), scales and
+// mins.
+template <PanelCode kCode>
+void Expand(const TileArgs& args, char* codes, float* scales, float* mins) {
+  using Source = PanelSource<kCode>;
+  Source source(args);
+  for (int64_t i = 0; i < args.num_blocks; ++i) {
+    source.Seek(i, args.block_begin + i);
+    for (int step = 0; codes != nullptr && step < 4; ++step) {
+      U32 w0, w1;
+      char* const out = codes + 2 * step * kVectorBytes;
+      source.template Codes<0>(step, w0, w1);
+      StoreBytes(out, w0);
+      StoreBytes(out + kVectorBytes, w1);
+      source.template Codes<1>(step, w0, w1);
+      StoreBytes(out + 8 * kVectorBytes, w0);
+      StoreBytes(out + 9 * kVectorBytes, w1);
+    }
+    if (codes != nullptr) codes += kExpandedBlockBytes;
+    for (int sub = 0; sub < Source::kSubs; ++sub) {
+      for (int vector = 0; vector < 2; ++vector) {
+        Store(scales, source.Scale(sub, vector));
+        scales += kLanes;
+        if (!Source::kHasMin) continue;
+        Store(mins, source.Min(sub, vector));
+        mins += kLanes;
+      }
+    }
+  }
+}
+
+using TileFunction = void (*)(const TileArgs& args);
+using ExpandFunction = void (*)(const TileArgs& args, char* codes,
+                                float* scales, float* mins);
+
+struct TileTable {
+  TileFunction entries[kTileRows + 1];
+};
+template <class Source, int... kRows>
+constexpr TileTable MakeTileTable() {
+  return {{nullptr, Tile<Source, kRows>...}};
+}
+template <class Source>
+constexpr TileTable MakeAllRows() {
+#if defined(__AVX512F__)
+  return MakeTileTable<Source, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>();
+#else
+  return MakeTileTable<Source, 1, 2, 3, 4>();
+#endif
+}
+template <class Source>
+constexpr TileTable MakeDirectRows() {
+#if defined(__AVX512F__)
+  return MakeTileTable<Source, 1, 2, 3, 4, 5, 6, 7, 8>();
+#else
+  return MakeTileTable<Source, 1, 2, 3, 4>();
+#endif
+}
+
+constexpr TileTable kExpandedTables[] = {
+    MakeAllRows<ExpandedSource<1, false, false>>(),
+    MakeAllRows<ExpandedSource<1, false, true>>(),
+    MakeAllRows<ExpandedSource<1, true, false>>(),
+    MakeAllRows<ExpandedSource<2, false, false>>(),
+    MakeAllRows<ExpandedSource<2, true, false>>(),
+};
+QUIRE_INLINE const TileTable& ExpandedTable(const QuantLayout& layout) {
+  const bool has_min = layout.min != QuantMin::kNone;
+  if (layout.num_subs == 2) return kExpandedTables[has_min ? 4 : 3];
+  return kExpandedTables[has_min ? 2 : (layout.is_wide ? 1 : 0)];
+}
+
+// Formats worth their own tiles: with the others a batch of few rows costs a
+// round trip of the codes through L1.
+constexpr TileTable kDirectQ8_0 =
+    MakeDirectRows<PanelSource<PanelCode::kQ8_0>>();
+constexpr TileTable kDirectQ4_0 =
+    MakeDirectRows<PanelSource<PanelCode::kQ4_0>>();
+constexpr TileTable kDirectQ4_K =
+    MakeDirectRows<PanelSource<PanelCode::kQ4_K>>();
+constexpr TileTable kDirectQ6_K =
+    MakeDirectRows<PanelSource<PanelCode::kQ6_K>>();
+QUIRE_INLINE const TileTable* DirectTable(PanelCode code) {
+  switch (code) {
+    case PanelCode::kQ8_0:
+      return &kDirectQ8_0;
+    case PanelCode::kQ4_0:
+      return &kDirectQ4_0;
+    case PanelCode::kQ4_K:
+      return &kDirectQ4_K;
+    case PanelCode::kQ6_K:
+      return &kDirectQ6_K;
+    default:
+      return nullptr;
+  }
+}
+
+constexpr ExpandFunction kExpand[kNumPanelCodes] = {
+    Expand<PanelCode::kQ8_0>,     Expand<PanelCode::kQ4_0>,
+    Expand<PanelCode::kQ4_1>,     Expand<PanelCode::kQ5_0>,
+    Expand<PanelCode::kQ5_1>,     Expand<PanelCode::kIQ4_NL>,
+    Expand<PanelCode::kMXFP4>,    Expand<PanelCode::kQ2_K>,
+    Expand<PanelCode::kQ3_K>,     Expand<PanelCode::kQ4_K>,
+    Expand<PanelCode::kQ5_K>,     Expand<PanelCode::kQ6_K>,
+    Expand<PanelCode::kIQ4_XS>,   Expand<PanelCode::kInt4F16>,
+    Expand<PanelCode::kInt4Bf16>, Expand<PanelCode::kInt4F32>,
+};
+
+// ---------------------------------------------------------------- x
+
+QUIRE_INLINE uint32_t MaxBits(U32 v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epu32((__m512i)v);
+#else
+  uint32_t result = 0;
+  for (int i = 0; i < kLanes; ++i) result = result > v[i] ? result : v[i];
+  return result;
+#endif
+}
+QUIRE_INLINE int32_t SumInts(I32 v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
+  int32_t result = 0;
+  for (int i = 0; i < kLanes; ++i) result += v[i];
+  return result;
+#endif
+}
+
+typedef int8_t I8 __attribute__((vector_size(kLanes)));
+
+// One block of one row: x[0, 32) to out, whose entries are `stride` dwords
+// apart.
+QUIRE_INLINE void PackBlock(const float* x, int64_t stride, int32_t* out) {
+  constexpr int kVectors = kQuantBlockCols / kLanes;
+  F32 v[kVectors];
+  U32 max_bits = {};
+#pragma GCC unroll 8
+  for (int i = 0; i < kVectors; ++i) {
+    v[i] = Load(x + i * kLanes);
+    const U32 bits = (U32)v[i] & 0x7fffffffu;
+    max_bits = bits > max_bits ? bits : max_bits;
+  }
+  const uint32_t bits = MaxBits(max_bits);
+  float max;
+  __builtin_memcpy(&max, &bits, sizeof(max));
+  // Smaller blocks count as zero: the inverse would overflow.
+  const bool is_zero = bits < 0x0d800000u;        // 2^-100
+  const bool is_non_finite = bits > 0x7f7fffffu;  // NaNs too.
+  const float scale = is_zero ? 0.0f : max / 127.0f;
+  const float inverse = is_zero || is_non_finite ? 0.0f : 127.0f / max;
+  int8_t codes[kQuantBlockCols];
+  int32_t sums[2] = {0, 0};
+#pragma GCC unroll 8
+  for (int i = 0; i < kVectors; ++i) {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits.
+    const F32 shifted = v[i] * Set1(inverse) + Set1(0x1.8p23f);
+    I32 code = (I32)shifted - 0x4b400000;
+    if (is_non_finite) code = I32{};
+    sums[i * 2 / kVectors] += SumInts(code);
+    const I8 bytes = __builtin_convertvector(code, I8);
+    __builtin_memcpy(codes + i * kLanes, &bytes, sizeof(bytes));
+  }
+#pragma GCC unroll 8
+  for (int step = 0; step < kQuantBlockSteps; ++step) {
+    __builtin_memcpy(out + step * stride, codes + 4 * step, 4);
+  }
+  const float stored = is_non_finite ? __builtin_nanf("") : scale;
+  __builtin_memcpy(out + kQuantBlockSteps * stride, &stored, 4);
+  out[(kQuantBlockSteps + 1) * stride] = -(sums[0] + sums[1]);
+  out[(kQuantBlockSteps + 2) * stride] = -sums[0];
+  out[(kQuantBlockSteps + 3) * stride] = -sums[1];
+}
+
+// Where a row tile begins in packed x.
+QUIRE_INLINE char* PackedX(const QuantJob& job, TileRange range) {
+  return job.packed_x +
+         range.first_row * job.num_blocks * kQuantBlockXDwords * 4;
+}
+
+void PackX(const QuantJob& job, int64_t tile) {
+  const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
+  int32_t* const out = reinterpret_cast<int32_t*>(PackedX(job, range));
+  for (int64_t block = 0; block < job.num_blocks; ++block) {
+    int32_t* const block_out =
+        out + block * kQuantBlockXDwords * range.num_rows;
+    for (int64_t row = 0; row < range.num_rows; ++row) {
+      const float* x = job.x + (range.first_row + row) * job.x_stride;
+      float gathered[kQuantBlockCols];
+      if (job.column_order != nullptr) {
+        const int32_t* const order = job.column_order + block * kQuantBlockCols;
+        for (int i = 0; i < kQuantBlockCols; ++i) gathered[i] = x[order[i]];
+        PackBlock(gathered, range.num_rows, block_out + row);
+      } else {
+        PackBlock(x + block * kQuantBlockCols, range.num_rows, block_out + row);
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- compute
+
+// Of one thread.
+struct Scratch {
+  char* codes;    // [kMaxPassPanels][kChunkBlocks] blocks
+  float* scales;  // [kMaxPassPanels][kChunkBlocks][2][kPanelWidth]
+  float* mins;
+  float* acc;  // [kGroupTiles][kMaxPassPanels][kTileRows][kPanelWidth]
+};
+constexpr int64_t kScratchCodes = kChunkBlocks * kExpandedBlockBytes;
+constexpr int64_t kScratchScales = kChunkBlocks * 2 * kPanelWidth;
+constexpr int64_t kTileFloats = kTileRows * kPanelWidth;
+constexpr int64_t kScratchBytes =
+    kMaxPassPanels * (kScratchCodes + 2 * kScratchScales * 4) +
+    kGroupTiles * kMaxPassPanels * kTileFloats * 4;
+
+QUIRE_INLINE Scratch CutScratch(char* p) {
+  Scratch scratch;
+  scratch.codes = p;
+  p += kMaxPassPanels * kScratchCodes;
+  scratch.scales = reinterpret_cast<float*>(p);
+  p += kMaxPassPanels * kScratchScales * 4;
+  scratch.mins = reinterpret_cast<float*>(p);
+  p += kMaxPassPanels * kScratchScales * 4;
+  scratch.acc = reinterpret_cast<float*>(p);
+  return scratch;
+}
+
+// Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
+// chunks of k outside, so that weights come from memory and are expanded once.
+// The first row tiles prefetch the next chunk while they compute.
+void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
+                  int64_t tile_begin, int64_t tile_end,
+                  const Scratch& scratch) {
+  const QuantPanels& weights = job.weights;
+  const QuantLayout& layout = LayoutOf(weights.code);
+  const TileTable& table = ExpandedTable(layout);
+  const bool in_place = layout.code_bits == 8;
+  const int64_t block_bytes = weights.super_bytes / weights.blocks_per_super;
+  TileArgs args = {};
+  args.weights = &weights;
+  args.offset_shift = Log2(layout.offset);
+  for (int64_t begin = 0; begin < job.num_blocks; begin += kChunkBlocks) {
+    args.block_begin = begin;
+    args.num_blocks = job.num_blocks - begin < kChunkBlocks
+                          ? job.num_blocks - begin
+                          : kChunkBlocks;
+    args.is_first = begin == 0;
+    for (int i = 0; i < num_panels; ++i) {
+      args.panel = weights.panels + (panel + i) * weights.panel_bytes;
+      kExpand[static_cast<int>(weights.code)](
+          args, in_place ? nullptr : scratch.codes + i * kScratchCodes,
+          scratch.scales + i * kScratchScales,
+          scratch.mins + i * kScratchScales);
+    }
+    // A tile prefetches 16 lines a block.
+    const int64_t pass_bytes = args.num_blocks * 16 * 64;
+    int64_t prefetched = 0;
+    float* acc = scratch.acc;
+    for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+      const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
+      args.x =
+          PackedX(job, range) + begin * kQuantBlockXDwords * 4 * range.num_rows;
+      for (int i = 0; i < num_panels; ++i) {
+        const char* const p =
+            weights.panels + (panel + i) * weights.panel_bytes;
+        args.codes = scratch.codes + i * kScratchCodes;
+        args.code_stride = kExpandedBlockBytes;
+        if (in_place) {
+          args.code_stride = weights.super_bytes;
+          args.codes = p + begin * weights.super_bytes +
+                       QuantFieldBytes(layout) * kPanelWidth;
+        }
+        args.scales = scratch.scales + i * kScratchScales;
+        args.mins = scratch.mins + i * kScratchScales;
+        args.prefetch =
+            p + (begin + args.num_blocks) * block_bytes + prefetched;
+        args.prefetch_stride =
+            prefetched < args.num_blocks * block_bytes ? 128 : 0;
+        args.acc = acc;
+        table.entries[range.num_rows](args);
+        acc += kTileFloats;
+      }
+      prefetched += pass_bytes;
+    }
+  }
+}
+
+// All rows in one tile, codes right from the panels.
+void ComputeDirect(const QuantJob& job, const TileTable& table,
+                   int64_t panel_begin, int64_t panel_end) {
+  alignas(64) float acc[kMaxDirectRows * kPanelWidth];
+  const TileRange range = {0, job.num_rows};
+  TileArgs args = {};
+  args.weights = &job.weights;
+  args.num_blocks = job.num_blocks;
+  args.x = job.packed_x;
+  args.acc = acc;
+  args.is_first = true;
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    args.panel = job.weights.panels + panel * job.weights.panel_bytes;
+    table.entries[job.num_rows](args);
+    Epilogue(job, panel, range, acc);
+  }
+}
+
+void Compute(const QuantJob& job, int64_t panel_begin, int64_t panel_end,
+             int64_t tile_begin, int64_t tile_end, char* scratch_memory) {
+  if (job.num_rows <= kMaxDirectRows) {
+    const TileTable* const table = DirectTable(job.weights.code);
+    if (table != nullptr) {
+      ComputeDirect(job, *table, panel_begin, panel_end);
+      return;
+    }
+  }
+  const Scratch scratch = CutScratch(scratch_memory);
+  const int64_t num_tiles = tile_end - tile_begin;
+  const int64_t num_groups = (num_tiles + kGroupTiles - 1) / kGroupTiles;
+  const int64_t pass_panels = num_tiles >= kManyTiles ? kMaxPassPanels : 1;
+  for (int64_t panel = panel_begin; panel < panel_end; panel += pass_panels) {
+    const int num_panels = static_cast<int>(
+        panel_end - panel < pass_panels ? panel_end - panel : pass_panels);
+    for (int64_t group = 0; group < num_groups; ++group) {
+      const int64_t first = tile_begin + group * num_tiles / num_groups;
+      const int64_t last = tile_begin + (group + 1) * num_tiles / num_groups;
+      ComputeGroup(job, panel, num_panels, first, last, scratch);
+      const float* acc = scratch.acc;
+      for (int64_t tile = first; tile < last; ++tile) {
+        const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
+        for (int i = 0; i < num_panels; ++i) {
+          Epilogue(job, panel + i, range, acc);
+          acc += kTileFloats;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const QuantKernels kQuantKernels = {
+    kLanes, kTileRows, kScratchBytes, PackX, Compute,
+};
+
+}  // namespace QUIRE_ISA_NAMESPACE
+}  // namespace quire

@@ -1,0 +1,341 @@
+#include "kernels/cpu/quant_matmul.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "engine/base/status.h"
+#include "kernels/cpu/quant_blocks.h"
+#include "kernels/cpu/quant_kernels.h"
+
+namespace quire {
+namespace {
+
+// Super-blocks of one channel are copied in runs of about this many blocks: the
+// run of the panel (17 KiB of 8-bit codes) stays in L1 while its channels are
+// filled in, and the source is read in pieces that the prefetcher sees.
+constexpr int64_t kRunBlocks = 16;
+
+}  // namespace
+
+bool HasVnni(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx2) {
+    unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
+           (eax >> 4 & 1) != 0;  // AVX-VNNI
+  }
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) {
+    return __builtin_cpu_supports("avx512vnni");
+  }
+#endif
+  return false;
+}
+
+const QuantKernels& GetQuantKernels(Isa isa, bool with_vnni) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx2) {
+    return with_vnni ? cpu_avx2_vnni::kQuantKernels : cpu_avx2::kQuantKernels;
+  }
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) {
+    return with_vnni ? cpu_avx512_vnni::kQuantKernels
+                     : cpu_avx512::kQuantKernels;
+  }
+#endif
+  return cpu_scalar::kQuantKernels;
+}
+
+const QuantKernels& GetQuantKernels(Isa isa) {
+  return GetQuantKernels(isa, HasVnni(isa));
+}
+
+int64_t QuantScratchBytes(Isa isa, int num_threads) {
+  return GetQuantKernels(isa).scratch_bytes * num_threads;
+}
+
+bool CanPackQuantMatrix(const LinearSpec& spec) {
+  const WeightPart& first = spec.parts[0];
+  for (const WeightPart& part : spec.parts) {
+    const std::optional<PanelCode> code = PanelCodeFor(part);
+    if (!code.has_value()) return false;
+    // A panel of gate and up has one layout.
+    if (spec.kind == LinearKind::kGateUp &&
+        (*code != *PanelCodeFor(first) ||
+         part.group_size != first.group_size)) {
+      return false;
+    }
+    // x is permuted and rounded once for all parts.
+    if (part.column_order.empty() != first.column_order.empty()) return false;
+    if (!part.column_order.empty() &&
+        std::memcmp(part.column_order.data, first.column_order.data,
+                    part.cols() * sizeof(int32_t)) != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+int64_t QuantMatrix::num_bytes() const {
+  int64_t num_bytes = column_order_.size() * sizeof(int32_t);
+  for (const Segment& segment : segments_) {
+    num_bytes += segment.panels.num_bytes() + segment.bias.num_bytes();
+  }
+  return num_bytes;
+}
+
+// Copies super-blocks [super_begin, super_end) of one row to lane `lane` of a
+// panel; `run`: super-block super_begin of that panel.
+void QuantMatrix::FillChannel(const WeightPart& part, int64_t row,
+                              int64_t super_begin, int64_t super_end,
+                              int64_t lane, char* run,
+                              const Segment& segment) const {
+  const QuantLayout& layout = LayoutOf(segment.code);
+  const int64_t width = 2 * lanes_;
+  const uint8_t* const bytes =
+      static_cast<const uint8_t*>(part.data.data) + row * part.data.row_stride;
+  QuantChannel channel;
+  for (int64_t super = super_begin; super < super_end; ++super) {
+    char* const base = run + (super - super_begin) * segment.super_bytes;
+    const bool is_group = part.format == QuantFormat::kInt4;
+    if (is_group) {
+      ReadGroupFields(part, row, super, &channel);
+    } else {
+      ReadSuperBlock(part.format, bytes, super, &channel);
+    }
+    int half = 0;
+    if (layout.scale == QuantScale::kF32) {
+      std::memcpy(base + lane * 4, channel.halves, 4);
+      half = 2;
+    }
+    for (; half < layout.num_halves; ++half) {
+      std::memcpy(base + (half * width + lane) * 2, &channel.halves[half], 2);
+    }
+    char* const byte_fields = base + layout.num_halves * width * 2 + lane;
+    for (int i = 0; i < layout.num_bytes; ++i) {
+      byte_fields[i * width] = static_cast<char>(channel.bytes[i]);
+    }
+    char* codes = base + QuantFieldBytes(layout) * width + lane * 4;
+    for (int64_t block = 0; block < segment.blocks_per_super; ++block) {
+      uint32_t group_codes[8];
+      const uint32_t* dwords = channel.codes[is_group ? 0 : block];
+      if (is_group) {
+        ReadInt4Block(bytes, super * segment.blocks_per_super + block,
+                      group_codes);
+        dwords = group_codes;
+      }
+      for (int i = 0; i < layout.code_bits; ++i) {
+        std::memcpy(codes, dwords + i, 4);
+        codes += width * 4;
+      }
+    }
+  }
+}
+
+void QuantMatrix::FillPanel(const WeightPart* parts, int64_t panel,
+                            Segment& segment) const {
+  const int64_t num_supers = cols_ / kQuantBlockCols / segment.blocks_per_super;
+  const int64_t run =
+      std::max<int64_t>(1, kRunBlocks / segment.blocks_per_super);
+  char* const base = segment.panels.data() + panel * segment.panel_bytes;
+  for (int64_t super = 0; super < num_supers; super += run) {
+    const int64_t end = std::min(super + run, num_supers);
+    for (int64_t lane = 0; lane < 2 * lanes_; ++lane) {
+      int64_t row = RowOfLane(segment.num_rows, is_gated_, lanes_, panel, lane);
+      if (row < 0) continue;
+      const WeightPart* part = parts;
+      if (is_gated_ && row >= segment.num_rows / 2) {
+        row -= segment.num_rows / 2;
+        ++part;
+      }
+      FillChannel(*part, row, super, end, lane,
+                  base + super * segment.super_bytes, segment);
+    }
+  }
+}
+
+std::unique_ptr<QuantMatrix> PackQuantMatrix(const LinearSpec& spec, Isa isa,
+                                             ThreadPool& pool) {
+  QUIRE_CHECK(CanPackQuantMatrix(spec));
+  auto packed = std::make_unique<QuantMatrix>();
+  QuantMatrix& m = *packed;
+  m.is_gated_ = spec.kind == LinearKind::kGateUp;
+  m.lanes_ = GetQuantKernels(isa).lanes;
+  m.cols_ = spec.parts[0].cols();
+  const int64_t width = 2 * m.lanes_;
+  const TensorView& order = spec.parts[0].column_order;
+  if (!order.empty()) {
+    m.column_order_.assign(order.row<const int32_t>(0),
+                           order.row<const int32_t>(0) + m.cols_);
+  }
+  const size_t parts_per_segment = m.is_gated_ ? 2 : 1;
+  for (size_t i = 0; i < spec.parts.size(); i += parts_per_segment) {
+    const WeightPart* const parts = &spec.parts[i];
+    QuantMatrix::Segment segment;
+    segment.code = *PanelCodeFor(*parts);
+    const QuantLayout& layout = LayoutOf(segment.code);
+    segment.first_row = m.rows_;
+    for (size_t j = 0; j < parts_per_segment; ++j) {
+      segment.num_rows += parts[j].rows();
+    }
+    m.rows_ += segment.num_rows;
+    segment.num_panels = NumPanels(segment.num_rows, m.is_gated_, m.lanes_);
+    segment.blocks_per_super = layout.blocks_per_super > 0
+                                   ? layout.blocks_per_super
+                                   : parts->group_size / kQuantBlockCols;
+    segment.super_bytes =
+        width * (QuantFieldBytes(layout) +
+                 segment.blocks_per_super * int64_t{QuantCodeBytes(layout)});
+    segment.panel_bytes = m.cols_ / kQuantBlockCols / segment.blocks_per_super *
+                          segment.super_bytes;
+    segment.panels = AlignedBuffer(
+        std::max<int64_t>(64, segment.num_panels * segment.panel_bytes));
+    pool.ParallelFor(segment.num_panels, 1,
+                     [&](int64_t begin, int64_t end, int) {
+                       for (int64_t panel = begin; panel < end; ++panel) {
+                         m.FillPanel(parts, panel, segment);
+                       }
+                     });
+    if (!spec.bias.empty()) {
+      segment.bias = AlignedBuffer(segment.num_panels * width * 4);
+      const float* const bias = static_cast<const float*>(spec.bias.data);
+      const int64_t stride = spec.bias.rows == 1 ? 1 : spec.bias.row_stride;
+      for (int64_t j = 0; j < segment.num_panels * width; ++j) {
+        const int64_t row = RowOfLane(segment.num_rows, m.is_gated_, m.lanes_,
+                                      j / width, j % width);
+        if (row < 0) continue;
+        segment.bias.floats()[j] = bias[(segment.first_row + row) * stride];
+      }
+    }
+    m.segments_.push_back(std::move(segment));
+  }
+  return packed;
+}
+
+void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
+                 const QuantMatrix& weight, const MatmulParams& params,
+                 MatmulScratch& scratch) {
+  if (params.num_rows <= 0 || weight.rows_ == 0) return;
+  QUIRE_CHECK(kernels.lanes == weight.lanes_);
+  QuantJob job = {};
+  job.num_blocks = weight.cols_ / kQuantBlockCols;
+  job.x = params.x;
+  job.x_stride = params.x_stride;
+  job.column_order =
+      weight.column_order_.empty() ? nullptr : weight.column_order_.data();
+  job.packed_x = scratch.PackedX(params.num_rows * job.num_blocks *
+                                 kQuantBlockXDwords * 4);
+  job.num_rows = params.num_rows;
+  job.num_tiles =
+      (params.num_rows + kernels.max_tile_rows - 1) / kernels.max_tile_rows;
+  job.is_gated = weight.is_gated_;
+  job.out_stride = params.out_stride;
+  job.activation = ToKernelActivation(params.activation);
+  QUIRE_CHECK(job.is_gated || (job.activation != MatmulActivation::kSwiGlu &&
+                               job.activation != MatmulActivation::kGeGlu));
+  job.residual_stride = params.residual_stride;
+  job.out_scale = params.out_scale;
+  pool.ParallelFor(job.num_tiles, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t tile = begin; tile < end; ++tile) kernels.pack_x(job, tile);
+  });
+
+  int64_t num_panels = 0;
+  for (const auto& segment : weight.segments_) num_panels += segment.num_panels;
+  const WorkSplit split =
+      SplitWork(num_panels, job.num_tiles, pool.num_threads());
+  int64_t num_chunks = 0;
+  for (const auto& segment : weight.segments_) {
+    num_chunks += (segment.num_panels + split.panels_per_chunk - 1) /
+                  split.panels_per_chunk;
+  }
+  char* const thread_scratch =
+      scratch.Threads(kernels.scratch_bytes * pool.num_threads());
+  const auto run = [&](int64_t item, int thread_idx) {
+    int64_t chunk = item / split.num_tile_parts;
+    const int64_t part = item % split.num_tile_parts;
+    const QuantMatrix::Segment* segment = weight.segments_.data();
+    for (;; ++segment) {
+      const int64_t count = (segment->num_panels + split.panels_per_chunk - 1) /
+                            split.panels_per_chunk;
+      if (chunk < count) break;
+      chunk -= count;
+    }
+    QuantJob own = job;
+    own.weights = {segment->code, segment->panels.data(), segment->panel_bytes,
+                   segment->blocks_per_super, segment->super_bytes};
+    own.bias = segment->bias.floats();
+    own.num_outputs = job.is_gated ? segment->num_rows / 2 : segment->num_rows;
+    own.out = params.out + segment->first_row;
+    own.residual = params.residual == nullptr
+                       ? nullptr
+                       : params.residual + segment->first_row;
+    const int64_t panel = chunk * split.panels_per_chunk;
+    kernels.compute(
+        own, panel,
+        std::min(panel + split.panels_per_chunk, segment->num_panels),
+        part * job.num_tiles / split.num_tile_parts,
+        (part + 1) * job.num_tiles / split.num_tile_parts,
+        thread_scratch + thread_idx * kernels.scratch_bytes);
+  };
+  pool.ParallelFor(num_chunks * split.num_tile_parts, 1,
+                   [&](int64_t begin, int64_t end, int thread_idx) {
+                     for (int64_t i = begin; i < end; ++i) run(i, thread_idx);
+                   });
+}
+
+void UnpackQuantRow(const QuantMatrix& weight, int64_t row, float* out) {
+  QUIRE_DCHECK(row >= 0 && row < weight.rows_);
+  const QuantMatrix::Segment* segment = weight.segments_.data();
+  while (row >= segment->first_row + segment->num_rows) ++segment;
+  row -= segment->first_row;
+  const QuantLayout& layout = LayoutOf(segment->code);
+  const int64_t lanes = weight.lanes_;
+  const int64_t width = 2 * lanes;
+  int64_t panel = row / width;
+  int64_t lane = row % width;
+  if (weight.is_gated_) {
+    const int64_t half = segment->num_rows / 2;
+    panel = row % half / lanes;
+    lane = row % half % lanes + (row < half ? 0 : lanes);
+  }
+  const int64_t num_blocks = weight.cols_ / kQuantBlockCols;
+  QuantChannel channel;
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    const int64_t idx = block % segment->blocks_per_super;
+    const char* const base =
+        segment->panels.data() + panel * segment->panel_bytes +
+        block / segment->blocks_per_super * segment->super_bytes;
+    int half = 0;
+    if (layout.scale == QuantScale::kF32) {
+      std::memcpy(channel.halves, base + lane * 4, 4);
+      half = 2;
+    }
+    for (; half < layout.num_halves; ++half) {
+      std::memcpy(&channel.halves[half], base + (half * width + lane) * 2, 2);
+    }
+    const char* const bytes = base + layout.num_halves * width * 2 + lane;
+    for (int i = 0; i < layout.num_bytes; ++i) {
+      channel.bytes[i] = static_cast<uint8_t>(bytes[i * width]);
+    }
+    const char* const codes =
+        base + width * (QuantFieldBytes(layout) +
+                        idx * int64_t{QuantCodeBytes(layout)});
+    for (int i = 0; i < layout.code_bits; ++i) {
+      std::memcpy(&channel.codes[0][i], codes + (i * width + lane) * 4, 4);
+    }
+    float values[kQuantBlockCols];
+    float* const to =
+        weight.column_order_.empty() ? out + block * kQuantBlockCols : values;
+    DequantizeChannel(segment->code, channel.halves, channel.bytes,
+                      static_cast<int>(idx), channel.codes[0], to);
+    if (to == out + block * kQuantBlockCols) continue;
+    for (int k = 0; k < kQuantBlockCols; ++k) {
+      out[weight.column_order_[block * kQuantBlockCols + k]] = values[k];
+    }
+  }
+}
+
+}  // namespace quire
