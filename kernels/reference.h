@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -51,9 +52,16 @@ std::vector<double> ReferenceDistribution(absl::Span<const float> logits,
 
 // Thread-compatible. Accepts activations of any floating dtype. Keeps the
 // contract of Backend but checks little: tests give it valid input.
+struct ReferenceOptions {
+  // Activations in this dtype (bf16 or f16), with the further roundings that
+  // backend.h lists for a backend which has them; none: as the views say.
+  // Probabilities are rounded relative to the largest of all.
+  std::optional<DType> activations;
+};
+
 class ReferenceBackend : public Backend {
  public:
-  ReferenceBackend();
+  explicit ReferenceBackend(const ReferenceOptions& options = {});
   ~ReferenceBackend() override;
 
   std::string Description() const override;
