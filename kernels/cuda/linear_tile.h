@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/simt/simt.h"
 
 namespace quire::cuda {
@@ -26,7 +27,9 @@ struct LinearTile {
   // chunk.
   static SIMT_DEVICE unsigned char* Chunk(unsigned char* tile, int row,
                                           int chunk) {
-    return tile + (row * kChunks + (chunk ^ (row / 2 % kChunks))) * 16;
+    const int phase =
+        HasPlantedBug(PlantedBug::kTiledNoSwizzle) ? 0 : row / 2 % kChunks;
+    return tile + (row * kChunks + (chunk ^ phase)) * 16;
   }
 
   // Bytes [k, k + 64) of rows [first_row, +128) of a matrix; zeros outside it.
@@ -121,6 +124,11 @@ struct LinearTile {
           int column = row;
           if (is_gated) {
             up = sums[m][n / 2 * 2 + 1][i] * scale_of(token, row + 8);
+            if (HasPlantedBug(PlantedBug::kTiledSwapsGateAndUp)) {
+              const float gate = sum;
+              sum = up;
+              up = gate;
+            }
             if (epilogue.bias) up += epilogue.bias[row + 8];
             column = row / 16 * 8 + row % 8;
           }

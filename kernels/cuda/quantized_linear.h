@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/simt/simt.h"
 #include "kernels/dtype.h"
 #include "kernels/quant_format.h"
@@ -110,6 +111,10 @@ bool LaunchPermuteColumns(const PermuteColumnsArguments& arguments,
 // ---- For the kernels.
 
 SIMT_DEVICE float LoadScale(const QuantizedWeight& weight, int64_t at) {
+  if (HasPlantedBug(PlantedBug::kQuantizedScaleOfTheNextGroup) &&
+      weight.group_size > 0 && at >= weight.scale_stride) {
+    at -= weight.scale_stride;
+  }
   if (weight.scale_dtype == DType::kF32) {
     return static_cast<const float*>(weight.scales)[at];
   }
@@ -125,7 +130,9 @@ SIMT_DEVICE uint32_t Int4Zero(const QuantizedWeight& weight, int64_t at) {
   // In bf16 the bits of 128 + n are those of 128 plus n, in f16 those of 1024
   // + n.
   constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
-  const uint32_t zero = weight.zeros ? weight.zeros[at] : 8;
+  const bool has_zeros =
+      weight.zeros && !HasPlantedBug(PlantedBug::kQuantizedForgetsZeroPoints);
+  const uint32_t zero = has_zeros ? weight.zeros[at] : 8;
   return kBase + zero * 0x00010001;
 }
 // Elements 2 p and 2 p + 1 of a word, less their zero point: exact.

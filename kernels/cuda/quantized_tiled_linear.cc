@@ -83,7 +83,9 @@ QuantizeRowsKernel(const QuantizeRowsArguments arguments) {
     }
     if (simt::ThreadX() % 32 == 0)
       largest_of_warp[simt::ThreadX() / 32] = largest;
-    simt::SyncThreads();
+    if (!HasPlantedBug(PlantedBug::kQuantizeRowsNoBarrier)) {
+      simt::SyncThreads();
+    }
     for (int w = 0; w < kQuantizeThreads / 32; ++w) {
       largest = fmaxf(largest, largest_of_warp[w]);
     }
@@ -191,7 +193,9 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
       if (step >= num_steps) break;
       simt::CpAsyncWait<T::kNumStages - 2>();
       // Everybody has left the last step: its stage and the weights' tile.
-      simt::SyncThreads();
+      if (!HasPlantedBug(PlantedBug::kWideningNoBarrierBeforeStore)) {
+        simt::SyncThreads();
+      }
       load(step + T::kNumStages - 1);
       float scale = 1;
       uint32_t zero = 0;
@@ -223,7 +227,9 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
         }
         simt::Store16(T::Chunk(weight_tile, tile_row, half * 2 + chunk), wide);
       }
-      simt::SyncThreads();
+      if (!HasPlantedBug(PlantedBug::kWideningNoBarrierBeforeMultiply)) {
+        simt::SyncThreads();
+      }
       T::Multiply(memory + step % T::kNumStages * T::kBytes, weight_tile, sums,
                   [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0,
                      uint32_t b1) { Element<kType>::Mma(c, a, b0, b1); });
