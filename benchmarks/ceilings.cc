@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "engine/base/status.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -221,6 +223,12 @@ double CeilingProbe::Bf16Peak(double milliseconds) {
 
 double CeilingProbe::Int8Peak(double milliseconds) {
   return Peak(milliseconds, Kind::kInt8);
+}
+
+absl::StatusOr<std::unique_ptr<HostCeilingProbe>> HostCeilingProbe::Create(
+    int num_threads) {
+  QUIRE_ASSIGN_OR_RETURN(const Isa isa, SelectIsa());
+  return std::make_unique<HostCeilingProbe>(num_threads, isa);
 }
 
 }  // namespace quire

@@ -4,6 +4,10 @@
 #ifndef QUIRE_BENCHMARKS_CEILINGS_H_
 #define QUIRE_BENCHMARKS_CEILINGS_H_
 
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
 #include "engine/base/thread_pool.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/isa.h"
@@ -42,6 +46,21 @@ class CeilingProbe {
   Isa isa_;
   AlignedBuffer buffer_;
   int next_part_ = 0;
+};
+
+// A probe with a thread pool of its own, for the instruction set that this
+// process uses.
+struct HostCeilingProbe {
+  // num_threads: <= 0 means all. INVALID_ARGUMENT from SelectIsa.
+  static absl::StatusOr<std::unique_ptr<HostCeilingProbe>> Create(
+      int num_threads);
+
+  HostCeilingProbe(int num_threads, Isa isa)
+      : isa(isa), pool(num_threads), probe(&pool, isa, int64_t{1} << 30) {}
+
+  const Isa isa;
+  ThreadPool pool;
+  CeilingProbe probe;
 };
 
 }  // namespace quire

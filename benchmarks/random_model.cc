@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
@@ -58,6 +59,12 @@ std::vector<TensorPlan> PlanTensors(const RandomModelShape& shape) {
         tensors.push_back({name + ".bias", heads * shape.head_dim, 0, 0.1});
       }
     }
+    if (shape.has_qk_norm) {
+      for (const char* part : {"q_norm", "k_norm"}) {
+        tensors.push_back({absl::StrCat(layer, "self_attn.", part, ".weight"),
+                           shape.head_dim});
+      }
+    }
     matrix(layer + "self_attn.o_proj", hidden,
            shape.num_heads * shape.head_dim);
     norm(layer + "post_attention_layernorm");
@@ -71,10 +78,17 @@ std::vector<TensorPlan> PlanTensors(const RandomModelShape& shape) {
 }
 
 std::string ConfigJson(const RandomModelShape& shape) {
-  const bool is_qwen = shape.has_qkv_bias;
+  const bool is_qwen3 = shape.has_qk_norm;
+  const bool is_qwen2 = !is_qwen3 && shape.has_qkv_bias;
   return absl::StrCat(
-      "{\"architectures\": [\"", is_qwen ? "Qwen2" : "Llama",
-      "ForCausalLM\"], \"model_type\": \"", is_qwen ? "qwen2" : "llama",
+      "{\"architectures\": [\"",
+      is_qwen3   ? "Qwen3"
+      : is_qwen2 ? "Qwen2"
+                 : "Llama",
+      "ForCausalLM\"], \"model_type\": \"",
+      is_qwen3   ? "qwen3"
+      : is_qwen2 ? "qwen2"
+                 : "llama",
       "\", \"vocab_size\": ", shape.vocab_size,
       ", \"hidden_size\": ", shape.hidden_size,
       ", \"intermediate_size\": ", shape.intermediate_size,
@@ -145,15 +159,53 @@ int64_t RandomModelShape::LayerMatrixElements() const {
   return num_layers * (attention + 3 * hidden_size * intermediate_size);
 }
 
-RandomModelShape Qwen25Half() {
-  RandomModelShape shape;
-  shape.hidden_size = 896;
-  shape.num_layers = 24;
-  shape.num_heads = 14;
-  shape.num_kv_heads = 2;
-  shape.intermediate_size = 4864;
-  shape.vocab_size = 151936;
-  return shape;
+namespace {
+
+struct Preset {
+  const char* name;
+  int64_t hidden_size, num_layers, num_heads, num_kv_heads, head_dim,
+      intermediate_size, vocab_size;
+  double rope_theta;
+  bool is_tied, has_qkv_bias, has_qk_norm;
+};
+
+// From the config.json of the published models.
+constexpr Preset kPresets[] = {
+    {"qwen2.5-0.5b", 896, 24, 14, 2, 64, 4864, 151936, 1e6, true, true, false},
+    {"llama-3.2-1b", 2048, 16, 32, 8, 64, 8192, 128256, 5e5, true, false,
+     false},
+    {"qwen3-8b", 4096, 36, 32, 8, 128, 12288, 151936, 1e6, false, false, true},
+    {"llama-3.1-8b", 4096, 32, 32, 8, 128, 14336, 128256, 5e5, false, false,
+     false}};
+
+}  // namespace
+
+std::vector<std::string> PresetNames() {
+  std::vector<std::string> names;
+  for (const Preset& preset : kPresets) names.push_back(preset.name);
+  return names;
+}
+
+absl::StatusOr<RandomModelShape> PresetShape(absl::string_view name) {
+  for (const Preset& preset : kPresets) {
+    if (name != preset.name) continue;
+    RandomModelShape shape;
+    shape.hidden_size = preset.hidden_size;
+    shape.num_layers = preset.num_layers;
+    shape.num_heads = preset.num_heads;
+    shape.num_kv_heads = preset.num_kv_heads;
+    shape.head_dim = preset.head_dim;
+    shape.intermediate_size = preset.intermediate_size;
+    shape.vocab_size = preset.vocab_size;
+    shape.rope_theta = preset.rope_theta;
+    shape.is_tied = preset.is_tied;
+    shape.has_qkv_bias = preset.has_qkv_bias;
+    shape.has_qk_norm = preset.has_qk_norm;
+    return shape;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", name, "' is no preset; there are ",
+                   absl::StrJoin(PresetNames(), ", ")));
 }
 
 absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,

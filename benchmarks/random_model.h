@@ -5,12 +5,16 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace quire {
 
-// A dense decoder in bf16; model_type is qwen2 if has_qkv_bias, else llama.
+// A dense decoder in bf16; model_type is qwen3 if has_qk_norm, else qwen2 if
+// has_qkv_bias, else llama.
 struct RandomModelShape {
   int64_t hidden_size = 0;
   int64_t num_layers = 0;
@@ -23,6 +27,7 @@ struct RandomModelShape {
   double rope_theta = 1e6;
   bool is_tied = true;
   bool has_qkv_bias = true;
+  bool has_qk_norm = false;
 
   // Elements of all matrices that multiply every token.
   int64_t LayerMatrixElements() const;
@@ -30,8 +35,10 @@ struct RandomModelShape {
   int64_t HeadElements() const { return vocab_size * hidden_size; }
 };
 
-// Qwen/Qwen2.5-0.5B: 494M parameters.
-RandomModelShape Qwen25Half();
+// The shape of a published model: qwen2.5-0.5b (494M parameters), llama-3.2-1b,
+// qwen3-8b or llama-3.1-8b. INVALID_ARGUMENT for another name, with the list.
+absl::StatusOr<RandomModelShape> PresetShape(absl::string_view name);
+std::vector<std::string> PresetNames();
 
 // Writes config.json and model.safetensors to `directory`, which must exist.
 // Weights are normal with deviation 1 / sqrt(columns), so that activations and

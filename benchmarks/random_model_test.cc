@@ -86,10 +86,34 @@ TEST_F(RandomModelTest, WeightsAreNormalWithTheStatedDeviation) {
   EXPECT_NEAR(num_beyond_two / n, 0.0455, 0.005);
 }
 
-TEST_F(RandomModelTest, Qwen25HalfHas494MillionParameters) {
-  const RandomModelShape shape = Qwen25Half();
-  // The published 0.49B, less norms and biases.
-  EXPECT_EQ(shape.LayerMatrixElements() + shape.HeadElements(), 493961216);
+TEST_F(RandomModelTest, ModelsWithQkNorms) {
+  RandomModelShape shape = SmallShape();
+  shape.has_qkv_bias = false;
+  shape.has_qk_norm = true;
+  ASSERT_TRUE(WriteRandomModel(shape, 1, directory_.string()).ok());
+  const auto config = ReadModelDirectoryConfig(directory_.string());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model.model_type, "qwen3");
+  const auto checkpoint = Checkpoint::Open(directory_.string());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_NE((*checkpoint)->Find("model.layers.1.self_attn.k_norm.weight"),
+            nullptr);
+}
+
+// The published counts (0.49B, 1.24B, 8.19B, 8.03B), less norms and biases.
+TEST(PresetShapeTest, HaveThePublishedParameters) {
+  const auto count = [](const char* name) {
+    const RandomModelShape shape = *PresetShape(name);
+    return shape.LayerMatrixElements() +
+           shape.HeadElements() * (shape.is_tied ? 1 : 2);
+  };
+  EXPECT_EQ(count("qwen2.5-0.5b"), 493961216);
+  EXPECT_EQ(count("llama-3.2-1b"), 1235746816);
+  EXPECT_EQ(count("qwen3-8b"), 8190427136);
+  EXPECT_EQ(count("llama-3.1-8b"), 8029995008);
+  EXPECT_EQ(PresetNames().size(), 4u);
+  EXPECT_EQ(PresetShape("gpt-5").status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

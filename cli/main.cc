@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "cli/bench.h"
 #include "cli/chat.h"
 #include "cli/drain.h"
 #include "cli/exit_codes.h"
@@ -34,6 +35,8 @@ int main(int argc, char** argv) {
       return quire::RunGenerate(parsed->generate);
     case quire::Command::kDrain:
       return quire::RunDrain(parsed->drain);
+    case quire::Command::kBench:
+      return quire::RunBench(*parsed->bench);
     case quire::Command::kVersion:
       absl::PrintF("%s", quire::DescribeVersion());
       return quire::kExitOk;

@@ -18,6 +18,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "engine/model/gguf_model.h"
 
 namespace quire {
 namespace {
@@ -156,9 +157,9 @@ absl::StatusOr<std::string> ResolveModelPath(const std::string& path,
   struct stat info;
   if (stat(path.c_str(), &info) != 0) return MissingError(path, errno);
   if (!S_ISDIR(info.st_mode)) {
-    if (!IsGgufName(path)) {
+    if (!IsGgufPath(path)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, ": not a directory and no GGUF file (*.gguf); ",
+          absl::StrCat(path, ": not a directory and no GGUF file; ",
                        "name the model's directory"));
     }
     if (gguf_file.empty()) return path;

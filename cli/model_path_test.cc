@@ -82,6 +82,9 @@ TEST_F(ModelPathTest, AGgufFileIsItself) {
   WriteFile("m-q5_k_m.GGUF");
   EXPECT_EQ(*ResolveModelPath(Path("m-q5_k_m.GGUF")), Path("m-q5_k_m.GGUF"));
   ExpectError(Path("m-q5_k_m.GGUF"), "--gguf-file", "other.gguf");
+  // Stores that name files by their hash.
+  WriteFile("sha256-00", "GGUF\3");
+  EXPECT_EQ(*ResolveModelPath(Path("sha256-00")), Path("sha256-00"));
   WriteFile("weights.safetensors");
   ExpectError(Path("weights.safetensors"), "not a directory");
 }

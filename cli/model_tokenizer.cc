@@ -68,22 +68,28 @@ absl::Status ReadKeys(const GgufFile& file, KeyMemory* memory,
 
 }  // namespace
 
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeGgufTokenizer(
+    const GgufFile& file, std::vector<std::string>* warnings) {
+  KeyMemory memory;
+  GgufTokenizerKeys keys;
+  QUIRE_RETURN_IF_ERROR(ReadKeys(file, &memory, &keys));
+  std::vector<std::string> own_warnings;
+  auto tokenizer = CreateGgufTokenizer(keys, &own_warnings);
+  for (const std::string& warning : own_warnings) {
+    warnings->push_back(absl::StrCat(file.path(), ": ", warning));
+  }
+  if (tokenizer.ok()) return tokenizer;
+  return absl::Status(
+      tokenizer.status().code(),
+      absl::StrCat(file.path(), ": ", tokenizer.status().message()));
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenModelTokenizer(
     const std::string& path, std::vector<std::string>* warnings) {
   if (!IsGgufPath(path)) return Tokenizer::Create(path);
   QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
                          GgufFile::Open(path));
-  KeyMemory memory;
-  GgufTokenizerKeys keys;
-  QUIRE_RETURN_IF_ERROR(ReadKeys(*file, &memory, &keys));
-  std::vector<std::string> own_warnings;
-  auto tokenizer = CreateGgufTokenizer(keys, &own_warnings);
-  for (const std::string& warning : own_warnings) {
-    warnings->push_back(absl::StrCat(path, ": ", warning));
-  }
-  if (tokenizer.ok()) return tokenizer;
-  return absl::Status(tokenizer.status().code(),
-                      absl::StrCat(path, ": ", tokenizer.status().message()));
+  return MakeGgufTokenizer(*file, warnings);
 }
 
 }  // namespace quire

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/weights/gguf.h"
 #include "tokenizer/tokenizer.h"
 
 namespace quire {
@@ -15,6 +16,10 @@ namespace quire {
 // and the key; `warnings` gets a line for each thing a person should know.
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenModelTokenizer(
     const std::string& path, std::vector<std::string>* warnings);
+
+// The same of a file that is open.
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeGgufTokenizer(
+    const GgufFile& file, std::vector<std::string>* warnings);
 
 }  // namespace quire
 

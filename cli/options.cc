@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "cli/bench_options.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -22,6 +23,7 @@ namespace {
 // CLI11 knows neither `_` for `-` nor multi-letter short options.
 std::string NormalizeArgument(const std::string& argument) {
   if (argument == "-tp") return "--tensor-parallel-size";
+  if (argument == "-pg") return "--prompt-gen";
   if (absl::StartsWith(argument, "-tp=")) {
     return absl::StrCat("--tensor-parallel-size=", argument.substr(4));
   }
@@ -118,7 +120,9 @@ absl::Status ExpandConfig(std::vector<std::string>* args) {
   std::erase_if(options, [&given](const std::string& option) {
     return given.count(OptionName(option)) > 0;
   });
-  args->insert(args->begin() + 1, options.begin(), options.end());
+  // Behind the benchmark's own name, too.
+  const size_t at = (*args)[0] == "bench" && args->size() > 1 ? 2 : 1;
+  args->insert(args->begin() + at, options.begin(), options.end());
   return absl::OkStatus();
 }
 
@@ -181,12 +185,20 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
                   "q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, "
                   "mxfp4, fp8, int4; or what the model is stored in: gptq, "
                   "awq, compressed-tensors");
-  app->add_option("--kv-cache-dtype", options->kv_cache_dtype,
-                  "KV cache: bf16, f16, f32, int8 or fp8 (auto: as the model)");
+  app->add_option(
+      "--kv-cache-dtype", options->kv_cache_dtype,
+      "KV cache: auto (as the model), bf16, f16, f32, fp8 (e4m3) or, on the "
+      "CPU, int8");
   app->add_option("--max-model-len", options->max_model_len,
                   "Longest sequence, prompt and output: 2048, 32k, auto");
   app->add_option("--kv-cache-memory-bytes", options->kv_cache_memory,
                   "Memory of the KV cache: 4GiB, ...; 0: automatic");
+  app->add_option("--gpu-memory-utilization,--device-memory-utilization",
+                  options->device_memory_utilization,
+                  "The part of a GPU's free memory that may be taken")
+      ->check(CLI::Range(0.01, 1.0));
+  app->add_flag("--enforce-eager", options->enforce_eager,
+                "On a GPU: launch kernel by kernel, without CUDA graphs");
   app->add_option("-t,--threads", options->num_threads,
                   "CPU threads; 0: all that may be used")
       ->check(CLI::Range(0, 1024));
@@ -346,7 +358,15 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
       ->add_option("--timeout", result.drain.timeout_seconds,
                    "Seconds to wait at most, --settle included")
       ->check(CLI::Range(0.0, 1e6));
-  for (CLI::App* subcommand : {serve, chat, generate, drain}) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure a server or a model");
+  const auto bench_options = std::make_shared<BenchOptions>();
+  AddBench(bench, AddModelOptions, bench_options.get());
+  result.bench = bench_options;
+  std::vector<CLI::App*> subcommands = {serve, chat, generate, drain};
+  for (CLI::App* benchmark : bench->get_subcommands(nullptr)) {
+    subcommands.push_back(benchmark);
+  }
+  for (CLI::App* subcommand : subcommands) {
     Finish(subcommand);
     subcommand->add_option("--config", "YAML file of options");
   }
@@ -364,8 +384,15 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
   };
   if (!args.empty() && !absl::StartsWith(args[0], "-") &&
       app.get_subcommands(is_named).empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "'", args[0], "' is no command: serve, chat, generate or drain"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", args[0],
+                     "' is no command: serve, chat, generate, drain or bench"));
+  }
+  // llama-bench has no commands: `quire bench -p 512` is one of models.
+  if (!args.empty() && args[0] == "bench" && args.size() > 1 &&
+      absl::StartsWith(args[1], "-") && args[1] != "--help" &&
+      args[1] != "-h") {
+    args.insert(args.begin() + 1, "model");
   }
   KeepLast("--served-model-name", &args);
   QUIRE_RETURN_IF_ERROR(ExpandConfig(&args));
@@ -373,8 +400,11 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
   try {
     app.parse(args);
   } catch (const CLI::CallForHelp&) {
-    const auto chosen = app.get_subcommands();
-    result.help = chosen.empty() ? app.help() : chosen.front()->help();
+    const CLI::App* chosen = &app;
+    while (!chosen->get_subcommands().empty()) {
+      chosen = chosen->get_subcommands().front();
+    }
+    result.help = chosen->help();
     return result;
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(
@@ -384,6 +414,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
   if (chat->parsed()) result.command = Command::kChat;
   if (generate->parsed()) result.command = Command::kGenerate;
   if (drain->parsed()) result.command = Command::kDrain;
+  if (bench->parsed()) result.command = Command::kBench;
   return result;
 }
 

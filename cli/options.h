@@ -3,6 +3,7 @@
 #define QUIRE_CLI_OPTIONS_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,8 +29,10 @@ struct SessionOptions {
   // directory must be quantized; empty: as it is.
   std::string quantization;
   std::string kv_cache_dtype = "auto";
-  std::string max_model_len = "auto";  // A length, 32k, auto or -1.
-  std::string kv_cache_memory = "0";   // Bytes, 4GiB, ...; 0: automatic.
+  std::string max_model_len = "auto";      // A length, 32k, auto or -1.
+  std::string kv_cache_memory = "0";       // Bytes, 4GiB, ...; 0: automatic.
+  double device_memory_utilization = 0.9;  // Of what a GPU has free.
+  bool enforce_eager = false;              // No CUDA graphs.
   int num_threads = 0;
   int block_size = 16;
   int max_num_seqs = 64;
@@ -93,11 +96,14 @@ struct DrainOptions {
   double timeout_seconds = 120;
 };
 
+struct BenchOptions;  // cli/bench_options.h
+
 enum class Command : uint8_t {
   kServe,
   kChat,
   kGenerate,
   kDrain,
+  kBench,
   kVersion,
   kHelp
 };
@@ -109,6 +115,7 @@ struct CommandLine {
   ChatOptions chat;
   GenerateOptions generate;
   DrainOptions drain;
+  std::shared_ptr<const BenchOptions> bench;
 };
 
 // The last of an option given twice wins (all values of --api-key count, and so

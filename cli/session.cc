@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <optional>
@@ -53,6 +54,7 @@ absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
       option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
 }
 
+// vLLM's names of fp8 and int8 beside those of --dtype. None: auto.
 absl::StatusOr<std::optional<DType>> ParseKvDType(const std::string& name) {
   if (name == "int8" || name == "i8") return std::optional(DType::kI8);
   if (name == "fp8" || name == "fp8_e4m3") {
@@ -114,40 +116,6 @@ absl::StatusOr<ModelTask> ParseTask(const SessionOptions& options) {
   }
   if (embeds) return ModelTask::kEmbed;
   return options.runner == "generate" ? ModelTask::kGenerate : ModelTask::kAuto;
-}
-
-absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
-  LoadOptions load;
-  QUIRE_ASSIGN_OR_RETURN(load.task, ParseTask(options));
-  if (options.pooling == "last") load.pooling = Pooling::kLast;
-  if (options.pooling == "mean") load.pooling = Pooling::kMean;
-  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
-  QUIRE_ASSIGN_OR_RETURN(load.kv_cache_dtype,
-                         ParseKvDType(options.kv_cache_dtype));
-  if (options.max_model_len != "auto" && options.max_model_len != "-1") {
-    QUIRE_ASSIGN_OR_RETURN(
-        const int64_t length,
-        ParseSizeOf("--max-model-len", options.max_model_len));
-    if (length < 2 || length > INT_MAX) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--max-model-len ", options.max_model_len,
-                       " is not a length of at least 2 tokens"));
-    }
-    load.max_model_len = static_cast<int>(length);
-  }
-  QUIRE_ASSIGN_OR_RETURN(
-      load.kv_cache_memory_bytes,
-      ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
-  load.max_num_seqs = options.max_num_seqs;
-  // Every running sequence gets a token per step, so the budget covers them.
-  load.max_num_batched_tokens =
-      options.max_num_batched_tokens > 0
-          ? options.max_num_batched_tokens
-          : std::max(kDefaultBatchedTokens, options.max_num_seqs);
-  load.block_size = options.block_size;
-  load.num_threads = options.num_threads;
-  QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));
-  return load;
 }
 
 // A line on stderr once a load has taken a second, then four a second.
@@ -241,6 +209,7 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.max_num_batched_tokens = loaded.shape.max_num_tokens;
   engine.long_prefill_token_threshold = options.long_prefill_token_threshold;
   engine.max_num_scored_tokens = loaded.max_num_scored_tokens;
+  engine.max_list_entries = loaded.memory.max_list_entries;
   engine.scheduling_policy = options.scheduling_policy == "priority"
                                  ? SchedulingPolicy::kPriority
                                  : SchedulingPolicy::kFcfs;
@@ -282,6 +251,7 @@ std::string FormatCount(int64_t count) {
 
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
+    case absl::StatusCode::kInternal:  // What a GPU's driver reports.
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kUnavailable:
       return kExitDevice;
@@ -291,6 +261,45 @@ int ExitCodeOf(const absl::Status& status) {
 }
 
 }  // namespace
+
+absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
+  LoadOptions load;
+  QUIRE_ASSIGN_OR_RETURN(load.task, ParseTask(options));
+  if (options.pooling == "last") load.pooling = Pooling::kLast;
+  if (options.pooling == "mean") load.pooling = Pooling::kMean;
+  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
+  QUIRE_ASSIGN_OR_RETURN(load.kv_cache_dtype,
+                         ParseKvDType(options.kv_cache_dtype));
+  if (options.max_model_len != "auto" && options.max_model_len != "-1") {
+    QUIRE_ASSIGN_OR_RETURN(
+        const int64_t length,
+        ParseSizeOf("--max-model-len", options.max_model_len));
+    if (length < 2 || length > INT_MAX) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--max-model-len ", options.max_model_len,
+                       " is not a length of at least 2 tokens"));
+    }
+    load.max_model_len = static_cast<int>(length);
+  }
+  QUIRE_ASSIGN_OR_RETURN(
+      load.kv_cache_memory_bytes,
+      ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
+  load.device_memory_utilization = options.device_memory_utilization;
+  // What the command line's own check lets pass.
+  if (std::isnan(load.device_memory_utilization)) {
+    return absl::InvalidArgumentError("--gpu-memory-utilization is no number");
+  }
+  load.max_num_seqs = options.max_num_seqs;
+  // Every running sequence gets a token per step, so the budget covers them.
+  load.max_num_batched_tokens =
+      options.max_num_batched_tokens > 0
+          ? options.max_num_batched_tokens
+          : std::max(kDefaultBatchedTokens, options.max_num_seqs);
+  load.block_size = options.block_size;
+  load.num_threads = options.num_threads;
+  QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));
+  return load;
+}
 
 std::string FindDemoModel() {
   if (const char* path = getenv("QUIRE_DEMO_MODEL")) return path;
@@ -374,16 +383,15 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                   options.speculative_model);
   }
 
-  std::string fallback_reason;
-  auto backend =
-      CreateBackend({options.device, options.num_threads}, &fallback_reason);
+  std::string notice;
+  auto backend = CreateBackend(
+      {options.device, options.num_threads, options.enforce_eager}, &notice);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
-  if (!fallback_reason.empty()) {
-    absl::FPrintF(stderr, "quire: computing on the CPU: %s\n", fallback_reason);
-  }
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  // Now, so that a model that cannot be served is one line of log.
+  if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   session->loaded = std::move(*loaded);
   for (const std::string& warning : session->loaded.warnings) {
     absl::FPrintF(stderr, "quire: warning: %s\n", warning);
@@ -432,6 +440,11 @@ std::string DescribeSession(const Session& session, const std::string& address,
   row("backend", loaded.backend->Description());
   row("weights", FormatBytes(loaded.memory.weights_bytes));
   row("workspace", FormatBytes(loaded.memory.workspace_bytes));
+  if (loaded.shape.device_bytes > 0) {
+    row("graphs", FormatBytes(loaded.memory.graphs_bytes));
+    row("GPU memory", absl::StrCat(FormatBytes(loaded.shape.device_bytes),
+                                   " may be used, all included"));
+  }
   row("KV cache",
       absl::StrFormat("%s (%d blocks of %d tokens)",
                       FormatBytes(loaded.memory.kv_bytes),

@@ -35,6 +35,9 @@ struct Session {
   SamplingDefaults defaults;
 };
 
+// What the options say about loading; INVALID_ARGUMENT naming the option.
+absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options);
+
 // Loads the model; long loads show progress on stderr, and so do warnings.
 // `on_progress`, which may be null, hears of every load. On failure `error`
 // says how to exit and the result is null; nothing half-loaded stays.

@@ -29,6 +29,21 @@ absl::Status CheckTokenIds(absl::string_view field,
   return absl::OkStatus();
 }
 
+// Ids that the lists of a sequence may hold, at most.
+int64_t NumListEntries(const EngineOptions& options,
+                       const SamplingParams& sampling) {
+  int64_t count = 2 * sampling.logit_bias.size() +
+                  sampling.stop_token_ids.size() + options.eos_token_ids.size();
+  // A list of sequences also has where each begins.
+  const auto add = [&count](const auto& sequences) {
+    count += 1 + sequences.size();
+    for (const std::vector<int32_t>& ids : sequences) count += ids.size();
+  };
+  if (sampling.bad_words != nullptr) add(*sampling.bad_words);
+  if (sampling.dry_breakers != nullptr) add(sampling.dry_breakers->sequences());
+  return count;
+}
+
 }  // namespace
 
 absl::Status ValidateRequest(const EngineOptions& options,
@@ -93,6 +108,14 @@ absl::Status ValidateRequest(const EngineOptions& options,
       QUIRE_RETURN_IF_ERROR(
           CheckTokenIds("bad_words", word, options.vocab_size));
     }
+  }
+  const int64_t num_entries = NumListEntries(options, sampling);
+  if (options.max_list_entries > 0 && num_entries > options.max_list_entries) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "logit_bias, bad_words, stop_token_ids and dry_sequence_breakers come "
+        "to ",
+        num_entries, " token ids, the device takes ",
+        options.max_list_entries));
   }
   for (size_t i = 0; i < sampling.logit_bias.size(); ++i) {
     QUIRE_RETURN_IF_ERROR(CheckTokenId(
@@ -204,10 +227,14 @@ void Engine::CollectOldest(std::vector<OutputEvent>* events) {
 void Engine::NoteFailure(const absl::Status& error,
                          std::vector<OutputEvent>* events) {
   ++num_failures_in_a_row_;
-  if (num_failures_in_a_row_ < kMaxFailuresInARow || !health_.ok()) return;
-  health_ = absl::UnavailableError(absl::StrCat(
-      "the engine stopped: ", num_failures_in_a_row_,
-      " steps in a row failed, the last one with: ", error.message()));
+  const bool is_final = absl::IsUnavailable(error);
+  if (num_failures_in_a_row_ < kMaxFailuresInARow && !is_final) return;
+  if (!health_.ok()) return;
+  health_ = absl::UnavailableError(
+      is_final ? absl::StrCat("the engine stopped: ", error.message())
+               : absl::StrCat("the engine stopped: ", num_failures_in_a_row_,
+                              " steps in a row failed, the last one with: ",
+                              error.message()));
   const absl::Time now = clock_->Now();
   scheduler_.AbortAll(FinishReason::kError, health_, now, events);
   // The runner is not to be asked again, not even for what is in flight.

@@ -61,8 +61,9 @@ class Engine {
   bool HasWork() const {
     return scheduler_.HasUnfinished() || scheduler_.num_steps_in_flight() > 0;
   }
-  // Not OK once kMaxFailuresInARow steps in a row failed: everything was ended
-  // with this error, and nothing more is accepted.
+  // Not OK once kMaxFailuresInARow steps in a row failed, or one because the
+  // device did (UNAVAILABLE): everything was ended with this error, and nothing
+  // more is accepted.
   const absl::Status& Health() const { return health_; }
   static constexpr int kMaxFailuresInARow = 3;
 

@@ -29,8 +29,11 @@ struct Command {
 class EngineLoopImpl final : public EngineLoop {
  public:
   EngineLoopImpl(const EngineOptions& options, std::unique_ptr<Engine> engine,
-                 OutputSink* sink)
-      : options_(options), engine_(std::move(engine)), sink_(sink) {
+                 ModelRunner* runner, OutputSink* sink)
+      : options_(options),
+        engine_(std::move(engine)),
+        runner_(runner),
+        sink_(sink) {
     stats_ = engine_->Stats();
     thread_ = std::thread([this] { Run(); });
   }
@@ -130,10 +133,23 @@ class EngineLoopImpl final : public EngineLoop {
     return !is_idle_ || !inbox_.empty() || is_stopping_;
   }
 
+  // While there is nothing to do. A request that comes meanwhile waits for one
+  // piece of that work at most.
+  void PrepareAhead() {
+    while (has_more_ahead_) {
+      {
+        std::lock_guard<std::mutex> lock(mu_);
+        if (HasSomethingToDo()) return;
+      }
+      has_more_ahead_ = runner_->PrepareAhead();
+    }
+  }
+
   void Run() {
     std::vector<Command> commands;
     bool is_stopping = false;
     while (!is_stopping) {
+      PrepareAhead();
       {
         std::unique_lock<std::mutex> lock(mu_);
         has_something_to_do_.wait(lock, [this] { return HasSomethingToDo(); });
@@ -207,8 +223,10 @@ class EngineLoopImpl final : public EngineLoop {
 
   const EngineOptions options_;
   const std::unique_ptr<Engine> engine_;  // The thread's, once it runs.
+  ModelRunner* const runner_;             // As the engine.
   OutputSink* const sink_;
   std::atomic<RequestId> next_request_id_{1};
+  bool has_more_ahead_ = true;  // The thread's.
 
   // A std::mutex, not absl's: race detectors see through it without a rebuilt
   // abseil. Guards everything from here to thread_.
@@ -239,7 +257,7 @@ absl::StatusOr<std::unique_ptr<EngineLoop>> EngineLoop::Create(
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                          Engine::Create(options, runner, clock));
   return std::unique_ptr<EngineLoop>(
-      new EngineLoopImpl(options, std::move(engine), sink));
+      new EngineLoopImpl(options, std::move(engine), runner, sink));
 }
 
 }  // namespace quire

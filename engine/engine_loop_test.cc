@@ -1,6 +1,7 @@
 #include "engine/engine_loop.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -304,6 +305,46 @@ TEST_F(BlockedLoopTest, DestructorGivesEveryRequestItsLastEvent) {
   releaser.join();
   EXPECT_EQ(sink_->num_last()[first_], 1);
   EXPECT_EQ(sink_->num_last()[queued], 1);
+}
+
+// Has four pieces of work to do ahead.
+class AheadRunner : public HashModelRunner {
+ public:
+  using HashModelRunner::HashModelRunner;
+  bool PrepareAhead() override {
+    if (++num_ahead == 1) {
+      has_begun.Notify();
+      may_go_on.WaitForNotification();
+    }
+    return num_ahead < 4;
+  }
+  std::atomic<int> num_ahead{0};
+  absl::Notification has_begun, may_go_on;
+};
+
+TEST_F(EngineLoopTest, PreparesAheadWhileThereIsNothingElseToDo) {
+  Start(TestOptions());
+  auto owned = std::make_unique<AheadRunner>(options_, model_options_);
+  AheadRunner& runner = *owned;
+  runner_ = std::move(owned);
+  int num_ahead_at_step = -1;
+  runner.on_collect = [&] {
+    if (num_ahead_at_step < 0) num_ahead_at_step = runner.num_ahead;
+  };
+  Create();
+  runner.has_begun.WaitForNotification();
+  const RequestId id = loop_->NewRequestId();
+  ASSERT_TRUE(loop_->Submit(MakeRequest(id, 5, 3)).ok());
+  runner.may_go_on.Notify();
+  ASSERT_TRUE(sink_->WaitForLast(id));
+  EXPECT_EQ(num_ahead_at_step, 1);  // The request waited for one piece.
+  // Then for the rest, and no longer.
+  while (runner.num_ahead < 4) std::this_thread::yield();
+  const RequestId second = loop_->NewRequestId();
+  ASSERT_TRUE(loop_->Submit(MakeRequest(second, 5, 3)).ok());
+  ASSERT_TRUE(sink_->WaitForLast(second));
+  loop_.reset();
+  EXPECT_EQ(runner.num_ahead, 4);
 }
 
 TEST_F(EngineLoopTest, DeadEngineSaysSoAndEndsEverything) {

@@ -32,6 +32,8 @@ struct EngineOptions {
   // logits, for which the runner has reserved memory: at least so many beside
   // those that tokens are drawn from.
   int max_num_scored_tokens = 16;
+  // MemoryPlan::max_list_entries; 0: any number.
+  int64_t max_list_entries = 0;
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
   bool enable_prefix_caching = true;
   int max_num_queued_reqs = 512;            // Waiting; then RESOURCE_EXHAUSTED.

@@ -250,6 +250,37 @@ TEST_F(EngineTest, ThreeFailuresInARowStopTheEngine) {
   }
 }
 
+TEST_F(EngineTest, ABrokenDeviceStopsTheEngineAtOnce) {
+  for (const bool in_submit : {false, true}) {
+    EngineOptions options = TestOptions();
+    options.max_num_seqs = 1;
+    Create(options);
+    events_.clear();
+    const absl::Status broken = absl::UnavailableError("the GPU is gone");
+    if (in_submit) {
+      runner_->fail_submit = [&](const SchedulerOutput&, bool*) {
+        return broken;
+      };
+    } else {
+      runner_->fail_collect = [&](int64_t) { return broken; };
+    }
+    for (RequestId id = 1; id <= 3; ++id) {
+      ASSERT_TRUE(engine_->AddRequest(MakeRequest(id, 4)).ok());
+    }
+    engine_->Step(&events_);
+    EXPECT_FALSE(engine_->HasWork());
+    EXPECT_EQ(events_.size(), 3);
+    for (const OutputEvent& event : events_) {
+      EXPECT_EQ(event.finish_reason, FinishReason::kError);
+      EXPECT_TRUE(event.is_last);
+    }
+    EXPECT_TRUE(absl::IsUnavailable(engine_->Health()));
+    EXPECT_TRUE(
+        absl::StrContains(engine_->Health().message(), "the GPU is gone"));
+    EXPECT_TRUE(absl::IsUnavailable(engine_->AddRequest(MakeRequest(9, 4))));
+  }
+}
+
 TEST_F(EngineTest, StepsAreCountedByTheirTokens) {
   Create(TestOptions());
   Request request = MakeRequest(1, 9);

@@ -17,6 +17,8 @@ class ModelRunner {
 
   // Enqueues the step. `output` is not read after the call returns. An error
   // ends the step: it must not be collected, and every request in it fails.
+  // UNAVAILABLE, here or from Collect: the device is broken for good, and so is
+  // the engine.
   virtual absl::Status Submit(const SchedulerOutput& output) = 0;
 
   // Waits for the oldest submitted step.
@@ -24,6 +26,10 @@ class ModelRunner {
 
   // True if Collect would not wait. Requires: a step is submitted.
   virtual bool Done() const = 0;
+
+  // Called while there is nothing else to do: a little work (some milliseconds)
+  // that makes a later step faster. False: there is none left.
+  virtual bool PrepareAhead() { return false; }
 };
 
 }  // namespace quire

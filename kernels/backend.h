@@ -20,6 +20,11 @@
 //   the dtype of their view.
 // - Linear with bf16 weights rounds its input x' (after the prologue) to bf16;
 //   with f16 or f32 weights x' stays as it is. Products are accumulated in f32.
+// - With quantized weights x' stays as it is, or (CPU) is rounded to 8 bits for
+//   every 32 columns in the weights' order: with max = max|x'|, to the nearest
+//   of max / 127 * code, code = x' * (127 / max), ties to even, in f32. The CPU
+//   takes fp8, int4 in groups that are not whole blocks of 32 columns, and gate
+//   and up that differ in format for bf16 weights, which it rounds them to.
 // - The KV cache stores K (after norm and RoPE) and V rounded to kv_dtype;
 //   queries and probabilities stay in f32. kF8E4M3 saturates. kI8 (CPU) holds,
 //   for each token and KV head, scale = max|x| / 127 in f32 and x / scale (in
@@ -180,14 +185,22 @@ struct EngineShape {
   int block_size = 16;
   int steps_in_flight = 1;
   int64_t kv_bytes = 0;  // Budget for KV storage; num_blocks follows.
-  int pooled_cols = 0;   // Columns of what Pool reduces; 0: it is not used.
+  // Of a device with memory of its own: what weights, workspace and KV cache
+  // may take together. 0: there is no such bound. With it, kv_bytes 0 stands
+  // for all that the others leave.
+  int64_t device_bytes = 0;
+  int pooled_cols = 0;  // Columns of what Pool reduces; 0: it is not used.
 };
 
 struct MemoryPlan {
   int64_t weights_bytes = 0;
   int64_t workspace_bytes = 0;
+  int64_t graphs_bytes = 0;  // Left to the driver for captured steps.
   int64_t kv_bytes = 0;
   int num_blocks = 0;
+  // Ids that a sequence's bias (two for each), bad words, breakers and
+  // banned_before_min may have together; 0: any number.
+  int64_t max_list_entries = 0;
 };
 
 // ---------------------------------------------------------------- a step
@@ -275,7 +288,8 @@ struct StepPlan {
   absl::Span<const int32_t> scored_ids;  // [sum of num_scored], in row order.
 };
 
-// All that a kernel choice may depend on.
+// All that what Run enqueues may depend on: the counts are the step's. Others
+// promise nothing, and are enqueued anew each time.
 struct GraphKey {
   int32_t model = 0;
   int32_t num_rows = 0;
@@ -357,6 +371,10 @@ class Backend {
   // workspace and KV cache are taken; none for one that uses the host's.
   virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
 
+  // EngineShape::steps_in_flight that is of use: 2 where the device computes
+  // while the host plans.
+  virtual int UsefulStepsInFlight() const { return 1; }
+
   // ---- Loading: may allocate, block and start threads.
 
   // The dtype in which activations of a model with weights of `weights` flow.
@@ -378,6 +396,13 @@ class Backend {
   // Declares an activation buffer: [max_num_tokens or max_logit_rows, cols].
   virtual int AddActivation(int64_t cols, DType dtype, ActivationRows rows) = 0;
 
+  // What Prepare would allocate; allocates nothing and reports no lack of
+  // memory (num_blocks is what fits, perhaps 0). For backends with
+  // FreeDeviceBytes.
+  virtual absl::StatusOr<MemoryPlan> PlanMemory(const EngineShape& /*shape*/) {
+    return absl::UnimplementedError("memory is the host's");
+  }
+
   // Allocates everything else; called once, after all of the above.
   // RESOURCE_EXHAUSTED if kv_bytes holds less than one sequence of
   // max_model_len, with both figures.
@@ -392,9 +417,18 @@ class Backend {
   // Calls `enqueue`, or replays what it once enqueued under the same key.
   virtual absl::Status Run(Step& step, const GraphKey& key,
                            absl::FunctionRef<absl::Status()> enqueue) = 0;
+  // Between steps, by who has nothing better to do: a little work (some
+  // milliseconds) that a later step will not have to do. False: there is none
+  // left.
+  //   enqueue: as Run's, of model 0, for the step that it is called with.
+  virtual bool PrepareAhead(
+      absl::FunctionRef<absl::Status(Step*)> /*enqueue*/) {
+    return false;
+  }
   virtual absl::Status EndStep(Step& step) = 0;
   virtual bool Done(const Step& step) const = 0;
-  // Waits for the step and ends it.
+  // Waits for the step and ends it. UNAVAILABLE: the device is broken, and no
+  // later step can be run.
   virtual absl::StatusOr<absl::Span<const RowResult>> Collect(Step& step) = 0;
 
   // ---- Operations: called inside Run. Views are whole activation buffers; an

@@ -1,7 +1,5 @@
 #include "kernels/backend_factory.h"
 
-#include <unistd.h>
-
 #include <utility>
 
 #include "absl/status/status.h"
@@ -13,41 +11,84 @@
 #endif
 
 namespace quire {
-
 namespace {
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend() {
-#ifdef QUIRE_HAS_CUDA
-  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
-                         CudaBackend::Create(CudaBackendOptions()));
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(int num_threads) {
+  CpuBackendOptions options;
+  options.num_threads = num_threads;
+  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CpuBackend> backend,
+                         CpuBackend::Create(options));
   return backend;
-#else
-  return absl::UnavailableError("this build has no CUDA backend");
-#endif
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateGpuBackend(
+    const BackendOptions& options, const BackendSources& sources,
+    const NvidiaProbe& probe, std::string* notice) {
+  if (sources.create_cuda == nullptr) {
+    return absl::UnavailableError("this build has no CUDA backend");
+  }
+  if (!probe.has_device) {
+    return absl::UnavailableError("there is no NVIDIA device");
+  }
+  const std::string driver =
+      probe.driver_version.empty()
+          ? ""
+          : absl::StrCat(" (driver ", probe.driver_version, ")");
+  if (!probe.has_driver_library) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "there is an NVIDIA device", driver,
+        ", but its library libcuda.so.1 is not found; a container gets it from "
+        "the NVIDIA container runtime; --device cpu does without"));
+  }
+  auto backend = sources.create_cuda(options, notice);
+  if (absl::IsFailedPrecondition(backend.status())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(backend.status().message(), driver,
+                     "; --device cpu does without the GPU"));
+  }
+  return backend;
 }
 
 }  // namespace
 
+BackendSources DefaultBackendSources() {
+  BackendSources sources;
+  sources.probe = [] { return ProbeNvidia(); };
+#ifdef QUIRE_HAS_CUDA
+  sources.create_cuda =
+      [](const BackendOptions& options,
+         std::string* notice) -> absl::StatusOr<std::unique_ptr<Backend>> {
+    CudaBackendOptions cuda_options;
+    cuda_options.enforce_eager = options.enforce_eager;
+    QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
+                           CudaBackend::Create(cuda_options));
+    *notice = backend->notice();
+    return backend;
+  };
+#endif
+  return sources;
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
-    const BackendOptions& options, std::string* fallback_reason) {
-  const bool is_auto = options.device == "auto";
-  if (!is_auto && options.device != "cpu" && options.device != "cuda") {
+    const BackendOptions& options, const BackendSources& sources,
+    std::string* notice) {
+  notice->clear();
+  if (options.device == "cpu") return CreateCpuBackend(options.num_threads);
+  if (options.device != "auto" && options.device != "cuda") {
     return absl::InvalidArgumentError(absl::StrCat(
         "device \"", options.device, "\" is not one of auto, cpu, cuda"));
   }
-  if (options.device == "cuda") return CreateCudaBackend();
-  // Not yet: nobody should get answers from a backend that has only run on an
-  // emulation without having asked for it.
-  if (is_auto && access("/dev/nvidiactl", F_OK) == 0) {
-    *fallback_reason =
-        "the CUDA backend has not been measured on a GPU yet; --device cuda "
-        "chooses it";
+  auto backend = CreateGpuBackend(options, sources, sources.probe(), notice);
+  if (options.device == "cuda" || !absl::IsUnavailable(backend.status())) {
+    return backend;
   }
-  CpuBackendOptions cpu_options;
-  cpu_options.num_threads = options.num_threads;
-  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CpuBackend> backend,
-                         CpuBackend::Create(cpu_options));
-  return backend;
+  *notice = absl::StrCat("computing on the CPU: ", backend.status().message());
+  return CreateCpuBackend(options.num_threads);
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
+    const BackendOptions& options, std::string* notice) {
+  return CreateBackend(options, DefaultBackendSources(), notice);
 }
 
 }  // namespace quire

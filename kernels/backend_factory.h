@@ -3,28 +3,47 @@
 #ifndef QUIRE_KERNELS_BACKEND_FACTORY_H_
 #define QUIRE_KERNELS_BACKEND_FACTORY_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/nvidia_probe.h"
 
 namespace quire {
 
 struct BackendOptions {
-  // auto, cpu or cuda. auto is the CPU until the CUDA backend has been measured
-  // on a GPU.
+  // auto, cpu or cuda. auto is the GPU where there is one.
   std::string device = "auto";
-  int num_threads = 0;  // Of the CPU; <= 0: all that may be used.
+  int num_threads = 0;         // Of the CPU; <= 0: all that may be used.
+  bool enforce_eager = false;  // On a GPU: no CUDA graphs.
 };
+
+// What the factory asks of machine and build; tests give other answers.
+struct BackendSources {
+  std::function<NvidiaProbe()> probe;
+  // As CudaBackend::Create; *notice as of CreateBackend. Null: a build without
+  // CUDA.
+  std::function<absl::StatusOr<std::unique_ptr<Backend>>(
+      const BackendOptions& options, std::string* notice)>
+      create_cuda;
+};
+BackendSources DefaultBackendSources();
 
 // INVALID_ARGUMENT for an unknown device or instruction set (QUIRE_CPU_ISA);
 // UNAVAILABLE if this build or machine has no such device; FAILED_PRECONDITION
 // if there is an NVIDIA device that cannot be used: it names the version of
-// driver or architecture found and the one needed.
-//   fallback_reason: not null; set if auto takes the CPU beside a GPU.
+// driver or architecture found and the one needed. auto gives this error, too:
+// whoever has a GPU does not want to find out from the speed that it is not
+// used.
+//   notice: not null; a line for the log, or empty: why auto took the CPU, or
+//     what the GPU lacks.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
-    const BackendOptions& options, std::string* fallback_reason);
+    const BackendOptions& options, std::string* notice);
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
+    const BackendOptions& options, const BackendSources& sources,
+    std::string* notice);
 
 }  // namespace quire
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -88,8 +89,14 @@ class ReferenceWeight : public PackedWeight {
 
   std::vector<float> values;  // [rows, cols]
   std::vector<float> bias;    // [rows] or empty.
-  // Of each row: whether x' is rounded to bf16 for it.
-  std::vector<bool> rounds_input;
+  // How x' is rounded, for consecutive rows.
+  struct Part {
+    enum class Input { kPlain, kBf16, kInt8 };
+    int64_t num_rows = 0;
+    Input input = Input::kPlain;
+    std::vector<int32_t> column_order;  // kInt8: of the blocks; empty: as x'.
+  };
+  std::vector<Part> parts;
 };
 
 struct Slot {
@@ -169,19 +176,58 @@ std::vector<double> PrologueRow(const TensorView& x, const Prologue& prologue,
   return ReferenceNorm(prologue.norm, y);
 }
 
+// x' as the CPU backend rounds it for quantized weights
+// (kernels/cpu/quant_matmul.h), in f32 operation by operation.
+std::vector<double> RoundToInt8(const std::vector<double>& x,
+                                const std::vector<int32_t>& column_order) {
+  constexpr int64_t kBlockCols = 32;
+  std::vector<double> rounded(x.size());
+  const auto index = [&column_order](int64_t i) {
+    return column_order.empty() ? i : column_order[i];
+  };
+  for (size_t begin = 0; begin < x.size(); begin += kBlockCols) {
+    float max = 0.0f;
+    bool is_finite = true;
+    for (size_t i = begin; i < begin + kBlockCols; ++i) {
+      const float value = static_cast<float>(x[index(i)]);
+      max = std::max(max, std::abs(value));
+      is_finite &= std::isfinite(value);
+    }
+    const float scale = max / 127.0f;
+    const float inverse = 127.0f / max;
+    for (size_t i = begin; i < begin + kBlockCols; ++i) {
+      const float value = static_cast<float>(x[index(i)]);
+      rounded[index(i)] =
+          !is_finite ? std::numeric_limits<double>::quiet_NaN()
+          : max < 0x1p-100f
+              ? 0.0
+              : static_cast<double>(scale) * std::nearbyint(value * inverse);
+    }
+  }
+  return rounded;
+}
+
 // x' W^T + bias of one row, before any activation.
 std::vector<double> Product(const std::vector<double>& x,
                             const ReferenceWeight& weight) {
-  std::vector<double> rounded = x;
-  for (double& value : rounded) value = Round(DType::kBF16, value);
-  std::vector<double> out(weight.rows);
-  for (int64_t row = 0; row < weight.rows; ++row) {
-    const std::vector<double>& input = weight.rounds_input[row] ? rounded : x;
-    double sum = weight.bias.empty() ? 0.0 : weight.bias[row];
-    for (int64_t col = 0; col < weight.cols; ++col) {
-      sum += input[col] * weight.at(row, col);
+  using Input = ReferenceWeight::Part::Input;
+  std::vector<double> out;
+  out.reserve(weight.rows);
+  for (const ReferenceWeight::Part& part : weight.parts) {
+    std::vector<double> input = x;
+    if (part.input == Input::kBf16) {
+      for (double& value : input) value = Round(DType::kBF16, value);
+    } else if (part.input == Input::kInt8) {
+      input = RoundToInt8(x, part.column_order);
     }
-    out[row] = sum;
+    for (int64_t i = 0; i < part.num_rows; ++i) {
+      const int64_t row = out.size();
+      double sum = weight.bias.empty() ? 0.0 : weight.bias[row];
+      for (int64_t col = 0; col < weight.cols; ++col) {
+        sum += input[col] * weight.at(row, col);
+      }
+      out.push_back(sum);
+    }
   }
   return out;
 }
@@ -283,6 +329,7 @@ std::vector<double> ReferenceNorm(const NormSpec& norm,
 }
 
 struct ReferenceBackend::State {
+  QuantizedProducts quantized_products = QuantizedProducts::kExact;
   struct ActivationBuffer {
     int64_t cols;
     DType dtype;
@@ -329,6 +376,10 @@ ReferenceBackend::ReferenceBackend(const ReferenceOptions& options)
     : state_(std::make_unique<State>()) {
   state_->options = options;
 }
+ReferenceBackend::ReferenceBackend(QuantizedProducts quantized_products)
+    : state_(std::make_unique<State>()) {
+  state_->quantized_products = quantized_products;
+}
 ReferenceBackend::~ReferenceBackend() = default;
 
 std::string ReferenceBackend::Description() const { return "reference"; }
@@ -341,6 +392,40 @@ bool ReferenceBackend::SupportsLinear(DType weights, QuantFormat format) const {
   return format != QuantFormat::kDense || IsFloatDType(weights);
 }
 
+namespace {
+
+ReferenceWeight::Part RoundingOf(const LinearSpec& spec, const WeightPart& part,
+                                 QuantizedProducts quantized_products) {
+  using Input = ReferenceWeight::Part::Input;
+  ReferenceWeight::Part rounding;
+  rounding.num_rows = part.rows();
+  if (part.format == QuantFormat::kDense) {
+    if (part.data.dtype == DType::kBF16) rounding.input = Input::kBf16;
+    return rounding;
+  }
+  if (quantized_products == QuantizedProducts::kExact) return rounding;
+  rounding.input = Input::kInt8;
+  for (const WeightPart& other : spec.parts) {
+    if (spec.kind == LinearKind::kGateUp &&
+        (other.format != part.format || other.group_size != part.group_size ||
+         other.scales.dtype != part.scales.dtype)) {
+      rounding.input = Input::kBf16;
+    }
+  }
+  if (part.format == QuantFormat::kFp8 ||
+      (part.format == QuantFormat::kInt4 &&
+       (part.group_size % 32 != 0 || part.cols() % part.group_size != 0))) {
+    rounding.input = Input::kBf16;
+  }
+  if (!part.column_order.empty()) {
+    const int32_t* const order = part.column_order.row<const int32_t>(0);
+    rounding.column_order.assign(order, order + part.cols());
+  }
+  return rounding;
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
     const LinearSpec& spec) {
   QUIRE_CHECK(!spec.parts.empty());
@@ -350,14 +435,20 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
   for (const WeightPart& part : spec.parts) {
     QUIRE_CHECK(part.cols() == weight->cols);
     weight->rows += part.rows();
-    weight->rounds_input.resize(
-        weight->rows,
-        part.format == QuantFormat::kDense && part.data.dtype == DType::kBF16);
+    ReferenceWeight::Part rounding =
+        RoundingOf(spec, part, state_->quantized_products);
+    const bool rounds_weights =
+        part.format != QuantFormat::kDense &&
+        rounding.input == ReferenceWeight::Part::Input::kBf16;
     std::vector<float> values(weight->cols);
     for (int64_t row = 0; row < part.rows(); ++row) {
       DequantizeRow(part, row, values.data());
+      for (float& value : values) {
+        if (rounds_weights) value = Bf16ToFloat(FloatToBf16(value));
+      }
       weight->values.insert(weight->values.end(), values.begin(), values.end());
     }
+    weight->parts.push_back(std::move(rounding));
   }
   for (int64_t row = 0; !spec.bias.empty() && row < weight->rows; ++row) {
     weight->bias.push_back(static_cast<float>(Load(spec.bias, 0, row)));

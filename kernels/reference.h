@@ -50,6 +50,16 @@ std::vector<double> ReferenceDistribution(absl::Span<const float> logits,
                                           int32_t num_prompt_tokens,
                                           int64_t position);
 
+// What a backend does with quantized weights, beside multiplying x' by the
+// values that the formats define.
+enum class QuantizedProducts : uint8_t {
+  kExact,
+  // The CPU's rounding (kernels/backend.h): x' to 8 bits for block formats and
+  // kInt4 in groups of whole blocks of 32 columns; both factors to bf16 for
+  // other parts and for gate and up that differ in format.
+  kInt8,
+};
+
 // Thread-compatible. Accepts activations of any floating dtype. Keeps the
 // contract of Backend but checks little: tests give it valid input.
 struct ReferenceOptions {
@@ -61,7 +71,9 @@ struct ReferenceOptions {
 
 class ReferenceBackend : public Backend {
  public:
-  explicit ReferenceBackend(const ReferenceOptions& options = {});
+  explicit ReferenceBackend(const ReferenceOptions& options);
+  explicit ReferenceBackend(
+      QuantizedProducts quantized_products = QuantizedProducts::kExact);
   ~ReferenceBackend() override;
 
   std::string Description() const override;

@@ -135,6 +135,39 @@ TEST_F(ReferenceBackendTest, LinearWithEverything) {
   End(step);
 }
 
+// Quantized parts beside a bf16 one, which alone rounds x'.
+TEST_F(ReferenceBackendTest, QuantizedWeights) {
+  const uint8_t codes[] = {0x9a, 0x08};  // int4: (10, 9), then (8, 0).
+  const float scales[] = {0.5f, 2.0f};
+  const std::vector<uint16_t> ones(2, FloatToBf16(1.0f));
+  LinearSpec spec;
+  spec.parts.resize(2);
+  spec.parts[0].format = QuantFormat::kInt4;
+  spec.parts[0].data = TensorView::Matrix(codes, DType::kU8, 2, 1);
+  spec.parts[0].scales = TensorView::Matrix(scales, DType::kF32, 2, 1);
+  spec.parts[0].group_size = 2;
+  spec.parts[1].data = TensorView::Matrix(ones.data(), DType::kBF16, 1, 2);
+  const auto weight = std::move(backend_.PackLinear(spec)).value();
+  EXPECT_EQ(weight->rows, 3);
+  EXPECT_EQ(weight->cols, 2);
+  const int x_id =
+      backend_.AddActivation(2, DType::kF32, ActivationRows::kTokens);
+  const int out_id =
+      backend_.AddActivation(3, DType::kF32, ActivationRows::kTokens);
+  Prepare();
+  Step& step = Begin(1, 0, {0});
+  Fill(backend_.Activation(x_id), {1.0f + 0x1p-9f, 2});
+  ASSERT_TRUE(backend_
+                  .Linear(step, backend_.Activation(x_id), Prologue(), *weight,
+                          Epilogue(), backend_.Activation(out_id))
+                  .ok());
+  const float* out = backend_.Activation(out_id).row<float>(0);
+  EXPECT_EQ(out[0], (1.0f + 0x1p-9f) * 1.0f + 2 * 0.5f);
+  EXPECT_EQ(out[1], 2 * -16.0f);
+  EXPECT_EQ(out[2], 3.0f);
+  End(step);
+}
+
 TEST_F(ReferenceBackendTest, Bf16WeightsRoundTheInput) {
   const std::vector<uint16_t> one = {FloatToBf16(1.0f)};
   LinearSpec spec;

@@ -126,8 +126,8 @@ class AttentionRunner {
     shape.max_model_len = kMaxModelLen;
     shape.vocab_size = 4;
     shape.block_size = c.block_size;
-    shape.kv_bytes = int64_t{kNumLayers} * 2 * c.kv_cols() *
-                     DTypeSize(c.kv_dtype) * kMaxModelLen * 6;
+    shape.kv_bytes = int64_t{kNumLayers} * 2 * c.num_kv_heads *
+                     KvHeadBytes(c.kv_dtype, c.head_dim) * kMaxModelLen * 6;
     num_blocks_ = CheckOk(backend.Prepare(shape)).num_blocks;
   }
 
@@ -215,9 +215,11 @@ struct Extremes {
 // roundings of norm and RoPE; where K is computed and then rounded to the
 // cache, the error may straddle a boundary and move an element by a whole step:
 // 2^-7 relative for bf16, 2^-10 for f16, 2^-3 for e4m3, but at least its
-// smallest, 2^-9. An error d of all scores changes probabilities by at most a
-// factor e^2d. The weighted sum and the division add one rounding for each
-// position and a few for exp (2 ulp, twice).
+// smallest, 2^-9; for i8 a 127th of the largest element, whose own error moves
+// the scale. An error d of all scores changes probabilities by at most a factor
+// e^2d. The weighted sum and the division add one rounding for each position
+// and a few for exp (2 ulp, twice); the scales of i8 add two, to scores and
+// sum.
 //
 // With activations of 16 bits, each element of a q that is computed is rounded
 // once, which moves a score by as much as one rounding of itself; each
@@ -243,11 +245,14 @@ double AttentionTolerance(const TestBackend& backend, const AttentionCase& c,
   if (c.changes_k()) relative += backend.RoundingError(1.0);
   if (c.changes_k() && c.kv_dtype == DType::kF8E4M3) relative += 0x1p-3;
   // Scaling, and subtracting the maximum.
-  double score_error = largest_score * (relative + 4 * kRoundoff);
+  double score_error = largest_score * (relative + 6 * kRoundoff);
   if (c.changes_k() && c.kv_dtype == DType::kF8E4M3) {
     // A vector of smallest steps has a norm, too.
     score_error +=
         extremes.q * std::sqrt(c.head_dim) * 0x1p-9 * AttentionRunner::Scale(c);
+  }
+  if (c.changes_k() && c.kv_dtype == DType::kI8) {
+    score_error += largest_score * std::sqrt(c.head_dim) / 127;
   }
   if (c.softcap > 0.0f) score_error += 16 * kRoundoff * c.softcap;
   const double probability_error =
@@ -256,7 +261,7 @@ double AttentionTolerance(const TestBackend& backend, const AttentionCase& c,
       extremes.v,
       extremes.v * (std::expm1(2 * score_error) +
                     (1 + std::expm1(2 * score_error)) * probability_error +
-                    (2.0 * num_positions + 16) * kRoundoff));
+                    (2.0 * num_positions + 18) * kRoundoff));
 }
 
 // Plans the steps: sequences arrive, are computed in chunks, decode, take
@@ -390,7 +395,7 @@ void CheckAttention(const TestBackend& test_backend, AttentionCase c,
   c.activations = test_backend.activations;
   if (c.kv_dtype == DType::kF8E4M3) {
     c.head_dim = (c.head_dim + 15) / 16 * 16;
-  } else {
+  } else if (c.kv_dtype != DType::kI8) {
     c.kv_dtype = test_backend.Weights(c.kv_dtype);
     c.head_dim = static_cast<int>(test_backend.Cols(c.head_dim));
   }
@@ -468,22 +473,24 @@ TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
   }
 }
 
-// K and V as they are given are rounded once, to the same e4m3 on both sides:
+// K and V as they are given are rounded once, to the same codes on both sides:
 // the tolerance is that of the others.
-TEST_P(BackendAttentionTest, Fp8Cache) {
-  if (!GetParam().is_cuda()) GTEST_SKIP() << "the CPU has no fp8 KV cache";
+TEST_P(BackendAttentionTest, EightBitCaches) {
   uint64_t seed = 500;
-  for (int head_dim : {16, 64, 80, 96, 128, 256}) {
-    for (const auto& [num_heads, num_kv_heads] :
-         {std::pair(1, 1), std::pair(6, 2), std::pair(7, 1)}) {
-      AttentionCase c;
-      c.num_heads = num_heads;
-      c.num_kv_heads = num_kv_heads;
-      c.head_dim = head_dim;
-      c.kv_dtype = DType::kF8E4M3;
-      if (++seed % 2 == 0) c.sliding_window = 20;
-      CheckAttention(GetParam(), c, seed);
-      if (HasFatalFailure()) return;
+  for (DType dtype : {DType::kF8E4M3, DType::kI8}) {
+    if (dtype == DType::kI8 && GetParam().is_cuda()) continue;
+    for (int head_dim : {16, 33, 64, 80, 96, 128, 256}) {
+      for (const auto& [num_heads, num_kv_heads] :
+           {std::pair(1, 1), std::pair(6, 2), std::pair(7, 1)}) {
+        AttentionCase c;
+        c.num_heads = num_heads;
+        c.num_kv_heads = num_kv_heads;
+        c.head_dim = head_dim;
+        c.kv_dtype = dtype;
+        if (++seed % 2 == 0) c.sliding_window = 20;
+        CheckAttention(GetParam(), c, seed);
+        if (HasFatalFailure()) return;
+      }
     }
   }
 }
@@ -516,7 +523,10 @@ TEST_P(BackendAttentionTest, Features) {
     }
     const DType dtypes[] = {DType::kF32, DType::kF16, DType::kBF16};
     c.kv_dtype = dtypes[random.Below(3)];
-    if (GetParam().is_cuda() && trial % 3 == 0) c.kv_dtype = DType::kF8E4M3;
+    if (trial % 3 == 0) {
+      c.kv_dtype =
+          trial % 2 == 0 && !GetParam().is_cuda() ? DType::kI8 : DType::kF8E4M3;
+    }
     CheckAttention(GetParam(), c, 100 + trial);
     if (HasFatalFailure()) return;
   }

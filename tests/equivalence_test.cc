@@ -6,9 +6,11 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "engine/base/random.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -52,8 +54,17 @@ class EquivalenceTest : public testing::TestWithParam<const char*> {
     ModelHarness::Options options;
     options.num_threads = num_threads;
     options.max_num_seqs = 12;
+    // "llama_Q_q8_0": the model llama with weights in q8_0.
+    const std::pair<std::string, std::string> name =
+        absl::StrSplit(GetParam(), absl::MaxSplits("_Q_", 1));
+    for (const QuantFormat format : {QuantFormat::kQ8_0, QuantFormat::kQ4_0}) {
+      if (name.second == QuantFormatName(format)) {
+        options.quantization = QuantizationScheme{.format = format};
+      }
+    }
+    EXPECT_EQ(options.quantization.has_value(), !name.second.empty());
     auto harness = ModelHarness::Create(
-        absl::StrCat("tests/testdata/goldens/", GetParam()), options);
+        absl::StrCat("tests/testdata/goldens/", name.first), options);
     EXPECT_TRUE(harness.ok()) << harness.status();
     return harness.ok() ? *std::move(harness) : nullptr;
   }
@@ -175,7 +186,8 @@ INSTANTIATE_TEST_SUITE_P(
                     "qwen2_window", "qwen3", "gemma2", "gemma3",
                     "gemma3_nested", "granite", "olmo2", "opt", "opt_post_norm",
                     "phi3", "phi3_longrope", "smollm3", "stablelm",
-                    "stablelm_parallel"),
+                    "stablelm_parallel", "llama_Q_q8_0", "qwen2_Q_q4_0",
+                    "gemma2_Q_q8_0"),
     [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -111,6 +112,40 @@ TEST_P(GoldenTest, GreedyContinuations) {
           testing::Pointwise(testing::FloatNear(kMaxLogprobError), logprobs));
     }
   }
+}
+
+// What an 8-bit cache costs. The rounding error of an element, root mean
+// square, is max|x| / 127 / sqrt(12) = max|x| / 440 for int8. For bf16 it is
+// about |x| / 900, and with |x| = max|x| / 2.5 (a normal distribution of 64
+// elements or so) max|x| / 2200: a fifth. Errors propagate to the
+// log-probabilities linearly as long as they are small, so int8 should be 5
+// times as far from the golden as bf16 is; the bound allows 5 times that, as
+// both are maxima over some thousand log-probabilities and positions of few,
+// small models. e4m3 rounds elements by 2^-4 relative, 16 times as coarsely as
+// bf16; the same margin.
+TEST_P(GoldenTest, EightBitCaches) {
+  const auto error_with = [&](DType dtype) {
+    ModelHarness::Options options;
+    options.kv_cache_dtype = dtype;
+    const auto harness = ModelHarness::Create(directory_, options);
+    QUIRE_CHECK(harness.ok());
+    const absl::StatusOr<double> error =
+        MaxLogprobError(harness->get(), golden_);
+    QUIRE_CHECK(error.ok());
+    return *error;
+  };
+  const double bf16 = error_with(DType::kBF16);
+  const double i8 = error_with(DType::kI8);
+  const double e4m3 = error_with(DType::kF8E4M3);
+  EXPECT_LE(i8, 5 * 5 * bf16);
+  EXPECT_LE(e4m3, 5 * 16 * bf16);
+  // And they are not some other cache.
+  EXPECT_GT(i8, bf16);
+  EXPECT_GT(e4m3, i8);
+  std::printf(
+      "largest error of a log-probability: bf16 %.2g, int8 %.2g, "
+      "e4m3 %.2g\n",
+      bf16, i8, e4m3);
 }
 
 constexpr const char* kFamilies[] = {

@@ -21,9 +21,12 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(
   LoadOptions load_options;
   load_options.dtype = options.dtype;
   load_options.kv_cache_dtype = options.kv_cache_dtype;
+  load_options.quantization = options.quantization;
+  load_options.num_threads = options.num_threads;
   load_options.max_num_seqs = options.max_num_seqs;
   load_options.max_num_batched_tokens = options.max_num_batched_tokens;
   load_options.max_model_len = options.max_model_len;
+  load_options.steps_in_flight = options.steps_in_flight;
   load_options.kv_cache_memory_bytes = options.kv_cache_memory_bytes;
   load_options.task = options.task;
   load_options.pooling = options.pooling;

@@ -50,9 +50,11 @@ class ModelHarness {
     std::function<std::unique_ptr<Backend>()> make_backend;
     std::optional<DType> dtype = DType::kF32;
     DType kv_cache_dtype = DType::kF32;
+    std::optional<QuantizationScheme> quantization;
     int max_num_seqs = 8;
     int max_num_batched_tokens = 256;
     int max_model_len = 192;
+    int steps_in_flight = 0;  // 0: what is of use on the backend.
     int64_t kv_cache_memory_bytes = 0;
     ModelTask task = ModelTask::kAuto;
     std::optional<Pooling> pooling;

@@ -1,9 +1,9 @@
 #include "tokenizer/gguf_tokenizer.h"
 
 #include <cstring>
-#include <unordered_set>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "engine/base/status.h"
@@ -124,11 +124,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CreateByteLevel(
   model.fields = {{"type", "BPE"}, {"ignore_merges", pre.ignore_merges}};
   model.has_vocab = true;
   json added = json::array();
-  std::unordered_set<std::string> texts;
+  absl::flat_hash_set<absl::string_view> texts;
+  texts.reserve(keys.tokens.size());
+  model.vocab.reserve(keys.tokens.size());
   int num_left_out = 0;
   for (size_t id = 0; id < keys.tokens.size(); ++id) {
     const absl::string_view text = keys.tokens[id];
-    if (text.empty() || !texts.insert(std::string(text)).second) {
+    if (text.empty() || !texts.insert(text).second) {
       ++num_left_out;
       continue;
     }
@@ -216,7 +218,8 @@ std::vector<Piece> MakePieces(const GgufTokenizerKeys& keys) {
   }
   unk_id = std::max<int64_t>(unk_id, 0);
   std::vector<Piece> pieces(keys.tokens.size());
-  std::unordered_set<std::string> texts;
+  absl::flat_hash_set<std::string> texts;
+  texts.reserve(pieces.size());
   for (size_t id = 0; id < pieces.size(); ++id) {
     Piece& piece = pieces[id];
     piece.text = std::string(keys.tokens[id]);

@@ -1,6 +1,7 @@
 #include "engine/base/thread_pool.h"
 
 #include <linux/futex.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/base/cpu_quota.h"
@@ -26,21 +28,6 @@ std::optional<std::string> ReadFile(const std::string& path) {
   std::ifstream file(path);
   if (!file) return std::nullopt;
   return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
-int AffinityCpus() {
-  // Machines with more than CPU_SETSIZE CPUs need a larger mask: EINVAL.
-  for (int num_cpus = CPU_SETSIZE; num_cpus <= CPU_SETSIZE << 6;
-       num_cpus *= 2) {
-    cpu_set_t* const set = CPU_ALLOC(num_cpus);
-    QUIRE_CHECK(set != nullptr);
-    const size_t num_bytes = CPU_ALLOC_SIZE(num_cpus);
-    const int error = sched_getaffinity(0, num_bytes, set);
-    const int count = error == 0 ? CPU_COUNT_S(num_bytes, set) : 0;
-    CPU_FREE(set);
-    if (count > 0) return count;
-  }
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 void CpuRelax() {
@@ -76,7 +63,8 @@ bool SpinUntil(std::chrono::nanoseconds duration, Predicate done) {
 }  // namespace
 
 int AvailableCpus() {
-  return std::max(1, std::min(AffinityCpus(), CgroupCpuLimit(ReadFile)));
+  return std::max(1, std::min(static_cast<int>(AllowedCpus().size()),
+                              CgroupCpuLimit(ReadFile)));
 }
 
 // A job is open to workers from the store of an odd epoch to its increment by
@@ -88,14 +76,24 @@ int AvailableCpus() {
 struct ThreadPool::State {
   using Body = absl::FunctionRef<void(int64_t, int64_t, int)>;
 
+  // Items [next, end) of a job, taken by the threads of a node first; one range
+  // for all where nodes do not matter.
+  struct Range {
+    alignas(64) std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
   // Written by the caller while the gate is closed and nobody is inside.
   const Body* body = nullptr;
   int64_t num_items = 0;
   int64_t chunk = 1;
+  int num_ranges = 1;
+  std::vector<Range> ranges;  // One for each node.
+  ThreadPlacement placement;
+  pthread_t pinned_caller = 0;
 
-  // Own cache lines: `next_item` is contended while a job runs, `gate` is
-  // polled by idle workers, `num_sleepers` is read at each dispatch.
-  alignas(64) std::atomic<int64_t> next_item{0};
+  // Own cache lines: a range is contended while a job runs, `gate` is polled by
+  // idle workers, `num_sleepers` is read at each dispatch.
   alignas(64) std::atomic<uint64_t> gate{0};
   alignas(64) std::atomic<uint32_t> num_sleepers{0};
   std::atomic<uint32_t> wake_signal{0};  // Futex word.
@@ -108,12 +106,34 @@ struct ThreadPool::State {
   static bool IsOpen(uint64_t gate_value) { return Epoch(gate_value) & 1; }
 
   void RunChunks(int thread_idx) {
-    // Relaxed: the gate orders the job's fields and the results.
-    for (;;) {
-      const int64_t begin =
-          next_item.fetch_add(chunk, std::memory_order_relaxed);
-      if (begin >= num_items) return;
-      (*body)(begin, std::min(begin + chunk, num_items), thread_idx);
+    const int own = num_ranges == 1 ? 0 : placement.nodes[thread_idx];
+    for (int i = 0; i < num_ranges; ++i) {
+      Range& range = ranges[(own + i) % num_ranges];
+      // Relaxed: the gate orders the job's fields and the results.
+      for (;;) {
+        const int64_t begin =
+            range.next.fetch_add(chunk, std::memory_order_relaxed);
+        if (begin >= range.end) break;
+        (*body)(begin, std::min(begin + chunk, range.end), thread_idx);
+      }
+    }
+  }
+
+  // Cuts [0, num_items) into `num_ranges`, at multiples of chunk and in
+  // proportion to the threads of each node.
+  void SetRanges() {
+    const int64_t num_chunks = (num_items - 1) / chunk + 1;
+    int64_t num_threads = 0;  // Of this node and those before it.
+    int64_t begin = 0;
+    for (int i = 0; i < num_ranges; ++i) {
+      num_threads += num_ranges == 1 ? placement.num_threads
+                                     : std::count(placement.nodes.begin(),
+                                                  placement.nodes.end(), i);
+      const int64_t end = std::min(
+          num_items, num_chunks * num_threads / placement.num_threads * chunk);
+      ranges[i].next.store(begin, std::memory_order_relaxed);
+      ranges[i].end = end;
+      begin = end;
     }
   }
 
@@ -143,6 +163,7 @@ struct ThreadPool::State {
   }
 
   void WorkerLoop(int thread_idx) {
+    if (!placement.cpus.empty()) PinThisThread(placement.cpus[thread_idx]);
     uint32_t seen_epoch = 0;
     while (!is_stopping.load()) {
       uint64_t value = gate.load();
@@ -171,10 +192,25 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
-  const int num_cpus = AvailableCpus();
-  if (num_threads <= 0) num_threads = num_cpus;
-  state_->is_oversubscribed = num_threads > num_cpus;
+ThreadPool::ThreadPool(int num_threads) {
+  absl::StatusOr<ThreadPlacement> placement =
+      PlaceThreads({num_threads, {}, NumaPolicy::kOff});
+  QUIRE_CHECK(placement.ok());  // Only a list of CPUs can be wrong.
+  Start(*std::move(placement));
+}
+
+ThreadPool::ThreadPool(ThreadPlacement placement) {
+  Start(std::move(placement));
+}
+
+void ThreadPool::Start(ThreadPlacement placement) {
+  state_ = std::make_unique<State>();
+  QUIRE_CHECK(placement.num_threads >= 1 &&
+              placement.nodes.size() == placement.num_threads);
+  state_->is_oversubscribed = placement.num_threads > AvailableCpus();
+  state_->ranges = std::vector<State::Range>(placement.node_ids.size());
+  state_->placement = std::move(placement);
+  const int num_threads = state_->placement.num_threads;
   state_->workers.reserve(num_threads - 1);
   for (int thread_idx = 1; thread_idx < num_threads; ++thread_idx) {
     state_->workers.emplace_back(
@@ -192,9 +228,30 @@ int ThreadPool::num_threads() const {
   return static_cast<int>(state_->workers.size()) + 1;
 }
 
-void ThreadPool::ParallelFor(
-    int64_t num_items, int64_t chunk,
-    absl::FunctionRef<void(int64_t begin, int64_t end, int thread_idx)> body) {
+absl::Span<const int> ThreadPool::node_ids() const {
+  return state_->placement.node_ids;
+}
+
+void ThreadPool::PinCaller() {
+  State& state = *state_;
+  if (state.placement.cpus.empty()) return;
+  const pthread_t self = pthread_self();
+  if (state.pinned_caller == self) return;
+  state.pinned_caller = self;
+  PinThisThread(state.placement.cpus[0]);
+}
+
+void ThreadPool::ParallelFor(int64_t num_items, int64_t chunk, Body body) {
+  Run(num_items, chunk, 1, body);
+}
+
+void ThreadPool::ParallelForByNode(int64_t num_items, int64_t chunk,
+                                   Body body) {
+  Run(num_items, chunk, static_cast<int>(state_->ranges.size()), body);
+}
+
+void ThreadPool::Run(int64_t num_items, int64_t chunk, int num_ranges,
+                     Body body) {
   QUIRE_CHECK(chunk > 0);
   if (num_items <= 0) return;
   if (num_items <= chunk) {
@@ -211,7 +268,8 @@ void ThreadPool::ParallelFor(
   state.body = &body;
   state.num_items = num_items;
   state.chunk = chunk;
-  state.next_item.store(0, std::memory_order_relaxed);
+  state.num_ranges = num_ranges;
+  state.SetRanges();
   state.gate.fetch_add(State::kEpochUnit);  // Opens.
   const int64_t num_chunks = (num_items - 1) / chunk + 1;
   state.Wake(static_cast<int>(std::min<int64_t>(num_chunks - 1, INT_MAX)));

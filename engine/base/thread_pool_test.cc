@@ -34,8 +34,10 @@ TEST(AvailableCpusTest, HonoursAffinity) {
 }
 
 TEST(ThreadPoolTest, NumThreads) {
-  EXPECT_EQ(ThreadPool(0).num_threads(), AvailableCpus());
-  EXPECT_EQ(ThreadPool(-3).num_threads(), AvailableCpus());
+  const int num_cores = PlaceThreads({})->num_threads;
+  EXPECT_LE(num_cores, AvailableCpus());
+  EXPECT_EQ(ThreadPool(0).num_threads(), num_cores);
+  EXPECT_EQ(ThreadPool(-3).num_threads(), num_cores);
   EXPECT_EQ(ThreadPool(1).num_threads(), 1);
   EXPECT_EQ(ThreadPool(9).num_threads(),
             9);  // More than the CPUs: still right.
@@ -102,6 +104,79 @@ TEST(ThreadPoolTest, TwoThreadsMeetInOneLoop) {
     while (num_arrived.load() < 2) sched_yield();
   });
   EXPECT_EQ(num_arrived, 2);
+}
+
+// Two nodes of which the machine knows nothing: threads are not pinned.
+ThreadPlacement TwoNodes(int num_threads) {
+  ThreadPlacement placement;
+  placement.num_threads = num_threads;
+  placement.node_ids = {0, 1};
+  for (int i = 0; i < num_threads; ++i) placement.nodes.push_back(i % 2);
+  return placement;
+}
+
+TEST(ThreadPoolTest, ByNodeCoversEveryItemOnce) {
+  for (int num_threads : {1, 2, 3, 5}) {
+    ThreadPlacement placement = TwoNodes(num_threads);
+    if (num_threads == 1) placement.node_ids = {0};
+    ThreadPool pool(placement);
+    for (int64_t num_items : {0, 1, 2, 3, 64, 1009}) {
+      for (int64_t chunk : {1, 2, 5, 64, 5000}) {
+        std::vector<int> counts(num_items, 0);
+        pool.ParallelForByNode(num_items, chunk,
+                               [&](int64_t begin, int64_t end, int) {
+                                 ASSERT_EQ(begin % chunk, 0);
+                                 ASSERT_LE(end - begin, chunk);
+                                 for (int64_t i = begin; i < end; ++i) {
+                                   ++counts[i];
+                                 }
+                               });
+        for (int64_t i = 0; i < num_items; ++i) ASSERT_EQ(counts[i], 1) << i;
+        CheckCoverage(pool, num_items, chunk);
+      }
+    }
+  }
+}
+
+TEST(ThreadPoolTest, ByNodeEachNodeBeginsWithItsPart) {
+  ThreadPool pool(TwoNodes(2));
+  // Both threads meet in their first chunks, so neither has helped the other.
+  std::atomic<int> num_arrived{0};
+  std::vector<int> thread_of(8, -1);
+  pool.ParallelForByNode(8, 1, [&](int64_t begin, int64_t, int thread_idx) {
+    if (begin % 4 == 0) {
+      ++num_arrived;
+      while (num_arrived.load() < 2) sched_yield();
+    }
+    thread_of[begin] = thread_idx;
+  });
+  EXPECT_EQ(thread_of[0], 0);
+  EXPECT_EQ(thread_of[4], 1);
+}
+
+TEST(ThreadPoolTest, PinsThreads) {
+  const std::vector<int> allowed = AllowedCpus();
+  ThreadPlacement placement;
+  placement.num_threads = 2;
+  placement.node_ids = {0};
+  placement.nodes = {0, 0};
+  placement.cpus = {allowed.front(), allowed.back()};
+  cpu_set_t saved;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(saved), &saved), 0);
+  {
+    ThreadPool pool(placement);
+    pool.PinCaller();
+    std::atomic<int> num_arrived{0};
+    std::vector<std::vector<int>> cpus(2);
+    pool.ParallelFor(2, 1, [&](int64_t, int64_t, int thread_idx) {
+      ++num_arrived;
+      while (num_arrived.load() < 2) sched_yield();
+      cpus[thread_idx] = AllowedCpus();
+    });
+    EXPECT_EQ(cpus[0], std::vector<int>{allowed.front()});
+    EXPECT_EQ(cpus[1], std::vector<int>{allowed.back()});
+  }
+  ASSERT_EQ(sched_setaffinity(0, sizeof(saved), &saved), 0);
 }
 
 double ProcessCpuSeconds() {

@@ -161,9 +161,10 @@ absl::Status BackendModelRunner::Submit(const SchedulerOutput& output) {
       *step, key_, [&] { return model_->Forward(*backend_, *step); });
   status.Update(backend_->EndStep(*step));
   if (!status.ok()) {
-    // Ends the step on the backend too; what it found means nothing.
-    backend_->Collect(*step).IgnoreError();
-    return status;
+    // Ends the step on the backend too; what it found means nothing, unless it
+    // is that the device is broken.
+    const absl::Status ended = backend_->Collect(*step).status();
+    return absl::IsUnavailable(ended) ? ended : status;
   }
   pending_.push_back({step, output.step_id, output.scored_token_ids});
   return absl::OkStatus();
@@ -198,6 +199,11 @@ absl::StatusOr<StepResult> BackendModelRunner::Collect() {
     result.rows.push_back(std::move(sampled));
   }
   return result;
+}
+
+bool BackendModelRunner::PrepareAhead() {
+  return backend_->PrepareAhead(
+      [this](Step* step) { return model_->Forward(*backend_, *step); });
 }
 
 bool BackendModelRunner::Done() const {

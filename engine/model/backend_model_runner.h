@@ -27,6 +27,7 @@ class BackendModelRunner : public ModelRunner {
   absl::Status Submit(const SchedulerOutput& output) override;
   absl::StatusOr<StepResult> Collect() override;
   bool Done() const override;
+  bool PrepareAhead() override;
 
  private:
   struct PendingStep {

@@ -1,5 +1,8 @@
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <set>
 #include <utility>
@@ -256,8 +259,9 @@ absl::StatusOr<json> FactorScaling(Translator& keys, const StoredTensor& first,
   QUIRE_ASSIGN_OR_RETURN(const auto original,
                          keys.ReadInt("rope.scaling.original_context_length"));
   const json& positions = keys.config()["max_position_embeddings"];
-  // One table for all lengths: there is nothing to switch.
-  scaling["original_max_position_embeddings"] =
+  // One table for all lengths: there is nothing to switch. Outside of the
+  // scaling, where it goes before a family's default.
+  keys.config()["original_max_position_embeddings"] =
       original && &first != &second ? json(*original) : positions;
   return scaling;
 }
@@ -319,6 +323,8 @@ absl::Status TranslateRope(Translator& keys) {
         std::pair("attention_factor", "rope.scaling.attn_factor")}) {
     keys.Names(absl::StrCat("rope_scaling.", field), name);
   }
+  keys.Names("original_max_position_embeddings",
+             "rope.scaling.original_context_length");
   if (!scaling.is_null()) keys.config()["rope_scaling"] = std::move(scaling);
   return absl::OkStatus();
 }
@@ -492,7 +498,16 @@ void AdaptToTensors(const GgufFile& file, ModelConfig* config) {
 }  // namespace
 
 bool IsGgufPath(absl::string_view path) {
-  return absl::EndsWithIgnoreCase(path, ".gguf");
+  if (absl::EndsWithIgnoreCase(path, ".gguf")) return true;
+  struct stat info;
+  const std::string name(path);
+  if (stat(name.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return false;
+  std::FILE* file = std::fopen(name.c_str(), "re");
+  if (file == nullptr) return false;
+  char magic[4] = {};
+  const size_t num_read = std::fread(magic, 1, sizeof(magic), file);
+  std::fclose(file);
+  return absl::string_view(magic, num_read) == "GGUF";
 }
 
 std::vector<std::string> SupportedGgufArchitectures() {

@@ -37,13 +37,16 @@ absl::StatusOr<GgufModelConfig> ReadGgufModelConfig(const GgufFile& file);
 // decoder. Rows of queries and keys that the format stores in the order of
 // interleaved RoPE are copied in the model's own order; all else stays where it
 // is mapped. A tensor that the family does not have keeps its name.
+// `num_threads`: for the copies; <= 0: all that the process may use.
 absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenGgufCheckpoint(
-    std::shared_ptr<const GgufFile> file, const ModelConfig& config);
+    std::shared_ptr<const GgufFile> file, const ModelConfig& config,
+    int num_threads = 1);
 
 // Values of general.architecture that ReadGgufModelConfig accepts.
 std::vector<std::string> SupportedGgufArchitectures();
 
-// True for a path that ends in ".gguf", in any case of letters.
+// True for a path that ends in ".gguf", in any case of letters, and for a file
+// that begins as the format does, whatever its name.
 bool IsGgufPath(absl::string_view path);
 
 }  // namespace quire

@@ -122,12 +122,15 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
 absl::Status ValidateLoadOptions(const LoadOptions& options) {
   if (options.max_num_seqs < 1 || options.max_num_batched_tokens < 1 ||
       options.block_size < 1 || options.max_model_len < 0 ||
-      options.kv_cache_memory_bytes < 0) {
+      options.kv_cache_memory_bytes < 0 ||
+      !(options.device_memory_utilization > 0 &&
+        options.device_memory_utilization <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "max_num_seqs ", options.max_num_seqs, ", max_num_batched_tokens ",
         options.max_num_batched_tokens, ", block_size ", options.block_size,
         ", max_model_len ", options.max_model_len, ", kv_cache_memory_bytes ",
-        options.kv_cache_memory_bytes, ": out of range"));
+        options.kv_cache_memory_bytes, ", device_memory_utilization ",
+        options.device_memory_utilization, ": out of range"));
   }
   return absl::OkStatus();
 }
@@ -189,6 +192,64 @@ int ScoredTokensPerStep(int vocab_size, int max_num_tokens) {
       std::max<int64_t>(max_num_tokens, kMinTokens)));
 }
 
+// How the weights are to be read; notes in `loaded` how they are quantized.
+absl::StatusOr<WeightLoaderOptions> MakeLoaderOptions(
+    const std::string& directory, const Checkpoint& checkpoint,
+    const LoadOptions& options, LoadedModel& loaded) {
+  loaded.quantization = StoredQuantization(checkpoint, loaded.config);
+  QUIRE_RETURN_IF_ERROR(CheckQuantization(directory, loaded.quantization,
+                                          options, *loaded.backend));
+  WeightLoaderOptions loader_options;
+  loader_options.dtype = options.dtype;
+  loader_options.progress = options.progress;
+  loader_options.supports = [backend = loaded.backend.get()](
+                                DType dtype, QuantFormat format) {
+    return backend->SupportsLinear(dtype, format);
+  };
+  loader_options.stored = loaded.config.quantization;
+  if (loaded.quantization.empty() && options.quantization) {
+    loader_options.quantization = options.quantization;
+    loaded.quantization = QuantFormatName(options.quantization->format);
+  }
+  loader_options.num_threads = options.num_threads;
+  return loader_options;
+}
+
+absl::Status LackOfMemory(const std::string& directory, int64_t needed,
+                          int64_t usable, std::optional<int64_t> free_bytes,
+                          const LoadOptions& options) {
+  constexpr double kGiB = 1 << 30;
+  if (!free_bytes) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s: the weights need %.1f GiB of memory, %.1f GiB are available",
+        directory, needed / kGiB, usable / kGiB));
+  }
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%s: the weights need %.1f GiB, and of the %.1f GiB that are free on the "
+      "GPU %.1f GiB may be used (--gpu-memory-utilization %g): raise that, use "
+      "quantized weights (--quantization) or a GPU with more memory",
+      directory, needed / kGiB, *free_bytes / kGiB, usable / kGiB,
+      options.device_memory_utilization));
+}
+
+// What the workspace takes is known only now: a length that nobody asked for is
+// lowered to what the KV cache then holds.
+absl::Status FitModelLength(const LoadOptions& options, LoadedModel& loaded) {
+  EngineShape& shape = loaded.shape;
+  QUIRE_ASSIGN_OR_RETURN(const MemoryPlan plan,
+                         loaded.backend->PlanMemory(shape));
+  const int64_t fitting = int64_t{plan.num_blocks} * shape.block_size;
+  if (options.max_model_len > 0 || fitting >= shape.max_model_len ||
+      fitting < 2) {
+    return absl::OkStatus();  // Prepare says what does not fit.
+  }
+  loaded.warnings.push_back(absl::StrCat(
+      "max_model_len lowered from ", shape.max_model_len, " to ", fitting,
+      ": the KV cache holds no longer sequence beside weights and workspace"));
+  shape.max_model_len = static_cast<int>(fitting);
+  return absl::OkStatus();
+}
+
 struct OpenedModel {
   ModelConfig config;
   GenerationConfig generation;
@@ -202,8 +263,9 @@ absl::StatusOr<OpenedModel> OpenGguf(const std::string& path,
                          GgufFile::Open(path));
   QUIRE_ASSIGN_OR_RETURN(GgufModelConfig config, ReadGgufModelConfig(*file));
   OpenedModel opened;
-  QUIRE_ASSIGN_OR_RETURN(opened.checkpoint,
-                         OpenGgufCheckpoint(file, config.model));
+  QUIRE_ASSIGN_OR_RETURN(
+      opened.checkpoint,
+      OpenGgufCheckpoint(file, config.model, options.num_threads));
   if (options.task == ModelTask::kEmbed ||
       (config.is_embedding && options.task != ModelTask::kGenerate)) {
     opened.embedding.emplace();
@@ -278,7 +340,7 @@ int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
 
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
-                                    int64_t available) {
+                                    int64_t available, bool owns_memory) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   const int64_t bytes_per_token =
       KvBytesPerToken(config, options.kv_cache_dtype.value_or(DType::kBF16));
@@ -298,8 +360,9 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
       is_len_fixed ? options.max_model_len : config.max_position_embeddings;
   int64_t budget = options.kv_cache_memory_bytes;
   if (budget == 0) {
-    budget = static_cast<int64_t>(kAutomaticKvFraction *
-                                  static_cast<double>(available));
+    budget = owns_memory ? available
+                         : static_cast<int64_t>(kAutomaticKvFraction *
+                                                static_cast<double>(available));
     // A length that was asked for may take more than the automatic share.
     if (is_len_fixed && sequence_bytes(max_model_len) <= available) {
       budget = std::max(budget, sequence_bytes(max_model_len));
@@ -320,7 +383,12 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
           "one sequence of ", is_len_fixed ? max_model_len : options.block_size,
           " tokens needs ",
           sequence_bytes(is_len_fixed ? max_model_len : options.block_size),
-          " bytes of KV cache, but there are ", budget));
+          " bytes of KV cache, but there are ", budget,
+          owns_memory
+              ? ": lower --max-model-len or --max-num-seqs, raise "
+                "--gpu-memory-utilization, or use quantized weights or a "
+                "smaller --kv-cache-dtype"
+              : ": lower --max-model-len or raise --kv-cache-memory-bytes"));
     }
     plan.warning = absl::StrCat("max_model_len lowered from ", max_model_len,
                                 " to ", fitting, ": ", budget,
@@ -358,40 +426,27 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                  loaded.embedding->max_input_tokens);
   }
 
-  loaded.quantization = StoredQuantization(*checkpoint, loaded.config);
-  QUIRE_RETURN_IF_ERROR(
-      CheckQuantization(path, loaded.quantization, options, *loaded.backend));
-  WeightLoaderOptions loader_options;
-  loader_options.dtype = options.dtype;
-  loader_options.progress = options.progress;
-  loader_options.supports = [backend = loaded.backend.get()](
-                                DType dtype, QuantFormat format) {
-    return backend->SupportsLinear(dtype, format);
-  };
-  loader_options.stored = loaded.config.quantization;
-  if (loaded.quantization.empty() && options.quantization) {
-    loader_options.quantization = options.quantization;
-    loaded.quantization = QuantFormatName(options.quantization->format);
-  }
-  loader_options.num_threads = options.num_threads;
+  QUIRE_ASSIGN_OR_RETURN(WeightLoaderOptions loader_options,
+                         MakeLoaderOptions(path, *checkpoint, options, loaded));
   WeightLoader weights(checkpoint, std::move(loader_options));
   const int64_t needed = weights.ExpectedBytes();
-  const int64_t available =
-      loaded.backend->FreeDeviceBytes().value_or(AvailableMemoryBytes()) -
-      needed;
-  if (available < 0) {
-    constexpr double kGiB = 1 << 30;
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%s: the weights need %.1f GiB of memory, %.1f GiB are available", path,
-        needed / kGiB, (available + needed) / kGiB));
+  const std::optional<int64_t> free_bytes = loaded.backend->FreeDeviceBytes();
+  QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
+  const int64_t usable =
+      free_bytes ? static_cast<int64_t>(options.device_memory_utilization *
+                                        static_cast<double>(*free_bytes))
+                 : AvailableMemoryBytes();
+  if (usable < needed) {
+    return LackOfMemory(path, needed, usable, free_bytes, options);
   }
   QUIRE_ASSIGN_OR_RETURN(
       loaded.kv_cache_dtype,
       KvCacheDType(options, loaded.config, weights, *loaded.backend));
   LoadOptions kv_options = options;
   kv_options.kv_cache_dtype = loaded.kv_cache_dtype;
-  QUIRE_ASSIGN_OR_RETURN(KvPlan plan,
-                         PlanKvMemory(loaded.config, kv_options, available));
+  QUIRE_ASSIGN_OR_RETURN(
+      KvPlan plan, PlanKvMemory(loaded.config, kv_options, usable - needed,
+                                free_bytes.has_value()));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
 
   ModelOptions model_options;
@@ -424,7 +479,15 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   shape.vocab_size = loaded.config.vocab_size;
   shape.block_size = options.block_size;
   shape.kv_bytes = plan.kv_bytes;
+  shape.steps_in_flight = options.steps_in_flight > 0
+                              ? options.steps_in_flight
+                              : loaded.backend->UsefulStepsInFlight();
   if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
+  if (free_bytes) {
+    shape.device_bytes = usable;
+    shape.kv_bytes = options.kv_cache_memory_bytes;
+    QUIRE_RETURN_IF_ERROR(FitModelLength(options, loaded));
+  }
   QUIRE_ASSIGN_OR_RETURN(loaded.memory, loaded.backend->Prepare(shape));
   loaded.runner = std::make_unique<BackendModelRunner>(
       loaded.backend.get(), loaded.model.get(), shape.max_num_seqs,

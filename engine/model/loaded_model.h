@@ -36,11 +36,15 @@ struct LoadOptions {
   // warning) to what the KV memory holds.
   int max_model_len = 0;
   // 0: what max_num_seqs sequences of max_model_len need, but at most 25% of
-  // the memory available after the weights.
+  // the memory available after the weights. On a device with memory of its own:
+  // all that weights and workspace leave of device_memory_utilization.
   int64_t kv_cache_memory_bytes = 0;
+  // The part of what the device has free that may be taken, in (0, 1].
+  double device_memory_utilization = 0.9;
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;
   int block_size = 16;
+  int steps_in_flight = 0;  // 0: what is of use on the device.
   // For conversions while loading; <= 0: all that the process may use.
   int num_threads = 0;
   LoadProgress progress;
@@ -91,11 +95,12 @@ struct KvPlan {
 
 // How long sequences may be and how much memory their KV gets.
 // Without options.kv_cache_dtype: in bf16. `available` is what is free after
-// the weights. RESOURCE_EXHAUSTED, with the figures, if not even one sequence
-// fits.
+// the weights; `owns_memory`: on a device, all of it may be taken.
+// RESOURCE_EXHAUSTED, with the figures, if not even one sequence fits.
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
-                                    int64_t available);
+                                    int64_t available,
+                                    bool owns_memory = false);
 
 // Bytes that this process may still take: the smaller of what the machine has
 // available and what the cgroup leaves.

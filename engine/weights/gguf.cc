@@ -6,7 +6,6 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -93,12 +92,6 @@ std::string TensorTypeError(uint32_t number) {
   }
   return absl::StrCat("type ", name,
                       " is not supported (supported: ", supported, ")");
-}
-
-std::string Quoted(absl::string_view text) {
-  constexpr size_t kMaxShown = 120;
-  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, kMaxShown)),
-                      text.size() > kMaxShown ? "..." : "", "\"");
 }
 
 // Bytes of a number; 0 for strings, arrays and what is unknown.
@@ -538,10 +531,30 @@ absl::Status ParseGguf(absl::Span<const uint8_t> file, const std::string* path,
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::shared_ptr<const GgufFile>> GgufFile::Parse(
+    absl::Span<const uint8_t> bytes, std::string path) {
+  auto file = std::shared_ptr<GgufFile>(new GgufFile);
+  file->path_ = std::move(path);
+  QUIRE_RETURN_IF_ERROR(
+      ParseGguf(bytes, &file->path_, file->metadata_, file->tensors_));
+  QUIRE_ASSIGN_OR_RETURN(const std::optional<int64_t> count,
+                         file->Int("split.count", 0, kMaxParts));
+  if (count.value_or(0) > 1) {
+    return file->Error("split.count", "the other parts are not there");
+  }
+  QUIRE_RETURN_IF_ERROR(file->IndexTensors());
+  return file;
+}
+
 absl::StatusOr<std::shared_ptr<const GgufFile>> GgufFile::Open(
     const std::string& path) {
   auto file = std::shared_ptr<GgufFile>(new GgufFile);
-  QUIRE_RETURN_IF_ERROR(file->AddFile(path));
+  file->path_ = path;
+  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapped,
+                         MappedFile::Open(path));
+  file->files_.push_back(mapped);
+  QUIRE_RETURN_IF_ERROR(ParseGguf(mapped->bytes(), &mapped->path(),
+                                  file->metadata_, file->tensors_));
   QUIRE_ASSIGN_OR_RETURN(const std::optional<int64_t> part,
                          file->Int("split.no", 0, kMaxParts));
   QUIRE_ASSIGN_OR_RETURN(const std::optional<int64_t> count,
@@ -555,31 +568,29 @@ absl::StatusOr<std::shared_ptr<const GgufFile>> GgufFile::Open(
     return Open(PartPath(path, 0, *count));
   }
   if (count.value_or(0) > 1) QUIRE_RETURN_IF_ERROR(file->AddParts());
-  for (size_t i = 0; i < file->tensors_.size(); ++i) {
-    const StoredTensor& tensor = file->tensors_[i];
-    const auto [it, is_new] = file->tensor_idx_.emplace(tensor.name, i);
-    if (!is_new) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(*tensor.path, ": tensor ", Quoted(tensor.name),
-                       " is also in ", *file->tensors_[it->second].path));
-    }
-  }
-  QUIRE_ASSIGN_OR_RETURN(const std::optional<int64_t> num_tensors,
-                         file->Int("split.tensors.count", 0, INT64_MAX));
-  if (count.value_or(0) > 1 && num_tensors &&
-      *num_tensors != static_cast<int64_t>(file->tensors_.size())) {
-    return file->Error("split.tensors.count",
-                       absl::StrCat(*num_tensors, ", but the parts have ",
-                                    file->tensors_.size(), " tensors"));
-  }
+  QUIRE_RETURN_IF_ERROR(file->IndexTensors());
   return file;
 }
 
-absl::Status GgufFile::AddFile(const std::string& path) {
-  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> file,
-                         MappedFile::Open(path));
-  files_.push_back(file);
-  return ParseGguf(file->bytes(), &file->path(), metadata_, tensors_);
+absl::Status GgufFile::IndexTensors() {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const StoredTensor& tensor = tensors_[i];
+    const auto [it, is_new] = tensor_idx_.emplace(tensor.name, i);
+    if (!is_new) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(*tensor.path, ": tensor ", Quoted(tensor.name),
+                       " is also in ", *tensors_[it->second].path));
+    }
+  }
+  QUIRE_ASSIGN_OR_RETURN(const std::optional<int64_t> num_tensors,
+                         Int("split.tensors.count", 0, INT64_MAX));
+  if (files_.size() > 1 && num_tensors &&
+      *num_tensors != static_cast<int64_t>(tensors_.size())) {
+    return Error("split.tensors.count",
+                 absl::StrCat(*num_tensors, ", but the parts have ",
+                              tensors_.size(), " tensors"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status GgufFile::AddParts() {
@@ -597,7 +608,7 @@ absl::Status GgufFile::AddParts() {
                            MappedFile::Open(path));
     files_.push_back(file);
     GgufFile own;  // Its keys alone, to see what it says it is.
-    own.files_.push_back(file);
+    own.path_ = path;
     QUIRE_RETURN_IF_ERROR(
         ParseGguf(file->bytes(), &file->path(), own.metadata_, tensors_));
     QUIRE_ASSIGN_OR_RETURN(const std::optional<int64_t> own_part,

@@ -95,8 +95,13 @@ class GgufFile {
   static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(
       const std::string& path);
 
+  // A file that is in memory already; `bytes` must outlive the result. Parts of
+  // split models are INVALID_ARGUMENT.
+  static absl::StatusOr<std::shared_ptr<const GgufFile>> Parse(
+      absl::Span<const uint8_t> bytes, std::string path);
+
   // The first file.
-  const std::string& path() const { return files_[0]->path(); }
+  const std::string& path() const { return path_; }
   const GgufMetadata& metadata() const { return metadata_; }
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   // Null if there is none.
@@ -130,11 +135,12 @@ class GgufFile {
  private:
   GgufFile() = default;
 
-  absl::Status AddFile(const std::string& path);
   absl::Status AddParts();
+  absl::Status IndexTensors();
 
   const GgufValue* Find(absl::string_view key) const;
 
+  std::string path_;
   std::vector<std::shared_ptr<const MappedFile>> files_;
   GgufMetadata metadata_;
   std::vector<StoredTensor> tensors_;

@@ -5,10 +5,10 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "engine/base/status.h"
+#include "engine/weights/pytorch_file.h"
 #include "nlohmann/json.hpp"
 
 namespace quire {
@@ -21,40 +21,6 @@ constexpr size_t kMaxTensors = 1'000'000;
 constexpr size_t kMaxDimensions = 8;
 constexpr int64_t kMaxIndexBytes = 100'000'000;
 constexpr size_t kMaxShards = 10'000;
-
-struct DTypeEntry {
-  const char* name;
-  StoredDType dtype;
-  int size;
-};
-
-constexpr DTypeEntry kDTypes[] = {
-    {"BOOL", StoredDType::kBool, 1},      {"U8", StoredDType::kU8, 1},
-    {"I8", StoredDType::kI8, 1},          {"F8_E5M2", StoredDType::kF8E5M2, 1},
-    {"F8_E4M3", StoredDType::kF8E4M3, 1}, {"F8_E8M0", StoredDType::kF8E8M0, 1},
-    {"I16", StoredDType::kI16, 2},        {"U16", StoredDType::kU16, 2},
-    {"F16", StoredDType::kF16, 2},        {"BF16", StoredDType::kBF16, 2},
-    {"I32", StoredDType::kI32, 4},        {"U32", StoredDType::kU32, 4},
-    {"F32", StoredDType::kF32, 4},        {"F64", StoredDType::kF64, 8},
-    {"I64", StoredDType::kI64, 8},        {"U64", StoredDType::kU64, 8},
-    {"C64", StoredDType::kC64, 8},
-};
-
-const DTypeEntry& EntryOf(StoredDType dtype) {
-  for (const DTypeEntry& entry : kDTypes) {
-    if (entry.dtype == dtype) return entry;
-  }
-  QUIRE_CHECK(false);
-  __builtin_unreachable();
-}
-
-// Text of a file in a message: printable, and not longer than a line.
-std::string Quoted(absl::string_view text) {
-  constexpr size_t kMaxShown = 120;
-  const bool is_long = text.size() > kMaxShown;
-  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, kMaxShown)),
-                      is_long ? "..." : "", "\"");
-}
 
 struct HeaderEntry {
   std::string name;
@@ -167,13 +133,12 @@ class HeaderHandler {
     if (place_ != Place::kTensor || field_ != Field::kDType) {
       return FailTensor("unexpected string");
     }
-    for (const DTypeEntry& entry : kDTypes) {
-      if (value == entry.name) {
-        entry_.dtype = entry.dtype;
-        return true;
-      }
+    const std::optional<StoredDType> dtype = StoredDTypeFromName(value);
+    if (!dtype) {
+      return FailTensor(absl::StrCat("unknown dtype ", Quoted(value)));
     }
-    return FailTensor(absl::StrCat("unknown dtype ", Quoted(value)));
+    entry_.dtype = *dtype;
+    return true;
   }
 
   bool null() { return FailTensor("unexpected null"); }
@@ -266,14 +231,6 @@ absl::StatusOr<std::vector<HeaderEntry>> ParseHeader(
 
 }  // namespace
 
-const char* StoredDTypeName(StoredDType dtype) { return EntryOf(dtype).name; }
-
-int64_t StoredDTypeSize(StoredDType dtype) { return EntryOf(dtype).size; }
-
-std::string ShapeString(absl::Span<const int64_t> shape) {
-  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
-}
-
 absl::Status ParseSafetensors(absl::Span<const uint8_t> file,
                               const std::string* path,
                               std::vector<StoredTensor>& tensors) {
@@ -347,8 +304,22 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(
     return checkpoint;
   }
   if (!absl::IsNotFound(status)) return status;
-  QUIRE_RETURN_IF_ERROR(checkpoint->OpenIndex(directory));
-  return checkpoint;
+  status = checkpoint->OpenIndex(directory, "model.safetensors.index.json");
+  if (status.ok()) return checkpoint;
+  if (!checkpoint->path_.empty()) return status;
+  const std::string pytorch = absl::StrCat(directory, "/pytorch_model.bin");
+  status = checkpoint->AddFile(pytorch);
+  if (status.ok()) {
+    checkpoint->path_ = pytorch;
+    return checkpoint;
+  }
+  if (!absl::IsNotFound(status)) return status;
+  status = checkpoint->OpenIndex(directory, "pytorch_model.bin.index.json");
+  if (status.ok()) return checkpoint;
+  if (!checkpoint->path_.empty()) return status;
+  return absl::NotFoundError(absl::StrCat(
+      directory, ": holds none of model.safetensors, pytorch_model.bin and ",
+      "their indices *.index.json"));
 }
 
 absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::FromTensors(
@@ -367,7 +338,9 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
   owners_.push_back(file);
   std::vector<StoredTensor> tensors;
   QUIRE_RETURN_IF_ERROR(
-      ParseSafetensors(file->bytes(), &file->path(), tensors));
+      absl::EndsWith(path, ".bin")
+          ? ParsePytorchFile(file->bytes(), &file->path(), tensors)
+          : ParseSafetensors(file->bytes(), &file->path(), tensors));
   return AddTensors(std::move(tensors));
 }
 
@@ -385,15 +358,13 @@ absl::Status Checkpoint::AddTensors(std::vector<StoredTensor> tensors) {
   return absl::OkStatus();
 }
 
-absl::Status Checkpoint::OpenIndex(const std::string& directory) {
-  path_ = absl::StrCat(directory, "/model.safetensors.index.json");
-  absl::StatusOr<std::string> text = ReadTextFile(path_, kMaxIndexBytes);
-  if (absl::IsNotFound(text.status())) {
-    return absl::NotFoundError(
-        absl::StrCat(directory,
-                     ": holds neither model.safetensors nor "
-                     "model.safetensors.index.json"));
-  }
+// Leaves path_ empty if there is no such file.
+absl::Status Checkpoint::OpenIndex(const std::string& directory,
+                                   const char* name) {
+  const std::string index_path = absl::StrCat(directory, "/", name);
+  absl::StatusOr<std::string> text = ReadTextFile(index_path, kMaxIndexBytes);
+  if (absl::IsNotFound(text.status())) return text.status();
+  path_ = index_path;
   QUIRE_RETURN_IF_ERROR(text.status());
   const nlohmann::json index = nlohmann::json::parse(*text, nullptr, false);
   const auto map = index.find("weight_map");

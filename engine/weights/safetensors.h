@@ -1,4 +1,5 @@
-// Reader of safetensors files, single or sharded with an index.
+// Reader of safetensors files; and checkpoints, of one file or sharded with an
+// index, of safetensors or of PyTorch's files.
 //
 // Format (huggingface/safetensors, README "Format"):
 //
@@ -23,51 +24,9 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/weights/mapped_file.h"
-#include "kernels/quant_format.h"
+#include "engine/weights/stored_tensor.h"
 
 namespace quire {
-
-// Element types of the format that occupy whole bytes. Which of them a model
-// may use is the weight loader's matter.
-enum class StoredDType : uint8_t {
-  kBool,
-  kU8,
-  kI8,
-  kF8E5M2,
-  kF8E4M3,
-  kF8E8M0,
-  kI16,
-  kU16,
-  kF16,
-  kBF16,
-  kI32,
-  kU32,
-  kF32,
-  kF64,
-  kI64,
-  kU64,
-  kC64,
-};
-
-// As the format spells it: "BF16".
-const char* StoredDTypeName(StoredDType dtype);
-int64_t StoredDTypeSize(StoredDType dtype);
-
-struct StoredTensor {
-  std::string name;
-  StoredDType dtype = StoredDType::kF32;
-  std::vector<int64_t> shape;  // Of the file; empty for a scalar.
-  int64_t num_elements = 0;
-  // kDense: num_elements of dtype, not necessarily aligned to the element.
-  absl::Span<const uint8_t> data;
-  // The file, for messages; lives as long as the checkpoint.
-  const std::string* path = nullptr;
-  // Not kDense: `data` holds the rows' blocks, and dtype is kU8.
-  QuantFormat format = QuantFormat::kDense;
-};
-
-// "[256, 64]".
-std::string ShapeString(absl::Span<const int64_t> shape);
 
 // Parses the content of one file and appends its tensors, in file order; their
 // data points into `file`. `path` names it in messages and must outlive the
@@ -81,10 +40,11 @@ absl::Status ParseSafetensors(absl::Span<const uint8_t> file,
 class Checkpoint {
  public:
   // Opens `directory`/model.safetensors, or the files named by
-  // `directory`/model.safetensors.index.json. NOT_FOUND if neither exists or
-  // the index names a file that does not; INVALID_ARGUMENT or DATA_LOSS as
-  // ParseSafetensors, if two files hold the same tensor, or if the index and
-  // the files disagree.
+  // `directory`/model.safetensors.index.json; without them pytorch_model.bin or
+  // the files of pytorch_model.bin.index.json. NOT_FOUND if none exists or the
+  // index names a file that does not; INVALID_ARGUMENT or DATA_LOSS as
+  // ParseSafetensors and ParsePytorchFile, if two files hold the same tensor,
+  // or if the index and the files disagree.
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(
       const std::string& directory);
 
@@ -110,7 +70,7 @@ class Checkpoint {
 
   absl::Status AddFile(const std::string& path);
   absl::Status AddTensors(std::vector<StoredTensor> tensors);
-  absl::Status OpenIndex(const std::string& directory);
+  absl::Status OpenIndex(const std::string& directory, const char* name);
 
   std::string path_;
   std::vector<std::shared_ptr<const void>> owners_;  // Of the tensors' data.

@@ -262,5 +262,301 @@ TEST_F(WeightLoaderTest, VectorsBecomeF32) {
   EXPECT_FALSE(loader.Vector("norm.weight", 4).ok());
 }
 
+// ------------------------------------------------------------- quantized
+
+// A tensor of GGUF: [rows, cols] in blocks, with the values it stands for.
+struct BlockTensor {
+  std::vector<uint8_t> blocks;
+  std::vector<float> values;
+  StoredTensor stored;
+};
+
+const std::string& Path() {
+  static const std::string* path = new std::string("x.gguf");
+  return *path;
+}
+
+void MakeBlocks(const std::string& name, QuantFormat format, int64_t rows,
+                int64_t cols, BlockTensor* tensor) {
+  std::vector<float> values(rows * cols);
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>((i * 37 % 101) - 50.0) / 50.0f;
+  }
+  tensor->blocks.resize(rows * QuantRowBytes(format, cols));
+  tensor->values.resize(values.size());
+  QuantizeBlocks(format, values.data(), values.size(), tensor->blocks.data());
+  DequantizeBlocks(format, tensor->blocks.data(), values.size(),
+                   tensor->values.data());
+  StoredTensor& stored = tensor->stored;
+  stored.name = name;
+  stored.dtype = StoredDType::kU8;
+  stored.format = format;
+  stored.shape = {rows, cols};
+  stored.num_elements = rows * cols;
+  stored.data = tensor->blocks;
+  stored.path = &Path();
+}
+
+std::unique_ptr<WeightLoader> BlockLoader(
+    std::vector<const BlockTensor*> tensors, WeightLoaderOptions options) {
+  std::vector<StoredTensor> stored;
+  for (const BlockTensor* tensor : tensors) stored.push_back(tensor->stored);
+  auto checkpoint = Checkpoint::FromTensors(Path(), std::move(stored), nullptr);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  options.num_threads = 1;
+  return std::make_unique<WeightLoader>(*checkpoint, std::move(options));
+}
+
+void ExpectPart(const WeightPart& part, const BlockTensor& tensor,
+                IndexRange rows, IndexRange cols, float tolerance) {
+  ASSERT_EQ(part.rows(), rows.size());
+  ASSERT_EQ(part.cols(), cols.size());
+  const int64_t stride = tensor.stored.shape[1];
+  std::vector<float> row(cols.size());
+  for (int64_t r = 0; r < rows.size(); ++r) {
+    DequantizeRow(part, r, row.data());
+    for (int64_t c = 0; c < cols.size(); ++c) {
+      ASSERT_NEAR(row[c],
+                  tensor.values[(rows.begin + r) * stride + cols.begin + c],
+                  tolerance)
+          << r << ", " << c;
+    }
+  }
+}
+
+// Blocks go to the backend as they are, in place; parts of one layer may be of
+// several formats.
+TEST(BlockWeightTest, PartsAreViews) {
+  BlockTensor q, v;
+  MakeBlocks("q.weight", QuantFormat::kQ4_K, 6, 512, &q);
+  MakeBlocks("v.weight", QuantFormat::kQ6_K, 4, 512, &v);
+  const auto loader = BlockLoader({&q, &v}, {});
+  const auto spec = loader->Linear(LinearKind::kQkv,
+                                   {{"q", 6, 512, {2, 6}, {0, 512}, false},
+                                    {"v", 4, 512, {0, 4}, {0, 512}, false}});
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->parts[0].format, QuantFormat::kQ4_K);
+  EXPECT_EQ(spec->parts[1].format, QuantFormat::kQ6_K);
+  EXPECT_EQ(spec->parts[0].data.data, q.blocks.data() + 2 * 288);
+  ExpectPart(spec->parts[0], q, {2, 6}, {0, 512}, 0.0f);
+  ExpectPart(spec->parts[1], v, {0, 4}, {0, 512}, 0.0f);
+  EXPECT_EQ(loader->num_parameters(), 10 * 512);
+  EXPECT_TRUE(loader->Notes().empty());
+}
+
+// Columns are cut between blocks; elsewhere the part becomes bf16.
+TEST(BlockWeightTest, ColumnsAreCutBetweenBlocks) {
+  BlockTensor down;
+  MakeBlocks("down.weight", QuantFormat::kQ8_0, 3, 128, &down);
+  const auto loader = BlockLoader({&down}, {});
+  const auto cut = loader->Linear(LinearKind::kPlain,
+                                  {{"down", 3, 128, {0, 3}, {64, 96}, false}});
+  ASSERT_TRUE(cut.ok()) << cut.status();
+  EXPECT_EQ(cut->parts[0].format, QuantFormat::kQ8_0);
+  ExpectPart(cut->parts[0], down, {0, 3}, {64, 96}, 0.0f);
+  EXPECT_TRUE(loader->Notes().empty());
+  const auto dense = loader->Linear(
+      LinearKind::kPlain, {{"down", 3, 128, {1, 3}, {48, 80}, false}});
+  ASSERT_TRUE(dense.ok()) << dense.status();
+  EXPECT_EQ(dense->parts[0].format, QuantFormat::kDense);
+  EXPECT_EQ(dense->parts[0].data.dtype, DType::kBF16);
+  ExpectPart(dense->parts[0], down, {1, 3}, {48, 80}, 0x1p-8f);
+  EXPECT_THAT(loader->Notes(),
+              ElementsAre(HasSubstr("1 matrices of q8_0 are computed as bf16: "
+                                    "they are cut where")));
+  // The whole matrix counts once.
+  EXPECT_EQ(loader->num_parameters(), 3 * 128);
+}
+
+TEST(BlockWeightTest, IsDequantizedWhereTheBackendHasNoKernels) {
+  BlockTensor q;
+  MakeBlocks("q.weight", QuantFormat::kQ5_K, 2, 256, &q);
+  WeightLoaderOptions options;
+  options.supports = [](DType, QuantFormat format) {
+    return format == QuantFormat::kDense;
+  };
+  for (const auto dtype :
+       {std::optional<DType>(), std::optional(DType::kF32)}) {
+    options.dtype = dtype;
+    const auto loader = BlockLoader({&q}, options);
+    EXPECT_EQ(loader->ExpectedBytes(), 512 * (dtype ? 4 : 2));
+    EXPECT_EQ(*loader->PackedDType("q.weight"), dtype.value_or(DType::kBF16));
+    const auto spec = loader->Linear(LinearKind::kPlain,
+                                     {{"q", 2, 256, {0, 2}, {0, 256}, false}});
+    ASSERT_TRUE(spec.ok()) << spec.status();
+    EXPECT_EQ(spec->parts[0].data.dtype, dtype.value_or(DType::kBF16));
+    ExpectPart(spec->parts[0], q, {0, 2}, {0, 256}, dtype ? 0.0f : 0x1p-8f);
+    EXPECT_THAT(loader->Notes(),
+                ElementsAre(HasSubstr("1 matrices of q5_k are computed as ")));
+  }
+  options.supports = nullptr;
+  EXPECT_EQ(BlockLoader({&q}, options)->ExpectedBytes(), 2 * 176);
+}
+
+TEST(BlockWeightTest, ColumnsMustFitTheBlocks) {
+  BlockTensor q;
+  MakeBlocks("q.weight", QuantFormat::kQ8_0, 2, 64, &q);
+  q.stored.shape = {4, 32};
+  const auto loader = BlockLoader({&q}, {});
+  EXPECT_TRUE(
+      loader->Linear(LinearKind::kPlain, {{"q", 4, 32, {0, 4}, {0, 32}, false}})
+          .ok());
+  q.stored.shape = {8, 16};
+  EXPECT_THAT(
+      std::string(BlockLoader({&q}, {})
+                      ->Linear(LinearKind::kPlain,
+                               {{"q", 8, 16, {0, 8}, {0, 16}, false}})
+                      .status()
+                      .message()),
+      HasSubstr("\"q.weight\": 16 columns are no multiple of the 32 of q8_0"));
+}
+
+// A scale for each of the matrices that a fused one consists of.
+TEST_F(WeightLoaderTest, Fp8ScalesOfFusedMatrices) {
+  AddRaw("qkv.weight", "F8_E4M3", "4,2",
+         std::string("\x38\x38\x38\x38\x38\x38\x38\x38", 8));
+  const float scales[] = {1.0f, 2.0f, 3.0f};
+  AddRaw("qkv.weight_scale", "F32", "3",
+         std::string(reinterpret_cast<const char*>(scales), 12));
+  const float input_scale = 0.5f;
+  AddRaw("qkv.input_scale", "F32", "",
+         std::string(reinterpret_cast<const char*>(&input_scale), 4));
+  WeightLoader loader = Loader();
+  const auto spec =
+      loader.Linear(LinearKind::kQkv, {{"qkv", 4, 2, {0, 2}, {0, 2}, false},
+                                       {"qkv", 4, 2, {2, 3}, {0, 2}, false},
+                                       {"qkv", 4, 2, {3, 4}, {0, 2}, false}});
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  for (int i = 0; i < 3; ++i) {
+    float row[2];
+    DequantizeRow(spec->parts[i], 0, row);
+    EXPECT_EQ(row[0], scales[i]);
+    EXPECT_EQ(spec->parts[i].input_scale, 0.5f);
+  }
+  EXPECT_EQ(loader.num_parameters(), 8);
+  EXPECT_EQ(loader.UnusedTensorsWarning(), "");
+}
+
+TEST_F(WeightLoaderTest, QuantizedErrorsNameTheTensor) {
+  const std::string four(4, '\0');
+  AddRaw("a.weight", "F8_E4M3", "2,2", four);
+  AddRaw("b.weight", "F8_E4M3", "2,2", four);
+  AddRaw("b.weight_scale", "F32", "1,1,1,1", four);
+  AddRaw("c.weight", "F8_E4M3", "2,2", four);
+  AddRaw("c.weight_scale", "F16", "2", four);
+  AddRaw("c.input_scale", "F32", "1", four);
+  AddRaw("d.weight", "F8_E4M3", "8,2", four + four + four + four);
+  AddRaw("d.weight_scale", "F32", "3", four + four + four);
+  AddRaw("e.qweight", "I32", "1,1", four);
+  AddRaw("f.qweight", "I32", "1,1", four);
+  AddRaw("f.qzeros", "I32", "1,1", four);
+  AddRaw("g.qweight", "I32", "1,1", four);
+  AddRaw("g.qzeros", "I32", "1,1", four);
+  AddRaw("g.scales", "F32", "1,2", four + four);
+  AddRaw("h.qweight", "I32", "1,1", four);
+  AddRaw("h.qzeros", "I32", "2,1", four + four);
+  AddRaw("h.scales", "F32", "1,1", four);
+  AddRaw("i.qweight", "I32", "3,1", four + four + four);
+  AddRaw("i.qzeros", "I32", "1,1", four);
+  AddRaw("i.scales", "F32", "1,1", four);
+  AddRaw("j.qweight", "I32", "1,1", four);
+  AddRaw("j.qzeros", "I32", "1,1", four);
+  AddRaw("j.scales", "F32", "1,1", four);
+  AddRaw("j.g_idx", "I32", "8", std::string(28, '\0') + std::string(4, '\1'));
+  AddRaw("k.weight_packed", "I32", "1,1", four);
+  WeightLoader loader = Loader();
+  struct Case {
+    const char* name;
+    int64_t rows, cols;
+    const char* message;
+  };
+  for (const Case& c : {
+           Case{"a", 2, 2, "\"a.weight_scale\" is missing"},
+           Case{"b", 3, 2, "\"b.weight\": shape is [2, 2], expected [3, 2]"},
+           Case{"c", 2, 2, "\"c.input_scale\": 0 is not a scale"},
+           Case{"d", 8, 2, "\"d.weight_scale\": shape [3] is none of"},
+           Case{"e", 1, 8, "\"e.qzeros\" is missing"},
+           Case{"f", 1, 8, "\"f.scales\" is missing"},
+           Case{"g", 1, 8, "\"g.scales\": shape [1, 2] does not hold"},
+           Case{"h", 1, 8, "\"h.qzeros\": shape is [2, 1], expected [1, 1]"},
+           Case{"i", 1, 8, "\"i.qweight\": shape [3, 1] does not hold [1, 8]"},
+           Case{"j", 1, 8, "\"j.g_idx\": column 7 is in group 16843009 of 1"},
+           Case{"k", 1, 8, "\"k.weight_scale\" is missing"},
+       }) {
+    const auto spec =
+        loader.Linear(LinearKind::kPlain, {Whole(c.name, c.rows, c.cols)});
+    EXPECT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument)
+        << c.name;
+    EXPECT_THAT(
+        std::string(spec.status().message()),
+        testing::AllOf(HasSubstr("model.safetensors"), HasSubstr(c.message)));
+  }
+}
+
+// Writers that give every layer a bias, of zeros where the model has none.
+TEST_F(WeightLoaderTest, BiasOfZerosIsNoUnusedTensor) {
+  for (const char* name : {"a", "b"}) {
+    AddRaw(absl::StrCat(name, ".qweight"), "I32", "1,1", std::string(4, '\0'));
+    AddRaw(absl::StrCat(name, ".qzeros"), "I32", "1,1", std::string(4, '\0'));
+    AddRaw(absl::StrCat(name, ".scales"), "F32", "1,1", std::string(4, '\0'));
+  }
+  AddVector("a.bias", {0});
+  AddVector("b.bias", {1});
+  WeightLoader loader = Loader();
+  ASSERT_TRUE(loader.Linear(LinearKind::kPlain, {Whole("a", 1, 8)}).ok());
+  ASSERT_TRUE(loader.Linear(LinearKind::kPlain, {Whole("b", 1, 8)}).ok());
+  EXPECT_THAT(loader.UnusedTensorsWarning(),
+              testing::AllOf(HasSubstr("1 tensors"), HasSubstr("b.bias")));
+}
+
+TEST_F(WeightLoaderTest, QuantizesAtLoad) {
+  AddF32("q.weight", 4, 64);
+  AddF32("odd.weight", 4, 6);
+  AddF32("table.weight", 4, 64);
+  const WeightLoader dense = Loader();
+  auto checkpoint = Checkpoint::Open(directory_.string());
+  ASSERT_TRUE(checkpoint.ok());
+  WeightLoaderOptions options;
+  options.num_threads = 2;
+  options.dtype = DType::kBF16;
+  options.quantization = QuantizationScheme{.format = QuantFormat::kQ4_0};
+  WeightLoader loader(*checkpoint, options);
+  const auto q = loader.Linear(LinearKind::kPlain, {Whole("q", 4, 64)});
+  ASSERT_TRUE(q.ok()) << q.status();
+  EXPECT_EQ(q->parts[0].format, QuantFormat::kQ4_0);
+  // The stored values are encoded, not their bf16.
+  std::vector<float> values(64);
+  for (int64_t c = 0; c < 64; ++c) values[c] = Element(1, c);
+  std::vector<uint8_t> expected(QuantRowBytes(QuantFormat::kQ4_0, 64));
+  QuantizeBlocks(QuantFormat::kQ4_0, values.data(), 64, expected.data());
+  EXPECT_EQ(std::memcmp(q->parts[0].data.row<uint8_t>(1), expected.data(),
+                        expected.size()),
+            0);
+  const auto vocab = loader.Linear(LinearKind::kVocab, {Whole("q", 4, 64)});
+  EXPECT_EQ(vocab->parts[0].format, QuantFormat::kQ8_0);
+  EXPECT_TRUE(loader.Notes().empty());
+  const auto odd = loader.Linear(LinearKind::kPlain, {Whole("odd", 4, 6)});
+  EXPECT_EQ(odd->parts[0].format, QuantFormat::kDense);
+  EXPECT_EQ(odd->parts[0].data.dtype, DType::kBF16);
+  EXPECT_THAT(loader.Notes(),
+              ElementsAre(HasSubstr("1 matrices are not quantized to q4_0")));
+  LinearSource table = Whole("table", 4, 64);
+  table.keeps_precision = true;
+  EXPECT_EQ(loader.Linear(LinearKind::kVocab, {table})->parts[0].format,
+            QuantFormat::kDense);
+}
+
+TEST_F(WeightLoaderTest, QuantizationNamesWhatIsNotFinite) {
+  AddRaw("q.weight", "BF16", "1,32", std::string(64, '\xff'));
+  const WeightLoader dense = Loader();
+  WeightLoaderOptions options;
+  options.quantization = QuantizationScheme{.format = QuantFormat::kQ8_0};
+  WeightLoader loader(*Checkpoint::Open(directory_.string()), options);
+  EXPECT_THAT(std::string(loader.Linear(LinearKind::kPlain, {Whole("q", 1, 32)})
+                              .status()
+                              .message()),
+              HasSubstr("\"q.weight\": row 0 has a value that is not finite"));
+}
+
 }  // namespace
 }  // namespace quire

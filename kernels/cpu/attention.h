@@ -14,13 +14,14 @@
 namespace quire {
 
 // Where K and V lie in one block of one layer:
-//   [K, V][num_kv_heads], each
+//   [num_kv_heads][K, V], each
 //     K: [head_dim][block_size], V: [block_size][head_dim] elements, and
 //     for kI8 [block_size] f32 scales: an element stands for itself times the
 //     scale of its token.
 // K lies by element so that a vector holds consecutive positions, whose scores
 // it computes without a transposition or a horizontal sum; V so that it holds
-// elements of the output.
+// elements of the output. K and V of a head are neighbours because a thread
+// reads one head at a time: longer pieces suit the memory's prefetchers.
 struct KvBlockLayout {
   DType dtype = DType::kBF16;  // f32, f16, bf16, fp8_e4m3 or i8.
   int num_kv_heads = 0;
@@ -33,19 +34,19 @@ struct KvBlockLayout {
   int64_t BlockBytes() const { return 2 * num_kv_heads * HeadBytes(); }
   // Byte offsets in a block; `slot` is a position in it.
   int64_t K(int kv_head, int64_t slot, int d) const {
-    return kv_head * HeadBytes() +
+    return 2 * kv_head * HeadBytes() +
            (int64_t{d} * block_size + slot) * DTypeSize(dtype);
   }
   int64_t V(int kv_head, int64_t slot, int d) const {
-    return (num_kv_heads + kv_head) * HeadBytes() +
+    return (2 * kv_head + 1) * HeadBytes() +
            (slot * head_dim + d) * DTypeSize(dtype);
   }
   // kI8 only.
   int64_t KScale(int kv_head, int64_t slot) const {
-    return kv_head * HeadBytes() + int64_t{block_size} * head_dim + slot * 4;
+    return K(kv_head, 0, 0) + int64_t{block_size} * head_dim + slot * 4;
   }
   int64_t VScale(int kv_head, int64_t slot) const {
-    return KScale(num_kv_heads + kv_head, slot);
+    return KScale(kv_head, slot) + HeadBytes();
   }
 };
 

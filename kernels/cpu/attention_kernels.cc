@@ -56,7 +56,7 @@ QUIRE_INLINE F32 LoadKv(const char* p, int64_t i) {
   } else if constexpr (kFormat == KvFormat::kF8) {
     return LoadE4M3(reinterpret_cast<const uint8_t*>(p) + i);
   } else {
-    return LoadI8(reinterpret_cast<const int8_t*>(p) + i);
+    return LoadI8AsF32(reinterpret_cast<const int8_t*>(p) + i);
   }
 }
 
@@ -242,8 +242,8 @@ void FindTile(const AttentionJob& job, const AttentionItem& item,
     const char* v = nullptr;
     if (is_used) {
       k = job.kv + item.block_table[block_idx] * job.block_bytes +
-          item.kv_head * head_bytes;
-      v = k + job.num_kv_heads * head_bytes;
+          2 * item.kv_head * head_bytes;
+      v = k + head_bytes;
       if (has_scales) {
         const int64_t offset = scales_offset + slot * 4;
         __builtin_memcpy(tile->k_scales + i, k + offset, count * 4);

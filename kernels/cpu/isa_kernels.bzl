@@ -16,7 +16,7 @@ _AARCH64_COPTS = {
     "neon_bf16": ["-march=armv8.2-a+dotprod+bf16+i8mm"],
 }
 
-# For products of bytes, whose results are the same with VNNI and without.
+# For products of bytes on x86-64: the results are the same with VNNI and without.
 _X86_INT8_COPTS = {
     "avx2": _AVX2,
     "avx2_vnni": _AVX2 + ["-mavxvnni"],
@@ -31,13 +31,12 @@ def isa_kernels(name, srcs, hdrs, is_int8 = False):
       name: of the library.
       srcs: sources that open namespace QUIRE_ISA_NAMESPACE.
       hdrs: what they include.
-      is_int8: compile for the instruction sets with and without VNNI instead.
+      is_int8: on x86-64 compile for the ones with and without VNNI instead.
     """
     x86_copts = _X86_INT8_COPTS if is_int8 else _X86_COPTS
-    aarch64_copts = {} if is_int8 else _AARCH64_COPTS
     all_copts = {"scalar": []}
     all_copts.update(x86_copts)
-    all_copts.update(aarch64_copts)
+    all_copts.update(_AARCH64_COPTS)
     for isa, copts in all_copts.items():
         cc_library(
             name = name + "_" + isa,
@@ -60,7 +59,7 @@ def isa_kernels(name, srcs, hdrs, is_int8 = False):
         name = name,
         hdrs = hdrs,
         deps = [":" + name + "_scalar"] + select({
-            ":is_aarch64": [":" + name + "_" + isa for isa in aarch64_copts],
+            ":is_aarch64": [":" + name + "_" + isa for isa in _AARCH64_COPTS],
             "//conditions:default": [":" + name + "_" + isa for isa in x86_copts],
         }),
     )

@@ -19,15 +19,14 @@ namespace QUIRE_ISA_NAMESPACE {
 namespace {
 
 #if defined(__AVX512F__)
-// 14 rows x 2 vectors of integers, 2 of weights and 1 of x: 31 of 32 registers.
-// The f32 sums wait in L1: a load and a store for every 8 dot products.
-constexpr int kTileRows = 14;
-// Rows for which codes are taken out of the planes in registers; for more rows
-// they are written to scratch first, and read by every row tile.
-constexpr int kMaxDirectRows = 8;
+// 8 rows x 2 vectors of integers: 16 chains hide the 6 cycles of a dot product
+// (Zen 5), and the end of a block overlaps with the next one's start better
+// than with 14 rows (66 and 61 % of the peak).
+constexpr int kTileRows = 8;
+#elif defined(QUIRE_NEON)
+constexpr int kTileRows = 8;
 #else
 constexpr int kTileRows = 4;
-constexpr int kMaxDirectRows = 4;
 #endif
 // So few rows keep their f32 sums in registers as well.
 constexpr int kMaxRegisterRows = 4;
@@ -40,7 +39,7 @@ constexpr int64_t kExpandedBlockBytes = kQuantBlockSteps * 2 * kVectorBytes;
 // Weights are prefetched this far ahead where each is used once.
 constexpr int64_t kPrefetchBytes = 8 << 10;
 // Row tiles whose sums are kept at once.
-constexpr int kGroupTiles = 20;
+constexpr int kGroupTiles = 32;
 
 struct TileArgs {
   const QuantPanels* weights;
@@ -89,14 +88,18 @@ struct PanelSource {
     codes = fields + kFieldBytes + idx * kCodeBytes;
   }
 
+  // Each line of the stream once: the codes' with their block, the fields' with
+  // the first block of a super-block.
   QUIRE_INLINE_METHOD void Prefetch() const {
+    if (kLayout.blocks_per_super == 1 || idx == 0) {
+#pragma GCC unroll 20
+      for (int offset = 0; offset < kFieldBytes; offset += 64) {
+        __builtin_prefetch(fields + kPrefetchBytes + offset);
+      }
+    }
 #pragma GCC unroll 20
     for (int offset = 0; offset < kCodeBytes; offset += 64) {
       __builtin_prefetch(codes + kPrefetchBytes + offset);
-    }
-    // Fields of super-blocks: the lines that the codes leave out.
-    if (kLayout.blocks_per_super == 1) {
-      __builtin_prefetch(codes + kPrefetchBytes + kCodeBytes);
     }
   }
 
@@ -286,6 +289,7 @@ void Tile(const TileArgs& args) {
   constexpr int kSubs = Source::kSubs;
   constexpr bool kInRegisters = kRows <= kMaxRegisterRows;
   Source source(args);
+  const I32 shift = SetInt1(source.OffsetShift());
   const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
   F32 kept[kRows][2];
   if constexpr (kInRegisters) {
@@ -316,8 +320,7 @@ void Tile(const TileArgs& args) {
       acc[row][0] = acc[row][1] = I32{};
       if constexpr (!Source::kHasMin) {
         acc[row][0] = acc[row][1] =
-            SetInt1(minus_x[row + (kSubs == 2 ? kRows : 0)])
-            << source.OffsetShift();
+            ShiftLeft(SetInt1(minus_x[row + (kSubs == 2 ? kRows : 0)]), shift);
       }
     }
     Accumulate<Source, 0, kRows>(source, x, acc);
@@ -338,8 +341,8 @@ void Tile(const TileArgs& args) {
               FinishFirst<Source>(acc[row][1], scale1, min1, minus));
         acc[row][0] = acc[row][1] = I32{};
         if constexpr (!Source::kHasMin) {
-          acc[row][0] = acc[row][1] = SetInt1(minus_x[2 * kRows + row])
-                                      << source.OffsetShift();
+          acc[row][0] = acc[row][1] =
+              ShiftLeft(SetInt1(minus_x[2 * kRows + row]), shift);
         }
       }
     }
@@ -430,15 +433,7 @@ constexpr TileTable MakeTileTable() {
 }
 template <class Source>
 constexpr TileTable MakeAllRows() {
-#if defined(__AVX512F__)
-  return MakeTileTable<Source, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>();
-#else
-  return MakeTileTable<Source, 1, 2, 3, 4>();
-#endif
-}
-template <class Source>
-constexpr TileTable MakeDirectRows() {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(QUIRE_NEON)
   return MakeTileTable<Source, 1, 2, 3, 4, 5, 6, 7, 8>();
 #else
   return MakeTileTable<Source, 1, 2, 3, 4>();
@@ -458,30 +453,36 @@ QUIRE_INLINE const TileTable& ExpandedTable(const QuantLayout& layout) {
   return kExpandedTables[has_min ? 2 : (layout.is_wide ? 1 : 0)];
 }
 
-// Formats worth their own tiles: with the others a batch of few rows costs a
-// round trip of the codes through L1.
-constexpr TileTable kDirectQ8_0 =
-    MakeDirectRows<PanelSource<PanelCode::kQ8_0>>();
-constexpr TileTable kDirectQ4_0 =
-    MakeDirectRows<PanelSource<PanelCode::kQ4_0>>();
-constexpr TileTable kDirectQ4_K =
-    MakeDirectRows<PanelSource<PanelCode::kQ4_K>>();
-constexpr TileTable kDirectQ6_K =
-    MakeDirectRows<PanelSource<PanelCode::kQ6_K>>();
-QUIRE_INLINE const TileTable* DirectTable(PanelCode code) {
-  switch (code) {
-    case PanelCode::kQ8_0:
-      return &kDirectQ8_0;
-    case PanelCode::kQ4_0:
-      return &kDirectQ4_0;
-    case PanelCode::kQ4_K:
-      return &kDirectQ4_K;
-    case PanelCode::kQ6_K:
-      return &kDirectQ6_K;
-    default:
-      return nullptr;
+// Tiles that take codes out of the planes in registers, where one row tile is
+// all: with the others a batch of few rows costs a round trip of the codes
+// through L1. The formats of most files have them for every number of rows.
+template <PanelCode kCode>
+constexpr TileTable MakeDirectTable() {
+  if constexpr (kCode == PanelCode::kQ8_0 || kCode == PanelCode::kQ4_0 ||
+                kCode == PanelCode::kQ4_K || kCode == PanelCode::kQ6_K) {
+    return MakeAllRows<PanelSource<kCode>>();
+  } else {
+    return MakeTileTable<PanelSource<kCode>, 1, 2, 3, 4>();
   }
 }
+constexpr TileTable kDirectTables[kNumPanelCodes] = {
+    MakeDirectTable<PanelCode::kQ8_0>(),
+    MakeDirectTable<PanelCode::kQ4_0>(),
+    MakeDirectTable<PanelCode::kQ4_1>(),
+    MakeDirectTable<PanelCode::kQ5_0>(),
+    MakeDirectTable<PanelCode::kQ5_1>(),
+    MakeDirectTable<PanelCode::kIQ4_NL>(),
+    MakeDirectTable<PanelCode::kMXFP4>(),
+    MakeDirectTable<PanelCode::kQ2_K>(),
+    MakeDirectTable<PanelCode::kQ3_K>(),
+    MakeDirectTable<PanelCode::kQ4_K>(),
+    MakeDirectTable<PanelCode::kQ5_K>(),
+    MakeDirectTable<PanelCode::kQ6_K>(),
+    MakeDirectTable<PanelCode::kIQ4_XS>(),
+    MakeDirectTable<PanelCode::kInt4F16>(),
+    MakeDirectTable<PanelCode::kInt4Bf16>(),
+    MakeDirectTable<PanelCode::kInt4F32>(),
+};
 
 constexpr ExpandFunction kExpand[kNumPanelCodes] = {
     Expand<PanelCode::kQ8_0>,     Expand<PanelCode::kQ4_0>,
@@ -661,10 +662,10 @@ void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
         }
         args.scales = scratch.scales + i * kScratchScales;
         args.mins = scratch.mins + i * kScratchScales;
-        args.prefetch =
-            p + (begin + args.num_blocks) * block_bytes + prefetched;
-        args.prefetch_stride =
-            prefetched < args.num_blocks * block_bytes ? 128 : 0;
+        const bool has_more = prefetched < args.num_blocks * block_bytes;
+        args.prefetch = p + (begin + args.num_blocks) * block_bytes +
+                        (has_more ? prefetched : 0);
+        args.prefetch_stride = has_more ? 128 : 0;
         args.acc = acc;
         table.entries[range.num_rows](args);
         acc += kTileFloats;
@@ -675,9 +676,9 @@ void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
 }
 
 // All rows in one tile, codes right from the panels.
-void ComputeDirect(const QuantJob& job, const TileTable& table,
-                   int64_t panel_begin, int64_t panel_end) {
-  alignas(64) float acc[kMaxDirectRows * kPanelWidth];
+void ComputeDirect(const QuantJob& job, TileFunction tile, int64_t panel_begin,
+                   int64_t panel_end) {
+  alignas(64) float acc[kTileRows * kPanelWidth];
   const TileRange range = {0, job.num_rows};
   TileArgs args = {};
   args.weights = &job.weights;
@@ -687,19 +688,18 @@ void ComputeDirect(const QuantJob& job, const TileTable& table,
   args.is_first = true;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     args.panel = job.weights.panels + panel * job.weights.panel_bytes;
-    table.entries[job.num_rows](args);
+    tile(args);
     Epilogue(job, panel, range, acc);
   }
 }
 
 void Compute(const QuantJob& job, int64_t panel_begin, int64_t panel_end,
              int64_t tile_begin, int64_t tile_end, char* scratch_memory) {
-  if (job.num_rows <= kMaxDirectRows) {
-    const TileTable* const table = DirectTable(job.weights.code);
-    if (table != nullptr) {
-      ComputeDirect(job, *table, panel_begin, panel_end);
-      return;
-    }
+  if (job.num_tiles == 1) {
+    const TileFunction tile =
+        kDirectTables[static_cast<int>(job.weights.code)].entries[job.num_rows];
+    if (tile != nullptr)
+      return ComputeDirect(job, tile, panel_begin, panel_end);
   }
   const Scratch scratch = CutScratch(scratch_memory);
   const int64_t num_tiles = tile_end - tile_begin;

@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "kernels/cpu/isa_dispatch.h"
 #include "kernels/cpu/matmul_output.h"
 #include "kernels/cpu/quant_layout.h"
 
@@ -35,12 +36,10 @@ struct QuantJob : MatmulOutput {
   int64_t num_tiles;
 };
 
-// Scratch of one thread: the codes, scales and minima of some blocks of some
-// panels. See quant_kernels.cc.
 struct QuantKernels {
   int lanes;
   int max_tile_rows;
-  int64_t scratch_bytes;
+  int64_t scratch_bytes;  // Of a thread.
   // Rounds rows to 8 bits: the scale of 32 columns is max|x| / 127 in f32 and a
   // code x / scale, rounded to the nearest, ties to even. A block with a NaN or
   // an infinity has the scale NaN.
@@ -52,21 +51,15 @@ struct QuantKernels {
                   int64_t tile_begin, int64_t tile_end, char* scratch);
 };
 
-namespace cpu_scalar {
-extern const QuantKernels kQuantKernels;
-}
-namespace cpu_avx2 {
-extern const QuantKernels kQuantKernels;
-}
-namespace cpu_avx2_vnni {
-extern const QuantKernels kQuantKernels;
-}
-namespace cpu_avx512 {
-extern const QuantKernels kQuantKernels;
-}
-namespace cpu_avx512_vnni {
-extern const QuantKernels kQuantKernels;
-}
+#if defined(__x86_64__)
+QUIRE_DECLARE_ISA_TABLE(cpu_scalar, QuantKernels, kQuantKernels)
+QUIRE_DECLARE_ISA_TABLE(cpu_avx2, QuantKernels, kQuantKernels)
+QUIRE_DECLARE_ISA_TABLE(cpu_avx2_vnni, QuantKernels, kQuantKernels)
+QUIRE_DECLARE_ISA_TABLE(cpu_avx512, QuantKernels, kQuantKernels)
+QUIRE_DECLARE_ISA_TABLE(cpu_avx512_vnni, QuantKernels, kQuantKernels)
+#else
+QUIRE_DECLARE_ISA_TABLES(QuantKernels, kQuantKernels)
+#endif
 
 }  // namespace quire
 

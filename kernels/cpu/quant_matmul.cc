@@ -20,6 +20,35 @@ namespace {
 // filled in, and the source is read in pieces that the prefetcher sees.
 constexpr int64_t kRunBlocks = 16;
 
+// Formats of one f16 scale and then kDwords dwords of codes, already in order
+// but for the sign bits of 8-bit codes: blocks [0, num_blocks) of a channel.
+template <int kDwords>
+void CopyPlainBlocks(const uint8_t* blocks, int64_t num_blocks, int64_t width,
+                     int64_t lane, char* out) {
+  constexpr uint32_t kSigns = kDwords == 8 ? 0x80808080u : 0;
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    std::memcpy(out + lane * 2, blocks, 2);
+    char* const codes = out + width * 2 + lane * 4;
+#pragma GCC unroll 8
+    for (int i = 0; i < kDwords; ++i) {
+      uint32_t dword;
+      std::memcpy(&dword, blocks + 2 + 4 * i, sizeof(dword));
+      dword ^= kSigns;
+      std::memcpy(codes + i * width * 4, &dword, sizeof(dword));
+    }
+    blocks += 2 + 4 * kDwords;
+    out += width * (2 + 4 * kDwords);
+  }
+}
+
+template <int kDwords>
+void StoreCodes(const uint32_t* dwords, int64_t width, char* out) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kDwords; ++i) {
+    std::memcpy(out + i * width * 4, dwords + i, 4);
+  }
+}
+
 }  // namespace
 
 bool HasVnni(Isa isa) {
@@ -45,8 +74,10 @@ const QuantKernels& GetQuantKernels(Isa isa, bool with_vnni) {
     return with_vnni ? cpu_avx512_vnni::kQuantKernels
                      : cpu_avx512::kQuantKernels;
   }
-#endif
   return cpu_scalar::kQuantKernels;
+#else
+  return QUIRE_ISA_TABLE(isa, kQuantKernels);
+#endif
 }
 
 const QuantKernels& GetQuantKernels(Isa isa) {
@@ -97,6 +128,16 @@ void QuantMatrix::FillChannel(const WeightPart& part, int64_t row,
   const int64_t width = 2 * lanes_;
   const uint8_t* const bytes =
       static_cast<const uint8_t*>(part.data.data) + row * part.data.row_stride;
+  const int64_t num_supers = super_end - super_begin;
+  if (part.format == QuantFormat::kQ8_0) {
+    CopyPlainBlocks<8>(bytes + super_begin * 34, num_supers, width, lane, run);
+    return;
+  }
+  if (part.format == QuantFormat::kQ4_0 ||
+      part.format == QuantFormat::kIQ4_NL) {
+    CopyPlainBlocks<4>(bytes + super_begin * 18, num_supers, width, lane, run);
+    return;
+  }
   QuantChannel channel;
   for (int64_t super = super_begin; super < super_end; ++super) {
     char* const base = run + (super - super_begin) * segment.super_bytes;
@@ -127,10 +168,23 @@ void QuantMatrix::FillChannel(const WeightPart& part, int64_t row,
                       group_codes);
         dwords = group_codes;
       }
-      for (int i = 0; i < layout.code_bits; ++i) {
-        std::memcpy(codes, dwords + i, 4);
-        codes += width * 4;
+      switch (layout.code_bits) {
+        case 2:
+          StoreCodes<2>(dwords, width, codes);
+          break;
+        case 3:
+          StoreCodes<3>(dwords, width, codes);
+          break;
+        case 4:
+          StoreCodes<4>(dwords, width, codes);
+          break;
+        case 5:
+          StoreCodes<5>(dwords, width, codes);
+          break;
+        default:
+          StoreCodes<6>(dwords, width, codes);
       }
+      codes += width * QuantCodeBytes(layout);
     }
   }
 }

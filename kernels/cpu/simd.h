@@ -196,7 +196,7 @@ QUIRE_INLINE F32 LoadF16(const uint16_t* p) {
 #endif
 }
 
-QUIRE_INLINE F32 LoadI8(const int8_t* p) {
+QUIRE_INLINE F32 LoadI8AsF32(const int8_t* p) {
 #if defined(__AVX512F__)
   return _mm512_cvtepi32_ps(
       _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));

@@ -15,15 +15,32 @@ namespace QUIRE_ISA_NAMESPACE {
 constexpr int kVectorBytes = kLanes * 4;
 
 QUIRE_INLINE U32 LoadBytes(const char* p) {
+#if defined(QUIRE_NEON)
+  return (U32)vld1q_u8((const uint8_t*)p);
+#else
   U32 v;
   __builtin_memcpy(&v, p, sizeof(v));
   return v;
+#endif
 }
 QUIRE_INLINE void StoreBytes(char* p, U32 v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
 QUIRE_INLINE F32 ToFloat(I32 v) { return __builtin_convertvector(v, F32); }
+
+// Each lane times a power of two. As an intrinsic: of `v << count` compilers
+// make a scalar shift and a broadcast from a general register, which costs the
+// vector units more (Zen 5).
+QUIRE_INLINE I32 ShiftLeft(I32 v, I32 count) {
+#if defined(__AVX512F__)
+  return (I32)_mm512_sllv_epi32((__m512i)v, (__m512i)count);
+#elif defined(__AVX2__)
+  return (I32)_mm256_sllv_epi32((__m256i)v, (__m256i)count);
+#else
+  return v << count;
+#endif
+}
 
 // kLanes bytes, widened.
 QUIRE_INLINE I32 LoadU8(const char* p) {
@@ -83,6 +100,18 @@ QUIRE_INLINE I32 DotBytes(I32 acc, U32 w, U32 x) {
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
     return acc + (I32)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+  return vusdotq_s32(acc, (uint8x16_t)w, (int8x16_t)x);
+#elif defined(QUIRE_NEON)
+  if constexpr (kWide) {
+    // SDOT takes signed bytes: w - 128, and twice 64 for the 128.
+    const int8x16_t half = vdupq_n_s8(64);
+    acc = vdotq_s32(acc, (int8x16_t)(w ^ 0x80808080u), (int8x16_t)x);
+    acc = vdotq_s32(acc, half, (int8x16_t)x);
+    return vdotq_s32(acc, half, (int8x16_t)x);
+  } else {
+    return vdotq_s32(acc, (int8x16_t)w, (int8x16_t)x);
+  }
 #elif defined(__SSE2__)
   const __m128i w_even = (__m128i)(w & 0x00ff00ffu);
   const __m128i w_odd = _mm_srli_epi16((__m128i)w, 8);
@@ -109,6 +138,8 @@ QUIRE_INLINE U32 LookUp(const uint8_t (&table)[16], U32 nibbles) {
   const __m256i entries =
       _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
   return (U32)_mm256_shuffle_epi8(entries, (__m256i)nibbles);
+#elif defined(QUIRE_NEON)
+  return (U32)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)nibbles);
 #else
   uint8_t bytes[kVectorBytes];
   __builtin_memcpy(bytes, &nibbles, sizeof(bytes));

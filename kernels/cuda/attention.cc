@@ -87,11 +87,17 @@ struct TaskView {
   }
 };
 
+SIMT_DEVICE AttentionWork WorkOf(const AttentionArguments& arguments) {
+  if (arguments.work) return *arguments.work;
+  return {arguments.sequences, arguments.tasks, arguments.merges,
+          arguments.num_tasks, arguments.num_merges};
+}
+
 SIMT_DEVICE TaskView ViewTask(const AttentionArguments& arguments,
-                              const AttentionTask& task) {
+                              const AttentionWork& work, int task_idx) {
   TaskView view;
-  view.task = task;
-  view.sequence = arguments.sequences[task.sequence];
+  view.task = work.tasks[task_idx];
+  view.sequence = work.sequences[view.task.sequence];
   view.group = arguments.shape.num_heads / arguments.shape.num_kv_heads;
   view.num_rows = view.sequence.num_tokens * view.group;
   view.past = view.sequence.seq_len - view.sequence.num_tokens;
@@ -484,21 +490,17 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
   }
 }
 
+// One task, in the CTA's dynamic shared memory.
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
-SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads),
-            (Layout<kHeadDim, kTile, kKv>::kMinCtas))
-AttentionKernel(const AttentionArguments arguments) {
+SIMT_DEVICE void Attend(const AttentionArguments& arguments,
+                        const TaskView& view, unsigned char* memory) {
   using L = Layout<kHeadDim, kTile, kKv>;
-  SIMT_DYNAMIC_SHARED(memory);
   unsigned char* queries = memory;
   unsigned char* tiles = queries + L::kRows * kHeadDim * 2;
   const int lane = simt::ThreadX() % 32, warp = simt::ThreadX() / 32;
   const int warp_row = warp % L::kWarpsOfRows,
             warp_key = warp / L::kWarpsOfRows;
 
-  simt::WaitForPrevious();
-  simt::LaunchNext();
-  const TaskView view = ViewTask(arguments, arguments.tasks[simt::CtaX()]);
   const int last_row = (view.task.first_row + L::kRows < view.num_rows
                             ? view.task.first_row + L::kRows
                             : view.num_rows) -
@@ -575,15 +577,28 @@ AttentionKernel(const AttentionArguments arguments) {
   StoreResults<L, kType>(arguments, view, warp_row, accumulator);
 }
 
-// One CTA per (tile, row of it), one thread per dimension.
-template <int kHeadDim, DType kType, AttentionTile kTile>
-SIMT_KERNEL(kHeadDim)
-MergeKernel(const AttentionArguments arguments) {
-  constexpr int kRows = AttentionTileRows(kTile);
+template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
+SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads),
+            (Layout<kHeadDim, kTile, kKv>::kMinCtas))
+AttentionKernel(const AttentionArguments arguments) {
+  SIMT_DYNAMIC_SHARED(memory);
   simt::WaitForPrevious();
   simt::LaunchNext();
-  const AttentionMerge merge = arguments.merges[simt::CtaX()];
-  const AttentionSequence sequence = arguments.sequences[merge.sequence];
+  const AttentionWork work = WorkOf(arguments);
+  const int num_ctas = static_cast<int>(simt::NumCtasX());
+  for (int i = simt::CtaX(); i < work.num_tasks; i += num_ctas) {
+    Attend<kHeadDim, kType, kKv, kTile>(arguments, ViewTask(arguments, work, i),
+                                        memory);
+    if (i + num_ctas < work.num_tasks) simt::SyncThreads();  // `memory`.
+  }
+}
+
+// One CTA per (tile, row of it), one thread per dimension.
+template <int kHeadDim, DType kType, AttentionTile kTile>
+SIMT_DEVICE void Merge(const AttentionArguments& arguments,
+                       const AttentionMerge& merge,
+                       const AttentionSequence& sequence) {
+  constexpr int kRows = AttentionTileRows(kTile);
   const int group = arguments.shape.num_heads / arguments.shape.num_kv_heads;
   const int row = merge.first_row + static_cast<int>(simt::CtaY());
   const int d = simt::ThreadX();
@@ -612,6 +627,20 @@ MergeKernel(const AttentionArguments arguments) {
       arguments.out)[(int64_t{token} * arguments.shape.num_heads + head) *
                          arguments.shape.head_dim +
                      d] = Element<kType>::FromFloat(out / sum);
+}
+
+template <int kHeadDim, DType kType, AttentionTile kTile>
+SIMT_KERNEL(kHeadDim)
+MergeKernel(const AttentionArguments arguments) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const AttentionWork work = WorkOf(arguments);
+  for (int i = simt::CtaX(); i < work.num_merges;
+       i += static_cast<int>(simt::NumCtasX())) {
+    const AttentionMerge merge = work.merges[i];
+    Merge<kHeadDim, kType, kTile>(arguments, merge,
+                                  work.sequences[merge.sequence]);
+  }
 }
 
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
@@ -686,48 +715,6 @@ int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
                                int num_parts) {
   return int64_t{num_parts} * AttentionTileRows(tile) *
          (PaddedHeadDim(shape.head_dim) + 2);
-}
-
-AttentionPlan PlanAttention(const AttentionShape& shape, AttentionTile tile,
-                            int split_size,
-                            absl::Span<const AttentionSequence> sequences) {
-  AttentionPlan plan;
-  plan.tile = tile;
-  const int tile_rows = AttentionTileRows(tile);
-  const int group = shape.num_heads / shape.num_kv_heads;
-  for (int s = 0; s < static_cast<int>(sequences.size()); ++s) {
-    const AttentionSequence& sequence = sequences[s];
-    const int num_rows = sequence.num_tokens * group;
-    const int past = sequence.seq_len - sequence.num_tokens;
-    for (int first = 0; first < num_rows; first += tile_rows) {
-      const int last = std::min(first + tile_rows, num_rows) - 1;
-      const int end = past + last / group + 1;
-      // The first key that any row sees, down to a tile's absolute position.
-      int begin = 0;
-      if (shape.sliding_window > 0) {
-        begin = std::max(0, past + first / group + 1 - shape.sliding_window) /
-                64 * 64;
-      }
-      const int first_split = begin / split_size;
-      const int num_splits = (end - 1) / split_size - first_split + 1;
-      for (int head = 0; head < shape.num_kv_heads; ++head) {
-        if (num_splits > 1) {
-          plan.merges.push_back({s, head, first, plan.num_parts, num_splits});
-        }
-        for (int split = 0; split < num_splits; ++split) {
-          const int from = (first_split + split) * split_size;
-          plan.tasks.push_back({s, head, first, std::max(begin, from),
-                                std::min(end, from + split_size),
-                                num_splits > 1 ? plan.num_parts++ : -1});
-        }
-      }
-    }
-  }
-  std::stable_sort(plan.tasks.begin(), plan.tasks.end(),
-                   [](const AttentionTask& a, const AttentionTask& b) {
-                     return a.kv_end - a.kv_begin > b.kv_end - b.kv_begin;
-                   });
-  return plan;
 }
 
 bool LaunchAttention(const AttentionArguments& arguments, AttentionTile tile,

@@ -11,9 +11,7 @@
 #define QUIRE_KERNELS_CUDA_ATTENTION_H_
 
 #include <cstdint>
-#include <vector>
 
-#include "absl/types/span.h"
 #include "kernels/cuda/simt/simt.h"
 #include "kernels/dtype.h"
 
@@ -49,6 +47,15 @@ struct AttentionMerge {
   int32_t num_parts = 0;
 };
 
+// The lists of a step, in device memory.
+struct AttentionWork {
+  const AttentionSequence* sequences = nullptr;
+  const AttentionTask* tasks = nullptr;
+  const AttentionMerge* merges = nullptr;
+  int32_t num_tasks = 0;
+  int32_t num_merges = 0;
+};
+
 struct AttentionShape {
   int num_heads = 0;
   int num_kv_heads = 0;
@@ -65,19 +72,6 @@ enum class AttentionTile : uint8_t { kPrefill, kDecode };
 inline constexpr int AttentionTileRows(AttentionTile tile) {
   return tile == AttentionTile::kPrefill ? 64 : 16;
 }
-
-struct AttentionPlan {
-  AttentionTile tile = AttentionTile::kDecode;
-  std::vector<AttentionTask> tasks;
-  std::vector<AttentionMerge> merges;
-  int num_parts = 0;
-};
-
-// Cuts the sequences into tasks: keys in splits of `split_size` positions (a
-// multiple of 64), longest tasks first so that the last wave is short.
-AttentionPlan PlanAttention(const AttentionShape& shape, AttentionTile tile,
-                            int split_size,
-                            absl::Span<const AttentionSequence> sequences);
 
 // Device memory. Pointers are aligned to 16 bytes.
 struct AttentionArguments {
@@ -98,6 +92,10 @@ struct AttentionArguments {
   const AttentionMerge* merges = nullptr;
   int num_tasks = 0;
   int num_merges = 0;
+  // In device memory: read in place of the five above, of which the numbers
+  // still say how many CTAs there are, so that a captured launch serves every
+  // step.
+  const AttentionWork* work = nullptr;
   // [num_parts, tile rows, padded head_dim] sums and [num_parts, tile rows, 2]
   // (maximum in units of log2, sum).
   float* partial_out = nullptr;

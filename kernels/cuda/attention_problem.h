@@ -12,6 +12,7 @@
 
 #include "engine/base/random.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/simt/emulator.h"
 
 namespace quire::cuda {

@@ -158,6 +158,10 @@ TEST(PlanAttentionTest, CoversEveryKeyOnce) {
       num_parts += task.part >= 0;
     }
     EXPECT_EQ(num_parts, plan.num_parts);
+    for (size_t i = 1; i < plan.tasks.size(); ++i) {
+      const AttentionTask &a = plan.tasks[i - 1], &b = plan.tasks[i];
+      EXPECT_GE(a.kv_end - a.kv_begin + 128 / 64, b.kv_end - b.kv_begin);
+    }
     for (const AttentionMerge& merge : plan.merges) {
       int covered = 0;
       for (const AttentionTask& task : plan.tasks) {

@@ -5,7 +5,9 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "kernels/cuda/cuda_step.h"
+#include "kernels/cuda/large_linear.h"
 #include "kernels/engine_shape.h"
 
 namespace quire {
@@ -22,8 +24,9 @@ constexpr int kLeastSplit = 256;
 // Where the starts of a step do not fit, they wait for the copies before them.
 constexpr int64_t kStartBytes = int64_t{1} << 20;
 
-constexpr char kLowerBatch[] =
-    "lower --max-num-batched-tokens, --max-num-seqs or the KV cache";
+double InGiB(int64_t num_bytes) {
+  return static_cast<double>(num_bytes) / (1 << 30);
+}
 
 }  // namespace
 
@@ -31,11 +34,27 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(
     const CudaBackendOptions& options) {
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<cuda::Device> device,
                          cuda::CreateDevice(options.device_idx));
-  return std::unique_ptr<CudaBackend>(new CudaBackend(std::move(device)));
+  return std::unique_ptr<CudaBackend>(
+      new CudaBackend(options, std::move(device)));
 }
 
-CudaBackend::CudaBackend(std::unique_ptr<cuda::Device> device)
-    : device_(std::move(device)) {}
+CudaBackend::CudaBackend(const CudaBackendOptions& options,
+                         std::unique_ptr<cuda::Device> device)
+    : options_(options), device_(std::move(device)) {
+  std::unique_ptr<cuda::MatrixLibrary> library;
+  if (options.open_matrix_library != nullptr) {
+    auto opened = options.open_matrix_library();
+    if (opened.ok()) {
+      library = *std::move(opened);
+    } else if (!absl::IsUnimplemented(opened.status())) {
+      notice_ = absl::StrCat(
+          "without cuBLASLt, own kernels that are slower compute prompts: ",
+          opened.status().message());
+    }
+  }
+  large_linear_ =
+      std::make_unique<cuda::LargeLinear>(*device_, std::move(library));
+}
 
 CudaBackend::~CudaBackend() {
   // Steps in flight read memory that goes now; an error is of no use to
@@ -47,7 +66,9 @@ std::string CudaBackend::Description() const {
   const cuda::DeviceProperties& properties = device_->properties();
   return absl::StrCat("cuda (", properties.name, ", compute capability ",
                       properties.major, ".", properties.minor, ", ",
-                      properties.num_sms, " SMs)");
+                      properties.num_sms, " SMs",
+                      large_linear_->LibraryName().empty() ? "" : ", ",
+                      large_linear_->LibraryName(), ")");
 }
 
 std::optional<int64_t> CudaBackend::FreeDeviceBytes() {
@@ -87,7 +108,8 @@ absl::Status CudaBackend::CheckShape(const EngineShape& shape) const {
         return absl::InvalidArgumentError(
             absl::StrCat("a KV cache in ", DTypeName(attention.spec.kv_dtype),
                          " for activations in ", DTypeName(activation.dtype),
-                         "; on a GPU it has the same dtype or fp8_e4m3"));
+                         "; on a GPU it has the same dtype or fp8_e4m3: "
+                         "--kv-cache-dtype auto, or fp8"));
       }
     }
   }
@@ -101,30 +123,54 @@ absl::Status CudaBackend::CheckShape(const EngineShape& shape) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<int> CudaBackend::NumBlocks(const EngineShape& shape) const {
-  const int64_t blocks_per_seq =
-      (int64_t{shape.max_model_len} + shape.block_size - 1) / shape.block_size;
-  int64_t bytes_per_block = 0;
+int64_t CudaBackend::BytesPerBlock() const {
+  int64_t num_bytes = 0;
   for (const CudaAttention& attention : attentions_) {
-    bytes_per_block += attention.BytesPerBlock();
+    num_bytes += attention.BytesPerBlock();
   }
-  if (bytes_per_block == 0) return static_cast<int>(blocks_per_seq);
-  const int64_t num_blocks =
-      std::min<int64_t>(shape.kv_bytes / bytes_per_block,
-                        std::numeric_limits<int32_t>::max() / shape.block_size);
-  if (num_blocks < blocks_per_seq) {
+  return num_bytes;
+}
+
+// Of plan.kv_bytes.
+int CudaBackend::NumBlocks(const MemoryPlan& plan) const {
+  const int64_t bytes_per_block = BytesPerBlock();
+  // Without attention there is nothing to keep: any number would do.
+  if (bytes_per_block == 0) return max_blocks_per_seq_;
+  return static_cast<int>(std::clamp<int64_t>(
+      plan.kv_bytes / bytes_per_block, 0,
+      std::numeric_limits<int32_t>::max() / shape_.block_size));
+}
+
+absl::Status CudaBackend::CheckNumBlocks(const MemoryPlan& plan) const {
+  if (plan.num_blocks >= max_blocks_per_seq_) return absl::OkStatus();
+  const int64_t needed = max_blocks_per_seq_ * BytesPerBlock();
+  if (shape_.kv_bytes > 0) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "the KV cache of ", shape.kv_bytes, " bytes holds ",
-        num_blocks * shape.block_size,
-        " tokens; one sequence of max_model_len ", shape.max_model_len,
-        " needs ", blocks_per_seq * bytes_per_block, " bytes"));
+        "the KV cache of ", shape_.kv_bytes, " bytes holds ",
+        plan.num_blocks * shape_.block_size,
+        " tokens; one sequence of max_model_len ", shape_.max_model_len,
+        " needs ", needed,
+        " bytes: raise --kv-cache-memory-bytes or lower --max-model-len"));
   }
-  return static_cast<int>(num_blocks);
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "GPU memory: of the %.2f GiB that may be used, weights take %.2f GiB, "
+      "the workspace of %d sequences and %d tokens a step %.2f GiB, graphs "
+      "%.2f GiB; that leaves %.2f GiB for the KV cache, and one sequence of "
+      "%d tokens needs %.2f GiB. Lower --max-model-len (%d tokens fit), "
+      "--max-num-seqs or --max-num-batched-tokens, raise "
+      "--gpu-memory-utilization, or use quantized weights or a smaller "
+      "--kv-cache-dtype",
+      InGiB(shape_.device_bytes), InGiB(plan.weights_bytes),
+      shape_.max_num_seqs, shape_.max_num_tokens, InGiB(plan.workspace_bytes),
+      InGiB(plan.graphs_bytes), InGiB(std::max<int64_t>(plan.kv_bytes, 0)),
+      shape_.max_model_len, InGiB(needed),
+      plan.num_blocks * shape_.block_size));
 }
 
 // Specs of equal shape share a plan. The split size follows from the shape
 // alone, so that a token's bits do not depend on its company.
 void CudaBackend::PlanAttentions() {
+  planners_.clear();
   for (CudaAttention& attention : attentions_) {
     attention.shape.block_size = shape_.block_size;
     const cuda::AttentionShape& shape = attention.shape;
@@ -174,6 +220,8 @@ int64_t CudaBackend::StagingBytes() const {
   int64_t num_bytes = 4 * Cursor::Padded<int32_t>(shape_.max_num_tokens) +
                       Cursor::Padded<int32_t>(shape_.max_logit_rows) +
                       2 * Cursor::Padded<int32_t>(shape_.max_logit_rows) +
+                      Cursor::Padded<cuda::AttentionWork>(
+                          2 * static_cast<int64_t>(planners_.size())) +
                       Cursor::Padded<cuda::SamplingRow>(shape_.max_num_seqs) +
                       Cursor::Padded<cuda::PoolRow>(shape_.max_num_seqs) +
                       Cursor::Padded<cuda::BlockTableEntry>(
@@ -189,12 +237,12 @@ int64_t CudaBackend::StagingBytes() const {
   return num_bytes;
 }
 
-absl::Status CudaBackend::AllocateWorkspace() {
-  const auto allocate = [this](const char* what, int64_t num_bytes,
-                               cuda::DeviceBuffer* buffer) {
-    QUIRE_ASSIGN_OR_RETURN(
-        *buffer, Allocate(what, num_bytes, kLowerBatch, &workspace_bytes_));
-    return absl::OkStatus();
+// Everything on the device but weights and KV cache.
+std::vector<CudaReservation> CudaBackend::Workspace() {
+  std::vector<CudaReservation> all;
+  const auto add = [&all](const char* what, int64_t num_bytes,
+                          cuda::DeviceBuffer* buffer) {
+    all.push_back({what, num_bytes, buffer});
   };
   const int64_t max_tokens = shape_.max_num_tokens;
   const int64_t max_rows = std::max<int64_t>(max_tokens, shape_.max_logit_rows);
@@ -202,20 +250,14 @@ absl::Status CudaBackend::AllocateWorkspace() {
     const int64_t rows = activation.rows == ActivationRows::kTokens
                              ? max_tokens
                              : shape_.max_logit_rows;
-    QUIRE_RETURN_IF_ERROR(allocate(
-        "activations", rows * activation.cols * DTypeSize(activation.dtype),
-        &activation.buffer));
+    add("activations", rows * activation.cols * DTypeSize(activation.dtype),
+        &activation.buffer);
   }
-  QUIRE_RETURN_IF_ERROR(
-      allocate("normed activations", max_rows * max_cols_ * 2, &normed_));
-  QUIRE_RETURN_IF_ERROR(allocate(
-      "permuted activations", max_tokens * max_ordered_cols_ * 2, &permuted_));
-  QUIRE_RETURN_IF_ERROR(
-      allocate("activations in fp8", max_tokens * max_fp8_cols_, &fp8_x_));
-  QUIRE_RETURN_IF_ERROR(
-      allocate("activations in fp8", max_tokens * 4, &fp8_scales_));
-  QUIRE_RETURN_IF_ERROR(
-      allocate("norms of heads", max_tokens * 4 * 4, &head_statistics_));
+  add("normed activations", max_rows * max_cols_ * 2, &normed_);
+  add("permuted activations", max_tokens * max_ordered_cols_ * 2, &permuted_);
+  add("activations in fp8", max_tokens * max_fp8_cols_, &fp8_x_);
+  add("activations in fp8", max_tokens * 4, &fp8_scales_);
+  add("norms of heads", max_tokens * 4 * 4, &head_statistics_);
   int64_t partial_rows = 0, partial_floats = 0;
   for (const AttentionPlanner& planner : planners_) {
     const int64_t rows = planner.max_parts *
@@ -224,23 +266,21 @@ absl::Status CudaBackend::AllocateWorkspace() {
     partial_floats = std::max(
         partial_floats, rows * cuda::PaddedHeadDim(planner.shape.head_dim));
   }
-  QUIRE_RETURN_IF_ERROR(
-      allocate("partial attention", partial_floats * 4, &partial_out_));
-  QUIRE_RETURN_IF_ERROR(
-      allocate("partial attention", partial_rows * 2 * 4, &partial_stats_));
-  QUIRE_RETURN_IF_ERROR(allocate("step", StagingBytes(), &metadata_));
-  QUIRE_RETURN_IF_ERROR(allocate(
-      "block tables", int64_t{shape_.max_num_seqs} * max_blocks_per_seq_ * 4,
-      &block_tables_));
-  QUIRE_RETURN_IF_ERROR(
-      allocate("last tokens", int64_t{shape_.max_num_seqs} * 4, &last_tokens_));
-  if (shape_.pooled_cols == 0) return AllocateSampling();
+  add("partial attention", partial_floats * 4, &partial_out_);
+  add("partial attention", partial_rows * 2 * 4, &partial_stats_);
+  add("step", StagingBytes(), &metadata_);
+  add("block tables", int64_t{shape_.max_num_seqs} * max_blocks_per_seq_ * 4,
+      &block_tables_);
+  add("last tokens", int64_t{shape_.max_num_seqs} * 4, &last_tokens_);
+  if (shape_.pooled_cols == 0) {
+    AddSampling(&all);
+    return all;
+  }
   const int64_t cols = shape_.pooled_cols;
-  QUIRE_RETURN_IF_ERROR(
-      allocate("pooled states", max_tokens * cols * 4, &pooled_x_));
-  QUIRE_RETURN_IF_ERROR(
-      allocate("pooled sums", shape_.max_num_seqs * cols * 8, &pooled_sums_));
-  return allocate("embeddings", shape_.max_logit_rows * cols * 4, &embeddings_);
+  add("pooled states", max_tokens * cols * 4, &pooled_x_);
+  add("pooled sums", shape_.max_num_seqs * cols * 8, &pooled_sums_);
+  add("embeddings", shape_.max_logit_rows * cols * 4, &embeddings_);
+  return all;
 }
 
 absl::Status CudaBackend::AllocateStep(CudaStep& step) {
@@ -274,7 +314,7 @@ absl::Status CudaBackend::AllocateStep(CudaStep& step) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
+absl::StatusOr<MemoryPlan> CudaBackend::PlanMemory(const EngineShape& shape) {
   if (is_prepared_) {
     return absl::FailedPreconditionError("Prepare was called before");
   }
@@ -283,20 +323,59 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
     attention.block_elements = int64_t{2} * attention.spec.num_kv_heads *
                                shape.block_size * attention.spec.head_dim;
   }
-  QUIRE_ASSIGN_OR_RETURN(num_blocks_, NumBlocks(shape));
   shape_ = shape;
   max_blocks_per_seq_ =
       (shape.max_model_len + shape.block_size - 1) / shape.block_size;
   PlanAttentions();
   MemoryPlan plan;
+  plan.weights_bytes = weights_bytes_;
+  if (!options_.enforce_eager) plan.graphs_bytes = kGraphsBytes;
+  plan.max_list_entries = shape.pooled_cols == 0 ? kMaxListEntries : 0;
+  plan.kv_bytes = shape.kv_bytes;
+  num_blocks_ = NumBlocks(plan);
+  const auto measure = [&] {
+    plan.workspace_bytes =
+        large_linear_->PlannedBytes(shape.max_num_tokens, shape.max_logit_rows);
+    for (const CudaReservation& reservation : Workspace()) {
+      plan.workspace_bytes += reservation.num_bytes;
+    }
+    return shape.device_bytes - plan.weights_bytes - plan.workspace_bytes -
+           plan.graphs_bytes;
+  };
+  int64_t left = measure();
+  // Each block also takes a few bytes in the workspace: twice is enough.
+  for (int i = 0; i < 2 && shape.kv_bytes == 0; ++i) {
+    plan.kv_bytes = left;
+    num_blocks_ = NumBlocks(plan);
+    left = measure();
+  }
+  plan.num_blocks = num_blocks_;
+  return plan;
+}
+
+absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
+  QUIRE_ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(shape));
+  QUIRE_RETURN_IF_ERROR(CheckNumBlocks(plan));
+  plan.workspace_bytes = plan.kv_bytes = 0;
+  // First: it measures with memory that it gives back.
+  QUIRE_RETURN_IF_ERROR(large_linear_->Prepare(
+      shape.max_num_tokens, shape.max_logit_rows, &plan.workspace_bytes));
+  for (const CudaReservation& reservation : Workspace()) {
+    QUIRE_ASSIGN_OR_RETURN(
+        *reservation.buffer,
+        Allocate(reservation.what, reservation.num_bytes,
+                 "lower --max-num-batched-tokens, --max-num-seqs, "
+                 "--max-model-len or --kv-cache-memory-bytes",
+                 &plan.workspace_bytes));
+  }
   for (CudaAttention& attention : attentions_) {
     attention.layer_elements = num_blocks_ * attention.block_elements;
     QUIRE_ASSIGN_OR_RETURN(
         attention.kv,
         Allocate("KV cache", num_blocks_ * attention.BytesPerBlock(),
-                 "give the KV cache less memory", &plan.kv_bytes));
+                 "lower --gpu-memory-utilization or --kv-cache-memory-bytes",
+                 &plan.kv_bytes));
   }
-  QUIRE_RETURN_IF_ERROR(AllocateWorkspace());
   slots_.resize(shape.max_num_seqs);
   for (CudaSlot& slot : slots_) slot.blocks.reserve(max_blocks_per_seq_);
   slot_step_.assign(shape.max_num_seqs, 0);
@@ -307,10 +386,10 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
     QUIRE_RETURN_IF_ERROR(AllocateStep(*step));
     steps_.push_back(std::move(step));
   }
+  graphs_.reserve(kMaxGraphs);
+  // Their bits in CudaStepShape. Models have one or two.
+  graph_counts_.is_disabled = planners_.size() > 32;
   is_prepared_ = true;
-  plan.weights_bytes = weights_bytes_;
-  plan.workspace_bytes = workspace_bytes_;
-  plan.num_blocks = num_blocks_;
   return plan;
 }
 

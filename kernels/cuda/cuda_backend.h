@@ -33,17 +33,25 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/matrix_library.h"
 
 namespace quire {
 
-struct AttentionPlanner;  // kernels/cuda/cuda_step.h
+struct AttentionBatch;  // kernels/cuda/cuda_step.h
+struct AttentionPlanner;
 struct CudaAttention;
+struct CudaGraph;
+struct CudaReservation;
 struct CudaSampling;
 struct CudaSlot;
 struct CudaStep;
+struct CudaStepShape;
 struct CudaWeight;
+class StagingCursor;
 
 namespace cuda {
+class LargeLinear;
+enum class AttentionTile : uint8_t;
 struct BlockTableEntry;
 struct LinearArguments;
 struct NormArguments;
@@ -51,6 +59,19 @@ struct NormArguments;
 
 struct CudaBackendOptions {
   int device_idx = 0;
+  // Every step is launched kernel by kernel. For debugging: results are the
+  // same, bit by bit.
+  bool enforce_eager = false;
+  // Where the library for products of many tokens comes from; null: nowhere.
+  cuda::MatrixLibraryFactory open_matrix_library = &cuda::OpenMatrixLibrary;
+};
+
+// How the steps ran, since Prepare.
+struct CudaGraphCounts {
+  int64_t num_captures = 0;  // First uses and ahead of use.
+  int64_t num_replays = 0;
+  int64_t num_eager = 0;
+  bool is_disabled = false;  // A capture failed.
 };
 
 // See Backend. A step that fails validation in BeginStep may have applied some
@@ -65,6 +86,10 @@ class CudaBackend : public Backend {
   ~CudaBackend() override;
 
   cuda::Device& device() { return *device_; }
+  const CudaGraphCounts& graph_counts() const { return graph_counts_; }
+  const cuda::LargeLinear& large_linear() const { return *large_linear_; }
+  // A line for the log, if this GPU could be used better: what is missing.
+  const std::string& notice() const { return notice_; }
 
   std::string Description() const override;
   std::optional<int64_t> FreeDeviceBytes() override;
@@ -75,12 +100,15 @@ class CudaBackend : public Backend {
   absl::StatusOr<TensorView> Upload(TensorView host) override;
   absl::StatusOr<int> AddAttention(const AttentionSpec& spec) override;
   int AddActivation(int64_t cols, DType dtype, ActivationRows rows) override;
+  int UsefulStepsInFlight() const override { return 2; }
+  absl::StatusOr<MemoryPlan> PlanMemory(const EngineShape& shape) override;
   absl::StatusOr<MemoryPlan> Prepare(const EngineShape& shape) override;
   TensorView Activation(int id) const override;
 
   absl::StatusOr<Step*> BeginStep(const StepPlan& plan) override;
   absl::Status Run(Step& step, const GraphKey& key,
                    absl::FunctionRef<absl::Status()> enqueue) override;
+  bool PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) override;
   absl::Status EndStep(Step& step) override;
   bool Done(const Step& step) const override;
   absl::StatusOr<absl::Span<const RowResult>> Collect(Step& step) override;
@@ -112,7 +140,8 @@ class CudaBackend : public Backend {
     cuda::DeviceBuffer buffer;
   };
 
-  explicit CudaBackend(std::unique_ptr<cuda::Device> device);
+  CudaBackend(const CudaBackendOptions& options,
+              std::unique_ptr<cuda::Device> device);
 
   // The dtype that weights of dtype `from` are kept in.
   DType KeptDType(DType from) const;
@@ -122,11 +151,13 @@ class CudaBackend : public Backend {
                                               const char* remedy,
                                               int64_t* total);
   absl::Status CheckShape(const EngineShape& shape) const;
-  absl::StatusOr<int> NumBlocks(const EngineShape& shape) const;
+  int64_t BytesPerBlock() const;
+  int NumBlocks(const MemoryPlan& plan) const;
+  absl::Status CheckNumBlocks(const MemoryPlan& plan) const;
   void PlanAttentions();
   int64_t StagingBytes() const;
-  absl::Status AllocateWorkspace();
-  absl::Status AllocateSampling();
+  std::vector<CudaReservation> Workspace();
+  void AddSampling(std::vector<CudaReservation>* all);
   absl::Status AllocateStep(CudaStep& step);
 
   absl::Status ApplyUpdate(const SlotUpdate& update);
@@ -134,7 +165,20 @@ class CudaBackend : public Backend {
   absl::Status AddRow(const StepRow& row, absl::Span<const int32_t> token_ids,
                       size_t* next_token, CudaStep& step);
   absl::Status CheckPlan(const StepPlan& plan) const;
+  void Pad(CudaStep& step) const;
+  int SplitSize(const AttentionPlanner& planner,
+                cuda::AttentionTile tile) const;
+  void SizeBatch(const AttentionPlanner& planner, cuda::AttentionTile tile,
+                 const CudaStep& step, AttentionBatch& batch) const;
+  CudaStepShape ShapeOf(const CudaStep& step) const;
+  void Stage(const StepPlan& plan, CudaStep& step, StagingCursor& cursor);
   absl::Status EnqueueBegin(const StepPlan& plan, CudaStep& step);
+  CudaGraph* FindGraph(int32_t model, const CudaStepShape& shape);
+  absl::Status Capture(int32_t model, CudaStep& step,
+                       absl::FunctionRef<absl::Status()> enqueue,
+                       CudaGraph** graph);
+  void DisableGraphs(const absl::Status& reason);
+  absl::Status CheckPool(const CudaStep& step, Pooling pooling) const;
   // Brings the sampling state of the slots that start to the device.
   absl::Status StartSampling(const StepPlan& plan, CudaStep& step);
   void CollectSampled(CudaStep& step);
@@ -158,7 +202,8 @@ class CudaBackend : public Backend {
                             const Epilogue& epilogue, float softcap,
                             TensorView out);
 
-  // First, so that it outlives all memory.
+  const CudaBackendOptions options_;
+  // Before everything that has memory of it.
   const std::unique_ptr<cuda::Device> device_;
   int64_t weights_bytes_ = 0;
   int64_t max_cols_ = 8;  // Of any weight: x' fits the scratch.
@@ -168,13 +213,14 @@ class CudaBackend : public Backend {
   std::vector<CudaAttention> attentions_;  // By spec id.
   std::vector<AttentionPlanner> planners_;
   std::vector<ActivationSpec> activations_;
+  std::unique_ptr<cuda::LargeLinear> large_linear_;
+  std::string notice_;
 
   // Since Prepare.
   EngineShape shape_;
   int num_blocks_ = 0;
   int max_blocks_per_seq_ = 0;
   bool is_prepared_ = false;
-  int64_t workspace_bytes_ = 0;
   cuda::DeviceBuffer normed_;    // x': [max rows, max_cols_], 16 bits.
   cuda::DeviceBuffer permuted_;  // [.., max_ordered_cols_], 16 bits.
   cuda::DeviceBuffer fp8_x_, fp8_scales_;  // [.., max_fp8_cols_], e4m3; f32.
@@ -194,6 +240,9 @@ class CudaBackend : public Backend {
   std::vector<int64_t> block_copy_;  // Serial of the last batch of copies.
   int64_t num_steps_ = 0;
   int64_t num_copy_batches_ = 0;
+  std::vector<CudaGraph> graphs_;  // At most kMaxGraphs.
+  int next_ahead_ = 1;             // Tokens of the next decode to prepare.
+  CudaGraphCounts graph_counts_;
   std::vector<std::unique_ptr<CudaStep>> steps_;  // A ring.
 };
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_step.h"
+#include "kernels/cuda/large_linear.h"
 #include "kernels/cuda/linear.h"
 
 namespace quire {
@@ -57,6 +58,24 @@ void SetNorm(const NormSpec& norm, cuda::NormArguments* arguments) {
   }
 }
 
+cuda::GatherArguments GatherOf(const CudaWeight& table, const CudaStep& step,
+                               TensorView x) {
+  cuda::GatherArguments arguments;
+  arguments.dtype = table.dtype;
+  arguments.table = table.data.data<const uint16_t>();
+  arguments.x = x.row<uint16_t>(0);
+  arguments.num_tokens = step.num_tokens;
+  arguments.cols = static_cast<int>(table.cols);
+  return arguments;
+}
+
+absl::Status LaunchGather(cuda::Device& device,
+                          const cuda::GatherArguments& arguments) {
+  return cuda::LaunchGather(arguments, device.stream())
+             ? absl::OkStatus()
+             : device.LaunchError("Gather");
+}
+
 }  // namespace
 
 absl::Status CudaBackend::Embed(Step& step, const PackedWeight& vocab,
@@ -71,17 +90,10 @@ absl::Status CudaBackend::Embed(Step& step, const PackedWeight& vocab,
         absl::StrCat("Embed: the table has ", vocab.rows,
                      " rows, vocab_size is ", shape_.vocab_size));
   }
-  cuda::GatherArguments arguments;
-  arguments.dtype = table.dtype;
-  arguments.table = table.data.data<const uint16_t>();
+  cuda::GatherArguments arguments = GatherOf(table, cuda_step, out);
   arguments.entries = cuda_step.d_token_ids;
-  arguments.x = out.row<uint16_t>(0);
-  arguments.num_tokens = cuda_step.num_tokens;
-  arguments.cols = static_cast<int>(vocab.cols);
   arguments.scale = scale;
-  if (!cuda::LaunchGather(arguments, device_->stream())) {
-    return device_->LaunchError("Gather");
-  }
+  QUIRE_RETURN_IF_ERROR(LaunchGather(*device_, arguments));
   return positions == nullptr ? absl::OkStatus()
                               : AddPositions(step, *positions, out);
 }
@@ -98,18 +110,10 @@ absl::Status CudaBackend::AddPositions(Step& step,
         absl::StrCat("AddPositions: the table has ", table.rows,
                      " rows, max_model_len is ", shape_.max_model_len));
   }
-  cuda::GatherArguments arguments;
-  arguments.dtype = table.dtype;
-  arguments.table = table.data.data<const uint16_t>();
+  cuda::GatherArguments arguments = GatherOf(table, cuda_step, x);
   arguments.entries = cuda_step.d_positions;
-  arguments.x = x.row<uint16_t>(0);
-  arguments.num_tokens = cuda_step.num_tokens;
-  arguments.cols = static_cast<int>(table.cols);
   arguments.adds = true;
-  if (!cuda::LaunchGather(arguments, device_->stream())) {
-    return device_->LaunchError("Gather");
-  }
-  return absl::OkStatus();
+  return LaunchGather(*device_, arguments);
 }
 
 absl::Status CudaBackend::MakeNorm(const Prologue& prologue, TensorView x,
@@ -179,15 +183,16 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
     arguments.epilogue.residual = epilogue.residual.row<const uint16_t>(0);
     arguments.epilogue.residual_stride = epilogue.residual.row_stride;
   }
-  bool is_launched = false;
   if (packed.format != QuantFormat::kDense) {
-    is_launched = LaunchQuantized(packed, arguments);
-  } else {
-    is_launched = num_tokens <= cuda::kMaxSkinnyTokens
-                      ? cuda::LaunchSkinnyLinear(arguments, device_->stream())
-                      : cuda::LaunchTiledLinear(arguments, device_->stream());
+    return LaunchQuantized(packed, arguments) ? absl::OkStatus()
+                                              : device_->LaunchError("Linear");
   }
-  return is_launched ? absl::OkStatus() : device_->LaunchError("Linear");
+  if (num_tokens > cuda::kMaxSkinnyTokens) {
+    return large_linear_->Launch(arguments);
+  }
+  return cuda::LaunchSkinnyLinear(arguments, device_->stream())
+             ? absl::OkStatus()
+             : device_->LaunchError("Linear");
 }
 
 bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
@@ -379,12 +384,10 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
        {cuda::AttentionTile::kPrefill, cuda::AttentionTile::kDecode}) {
     const AttentionBatch& batch =
         cuda_step.attention[2 * attention.plan_idx + static_cast<int>(tile)];
-    arguments.sequences = batch.sequences;
-    arguments.tasks = batch.tasks;
-    arguments.merges = batch.merges;
-    arguments.num_tasks = batch.num_tasks;
-    arguments.num_merges = batch.num_merges;
-    if (batch.num_tasks > 0 &&
+    arguments.work = batch.work;
+    arguments.num_tasks = batch.num_task_ctas;
+    arguments.num_merges = batch.num_merge_ctas;
+    if (batch.num_task_ctas > 0 &&
         !cuda::LaunchAttention(arguments, tile, device_->stream())) {
       return device_->LaunchError("Attention");
     }
@@ -425,6 +428,24 @@ absl::Status CudaBackend::Logits(Step& step, TensorView hidden,
       num_rows, vocab, epilogue, softcap, out);
 }
 
+absl::Status CudaBackend::CheckPool(const CudaStep& step,
+                                    Pooling pooling) const {
+  for (const CudaStepRow& state : step.rows) {
+    if (state.row.num_drafts > 0 || state.row.num_logits > 1) {
+      return absl::InvalidArgumentError(
+          "Pool: a row has drafts or several logits");
+    }
+    const CudaSlot& slot = slots_[state.row.slot];
+    if (pooling == Pooling::kMean &&
+        slot.num_pooled_tokens != state.first_position) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "Pool: slot ", state.row.slot, " has pooled ", slot.num_pooled_tokens,
+          " tokens and goes on at position ", state.first_position));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CudaBackend::Pool(Step& step, TensorView hidden,
                                const Prologue& prologue, Pooling pooling) {
   CudaStep& cuda_step = AsCudaStep(step);
@@ -434,21 +455,7 @@ absl::Status CudaBackend::Pool(Step& step, TensorView hidden,
   if (pooling == Pooling::kNone || shape_.pooled_cols == 0) {
     return absl::InvalidArgumentError("Pool: no pooling was prepared");
   }
-  for (const CudaStepRow& state : cuda_step.rows) {
-    if (state.row.num_drafts > 0 || state.row.num_logits > 1) {
-      return absl::InvalidArgumentError(
-          "Pool: a row has drafts or several logits");
-    }
-    if (pooling == Pooling::kMean) {
-      const CudaSlot& slot = slots_[state.row.slot];
-      if (slot.num_pooled_tokens != state.first_position) {
-        return absl::FailedPreconditionError(absl::StrCat(
-            "Pool: slot ", state.row.slot, " has pooled ",
-            slot.num_pooled_tokens, " tokens and goes on at position ",
-            state.first_position));
-      }
-    }
-  }
+  QUIRE_RETURN_IF_ERROR(CheckPool(cuda_step, pooling));
   if (hidden.cols != shape_.pooled_cols) {
     return absl::InvalidArgumentError(
         absl::StrCat("Pool: hidden has ", hidden.cols, " columns, not ",
@@ -457,7 +464,8 @@ absl::Status CudaBackend::Pool(Step& step, TensorView hidden,
   cuda::NormArguments norm;
   QUIRE_RETURN_IF_ERROR(
       MakeNorm(prologue, hidden, cuda_step.num_tokens, &norm));
-  cuda_step.is_sampled = cuda_step.is_pooled = true;
+  cuda_step.is_sampled = true;
+  cuda_step.pooling = pooling;
   if (pooling == Pooling::kLast) {
     norm.num_tokens = cuda_step.num_logits;
     norm.rows = cuda_step.d_logit_tokens;
@@ -466,21 +474,17 @@ absl::Status CudaBackend::Pool(Step& step, TensorView hidden,
                ? absl::OkStatus()
                : device_->LaunchError("Norm");
   }
-  for (const CudaStepRow& state : cuda_step.rows) {
-    slots_[state.row.slot].num_pooled_tokens += state.row.num_tokens;
-  }
   norm.out_f32 = pooled_x_.data<float>();
   if (!cuda::LaunchNorm(norm, device_->stream())) {
     return device_->LaunchError("Norm");
   }
-  return cuda::LaunchMeanPool(
-             {.x = pooled_x_.data<const float>(),
-              .rows = cuda_step.d_pool_rows,
-              .num_rows = static_cast<int>(cuda_step.rows.size()),
-              .cols = shape_.pooled_cols,
-              .sums = pooled_sums_.data<double>(),
-              .out = embeddings_.data<float>()},
-             device_->stream())
+  return cuda::LaunchMeanPool({.x = pooled_x_.data<const float>(),
+                               .rows = cuda_step.d_pool_rows,
+                               .num_rows = cuda_step.num_rows,
+                               .cols = shape_.pooled_cols,
+                               .sums = pooled_sums_.data<double>(),
+                               .out = embeddings_.data<float>()},
+                              device_->stream())
              ? absl::OkStatus()
              : device_->LaunchError("MeanPool");
 }

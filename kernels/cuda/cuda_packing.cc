@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_step.h"
+#include "kernels/cuda/large_linear.h"
 #include "kernels/quant_codec.h"
 
 namespace quire {
@@ -294,6 +295,11 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
         device_->CopyToDevice(weight->bias.data(), bias.data(), num_bytes));
     QUIRE_RETURN_IF_ERROR(device_->Synchronize());
   }
+  const bool is_vocab = spec.kind == LinearKind::kVocab;
+  large_linear_->AddWeight(
+      weight->dtype, weight->rows, weight->cols, weight->data.data<void>(),
+      is_vocab,
+      is_vocab || spec.kind == LinearKind::kGateUp || !spec.bias.empty());
   weights_bytes_ += weight->num_bytes;
   max_cols_ = std::max(max_cols_, weight->cols);
   return weight;

@@ -10,15 +10,7 @@
 #include "kernels/cuda/sampling_params.h"
 
 namespace quire {
-namespace {
-
-// Ids of biases, bad words, breakers and the like of one slot, beside the bits
-// of its allowed ids.
-constexpr int64_t kMaxListEntries = 16384;
-
-}  // namespace
-
-absl::Status CudaBackend::AllocateSampling() {
+void CudaBackend::AddSampling(std::vector<CudaReservation>* all) {
   sampling_ = std::make_unique<CudaSampling>();
   CudaSampling& sampling = *sampling_;
   const int64_t num_slots = shape_.max_num_seqs;
@@ -26,30 +18,22 @@ absl::Status CudaBackend::AllocateSampling() {
   // A sequence's history and its draws together: each is at most one token a
   // position, plus the one after the last.
   sampling.history_stride = 2 * (int64_t{shape_.max_model_len} + 1);
-  const auto allocate = [this](int64_t num_bytes, cuda::DeviceBuffer* buffer) {
-    QUIRE_ASSIGN_OR_RETURN(
-        *buffer,
-        Allocate("sampling", num_bytes, "lower --max-num-seqs or the KV cache",
-                 &workspace_bytes_));
-    return absl::OkStatus();
+  const auto add = [all](int64_t num_bytes, cuda::DeviceBuffer* buffer) {
+    all->push_back({"sampling", num_bytes, buffer});
   };
-  QUIRE_RETURN_IF_ERROR(allocate(
-      num_slots * int64_t{sizeof(cuda::SlotSampling)}, &sampling.slots));
-  QUIRE_RETURN_IF_ERROR(
-      allocate(num_slots * sampling.lists_stride * 4, &sampling.lists));
-  QUIRE_RETURN_IF_ERROR(
-      allocate(num_slots * shape_.vocab_size * 4, &sampling.token_counts));
-  QUIRE_RETURN_IF_ERROR(
-      allocate(num_slots * sampling.history_stride * 4, &sampling.history));
-  QUIRE_RETURN_IF_ERROR(allocate(num_slots * 4, &sampling.history_sizes));
-  QUIRE_RETURN_IF_ERROR(allocate(num_slots * 4, &sampling.num_computed_tokens));
-  QUIRE_RETURN_IF_ERROR(allocate((int64_t{shape_.max_model_len} + 1) * 4,
-                                 &sampling.start_tokens));
+  add(num_slots * int64_t{sizeof(cuda::SlotSampling)}, &sampling.slots);
+  add(num_slots * sampling.lists_stride * 4, &sampling.lists);
+  add(num_slots * shape_.vocab_size * 4, &sampling.token_counts);
+  add(num_slots * sampling.history_stride * 4, &sampling.history);
+  add(num_slots * 4, &sampling.history_sizes);
+  add(num_slots * 4, &sampling.num_computed_tokens);
+  add((int64_t{shape_.max_model_len} + 1) * 4, &sampling.start_tokens);
   const SampleResults layout(shape_.max_logit_rows, num_slots);
-  QUIRE_RETURN_IF_ERROR(allocate(layout.end * 4, &sampling.results));
-  return allocate(
-      cuda::SamplingWorkspaceBytes(shape_.max_logit_rows, shape_.vocab_size),
+  add(layout.end * 4, &sampling.results);
+  add(cuda::SamplingWorkspaceBytes(shape_.max_logit_rows, shape_.vocab_size),
       &sampling.workspace);
+  // Beside the lists, what PackSlotSampling sorts with.
+  sampling_lists_.reserve(sampling.lists_stride + kMaxListEntries);
 }
 
 absl::Status CudaBackend::StartSampling(const StepPlan& plan, CudaStep& step) {
@@ -128,16 +112,16 @@ absl::Status CudaBackend::Sample(Step& step, TensorView logits) {
                                         shape_.vocab_size));
   }
   cuda_step.is_sampled = true;
-  if (cuda_step.rows.empty()) return absl::OkStatus();
+  if (cuda_step.num_rows == 0) return absl::OkStatus();
   CudaSampling& sampling = *sampling_;
-  const SampleResults layout(cuda_step.num_logits, cuda_step.rows.size());
+  const SampleResults layout(cuda_step.num_logits, cuda_step.num_rows);
   int32_t* const results = sampling.results.data<int32_t>();
   cuda::SampleArguments arguments;
   arguments.logits = static_cast<const float*>(logits.data);
   arguments.logits_stride = shape_.vocab_size;
   arguments.vocab_size = shape_.vocab_size;
   arguments.num_logits = cuda_step.num_logits;
-  arguments.num_rows = static_cast<int32_t>(cuda_step.rows.size());
+  arguments.num_rows = cuda_step.num_rows;
   arguments.rows = cuda_step.d_sampling_rows;
   arguments.logit_rows = cuda_step.d_logit_rows;
   arguments.logit_tokens = cuda_step.d_logit_tokens;
@@ -171,7 +155,7 @@ absl::Status CudaBackend::Sample(Step& step, TensorView logits) {
 // rejected drafts leave the length of their sequence.
 void CudaBackend::CollectSampled(CudaStep& step) {
   if (step.num_logits == 0) return;
-  const SampleResults layout(step.num_logits, step.rows.size());
+  const SampleResults layout(step.num_logits, step.num_rows);
   const int32_t* ints = step.sampled.data<const int32_t>();
   const float* floats = step.sampled.data<const float>();
   step.top_ids.clear();

@@ -9,6 +9,13 @@
 #include "kernels/slot_params.h"
 
 namespace quire {
+namespace {
+
+// CTAs of an attention kernel that are worth launching for each multiprocessor:
+// one more than shared memory lets run at once, in most shapes.
+constexpr int64_t kTaskCtasPerSm = 4;
+
+}  // namespace
 
 absl::Status CudaBackend::ApplyUpdate(const SlotUpdate& update) {
   const auto fail = [&update](const auto&... what) {
@@ -196,7 +203,8 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
     QUIRE_RETURN_IF_ERROR(ApplyUpdate(update));
   }
   ++num_steps_;
-  step.is_sampled = step.is_pooled = false;
+  step.is_sampled = false;
+  step.pooling = Pooling::kNone;
   step.status = absl::OkStatus();
   step.num_tokens = step.num_logits = step.num_scored = 0;
   step.rows.clear();
@@ -207,6 +215,10 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
   for (const StepRow& row : plan.rows) {
     QUIRE_RETURN_IF_ERROR(AddRow(row, plan.token_ids, &next_token, step));
   }
+  step.num_plan_tokens = step.num_tokens;
+  step.num_plan_logits = step.num_logits;
+  step.num_rows = static_cast<int32_t>(step.rows.size());
+  Pad(step);
   if (next_token != plan.token_ids.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("the step has ", plan.token_ids.size(),
@@ -224,14 +236,18 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
 
 namespace {
 
-// Positions, slots and the tokens of the logits of a step.
+// Token ids, positions, slots and the tokens of the logits of a step.
 void StageTokens(CudaStep& step, StagingCursor& cursor) {
-  const int32_t* d_token_ids = cursor.Copy(step.token_ids);
+  const int64_t num_tokens = step.num_tokens;
+  const int32_t* d_token_ids = nullptr;
+  int32_t* token_ids = cursor.Take(num_tokens, &d_token_ids);
   step.d_token_ids = const_cast<int32_t*>(d_token_ids);
-  int32_t* positions = cursor.Take(step.num_tokens, &step.d_positions);
-  int32_t* slots = cursor.Take(step.num_tokens, &step.d_slots);
-  int32_t* start_tokens = cursor.Take(step.num_tokens, &step.d_start_tokens);
+  int32_t* positions = cursor.Take(num_tokens, &step.d_positions);
+  int32_t* slots = cursor.Take(num_tokens, &step.d_slots);
+  int32_t* start_tokens = cursor.Take(num_tokens, &step.d_start_tokens);
   int32_t* logit_tokens = cursor.Take(step.num_logits, &step.d_logit_tokens);
+  token_ids =
+      std::copy(step.token_ids.begin(), step.token_ids.end(), token_ids);
   for (const CudaStepRow& state : step.rows) {
     const StepRow& row = state.row;
     for (int i = 0; i < row.num_tokens; ++i) {
@@ -243,17 +259,24 @@ void StageTokens(CudaStep& step, StagingCursor& cursor) {
       *logit_tokens++ = state.first_token + i;
     }
   }
+  const int32_t num_padding = step.num_tokens - step.num_plan_tokens;
+  std::fill_n(token_ids, num_padding, 0);
+  std::fill_n(positions, num_padding, 0);
+  std::fill_n(slots, num_padding, -1);
+  std::fill_n(start_tokens, num_padding, 0);
+  std::fill_n(logit_tokens, step.num_logits - step.num_plan_logits, 0);
 }
 
 void StagePoolRows(CudaStep& step, StagingCursor& cursor) {
-  cuda::PoolRow* pool_row =
-      cursor.Take(static_cast<int64_t>(step.rows.size()), &step.d_pool_rows);
+  cuda::PoolRow* pool_row = cursor.Take(step.num_rows, &step.d_pool_rows);
   int32_t result = 0;
   for (const CudaStepRow& state : step.rows) {
     *pool_row++ = {state.row.slot, state.first_token, state.row.num_tokens,
                    static_cast<int32_t>(state.first_position),
                    state.row.num_logits > 0 ? result++ : -1};
   }
+  std::fill_n(pool_row, step.num_rows - step.rows.size(),
+              cuda::PoolRow{.slot = -1});
 }
 
 // Rows of few queries share the keys of a tile among warps, and CTAs share
@@ -269,16 +292,15 @@ cuda::AttentionTile TileOf(const cuda::AttentionShape& shape,
                    : cuda::AttentionTile::kPrefill;
 }
 
-void StageSampling(const StepPlan& plan, CudaStep& step,
+void StageSampling(absl::Span<const int32_t> plan_scored_ids, CudaStep& step,
                    StagingCursor& cursor) {
-  cuda::SamplingRow* rows = cursor.Take(static_cast<int64_t>(step.rows.size()),
-                                        &step.d_sampling_rows);
+  cuda::SamplingRow* rows = cursor.Take(step.num_rows, &step.d_sampling_rows);
   int32_t* logit_rows = cursor.Take(step.num_logits, &step.d_logit_rows);
-  int32_t* scored_ids = cursor.Take(step.num_scored, &step.d_scored_ids);
+  int32_t* scored_ids = cursor.Take(step.num_logits, &step.d_scored_ids);
   int32_t first_scored = 0;
   for (size_t i = 0; i < step.rows.size(); ++i) {
     const StepRow& row = step.rows[i].row;
-    rows[i] = {row.slot,
+    *rows++ = {row.slot,
                row.num_tokens,
                step.rows[i].first_logit,
                row.num_scored,
@@ -288,56 +310,141 @@ void StageSampling(const StepPlan& plan, CudaStep& step,
         std::fill_n(logit_rows, row.num_logits, static_cast<int32_t>(i));
     first_scored += row.num_scored;
   }
-  std::copy(plan.scored_ids.begin(), plan.scored_ids.end(), scored_ids);
+  std::fill_n(rows, step.num_rows - step.rows.size(), cuda::SamplingRow());
+  std::fill_n(logit_rows, step.num_logits - step.num_plan_logits, -1);
+  std::copy(plan_scored_ids.begin(), plan_scored_ids.end(), scored_ids);
 }
 
-AttentionBatch StageAttention(const AttentionPlanner& planner,
-                              cuda::AttentionTile tile, int max_model_len,
-                              const CudaStep& step, StagingCursor& cursor) {
-  std::vector<cuda::AttentionSequence> sequences;
+// The lists of the sequences that `tile` serves.
+cuda::AttentionWork StageAttention(const AttentionPlanner& planner,
+                                   cuda::AttentionTile tile, int split_size,
+                                   const CudaStep& step,
+                                   StagingCursor& cursor) {
+  cuda::AttentionWork work;
+  int64_t num_sequences = 0;
+  for (const CudaStepRow& state : step.rows) {
+    num_sequences += TileOf(planner.shape, state.row) == tile;
+  }
+  if (num_sequences == 0) return work;
+  cuda::AttentionSequence* const sequences =
+      cursor.Take(num_sequences, &work.sequences);
+  cuda::AttentionSequence* sequence = sequences;
   for (const CudaStepRow& state : step.rows) {
     if (TileOf(planner.shape, state.row) != tile) continue;
-    sequences.push_back(
-        {state.first_token, state.row.num_tokens,
-         static_cast<int32_t>(state.first_position) + state.row.num_tokens,
-         state.row.slot});
+    *sequence++ = {
+        state.first_token, state.row.num_tokens,
+        static_cast<int32_t>(state.first_position) + state.row.num_tokens,
+        state.row.slot};
   }
-  AttentionBatch batch;
-  if (sequences.empty()) return batch;
-  const int split_size = tile == cuda::AttentionTile::kDecode
-                             ? planner.split_size
-                             : (max_model_len + 63) / 64 * 64;
-  const cuda::AttentionPlan plan =
-      cuda::PlanAttention(planner.shape, tile, split_size, sequences);
-  batch.sequences = cursor.Copy(sequences);
-  batch.tasks = cursor.Copy(plan.tasks);
-  batch.merges = cursor.Copy(plan.merges);
-  batch.num_tasks = static_cast<int>(plan.tasks.size());
-  batch.num_merges = static_cast<int>(plan.merges.size());
-  return batch;
+  const auto all = absl::MakeConstSpan(sequences, num_sequences);
+  const cuda::AttentionPlanSize size =
+      cuda::SizeOfAttentionPlan(planner.shape, tile, split_size, all);
+  work.num_tasks = size.num_tasks;
+  work.num_merges = size.num_merges;
+  cuda::AttentionTask* const tasks = cursor.Take(size.num_tasks, &work.tasks);
+  cuda::WriteAttentionPlan(planner.shape, tile, split_size, all, tasks,
+                           cursor.Take(size.num_merges, &work.merges));
+  return work;
 }
 
 }  // namespace
+
+// The grid of a padded step follows from its size, so that a captured launch
+// serves all of that size: as many CTAs as may be of use, up to a few for each
+// multiprocessor, which share the tasks of the step.
+void CudaBackend::SizeBatch(const AttentionPlanner& planner,
+                            cuda::AttentionTile tile, const CudaStep& step,
+                            AttentionBatch& batch) const {
+  const int64_t num_sms = device_->properties().num_sms;
+  const int64_t kv_heads = planner.shape.num_kv_heads;
+  const int64_t group = planner.shape.num_heads / kv_heads;
+  const int64_t tile_rows = cuda::AttentionTileRows(tile);
+  int64_t num_tasks = 0, num_merges = 0;
+  if (tile == cuda::AttentionTile::kPrefill) {
+    num_tasks =
+        (step.num_tokens * group / tile_rows + step.num_rows) * kv_heads;
+  } else {
+    const int64_t num_splits =
+        (shape_.max_model_len + planner.split_size - 1) / planner.split_size;
+    const int64_t num_tiles =
+        step.num_rows * ((group + tile_rows - 1) / tile_rows) * kv_heads;
+    num_tasks = num_tiles * num_splits;
+    if (num_splits > 1) num_merges = num_tiles;
+  }
+  batch.num_task_ctas =
+      static_cast<int>(std::min(num_tasks, kTaskCtasPerSm * num_sms));
+  batch.num_merge_ctas = static_cast<int>(std::min(num_merges, num_sms));
+}
+
+int CudaBackend::SplitSize(const AttentionPlanner& planner,
+                           cuda::AttentionTile tile) const {
+  return tile == cuda::AttentionTile::kDecode
+             ? planner.split_size
+             : (shape_.max_model_len + 63) / 64 * 64;
+}
+
+// Requires: num_tokens, num_rows and num_logits are the plan's.
+void CudaBackend::Pad(CudaStep& step) const {
+  step.is_padded = step.num_tokens > 0 && step.num_tokens <= kMaxPaddedTokens;
+  if (!step.is_padded) return;
+  // A decode (or verification of drafts) has as many rows of logits as tokens,
+  // and as many rows: these go along, lest there be more shapes than needed.
+  const int32_t num_tokens = PaddedTokens(step.num_tokens);
+  const auto pad = [&](int32_t count, int32_t limit) {
+    return std::min(count == step.num_tokens ? num_tokens : PaddedRows(count),
+                    limit);
+  };
+  step.num_rows = pad(step.num_rows, shape_.max_num_seqs);
+  step.num_logits = pad(step.num_logits, shape_.max_logit_rows);
+  step.num_tokens = std::min(num_tokens, shape_.max_num_tokens);
+}
+
+CudaStepShape CudaBackend::ShapeOf(const CudaStep& step) const {
+  CudaStepShape shape = {step.num_tokens, step.num_rows, step.num_logits, 0};
+  for (size_t i = 0; i < step.attention.size(); ++i) {
+    if (step.attention[i].num_task_ctas > 0) shape.attention |= 1ull << i;
+  }
+  return shape;
+}
+
+// Writes what the step needs into its staging memory, and notes where it will
+// be on the device: for a padded step, up to the lists of the attention, at
+// addresses that follow from its shape.
+void CudaBackend::Stage(const StepPlan& plan, CudaStep& step,
+                        StagingCursor& cursor) {
+  StageTokens(step, cursor);
+  if (shape_.pooled_cols > 0) {
+    StagePoolRows(step, cursor);
+  } else {
+    StageSampling(plan.scored_ids, step, cursor);
+  }
+  const cuda::AttentionWork* d_work = nullptr;
+  cuda::AttentionWork* const work =
+      cursor.Take(static_cast<int64_t>(step.attention.size()), &d_work);
+  for (size_t i = 0; i < step.attention.size(); ++i) {
+    const AttentionPlanner& planner = planners_[i / 2];
+    const auto tile = static_cast<cuda::AttentionTile>(i % 2);
+    work[i] =
+        StageAttention(planner, tile, SplitSize(planner, tile), step, cursor);
+    AttentionBatch& batch = step.attention[i];
+    batch = {.work = d_work + i};
+    if (work[i].num_tasks == 0) continue;
+    if (step.is_padded) {
+      SizeBatch(planner, tile, step, batch);
+    } else {
+      batch.num_task_ctas = work[i].num_tasks;
+      batch.num_merge_ctas = work[i].num_merges;
+    }
+  }
+}
 
 // Uploads what the step needs, copies blocks, and updates the state of the
 // sequences on the device.
 absl::Status CudaBackend::EnqueueBegin(const StepPlan& plan, CudaStep& step) {
   StagingCursor cursor(step.staging.data(), metadata_.data(),
                        step.staging.num_bytes());
-  StageTokens(step, cursor);
-  if (shape_.pooled_cols > 0) {
-    StagePoolRows(step, cursor);
-  } else {
-    StageSampling(plan, step, cursor);
-    QUIRE_RETURN_IF_ERROR(StartSampling(plan, step));
-  }
-  for (size_t i = 0; i < planners_.size(); ++i) {
-    for (const auto tile :
-         {cuda::AttentionTile::kPrefill, cuda::AttentionTile::kDecode}) {
-      step.attention[2 * i + static_cast<int>(tile)] = StageAttention(
-          planners_[i], tile, shape_.max_model_len, step, cursor);
-    }
-  }
+  Stage(plan, step, cursor);
+  if (sampling_ != nullptr) QUIRE_RETURN_IF_ERROR(StartSampling(plan, step));
   new_blocks_.clear();
   for (const SlotUpdate& update : plan.updates) {
     CudaSlot& slot = slots_[update.slot];
@@ -353,7 +460,7 @@ absl::Status CudaBackend::EnqueueBegin(const StepPlan& plan, CudaStep& step) {
   begin.num_entries = static_cast<int>(new_blocks_.size());
   begin.block_tables = block_tables_.data<int32_t>();
   begin.token_ids = step.d_token_ids;
-  begin.num_tokens = step.num_tokens;
+  begin.num_tokens = step.num_plan_tokens;
   begin.last_tokens = last_tokens_.data<const int32_t>();
   const int32_t* d_copies = nullptr;
   int32_t* copies = cursor.Take(2 * plan.block_copies.size(), &d_copies);
@@ -406,20 +513,13 @@ absl::Status CudaBackend::EnqueueBlockCopies(const StepPlan& plan,
   return absl::OkStatus();
 }
 
-absl::Status CudaBackend::Run(Step& step, const GraphKey& /*key*/,
-                              absl::FunctionRef<absl::Status()> enqueue) {
-  CudaStep& cuda_step = AsCudaStep(step);
-  QUIRE_CHECK(cuda_step.state == CudaStep::State::kBegun);
-  cuda_step.status.Update(enqueue());
-  return cuda_step.status;
-}
-
 absl::Status CudaBackend::EndStep(Step& step) {
   CudaStep& cuda_step = AsCudaStep(step);
   QUIRE_CHECK(cuda_step.state == CudaStep::State::kBegun);
   cuda_step.state = CudaStep::State::kEnded;
+  const bool is_pooled = cuda_step.pooling != Pooling::kNone;
   if (cuda_step.status.ok() && !cuda_step.is_sampled &&
-      cuda_step.num_logits > 0) {
+      cuda_step.num_plan_logits > 0) {
     cuda_step.status = absl::FailedPreconditionError(
         "the step asked for logits and was not sampled");
   }
@@ -429,19 +529,19 @@ absl::Status CudaBackend::EndStep(Step& step) {
       CudaSlot& slot = slots_[state.row.slot];
       slot.num_computed_tokens += state.row.num_tokens;
       slot.has_pending_drafts = state.row.num_drafts > 0;
+      if (is_pooled) slot.num_pooled_tokens += state.row.num_tokens;
       slot.has_last_token |=
-          !cuda_step.is_pooled && state.row.num_logits > state.row.num_scored;
+          !is_pooled && state.row.num_logits > state.row.num_scored;
     }
   }
-  if (cuda_step.status.ok() && cuda_step.is_pooled &&
-      !cuda_step.sampled_rows.empty()) {
+  if (cuda_step.status.ok() && is_pooled && !cuda_step.sampled_rows.empty()) {
     cuda_step.status = device_->CopyToHost(
         cuda_step.embeddings.data(), embeddings_.data(),
         static_cast<int64_t>(cuda_step.sampled_rows.size()) *
             shape_.pooled_cols * int64_t{sizeof(float)});
   } else if (cuda_step.status.ok() && cuda_step.is_sampled &&
-             cuda_step.num_logits > 0) {
-    const SampleResults layout(cuda_step.num_logits, cuda_step.rows.size());
+             cuda_step.num_plan_logits > 0) {
+    const SampleResults layout(cuda_step.num_logits, cuda_step.num_rows);
     cuda_step.status = device_->CopyToHost(
         cuda_step.sampled.data(), sampling_->results.data(), layout.end * 4);
   }
@@ -460,9 +560,13 @@ absl::StatusOr<absl::Span<const RowResult>> CudaBackend::Collect(Step& step) {
   QUIRE_CHECK(cuda_step.state == CudaStep::State::kEnded);
   cuda_step.state = CudaStep::State::kFree;
   // Also after an error: the staging memory is free only then.
-  cuda_step.status.Update(device_->Wait(*cuda_step.event));
+  if (const absl::Status waited = device_->Wait(*cuda_step.event);
+      !waited.ok()) {
+    // It sticks: nothing that this process computes on the GPU means anything.
+    return absl::UnavailableError(waited.message());
+  }
   QUIRE_RETURN_IF_ERROR(cuda_step.status);
-  if (cuda_step.is_pooled) {
+  if (cuda_step.pooling != Pooling::kNone) {
     const int64_t cols = shape_.pooled_cols;
     for (size_t i = 0; i < cuda_step.sampled_rows.size(); ++i) {
       RowResult& result = cuda_step.results.emplace_back();

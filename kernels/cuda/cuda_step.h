@@ -12,6 +12,7 @@
 #include "engine/base/status.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/quantized_linear.h"
@@ -37,6 +38,13 @@ struct CudaWeight : PackedWeight {
   DType InputDType(DType given) const {
     return format == QuantFormat::kDense ? dtype : given;
   }
+};
+
+// Memory that Prepare allocates.
+struct CudaReservation {
+  const char* what = "";
+  int64_t num_bytes = 0;
+  cuda::DeviceBuffer* buffer = nullptr;
 };
 
 // The KV storage of one AttentionSpec and how its kernels are called.
@@ -79,6 +87,10 @@ struct CudaSlot {
   int32_t num_uploaded_blocks = 0;
 };
 
+// MemoryPlan::max_list_entries: what the longest lists that the server's API
+// takes come to, if a request has one of them. Half a megabyte for each slot.
+inline constexpr int64_t kMaxListEntries = int64_t{1} << 17;
+
 // What Sample keeps of the slots; see SampleArguments.
 struct CudaSampling {
   int64_t lists_stride = 0;
@@ -117,25 +129,69 @@ struct CudaStepRow {
   int32_t num_prompt_logprobs = -1;
 };
 
-// Arguments of LaunchAttention for one plan and tile, in device memory.
+// Arguments of LaunchAttention for one plan and tile. The CTAs follow from the
+// step's size alone where it is padded; 0 tasks: nothing to launch.
 struct AttentionBatch {
-  const cuda::AttentionSequence* sequences = nullptr;
-  const cuda::AttentionTask* tasks = nullptr;
-  const cuda::AttentionMerge* merges = nullptr;
-  int num_tasks = 0;
-  int num_merges = 0;
+  const cuda::AttentionWork* work = nullptr;  // On the device.
+  int num_task_ctas = 0;
+  int num_merge_ctas = 0;
 };
+
+// All that a launch of a step depends on: steps of equal shape (with one
+// model) enqueue the same work.
+struct CudaStepShape {
+  int32_t num_tokens = 0;
+  int32_t num_rows = 0;
+  int32_t num_logits = 0;
+  // Bit 2 * planner + tile: some row needs it.
+  uint64_t attention = 0;
+
+  bool operator==(const CudaStepShape&) const = default;
+};
+
+// Enough for every size of decode that a server
+// meets and for what mixes with prefills, the least recently used of which go.
+inline constexpr size_t kMaxGraphs = 128;
+// What the driver keeps of them on the device: some 300 launches each, of
+// 1.5 KiB with their arguments. An estimate: not measured yet.
+inline constexpr int64_t kGraphsBytes = int64_t{kMaxGraphs} * 300 * 1536;
+
+// A captured step.
+struct CudaGraph {
+  int32_t model = 0;
+  CudaStepShape shape;
+  std::unique_ptr<cuda::Graph> graph;
+  // What the enqueued operations left in the step.
+  bool is_sampled = false;
+  Pooling pooling = Pooling::kNone;
+  int64_t last_use = 0;
+};
+
+// Sizes that steps are padded to; a step above the last one is not padded, and
+// runs eagerly. Up to 64 tokens a linear layer has a kernel of its own: no size
+// crosses that bound.
+inline constexpr int kMaxPaddedTokens = 512;
+int PaddedTokens(int num_tokens);
+// The same in coarser steps, for what hardly costs anything.
+int PaddedRows(int num_rows);
 
 struct CudaStep {
   enum class State : uint8_t { kFree, kBegun, kEnded };
   State state = State::kFree;
   bool is_sampled = false;  // Or pooled.
-  bool is_pooled = false;
+  Pooling pooling = Pooling::kNone;
   absl::Status status;
+  // What the plan asks for.
+  int32_t num_plan_tokens = 0;
+  int32_t num_plan_logits = 0;
+  // What the operations compute: that, or more. Tokens, rows and rows of logits
+  // beyond the plan's belong to no slot; nothing comes of them.
   int32_t num_tokens = 0;
+  int32_t num_rows = 0;
   int32_t num_logits = 0;
+  bool is_padded = false;
   std::vector<CudaStepRow> rows;
-  std::vector<int32_t> token_ids;     // [num_tokens]; ~slot: what it drew last.
+  std::vector<int32_t> token_ids;     // Of the plan; ~slot: what it drew last.
   std::vector<int32_t> sampled_rows;  // Rows with logits.
   int32_t num_scored = 0;
 
@@ -148,7 +204,7 @@ struct CudaStep {
   // In device memory, valid until the next step begins there.
   int32_t* d_token_ids = nullptr;           // [num_tokens]
   const int32_t* d_positions = nullptr;     // [num_tokens]
-  const int32_t* d_slots = nullptr;         // [num_tokens]
+  const int32_t* d_slots = nullptr;         // [num_tokens], -1: padding.
   const int32_t* d_start_tokens = nullptr;  // [num_tokens]
   const int32_t* d_logit_tokens = nullptr;  // [num_logits]
   const cuda::PoolRow* d_pool_rows = nullptr;

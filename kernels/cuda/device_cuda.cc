@@ -1,14 +1,17 @@
 #include <cuda_runtime.h>
 
+#include <cstdlib>
+
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "kernels/cuda/architectures.h"
 #include "kernels/cuda/device.h"
 
 namespace quire::cuda {
 namespace {
 
-// What the kernels are written for; older ones lack ldmatrix or mma m16n8.
-constexpr int kLowestCapability = 75;
+// The first driver of CUDA 13 (its release notes, table of drivers).
+constexpr char kLowestDriver[] = "580";
 
 absl::Status ToStatus(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return absl::OkStatus();
@@ -128,14 +131,21 @@ class CudaDevice : public Device {
   }
   absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override {
     cudaGraph_t captured = nullptr;
-    QUIRE_RETURN_IF_ERROR(ToStatus(cudaStreamEndCapture(stream_, &captured),
-                                   "cudaStreamEndCapture"));
+    const absl::Status ended = ToStatus(
+        cudaStreamEndCapture(stream_, &captured), "cudaStreamEndCapture");
+    if (!ended.ok()) {
+      cudaGetLastError();  // It does not stick.
+      return ended;
+    }
     auto graph = std::make_unique<CudaGraph>();
     const absl::Status status =
         ToStatus(cudaGraphInstantiate(&graph->executable, captured, 0),
                  "cudaGraphInstantiate");
     cudaGraphDestroy(captured);
     QUIRE_RETURN_IF_ERROR(status);
+    // Now, not in the first launch.
+    QUIRE_RETURN_IF_ERROR(ToStatus(cudaGraphUpload(graph->executable, stream_),
+                                   "cudaGraphUpload"));
     return graph;
   }
   absl::Status Launch(const Graph& graph) override {
@@ -167,24 +177,25 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx) {
   cudaDriverGetVersion(&driver);  // 0 where there is no driver.
   if (error == cudaErrorNoDevice || driver == 0 ||
       (error == cudaSuccess && device_idx >= num_devices)) {
-    return absl::UnavailableError(
-        absl::StrCat("there is no NVIDIA device ", device_idx));
+    const char* visible = getenv("CUDA_VISIBLE_DEVICES");
+    return absl::UnavailableError(absl::StrCat(
+        "there is no NVIDIA device ", device_idx,
+        visible == nullptr
+            ? std::string()
+            : absl::StrCat(" with CUDA_VISIBLE_DEVICES=", visible)));
   }
   if (error == cudaErrorInsufficientDriver) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the NVIDIA driver supports CUDA ", VersionText(driver),
-                     ", this program needs ", VersionText(CUDART_VERSION)));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the NVIDIA driver supports CUDA ", VersionText(driver),
+        ", this program needs ", VersionText(CUDART_VERSION / 1000 * 1000),
+        ", that is driver ", kLowestDriver, " or newer"));
   }
   QUIRE_RETURN_IF_ERROR(ToStatus(error, "cudaGetDeviceCount"));
   cudaDeviceProp found;
   QUIRE_RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&found, device_idx),
                                  "cudaGetDeviceProperties"));
-  if (found.major * 10 + found.minor < kLowestCapability) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(found.name, " has compute capability ", found.major, ".",
-                     found.minor, ", the kernels need ", kLowestCapability / 10,
-                     ".", kLowestCapability % 10, " or newer"));
-  }
+  QUIRE_RETURN_IF_ERROR(CheckArchitecture(QUIRE_CUDA_ARCHITECTURES, found.name,
+                                          found.major, found.minor));
   QUIRE_RETURN_IF_ERROR(ToStatus(cudaSetDevice(device_idx), "cudaSetDevice"));
   cudaStream_t stream = nullptr;
   QUIRE_RETURN_IF_ERROR(

@@ -1,20 +1,22 @@
+#include "kernels/cuda/device_emulated.h"
+
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
-#include "kernels/cuda/device.h"
 #include "kernels/cuda/simt/emulator.h"
 
 namespace quire::cuda {
 namespace {
 
-constexpr int64_t kTotalBytes = int64_t{8} << 30;
-
 class EmulatedGraph : public Graph {
  public:
-  simt::emulator::Queue entries;
+  std::deque<simt::emulator::QueueEntry> entries;
 };
 
 class EmulatedEvent : public Event {
@@ -29,15 +31,15 @@ class EmulatedDevice : public Device {
   const DeviceProperties& properties() const override { return properties_; }
 
   absl::StatusOr<DeviceMemory> Memory() override {
-    return DeviceMemory{kTotalBytes - num_bytes_, kTotalBytes};
+    return DeviceMemory{total_bytes_ - num_bytes_, total_bytes_};
   }
 
   absl::StatusOr<void*> Allocate(int64_t num_bytes) override {
     QUIRE_CHECK(num_bytes > 0);
-    if (num_bytes > kTotalBytes - num_bytes_) {
+    if (num_bytes > total_bytes_ - num_bytes_) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "cannot allocate ", num_bytes, " bytes on the GPU: ",
-          kTotalBytes - num_bytes_, " of ", kTotalBytes, " bytes are free"));
+          total_bytes_ - num_bytes_, " of ", total_bytes_, " bytes are free"));
     }
     ++num_allocations_;
     void* memory = nullptr;
@@ -85,7 +87,7 @@ class EmulatedDevice : public Device {
   }
   absl::Status Record(Event& event) override {
     static_cast<EmulatedEvent&>(event).serial =
-        num_run_ + static_cast<int64_t>(queue_.size());
+        num_run_ + static_cast<int64_t>(queue_.entries.size());
     return status_;
   }
   bool HasHappened(const Event& event) override {
@@ -99,21 +101,29 @@ class EmulatedDevice : public Device {
   absl::Status BeginCapture() override {
     QUIRE_CHECK(!is_capturing_);
     is_capturing_ = true;
-    before_capture_.swap(queue_);
+    before_capture_.swap(queue_.entries);
     return status_;
   }
   absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override {
     QUIRE_CHECK(is_capturing_);
     is_capturing_ = false;
     auto graph = std::make_unique<EmulatedGraph>();
-    graph->entries.swap(queue_);
-    before_capture_.swap(queue_);
+    graph->entries.swap(queue_.entries);
+    before_capture_.swap(queue_.entries);
     QUIRE_RETURN_IF_ERROR(status_);
+    if (num_failing_captures > 0) {
+      --num_failing_captures;
+      return absl::InternalError("the capture was invalidated");
+    }
     return graph;
   }
   absl::Status Launch(const Graph& graph) override {
+    if (queue_.discards) {
+      ++queue_.num_discarded;
+      return status_;
+    }
     for (const auto& entry : static_cast<const EmulatedGraph&>(graph).entries) {
-      queue_.push_back(entry);
+      queue_.entries.push_back(entry);
     }
     return status_;
   }
@@ -124,32 +134,66 @@ class EmulatedDevice : public Device {
         absl::StrCat("the launch of ", kernel, " was refused"));
   }
 
+  // Of device_emulated.h.
+  int64_t num_run() const { return num_run_; }
+  simt::emulator::Queue& queue() { return queue_; }
+  int64_t fault_at = -1;  // Serial of the work that fails.
+  int num_failing_captures = 0;
+
  private:
   absl::Status Copy(void* to, const void* from, int64_t num_bytes) {
-    queue_.push_back([to, from, num_bytes] {
-      std::memcpy(to, from, num_bytes);
-      return true;
-    });
+    queue_.Add([to, from, num_bytes] { std::memcpy(to, from, num_bytes); });
     return status_;
   }
 
+  // The next launch begins, where it may, before this one has run.
   void RunOne() {
     QUIRE_CHECK(!is_capturing_);  // What waits ends a capture: not allowed.
-    const auto entry = std::move(queue_.front());
-    queue_.pop_front();
-    ++num_run_;
-    if (status_.ok() && !entry()) {
+    std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
+    const simt::emulator::QueueEntry entry = std::move(entries.front());
+    entries.pop_front();
+    const std::unique_ptr<Early> early = std::move(early_);
+    const bool is_launch = entry.body != nullptr;
+    if (status_.ok() && is_launch && !entries.empty() &&
+        entries.front().body != nullptr) {
+      early_ = std::make_unique<Early>(entries.front());
+    }
+    if (fault_at == num_run_++) {
+      status_ = absl::InternalError("GPU error: an illegal address (injected)");
+    }
+    if (!status_.ok()) return;
+    if (!is_launch) {
+      entry.work();
+      return;
+    }
+    if (early != nullptr && early->launch != nullptr) {
+      simt::emulator::Finish(*early->launch);
+    } else {
+      simt::emulator::Run(entry.shape, entry.body);
+    }
+    if (!simt::emulator::LastError().empty()) {
       status_ = absl::InternalError(
           absl::StrCat("GPU error: ", simt::emulator::LastError()));
     }
   }
   void RunAll() {
-    while (!queue_.empty()) RunOne();
+    while (!queue_.entries.empty()) RunOne();
   }
 
+  // A launch that has begun; its entry is still in the queue.
+  struct Early {
+    explicit Early(const simt::emulator::QueueEntry& entry)
+        : body(entry.body),
+          launch(simt::emulator::StartEarly(entry.shape, body)) {}
+    const std::function<void()> body;
+    const std::shared_ptr<simt::emulator::EarlyLaunch> launch;
+  };
+
   const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4};
+  const int64_t total_bytes_ = EmulatedOptions().total_bytes;
   mutable simt::emulator::Queue queue_;
-  simt::emulator::Queue before_capture_;
+  std::deque<simt::emulator::QueueEntry> before_capture_;
+  std::unique_ptr<Early> early_;  // Of the queue's front.
   bool is_capturing_ = false;
   int64_t num_run_ = 0;
   int64_t num_bytes_ = 0;
@@ -157,7 +201,34 @@ class EmulatedDevice : public Device {
   absl::Status status_;
 };
 
+EmulatedDevice& AsEmulated(Device& device) {
+  return static_cast<EmulatedDevice&>(device);
+}
+
 }  // namespace
+
+EmulatedDeviceOptions& EmulatedOptions() {
+  static EmulatedDeviceOptions options;
+  return options;
+}
+
+int64_t NumRunOf(const Device& device) {
+  return static_cast<const EmulatedDevice&>(device).num_run();
+}
+
+void InjectFault(Device& device, int64_t num_before) {
+  AsEmulated(device).fault_at = NumRunOf(device) + num_before;
+}
+
+void FailCaptures(Device& device, int num_captures) {
+  AsEmulated(device).num_failing_captures = num_captures;
+}
+
+void DiscardWork(Device& device, bool discards) {
+  simt::emulator::Queue& queue = AsEmulated(device).queue();
+  QUIRE_CHECK(queue.entries.empty());
+  queue.discards = discards;
+}
 
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx) {
   if (device_idx != 0) {

@@ -258,6 +258,7 @@ RopeKernel(const RopeArguments arguments) {
   const int64_t item = int64_t{simt::CtaX()} * (kThreads / 32) + warp;
   if (item >= int64_t{arguments.num_tokens} * num_rows) return;
   const int64_t token = item / num_rows;
+  if (arguments.table_rows[token] < 0) return;  // Padding: it has no cache.
   const int row = static_cast<int>(item % num_rows);
   const bool is_q = row < arguments.num_heads;
   const bool is_v = row >= arguments.num_heads + arguments.num_kv_heads;

@@ -99,9 +99,10 @@ struct RopeArguments {
   int64_t qkv_stride = 0;
   // As `dtype`, or kF8E4M3: saturating.
   DType kv_dtype = DType::kBF16;
-  void* kv_cache = nullptr;             // One layer, as AttentionArguments.
-  const int32_t* positions = nullptr;   // [num_tokens]
-  const int32_t* table_rows = nullptr;  // [num_tokens], of the block tables.
+  void* kv_cache = nullptr;            // One layer, as AttentionArguments.
+  const int32_t* positions = nullptr;  // [num_tokens]
+  // [num_tokens], of the block tables; -1: padding, left alone.
+  const int32_t* table_rows = nullptr;
   const int32_t* block_tables = nullptr;
   int64_t block_table_stride = 0;
   int num_tokens = 0;

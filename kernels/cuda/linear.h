@@ -9,7 +9,7 @@
 // permutation. Eight warps of a CTA share k; their sums are added in a fixed
 // order: a token's result has the same bits in every batch.
 //
-// Many tokens, where cuBLASLt cannot be loaded (and to check it): CTA tiles of
+// Many tokens, where cuBLASLt cannot be loaded (large_linear.h): CTA tiles of
 // 128 tokens by 128 rows on mma.sync, k in steps of 32 through four stages of
 // asynchronous copies, visited in order in one accumulator.
 #ifndef QUIRE_KERNELS_CUDA_LINEAR_H_
@@ -44,6 +44,18 @@ struct LinearArguments {
 // False if a launch is refused.
 bool LaunchSkinnyLinear(const LinearArguments& arguments, simt::Stream stream);
 bool LaunchTiledLinear(const LinearArguments& arguments, simt::Stream stream);
+
+// Sums that another kernel left for some rows of the weight: [num_tokens,
+// stride], f32, the first column being that of `first_row`; in device memory.
+struct SumsToFinish {
+  const float* sums = nullptr;  // May be `out`, where that is f32.
+  int64_t stride = 0;
+  int first_row = 0;  // Gated: a multiple of 16, as num_rows.
+  int num_rows = 0;
+};
+// The epilogue of these rows. Weight and x of the arguments are not used.
+bool LaunchFinishLinear(const LinearArguments& arguments,
+                        const SumsToFinish& sums, simt::Stream stream);
 
 }  // namespace quire::cuda
 

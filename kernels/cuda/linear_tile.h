@@ -98,44 +98,72 @@ struct LinearTile {
     }
   }
 
+  // Of `memory` below.
+  static constexpr size_t kFinishBytes =
+      size_t{kThreads / 32} * 32 * 32 * sizeof(float);
+
   // The outputs of a warp's sums. scale_of(token, row): a factor of the sum.
+  // memory: kFinishBytes of shared memory that no thread needs otherwise any
+  // more, nor asynchronous copies write. The sums pass through it, so that the
+  // epilogue is in the code once instead of 64 times (a minute of ptxas for
+  // each architecture), and consecutive lanes store consecutive columns.
   template <DType kType, typename Scale>
   static SIMT_DEVICE void Finish(const LinearArguments& arguments,
                                  int first_token, int first_row,
-                                 const Sums& sums, const Scale& scale_of) {
+                                 const Sums& sums, unsigned char* memory,
+                                 const Scale& scale_of) {
     const int lane = simt::ThreadX() % 32;
+    float* staged =
+        reinterpret_cast<float*>(memory) + simt::ThreadX() / 32 * 32 * 32;
+    const auto place = [](int token, int row) {
+      return token * 32 + (row ^ token % 8 * 4);  // Few bank conflicts.
+    };
     const LinearEpilogue& epilogue = arguments.epilogue;
+    // Gated: eight rows of the gate, then the eight of up that belong to them.
     const bool is_gated = IsGated(epilogue.activation);
+    const int num_columns = is_gated ? 16 : 32;
+    simt::SyncThreads();  // Everybody has left the tiles.
     SIMT_UNROLL
-    for (int m = 0; m < 4; ++m) {
+    for (int half = 0; half < 2; ++half) {
       SIMT_UNROLL
-      for (int n = 0; n < 4; ++n) {
-        // Gated: eight rows of the gate, then the eight of up that belong to
-        // them, which the same lane holds.
-        if (is_gated && n % 2 == 1) continue;
+      for (int m = 0; m < 2; ++m) {
         SIMT_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const int token =
-              first_token + WarpToken() + m * 16 + lane / 4 + i / 2 * 8;
-          const int row = first_row + WarpRow() + n * 8 + lane % 4 * 2 + i % 2;
-          if (token >= arguments.num_tokens || row >= arguments.rows) continue;
-          float sum = sums[m][n][i] * scale_of(token, row), up = 0;
-          if (epilogue.bias) sum += epilogue.bias[row];
-          int column = row;
-          if (is_gated) {
-            up = sums[m][n / 2 * 2 + 1][i] * scale_of(token, row + 8);
-            if (HasPlantedBug(PlantedBug::kTiledSwapsGateAndUp)) {
-              const float gate = sum;
-              sum = up;
-              up = gate;
-            }
-            if (epilogue.bias) up += epilogue.bias[row + 8];
-            column = row / 16 * 8 + row % 8;
+        for (int n = 0; n < 4; ++n) {
+          SIMT_UNROLL
+          for (int i = 0; i < 4; ++i) {
+            staged[place(m * 16 + lane / 4 + i / 2 * 8,
+                         n * 8 + lane % 4 * 2 + i % 2)] =
+                sums[half * 2 + m][n][i];
           }
-          FinishLinear<kType>(epilogue, sum, up, token, column,
-                              arguments.out_stride, arguments.out);
         }
       }
+      simt::SyncWarp();
+      SIMT_NO_UNROLL
+      for (int i = lane; i < 32 * num_columns; i += 32) {
+        const int staged_token = i / num_columns, c = i % num_columns;
+        const int staged_row = is_gated ? c / 8 * 16 + c % 8 : c;
+        const int token = first_token + WarpToken() + half * 32 + staged_token;
+        const int row = first_row + WarpRow() + staged_row;
+        if (token >= arguments.num_tokens || row >= arguments.rows) continue;
+        float sum =
+            staged[place(staged_token, staged_row)] * scale_of(token, row);
+        float up = 0;
+        if (epilogue.bias) sum += epilogue.bias[row];
+        if (is_gated) {
+          up = staged[place(staged_token, staged_row + 8)] *
+               scale_of(token, row + 8);
+          if (HasPlantedBug(PlantedBug::kTiledSwapsGateAndUp)) {
+            const float gate = sum;
+            sum = up;
+            up = gate;
+          }
+          if (epilogue.bias) up += epilogue.bias[row + 8];
+        }
+        FinishLinear<kType>(epilogue, sum, up, token,
+                            is_gated ? row / 16 * 8 + row % 8 : row,
+                            arguments.out_stride, arguments.out);
+      }
+      simt::SyncWarp();
     }
   }
 

@@ -31,11 +31,10 @@ awk '
     }
     ++num_checked
   }
-  /^[ \t]*[.]visible [.]entry|^[.]entry|[.]entry / {
-    name = $0; delete count; inside = 1; next
-  }
-  !inside { next }
-  /^}/ { check(); inside = 0; next }
+  # A kernel ends where the next one or the next file begins: inline assembly
+  # has braces of its own.
+  /[.]entry / { if (name) check(); name = $0; delete count; next }
+  FNR == 1 { if (name) check(); name = "" }
   /ld[.]global/ {
     if (/ld[.]global[.]nc[.]L1::no_allocate[.]L2::256B[.]v4[.]u32/) {
       ++count["stream"]
@@ -54,6 +53,7 @@ awk '
     ++count["mma.e4m3"]
   }
   END {
+    if (name) check()
     print num_checked + 0 " kernels checked"
     exit failed || num_checked < 40
   }

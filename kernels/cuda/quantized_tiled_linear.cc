@@ -49,7 +49,7 @@ Fp8LinearKernel(const QuantizedLinearArguments arguments) {
                    uint32_t b1) { simt::MmaE4M3(c, a, b0, b1); });
   }
   simt::CpAsyncWait<0>();
-  T::Finish<kType>(linear, first_token, first_row, sums,
+  T::Finish<kType>(linear, first_token, first_row, sums, memory,
                    [&](int token, int row) {
                      return arguments.x_scales[token] * LoadScale(weight, row);
                    });
@@ -236,9 +236,10 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
     }
   }
   simt::CpAsyncWait<0>();
-  T::Finish<kType>(linear, first_token, first_row, sums, [&](int, int row) {
-    return weight.group_size > 0 ? 1.0f : LoadScale(weight, row);
-  });
+  T::Finish<kType>(
+      linear, first_token, first_row, sums, memory, [&](int, int row) {
+        return weight.group_size > 0 ? 1.0f : LoadScale(weight, row);
+      });
 }
 
 bool IsRefused(const QuantizedLinearArguments& arguments) {

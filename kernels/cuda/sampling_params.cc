@@ -7,53 +7,83 @@
 namespace quire::cuda {
 namespace {
 
+// What has come into `lists` since it had `begin` entries.
+SamplingList Since(size_t begin, const std::vector<int32_t>& lists) {
+  return {static_cast<int32_t>(begin),
+          static_cast<int32_t>(lists.size() - begin)};
+}
+
 SamplingList Append(const std::vector<int32_t>& values,
                     std::vector<int32_t>* lists) {
-  const SamplingList list = {static_cast<int32_t>(lists->size()),
-                             static_cast<int32_t>(values.size())};
+  const size_t begin = lists->size();
   lists->insert(lists->end(), values.begin(), values.end());
-  return list;
+  return Since(begin, *lists);
 }
 
 // The order of equal ids stays: their sums are rounded in it.
 void AppendBias(const SlotParams& params, SlotSampling* packed,
                 std::vector<int32_t>* lists) {
-  std::vector<size_t> order(params.bias_ids.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&params](size_t a, size_t b) {
-    return params.bias_ids[a] < params.bias_ids[b];
+  const size_t count = params.bias_ids.size(), begin = lists->size();
+  // [ids][bits][order], of which the last is scratch.
+  lists->resize(begin + 3 * count);
+  int32_t* const ids = lists->data() + begin;
+  int32_t* const bits = ids + count;
+  int32_t* const order = bits + count;
+  std::iota(order, order + count, 0);
+  std::sort(order, order + count, [&params](int32_t a, int32_t b) {
+    const int32_t id_a = params.bias_ids[a], id_b = params.bias_ids[b];
+    return id_a != id_b ? id_a < id_b : a < b;
   });
-  std::vector<int32_t> ids, bits;
-  for (size_t i : order) {
-    ids.push_back(params.bias_ids[i]);
-    bits.push_back(std::bit_cast<int32_t>(params.bias[i]));
+  for (size_t i = 0; i < count; ++i) {
+    ids[i] = params.bias_ids[order[i]];
+    bits[i] = std::bit_cast<int32_t>(params.bias[order[i]]);
   }
-  packed->bias_ids = Append(ids, lists);
-  packed->bias = Append(bits, lists);
+  lists->resize(begin + 2 * count);
+  packed->bias_ids = {static_cast<int32_t>(begin), static_cast<int32_t>(count)};
+  packed->bias = {static_cast<int32_t>(begin + count),
+                  static_cast<int32_t>(count)};
 }
 
 void AppendAllowed(const SlotParams& params, int32_t vocab_size,
                    SlotSampling* packed, std::vector<int32_t>* lists) {
   if (params.allowed_ids.empty()) return;
-  std::vector<uint32_t> words((vocab_size + 31) / 32);
-  for (int32_t id : params.allowed_ids) words[id / 32] |= 1u << (id % 32);
-  packed->allowed =
-      Append(std::vector<int32_t>(words.begin(), words.end()), lists);
+  const size_t begin = lists->size();
+  lists->resize(begin + (vocab_size + 31) / 32, 0);
+  int32_t* const words = lists->data() + begin;
+  for (int32_t id : params.allowed_ids) {
+    words[id / 32] |= static_cast<int32_t>(1u << (id % 32));
+  }
+  packed->allowed = Since(begin, *lists);
 }
 
-// `begins` and `ids` of concatenated sequences.
-template <typename Sequences>
-void AppendSequences(const Sequences& sequences, SamplingList* begins,
-                     SamplingList* ids, std::vector<int32_t>* lists) {
-  std::vector<int32_t> all_begins = {0};
-  std::vector<int32_t> all_ids;
-  for (const std::vector<int32_t>& sequence : sequences) {
-    all_ids.insert(all_ids.end(), sequence.begin(), sequence.end());
-    all_begins.push_back(static_cast<int32_t>(all_ids.size()));
+void AppendBadWords(const SlotParams& params, SlotSampling* packed,
+                    std::vector<int32_t>* lists) {
+  if (params.bad_word_lengths.empty()) return;
+  const size_t begin = lists->size();
+  int32_t end = 0;
+  lists->push_back(end);
+  for (int32_t length : params.bad_word_lengths) {
+    lists->push_back(end += length);
   }
-  if (all_begins.size() == 1) return;
-  *begins = Append(all_begins, lists);
-  *ids = Append(all_ids, lists);
+  packed->bad_word_begins = Since(begin, *lists);
+  packed->bad_word_ids = Append(params.bad_word_ids, lists);
+}
+
+void AppendBreakers(const TokenSequenceSet& breakers, SlotSampling* packed,
+                    std::vector<int32_t>* lists) {
+  if (breakers.sequences().empty()) return;
+  size_t begin = lists->size();
+  int32_t end = 0;
+  lists->push_back(end);
+  for (const std::vector<int32_t>& sequence : breakers.sequences()) {
+    lists->push_back(end += static_cast<int32_t>(sequence.size()));
+  }
+  packed->breaker_begins = Since(begin, *lists);
+  begin = lists->size();
+  for (const std::vector<int32_t>& sequence : breakers.sequences()) {
+    lists->insert(lists->end(), sequence.begin(), sequence.end());
+  }
+  packed->breaker_ids = Since(begin, *lists);
 }
 
 }  // namespace
@@ -90,22 +120,14 @@ SlotSampling PackSlotSampling(const SlotParams& params,
   AppendBias(params, &packed, lists);
   AppendAllowed(params, vocab_size, &packed, lists);
   packed.banned_before_min = Append(params.banned_before_min, lists);
-  std::vector<std::vector<int32_t>> bad_words;
-  auto word = params.bad_word_ids.begin();
-  for (int32_t length : params.bad_word_lengths) {
-    bad_words.emplace_back(word, word + length);
-    word += length;
-  }
-  AppendSequences(bad_words, &packed.bad_word_begins, &packed.bad_word_ids,
-                  lists);
+  AppendBadWords(params, &packed, lists);
   if (params.has_dry()) {
     packed.dry_multiplier = params.dry_multiplier;
     packed.dry_base = params.dry_base;
     packed.dry_allowed_length = params.dry_allowed_length;
     packed.dry_penalty_last_n = params.dry_penalty_last_n;
     if (params.dry_breakers != nullptr) {
-      AppendSequences(params.dry_breakers->sequences(), &packed.breaker_begins,
-                      &packed.breaker_ids, lists);
+      AppendBreakers(*params.dry_breakers, &packed, lists);
     }
   }
   return packed;

@@ -14,7 +14,8 @@ namespace quire::cuda {
 // slot's row of SampleArguments::lists. Requires: params are valid for
 // vocab_size, as the CPU backend's ValidateSlotParams has it. Of the top
 // entries kMaxTopLogprobs are reported at most: the caller refuses more, and
-// lists longer than lists_stride.
+// lists longer than lists_stride. Allocates nothing if `lists` has the capacity
+// for what comes into it and bias_ids.size() more.
 SlotSampling PackSlotSampling(const SlotParams& params,
                               int32_t num_prompt_tokens, int32_t vocab_size,
                               std::vector<int32_t>* lists);

@@ -37,6 +37,7 @@ MeanPoolKernel(const MeanPoolArguments arguments) {
   const int64_t c = simt::CtaX() * kThreads + simt::ThreadX();
   if (c >= cols) return;
   const PoolRow row = arguments.rows[simt::CtaY()];
+  if (row.slot < 0) return;
   double* stored = arguments.sums + row.slot * cols + c;
   double sum = row.num_pooled_tokens == 0 ? 0.0 : *stored;
   for (int64_t t = 0; t < row.num_tokens; ++t) {

@@ -29,7 +29,7 @@ bool LaunchBeginStep(const BeginStepArguments& arguments, simt::Stream stream);
 // The tokens of one row of a step, which follow on num_pooled_tokens of their
 // sequence.
 struct PoolRow {
-  int32_t slot = 0;
+  int32_t slot = 0;  // -1: padding.
   int32_t first_token = 0;
   int32_t num_tokens = 0;
   int32_t num_pooled_tokens = 0;

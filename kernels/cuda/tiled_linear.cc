@@ -6,6 +6,7 @@ namespace {
 
 constexpr size_t kSharedBytes =
     size_t{LinearTile::kNumStages} * 2 * LinearTile::kBytes;
+static_assert(kSharedBytes >= LinearTile::kFinishBytes);
 
 template <DType kType>
 SIMT_KERNEL(LinearTile::kThreads)
@@ -57,7 +58,7 @@ TiledLinearKernel(const LinearArguments arguments) {
                    uint32_t b1) { Element<kType>::Mma(c, a, b0, b1); });
   }
   simt::CpAsyncWait<0>();
-  T::Finish<kType>(arguments, first_token, first_row, sums,
+  T::Finish<kType>(arguments, first_token, first_row, sums, memory,
                    [](int, int) { return 1.0f; });
 }
 

@@ -238,8 +238,8 @@ def test_paths_that_are_no_model(tmp_path):
         shutil.copy(DEMO / name, pickle)
     (pickle / "pytorch_model.bin").write_bytes(b"PK")
     for path, words in (
-        (tmp_path / "m-q5_k_m.gguf", ["GGUF is not supported", "config.json"]),
-        (split, ["m-00001-of-00002.gguf", "GGUF is not supported"]),
+        (tmp_path / "m-q5_k_m.gguf", ["truncated", "the header"]),
+        (split, ["m-00001-of-00002.gguf", "truncated"]),
         (pickle, ["neither model.safetensors nor"]),
         (tmp_path / "nothing", ["no such model directory"]),
         ("Qwen/Qwen3-8B", ["no such model directory", "downloads nothing"]),

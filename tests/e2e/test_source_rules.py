@@ -14,7 +14,7 @@ ALLOWED = {
     "tokenizer": ("tokenizer/", "engine/base/"),
     "engine": ("engine/", "kernels/"),
     "server": ("server/", "engine/", "tokenizer/"),
-    "cli": ("cli/", "server/", "engine/", "tokenizer/", "kernels/"),
+    "cli": ("cli/", "server/", "engine/", "tokenizer/", "kernels/", "benchmarks/"),
 }
 # Folders that run and are tested without a device.
 WITHOUT_KERNELS = ("engine/scheduler", "engine/kv_cache", "engine/sequence.", "engine/engine")

@@ -21,6 +21,7 @@ architectures_flag = rule(
     build_setting = config.string(flag = True),
 )
 
+# As kernels/cuda/architectures.cc knows them.
 def _gencode(architectures):
     if architectures == "all":
         flags = [
@@ -54,7 +55,10 @@ def _cuda_object_impl(ctx):
         "-cudart=static",
         "-I.",
         "-DNDEBUG",
-        "-x=cu",
+        "-DQUIRE_CUDA_ARCHITECTURES=\"{}\"".format(
+            ctx.attr._architectures[config_common.FeatureFlagInfo].value,
+        ),
+        "-x=" + ctx.attr.language,
         "-c",
         ctx.file.src,
         "-o",
@@ -67,8 +71,14 @@ def _cuda_object_impl(ctx):
     ctx.actions.run_shell(
         outputs = [object_file, report],
         inputs = depset([ctx.file.src], transitive = [headers]),
-        # What ptxas says of registers and spills is kept: a test reads it.
-        command = "{nvcc} \"$@\" > {report} 2>&1 || {{ cat {report}; exit 1; }}".format(
+        # What ptxas says of registers and spills is kept: a test reads it. nvcc
+        # names its temporary files by its process id, which is the same in
+        # every sandbox: each needs a folder of its own.
+        command = " && ".join([
+            "export TMPDIR=$(mktemp -d)",
+            "trap 'rm -rf \"$TMPDIR\"' EXIT",
+            "{{ {nvcc} \"$@\" > {report} 2>&1 || {{ cat {report}; exit 1; }}; }}",
+        ]).format(
             nvcc = CUDA_ROOT + "/bin/nvcc",
             report = report.path,
         ),
@@ -113,30 +123,40 @@ _cuda_object = rule(
         "src": attr.label(allow_single_file = [".cc"], mandatory = True),
         "hdrs": attr.label_list(allow_files = True),
         "deps": attr.label_list(providers = [CcInfo]),
+        "language": attr.string(default = "cu", values = ["cu", "c++"]),
         "nvcc_options": attr.string_list(),
         "_architectures": attr.label(default = "//kernels/cuda:architectures"),
     },
 )
 
-def cuda_library(name, srcs, hdrs = [], deps = [], nvcc_options = [], **kwargs):
+def cuda_library(
+        name,
+        srcs,
+        host_srcs = [],
+        hdrs = [],
+        deps = [],
+        nvcc_options = [],
+        **kwargs):
     """A cc_library of CUDA sources.
 
     Args:
       name: of the library; NAME.ptxas is what ptxas reported.
       srcs: .cc files; the same ones compile for the emulation.
+      host_srcs: .cc files without kernels that include headers of CUDA.
       hdrs: headers of the library.
       deps: cc_libraries; headers only matter for nvcc.
       nvcc_options: further options.
       **kwargs: of cc_library.
     """
     objects = []
-    for src in srcs:
+    for src in srcs + host_srcs:
         object_name = name + "_" + src.rpartition("/")[2].replace(".cc", "")
         _cuda_object(
             name = object_name,
             src = src,
             hdrs = hdrs,
             deps = deps,
+            language = "c++" if src in host_srcs else "cu",
             nvcc_options = nvcc_options,
         )
         objects.append(object_name)

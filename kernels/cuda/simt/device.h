@@ -107,7 +107,11 @@ SIMT_DEVICE Bytes16 Load16(const void* p) {
 SIMT_DEVICE Bytes16 LoadStream16(const void* p) {
   Bytes16 r;
   asm volatile(
+#if __CUDA_ARCH__ >= 800
       "ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+#else
+      "ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+#endif
       : "=r"(r.words[0]), "=r"(r.words[1]), "=r"(r.words[2]), "=r"(r.words[3])
       : "l"(p));
   return r;

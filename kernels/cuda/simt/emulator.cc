@@ -20,7 +20,13 @@ constexpr size_t kMaxStaticShared = 48 << 10;
 constexpr int kNumBarriers = 16;
 constexpr int kGridBarrier = -2;
 
-enum class State : uint8_t { kReady, kAtBarrier, kInWarp, kDone };
+enum class State : uint8_t {
+  kReady,
+  kAtBarrier,
+  kInWarp,
+  kAtWait,  // For the previous kernel.
+  kDone
+};
 
 struct Copy {
   void* to;
@@ -36,6 +42,7 @@ struct Fiber {
   State state = State::kReady;
   int thread_idx = 0;
   int barrier = -1;
+  bool has_waited = false;  // For the previous kernel.
   size_t static_shared_used = 0;
   std::vector<Copy> open_copies;
   std::deque<std::vector<Copy>> copy_groups;
@@ -75,13 +82,26 @@ struct Cta {
   std::unique_ptr<unsigned char, FreeDeleter> dynamic_shared;
 };
 
+struct StackPool {
+  std::unique_ptr<std::vector<FiberStack>> stacks =
+      std::make_unique<std::vector<FiberStack>>();
+  bool is_taken = false;
+};
+
+// Threads that start before the previous kernel has run: as many as a
+// multiprocessor may find room for beside it.
+constexpr uint32_t kMaxEarlyThreads = 1024;
+
 struct Machine {
   Options options;
   Counts counts;
   std::string error;
   LaunchShape shape;
   const absl::FunctionRef<void()>* body = nullptr;
-  std::vector<FiberStack> stacks;
+  bool is_early = false;  // The previous kernel has not run.
+  // Stacks of the launches that have begun; a launch takes a free one.
+  std::vector<StackPool> pools;
+  std::vector<FiberStack>* stacks = nullptr;  // Of the current launch.
   FiberContext scheduler;
   Fiber* running = nullptr;
   std::vector<Cta> resident;
@@ -124,6 +144,8 @@ const char* StateName(const Fiber& fiber) {
                                            : "at a barrier";
     case State::kInWarp:
       return "in a warp-wide operation";
+    case State::kAtWait:
+      return "waiting for the previous kernel";
     case State::kDone:
       return "done";
   }
@@ -193,6 +215,10 @@ void FinishFiber(Fiber& fiber) {
   warp.alive &= ~(1u << fiber.thread_idx % kWarpSize);
   if (!fiber.open_copies.empty() || !fiber.copy_groups.empty()) {
     SetError("the thread returned with copies that it did not wait for", fiber);
+  }
+  if (machine.shape.waits_for_previous && !fiber.has_waited) {
+    // It would also let the next kernel start before the previous one is done.
+    SetError("the thread returned without WaitForPrevious", fiber);
   }
   for (int id = 0; id < kNumBarriers; ++id) CheckBarrier(cta, id);
   CheckGridBarrier();
@@ -284,7 +310,7 @@ void StartCta(Cta& cta, uint32_t linear_idx, size_t first_stack) {
     fiber.cta = &cta;
     fiber.thread_idx = t;
     cta.warps[t / kWarpSize].alive |= 1u << t % kWarpSize;
-    fiber.context.Prepare(machine.stacks[first_stack + t], &FiberMain);
+    fiber.context.Prepare((*machine.stacks)[first_stack + t], &FiberMain);
   }
 }
 
@@ -337,39 +363,162 @@ Options& CurrentOptions() { return GetMachine().options; }
 Counts& CurrentCounts() { return GetMachine().counts; }
 const std::string& LastError() { return GetMachine().error; }
 
-void Run(const LaunchShape& shape, absl::FunctionRef<void()> body) {
+namespace {
+
+int TakePool() {
+  std::vector<StackPool>& pools = GetMachine().pools;
+  const auto free =
+      std::find_if(pools.begin(), pools.end(),
+                   [](const StackPool& pool) { return !pool.is_taken; });
+  const int idx = static_cast<int>(free - pools.begin());
+  if (free == pools.end()) pools.emplace_back();
+  pools[idx].is_taken = true;
+  return idx;
+}
+
+// Makes the machine's launch this one.
+void Enter(const LaunchShape& shape, const absl::FunctionRef<void()>& body,
+           int pool) {
   Machine& machine = GetMachine();
   QUIRE_CHECK(machine.running == nullptr);
   machine.error.clear();
   machine.shape = shape;
   machine.body = &body;
-  machine.random_state = machine.options.seed * 2654435761u | 1;
+  machine.stacks = machine.pools[pool].stacks.get();
   machine.num_at_grid_barrier = 0;
-  const uint32_t num_ctas =
-      shape.num_ctas_x * shape.num_ctas_y * shape.num_ctas_z;
-  if (num_ctas == 0 || shape.num_threads == 0 || shape.num_threads > 1024) {
-    machine.error = "the launch shape is out of range";
-    return;
-  }
-  const uint32_t num_resident = shape.is_cooperative ? num_ctas : 1;
-  while (machine.stacks.size() < size_t{num_resident} * shape.num_threads) {
-    machine.stacks.emplace_back();
-  }
-  const std::vector<uint32_t> order = CtaOrder(num_ctas);
-  for (uint32_t first = 0; first < num_ctas && machine.error.empty();
-       first += num_resident) {
-    machine.resident = std::vector<Cta>(num_resident);
-    machine.num_alive_in_grid =
-        static_cast<int>(num_resident * shape.num_threads);
-    for (uint32_t i = 0; i < num_resident; ++i) {
-      StartCta(machine.resident[i], order[first + i],
-               size_t{i} * shape.num_threads);
-    }
-    RunResident();
-  }
+}
+
+void Leave() {
+  Machine& machine = GetMachine();
   machine.resident.clear();
   machine.running = nullptr;
   machine.body = nullptr;
+}
+
+// Makes CTAs order[first, first + count) resident.
+void StartCtas(const std::vector<uint32_t>& order, uint32_t first,
+               uint32_t count) {
+  Machine& machine = GetMachine();
+  const uint32_t num_threads = machine.shape.num_threads;
+  while (machine.stacks->size() < size_t{count} * num_threads) {
+    machine.stacks->emplace_back();
+  }
+  machine.resident = std::vector<Cta>(count);
+  machine.num_alive_in_grid = static_cast<int>(count * num_threads);
+  for (uint32_t i = 0; i < count; ++i) {
+    StartCta(machine.resident[i], order[first + i], size_t{i} * num_threads);
+  }
+}
+
+uint32_t NumCtasOf(const LaunchShape& shape) {
+  return shape.num_ctas_x * shape.num_ctas_y * shape.num_ctas_z;
+}
+
+bool IsPossible(const LaunchShape& shape) {
+  return NumCtasOf(shape) > 0 && shape.num_threads > 0 &&
+         shape.num_threads <= 1024;
+}
+
+// The CTAs from `first` on, one after the other unless all must be resident.
+void RunCtas(const std::vector<uint32_t>& order, uint32_t first) {
+  Machine& machine = GetMachine();
+  const uint32_t num_ctas = static_cast<uint32_t>(order.size());
+  const uint32_t num_resident = machine.shape.is_cooperative ? num_ctas : 1;
+  for (; first < num_ctas && machine.error.empty(); first += num_resident) {
+    StartCtas(order, first, num_resident);
+    RunResident();
+  }
+}
+
+uint32_t FirstRandom() { return GetMachine().options.seed * 2654435761u | 1; }
+
+}  // namespace
+
+class EarlyLaunch {
+ public:
+  EarlyLaunch(const LaunchShape& shape, absl::FunctionRef<void()> body)
+      : shape_(shape), body_(body), pool_(TakePool()) {}
+  ~EarlyLaunch() { GetMachine().pools[pool_].is_taken = false; }
+
+  void Start() {
+    Machine& machine = GetMachine();
+    Enter(shape_, body_, pool_);
+    machine.random_state = FirstRandom();
+    order_ = CtaOrder(NumCtasOf(shape_));
+    num_early_ = std::clamp<uint32_t>(kMaxEarlyThreads / shape_.num_threads, 1,
+                                      static_cast<uint32_t>(order_.size()));
+    StartCtas(order_, 0, num_early_);
+    machine.is_early = true;
+    std::vector<int> order;
+    for (bool any = true; any && machine.error.empty();) {
+      any = false;
+      for (Cta& cta : machine.resident) {
+        if (machine.error.empty()) any |= RunRound(cta, order);
+      }
+    }
+    machine.is_early = false;
+    resident_ = std::move(machine.resident);
+    num_alive_in_grid_ = machine.num_alive_in_grid;
+    random_state_ = machine.random_state;
+    error_ = std::move(machine.error);
+    Leave();
+  }
+
+  void Finish() {
+    Machine& machine = GetMachine();
+    Enter(shape_, body_, pool_);
+    machine.error = error_;
+    if (error_.empty()) {
+      machine.random_state = random_state_;
+      machine.resident = std::move(resident_);
+      machine.num_alive_in_grid = num_alive_in_grid_;
+      for (Cta& cta : machine.resident) {
+        for (Fiber& fiber : cta.fibers) {
+          if (fiber.state == State::kAtWait) fiber.state = State::kReady;
+        }
+      }
+      RunResident();
+      RunCtas(order_, num_early_);
+    }
+    Leave();
+  }
+
+ private:
+  const LaunchShape shape_;
+  const absl::FunctionRef<void()> body_;
+  const int pool_;
+  std::vector<uint32_t> order_;
+  uint32_t num_early_ = 0;
+  std::vector<Cta> resident_;
+  int num_alive_in_grid_ = 0;
+  uint32_t random_state_ = 1;
+  std::string error_;
+};
+
+std::shared_ptr<EarlyLaunch> StartEarly(const LaunchShape& shape,
+                                        absl::FunctionRef<void()> body) {
+  if (!shape.waits_for_previous || shape.is_cooperative || !IsPossible(shape)) {
+    return nullptr;
+  }
+  auto launch = std::make_shared<EarlyLaunch>(shape, body);
+  launch->Start();
+  return launch;
+}
+
+void Finish(EarlyLaunch& launch) { launch.Finish(); }
+
+void Run(const LaunchShape& shape, absl::FunctionRef<void()> body) {
+  Machine& machine = GetMachine();
+  const int pool = TakePool();
+  Enter(shape, body, pool);
+  machine.random_state = FirstRandom();
+  if (IsPossible(shape)) {
+    RunCtas(CtaOrder(NumCtasOf(shape)), 0);
+  } else {
+    machine.error = "the launch shape is out of range";
+  }
+  machine.pools[pool].is_taken = false;
+  Leave();
 }
 
 void Fail(const char* message, const char* operation) {
@@ -435,6 +584,22 @@ void GridBarrier() {
 }
 
 void Yield() { SwitchToScheduler(); }
+
+void WaitForPrevious() {
+  Fiber& fiber = Running();
+  fiber.has_waited = true;
+  if (!GetMachine().is_early) return;
+  fiber.state = State::kAtWait;
+  SwitchToScheduler();
+}
+
+void LaunchNext() {
+  if (GetMachine().shape.waits_for_previous && !Running().has_waited) {
+    Fail(
+        "LaunchNext before WaitForPrevious: the next kernel could start "
+        "before the previous one is done");
+  }
+}
 
 void Collective(uint32_t mask, const char* name, void* argument,
                 Combine combine) {

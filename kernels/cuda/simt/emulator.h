@@ -12,6 +12,10 @@
 // done as late as CpAsyncWait allows. Dynamic shared memory has exactly the
 // size asked for, so AddressSanitizer sees overruns.
 //
+// Programmatic dependent launch: in a stream, the first CTAs of a kernel run up
+// to WaitForPrevious before its predecessor runs at all. A thread that never
+// waits, or lets the next kernel start before it has, is an error.
+//
 // Thread-compatible: one launch at a time in a process.
 #ifndef QUIRE_KERNELS_CUDA_SIMT_EMULATOR_H_
 #define QUIRE_KERNELS_CUDA_SIMT_EMULATOR_H_
@@ -21,6 +25,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -74,10 +79,38 @@ struct Counts {
 };
 Counts& CurrentCounts();
 
+// Work of a stream: a launch, or anything else (a copy).
+struct QueueEntry {
+  LaunchShape shape;
+  std::function<void()> body;  // Of a launch: what each thread does.
+  std::function<void()> work;  // Of anything else.
+};
+
 // What a Stream other than null points to: work in its order, which whoever
-// made it runs (kernels/cuda/device_emulated.cc). An entry returns false if it
-// failed.
-using Queue = std::deque<std::function<bool()>>;
+// made it runs (kernels/cuda/device_emulated.cc).
+struct Queue {
+  std::deque<QueueEntry> entries;
+  // Nothing is kept: for measuring what enqueues.
+  bool discards = false;
+  int64_t num_discarded = 0;
+
+  template <typename Work>
+  void Add(const LaunchShape& shape, const Work& body) {
+    if (discards) {
+      ++num_discarded;
+    } else {
+      entries.push_back({shape, body, nullptr});
+    }
+  }
+  template <typename Work>
+  void Add(const Work& work) {
+    if (discards) {
+      ++num_discarded;
+    } else {
+      entries.push_back({{}, nullptr, work});
+    }
+  }
+};
 inline Queue* AsQueue(Stream stream) {
   return reinterpret_cast<Queue*>(stream);
 }
@@ -87,6 +120,18 @@ const std::string& LastError();
 
 // Runs `body` once per thread of the shape.
 void Run(const LaunchShape& shape, absl::FunctionRef<void()> body);
+
+// A launch whose first CTAs have run up to WaitForPrevious, while its
+// predecessor has yet to run: the earliest that programmatic dependent launch
+// allows. Whoever reads before the wait what the predecessor writes, or writes
+// what it reads, gets other numbers than in order.
+class EarlyLaunch;
+// Null for a shape that does not wait for its predecessor. `body` outlives the
+// launch.
+std::shared_ptr<EarlyLaunch> StartEarly(const LaunchShape& shape,
+                                        absl::FunctionRef<void()> body);
+// Runs it to its end.
+void Finish(EarlyLaunch& launch);
 
 // ---- For the functions below.
 
@@ -102,6 +147,8 @@ uint32_t NumCtas(int axis);
 void Barrier(int id, int num_threads);  // 0 threads: all of the CTA.
 void GridBarrier();
 void Yield();
+void WaitForPrevious();
+void LaunchNext();
 // What a warp-wide operation computes: arguments by lane; null outside `mask`.
 using Combine = void (*)(void* const* arguments, uint32_t mask);
 void Collective(uint32_t mask, const char* name, void* argument,
@@ -132,8 +179,8 @@ inline void SyncWarp(uint32_t mask = kAllLanes) {
 }
 inline void SyncGrid(uint32_t* /*counter*/) { emulator::GridBarrier(); }
 
-inline void WaitForPrevious() {}
-inline void LaunchNext() {}
+inline void WaitForPrevious() { emulator::WaitForPrevious(); }
+inline void LaunchNext() { emulator::LaunchNext(); }
 
 // ---------------------------------------------------------------- warps
 
@@ -297,12 +344,12 @@ inline float Product(float a, float b) { return a * b; }
 template <typename... Parameters, typename... Arguments>
 bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
             Stream stream, Arguments... arguments) {
-  const auto run = [kernel, shape, arguments...] {
-    emulator::Run(shape, [&] { kernel(arguments...); });
+  const auto body = [kernel, arguments...] { kernel(arguments...); };
+  if (stream == nullptr) {
+    emulator::Run(shape, body);
     return emulator::LastError().empty();
-  };
-  if (stream == nullptr) return run();
-  emulator::AsQueue(stream)->push_back(run);
+  }
+  emulator::AsQueue(stream)->Add(shape, body);
   return true;
 }
 

@@ -1,0 +1,84 @@
+// Speed of a whole model without scheduler, text and HTTP: prefill, decode, and
+// decode of several sequences at once, as llama-bench and llama-batched-bench
+// (llama.cpp, tools/) count them. Sampling (greedy) is part of every step.
+#ifndef QUIRE_BENCHMARKS_MODEL_ROWS_H_
+#define QUIRE_BENCHMARKS_MODEL_ROWS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "benchmarks/ceilings.h"
+#include "engine/model/loaded_model.h"
+
+namespace quire {
+
+// What one row measures: with `depth` tokens in the KV cache of each of
+// `num_seqs` sequences, the time for num_prompt tokens at once and then num_gen
+// tokens one by one.
+struct ModelRow {
+  int num_prompt = 0;
+  int num_gen = 0;
+  int depth = 0;
+  int num_seqs = 1;
+
+  // "pp512", "tg128", "pp512+tg128", "tg128 @ d1024", "tg128 x 16 @ d128".
+  std::string Name() const;
+  int num_tokens() const { return (num_prompt + num_gen) * num_seqs; }
+  int length() const { return depth + num_prompt + num_gen; }
+};
+
+struct ModelRowResult {
+  ModelRow row;
+  std::vector<double> seconds;  // One for each repetition.
+  // With ceilings: of what each repetition had to read and compute, the percent
+  // of what the machine did beside it.
+  std::vector<double> percent_of_read, percent_of_peak;
+};
+
+// Sequences that are driven without a scheduler. Thread-compatible; `model`
+// must outlive it. Requires: the model generates.
+class ModelDriver {
+ public:
+  // RESOURCE_EXHAUSTED if the KV cache does not hold `num_seqs` sequences of
+  // `max_len` tokens.
+  static absl::StatusOr<ModelDriver> Create(LoadedModel* model, int num_seqs,
+                                            int max_len);
+
+  // Starts sequence `slot` anew with `num_tokens` tokens.
+  absl::Status Prefill(int slot, int num_tokens);
+  // Adds `num_tokens` tokens to a sequence that has some.
+  absl::Status Extend(int slot, int num_tokens);
+  // `num_steps` tokens of each of the first `num_seqs` sequences; steps overlap
+  // as far as the runner lets them.
+  absl::Status Decode(int num_seqs, int num_steps);
+
+ private:
+  ModelDriver(LoadedModel* model, int num_slots, int max_len);
+
+  // Computes the tokens [first, end) of the slot's history, in chunks.
+  absl::Status Compute(int slot, int first, int end, bool starts);
+  absl::Status CollectOne();
+  int32_t TokenAt(int slot, int position) const;
+
+  LoadedModel* model_;
+  int max_len_;
+  SamplingParams params_;
+  std::vector<int> lengths_;
+  std::vector<int32_t> last_tokens_;
+  int num_in_flight_ = 0;
+};
+
+// Measures `row` after one repetition that does not count. `probe`: null, or
+// measured before and after each repetition.
+absl::StatusOr<ModelRowResult> MeasureModelRow(const LoadedModel& model,
+                                               ModelDriver* driver,
+                                               const ModelRow& row,
+                                               int repetitions,
+                                               CeilingProbe* probe);
+
+}  // namespace quire
+
+#endif  // QUIRE_BENCHMARKS_MODEL_ROWS_H_

@@ -1,0 +1,57 @@
+// What a load says to an OpenAI-compatible server, and what it reads from the
+// events that come back.
+#ifndef QUIRE_BENCHMARKS_SERVING_COMPLETION_API_H_
+#define QUIRE_BENCHMARKS_SERVING_COMPLETION_API_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace quire {
+
+enum class CompletionApi : uint8_t { kCompletions, kChat };
+
+// One request of a load.
+struct LoadPrompt {
+  std::string text;
+  std::vector<int32_t> token_ids;  // Instead of text; kCompletions only.
+  int64_t num_tokens = 0;          // As far as known before the server counts.
+  int64_t output_len = 128;
+};
+
+struct CompletionParams {
+  CompletionApi api = CompletionApi::kCompletions;
+  std::string model;
+  bool ignore_eos = false;
+  // Further members of the body (--temperature, --extra-body, ...).
+  nlohmann::ordered_json extra = nlohmann::ordered_json::object();
+};
+
+// The body of a streamed request. Greedy unless `extra` has a temperature.
+std::string CompletionBody(const CompletionParams& params,
+                           const LoadPrompt& prompt);
+
+struct CompletionChunk {
+  bool has_choice = false;  // A token (or several) came, perhaps without text.
+  std::string text;
+  std::optional<int64_t> prompt_tokens;  // From `usage`.
+  std::optional<int64_t> completion_tokens;
+  std::string error;  // Not empty: the server failed, with this message.
+};
+
+// Reads one event (or a body that is no stream). DATA_LOSS if it is not a JSON
+// object.
+absl::Status ReadCompletionChunk(absl::string_view data,
+                                 CompletionChunk* chunk);
+
+// What an error's body says: its message, or its beginning.
+std::string ErrorText(int http_status, absl::string_view body);
+
+}  // namespace quire
+
+#endif  // QUIRE_BENCHMARKS_SERVING_COMPLETION_API_H_

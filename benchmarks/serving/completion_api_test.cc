@@ -1,0 +1,120 @@
+#include "benchmarks/serving/completion_api.h"
+
+#include <string>
+
+#include "absl/strings/match.h"
+#include "engine/base/random.h"
+#include "gtest/gtest.h"
+#include "server/json_text.h"
+
+namespace quire {
+namespace {
+
+CompletionChunk Read(absl::string_view data) {
+  CompletionChunk chunk;
+  EXPECT_TRUE(ReadCompletionChunk(data, &chunk).ok()) << data;
+  return chunk;
+}
+
+TEST(CompletionApiTest, Chunks) {
+  const CompletionChunk text = Read(
+      R"({"id": "x", "choices": [{"index": 0, "text": " a\n", "logprobs":
+      {"text": "no"}, "finish_reason": null}], "usage": null})");
+  EXPECT_TRUE(text.has_choice);
+  EXPECT_EQ(text.text, " a\n");
+  EXPECT_FALSE(text.completion_tokens.has_value());
+
+  const CompletionChunk chat = Read(
+      R"({"choices": [{"delta": {"role": "assistant", "content": "b"}}]})");
+  EXPECT_TRUE(chat.has_choice);
+  EXPECT_EQ(chat.text, "b");
+
+  const CompletionChunk thinking =
+      Read(R"({"choices": [{"delta": {"reasoning_content": "c"}}]})");
+  EXPECT_EQ(thinking.text, "c");
+
+  const CompletionChunk usage = Read(
+      R"({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7,
+      "prompt_tokens_details": {"prompt_tokens": 99}}})");
+  EXPECT_FALSE(usage.has_choice);
+  EXPECT_EQ(usage.prompt_tokens, 5);
+  EXPECT_EQ(usage.completion_tokens, 7);
+}
+
+TEST(CompletionApiTest, Errors) {
+  EXPECT_EQ(Read(R"({"error": {"message": "full", "code": 503}})").error,
+            "full");
+  EXPECT_EQ(Read(R"({"error": "broken"})").error, "broken");
+  EXPECT_FALSE(Read(R"({"error": {}})").error.empty());
+  EXPECT_EQ(Read(R"({"object": "error", "message": "m"})").error, "m");
+  EXPECT_TRUE(Read(R"({"object": "x", "message": "m"})").error.empty());
+  EXPECT_TRUE(Read(R"({"error": null, "choices": []})").error.empty());
+}
+
+TEST(CompletionApiTest, WhatIsNoObjectIsAnError) {
+  for (const char* data : {"", "[1]", "3", "{", "{\"a\": 1} x", "nonsense"}) {
+    CompletionChunk chunk;
+    EXPECT_EQ(ReadCompletionChunk(data, &chunk).code(),
+              absl::StatusCode::kDataLoss)
+        << data;
+  }
+  CompletionChunk chunk;
+  EXPECT_FALSE(
+      ReadCompletionChunk("{\"a\":" + std::string(100000, '['), &chunk).ok());
+}
+
+TEST(CompletionApiTest, AnyBytesEndInAStatus) {
+  SimulationRandom random(1);
+  const std::string good =
+      R"({"choices": [{"delta": {"content": "b"}}], "usage": {"a": [1, {}]}})";
+  for (int run = 0; run < 3000; ++run) {
+    std::string text = good;
+    text[random.Below(text.size())] ^= 1 << random.Below(8);
+    text.resize(random.Between(1, text.size()));
+    CompletionChunk chunk;
+    const absl::Status status = ReadCompletionChunk(text, &chunk);
+    EXPECT_TRUE(status.ok() || absl::IsDataLoss(status));
+  }
+}
+
+TEST(CompletionApiTest, Bodies) {
+  CompletionParams params;
+  params.model = "m";
+  params.ignore_eos = true;
+  params.extra = {{"top_k", 5}, {"temperature", 0.5}};
+  LoadPrompt prompt;
+  prompt.text = "hi";
+  prompt.output_len = 9;
+  const auto text = *ParseJson(CompletionBody(params, prompt));
+  EXPECT_EQ(text["model"], "m");
+  EXPECT_EQ(text["prompt"], "hi");
+  EXPECT_EQ(text["max_tokens"], 9);
+  EXPECT_EQ(text["ignore_eos"], true);
+  EXPECT_EQ(text["temperature"], 0.5);
+  EXPECT_EQ(text["top_k"], 5);
+  EXPECT_EQ(text["stream_options"]["include_usage"], true);
+
+  prompt.token_ids = {1, 2};
+  EXPECT_EQ((*ParseJson(CompletionBody(params, prompt)))["prompt"],
+            nlohmann::ordered_json({1, 2}));
+
+  params = CompletionParams();
+  params.api = CompletionApi::kChat;
+  const auto chat = *ParseJson(CompletionBody(params, prompt));
+  EXPECT_FALSE(chat.contains("model"));
+  EXPECT_FALSE(chat.contains("ignore_eos"));
+  EXPECT_EQ(chat["messages"][0]["content"], "hi");
+  EXPECT_EQ(chat["max_completion_tokens"], 9);
+  EXPECT_EQ(chat["temperature"], 0.0);
+}
+
+TEST(CompletionApiTest, ErrorTexts) {
+  EXPECT_EQ(ErrorText(404, R"({"error": {"message": "no such model"}})"),
+            "HTTP 404: no such model");
+  EXPECT_EQ(ErrorText(502, "<html>\n"), "HTTP 502: <html>");
+  EXPECT_EQ(ErrorText(500, ""), "HTTP 500");
+  EXPECT_LT(ErrorText(500, std::string(1 << 20, 'x')).size(), 1000u);
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,378 @@
+#include "benchmarks/serving/dataset.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+#include "nlohmann/json.hpp"
+#include "server/json_text.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Without a tokenizer, prompts of completions are ids of this range, which
+// every vocabulary of use has and in which few are special.
+constexpr int32_t kFirstId = 300;
+constexpr int32_t kNumIds = 1500;
+
+// Frequent English words: one token each in most vocabularies.
+constexpr const char* kWords[] = {
+    "time",      "year",        "people",    "way",    "day",        "man",
+    "thing",     "woman",       "life",      "child",  "world",      "school",
+    "state",     "family",      "student",   "group",  "country",    "problem",
+    "hand",      "part",        "place",     "case",   "week",       "company",
+    "system",    "program",     "question",  "work",   "government", "number",
+    "night",     "point",       "home",      "water",  "room",       "mother",
+    "area",      "money",       "story",     "fact",   "month",      "lot",
+    "right",     "study",       "book",      "eye",    "job",        "word",
+    "business",  "issue",       "side",      "kind",   "head",       "house",
+    "service",   "friend",      "father",    "power",  "hour",       "game",
+    "line",      "end",         "member",    "law",    "car",        "city",
+    "community", "name",        "president", "team",   "minute",     "idea",
+    "body",      "information", "back",      "parent", "face",       "others",
+    "level",     "office",      "door",      "health", "person",     "art",
+    "war",       "history",     "party",     "result", "change",     "morning",
+    "reason",    "research",    "girl",      "guy",    "moment",     "air",
+    "teacher",   "force",       "education"};
+
+template <typename T>
+void Shuffle(std::vector<T>* values, SimulationRandom* random) {
+  for (size_t i = values->size(); i > 1; --i) {
+    std::swap((*values)[i - 1], (*values)[random->Below(i)]);
+  }
+}
+
+// Makes text (or ids) of a wanted number of tokens.
+class TextMaker {
+ public:
+  TextMaker(CompletionApi api, PromptCodec* codec, SimulationRandom* random)
+      : codec_(codec),
+        random_(random),
+        uses_ids_(codec == nullptr && api == CompletionApi::kCompletions) {}
+
+  // Units of prompts: ids where there are any, else indices of words.
+  std::vector<int32_t> Draw(int64_t count) {
+    std::vector<int32_t> units(std::max<int64_t>(count, 0));
+    const absl::Span<const int32_t> plain =
+        codec_ != nullptr ? codec_->PlainIds() : absl::Span<const int32_t>();
+    for (int32_t& unit : units) {
+      if (!plain.empty()) {
+        unit = plain[random_->Below(plain.size())];
+      } else if (uses_ids_) {
+        unit = kFirstId + static_cast<int32_t>(random_->Below(kNumIds));
+      } else {
+        unit = static_cast<int32_t>(random_->Below(std::size(kWords)));
+      }
+    }
+    return units;
+  }
+
+  // A prompt of `num_tokens` tokens that starts with `units` and goes on with
+  // drawn ones. Units merge or split when they become text and are encoded
+  // again, so their number is corrected until it fits, and what the codec
+  // counts in the end is the length.
+  absl::StatusOr<LoadPrompt> Make(std::vector<int32_t> units,
+                                  int64_t num_tokens) {
+    LoadPrompt prompt;
+    const auto extend = [&](int64_t count) {
+      const std::vector<int32_t> more = Draw(count);
+      units.insert(units.end(), more.begin(), more.end());
+    };
+    extend(num_tokens - static_cast<int64_t>(units.size()));
+    if (codec_ == nullptr) {
+      prompt.num_tokens = units.size();
+      if (uses_ids_) {
+        prompt.token_ids = std::move(units);
+      } else {
+        prompt.text = Text(units);
+      }
+      return prompt;
+    }
+    constexpr int kMaxCorrections = 12;
+    for (int round = 0;; ++round) {
+      prompt.text = Text(units);
+      QUIRE_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                             codec_->Encode(prompt.text));
+      prompt.num_tokens = ids.size();
+      const int64_t excess = prompt.num_tokens - num_tokens;
+      if (excess == 0 || round == kMaxCorrections) return prompt;
+      if (excess < 0) {
+        extend(-excess);
+      } else {
+        // Each unit makes this many tokens.
+        const double ratio = std::max(
+            1.0, static_cast<double>(prompt.num_tokens) / units.size());
+        const int64_t surplus = std::max<int64_t>(1, excess / ratio);
+        if (surplus >= static_cast<int64_t>(units.size())) return prompt;
+        units.resize(units.size() - surplus);
+      }
+    }
+  }
+
+ private:
+  std::string Text(const std::vector<int32_t>& units) {
+    if (codec_ != nullptr && !codec_->PlainIds().empty()) {
+      return codec_->Decode(units);
+    }
+    std::string text;
+    for (int32_t unit : units) {
+      absl::StrAppend(&text, text.empty() ? "" : " ", kWords[unit]);
+    }
+    return text;
+  }
+
+  PromptCodec* const codec_;
+  SimulationRandom* const random_;
+  const bool uses_ids_;
+};
+
+absl::StatusOr<std::vector<LoadPrompt>> RandomPrompts(
+    const DatasetOptions& options, TextMaker* maker, SimulationRandom* random) {
+  const auto draw = [&](int64_t len, int64_t least) {
+    const double ratio = options.random_range_ratio;
+    const auto low = static_cast<int64_t>(std::floor(len * (1 - ratio)));
+    const auto high = static_cast<int64_t>(std::ceil(len * (1 + ratio)));
+    return std::max(least, random->Between(low, high));
+  };
+  const std::vector<int32_t> prefix = maker->Draw(options.random_prefix_len);
+  std::vector<LoadPrompt> prompts;
+  for (int i = 0; i < options.num_prompts; ++i) {
+    const int64_t input_len = draw(options.random_input_len, 0);
+    const int64_t num_tokens = options.random_prefix_len + input_len;
+    if (num_tokens < 1) {
+      return absl::InvalidArgumentError(
+          "--random-input-len and --random-prefix-len leave no token");
+    }
+    QUIRE_ASSIGN_OR_RETURN(LoadPrompt prompt, maker->Make(prefix, num_tokens));
+    prompt.output_len = draw(options.random_output_len, 1);
+    prompts.push_back(std::move(prompt));
+  }
+  return prompts;
+}
+
+absl::StatusOr<std::vector<LoadPrompt>> PrefixRepetitionPrompts(
+    const DatasetOptions& options, TextMaker* maker, SimulationRandom* random) {
+  if (options.num_prefixes < 1 || options.num_prefixes > options.num_prompts) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--prefix-repetition-num-prefixes ", options.num_prefixes,
+        " must be 1 to --num-prompts (", options.num_prompts, ")"));
+  }
+  std::vector<LoadPrompt> prompts;
+  for (int p = 0; p < options.num_prefixes; ++p) {
+    const std::vector<int32_t> prefix = maker->Draw(options.prefix_len);
+    // The remainder goes to the first prefixes.
+    const int count = options.num_prompts / options.num_prefixes +
+                      (p < options.num_prompts % options.num_prefixes ? 1 : 0);
+    for (int i = 0; i < count; ++i) {
+      QUIRE_ASSIGN_OR_RETURN(
+          LoadPrompt prompt,
+          maker->Make(prefix, options.prefix_len + options.suffix_len));
+      prompt.output_len = options.prefix_output_len;
+      prompts.push_back(std::move(prompt));
+    }
+  }
+  Shuffle(&prompts, random);
+  return prompts;
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  if (path.empty()) {
+    return absl::InvalidArgumentError("this dataset needs --dataset-path");
+  }
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file || file.bad()) {
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  }
+  return text.str();
+}
+
+absl::StatusOr<int64_t> CountTokens(PromptCodec* codec,
+                                    const std::string& text) {
+  // About four characters of English a token.
+  if (codec == nullptr) return static_cast<int64_t>(text.size() + 3) / 4;
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, codec->Encode(text));
+  return static_cast<int64_t>(ids.size());
+}
+
+// Repeats prompts in order until there are `count`.
+void Oversample(int count, std::vector<LoadPrompt>* prompts) {
+  const size_t num_read = prompts->size();
+  for (size_t i = 0; static_cast<int>(prompts->size()) < count; ++i) {
+    prompts->push_back((*prompts)[i % num_read]);
+  }
+}
+
+absl::StatusOr<std::vector<LoadPrompt>> CustomPrompts(
+    const DatasetOptions& options, PromptCodec* codec,
+    SimulationRandom* random) {
+  QUIRE_ASSIGN_OR_RETURN(const std::string text, ReadFile(options.path));
+  std::istringstream lines(text);
+  std::vector<LoadPrompt> prompts;
+  int line_number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++line_number;
+    if (absl::StripAsciiWhitespace(line).empty()) continue;
+    const auto error = [&](absl::string_view what) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(options.path, ":", line_number, ": ", what));
+    };
+    JsonLimits limits;
+    limits.max_nodes = 1 << 20;
+    const auto json = ParseJson(line, limits);
+    if (!json.ok() || !json->is_object()) return error("not a JSON object");
+    const auto prompt_text = json->find("prompt");
+    if (prompt_text == json->end() || !prompt_text->is_string() ||
+        prompt_text->get_ref<const std::string&>().empty()) {
+      return error("\"prompt\" is not a text");
+    }
+    LoadPrompt prompt;
+    prompt.text = prompt_text->get<std::string>();
+    prompt.output_len = options.custom_output_len;
+    if (options.custom_output_len < 0) {
+      const auto output = json->find("output_tokens");
+      if (output == json->end() || !output->is_number_unsigned() ||
+          output->get<uint64_t>() < 1 || output->get<uint64_t>() > 1 << 24) {
+        return error("\"output_tokens\" is not a number of at least 1");
+      }
+      prompt.output_len = output->get<int64_t>();
+    }
+    prompts.push_back(std::move(prompt));
+  }
+  if (prompts.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.path, ": holds no prompt"));
+  }
+  Shuffle(&prompts, random);
+  if (static_cast<int>(prompts.size()) > options.num_prompts) {
+    prompts.resize(options.num_prompts);
+  }
+  for (LoadPrompt& prompt : prompts) {
+    QUIRE_ASSIGN_OR_RETURN(prompt.num_tokens, CountTokens(codec, prompt.text));
+  }
+  Oversample(options.num_prompts, &prompts);
+  return prompts;
+}
+
+// Where parsing fails.
+class ErrorFinder : public nlohmann::json_sax<Json> {
+ public:
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return true; }
+  bool key(string_t&) override { return true; }
+  bool end_object() override { return true; }
+  bool start_array(std::size_t) override { return true; }
+  bool end_array() override { return true; }
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    position_ = position;
+    return false;
+  }
+  size_t position_ = 0;
+};
+
+// vLLM's bounds of what a conversation may be (is_valid_sequence).
+bool HasUsualLength(int64_t prompt_len, int64_t output_len, bool is_fixed) {
+  return prompt_len >= 4 && (is_fixed || output_len >= 4) &&
+         prompt_len <= 1024 && prompt_len + output_len <= 2048;
+}
+
+absl::StatusOr<std::vector<LoadPrompt>> ShareGptPrompts(
+    const DatasetOptions& options, PromptCodec* codec,
+    SimulationRandom* random) {
+  QUIRE_ASSIGN_OR_RETURN(const std::string text, ReadFile(options.path));
+  const Json root = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (root.is_discarded()) {
+    ErrorFinder finder;
+    Json::sax_parse(text, &finder);
+    const auto end = text.begin() + std::min(finder.position_, text.size());
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.path, ":", 1 + std::count(text.begin(), end, '\n'),
+                     ": not JSON"));
+  }
+  if (!root.is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.path, ": not a list of conversations"));
+  }
+  std::vector<std::pair<const std::string*, const std::string*>> turns;
+  for (size_t i = 0; i < root.size(); ++i) {
+    const auto error = [&](absl::string_view what) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(options.path, ": conversation ", i, ": ", what));
+    };
+    if (!root[i].is_object()) return error("not an object");
+    const auto list = root[i].find("conversations");
+    if (list == root[i].end()) continue;
+    if (!list->is_array()) return error("\"conversations\" is not a list");
+    if (list->size() < 2) continue;
+    const std::string* texts[2] = {};
+    for (int turn = 0; turn < 2; ++turn) {
+      const Json& entry = (*list)[turn];
+      if (!entry.is_object() || !entry.contains("value") ||
+          !entry["value"].is_string()) {
+        return error("a turn has no text as its \"value\"");
+      }
+      texts[turn] = &entry["value"].get_ref<const std::string&>();
+    }
+    turns.emplace_back(texts[0], texts[1]);
+  }
+  Shuffle(&turns, random);
+  std::vector<LoadPrompt> prompts;
+  for (const auto& [question, answer] : turns) {
+    if (static_cast<int>(prompts.size()) == options.num_prompts) break;
+    LoadPrompt prompt;
+    prompt.text = *question;
+    QUIRE_ASSIGN_OR_RETURN(prompt.num_tokens, CountTokens(codec, *question));
+    prompt.output_len = options.sharegpt_output_len;
+    if (options.sharegpt_output_len == 0) {
+      QUIRE_ASSIGN_OR_RETURN(prompt.output_len, CountTokens(codec, *answer));
+    }
+    if (HasUsualLength(prompt.num_tokens, prompt.output_len,
+                       options.sharegpt_output_len > 0)) {
+      prompts.push_back(std::move(prompt));
+    }
+  }
+  if (prompts.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.path,
+                     ": holds no conversation of two turns with 4 to 1024 "
+                     "prompt tokens and 2048 in all"));
+  }
+  Oversample(options.num_prompts, &prompts);
+  return prompts;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<LoadPrompt>> MakePrompts(
+    const DatasetOptions& options, CompletionApi api, PromptCodec* codec,
+    SimulationRandom* random) {
+  TextMaker maker(api, codec, random);
+  switch (options.kind) {
+    case DatasetOptions::Kind::kRandom:
+      return RandomPrompts(options, &maker, random);
+    case DatasetOptions::Kind::kPrefixRepetition:
+      return PrefixRepetitionPrompts(options, &maker, random);
+    case DatasetOptions::Kind::kShareGpt:
+      return ShareGptPrompts(options, codec, random);
+    case DatasetOptions::Kind::kCustom:
+      return CustomPrompts(options, codec, random);
+  }
+  return absl::InternalError("unknown dataset");
+}
+
+}  // namespace quire

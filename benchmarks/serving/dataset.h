@@ -1,0 +1,55 @@
+// The prompts of a load. The kinds and their options are those of vLLM's
+// benchmark (vllm/benchmarks/datasets.py).
+#ifndef QUIRE_BENCHMARKS_SERVING_DATASET_H_
+#define QUIRE_BENCHMARKS_SERVING_DATASET_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "benchmarks/serving/completion_api.h"
+#include "benchmarks/serving/prompt_codec.h"
+#include "engine/base/random.h"
+
+namespace quire {
+
+struct DatasetOptions {
+  enum class Kind : uint8_t { kRandom, kShareGpt, kPrefixRepetition, kCustom };
+  Kind kind = Kind::kRandom;
+  std::string path;  // kShareGpt, kCustom.
+  int num_prompts = 1000;
+
+  // kRandom. Lengths are uniform in [(1 - range_ratio) len, (1 + range_ratio)
+  // len]; the prefix is the same in every prompt and comes before them.
+  int64_t random_input_len = 1024;
+  int64_t random_output_len = 128;
+  double random_range_ratio = 0;
+  int64_t random_prefix_len = 0;
+
+  // kShareGpt: length of every answer; 0: that of the file's answer.
+  int64_t sharegpt_output_len = 0;
+  // kCustom: length of every answer; -1: the line's "output_tokens".
+  int64_t custom_output_len = 256;
+
+  // kPrefixRepetition: num_prompts / num_prefixes prompts with each prefix,
+  // shuffled.
+  int64_t prefix_len = 256;
+  int64_t suffix_len = 256;
+  int num_prefixes = 10;
+  int64_t prefix_output_len = 128;
+};
+
+// Draws or reads the prompts.
+//   codec: null if nothing counts tokens; random prompts are then token ids for
+//   kCompletions and words, about one token each, for kChat.
+// INVALID_ARGUMENT naming file and line (kCustom) or conversation (kShareGpt)
+// of what is malformed; NOT_FOUND if the file cannot be read. A file with fewer
+// prompts than asked for is repeated.
+absl::StatusOr<std::vector<LoadPrompt>> MakePrompts(
+    const DatasetOptions& options, CompletionApi api, PromptCodec* codec,
+    SimulationRandom* random);
+
+}  // namespace quire
+
+#endif  // QUIRE_BENCHMARKS_SERVING_DATASET_H_

@@ -1,0 +1,188 @@
+#include "benchmarks/serving/serving_load.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+
+namespace quire {
+namespace {
+
+class Load;
+
+// One request; outlives its response.
+class LoadRequest : public ResponseHandler {
+ public:
+  LoadRequest(Load* load, const LoadPrompt* prompt, RequestRecord* record)
+      : load_(load), prompt_(prompt), record_(record) {
+    record->prompt_len = prompt->num_tokens;
+  }
+  void OnEvent(absl::string_view data, double now) override;
+  void OnEnd(const ResponseEnd& end, double now) override;
+  void Start(double now);
+
+ private:
+  void AddChunk(const CompletionChunk& chunk, double now);
+
+  Load* const load_;
+  const LoadPrompt* const prompt_;
+  RequestRecord* const record_;
+  double started_at_ = 0;
+  double last_chunk_at_ = 0;
+  int64_t num_chunks_ = 0;
+  bool has_usage_ = false;
+};
+
+class Load {
+ public:
+  Load(LoadClient* client, const std::vector<LoadPrompt>& prompts,
+       const ServingLoadOptions& options)
+      : client_(client), options_(options) {
+    result_.records.resize(prompts.size());
+    requests_.reserve(prompts.size());
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      requests_.emplace_back(this, &prompts[i], &result_.records[i]);
+    }
+    progress_.num_requests = static_cast<int>(prompts.size());
+  }
+
+  ServingLoadResult Run();
+
+ private:
+  friend class LoadRequest;
+
+  bool IsCancelled() const {
+    return options_.is_cancelled != nullptr && *options_.is_cancelled;
+  }
+  void StartDue(double now);
+  void Report(double now);
+
+  LoadClient* const client_;
+  const ServingLoadOptions& options_;
+  std::vector<LoadRequest> requests_;
+  ServingLoadResult result_;
+  size_t num_started_ = 0;
+  double start_ = 0;
+  double next_report_ = 0;
+  LoadProgress progress_;
+};
+
+void LoadRequest::Start(double now) {
+  record_->start_time = now - load_->start_;
+  HttpMessage message;
+  message.path = load_->options_.endpoint;
+  message.headers = load_->options_.headers;
+  message.body = CompletionBody(load_->options_.params, *prompt_);
+  // What rendering took is not the server's.
+  started_at_ = MonotonicSeconds();
+  load_->client_->Start(message, this);
+}
+
+void LoadRequest::AddChunk(const CompletionChunk& chunk, double now) {
+  if (!chunk.error.empty() && record_->error.empty()) {
+    record_->error = chunk.error.substr(0, 1000);
+  }
+  if (chunk.prompt_tokens.has_value()) {
+    record_->prompt_len = *chunk.prompt_tokens;
+  }
+  if (chunk.completion_tokens.has_value()) {
+    record_->output_tokens = *chunk.completion_tokens;
+    has_usage_ = true;
+  }
+  if (!chunk.has_choice) return;
+  if (num_chunks_++ == 0) {
+    record_->ttft = now - started_at_;
+  } else {
+    record_->itls.push_back(now - last_chunk_at_);
+  }
+  last_chunk_at_ = now;
+  record_->latency = now - started_at_;
+  if (load_->options_.keeps_text) record_->generated_text += chunk.text;
+  ++load_->progress_.num_chunks;
+}
+
+void LoadRequest::OnEvent(absl::string_view data, double now) {
+  if (data == "[DONE]") return;
+  CompletionChunk chunk;
+  const absl::Status status = ReadCompletionChunk(data, &chunk);
+  if (!status.ok()) {
+    if (record_->error.empty()) record_->error = std::string(status.message());
+    return;
+  }
+  AddChunk(chunk, now);
+}
+
+void LoadRequest::OnEnd(const ResponseEnd& end, double) {
+  if (!end.status.ok()) {
+    record_->error = std::string(end.status.message());
+  } else if (end.http_status != 200) {
+    record_->error = ErrorText(end.http_status, end.body);
+  } else if (!end.is_event_stream && record_->error.empty()) {
+    record_->error = absl::StrCat("the answer is not an event stream: ",
+                                  ErrorText(end.http_status, end.body));
+  } else if (num_chunks_ == 0 && record_->error.empty()) {
+    record_->error = "the stream brought no token";
+  }
+  if (!has_usage_) record_->output_tokens = num_chunks_;
+  record_->success = record_->error.empty();
+  ++load_->progress_.num_done;
+  load_->progress_.num_failed += !record_->success;
+}
+
+void Load::StartDue(double now) {
+  const size_t limit = options_.max_concurrency > 0 ? options_.max_concurrency
+                                                    : requests_.size();
+  while (num_started_ < requests_.size() &&
+         static_cast<size_t>(client_->num_open()) < limit &&
+         start_ + options_.arrival_times[num_started_] <= now) {
+    requests_[num_started_++].Start(MonotonicSeconds());
+  }
+}
+
+void Load::Report(double now) {
+  if (!options_.on_progress || now < next_report_) return;
+  next_report_ = now + 0.1;
+  progress_.num_open = client_->num_open();
+  progress_.seconds = now - start_;
+  options_.on_progress(progress_);
+}
+
+ServingLoadResult Load::Run() {
+  start_ = MonotonicSeconds();
+  while (!IsCancelled() &&
+         (num_started_ < requests_.size() || client_->num_open() > 0)) {
+    const double now = MonotonicSeconds();
+    StartDue(now);
+    Report(now);
+    // Without a place, the next start waits for an end, which wakes Poll.
+    const bool has_place = options_.max_concurrency == 0 ||
+                           client_->num_open() < options_.max_concurrency;
+    double wait = 0.1;  // For cancellation and progress.
+    if (num_started_ < requests_.size() && has_place) {
+      wait =
+          std::min(wait, start_ + options_.arrival_times[num_started_] - now);
+    }
+    client_->Poll(std::max(wait, 0.0));
+  }
+  result_.duration = MonotonicSeconds() - start_;
+  if (IsCancelled()) {
+    result_.was_cancelled = true;
+    client_->CancelAll();
+    for (size_t i = num_started_; i < requests_.size(); ++i) {
+      result_.records[i].error = "cancelled before it started";
+    }
+  }
+  next_report_ = 0;
+  Report(MonotonicSeconds());
+  return std::move(result_);
+}
+
+}  // namespace
+
+ServingLoadResult RunServingLoad(LoadClient* client,
+                                 const std::vector<LoadPrompt>& prompts,
+                                 const ServingLoadOptions& options) {
+  return Load(client, prompts, options).Run();
+}
+
+}  // namespace quire

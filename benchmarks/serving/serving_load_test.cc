@@ -1,0 +1,199 @@
+#include "benchmarks/serving/serving_load.h"
+
+#include <atomic>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "benchmarks/serving/fake_server.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+using testing::HasSubstr;
+
+std::string Token(const std::string& text) {
+  return absl::StrCat(R"({"choices": [{"index": 0, "text": ")", text,
+                      R"("}]})");
+}
+
+std::string Usage(int prompt_tokens, int completion_tokens) {
+  return absl::StrCat(R"({"choices": [], "usage": {"prompt_tokens": )",
+                      prompt_tokens, R"(, "completion_tokens": )",
+                      completion_tokens, "}}");
+}
+
+FakeAnswer GoodAnswer() {
+  return {StreamAnswer({Token("a"), Token("b"), Usage(11, 5), "[DONE]"})};
+}
+
+class ServingLoadTest : public testing::Test {
+ protected:
+  // A load of `count` requests on a server that answers as `answer` says.
+  ServingLoadResult Run(
+      int count, std::function<FakeAnswer(int, const std::string&)> answer) {
+    FakeServer server(std::move(answer));
+    ServerUrl url;
+    url.host = "127.0.0.1";
+    url.port = server.port();
+    LoadClientOptions client_options;
+    client_options.idle_timeout_seconds = idle_timeout_seconds_;
+    auto client = LoadClient::Create(url, client_options);
+    EXPECT_TRUE(client.ok()) << client.status();
+    std::vector<LoadPrompt> prompts(count);
+    for (int i = 0; i < count; ++i) {
+      prompts[i].text = absl::StrCat("prompt ", i);
+      prompts[i].num_tokens = 2;
+    }
+    if (options_.arrival_times.empty()) {
+      options_.arrival_times.assign(count, 0);
+    }
+    const ServingLoadResult result =
+        RunServingLoad(client->get(), prompts, options_);
+    EXPECT_EQ(result.records.size(), prompts.size());
+    return result;
+  }
+
+  // The error of one request that is answered so.
+  std::string ErrorOf(const FakeAnswer& answer) {
+    const ServingLoadResult result =
+        Run(1, [&](int, const std::string&) { return answer; });
+    EXPECT_FALSE(result.records[0].success);
+    return result.records[0].error;
+  }
+
+  ServingLoadOptions options_;
+  double idle_timeout_seconds_ = 60;
+};
+
+TEST_F(ServingLoadTest, RecordsWhatReadersSee) {
+  options_.keeps_text = true;
+  const ServingLoadResult result =
+      Run(20, [](int, const std::string&) { return GoodAnswer(); });
+  for (const RequestRecord& record : result.records) {
+    EXPECT_TRUE(record.success) << record.error;
+    EXPECT_EQ(record.prompt_len, 11);
+    EXPECT_EQ(record.output_tokens, 5);  // As the server says.
+    EXPECT_EQ(record.generated_text, "ab");
+    EXPECT_EQ(record.itls.size(), 1u);
+    EXPECT_GT(record.ttft, 0);
+    EXPECT_NEAR(record.latency, record.ttft + record.itls[0], 1e-9);
+    EXPECT_LE(record.start_time + record.latency, result.duration);
+  }
+  EXPECT_FALSE(result.was_cancelled);
+}
+
+TEST_F(ServingLoadTest, CountsWhereTheServerDoesNot) {
+  const ServingLoadResult result = Run(1, [](int, const std::string&) {
+    return FakeAnswer{StreamAnswer({Token("a"), Token(""), "[DONE]"})};
+  });
+  EXPECT_TRUE(result.records[0].success);
+  EXPECT_EQ(result.records[0].prompt_len, 2);
+  EXPECT_EQ(result.records[0].output_tokens, 2);
+}
+
+TEST_F(ServingLoadTest, FailuresAreRecordedEach) {
+  EXPECT_EQ(ErrorOf({SizedAnswer(404, R"({"error": {"message": "no path"}})")}),
+            "HTTP 404: no path");
+  EXPECT_EQ(ErrorOf({SizedAnswer(500, "oops")}), "HTTP 500: oops");
+  EXPECT_THAT(ErrorOf({SizedAnswer(200, "{}")}),
+              HasSubstr("not an event stream"));
+  EXPECT_THAT(ErrorOf({SizedAnswer(200, "<html>hello</html>")}),
+              HasSubstr("<html>"));
+  EXPECT_THAT(ErrorOf({StreamAnswer({Token("a")}, false), true}),
+              HasSubstr("in the middle"));
+  EXPECT_THAT(ErrorOf({StreamAnswer({Token("a"), "nonsense"})}),
+              HasSubstr("not a JSON object"));
+  EXPECT_THAT(ErrorOf({StreamAnswer({})}), HasSubstr("no token"));
+  EXPECT_EQ(ErrorOf({StreamAnswer(
+                {Token("a"), R"({"error": {"message": "died"}})"})}),
+            "died");
+  EXPECT_THAT(ErrorOf({"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+                       "Content-Type: text/event-stream\r\n\r\nzz\r\n"}),
+              HasSubstr("chunk"));
+}
+
+TEST_F(ServingLoadTest, SilenceIsAFailure) {
+  idle_timeout_seconds_ = 0.05;
+  EXPECT_THAT(ErrorOf({"", false, true}), HasSubstr("nothing came"));
+}
+
+// A server that breaks every third answer: the others count.
+TEST_F(ServingLoadTest, SomeFail) {
+  const ServingLoadResult result = Run(30, [](int number, const std::string&) {
+    if (number % 3 == 0) return FakeAnswer{"", true};
+    return GoodAnswer();
+  });
+  int num_failed = 0;
+  for (const RequestRecord& record : result.records) {
+    num_failed += !record.success;
+    EXPECT_EQ(record.success, record.error.empty());
+  }
+  EXPECT_GT(num_failed, 0);
+  EXPECT_LT(num_failed, 30);
+}
+
+TEST_F(ServingLoadTest, KeepsToTheConcurrency) {
+  options_.max_concurrency = 3;
+  std::atomic<int> num_open{0}, most{0};
+  int last_done = 0;
+  options_.on_progress = [&](const LoadProgress& progress) {
+    EXPECT_LE(progress.num_open, 3);
+    EXPECT_GE(progress.num_done, last_done);
+    last_done = progress.num_done;
+  };
+  Run(50, [&](int, const std::string&) {
+    const int now = ++num_open;
+    int seen = most;
+    while (now > seen && !most.compare_exchange_weak(seen, now)) {
+    }
+    --num_open;
+    return GoodAnswer();
+  });
+  EXPECT_LE(most, 3);
+  EXPECT_EQ(last_done, 50);
+}
+
+TEST_F(ServingLoadTest, RequestsStartWhenTheyAreDue) {
+  options_.arrival_times = {0, 0.02, 0.05};
+  const ServingLoadResult result =
+      Run(3, [](int, const std::string&) { return GoodAnswer(); });
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_GE(result.records[i].start_time, options_.arrival_times[i]);
+  }
+}
+
+// Cancelled by the first answer: what ended counts, the rest says why it did
+// not.
+TEST_F(ServingLoadTest, CancellationKeepsWhatEnded) {
+  std::atomic<bool> is_cancelled{false};
+  options_.is_cancelled = &is_cancelled;
+  options_.max_concurrency = 1;
+  const ServingLoadResult result = Run(5, [&](int number, const std::string&) {
+    if (number == 0) return GoodAnswer();
+    is_cancelled = true;
+    return FakeAnswer{"", false, /*is_silent=*/true};
+  });
+  EXPECT_TRUE(result.was_cancelled);
+  EXPECT_TRUE(result.records[0].success);
+  EXPECT_EQ(result.records[1].error, "cancelled");
+  EXPECT_EQ(result.records[4].error, "cancelled before it started");
+}
+
+TEST_F(ServingLoadTest, ChatAnswers) {
+  options_.params.api = CompletionApi::kChat;
+  options_.endpoint = "/v1/chat/completions";
+  const ServingLoadResult result = Run(1, [](int, const std::string& request) {
+    EXPECT_TRUE(absl::StartsWith(request, "POST /v1/chat/completions "));
+    return FakeAnswer{StreamAnswer(
+        {R"({"choices": [{"delta": {"role": "assistant"}}]})",
+         R"({"choices": [{"delta": {"content": "x"}}]})", "[DONE]"})};
+  });
+  EXPECT_TRUE(result.records[0].success);
+  EXPECT_EQ(result.records[0].itls.size(), 1u);
+}
+
+}  // namespace
+}  // namespace quire

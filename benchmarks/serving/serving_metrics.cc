@@ -1,0 +1,305 @@
+#include "benchmarks/serving/serving_metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "benchmarks/statistics.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct MetricNames {
+  LatencyMetric metric;
+  const char* key;     // In options and in JSON.
+  const char* label;   // In the report.
+  const char* header;  // Its section of the report.
+  LatencySummary ServingMetrics::*summary;
+};
+
+constexpr MetricNames kMetrics[] = {
+    {LatencyMetric::kTtft, "ttft", "TTFT", "Time to First Token",
+     &ServingMetrics::ttft},
+    {LatencyMetric::kTpot, "tpot", "TPOT",
+     "Time per Output Token (excl. 1st token)", &ServingMetrics::tpot},
+    {LatencyMetric::kItl, "itl", "ITL", "Inter-token Latency",
+     &ServingMetrics::itl},
+    {LatencyMetric::kE2el, "e2el", "E2EL", "End-to-end Latency",
+     &ServingMetrics::e2el}};
+
+LatencySummary Summarize(std::vector<double> seconds,
+                         const std::vector<double>& percentiles) {
+  LatencySummary summary;
+  for (double& value : seconds) value *= 1e3;
+  std::sort(seconds.begin(), seconds.end());
+  summary.mean = Mean(seconds);
+  summary.median = PercentileOfSorted(seconds, 50);
+  summary.deviation = PopulationDeviation(seconds);
+  for (double percent : percentiles) {
+    summary.percentiles.push_back(PercentileOfSorted(seconds, percent));
+  }
+  return summary;
+}
+
+// 0 for requests of one token, which then meet any limit.
+double TimePerOutputToken(const RequestRecord& record) {
+  if (record.output_tokens <= 1) return 0;
+  return (record.latency - record.ttft) / (record.output_tokens - 1);
+}
+
+bool IsGood(const RequestRecord& record, const GoodputLimits& limits) {
+  return record.ttft <= limits.ttft.value_or(INFINITY) &&
+         TimePerOutputToken(record) <= limits.tpot.value_or(INFINITY) &&
+         record.latency <= limits.e2el.value_or(INFINITY);
+}
+
+// Chunks and open requests in each second from the first start.
+void FindPeaks(const std::vector<RequestRecord>& records,
+               ServingMetrics* metrics) {
+  double first = INFINITY, last = 0;
+  for (const RequestRecord& record : records) {
+    if (!record.success) continue;
+    first = std::min(first, record.start_time);
+    last = std::max(last, record.start_time + record.latency);
+  }
+  if (first > last) return;
+  const auto num_seconds = static_cast<size_t>(std::ceil(last - first)) + 1;
+  std::vector<int64_t> tokens(num_seconds, 0);
+  // Changes of the number of open requests from second to second.
+  std::vector<int> opened(num_seconds + 1, 0);
+  const auto second_of = [&](double time) {
+    return std::min(num_seconds - 1, static_cast<size_t>(time - first));
+  };
+  for (const RequestRecord& record : records) {
+    if (!record.success) continue;
+    double time = record.start_time + record.ttft;
+    ++tokens[second_of(time)];
+    for (double gap : record.itls) ++tokens[second_of(time += gap)];
+    ++opened[second_of(record.start_time)];
+    --opened[second_of(record.start_time + record.latency) + 1];
+  }
+  metrics->max_output_tokens_per_s =
+      *std::max_element(tokens.begin(), tokens.end());
+  int num_open = 0;
+  for (int change : opened) {
+    num_open += change;
+    metrics->max_concurrent_requests =
+        std::max(metrics->max_concurrent_requests, num_open);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<LatencyMetric>> ParseMetricNames(
+    absl::string_view text) {
+  std::vector<LatencyMetric> metrics;
+  for (absl::string_view part : absl::StrSplit(text, ',', absl::SkipEmpty())) {
+    part = absl::StripAsciiWhitespace(part);
+    const auto* const found =
+        std::find_if(std::begin(kMetrics), std::end(kMetrics),
+                     [&](const MetricNames& m) { return part == m.key; });
+    if (found == std::end(kMetrics)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", part, "' is not ttft, tpot, itl or e2el"));
+    }
+    metrics.push_back(found->metric);
+  }
+  return metrics;
+}
+
+absl::StatusOr<std::vector<double>> ParsePercentiles(absl::string_view text) {
+  std::vector<double> percentiles;
+  for (absl::string_view part : absl::StrSplit(text, ',', absl::SkipEmpty())) {
+    double value = 0;
+    if (!absl::SimpleAtod(absl::StripAsciiWhitespace(part), &value) ||
+        !(value >= 0 && value <= 100)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", part, "' is not a percentile (0 to 100)"));
+    }
+    percentiles.push_back(value);
+  }
+  return percentiles;
+}
+
+absl::StatusOr<GoodputLimits> ParseGoodput(
+    const std::vector<std::string>& texts) {
+  GoodputLimits limits;
+  for (const std::string& text : texts) {
+    const std::pair<std::string, std::string> parts =
+        absl::StrSplit(text, absl::MaxSplits(':', 1));
+    double milliseconds = 0;
+    std::optional<double>* const limit = parts.first == "ttft"   ? &limits.ttft
+                                         : parts.first == "tpot" ? &limits.tpot
+                                         : parts.first == "e2el" ? &limits.e2el
+                                                                 : nullptr;
+    if (limit == nullptr || !absl::SimpleAtod(parts.second, &milliseconds) ||
+        !(milliseconds >= 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", text,
+                       "' is not ttft, tpot or e2el with milliseconds "
+                       "(ttft:200)"));
+    }
+    *limit = milliseconds / 1e3;
+  }
+  return limits;
+}
+
+ServingMetrics ComputeServingMetrics(const std::vector<RequestRecord>& records,
+                                     double duration,
+                                     const ReportOptions& options) {
+  ServingMetrics metrics;
+  metrics.duration = duration;
+  std::vector<double> ttfts, tpots, itls, e2els;
+  int num_good = 0;
+  for (const RequestRecord& record : records) {
+    if (!record.success) {
+      ++metrics.failed;
+      continue;
+    }
+    ++metrics.completed;
+    metrics.total_input_tokens += record.prompt_len;
+    metrics.total_output_tokens += record.output_tokens;
+    ttfts.push_back(record.ttft);
+    e2els.push_back(record.latency);
+    itls.insert(itls.end(), record.itls.begin(), record.itls.end());
+    if (record.output_tokens > 1) tpots.push_back(TimePerOutputToken(record));
+    num_good += IsGood(record, options.goodput);
+  }
+  if (duration > 0) {
+    metrics.request_throughput = metrics.completed / duration;
+    metrics.output_throughput = metrics.total_output_tokens / duration;
+    metrics.total_token_throughput =
+        (metrics.total_input_tokens + metrics.total_output_tokens) / duration;
+    if (options.goodput.has_any()) {
+      metrics.request_goodput = num_good / duration;
+    }
+  }
+  metrics.ttft = Summarize(std::move(ttfts), options.percentiles);
+  metrics.tpot = Summarize(std::move(tpots), options.percentiles);
+  metrics.itl = Summarize(std::move(itls), options.percentiles);
+  metrics.e2el = Summarize(std::move(e2els), options.percentiles);
+  FindPeaks(records, &metrics);
+  return metrics;
+}
+
+std::string ServingReport(const ServingMetrics& metrics,
+                          const ReportOptions& options) {
+  std::string text;
+  const auto centered = [&text](const std::string& title, char fill) {
+    const size_t width = 50;
+    const size_t left =
+        title.size() < width ? (width - title.size()) / 2 : size_t{0};
+    std::string line = std::string(left, fill) + title;
+    line.resize(std::max(width, line.size()), fill);
+    absl::StrAppend(&text, line, "\n");
+  };
+  const auto count = [&text](const char* name, int64_t value) {
+    absl::StrAppendFormat(&text, "%-40s %-10d\n", name, value);
+  };
+  const auto number = [&text](const std::string& name, double value) {
+    absl::StrAppendFormat(&text, "%-40s %-10.2f\n", name, value);
+  };
+  centered(" Serving Benchmark Result ", '=');
+  count("Successful requests:", metrics.completed);
+  count("Failed requests:", metrics.failed);
+  if (options.max_concurrency > 0) {
+    count("Maximum request concurrency:", options.max_concurrency);
+  }
+  if (std::isfinite(options.request_rate)) {
+    number("Request rate configured (RPS):", options.request_rate);
+  }
+  number("Benchmark duration (s):", metrics.duration);
+  count("Total input tokens:", metrics.total_input_tokens);
+  count("Total generated tokens:", metrics.total_output_tokens);
+  number("Request throughput (req/s):", metrics.request_throughput);
+  if (metrics.request_goodput.has_value()) {
+    number("Request goodput (req/s):", *metrics.request_goodput);
+  }
+  number("Output token throughput (tok/s):", metrics.output_throughput);
+  number("Peak output token throughput (tok/s):",
+         metrics.max_output_tokens_per_s);
+  number("Peak concurrent requests:", metrics.max_concurrent_requests);
+  number("Total token throughput (tok/s):", metrics.total_token_throughput);
+  for (const MetricNames& names : kMetrics) {
+    if (std::count(options.metrics.begin(), options.metrics.end(),
+                   names.metric) == 0) {
+      continue;
+    }
+    const LatencySummary& summary = metrics.*names.summary;
+    centered(names.header, '-');
+    number(absl::StrCat("Mean ", names.label, " (ms):"), summary.mean);
+    number(absl::StrCat("Median ", names.label, " (ms):"), summary.median);
+    for (size_t i = 0; i < options.percentiles.size(); ++i) {
+      number(absl::StrCat("P", PercentileName(options.percentiles[i]), " ",
+                          names.label, " (ms):"),
+             summary.percentiles[i]);
+    }
+  }
+  absl::StrAppend(&text, std::string(50, '='), "\n");
+  return text;
+}
+
+Json ServingJson(const ServingMetrics& metrics,
+                 const std::vector<RequestRecord>& records,
+                 const ReportOptions& options, bool detailed) {
+  Json json;
+  json["duration"] = metrics.duration;
+  json["completed"] = metrics.completed;
+  json["failed"] = metrics.failed;
+  json["total_input_tokens"] = metrics.total_input_tokens;
+  json["total_output_tokens"] = metrics.total_output_tokens;
+  json["request_throughput"] = metrics.request_throughput;
+  json["request_goodput"] = metrics.request_goodput.has_value()
+                                ? Json(*metrics.request_goodput)
+                                : Json();
+  json["output_throughput"] = metrics.output_throughput;
+  json["total_token_throughput"] = metrics.total_token_throughput;
+  json["max_output_tokens_per_s"] = metrics.max_output_tokens_per_s;
+  json["max_concurrent_requests"] = metrics.max_concurrent_requests;
+  if (detailed) {
+    for (const char* name : {"input_lens", "output_lens", "ttfts", "itls",
+                             "latencies", "start_times", "generated_texts"}) {
+      json[name] = Json::array();
+    }
+    for (const RequestRecord& record : records) {
+      json["input_lens"].push_back(record.prompt_len);
+      json["output_lens"].push_back(record.success ? record.output_tokens : 0);
+      json["ttfts"].push_back(record.ttft);
+      json["itls"].push_back(record.itls);
+      json["latencies"].push_back(record.latency);
+      json["start_times"].push_back(record.start_time);
+      json["generated_texts"].push_back(record.generated_text);
+    }
+  }
+  if (detailed || metrics.failed > 0) {
+    json["errors"] = Json::array();
+    for (const RequestRecord& record : records) {
+      json["errors"].push_back(record.error);
+    }
+  }
+  for (const MetricNames& names : kMetrics) {
+    if (std::count(options.metrics.begin(), options.metrics.end(),
+                   names.metric) == 0) {
+      continue;
+    }
+    const LatencySummary& summary = metrics.*names.summary;
+    const std::string suffix = absl::StrCat("_", names.key, "_ms");
+    json["mean" + suffix] = summary.mean;
+    json["median" + suffix] = summary.median;
+    json["std" + suffix] = summary.deviation;
+    for (size_t i = 0; i < options.percentiles.size(); ++i) {
+      json[absl::StrCat("p", PercentileName(options.percentiles[i]), suffix)] =
+          summary.percentiles[i];
+    }
+  }
+  return json;
+}
+
+}  // namespace quire

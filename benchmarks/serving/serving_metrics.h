@@ -1,0 +1,102 @@
+// Figures of a load and their report, as vLLM's benchmark defines and names
+// them (vllm/benchmarks/serve.py, calculate_metrics), so that results of both
+// can be compared and scripts that read them work with both.
+#ifndef QUIRE_BENCHMARKS_SERVING_SERVING_METRICS_H_
+#define QUIRE_BENCHMARKS_SERVING_SERVING_METRICS_H_
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace quire {
+
+// One request of a load. Times are seconds; start_time counts from the start of
+// the load.
+struct RequestRecord {
+  bool success = false;
+  std::string error;  // Why it failed; empty if it has not.
+  int64_t prompt_len = 0;
+  int64_t output_tokens = 0;  // As the server counts; else chunks.
+  double start_time = 0;
+  double ttft = 0;           // To the first chunk.
+  double latency = 0;        // To the last chunk.
+  std::vector<double> itls;  // Gaps between chunks.
+  std::string generated_text;
+};
+
+enum class LatencyMetric : uint8_t { kTtft, kTpot, kItl, kE2el };
+
+// "ttft,tpot,itl,e2el" or some of it.
+absl::StatusOr<std::vector<LatencyMetric>> ParseMetricNames(
+    absl::string_view text);
+// "25,50,99.9": each in [0, 100].
+absl::StatusOr<std::vector<double>> ParsePercentiles(absl::string_view text);
+
+// Limits that a request must meet to count for goodput, in seconds. Zhong et
+// al. 2024 (DistServe), arXiv:2401.09670.
+struct GoodputLimits {
+  std::optional<double> ttft, tpot, e2el;
+  bool has_any() const {
+    return ttft.has_value() || tpot.has_value() || e2el.has_value();
+  }
+};
+// {"ttft:200", "e2el:5000"}, in milliseconds.
+absl::StatusOr<GoodputLimits> ParseGoodput(
+    const std::vector<std::string>& texts);
+
+struct ReportOptions {
+  std::vector<LatencyMetric> metrics = {
+      LatencyMetric::kTtft, LatencyMetric::kTpot, LatencyMetric::kItl};
+  std::vector<double> percentiles = {99};
+  GoodputLimits goodput;
+  int max_concurrency = 0;  // As configured; 0: unlimited.
+  double request_rate = std::numeric_limits<double>::infinity();
+};
+
+struct LatencySummary {
+  double mean = 0, median = 0, deviation = 0;  // Milliseconds.
+  std::vector<double> percentiles;             // As ReportOptions has them.
+};
+
+struct ServingMetrics {
+  double duration = 0;
+  int completed = 0;
+  int failed = 0;
+  int64_t total_input_tokens = 0;  // Of completed requests.
+  int64_t total_output_tokens = 0;
+  double request_throughput = 0;
+  std::optional<double> request_goodput;
+  double output_throughput = 0;
+  double total_token_throughput = 0;
+  // Of whole seconds from the first start.
+  double max_output_tokens_per_s = 0;
+  int max_concurrent_requests = 0;
+  LatencySummary ttft, tpot, itl, e2el;
+};
+
+// TPOT = (latency - ttft) / (output_tokens - 1), of requests with more than one
+// token; TTFT, ITL and E2EL of all completed ones.
+ServingMetrics ComputeServingMetrics(const std::vector<RequestRecord>& records,
+                                     double duration,
+                                     const ReportOptions& options);
+
+// The block for the terminal.
+std::string ServingReport(const ServingMetrics& metrics,
+                          const ReportOptions& options);
+
+// The members of the result file that come from the measurement.
+//   detailed: with a list over the requests for each of their figures. The list
+//   of errors is there also if any request failed.
+nlohmann::ordered_json ServingJson(const ServingMetrics& metrics,
+                                   const std::vector<RequestRecord>& records,
+                                   const ReportOptions& options, bool detailed);
+
+}  // namespace quire
+
+#endif  // QUIRE_BENCHMARKS_SERVING_SERVING_METRICS_H_

@@ -1,0 +1,317 @@
+// `quire bench model`: rows as llama-bench's.
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "benchmarks/ceilings.h"
+#include "benchmarks/model_rows.h"
+#include "benchmarks/random_model.h"
+#include "benchmarks/statistics.h"
+#include "cli/bench.h"
+#include "cli/bench_output.h"
+#include "cli/exit_codes.h"
+#include "cli/session.h"
+#include "engine/base/status.h"
+#include "engine/base/thread_pool.h"
+#include "kernels/backend_factory.h"
+#include "nlohmann/json.hpp"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// llama-batched-bench's usual prompt before decoding.
+constexpr int kBatchedDepth = 128;
+
+absl::StatusOr<std::vector<ModelRow>> PlanRows(
+    const BenchModelOptions& options) {
+  std::vector<ModelRow> rows;
+  for (int depth : options.depth) {
+    for (int n : options.num_prompt) {
+      if (n > 0) rows.push_back({n, 0, depth, 1});
+    }
+    for (int n : options.num_gen) {
+      if (n > 0) rows.push_back({0, n, depth, 1});
+    }
+    for (const std::string& text : options.prompt_gen) {
+      const std::vector<std::string> parts = absl::StrSplit(text, ',');
+      ModelRow row;
+      row.depth = depth;
+      if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &row.num_prompt) ||
+          !absl::SimpleAtoi(parts[1], &row.num_gen) || row.num_prompt < 1 ||
+          row.num_gen < 1 || row.num_prompt > 1 << 24 ||
+          row.num_gen > 1 << 24) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("-pg '", text, "' is not PROMPT,GENERATED"));
+      }
+      rows.push_back(row);
+    }
+  }
+  for (int num_seqs : options.concurrency) {
+    for (int n : options.num_gen) {
+      if (n > 0) rows.push_back({0, n, kBatchedDepth, num_seqs});
+    }
+  }
+  if (rows.empty()) {
+    return absl::InvalidArgumentError("-p, -n and -pg leave nothing to do");
+  }
+  return rows;
+}
+
+// A directory that is removed with the object.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() = default;
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  ~TemporaryDirectory() {
+    std::error_code error;
+    if (!path_.empty()) std::filesystem::remove_all(path_, error);
+  }
+  absl::Status Make() {
+    std::error_code error;
+    const auto folder = std::filesystem::temp_directory_path(error);
+    std::string path = (folder / "quire_bench_XXXXXX").string();
+    if (error || mkdtemp(path.data()) == nullptr) {
+      return absl::UnavailableError(absl::StrCat(path, ": cannot be made"));
+    }
+    path_ = path;
+    return absl::OkStatus();
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+class ModelBench {
+ public:
+  explicit ModelBench(const BenchModelOptions& options) : options_(options) {}
+
+  int Run();
+
+ private:
+  // Sets exit_code_ on failure.
+  absl::Status Load(const std::vector<ModelRow>& rows);
+  absl::Status Measure(const ModelRow& row);
+  LoadedModel& model() { return session_ ? session_->loaded : preset_model_; }
+  std::string WeightsName() {
+    return model().quantization.empty() ? DTypeName(model().dtype)
+                                        : model().quantization;
+  }
+  Json Object(const ModelRowResult& result);
+  void Print(const ModelRowResult& result);
+  void PrintEnd();
+
+  const BenchModelOptions& options_;
+  std::unique_ptr<Session> session_;
+  LoadedModel preset_model_;
+  std::string name_;
+  std::unique_ptr<HostCeilingProbe> probe_;
+  std::unique_ptr<ModelDriver> driver_;
+  int num_printed_ = 0;
+  int exit_code_ = kExitEngine;
+};
+
+absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
+  int num_seqs = 1, longest = 2, most_tokens = 1;
+  for (const ModelRow& row : rows) {
+    num_seqs = std::max(num_seqs, row.num_seqs);
+    longest = std::max(longest, row.length());
+    most_tokens = std::max({most_tokens, row.num_prompt, row.depth});
+  }
+  const int step_tokens =
+      std::max(num_seqs, std::min(options_.batch_size, most_tokens));
+  if (options_.preset.empty()) {
+    SessionOptions session = options_.model;
+    session.max_num_seqs = num_seqs;
+    session.max_num_batched_tokens = step_tokens;
+    session.max_model_len = absl::StrCat(longest + 1);
+    CommandError error;
+    session_ = LoadSession(session, &error);
+    if (session_ == nullptr) {
+      exit_code_ = error.exit_code;
+      return error.status;
+    }
+    name_ = session_->model_path;
+  } else {
+    exit_code_ = kExitUsage;
+    QUIRE_ASSIGN_OR_RETURN(const RandomModelShape shape,
+                           PresetShape(options_.preset));
+    exit_code_ = kExitDevice;
+    TemporaryDirectory directory;
+    QUIRE_RETURN_IF_ERROR(directory.Make());
+    QUIRE_RETURN_IF_ERROR(WriteRandomModel(shape, 1, directory.path()));
+    SessionOptions session = options_.model;
+    session.max_num_seqs = num_seqs;
+    session.max_num_batched_tokens = step_tokens;
+    session.max_model_len = absl::StrCat(longest + 1);
+    QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(session));
+    std::string fallback_reason;
+    QUIRE_ASSIGN_OR_RETURN(
+        std::unique_ptr<Backend> backend,
+        CreateBackend({options_.model.device, options_.model.num_threads,
+                       options_.model.enforce_eager},
+                      &fallback_reason));
+    QUIRE_ASSIGN_OR_RETURN(
+        preset_model_, LoadModel(directory.path(), load, std::move(backend)));
+    name_ = options_.preset;
+  }
+  if (options_.has_ceilings) {
+    exit_code_ = kExitUsage;
+    QUIRE_ASSIGN_OR_RETURN(
+        probe_, HostCeilingProbe::Create(options_.model.num_threads));
+  }
+  exit_code_ = kExitDevice;
+  QUIRE_ASSIGN_OR_RETURN(ModelDriver driver,
+                         ModelDriver::Create(&model(), num_seqs, longest));
+  driver_ = std::make_unique<ModelDriver>(std::move(driver));
+  exit_code_ = kExitEngine;
+  return absl::OkStatus();
+}
+
+Json ModelBench::Object(const ModelRowResult& result) {
+  std::vector<double> nanoseconds, rates;
+  for (double seconds : result.seconds) {
+    nanoseconds.push_back(seconds * 1e9);
+    rates.push_back(result.row.num_tokens() / seconds);
+  }
+  Json json = {
+      {"model_filename", name_},
+      {"model_type",
+       absl::StrCat(model().config.model_type, " ", DTypeName(model().dtype))},
+      {"model_size", model().memory.weights_bytes},
+      {"model_n_params", model().num_parameters},
+      {"backends", model().backend->Description()},
+      {"n_batch", model().shape.max_num_tokens},
+      {"n_threads", options_.model.num_threads > 0 ? options_.model.num_threads
+                                                   : AvailableCpus()},
+      {"type_k", DTypeName(model().kv_cache_dtype)},
+      {"type_v", DTypeName(model().kv_cache_dtype)},
+      {"n_prompt", result.row.num_prompt},
+      {"n_gen", result.row.num_gen},
+      {"n_depth", result.row.depth},
+      {"n_seqs", result.row.num_seqs},
+      {"test", result.row.Name()},
+      {"test_time", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(),
+                                     absl::UTCTimeZone())},
+      {"avg_ns", Mean(nanoseconds)},
+      {"stddev_ns", SampleDeviation(nanoseconds)},
+      {"avg_ts", Mean(rates)},
+      {"stddev_ts", SampleDeviation(rates)},
+      {"samples_ns", nanoseconds},
+      {"samples_ts", rates}};
+  if (!result.percent_of_read.empty()) {
+    json["percent_of_read_bandwidth"] = result.percent_of_read;
+    json["percent_of_bf16_peak"] = result.percent_of_peak;
+  }
+  return json;
+}
+
+// Names of files need not be UTF-8.
+std::string Dump(const Json& json, int indent = -1) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string CsvField(const Json& value) {
+  const std::string text =
+      value.is_string() ? value.get<std::string>() : Dump(value);
+  std::string quoted = "\"";
+  for (char c : text) {
+    if (c == '"') quoted += '"';
+    quoted += c;
+  }
+  return quoted + "\"";
+}
+
+void ModelBench::Print(const ModelRowResult& result) {
+  const Json json = Object(result);
+  const bool is_first = num_printed_++ == 0;
+  const std::string& format = options_.format;
+  if (format == "md") {
+    if (is_first) {
+      std::printf("| model | size | params | backend | test | t/s |%s\n",
+                  probe_ ? " of read bandwidth | of bf16 peak |" : "");
+      std::printf("| --- | ---: | ---: | --- | ---: | ---: |%s\n",
+                  probe_ ? " ---: | ---: |" : "");
+    }
+    absl::PrintF("| %s %s | %.2f GiB | %.2f B | %s | %s | %.2f ± %.2f |",
+                 name_.substr(name_.rfind('/') + 1), DTypeName(model().dtype),
+                 model().memory.weights_bytes / double(1 << 30),
+                 model().num_parameters / 1e9, model().backend->Description(),
+                 result.row.Name(), json["avg_ts"].get<double>(),
+                 json["stddev_ts"].get<double>());
+    if (probe_) {
+      absl::PrintF(" %s %% | %s %% |",
+                   Spread(result.percent_of_read, 1, "%.0f"),
+                   Spread(result.percent_of_peak, 1, "%.0f"));
+    }
+    std::printf("\n");
+  } else if (format == "csv") {
+    std::vector<std::string> names, values;
+    for (const auto& [name, value] : json.items()) {
+      if (value.is_array()) continue;
+      names.push_back(name);
+      values.push_back(CsvField(value));
+    }
+    if (is_first) std::printf("%s\n", absl::StrJoin(names, ",").c_str());
+    std::printf("%s\n", absl::StrJoin(values, ",").c_str());
+  } else if (format == "jsonl") {
+    std::printf("%s\n", Dump(json).c_str());
+  } else {
+    std::printf("%s%s", is_first ? "[\n" : ",\n", Dump(json, 2).c_str());
+  }
+  std::fflush(stdout);
+}
+
+void ModelBench::PrintEnd() {
+  if (options_.format != "json") return;
+  std::printf(num_printed_ == 0 ? "[]\n" : "\n]\n");
+}
+
+absl::Status ModelBench::Measure(const ModelRow& row) {
+  QUIRE_ASSIGN_OR_RETURN(
+      const ModelRowResult result,
+      MeasureModelRow(model(), driver_.get(), row, options_.repetitions,
+                      probe_ != nullptr ? &probe_->probe : nullptr));
+  Print(result);
+  return absl::OkStatus();
+}
+
+int ModelBench::Run() {
+  const std::atomic<bool>& is_interrupted = InterruptFlag();
+  const auto rows = PlanRows(options_);
+  if (!rows.ok()) return FailBench(rows.status(), kExitUsage);
+  if (const absl::Status status = Load(*rows); !status.ok()) {
+    return FailBench(status, exit_code_);
+  }
+  for (const ModelRow& row : *rows) {
+    if (is_interrupted) break;
+    if (const absl::Status status = Measure(row); !status.ok()) {
+      PrintEnd();
+      return FailBench(status, kExitEngine);
+    }
+  }
+  PrintEnd();
+  return is_interrupted ? kExitInterrupted : kExitOk;
+}
+
+}  // namespace
+
+int RunBenchModel(const BenchModelOptions& options) {
+  return ModelBench(options).Run();
+}
+
+}  // namespace quire

@@ -1,0 +1,250 @@
+// `quire bench throughput` and `quire bench latency`.
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
+#include "benchmarks/serving/dataset.h"
+#include "benchmarks/serving/load_client.h"
+#include "benchmarks/serving/prompt_codec.h"
+#include "benchmarks/statistics.h"
+#include "cli/bench.h"
+#include "cli/bench_output.h"
+#include "cli/exit_codes.h"
+#include "cli/session.h"
+#include "engine/base/clock.h"
+#include "engine/base/status.h"
+#include "nlohmann/json.hpp"
+#include "server/json_text.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Counts what the engine gives.
+class TokenCounter : public OutputSink {
+ public:
+  void Push(std::vector<OutputEvent> events) override {
+    absl::MutexLock lock(&mu_);
+    for (const OutputEvent& event : events) {
+      num_tokens_ += event.tokens.size();
+      if (!event.error.ok()) error_ = event.error;
+      num_ended_ += event.is_last;
+    }
+  }
+  // Waits until `count` requests have ended, or `seconds`.
+  bool WaitForEnds(int64_t count, double seconds) {
+    const auto has_ended = [this, count] {
+      mu_.AssertHeld();
+      return num_ended_ >= count;
+    };
+    absl::MutexLock lock(&mu_);
+    return mu_.AwaitWithTimeout(absl::Condition(&has_ended),
+                                absl::Seconds(seconds));
+  }
+  int64_t num_ended() {
+    absl::MutexLock lock(&mu_);
+    return num_ended_;
+  }
+  int64_t num_tokens() {
+    absl::MutexLock lock(&mu_);
+    return num_tokens_;
+  }
+  absl::Status error() {
+    absl::MutexLock lock(&mu_);
+    return error_;
+  }
+
+ private:
+  absl::Mutex mu_;
+  int64_t num_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t num_ended_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Status error_ ABSL_GUARDED_BY(mu_);
+};
+
+class OfflineEngine {
+ public:
+  // Null with `error` set.
+  static std::unique_ptr<OfflineEngine> Create(SessionOptions options,
+                                               CommandError* error) {
+    // Everything is submitted at once.
+    options.max_num_queued_reqs = 1 << 20;
+    options.max_num_queued_tokens = int64_t{1} << 40;
+    auto engine = std::make_unique<OfflineEngine>();
+    engine->session_ = LoadSession(options, error);
+    if (engine->session_ == nullptr) return nullptr;
+    auto loop = EngineLoop::Create(engine->session_->engine_options,
+                                   engine->session_->loaded.runner.get(),
+                                   Clock::Monotonic(), &engine->counter_);
+    if (!loop.ok()) {
+      *error = {loop.status(), kExitUsage};
+      return nullptr;
+    }
+    engine->loop_ = std::move(*loop);
+    return engine;
+  }
+
+  const Session& session() const { return *session_; }
+
+  // Sampled, as vLLM's benchmark does, to exactly `output_len` tokens.
+  absl::Status Submit(std::vector<int32_t> prompt, int64_t output_len) {
+    Request request;
+    request.id = loop_->NewRequestId();
+    request.prompt_token_ids = std::move(prompt);
+    request.sampling.max_tokens = static_cast<int32_t>(output_len);
+    request.sampling.ignore_eos = true;
+    request.sampling.seed = request.id;
+    request.arrival_time = Clock::Monotonic()->Now();
+    return loop_->Submit(std::move(request));
+  }
+
+  TokenCounter& counter() { return counter_; }
+
+ private:
+  // In order of use: the loop ends first.
+  std::unique_ptr<Session> session_;
+  TokenCounter counter_;
+  std::unique_ptr<EngineLoop> loop_;
+};
+
+absl::StatusOr<std::vector<LoadPrompt>> MakeOfflinePrompts(
+    const BenchOfflineOptions& options, const Tokenizer& tokenizer) {
+  DatasetOptions dataset;
+  dataset.kind =
+      options.dataset_name == "sharegpt" ? DatasetOptions::Kind::kShareGpt
+      : options.dataset_name == "custom" ? DatasetOptions::Kind::kCustom
+                                         : DatasetOptions::Kind::kRandom;
+  dataset.path = options.dataset_path;
+  dataset.num_prompts = options.num_prompts;
+  if (options.input_len > 0) dataset.random_input_len = options.input_len;
+  dataset.random_output_len = options.output_len;
+  dataset.custom_output_len = options.output_len;
+  dataset.random_range_ratio = options.random_range_ratio;
+  dataset.random_prefix_len = options.random_prefix_len;
+  const std::unique_ptr<PromptCodec> codec = NewLocalCodec(&tokenizer);
+  SimulationRandom random(options.model.seed);
+  QUIRE_ASSIGN_OR_RETURN(
+      std::vector<LoadPrompt> prompts,
+      MakePrompts(dataset, CompletionApi::kCompletions, codec.get(), &random));
+  for (LoadPrompt& prompt : prompts) {
+    QUIRE_ASSIGN_OR_RETURN(prompt.token_ids, codec->Encode(prompt.text));
+  }
+  return prompts;
+}
+
+// Writes `json` to `path` if there is one, and returns the exit code.
+int SaveJson(const std::string& path, const Json& json, int exit_code) {
+  if (path.empty()) return exit_code;
+  const absl::Status status = WriteTextFile(
+      path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  return status.ok() ? exit_code : FailBench(status, kExitDevice);
+}
+
+}  // namespace
+
+int RunBenchThroughput(const BenchOfflineOptions& options) {
+  const std::atomic<bool>& is_interrupted = InterruptFlag();
+  CommandError error;
+  const auto engine = OfflineEngine::Create(options.model, &error);
+  if (engine == nullptr) return FailBench(error.status, error.exit_code);
+  auto prompts = MakeOfflinePrompts(options, *engine->session().tokenizer);
+  if (!prompts.ok()) return FailBench(prompts.status(), kExitUsage);
+  int64_t num_prompt_tokens = 0;
+  const double start = MonotonicSeconds();
+  for (LoadPrompt& prompt : *prompts) {
+    num_prompt_tokens += prompt.token_ids.size();
+    const absl::Status status =
+        engine->Submit(std::move(prompt.token_ids), prompt.output_len);
+    if (!status.ok()) return FailBench(status, kExitUsage);
+  }
+  ProgressLine line(true);
+  TokenCounter& counter = engine->counter();
+  const int64_t num_requests = static_cast<int64_t>(prompts->size());
+  while (!counter.WaitForEnds(num_requests, 0.1) && !is_interrupted) {
+    line.Show("requests", counter.num_ended(), num_requests,
+              absl::StrFormat("%.0f tok/s", counter.num_tokens() /
+                                                (MonotonicSeconds() - start)));
+  }
+  const double elapsed = MonotonicSeconds() - start;
+  if (!counter.error().ok()) return FailBench(counter.error(), kExitEngine);
+  // Interrupted: of what has ended, with the prompts' mean length.
+  const int64_t num_ended = counter.num_ended();
+  num_prompt_tokens = num_prompt_tokens * num_ended / num_requests;
+  const int64_t num_output_tokens = counter.num_tokens();
+  const int64_t num_tokens = num_prompt_tokens + num_output_tokens;
+  absl::PrintF(
+      "Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output "
+      "tokens/s\nTotal num prompt tokens:  %d\nTotal num output tokens:  %d\n",
+      num_ended / elapsed, num_tokens / elapsed, num_output_tokens / elapsed,
+      num_prompt_tokens, num_output_tokens);
+  const Json json = {{"elapsed_time", elapsed},
+                     {"num_requests", num_ended},
+                     {"total_num_tokens", num_tokens},
+                     {"requests_per_second", num_ended / elapsed},
+                     {"tokens_per_second", num_tokens / elapsed}};
+  return SaveJson(options.output_json, json,
+                  is_interrupted ? kExitInterrupted : kExitOk);
+}
+
+int RunBenchLatency(const BenchOfflineOptions& options) {
+  const std::atomic<bool>& is_interrupted = InterruptFlag();
+  CommandError error;
+  SessionOptions model = options.model;
+  model.max_num_seqs = std::max(model.max_num_seqs, options.batch_size);
+  const auto engine = OfflineEngine::Create(model, &error);
+  if (engine == nullptr) return FailBench(error.status, error.exit_code);
+  const int64_t input_len = options.input_len > 0 ? options.input_len : 32;
+  SimulationRandom random(options.model.seed);
+  const std::unique_ptr<PromptCodec> codec =
+      NewLocalCodec(engine->session().tokenizer.get());
+  const absl::Span<const int32_t> ids = codec->PlainIds();
+  if (ids.empty()) {
+    return FailBench(absl::InvalidArgumentError("the tokenizer has no tokens"),
+                     kExitModel);
+  }
+  std::vector<double> seconds;
+  int64_t num_submitted = 0;
+  ProgressLine line(true);
+  const int num_iters = options.num_iters_warmup + options.num_iters;
+  for (int i = 0; i < num_iters && !is_interrupted; ++i) {
+    line.Show("iterations", i, num_iters, "");
+    const double start = MonotonicSeconds();
+    for (int b = 0; b < options.batch_size; ++b) {
+      std::vector<int32_t> prompt(input_len);
+      for (int32_t& id : prompt) id = ids[random.Below(ids.size())];
+      const absl::Status status =
+          engine->Submit(std::move(prompt), options.output_len);
+      if (!status.ok()) return FailBench(status, kExitUsage);
+      ++num_submitted;
+    }
+    while (!engine->counter().WaitForEnds(num_submitted, 0.5)) {
+      if (is_interrupted) break;
+    }
+    if (!engine->counter().error().ok()) {
+      return FailBench(engine->counter().error(), kExitEngine);
+    }
+    if (i >= options.num_iters_warmup && !is_interrupted) {
+      seconds.push_back(MonotonicSeconds() - start);
+    }
+  }
+  if (seconds.empty()) return kExitInterrupted;
+  Json percentiles = Json::object();
+  absl::PrintF("Avg latency: %.6f seconds\n", Mean(seconds));
+  for (int percent : {10, 25, 50, 75, 90, 99}) {
+    const double value = Percentile(seconds, percent);
+    percentiles[absl::StrCat(percent)] = value;
+    absl::PrintF("%d%% percentile latency: %.6f seconds\n", percent, value);
+  }
+  const Json json = {{"avg_latency", Mean(seconds)},
+                     {"latencies", seconds},
+                     {"percentiles", percentiles}};
+  return SaveJson(options.output_json, json,
+                  is_interrupted ? kExitInterrupted : kExitOk);
+}
+
+}  // namespace quire

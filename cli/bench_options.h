@@ -1,0 +1,161 @@
+// Options of `quire bench`.
+#ifndef QUIRE_CLI_BENCH_OPTIONS_H_
+#define QUIRE_CLI_BENCH_OPTIONS_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+
+namespace CLI {
+class App;
+}
+
+namespace quire {
+
+// A load over HTTP; the names are those of `vllm bench serve`.
+struct BenchServeOptions {
+  std::string backend = "openai";
+  std::string base_url;  // Empty: http://host:port.
+  std::string host = "127.0.0.1";
+  int port = 8080;
+  std::string endpoint;  // Empty: the backend's.
+  std::string model;
+  std::string served_model_name;
+  std::string tokenizer;
+  bool skip_tokenizer = false;
+  bool insecure = false;
+  std::vector<std::string> headers;  // "NAME=VALUE".
+
+  std::string dataset_name = "random";
+  std::string dataset_path;
+  int num_prompts = 1000;
+  int64_t input_len = 0;  // 0: as the dataset's own option says.
+  int64_t output_len = 0;
+  int64_t random_input_len = 1024;
+  int64_t random_output_len = 128;
+  double random_range_ratio = 0;
+  int64_t random_prefix_len = 0;
+  int64_t sharegpt_output_len = 0;
+  int64_t custom_output_len = 256;
+  int64_t prefix_repetition_prefix_len = 256;
+  int64_t prefix_repetition_suffix_len = 256;
+  int prefix_repetition_num_prefixes = 10;
+  int64_t prefix_repetition_output_len = 128;
+
+  double request_rate = 0;  // 0: infinite.
+  double burstiness = 1;
+  int max_concurrency = 0;
+  std::string ramp_up_strategy;
+  double ramp_up_start_rps = 0;
+  double ramp_up_end_rps = 0;
+  int num_warmups = 0;
+  double ready_check_timeout_seconds = 0;
+  double request_timeout_seconds = 600;
+  uint64_t seed = 0;
+
+  bool ignore_eos = false;
+  double temperature = -1;
+  double top_p = -1;
+  int top_k = -2;
+  double min_p = -1;
+  std::string extra_body;
+
+  std::string percentile_metrics;  // Empty: ttft,tpot,itl (e2el with goodput).
+  std::string metric_percentiles = "99";
+  std::vector<std::string> goodput;
+  bool save_result = false;
+  bool save_detailed = false;
+  bool append_result = false;
+  std::string result_dir;
+  std::string result_filename;
+  std::vector<std::string> metadata;  // "KEY=VALUE".
+  std::string label;
+  std::string plot;  // SVG file.
+  bool disable_tqdm = false;
+};
+
+// Without HTTP, through the engine; `vllm bench throughput` and `latency`.
+struct BenchOfflineOptions {
+  // Prompts that repeat would measure the prefix cache.
+  BenchOfflineOptions() { model.enable_prefix_caching = false; }
+
+  SessionOptions model;
+  int64_t input_len = 0;
+  int64_t output_len = 128;
+  std::string output_json;
+  // throughput.
+  std::string dataset_name = "random";
+  std::string dataset_path;
+  int num_prompts = 1000;
+  double random_range_ratio = 0;
+  int64_t random_prefix_len = 0;
+  // latency.
+  int batch_size = 8;
+  int num_iters_warmup = 10;
+  int num_iters = 30;
+};
+
+// Rows of prefill and decode, as llama-bench.
+struct BenchModelOptions {
+  SessionOptions model;
+  std::string preset;  // Random weights of this shape instead of a model.
+  std::vector<int> num_prompt = {512};
+  std::vector<int> num_gen = {128};
+  std::vector<std::string> prompt_gen;  // "512,128" each.
+  std::vector<int> depth = {0};
+  std::vector<int> concurrency;  // Batched decode rows.
+  int batch_size = 2048;         // Tokens of one step.
+  int repetitions = 5;
+  bool has_ceilings = false;
+  std::string format = "md";
+};
+
+struct BenchKernelOptions {
+  std::vector<std::string> presets = {"qwen2.5-0.5b", "llama-3.2-1b"};
+  std::string device = "cpu";
+  int num_threads = 0;
+  std::string dtype = "bf16";
+  std::string quantization;  // A block format; empty: none.
+  std::string kv_cache_dtype = "bf16";
+  std::vector<int> num_rows = {1, 16, 512};
+  int repetitions = 9;
+  std::string filter;
+  std::string output_json;
+};
+
+struct BenchStartupOptions {
+  std::vector<std::string> serve_args;  // Go on to `quire serve`.
+  int repetitions = 11;
+  std::string output_json;
+};
+
+struct BenchOptions {
+  enum class Kind : uint8_t {
+    kServe,
+    kThroughput,
+    kLatency,
+    kModel,
+    kKernels,
+    kStartup
+  };
+  Kind kind = Kind::kServe;
+  BenchServeOptions serve;
+  BenchOfflineOptions offline;  // throughput and latency.
+  BenchModelOptions model;
+  BenchKernelOptions kernels;
+  BenchStartupOptions startup;
+};
+
+// Adds the benchmarks as subcommands of `bench`; `add_model_options` adds those
+// of a SessionOptions.
+void AddBench(
+    CLI::App* bench,
+    const std::function<void(CLI::App*, SessionOptions*)>& add_model_options,
+    BenchOptions* options);
+
+}  // namespace quire
+
+#endif  // QUIRE_CLI_BENCH_OPTIONS_H_

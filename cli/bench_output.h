@@ -1,0 +1,43 @@
+// What the benchmarks share: files of results, progress, and ending by a
+// signal.
+#ifndef QUIRE_CLI_BENCH_OUTPUT_H_
+#define QUIRE_CLI_BENCH_OUTPUT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace quire {
+
+// Writes `text` to `path`: whole, by renaming a new file, or, with `appends`,
+// at its end. UNAVAILABLE with the path and the reason.
+absl::Status WriteTextFile(const std::string& path, absl::string_view text,
+                           bool appends = false);
+
+// Prints "quire: <message>" to standard error; returns `exit_code`.
+int FailBench(const absl::Status& status, int exit_code);
+
+// True from the first SIGINT or SIGTERM on; the second one ends the process.
+const std::atomic<bool>& InterruptFlag();
+
+// A line on standard error that is drawn over, if that is a terminal.
+class ProgressLine {
+ public:
+  explicit ProgressLine(bool is_enabled);
+  ~ProgressLine();  // Ends the line.
+
+  // "label  42% [#####     ] 42/100 rest".
+  void Show(absl::string_view label, int64_t done, int64_t total,
+            absl::string_view rest);
+
+ private:
+  const bool is_enabled_;
+  bool is_shown_ = false;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_CLI_BENCH_OUTPUT_H_

@@ -1,0 +1,514 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "benchmarks/serving/arrivals.h"
+#include "benchmarks/serving/dataset.h"
+#include "benchmarks/serving/latency_plot.h"
+#include "benchmarks/serving/load_client.h"
+#include "benchmarks/serving/prompt_codec.h"
+#include "benchmarks/serving/serving_load.h"
+#include "benchmarks/serving/serving_metrics.h"
+#include "cli/bench.h"
+#include "cli/bench_output.h"
+#include "cli/exit_codes.h"
+#include "cli/model_tokenizer.h"
+#include "engine/base/status.h"
+#include "server/json_text.h"
+#include "tokenizer/tokenizer.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using HeaderList = std::vector<std::pair<std::string, std::string>>;
+
+// What the options ask for, checked before anything is sent.
+struct Plan {
+  ServerUrl url;
+  ServingLoadOptions load;
+  DatasetOptions dataset;
+  ArrivalOptions arrivals;
+  ReportOptions report;
+  Json metadata = Json::object();
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::string model;  // In the API; empty: the server's first.
+};
+
+absl::StatusOr<std::pair<std::string, std::string>> ParsePair(
+    const char* option, const std::string& text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, ": '", text, "' is not NAME=VALUE"));
+  }
+  return std::pair(text.substr(0, equals), text.substr(equals + 1));
+}
+
+absl::StatusOr<HeaderList> MakeHeaders(const BenchServeOptions& options) {
+  HeaderList headers = {{"Content-Type", "application/json"}};
+  bool has_key = false;
+  for (const std::string& text : options.headers) {
+    QUIRE_ASSIGN_OR_RETURN(auto pair, ParsePair("--header", text));
+    for (char c : pair.first + pair.second) {
+      if (c == '\r' || c == '\n') {
+        return absl::InvalidArgumentError("--header: a line break");
+      }
+    }
+    has_key |= absl::EqualsIgnoreCase(pair.first, "Authorization");
+    headers.push_back(std::move(pair));
+  }
+  const char* const key = getenv("OPENAI_API_KEY");
+  if (!has_key && key != nullptr && *key != '\0' &&
+      std::string(key).find_first_of("\r\n") == std::string::npos) {
+    headers.emplace_back("Authorization", absl::StrCat("Bearer ", key));
+  }
+  return headers;
+}
+
+absl::StatusOr<Json> MakeExtraBody(const BenchServeOptions& options) {
+  Json extra = Json::object();
+  if (options.temperature >= 0) extra["temperature"] = options.temperature;
+  if (options.top_p >= 0) extra["top_p"] = options.top_p;
+  if (options.top_k >= -1) extra["top_k"] = options.top_k;
+  if (options.min_p >= 0) extra["min_p"] = options.min_p;
+  if (options.extra_body.empty()) return extra;
+  const auto given = ParseJson(options.extra_body);
+  if (!given.ok() || !given->is_object()) {
+    return absl::InvalidArgumentError("--extra-body is not a JSON object");
+  }
+  for (const auto& [name, value] : given->items()) extra[name] = value;
+  return extra;
+}
+
+DatasetOptions MakeDataset(const BenchServeOptions& options) {
+  using Kind = DatasetOptions::Kind;
+  DatasetOptions dataset;
+  dataset.kind = options.dataset_name == "random"     ? Kind::kRandom
+                 : options.dataset_name == "sharegpt" ? Kind::kShareGpt
+                 : options.dataset_name == "custom"   ? Kind::kCustom
+                                                      : Kind::kPrefixRepetition;
+  const auto either = [](int64_t general, int64_t own) {
+    return general > 0 ? general : own;
+  };
+  dataset.path = options.dataset_path;
+  dataset.num_prompts = options.num_prompts;
+  dataset.random_input_len =
+      either(options.input_len, options.random_input_len);
+  dataset.random_output_len =
+      either(options.output_len, options.random_output_len);
+  dataset.random_range_ratio = options.random_range_ratio;
+  dataset.random_prefix_len = options.random_prefix_len;
+  dataset.sharegpt_output_len =
+      either(options.output_len, options.sharegpt_output_len);
+  dataset.custom_output_len =
+      either(options.output_len, options.custom_output_len);
+  dataset.prefix_len = options.prefix_repetition_prefix_len;
+  dataset.suffix_len =
+      either(options.input_len, options.prefix_repetition_suffix_len);
+  dataset.num_prefixes = options.prefix_repetition_num_prefixes;
+  dataset.prefix_output_len =
+      either(options.output_len, options.prefix_repetition_output_len);
+  return dataset;
+}
+
+absl::StatusOr<ArrivalOptions> MakeArrivals(const BenchServeOptions& options) {
+  ArrivalOptions arrivals;
+  if (options.request_rate > 0) arrivals.request_rate = options.request_rate;
+  arrivals.burstiness = options.burstiness;
+  if (options.ramp_up_strategy.empty()) return arrivals;
+  if (options.ramp_up_start_rps <= 0 || options.ramp_up_end_rps <= 0) {
+    return absl::InvalidArgumentError(
+        "--ramp-up-strategy needs --ramp-up-start-rps and --ramp-up-end-rps");
+  }
+  if (std::isfinite(arrivals.request_rate)) {
+    return absl::InvalidArgumentError(
+        "--request-rate contradicts --ramp-up-strategy");
+  }
+  arrivals.ramp_up = options.ramp_up_strategy == "linear"
+                         ? ArrivalOptions::RampUp::kLinear
+                         : ArrivalOptions::RampUp::kExponential;
+  arrivals.ramp_up_start_rps = options.ramp_up_start_rps;
+  arrivals.ramp_up_end_rps = options.ramp_up_end_rps;
+  return arrivals;
+}
+
+absl::StatusOr<ReportOptions> MakeReport(const BenchServeOptions& options) {
+  ReportOptions report;
+  QUIRE_ASSIGN_OR_RETURN(report.goodput, ParseGoodput(options.goodput));
+  if (!options.percentile_metrics.empty()) {
+    QUIRE_ASSIGN_OR_RETURN(report.metrics,
+                           ParseMetricNames(options.percentile_metrics));
+  } else if (report.goodput.e2el.has_value()) {
+    report.metrics.push_back(LatencyMetric::kE2el);
+  }
+  QUIRE_ASSIGN_OR_RETURN(report.percentiles,
+                         ParsePercentiles(options.metric_percentiles));
+  report.max_concurrency = options.max_concurrency;
+  if (options.request_rate > 0) report.request_rate = options.request_rate;
+  return report;
+}
+
+// A model's directory or file on this machine, not its name in the API.
+bool IsLocalModel(const std::string& path) {
+  std::error_code error;
+  return !path.empty() && std::filesystem::exists(path, error);
+}
+
+absl::StatusOr<Plan> MakePlan(const BenchServeOptions& options) {
+  Plan plan;
+  const std::string base =
+      options.base_url.empty()
+          ? absl::StrCat("http://",
+                         absl::StrContains(options.host, ":")
+                             ? absl::StrCat("[", options.host, "]")
+                             : options.host,
+                         ":", options.port)
+          : options.base_url;
+  QUIRE_ASSIGN_OR_RETURN(plan.url, ParseServerUrl(base));
+  const bool is_chat = options.backend == "openai-chat";
+  plan.load.endpoint = !options.endpoint.empty() ? options.endpoint
+                       : is_chat                 ? "/v1/chat/completions"
+                                                 : "/v1/completions";
+  if (!absl::StartsWith(plan.load.endpoint, "/") ||
+      plan.load.endpoint.find_first_of(" \r\n") != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("--endpoint '",
+                                                   options.endpoint,
+                                                   "' is not a path like "
+                                                   "/v1/completions"));
+  }
+  // A base with the "/v1" that clients of the API are given.
+  if (absl::EndsWith(plan.url.prefix, "/v1") &&
+      absl::StartsWith(plan.load.endpoint, "/v1/")) {
+    plan.url.prefix.resize(plan.url.prefix.size() - 3);
+  }
+  QUIRE_ASSIGN_OR_RETURN(plan.load.headers, MakeHeaders(options));
+  QUIRE_ASSIGN_OR_RETURN(plan.load.params.extra, MakeExtraBody(options));
+  plan.load.params.api =
+      is_chat ? CompletionApi::kChat : CompletionApi::kCompletions;
+  plan.load.params.ignore_eos = options.ignore_eos;
+  plan.load.max_concurrency = options.max_concurrency;
+  plan.load.keeps_text = options.save_detailed;
+  plan.dataset = MakeDataset(options);
+  QUIRE_ASSIGN_OR_RETURN(plan.arrivals, MakeArrivals(options));
+  QUIRE_ASSIGN_OR_RETURN(plan.report, MakeReport(options));
+  for (const std::string& text : options.metadata) {
+    QUIRE_ASSIGN_OR_RETURN(auto pair, ParsePair("--metadata", text));
+    plan.metadata[pair.first] = pair.second;
+  }
+  const bool is_local = IsLocalModel(options.model);
+  plan.model = !options.served_model_name.empty() ? options.served_model_name
+               : is_local                         ? ""
+                                                  : options.model;
+  const std::string path = !options.tokenizer.empty() ? options.tokenizer
+                           : is_local                 ? options.model
+                                                      : "";
+  if (!path.empty() && !options.skip_tokenizer) {
+    std::vector<std::string> warnings;
+    QUIRE_ASSIGN_OR_RETURN(plan.tokenizer, OpenModelTokenizer(path, &warnings));
+  }
+  return plan;
+}
+
+// The first model that the server lists; empty if it lists none.
+std::string FirstModel(LoadClient* client, const HeaderList& headers) {
+  HttpMessage message;
+  message.method = "GET";
+  message.path = "/v1/models";
+  message.headers = headers;
+  const ResponseEnd end = client->Fetch(message, /*timeout_seconds=*/30);
+  if (!end.status.ok() || end.http_status != 200) return "";
+  const auto json = ParseJson(end.body);
+  if (!json.ok() || !json->is_object()) return "";
+  const auto data = json->find("data");
+  if (data == json->end() || !data->is_array() || data->empty() ||
+      !data->front().is_object()) {
+    return "";
+  }
+  const auto id = data->front().find("id");
+  return id != data->front().end() && id->is_string() ? id->get<std::string>()
+                                                      : "";
+}
+
+class ServeBench {
+ public:
+  ServeBench(const BenchServeOptions& options, Plan plan)
+      : options_(options),
+        plan_(std::move(plan)),
+        is_interrupted_(InterruptFlag()),
+        random_(options.seed) {}
+
+  int Run();
+
+ private:
+  absl::Status Connect();
+  absl::Status MakeLoad();
+  // Requests before the measurement, of the load's own prompts.
+  absl::Status WarmUp();
+  void Measure();
+  absl::Status Save(const ServingMetrics& metrics);
+  Json Result(const ServingMetrics& metrics) const;
+  std::string ResultPath() const;
+  int ExitCode(const ServingMetrics& metrics) const;
+
+  const BenchServeOptions& options_;
+  Plan plan_;
+  const std::atomic<bool>& is_interrupted_;
+  SimulationRandom random_;
+  const absl::Time date_ = absl::Now();
+  std::unique_ptr<LoadClient> client_;
+  absl::Status connection_;  // OK, or why there is no client_.
+  std::unique_ptr<PromptCodec> codec_;
+  std::vector<LoadPrompt> prompts_;
+  ServingLoadResult result_;
+};
+
+absl::Status ServeBench::Connect() {
+  LoadClientOptions client_options;
+  client_options.verify_certificate = !options_.insecure;
+  client_options.idle_timeout_seconds = options_.request_timeout_seconds;
+  const double deadline =
+      MonotonicSeconds() + options_.ready_check_timeout_seconds;
+  for (;;) {
+    auto client = LoadClient::Create(plan_.url, client_options);
+    if (client.ok()) {
+      client_ = std::move(*client);
+      return absl::OkStatus();
+    }
+    if (MonotonicSeconds() >= deadline || is_interrupted_) {
+      return client.status();
+    }
+    absl::SleepFor(absl::Milliseconds(250));
+  }
+}
+
+absl::Status ServeBench::MakeLoad() {
+  if (plan_.model.empty() && client_ != nullptr) {
+    plan_.model = FirstModel(client_.get(), plan_.load.headers);
+  }
+  plan_.load.params.model = plan_.model;
+  if (plan_.tokenizer != nullptr) {
+    codec_ = NewLocalCodec(plan_.tokenizer.get());
+  } else if (client_ != nullptr && !options_.skip_tokenizer) {
+    auto codec = NewServerCodec(client_.get(), plan_.model, plan_.load.headers);
+    if (codec.ok()) {
+      codec_ = std::move(*codec);
+    } else {
+      absl::FPrintF(stderr,
+                    "quire: the server does not count tokens (%s), and there "
+                    "is no --tokenizer: prompts are %s\n",
+                    codec.status().message(),
+                    plan_.load.params.api == CompletionApi::kChat
+                        ? "words"
+                        : "random token ids");
+    }
+  }
+  QUIRE_ASSIGN_OR_RETURN(
+      prompts_, MakePrompts(plan_.dataset, plan_.load.params.api, codec_.get(),
+                            &random_));
+  plan_.load.arrival_times =
+      ArrivalTimes(plan_.arrivals, static_cast<int>(prompts_.size()), &random_);
+  plan_.load.is_cancelled = &is_interrupted_;
+  return absl::OkStatus();
+}
+
+absl::Status ServeBench::WarmUp() {
+  ServingLoadOptions load = plan_.load;
+  // Ready is who answers a short request.
+  const double deadline =
+      MonotonicSeconds() + options_.ready_check_timeout_seconds;
+  while (options_.ready_check_timeout_seconds > 0 && !is_interrupted_) {
+    load.arrival_times = {0};
+    LoadPrompt prompt = prompts_.front();
+    prompt.output_len = std::min<int64_t>(prompt.output_len, 2);
+    const ServingLoadResult ready =
+        RunServingLoad(client_.get(), {prompt}, load);
+    if (ready.records[0].success) break;
+    if (MonotonicSeconds() >= deadline) {
+      return absl::UnavailableError(absl::StrCat(
+          plan_.url.Origin(), " is not ready: ", ready.records[0].error));
+    }
+    absl::SleepFor(absl::Milliseconds(250));
+  }
+  if (options_.num_warmups == 0) return absl::OkStatus();
+  std::vector<LoadPrompt> prompts;
+  for (int i = 0; i < options_.num_warmups; ++i) {
+    prompts.push_back(prompts_[i % prompts_.size()]);
+  }
+  load.arrival_times.assign(prompts.size(), 0);
+  RunServingLoad(client_.get(), prompts, load);
+  return absl::OkStatus();
+}
+
+void ServeBench::Measure() {
+  ProgressLine line(!options_.disable_tqdm);
+  plan_.load.on_progress = [&line](const LoadProgress& progress) {
+    line.Show(
+        "requests", progress.num_done, progress.num_requests,
+        absl::StrFormat("%.0fs %.0f tok/s, %d open%s", progress.seconds,
+                        progress.num_chunks / std::max(progress.seconds, 1e-3),
+                        progress.num_open,
+                        progress.num_failed > 0
+                            ? absl::StrCat(", ", progress.num_failed, " failed")
+                            : ""));
+  };
+  result_ = RunServingLoad(client_.get(), prompts_, plan_.load);
+}
+
+Json ServeBench::Result(const ServingMetrics& metrics) const {
+  Json json;
+  json["date"] =
+      absl::FormatTime("%Y%m%d-%H%M%S", date_, absl::LocalTimeZone());
+  json["endpoint_type"] = options_.backend;
+  json["backend"] = options_.backend;
+  json["label"] = options_.label.empty() ? Json() : Json(options_.label);
+  json["model_id"] = plan_.model;
+  json["tokenizer_id"] =
+      options_.tokenizer.empty() ? options_.model : options_.tokenizer;
+  json["num_prompts"] = options_.num_prompts;
+  for (const auto& [name, value] : plan_.metadata.items()) json[name] = value;
+  json["request_rate"] = std::isfinite(plan_.report.request_rate)
+                             ? Json(plan_.report.request_rate)
+                             : Json("inf");
+  json["burstiness"] = options_.burstiness;
+  json["max_concurrency"] =
+      options_.max_concurrency > 0 ? Json(options_.max_concurrency) : Json();
+  if (!options_.ramp_up_strategy.empty()) {
+    json["ramp_up_strategy"] = options_.ramp_up_strategy;
+    json["ramp_up_start_rps"] = options_.ramp_up_start_rps;
+    json["ramp_up_end_rps"] = options_.ramp_up_end_rps;
+  }
+  json["interrupted"] = result_.was_cancelled;
+  const Json figures = ServingJson(metrics, result_.records, plan_.report,
+                                   options_.save_detailed);
+  for (const auto& [name, value] : figures.items()) json[name] = value;
+  return json;
+}
+
+std::string ServeBench::ResultPath() const {
+  std::string name = options_.result_filename;
+  if (name.empty()) {
+    std::string model = plan_.model.substr(plan_.model.rfind('/') + 1);
+    std::string rate = std::isfinite(plan_.report.request_rate)
+                           ? absl::StrCat(plan_.report.request_rate)
+                           : "inf";
+    name = absl::StrCat(
+        options_.label.empty() ? options_.backend : options_.label, "-", rate,
+        "qps",
+        options_.max_concurrency > 0
+            ? absl::StrCat("-concurrency", options_.max_concurrency)
+            : "",
+        "-", model, "-",
+        absl::FormatTime("%Y%m%d-%H%M%S", date_, absl::LocalTimeZone()),
+        ".json");
+  }
+  if (options_.result_dir.empty()) return name;
+  return (std::filesystem::path(options_.result_dir) / name).string();
+}
+
+absl::Status ServeBench::Save(const ServingMetrics& metrics) {
+  if (!options_.plot.empty()) {
+    QUIRE_RETURN_IF_ERROR(WriteTextFile(
+        options_.plot,
+        LatencyPlot(result_.records, metrics.duration,
+                    absl::StrCat(plan_.model, " at ", plan_.url.Origin(), ", ",
+                                 metrics.completed, " requests"))));
+  }
+  if (!options_.save_result && !options_.save_detailed &&
+      !options_.append_result) {
+    return absl::OkStatus();
+  }
+  if (!options_.result_dir.empty()) {
+    std::error_code error;
+    std::filesystem::create_directories(options_.result_dir, error);
+  }
+  const std::string path = ResultPath();
+  QUIRE_RETURN_IF_ERROR(WriteTextFile(path, DumpJson(Result(metrics)) + "\n",
+                                      options_.append_result));
+  absl::FPrintF(stderr, "quire: the result is in %s\n", path);
+  return absl::OkStatus();
+}
+
+int ServeBench::ExitCode(const ServingMetrics& metrics) const {
+  if (result_.was_cancelled) return kExitInterrupted;
+  if (!connection_.ok()) return kExitDevice;
+  return metrics.failed > 0 ? kExitRequestsFailed : kExitOk;
+}
+
+// Errors with how many requests had each, the most frequent first.
+void PrintErrors(const std::vector<RequestRecord>& records) {
+  std::vector<std::pair<std::string, int>> counts;
+  for (const RequestRecord& record : records) {
+    if (record.success) continue;
+    const auto it =
+        std::find_if(counts.begin(), counts.end(),
+                     [&](const auto& c) { return c.first == record.error; });
+    if (it == counts.end()) {
+      counts.emplace_back(record.error, 1);
+    } else {
+      ++it->second;
+    }
+  }
+  std::stable_sort(
+      counts.begin(), counts.end(),
+      [](const auto& a, const auto& b) { return a.second > b.second; });
+  constexpr size_t kMost = 10;
+  for (size_t i = 0; i < std::min(counts.size(), kMost); ++i) {
+    absl::FPrintF(stderr, "quire: %d requests failed: %s\n", counts[i].second,
+                  counts[i].first);
+  }
+  if (counts.size() > kMost) {
+    absl::FPrintF(stderr, "quire: and %d other errors\n",
+                  counts.size() - kMost);
+  }
+}
+
+int ServeBench::Run() {
+  RaiseOpenFileLimit();
+  connection_ = Connect();
+  if (const absl::Status status = MakeLoad(); !status.ok()) {
+    return FailBench(status, kExitUsage);
+  }
+  if (connection_.ok()) {
+    connection_ = WarmUp();
+  }
+  if (connection_.ok()) {
+    Measure();
+  } else {
+    // The result says for each request why there is none.
+    result_.records.resize(prompts_.size());
+    for (RequestRecord& record : result_.records) {
+      record.error = std::string(connection_.message());
+    }
+  }
+  const ServingMetrics metrics =
+      ComputeServingMetrics(result_.records, result_.duration, plan_.report);
+  std::fputs(ServingReport(metrics, plan_.report).c_str(), stdout);
+  std::fflush(stdout);
+  PrintErrors(result_.records);
+  if (const absl::Status status = Save(metrics); !status.ok()) {
+    return FailBench(status, kExitDevice);
+  }
+  return ExitCode(metrics);
+}
+
+}  // namespace
+
+int RunBenchServe(const BenchServeOptions& options) {
+  auto plan = MakePlan(options);
+  if (!plan.ok()) return FailBench(plan.status(), kExitUsage);
+  return ServeBench(options, *std::move(plan)).Run();
+}
+
+}  // namespace quire

@@ -1,0 +1,213 @@
+// `quire bench startup`: this program's own `serve`, started again and again.
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "benchmarks/process_use.h"
+#include "benchmarks/serving/completion_api.h"
+#include "benchmarks/serving/load_client.h"
+#include "benchmarks/statistics.h"
+#include "cli/bench.h"
+#include "cli/bench_output.h"
+#include "cli/exit_codes.h"
+#include "engine/base/status.h"
+#include "nlohmann/json.hpp"
+
+extern char** environ;
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kFirstTokenTimeout = 600;
+
+// A `quire serve` process with its standard output as a file here.
+class ServeProcess {
+ public:
+  ServeProcess() = default;
+  ServeProcess(const ServeProcess&) = delete;
+  ServeProcess& operator=(const ServeProcess&) = delete;
+  ~ServeProcess() {
+    if (output_ != nullptr) std::fclose(output_);
+    if (pid_ <= 0) return;
+    kill(pid_, SIGTERM);
+    int status = 0;
+    while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+    }
+  }
+
+  absl::Status Start(const std::vector<std::string>& serve_args) {
+    std::vector<std::string> args = {"quire", "serve", "--port", "0"};
+    args.insert(args.end(), serve_args.begin(), serve_args.end());
+    std::vector<char*> argv;
+    for (std::string& arg : args) argv.push_back(arg.data());
+    argv.push_back(nullptr);
+    int pipe_fds[2];
+    if (pipe2(pipe_fds, O_CLOEXEC) != 0) {
+      return absl::UnavailableError(std::strerror(errno));
+    }
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, pipe_fds[1], STDOUT_FILENO);
+    const int error = posix_spawn(&pid_, "/proc/self/exe", &actions, nullptr,
+                                  argv.data(), environ);
+    posix_spawn_file_actions_destroy(&actions);
+    close(pipe_fds[1]);
+    output_ = fdopen(pipe_fds[0], "r");
+    if (error != 0) {
+      pid_ = -1;
+      return absl::UnavailableError(std::strerror(error));
+    }
+    return absl::OkStatus();
+  }
+
+  // Waits for the table that start-up prints; the port in it.
+  absl::StatusOr<int> WaitForPort() {
+    int port = 0;
+    char line[4096];
+    while (std::fgets(line, sizeof(line), output_) != nullptr) {
+      const absl::string_view text = line;
+      const size_t colon = text.rfind(':');
+      if (absl::StrContains(text, " address ") &&
+          colon != absl::string_view::npos) {
+        const absl::string_view digits = text.substr(colon + 1);
+        if (!absl::SimpleAtoi(digits, &port)) break;
+      }
+      if (absl::StrContains(text, "ready in") && port > 0) return port;
+    }
+    return absl::UnavailableError("quire serve ended before it was ready");
+  }
+
+  int pid() const { return pid_; }
+
+ private:
+  pid_t pid_ = -1;
+  std::FILE* output_ = nullptr;
+};
+
+// The time of the first event.
+class FirstEvent : public ResponseHandler {
+ public:
+  void OnEvent(absl::string_view, double now) override {
+    if (time == 0) time = now;
+  }
+  void OnEnd(const ResponseEnd& response, double) override {
+    is_done = true;
+    if (!response.status.ok()) {
+      error = std::string(response.status.message());
+    } else if (response.http_status != 200) {
+      error = ErrorText(response.http_status, response.body);
+    }
+  }
+  double time = 0;
+  bool is_done = false;
+  std::string error;
+};
+
+struct StartupSample {
+  double ready_seconds = 0;        // Exec to 200 of /health/ready.
+  double first_token_seconds = 0;  // Exec to the first token of a completion.
+  double ready_bytes = 0;          // Resident memory then.
+  double peak_bytes = 0;           // After the token.
+};
+
+absl::StatusOr<StartupSample> StartOnce(
+    const std::vector<std::string>& serve_args) {
+  StartupSample sample;
+  const double start = MonotonicSeconds();
+  ServeProcess process;
+  QUIRE_RETURN_IF_ERROR(process.Start(serve_args));
+  QUIRE_ASSIGN_OR_RETURN(const int port, process.WaitForPort());
+  QUIRE_ASSIGN_OR_RETURN(const ServerUrl url, ParseServerUrl(absl::StrCat(
+                                                  "http://127.0.0.1:", port)));
+  QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<LoadClient> client,
+                         LoadClient::Create(url, LoadClientOptions()));
+  HttpMessage message;
+  message.method = "GET";
+  message.path = "/health/ready";
+  const ResponseEnd ready = client->Fetch(message, /*timeout_seconds=*/60);
+  QUIRE_RETURN_IF_ERROR(ready.status);
+  if (ready.http_status != 200) {
+    return absl::UnavailableError(ErrorText(ready.http_status, ready.body));
+  }
+  sample.ready_seconds = MonotonicSeconds() - start;
+  sample.ready_bytes = ReadProcessUse(process.pid()).resident_bytes;
+
+  CompletionParams params;
+  LoadPrompt prompt;
+  prompt.text = "Hello";
+  prompt.output_len = 1;
+  message = HttpMessage();
+  message.path = "/v1/completions";
+  message.headers = {{"Content-Type", "application/json"}};
+  message.body = CompletionBody(params, prompt);
+  FirstEvent first;
+  client->Start(message, &first);
+  const double deadline = MonotonicSeconds() + kFirstTokenTimeout;
+  while (!first.is_done && MonotonicSeconds() < deadline) client->Poll(1);
+  if (!first.error.empty()) return absl::UnavailableError(first.error);
+  if (first.time == 0) return absl::UnavailableError("no token came");
+  sample.first_token_seconds = first.time - start;
+  sample.peak_bytes = ReadProcessUse(process.pid()).peak_resident_bytes;
+  return sample;
+}
+
+}  // namespace
+
+int RunBenchStartup(const BenchStartupOptions& options) {
+  const std::atomic<bool>& is_interrupted = InterruptFlag();
+  struct Row {
+    const char* name;
+    const char* key;
+    double StartupSample::*member;
+    double unit;
+    const char* unit_name;
+  };
+  constexpr Row kRows[] = {{"exec to ready", "ready_seconds",
+                            &StartupSample::ready_seconds, 1e-3, "ms"},
+                           {"exec to first token", "first_token_seconds",
+                            &StartupSample::first_token_seconds, 1e-3, "ms"},
+                           {"memory when ready", "ready_bytes",
+                            &StartupSample::ready_bytes, 1 << 20, "MiB"},
+                           {"peak memory", "peak_bytes",
+                            &StartupSample::peak_bytes, 1 << 20, "MiB"}};
+  std::vector<StartupSample> samples;
+  ProgressLine line(true);
+  for (int i = 0; i < options.repetitions && !is_interrupted; ++i) {
+    line.Show("starts", i, options.repetitions, "");
+    auto sample = StartOnce(options.serve_args);
+    if (!sample.ok()) return FailBench(sample.status(), kExitDevice);
+    samples.push_back(*sample);
+  }
+  Json json = {{"repetitions", samples.size()}};
+  for (const Row& row : kRows) {
+    std::vector<double> values;
+    for (const StartupSample& sample : samples) {
+      values.push_back(sample.*row.member);
+    }
+    json[row.key] = values;
+    absl::PrintF("%-20s %s %s\n", row.name, Spread(values, row.unit, "%.1f"),
+                 row.unit_name);
+  }
+  absl::PrintF("median [min, max] of %d\n", samples.size());
+  if (!options.output_json.empty()) {
+    const absl::Status status =
+        WriteTextFile(options.output_json, json.dump(2) + "\n");
+    if (!status.ok()) return FailBench(status, kExitDevice);
+  }
+  return is_interrupted ? kExitInterrupted : kExitOk;
+}
+
+}  // namespace quire

@@ -1,0 +1,171 @@
+// Steps as CUDA graphs: what a step enqueues between BeginStep and EndStep is
+// captured once for each shape of steps, and replayed.
+//
+// That works because everything that a launch reads beyond its shape is in
+// device memory at addresses that follow from the shape: BeginStep pads steps
+// to few sizes and uploads positions, slots and work lists in one copy. Padded
+// steps run with the same launches if they run eagerly, so that results do not
+// depend on whether there is a graph.
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_step.h"
+
+namespace quire {
+
+// Waste is at most a third (a half below 8), an eighth on average where a step
+// is no longer bound by the weights it reads.
+int PaddedTokens(int num_tokens) {
+  if (num_tokens <= 2) return num_tokens;
+  if (num_tokens <= 4) return 4;
+  const int granularity = num_tokens <= 64    ? 8
+                          : num_tokens <= 128 ? 16
+                          : num_tokens <= 256 ? 32
+                                              : 64;
+  return (num_tokens + granularity - 1) / granularity * granularity;
+}
+
+int PaddedRows(int num_rows) {
+  if (num_rows == 0) return 0;
+  int padded = 8;
+  while (padded < num_rows) padded *= 2;
+  return padded;
+}
+
+CudaGraph* CudaBackend::FindGraph(int32_t model, const CudaStepShape& shape) {
+  for (CudaGraph& graph : graphs_) {
+    if (graph.model == model && graph.shape == shape) return &graph;
+  }
+  return nullptr;
+}
+
+// An answer must not be lost for want of a graph, and what failed once would
+// fail again.
+void CudaBackend::DisableGraphs(const absl::Status& reason) {
+  graph_counts_.is_disabled = true;
+  std::fprintf(stderr,
+               "quire: warning: no CUDA graphs from here on, a capture failed: "
+               "%s\n",
+               std::string(reason.message()).c_str());
+}
+
+// Sets *graph, or leaves it null if the capture failed: the step can then be
+// enqueued as if nothing had been tried. An error is the enqueue's own.
+absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
+                                  absl::FunctionRef<absl::Status()> enqueue,
+                                  CudaGraph** graph) {
+  *graph = nullptr;
+  if (const absl::Status status = device_->BeginCapture(); !status.ok()) {
+    DisableGraphs(status);
+    return absl::OkStatus();
+  }
+  const absl::Status enqueued = enqueue();
+  absl::StatusOr<std::unique_ptr<cuda::Graph>> captured = device_->EndCapture();
+  CudaGraph result;
+  result.model = model;
+  result.shape = ShapeOf(step);
+  result.is_sampled = step.is_sampled;
+  result.pooling = step.pooling;
+  step.is_sampled = false;
+  step.pooling = Pooling::kNone;
+  if (!captured.ok()) {
+    DisableGraphs(enqueued.ok() ? captured.status() : enqueued);
+    return absl::OkStatus();
+  }
+  QUIRE_RETURN_IF_ERROR(enqueued);
+  result.graph = *std::move(captured);
+  ++graph_counts_.num_captures;
+  if (graphs_.size() < kMaxGraphs) {
+    *graph = &graphs_.emplace_back(std::move(result));
+    return absl::OkStatus();
+  }
+  *graph = &*std::min_element(graphs_.begin(), graphs_.end(),
+                              [](const CudaGraph& a, const CudaGraph& b) {
+                                return a.last_use < b.last_use;
+                              });
+  // It may still run.
+  QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+  **graph = std::move(result);
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
+                              absl::FunctionRef<absl::Status()> enqueue) {
+  CudaStep& cuda_step = AsCudaStep(step);
+  QUIRE_CHECK(cuda_step.state == CudaStep::State::kBegun);
+  const bool is_key_true =
+      key.num_tokens == cuda_step.num_plan_tokens &&
+      key.num_logit_rows == cuda_step.num_plan_logits &&
+      key.num_rows == static_cast<int32_t>(cuda_step.rows.size());
+  CudaGraph* graph = nullptr;
+  if (!options_.enforce_eager && cuda_step.is_padded && is_key_true &&
+      !graph_counts_.is_disabled) {
+    graph = FindGraph(key.model, ShapeOf(cuda_step));
+    if (graph == nullptr) {
+      cuda_step.status.Update(Capture(key.model, cuda_step, enqueue, &graph));
+      QUIRE_RETURN_IF_ERROR(cuda_step.status);
+    }
+  }
+  if (graph == nullptr) {
+    ++graph_counts_.num_eager;
+    cuda_step.status.Update(enqueue());
+    return cuda_step.status;
+  }
+  // What the operations check and note when they are enqueued.
+  if (graph->pooling != Pooling::kNone) {
+    cuda_step.status.Update(CheckPool(cuda_step, graph->pooling));
+    QUIRE_RETURN_IF_ERROR(cuda_step.status);
+  }
+  cuda_step.is_sampled = graph->is_sampled;
+  cuda_step.pooling = graph->pooling;
+  graph->last_use = num_steps_;
+  ++graph_counts_.num_replays;
+  cuda_step.status.Update(device_->Launch(*graph->graph));
+  return cuda_step.status;
+}
+
+// Captures the decodes, small ones first: those that every conversation ends
+// in. Others come as they are used.
+bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
+  const int max_tokens = std::min({shape_.max_num_seqs, shape_.max_num_tokens,
+                                   shape_.max_logit_rows, kMaxPaddedTokens});
+  if (options_.enforce_eager || shape_.pooled_cols > 0) return false;
+  const auto free =
+      std::find_if(steps_.begin(), steps_.end(), [](const auto& candidate) {
+        return candidate->state == CudaStep::State::kFree;
+      });
+  if (free == steps_.end()) return false;
+  CudaStep& step = **free;
+  while (next_ahead_ <= max_tokens && !graph_counts_.is_disabled &&
+         graphs_.size() < kMaxGraphs) {
+    // As BeginStep would leave it, but that no row fills it.
+    step.rows.clear();
+    step.token_ids.clear();
+    step.is_sampled = false;
+    step.pooling = Pooling::kNone;
+    step.num_plan_tokens = step.num_plan_logits = 0;
+    step.num_tokens = step.num_logits = step.num_rows = next_ahead_;
+    Pad(step);
+    next_ahead_ = step.num_tokens + 1;
+    StagingCursor cursor(step.staging.data(), metadata_.data(),
+                         step.staging.num_bytes());
+    Stage(StepPlan(), step, cursor);
+    for (size_t i = 0; i < planners_.size(); ++i) {
+      constexpr auto kTile = cuda::AttentionTile::kDecode;
+      SizeBatch(planners_[i], kTile, step,
+                step.attention[2 * i + static_cast<size_t>(kTile)]);
+    }
+    if (FindGraph(0, ShapeOf(step)) != nullptr) continue;
+    CudaGraph* graph = nullptr;
+    const absl::Status status = Capture(
+        0, step, [&] { return enqueue(reinterpret_cast<Step*>(&step)); },
+        &graph);
+    if (!status.ok()) DisableGraphs(status);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace quire

@@ -1,0 +1,32 @@
+// What tests may ask of the emulated device. Beside device.h, in programs that
+// are linked with device_emulated.cc.
+#ifndef QUIRE_KERNELS_CUDA_DEVICE_EMULATED_H_
+#define QUIRE_KERNELS_CUDA_DEVICE_EMULATED_H_
+
+#include <cstdint>
+
+#include "kernels/cuda/device.h"
+
+namespace quire::cuda {
+
+// Of devices that are created from here on.
+struct EmulatedDeviceOptions {
+  int64_t total_bytes = int64_t{8} << 30;
+};
+EmulatedDeviceOptions& EmulatedOptions();
+
+// The functions below require an emulated device.
+
+// Work (launches and copies) that has run.
+int64_t NumRunOf(const Device& device);
+// The next work but `num_before` fails, as an illegal access would.
+void InjectFault(Device& device, int64_t num_before);
+// So many captures fail, each where it ends.
+void FailCaptures(Device& device, int num_captures);
+// From now on nothing is enqueued, and nothing computed: what is left is the
+// host's part of a step. Requires: nothing is enqueued.
+void DiscardWork(Device& device, bool discards);
+
+}  // namespace quire::cuda
+
+#endif  // QUIRE_KERNELS_CUDA_DEVICE_EMULATED_H_

@@ -1,0 +1,61 @@
+#include "kernels/cuda/linear.h"
+
+namespace quire::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+// CTAs of one column of them; each takes every so many tokens.
+constexpr int kMaxCtas = 8192;
+
+// A thread finishes one output column of some tokens: a warp reads and writes
+// consecutive ones.
+template <DType kType>
+SIMT_KERNEL(kThreads)
+FinishLinearKernel(const LinearArguments arguments, const SumsToFinish sums) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const LinearEpilogue& epilogue = arguments.epilogue;
+  const bool is_gated = IsGated(epilogue.activation);
+  const int c = static_cast<int>(simt::CtaX() * kThreads + simt::ThreadX());
+  const int row = is_gated ? c / 8 * 16 + c % 8 : c;
+  if (row >= sums.num_rows) return;
+  const int weight_row = sums.first_row + row;
+  const int column =
+      is_gated ? weight_row / 16 * 8 + weight_row % 8 : weight_row;
+  float bias = 0, up_bias = 0;
+  if (epilogue.bias) {
+    bias = epilogue.bias[weight_row];
+    if (is_gated) up_bias = epilogue.bias[weight_row + 8];
+  }
+  for (int64_t token = simt::CtaY(); token < arguments.num_tokens;
+       token += simt::NumCtasY()) {
+    const float* from = sums.sums + token * sums.stride + row;
+    FinishLinear<kType>(epilogue, from[0] + bias,
+                        is_gated ? from[8] + up_bias : 0.0f, token, column,
+                        arguments.out_stride, arguments.out);
+  }
+}
+
+}  // namespace
+
+bool LaunchFinishLinear(const LinearArguments& arguments,
+                        const SumsToFinish& sums, simt::Stream stream) {
+  const bool is_gated = IsGated(arguments.epilogue.activation);
+  if (arguments.num_tokens < 1 || sums.num_rows < 1 ||
+      (is_gated && (sums.first_row % 16 != 0 || sums.num_rows % 16 != 0))) {
+    return false;
+  }
+  const int num_columns = is_gated ? sums.num_rows / 2 : sums.num_rows;
+  return simt::Launch(
+      arguments.dtype == DType::kBF16 ? &FinishLinearKernel<DType::kBF16>
+                                      : &FinishLinearKernel<DType::kF16>,
+      {.num_ctas_x =
+           static_cast<uint32_t>((num_columns + kThreads - 1) / kThreads),
+       .num_ctas_y = static_cast<uint32_t>(
+           arguments.num_tokens < kMaxCtas ? arguments.num_tokens : kMaxCtas),
+       .num_threads = kThreads,
+       .waits_for_previous = true},
+      stream, arguments, sums);
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,306 @@
+#include "kernels/cuda/large_linear.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
+#include "engine/base/status.h"
+
+namespace quire::cuda {
+namespace {
+
+// Rows of a chunk come in these units: whole tiles of the library's kernels.
+constexpr int64_t kChunkUnit = 256;
+constexpr int64_t kFewestTokens = kMaxSkinnyTokens + 1;
+// NVIDIA's advice for Hopper and newer; older GPUs need a few MiB at most
+// (cuBLAS documentation, cublasSetWorkspace).
+constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
+constexpr int64_t kOldWorkspaceBytes = int64_t{8} << 20;
+// Algorithms to measure for a shape and a number of tokens.
+constexpr int kNumCandidates = 6;
+
+// Counts of tokens for which algorithms are chosen: 128, 256, ...
+int64_t BucketOf(int64_t num_tokens, int64_t max_tokens) {
+  const int64_t bucket =
+      std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(num_tokens, 128)));
+  return std::min(bucket, std::max(max_tokens, kFewestTokens));
+}
+
+// What cannot be a product with a scale and a residual.
+bool HasF32Sums(const LinearEpilogue& epilogue) {
+  return epilogue.bias != nullptr || epilogue.softcap > 0 ||
+         epilogue.is_out_f32 || epilogue.activation != LinearActivation::kNone;
+}
+
+}  // namespace
+
+void LargeLinear::AddWeight(DType dtype, int64_t rows, int64_t cols,
+                            const void* weight, bool is_vocab,
+                            bool has_f32_sums) {
+  if (library_ == nullptr) return;
+  for (const Shape& shape : shapes_) {
+    if (shape.dtype == dtype && shape.rows == rows && shape.cols == cols &&
+        shape.is_vocab == is_vocab && shape.has_f32_sums == has_f32_sums) {
+      return;
+    }
+  }
+  Shape shape;
+  shape.dtype = dtype;
+  shape.rows = rows;
+  shape.cols = cols;
+  shape.weight = weight;
+  shape.is_vocab = is_vocab;
+  shape.has_f32_sums = has_f32_sums;
+  shapes_.push_back(std::move(shape));
+}
+
+// Rows whose sums are computed at a time.
+int64_t LargeLinear::ChunkRows(int64_t rows, int64_t bucket) const {
+  const int64_t most = std::max<int64_t>(
+      max_sums_bytes_ / 4 / bucket / kChunkUnit * kChunkUnit, kChunkUnit);
+  const int64_t num_chunks = (rows + most - 1) / most;
+  const int64_t even = (rows + num_chunks - 1) / num_chunks;
+  return (even + kChunkUnit - 1) / kChunkUnit * kChunkUnit;
+}
+
+MatrixProblem LargeLinear::ProblemOf(const Shape& shape, int64_t num_tokens,
+                                     int64_t num_rows) const {
+  MatrixProblem problem;
+  problem.dtype = shape.dtype;
+  problem.out_dtype = shape.has_f32_sums ? DType::kF32 : shape.dtype;
+  problem.num_tokens = num_tokens;
+  problem.rows = num_rows;
+  problem.cols = problem.x_stride = shape.cols;
+  problem.out_stride =
+      shape.has_f32_sums && !shape.is_vocab
+          ? ChunkRows(shape.rows, BucketOf(num_tokens, shape.max_tokens))
+          : shape.rows;
+  return problem;
+}
+
+bool LargeLinear::SupportsAll(const Shape& shape, int64_t num_tokens,
+                              const MatrixAlgorithm& algorithm) {
+  const int64_t chunk = ProblemOf(shape, num_tokens, 0).out_stride;
+  for (int64_t first = 0; first < shape.rows; first += chunk) {
+    const int64_t num_rows = std::min(chunk, shape.rows - first);
+    MatrixProblem problem = ProblemOf(shape, num_tokens, num_rows);
+    if (!library_->Supports(problem, algorithm, workspace_bytes_)) return false;
+    if (shape.has_f32_sums) continue;
+    problem.residual_stride = shape.rows;
+    if (!library_->Supports(problem, algorithm, workspace_bytes_)) return false;
+  }
+  return true;
+}
+
+// Chooses for exactly `num_tokens`.
+void LargeLinear::Measure(Shape& shape, int64_t num_tokens,
+                          const MatrixOperands& operands, bool can_measure) {
+  const int64_t chunk = ProblemOf(shape, num_tokens, 0).out_stride;
+  const MatrixProblem problem =
+      ProblemOf(shape, num_tokens, std::min(chunk, shape.rows));
+  int16_t& choice = shape.choices[num_tokens];
+  choice = kTiled;
+  double least = 0;
+  for (const MatrixAlgorithm& algorithm : library_->FindAlgorithms(
+           problem, workspace_bytes_, can_measure ? kNumCandidates : 1)) {
+    if (!SupportsAll(shape, num_tokens, algorithm)) continue;
+    if (can_measure) {
+      const absl::StatusOr<double> seconds = library_->MeasureSeconds(
+          problem, algorithm, operands, device_.stream());
+      // One that refuses to run is none.
+      if (!seconds.ok() || (choice >= 0 && *seconds >= least)) continue;
+      least = *seconds;
+    } else if (choice >= 0) {
+      continue;
+    }
+    if (choice < 0) {
+      choice = static_cast<int16_t>(shape.algorithms.size());
+      shape.algorithms.emplace_back();
+    }
+    shape.algorithms[choice] = algorithm;
+  }
+}
+
+LargeLinear::Sizes LargeLinear::SizesOf(int max_num_tokens,
+                                        int max_logit_rows) const {
+  Sizes sizes;
+  for (const Shape& shape : shapes_) {
+    const int64_t max_tokens = shape.is_vocab ? max_logit_rows : max_num_tokens;
+    if (max_tokens < kFewestTokens) continue;
+    sizes.x_bytes = std::max(sizes.x_bytes, max_tokens * shape.cols * 2);
+    if (shape.is_vocab || !shape.has_f32_sums) {
+      sizes.out_bytes =
+          std::max(sizes.out_bytes,
+                   max_tokens * shape.rows * (shape.has_f32_sums ? 4 : 2));
+      continue;
+    }
+    for (int64_t tokens = 128;; tokens *= 2) {
+      const int64_t bucket = BucketOf(tokens, max_tokens);
+      sizes.sums_bytes = std::max(sizes.sums_bytes,
+                                  bucket * ChunkRows(shape.rows, bucket) * 4);
+      if (bucket == max_tokens) break;
+    }
+  }
+  if (sizes.x_bytes > 0) {
+    sizes.workspace_bytes =
+        device_.properties().major >= 9 ? kWorkspaceBytes : kOldWorkspaceBytes;
+  }
+  return sizes;
+}
+
+int64_t LargeLinear::PlannedBytes(int max_num_tokens,
+                                  int max_logit_rows) const {
+  const Sizes sizes = SizesOf(max_num_tokens, max_logit_rows);
+  return sizes.workspace_bytes + sizes.sums_bytes;
+}
+
+absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
+                                  int64_t* num_bytes) {
+  const Sizes sizes = SizesOf(max_num_tokens, max_logit_rows);
+  if (sizes.x_bytes == 0) return absl::OkStatus();
+  for (Shape& shape : shapes_) {
+    shape.max_tokens = shape.is_vocab ? max_logit_rows : max_num_tokens;
+    if (shape.max_tokens < kFewestTokens) continue;
+    shape.choices.assign(shape.max_tokens + 1, kUnknown);
+  }
+  const int64_t x_bytes = sizes.x_bytes, out_bytes = sizes.out_bytes;
+  workspace_bytes_ = sizes.workspace_bytes;
+  QUIRE_ASSIGN_OR_RETURN(workspace_,
+                         DeviceBuffer::Create(device_, workspace_bytes_));
+  *num_bytes += workspace_.num_bytes();
+  if (sizes.sums_bytes > 0) {
+    QUIRE_ASSIGN_OR_RETURN(sums_,
+                           DeviceBuffer::Create(device_, sizes.sums_bytes));
+    *num_bytes += sums_.num_bytes();
+  }
+
+  // To measure with, and given back before anything else is allocated. Without
+  // the memory, the library's first choice must do.
+  auto x = DeviceBuffer::Create(device_, x_bytes);
+  auto out = DeviceBuffer::Create(device_, std::max<int64_t>(out_bytes, 16));
+  const bool can_measure = x.ok() && out.ok();
+  MatrixOperands operands;
+  operands.workspace = workspace_.data();
+  operands.workspace_bytes = workspace_bytes_;
+  if (can_measure) {
+    // Products of zeros draw less power and run faster than any others.
+    std::vector<uint16_t> values(1 << 20);
+    SimulationRandom random(1);
+    for (uint16_t& value : values) {
+      value = FloatToHalf(static_cast<float>(random.Uniform() * 2 - 1));
+    }
+    const int64_t piece = static_cast<int64_t>(values.size()) * 2;
+    for (int64_t first = 0; first < x_bytes; first += piece) {
+      QUIRE_RETURN_IF_ERROR(device_.CopyToDevice(
+          x->data() + first, values.data(), std::min(piece, x_bytes - first)));
+    }
+    QUIRE_RETURN_IF_ERROR(device_.Synchronize());
+    operands.x = x->data();
+  }
+  for (Shape& shape : shapes_) {
+    if (shape.choices.empty()) continue;
+    operands.weight = shape.weight;
+    operands.out = shape.has_f32_sums && !shape.is_vocab ? sums_.data()
+                   : can_measure                         ? out->data()
+                                                         : nullptr;
+    for (int64_t tokens = 128;; tokens *= 2) {
+      const int64_t bucket = BucketOf(tokens, shape.max_tokens);
+      Measure(shape, bucket, operands, can_measure);
+      if (bucket == shape.max_tokens) break;
+    }
+  }
+  return device_.Synchronize();
+}
+
+int16_t LargeLinear::Choose(Shape& shape, int64_t num_tokens) {
+  int16_t& choice = shape.choices[num_tokens];
+  if (choice != kUnknown) return choice;
+  choice = shape.choices[BucketOf(num_tokens, shape.max_tokens)];
+  if (choice >= 0 &&
+      !SupportsAll(shape, num_tokens, shape.algorithms[choice])) {
+    Measure(shape, num_tokens, {}, /*can_measure=*/false);
+  }
+  return choice;
+}
+
+LargeLinear::Shape* LargeLinear::FindShape(const LinearArguments& arguments,
+                                           bool has_f32_sums) {
+  for (Shape& shape : shapes_) {
+    if (shape.dtype == arguments.dtype && shape.rows == arguments.rows &&
+        shape.cols == arguments.cols && shape.has_f32_sums == has_f32_sums &&
+        shape.is_vocab == arguments.epilogue.is_out_f32 &&
+        arguments.num_tokens <= shape.max_tokens && !shape.choices.empty() &&
+        // As measured; nothing else occurs.
+        arguments.x_stride == shape.cols &&
+        (!shape.is_vocab || arguments.out_stride == shape.rows)) {
+      return &shape;
+    }
+  }
+  return nullptr;
+}
+
+absl::Status LargeLinear::LaunchTiled(const LinearArguments& arguments) {
+  ++num_tiled_launches_;
+  return LaunchTiledLinear(arguments, device_.stream())
+             ? absl::OkStatus()
+             : device_.LaunchError("TiledLinear");
+}
+
+absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
+                                        const Shape& shape,
+                                        const MatrixAlgorithm& algorithm) {
+  MatrixProblem problem =
+      ProblemOf(shape, arguments.num_tokens, arguments.rows);
+  MatrixOperands operands;
+  operands.weight = arguments.weight;
+  operands.x = arguments.x;
+  operands.workspace = workspace_.data();
+  operands.workspace_bytes = workspace_bytes_;
+  ++num_library_launches_;
+  if (!shape.has_f32_sums) {
+    problem.out_stride = arguments.out_stride;
+    operands.alpha = arguments.epilogue.scale;
+    operands.out = arguments.out;
+    operands.residual = arguments.epilogue.residual;
+    if (operands.residual != nullptr) {
+      problem.residual_stride = arguments.epilogue.residual_stride;
+    }
+    return library_->Multiply(problem, algorithm, operands, device_.stream());
+  }
+  const int64_t chunk = problem.out_stride;
+  for (int64_t first = 0; first < arguments.rows; first += chunk) {
+    problem.rows = std::min<int64_t>(chunk, arguments.rows - first);
+    operands.weight = arguments.weight + first * arguments.cols;
+    operands.out = shape.is_vocab ? arguments.out : sums_.data<void>();
+    const LinearEpilogue& epilogue = arguments.epilogue;
+    const bool is_finished = shape.is_vocab && epilogue.bias == nullptr &&
+                             epilogue.softcap == 0 &&
+                             epilogue.activation == LinearActivation::kNone;
+    if (is_finished) operands.alpha = epilogue.scale;
+    QUIRE_RETURN_IF_ERROR(
+        library_->Multiply(problem, algorithm, operands, device_.stream()));
+    if (is_finished) continue;
+    const SumsToFinish sums = {.sums = static_cast<const float*>(operands.out),
+                               .stride = chunk,
+                               .first_row = static_cast<int>(first),
+                               .num_rows = static_cast<int>(problem.rows)};
+    if (!LaunchFinishLinear(arguments, sums, device_.stream())) {
+      return device_.LaunchError("FinishLinear");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LargeLinear::Launch(const LinearArguments& arguments) {
+  Shape* shape = library_ == nullptr
+                     ? nullptr
+                     : FindShape(arguments, HasF32Sums(arguments.epilogue));
+  if (shape == nullptr) return LaunchTiled(arguments);
+  const int16_t choice = Choose(*shape, arguments.num_tokens);
+  if (choice < 0) return LaunchTiled(arguments);
+  return LaunchLibrary(arguments, *shape, shape->algorithms[choice]);
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,25 @@
+// What the machine shows of NVIDIA GPUs, without the CUDA runtime: whether the
+// CPU is the right choice, or a GPU is there and does not work.
+#ifndef QUIRE_KERNELS_NVIDIA_PROBE_H_
+#define QUIRE_KERNELS_NVIDIA_PROBE_H_
+
+#include <string>
+
+namespace quire {
+
+struct NvidiaProbe {
+  // A device node of the driver: /dev/nvidiactl, /dev/nvidia0 to 15, or
+  // /dev/dxg of Windows' Linux beside its driver's library.
+  bool has_device = false;
+  // Of the kernel's driver, "580.65.06"; empty if it does not say.
+  std::string driver_version;
+  // libcuda.so.1 can be opened.
+  bool has_driver_library = false;
+};
+
+// `root`: where /dev and /proc are; tests name other folders.
+NvidiaProbe ProbeNvidia(const std::string& root = "");
+
+}  // namespace quire
+
+#endif  // QUIRE_KERNELS_NVIDIA_PROBE_H_

@@ -1,0 +1,54 @@
+#include "kernels/nvidia_probe.h"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+class NvidiaProbeTest : public testing::Test {
+ protected:
+  NvidiaProbeTest()
+      : root_(testing::TempDir() + "/" +
+              testing::UnitTest::GetInstance()->current_test_info()->name()) {
+    std::filesystem::create_directories(root_ + "/dev");
+    std::filesystem::create_directories(root_ + "/proc/driver/nvidia");
+  }
+  void Write(const std::string& path, const std::string& text = "") {
+    std::ofstream(root_ + path) << text;
+  }
+
+  const std::string root_;
+};
+
+TEST_F(NvidiaProbeTest, NothingIsNoDevice) {
+  const NvidiaProbe probe = ProbeNvidia(root_);
+  EXPECT_FALSE(probe.has_device);
+  EXPECT_EQ(probe.driver_version, "");
+}
+
+TEST_F(NvidiaProbeTest, FindsDevicesByTheirNodes) {
+  Write("/dev/nvidia3");
+  EXPECT_TRUE(ProbeNvidia(root_).has_device);
+}
+
+TEST_F(NvidiaProbeTest, ReadsTheVersionOfTheDriver) {
+  Write("/dev/nvidiactl");
+  Write("/proc/driver/nvidia/version",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  "
+        "Release Build\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n");
+  const NvidiaProbe probe = ProbeNvidia(root_);
+  EXPECT_TRUE(probe.has_device);
+  EXPECT_EQ(probe.driver_version, "550.54.15");
+}
+
+TEST_F(NvidiaProbeTest, AFileWithoutAVersionIsNoVersion) {
+  Write("/proc/driver/nvidia/version", "garbage . .5 x1.2");
+  EXPECT_EQ(ProbeNvidia(root_).driver_version, "");
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,122 @@
+// What a model takes on an emulated GPU: all of a budget that follows from what
+// is free, and an error that says what to lower where that does not suffice.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "engine/model/loaded_model.h"
+#include "gtest/gtest.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device_emulated.h"
+
+namespace quire {
+namespace {
+
+constexpr char kModel[] = "tests/testdata/goldens/qwen3";
+
+class CudaMemoryTest : public testing::Test {
+ protected:
+  CudaMemoryTest() {
+    options_.max_num_seqs = 4;
+    options_.max_num_batched_tokens = 32;
+    options_.kv_cache_dtype = DType::kBF16;
+  }
+  ~CudaMemoryTest() override {
+    cuda::EmulatedOptions() = cuda::EmulatedDeviceOptions();
+  }
+
+  absl::StatusOr<LoadedModel> Load(int64_t total_bytes) {
+    cuda::EmulatedOptions().total_bytes = total_bytes;
+    return LoadModel(kModel, options_, *CudaBackend::Create({}));
+  }
+  static int64_t TotalOf(const MemoryPlan& memory) {
+    return memory.weights_bytes + memory.workspace_bytes + memory.graphs_bytes +
+           memory.kv_bytes;
+  }
+
+  LoadOptions options_;
+};
+
+TEST_F(CudaMemoryTest, KvTakesWhatTheOthersLeave) {
+  constexpr int64_t kTotal = int64_t{200} << 20;
+  options_.device_memory_utilization = 0.75;
+  const auto loaded = Load(kTotal);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const MemoryPlan& memory = loaded->memory;
+  EXPECT_EQ(loaded->shape.device_bytes, kTotal / 4 * 3);
+  const int64_t bytes_per_block =
+      KvBytesPerToken(loaded->config, DType::kBF16) * loaded->shape.block_size;
+  EXPECT_EQ(memory.kv_bytes, memory.num_blocks * bytes_per_block);
+  EXPECT_LE(TotalOf(memory), loaded->shape.device_bytes);
+  // Block tables and lists of copies grow with the blocks.
+  EXPECT_GE(TotalOf(memory),
+            loaded->shape.device_bytes - loaded->shape.device_bytes / 100);
+  EXPECT_GT(memory.weights_bytes, 0);
+  EXPECT_GT(memory.workspace_bytes, 0);
+  EXPECT_GT(memory.graphs_bytes, 0);
+  EXPECT_EQ(loaded->shape.steps_in_flight, 2);
+
+  options_.device_memory_utilization = 0.5;
+  const auto less = Load(kTotal);
+  ASSERT_TRUE(less.ok()) << less.status();
+  EXPECT_LT(less->memory.kv_bytes, memory.kv_bytes);
+  EXPECT_LE(TotalOf(less->memory), kTotal / 2);
+}
+
+TEST_F(CudaMemoryTest, BytesThatWereAskedForAreWhatTheCacheGets) {
+  options_.kv_cache_memory_bytes = int64_t{1} << 20;
+  const auto loaded = Load(int64_t{200} << 20);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_LE(loaded->memory.kv_bytes, 1 << 20);
+  EXPECT_GT(loaded->memory.kv_bytes, (1 << 20) - (1 << 14));
+}
+
+TEST_F(CudaMemoryTest, LengthIsLoweredToWhatFitsUnlessAskedFor) {
+  const auto all = Load(int64_t{400} << 20);
+  ASSERT_TRUE(all.ok()) << all.status();
+  const int model_len = all->shape.max_model_len;
+  const int64_t bytes_per_token = KvBytesPerToken(all->config, DType::kBF16);
+  // Room for about half a sequence beside the rest.
+  const int64_t budget = all->memory.weights_bytes + all->memory.graphs_bytes +
+                         all->memory.workspace_bytes +
+                         model_len / 2 * bytes_per_token;
+  options_.device_memory_utilization = 0.5;
+  const auto lowered = Load(2 * budget);
+  ASSERT_TRUE(lowered.ok()) << lowered.status();
+  EXPECT_LT(lowered->shape.max_model_len, model_len);
+  EXPECT_GE(lowered->shape.max_model_len, model_len / 2 - 16);
+  ASSERT_FALSE(lowered->warnings.empty());
+  EXPECT_TRUE(absl::StrContains(lowered->warnings.back(), "lowered from"))
+      << lowered->warnings.back();
+
+  options_.max_model_len = model_len;
+  const absl::Status too_long = Load(2 * budget).status();
+  EXPECT_EQ(too_long.code(), absl::StatusCode::kResourceExhausted) << too_long;
+  EXPECT_TRUE(absl::StrContains(too_long.message(), "workspace of 4 sequences"))
+      << too_long;
+  options_.max_model_len = 1 << 22;
+  const absl::Status far_too_long = Load(int64_t{400} << 20).status();
+  for (const absl::Status& status : {too_long, far_too_long}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    for (const char* option :
+         {"--max-model-len", "--gpu-memory-utilization", "--max-num-seqs"}) {
+      EXPECT_TRUE(absl::StrContains(status.message(), option)) << status;
+    }
+  }
+}
+
+TEST_F(CudaMemoryTest, AModelThatDoesNotFitIsToldBeforeAnythingIsRead) {
+  int num_calls = 0;
+  options_.progress = [&](int64_t, int64_t) { ++num_calls; };
+  const absl::Status status = Load(1 << 12).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "the weights need"));
+  EXPECT_TRUE(absl::StrContains(status.message(), "--quantization")) << status;
+  EXPECT_EQ(num_calls, 0);
+}
+
+}  // namespace
+}  // namespace quire

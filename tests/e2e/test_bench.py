@@ -1,0 +1,338 @@
+"""`quire bench` against the real server and against servers that fail."""
+
+import csv
+import http.server
+import io
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import threading
+import xml.etree.ElementTree
+
+import pytest
+
+from conftest import BINARY, ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import compare  # noqa: E402
+
+
+def bench(*args, **kwargs):
+    return subprocess.run(
+        [str(BINARY), "bench", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **kwargs,
+    )
+
+
+SMALL = ["--num-prompts", 12, "--input-len", 24, "--output-len", 8, "--ignore-eos"]
+
+
+@pytest.mark.parametrize("backend", ["openai", "openai-chat", "vllm"])
+def test_serve_counts_what_the_server_did(server, tmp_path, backend):
+    done = bench(
+        "serve", "--base-url", server.url, "--backend", backend, *SMALL,
+        "--max-concurrency", 4, "--num-warmups", 2, "--save-detailed",
+        "--result-dir", tmp_path, "--result-filename", "result.json",
+        "--metadata", "commit=abc", "run=1", "--plot", tmp_path / "plot.svg",
+        "--percentile-metrics", "ttft,tpot,itl,e2el", "--goodput", "e2el:60000",
+        "--ready-check-timeout-sec", 20,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "============ Serving Benchmark Result ============" in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["completed"] == 12 and result["failed"] == 0
+    assert result["total_output_tokens"] == 12 * 8
+    assert result["output_lens"] == [8] * 12
+    assert result["model_id"] == "demo" and result["commit"] == "abc"
+    assert result["request_rate"] == "inf" and result["max_concurrency"] == 4
+    assert result["request_goodput"] == pytest.approx(result["request_throughput"])
+    # Prompts are as long as asked for, but for the tokens of the chat template.
+    overhead = result["total_input_tokens"] - 12 * 24
+    assert -12 <= overhead <= 12 * (30 if backend == "openai-chat" else 1)
+    for i in range(12):
+        latency = result["ttfts"][i] + sum(result["itls"][i])
+        assert result["latencies"][i] == pytest.approx(latency, abs=1e-6)
+    root = xml.etree.ElementTree.parse(tmp_path / "plot.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_serve_takes_a_tokenizer_and_the_datasets(server, tmp_path):
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "What is 7 + 5?"}\n{"prompt": "Say hello."}\n')
+    conversation = {"conversations": [{"value": "Name some animals, please."}] * 2}
+    sharegpt = tmp_path / "sharegpt.json"
+    sharegpt.write_text(json.dumps([conversation] * 3))
+    demo = ROOT / "models" / "demo"
+    for args in (
+        ["--dataset-name", "custom", "--dataset-path", lines],
+        ["--dataset-name", "sharegpt", "--dataset-path", sharegpt],
+        ["--dataset-name", "prefix_repetition", "--prefix-repetition-num-prefixes", 2],
+        ["--dataset-name", "random", "--request-rate", 100, "--burstiness", 0.5],
+        ["--skip-tokenizer-init", "--random-prefix-len", 8],
+    ):
+        done = bench(
+            "serve", "--port", server.port, "--tokenizer", demo, *SMALL, *args
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Failed requests:                         0" in done.stdout
+
+
+def test_serve_names_a_malformed_line(server, tmp_path):
+    lines = tmp_path / "bad.jsonl"
+    lines.write_text('{"prompt": "fine"}\n{"prompt": \n')
+    done = bench(
+        "serve", "--port", server.port, "--dataset-name", "custom",
+        "--dataset-path", lines,
+    )  # fmt: skip
+    assert done.returncode == 64
+    assert f"{lines}:2: not a JSON object" in done.stderr
+
+
+def test_serve_on_a_dead_url_and_a_wrong_path(server, tmp_path, unused_port):
+    for url, code, error in (
+        (f"http://127.0.0.1:{unused_port}", 69, "cannot connect"),
+        (server.url + "/nowhere", 1, "HTTP 404"),
+    ):
+        path = tmp_path / f"{code}.json"
+        done = bench(
+            "serve", "--base-url", url, *SMALL, "--save-result",
+            "--result-dir", tmp_path, "--result-filename", path.name,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        result = json.loads(path.read_text())
+        assert result["failed"] == 12
+        assert all(error in text for text in result["errors"])
+    assert bench("serve", "--base-url", "ftp://x").returncode == 64
+    assert bench("serve", "--goodput", "ttft").returncode == 64
+
+
+@pytest.fixture
+def unused_port():
+    listener = http.server.HTTPServer(("127.0.0.1", 0), None)
+    listener.server_close()
+    return listener.server_port
+
+
+def chunk(text):
+    data = json.dumps({"choices": [{"text": text, "index": 0}]})
+    event = f"data: {data}\n\n".encode()
+    return f"{len(event):x}\r\n".encode() + event + b"\r\n"
+
+
+class FailingHandler(http.server.BaseHTTPRequestHandler):
+    """Answers the first requests well, breaks one, then hangs."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_error(404)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/tokenize":
+            return self.send_error(404)
+        number = next(self.server.numbers)
+        if number >= 4:
+            self.server.is_hanging.set()
+            self.server.may_end.wait(60)
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(chunk("a") + chunk("b"))
+        if number == 3:
+            self.close_connection = True
+            return
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *args):
+        pass
+
+
+def test_serve_keeps_what_it_has_when_interrupted(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FailingHandler)
+    server.numbers = iter(range(100))
+    server.is_hanging = threading.Event()
+    server.may_end = threading.Event()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    process = subprocess.Popen(
+        [str(BINARY), "bench", "serve", "--port", str(server.server_port)]
+        + ["--num-prompts", "8", "--max-concurrency", "1", "--save-result"]
+        + ["--result-dir", str(tmp_path), "--result-filename", "result.json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.is_hanging.wait(60)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    server.may_end.set()
+    server.shutdown()
+    thread.join()
+    assert process.returncode == 130, stderr
+    assert "Successful requests:                     3" in stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["interrupted"] and result["completed"] == 3
+    assert result["errors"][:3] == [""] * 3
+    assert "middle" in result["errors"][3]
+    assert result["errors"][4] == "cancelled"
+
+
+def test_throughput_and_latency(tmp_path):
+    path = tmp_path / "out.json"
+    done = bench(
+        "throughput", "--num-prompts", 10, "--input-len", 20, "--output-len", 5,
+        "--output-json", path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Throughput: ")
+    result = json.loads(path.read_text())
+    assert list(result) == [
+        "elapsed_time", "num_requests", "total_num_tokens",
+        "requests_per_second", "tokens_per_second",
+    ]  # fmt: skip
+    assert result["num_requests"] == 10
+    assert "Total num output tokens:  50" in done.stdout
+
+    done = bench(
+        "latency", "--batch-size", 2, "--input-len", 8, "--output-len", 4,
+        "--num-iters", 3, "--num-iters-warmup", 1, "--output-json", path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Avg latency: ")
+    result = json.loads(path.read_text())
+    assert len(result["latencies"]) == 3
+    assert list(result["percentiles"]) == ["10", "25", "50", "75", "90", "99"]
+    assert result["avg_latency"] == pytest.approx(sum(result["latencies"]) / 3)
+
+
+def test_model_rows():
+    # As llama-bench is called, without a name of the benchmark.
+    done = bench(
+        "-p", 16, "-n", 4, "-pg", "8,2", "-d", "0,8", "--concurrency", 2, "-r", 2,
+        "-o", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["test"] for row in rows] == [
+        "pp16", "tg4", "pp8+tg2", "pp16 @ d8", "tg4 @ d8", "pp8+tg2 @ d8",
+        "tg4 x 2 @ d128",
+    ]  # fmt: skip
+    for row in rows:
+        assert len(row["samples_ts"]) == 2
+        assert row["avg_ts"] == pytest.approx(sum(row["samples_ts"]) / 2)
+    done = bench("model", "-p", 8, "-n", 0, "-r", 1, "--format", "csv")
+    assert [r["test"] for r in csv.DictReader(io.StringIO(done.stdout))] == ["pp8"]
+    done = bench("model", "-p", 8, "-n", 2, "-r", 1, "--format", "jsonl")
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 2
+    done = bench("model", "-p", 8, "-n", 2, "-r", 1)
+    assert done.stdout.startswith("| model | size | params | backend | test | t/s |")
+    assert bench("model", "--preset", "gpt-5").returncode == 64
+    assert bench("model", "-p", 0, "-n", 0).returncode == 64
+
+
+def test_kernels(tmp_path):
+    path = tmp_path / "kernels.json"
+    done = bench(
+        "kernels", "--preset", "qwen2.5-0.5b", "-r", 1, "--rows", 1,
+        "--filter", "norm", "--threads", 1, "--output-json", path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_text())
+    assert [row["name"] for row in result["rows"]] == ["qwen2.5-0.5b norm 1x896"]
+    assert result["ceilings"][0]["read_bytes_per_second"][0] > 1e8
+    assert bench("kernels", "--preset", "gpt-5").returncode == 64
+    assert bench("kernels", "--quantization", "q9").returncode == 64
+
+
+def test_startup(tmp_path):
+    path = tmp_path / "startup.json"
+    done = bench("startup", "-r", 2, "--output-json", path, "--", "--max-num-seqs", 2)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_text())
+    assert all(0 < t < 60 for t in result["ready_seconds"])
+    for ready, first in zip(
+        result["ready_seconds"], result["first_token_seconds"], strict=True
+    ):
+        assert ready < first
+    assert "exec to first token" in done.stdout
+    assert bench("startup", "-r", 1, "--", "/no/such/model").returncode == 69
+
+
+# compare.py
+
+
+def test_compare_names_a_difference_only_if_it_is_one():
+    source = random.Random(1)
+    noise = [math.exp(source.gauss(0, 0.1)) for _ in range(20)]
+    ours = [100 * n for n in noise]
+    # What is common to a round cancels.
+    faster = compare.compare(ours, [a / 1.5 * (1 + 0.01 * (i % 3)) for i, a in enumerate(ours)])
+    assert faster["verdict"] == "quire is faster"
+    assert faster["low"] < faster["ratio"] < faster["high"]
+    assert faster["ratio"] == pytest.approx(1.5 / 1.01, rel=0.01)
+    other = [100 * math.exp(source.gauss(0, 0.1)) for _ in range(20)]
+    assert compare.compare(ours, other)["verdict"].startswith("not established")
+    assert compare.compare([1, 2, 1, 2, 1], [2, 4, 2, 4.1, 2])["verdict"] == (
+        "quire is slower"
+    )
+    few = compare.compare([2.0, 2.1, 2.2], [1, 1, 1])
+    assert few["verdict"] == "not established: fewer than 5 rounds"
+    assert compare.compare([2.0], [1.0])["low"] is None
+
+
+# The interval of a normal sample covers its mean in 95 % of the cases.
+def test_compare_interval_has_its_coverage():
+    source = random.Random(2)
+    covered = 0
+    for _ in range(2000):
+        ours = [math.exp(source.gauss(0.2, 0.3)) for _ in range(6)]
+        result = compare.compare(ours, [1.0] * 6)
+        covered += result["low"] < math.exp(0.2) < result["high"]
+    # Deviation of the count: sqrt(2000 * 0.95 * 0.05) = 9.7.
+    assert abs(covered - 1900) < 50
+
+
+def test_compare_runs_both_sides(tmp_path):
+    peer = tmp_path / "llama-bench"
+    peer.write_text(
+        "#!/bin/sh\n"
+        'echo \'[{"n_prompt": 8, "n_gen": 0, "avg_ts": 1.5},'
+        ' {"n_prompt": 0, "n_gen": 2, "avg_ts": 2.5}]\'\n'
+    )
+    peer.chmod(0o755)
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "compare.py")]
+        + ["--model", str(ROOT / "models" / "demo"), "--threads", "1"]
+        + ["--rounds", "5", "-p", "8", "-n", "2", "--peer", f"fake={peer}"]
+        + ["--json", str(report)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| pp8 |" in done.stdout and "fake (best)" in done.stdout
+    results = {r["figure"]: r for r in json.loads(report.read_text())["results"]}
+    assert results["tg2"]["peers"]["fake"]["samples"] == [2.5] * 5
+    assert results["tg2"]["best_peer"] == "fake"
+    assert len(json.loads(report.read_text())["probes"]) == 6
+    peer.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "compare.py"), "--threads", "1"]
+        + ["--model", str(ROOT / "models" / "demo"), "--peer", f"fake={peer}"]
+        + ["-p", "8", "-n", "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0 and "exit code 3" in done.stderr

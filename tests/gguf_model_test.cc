@@ -1,0 +1,455 @@
+// Models of GGUF files: every family against transformers' goldens, and what is
+// wrong with a file is said by name.
+#include "engine/model/gguf_model.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
+#include "engine/base/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/gguf_export.h"
+#include "tests/model_harness.h"
+
+namespace quire {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+
+// That of tests/golden_logits_test.
+constexpr double kMaxLogprobError = 1e-4;
+
+std::string Golden(const std::string& family) {
+  return absl::StrCat("tests/testdata/goldens/", family);
+}
+
+json ReadJson(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return json::parse(text.str());
+}
+
+class GgufModelTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = absl::StrCat(testing::TempDir(), "/gguf_model_", getpid());
+    fs::create_directories(directory_);
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+
+  std::string Write(const GgufWriter& writer,
+                    const std::string& name = "m.gguf") {
+    const std::string path = absl::StrCat(directory_, "/", name);
+    std::ofstream(path, std::ios::binary) << writer.Build();
+    return path;
+  }
+
+  std::string Export(const std::string& family,
+                     const GgufExportOptions& options) {
+    GgufWriter writer;
+    const absl::Status status =
+        ExportGgufModel(Golden(family), options, &writer);
+    EXPECT_TRUE(status.ok()) << status;
+    return Write(writer, family + ".gguf");
+  }
+
+  std::string directory_;
+};
+
+// The largest error of log-probabilities over all cases and positions.
+absl::StatusOr<double> MaxLogprobError(ModelHarness* harness,
+                                       const json& golden) {
+  double max_error = 0;
+  int slot = 0;
+  for (const json& golden_case : golden["cases"]) {
+    TestSequence sequence = harness->MakeSequence(slot++, golden_case["prompt"],
+                                                  harness->vocab_size());
+    for (const json& entry : golden_case["logprobs"]) {
+      const int end = entry["position"].get<int>() + 1;
+      QUIRE_RETURN_IF_ERROR(harness->Step(
+          {{&sequence, end - sequence.num_computed_tokens, true}}));
+      const std::vector<float> expected = entry["values"];
+      const std::vector<float> found = LogprobsById(sequence.outputs.back());
+      if (found.size() != expected.size()) {
+        return absl::InternalError("another vocabulary");
+      }
+      for (size_t id = 0; id < found.size(); ++id) {
+        const double error = std::abs(double{found[id]} - expected[id]);
+        if (std::isnan(error)) return absl::InternalError("NaN");
+        max_error = std::max(max_error, error);
+      }
+    }
+  }
+  return max_error;
+}
+
+struct GoldenCase {
+  const char* family;
+  uint32_t type = GgufTensorType::kF32;
+  bool fuses_qkv = false;
+};
+
+std::ostream& operator<<(std::ostream& out, const GoldenCase& golden) {
+  return out << golden.family << " " << golden.type;
+}
+
+class GgufGoldenTest : public GgufModelTest,
+                       public testing::WithParamInterface<GoldenCase> {};
+
+TEST_P(GgufGoldenTest, LogprobsAndGreedyTokensAreTheModels) {
+  const GoldenCase& golden_case = GetParam();
+  const std::string path = Export(
+      golden_case.family, {golden_case.type, false, golden_case.fuses_qkv});
+  const json golden = ReadJson(Golden(golden_case.family) + "/golden.json");
+  auto harness = ModelHarness::Create(path, {});
+  ASSERT_TRUE(harness.ok()) << harness.status();
+  EXPECT_THAT((*harness)->model().warnings, testing::IsEmpty());
+  const absl::StatusOr<double> error = MaxLogprobError(harness->get(), golden);
+  ASSERT_TRUE(error.ok()) << error.status();
+  EXPECT_LE(*error, kMaxLogprobError);
+  int slot = 0;
+  for (const json& one : golden["cases"]) {
+    const std::vector<int32_t> prompt = one["prompt"];
+    const std::vector<int32_t> expected = one["greedy"];
+    TestSequence sequence = (*harness)->MakeSequence(slot++, prompt, 0);
+    ASSERT_TRUE((*harness)->Generate(sequence, 1 << 20, expected.size()).ok());
+    EXPECT_EQ(std::vector<int32_t>(sequence.tokens.begin() + prompt.size(),
+                                   sequence.tokens.end()),
+              expected);
+  }
+}
+
+constexpr GoldenCase kGoldens[] = {
+    {"llama"},
+    {"llama", GgufTensorType::kF32, true},
+    {"llama_bias"},
+    {"llama_bias", GgufTensorType::kF32, true},
+    {"llama_linear"},
+    {"llama_llama3"},
+    {"llama_yarn"},
+    {"mistral"},
+    {"qwen2"},
+    {"qwen2", GgufTensorType::kF32, true},
+    {"qwen3"},
+    {"gemma2"},
+    {"gemma3"},
+    {"granite"},
+    {"olmo2"},
+    {"phi3"},
+    {"phi3_longrope"},
+    {"stablelm"},
+    {"stablelm_parallel"},
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, GgufGoldenTest, testing::ValuesIn(kGoldens),
+                         [](const auto& info) {
+                           return absl::StrCat(
+                               info.param.family, "_", info.param.type,
+                               info.param.fuses_qkv ? "_fused" : "");
+                         });
+
+// Log-probabilities after each of the goldens' prompts.
+absl::StatusOr<std::vector<float>> PromptLogprobs(const std::string& path,
+                                                  const json& golden) {
+  QUIRE_ASSIGN_OR_RETURN(const auto harness, ModelHarness::Create(path, {}));
+  std::vector<float> all;
+  int slot = 0;
+  for (const json& one : golden["cases"]) {
+    TestSequence sequence =
+        harness->MakeSequence(slot++, one["prompt"], harness->vocab_size());
+    QUIRE_RETURN_IF_ERROR(harness->Generate(sequence, 1 << 20, 1));
+    const std::vector<float> logprobs = LogprobsById(sequence.outputs.back());
+    all.insert(all.end(), logprobs.begin(), logprobs.end());
+  }
+  return all;
+}
+
+// A file computes with exactly the numbers that its elements stand for.
+TEST_F(GgufModelTest, TypesOfSixteenBitsAreTheirNumbers) {
+  for (const uint32_t type : {GgufTensorType::kF16, GgufTensorType::kBF16}) {
+    const json golden = ReadJson(Golden("llama") + "/golden.json");
+    const auto found = PromptLogprobs(Export("llama", {type}), golden);
+    ASSERT_TRUE(found.ok()) << found.status();
+    const auto expected =
+        PromptLogprobs(Export("llama", {type, /*is_decoded=*/true}), golden);
+    ASSERT_TRUE(expected.ok()) << expected.status();
+    EXPECT_EQ(*found, *expected) << type;
+  }
+}
+
+// The backend rounds activations beside blocks to int8 (kernels/backend.h),
+// which backend_conformance_test bounds operation by operation. Here it is
+// whether the right rows are decoded as the right format: that rounding moves
+// the log-probabilities of these checkpoints, which are spread wide, by 0.1 to
+// 0.4; rows in another order or a wrong scale move them by 2.5 to 10.
+TEST_F(GgufModelTest, BlocksAreTheirNumbers) {
+  constexpr double kMaxRoundingError = 1.0;
+  for (const uint32_t type : {GgufTensorType::kQ8_0, GgufTensorType::kQ4_0,
+                              GgufTensorType::kQ4_K, GgufTensorType::kQ6_K}) {
+    for (const char* family : {"llama", "phi3", "gemma2"}) {
+      const json golden = ReadJson(Golden(family) + "/golden.json");
+      const auto found = PromptLogprobs(Export(family, {type}), golden);
+      ASSERT_TRUE(found.ok()) << found.status();
+      const auto expected =
+          PromptLogprobs(Export(family, {type, /*is_decoded=*/true}), golden);
+      ASSERT_TRUE(expected.ok()) << expected.status();
+      ASSERT_EQ(found->size(), expected->size());
+      double error = 0;
+      for (size_t i = 0; i < found->size(); ++i) {
+        error = std::max(error, std::abs(double{(*found)[i]} - (*expected)[i]));
+        ASSERT_FALSE(std::isnan((*found)[i]));
+      }
+      EXPECT_LE(error, kMaxRoundingError) << family << " " << type;
+      RecordProperty(absl::StrCat(family, "_", type), absl::StrCat(error));
+    }
+  }
+}
+
+// A damaged header never ends the process: it is refused by name, or it was
+// damaged where that means another number.
+TEST_F(GgufModelTest, DamagedHeadersAreRefusedByName) {
+  GgufWriter writer;
+  const absl::Status exported =
+      ExportGgufModel(Golden("qwen2"), {GgufTensorType::kQ8_0}, &writer);
+  ASSERT_TRUE(exported.ok()) << exported;
+  const std::string file = writer.Build();
+  const size_t header_size = file.find("token_embd.weight") + 4096;
+  ASSERT_LT(header_size, file.size());
+  SimulationRandom random(9);
+  int num_refused = 0;
+  for (int i = 0; i < 1000; ++i) {
+    std::string damaged = file;
+    if (i % 10 == 0) {
+      damaged.resize(random.Below(file.size()));
+    } else {
+      for (uint64_t flips = 1 + random.Below(3); flips > 0; --flips) {
+        damaged[random.Below(header_size)] ^= 1 << random.Below(8);
+      }
+    }
+    const std::string path = absl::StrCat(directory_, "/damaged.gguf");
+    std::ofstream(path, std::ios::binary) << damaged;
+    const auto opened = GgufFile::Open(path);
+    absl::Status status = opened.status();
+    if (status.ok()) {
+      const auto config = ReadGgufModelConfig(**opened);
+      status = config.status();
+      if (status.ok()) {
+        status = OpenGgufCheckpoint(*opened, config->model).status();
+      }
+    }
+    if (status.ok()) continue;
+    ++num_refused;
+    EXPECT_TRUE(absl::StrContains(status.message(), directory_)) << status;
+  }
+  EXPECT_GT(num_refused, 300);
+}
+
+// --------------------------------------------------------------- the keys
+
+// A llama of two layers without data.
+GgufWriter SmallModel(const std::string& arch = "llama") {
+  GgufWriter writer;
+  writer.String("general.architecture", arch);
+  writer.U32(arch + ".block_count", 2);
+  writer.U32(arch + ".context_length", 512);
+  writer.U32(arch + ".embedding_length", 64);
+  writer.U32(arch + ".feed_forward_length", 128);
+  writer.U32(arch + ".attention.head_count", 4);
+  writer.U32(arch + ".attention.head_count_kv", 2);
+  writer.Tensor("token_embd.weight", GgufTensorType::kF32, {32, 64},
+                std::string(32 * 64 * 4, '\0'));
+  writer.Tensor("blk.0.ffn_gate.weight", GgufTensorType::kF32, {1, 1},
+                std::string(4, '\0'));
+  return writer;
+}
+
+class GgufConfigTest : public GgufModelTest {
+ protected:
+  absl::StatusOr<GgufModelConfig> Read(const GgufWriter& writer) {
+    QUIRE_ASSIGN_OR_RETURN(const auto file, GgufFile::Open(Write(writer)));
+    return ReadGgufModelConfig(*file);
+  }
+  void ExpectError(const GgufWriter& writer, const std::string& part) {
+    const auto config = Read(writer);
+    ASSERT_FALSE(config.ok()) << part;
+    const std::string message(config.status().message());
+    EXPECT_TRUE(absl::StartsWith(message, directory_)) << message;
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+};
+
+TEST_F(GgufConfigTest, ReadsALlama) {
+  GgufWriter writer = SmallModel();
+  writer.F32("llama.rope.freq_base", 500000.0f);
+  writer.F32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  writer.U32("llama.vocab_size", 32);
+  writer.F32("llama.unheard_of", 1.0f);
+  writer.U32("tokenizer.ggml.bos_token_id", 1);
+  writer.U32("tokenizer.ggml.eos_token_id", 2);
+  writer.U32("tokenizer.ggml.eot_token_id", 3);
+  writer.Strings("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<|eot_id|>",
+                                           "<|im_end|>", "<|end|>"});
+  writer.I32s("tokenizer.ggml.token_type", {2, 3, 3, 3, 4, 1});
+  writer.F32("general.sampling.temp", 0.5f);
+  writer.Raw("general.sampling.top_k", GgufType::kI32,
+             GgufWriter::Bytes(int32_t{40}));
+  const auto config = Read(writer);
+  ASSERT_TRUE(config.ok()) << config.status();
+  const ModelConfig& model = config->model;
+  EXPECT_EQ(model.model_type, "llama");
+  EXPECT_EQ(model.vocab_size, 32);
+  EXPECT_EQ(model.hidden_size, 64);
+  EXPECT_EQ(model.max_position_embeddings, 512);
+  EXPECT_FLOAT_EQ(model.norm_eps, 1e-5f);
+  EXPECT_TRUE(model.tie_word_embeddings);
+  ASSERT_EQ(model.layers.size(), 2u);
+  EXPECT_EQ(model.layers[0].head_dim, 16);
+  EXPECT_EQ(model.layers[0].num_kv_heads, 2);
+  EXPECT_EQ(model.layers[0].rope.theta, 500000.0);
+  // By id, and control tokens that end an answer by their text.
+  EXPECT_EQ(config->generation.eos_token_ids, (std::vector<int32_t>{2, 3, 4}));
+  EXPECT_EQ(config->generation.bos_token_id, 1);
+  EXPECT_EQ(config->generation.temperature, 0.5f);
+  EXPECT_EQ(config->generation.top_k, 40);
+  ASSERT_EQ(model.warnings.size(), 1u);
+  EXPECT_THAT(model.warnings[0], HasSubstr("\"llama.unheard_of\""));
+}
+
+TEST_F(GgufConfigTest, AnUnknownArchitectureIsNamedBesideTheSupportedOnes) {
+  ExpectError(SmallModel("mamba"),
+              "key \"general.architecture\": \"mamba\" is not supported "
+              "(supported: gemma2, gemma3, granite, llama, olmo2, phi3, qwen2, "
+              "qwen3, smollm3, stablelm)");
+  ExpectError(GgufWriter(), "key \"general.architecture\": missing");
+}
+
+TEST_F(GgufConfigTest, ErrorsNameTheKey) {
+  GgufWriter none;
+  none.String("general.architecture", "qwen2");
+  ExpectError(none, "tensor \"token_embd.weight\" is missing");
+  none.Tensor("token_embd.weight", GgufTensorType::kF32, {1, 1},
+              std::string(4, '\0'));
+  ExpectError(none, "key \"qwen2.embedding_length\": missing");
+
+  const auto with = [](const char* key, uint32_t value) {
+    GgufWriter writer = SmallModel("qwen3");
+    writer.U32(key, value);
+    return writer;
+  };
+  ExpectError(with("qwen3.expert_count", 8),
+              "key \"qwen3.expert_count\": 8 is not supported");
+  ExpectError(with("qwen3.attention.value_length", 32),
+              "key \"qwen3.attention.value_length\": 32 is another length");
+  ExpectError(with("qwen3.attention.key_length", 7),
+              "key \"qwen3.attention.key_length\": 7 must be even");
+  ExpectError(with("qwen3.rope.dimension_count", 8),
+              "key \"qwen3.rope.dimension_count\"");
+  ExpectError(with("qwen3.pooling_type", 2),
+              "key \"qwen3.pooling_type\": 2 is not supported");
+  ExpectError(with("tokenizer.ggml.eos_token_id", 32), "eos_token_id");
+  GgufWriter causal = SmallModel("qwen3");
+  causal.Bool("qwen3.attention.causal", false);
+  ExpectError(causal, "key \"qwen3.attention.causal\": bidirectional");
+  GgufWriter type = SmallModel("qwen3");
+  type.String("qwen3.rope.freq_base", "a");
+  ExpectError(type, "key \"qwen3.rope.freq_base\": expected a number");
+  GgufWriter layers = SmallModel("qwen3");
+  layers.I32s("qwen3.attention.key_length", {16, 32});
+  ExpectError(layers, "differs between layers");
+}
+
+TEST_F(GgufConfigTest, RopeScaling) {
+  const auto scaled = [](const char* type) {
+    GgufWriter writer = SmallModel();
+    writer.String("llama.rope.scaling.type", type);
+    return writer;
+  };
+  ExpectError(scaled("ntk"), "\"ntk\" is not supported (supported: none");
+  ExpectError(scaled("linear"), "\"llama.rope.scaling.factor\": missing");
+  ExpectError(scaled("longrope"), "without rope_factors_long.weight");
+  GgufWriter linear = scaled("linear");
+  linear.F32("llama.rope.scaling.factor", 4.0f);
+  auto config = Read(linear);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model.layers[0].rope.type, RopeType::kLinear);
+  EXPECT_EQ(config->model.layers[0].rope.factor, 4.0);
+  GgufWriter old = SmallModel();
+  old.F32("llama.rope.scale_linear", 2.0f);
+  EXPECT_EQ(Read(old)->model.layers[0].rope.factor, 2.0);
+  GgufWriter freqs = linear;
+  freqs.Tensor("rope_freqs.weight", GgufTensorType::kF32, {8},
+               std::string(32, '\1'));
+  ExpectError(freqs, "not supported beside a table of factors");
+  GgufWriter yarn = scaled("yarn");
+  yarn.F32("llama.rope.scaling.factor", 4.0f);
+  yarn.U32("llama.rope.scaling.original_context_length", 128);
+  yarn.F32("llama.rope.scaling.yarn_attn_factor", 0.5f);
+  config = Read(yarn);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model.layers[0].rope.type, RopeType::kYarn);
+  EXPECT_EQ(config->model.layers[0].rope.original_max_position_embeddings, 128);
+  EXPECT_NEAR(config->model.layers[0].rope.attention_factor,
+              0.5 * (0.1 * std::log(4.0) + 1), 1e-9);
+  // Factors of another number, or of another type, than pairs of elements.
+  GgufWriter wrong = SmallModel();
+  wrong.Tensor("rope_freqs.weight", GgufTensorType::kF32, {3},
+               GgufWriter::ArrayBytes(std::vector<float>{1, 1, 1}));
+  ExpectError(wrong, "has 3 entries, not 8");
+  GgufWriter half = SmallModel();
+  half.Tensor("rope_freqs.weight", GgufTensorType::kF16, {8},
+              std::string(16, '\0'));
+  ExpectError(half, "tensor \"rope_freqs.weight\": expected one row of F32");
+}
+
+TEST_F(GgufConfigTest, WindowsByLayer) {
+  GgufWriter list = SmallModel("gemma3");
+  list.U32("gemma3.attention.sliding_window", 100);
+  list.Array("gemma3.attention.sliding_window_pattern", GgufType::kBool, 2,
+             absl::string_view("\0\1", 2));
+  auto config = Read(list);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model.layers[0].sliding_window, 0);
+  EXPECT_EQ(config->model.layers[1].sliding_window, 100);
+  config = Read(SmallModel("gemma3"));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model.layers[0].sliding_window, 0);
+  config = Read(SmallModel("smollm3"));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model.layers[0].rope.type, RopeType::kDefault);
+}
+
+TEST_F(GgufConfigTest, EmbeddingModels) {
+  GgufWriter writer = SmallModel("qwen3");
+  writer.U32("qwen3.pooling_type", 3);
+  const auto config = Read(writer);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->is_embedding);
+  EXPECT_FALSE(config->is_mean_pooling);
+}
+
+TEST_F(GgufModelTest, AMissingOrMisshapenTensorIsNamed) {
+  GgufWriter writer = SmallModel();
+  const std::string path = Write(writer);
+  const auto harness = ModelHarness::Create(path, {});
+  ASSERT_FALSE(harness.ok());
+  EXPECT_TRUE(absl::StartsWith(harness.status().message(), path))
+      << harness.status();
+  EXPECT_THAT(std::string(harness.status().message()),
+              HasSubstr("\"model.layers.0."));
+}
+
+}  // namespace
+}  // namespace quire

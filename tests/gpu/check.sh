@@ -1,0 +1,237 @@
+#!/usr/bin/env bash
+# Checks quire on this machine's GPU: the wrappers of instructions against their
+# emulation, every operation against the reference, every family of models
+# against the CPU, equal answers in any company, memory errors and races, the
+# machine code, and then the benchmarks.
+#   check.sh [--no-bench] [--output FILE]    from a folder of tools/package.sh
+#   check.sh --emulated                      the same steps on the emulation, as
+#                                            far as it goes: checks this script
+# Prints a table and writes it to FILE. Exit code: 0 if nothing failed, 1 if
+# something did, 69 without a GPU. What the machine has no tool for is a SKIP.
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+is_emulated=0 has_bench=1 output=
+while (($# > 0)); do
+  case $1 in
+    --emulated) is_emulated=1 has_bench=0 ;;
+    --no-bench) has_bench=0 ;;
+    --output) output=${2:?check: --output needs a file} && shift ;;
+    *) echo "check: unknown argument $1" >&2 && exit 64 ;;
+  esac
+  shift
+done
+
+# In a package programs lie in ../bin and the models' folder is the package; in
+# the tree and in the runfiles of a test they lie where Bazel built them.
+if [[ -x $here/../bin/quire ]]; then
+  root=$(cd "$here/.." && pwd)
+else
+  root=$(cd "$here/../.." && pwd)
+fi
+program() {
+  local folder
+  for folder in "$root"/{bin,tests/gpu,tests,cli} \
+    "$root"/bazel-bin/{tests/gpu,tests,cli}; do
+    if [[ -x $folder/$1 && -f $folder/$1 ]]; then
+      echo "$folder/$1"
+      return
+    fi
+  done
+  echo "check: $1 is missing" >&2
+  return 1
+}
+cd "$here" || exit 1
+[[ -d tests/testdata/goldens ]] || cd "$root" || exit 1
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+table=()
+num_failed=0 num_skipped=0
+started=$SECONDS
+
+record() {  # result, step, seconds, note
+  table+=("$(printf '%-5s %-34s %5s s  %s' "$1" "$2" "$3" "$4")")
+  echo "${table[-1]}"
+  case $1 in
+    FAIL) num_failed=$((num_failed + 1)) ;;
+    SKIP) num_skipped=$((num_skipped + 1)) ;;
+  esac
+}
+skip() { record SKIP "$1" 0 "$2"; }
+# Runs a command of at most `limit` seconds as a step; its last line is the note.
+step() {  # name, limit, command...
+  local name=$1 limit=$2 begin=$SECONDS log=$work/log
+  shift 2
+  timeout "$limit" "$@" >"$log" 2>&1
+  local code=$?
+  local note
+  note=$(grep -v '^[[:space:]]*$' "$log" | tail -1 | cut -c1-100)
+  if ((code == 0)); then
+    record PASS "$name" $((SECONDS - begin)) "$note"
+    return 0
+  fi
+  ((code != 124)) || note="longer than $limit s; $note"
+  tail -30 "$log"
+  record FAIL "$name" $((SECONDS - begin)) "exit code $code: $note"
+  return 1
+}
+
+# The tests of a filter: in one program on a GPU, in several on the emulation.
+# That none of them ran is a failure.
+gtest() {  # filter, names of the emulated programs...
+  local filter=$1 name path count=0 log=$work/gtest
+  shift
+  ((is_emulated)) || set -- device_tests_gpu
+  for name in "$@"; do
+    path=$(program "$name") || return 1
+    "${prefix[@]}" "$path" --gtest_filter="$filter" >"$log" 2>&1 ||
+      { grep -vE '^\[ +(RUN|OK) ' "$log" | tail -40; return 1; }
+    count=$((count + $(grep -oE '^\[  PASSED  \] [0-9]+' "$log" |
+      grep -oE '[0-9]+' || echo 0)))
+    ! grep -q '^\[  SKIPPED \]' "$log" || { echo "some were skipped"; return 1; }
+  done
+  echo "$count tests"
+  ((count > 0))
+}
+prefix=()
+export -f gtest program
+backend_programs=(backend_attention_test backend_conformance_test
+  backend_pooling_test backend_sampling_test)
+
+# As a step: functions of this script are no commands for `timeout`.
+gtest_step() {  # name, limit, filter, programs...
+  local name=$1 limit=$2
+  shift 2
+  root=$root is_emulated=$is_emulated work=$work prefix_text="${prefix[*]}" \
+    step "$name" "$limit" bash -c \
+    'read -ra prefix <<<"$prefix_text"; gtest "$@"' gtest "$@"
+}
+
+capability=emulated
+if ((!is_emulated)); then
+  quire=$(program quire) || exit 1
+  # Also says why, if the GPU cannot be used.
+  if ! "$quire" generate --device cuda --prompt "7 + 5 =" --max-tokens 1 \
+    >/dev/null 2>"$work/error"; then
+    cat "$work/error" >&2
+    echo "check: no GPU that can be checked" >&2
+    exit 69
+  fi
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader \
+    2>/dev/null | head -1)
+  nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total \
+    --format=csv,noheader 2>/dev/null || true
+fi
+# Below 8.0 there is no bf16.
+operations='*cuda*' has_bf16=1
+if [[ $capability == 7.* ]]; then
+  operations='*cuda_f16*' has_bf16=0
+fi
+
+# ---- (a) instructions
+emulated_wrappers=$(program wrapper_check_emulated) || exit 1
+if "$emulated_wrappers" --write "$work/wrappers"; then
+  if ((is_emulated)); then
+    step "wrappers of instructions" 60 "$emulated_wrappers" --compare \
+      "$work/wrappers"
+  else
+    step "wrappers of instructions" 60 "$(program wrapper_check_gpu)" \
+      --compare "$work/wrappers"
+  fi
+else
+  record FAIL "wrappers of instructions" 0 "the emulation failed"
+fi
+
+# ---- (b) operations, (c) models, (d) equivalence
+if ((is_emulated)); then
+  # The tree's tests run all of it: here the script is what is checked.
+  gtest_step "operations" 120 '*Norm/cuda_bf16*:*Embed/cuda_f16*' \
+    backend_conformance_test
+  gtest_step "equivalence" 120 '*ACachedPrefix*/qwen3' cuda_equivalence_test
+else
+  gtest_step "operations" 200 "$operations" "${backend_programs[@]}"
+  if ((has_bf16)); then
+    gtest_step "families of models" 100 'CudaModelTest.*' cuda_model_test
+    gtest_step "equivalence" 100 '*CudaEquivalenceTest*' cuda_equivalence_test
+  else
+    skip "families of models" "the models are bf16: compute capability 8.0"
+    skip "equivalence" "the models are bf16: compute capability 8.0"
+  fi
+  # The program itself, whole: the same greedy answers as the CPU's.
+  same_answers() {
+    local prompt device
+    for prompt in "What is 7 + 5?" "What is 30 - 4?"; do
+      for device in cpu cuda; do
+        "$quire" generate --chat --temperature 0 --max-tokens 24 \
+          --device "$device" --prompt "$prompt" >"$work/$device" || return 1
+      done
+      cmp "$work/cpu" "$work/cuda" || return 1
+      tail -1 "$work/cuda"
+    done
+  }
+  export -f same_answers
+  quire=$quire work=$work step "answers of the demo model" 60 \
+    bash -c same_answers
+fi
+
+# ---- (e) memory errors, races, machine code
+tool() {
+  command -v "$1" || { [[ -x /usr/local/cuda/bin/$1 ]] &&
+    echo "/usr/local/cuda/bin/$1"; }
+}
+sanitizer=$(tool compute-sanitizer)
+for check in memcheck racecheck; do
+  if ((is_emulated)); then
+    skip "$check" "needs a GPU"
+    continue
+  elif [[ -z $sanitizer ]]; then
+    skip "$check" "there is no compute-sanitizer"
+    continue
+  fi
+  prefix=("$sanitizer" --tool "$check" --error-exitcode 1)
+  gtest_step "$check" 120 '*ConformanceTest.Norm/cuda*:*Features/cuda_f16*:*ConformanceTest.Logits/cuda_f16' \
+    none
+  prefix=()
+done
+cuobjdump=$(tool cuobjdump)
+if ((is_emulated)); then
+  skip "machine code" "there is none in the emulation"
+elif [[ -z $cuobjdump ]]; then
+  skip "machine code" "there is no cuobjdump"
+else
+  step "machine code" 60 "$here/sass_check.sh" "$cuobjdump" "$quire"
+fi
+
+# ---- (f) speed: figures, not checks. Their step fails if they do not run.
+if ((has_bench)); then
+  if "$quire" bench kernels --help >/dev/null 2>&1; then
+    step "quire bench kernels" 120 "$quire" bench kernels --device cuda \
+      --preset qwen3-8b
+    cp "$work/log" "$work/kernels"
+  else
+    skip "quire bench kernels" "this version has no such command"
+  fi
+  if "$quire" bench model --help >/dev/null 2>&1; then
+    for preset in llama-3.2-1b llama-3.1-8b; do
+      step "quire bench model $preset" 120 "$quire" bench model --device cuda \
+        --preset "$preset" -p 128,1024,2048 -n 128 -r 5 --ceilings
+      cp "$work/log" "$work/model-$preset"
+    done
+  else
+    skip "quire bench model" "this version has no such command"
+  fi
+  cat "$work"/kernels "$work"/model-* 2>/dev/null
+elif ((!is_emulated)); then
+  skip "benchmarks" "--no-bench"
+fi
+
+num_passed=$((${#table[@]} - num_failed - num_skipped))
+summary="check: $num_passed passed, $num_failed failed, $num_skipped skipped, $((SECONDS - started)) s"
+echo
+printf '%s\n' "${table[@]}" "$summary"
+if [[ -n $output ]]; then
+  { printf '%s\n' "${table[@]}" "$summary"
+    cat "$work"/kernels "$work"/model-* 2>/dev/null; } >"$output"
+fi
+((num_failed == 0))

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# sass_check_test.sh SASS_CHECK [OBJECT...]: the script finds what it looks for
+# in invented listings; and the kernels of this build pass it, where the machine
+# has cuobjdump.
+set -euo pipefail
+check=$1
+shift
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+printf '#!/bin/sh\ncat "$2"\n' >"$work/cuobjdump"
+chmod +x "$work/cuobjdump"
+
+listing() {  # instructions...
+  echo "arch = sm_90"
+  echo "	Function : _ZN18SkinnyLinearKernelE"
+  printf '        /*0000*/                   %s ;\n' "$@"
+}
+fine=("HMMA.16816.F32.BF16 R4, R8, R12, R4" "LDG.E.NA.LTC256B.128.CONSTANT R8, [R2]")
+expect() {  # wanted exit code, name
+  local code=0
+  "$check" "$work/cuobjdump" "$work/listing" >"$work/out" || code=$?
+  if ((code != $1)); then
+    echo "$2: exit code $code"
+    cat "$work/out"
+    exit 1
+  fi
+}
+listing "${fine[@]}" >"$work/listing"
+expect 0 "a kernel as it should be"
+listing "${fine[@]}" "STL [R1], R4" >"$work/listing"
+expect 1 "local memory"
+listing "${fine[1]}" >"$work/listing"
+expect 1 "no tensor cores"
+listing "${fine[0]}" "LDG.E.64 R8, [R2]" >"$work/listing"
+expect 1 "narrow loads"
+: >"$work/listing"
+expect 1 "no kernel"
+
+cuobjdump=${QUIRE_CUOBJDUMP:-$(command -v cuobjdump ||
+  echo /usr/local/cuda/bin/cuobjdump)}
+if (($# == 0)) || [[ ! -x $cuobjdump ]]; then
+  echo "SKIPPED: the kernels of this build: there is no cuobjdump or no nvcc"
+  # So that the skip is counted.
+  [[ -z ${XML_OUTPUT_FILE:-} ]] || cat >"$XML_OUTPUT_FILE" <<'XML'
+<testsuites><testsuite name="sass_check_test"><testcase name="listings"/>
+<testcase name="kernels"><skipped message="no cuobjdump"/></testcase>
+</testsuite></testsuites>
+XML
+  exit 0
+fi
+ar=$(command -v ar)
+for archive in "$@"; do
+  # cuobjdump reads objects, not archives of them.
+  [[ $archive == *.a && $archive != *.pic.a ]] || continue
+  (cd "$work" && "$ar" x "$OLDPWD/$archive" && chmod u+w ./*.o)
+done
+for object in "$work"/*.o; do
+  # Objects without kernels have nothing to say.
+  objdump -h "$object" | grep -q nv_fatbin || continue
+  PATH=$PATH:$(dirname "$cuobjdump") "$check" "$cuobjdump" "$object"
+done

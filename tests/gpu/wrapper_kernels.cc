@@ -1,0 +1,291 @@
+#include "tests/gpu/wrapper_kernels.h"
+
+#include "kernels/cuda/simt/simt.h"
+#include "kernels/dtype.h"
+
+namespace quire::gpu_check {
+namespace {
+
+using namespace simt;  // NOLINT: what this file is about.
+
+SIMT_DEVICE float AsFloat(uint32_t bits) {
+  union {
+    uint32_t bits;
+    float value;
+  } both = {bits};
+  return both.value;
+}
+SIMT_DEVICE uint32_t AsBits(float value) {
+  union {
+    float value;
+    uint32_t bits;
+  } both = {value};
+  return both.bits;
+}
+
+// ---------------------------------------------------------------- threads
+
+SIMT_KERNEL(128) Indices(const uint32_t* in, uint32_t* out) {
+  const uint32_t cta = (CtaZ() * NumCtasY() + CtaY()) * NumCtasX() + CtaX();
+  const uint32_t i = cta * NumThreads() + ThreadX();
+  out[i] = in[i] ^ (CtaX() | CtaY() << 4 | CtaZ() << 8 | ThreadX() << 16);
+}
+
+SIMT_KERNEL(128) NamedBarriers(const uint32_t* in, uint32_t* out) {
+  SIMT_SHARED(uint32_t, values, 128);
+  const int half = static_cast<int>(ThreadX()) / 64;
+  values[ThreadX()] = in[ThreadX()];
+  SyncNamed(1 + half, 64);
+  const uint32_t other = values[half * 64 + (63 - ThreadX() % 64)];
+  SyncThreads();
+  out[ThreadX()] = other + values[127 - ThreadX()];
+}
+
+SIMT_KERNEL(32) GridBarrier(const uint32_t* in, uint32_t* out) {
+  out[CtaX() * 32 + ThreadX()] = in[CtaX() * 32 + ThreadX()];
+  ThreadFence();
+  SyncGrid(nullptr);
+  const uint32_t other = out[(CtaX() + 1) % NumCtasX() * 32 + ThreadX()];
+  out[NumCtasX() * 32 + CtaX() * 32 + ThreadX()] = other;
+}
+
+SIMT_KERNEL(128) Atomics(const uint32_t* in, uint32_t* out) {
+  const uint32_t value = in[CtaX() * 128 + ThreadX()];
+  AtomicAdd(out, value);
+  AtomicMax(out + 1, value);
+  AtomicCas(out + 2, 0u, 1u);
+  AtomicAdd(reinterpret_cast<int*>(out + 3), static_cast<int>(value >> 16));
+}
+
+// ---------------------------------------------------------------- warps
+
+SIMT_KERNEL(64) Shuffles(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX(), value = in[t];
+  uint32_t* mine = out + t * 8;
+  mine[0] = Shuffle(value, static_cast<int>(in[64 + t / 32] % 32));
+  mine[1] = ShuffleXor(value, static_cast<int>(in[66] % 32));
+  mine[2] = ShuffleDown(value, static_cast<int>(in[67] % 32));
+  mine[3] = AsBits(Shuffle(AsFloat(value), 31 - static_cast<int>(t % 32)));
+  mine[4] = static_cast<uint32_t>(Shuffle(static_cast<int>(value), 9));
+  mine[5] = ShuffleDown(value, 1);
+  SyncWarp();
+  mine[6] = Shuffle(uint64_t{value} << 20, 7) >> 20 & 0xffffffffu;
+  mine[7] = ShuffleDown(value, 31);
+}
+
+SIMT_KERNEL(64) Votes(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX(), value = in[t];
+  uint32_t* mine = out + t * 3;
+  mine[0] = Ballot(value % 3 == 0);
+  mine[1] = ReduceAdd(value);
+  mine[2] = ReduceMax(value);
+}
+
+// ---------------------------------------------------------------- copies
+
+SIMT_KERNEL(32) Copies(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  const Bytes16 a = Load16(in + t * 8);
+  const Bytes16 b = LoadStream16(in + t * 8 + 4);
+  Store16(out + t * 8, b);
+  Store16(out + t * 8 + 4, a);
+}
+
+SIMT_KERNEL(32) AsyncCopies(const uint32_t* in, uint32_t* out) {
+  SIMT_DYNAMIC_SHARED(memory);
+  const uint32_t t = ThreadX();
+  // Two groups; what is not valid becomes zeros.
+  for (int group = 0; group < 2; ++group) {
+    const uint32_t* from = in + group * 128 + t * 4;
+    CpAsync16(memory + group * 512 + t * 16, from, (in[256] >> t & 1) != 0);
+    CpAsyncCommit();
+  }
+  CpAsyncWait<1>();
+  SyncThreads();
+  const auto* words = reinterpret_cast<const uint32_t*>(memory);
+  out[t] = words[127 - t * 4];
+  CpAsyncWait<0>();
+  SyncThreads();
+  for (int i = 0; i < 8; ++i) out[32 + t * 8 + i] = words[t * 8 + i];
+}
+
+// ---------------------------------------------------------------- matrices
+
+template <bool kIsTransposed>
+SIMT_KERNEL(32)
+LoadMatrices(const uint32_t* in, uint32_t* out) {
+  SIMT_DYNAMIC_SHARED(memory);
+  const uint32_t t = ThreadX();
+  Store16(memory + t * 16, Load16(in + t * 4));
+  SyncThreads();
+  // The rows in an order of their own.
+  const uint32_t row = (t * 5 + in[128]) % 32;
+  uint32_t registers[4];
+  if (kIsTransposed) {
+    LdMatrixX4Transposed(registers, memory + row * 16);
+  } else {
+    LdMatrixX4(registers, memory + row * 16);
+  }
+  for (int i = 0; i < 4; ++i) out[t * 4 + i] = registers[i];
+}
+
+enum class Product : uint8_t { kBf16, kF16, kE4M3, kS8 };
+
+template <Product kProduct>
+SIMT_KERNEL(32)
+Products(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  const uint32_t* mine = in + t * 6;
+  const uint32_t a[4] = {mine[0], mine[1], mine[2], mine[3]};
+  if constexpr (kProduct == Product::kS8) {
+    int32_t sums[4] = {1, 2, 3, static_cast<int32_t>(t)};
+    MmaS8(sums, a, mine[4], mine[5]);
+    for (int i = 0; i < 4; ++i) out[t * 4 + i] = static_cast<uint32_t>(sums[i]);
+  } else {
+    float sums[4] = {0.5f, -1.0f, 0.0f, static_cast<float>(t)};
+    if constexpr (kProduct == Product::kBf16)
+      MmaBf16(sums, a, mine[4], mine[5]);
+    if constexpr (kProduct == Product::kF16) MmaF16(sums, a, mine[4], mine[5]);
+    if constexpr (kProduct == Product::kE4M3)
+      MmaE4M3(sums, a, mine[4], mine[5]);
+    for (int i = 0; i < 4; ++i) out[t * 4 + i] = AsBits(sums[i]);
+  }
+}
+
+// ---------------------------------------------------------------- numbers
+
+SIMT_KERNEL(128) Packs(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  const float low = AsFloat(in[t * 2]), high = AsFloat(in[t * 2 + 1]);
+  out[t * 2] = PackBf16(low, high);
+  out[t * 2 + 1] = PackF16(low, high);
+}
+
+SIMT_KERNEL(128) Widens(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  out[t * 2] = AsBits(Bf16ToFloat(static_cast<uint16_t>(in[t])));
+  out[t * 2 + 1] = AsBits(HalfToFloat(static_cast<uint16_t>(in[t])));
+}
+
+SIMT_KERNEL(256) AllE4M3(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  out[t] = AsBits(simt::E4M3ToFloat(static_cast<uint8_t>(t)));
+  out[256 + t] = simt::FloatToE4M3(AsFloat(in[t]));
+  // Between two values: ties.
+  const float tie =
+      0.5f * (simt::E4M3ToFloat(static_cast<uint8_t>(t & 0x7e)) +
+              simt::E4M3ToFloat(static_cast<uint8_t>((t & 0x7e) + 1)));
+  out[512 + t] = (t & 0x7e) == 0x7e ? 0u : simt::FloatToE4M3(tie);
+}
+
+SIMT_KERNEL(128) RoundedProducts(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  const float a = AsFloat(in[t * 3]), b = AsFloat(in[t * 3 + 1]),
+              c = AsFloat(in[t * 3 + 2]);
+  out[t] = AsBits(simt::Product(a, b) + c);  // Not fused.
+}
+
+SIMT_KERNEL(128) Functions(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  const float x = AsFloat(in[t]);
+  uint32_t* mine = out + t * 4;
+  mine[0] = AsBits(Exp2(x));
+  mine[1] = AsBits(Exp(x));
+  mine[2] = AsBits(Tanh(x));
+  mine[3] = AsBits(Rsqrt(x < 0 ? -x : x));
+}
+
+// ---------------------------------------------------------------- launches
+
+// Writes for a while after the next kernel may have started.
+SIMT_KERNEL(128) Produce(const uint32_t* in, uint32_t* out) {
+  WaitForPrevious();
+  LaunchNext();
+  for (int i = 0; i < 64; ++i) {
+    const uint32_t at = (CtaX() * 64 + i) * 128 + ThreadX();
+    out[at] = in[at % 4096] + at;
+  }
+}
+SIMT_KERNEL(128) Consume(uint32_t* out) {
+  WaitForPrevious();
+  LaunchNext();
+  for (int i = 0; i < 64; ++i) {
+    const uint32_t at = (CtaX() * 64 + i) * 128 + ThreadX();
+    out[at] = out[at] * 3 + 1;
+  }
+}
+
+template <void (*kKernel)(const uint32_t*, uint32_t*)>
+bool LaunchCta(const uint32_t* in, uint32_t* out, const LaunchShape& shape,
+               Stream stream) {
+  return Launch(kKernel, shape, stream, in, out);
+}
+
+// A kernel as a function without captures.
+#define WRAPPER_LAUNCH(kernel, ...)                                       \
+  +[](const uint32_t* in, uint32_t* out, Stream stream) {                 \
+    return LaunchCta<&kernel>(in, out, LaunchShape{__VA_ARGS__}, stream); \
+  }
+
+bool LaunchDependents(const uint32_t* in, uint32_t* out, Stream stream) {
+  const LaunchShape shape = {
+      .num_ctas_x = 64, .num_threads = 128, .waits_for_previous = true};
+  return Launch(&Produce, shape, stream, in, out) &&
+         Launch(&Consume, shape, stream, out) &&
+         Launch(&Consume, shape, stream, out);
+}
+
+}  // namespace
+
+const std::vector<WrapperCase>& WrapperCases() {
+  static const std::vector<WrapperCase> cases = {
+      {"thread and CTA indices", Input::kBits, Output::kBits, 75, 768, 768,
+       WRAPPER_LAUNCH(Indices, .num_ctas_x = 2, .num_ctas_y = 3,
+                      .num_ctas_z = 1, .num_threads = 128)},
+      {"named barriers", Input::kBits, Output::kBits, 75, 128, 128,
+       WRAPPER_LAUNCH(NamedBarriers, .num_threads = 128)},
+      {"grid barrier", Input::kBits, Output::kBits, 75, 256, 512,
+       WRAPPER_LAUNCH(GridBarrier, .num_ctas_x = 8, .num_threads = 32,
+                      .is_cooperative = true)},
+      {"atomics", Input::kBits, Output::kBits, 75, 512, 4,
+       WRAPPER_LAUNCH(Atomics, .num_ctas_x = 4, .num_threads = 128)},
+      {"shuffles", Input::kBits, Output::kBits, 75, 68, 512,
+       WRAPPER_LAUNCH(Shuffles, .num_threads = 64)},
+      {"votes and reductions", Input::kBits, Output::kBits, 75, 64, 192,
+       WRAPPER_LAUNCH(Votes, .num_threads = 64)},
+      {"16-byte loads and stores", Input::kBits, Output::kBits, 75, 256, 256,
+       WRAPPER_LAUNCH(Copies, .num_threads = 32)},
+      {"cp.async", Input::kBits, Output::kBits, 75, 257, 288,
+       WRAPPER_LAUNCH(AsyncCopies, .num_threads = 32,
+                      .dynamic_shared_bytes = 1024)},
+      {"ldmatrix", Input::kBits, Output::kBits, 75, 129, 128,
+       WRAPPER_LAUNCH(LoadMatrices<false>, .num_threads = 32,
+                      .dynamic_shared_bytes = 512)},
+      {"ldmatrix.trans", Input::kBits, Output::kBits, 75, 129, 128,
+       WRAPPER_LAUNCH(LoadMatrices<true>, .num_threads = 32,
+                      .dynamic_shared_bytes = 512)},
+      {"mma bf16", Input::kBf16, Output::kFloatSums, 80, 192, 128,
+       WRAPPER_LAUNCH(Products<Product::kBf16>, .num_threads = 32)},
+      {"mma f16", Input::kF16, Output::kFloatSums, 75, 192, 128,
+       WRAPPER_LAUNCH(Products<Product::kF16>, .num_threads = 32)},
+      {"mma e4m3", Input::kE4M3, Output::kE4M3Sums, 89, 192, 128,
+       WRAPPER_LAUNCH(Products<Product::kE4M3>, .num_threads = 32)},
+      {"mma s8", Input::kBits, Output::kBits, 80, 192, 128,
+       WRAPPER_LAUNCH(Products<Product::kS8>, .num_threads = 32)},
+      {"to bf16 and f16", Input::kFloats, Output::kBits, 75, 256, 256,
+       WRAPPER_LAUNCH(Packs, .num_threads = 128)},
+      {"from bf16 and f16", Input::kBits, Output::kBits, 75, 128, 256,
+       WRAPPER_LAUNCH(Widens, .num_threads = 128)},
+      {"e4m3", Input::kFloats, Output::kBits, 75, 256, 768,
+       WRAPPER_LAUNCH(AllE4M3, .num_threads = 256)},
+      {"rounded products", Input::kFloats, Output::kBits, 75, 384, 128,
+       WRAPPER_LAUNCH(RoundedProducts, .num_threads = 128)},
+      {"exp2, exp, tanh, rsqrt", Input::kFloats, Output::kFloatApprox, 75, 128,
+       512, WRAPPER_LAUNCH(Functions, .num_threads = 128)},
+      {"dependent launches", Input::kBits, Output::kBits, 75, 4096,
+       64 * 64 * 128, &LaunchDependents},
+  };
+  return cases;
+}
+
+}  // namespace quire::gpu_check
