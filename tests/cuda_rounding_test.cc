@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,9 +24,11 @@ constexpr int kNumTop = 20;  // The most a GPU reports.
 enum class Device { kF32Reference, kReference, kCuda };
 
 // The distribution after a prompt: prefilled in two chunks.
-std::vector<float> Logprobs(const std::string& directory, Device device,
-                            DType kv_dtype) {
+std::vector<float> Logprobs(
+    const std::string& directory, Device device, DType kv_dtype,
+    const std::optional<QuantizationScheme>& quantization = std::nullopt) {
   ModelHarness::Options options;
+  options.quantization = quantization;
   options.dtype = DType::kBF16;
   options.kv_cache_dtype = kv_dtype;
   options.kv_cache_memory_bytes = 8 << 20;
@@ -120,6 +123,29 @@ TEST(CudaRoundingTest, EveryFamilyAgreesWithTheReference) {
       "log-probabilities of %d runs: %d without a step, largest difference "
       "%.3f; bf16 itself is up to %.3f from f32\n",
       num_models, num_without_steps, largest_steps, largest_rounding);
+}
+
+// With quantized linear layers, of which such a short prompt rounds no weight.
+TEST(CudaRoundingTest, QuantizedModelsAgreeWithTheReference) {
+  int num_without_steps = 0, num_runs = 0;
+  for (const char* name : {"llama", "qwen2", "gemma2", "phi3", "opt"}) {
+    const std::string model = std::string("tests/testdata/goldens/") + name;
+    SCOPED_TRACE(model);
+    const auto exact = Logprobs(model, Device::kF32Reference, DType::kF32);
+    for (const QuantizationScheme& scheme :
+         {QuantizationScheme{.format = QuantFormat::kFp8},
+          QuantizationScheme{.format = QuantFormat::kInt4, .group_size = 32}}) {
+      const auto reference =
+          Logprobs(model, Device::kReference, DType::kBF16, scheme);
+      const auto cuda = Logprobs(model, Device::kCuda, DType::kBF16, scheme);
+      const double steps = LargestDifference(cuda, reference);
+      // Quantization changes the model by more than bf16 does.
+      EXPECT_LE(steps, LargestDifference(reference, exact));
+      num_without_steps += steps <= kF32Error;
+      ++num_runs;
+    }
+  }
+  EXPECT_GE(num_without_steps, num_runs / 2);
 }
 
 // e4m3 has four significant bits where bf16 has eight: every rounding of K and
