@@ -36,8 +36,6 @@ struct Layout {
   static constexpr int kWarpsOfKeys = TileShape<kTile>::kWarpsOfKeys;
   static constexpr int kRows = 16 * kWarpsOfRows;
   static constexpr int kNumThreads = 32 * kWarpsOfRows * kWarpsOfKeys;
-  // Of an SM. ptxas, left alone, spills to make it four for 64 dimensions.
-  static constexpr int kMinCtas = kHeadDim <= 64 ? 3 : 1;
   // Keys of a tile. With 256 dimensions two tiles of 32 keys and the queries
   // take 96 KiB; sm_86, 89 and 120 have 99.
   static constexpr int kKeys = kHeadDim > 128 && kWarpsOfKeys == 1 ? 32 : 64;
@@ -577,19 +575,28 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
   StoreResults<L, kType>(arguments, view, warp_row, accumulator);
 }
 
+// CTAs that a multiprocessor should hold: with a fourth prefill of 64
+// dimensions, the registers do not suffice.
+template <int kHeadDim, AttentionTile kTile>
+inline constexpr int kCtasPerSm =
+    kHeadDim == 64 && kTile == AttentionTile::kPrefill ? 3 : 256 / kHeadDim;
+
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
 SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads),
-            (Layout<kHeadDim, kTile, kKv>::kMinCtas))
+            (kCtasPerSm<kHeadDim, kTile>))
 AttentionKernel(const AttentionArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
   simt::WaitForPrevious();
   simt::LaunchNext();
-  const AttentionWork work = WorkOf(arguments);
-  const int num_ctas = static_cast<int>(simt::NumCtasX());
-  for (int i = simt::CtaX(); i < work.num_tasks; i += num_ctas) {
+  for (int i = simt::CtaX();; i += static_cast<int>(simt::NumCtasX())) {
+    // Read anew each time: registers are scarce.
+    const AttentionWork work = WorkOf(arguments);
+    if (i >= work.num_tasks) return;
     Attend<kHeadDim, kType, kKv, kTile>(arguments, ViewTask(arguments, work, i),
                                         memory);
-    if (i + num_ctas < work.num_tasks) simt::SyncThreads();  // `memory`.
+    // There are CTAs for all of these.
+    if constexpr (kTile == AttentionTile::kPrefill) return;
+    simt::SyncThreads();  // `memory`.
   }
 }
 
