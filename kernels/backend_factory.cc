@@ -70,6 +70,10 @@ BackendSources DefaultBackendSources() {
   return sources;
 }
 
+std::string SupportedBackends() {
+  return DefaultBackendSources().create_cuda == nullptr ? "cpu" : "cpu, cuda";
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
     const BackendOptions& options, const BackendSources& sources,
     std::string* notice) {

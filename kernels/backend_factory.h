@@ -36,6 +36,9 @@ struct BackendSources {
 };
 BackendSources DefaultBackendSources();
 
+// Of this build: "cpu" or "cpu, cuda".
+std::string SupportedBackends();
+
 // INVALID_ARGUMENT for an unknown device or instruction set (QUIRE_CPU_ISA);
 // UNAVAILABLE if this build or machine has no such device; FAILED_PRECONDITION
 // if there is an NVIDIA device that cannot be used: it names the version of

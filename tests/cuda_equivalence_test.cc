@@ -133,6 +133,14 @@ TEST_P(CudaEquivalenceTest, AGraphHasTheBitsOfTheSameStepWithout) {
   }
 }
 
+TEST_P(CudaEquivalenceTest, AGraphHasTheSameBitsAsItsLaunches) {
+  const auto graphs = MakeHarness(false), eager = MakeHarness(true);
+  TestSequence got = Sequence(*graphs, 4), expected = Sequence(*eager, 4);
+  ASSERT_TRUE(graphs->Generate(got, 16, kNumGenerated).ok());
+  ASSERT_TRUE(eager->Generate(expected, 16, kNumGenerated).ok());
+  ExpectSameBits(got, expected);
+}
+
 TEST_P(CudaEquivalenceTest, ACachedPrefixHasTheSameBits) {
   constexpr int kPrefix = 32;
   const auto harness = MakeHarness();

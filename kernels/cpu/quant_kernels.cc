@@ -19,17 +19,25 @@ namespace QUIRE_ISA_NAMESPACE {
 namespace {
 
 #if defined(__AVX512F__)
-// 8 rows x 2 vectors of integers: 16 chains hide the 6 cycles of a dot product
+// 8 rows x 2 vectors of integers: 16 chains hide the 4 cycles of a dot product
 // (Zen 5), and the end of a block overlaps with the next one's start better
-// than with 14 rows (66 and 61 % of the peak).
+// than with 14 rows (68 and 61 % of the peak).
 constexpr int kTileRows = 8;
+// With 7 the f32 sums fit into registers too (73 %): better where a row less in
+// each tile does not matter.
+constexpr int kManyTileRows = 7;
+// So few rows keep their f32 sums in registers; others in L1, which costs a
+// load and a store for every 8 dot products.
+constexpr int kMaxRegisterRows = 7;
 #elif defined(QUIRE_NEON)
 constexpr int kTileRows = 8;
+constexpr int kManyTileRows = 8;
+constexpr int kMaxRegisterRows = 4;
 #else
 constexpr int kTileRows = 4;
-#endif
-// So few rows keep their f32 sums in registers as well.
+constexpr int kManyTileRows = 4;
 constexpr int kMaxRegisterRows = 4;
+#endif
 
 constexpr int kPanelWidth = 2 * kLanes;
 // Blocks expanded at once: 512 columns, 16 KiB of codes with AVX-512. A
@@ -50,8 +58,7 @@ struct TileArgs {
   float* acc;     // [rows][kPanelWidth]
   bool is_first;  // Start from zero instead of acc.
   // What the codes were expanded to.
-  const char* codes;  // [num_blocks] blocks, code_stride bytes apart.
-  int64_t code_stride;
+  const char* codes;    // [num_blocks] blocks
   const float* scales;  // [num_blocks][subs][kPanelWidth]
   const float* mins;    // The same.
   int offset_shift;
@@ -222,7 +229,7 @@ struct ExpandedSource {
       : args(args), prefetch(args.prefetch) {}
 
   QUIRE_INLINE_METHOD void Seek(int64_t i, int64_t) {
-    codes = args.codes + i * args.code_stride;
+    codes = args.codes + i * kExpandedBlockBytes;
     scales = args.scales + i * kSubs * kPanelWidth;
     mins = args.mins + i * kSubs * kPanelWidth;
   }
@@ -389,15 +396,14 @@ void Tile(const TileArgs& args) {
   }
 }
 
-// Writes args.num_blocks blocks to codes (null: only the fields), scales and
-// mins.
+// Writes args.num_blocks blocks to codes, scales and mins.
 template <PanelCode kCode>
 void Expand(const TileArgs& args, char* codes, float* scales, float* mins) {
   using Source = PanelSource<kCode>;
   Source source(args);
   for (int64_t i = 0; i < args.num_blocks; ++i) {
     source.Seek(i, args.block_begin + i);
-    for (int step = 0; codes != nullptr && step < 4; ++step) {
+    for (int step = 0; step < 4; ++step) {
       U32 w0, w1;
       char* const out = codes + 2 * step * kVectorBytes;
       source.template Codes<0>(step, w0, w1);
@@ -407,7 +413,7 @@ void Expand(const TileArgs& args, char* codes, float* scales, float* mins) {
       StoreBytes(out + 8 * kVectorBytes, w0);
       StoreBytes(out + 9 * kVectorBytes, w1);
     }
-    if (codes != nullptr) codes += kExpandedBlockBytes;
+    codes += kExpandedBlockBytes;
     for (int sub = 0; sub < Source::kSubs; ++sub) {
       for (int vector = 0; vector < 2; ++vector) {
         Store(scales, source.Scale(sub, vector));
@@ -616,15 +622,23 @@ QUIRE_INLINE Scratch CutScratch(char* p) {
 }
 
 // Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
-// chunks of k outside, so that weights come from memory and are expanded once.
-// The first row tiles prefetch the next chunk while they compute.
+// chunks of k outside, so that weights come from memory once. Formats with
+// tiles for any number of rows are read in place by each of them: taking codes
+// out of the planes runs beside the dot products. Others are expanded, once for
+// all tiles, the first of which prefetch the next chunk while they compute.
 void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
                   int64_t tile_begin, int64_t tile_end,
                   const Scratch& scratch) {
   const QuantPanels& weights = job.weights;
   const QuantLayout& layout = LayoutOf(weights.code);
-  const TileTable& table = ExpandedTable(layout);
-  const bool in_place = layout.code_bits == 8;
+  const TileTable& direct = kDirectTables[static_cast<int>(weights.code)];
+  // Scales of sub-blocks and minima cost a tile more than the codes: with many
+  // tiles they are worth expanding.
+  const bool has_plain_scales =
+      layout.num_subs == 1 && layout.min == QuantMin::kNone;
+  const bool is_direct = direct.entries[kTileRows] != nullptr &&
+                         (job.num_tiles < kManyTiles || has_plain_scales);
+  const TileTable& table = is_direct ? direct : ExpandedTable(layout);
   const int64_t block_bytes = weights.super_bytes / weights.blocks_per_super;
   TileArgs args = {};
   args.weights = &weights;
@@ -635,15 +649,14 @@ void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
                           ? job.num_blocks - begin
                           : kChunkBlocks;
     args.is_first = begin == 0;
-    for (int i = 0; i < num_panels; ++i) {
+    for (int i = 0; i < num_panels && !is_direct; ++i) {
       args.panel = weights.panels + (panel + i) * weights.panel_bytes;
       kExpand[static_cast<int>(weights.code)](
-          args, in_place ? nullptr : scratch.codes + i * kScratchCodes,
+          args, scratch.codes + i * kScratchCodes,
           scratch.scales + i * kScratchScales,
           scratch.mins + i * kScratchScales);
     }
-    // A tile prefetches 16 lines a block.
-    const int64_t pass_bytes = args.num_blocks * 16 * 64;
+    const int64_t chunk_bytes = args.num_blocks * block_bytes;
     int64_t prefetched = 0;
     float* acc = scratch.acc;
     for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
@@ -651,26 +664,19 @@ void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
       args.x =
           PackedX(job, range) + begin * kQuantBlockXDwords * 4 * range.num_rows;
       for (int i = 0; i < num_panels; ++i) {
-        const char* const p =
-            weights.panels + (panel + i) * weights.panel_bytes;
+        args.panel = weights.panels + (panel + i) * weights.panel_bytes;
         args.codes = scratch.codes + i * kScratchCodes;
-        args.code_stride = kExpandedBlockBytes;
-        if (in_place) {
-          args.code_stride = weights.super_bytes;
-          args.codes = p + begin * weights.super_bytes +
-                       QuantFieldBytes(layout) * kPanelWidth;
-        }
         args.scales = scratch.scales + i * kScratchScales;
         args.mins = scratch.mins + i * kScratchScales;
-        const bool has_more = prefetched < args.num_blocks * block_bytes;
-        args.prefetch = p + (begin + args.num_blocks) * block_bytes +
+        const bool has_more = prefetched < chunk_bytes;
+        args.prefetch = args.panel + begin * block_bytes + chunk_bytes +
                         (has_more ? prefetched : 0);
         args.prefetch_stride = has_more ? 128 : 0;
         args.acc = acc;
         table.entries[range.num_rows](args);
         acc += kTileFloats;
       }
-      prefetched += pass_bytes;
+      prefetched += args.num_blocks * 16 * 64;  // Of an expanded tile.
     }
   }
 }
@@ -727,7 +733,7 @@ void Compute(const QuantJob& job, int64_t panel_begin, int64_t panel_end,
 }  // namespace
 
 const QuantKernels kQuantKernels = {
-    kLanes, kTileRows, kScratchBytes, PackX, Compute,
+    kLanes, kTileRows, kManyTileRows, kScratchBytes, PackX, Compute,
 };
 
 }  // namespace QUIRE_ISA_NAMESPACE

@@ -39,6 +39,7 @@ struct QuantJob : MatmulOutput {
 struct QuantKernels {
   int lanes;
   int max_tile_rows;
+  int many_tile_rows;     // The most of a tile where there are many.
   int64_t scratch_bytes;  // Of a thread.
   // Rounds rows to 8 bits: the scale of 32 columns is max|x| / 127 in f32 and a
   // code x / scale, rounded to the nearest, ties to even. A block with a NaN or

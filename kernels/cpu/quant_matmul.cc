@@ -283,8 +283,11 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
   job.packed_x = scratch.PackedX(params.num_rows * job.num_blocks *
                                  kQuantBlockXDwords * 4);
   job.num_rows = params.num_rows;
-  job.num_tiles =
-      (params.num_rows + kernels.max_tile_rows - 1) / kernels.max_tile_rows;
+  const int64_t tile_rows =
+      params.num_rows >= kManyTiles * kernels.max_tile_rows
+          ? kernels.many_tile_rows
+          : kernels.max_tile_rows;
+  job.num_tiles = (params.num_rows + tile_rows - 1) / tile_rows;
   job.is_gated = weight.is_gated_;
   job.out_stride = params.out_stride;
   job.activation = ToKernelActivation(params.activation);
