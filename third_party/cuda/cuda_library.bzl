@@ -184,6 +184,7 @@ def cuda_library(
             name = object_name + ".ptx",
             srcs = [object_name],
             output_group = "ptx",
+            tags = ["manual"],  # Where a test asks for it.
         )
     native.filegroup(
         name = name + ".ptxas",
