@@ -23,6 +23,7 @@
 #include "cli/bench_output.h"
 #include "cli/exit_codes.h"
 #include "cli/session.h"
+#include "engine/base/cpu_topology.h"
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
 #include "kernels/backend_factory.h"
@@ -201,8 +202,9 @@ Json ModelBench::Object(const ModelRowResult& result) {
       {"model_n_params", model().num_parameters},
       {"backends", model().backend->Description()},
       {"n_batch", model().shape.max_num_tokens},
-      {"n_threads", options_.model.num_threads > 0 ? options_.model.num_threads
-                                                   : AvailableCpus()},
+      {"n_threads", options_.model.num_threads > 0
+                        ? options_.model.num_threads
+                        : PlaceThreads({})->num_threads},
       {"type_k", DTypeName(model().kv_cache_dtype)},
       {"type_v", DTypeName(model().kv_cache_dtype)},
       {"n_prompt", result.row.num_prompt},

@@ -35,6 +35,13 @@
 //   of any dtype, queries after norm and RoPE, the probabilities of attention
 //   relative to the largest so far, a token's embedding before its position is
 //   added, and norm_input before its norm. What Pool reduces stays in f32.
+// - Quantized weights on a GPU (kFp8, kInt4): in steps of up to 64 tokens no
+//   weight is rounded, element times scale is exact in the sum. Above, kFp8
+//   with a scale per tensor or row meets x' rounded to e4m3, from compute
+//   capability 8.9 on: x' / s in f32, saturating, s = input_scale (the largest
+//   of the parts', if all have one), else max|x'| / 448 of the row in f32, 1
+//   for a row of zeros. All others are rounded, times their scale, to the
+//   activations' dtype.
 // - Norms, activations, RoPE, logits and sampling compute in f32.
 //
 // Thread-compatible: one thread (the engine's) calls everything after creation.
@@ -103,6 +110,10 @@ struct LinearSpec {
   LinearKind kind = LinearKind::kPlain;
   std::vector<WeightPart> parts;  // Concatenated along rows; equal cols.
   TensorView bias;                // [1, sum of rows], f32; empty for none.
+  // Of the model (what ActivationDType was asked about), where parts may differ
+  // from it: a backend whose weights and activations share a dtype converts.
+  // None: as the parts.
+  std::optional<DType> model_dtype;
   // Keeps the memory behind `parts` alive for as long as the backend reads it.
   std::shared_ptr<const void> keep_alive;
 };

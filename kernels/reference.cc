@@ -337,6 +337,16 @@ struct ReferenceBackend::State {
     std::vector<char> memory;
   };
 
+  // What a backend with activations of 16 bits rounds between its kernels.
+  double Kept(double value) const {
+    return options.activations ? Round(*options.activations, value) : value;
+  }
+  std::vector<double> Kept(std::vector<double> values) const {
+    for (double& value : values) value = Kept(value);
+    return values;
+  }
+
+  ReferenceOptions options;
   EngineShape shape;
   int num_blocks = 0;
   std::vector<std::unique_ptr<std::vector<float>>> uploads;
@@ -362,6 +372,10 @@ struct ReferenceBackend::State {
   }
 };
 
+ReferenceBackend::ReferenceBackend(const ReferenceOptions& options)
+    : state_(std::make_unique<State>()) {
+  state_->options = options;
+}
 ReferenceBackend::ReferenceBackend(QuantizedProducts quantized_products)
     : state_(std::make_unique<State>()) {
   state_->quantized_products = quantized_products;
@@ -371,7 +385,7 @@ ReferenceBackend::~ReferenceBackend() = default;
 std::string ReferenceBackend::Description() const { return "reference"; }
 
 DType ReferenceBackend::ActivationDType(DType weights) const {
-  return DType::kF32;
+  return state_->options.activations.value_or(DType::kF32);
 }
 
 bool ReferenceBackend::SupportsLinear(DType weights, QuantFormat format) const {
@@ -605,7 +619,7 @@ absl::Status ReferenceBackend::Embed(Step& step, const PackedWeight& vocab,
     for (int64_t col = 0; col < table.cols; ++col) {
       double value = scale * table.at(token.id, col);
       if (position_table != nullptr) {
-        value += position_table->at(token.position, col);
+        value = state_->Kept(value) + position_table->at(token.position, col);
       }
       Store(out, t, col, value);
     }
@@ -641,11 +655,13 @@ absl::Status ReferenceBackend::Linear(Step& step, TensorView x,
                                       const Epilogue& epilogue,
                                       TensorView out) {
   for (size_t t = 0; t < AsReference(step).tokens.size(); ++t) {
-    const std::vector<double> row = ReferenceNorm(
-        epilogue.norm,
+    std::vector<double> row =
         Activate(epilogue.activation,
-                 Product(PrologueRow(x, prologue, t),
-                         static_cast<const ReferenceWeight&>(weight))));
+                 Product(state_->Kept(PrologueRow(x, prologue, t)),
+                         static_cast<const ReferenceWeight&>(weight)));
+    if (epilogue.norm.kind != NormSpec::Kind::kNone) {
+      row = ReferenceNorm(epilogue.norm, state_->Kept(row));
+    }
     for (size_t col = 0; col < row.size(); ++col) {
       const double residual =
           epilogue.residual.empty() ? 0.0 : Load(epilogue.residual, t, col);
@@ -699,8 +715,8 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
         NormHeads(spec.q_norm, head_dim, heads_of(t, 0, spec.num_heads));
     for (int head = 0; head < spec.num_heads; ++head) {
       const int kv_head = head / (spec.num_heads / spec.num_kv_heads);
-      const std::vector<double> q =
-          RotateHead(spec, slot, head_of(queries, head), position);
+      const std::vector<double> q = state_->Kept(
+          RotateHead(spec, slot, head_of(queries, head), position));
       std::vector<double> scores;
       for (int64_t p = first; p <= position; ++p) {
         const float* k = state_->KvAt(kv, layer, slot, p, 0, kv_head);
@@ -715,7 +731,9 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
         const double probability = std::exp(scores[p - first] - max);
         sum += probability;
         const float* v = state_->KvAt(kv, layer, slot, p, 1, kv_head);
-        for (int i = 0; i < head_dim; ++i) mixed[i] += probability * v[i];
+        for (int i = 0; i < head_dim; ++i) {
+          mixed[i] += state_->Kept(probability) * v[i];
+        }
       }
       for (int i = 0; i < head_dim; ++i) {
         Store(out, t, int64_t{head} * head_dim + i, mixed[i] / sum);
@@ -732,7 +750,7 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
   const std::vector<int64_t>& logit_tokens = AsReference(step).logit_tokens;
   for (size_t i = 0; i < logit_tokens.size(); ++i) {
     const std::vector<double> row =
-        Product(PrologueRow(hidden, prologue, logit_tokens[i]),
+        Product(state_->Kept(PrologueRow(hidden, prologue, logit_tokens[i])),
                 static_cast<const ReferenceWeight&>(vocab));
     for (size_t id = 0; id < row.size(); ++id) {
       Store(out, i, id, Softcap(row[id] * scale, softcap));

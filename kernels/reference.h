@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,8 +62,16 @@ enum class QuantizedProducts : uint8_t {
 
 // Thread-compatible. Accepts activations of any floating dtype. Keeps the
 // contract of Backend but checks little: tests give it valid input.
+struct ReferenceOptions {
+  // Activations in this dtype (bf16 or f16), with the further roundings that
+  // backend.h lists for a backend which has them; none: as the views say.
+  // Probabilities are rounded relative to the largest of all.
+  std::optional<DType> activations;
+};
+
 class ReferenceBackend : public Backend {
  public:
+  explicit ReferenceBackend(const ReferenceOptions& options);
   explicit ReferenceBackend(
       QuantizedProducts quantized_products = QuantizedProducts::kExact);
   ~ReferenceBackend() override;

@@ -221,7 +221,8 @@ absl::StatusOr<NormSpec> DecoderBuilder::HeadNorm(const std::string& name,
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> DecoderBuilder::Pack(
     LinearKind kind, const std::vector<LinearSource>& sources) {
-  QUIRE_ASSIGN_OR_RETURN(const LinearSpec spec, weights_.Linear(kind, sources));
+  QUIRE_ASSIGN_OR_RETURN(LinearSpec spec, weights_.Linear(kind, sources));
+  spec.model_dtype = decoder_->dtype_;
   for (size_t i = 0; i < spec.parts.size(); ++i) {
     const WeightPart& part = spec.parts[i];
     if (!backend_.SupportsLinear(part.data.dtype, part.format)) {

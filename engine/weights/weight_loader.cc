@@ -215,6 +215,13 @@ absl::StatusOr<DType> WeightLoader::PackedDType(absl::string_view name) const {
     const std::string module(absl::StripSuffix(name, ".weight"));
     if (Has(absl::StrCat(module, ".qweight")) ||
         Has(absl::StrCat(module, ".weight_packed"))) {
+      // The model was in f16 if its scales are.
+      for (const char* scales : {".scales", ".weight_scale"}) {
+        const StoredTensor* found = FindStored(absl::StrCat(module, scales));
+        if (found != nullptr && found->dtype == StoredDType::kF16) {
+          return DType::kF16;
+        }
+      }
       return kDequantizedDType;
     }
     return absl::InvalidArgumentError(

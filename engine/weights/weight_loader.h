@@ -96,7 +96,7 @@ class WeightLoader {
   void Ignore(absl::string_view name);
 
   // The dtype in which a matrix "x.weight" will be packed, or would be if it
-  // were not quantized. Requires nothing: an absent or unusable tensor is an
+  // were not quantized: bf16, or f16 where its scales are. Requires nothing: an absent or unusable tensor is an
   // error that names it.
   absl::StatusOr<DType> PackedDType(absl::string_view name) const;
 

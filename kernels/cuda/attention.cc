@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/cuda/element.h"
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/simt/simt.h"
 
 namespace quire::cuda {
@@ -73,8 +74,9 @@ struct Layout {
 // them): eight rows of ldmatrix fall on eight groups of banks.
 template <int kChunks>
 SIMT_DEVICE unsigned char* Chunk(unsigned char* tile, int row, int chunk) {
-  const int phase =
-      kChunks >= 8 ? row & 7 : row / (8 / kChunks) & (kChunks - 1);
+  const int phase = HasPlantedBug(PlantedBug::kAttentionNoSwizzle) ? 0
+                    : kChunks >= 8                                 ? row & 7
+                                   : row / (8 / kChunks) & (kChunks - 1);
   return tile + (row * kChunks + (chunk ^ phase)) * 16;
 }
 
@@ -88,7 +90,8 @@ struct TaskView {
 
   // The first position that packed query `row` does not see.
   SIMT_DEVICE int End(int row) const {
-    const int end = past + row / group + 1;
+    int end = past + row / group + 1;
+    if (HasPlantedBug(PlantedBug::kAttentionSeesTheFuture)) ++end;
     return end < task.kv_end ? end : task.kv_end;
   }
 };
@@ -117,6 +120,11 @@ SIMT_DEVICE TaskView ViewTask(const AttentionArguments& arguments,
 template <typename L>
 SIMT_DEVICE void StorePairs(const simt::Bytes16& low, const simt::Bytes16& high,
                             unsigned char* tile, int row, int chunk) {
+  if (HasPlantedBug(PlantedBug::kAttentionFp8QueriesInOrder)) {
+    simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk), low);
+    simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk + 1), high);
+    return;
+  }
   simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk),
                 {{low.words[0], low.words[2], high.words[0], high.words[2]}});
   simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk + 1),
@@ -138,7 +146,10 @@ SIMT_DEVICE void LoadQueries(const AttentionArguments& arguments,
     const int token =
         view.sequence.first_token + (is_valid ? packed / view.group : 0);
     const int head =
-        view.task.kv_head * view.group + (is_valid ? packed % view.group : 0);
+        view.task.kv_head * view.group +
+        (is_valid && !HasPlantedBug(PlantedBug::kAttentionWrongHead)
+             ? packed % view.group
+             : 0);
     const uint16_t* from = q + token * arguments.q_stride +
                            head * arguments.shape.head_dim +
                            (is_valid ? chunk * 8 : 0);
@@ -172,12 +183,21 @@ SIMT_DEVICE void LoadKeys(const AttentionArguments& arguments,
   for (int i = simt::ThreadX(); i < L::kKeys * L::kKvChunks;
        i += L::kNumThreads) {
     const int row = i / L::kKvChunks, chunk = i % L::kKvChunks;
-    const bool is_valid = first + row < end && chunk * 16 < row_bytes;
+    const bool is_valid =
+        (first + row < end ||
+         (HasPlantedBug(PlantedBug::kAttentionReadsPastTheEnd) &&
+          first + row < (end + shape.block_size - 1) / shape.block_size *
+                            shape.block_size)) &&
+        chunk * 16 < row_bytes;
     const int position = is_valid ? first + row : view.task.kv_begin;
     const int64_t block = table[position / shape.block_size];
     const unsigned char* from =
         cache + block * 2 * values_offset + view.task.kv_head * head_bytes +
-        position % shape.block_size * row_bytes + (is_valid ? chunk * 16 : 0);
+        (HasPlantedBug(PlantedBug::kAttentionWrongOffsetInBlock)
+             ? (position + 1) % shape.block_size
+             : position % shape.block_size) *
+            row_bytes +
+        (is_valid ? chunk * 16 : 0);
     simt::CpAsync16(Chunk<L::kKvChunks>(keys, row, chunk), from, is_valid);
     simt::CpAsync16(Chunk<L::kKvChunks>(values, row, chunk),
                     from + values_offset, is_valid);
@@ -206,7 +226,9 @@ struct Accumulator {
   // seen no key yet (-inf - -inf) at zero.
   SIMT_DEVICE float Rescale(int half, float larger) {
     const float base = larger == -INFINITY ? 0.0f : larger;
-    const float factor = simt::Exp2(maximum[half] - base);
+    const float factor = HasPlantedBug(PlantedBug::kAttentionForgetsRescale)
+                             ? (maximum[half] == -INFINITY ? 0.0f : 1.0f)
+                             : simt::Exp2(maximum[half] - base);
     maximum[half] = larger;
     sum[half] *= factor;
     SIMT_UNROLL
@@ -266,7 +288,10 @@ SIMT_DEVICE void Softmax(const AttentionArguments& arguments,
         if (shape.softcap > 0) {
           score = shape.softcap * simt::Tanh(score / shape.softcap);
         }
-        score = key >= begin && key < end ? score * kLog2E : -INFINITY;
+        const int first_seen =
+            HasPlantedBug(PlantedBug::kAttentionWindowTooWide) ? begin - 1
+                                                               : begin;
+        score = key >= first_seen && key < end ? score * kLog2E : -INFINITY;
         larger = fmaxf(larger, score);
       }
     }
@@ -302,7 +327,9 @@ SIMT_DEVICE void MergeWarps(int warp, Accumulator<kHeadDim>& accumulator,
     mine[0] = accumulator.maximum[half];
     mine[1] = accumulator.sum[half];
   }
-  simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kAttentionMergesTooEarly)) {
+    simt::SyncThreads();
+  }
   SIMT_UNROLL
   for (int half = 0; half < 2; ++half) {
     const float* row = stats + (lane / 4 + half * 8) * 2;
@@ -333,7 +360,9 @@ SIMT_DEVICE void MergeWarps(int warp, Accumulator<kHeadDim>& accumulator,
     if (warp == k) {
       visit([&](float& sum, float& mine) { sum = k == 0 ? mine : sum + mine; });
     }
-    simt::SyncThreads();
+    if (!HasPlantedBug(PlantedBug::kAttentionMergesAtOnce)) {
+      simt::SyncThreads();
+    }
   }
   if (warp == 0) visit([](float& sum, float& mine) { mine = sum; });
 }
@@ -450,8 +479,11 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
         // A register holds two dimensions of two keys, key by key.
         SIMT_UNROLL
         for (int c = 0; c < 2; ++c) {
-          const uint32_t low = simt::PermuteBytes(b[c * 2], 0, 0x3120);
-          const uint32_t high = simt::PermuteBytes(b[c * 2 + 1], 0, 0x3120);
+          const uint32_t order =
+              HasPlantedBug(PlantedBug::kAttentionFp8KeysInterleaved) ? 0x3210
+                                                                      : 0x3120;
+          const uint32_t low = simt::PermuteBytes(b[c * 2], 0, order);
+          const uint32_t high = simt::PermuteBytes(b[c * 2 + 1], 0, order);
           Element<kType>::Mma(accumulator.out[4 * d + 2 * c], a,
                               Element<kType>::FromE4M3x2(low & 0xffff),
                               Element<kType>::FromE4M3x2(high & 0xffff));
@@ -512,11 +544,17 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
   for (int tile = 0; tile < num_tiles; ++tile) {
     if (L::kNumBuffers > 1 && tile + 1 < num_tiles) {
       load(tile + 1);
-      simt::CpAsyncWait<1>();
+      if (HasPlantedBug(PlantedBug::kAttentionWaitsForTooFewCopies)) {
+        simt::CpAsyncWait<2>();
+      } else {
+        simt::CpAsyncWait<1>();
+      }
     } else {
       simt::CpAsyncWait<0>();
     }
-    simt::SyncThreads();
+    if (!HasPlantedBug(PlantedBug::kAttentionNoBarrierAfterLoad)) {
+      simt::SyncThreads();
+    }
     if (L::kKeepsQueries && tile == 0) {
       SIMT_UNROLL
       for (int k = 0; k < kHeadDim / 16; ++k) {
@@ -531,7 +569,9 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
                view.task.kv_begin + tile * L::kKeys + first_key, warp_row,
                scores, accumulator);
     AddValues<L, kType>(keys + L::kKvTileBytes, first_key, scores, accumulator);
-    simt::SyncThreads();
+    if (!HasPlantedBug(PlantedBug::kAttentionNoBarrierBeforeLoad)) {
+      simt::SyncThreads();
+    }
     if (L::kNumBuffers == 1 && tile + 1 < num_tiles) load(tile + 1);
   }
   SIMT_UNROLL
@@ -584,7 +624,10 @@ SIMT_DEVICE void Merge(const AttentionArguments& arguments,
     return;
   }
   float maximum = -INFINITY, sum = 0, out = 0;
-  for (int part = 0; part < merge.num_parts; ++part) {
+  const int num_parts =
+      merge.num_parts -
+      (HasPlantedBug(PlantedBug::kAttentionMergesOnePartTooFew) ? 1 : 0);
+  for (int part = 0; part < num_parts; ++part) {
     const int64_t slot =
         int64_t{merge.first_part + part} * kRows + simt::CtaY();
     const float other = arguments.partial_stats[slot * 2];

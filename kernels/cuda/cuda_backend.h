@@ -8,12 +8,17 @@
 // staging memory: positions, deltas of the block tables, the plan of the
 // attention.
 //
-// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. GPUs below
-// compute capability 8.0 have no bf16: everything becomes f16 there, and a
-// weight beyond its range is an error. Columns of every matrix are multiples of
-// eight, of gate and up the rows too; others are refused. Biases are f32.
-// Activations have the dtype of the weights, as must the KV cache; logits are
-// f32.
+// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. kFp8 and
+// kInt4 stay in 8 and 4 bits (kernels/cuda/quantized_linear.h) and take
+// activations in bf16 or f16; what the kernels do not know of them (parts of
+// several formats, groups that are no multiple of 32 columns, a vocabulary) is
+// decoded when packed, to f16 if the scales are in f16, else to bf16. GPUs
+// below compute capability 8.0 have no bf16: everything becomes f16 there, and
+// a weight beyond its range is an error. Columns of every matrix are multiples
+// of eight, of gate and up the rows too; others are refused. Biases are f32.
+// Activations have the dtype of the weights (with quantized ones the model's:
+// bf16 unless the checkpoint says f16), the KV cache the same or e4m3; logits
+// are f32.
 #ifndef QUIRE_KERNELS_CUDA_CUDA_BACKEND_H_
 #define QUIRE_KERNELS_CUDA_CUDA_BACKEND_H_
 
@@ -41,12 +46,14 @@ struct CudaSampling;
 struct CudaSlot;
 struct CudaStep;
 struct CudaStepShape;
+struct CudaWeight;
 class StagingCursor;
 
 namespace cuda {
 class LargeLinear;
 enum class AttentionTile : uint8_t;
 struct BlockTableEntry;
+struct LinearArguments;
 struct NormArguments;
 }  // namespace cuda
 
@@ -181,6 +188,15 @@ class CudaBackend : public Backend {
   // The norm of a prologue as arguments for LaunchNorm.
   absl::Status MakeNorm(const Prologue& prologue, TensorView x,
                         int64_t num_rows, cuda::NormArguments* arguments) const;
+  // Fills in a weight whose parts have one format that the kernels know; false
+  // if they do not.
+  absl::StatusOr<bool> PackQuantized(const LinearSpec& spec,
+                                     CudaWeight& weight);
+  absl::Status PackDense(const LinearSpec& spec, CudaWeight& weight);
+  bool LaunchQuantized(const CudaWeight& weight,
+                       const cuda::LinearArguments& linear);
+  // Whether steps of many tokens round x' for this weight to e4m3.
+  bool RoundsToFp8(const CudaWeight& weight) const;
   absl::Status LaunchLinear(TensorView x, int64_t num_tokens,
                             const PackedWeight& weight,
                             const Epilogue& epilogue, float softcap,
@@ -191,6 +207,8 @@ class CudaBackend : public Backend {
   const std::unique_ptr<cuda::Device> device_;
   int64_t weights_bytes_ = 0;
   int64_t max_cols_ = 8;  // Of any weight: x' fits the scratch.
+  // Of weights whose x' is permuted, or rounded to e4m3.
+  int64_t max_ordered_cols_ = 0, max_fp8_cols_ = 0;
   std::vector<cuda::DeviceBuffer> uploads_;
   std::vector<CudaAttention> attentions_;  // By spec id.
   std::vector<AttentionPlanner> planners_;
@@ -203,8 +221,10 @@ class CudaBackend : public Backend {
   int num_blocks_ = 0;
   int max_blocks_per_seq_ = 0;
   bool is_prepared_ = false;
-  cuda::DeviceBuffer normed_;           // x': [max rows, max_cols_], 16 bits.
-  cuda::DeviceBuffer head_statistics_;  // As RopeArguments; f32.
+  cuda::DeviceBuffer normed_;    // x': [max rows, max_cols_], 16 bits.
+  cuda::DeviceBuffer permuted_;  // [.., max_ordered_cols_], 16 bits.
+  cuda::DeviceBuffer fp8_x_, fp8_scales_;  // [.., max_fp8_cols_], e4m3; f32.
+  cuda::DeviceBuffer head_statistics_;     // As RopeArguments; f32.
   cuda::DeviceBuffer partial_out_, partial_stats_;  // As AttentionArguments.
   cuda::DeviceBuffer metadata_;      // What the current step has uploaded.
   cuda::DeviceBuffer block_tables_;  // [max_num_seqs, max_blocks_per_seq_]

@@ -165,7 +165,7 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
                                        TensorView out) {
   const auto& packed = static_cast<const CudaWeight&>(weight);
   cuda::LinearArguments arguments;
-  arguments.dtype = packed.dtype;
+  arguments.dtype = x.dtype;
   arguments.weight = packed.data.data<const uint16_t>();
   arguments.x = x.row<const uint16_t>(0);
   arguments.x_stride = x.row_stride;
@@ -183,6 +183,10 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
     arguments.epilogue.residual = epilogue.residual.row<const uint16_t>(0);
     arguments.epilogue.residual_stride = epilogue.residual.row_stride;
   }
+  if (packed.format != QuantFormat::kDense) {
+    return LaunchQuantized(packed, arguments) ? absl::OkStatus()
+                                              : device_->LaunchError("Linear");
+  }
   if (num_tokens > cuda::kMaxSkinnyTokens) {
     return large_linear_->Launch(arguments);
   }
@@ -191,12 +195,64 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
              : device_->LaunchError("Linear");
 }
 
+bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
+                                  const cuda::LinearArguments& linear) {
+  const simt::Stream stream = device_->stream();
+  cuda::QuantizedLinearArguments arguments;
+  arguments.linear = linear;
+  arguments.weight = weight.quantized;
+  if (weight.column_order.num_bytes() > 0) {
+    if (!cuda::LaunchPermuteColumns(
+            {.x = linear.x,
+             .x_stride = linear.x_stride,
+             .order = weight.column_order.data<const int32_t>(),
+             .out = permuted_.data<uint16_t>(),
+             .num_tokens = linear.num_tokens,
+             .cols = linear.cols},
+            stream)) {
+      return false;
+    }
+    arguments.linear.x = permuted_.data<const uint16_t>();
+    arguments.linear.x_stride = linear.cols;
+  }
+  if (linear.num_tokens <= cuda::kMaxSkinnyTokens) {
+    return cuda::LaunchSkinnyQuantizedLinear(arguments, stream);
+  }
+  if (!RoundsToFp8(weight)) {
+    return cuda::LaunchTiledQuantizedLinear(arguments, stream);
+  }
+  arguments.x_fp8 = fp8_x_.data<const uint8_t>();
+  arguments.x_scales = fp8_scales_.data<const float>();
+  return cuda::LaunchQuantizeRows({.dtype = linear.dtype,
+                                   .x = arguments.linear.x,
+                                   .x_stride = arguments.linear.x_stride,
+                                   .out = fp8_x_.data<uint8_t>(),
+                                   .scales = fp8_scales_.data<float>(),
+                                   .input_scale = weight.input_scale,
+                                   .num_tokens = linear.num_tokens,
+                                   .cols = linear.cols},
+                                  stream) &&
+         cuda::LaunchTiledFp8Linear(arguments, stream);
+}
+
+bool CudaBackend::RoundsToFp8(const CudaWeight& weight) const {
+  const cuda::DeviceProperties& properties = device_->properties();
+  return weight.format == QuantFormat::kFp8 &&
+         weight.quantized.group_size == 0 &&
+         properties.major * 10 + properties.minor >= 89;
+}
+
 absl::Status CudaBackend::Linear(Step& step, TensorView x,
                                  const Prologue& prologue,
                                  const PackedWeight& weight,
                                  const Epilogue& epilogue, TensorView out) {
   const int64_t num_tokens = AsCudaStep(step).num_tokens;
-  const DType dtype = static_cast<const CudaWeight&>(weight).dtype;
+  const DType dtype =
+      static_cast<const CudaWeight&>(weight).InputDType(x.dtype);
+  if (dtype != DType::kBF16 && dtype != DType::kF16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Linear: activations in ", DTypeName(dtype)));
+  }
   const bool is_gated = IsGated(epilogue.activation);
   if (is_gated != (weight.kind == LinearKind::kGateUp)) {
     return absl::InvalidArgumentError(

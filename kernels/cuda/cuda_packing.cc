@@ -7,9 +7,12 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_step.h"
 #include "kernels/cuda/large_linear.h"
+#include "kernels/quant_codec.h"
 
 namespace quire {
 namespace {
+
+constexpr char kWeightRemedy[] = "the model needs a GPU with more memory";
 
 // Rows are converted and copied in pieces of about this size.
 constexpr int64_t kPieceBytes = 16 << 20;
@@ -24,6 +27,40 @@ float LoadFloat(const TensorView& view, int64_t row, int64_t col) {
   return view.dtype == DType::kBF16 ? Bf16ToFloat(bits) : HalfToFloat(bits);
 }
 
+// That the scales of kFp8 and kInt4 are there.
+absl::Status CheckQuantizedPart(const WeightPart& part) {
+  const int64_t rows = part.rows(), cols = part.cols(), g = part.group_size;
+  int64_t scale_rows = rows, scale_cols = 1;
+  if (part.format == QuantFormat::kFp8) {
+    if (g > 0) {
+      scale_rows = (rows + g - 1) / g;
+      scale_cols = (cols + g - 1) / g;
+    } else if (part.scales.rows == 1) {
+      scale_rows = 1;
+    }
+  } else if (part.format == QuantFormat::kInt4) {
+    scale_cols = g > 0 ? (cols + g - 1) / g : -1;
+  } else {
+    return absl::OkStatus();
+  }
+  const bool has_zeros = !part.zeros.empty();
+  const bool has_order = !part.column_order.empty();
+  if (part.scales.empty() || !IsFloat(part.scales.dtype) ||
+      part.scales.rows != scale_rows || part.scales.cols != scale_cols ||
+      (has_zeros &&
+       (part.zeros.dtype != DType::kU8 || part.zeros.rows != scale_rows ||
+        part.zeros.cols != scale_cols)) ||
+      (has_order && (part.column_order.dtype != DType::kI32 ||
+                     part.column_order.cols != cols))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a part of a linear layer is ", QuantFormatName(part.format), " [",
+        rows, ", ", cols, "] in groups of ", g, " with ",
+        DTypeName(part.scales.dtype), " [", part.scales.rows, ", ",
+        part.scales.cols, "] scales"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckParts(const LinearSpec& spec) {
   const size_t num_parts = spec.parts.size();
   const bool suits = spec.kind == LinearKind::kQkv      ? num_parts == 3
@@ -35,62 +72,66 @@ absl::Status CheckParts(const LinearSpec& spec) {
         absl::StrCat("a linear layer of kind ", static_cast<int>(spec.kind),
                      " cannot have ", num_parts, " parts"));
   }
-  const TensorView& first = spec.parts[0].data;
+  const WeightPart& first = spec.parts[0];
   for (const WeightPart& part : spec.parts) {
     const TensorView& data = part.data;
+    const bool is_dense = part.format == QuantFormat::kDense;
     if (data.empty() || data.rows < 1 || data.cols < 1 ||
-        data.row_stride < data.cols || !IsFloat(data.dtype)) {
+        data.row_stride < data.cols ||
+        (is_dense ? !IsFloat(data.dtype) : data.dtype != DType::kU8)) {
       return absl::InvalidArgumentError(
           absl::StrCat("a part of a linear layer is ", DTypeName(data.dtype),
                        " [", data.rows, ", ", data.cols, "]"));
     }
-    if (data.cols != first.cols || data.dtype != first.dtype) {
+    // Parts of several formats are decoded.
+    if (part.cols() != first.cols() ||
+        (is_dense && first.format == QuantFormat::kDense &&
+         data.dtype != first.data.dtype)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "parts of a linear layer disagree: ", DTypeName(data.dtype), " [",
-          data.rows, ", ", data.cols, "] and ", DTypeName(first.dtype), " [",
-          first.rows, ", ", first.cols, "]"));
+          data.rows, ", ", part.cols(), "] and ", DTypeName(first.data.dtype),
+          " [", first.rows(), ", ", first.cols(), "]"));
     }
+    QUIRE_RETURN_IF_ERROR(CheckQuantizedPart(part));
   }
-  if (first.cols % 8 != 0) {
+  if (first.cols() % 8 != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a linear layer has ", first.cols,
+        absl::StrCat("a linear layer has ", first.cols(),
                      " columns; on a GPU they are a multiple of 8"));
   }
   if (spec.kind == LinearKind::kGateUp) {
-    if (first.rows != spec.parts[1].data.rows) {
+    if (first.rows() != spec.parts[1].rows()) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "gate has ", first.rows, " rows, up has ", spec.parts[1].data.rows));
+          "gate has ", first.rows(), " rows, up has ", spec.parts[1].rows()));
     }
-    if (first.rows % 8 != 0) {
+    if (first.rows() % 8 != 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("gate and up have ", first.rows,
+          absl::StrCat("gate and up have ", first.rows(),
                        " rows; on a GPU they are a multiple of 8"));
     }
   }
   return absl::OkStatus();
 }
 
-// Which part and which of its rows is row `row` of the packed matrix; the
-// part's rows come first in the second number's count.
-std::pair<size_t, int64_t> SourceOfRow(const LinearSpec& spec, int64_t row) {
-  if (spec.kind == LinearKind::kGateUp) {
-    return {row / 8 % 2, row / 16 * 8 + row % 8};
-  }
-  size_t part = 0;
-  while (row >= spec.parts[part].data.rows) row -= spec.parts[part++].data.rows;
-  return {part, row};
+// What a part's values are in, or should be rounded to if it is quantized.
+DType DecodedDType(const WeightPart& part) {
+  if (part.format == QuantFormat::kDense) return part.data.dtype;
+  return part.scales.dtype == DType::kF16 ? DType::kF16 : DType::kBF16;
 }
 
 // False if a finite value has no finite counterpart.
-bool ConvertRow(const TensorView& from, int64_t row, DType to, uint16_t* out) {
-  if (from.dtype == to) {
+bool ConvertRow(const WeightPart& part, int64_t row, DType to, uint16_t* out) {
+  const TensorView& from = part.data;
+  if (part.format == QuantFormat::kDense && from.dtype == to) {
     std::memcpy(out, from.row<const uint16_t>(row),
                 from.cols * sizeof(uint16_t));
     return true;
   }
   bool fits = true;
-  for (int64_t col = 0; col < from.cols; ++col) {
-    const float value = LoadFloat(from, row, col);
+  std::vector<float> values(part.cols());
+  DequantizeRow(part, row, values.data());
+  for (int64_t col = 0; col < part.cols(); ++col) {
+    const float value = values[col];
     if (to == DType::kBF16) {
       out[col] = FloatToBf16(value);
       fits &= std::isfinite(Bf16ToFloat(out[col])) || !std::isfinite(value);
@@ -136,6 +177,15 @@ absl::Status MakeHeadNorm(const char* name, const NormSpec& norm, int num_heads,
 
 }  // namespace
 
+std::pair<size_t, int64_t> SourceOfRow(const LinearSpec& spec, int64_t row) {
+  if (spec.kind == LinearKind::kGateUp) {
+    return {row / 8 % 2, row / 16 * 8 + row % 8};
+  }
+  size_t part = 0;
+  while (row >= spec.parts[part].data.rows) row -= spec.parts[part++].data.rows;
+  return {part, row};
+}
+
 absl::Status CheckCudaView(const char* name, const TensorView& view,
                            DType dtype, int64_t rows, int64_t cols) {
   if (view.empty() || view.dtype != dtype || view.rows < rows ||
@@ -168,7 +218,8 @@ DType CudaBackend::ActivationDType(DType weights) const {
 }
 
 bool CudaBackend::SupportsLinear(DType weights, QuantFormat format) const {
-  return format == QuantFormat::kDense && IsFloat(weights);
+  return format == QuantFormat::kDense ? IsFloat(weights)
+                                       : !IsBlockFormat(format);
 }
 
 absl::StatusOr<cuda::DeviceBuffer> CudaBackend::Allocate(const char* what,
@@ -186,39 +237,46 @@ absl::StatusOr<cuda::DeviceBuffer> CudaBackend::Allocate(const char* what,
   return buffer;
 }
 
-absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
-    const LinearSpec& spec) {
-  constexpr char kRemedy[] = "the model needs a GPU with more memory";
-  QUIRE_RETURN_IF_ERROR(CheckParts(spec));
-  auto weight = std::make_unique<CudaWeight>();
-  weight->kind = spec.kind;
-  weight->cols = spec.parts[0].data.cols;
-  for (const WeightPart& part : spec.parts) weight->rows += part.data.rows;
-  weight->dtype = KeptDType(spec.parts[0].data.dtype);
-  const int64_t row_bytes = weight->cols * int64_t{sizeof(uint16_t)};
-  QUIRE_ASSIGN_OR_RETURN(weight->data,
-                         Allocate("weights", weight->rows * row_bytes, kRemedy,
-                                  &weight->num_bytes));
+absl::Status CudaBackend::PackDense(const LinearSpec& spec,
+                                    CudaWeight& weight) {
+  const int64_t row_bytes = weight.cols * int64_t{sizeof(uint16_t)};
+  QUIRE_ASSIGN_OR_RETURN(
+      weight.data, Allocate("weights", weight.rows * row_bytes, kWeightRemedy,
+                            &weight.num_bytes));
   const int64_t piece_rows =
-      std::clamp<int64_t>(kPieceBytes / row_bytes, 1, weight->rows);
-  std::vector<uint16_t> piece(piece_rows * weight->cols);
-  for (int64_t first = 0; first < weight->rows; first += piece_rows) {
-    const int64_t count = std::min(piece_rows, weight->rows - first);
+      std::clamp<int64_t>(kPieceBytes / row_bytes, 1, weight.rows);
+  std::vector<uint16_t> piece(piece_rows * weight.cols);
+  for (int64_t first = 0; first < weight.rows; first += piece_rows) {
+    const int64_t count = std::min(piece_rows, weight.rows - first);
     for (int64_t i = 0; i < count; ++i) {
       const auto [part, row] = SourceOfRow(spec, first + i);
-      if (!ConvertRow(spec.parts[part].data, row, weight->dtype,
-                      piece.data() + i * weight->cols)) {
+      if (!ConvertRow(spec.parts[part], row, weight.dtype,
+                      piece.data() + i * weight.cols)) {
         return absl::InvalidArgumentError(absl::StrCat(
             "row ", row, " of a weight holds a ",
             DTypeName(spec.parts[part].data.dtype), " value beyond ",
-            DTypeName(weight->dtype), ", in which this GPU keeps it"));
+            DTypeName(weight.dtype), ", in which this GPU keeps it"));
       }
     }
     QUIRE_RETURN_IF_ERROR(
-        device_->CopyToDevice(weight->data.data() + first * row_bytes,
+        device_->CopyToDevice(weight.data.data() + first * row_bytes,
                               piece.data(), count * row_bytes));
     QUIRE_RETURN_IF_ERROR(device_->Synchronize());
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
+    const LinearSpec& spec) {
+  QUIRE_RETURN_IF_ERROR(CheckParts(spec));
+  auto weight = std::make_unique<CudaWeight>();
+  weight->kind = spec.kind;
+  weight->cols = spec.parts[0].cols();
+  for (const WeightPart& part : spec.parts) weight->rows += part.rows();
+  weight->dtype =
+      KeptDType(spec.model_dtype.value_or(DecodedDType(spec.parts[0])));
+  QUIRE_ASSIGN_OR_RETURN(const bool is_quantized, PackQuantized(spec, *weight));
+  if (!is_quantized) QUIRE_RETURN_IF_ERROR(PackDense(spec, *weight));
   if (!spec.bias.empty()) {
     QUIRE_RETURN_IF_ERROR(
         CheckCudaView("bias", spec.bias, DType::kF32, 1, weight->rows));
@@ -231,7 +289,8 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
     }
     const int64_t num_bytes = weight->rows * int64_t{sizeof(float)};
     QUIRE_ASSIGN_OR_RETURN(
-        weight->bias, Allocate("bias", num_bytes, kRemedy, &weight->num_bytes));
+        weight->bias,
+        Allocate("bias", num_bytes, kWeightRemedy, &weight->num_bytes));
     QUIRE_RETURN_IF_ERROR(
         device_->CopyToDevice(weight->bias.data(), bias.data(), num_bytes));
     QUIRE_RETURN_IF_ERROR(device_->Synchronize());

@@ -15,16 +15,29 @@
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/quantized_linear.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/step_kernels.h"
 
 namespace quire {
 
 struct CudaWeight : PackedWeight {
+  // kDense; or kFp8 or kInt4 with `quantized` in place of dtype.
+  QuantFormat format = QuantFormat::kDense;
   DType dtype = DType::kBF16;
   // [rows, cols]; kGateUp: eight rows of the gate, eight of up, and so on.
   cuda::DeviceBuffer data;
   cuda::DeviceBuffer bias;  // [rows], f32, in the order of data; or nothing.
+
+  cuda::QuantizedWeight quantized;  // Views of data and of the following.
+  cuda::DeviceBuffer scales, zeros;
+  cuda::DeviceBuffer column_order;  // As WeightPart's; or nothing.
+  float input_scale = 0.0f;         // As WeightPart's.
+
+  // The dtype of x for this weight, where there is a choice the one given.
+  DType InputDType(DType given) const {
+    return format == QuantFormat::kDense ? dtype : given;
+  }
 };
 
 // Memory that Prepare allocates.
@@ -248,6 +261,9 @@ class StagingCursor {
   const int64_t capacity_;
   int64_t size_ = 0;
 };
+
+// Which part and which of its rows is row `row` of the packed matrix.
+std::pair<size_t, int64_t> SourceOfRow(const LinearSpec& spec, int64_t row);
 
 // INVALID_ARGUMENT unless `view` has the dtype, at least `rows` rows and
 // exactly `cols` columns without gaps.

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/simt/simt.h"
 
 namespace quire::cuda {
@@ -26,7 +27,9 @@ struct LinearTile {
   // chunk.
   static SIMT_DEVICE unsigned char* Chunk(unsigned char* tile, int row,
                                           int chunk) {
-    return tile + (row * kChunks + (chunk ^ (row / 2 % kChunks))) * 16;
+    const int phase =
+        HasPlantedBug(PlantedBug::kTiledNoSwizzle) ? 0 : row / 2 % kChunks;
+    return tile + (row * kChunks + (chunk ^ phase)) * 16;
   }
 
   // Bytes [k, k + 64) of rows [first_row, +128) of a matrix; zeros outside it.
@@ -65,23 +68,18 @@ struct LinearTile {
   }
 
   // sums += x w^T over a tile's depth. mma(c, a, b0, b1): of 32 bytes of depth.
-  // kSaves: registers rather than time, where there are more sums than these.
-  template <bool kSaves = false, typename Mma>
+  template <typename Mma>
   static SIMT_DEVICE void Multiply(unsigned char* x_tile,
                                    unsigned char* weight_tile, Sums& sums,
                                    const Mma& mma) {
     const int lane = simt::ThreadX() % 32;
     SIMT_UNROLL
     for (int k = 0; k < kDepthBytes / 32; ++k) {
-      uint32_t a[kSaves ? 1 : 4][4], b[2][4];
-      const auto load = [&](int m) {
-        simt::LdMatrixX4(
-            a[kSaves ? 0 : m],
-            Chunk(x_tile, WarpToken() + m * 16 + lane % 16, k * 2 + lane / 16));
-      };
+      uint32_t a[4][4], b[2][4];
       SIMT_UNROLL
       for (int m = 0; m < 4; ++m) {
-        if (!kSaves) load(m);
+        simt::LdMatrixX4(a[m], Chunk(x_tile, WarpToken() + m * 16 + lane % 16,
+                                     k * 2 + lane / 16));
       }
       SIMT_UNROLL
       for (int n = 0; n < 2; ++n) {
@@ -92,11 +90,9 @@ struct LinearTile {
       }
       SIMT_UNROLL
       for (int m = 0; m < 4; ++m) {
-        if (kSaves) load(m);
         SIMT_UNROLL
         for (int n = 0; n < 4; ++n) {
-          mma(sums[m][n], a[kSaves ? 0 : m], b[n / 2][n % 2 * 2],
-              b[n / 2][n % 2 * 2 + 1]);
+          mma(sums[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
         }
       }
     }
@@ -156,6 +152,11 @@ struct LinearTile {
         if (is_gated) {
           up = staged[place(staged_token, staged_row + 8)] *
                scale_of(token, row + 8);
+          if (HasPlantedBug(PlantedBug::kTiledSwapsGateAndUp)) {
+            const float gate = sum;
+            sum = up;
+            up = gate;
+          }
           if (epilogue.bias) up += epilogue.bias[row + 8];
         }
         FinishLinear<kType>(epilogue, sum, up, token,

@@ -4,16 +4,19 @@
 // Elements are exact in 16 bits (fp8 values, integers below 17); a group's
 // scale multiplies its sum in f32, so no weight is ever rounded.
 //
-// Many tokens: fp8 weights meet x rounded to e4m3 (LaunchQuantizeRows) on
-// tensor cores of 8 bits, from compute capability 8.9 on; otherwise a tile of
-// the weights is widened into shared memory on its way, where elements with
-// scales of groups are rounded to 16 bits.
+// Many tokens: fp8 weights with a scale per row meet x rounded to e4m3
+// (LaunchQuantizeRows) on tensor cores of 8 bits, from compute capability 8.9
+// on; otherwise a tile of the weights is widened into shared memory on its way,
+// where elements with scales of groups or blocks are rounded to 16 bits. (With
+// 8 bits, blocks would need a second set of sums: beyond the registers of this
+// tile.)
 #ifndef QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 #define QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 
 #include <cstdint>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/simt/simt.h"
 #include "kernels/dtype.h"
 #include "kernels/quant_format.h"
@@ -73,7 +76,8 @@ bool LaunchSkinnyQuantizedLinear(const QuantizedLinearArguments& arguments,
 // x in 16 bits; the weights are widened.
 bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
                                 simt::Stream stream);
-// x in e4m3. Requires: compute capability 8.9.
+// x in e4m3, weights in kFp8 with group_size 0. Requires: compute capability
+// 8.9.
 bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
                           simt::Stream stream);
 
@@ -107,6 +111,10 @@ bool LaunchPermuteColumns(const PermuteColumnsArguments& arguments,
 // ---- For the kernels.
 
 SIMT_DEVICE float LoadScale(const QuantizedWeight& weight, int64_t at) {
+  if (HasPlantedBug(PlantedBug::kQuantizedScaleOfTheNextGroup) &&
+      weight.group_size > 0 && at >= weight.scale_stride) {
+    at -= weight.scale_stride;
+  }
   if (weight.scale_dtype == DType::kF32) {
     return static_cast<const float*>(weight.scales)[at];
   }
@@ -122,7 +130,9 @@ SIMT_DEVICE uint32_t Int4Zero(const QuantizedWeight& weight, int64_t at) {
   // In bf16 the bits of 128 + n are those of 128 plus n, in f16 those of 1024
   // + n.
   constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
-  const uint32_t zero = weight.zeros ? weight.zeros[at] : 8;
+  const bool has_zeros =
+      weight.zeros && !HasPlantedBug(PlantedBug::kQuantizedForgetsZeroPoints);
+  const uint32_t zero = has_zeros ? weight.zeros[at] : 8;
   return kBase + zero * 0x00010001;
 }
 // Elements 2 p and 2 p + 1 of a word, less their zero point: exact.

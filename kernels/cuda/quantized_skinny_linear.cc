@@ -75,15 +75,18 @@ struct SkinnyWeights {
   }
 };
 
-constexpr int MinCtas(int num_groups, int num_tiles) {
-  if (num_tiles == 1) return num_groups == 4 ? 2 : 3;
-  return num_tiles <= 4 && num_groups < 4 ? 2 : 1;
+// Of an SM: as many as spill nothing on any architecture.
+constexpr int MinCtas(QuantFormat format, int num_groups, int num_tiles) {
+  const bool is_fp8 = format == QuantFormat::kFp8;
+  if (num_tiles == 1) return is_fp8 || num_groups == 4 ? 2 : 3;
+  if (num_tiles == 2) return is_fp8 || num_groups == 4 ? 1 : 2;
+  return num_tiles == 4 && num_groups < 4 ? 2 : 1;
 }
 
 // kTiles: tiles of eight tokens. kUnroll: steps whose loads are in flight
 // together.
 template <DType kType, QuantFormat kFormat, int kGroups, int kTiles>
-SIMT_KERNEL(kSkinnyWarps * 32, MinCtas(kGroups, kTiles))
+SIMT_KERNEL(kSkinnyWarps * 32, MinCtas(kFormat, kGroups, kTiles))
 QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
   constexpr int kUnroll = kTiles <= 2 ? 2 : 1;
   using Weights = SkinnyWeights<kFormat, kGroups>;

@@ -11,9 +11,8 @@ using T = LinearTile;
 // ------------------------------------------------------- x in e4m3
 
 constexpr size_t kFp8SharedBytes = size_t{T::kNumStages} * 2 * T::kBytes;
-constexpr int kBlockCols = 128;  // Of a square with one scale.
 
-template <DType kType, bool kHasBlocks>
+template <DType kType>
 SIMT_KERNEL(T::kThreads, 1)
 Fp8LinearKernel(const QuantizedLinearArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
@@ -38,8 +37,6 @@ Fp8LinearKernel(const QuantizedLinearArguments arguments) {
   };
   T::Sums sums;
   T::Clear(sums);
-  T::Sums parts;  // Of one block's columns.
-  if constexpr (kHasBlocks) T::Clear(parts);
   SIMT_UNROLL
   for (int step = 0; step < T::kNumStages - 1; ++step) load(step);
   for (int step = 0; step < num_steps; ++step) {
@@ -47,36 +44,14 @@ Fp8LinearKernel(const QuantizedLinearArguments arguments) {
     simt::SyncThreads();
     load(step + T::kNumStages - 1);
     unsigned char* tile = memory + step % T::kNumStages * 2 * T::kBytes;
-    T::Multiply<kHasBlocks>(tile, tile + T::kBytes, kHasBlocks ? parts : sums,
-                            [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0,
-                               uint32_t b1) { simt::MmaE4M3(c, a, b0, b1); });
-    if constexpr (kHasBlocks) {
-      constexpr int kSteps = kBlockCols / T::kDepthBytes;
-      if (step % kSteps != kSteps - 1 && step + 1 < num_steps) continue;
-      SIMT_UNROLL
-      for (int n = 0; n < 4; ++n) {
-        // Eight rows never belong to two blocks.
-        int row = first_row + T::WarpRow() + n * 8;
-        if (row >= linear.rows) row = linear.rows - 1;
-        const float scale =
-            LoadScale(weight, int64_t{step / kSteps} * weight.scale_stride +
-                                  (row >> weight.scale_shift));
-        SIMT_UNROLL
-        for (int m = 0; m < 4; ++m) {
-          SIMT_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            sums[m][n][i] += scale * parts[m][n][i];
-            parts[m][n][i] = 0;
-          }
-        }
-      }
-    }
+    T::Multiply(tile, tile + T::kBytes, sums,
+                [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0,
+                   uint32_t b1) { simt::MmaE4M3(c, a, b0, b1); });
   }
   simt::CpAsyncWait<0>();
   T::Finish<kType>(linear, first_token, first_row, sums, memory,
                    [&](int token, int row) {
-                     const float scale = arguments.x_scales[token];
-                     return kHasBlocks ? scale : scale * LoadScale(weight, row);
+                     return arguments.x_scales[token] * LoadScale(weight, row);
                    });
 }
 
@@ -108,7 +83,9 @@ QuantizeRowsKernel(const QuantizeRowsArguments arguments) {
     }
     if (simt::ThreadX() % 32 == 0)
       largest_of_warp[simt::ThreadX() / 32] = largest;
-    simt::SyncThreads();
+    if (!HasPlantedBug(PlantedBug::kQuantizeRowsNoBarrier)) {
+      simt::SyncThreads();
+    }
     for (int w = 0; w < kQuantizeThreads / 32; ++w) {
       largest = fmaxf(largest, largest_of_warp[w]);
     }
@@ -216,7 +193,9 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
       if (step >= num_steps) break;
       simt::CpAsyncWait<T::kNumStages - 2>();
       // Everybody has left the last step: its stage and the weights' tile.
-      simt::SyncThreads();
+      if (!HasPlantedBug(PlantedBug::kWideningNoBarrierBeforeStore)) {
+        simt::SyncThreads();
+      }
       load(step + T::kNumStages - 1);
       float scale = 1;
       uint32_t zero = 0;
@@ -248,7 +227,9 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
         }
         simt::Store16(T::Chunk(weight_tile, tile_row, half * 2 + chunk), wide);
       }
-      simt::SyncThreads();
+      if (!HasPlantedBug(PlantedBug::kWideningNoBarrierBeforeMultiply)) {
+        simt::SyncThreads();
+      }
       T::Multiply(memory + step % T::kNumStages * T::kBytes, weight_tile, sums,
                   [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0,
                      uint32_t b1) { Element<kType>::Mma(c, a, b0, b1); });
@@ -266,7 +247,7 @@ bool IsRefused(const QuantizedLinearArguments& arguments) {
   const QuantizedWeight& weight = arguments.weight;
   const bool is_fp8 = weight.format == QuantFormat::kFp8;
   return linear.num_tokens < 1 || linear.cols % (is_fp8 ? 16 : 8) != 0 ||
-         (is_fp8 ? weight.group_size != 0 && weight.group_size != kBlockCols
+         (is_fp8 ? weight.group_size % kSuperCols != 0
                  : weight.group_size < 32 || weight.group_size % 32 != 0) ||
          (IsGated(linear.epilogue.activation) && linear.rows % 16 != 0);
 }
@@ -282,14 +263,6 @@ bool LaunchWidening(const QuantizedLinearArguments& arguments,
       arguments);
 }
 
-template <DType kType>
-bool LaunchFp8(const QuantizedLinearArguments& arguments, simt::Stream stream) {
-  return simt::Launch(
-      arguments.weight.group_size > 0 ? &Fp8LinearKernel<kType, true>
-                                      : &Fp8LinearKernel<kType, false>,
-      T::Shape(arguments.linear, kFp8SharedBytes), stream, arguments);
-}
-
 }  // namespace
 
 bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
@@ -302,12 +275,14 @@ bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
 
 bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
                           simt::Stream stream) {
-  if (IsRefused(arguments) || arguments.weight.format != QuantFormat::kFp8) {
+  if (IsRefused(arguments) || arguments.weight.format != QuantFormat::kFp8 ||
+      arguments.weight.group_size != 0) {
     return false;
   }
-  return arguments.linear.dtype == DType::kBF16
-             ? LaunchFp8<DType::kBF16>(arguments, stream)
-             : LaunchFp8<DType::kF16>(arguments, stream);
+  return simt::Launch(
+      arguments.linear.dtype == DType::kBF16 ? &Fp8LinearKernel<DType::kBF16>
+                                             : &Fp8LinearKernel<DType::kF16>,
+      T::Shape(arguments.linear, kFp8SharedBytes), stream, arguments);
 }
 
 bool LaunchQuantizeRows(const QuantizeRowsArguments& arguments,

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/simt/simt.h"
 #include "kernels/sampling.h"
@@ -145,10 +146,14 @@ SIMT_DEVICE T CtaReduce(T value, Combine combine, uint64_t* scratch) {
   T* values = reinterpret_cast<T*>(scratch);
   value = WarpReduce(value, combine);
   if (simt::ThreadX() % 32 == 0) values[simt::ThreadX() / 32] = value;
-  simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kSamplingReduceNoBarrier)) {
+    simt::SyncThreads();
+  }
   value = values[0];
   for (int w = 1; w < kThreads / 32; ++w) value = combine(value, values[w]);
-  simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kSamplingReduceScratchReused)) {
+    simt::SyncThreads();
+  }
   return value;
 }
 

@@ -106,7 +106,10 @@ class SamplingTestStep {
   }
 
   // Runs the step and clears it for the next one.
-  void Run() {
+  void Run() { ASSERT_TRUE(Launch()) << simt::emulator::LastError(); }
+
+  // The same; false if a launch failed.
+  bool Launch() {
     const int32_t num_logits = static_cast<int32_t>(logit_rows_.size());
     tokens.assign(num_logits, -5);
     logprobs.assign(num_logits, NAN);
@@ -117,7 +120,7 @@ class SamplingTestStep {
     faults.assign(rows_.size(), -5);
     const int64_t num_bytes = SamplingWorkspaceBytes(num_logits, vocab_size_);
     workspace_.assign(num_bytes / 16, {{~0u, ~0u, ~0u, ~0u}});
-    ASSERT_TRUE(
+    const bool is_launched =
         LaunchSample({.logits = logits_.data(),
                       .logits_stride = vocab_size_,
                       .vocab_size = vocab_size_,
@@ -146,8 +149,7 @@ class SamplingTestStep {
                       .num_drawn = num_drawn.data(),
                       .faults = faults.data(),
                       .workspace = workspace_.data()},
-                     nullptr))
-        << simt::emulator::LastError();
+                     nullptr);
     rows_.clear();
     logit_rows_.clear();
     logit_tokens_.clear();
@@ -155,6 +157,7 @@ class SamplingTestStep {
     positions_.clear();
     scored_.clear();
     logits_.clear();
+    return is_launched;
   }
 
   // Of the latest step: what the filters have kept of a row of logits.

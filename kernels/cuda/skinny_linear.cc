@@ -66,7 +66,10 @@ SkinnyLinearKernel(const LinearArguments arguments) {
     SIMT_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {
       const int token = tile * 8 + group;
-      const bool is_valid = token < arguments.num_tokens;
+      const bool is_valid =
+          token <
+          arguments.num_tokens -
+              (HasPlantedBug(PlantedBug::kSkinnyLosesTheLastToken) ? 1 : 0);
       const uint16_t* x =
           arguments.x + (is_valid ? token : 0) * arguments.x_stride + quad * 8;
       SIMT_UNROLL

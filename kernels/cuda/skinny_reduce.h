@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/simt/simt.h"
 
 namespace quire::cuda {
@@ -29,12 +30,17 @@ SIMT_DEVICE void FinishSkinny(const LinearArguments& arguments, int first_row,
           accumulators[tile][i];
     }
   }
-  simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kSkinnyNoBarrierBeforeReduce)) {
+    simt::SyncThreads();
+  }
+  const int num_warps =
+      kSkinnyWarps -
+      (HasPlantedBug(PlantedBug::kSkinnyReducesOneWarpTooFew) ? 1 : 0);
   // Entry (tile, i, lane): row lane / 4 + 8 (i / 2), token 2 (lane % 4) + i
   // % 2.
   const auto total = [&](int tile, int i, int from) {
     float sum = 0;
-    for (int w = 0; w < kSkinnyWarps; ++w) {
+    for (int w = 0; w < num_warps; ++w) {
       sum += scratch[((w * kTiles + tile) * 4 + i) * 32 + from];
     }
     return sum;

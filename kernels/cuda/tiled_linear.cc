@@ -17,7 +17,8 @@ TiledLinearKernel(const LinearArguments arguments) {
   const int first_token = static_cast<int>(simt::CtaY()) * T::kTokens;
   const int64_t row_bytes = int64_t{arguments.cols} * 2;
   const int num_steps =
-      static_cast<int>((row_bytes + T::kDepthBytes - 1) / T::kDepthBytes);
+      static_cast<int>((row_bytes + T::kDepthBytes - 1) / T::kDepthBytes) -
+      (HasPlantedBug(PlantedBug::kTiledLosesTheLastDepth) ? 1 : 0);
   simt::WaitForPrevious();
   simt::LaunchNext();
 
@@ -32,17 +33,24 @@ TiledLinearKernel(const LinearArguments arguments) {
       T::Load(arguments.weight, row_bytes, arguments.rows, row_bytes, first_row,
               k, tile + T::kBytes);
     }
-    simt::CpAsyncCommit();
+    if (step < num_steps ||
+        !HasPlantedBug(PlantedBug::kTiledForgetsAnEmptyGroup)) {
+      simt::CpAsyncCommit();
+    }
   };
   T::Sums sums;
   T::Clear(sums);
   SIMT_UNROLL
   for (int step = 0; step < T::kNumStages - 1; ++step) load(step);
   for (int step = 0; step < num_steps; ++step) {
-    simt::CpAsyncWait<T::kNumStages - 2>();
+    if (HasPlantedBug(PlantedBug::kTiledWaitsForTooFewCopies)) {
+      simt::CpAsyncWait<T::kNumStages - 1>();
+    } else {
+      simt::CpAsyncWait<T::kNumStages - 2>();
+    }
     // Everybody's copies are there, and everybody has left the stage that the
     // next load fills.
-    simt::SyncThreads();
+    if (!HasPlantedBug(PlantedBug::kTiledNoBarrier)) simt::SyncThreads();
     load(step + T::kNumStages - 1);
     unsigned char* tile = memory + step % T::kNumStages * 2 * T::kBytes;
     T::Multiply(tile, tile + T::kBytes, sums,

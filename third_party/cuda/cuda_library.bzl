@@ -87,9 +87,34 @@ def _cuda_object_impl(ctx):
         progress_message = "Compiling %{input} with nvcc",
         use_default_shell_env = True,
     )
+
+
+    # For tests that read it; of one architecture.
+    ptx = ctx.actions.declare_file(ctx.label.name + ".ptx")
+    ctx.actions.run(
+        executable = CUDA_ROOT + "/bin/nvcc",
+        outputs = [ptx],
+        inputs = depset([ctx.file.src], transitive = [headers]),
+        arguments = [
+            "-std=c++20",
+            "-O3",
+            "--expt-relaxed-constexpr",
+            "-I.",
+            "-DNDEBUG",
+            "-arch=compute_90a",
+            "-x=cu",
+            "-ptx",
+            ctx.file.src.path,
+            "-o",
+            ptx.path,
+        ] + ctx.attr.nvcc_options,
+        mnemonic = "CudaPtx",
+        progress_message = "Compiling %{input} to PTX",
+        use_default_shell_env = True,
+    )
     return [
         DefaultInfo(files = depset([object_file])),
-        OutputGroupInfo(ptxas = depset([report])),
+        OutputGroupInfo(ptxas = depset([report]), ptx = depset([ptx])),
     ]
 
 _cuda_object = rule(
@@ -154,6 +179,11 @@ def cuda_library(
             name = object_name + ".ptxas",
             srcs = [object_name],
             output_group = "ptxas",
+        )
+        native.filegroup(
+            name = object_name + ".ptx",
+            srcs = [object_name],
+            output_group = "ptx",
         )
     native.filegroup(
         name = name + ".ptxas",

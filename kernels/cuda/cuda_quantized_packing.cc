@@ -1,0 +1,174 @@
+// Loading of quantized weights into the layouts of
+// kernels/cuda/quantized_linear.h.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_step.h"
+
+namespace quire {
+namespace {
+
+constexpr char kWeightRemedy[] = "the model needs a GPU with more memory";
+
+bool HasSameOrder(const WeightPart& a, const WeightPart& b) {
+  if (a.column_order.empty() || b.column_order.empty()) {
+    return a.column_order.empty() && b.column_order.empty();
+  }
+  const auto* order = a.column_order.row<const int32_t>(0);
+  return std::equal(order, order + a.column_order.cols,
+                    b.column_order.row<const int32_t>(0));
+}
+
+// Whether the kernels take the parts as they are.
+bool IsNative(const LinearSpec& spec) {
+  const WeightPart& first = spec.parts[0];
+  const bool is_fp8 = first.format == QuantFormat::kFp8;
+  if (spec.kind == LinearKind::kVocab) return false;
+  if (!is_fp8 && first.format != QuantFormat::kInt4) return false;
+  if (is_fp8 ? first.cols() % 16 != 0 ||
+                   (first.group_size != 0 && first.group_size != 128)
+             : first.group_size % 32 != 0) {
+    return false;
+  }
+  for (const WeightPart& part : spec.parts) {
+    if (part.format != first.format || part.group_size != first.group_size ||
+        !HasSameOrder(part, first) ||
+        (is_fp8 && first.group_size > 0 && part.rows() % 8 != 0)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+float ScaleOf(const TensorView& scales, int64_t row, int64_t col) {
+  if (scales.dtype == DType::kF32) return scales.row<const float>(row)[col];
+  const uint16_t bits = scales.row<const uint16_t>(row)[col];
+  return scales.dtype == DType::kBF16 ? Bf16ToFloat(bits) : HalfToFloat(bits);
+}
+
+void PackInt4Row(const uint8_t* from, int64_t cols, uint8_t* out) {
+  std::vector<uint32_t> words(cuda::Int4RowBytes(cols) / 4);
+  for (int64_t col = 0; col < cols; ++col) {
+    const uint32_t element = from[col / 2] >> (col % 2 * 4) & 0xf;
+    const cuda::Int4Place place = cuda::PlaceOfInt4(col);
+    words[place.word] |= element << (4 * place.nibble);
+  }
+  std::memcpy(out, words.data(), words.size() * 4);
+}
+
+// In the order of QuantizedWeight: [groups][rows >> shift].
+struct PackedScales {
+  std::vector<uint8_t> scales, zeros;  // zeros: empty if all are 8.
+  DType dtype = DType::kF32;
+};
+
+PackedScales PackScales(const LinearSpec& spec, int64_t rows,
+                        int64_t num_groups, int shift) {
+  const WeightPart& first = spec.parts[0];
+  PackedScales packed;
+  packed.dtype = first.scales.dtype;
+  bool has_zeros = false;
+  for (const WeightPart& part : spec.parts) {
+    if (part.scales.dtype != packed.dtype || part.format == QuantFormat::kFp8) {
+      packed.dtype = DType::kF32;
+    }
+    has_zeros |= !part.zeros.empty();
+  }
+  const int64_t size = DTypeSize(packed.dtype);
+  const int64_t stride = (rows + (int64_t{1} << shift) - 1) >> shift;
+  packed.scales.resize(num_groups * stride * size);
+  if (has_zeros) packed.zeros.resize(num_groups * stride);
+  for (int64_t r = 0; r < stride; ++r) {
+    const auto [part_idx, row] = SourceOfRow(spec, r << shift);
+    const WeightPart& part = spec.parts[part_idx];
+    int64_t scale_row = row;
+    if (part.format == QuantFormat::kFp8) {
+      scale_row = part.group_size > 0     ? row / part.group_size
+                  : part.scales.rows == 1 ? 0
+                                          : row;
+    }
+    for (int64_t g = 0; g < num_groups; ++g) {
+      uint8_t* to = &packed.scales[(g * stride + r) * size];
+      if (packed.dtype == DType::kF32) {
+        const float scale = ScaleOf(part.scales, scale_row, g);
+        std::memcpy(to, &scale, 4);
+      } else {
+        std::memcpy(to, part.scales.row<const uint16_t>(scale_row) + g, 2);
+      }
+      if (!has_zeros) continue;
+      packed.zeros[g * stride + r] =
+          part.zeros.empty() ? 8 : part.zeros.row<const uint8_t>(scale_row)[g];
+    }
+  }
+  return packed;
+}
+
+}  // namespace
+
+absl::StatusOr<bool> CudaBackend::PackQuantized(const LinearSpec& spec,
+                                                CudaWeight& weight) {
+  if (!IsNative(spec)) return false;
+  const WeightPart& first = spec.parts[0];
+  const bool is_fp8 = first.format == QuantFormat::kFp8;
+  const int64_t row_bytes =
+      is_fp8 ? weight.cols : cuda::Int4RowBytes(weight.cols);
+  std::vector<uint8_t> bytes(weight.rows * row_bytes);
+  for (int64_t i = 0; i < weight.rows; ++i) {
+    const auto [part, row] = SourceOfRow(spec, i);
+    const auto* from = spec.parts[part].data.row<const uint8_t>(row);
+    if (is_fp8) {
+      std::memcpy(&bytes[i * row_bytes], from, row_bytes);
+    } else {
+      PackInt4Row(from, weight.cols, &bytes[i * row_bytes]);
+    }
+  }
+  const auto upload = [&](const char* what, const void* from, int64_t num_bytes,
+                          cuda::DeviceBuffer* to) -> absl::Status {
+    if (num_bytes == 0) return absl::OkStatus();
+    QUIRE_ASSIGN_OR_RETURN(
+        *to, Allocate(what, num_bytes, kWeightRemedy, &weight.num_bytes));
+    QUIRE_RETURN_IF_ERROR(device_->CopyToDevice(to->data(), from, num_bytes));
+    return device_->Synchronize();
+  };
+  QUIRE_RETURN_IF_ERROR(
+      upload("weights", bytes.data(), bytes.size(), &weight.data));
+  const int64_t num_groups =
+      first.group_size > 0
+          ? (weight.cols + first.group_size - 1) / first.group_size
+          : 1;
+  const int shift = is_fp8 && first.group_size > 0 ? 3 : 0;
+  const PackedScales scales = PackScales(spec, weight.rows, num_groups, shift);
+  QUIRE_RETURN_IF_ERROR(upload("scales of weights", scales.scales.data(),
+                               scales.scales.size(), &weight.scales));
+  QUIRE_RETURN_IF_ERROR(upload("zero points of weights", scales.zeros.data(),
+                               scales.zeros.size(), &weight.zeros));
+  if (!first.column_order.empty()) {
+    QUIRE_RETURN_IF_ERROR(upload("order of columns",
+                                 first.column_order.row<const int32_t>(0),
+                                 weight.cols * 4, &weight.column_order));
+    max_ordered_cols_ = std::max(max_ordered_cols_, weight.cols);
+  }
+  weight.format = first.format;
+  weight.input_scale = first.input_scale;
+  for (const WeightPart& part : spec.parts) {
+    weight.input_scale = part.input_scale == 0 || weight.input_scale == 0
+                             ? 0
+                             : std::max(weight.input_scale, part.input_scale);
+  }
+  cuda::QuantizedWeight& quantized = weight.quantized;
+  quantized.format = first.format;
+  quantized.data = weight.data.data<const uint8_t>();
+  quantized.scales = weight.scales.data();
+  quantized.scale_dtype = scales.dtype;
+  quantized.zeros = weight.zeros.data<const uint8_t>();
+  quantized.scale_stride = (weight.rows + (int64_t{1} << shift) - 1) >> shift;
+  quantized.scale_shift = shift;
+  quantized.group_size = first.group_size;
+  if (RoundsToFp8(weight)) {
+    max_fp8_cols_ = std::max(max_fp8_cols_, weight.cols);
+  }
+  return true;
+}
+
+}  // namespace quire

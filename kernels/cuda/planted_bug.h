@@ -1,0 +1,66 @@
+// Bugs that exist in one build of the kernels only (:kernels_planted), where
+// planted_bugs_test.cc turns them on one at a time and the emulator must
+// notice: elsewhere HasPlantedBug is a constant. To plant another: a name here,
+// and `HasPlantedBug(...)` in a kernel.
+#ifndef QUIRE_KERNELS_CUDA_PLANTED_BUG_H_
+#define QUIRE_KERNELS_CUDA_PLANTED_BUG_H_
+
+#include <cstdint>
+
+#include "kernels/cuda/simt/simt.h"
+
+namespace quire::cuda {
+
+// X(name): races first, then indices and numbers.
+#define QUIRE_CUDA_PLANTED_BUGS(X)                                      \
+  X(AttentionNoBarrierAfterLoad)  /* Others' keys are not there yet. */ \
+  X(AttentionNoBarrierBeforeLoad) /* A warp still reads the buffer. */  \
+  X(AttentionWaitsForTooFewCopies)                                      \
+  X(AttentionMergesTooEarly) /* Maxima of other warps. */               \
+  X(AttentionMergesAtOnce)   /* Sums of other warps. */                 \
+  X(AttentionSeesTheFuture)                                             \
+  X(AttentionWindowTooWide)                                             \
+  X(AttentionReadsPastTheEnd)                                           \
+  X(AttentionWrongOffsetInBlock)                                        \
+  X(AttentionWrongHead)                                                 \
+  X(AttentionForgetsRescale)                                            \
+  X(AttentionMergesOnePartTooFew)                                       \
+  X(AttentionNoSwizzle) /* Right, but with bank conflicts. */           \
+  X(AttentionFp8QueriesInOrder)                                         \
+  X(AttentionFp8KeysInterleaved)                                        \
+  X(SkinnyNoBarrierBeforeReduce)                                        \
+  X(SkinnyReducesOneWarpTooFew)                                         \
+  X(SkinnyLosesTheLastToken)                                            \
+  X(TiledNoBarrier)                                                     \
+  X(TiledWaitsForTooFewCopies)                                          \
+  X(TiledForgetsAnEmptyGroup)                                           \
+  X(TiledLosesTheLastDepth)                                             \
+  X(TiledSwapsGateAndUp)                                                \
+  X(TiledNoSwizzle)                                                     \
+  X(QuantizedScaleOfTheNextGroup)                                       \
+  X(QuantizedForgetsZeroPoints)                                         \
+  X(WideningNoBarrierBeforeMultiply)                                    \
+  X(WideningNoBarrierBeforeStore)                                       \
+  X(QuantizeRowsNoBarrier)                                              \
+  X(SamplingReduceNoBarrier)                                            \
+  X(SamplingReduceScratchReused)                                        \
+  X(SamplingBinsReadTooEarly)                                           \
+  X(SamplingTopReadsTooEarly)
+
+enum class PlantedBug : uint8_t {
+  kNone,
+#define QUIRE_CUDA_NAME(name) k##name,
+  QUIRE_CUDA_PLANTED_BUGS(QUIRE_CUDA_NAME)
+#undef QUIRE_CUDA_NAME
+};
+
+#ifdef QUIRE_CUDA_HAS_PLANTED_BUGS
+inline PlantedBug planted_bug = PlantedBug::kNone;
+inline bool HasPlantedBug(PlantedBug bug) { return planted_bug == bug; }
+#else
+SIMT_DEVICE constexpr bool HasPlantedBug(PlantedBug) { return false; }
+#endif
+
+}  // namespace quire::cuda
+
+#endif  // QUIRE_KERNELS_CUDA_PLANTED_BUG_H_

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Fails if a kernel of the given PTX files does not move memory as it is meant
+# to: 16 bytes at a time, into shared memory by cp.async, weights past L1, tiles
+# by ldmatrix x4, products on tensor cores.
+set -euo pipefail
+awk '
+  function want(what, least) {
+    if (count[what] < least) {
+      print name ": " count[what] + 0 " of " what ", not " least " or more"
+      failed = 1
+    }
+  }
+  function check() {
+    if (name ~ /AttentionKernel/) {
+      want("copy", 2); want("ldmatrix", 1); want("ldmatrix.trans", 1)
+      want("mma", 1)
+      if (count["narrow"] > 0) { print name ": narrow loads"; failed = 1 }
+    } else if (name ~ /QuantizedSkinnyKernel/) {
+      want("stream", 2); want("load16", 1); want("mma", 1)
+    } else if (name ~ /SkinnyLinearKernel/) {
+      want("stream", 4); want("load16", 1); want("mma", 1)
+    } else if (name ~ /WideningLinearKernel/) {
+      want("stream", 2); want("copy", 1); want("store16", 2)
+      want("ldmatrix", 6); want("mma", 16)
+    } else if (name ~ /Fp8LinearKernel/) {
+      want("copy", 2); want("ldmatrix", 6); want("mma.e4m3", 16)
+    } else if (name ~ /TiledLinearKernel/) {
+      want("copy", 2); want("ldmatrix", 6); want("mma", 16)
+    } else {
+      return
+    }
+    ++num_checked
+  }
+  # A kernel ends where the next one or the next file begins: inline assembly
+  # has braces of its own.
+  /[.]entry / { if (name) check(); name = $0; delete count; next }
+  FNR == 1 { if (name) check(); name = "" }
+  /ld[.]global/ {
+    if (/ld[.]global[.]nc[.]L1::no_allocate[.]L2::256B[.]v4[.]u32/) {
+      ++count["stream"]
+    } else if (/ld[.]global[.]v4[.]/) {
+      ++count["load16"]
+    } else if (/ld[.]global[.](nc[.])?[a-z](8|16)/) {
+      ++count["narrow"]
+    }
+  }
+  /cp[.]async[.]cg[.]shared[.]global[.]L2::128B/ && /, 16,/ { ++count["copy"] }
+  /st[.](shared[.])?v4[.]/ { ++count["store16"] }
+  /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]shared/ { ++count["ldmatrix"] }
+  /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]trans/ { ++count["ldmatrix.trans"] }
+  /mma[.]sync[.]aligned[.]m16n8k16/ { ++count["mma"] }
+  /mma[.]sync[.]aligned[.]m16n8k32[.]row[.]col[.]f32[.]e4m3/ {
+    ++count["mma.e4m3"]
+  }
+  END {
+    if (name) check()
+    print num_checked + 0 " kernels checked"
+    exit failed || num_checked < 40
+  }
+' "$@"
