@@ -126,6 +126,34 @@ class StepRunner {
   int32_t num_steps_ = 0;
 };
 
+// A table of values in [-2, 2) from which operations get their inputs.
+absl::StatusOr<std::unique_ptr<PackedWeight>> MakeTable(Backend& backend,
+                                                        int64_t rows,
+                                                        int64_t cols) {
+  auto values = std::make_shared<std::vector<float>>(rows * cols);
+  SimulationRandom random(2);
+  for (float& v : *values) v = static_cast<float>(4 * random.Uniform() - 2);
+  LinearSpec spec;
+  spec.kind = LinearKind::kVocab;
+  WeightPart part;
+  part.data = TensorView::Matrix(values->data(), DType::kF32, rows, cols);
+  spec.parts.push_back(part);
+  spec.keep_alive = values;
+  return backend.PackLinear(spec);
+}
+
+// Of the weights as they are given, scales included.
+int64_t BytesOf(const LinearSpec& spec) {
+  const auto bytes = [](const TensorView& view) {
+    return view.rows * view.cols * static_cast<int64_t>(DTypeSize(view.dtype));
+  };
+  int64_t sum = 0;
+  for (const WeightPart& part : spec.parts) {
+    sum += bytes(part.data) + bytes(part.scales);
+  }
+  return sum;
+}
+
 class CopyCeilings : public KernelCeilings {
  public:
   static absl::StatusOr<std::unique_ptr<KernelCeilings>> Create(
@@ -305,13 +333,7 @@ absl::Status KernelBench::Linear(const char* layer, LinearKind kind,
     return absl::OkStatus();
   }
   const LinearSpec spec = MakeSpec(kind, rows, cols);
-  int64_t bytes = 0;
-  for (const WeightPart& part : spec.parts) {
-    bytes += part.data.rows * part.data.cols *
-             static_cast<int64_t>(DTypeSize(part.data.dtype));
-    bytes += part.scales.rows * part.scales.cols *
-             static_cast<int64_t>(DTypeSize(part.scales.dtype));
-  }
+  const int64_t bytes = BytesOf(spec);
   const int64_t num_copies =
       num_tokens <= 64 ? std::max<int64_t>(1, plan_.rotation_bytes / bytes) : 1;
   std::vector<std::unique_ptr<PackedWeight>> copies;
@@ -320,17 +342,7 @@ absl::Status KernelBench::Linear(const char* layer, LinearKind kind,
     copies.push_back(std::move(packed));
   }
   // The input: rows of a table (of the output matrix itself, which is one).
-  std::vector<float> table_values(8 * cols);
-  SimulationRandom random(1);
-  for (float& v : table_values)
-    v = static_cast<float>(2 * random.Uniform() - 1);
-  LinearSpec table_spec;
-  table_spec.kind = LinearKind::kVocab;
-  WeightPart table_part;
-  table_part.data =
-      TensorView::Matrix(table_values.data(), DType::kF32, 8, cols);
-  table_spec.parts.push_back(table_part);
-  QUIRE_ASSIGN_OR_RETURN(const auto table, backend->PackLinear(table_spec));
+  QUIRE_ASSIGN_OR_RETURN(const auto table, MakeTable(*backend, 8, cols));
   const DType activations = backend->ActivationDType(plan_.dtype);
   const int x_id =
       backend->AddActivation(cols, activations, ActivationRows::kTokens);
@@ -413,16 +425,8 @@ absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
       shape_.num_heads * shape_.head_dim, activations, ActivationRows::kTokens);
   // Random queries, keys and values: rows of a table.
   constexpr int kTableRows = 64;
-  std::vector<float> values(kTableRows * qkv_cols);
-  SimulationRandom random(2);
-  for (float& v : values) v = static_cast<float>(4 * random.Uniform() - 2);
-  LinearSpec table_spec;
-  table_spec.kind = LinearKind::kVocab;
-  WeightPart table_part;
-  table_part.data =
-      TensorView::Matrix(values.data(), DType::kF32, kTableRows, qkv_cols);
-  table_spec.parts.push_back(table_part);
-  QUIRE_ASSIGN_OR_RETURN(const auto table, backend->PackLinear(table_spec));
+  QUIRE_ASSIGN_OR_RETURN(const auto table,
+                         MakeTable(*backend, kTableRows, qkv_cols));
   // The KV cache is filled in chunks of this many tokens.
   const int chunk = std::min(context, std::max(num_tokens, 256));
   EngineShape shape;

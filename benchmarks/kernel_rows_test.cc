@@ -23,7 +23,7 @@ class FixedCeilings : public KernelCeilings {
 
 absl::StatusOr<std::unique_ptr<Backend>> NewCpu() {
   CpuBackendOptions options;
-  options.num_threads = 1;
+  options.threads.num_threads = 1;
   return CpuBackend::Create(options);
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -22,6 +23,7 @@
 #include "cli/bench_output.h"
 #include "cli/exit_codes.h"
 #include "cli/session.h"
+#include "engine/base/cpu_topology.h"
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
 #include "kernels/backend_factory.h"
@@ -107,9 +109,13 @@ class ModelBench {
   absl::Status Load(const std::vector<ModelRow>& rows);
   absl::Status Measure(const ModelRow& row);
   LoadedModel& model() { return session_ ? session_->loaded : preset_model_; }
+  // "bf16", "q4_k", "gptq"; "gguf" for such a file, whose matrices differ.
   std::string WeightsName() {
-    return model().quantization.empty() ? DTypeName(model().dtype)
-                                        : model().quantization;
+    if (!model().quantization.empty()) return model().quantization;
+    if (!options_.model.quantization.empty()) {
+      return options_.model.quantization;
+    }
+    return absl::EndsWith(name_, ".gguf") ? "gguf" : DTypeName(model().dtype);
   }
   Json Object(const ModelRowResult& result);
   void Print(const ModelRowResult& result);
@@ -191,13 +197,14 @@ Json ModelBench::Object(const ModelRowResult& result) {
   Json json = {
       {"model_filename", name_},
       {"model_type",
-       absl::StrCat(model().config.model_type, " ", DTypeName(model().dtype))},
+       absl::StrCat(model().config.model_type, " ", WeightsName())},
       {"model_size", model().memory.weights_bytes},
       {"model_n_params", model().num_parameters},
       {"backends", model().backend->Description()},
       {"n_batch", model().shape.max_num_tokens},
-      {"n_threads", options_.model.num_threads > 0 ? options_.model.num_threads
-                                                   : AvailableCpus()},
+      {"n_threads", options_.model.num_threads > 0
+                        ? options_.model.num_threads
+                        : PlaceThreads({})->num_threads},
       {"type_k", DTypeName(model().kv_cache_dtype)},
       {"type_v", DTypeName(model().kv_cache_dtype)},
       {"n_prompt", result.row.num_prompt},
@@ -248,7 +255,7 @@ void ModelBench::Print(const ModelRowResult& result) {
                   probe_ ? " ---: | ---: |" : "");
     }
     absl::PrintF("| %s %s | %.2f GiB | %.2f B | %s | %s | %.2f ± %.2f |",
-                 name_.substr(name_.rfind('/') + 1), DTypeName(model().dtype),
+                 name_.substr(name_.rfind('/') + 1), WeightsName(),
                  model().memory.weights_bytes / double(1 << 30),
                  model().num_parameters / 1e9, model().backend->Description(),
                  result.row.Name(), json["avg_ts"].get<double>(),

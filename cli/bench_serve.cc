@@ -308,7 +308,7 @@ absl::Status ServeBench::MakeLoad() {
       absl::FPrintF(stderr,
                     "quire: the server does not count tokens (%s), and there "
                     "is no --tokenizer: prompts are %s\n",
-                    codec.status().message(),
+                    codec.status().message().substr(0, 120),
                     plan_.load.params.api == CompletionApi::kChat
                         ? "words"
                         : "random token ids");

@@ -200,8 +200,14 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
   app->add_flag("--enforce-eager", options->enforce_eager,
                 "On a GPU: launch kernel by kernel, without CUDA graphs");
   app->add_option("-t,--threads", options->num_threads,
-                  "CPU threads; 0: all that may be used")
+                  "CPU threads; 0: one for each physical core that may be used")
       ->check(CLI::Range(0, 1024));
+  app->add_option("--cpu-cores,--cpu-range", options->cpu_cores,
+                  "CPUs to pin compute threads to, one each: 0-3,8");
+  app->add_option("--numa", options->numa,
+                  "auto (pin threads and place weights if there are several "
+                  "nodes), off, or isolate (only the node of the start)")
+      ->check(CLI::IsMember({"auto", "off", "isolate"}));
   app->add_option("--block-size", options->block_size, "Tokens of a KV block")
       ->check(CLI::Range(1, 256));
   app->add_option("--max-num-seqs", options->max_num_seqs,

@@ -34,6 +34,8 @@ struct SessionOptions {
   double device_memory_utilization = 0.9;  // Of what a GPU has free.
   bool enforce_eager = false;              // No CUDA graphs.
   int num_threads = 0;
+  std::string cpu_cores;
+  std::string numa = "auto";
   int block_size = 16;
   int max_num_seqs = 64;
   int max_num_batched_tokens = 0;  // 0: 512, or max_num_seqs if larger.

@@ -83,6 +83,15 @@ TEST(ParseCommandLineTest, LaterArgumentsOverrideInEverySpelling) {
   }
 }
 
+TEST(ParseCommandLineTest, QuantizationUnderBothNames) {
+  for (const char* name : {"--quantization", "-q"}) {
+    const auto parsed = ParseCommandLine({"serve", "dir", name, "q4_k"});
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->serve.model.quantization, "q4_k");
+  }
+  EXPECT_EQ(ParseCommandLine({"serve"})->serve.model.quantization, "");
+}
+
 TEST(ParseCommandLineTest, DraftModel) {
   const auto parsed =
       ParseCommandLine({"serve", "--speculative_model", "/d",

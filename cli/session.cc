@@ -384,8 +384,21 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   }
 
   std::string notice;
-  auto backend = CreateBackend(
-      {options.device, options.num_threads, options.enforce_eager}, &notice);
+  BackendOptions backend_options = {options.device, options.num_threads,
+                                    options.enforce_eager};
+  if (!options.cpu_cores.empty()) {
+    auto cpus = ParseCpuList(options.cpu_cores);
+    if (!cpus.ok()) {
+      return fail(
+          absl::Status(cpus.status().code(),
+                       absl::StrCat("--cpu-cores: ", cpus.status().message())),
+          kExitUsage);
+    }
+    backend_options.cpus = *std::move(cpus);
+  }
+  backend_options.numa =
+      ParseNumaPolicy(options.numa).value_or(NumaPolicy::kAuto);
+  auto backend = CreateBackend(backend_options, &notice);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/model/model_config.h"
+#include "kernels/backend_factory.h"
 #include "kernels/cpu/isa.h"
 
 namespace quire {
@@ -14,7 +15,7 @@ std::string DescribeVersion() {
   for (const Isa isa : SupportedIsas()) isas.push_back(IsaName(isa));
   const absl::StatusOr<Isa> selected = SelectIsa();
   return absl::StrCat(
-      "quire ", kVersion, "\n", "backends: cpu\n",
+      "quire ", kVersion, "\n", "backends: ", SupportedBackends(), "\n",
       "instruction sets: ", absl::StrJoin(isas, ", "), " (in use: ",
       selected.ok() ? IsaName(*selected) : selected.status().ToString(), ")\n",
       "model types: ", absl::StrJoin(SupportedModelTypes(), ", "), "\n");

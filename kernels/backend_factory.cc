@@ -13,11 +13,12 @@
 namespace quire {
 namespace {
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(int num_threads) {
-  CpuBackendOptions options;
-  options.num_threads = num_threads;
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(
+    const BackendOptions& options) {
+  CpuBackendOptions cpu_options;
+  cpu_options.threads = {options.num_threads, options.cpus, options.numa};
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CpuBackend> backend,
-                         CpuBackend::Create(options));
+                         CpuBackend::Create(cpu_options));
   return backend;
 }
 
@@ -69,11 +70,15 @@ BackendSources DefaultBackendSources() {
   return sources;
 }
 
+std::string SupportedBackends() {
+  return DefaultBackendSources().create_cuda == nullptr ? "cpu" : "cpu, cuda";
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
     const BackendOptions& options, const BackendSources& sources,
     std::string* notice) {
   notice->clear();
-  if (options.device == "cpu") return CreateCpuBackend(options.num_threads);
+  if (options.device == "cpu") return CreateCpuBackend(options);
   if (options.device != "auto" && options.device != "cuda") {
     return absl::InvalidArgumentError(absl::StrCat(
         "device \"", options.device, "\" is not one of auto, cpu, cuda"));
@@ -83,7 +88,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
     return backend;
   }
   *notice = absl::StrCat("computing on the CPU: ", backend.status().message());
-  return CreateCpuBackend(options.num_threads);
+  return CreateCpuBackend(options);
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(

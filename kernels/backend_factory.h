@@ -6,8 +6,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/base/cpu_topology.h"
 #include "kernels/backend.h"
 #include "kernels/nvidia_probe.h"
 
@@ -16,8 +18,11 @@ namespace quire {
 struct BackendOptions {
   // auto, cpu or cuda. auto is the GPU where there is one.
   std::string device = "auto";
-  int num_threads = 0;         // Of the CPU; <= 0: all that may be used.
+  int num_threads = 0;         // Of the CPU; <= 0: one for each physical core.
   bool enforce_eager = false;  // On a GPU: no CUDA graphs.
+  // Of the CPU: see PlacementRequest.
+  std::vector<int> cpus = {};
+  NumaPolicy numa = NumaPolicy::kOff;
 };
 
 // What the factory asks of machine and build; tests give other answers.
@@ -30,6 +35,9 @@ struct BackendSources {
       create_cuda;
 };
 BackendSources DefaultBackendSources();
+
+// Of this build: "cpu" or "cpu, cuda".
+std::string SupportedBackends();
 
 // INVALID_ARGUMENT for an unknown device or instruction set (QUIRE_CPU_ISA);
 // UNAVAILABLE if this build or machine has no such device; FAILED_PRECONDITION

@@ -18,7 +18,7 @@ void CheckOk(const absl::Status& status) {
 std::unique_ptr<Backend> MakeCpuBackend(Isa isa, int num_threads) {
   CpuBackendOptions options;
   options.isa = isa;
-  options.num_threads = num_threads;
+  options.threads.num_threads = num_threads;
   return CheckOk(CpuBackend::Create(options));
 }
 

@@ -440,6 +440,22 @@ TEST_F(GgufConfigTest, EmbeddingModels) {
   EXPECT_FALSE(config->is_mean_pooling);
 }
 
+TEST_F(GgufModelTest, PoolingMakesAnEmbeddingModel) {
+  GgufWriter writer;
+  writer.U32("qwen3.pooling_type", 1);
+  ASSERT_TRUE(ExportGgufModel(Golden("qwen3"), {}, &writer).ok());
+  const std::string path = Write(writer);
+  const auto embeds = ModelHarness::Create(path, {});
+  ASSERT_TRUE(embeds.ok()) << embeds.status();
+  ASSERT_TRUE((*embeds)->model().embedding.has_value());
+  EXPECT_EQ((*embeds)->model().embedding->pooling, Pooling::kMean);
+  EXPECT_TRUE((*embeds)->model().embedding->normalize);
+  const auto generates =
+      ModelHarness::Create(path, {.task = ModelTask::kGenerate});
+  ASSERT_TRUE(generates.ok()) << generates.status();
+  EXPECT_FALSE((*generates)->model().embedding.has_value());
+}
+
 TEST_F(GgufModelTest, AMissingOrMisshapenTensorIsNamed) {
   GgufWriter writer = SmallModel();
   const std::string path = Write(writer);

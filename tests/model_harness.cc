@@ -15,7 +15,7 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(
     backend = options.make_backend();
   } else {
     CpuBackendOptions backend_options;
-    backend_options.num_threads = options.num_threads;
+    backend_options.threads.num_threads = options.num_threads;
     QUIRE_ASSIGN_OR_RETURN(backend, CpuBackend::Create(backend_options));
   }
   LoadOptions load_options;

@@ -14,15 +14,14 @@ tests=(
   //kernels:dtype_test //kernels:reference_test //kernels:sampling_test
   //kernels/cpu:cpu_backend_test //kernels/cpu:elementwise_test
   //kernels/cpu:isa_test //kernels/cpu:logit_processors_test
-  //kernels/cpu:matmul_test
+  //kernels/cpu:matmul_test //kernels/cpu:quant_matmul_test
   //tests:backend_conformance_test //tests:backend_invariance_test
-  //tests:golden_logits_test
 )
 slow_tests=(
   //kernels/cpu:attention_test //kernels/cpu:sampling_test
   //tests:backend_attention_test //tests:backend_pooling_test
   //tests:backend_sampling_test //tests:equivalence_test
-  //tests:golden_embeddings_test
+  //tests:golden_embeddings_test //tests:golden_logits_test
 )
 
 if [[ ! -e "$sysroot/usr/include" ]] || ! command -v qemu-aarch64 >/dev/null ||

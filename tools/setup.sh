@@ -61,3 +61,28 @@ if [[ "${1:-}" == "--aarch64" ]]; then
     rmdir "$unpacked"
   fi
 fi
+
+if [[ "${1:-}" == "--cuda" ]]; then
+  if [[ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]]; then exit 0; fi
+  cuda=$(cd "$(dirname "$0")/.." && pwd)/.cache/cuda
+  if [[ ! -x "$cuda/nvidia/cu13/bin/nvcc" ]]; then
+    echo "setup: unpacking the CUDA toolkit to $cuda" >&2
+    unpacked=$cuda.$$
+    mkdir -p "$unpacked"
+    python3 -m venv "$unpacked/venv"
+    "$unpacked/venv/bin/pip" install -q --target "$unpacked/packages" \
+      'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' \
+      'nvidia-nvvm==13.0.*' 'nvidia-cuda-runtime==13.0.*' \
+      'nvidia-cuda-cccl==13.0.*' 'nvidia-cublas==13.1.*' \
+      'nvidia-nccl-cu13==2.28.*' >&2
+    # As a toolkit is laid out.
+    toolkit=$unpacked/packages/nvidia/cu13
+    ln -s lib "$toolkit/lib64"
+    ln -s ../../nccl/include/nccl.h "$toolkit/include/"
+    ln -s ../../nccl/lib/libnccl.so.2 "$toolkit/lib/"
+    rm -rf "$cuda"
+    mv "$unpacked/packages" "$cuda"
+    rm -rf "$unpacked"
+  fi
+  echo "setup: export CUDA_HOME=$cuda/nvidia/cu13" >&2
+fi

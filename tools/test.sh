@@ -8,7 +8,9 @@ tools/setup.sh || exit
 failed=0
 # Reports of earlier runs must not be counted.
 rm -rf bazel-testlogs/*/
-bazel test --keep_going "$@" //... || failed=1
+# One configuration for tests, image and package: what is released.
+architectures=--//kernels/cuda:architectures=all
+bazel test --keep_going "$architectures" "$@" //... || failed=1
 read -r num_passed num_failed num_skipped < <(
   bazel query --noshow_progress 'tests(//...)' 2>/dev/null |
     python3 tools/count_test_cases.py
@@ -25,7 +27,7 @@ if ! cmp -s tests/e2e/requirements.txt "$venv/requirements.txt"; then
 fi
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-bazel build //cli:quire || failed=1
+bazel build "$architectures" //cli:quire || failed=1
 "$venv/bin/python" -m pytest -q -rs -p no:cacheprovider \
   tests/e2e tests/k8s | tee "$report"
 ((PIPESTATUS[0] == 0)) || failed=1
@@ -47,6 +49,28 @@ else
   echo "skipped: the container image is built by root on a machine with mounts"
   num_skipped=$((num_skipped + 1))
 fi
+# The package, in a root with glibc only, where a machine makes user namespaces.
+if unshare --user --map-root-user --net --mount true 2>/dev/null; then
+  if tools/package.sh --test --output "$image"; then
+    num_passed=$((num_passed + 1))
+  else
+    num_failed=$((num_failed + 1))
+  fi
+else
+  echo "skipped: the package is run in a user namespace"
+  num_skipped=$((num_skipped + 1))
+fi
+
+# The kernels of aarch64, emulated: a minute or two once it is built.
+tools/cross_aarch64.sh
+case $? in
+  0) num_passed=$((num_passed + 1)) ;;
+  69)
+    echo "skipped: the kernels of aarch64 need tools/setup.sh --aarch64"
+    num_skipped=$((num_skipped + 1))
+    ;;
+  *) num_failed=$((num_failed + 1)) ;;
+esac
 # Whatever else went wrong is a failure, too.
 ((failed == 0 || num_failed > 0)) || num_failed=1
 ((num_failed == 0)) || failed=1

@@ -221,6 +221,7 @@ absl::Status ResponseReader::Append(absl::string_view bytes, OnEvent on_event) {
         break;
       }
       case Part::kDone:
+        EndEvent(on_event);  // It came before what is wrong.
         return Malformed("bytes behind its end", bytes);
     }
   }

@@ -71,7 +71,7 @@ struct LoadedModel {
   std::vector<std::string> warnings;
 };
 
-// Loads `path`, a directory (Hugging Face layout: config.json, safetensors) or
+// Loads `path`, a directory (Hugging Face layout: config.json, weights) or
 // a GGUF file (a name that ends in .gguf), onto `backend`. Blocks until all is
 // ready to serve. NOT_FOUND, INVALID_ARGUMENT or DATA_LOSS for a fault of the
 // model's files, naming file and tensor or field; RESOURCE_EXHAUSTED if memory

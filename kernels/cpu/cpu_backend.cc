@@ -119,11 +119,13 @@ absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(
   } else {
     QUIRE_ASSIGN_OR_RETURN(isa, SelectIsa());
   }
-  return std::unique_ptr<CpuBackend>(new CpuBackend(isa, options.num_threads));
+  QUIRE_ASSIGN_OR_RETURN(ThreadPlacement placement,
+                         PlaceThreads(options.threads));
+  return std::unique_ptr<CpuBackend>(new CpuBackend(isa, std::move(placement)));
 }
 
-CpuBackend::CpuBackend(Isa isa, int num_threads)
-    : isa_(isa), pool_(num_threads) {}
+CpuBackend::CpuBackend(Isa isa, ThreadPlacement placement)
+    : isa_(isa), pool_(std::move(placement)) {}
 
 CpuBackend::~CpuBackend() = default;
 
@@ -266,6 +268,8 @@ absl::Status CpuBackend::AllocateKv() {
     QUIRE_ASSIGN_OR_RETURN(
         kv.memory, MappedMemory::Create(kv.layer_bytes * kv.spec.num_layers,
                                         MappedMemory::Pages::kHuge));
+    // Any thread may read any block.
+    if (pool_.node_ids().size() > 1) kv.memory.InterleaveOver(pool_.node_ids());
   }
   return absl::OkStatus();
 }
@@ -481,6 +485,7 @@ void CpuBackend::CopyBlocks(
 
 absl::StatusOr<Step*> CpuBackend::BeginStep(const StepPlan& plan) {
   QUIRE_CHECK(is_prepared_);
+  pool_.PinCaller();
   CpuStep* step = nullptr;
   for (const auto& candidate : steps_) {
     if (candidate->state == CpuStep::State::kFree) step = candidate.get();

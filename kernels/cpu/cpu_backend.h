@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/base/cpu_topology.h"
 #include "engine/base/thread_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/attention.h"
@@ -30,7 +31,9 @@ struct CpuStep;  // kernels/cpu/cpu_step.h
 struct KvLayers;
 
 struct CpuBackendOptions {
-  int num_threads = 0;     // The caller counts; <= 0: AvailableCpus().
+  // Of compute threads, the caller among them: it is pinned at its first step.
+  PlacementRequest threads = {
+      .num_threads = 0, .cpus = {}, .numa = NumaPolicy::kOff};
   std::optional<Isa> isa;  // None: SelectIsa().
 };
 
@@ -38,7 +41,8 @@ struct CpuBackendOptions {
 // of its updates: the sequences it names must be started anew.
 class CpuBackend : public Backend {
  public:
-  // INVALID_ARGUMENT if the instruction set is unknown or unsupported.
+  // INVALID_ARGUMENT if the instruction set is unknown or unsupported, or if a
+  // CPU of options.threads may not be used.
   static absl::StatusOr<std::unique_ptr<CpuBackend>> Create(
       const CpuBackendOptions& options);
   ~CpuBackend() override;
@@ -88,7 +92,7 @@ class CpuBackend : public Backend {
     TensorView view;
   };
 
-  CpuBackend(Isa isa, int num_threads);
+  CpuBackend(Isa isa, ThreadPlacement placement);
 
   absl::Status CheckShape(const EngineShape& shape) const;
   absl::StatusOr<int> NumBlocks(const EngineShape& shape) const;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace {
@@ -45,7 +46,7 @@ constexpr int kHeadDim = 16;
 
 std::unique_ptr<CpuBackend> MakeBackend() {
   CpuBackendOptions options;
-  options.num_threads = 2;
+  options.threads.num_threads = 2;
   return std::move(CpuBackend::Create(options)).value();
 }
 
@@ -443,9 +444,30 @@ TEST_F(CpuBackendTest, StepsDoNotAllocate) {
 TEST(CpuBackendCreateTest, DescribesItself) {
   CpuBackendOptions options;
   options.isa = Isa::kScalar;
-  options.num_threads = 1;
+  options.threads.num_threads = 1;
   EXPECT_EQ(CpuBackend::Create(options).value()->Description(),
             "cpu (scalar, 1 thread)");
+}
+
+TEST(CpuBackendThreadsTest, PinnedToTheCpusGiven) {
+  CpuBackendOptions options;
+  options.threads.cpus = {AllowedCpus().back()};
+  const auto backend = CpuBackend::Create(options);
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_THAT((*backend)->Description(), testing::HasSubstr("1 thread"));
+  options.threads.cpus = {65535};
+  EXPECT_EQ(CpuBackend::Create(options).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(MappedMemoryTest, InterleavingIsOnlyAdvice) {
+  auto memory = MappedMemory::Create(1 << 20, MappedMemory::Pages::kHuge);
+  ASSERT_TRUE(memory.ok());
+  memory->InterleaveOver({0, 1000});  // There may be no such node.
+  memory->InterleaveOver({0});
+  memory->data()[12345] = 7;
+  EXPECT_EQ(memory->data()[12345], 7);
+  MappedMemory().InterleaveOver({0});
 }
 
 }  // namespace

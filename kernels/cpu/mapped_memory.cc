@@ -1,8 +1,11 @@
 #include "kernels/cpu/mapped_memory.h"
 
 #include <errno.h>
+#include <linux/mempolicy.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -29,6 +32,19 @@ absl::StatusOr<MappedMemory> MappedMemory::Create(int64_t num_bytes,
   memory.data_ = static_cast<char*>(data);
   memory.num_bytes_ = num_bytes;
   return memory;
+}
+
+void MappedMemory::InterleaveOver(absl::Span<const int> nodes) {
+  if (data_ == nullptr) return;
+  constexpr int kMaxNodes = 1024;  // What the kernel can be built for.
+  constexpr int kBits = 8 * sizeof(unsigned long);
+  unsigned long mask[kMaxNodes / kBits] = {};
+  for (int node : nodes) {
+    if (node < kMaxNodes) mask[node / kBits] |= 1ul << node % kBits;
+  }
+  // No wrapper in the C library; libnuma would be a dependency for one call.
+  (void)syscall(SYS_mbind, data_, num_bytes_, MPOL_INTERLEAVE, mask,
+                kMaxNodes + 1, 0);
 }
 
 MappedMemory::MappedMemory(MappedMemory&& other) noexcept

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 namespace quire {
 
@@ -24,6 +25,10 @@ class MappedMemory {
   MappedMemory(MappedMemory&& other) noexcept;
   MappedMemory& operator=(MappedMemory&& other) noexcept;
   ~MappedMemory();
+
+  // Spreads pages that are not yet touched over NUMA nodes. Advice: without
+  // effect where the kernel or a container forbids it.
+  void InterleaveOver(absl::Span<const int> nodes);
 
   char* data() const { return data_; }
   int64_t num_bytes() const { return num_bytes_; }

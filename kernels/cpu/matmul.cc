@@ -315,9 +315,11 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
   p.panels_ =
       AlignedBuffer(std::max<int64_t>(64, p.num_panels_ * p.panel_bytes_));
   p.num_bytes = p.panels_.num_bytes();
-  pool.ParallelFor(p.num_panels_, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t panel = begin; panel < end; ++panel) p.FillPanel(spec, panel);
-  });
+  pool.ParallelForByNode(p.num_panels_, 1,
+                         [&](int64_t begin, int64_t end, int) {
+                           for (int64_t panel = begin; panel < end; ++panel)
+                             p.FillPanel(spec, panel);
+                         });
 
   if (!spec.bias.empty()) {
     p.bias_ = AlignedBuffer(p.num_panels_ * width * 4);

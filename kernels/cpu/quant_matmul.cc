@@ -247,12 +247,12 @@ std::unique_ptr<QuantMatrix> PackQuantMatrix(const LinearSpec& spec, Isa isa,
                           segment.super_bytes;
     segment.panels = AlignedBuffer(
         std::max<int64_t>(64, segment.num_panels * segment.panel_bytes));
-    pool.ParallelFor(segment.num_panels, 1,
-                     [&](int64_t begin, int64_t end, int) {
-                       for (int64_t panel = begin; panel < end; ++panel) {
-                         m.FillPanel(parts, panel, segment);
-                       }
-                     });
+    pool.ParallelForByNode(segment.num_panels, 1,
+                           [&](int64_t begin, int64_t end, int) {
+                             for (int64_t panel = begin; panel < end; ++panel) {
+                               m.FillPanel(parts, panel, segment);
+                             }
+                           });
     if (!spec.bias.empty()) {
       segment.bias = AlignedBuffer(segment.num_panels * width * 4);
       const float* const bias = static_cast<const float*>(spec.bias.data);
@@ -337,10 +337,11 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
         (part + 1) * job.num_tiles / split.num_tile_parts,
         thread_scratch + thread_idx * kernels.scratch_bytes);
   };
-  pool.ParallelFor(num_chunks * split.num_tile_parts, 1,
-                   [&](int64_t begin, int64_t end, int thread_idx) {
-                     for (int64_t i = begin; i < end; ++i) run(i, thread_idx);
-                   });
+  pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1,
+                         [&](int64_t begin, int64_t end, int thread_idx) {
+                           for (int64_t i = begin; i < end; ++i)
+                             run(i, thread_idx);
+                         });
 }
 
 void UnpackQuantRow(const QuantMatrix& weight, int64_t row, float* out) {

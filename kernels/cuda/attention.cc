@@ -43,14 +43,25 @@ struct Layout {
   static constexpr int kQueryChunks = kHeadDim / 8;
   static constexpr int kKvChunks = kHeadDim * kKvBytes / 16;
   static constexpr int kKvTileBytes = kKeys * kHeadDim * kKvBytes;
-  // One buffer more would not fit for 256 dimensions of 16 bits.
+  static constexpr size_t SharedBytes(int num_buffers) {
+    return size_t{kRows} * kHeadDim * 2 +
+           size_t{2} * num_buffers * kKvTileBytes;
+  }
+  // One buffer more would not fit for 256 dimensions of 16 bits, nor, on
+  // sm_75, for 128: there with 256 not even one does.
+  static constexpr size_t kSharedBytes =
+      SharedBytes(kHeadDim * kKvBytes > 256 && kKeys == 64 ? 1 : 2);
+  static_assert(kSharedBytes <= 99 << 10);
+  static constexpr size_t kSmallSharedBytes =
+      kSharedBytes <= simt::kSmallSharedBytes ? kSharedBytes : SharedBytes(1);
+  static_assert(kHeadDim > 128 || kSmallSharedBytes <= simt::kSmallSharedBytes);
   static constexpr int kNumBuffers =
-      kHeadDim * kKvBytes > 256 && kKeys == 64 ? 1 : 2;
+      (SIMT_HAS_SMALL_SHARED ? kSmallSharedBytes : kSharedBytes) ==
+              SharedBytes(1)
+          ? 1
+          : 2;
   // Queries stay in registers where those suffice.
   static constexpr bool kKeepsQueries = kHeadDim <= 128;
-  static constexpr size_t kSharedBytes =
-      size_t{kRows} * kHeadDim * 2 + size_t{2 * kNumBuffers} * kKvTileBytes;
-  static_assert(kSharedBytes <= 99 << 10);
   // The warps' results are merged where the keys lay.
   static_assert(kWarpsOfKeys == 1 ||
                 size_t{kRows} * (kHeadDim + 2 * kWarpsOfKeys) * 4 <=
@@ -535,18 +546,28 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
   StoreResults<L, kType>(arguments, view, warp_row, accumulator);
 }
 
+// CTAs that a multiprocessor should hold: with a fourth prefill of 64
+// dimensions, the registers do not suffice.
+template <int kHeadDim, AttentionTile kTile>
+inline constexpr int kCtasPerSm =
+    kHeadDim == 64 && kTile == AttentionTile::kPrefill ? 3 : 256 / kHeadDim;
+
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
-SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads), 256 / kHeadDim)
+SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads),
+            (kCtasPerSm<kHeadDim, kTile>))
 AttentionKernel(const AttentionArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
   simt::WaitForPrevious();
   simt::LaunchNext();
-  const AttentionWork work = WorkOf(arguments);
-  const int num_ctas = static_cast<int>(simt::NumCtasX());
-  for (int i = simt::CtaX(); i < work.num_tasks; i += num_ctas) {
+  for (int i = simt::CtaX();; i += static_cast<int>(simt::NumCtasX())) {
+    // Read anew each time: registers are scarce.
+    const AttentionWork work = WorkOf(arguments);
+    if (i >= work.num_tasks) return;
     Attend<kHeadDim, kType, kKv, kTile>(arguments, ViewTask(arguments, work, i),
                                         memory);
-    if (i + num_ctas < work.num_tasks) simt::SyncThreads();  // `memory`.
+    // There are CTAs for all of these.
+    if constexpr (kTile == AttentionTile::kPrefill) return;
+    simt::SyncThreads();  // `memory`.
   }
 }
 
@@ -605,6 +626,7 @@ bool LaunchWith(const AttentionArguments& arguments, simt::Stream stream) {
                     {.num_ctas_x = static_cast<uint32_t>(arguments.num_tasks),
                      .num_threads = L::kNumThreads,
                      .dynamic_shared_bytes = L::kSharedBytes,
+                     .small_shared_bytes = L::kSmallSharedBytes,
                      .waits_for_previous = true},
                     stream, arguments)) {
     return false;

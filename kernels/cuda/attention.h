@@ -94,7 +94,8 @@ struct AttentionArguments {
   int num_merges = 0;
   // In device memory: read in place of the five above, of which the numbers
   // still say how many CTAs there are, so that a captured launch serves every
-  // step.
+  // step. At least as many as there are tasks for kPrefill; for kDecode, CTAs
+  // take several.
   const AttentionWork* work = nullptr;
   // [num_parts, tile rows, padded head_dim] sums and [num_parts, tile rows, 2]
   // (maximum in units of log2, sum).

@@ -350,8 +350,9 @@ cuda::AttentionWork StageAttention(const AttentionPlanner& planner,
 }  // namespace
 
 // The grid of a padded step follows from its size, so that a captured launch
-// serves all of that size: as many CTAs as may be of use, up to a few for each
-// multiprocessor, which share the tasks of the step.
+// serves all of that size. Tiles of many queries get a CTA each, as many as
+// there may be; the tasks of decode, whose number grows with the context, are
+// shared by a few CTAs for each multiprocessor.
 void CudaBackend::SizeBatch(const AttentionPlanner& planner,
                             cuda::AttentionTile tile, const CudaStep& step,
                             AttentionBatch& batch) const {
@@ -359,21 +360,20 @@ void CudaBackend::SizeBatch(const AttentionPlanner& planner,
   const int64_t kv_heads = planner.shape.num_kv_heads;
   const int64_t group = planner.shape.num_heads / kv_heads;
   const int64_t tile_rows = cuda::AttentionTileRows(tile);
-  int64_t num_tasks = 0, num_merges = 0;
   if (tile == cuda::AttentionTile::kPrefill) {
-    num_tasks =
-        (step.num_tokens * group / tile_rows + step.num_rows) * kv_heads;
-  } else {
-    const int64_t num_splits =
-        (shape_.max_model_len + planner.split_size - 1) / planner.split_size;
-    const int64_t num_tiles =
-        step.num_rows * ((group + tile_rows - 1) / tile_rows) * kv_heads;
-    num_tasks = num_tiles * num_splits;
-    if (num_splits > 1) num_merges = num_tiles;
+    batch.num_task_ctas = static_cast<int>(
+        (step.num_tokens * group / tile_rows + step.num_rows) * kv_heads);
+    batch.num_merge_ctas = 0;  // Keys are not split.
+    return;
   }
-  batch.num_task_ctas =
-      static_cast<int>(std::min(num_tasks, kTaskCtasPerSm * num_sms));
-  batch.num_merge_ctas = static_cast<int>(std::min(num_merges, num_sms));
+  const int64_t num_splits =
+      (shape_.max_model_len + planner.split_size - 1) / planner.split_size;
+  const int64_t num_tiles =
+      step.num_rows * ((group + tile_rows - 1) / tile_rows) * kv_heads;
+  batch.num_task_ctas = static_cast<int>(
+      std::min(num_tiles * num_splits, kTaskCtasPerSm * num_sms));
+  batch.num_merge_ctas =
+      num_splits > 1 ? static_cast<int>(std::min(num_tiles, num_sms)) : 0;
 }
 
 int CudaBackend::SplitSize(const AttentionPlanner& planner,

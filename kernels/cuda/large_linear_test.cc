@@ -67,10 +67,8 @@ class FakeLibrary : public MatrixLibrary {
                         simt::Stream stream) override {
     log().problems.push_back(problem);
     log().algorithms.push_back(algorithm.data[0]);
-    simt::emulator::AsQueue(stream)->push_back([problem, operands] {
-      Compute(problem, operands);
-      return true;
-    });
+    simt::emulator::AsQueue(stream)->Add(
+        [problem, operands] { Compute(problem, operands); });
     return absl::OkStatus();
   }
 

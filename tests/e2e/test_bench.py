@@ -5,8 +5,11 @@ import http.server
 import io
 import json
 import math
+import os
 import random
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -117,6 +120,63 @@ def unused_port():
     listener = http.server.HTTPServer(("127.0.0.1", 0), None)
     listener.server_close()
     return listener.server_port
+
+
+class StreamHandler(http.server.BaseHTTPRequestHandler):
+    """Three tokens for every completion."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_error(404)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/tokenize":
+            return self.send_error(404)
+        self.server.keys.add(self.headers["Authorization"])
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(chunk("a") + chunk("b") + chunk("c") + b"0\r\n\r\n")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command")
+def test_serve_over_tls(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-keyout", key, "-out", certificate, "-subj", "/CN=127.0.0.1"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StreamHandler)
+    server.keys = set()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    args = ["serve", "--base-url", f"https://127.0.0.1:{server.server_port}/v1", *SMALL]
+    unverified = bench(*args, "--insecure", env={**os.environ, "OPENAI_API_KEY": "sk-1"})
+    trusted = bench(
+        *args, "--header", "Authorization=Bearer sk-2",
+        env={**os.environ, "SSL_CERT_FILE": str(certificate)},
+    )  # fmt: skip
+    refused = bench(*args)
+    server.shutdown()
+    thread.join()
+    for done in (unverified, trusted):
+        assert done.returncode == 0, done.stderr
+        assert "Total generated tokens:                  36" in done.stdout
+    assert server.keys == {"Bearer sk-1", "Bearer sk-2"}
+    assert refused.returncode == 1
+    assert "self-signed certificate" in refused.stderr
 
 
 def chunk(text):

@@ -240,7 +240,7 @@ def test_paths_that_are_no_model(tmp_path):
     for path, words in (
         (tmp_path / "m-q5_k_m.gguf", ["truncated", "the header"]),
         (split, ["m-00001-of-00002.gguf", "truncated"]),
-        (pickle, ["neither model.safetensors nor"]),
+        (pickle, ["pytorch_model.bin", "not a zip"]),
         (tmp_path / "nothing", ["no such model directory"]),
         ("Qwen/Qwen3-8B", ["no such model directory", "downloads nothing"]),
         ("s3://bucket/models/Qwen3-8B", ["no such model directory", "downloads nothing"]),

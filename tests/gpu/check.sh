@@ -175,6 +175,23 @@ else
     bash -c same_answers
 fi
 
+# One rank reduces, captured in a graph, where NCCL is installed.
+if ((is_emulated)); then
+  skip "NCCL" "needs a GPU"
+elif nccl=$(program nccl_library_test 2>/dev/null); then
+  "$nccl" >"$work/nccl" 2>&1
+  if (($? != 0)); then
+    tail -20 "$work/nccl"
+    record FAIL "NCCL" 0 "see above"
+  elif grep -q 'SKIPPED' "$work/nccl"; then
+    skip "NCCL" "$(grep -m 1 'Skipped' -A 1 "$work/nccl" | tail -1 | cut -c1-80)"
+  else
+    record PASS "NCCL" 0 "one rank"
+  fi
+else
+  skip "NCCL" "the package was built without nccl.h"
+fi
+
 # ---- (e) memory errors, races, machine code
 tool() {
   command -v "$1" || { [[ -x /usr/local/cuda/bin/$1 ]] &&

@@ -161,6 +161,28 @@ SIMT_KERNEL(128) Packs(const uint32_t* in, uint32_t* out) {
   out[t * 2 + 1] = PackF16(low, high);
 }
 
+SIMT_KERNEL(128) Pairs(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  out[t * 2] = E4M3x2ToF16x2(in[t] & 0xffff);
+  out[t * 2 + 1] = E4M3x2ToBf16x2(in[t] & 0xffff);
+}
+
+SIMT_KERNEL(128) PermutedBytes(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  out[t] = PermuteBytes(in[t * 3], in[t * 3 + 1], in[t * 3 + 2] & 0x7777);
+}
+
+template <bool kIsBf16>
+SIMT_KERNEL(128)
+Differences(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX(), a = in[t * 2], b = in[t * 2 + 1];
+  if constexpr (kIsBf16) {
+    out[t] = SubtractBf16x2(a, b);
+  } else {
+    out[t] = SubtractF16x2(a, b);
+  }
+}
+
 SIMT_KERNEL(128) Widens(const uint32_t* in, uint32_t* out) {
   const uint32_t t = ThreadX();
   out[t * 2] = AsBits(Bf16ToFloat(static_cast<uint16_t>(in[t])));
@@ -272,13 +294,21 @@ const std::vector<WrapperCase>& WrapperCases() {
        WRAPPER_LAUNCH(Products<Product::kE4M3>, .num_threads = 32)},
       {"mma s8", Input::kBits, Output::kBits, 80, 192, 128,
        WRAPPER_LAUNCH(Products<Product::kS8>, .num_threads = 32)},
-      {"to bf16 and f16", Input::kFloats, Output::kBits, 75, 256, 256,
+      {"to bf16 and f16", Input::kFloats, Output::kHalves, 75, 256, 256,
        WRAPPER_LAUNCH(Packs, .num_threads = 128)},
-      {"from bf16 and f16", Input::kBits, Output::kBits, 75, 128, 256,
+      {"from bf16 and f16", Input::kBits, Output::kFloats, 75, 128, 256,
        WRAPPER_LAUNCH(Widens, .num_threads = 128)},
-      {"e4m3", Input::kFloats, Output::kBits, 75, 256, 768,
+      {"e4m3", Input::kFloats, Output::kFloats, 75, 256, 768,
        WRAPPER_LAUNCH(AllE4M3, .num_threads = 256)},
-      {"rounded products", Input::kFloats, Output::kBits, 75, 384, 128,
+      {"pairs of e4m3", Input::kBits, Output::kHalves, 75, 128, 256,
+       WRAPPER_LAUNCH(Pairs, .num_threads = 128)},
+      {"permuted bytes", Input::kBits, Output::kBits, 75, 384, 128,
+       WRAPPER_LAUNCH(PermutedBytes, .num_threads = 128)},
+      {"differences of bf16", Input::kBf16, Output::kHalves, 80, 256, 128,
+       WRAPPER_LAUNCH(Differences<true>, .num_threads = 128)},
+      {"differences of f16", Input::kF16, Output::kHalves, 75, 256, 128,
+       WRAPPER_LAUNCH(Differences<false>, .num_threads = 128)},
+      {"rounded products", Input::kFloats, Output::kFloats, 75, 384, 128,
        WRAPPER_LAUNCH(RoundedProducts, .num_threads = 128)},
       {"exp2, exp, tanh, rsqrt", Input::kFloats, Output::kFloatApprox, 75, 128,
        512, WRAPPER_LAUNCH(Functions, .num_threads = 128)},

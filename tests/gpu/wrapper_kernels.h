@@ -19,7 +19,9 @@ enum class Input : uint8_t {
   kE4M3,    // Four finite e4m3 values.
 };
 enum class Output : uint8_t {
-  kBits,         // Equal, or both a NaN of the format.
+  kBits,         // Equal.
+  kFloats,       // f32: equal, or both NaN.
+  kHalves,       // Pairs of 16-bit floats, each equal or both NaN.
   kFloatSums,    // f32 sums of products, rounded in another way.
   kE4M3Sums,     // The same of e4m3, of which tensor cores keep fewer bits.
   kFloatApprox,  // f32 functions: a few units in the last place.

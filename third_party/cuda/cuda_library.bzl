@@ -159,3 +159,29 @@ def cuda_library(
         name = name + ".ptxas",
         srcs = [object_name + ".ptxas" for object_name in objects],
     )
+
+def _all_architectures_transition_impl(settings, attr):
+    return {"//kernels/cuda:architectures": "all"}
+
+_all_architectures_transition = transition(
+    implementation = _all_architectures_transition_impl,
+    inputs = [],
+    outputs = ["//kernels/cuda:architectures"],
+)
+
+def _all_architectures_impl(ctx):
+    return [DefaultInfo(
+        files = depset(ctx.files.srcs),
+        runfiles = ctx.runfiles(files = ctx.files.srcs),
+    )]
+
+# Files of `srcs`, built for every architecture whatever the build is for.
+all_architectures = rule(
+    implementation = _all_architectures_impl,
+    attrs = {
+        "srcs": attr.label_list(cfg = _all_architectures_transition),
+        "_allowlist_function_transition": attr.label(
+            default = "@bazel_tools//tools/allowlists/function_transition_allowlist",
+        ),
+    },
+)

@@ -19,6 +19,11 @@
 #define SIMT_UNROLL _Pragma("unroll")
 #define SIMT_NO_UNROLL _Pragma("unroll 1")
 #define SIMT_DEVICE __device__ __forceinline__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define SIMT_HAS_SMALL_SHARED true
+#else
+#define SIMT_HAS_SMALL_SHARED false
+#endif
 #define SIMT_SHARED(T, name, n) __shared__ T name[n]
 #define SIMT_DYNAMIC_SHARED(name) \
   extern __shared__ __align__(128) unsigned char name[]
@@ -312,20 +317,33 @@ SIMT_DEVICE float Product(float a, float b) { return __fmul_rn(a, b); }
 
 // ---------------------------------------------------------------- launch
 
+// Whether kernels are in the form of SIMT_HAS_SMALL_SHARED.
+inline bool HasSmallShared() {
+  static const bool has_small_shared = [] {
+    int device = 0, major = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major < 8;
+  }();
+  return has_small_shared;
+}
+
 // True if the launch was accepted; cudaGetLastError tells the rest.
 template <typename... Parameters, typename... Arguments>
 bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
             Stream stream, Arguments... arguments) {
-  if (shape.dynamic_shared_bytes > (48 << 10) &&
+  const size_t shared_bytes = shape.small_shared_bytes > 0 && HasSmallShared()
+                                  ? shape.small_shared_bytes
+                                  : shape.dynamic_shared_bytes;
+  if (shared_bytes > (48 << 10) &&
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shape.dynamic_shared_bytes)) !=
-          cudaSuccess) {
+                           static_cast<int>(shared_bytes)) != cudaSuccess) {
     return false;
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(shape.num_ctas_x, shape.num_ctas_y, shape.num_ctas_z);
   config.blockDim = dim3(shape.num_threads);
-  config.dynamicSmemBytes = shape.dynamic_shared_bytes;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   cudaLaunchAttribute attributes[2];
   unsigned num_attributes = 0;

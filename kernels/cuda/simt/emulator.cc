@@ -414,9 +414,18 @@ uint32_t NumCtasOf(const LaunchShape& shape) {
   return shape.num_ctas_x * shape.num_ctas_y * shape.num_ctas_z;
 }
 
-bool IsPossible(const LaunchShape& shape) {
-  return NumCtasOf(shape) > 0 && shape.num_threads > 0 &&
-         shape.num_threads <= 1024;
+// What the hardware would refuse of a shape; empty if nothing.
+std::string Refusal(const LaunchShape& shape) {
+  if (NumCtasOf(shape) == 0 || shape.num_threads == 0 ||
+      shape.num_threads > 1024) {
+    return "the launch shape is out of range";
+  }
+  if (shape.dynamic_shared_bytes >
+      (SIMT_HAS_SMALL_SHARED ? kSmallSharedBytes : kMaxSharedBytes)) {
+    return absl::StrCat("a CTA asks for ", shape.dynamic_shared_bytes,
+                        " bytes of shared memory");
+  }
+  return "";
 }
 
 // The CTAs from `first` on, one after the other unless all must be resident.
@@ -497,7 +506,8 @@ class EarlyLaunch {
 
 std::shared_ptr<EarlyLaunch> StartEarly(const LaunchShape& shape,
                                         absl::FunctionRef<void()> body) {
-  if (!shape.waits_for_previous || shape.is_cooperative || !IsPossible(shape)) {
+  if (!shape.waits_for_previous || shape.is_cooperative ||
+      !Refusal(shape).empty()) {
     return nullptr;
   }
   auto launch = std::make_shared<EarlyLaunch>(shape, body);
@@ -512,11 +522,8 @@ void Run(const LaunchShape& shape, absl::FunctionRef<void()> body) {
   const int pool = TakePool();
   Enter(shape, body, pool);
   machine.random_state = FirstRandom();
-  if (IsPossible(shape)) {
-    RunCtas(CtaOrder(NumCtasOf(shape)), 0);
-  } else {
-    machine.error = "the launch shape is out of range";
-  }
+  machine.error = Refusal(shape);
+  if (machine.error.empty()) RunCtas(CtaOrder(NumCtasOf(shape)), 0);
   machine.pools[pool].is_taken = false;
   Leave();
 }

@@ -37,6 +37,12 @@
 #define SIMT_UNROLL
 #define SIMT_NO_UNROLL
 #define SIMT_DEVICE inline
+// A build of its own emulates the GPU with the least shared memory.
+#ifdef QUIRE_EMULATES_SM75
+#define SIMT_HAS_SMALL_SHARED true
+#else
+#define SIMT_HAS_SMALL_SHARED false
+#endif
 #define SIMT_SHARED(T, name, n) \
   T* name = static_cast<T*>(    \
       ::quire::simt::emulator::StaticShared(sizeof(T) * (n), alignof(T)))
@@ -342,8 +348,11 @@ inline float Product(float a, float b) { return a * b; }
 // True if the launch worked; the emulator's error is in LastError. With a
 // stream, the launch only waits in it.
 template <typename... Parameters, typename... Arguments>
-bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
-            Stream stream, Arguments... arguments) {
+bool Launch(void (*kernel)(Parameters...), LaunchShape shape, Stream stream,
+            Arguments... arguments) {
+  if (SIMT_HAS_SMALL_SHARED && shape.small_shared_bytes > 0) {
+    shape.dynamic_shared_bytes = shape.small_shared_bytes;
+  }
   const auto body = [kernel, arguments...] { kernel(arguments...); };
   if (stream == nullptr) {
     emulator::Run(shape, body);

@@ -218,6 +218,18 @@ SIMT_KERNEL(32) TooMuchStaticShared(int* out) {
   out[ThreadX()] = values[ThreadX()];
 }
 
+SIMT_KERNEL(32) Nothing() {}
+
+TEST_F(EmulatorTest, SharedMemoryIsThatOfTheSmallestGpu) {
+  LaunchShape shape = Threads(32);
+  shape.dynamic_shared_bytes = kMaxSharedBytes;
+  EXPECT_TRUE(Launch(&Nothing, shape, nullptr));
+  ++shape.dynamic_shared_bytes;
+  EXPECT_FALSE(Launch(&Nothing, shape, nullptr));
+  EXPECT_EQ(emulator::LastError(),
+            "a CTA asks for 101377 bytes of shared memory");
+}
+
 TEST_F(EmulatorTest, WhatTheHardwareRefusesIsAnError) {
   alignas(16) uint32_t memory[128] = {};
   EXPECT_FALSE(Launch(&UnalignedLoad, Threads(32), nullptr,

@@ -12,6 +12,7 @@
 //   SIMT_UNROLL, SIMT_NO_UNROLL   unrolls the loop that follows, or does not
 //   SIMT_SHARED(T, name, n)       static shared memory
 //   SIMT_DYNAMIC_SHARED(name)     `unsigned char* name`, 128-byte aligned
+//   SIMT_HAS_SMALL_SHARED         constant: 64 KiB of shared memory, not 99
 //   ThreadX, CtaX, CtaY, CtaZ, NumThreads, NumCtasX, NumCtasY
 //   SyncThreads, SyncNamed(id, num_threads), SyncWarp, SyncGrid
 //   Shuffle, ShuffleXor, ShuffleDown, Ballot, ReduceAdd, ReduceMax

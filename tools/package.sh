@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Packs the program into a folder that runs on any x86-64 Linux of the same or a
+# newer glibc, without installing anything:
+#   tools/package.sh [--output DIRECTORY] [--architectures LIST]
+#                    [--with-cuda-libraries] [--test]
+# DIRECTORY (default: package/) gets quire-VERSION-linux-x86_64/ and the same as
+# a .tar.gz: the program, the shared libraries it needs, the demo models and,
+# where there is a CUDA toolkit, the check of a GPU (gpu-check/check.sh).
+# Kernels are compiled for every GPU that is supported; --architectures names
+# some (kernels/cuda/BUILD.bazel). cuBLASLt and NCCL are left out, and found at
+# run time where they are installed, unless --with-cuda-libraries copies them.
+# --test runs the packed program in a root of its own that has glibc and nothing
+# else.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+max_bytes=$((64 << 20))  # Of the archive, without the libraries of CUDA.
+
+output=$root/package architectures=all has_libraries=0 is_test=0
+while (($# > 0)); do
+  case $1 in
+    --output) output=${2:?package: --output needs a folder} && shift ;;
+    --architectures) architectures=${2:?package: --architectures needs a list} && shift ;;
+    --with-cuda-libraries) has_libraries=1 ;;
+    --test) is_test=1 ;;
+    *) echo "package: unknown argument $1" >&2 && exit 64 ;;
+  esac
+  shift
+done
+mkdir -p "$output"
+output=$(cd "$output" && pwd)
+cd "$root"
+tools/setup.sh
+cuda=${CUDA_HOME:-/usr/local/cuda}
+targets=(//cli:quire)
+checks=()
+if [[ -x $cuda/bin/nvcc ]]; then
+  checks=(wrapper_check_emulated wrapper_check_gpu device_tests_gpu)
+  targets+=("${checks[@]/#///tests/gpu:}")
+fi
+# NCCL's header is no part of the toolkit.
+nccl=$(bazel query --noshow_progress \
+  'filter("^//kernels/cuda:nccl_library_test$", //kernels/cuda:all)' 2>/dev/null)
+bazel build "--//kernels/cuda:architectures=$architectures" "${targets[@]}" $nccl
+
+version=$(bazel-bin/cli/quire --version | awk 'NR == 1 { print $2 }')
+name=quire-$version-linux-$(uname -m)
+folder=$output/$name
+rm -rf "$folder" "$output/$name.tar.gz"
+mkdir -p "$folder"/{bin,lib,models,licenses}
+
+# Symbols stay in the build's own files.
+install -m 0755 bazel-bin/cli/quire "$folder/bin/quire"
+for check in "${checks[@]}"; do
+  install -m 0755 "bazel-bin/tests/gpu/$check" "$folder/bin/$check"
+done
+[[ -z $nccl ]] || install -m 0755 bazel-bin/kernels/cuda/nccl_library_test "$folder/bin/"
+strip --strip-unneeded "$folder"/bin/*
+cp -rL models/demo models/demo-draft "$folder/models/"
+if ((${#checks[@]} > 0)); then
+  mkdir -p "$folder/gpu-check/tests/testdata"
+  install -m 0755 tests/gpu/check.sh tests/gpu/sass_check.sh "$folder/gpu-check/"
+  cp -rL tests/testdata/goldens "$folder/gpu-check/tests/testdata/"
+fi
+
+# The libraries, but for those of glibc, which belong to the system's loader:
+# a program cannot bring another libc than its loader's. The programs find them
+# by their rpath (.bazelrc).
+is_of_glibc() {
+  [[ $1 =~ ^(ld-linux.*|linux-vdso|lib(c|m|mvec|dl|rt|pthread|resolv|util|anl|nsl|BrokenLocale))\.so ]]
+}
+declare -A libraries
+while read -r library path; do
+  is_of_glibc "$library" || libraries[$library]=$path
+done < <(ldd "$folder"/bin/* | awk '$2 == "=>" { print $1, $3 }')
+for library in "${!libraries[@]}"; do
+  path=${libraries[$library]}
+  install -m 0644 "$path" "$folder/lib/$library"
+  owner=$(dpkg-query -S "$path" "/usr$path" "${path#/usr}" 2>/dev/null |
+    head -1) || true
+  notice=/usr/share/doc/${owner%%:*}/copyright
+  if [[ -z $owner || ! -e $notice ]]; then
+    echo "package: $path has no copyright notice" >&2
+    exit 1
+  fi
+  cp -L "$notice" "$folder/licenses/${owner%%:*}"
+done
+cp LICENSE "$folder/licenses/quire"
+
+if ((has_libraries)); then
+  for library in libcublasLt.so.13 libnccl.so.2; do
+    path=$(find -L "$cuda/lib64" /usr/lib/x86_64-linux-gnu -maxdepth 1 \
+      -name "$library" 2>/dev/null | head -1)
+    if [[ -z $path ]]; then
+      echo "package: there is no $library" >&2
+      exit 69
+    fi
+    install -m 0644 "$(readlink -f "$path")" "$folder/lib/$library"
+  done
+fi
+cat >"$folder/README" <<TEXT
+quire $version. Needs glibc $(ldd --version | awk 'NR == 1 { print $NF }') or newer and nothing else:
+  bin/quire serve                  the demo model on port 8080
+  bin/quire serve /models/NAME     a model's directory
+  gpu-check/check.sh               checks an NVIDIA GPU (driver 580 or newer)
+licenses/ has the notices of what is in lib/.
+TEXT
+
+tar -C "$output" --sort=name --owner=0 --group=0 --numeric-owner \
+  -czf "$output/$name.tar.gz" "$name"
+num_bytes=$(stat -c %s "$output/$name.tar.gz")
+echo "$output/$name.tar.gz: $(du -sm "$folder" | cut -f1) MiB unpacked," \
+  "$((num_bytes >> 20)) MiB compressed"
+if ((!has_libraries && num_bytes > max_bytes)); then
+  echo "package: larger than $((max_bytes >> 20)) MiB" >&2
+  exit 1
+fi
+if ((is_test)); then
+  tests/container/package_test.sh "$output/$name.tar.gz"
+fi
