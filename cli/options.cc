@@ -147,7 +147,7 @@ void Finish(CLI::App* app) {
   }
 }
 
-void AddModelOptions(CLI::App* app, SessionOptions* options) {
+void AddWeightOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("model_positional,-m,--model", options->model,
                   "Model: a directory in Hugging Face format or a GGUF file "
                   "(default: the demo model)");
@@ -199,6 +199,9 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::Range(0.01, 1.0));
   app->add_flag("--enforce-eager", options->enforce_eager,
                 "On a GPU: launch kernel by kernel, without CUDA graphs");
+}
+
+void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("-t,--threads", options->num_threads,
                   "CPU threads; 0: one for each physical core that may be used")
       ->check(CLI::Range(0, 1024));
@@ -244,6 +247,12 @@ void AddModelOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::Range(1, 64));
   app->add_option("--seed", options->seed,
                   "Draws the seeds of requests that bring none");
+}
+
+// Of everything that loads a model.
+void AddModelOptions(CLI::App* app, SessionOptions* options) {
+  AddWeightOptions(app, options);
+  AddEngineOptions(app, options);
 }
 
 void AddSamplingOptions(CLI::App* app, SamplingOptions* options) {

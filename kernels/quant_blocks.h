@@ -1,5 +1,5 @@
-// Where the fields lie in the blocks of 256 columns; shared by the two
-// directions of kernels/quant_codec.h.
+// Where the fields lie in the blocks of 256 columns: for both directions of
+// kernels/quant_codec.h, and for backends that repack blocks.
 #ifndef QUIRE_KERNELS_QUANT_BLOCKS_H_
 #define QUIRE_KERNELS_QUANT_BLOCKS_H_
 

@@ -18,19 +18,13 @@
 #include "kernels/dtype.h"
 #include "kernels/quant_codec.h"
 #include "nlohmann/json.hpp"
+#include "tests/golden.h"
 #include "tokenizer/sentencepiece_proto.h"
 
 namespace quire {
 namespace {
 
 using nlohmann::json;
-
-json ReadJson(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return json::parse(text.str(), nullptr, false);
-}
 
 QuantFormat FormatOf(uint32_t type) {
   switch (type) {

@@ -19,6 +19,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/gguf_export.h"
+#include "tests/golden.h"
 #include "tests/model_harness.h"
 
 namespace quire {
@@ -28,18 +29,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
 
-// That of tests/golden_logits_test.
-constexpr double kMaxLogprobError = 1e-4;
-
 std::string Golden(const std::string& family) {
   return absl::StrCat("tests/testdata/goldens/", family);
-}
-
-json ReadJson(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return json::parse(text.str());
 }
 
 class GgufModelTest : public testing::Test {
@@ -68,33 +59,6 @@ class GgufModelTest : public testing::Test {
 
   std::string directory_;
 };
-
-// The largest error of log-probabilities over all cases and positions.
-absl::StatusOr<double> MaxLogprobError(ModelHarness* harness,
-                                       const json& golden) {
-  double max_error = 0;
-  int slot = 0;
-  for (const json& golden_case : golden["cases"]) {
-    TestSequence sequence = harness->MakeSequence(slot++, golden_case["prompt"],
-                                                  harness->vocab_size());
-    for (const json& entry : golden_case["logprobs"]) {
-      const int end = entry["position"].get<int>() + 1;
-      QUIRE_RETURN_IF_ERROR(harness->Step(
-          {{&sequence, end - sequence.num_computed_tokens, true}}));
-      const std::vector<float> expected = entry["values"];
-      const std::vector<float> found = LogprobsById(sequence.outputs.back());
-      if (found.size() != expected.size()) {
-        return absl::InternalError("another vocabulary");
-      }
-      for (size_t id = 0; id < found.size(); ++id) {
-        const double error = std::abs(double{found[id]} - expected[id]);
-        if (std::isnan(error)) return absl::InternalError("NaN");
-        max_error = std::max(max_error, error);
-      }
-    }
-  }
-  return max_error;
-}
 
 struct GoldenCase {
   const char* family;

@@ -19,6 +19,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "server/embedding.h"
+#include "tests/golden.h"
 #include "tests/model_harness.h"
 #include "tokenizer/tokenizer.h"
 
@@ -34,13 +35,6 @@ using nlohmann::json;
 constexpr double kMaxError = 1e-5;
 constexpr char kGoldens[] = "tests/testdata/goldens";
 constexpr const char* kCheckpoints[] = {"embed_qwen3", "embed_mean"};
-
-json ReadJson(const fs::path& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return json::parse(text.str());
-}
 
 double Length(const std::vector<float>& values) {
   double sum = 0;

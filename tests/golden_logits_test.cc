@@ -20,6 +20,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/golden.h"
 #include "tests/model_harness.h"
 
 namespace quire {
@@ -28,46 +29,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr double kMaxLogprobError = 1e-4;
 constexpr char kGoldens[] = "tests/testdata/goldens";
-
-json ReadJson(const fs::path& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return json::parse(text.str());
-}
-
-// The largest error over the recorded positions of all cases; the prompt is
-// prefilled in pieces that end at those positions.
-absl::StatusOr<double> MaxLogprobError(ModelHarness* harness,
-                                       const json& golden) {
-  double max_error = 0;
-  int slot = 0;
-  for (const json& golden_case : golden["cases"]) {
-    TestSequence sequence = harness->MakeSequence(slot++, golden_case["prompt"],
-                                                  harness->vocab_size());
-    for (const json& entry : golden_case["logprobs"]) {
-      const int end = entry["position"].get<int>() + 1;
-      QUIRE_RETURN_IF_ERROR(harness->Step(
-          {{&sequence, end - sequence.num_computed_tokens, true}}));
-      const std::vector<float> expected = entry["values"];
-      const std::vector<float> found = LogprobsById(sequence.outputs.back());
-      if (found.size() != expected.size()) {
-        return absl::InternalError("another vocabulary");
-      }
-      for (size_t id = 0; id < found.size(); ++id) {
-        const double error = std::abs(double{found[id]} - expected[id]);
-        if (std::isnan(error)) {
-          return absl::InternalError(absl::StrCat("id ", id, " at position ",
-                                                  end - 1, " has ", found[id]));
-        }
-        max_error = std::max(max_error, error);
-      }
-    }
-  }
-  return max_error;
-}
 
 class GoldenTest : public testing::TestWithParam<const char*> {
  protected:

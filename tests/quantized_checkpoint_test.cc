@@ -22,6 +22,7 @@
 #include "kernels/quant_codec.h"
 #include "kernels/reference.h"
 #include "nlohmann/json.hpp"
+#include "tests/golden.h"
 #include "tests/model_harness.h"
 
 namespace quire {
@@ -32,7 +33,6 @@ using nlohmann::json;
 using testing::HasSubstr;
 
 constexpr char kRoot[] = "tests/testdata/quantized/";
-constexpr double kMaxLogprobError = 1e-4;
 
 std::string ReadFile(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);

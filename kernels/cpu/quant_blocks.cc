@@ -4,6 +4,7 @@
 
 #include "engine/base/status.h"
 #include "kernels/dtype.h"
+#include "kernels/quant_blocks.h"
 
 namespace quire {
 namespace {
@@ -11,13 +12,19 @@ namespace {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
               "dwords of codes are bytes in order");
 
+// The kernels' tables are the codec's plus an offset, so that they are bytes
+// without a sign.
+constexpr bool TablesAgree() {
+  for (int i = 0; i < 16; ++i) {
+    if (kQuantTables[0][i] - 128 != kIq4Values[i]) return false;
+    if (kQuantTables[1][i] - 16 != kE2M1Values[i]) return false;
+  }
+  return true;
+}
+static_assert(TablesAgree());
+
 constexpr uint64_t kNibbles = 0x0f0f0f0f0f0f0f0f;
 
-uint16_t LoadHalf(const uint8_t* p) {
-  uint16_t v;
-  std::memcpy(&v, p, sizeof(v));
-  return v;
-}
 uint64_t LoadQuad(const uint8_t* p) {
   uint64_t v;
   std::memcpy(&v, p, sizeof(v));
@@ -109,16 +116,6 @@ void ReadPlanes(const uint32_t* dwords, int code_bits, uint8_t* codes) {
   }
 }
 
-// Scales and minima of Q4_K and Q5_K: 8 each of 6 bits in 12 bytes.
-void ReadSixBitPairs(const uint8_t* packed, uint8_t* scales, uint8_t* mins) {
-  for (int j = 0; j < 4; ++j) {
-    scales[j] = packed[j] & 63;
-    mins[j] = packed[j + 4] & 63;
-    scales[j + 4] = (packed[j + 8] & 15) | (packed[j] >> 6) << 4;
-    mins[j + 4] = packed[j + 8] >> 4 | (packed[j + 4] >> 6) << 4;
-  }
-}
-
 void ReadQ5(const uint8_t* high_bits, const uint8_t* nibbles,
             uint32_t* dwords) {
   std::memcpy(dwords, nibbles, 16);
@@ -132,9 +129,13 @@ void ReadQ5(const uint8_t* high_bits, const uint8_t* nibbles,
 // d, dmin, scales[12]; nibbles of 64 columns in 32 bytes, low half first.
 void ReadQ4K(const uint8_t* block, const uint8_t* nibbles,
              QuantChannel* channel) {
-  channel->halves[0] = LoadHalf(block);
-  channel->halves[1] = LoadHalf(block + 2);
-  ReadSixBitPairs(block + 4, channel->bytes, channel->bytes + 8);
+  channel->halves[0] = LoadU16(block + Q4KLayout::kD);
+  channel->halves[1] = LoadU16(block + Q4KLayout::kDMin);
+  for (int j = 0; j < 8; ++j) {
+    const ScaleMin pair = UnpackScaleMin(block + Q4KLayout::kScales, j);
+    channel->bytes[j] = pair.scale;
+    channel->bytes[8 + j] = pair.min;
+  }
   for (int pair = 0; pair < 4; ++pair) {
     for (int i = 0; i < 2; ++i) {
       const uint64_t first = LoadQuad(nibbles + 32 * pair + 8 * i);
@@ -148,8 +149,8 @@ void ReadQ4K(const uint8_t* block, const uint8_t* nibbles,
 }
 
 void ReadQ5K(const uint8_t* block, QuantChannel* channel) {
-  const uint8_t* const high = block + 16;
-  ReadQ4K(block, block + 48, channel);
+  const uint8_t* const high = block + Q5KLayout::kHigh;
+  ReadQ4K(block, block + Q5KLayout::kCodes, channel);
   for (int b = 0; b < 8; ++b) {
     uint8_t codes[kQuantBlockCols];
     for (int l = 0; l < kQuantBlockCols; ++l) {
@@ -160,12 +161,13 @@ void ReadQ5K(const uint8_t* block, QuantChannel* channel) {
 }
 
 void ReadQ6K(const uint8_t* block, QuantChannel* channel) {
-  std::memcpy(channel->bytes, block + 192, 16);
-  channel->halves[0] = LoadHalf(block + 208);
+  std::memcpy(channel->bytes, block + Q6KLayout::kScales, 16);
+  channel->halves[0] = LoadU16(block + Q6KLayout::kD);
   for (int b = 0; b < 8; ++b) {
     // Columns 32 b on: of their half of 128, the quarter b % 4.
-    const uint8_t* const low = block + 64 * (b / 4) + 32 * (b % 2);
-    const uint8_t* const high = block + 128 + 32 * (b / 4);
+    const uint8_t* const low =
+        block + Q6KLayout::kLow + 64 * (b / 4) + 32 * (b % 2);
+    const uint8_t* const high = block + Q6KLayout::kHigh + 32 * (b / 4);
     const int low_shift = b % 4 < 2 ? 0 : 4;
     const int high_shift = 2 * (b % 4);
     uint8_t codes[kQuantBlockCols];
@@ -177,29 +179,28 @@ void ReadQ6K(const uint8_t* block, QuantChannel* channel) {
 }
 
 void ReadQ3K(const uint8_t* block, QuantChannel* channel) {
-  const uint8_t* const scales = block + 96;
-  channel->halves[0] = LoadHalf(block + 108);
+  channel->halves[0] = LoadU16(block + Q3KLayout::kD);
   for (int i = 0; i < 16; ++i) {
-    const int low = i < 8 ? scales[i] & 15 : scales[i - 8] >> 4;
-    const int high = scales[8 + i % 4] >> (2 * (i / 4)) & 3;
-    channel->bytes[i] = static_cast<uint8_t>((low | high << 4) - 32);
+    channel->bytes[i] =
+        static_cast<uint8_t>(UnpackQ3KScale(block + Q3KLayout::kScales, i));
   }
+  const uint8_t* const high = block + Q3KLayout::kHigh;
   for (int b = 0; b < 8; ++b) {
-    const uint8_t* const low = block + 32 + 32 * (b / 4);
+    const uint8_t* const low = block + Q3KLayout::kCodes + 32 * (b / 4);
     uint8_t codes[kQuantBlockCols];
     for (int l = 0; l < kQuantBlockCols; ++l) {
-      codes[l] = (low[l] >> (2 * (b % 4)) & 3) | (block[l] >> b & 1) << 2;
+      codes[l] = (low[l] >> (2 * (b % 4)) & 3) | (high[l] >> b & 1) << 2;
     }
     WritePlanes(codes, 3, channel->codes[b]);
   }
 }
 
 void ReadQ2K(const uint8_t* block, QuantChannel* channel) {
-  std::memcpy(channel->bytes, block, 16);
-  channel->halves[0] = LoadHalf(block + 80);
-  channel->halves[1] = LoadHalf(block + 82);
+  std::memcpy(channel->bytes, block + Q2KLayout::kScales, 16);
+  channel->halves[0] = LoadU16(block + Q2KLayout::kD);
+  channel->halves[1] = LoadU16(block + Q2KLayout::kDMin);
   for (int b = 0; b < 8; ++b) {
-    const uint8_t* const low = block + 16 + 32 * (b / 4);
+    const uint8_t* const low = block + Q2KLayout::kCodes + 32 * (b / 4);
     uint8_t codes[kQuantBlockCols];
     for (int l = 0; l < kQuantBlockCols; ++l) {
       codes[l] = low[l] >> (2 * (b % 4)) & 3;
@@ -209,13 +210,14 @@ void ReadQ2K(const uint8_t* block, QuantChannel* channel) {
 }
 
 void ReadIQ4XS(const uint8_t* block, QuantChannel* channel) {
-  channel->halves[0] = LoadHalf(block);
-  const uint16_t high = LoadHalf(block + 2);
+  channel->halves[0] = LoadU16(block + Iq4XsLayout::kD);
+  const uint16_t high = LoadU16(block + Iq4XsLayout::kScalesHigh);
+  const uint8_t* const low = block + Iq4XsLayout::kScalesLow;
   for (int b = 0; b < 8; ++b) {
-    const int scale =
-        (block[4 + b / 2] >> (4 * (b % 2)) & 15) | (high >> (2 * b) & 3) << 4;
+    const int scale = (low[b / 2] >> (4 * (b % 2)) & 15) | (high >> (2 * b) & 3)
+                                                               << 4;
     channel->bytes[b] = static_cast<uint8_t>(scale - 32);
-    std::memcpy(channel->codes[b], block + 8 + 16 * b, 16);
+    std::memcpy(channel->codes[b], block + Iq4XsLayout::kCodes + 16 * b, 16);
   }
 }
 
@@ -272,27 +274,27 @@ void ReadSuperBlock(QuantFormat format, const uint8_t* row, int64_t super,
   uint32_t* const dwords = channel->codes[0];
   switch (format) {
     case QuantFormat::kQ8_0:
-      channel->halves[0] = LoadHalf(block);
+      channel->halves[0] = LoadU16(block);
       std::memcpy(dwords, block + 2, 32);
       for (int i = 0; i < 8; ++i) dwords[i] ^= 0x80808080u;
       return;
     case QuantFormat::kQ4_0:
     case QuantFormat::kIQ4_NL:
-      channel->halves[0] = LoadHalf(block);
+      channel->halves[0] = LoadU16(block);
       std::memcpy(dwords, block + 2, 16);
       return;
     case QuantFormat::kQ4_1:
-      channel->halves[0] = LoadHalf(block);
-      channel->halves[1] = LoadHalf(block + 2);
+      channel->halves[0] = LoadU16(block);
+      channel->halves[1] = LoadU16(block + 2);
       std::memcpy(dwords, block + 4, 16);
       return;
     case QuantFormat::kQ5_0:
-      channel->halves[0] = LoadHalf(block);
+      channel->halves[0] = LoadU16(block);
       ReadQ5(block + 2, block + 6, dwords);
       return;
     case QuantFormat::kQ5_1:
-      channel->halves[0] = LoadHalf(block);
-      channel->halves[1] = LoadHalf(block + 2);
+      channel->halves[0] = LoadU16(block);
+      channel->halves[1] = LoadU16(block + 2);
       ReadQ5(block + 4, block + 8, dwords);
       return;
     case QuantFormat::kMXFP4: {

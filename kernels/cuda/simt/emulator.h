@@ -307,9 +307,8 @@ inline uint32_t PackBf16(float low, float high) {
 inline uint32_t PackF16(float low, float high) {
   return FloatToHalf(low) | uint32_t{FloatToHalf(high)} << 16;
 }
-float E4M3ToFloat(uint8_t bits);
-// Round to nearest even, saturating at 448; a NaN stays one.
-uint8_t FloatToE4M3(float value);
+using quire::E4M3ToFloat;
+using quire::FloatToE4M3;
 
 // As PTX's prmt: nibble i of the selector picks byte i of the result from the
 // bytes of a (0 to 3) and b (4 to 7).

@@ -2,7 +2,7 @@
 // collecting, with an emulated GPU that is told to drop what it is given. Of
 // the driver's share (some calls and a graph launch a step) it knows nothing.
 //
-//   bazel run -c opt //tests:cuda_host_time
+//   bazel run -c opt //benchmarks:cuda_host_time
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "benchmarks/statistics.h"
 #include "engine/base/status.h"
 #include "engine/engine.h"
 #include "kernels/cuda/attention_plan.h"
@@ -26,12 +27,6 @@ double Now() {
   return std::chrono::duration<double, std::micro>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
-}
-
-double Median(std::vector<double> values) {
-  QUIRE_CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 // Times the calls of another runner.
