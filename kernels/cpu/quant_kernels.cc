@@ -544,68 +544,113 @@ constexpr ExpandFunction kExpand[kNumPanelCodes] = {
 
 // ---------------------------------------------------------------- x
 
-QUIRE_INLINE uint32_t MaxBits(U32 v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_max_epu32((__m512i)v);
-#else
-  uint32_t result = 0;
-  for (int i = 0; i < kLanes; ++i) result = result > v[i] ? result : v[i];
-  return result;
-#endif
-}
-QUIRE_INLINE int32_t SumInts(I32 v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_epi32((__m512i)v);
-#else
-  int32_t result = 0;
-  for (int i = 0; i < kLanes; ++i) result += v[i];
-  return result;
-#endif
+struct MaxOf {
+  QUIRE_INLINE_METHOD U32 operator()(U32 a, U32 b) const {
+    return a > b ? a : b;
+  }
+};
+struct SumOf {
+  QUIRE_INLINE_METHOD U32 operator()(U32 a, U32 b) const { return a + b; }
+};
+
+// Lane i of the result is all lanes of v[i], reduced; v is used up.
+template <int kDistance = 1, class Op>
+QUIRE_INLINE U32 ReduceEach(U32 (&v)[kLanes], Op op) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 2 * kDistance) {
+    SwapGroups<kDistance>(v[i], v[i + kDistance], AllLanes());
+    v[i] = op(v[i], v[i + kDistance]);
+  }
+  if constexpr (2 * kDistance < kLanes) return ReduceEach<2 * kDistance>(v, op);
+  return v[0];
 }
 
 typedef int8_t I8 __attribute__((vector_size(kLanes)));
 
-// One block of one row: x[0, 32) to out, whose entries are `stride` dwords
-// apart.
-QUIRE_INLINE void PackBlock(const float* x, int64_t stride, int32_t* out) {
-  constexpr int kVectors = kQuantBlockCols / kLanes;
-  F32 v[kVectors];
-  U32 max_bits = {};
+constexpr int kBlockVectors = kQuantBlockCols / kLanes;
+
+// What becomes of kLanes blocks of one row; a lane is a block.
+struct BlockRounding {
+  F32 scale;    // NaN if an element is not finite.
+  F32 inverse;  // Zero where all codes are zero.
+  bool has_non_finite;
+};
+
+QUIRE_INLINE BlockRounding RoundingOf(const float* x) {
+  U32 max[kLanes];
+#pragma GCC unroll 16
+  for (int block = 0; block < kLanes; ++block) {
+    max[block] = U32{};
 #pragma GCC unroll 8
-  for (int i = 0; i < kVectors; ++i) {
-    v[i] = Load(x + i * kLanes);
-    const U32 bits = (U32)v[i] & 0x7fffffffu;
-    max_bits = bits > max_bits ? bits : max_bits;
+    for (int i = 0; i < kBlockVectors; ++i) {
+      const F32 v = Load(x + block * kQuantBlockCols + i * kLanes);
+      max[block] = MaxOf()(max[block], (U32)v & 0x7fffffffu);
+    }
   }
-  const uint32_t bits = MaxBits(max_bits);
-  float max;
-  __builtin_memcpy(&max, &bits, sizeof(max));
+  const U32 bits = ReduceEach(max, MaxOf());
   // Smaller blocks count as zero: the inverse would overflow.
-  const bool is_zero = bits < 0x0d800000u;        // 2^-100
-  const bool is_non_finite = bits > 0x7f7fffffu;  // NaNs too.
-  const float scale = is_zero ? 0.0f : max / 127.0f;
-  const float inverse = is_zero || is_non_finite ? 0.0f : 127.0f / max;
-  int8_t codes[kQuantBlockCols];
-  int32_t sums[2] = {0, 0};
+  const U32 is_zero = (U32)(bits < 0x0d800000u);        // 2^-100
+  const U32 is_non_finite = (U32)(bits > 0x7f7fffffu);  // NaNs too.
+  BlockRounding result;
+  result.scale = (F32)(((U32)((F32)bits / 127.0f) & ~is_zero) | is_non_finite);
+  result.inverse =
+      (F32)((U32)(127.0f / (F32)bits) & ~(is_zero | is_non_finite));
+  uint32_t any = 0;
+  for (int i = 0; i < kLanes; ++i) any |= is_non_finite[i];
+  result.has_non_finite = any != 0;
+  return result;
+}
+
+// Codes of one vector.
+QUIRE_INLINE I32 RoundVector(const float* x, float inverse,
+                             bool has_non_finite) {
+  // Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits.
+  const F32 shifted = Load(x) * Set1(inverse) + Set1(0x1.8p23f);
+  const I32 code = (I32)shifted - 0x4b400000;
+  return has_non_finite && inverse == 0.0f ? I32{} : code;
+}
+
+// kLanes blocks of one row to `num_blocks` of them at out, whose entries are
+// `stride` dwords apart and whose blocks kQuantBlockXDwords * stride.
+//   x: [kLanes * 32]
+QUIRE_INLINE void PackBlocks(const float* x, int num_blocks, int64_t stride,
+                             int32_t* out) {
+  const BlockRounding rounding = RoundingOf(x);
+  float scale[kLanes], inverse[kLanes];
+  Store(scale, rounding.scale);
+  Store(inverse, rounding.inverse);
+  U32 sums[2][kLanes];
+  int8_t codes[kLanes][kQuantBlockCols];
+#pragma GCC unroll 16
+  for (int block = 0; block < kLanes; ++block) {
+    sums[0][block] = sums[1][block] = U32{};
 #pragma GCC unroll 8
-  for (int i = 0; i < kVectors; ++i) {
-    // Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits.
-    const F32 shifted = v[i] * Set1(inverse) + Set1(0x1.8p23f);
-    I32 code = (I32)shifted - 0x4b400000;
-    if (is_non_finite) code = I32{};
-    sums[i * 2 / kVectors] += SumInts(code);
-    const I8 bytes = __builtin_convertvector(code, I8);
-    __builtin_memcpy(codes + i * kLanes, &bytes, sizeof(bytes));
+    for (int i = 0; i < kBlockVectors; ++i) {
+      const I32 code = RoundVector(x + block * kQuantBlockCols + i * kLanes,
+                                   inverse[block], rounding.has_non_finite);
+      sums[i * 2 / kBlockVectors][block] += (U32)code;
+      const I8 bytes = __builtin_convertvector(code, I8);
+      __builtin_memcpy(codes[block] + i * kLanes, &bytes, sizeof(bytes));
+    }
   }
+  int32_t minus[2][kLanes];
+  for (int half = 0; half < 2; ++half) {
+    StoreBytes(reinterpret_cast<char*>(minus[half]),
+               U32{} - ReduceEach(sums[half], SumOf()));
+  }
+  for (int block = 0; block < num_blocks; ++block) {
 #pragma GCC unroll 8
-  for (int step = 0; step < kQuantBlockSteps; ++step) {
-    __builtin_memcpy(out + step * stride, codes + 4 * step, 4);
+    for (int step = 0; step < kQuantBlockSteps; ++step) {
+      __builtin_memcpy(out + step * stride, codes[block] + 4 * step, 4);
+    }
+    __builtin_memcpy(out + kQuantBlockSteps * stride, scale + block, 4);
+    const int32_t first = minus[0][block];
+    const int32_t last = minus[1][block];
+    out[(kQuantBlockSteps + 1) * stride] = first + last;
+    out[(kQuantBlockSteps + 2) * stride] = first;
+    out[(kQuantBlockSteps + 3) * stride] = last;
+    out += kQuantBlockXDwords * stride;
   }
-  const float stored = is_non_finite ? __builtin_nanf("") : scale;
-  __builtin_memcpy(out + kQuantBlockSteps * stride, &stored, 4);
-  out[(kQuantBlockSteps + 1) * stride] = -(sums[0] + sums[1]);
-  out[(kQuantBlockSteps + 2) * stride] = -sums[0];
-  out[(kQuantBlockSteps + 3) * stride] = -sums[1];
 }
 
 // Blocks [begin, begin + num_blocks) of a chunk of k.
@@ -626,26 +671,41 @@ QUIRE_INLINE char* PackedX(const QuantJob& job, ChunkRange chunk,
              kQuantBlockXDwords * 4;
 }
 
+static_assert(kChunkBlocks % kLanes == 0);
+
 void PackX(const QuantJob& job, int64_t tile) {
   const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
-  int32_t* chunk_out = nullptr;
-  for (int64_t block = 0; block < job.num_blocks; ++block) {
-    const int64_t idx = block % kChunkBlocks;
-    if (idx == 0) {
-      chunk_out =
-          reinterpret_cast<int32_t*>(PackedX(job, Chunk(job, block), range));
-    }
-    int32_t* const block_out =
-        chunk_out + idx * kQuantBlockXDwords * range.num_rows;
+  for (int64_t begin = 0; begin < job.num_blocks; begin += kChunkBlocks) {
+    const ChunkRange chunk = Chunk(job, begin);
+    int32_t* const out = reinterpret_cast<int32_t*>(PackedX(job, chunk, range));
     for (int64_t row = 0; row < range.num_rows; ++row) {
-      const float* x = job.x + (range.first_row + row) * job.x_stride;
-      float gathered[kQuantBlockCols];
-      if (job.column_order != nullptr) {
-        const int32_t* const order = job.column_order + block * kQuantBlockCols;
-        for (int i = 0; i < kQuantBlockCols; ++i) gathered[i] = x[order[i]];
-        PackBlock(gathered, range.num_rows, block_out + row);
-      } else {
-        PackBlock(x + block * kQuantBlockCols, range.num_rows, block_out + row);
+      const float* const x = job.x + (range.first_row + row) * job.x_stride;
+      // What comes next: the pieces of a row are too short for the hardware.
+      const float* const next =
+          row + 1 < range.num_rows
+              ? x + job.x_stride + begin * kQuantBlockCols
+              : job.x + range.first_row * job.x_stride +
+                    (begin + chunk.num_blocks) * kQuantBlockCols;
+      for (int64_t i = 0; i < chunk.num_blocks * kQuantBlockCols; i += 16) {
+        __builtin_prefetch(next + i);
+      }
+      for (int64_t i = 0; i < chunk.num_blocks; i += kLanes) {
+        const int64_t col = (begin + i) * kQuantBlockCols;
+        const int64_t rest = chunk.num_blocks - i;
+        const int num_blocks = static_cast<int>(rest < kLanes ? rest : kLanes);
+        int32_t* const blocks_out =
+            out + i * kQuantBlockXDwords * range.num_rows + row;
+        if (job.column_order == nullptr && num_blocks == kLanes) {
+          PackBlocks(x + col, num_blocks, range.num_rows, blocks_out);
+          continue;
+        }
+        float gathered[kLanes * kQuantBlockCols] = {};
+        for (int j = 0; j < num_blocks * kQuantBlockCols; ++j) {
+          gathered[j] =
+              x[job.column_order == nullptr ? col + j
+                                            : job.column_order[col + j]];
+        }
+        PackBlocks(gathered, num_blocks, range.num_rows, blocks_out);
       }
     }
   }
