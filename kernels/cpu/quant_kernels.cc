@@ -48,7 +48,7 @@ constexpr int64_t kExpandedBlockBytes = kQuantBlockSteps * 2 * kVectorBytes;
 // Weights are prefetched this far ahead where each is used once.
 constexpr int64_t kPrefetchBytes = 8 << 10;
 // Row tiles whose sums are kept at once.
-constexpr int kGroupTiles = 32;
+constexpr int kGroupTiles = 96;
 
 struct TileArgs {
   const QuantPanels* weights;
