@@ -245,7 +245,7 @@ struct ThreadPool::State {
         seen_epoch = Epoch(value);
         RunChunks(thread_idx);
         gate.fetch_sub(1, std::memory_order_release);
-        FetchAhead(thread_idx, seen_epoch);
+        if (!is_oversubscribed) FetchAhead(thread_idx, seen_epoch);
         continue;
       }
       const auto has_news = [this, seen_epoch] { return HasNews(seen_epoch); };

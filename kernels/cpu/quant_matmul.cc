@@ -318,6 +318,25 @@ QuantMatrix::ChunkPlace QuantMatrix::FindChunk(const WorkSplit& split,
           std::min(panel + split.panels_per_chunk, segment->num_panels)};
 }
 
+WeightOrder::Fetch QuantMatrix::FirstBytes(const ThreadPool& pool,
+                                           const WorkSplit& split) const {
+  WeightOrder::Fetch fetch;
+  for (const Segment& segment : segments_) {
+    fetch.num_bytes += segment.num_panels * segment.panel_bytes;
+  }
+  fetch.num_bytes /= pool.num_threads();
+  const int64_t num_chunks = NumChunks(split);
+  for (int i = 0; i < pool.num_threads(); ++i) {
+    fetch.starts.push_back(nullptr);
+    const int64_t chunk = pool.FirstStreamItem(num_chunks, i);
+    if (chunk == num_chunks) continue;
+    const ChunkPlace place = FindChunk(split, chunk);
+    fetch.starts.back() = place.segment->panels.data() +
+                          place.panel_begin * place.segment->panel_bytes;
+  }
+  return fetch;
+}
+
 void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
                  const QuantMatrix& weight, const MatmulParams& params,
                  MatmulScratch& scratch) {
@@ -329,11 +348,7 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
   });
 
   int64_t num_panels = 0;
-  int64_t num_bytes = 0;
-  for (const auto& segment : weight.segments_) {
-    num_panels += segment.num_panels;
-    num_bytes += segment.num_panels * segment.panel_bytes;
-  }
+  for (const auto& segment : weight.segments_) num_panels += segment.num_panels;
   const WorkSplit split =
       SplitWork(num_panels, job.num_tiles, pool.num_threads());
   const int64_t num_chunks = weight.NumChunks(split);
@@ -367,16 +382,7 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
     pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1, run_all);
     return;
   }
-  WeightOrder::Fetch own;
-  own.num_bytes = num_bytes / pool.num_threads();
-  for (int i = 0; i < pool.num_threads(); ++i) {
-    own.starts.push_back(nullptr);
-    const int64_t chunk = pool.FirstStreamItem(num_chunks, i);
-    if (chunk == num_chunks) continue;
-    const QuantMatrix::ChunkPlace place = weight.FindChunk(split, chunk);
-    own.starts.back() = place.segment->panels.data() +
-                        place.panel_begin * place.segment->panel_bytes;
-  }
+  const auto own = [&] { return weight.FirstBytes(pool, split); };
   const WeightOrder::Fetch& next = scratch.weight_order().Begin(&weight, own);
   pool.FetchWhenIdle(next.starts, next.num_bytes);
   pool.ParallelForStreams(num_chunks, run_all);

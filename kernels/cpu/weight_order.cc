@@ -12,15 +12,16 @@ constexpr int64_t kMaxFetchBytes = 128 << 10;
 }  // namespace
 
 const WeightOrder::Fetch& WeightOrder::Begin(const void* key,
-                                             const Fetch& own) {
-  static const Fetch kNothing;
+                                             absl::FunctionRef<Fetch()> own) {
   Entry& entry = entries_[key];
-  entry.fetch = own;
-  entry.fetch.num_bytes = std::min(own.num_bytes, kMaxFetchBytes);
+  if (entry.fetch.starts.empty()) {
+    entry.fetch = own();
+    entry.fetch.num_bytes = std::min(entry.fetch.num_bytes, kMaxFetchBytes);
+  }
   if (last_ != nullptr) entries_[last_].next = key;
   last_ = key;
   const auto next = entries_.find(entry.next);
-  return next == entries_.end() ? kNothing : next->second.fetch;
+  return next == entries_.end() ? nothing_ : next->second.fetch;
 }
 
 }  // namespace quire

@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+
 namespace quire {
 
 // Between two products one thread norms and rounds, attention keeps few bytes
@@ -22,9 +24,10 @@ class WeightOrder {
     int64_t num_bytes = 0;
   };
 
-  // A product with the weights `key` begins, whose threads begin with `own`.
-  // Returns what came after it the last time; valid until the next call.
-  const Fetch& Begin(const void* key, const Fetch& own);
+  // A product with the weights `key` begins. `own` says what its threads begin
+  // with, and is called (and memory allocated) only the first time. Returns
+  // what came after it the last time; valid until the next call.
+  const Fetch& Begin(const void* key, absl::FunctionRef<Fetch()> own);
   // A product that is not part of such a sequence begins.
   void Interrupt() { last_ = nullptr; }
 
@@ -35,6 +38,7 @@ class WeightOrder {
   };
   std::unordered_map<const void*, Entry> entries_;
   const void* last_ = nullptr;
+  const Fetch nothing_;
 };
 
 }  // namespace quire

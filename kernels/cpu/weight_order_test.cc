@@ -1,5 +1,7 @@
 #include "kernels/cpu/weight_order.h"
 
+#include <set>
+
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -9,8 +11,10 @@ class WeightOrderTest : public testing::Test {
  protected:
   // The first start of what Begin returns for `weight`, null for nothing.
   const char* Next(const char& weight) {
-    const WeightOrder::Fetch& fetch =
-        order_.Begin(&weight, {{&weight, nullptr}, 1 << 30});
+    const WeightOrder::Fetch& fetch = order_.Begin(&weight, [&] {
+      EXPECT_TRUE(known_.insert(&weight).second);  // Once.
+      return WeightOrder::Fetch{{&weight, nullptr}, 1 << 30};
+    });
     if (fetch.starts.empty()) return nullptr;
     EXPECT_EQ(fetch.starts.size(), 2u);
     EXPECT_GT(fetch.num_bytes, 0);
@@ -19,6 +23,7 @@ class WeightOrderTest : public testing::Test {
   }
 
   WeightOrder order_;
+  std::set<const char*> known_;
   const char weights_[4] = {};
 };
 
