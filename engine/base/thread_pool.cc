@@ -89,12 +89,6 @@ struct ThreadPool::State {
     alignas(64) std::atomic<uint64_t> span{0};
   };
 
-  // What an idle worker fetches.
-  struct Fetch {
-    alignas(64) std::atomic<const char*> address{nullptr};
-    std::atomic<int64_t> num_bytes{0};
-  };
-
   // Written by the caller while the gate is closed and nobody is inside.
   const Body* body = nullptr;
   bool has_streams = false;
@@ -104,7 +98,6 @@ struct ThreadPool::State {
   std::vector<Range> ranges;     // One for each node.
   std::vector<Stream> streams;   // One for each thread, by node.
   std::vector<int> stream_idxs;  // Of the threads.
-  std::vector<Fetch> fetches;    // One for each thread.
   ThreadPlacement placement;
   pthread_t pinned_caller = 0;
 
@@ -207,22 +200,6 @@ struct ThreadPool::State {
     }
   }
 
-  // Brings what this worker is going to begin with into its L2, while there is
-  // nothing else to do.
-  void FetchAhead(int thread_idx, uint32_t seen_epoch) {
-    const Fetch& fetch = fetches[thread_idx];
-    const char* const address = fetch.address.load(std::memory_order_relaxed);
-    const int64_t num_bytes = fetch.num_bytes.load(std::memory_order_relaxed);
-    if (address == nullptr) return;
-    constexpr int64_t kStepBytes = 512;  // Between looks at the gate.
-    for (int64_t i = 0; i < num_bytes; i += kStepBytes) {
-      for (int64_t j = 0; j < kStepBytes; j += 64) {
-        __builtin_prefetch(address + i + j, 0, 2);
-      }
-      if (HasNews(seen_epoch)) return;
-    }
-  }
-
   // A job this worker has not seen, or the end of the pool.
   bool HasNews(uint32_t seen_epoch) const {
     const uint64_t value = gate.load();
@@ -259,7 +236,6 @@ struct ThreadPool::State {
         seen_epoch = Epoch(value);
         RunChunks(thread_idx);
         gate.fetch_sub(1, std::memory_order_release);
-        if (!is_oversubscribed) FetchAhead(thread_idx, seen_epoch);
         continue;
       }
       const auto has_news = [this, seen_epoch] { return HasNews(seen_epoch); };
@@ -299,7 +275,6 @@ void ThreadPool::Start(ThreadPlacement placement) {
   state_->placement = std::move(placement);
   const int num_threads = state_->placement.num_threads;
   state_->streams = std::vector<State::Stream>(num_threads);
-  state_->fetches = std::vector<State::Fetch>(num_threads);
   state_->stream_idxs.resize(num_threads);
   int stream_idx = 0;
   for (size_t node = 0; node < state_->ranges.size(); ++node) {
@@ -352,24 +327,6 @@ void ThreadPool::ParallelForStreams(int64_t num_items, Body body) {
   state_->has_streams = true;
   Run(num_items, 1, 1, body);
   state_->has_streams = false;
-}
-
-int64_t ThreadPool::FirstStreamItem(int64_t num_items, int thread_idx) const {
-  const int64_t count = num_threads();
-  const int64_t idx = state_->stream_idxs[thread_idx];
-  const int64_t begin = num_items * idx / count;
-  return begin < num_items * (idx + 1) / count ? begin : num_items;
-}
-
-void ThreadPool::FetchWhenIdle(absl::Span<const char* const> addresses,
-                               int64_t num_bytes) {
-  for (size_t i = 0; i < state_->fetches.size(); ++i) {
-    State::Fetch& fetch = state_->fetches[i];
-    // A worker may see one of them without the other: it only fetches.
-    fetch.address.store(i < addresses.size() ? addresses[i] : nullptr,
-                        std::memory_order_relaxed);
-    fetch.num_bytes.store(num_bytes, std::memory_order_relaxed);
-  }
 }
 
 void ThreadPool::Run(int64_t num_items, int64_t chunk, int num_ranges,

@@ -173,9 +173,6 @@ TEST(ThreadPoolTest, StreamsBeginWithItemsOfTheirOwn) {
     while (num_started < 4) sched_yield();
   });
   EXPECT_EQ(first, (std::vector<int64_t>{0, 4, 2, 6}));
-  for (int i = 0; i < 4; ++i) EXPECT_EQ(pool.FirstStreamItem(8, i), first[i]);
-  EXPECT_EQ(pool.FirstStreamItem(2, 0), 2);  // Two items, four threads.
-  EXPECT_EQ(pool.FirstStreamItem(2, 2), 0);
 }
 
 // One thread stands still with its first item: the others do all the rest.
@@ -191,19 +188,6 @@ TEST(ThreadPoolTest, StreamsOfASlowThreadAreTakenOver) {
     ++num_done;
   });
   EXPECT_EQ(num_done, kItems);
-}
-
-TEST(ThreadPoolTest, FetchesNeedNoMemory) {
-  ThreadPool pool(3);
-  const char* const nowhere[] = {nullptr, reinterpret_cast<const char*>(1),
-                                 reinterpret_cast<const char*>(1 << 20)};
-  pool.FetchWhenIdle(nowhere, 1 << 16);
-  std::atomic<int64_t> sum{0};
-  for (int round = 0; round < 100; ++round) {
-    pool.ParallelFor(6, 1, [&](int64_t begin, int64_t, int) { sum += begin; });
-  }
-  pool.FetchWhenIdle({}, 0);
-  EXPECT_EQ(sum, 1500);
 }
 
 TEST(ThreadPoolTest, ByNodeEachNodeBeginsWithItsPart) {

@@ -407,27 +407,11 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
           (part + 1) * job.num_tiles / split.num_tile_parts);
     }
   };
-  if (!split.is_stream) {
-    scratch.weight_order().Interrupt();
-    pool.FetchWhenIdle({}, 0);
+  if (split.is_stream) {
+    pool.ParallelForStreams(num_panel_chunks, run);
+  } else {
     pool.ParallelFor(num_panel_chunks * split.num_tile_parts, 1, run);
-    return;
   }
-  const auto own = [&] {
-    WeightOrder::Fetch fetch;
-    fetch.num_bytes = weight.num_panels_ * job.panel_bytes / pool.num_threads();
-    for (int i = 0; i < pool.num_threads(); ++i) {
-      const int64_t chunk = pool.FirstStreamItem(num_panel_chunks, i);
-      fetch.starts.push_back(chunk == num_panel_chunks
-                                 ? nullptr
-                                 : job.panels + chunk * split.panels_per_chunk *
-                                                    job.panel_bytes);
-    }
-    return fetch;
-  };
-  const WeightOrder::Fetch& next = scratch.weight_order().Begin(&weight, own);
-  pool.FetchWhenIdle(next.starts, next.num_bytes);
-  pool.ParallelForStreams(num_panel_chunks, run);
 }
 
 void UnpackRow(const PackedMatrix& weight, int64_t row, float* out) {

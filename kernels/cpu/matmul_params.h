@@ -8,7 +8,6 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/matmul_output.h"
-#include "kernels/cpu/weight_order.h"
 
 namespace quire {
 
@@ -41,8 +40,6 @@ class MatmulScratch {
   // For all threads together.
   char* Threads(int64_t num_bytes) { return AtLeast(threads_, num_bytes); }
 
-  WeightOrder& weight_order() { return weight_order_; }
-
  private:
   static char* AtLeast(AlignedBuffer& buffer, int64_t num_bytes) {
     if (buffer.num_bytes() < num_bytes) buffer = AlignedBuffer(num_bytes);
@@ -50,7 +47,6 @@ class MatmulScratch {
   }
   AlignedBuffer packed_x_;
   AlignedBuffer threads_;
-  WeightOrder weight_order_;
 };
 
 inline MatmulActivation ToKernelActivation(Epilogue::Activation activation) {

@@ -318,25 +318,6 @@ QuantMatrix::ChunkPlace QuantMatrix::FindChunk(const WorkSplit& split,
           std::min(panel + split.panels_per_chunk, segment->num_panels)};
 }
 
-WeightOrder::Fetch QuantMatrix::FirstBytes(const ThreadPool& pool,
-                                           const WorkSplit& split) const {
-  WeightOrder::Fetch fetch;
-  for (const Segment& segment : segments_) {
-    fetch.num_bytes += segment.num_panels * segment.panel_bytes;
-  }
-  fetch.num_bytes /= pool.num_threads();
-  const int64_t num_chunks = NumChunks(split);
-  for (int i = 0; i < pool.num_threads(); ++i) {
-    fetch.starts.push_back(nullptr);
-    const int64_t chunk = pool.FirstStreamItem(num_chunks, i);
-    if (chunk == num_chunks) continue;
-    const ChunkPlace place = FindChunk(split, chunk);
-    fetch.starts.back() = place.segment->panels.data() +
-                          place.panel_begin * place.segment->panel_bytes;
-  }
-  return fetch;
-}
-
 void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
                  const QuantMatrix& weight, const MatmulParams& params,
                  MatmulScratch& scratch) {
@@ -376,16 +357,11 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
   const auto run_all = [&](int64_t begin, int64_t end, int thread_idx) {
     for (int64_t i = begin; i < end; ++i) run(i, thread_idx);
   };
-  if (!split.is_stream) {
-    scratch.weight_order().Interrupt();
-    pool.FetchWhenIdle({}, 0);
+  if (split.is_stream) {
+    pool.ParallelForStreams(num_chunks, run_all);
+  } else {
     pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1, run_all);
-    return;
   }
-  const auto own = [&] { return weight.FirstBytes(pool, split); };
-  const WeightOrder::Fetch& next = scratch.weight_order().Begin(&weight, own);
-  pool.FetchWhenIdle(next.starts, next.num_bytes);
-  pool.ParallelForStreams(num_chunks, run_all);
 }
 
 void UnpackQuantRow(const QuantMatrix& weight, int64_t row, float* out) {

@@ -62,9 +62,6 @@ class QuantMatrix {
   };
   int64_t NumChunks(const WorkSplit& split) const;
   ChunkPlace FindChunk(const WorkSplit& split, int64_t chunk) const;
-  // What each thread begins with in a loop over streams.
-  WeightOrder::Fetch FirstBytes(const ThreadPool& pool,
-                                const WorkSplit& split) const;
   // What is the same for all segments.
   QuantJob MakeJob(const QuantKernels& kernels, const MatmulParams& params,
                    MatmulScratch& scratch) const;
