@@ -180,6 +180,8 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
       ->check(CLI::Range(0.0, 0.999));
   app->add_option("--random-prefix-len", options->random_prefix_len)
       ->check(CLI::Range(0, kMaxLen));
+  app->add_option("--temperature", options->temperature, "0: greedy")
+      ->check(CLI::Range(0.0, 100.0));
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 

@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
+#include "engine/base/short_slice.h"
 
 namespace quire {
 namespace {
@@ -120,6 +121,7 @@ void EventLoop::Adopt(int fd) {
 
 void EventLoop::Run() {
   pthread_setname_np(pthread_self(), "http-io");
+  TakeShortSlices();
   epoll_event events[kMaxEventsPerRound];
   while (!is_stopping_) {
     // A task of the mailbox may have set anything, hence the order.
