@@ -266,6 +266,20 @@ void AddKernels(CLI::App* app, BenchKernelOptions* options) {
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
+void AddQuality(CLI::App* app, const AddModel& add_model,
+                BenchQualityOptions* options) {
+  add_model(app, &options->model);
+  app->add_option("--reference", options->reference,
+                  "The exact form of the model: directory or GGUF file")
+      ->required();
+  app->add_option("--text", options->text, "File of the text to score")
+      ->required();
+  app->add_option("--context", options->context,
+                  "Tokens of a chunk, of which the second half is scored")
+      ->check(CLI::Range(4, 1 << 20));
+  app->add_option("--output-json", options->output_json, "File of the result");
+}
+
 void AddStartup(CLI::App* app, BenchStartupOptions* options) {
   app->add_option("serve_args", options->serve_args,
                   "Behind `--`: arguments of quire serve");
@@ -304,6 +318,10 @@ void AddBench(CLI::App* bench, const AddModel& add_model,
   AddKernels(add("kernels", "Each operation against the machine's ceilings",
                  Kind::kKernels),
              &options->kernels);
+  AddQuality(
+      add("quality", "Divergence of a quantized model from its exact form",
+          Kind::kQuality),
+      add_model, &options->quality);
   AddStartup(add("startup", "From exec to ready and to the first token",
                  Kind::kStartup),
              &options->startup);
