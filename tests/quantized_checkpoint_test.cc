@@ -230,50 +230,6 @@ TEST_P(QuantizedCheckpointTest, QualityOnTheCpu) {
   EXPECT_LE(errors->from_original, 0.5);
 }
 
-// 100 damaged files for each layout: an error or a model, never a crash.
-TEST_P(QuantizedCheckpointTest, DamagedFiles) {
-  const fs::path copy = fs::path(testing::TempDir()) /
-                        absl::StrCat("quantized_", GetParam(), "_", ::getpid());
-  fs::create_directories(copy);
-  const std::string original = ReadFile(directory_ + "/model.safetensors");
-  const std::string config = ReadFile(directory_ + "/config.json");
-  uint64_t header_size = 0;
-  std::copy(original.begin(), original.begin() + 8,
-            reinterpret_cast<char*>(&header_size));
-  SimulationRandom random(7);
-  int num_errors = 0;
-  for (int i = 0; i < 100; ++i) {
-    std::string weights = original;
-    std::string text = config;
-    switch (i % 4) {
-      case 0:
-        weights.resize(random.Below(weights.size()));
-        break;
-      case 1:  // In the header.
-        weights[8 + random.Below(header_size)] ^= 1 << random.Below(8);
-        break;
-      case 2:  // In the data: order, scales, codes.
-        for (int k = 0; k < 200; ++k) {
-          weights[8 + header_size +
-                  random.Below(weights.size() - 8 - header_size)] ^=
-              1 << random.Below(8);
-        }
-        break;
-      default:
-        text[random.Below(text.size())] ^= 1 << random.Below(7);
-    }
-    std::ofstream(copy / "model.safetensors", std::ios::binary) << weights;
-    std::ofstream(copy / "config.json", std::ios::binary) << text;
-    const auto harness = ModelHarness::Create(copy.string(), {});
-    if (harness.ok()) continue;
-    ++num_errors;
-    EXPECT_THAT(std::string(harness.status().message()),
-                HasSubstr(copy.string()));
-  }
-  EXPECT_GE(num_errors, 30);
-  fs::remove_all(copy);
-}
-
 INSTANTIATE_TEST_SUITE_P(
     All, QuantizedCheckpointTest,
     testing::Values("gptq", "gptq_act_order", "gptq_v2_8bit", "gptq_phi3",
