@@ -238,6 +238,67 @@ INSTANTIATE_TEST_SUITE_P(
                     "compressed_int8"),
     [](const auto& info) { return std::string(info.param); });
 
+// ------------------------------------------------ what is said to be dense
+
+struct DenseModulesCase {
+  const char* checkpoint;
+  const char* field;
+  json entries;
+  const char* error;  // Empty: it loads.
+};
+
+// A quantized tensor that the configuration says is dense is refused by name; a
+// dense one that it does not name is what it is.
+TEST(DenseModulesTest, TheConfigurationMustNotContradictTheTensors) {
+  const DenseModulesCase cases[] = {
+      {"fp8_tensor", "ignored_layers", json::array(), ""},
+      {"fp8_tensor",
+       "ignored_layers",
+       {"lm_head", "model.layers.0.mlp.up_proj"},
+       "tensor \"model.layers.0.mlp.up_proj.weight\" is quantized, but "
+       "quantization_config.ignored_layers names it "
+       "(\"model.layers.0.mlp.up_proj\") as one that is not"},
+      {"fp8_block", "modules_to_not_convert", {"lm_head", "mlp.up"}, ""},
+      {"fp8_block",
+       "modules_to_not_convert",
+       {"lm_head", "mlp"},
+       "quantization_config.modules_to_not_convert names it (\"mlp\")"},
+      {"awq",
+       "modules_to_not_convert",
+       {"layers.1"},
+       "tensor \"model.layers.1.self_attn.q_proj.qweight\" is quantized"},
+      {"compressed_int4",
+       "ignore",
+       {"lm_head", "re:.*down_proj$"},
+       "tensor \"model.layers.0.mlp.down_proj.weight_packed\" is quantized"},
+      {"compressed_int8",
+       "ignore",
+       {"re:model.layers.0.*k_proj"},
+       "tensor \"model.layers.0.self_attn.k_proj.weight\" is quantized"},
+      {"compressed_fp8", "ignore", {"re:vision.*", "mlp", "Linear"}, ""},
+  };
+  for (const DenseModulesCase& c : cases) {
+    const fs::path copy = fs::path(testing::TempDir()) /
+                          absl::StrCat("dense_modules_", ::getpid());
+    fs::create_directories(copy);
+    const std::string source = absl::StrCat(kRoot, c.checkpoint);
+    json config = json::parse(ReadFile(source + "/config.json"));
+    config["quantization_config"][c.field] = c.entries;
+    std::ofstream(copy / "config.json") << config;
+    std::ofstream(copy / "model.safetensors", std::ios::binary)
+        << ReadFile(source + "/model.safetensors");
+    const absl::Status status =
+        ModelHarness::Create(copy.string(), {}).status();
+    if (*c.error == '\0') {
+      EXPECT_TRUE(status.ok()) << c.checkpoint << ": " << status;
+    } else {
+      EXPECT_THAT(std::string(status.message()), HasSubstr(c.error));
+      EXPECT_THAT(std::string(status.message()), HasSubstr(copy.string()));
+    }
+    fs::remove_all(copy);
+  }
+}
+
 // ------------------------------------------------------- quantized at load
 
 struct FormatQuality {

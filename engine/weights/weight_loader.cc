@@ -248,6 +248,20 @@ int64_t WeightLoader::Use(const StoredTensor& tensor) {
   return static_cast<int64_t>(tensor.data.size());
 }
 
+absl::Status WeightLoader::CheckIsQuantized(const StoredTensor& tensor,
+                                            const LinearSource& source) const {
+  const ModuleList& dense = options_.stored.dense_modules;
+  absl::StatusOr<const std::string*> entry = dense.Find(source.name);
+  if (entry.ok() && *entry == nullptr) return absl::OkStatus();
+  if (!entry.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path(), ": ", entry.status().message()));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      *tensor.path, ": tensor \"", tensor.name, "\" is quantized, but ",
+      dense.field(), " names it (", Quoted(**entry), ") as one that is not"));
+}
+
 void WeightLoader::Use(const StoredTensor& tensor, LinearMemory& memory) {
   memory.num_bytes += Use(tensor);
   memory.sources.push_back(tensor.data);
@@ -263,6 +277,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
   if (weight.format == QuantFormat::kDense &&
       (weight.dtype == StoredDType::kF8E4M3 ||
        weight.dtype == StoredDType::kI8)) {
+    QUIRE_RETURN_IF_ERROR(CheckIsQuantized(weight, source));
     const StoredTensor* scales = nullptr;
     for (const char* suffix : {".weight_scale", ".weight_scale_inv"}) {
       if (scales == nullptr) {
@@ -351,6 +366,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
                                                      ".qzeros\" is missing"));
     }
   }
+  QUIRE_RETURN_IF_ERROR(CheckIsQuantized(*tensors.codes, source));
   if (tensors.scales == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(*tensors.codes->path, ": tensor \"", source.name,

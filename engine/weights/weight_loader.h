@@ -138,6 +138,9 @@ class WeightLoader {
   };
 
   bool Supports(DType dtype, QuantFormat format) const;
+  // An error if the configuration says that this quantized tensor is dense.
+  absl::Status CheckIsQuantized(const StoredTensor& tensor,
+                                const LinearSource& source) const;
   // Marks the tensor as used; its bytes if it was not before.
   int64_t Use(const StoredTensor& tensor);
   void Use(const StoredTensor& tensor, LinearMemory& memory);
