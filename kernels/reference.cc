@@ -35,6 +35,7 @@ class ReferenceWeight : public PackedWeight {
     enum class Input { kPlain, kBf16, kInt8 };
     int64_t num_rows = 0;
     Input input = Input::kPlain;
+    bool rounds_weights = false;        // To bf16.
     std::vector<int32_t> column_order;  // kInt8: of the blocks; empty: as x'.
   };
   std::vector<Part> parts;
@@ -229,11 +230,17 @@ ReferenceWeight::Part RoundingOf(const LinearSpec& spec, const WeightPart& part,
       rounding.input = Input::kBf16;
     }
   }
-  if (part.format == QuantFormat::kFp8 ||
-      (part.format == QuantFormat::kInt4 &&
-       (part.group_size % 32 != 0 || part.cols() % part.group_size != 0))) {
+  const bool fits_panels = rounding.input == Input::kInt8;
+  if (part.format == QuantFormat::kFp8) {
+    rounding.input = Input::kBf16;
+    rounding.rounds_weights = !fits_panels || part.group_size % 2 != 0;
+    return rounding;
+  }
+  if (part.format == QuantFormat::kInt4 &&
+      (part.group_size % 32 != 0 || part.cols() % part.group_size != 0)) {
     rounding.input = Input::kBf16;
   }
+  rounding.rounds_weights = rounding.input == Input::kBf16;
   if (!part.column_order.empty()) {
     const int32_t* const order = part.column_order.row<const int32_t>(0);
     rounding.column_order.assign(order, order + part.cols());
@@ -254,14 +261,11 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
     weight->rows += part.rows();
     ReferenceWeight::Part rounding =
         RoundingOf(spec, part, state_->quantized_products);
-    const bool rounds_weights =
-        part.format != QuantFormat::kDense &&
-        rounding.input == ReferenceWeight::Part::Input::kBf16;
     std::vector<float> values(weight->cols);
     for (int64_t row = 0; row < part.rows(); ++row) {
       DequantizeRow(part, row, values.data());
       for (float& value : values) {
-        if (rounds_weights) value = Bf16ToFloat(FloatToBf16(value));
+        if (rounding.rounds_weights) value = Bf16ToFloat(FloatToBf16(value));
       }
       weight->values.insert(weight->values.end(), values.begin(), values.end());
     }
