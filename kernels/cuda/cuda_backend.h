@@ -200,7 +200,12 @@ class CudaBackend : public Backend {
   absl::Status LaunchLinear(TensorView x, int64_t num_tokens,
                             const PackedWeight& weight,
                             const Epilogue& epilogue, float softcap,
-                            TensorView out);
+                            TensorView out, const cuda::NormArguments* norm);
+  absl::Status LaunchNormedLinear(TensorView x, const Prologue& prologue,
+                                  cuda::NormArguments norm,
+                                  const PackedWeight& weight,
+                                  const Epilogue& epilogue, float softcap,
+                                  TensorView out);
 
   const CudaBackendOptions options_;
   // Before everything that has memory of it.
