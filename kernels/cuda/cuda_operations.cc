@@ -281,6 +281,7 @@ bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
                                    .out = fp8_x_.data<uint8_t>(),
                                    .scales = fp8_scales_.data<float>(),
                                    .input_scale = weight.input_scale,
+                                   .group_size = weight.quantized.group_size,
                                    .num_tokens = linear.num_tokens,
                                    .cols = linear.cols},
                                   stream) &&
@@ -290,7 +291,6 @@ bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
 bool CudaBackend::RoundsToFp8(const CudaWeight& weight) const {
   const cuda::DeviceProperties& properties = device_->properties();
   return weight.format == QuantFormat::kFp8 &&
-         weight.quantized.group_size == 0 &&
          properties.major * 10 + properties.minor >= 89;
 }
 

@@ -47,6 +47,8 @@ namespace quire::cuda {
   X(WideningNoBarrierBeforeMultiply)                                    \
   X(WideningNoBarrierBeforeStore)                                       \
   X(QuantizeRowsNoBarrier)                                              \
+  X(QuantizeGroupsOfHalfTheSize)                                        \
+  X(Fp8BlocksScaledTwice)                                               \
   X(SamplingReduceNoBarrier)                                            \
   X(SamplingReduceScratchReused)                                        \
   X(SamplingBinsReadTooEarly)                                           \

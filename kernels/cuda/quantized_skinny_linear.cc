@@ -168,13 +168,12 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
             auto& to = kGroups > 0 ? parts[tile] : sums[tile];
             Element<kType>::Mma(to, a[0], b.words[0], b.words[1]);
             Element<kType>::Mma(to, a[1], b.words[2], b.words[3]);
-          }
-          if (kGroups == 0 || (s + 1) % (4 / Weights::kNumScales) != 0) {
-            continue;
-          }
-          const int g = s / (4 / Weights::kNumScales);
-          SIMT_UNROLL
-          for (int tile = 0; tile < kTiles; ++tile) {
+            if (kGroups == 0 || (s + 1) % (4 / Weights::kNumScales) != 0) {
+              continue;
+            }
+            // Tile by tile: with a scale for every 32 columns no other tile's
+            // parts have to be kept.
+            const int g = s / (4 / Weights::kNumScales);
             SIMT_UNROLL
             for (int i = 0; i < 4; ++i) {
               sums[tile][i] += weights[u].scales[i / 2][g] * parts[tile][i];
