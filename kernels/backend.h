@@ -39,10 +39,11 @@
 //   added, and norm_input before its norm. What Pool reduces stays in f32.
 // - Quantized weights on a GPU (kFp8, kInt4): in steps of up to 64 tokens no
 //   weight is rounded, element times scale is exact in the sum. Above, kFp8
-//   with a scale per tensor or row meets x' rounded to e4m3, from compute
-//   capability 8.9 on: x' / s in f32, saturating, s = input_scale (the largest
-//   of the parts', if all have one), else max|x'| / 448 of the row in f32, 1
-//   for a row of zeros. All others are rounded, times their scale, to the
+//   meets x' rounded to e4m3, from compute capability 8.9 on: x' / s in f32,
+//   saturating, s = input_scale (the largest of the parts', if all have one),
+//   else max|x'| / 448 in f32, 1 for zeros: of the row, where weights have a
+//   scale per tensor or row, and with blocks of 128 x 128 of each 128 columns,
+//   from the first. All others are rounded, times their scale, to the
 //   activations' dtype.
 // - Norms, activations, RoPE, logits and sampling compute in f32.
 //

@@ -203,7 +203,8 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx) {
                "cudaStreamCreate"));
   return std::make_unique<CudaDevice>(
       DeviceProperties{found.name, found.major, found.minor,
-                       found.multiProcessorCount},
+                       found.multiProcessorCount,
+                       static_cast<int64_t>(found.sharedMemPerMultiprocessor)},
       stream);
 }
 
