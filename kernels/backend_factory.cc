@@ -6,9 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "kernels/cpu/cpu_backend.h"
-#ifdef QUIRE_HAS_CUDA
-#include "kernels/cuda/cuda_backend.h"
-#endif
 
 namespace quire {
 namespace {
@@ -51,24 +48,6 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateGpuBackend(
 }
 
 }  // namespace
-
-BackendSources DefaultBackendSources() {
-  BackendSources sources;
-  sources.probe = [] { return ProbeNvidia(); };
-#ifdef QUIRE_HAS_CUDA
-  sources.create_cuda =
-      [](const BackendOptions& options,
-         std::string* notice) -> absl::StatusOr<std::unique_ptr<Backend>> {
-    CudaBackendOptions cuda_options;
-    cuda_options.enforce_eager = options.enforce_eager;
-    QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
-                           CudaBackend::Create(cuda_options));
-    *notice = backend->notice();
-    return backend;
-  };
-#endif
-  return sources;
-}
 
 std::string SupportedBackends() {
   return DefaultBackendSources().create_cuda == nullptr ? "cpu" : "cpu, cuda";

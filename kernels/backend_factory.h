@@ -34,6 +34,8 @@ struct BackendSources {
       const BackendOptions& options, std::string* notice)>
       create_cuda;
 };
+// Which ones there are is decided when a program is linked:
+// //kernels:default_backends, or others in tests.
 BackendSources DefaultBackendSources();
 
 // Of this build: "cpu" or "cpu, cuda".

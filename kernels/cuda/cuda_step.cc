@@ -229,7 +229,11 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
         absl::StrCat("the step has ", plan.scored_ids.size(),
                      " ids to score, its rows ask for ", step.num_scored));
   }
-  QUIRE_RETURN_IF_ERROR(EnqueueBegin(plan, step));
+  if (const absl::Status begun = EnqueueBegin(plan, step); !begun.ok()) {
+    // Of an error that sticks, this call may be the first to hear.
+    const absl::Status waited = device_->Synchronize();
+    return waited.ok() ? begun : absl::UnavailableError(waited.message());
+  }
   step.state = CudaStep::State::kBegun;
   return reinterpret_cast<Step*>(&step);
 }

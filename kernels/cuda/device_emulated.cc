@@ -158,7 +158,10 @@ class EmulatedDevice : public Device {
         entries.front().body != nullptr) {
       early_ = std::make_unique<Early>(entries.front());
     }
-    if (fault_at == num_run_++) {
+    const bool is_fault_due =
+        fault_at == num_run_++ ||
+        (fault_request_ != nullptr && fault_request_->load());
+    if (is_fault_due && status_.ok()) {
       status_ = absl::InternalError("GPU error: an illegal address (injected)");
     }
     if (!status_.ok()) return;
@@ -191,6 +194,8 @@ class EmulatedDevice : public Device {
 
   const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
+  const std::atomic<bool>* const fault_request_ =
+      EmulatedOptions().fault_request;
   mutable simt::emulator::Queue queue_;
   std::deque<simt::emulator::QueueEntry> before_capture_;
   std::unique_ptr<Early> early_;  // Of the queue's front.
