@@ -75,4 +75,26 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
   return CreateBackend(options, DefaultBackendSources(), notice);
 }
 
+absl::StatusOr<std::string> MakeDeviceGroupId(const BackendSources& sources) {
+  if (sources.make_group_id == nullptr) {
+    return absl::UnavailableError("this build has no CUDA backend");
+  }
+  return sources.make_group_id();
+}
+
+absl::StatusOr<Communicator*> JoinDeviceGroup(Backend* backend,
+                                              const std::string& id, int rank,
+                                              int size,
+                                              const BackendSources& sources) {
+  if (sources.join_group == nullptr) {
+    return absl::UnavailableError("this build has no CUDA backend");
+  }
+  if (id.size() != kDeviceGroupIdBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the id of a group of GPUs has ", kDeviceGroupIdBytes,
+                     " bytes, not ", id.size()));
+  }
+  return sources.join_group(backend, id, rank, size);
+}
+
 }  // namespace quire

@@ -10,6 +10,7 @@
 #include "kernels/backend_factory.h"
 #ifdef QUIRE_HAS_CUDA
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/group_of_gpus.h"
 #endif
 
 namespace quire {
@@ -27,6 +28,14 @@ BackendSources DefaultBackendSources() {
                            CudaBackend::Create(cuda_options));
     *notice = backend->notice();
     return backend;
+  };
+  sources.make_group_id = [] {
+    return cuda::MakeGroupId(cuda::DefaultLibraryPlaces());
+  };
+  sources.join_group = [](Backend* backend, const std::string& id, int rank,
+                          int size) {
+    return cuda::JoinGroup(backend, cuda::DefaultLibraryPlaces(), id, rank,
+                           size);
   };
 #endif
   return sources;

@@ -119,6 +119,13 @@ class DeviceBuffer {
     buffer.is_pinned_ = is_pinned;
     return buffer;
   }
+  // Of memory that somebody else frees, later.
+  static DeviceBuffer Borrow(void* memory, int64_t num_bytes) {
+    DeviceBuffer buffer;
+    buffer.memory_ = memory;
+    buffer.num_bytes_ = num_bytes;
+    return buffer;
+  }
   DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
     std::swap(device_, other.device_);
@@ -128,7 +135,7 @@ class DeviceBuffer {
     return *this;
   }
   ~DeviceBuffer() {
-    if (memory_ == nullptr) return;
+    if (memory_ == nullptr || device_ == nullptr) return;
     is_pinned_ ? device_->FreePinned(memory_) : device_->Free(memory_);
   }
 

@@ -3,6 +3,7 @@
 // waits in its stream until every rank's has come to it.
 //
 // FAKE_NCCL_VERSION: the version it says; 22900 by default.
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -95,6 +96,7 @@ std::map<std::string, std::shared_ptr<Group>> g_groups;
 int g_num_ids = 0;
 Result g_next_result = nccl::kSuccess;
 int g_num_windows = 0;
+std::atomic<int> g_num_collectives = 0;
 
 Rank* ToRank(nccl::Comm comm) { return reinterpret_cast<Rank*>(comm); }
 
@@ -164,6 +166,7 @@ Result EnqueueCollective(Kind kind, const void* from, void* to, size_t count,
         Compute(kind, static_cast<int64_t>(count), type, root,
                 collective.ranks);
         collective.is_done = true;
+        ++g_num_collectives;
       }
     }
     return group->collectives[number].is_done;
@@ -198,6 +201,8 @@ void FakeNcclSetAsyncError(void* comm, int result) {
   ToRank(static_cast<Comm>(comm))->async_error = Result(result);
 }
 int FakeNcclNumWindows() { return cuda::g_num_windows; }
+// Collectives that have run, of all groups.
+int FakeNcclNumCollectives() { return cuda::g_num_collectives.load(); }
 
 // ---------------------------------------------------------- of NCCL
 

@@ -11,6 +11,7 @@
 #include "kernels/backend_factory.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_emulated.h"
+#include "kernels/cuda/group_of_gpus.h"
 
 namespace quire {
 namespace {
@@ -33,6 +34,14 @@ BackendSources DefaultBackendSources() {
     QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
                            CudaBackend::Create(cuda_options));
     return backend;
+  };
+  sources.make_group_id = [] {
+    return cuda::MakeGroupId(cuda::DefaultLibraryPlaces());
+  };
+  sources.join_group = [](Backend* backend, const std::string& id, int rank,
+                          int size) {
+    return cuda::JoinGroup(backend, cuda::DefaultLibraryPlaces(), id, rank,
+                           size);
   };
   return sources;
 }
