@@ -127,16 +127,28 @@ void LocalRanks::Reap() {
   }
 }
 
-absl::Status LocalRanks::Check() {
+absl::Status LocalRanks::EndOf(const Child& child) {
+  return absl::UnavailableError(absl::StrCat(
+      "rank ", child.rank, " (process ", child.pid, ") ",
+      WIFSIGNALED(child.wait_status)
+          ? absl::StrCat("was ended by signal ", WTERMSIG(child.wait_status))
+          : absl::StrCat("has ended with exit code ",
+                         WEXITSTATUS(child.wait_status))));
+}
+
+absl::Status LocalRanks::CheckKilled() {
   Reap();
   for (const Child& child : children_) {
-    if (!child.has_ended) continue;
-    return absl::UnavailableError(absl::StrCat(
-        "rank ", child.rank, " (process ", child.pid, ") ",
-        WIFSIGNALED(child.wait_status)
-            ? absl::StrCat("was ended by signal ", WTERMSIG(child.wait_status))
-            : absl::StrCat("has ended with exit code ",
-                           WEXITSTATUS(child.wait_status))));
+    if (child.has_ended && WIFSIGNALED(child.wait_status)) return EndOf(child);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LocalRanks::Check() {
+  const absl::Status killed = CheckKilled();
+  if (!killed.ok()) return killed;
+  for (const Child& child : children_) {
+    if (child.has_ended) return EndOf(child);
   }
   return absl::OkStatus();
 }

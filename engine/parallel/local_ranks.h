@@ -42,8 +42,11 @@ class LocalRanks {
   ~LocalRanks();
 
   // UNAVAILABLE "rank 2 (process 123) was ended by signal 9" for the first one
-  // that has ended.
+  // that has ended, those that were killed before those that ended themselves:
+  // a rank that loses another ends, too.
   absl::Status Check();
+  // Of those alone that were killed.
+  absl::Status CheckKilled();
   void Kill();
   // Waits until all have ended by themselves; kills the rest.
   void WaitAndKill(absl::Duration timeout);
@@ -56,6 +59,7 @@ class LocalRanks {
     int wait_status = 0;
   };
   void Reap();
+  static absl::Status EndOf(const Child& child);
 
   std::vector<Child> children_;
 };

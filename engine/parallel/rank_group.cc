@@ -377,8 +377,9 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       const absl::Status status =
           message.ok() ? TakeMessage(rank, *message) : message.status();
       if (status.ok()) continue;
-      // Of a child, how it ended says more than that its connection did.
-      absl::Status reason = message.ok() ? absl::OkStatus() : AwaitEnd(rank);
+      // How a child ended says more than that its connection did, or than what
+      // another rank says of it.
+      absl::Status reason = AwaitEnd(message.ok() ? -1 : rank);
       if (reason.ok()) {
         reason = absl::UnavailableError(absl::StrCat(
             DescribeRank(rank, peer.name), ": ", status.message()));
@@ -388,12 +389,15 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   }
 
   // A killed process closes its connection a moment before it can be waited
-  // for.
+  // for. The end of a child by a signal; of `rank`, by itself, too; or OK.
   absl::Status AwaitEnd(int rank) {
-    if (!peers_[rank].is_local) return absl::OkStatus();
+    if (layout_.local_size() == 1) return absl::OkStatus();
     const absl::Time deadline = absl::Now() + absl::Milliseconds(100);
     for (;;) {
-      const absl::Status status = local_.Check();
+      absl::Status status = local_.CheckKilled();
+      if (status.ok() && rank >= 0 && peers_[rank].is_local) {
+        status = local_.Check();
+      }
       if (!status.ok() || absl::Now() > deadline) return status;
       absl::SleepFor(absl::Milliseconds(1));
     }
