@@ -453,8 +453,17 @@ absl::StatusOr<WeightPart> WeightLoader::PartOf(const WeightPart& matrix,
     part->data = TensorView::Matrix(out, wanted, rows, cols);
   }
   if (!is_quantized) return *part;
-  const std::optional<QuantizationScheme> scheme =
-      SchemeForMatrix(*options_.quantization, kind, part->data.cols);
+  // That of the whole matrix, so that ranks do not change what is computed,
+  // unless they cut its blocks.
+  std::optional<QuantizationScheme> scheme =
+      SchemeForMatrix(*options_.quantization, kind, source.cols);
+  if (scheme &&
+      source.col_range.size() % (scheme->format == QuantFormat::kInt4
+                                     ? scheme->group_size
+                                     : QuantBlockOf(scheme->format).cols) !=
+          0) {
+    scheme = SchemeForMatrix(*options_.quantization, kind, part->data.cols);
+  }
   if (!scheme || !Supports(DType::kU8, scheme->format)) {
     // That the vocabulary keeps its precision is no surprise.
     if (kind != LinearKind::kVocab) ++num_left_dense_;
@@ -576,8 +585,48 @@ std::vector<std::string> WeightLoader::Notes() const {
   return notes;
 }
 
-int64_t WeightLoader::ExpectedBytes() const {
-  int64_t num_bytes = 0;
+int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
+  const StoredTensor* weight = FindStored(absl::StrCat(name, ".weight"));
+  const auto groups_of = [&](const char* suffix, size_t dim) {
+    const StoredTensor* scales = FindStored(absl::StrCat(name, suffix));
+    return scales != nullptr && scales->shape.size() == 2 ? scales->shape[dim]
+                                                          : int64_t{1};
+  };
+  QuantFormat format = QuantFormat::kDense;
+  int64_t num_groups = 1;  // Of columns.
+  if (weight == nullptr) {
+    format = QuantFormat::kInt4;
+    num_groups =
+        std::max(groups_of(".scales", 0), groups_of(".weight_scale", 1));
+  } else if (weight->format != QuantFormat::kDense) {
+    format = weight->format;
+  } else if (weight->dtype == StoredDType::kF8E4M3) {
+    format = QuantFormat::kFp8;
+    num_groups = std::max(groups_of(".weight_scale_inv", 1),
+                          groups_of(".weight_scale", 1));
+  } else if (options_.quantization) {
+    const auto scheme =
+        SchemeForMatrix(*options_.quantization, LinearKind::kPlain, cols);
+    return scheme ? quire::CutUnit(scheme->format, scheme->group_size)
+                  : quire::CutUnit(QuantFormat::kDense, 0);
+  }
+  int64_t group_size = 0;
+  if (num_groups > 1) {
+    const int said = format == QuantFormat::kFp8 ? options_.stored.block_size
+                                                 : options_.stored.group_size;
+    // A last group may be smaller.
+    group_size = said > 0 && (cols + said - 1) / said == num_groups
+                     ? said
+                     : (cols + num_groups - 1) / num_groups;
+  }
+  return quire::CutUnit(format, static_cast<int>(group_size));
+}
+
+// A rank has its part of the layers' matrices, all of the embedding's and its
+// slice of the head's.
+int64_t WeightLoader::ExpectedBytes(ShardSpec shard) const {
+  int64_t num_whole_bytes = 0;
+  int64_t num_shared_bytes = 0;  // Of what is divided.
   const DType dequantized = options_.dtype.value_or(kDequantizedDType);
   for (const auto& [name, tensor] : checkpoint_->tensors()) {
     const int64_t stored = static_cast<int64_t>(tensor.data.size());
@@ -592,6 +641,10 @@ int64_t WeightLoader::ExpectedBytes() const {
       format = QuantFormat::kFp8;
     }
     const std::optional<DType> dense = FloatDType(tensor.dtype);
+    int64_t& num_bytes =
+        absl::StrContains(name, "layers.") && tensor.shape.size() > 1
+            ? num_shared_bytes
+            : num_whole_bytes;
     if (format != QuantFormat::kDense) {
       num_bytes += Supports(DType::kU8, format)
                        ? stored
@@ -613,7 +666,8 @@ int64_t WeightLoader::ExpectedBytes() const {
                 : stored;
     }
   }
-  return num_bytes;
+  return num_whole_bytes + num_shared_bytes / shard.size +
+         (shard.size > 1 ? num_whole_bytes / shard.size : 0);
 }
 
 }  // namespace quire

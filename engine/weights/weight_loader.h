@@ -88,6 +88,11 @@ class WeightLoader {
   absl::StatusOr<LinearSpec> Linear(LinearKind kind,
                                     const std::vector<LinearSource>& sources);
 
+  // Columns between two places where the matrix [.., cols] called `name`, and
+  // the rows of those whose output it takes, can be cut for several ranks
+  // without leaving its format: CutUnit of sharding.h.
+  int64_t CutUnit(const std::string& name, int64_t cols) const;
+
   // A one-dimensional tensor of `size` elements as f32.
   absl::StatusOr<std::vector<float>> Vector(absl::string_view name,
                                             int64_t size);
@@ -114,9 +119,9 @@ class WeightLoader {
   // line each for a person.
   std::vector<std::string> Notes() const;
 
-  // What the packed weights will take, before any is packed: padding is a few
-  // percent at most.
-  int64_t ExpectedBytes() const;
+  // What the packed weights will take on a rank, before any is packed: padding
+  // is a few percent at most.
+  int64_t ExpectedBytes(ShardSpec shard = {}) const;
 
   // Elements of all tensors loaded, each counted once; of quantized matrices
   // those of the model.
