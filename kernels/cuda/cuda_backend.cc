@@ -268,7 +268,7 @@ std::vector<CudaReservation> CudaBackend::Workspace() {
   add("normed activations", max_rows * max_cols_ * 2, &normed_);
   add("permuted activations", max_tokens * max_ordered_cols_ * 2, &permuted_);
   add("activations in fp8", max_tokens * max_fp8_cols_, &fp8_x_);
-  add("activations in fp8", max_tokens * 4, &fp8_scales_);
+  add("activations in fp8", max_tokens * max_fp8_groups_ * 4, &fp8_scales_);
   add("norms of heads", max_tokens * 4 * 4, &head_statistics_);
   int64_t partial_rows = 0, partial_floats = 0;
   for (const AttentionPlanner& planner : planners_) {

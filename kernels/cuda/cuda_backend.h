@@ -209,7 +209,12 @@ class CudaBackend : public Backend {
   absl::Status LaunchLinear(TensorView x, int64_t num_tokens,
                             const PackedWeight& weight,
                             const Epilogue& epilogue, float softcap,
-                            TensorView out);
+                            TensorView out, const cuda::NormArguments* norm);
+  absl::Status LaunchNormedLinear(TensorView x, const Prologue& prologue,
+                                  cuda::NormArguments norm,
+                                  const PackedWeight& weight,
+                                  const Epilogue& epilogue, float softcap,
+                                  TensorView out);
 
   const CudaBackendOptions options_;
   // Before everything that has memory of it.
@@ -220,6 +225,7 @@ class CudaBackend : public Backend {
   int64_t max_cols_ = 8;  // Of any weight: x' fits the scratch.
   // Of weights whose x' is permuted, or rounded to e4m3.
   int64_t max_ordered_cols_ = 0, max_fp8_cols_ = 0;
+  int64_t max_fp8_groups_ = 0;  // Scales of a row of x'.
   std::vector<cuda::DeviceBuffer> uploads_;
   std::vector<CudaAttention> attentions_;  // By spec id.
   std::vector<AttentionPlanner> planners_;
@@ -234,7 +240,8 @@ class CudaBackend : public Backend {
   bool is_prepared_ = false;
   cuda::DeviceBuffer normed_;    // x': [max rows, max_cols_], 16 bits.
   cuda::DeviceBuffer permuted_;  // [.., max_ordered_cols_], 16 bits.
-  cuda::DeviceBuffer fp8_x_, fp8_scales_;  // [.., max_fp8_cols_], e4m3; f32.
+  // [.., max_fp8_cols_], e4m3; [max_fp8_groups_, ..], f32.
+  cuda::DeviceBuffer fp8_x_, fp8_scales_;
   cuda::DeviceBuffer head_statistics_;     // As RopeArguments; f32.
   cuda::DeviceBuffer partial_out_, partial_stats_;  // As AttentionArguments.
   cuda::DeviceBuffer metadata_;      // What the current step has uploaded.

@@ -25,6 +25,7 @@ struct DeviceProperties {
   int major = 0;     // Compute capability.
   int minor = 0;
   int num_sms = 0;
+  int64_t shared_bytes_of_sm = 0;  // That its CTAs share.
 };
 
 struct DeviceMemory {

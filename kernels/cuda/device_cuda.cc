@@ -209,7 +209,8 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx) {
   return std::make_unique<CudaDevice>(
       device_idx,
       DeviceProperties{found.name, found.major, found.minor,
-                       found.multiProcessorCount},
+                       found.multiProcessorCount,
+                       static_cast<int64_t>(found.sharedMemPerMultiprocessor)},
       stream);
 }
 

@@ -209,7 +209,7 @@ class EmulatedDevice : public Device {
     const std::shared_ptr<simt::emulator::EarlyLaunch> launch;
   };
 
-  const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4};
+  const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4, 228 << 10};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
   const std::atomic<bool>* const fault_request_ =
       EmulatedOptions().fault_request;
