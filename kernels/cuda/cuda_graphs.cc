@@ -131,7 +131,12 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
 bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
   const int max_tokens = std::min({shape_.max_num_seqs, shape_.max_num_tokens,
                                    shape_.max_logit_rows, kMaxPaddedTokens});
-  if (options_.enforce_eager || shape_.pooled_cols > 0) return false;
+  // Ranks capture what they run, at the same time: what a communicator
+  // connects first may wait for the others.
+  if (options_.enforce_eager || shape_.pooled_cols > 0 ||
+      shape_.tensor_ranks != nullptr) {
+    return false;
+  }
   const auto free =
       std::find_if(steps_.begin(), steps_.end(), [](const auto& candidate) {
         return candidate->state == CudaStep::State::kFree;
