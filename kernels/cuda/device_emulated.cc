@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
@@ -149,6 +150,10 @@ class EmulatedDevice : public Device {
   // The next launch begins, where it may, before this one has run.
   void RunOne() {
     QUIRE_CHECK(!is_capturing_);  // What waits ends a capture: not allowed.
+    // The emulator runs one kernel at a time; the devices of several ranks are
+    // used from as many threads.
+    static std::mutex mutex;
+    std::unique_lock<std::mutex> lock(mutex);
     std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
     const simt::emulator::QueueEntry entry = std::move(entries.front());
     entries.pop_front();
@@ -163,6 +168,7 @@ class EmulatedDevice : public Device {
     }
     if (!status_.ok()) return;
     if (!is_launch) {
+      lock.unlock();  // It may wait for another rank.
       entry.work();
       return;
     }
