@@ -108,7 +108,11 @@ struct BenchModelOptions {
   std::vector<std::string> prompt_gen;  // "512,128" each.
   std::vector<int> depth = {0};
   std::vector<int> concurrency;  // Batched decode rows.
-  int batch_size = 2048;         // Tokens of one step.
+  // Of those: tokens in the KV cache before (llama-batched-bench's usual
+  // prompt), and tokens to generate, 0: as num_gen.
+  int batched_prompt = 128;
+  int batched_gen = 0;
+  int batch_size = 2048;  // Tokens of one step.
   int repetitions = 5;
   bool has_ceilings = false;
   std::string format = "md";
