@@ -115,11 +115,20 @@ def batched_rows(command):
 
 
 def parse_divergence(text):
-    """Mean and its standard error, as llama-perplexity --kl-divergence prints them."""
+    """Mean and its standard error, as llama-perplexity --kl-divergence prints them;
+    None if they are not there."""
     found = re.search(r"Mean\s+KLD:\s*(-?[\d.]+)\s*±\s*([\d.]+)", text)
-    if not found:
-        raise ProgramError("no 'Mean KLD' in what llama-perplexity printed")
-    return float(found.group(1)), float(found.group(2))
+    return (float(found.group(1)), float(found.group(2))) if found else None
+
+
+def divergence(command):
+    """The same of a command."""
+    for _ in range(5):  # As in batched_rows.
+        text = "\n".join(run(command))
+        found = parse_divergence(text)
+        if found:
+            return found
+    raise ProgramError(f"{shlex.join(command)}: no divergence: {text[-1000:]}")
 
 
 def probe(quire, threads):

@@ -37,8 +37,8 @@ from programs import (
     batched_rows,
     bench_objects,
     deadline,
+    divergence,
     free_port,
-    parse_divergence,
     probe,
     quire_is_ready,
     row_name,
@@ -485,7 +485,7 @@ class QualityJob(Job):
             return
         # Text of the model's own language.
         answers = []
-        for seed in range(60):
+        for seed in range(150):
             command = [*self.suite.quire, "generate", "-m", str(self.exact), "--chat"]
             command += ["--prompt", PROMPTS[seed % len(PROMPTS)], "-t", "1"]
             command += ["--temperature", "1", "--seed", str(seed), "--max-tokens", "120"]
@@ -525,7 +525,7 @@ class QualityJob(Job):
         for type_ in self.types:
             command = [program, "-m", str(self.suite.models / f"demo-{type_}.gguf")]
             command += [*common, "--kl-divergence-base", str(base), "--kl-divergence"]
-            mean, error = parse_divergence("\n".join(run(command)))
+            mean, error = divergence(command)
             figures[f"{type_} divergence"] = mean
             figures[f"{type_} standard error"] = error
         return figures
