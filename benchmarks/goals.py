@@ -205,7 +205,8 @@ def markdown_row(row):
             ratio += f" [{row['low']:.3f}, {row['high']:.3f}]"
     theirs = f"{shown(row['theirs'])} ({row['peer']})" if row.get("theirs") else ""
     cells = [row["what"], row["figure"], shown(row["quire"]), theirs, ratio]
-    cells += [str(row.get("rounds", len(row["quire"]))), row["goal"] or "", row["met"]]
+    cells += [str(row.get("rounds", len(row["quire"]))), str(row["goal"] or "")]
+    cells += [row["met"]]
     return "| " + " | ".join(cells) + " |"
 
 

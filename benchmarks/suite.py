@@ -590,6 +590,7 @@ class Suite:
         return 60 * self.args.minutes - (time.monotonic() - self.start)
 
     def run_chunk(self, job):
+        num_failures = len(job.failures)
         try:
             job.begin()
             for _ in range(job.chunk):
@@ -598,6 +599,8 @@ class Suite:
                 job.run_round()
         finally:
             job.end()
+        for failure in job.failures[num_failures:]:
+            print(f"compare.py: {failure[:500]}", file=sys.stderr)
         print(
             f"{time.monotonic() - self.start:6.0f} s  {job.part:10} {job.title}: "
             f"{job.num_rounds} of {job.want} rounds, {job.estimate():.1f} s each",

@@ -140,6 +140,11 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
   }
   const int step_tokens =
       std::max(num_seqs, std::min(options_.batch_size, most_tokens));
+  exit_code_ = kExitUsage;
+  QUIRE_ASSIGN_OR_RETURN(
+      const PlacementRequest placement,
+      MakePlacementRequest(options_.model.num_threads, options_.model.cpu_cores,
+                           options_.model.numa));
   if (options_.preset.empty()) {
     SessionOptions session = options_.model;
     session.max_num_seqs = num_seqs;
@@ -168,17 +173,17 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
     std::string fallback_reason;
     QUIRE_ASSIGN_OR_RETURN(
         std::unique_ptr<Backend> backend,
-        CreateBackend({options_.model.device, options_.model.num_threads,
-                       options_.model.enforce_eager},
-                      &fallback_reason));
+        CreateBackend(
+            {options_.model.device, placement.num_threads,
+             options_.model.enforce_eager, placement.cpus, placement.numa},
+            &fallback_reason));
     QUIRE_ASSIGN_OR_RETURN(
         preset_model_, LoadModel(directory.path(), load, std::move(backend)));
     name_ = options_.preset;
   }
   if (options_.has_ceilings) {
     exit_code_ = kExitUsage;
-    QUIRE_ASSIGN_OR_RETURN(
-        probe_, HostCeilingProbe::Create(options_.model.num_threads));
+    QUIRE_ASSIGN_OR_RETURN(probe_, HostCeilingProbe::Create(placement));
   }
   exit_code_ = kExitDevice;
   QUIRE_ASSIGN_OR_RETURN(ModelDriver driver,

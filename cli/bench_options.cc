@@ -254,6 +254,10 @@ void AddKernels(CLI::App* app, BenchKernelOptions* options) {
   app->add_option("-t,--threads", options->num_threads,
                   "CPU threads; 0: all that may be used")
       ->check(CLI::Range(0, 1024));
+  app->add_option("--cpu-cores,--cpu-range", options->cpu_cores,
+                  "CPUs to pin the threads to, one each: 0-3,8");
+  app->add_option("--numa", options->numa, "auto, off or isolate")
+      ->check(CLI::IsMember({"auto", "off", "isolate"}));
   app->add_option("--dtype", options->dtype, "Weights: bf16, f16 or f32")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}));
   app->add_option("--quantization", options->quantization,

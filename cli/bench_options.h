@@ -122,6 +122,8 @@ struct BenchKernelOptions {
   std::vector<std::string> presets = {"qwen2.5-0.5b", "llama-3.2-1b"};
   std::string device = "cpu";
   int num_threads = 0;
+  std::string cpu_cores;
+  std::string numa = "auto";
   std::string dtype = "bf16";
   std::string quantization;  // A block format; empty: none.
   std::string kv_cache_dtype = "bf16";
