@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/base/status.h"
+#include "kernels/cpu/dword_square.h"
 #include "kernels/cpu/quant_blocks.h"
 #include "kernels/cpu/quant_kernels.h"
 
@@ -41,51 +42,28 @@ void CopyPlainBlocks(const uint8_t* blocks, int64_t num_blocks, int64_t width,
   }
 }
 
-// The same for kLaneGroup neighbouring lanes: squares of four dwords of four
-// channels, transposed in registers, in place of a store for each dword. Any
-// machine with vectors of 16 bytes.
-constexpr int kLaneGroup = 4;
-typedef uint32_t Dwords __attribute__((vector_size(16)));
-
+// The same for kSquareLanes neighbouring lanes.
 template <int kDwords>
-void CopyPlainBlocks4(const uint8_t* const* channels, int64_t begin,
+void CopyPlainBlocks4(const char* const* channels, int64_t begin,
                       int64_t num_blocks, int64_t width, int64_t lane,
                       char* out) {
   constexpr int64_t kBytes = 2 + 4 * kDwords;
   constexpr uint32_t kSigns = kDwords == 8 ? 0x80808080u : 0;
-  const uint8_t* from[kLaneGroup];
-  for (int i = 0; i < kLaneGroup; ++i) from[i] = channels[i] + begin * kBytes;
+  int64_t offset = begin * kBytes;
   for (int64_t block = 0; block < num_blocks; ++block) {
-    uint16_t scales[kLaneGroup];
+    uint16_t scales[kSquareLanes];
 #pragma GCC unroll 4
-    for (int i = 0; i < kLaneGroup; ++i) std::memcpy(scales + i, from[i], 2);
+    for (int i = 0; i < kSquareLanes; ++i) {
+      std::memcpy(scales + i, channels[i] + offset, 2);
+    }
     std::memcpy(out + lane * 2, scales, sizeof(scales));
-    char* codes = out + width * 2 + lane * 4;
+    char* const codes = out + width * 2 + lane * 4;
 #pragma GCC unroll 2
     for (int first = 0; first < kDwords; first += 4) {
-      Dwords v[kLaneGroup];
-#pragma GCC unroll 4
-      for (int i = 0; i < kLaneGroup; ++i) {
-        std::memcpy(v + i, from[i] + 2 + 4 * first, sizeof(Dwords));
-        v[i] ^= kSigns;
-      }
-      const Dwords a = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5);
-      const Dwords b = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5);
-      const Dwords c = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7);
-      const Dwords d = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
-      const Dwords columns[4] = {
-          __builtin_shufflevector(a, b, 0, 1, 4, 5),
-          __builtin_shufflevector(a, b, 2, 3, 6, 7),
-          __builtin_shufflevector(c, d, 0, 1, 4, 5),
-          __builtin_shufflevector(c, d, 2, 3, 6, 7),
-      };
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        std::memcpy(codes, columns + i, sizeof(Dwords));
-        codes += width * 4;
-      }
+      ScatterSquare(channels, offset + 2 + 4 * first, kSigns,
+                    codes + first * width * 4, width * 4);
     }
-    for (int i = 0; i < kLaneGroup; ++i) from[i] += kBytes;
+    offset += kBytes;
     out += width * kBytes;
   }
 }
@@ -249,7 +227,7 @@ void QuantMatrix::FillPanel(const WeightPart* parts, int64_t panel,
     const WeightPart* part = nullptr;  // Null: padding.
     int64_t row = 0;
   } channels[32];
-  const uint8_t* rows[32] = {};
+  const char* rows[32] = {};
   for (int64_t lane = 0; lane < width; ++lane) {
     int64_t row = RowOfLane(segment.num_rows, is_gated_, lanes_, panel, lane);
     if (row < 0) continue;
@@ -259,8 +237,8 @@ void QuantMatrix::FillPanel(const WeightPart* parts, int64_t panel,
       ++part;
     }
     channels[lane] = {part, row};
-    rows[lane] = static_cast<const uint8_t*>(part->data.data) +
-                 row * part->data.row_stride;
+    rows[lane] =
+        static_cast<const char*>(part->data.data) + row * part->data.row_stride;
   }
   // Of all parts of a segment: they have one layout.
   const auto all_are = [&](QuantFormat format) {
@@ -278,14 +256,14 @@ void QuantMatrix::FillPanel(const WeightPart* parts, int64_t panel,
     const int64_t end = std::min(super + run, num_supers);
     char* const to = base + super * segment.super_bytes;
     for (int64_t lane = 0; lane < width; ++lane) {
-      if ((is_q8_0 || is_plain4) && lane % kLaneGroup == 0 &&
-          std::count(rows + lane, rows + lane + kLaneGroup, nullptr) == 0) {
+      if ((is_q8_0 || is_plain4) && lane % kSquareLanes == 0 &&
+          std::count(rows + lane, rows + lane + kSquareLanes, nullptr) == 0) {
         if (is_q8_0) {
           CopyPlainBlocks4<8>(rows + lane, super, end - super, width, lane, to);
         } else {
           CopyPlainBlocks4<4>(rows + lane, super, end - super, width, lane, to);
         }
-        lane += kLaneGroup - 1;
+        lane += kSquareLanes - 1;
         continue;
       }
       const Channel& channel = channels[lane];
