@@ -228,5 +228,36 @@ std::vector<double> NormHeads(const NormSpec& norm, int head_dim,
   return heads;
 }
 
+std::vector<double> NormBySquare(const NormSpec& norm, float mean_square,
+                                 std::vector<double> heads) {
+  const double inverse = 1.0 / std::sqrt(double{mean_square} + norm.eps);
+  for (size_t i = 0; i < heads.size(); ++i) {
+    heads[i] *= inverse * (norm.weight_offset + Load(norm.weight, 0, i));
+  }
+  return heads;
+}
+
+absl::Status GatherLogits(Communicator& ranks, const TensorView& slice,
+                          int vocab_size, std::vector<float>* whole) {
+  const int64_t rows = slice.rows, cols = slice.cols;
+  whole->resize(rows * vocab_size);
+  if (rows == 0) return absl::OkStatus();
+  std::vector<float> own, all(ranks.size() * rows * cols);
+  for (int64_t row = 0; row < rows; ++row) {
+    own.insert(own.end(), slice.row<float>(row), slice.row<float>(row) + cols);
+  }
+  QUIRE_RETURN_IF_ERROR(ranks.AllGather(
+      TensorView::Matrix(own.data(), DType::kF32, rows, cols),
+      TensorView::Matrix(all.data(), DType::kF32, ranks.size() * rows, cols),
+      nullptr));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t id = 0; id < vocab_size; ++id) {
+      (*whole)[row * vocab_size + id] =
+          all[(id / cols * rows + row) * cols + id % cols];
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace reference
 }  // namespace quire

@@ -47,6 +47,14 @@ std::vector<double> Activate(Epilogue::Activation activation,
 std::vector<double> NormHeads(const NormSpec& norm, int head_dim,
                               std::vector<double> heads);
 
+// An RMS norm of heads whose mean square is known.
+std::vector<double> NormBySquare(const NormSpec& norm, float mean_square,
+                                 std::vector<double> heads);
+
+// The whole rows of which every rank has a slice: [slice.rows, vocab_size].
+absl::Status GatherLogits(Communicator& ranks, const TensorView& slice,
+                          int vocab_size, std::vector<float>* whole);
+
 }  // namespace quire::reference
 
 #endif  // QUIRE_KERNELS_REFERENCE_MATH_H_

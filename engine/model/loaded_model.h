@@ -13,6 +13,7 @@
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
 #include "engine/model/pooling_config.h"
+#include "engine/parallel/parallel_config.h"
 #include "engine/weights/weight_loader.h"
 #include "kernels/backend.h"
 
@@ -48,6 +49,10 @@ struct LoadOptions {
   // For conversions while loading; <= 0: all that the process may use.
   int num_threads = 0;
   LoadProgress progress;
+  // Of this process among those that run the model; the communicators outlive
+  // the LoadedModel. All ranks load with the same options otherwise, at the
+  // same time: they agree on what their memory allows.
+  ParallelConfig parallel;
 };
 
 // Members are destroyed in reverse order: users of the backend first.
@@ -84,8 +89,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
 // LoadModel's.
 absl::Status CheckModelConfig(const std::string& path);
 
-// Bytes of KV that one position takes in all layers together.
-int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype);
+// Bytes of KV that one position takes in all layers together, on this rank.
+// Requires: the heads can be split (CheckTensorParallelSize).
+int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype,
+                        const ParallelConfig& parallel = {});
 
 struct KvPlan {
   int max_model_len = 0;

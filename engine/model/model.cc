@@ -1,6 +1,7 @@
 #include "engine/model/model.h"
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
 #include "engine/model/decoder.h"
 
 namespace quire {
@@ -33,6 +34,28 @@ constexpr ModelEntry kModels[] = {
 };
 
 }  // namespace
+
+absl::Status CheckTensorParallelSize(const ModelConfig& config, int size) {
+  const ShardSpec first{0, size};
+  for (const LayerConfig& layer : config.layers) {
+    QUIRE_RETURN_IF_ERROR(
+        ShardHeads(layer.num_heads, layer.num_kv_heads, first).status());
+  }
+  return ShardVocab(config.vocab_size, first).status();
+}
+
+absl::StatusOr<std::vector<int>> KvHeadsOfRank(const ModelConfig& config,
+                                               const ParallelConfig& parallel) {
+  std::vector<int> kv_heads;
+  for (const LayerConfig& layer : config.layers) {
+    QUIRE_ASSIGN_OR_RETURN(
+        const HeadShard heads,
+        ShardHeads(layer.num_heads, layer.num_kv_heads,
+                   {parallel.tensor_rank(), parallel.tensor_size}));
+    kv_heads.push_back(static_cast<int>(heads.kv_heads.size()));
+  }
+  return kv_heads;
+}
 
 absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelConfig& config,
                                                    const ModelOptions& options,

@@ -139,7 +139,13 @@ std::optional<QuantizationScheme> SchemeForMatrix(
 // What a LinearSpec keeps alive: the mapping, and memory for what was
 // converted.
 struct WeightLoader::LinearMemory {
+  ~LinearMemory() {
+    for (const auto& bytes : sources) releaser->Release(bytes);
+  }
+
   std::shared_ptr<const Checkpoint> checkpoint;
+  std::shared_ptr<PageReleaser> releaser;
+  std::vector<absl::Span<const uint8_t>> sources;  // Not needed afterwards.
   PartMemory parts;
   std::vector<QuantizedMatrix> quantized;
   std::vector<float> bias;
@@ -155,7 +161,9 @@ WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
 
 WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
                            WeightLoaderOptions options)
-    : checkpoint_(std::move(checkpoint)), options_(std::move(options)) {}
+    : checkpoint_(std::move(checkpoint)),
+      releaser_(std::make_shared<PageReleaser>(checkpoint_->files())),
+      options_(std::move(options)) {}
 
 bool WeightLoader::Supports(DType dtype, QuantFormat format) const {
   return !options_.supports || options_.supports(dtype, format);
@@ -240,6 +248,25 @@ int64_t WeightLoader::Use(const StoredTensor& tensor) {
   return static_cast<int64_t>(tensor.data.size());
 }
 
+absl::Status WeightLoader::CheckIsQuantized(const StoredTensor& tensor,
+                                            const LinearSource& source) const {
+  const ModuleList& dense = options_.stored.dense_modules;
+  absl::StatusOr<const std::string*> entry = dense.Find(source.name);
+  if (entry.ok() && *entry == nullptr) return absl::OkStatus();
+  if (!entry.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path(), ": ", entry.status().message()));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      *tensor.path, ": tensor \"", tensor.name, "\" is quantized, but ",
+      dense.field(), " names it (", Quoted(**entry), ") as one that is not"));
+}
+
+void WeightLoader::Use(const StoredTensor& tensor, LinearMemory& memory) {
+  memory.num_bytes += Use(tensor);
+  memory.sources.push_back(tensor.data);
+}
+
 // The matrix [rows, cols] of a tensor "x.weight".
 absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
                                                     const LinearSource& source,
@@ -250,6 +277,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
   if (weight.format == QuantFormat::kDense &&
       (weight.dtype == StoredDType::kF8E4M3 ||
        weight.dtype == StoredDType::kI8)) {
+    QUIRE_RETURN_IF_ERROR(CheckIsQuantized(weight, source));
     const StoredTensor* scales = nullptr;
     for (const char* suffix : {".weight_scale", ".weight_scale_inv"}) {
       if (scales == nullptr) {
@@ -262,7 +290,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
                        ".weight_scale\" is missing, which weights of ",
                        StoredDTypeName(weight.dtype), " need"));
     }
-    memory.num_bytes += Use(*scales);
+    Use(*scales, memory);
     if (weight.dtype == StoredDType::kI8) {
       return ReadInt8Matrix(weight, *scales, source.rows, source.cols,
                             options_.dtype.value_or(kDequantizedDType), run,
@@ -273,7 +301,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
     tensors.scales = scales;
     tensors.input_scale = FindStored(absl::StrCat(source.name, ".input_scale"));
     if (tensors.input_scale != nullptr) {
-      memory.num_bytes += Use(*tensors.input_scale);
+      Use(*tensors.input_scale, memory);
     }
     tensors.block_size = options_.stored.block_size;
     tensors.num_fused = num_fused;
@@ -309,7 +337,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
                                                   LinearMemory& memory) {
   const auto find = [&](const char* suffix) {
     const StoredTensor* tensor = FindStored(absl::StrCat(source.name, suffix));
-    if (tensor != nullptr) memory.num_bytes += Use(*tensor);
+    if (tensor != nullptr) Use(*tensor, memory);
     return tensor;
   };
   IntTensors tensors;
@@ -338,6 +366,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
                                                      ".qzeros\" is missing"));
     }
   }
+  QUIRE_RETURN_IF_ERROR(CheckIsQuantized(*tensors.codes, source));
   if (tensors.scales == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(*tensors.codes->path, ": tensor \"", source.name,
@@ -349,7 +378,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
     if (bias != nullptr &&
         std::all_of(bias->data.begin(), bias->data.end(),
                     [](uint8_t byte) { return byte == 0; })) {
-      memory.num_bytes += Use(*bias);
+      Use(*bias, memory);
     }
   }
   const auto run = [this](auto n, auto body) { RunRanges(n, body); };
@@ -377,7 +406,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
     memory.last = {source.name, part};
   } else {
     QUIRE_ASSIGN_OR_RETURN(weight, Find(name, {source.rows, source.cols}));
-    memory.num_bytes += Use(*weight);
+    Use(*weight, memory);
     QUIRE_ASSIGN_OR_RETURN(
         part, ReadWeight(*weight, source, num_fused, fused_idx, memory));
     if (weight->dtype == StoredDType::kI8) memory.last = {source.name, part};
@@ -424,8 +453,17 @@ absl::StatusOr<WeightPart> WeightLoader::PartOf(const WeightPart& matrix,
     part->data = TensorView::Matrix(out, wanted, rows, cols);
   }
   if (!is_quantized) return *part;
-  const std::optional<QuantizationScheme> scheme =
-      SchemeForMatrix(*options_.quantization, kind, part->data.cols);
+  // That of the whole matrix, so that ranks do not change what is computed,
+  // unless they cut its blocks.
+  std::optional<QuantizationScheme> scheme =
+      SchemeForMatrix(*options_.quantization, kind, source.cols);
+  if (scheme &&
+      source.col_range.size() % (scheme->format == QuantFormat::kInt4
+                                     ? scheme->group_size
+                                     : QuantBlockOf(scheme->format).cols) !=
+          0) {
+    scheme = SchemeForMatrix(*options_.quantization, kind, part->data.cols);
+  }
   if (!scheme || !Supports(DType::kU8, scheme->format)) {
     // That the vocabulary keeps its precision is no surprise.
     if (kind != LinearKind::kVocab) ++num_left_dense_;
@@ -467,6 +505,7 @@ absl::StatusOr<LinearSpec> WeightLoader::Linear(
   spec.kind = kind;
   auto memory = std::make_shared<LinearMemory>();
   memory->checkpoint = checkpoint_;
+  memory->releaser = releaser_;
   bool has_bias = false;
   for (size_t i = 0; i < sources.size(); ++i) {
     const LinearSource& source = sources[i];
@@ -546,8 +585,48 @@ std::vector<std::string> WeightLoader::Notes() const {
   return notes;
 }
 
-int64_t WeightLoader::ExpectedBytes() const {
-  int64_t num_bytes = 0;
+int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
+  const StoredTensor* weight = FindStored(absl::StrCat(name, ".weight"));
+  const auto groups_of = [&](const char* suffix, size_t dim) {
+    const StoredTensor* scales = FindStored(absl::StrCat(name, suffix));
+    return scales != nullptr && scales->shape.size() == 2 ? scales->shape[dim]
+                                                          : int64_t{1};
+  };
+  QuantFormat format = QuantFormat::kDense;
+  int64_t num_groups = 1;  // Of columns.
+  if (weight == nullptr) {
+    format = QuantFormat::kInt4;
+    num_groups =
+        std::max(groups_of(".scales", 0), groups_of(".weight_scale", 1));
+  } else if (weight->format != QuantFormat::kDense) {
+    format = weight->format;
+  } else if (weight->dtype == StoredDType::kF8E4M3) {
+    format = QuantFormat::kFp8;
+    num_groups = std::max(groups_of(".weight_scale_inv", 1),
+                          groups_of(".weight_scale", 1));
+  } else if (options_.quantization) {
+    const auto scheme =
+        SchemeForMatrix(*options_.quantization, LinearKind::kPlain, cols);
+    return scheme ? quire::CutUnit(scheme->format, scheme->group_size)
+                  : quire::CutUnit(QuantFormat::kDense, 0);
+  }
+  int64_t group_size = 0;
+  if (num_groups > 1) {
+    const int said = format == QuantFormat::kFp8 ? options_.stored.block_size
+                                                 : options_.stored.group_size;
+    // A last group may be smaller.
+    group_size = said > 0 && (cols + said - 1) / said == num_groups
+                     ? said
+                     : (cols + num_groups - 1) / num_groups;
+  }
+  return quire::CutUnit(format, static_cast<int>(group_size));
+}
+
+// A rank has its part of the layers' matrices, all of the embedding's and its
+// slice of the head's.
+int64_t WeightLoader::ExpectedBytes(ShardSpec shard) const {
+  int64_t num_whole_bytes = 0;
+  int64_t num_shared_bytes = 0;  // Of what is divided.
   const DType dequantized = options_.dtype.value_or(kDequantizedDType);
   for (const auto& [name, tensor] : checkpoint_->tensors()) {
     const int64_t stored = static_cast<int64_t>(tensor.data.size());
@@ -562,6 +641,10 @@ int64_t WeightLoader::ExpectedBytes() const {
       format = QuantFormat::kFp8;
     }
     const std::optional<DType> dense = FloatDType(tensor.dtype);
+    int64_t& num_bytes =
+        absl::StrContains(name, "layers.") && tensor.shape.size() > 1
+            ? num_shared_bytes
+            : num_whole_bytes;
     if (format != QuantFormat::kDense) {
       num_bytes += Supports(DType::kU8, format)
                        ? stored
@@ -583,7 +666,8 @@ int64_t WeightLoader::ExpectedBytes() const {
                 : stored;
     }
   }
-  return num_bytes;
+  return num_whole_bytes + num_shared_bytes / shard.size +
+         (shard.size > 1 ? num_whole_bytes / shard.size : 0);
 }
 
 }  // namespace quire

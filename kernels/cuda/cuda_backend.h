@@ -34,6 +34,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/matrix_library.h"
+#include "kernels/cuda/nccl_communicator.h"
 
 namespace quire {
 
@@ -90,6 +91,14 @@ class CudaBackend : public Backend {
   const cuda::LargeLinear& large_linear() const { return *large_linear_; }
   // A line for the log, if this GPU could be used better: what is missing.
   const std::string& notice() const { return notice_; }
+
+  // Makes this GPU a rank of a group; errors as of NcclCommunicator::Create.
+  // From then on Collect gives up on a step that waits for ranks that are gone
+  // (UNAVAILABLE), and activations lie where collectives are fastest. Requires:
+  // before Prepare; once. The communicator lives as long as the backend.
+  absl::StatusOr<Communicator*> JoinGroup(
+      const cuda::LibraryPlaces& places, const cuda::NcclId& id, int rank,
+      int size, const cuda::NcclCommunicatorOptions& options = {});
 
   std::string Description() const override;
   std::optional<int64_t> FreeDeviceBytes() override;
@@ -210,6 +219,8 @@ class CudaBackend : public Backend {
   const CudaBackendOptions options_;
   // Before everything that has memory of it.
   const std::unique_ptr<cuda::Device> device_;
+  // After the device, before the graphs that have its collectives.
+  std::unique_ptr<cuda::NcclCommunicator> communicator_;  // Null: one GPU.
   int64_t weights_bytes_ = 0;
   int64_t max_cols_ = 8;  // Of any weight: x' fits the scratch.
   // Of weights whose x' is permuted, or rounded to e4m3.

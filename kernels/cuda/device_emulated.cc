@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <thread>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
@@ -33,6 +34,8 @@ class EmulatedDevice : public Device {
   absl::StatusOr<DeviceMemory> Memory() override {
     return DeviceMemory{total_bytes_ - num_bytes_, total_bytes_};
   }
+
+  void MakeCurrent() override {}
 
   absl::StatusOr<void*> Allocate(int64_t num_bytes) override {
     QUIRE_CHECK(num_bytes > 0);
@@ -93,6 +96,10 @@ class EmulatedDevice : public Device {
   bool HasHappened(const Event& event) override {
     return static_cast<const EmulatedEvent&>(event).serial <= num_run_;
   }
+  bool Poll(const Event& event) override {
+    if (!HasHappened(event)) RunOne();
+    return HasHappened(event);
+  }
   absl::Status Wait(const Event& event) override {
     while (!HasHappened(event)) RunOne();
     return status_;
@@ -146,19 +153,32 @@ class EmulatedDevice : public Device {
     return status_;
   }
 
-  // The next launch begins, where it may, before this one has run.
+  // The next launch begins, where it may, before this one has run. What waits
+  // for others may stay where it is.
   void RunOne() {
     QUIRE_CHECK(!is_capturing_);  // What waits ends a capture: not allowed.
     std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
+    if (status_.ok() && entries.front().attempt != nullptr &&
+        !entries.front().attempt()) {
+      std::this_thread::yield();
+      return;
+    }
     const simt::emulator::QueueEntry entry = std::move(entries.front());
     entries.pop_front();
     const std::unique_ptr<Early> early = std::move(early_);
     const bool is_launch = entry.body != nullptr;
+    if (entry.attempt != nullptr) {
+      ++num_run_;
+      return;
+    }
     if (status_.ok() && is_launch && !entries.empty() &&
         entries.front().body != nullptr) {
       early_ = std::make_unique<Early>(entries.front());
     }
-    if (fault_at == num_run_++) {
+    const bool is_fault_due =
+        fault_at == num_run_++ ||
+        (fault_request_ != nullptr && fault_request_->load());
+    if (is_fault_due && status_.ok()) {
       status_ = absl::InternalError("GPU error: an illegal address (injected)");
     }
     if (!status_.ok()) return;
@@ -191,6 +211,8 @@ class EmulatedDevice : public Device {
 
   const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4, 228 << 10};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
+  const std::atomic<bool>* const fault_request_ =
+      EmulatedOptions().fault_request;
   mutable simt::emulator::Queue queue_;
   std::deque<simt::emulator::QueueEntry> before_capture_;
   std::unique_ptr<Early> early_;  // Of the queue's front.

@@ -96,6 +96,8 @@ struct QueueEntry {
   LaunchShape shape;
   std::function<void()> body;  // Of a launch: what each thread does.
   std::function<void()> work;  // Of anything else.
+  // Of what waits for others than this stream: false if it must be asked again.
+  std::function<bool()> attempt;
 };
 
 // What a Stream other than null points to: work in its order, which whoever

@@ -1,0 +1,251 @@
+// What several ranks compute together against what one computes, in f32 on the
+// CPU and under the real engine: the same tokens, greedy and sampled, and
+// log-probabilities within 1e-5, with chunked prefill and the prefix cache on.
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
+#include "engine/engine.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/random_family.h"
+#include "tests/rank_group.h"
+
+namespace quire {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The order of additions is all that a split changes: a few roundings of 2^-24
+// of sums of order one.
+constexpr double kMaxLogprobError = 1e-5;
+constexpr int kMaxTokens = 16;
+constexpr int kNumRequests = 9;
+
+struct Answer {
+  std::vector<TokenOutput> tokens;
+  std::vector<TokenOutput> prompt_tokens;
+};
+
+// (request, choice) -> what came.
+using Answers = std::map<std::pair<RequestId, int>, Answer>;
+
+// Every kind of draw: greedy, unfiltered, each filter, processors with and
+// without history, log-probabilities that slices can tell (5) and that they
+// cannot (40), scored prompts. Requests 1 to 4 share a prefix of 40 tokens.
+Request MakeRequest(RequestId id, int vocab_size) {
+  Request request;
+  request.id = id;
+  SimulationRandom shared(99);
+  for (int i = 0; id <= 4 && i < 40; ++i) {
+    request.prompt_token_ids.push_back(shared.Below(vocab_size));
+  }
+  SimulationRandom own(id);
+  for (int i = 0; i < 5 + 7 * static_cast<int>(id); ++i) {
+    request.prompt_token_ids.push_back(own.Below(vocab_size));
+  }
+  SamplingParams& sampling = request.sampling;
+  sampling.max_tokens = kMaxTokens;
+  sampling.ignore_eos = true;
+  sampling.num_logprobs = id == 2 ? 40 : id == 8 ? 0 : 5;
+  sampling.temperature = id <= 3 ? 0.0f : 1.0f;
+  sampling.seed = 1000 + id;
+  switch (id) {
+    case 3:
+      sampling.repetition_penalty = 1.3f;
+      sampling.presence_penalty = 0.4f;
+      break;
+    case 5:
+      request.n = 2;
+      sampling.frequency_penalty = 0.7f;
+      sampling.logit_bias = {{3, 2.5f}, {vocab_size - 1, 2.0f}};
+      break;
+    case 6:
+      sampling.top_p = 0.9f;
+      break;
+    case 7:
+      sampling.top_k = 20;
+      sampling.min_p = 0.01f;
+      sampling.dry_multiplier = 2.0f;
+      sampling.dry_allowed_length = 1;
+      break;
+    case 8:
+      sampling.num_prompt_logprobs = 3;
+      for (int32_t token = 0; token < vocab_size; token += 7) {
+        sampling.allowed_token_ids.push_back(token);
+      }
+      break;
+    case 9:
+      sampling.typical_p = 0.8f;
+      sampling.dynatemp_range = 0.5f;
+      break;
+  }
+  return request;
+}
+
+// Runs all requests, each a few steps after the one before.
+Answers AnswersOf(RankGroup& group) {
+  Answers answers;
+  const LoadedModel& loaded = group.rank(0);
+  EngineOptions options;
+  options.vocab_size = loaded.config.vocab_size;
+  options.rope_switch_length = loaded.config.RopeSwitchLength();
+  options.max_model_len = loaded.shape.max_model_len;
+  options.max_num_seqs = loaded.shape.max_num_seqs;
+  options.max_num_batched_tokens = 24;  // Prompts come in chunks.
+  options.max_num_scored_tokens = 8;
+  options.num_blocks = loaded.memory.num_blocks;
+  options.enable_prefix_caching = true;
+  options.check_integrity = true;
+  FakeClock clock;
+  auto engine = Engine::Create(options, &group, &clock);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  if (!engine.ok()) return answers;
+  std::vector<OutputEvent> events;
+  RequestId next = 1;
+  for (int step = 0; next <= kNumRequests || (*engine)->HasWork(); ++step) {
+    while (next <= kNumRequests && step >= 6 * static_cast<int>(next - 1)) {
+      const absl::Status status =
+          (*engine)->AddRequest(MakeRequest(next++, options.vocab_size));
+      EXPECT_TRUE(status.ok()) << status;
+    }
+    if ((*engine)->HasWork()) (*engine)->Step(&events);
+  }
+  for (OutputEvent& event : events) {
+    EXPECT_TRUE(event.error.ok()) << event.error;
+    Answer& answer = answers[{event.request_id, event.choice_idx}];
+    for (TokenOutput& token : event.tokens) {
+      answer.tokens.push_back(std::move(token));
+    }
+    for (TokenOutput& token : event.prompt_tokens) {
+      answer.prompt_tokens.push_back(std::move(token));
+    }
+  }
+  EXPECT_GT((*engine)->Stats().prefix_cache_hits, 0);
+  return answers;
+}
+
+// Neighbours that are equal but for what a split changes may change places.
+bool MayBeAt(const std::vector<TopLogprob>& expected, size_t place,
+             int32_t token_id) {
+  for (const TopLogprob& top : expected) {
+    if (top.token_id != token_id) continue;
+    return std::abs(top.logprob - expected[place].logprob) <= kMaxLogprobError;
+  }
+  return place + 1 == expected.size();  // It was the first one left out.
+}
+
+void ExpectNear(const std::vector<TokenOutput>& found,
+                const std::vector<TokenOutput>& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const TokenOutput& a = expected[i];
+    const TokenOutput& b = found[i];
+    ASSERT_EQ(b.token_id, a.token_id) << "token " << i;
+    EXPECT_NEAR(b.logprob, a.logprob, kMaxLogprobError);
+    EXPECT_EQ(b.rank, a.rank);
+    ASSERT_EQ(b.top_logprobs.size(), a.top_logprobs.size());
+    for (size_t k = 0; k < a.top_logprobs.size(); ++k) {
+      EXPECT_TRUE(MayBeAt(a.top_logprobs, k, b.top_logprobs[k].token_id))
+          << "token " << i << ", place " << k;
+      EXPECT_NEAR(b.top_logprobs[k].logprob, a.top_logprobs[k].logprob,
+                  kMaxLogprobError);
+    }
+  }
+}
+
+void ExpectNear(const Answers& found, const Answers& expected) {
+  // Request 5 has two choices.
+  ASSERT_EQ(expected.size(), size_t{kNumRequests + 1});
+  ASSERT_EQ(found.size(), expected.size());
+  for (const auto& [key, answer] : expected) {
+    SCOPED_TRACE(absl::StrCat("request ", key.first, ", choice ", key.second));
+    ASSERT_EQ(answer.tokens.size(), size_t{kMaxTokens});
+    const Answer& other = found.at(key);
+    ExpectNear(other.tokens, answer.tokens);
+    ExpectNear(other.prompt_tokens, answer.prompt_tokens);
+  }
+}
+
+class TensorParallelTest : public testing::Test {
+ protected:
+  TensorParallelTest()
+      : directory_(fs::path(testing::TempDir()) /
+                   absl::StrCat("tensor_parallel_", ::getpid())) {
+    fs::remove_all(directory_);
+    fs::create_directories(directory_);
+  }
+  ~TensorParallelTest() override { fs::remove_all(directory_); }
+
+  // Writes the family's model in `shape`.
+  void Write(const std::string& family, const RandomFamilyShape& shape) {
+    const absl::Status status =
+        WriteRandomFamily(absl::StrCat("tests/testdata/goldens/", family),
+                          shape, /*seed=*/7, directory_.string());
+    ASSERT_TRUE(status.ok()) << status;
+  }
+
+  static LoadOptions F32() {
+    LoadOptions options;
+    options.dtype = DType::kF32;
+    options.kv_cache_dtype = DType::kF32;
+    options.max_num_seqs = 16;
+    options.max_num_batched_tokens = 64;
+    options.max_model_len = 160;
+    options.num_threads = 1;
+    return options;
+  }
+
+  absl::StatusOr<std::unique_ptr<RankGroup>> Load(const LoadOptions& options,
+                                                  int size) {
+    RankGroup::Options group_options;
+    group_options.tensor_size = size;
+    return RankGroup::Create(directory_.string(), options, group_options);
+  }
+
+  Answers RunOn(const LoadOptions& options, int size) {
+    auto group = Load(options, size);
+    EXPECT_TRUE(group.ok()) << group.status();
+    return group.ok() ? AnswersOf(**group) : Answers();
+  }
+
+  void ExpectSameOn(const LoadOptions& options, const std::vector<int>& sizes) {
+    const Answers expected = RunOn(options, 1);
+    for (const int size : sizes) {
+      SCOPED_TRACE(absl::StrCat(size, " ranks"));
+      ExpectNear(RunOn(options, size), expected);
+    }
+  }
+
+  const fs::path directory_;
+};
+
+class FamilyTest : public TensorParallelTest,
+                   public testing::WithParamInterface<const char*> {};
+
+// Two KV heads: four ranks hold each of them twice.
+TEST_P(FamilyTest, SameAsOneRank) {
+  Write(GetParam(), RandomFamilyShape());
+  ExpectSameOn(F32(), {2, 4});
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, FamilyTest,
+    testing::Values("llama", "llama_bias", "llama_yarn_mscale", "mistral",
+                    "qwen2", "qwen2_window", "qwen3", "gemma2", "gemma3",
+                    "gemma3_nested", "granite", "olmo2", "opt", "opt_post_norm",
+                    "phi3", "phi3_longrope", "smollm3", "stablelm",
+                    "stablelm_parallel"),
+    [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace quire
