@@ -294,11 +294,18 @@ absl::StatusOr<OpenedModel> OpenModel(const std::string& path,
 
 }  // namespace
 
-absl::Status CheckModelConfig(const std::string& path) {
-  if (!IsGgufPath(path)) return ReadModelDirectoryConfig(path).status();
+absl::Status CheckModelConfig(const std::string& path,
+                              int tensor_parallel_size) {
+  if (!IsGgufPath(path)) {
+    QUIRE_ASSIGN_OR_RETURN(const ModelDirectoryConfig config,
+                           ReadModelDirectoryConfig(path));
+    return CheckTensorParallelSize(config.model, tensor_parallel_size);
+  }
   QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
                          GgufFile::Open(path));
-  return ReadGgufModelConfig(*file).status();
+  QUIRE_ASSIGN_OR_RETURN(const GgufModelConfig config,
+                         ReadGgufModelConfig(*file));
+  return CheckTensorParallelSize(config.model, tensor_parallel_size);
 }
 
 int64_t AvailableMemoryBytes() {
