@@ -353,6 +353,7 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
                                     int64_t available, bool owns_memory) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
+  if (!owns_memory) available /= options.parallel.local_size;
   const int64_t bytes_per_token = KvBytesPerToken(
       config, options.kv_cache_dtype.value_or(DType::kBF16), options.parallel);
   const int64_t bytes_per_block = bytes_per_token * options.block_size;

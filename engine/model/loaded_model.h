@@ -103,7 +103,8 @@ struct KvPlan {
 
 // How long sequences may be and how much memory their KV gets.
 // Without options.kv_cache_dtype: in bf16. `available` is what is free after
-// the weights; `owns_memory`: on a device, all of it may be taken.
+// the weights; `owns_memory`: on a device, all of it may be taken; else it is
+// that of all ranks of the host.
 // RESOURCE_EXHAUSTED, with the figures, if not even one sequence fits.
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
