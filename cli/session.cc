@@ -249,6 +249,13 @@ std::string FormatCount(int64_t count) {
   return absl::StrFormat("%.2fM", count / 1e6);
 }
 
+// Of the ranks: they do not fit together, or do not come together.
+int RanksExitCode(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status)
+             ? kExitDevice
+             : kExitUsage;
+}
+
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInternal:  // What a GPU's driver reports.
@@ -334,9 +341,11 @@ absl::StatusOr<PlacementRequest> MakePlacementRequest(
   return request;
 }
 
-std::unique_ptr<Session> LoadSession(const SessionOptions& options,
+std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
                                      CommandError* error,
-                                     LoadProgress on_progress) {
+                                     LoadProgress on_progress,
+                                     const RankCallbacks& callbacks) {
+  SessionOptions options = given_options;
   const auto fail = [error](absl::Status status, int exit_code) {
     error->status = std::move(status);
     error->exit_code = exit_code;
@@ -400,6 +409,20 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                   options.speculative_model);
   }
 
+  auto ranks = SessionRanks::Create(session->model_path, callbacks, &options);
+  if (!ranks.ok()) return fail(ranks.status(), RanksExitCode(ranks.status()));
+  session->ranks = *std::move(ranks);
+  // What breaks while ranks are lost is a consequence of that.
+  const auto fail_on_rank = [&](const absl::Status& status, int exit_code) {
+    const absl::Status health =
+        session->ranks == nullptr ? absl::OkStatus() : session->ranks->Health();
+    if (!health.ok()) return fail(health, kExitEngine);
+    if (session->ranks != nullptr && session->ranks->worker() != nullptr) {
+      session->ranks->worker()->ReportFailure(status);
+    }
+    return fail(status, exit_code);
+  };
+
   std::string notice;
   const auto placement = MakePlacementRequest(options.num_threads,
                                               options.cpu_cores, options.numa);
@@ -408,10 +431,18 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
       CreateBackend({options.device, placement->num_threads,
                      options.enforce_eager, placement->cpus, placement->numa},
                     &notice);
-  if (!backend.ok()) return fail(backend.status(), kExitDevice);
+  if (!backend.ok()) return fail_on_rank(backend.status(), kExitDevice);
+  if (session->ranks != nullptr) {
+    auto parallel = session->ranks->JoinDevices(backend->get());
+    if (!parallel.ok()) return fail_on_rank(parallel.status(), kExitDevice);
+    load_options->parallel = *parallel;
+    load_options->num_threads = options.num_threads;
+  }
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
-  if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  if (!loaded.ok()) {
+    return fail_on_rank(loaded.status(), ExitCodeOf(loaded.status()));
+  }
   // Now, so that a model that cannot be served is one line of log.
   if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   session->loaded = std::move(*loaded);
@@ -434,6 +465,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
           ValidateEngineOptions(session->engine_options);
       !status.ok()) {
     return fail(status, kExitUsage);
+  }
+  session->runner = session->loaded.runner.get();
+  if (session->ranks != nullptr) {
+    const EngineOptions& engine = session->engine_options;
+    const absl::Status status = session->ranks->FinishLoading(
+        {{engine.max_num_seqs, engine.max_num_batched_tokens,
+          engine.max_model_len, engine.num_blocks, engine.vocab_size},
+         engine.steps_in_flight});
+    if (!status.ok()) return fail(status, kExitEngine);
+    session->runner = session->ranks->WrapRunner(session->runner);
   }
   return session;
 }
@@ -460,6 +501,7 @@ std::string DescribeSession(const Session& session, const std::string& address,
                             DTypeName(loaded.dtype), ", KV cache ",
                             DTypeName(loaded.kv_cache_dtype)));
   row("backend", loaded.backend->Description());
+  if (session.ranks != nullptr) row("ranks", session.ranks->Description());
   row("weights", FormatBytes(loaded.memory.weights_bytes));
   row("workspace", FormatBytes(loaded.memory.workspace_bytes));
   if (loaded.shape.device_bytes > 0) {
