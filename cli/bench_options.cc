@@ -180,6 +180,8 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
       ->check(CLI::Range(0.0, 0.999));
   app->add_option("--random-prefix-len", options->random_prefix_len)
       ->check(CLI::Range(0, kMaxLen));
+  app->add_option("--temperature", options->temperature, "0: greedy")
+      ->check(CLI::Range(0.0, 100.0));
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
@@ -264,6 +266,20 @@ void AddKernels(CLI::App* app, BenchKernelOptions* options) {
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
+void AddQuality(CLI::App* app, const AddModel& add_model,
+                BenchQualityOptions* options) {
+  add_model(app, &options->model);
+  app->add_option("--reference", options->reference,
+                  "The exact form of the model: directory or GGUF file")
+      ->required();
+  app->add_option("--text", options->text, "File of the text to score")
+      ->required();
+  app->add_option("--context", options->context,
+                  "Tokens of a chunk, of which the second half is scored")
+      ->check(CLI::Range(4, 1 << 20));
+  app->add_option("--output-json", options->output_json, "File of the result");
+}
+
 void AddStartup(CLI::App* app, BenchStartupOptions* options) {
   app->add_option("serve_args", options->serve_args,
                   "Behind `--`: arguments of quire serve");
@@ -302,6 +318,10 @@ void AddBench(CLI::App* bench, const AddModel& add_model,
   AddKernels(add("kernels", "Each operation against the machine's ceilings",
                  Kind::kKernels),
              &options->kernels);
+  AddQuality(
+      add("quality", "Divergence of a quantized model from its exact form",
+          Kind::kQuality),
+      add_model, &options->quality);
   AddStartup(add("startup", "From exec to ready and to the first token",
                  Kind::kStartup),
              &options->startup);

@@ -92,6 +92,7 @@ struct BenchOfflineOptions {
   int num_prompts = 1000;
   double random_range_ratio = 0;
   int64_t random_prefix_len = 0;
+  double temperature = 1;  // As vLLM's; 0: greedy, as `bench serve` asks for.
   // latency.
   int batch_size = 8;
   int num_iters_warmup = 10;
@@ -126,6 +127,15 @@ struct BenchKernelOptions {
   std::string output_json;
 };
 
+// Divergence of a model from its exact form.
+struct BenchQualityOptions {
+  SessionOptions model;
+  std::string reference;  // The exact form, computed in f32.
+  std::string text;       // File.
+  int context = 512;      // Tokens of a chunk.
+  std::string output_json;
+};
+
 struct BenchStartupOptions {
   std::vector<std::string> serve_args;  // Go on to `quire serve`.
   int repetitions = 11;
@@ -139,6 +149,7 @@ struct BenchOptions {
     kLatency,
     kModel,
     kKernels,
+    kQuality,
     kStartup
   };
   Kind kind = Kind::kServe;
@@ -146,6 +157,7 @@ struct BenchOptions {
   BenchOfflineOptions offline;  // throughput and latency.
   BenchModelOptions model;
   BenchKernelOptions kernels;
+  BenchQualityOptions quality;
   BenchStartupOptions startup;
 };
 

@@ -24,6 +24,7 @@
 #include "cli/bench_output.h"
 #include "cli/exit_codes.h"
 #include "cli/model_tokenizer.h"
+#include "engine/base/short_slice.h"
 #include "engine/base/status.h"
 #include "server/json_text.h"
 #include "tokenizer/tokenizer.h"
@@ -476,6 +477,7 @@ void PrintErrors(const std::vector<RequestRecord>& records) {
 
 int ServeBench::Run() {
   RaiseOpenFileLimit();
+  TakeShortSlices();  // A late reader would see late tokens.
   connection_ = Connect();
   if (const absl::Status status = MakeLoad(); !status.ok()) {
     return FailBench(status, kExitUsage);

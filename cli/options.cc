@@ -274,6 +274,21 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   app->add_option("--host", options->host, "Address to listen on");
   app->add_option("-p,--port", options->port, "Port; 0: any free one")
       ->check(CLI::Range(0, 65535));
+  app->add_option("--uds", options->unix_socket,
+                  "Unix socket to listen on, in place of host and port");
+  app->add_option("--ops-port", options->ops_port,
+                  "A second port, for /health and /metrics only, always plain "
+                  "HTTP; 0: any free one (default: none)")
+      ->check(CLI::Range(0, 65535));
+  app->add_option("--ops-host", options->ops_host,
+                  "Address of --ops-port (default: --host)");
+  app->add_option("--ssl-certfile", options->ssl_certfile,
+                  "PEM certificate chain: serve TLS; read again when it "
+                  "changes");
+  app->add_option("--ssl-keyfile", options->ssl_keyfile,
+                  "PEM private key of --ssl-certfile");
+  app->add_option("--ssl-ca-certs", options->ssl_ca_certs,
+                  "PEM authorities of which clients need a certificate");
   app->add_option("--served-model-name", options->served_model_names,
                   "Names of the model in the API; the first one answers carry")
       ->expected(1, 64);

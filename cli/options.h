@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,10 @@ struct ServeOptions {
   SessionOptions model;
   std::string host = "127.0.0.1";
   int port = 8080;
+  std::string unix_socket;  // Not empty: in place of host and port.
+  std::optional<int> ops_port;
+  std::string ops_host;                                 // Empty: as host.
+  std::string ssl_certfile, ssl_keyfile, ssl_ca_certs;  // Empty: no TLS.
   std::vector<std::string> served_model_names;
   std::vector<std::string> api_keys;
   int num_http_threads = 4;

@@ -48,6 +48,16 @@ class RunningServerImpl : public RunningServer {
     HttpServerOptions http;
     http.host = options_.host;
     http.port = options_.port;
+    http.unix_socket_path = options_.unix_socket;
+    http.ops_port = options_.ops_port;
+    http.ops_host =
+        options_.ops_host.empty() ? options_.host : options_.ops_host;
+    http.tls_certificate_file = options_.ssl_certfile;
+    http.tls_private_key_file = options_.ssl_keyfile;
+    http.tls_client_ca_file = options_.ssl_ca_certs;
+    http.on_notice = [](const std::string& line) {
+      absl::FPrintF(stderr, "quire: %s\n", line);
+    };
     http.num_workers = options_.num_http_threads;
     http.max_connections = options_.max_connections;
     http.max_body_bytes = *max_body;
@@ -132,13 +142,7 @@ class RunningServerImpl : public RunningServer {
   const Session& session() const { return *session_; }
 
   std::string Description() const override {
-    // An IPv6 address has colons of its own.
-    const bool is_ipv6 = absl::StrContains(options_.host, ':');
-    return DescribeSession(
-        *session_,
-        absl::StrCat(is_ipv6 ? "http://[" : "http://", options_.host,
-                     is_ipv6 ? "]:" : ":", port()),
-        load_time_);
+    return DescribeSession(*session_, Address(), load_time_);
   }
 
   bool Drain(absl::Duration timeout,
@@ -159,6 +163,29 @@ class RunningServerImpl : public RunningServer {
   }
 
  private:
+  std::string Address() const {
+    if (!options_.unix_socket.empty()) {
+      return absl::StrCat("unix:", options_.unix_socket);
+    }
+    const auto url = [](absl::string_view scheme, const std::string& host,
+                        int port) {
+      // An IPv6 address has colons of its own.
+      return absl::StrContains(host, ':')
+                 ? absl::StrCat(scheme, "://[", host, "]:", port)
+                 : absl::StrCat(scheme, "://", host, ":", port);
+    };
+    std::string address = url(options_.ssl_certfile.empty() ? "http" : "https",
+                              options_.host, port());
+    if (options_.ops_port.has_value()) {
+      absl::StrAppend(
+          &address, ", operations ",
+          url("http",
+              options_.ops_host.empty() ? options_.host : options_.ops_host,
+              http_->ops_port()));
+    }
+    return address;
+  }
+
   const ServeOptions options_;
   std::unique_ptr<Session> session_;
   HttpRequestCounts http_requests_;

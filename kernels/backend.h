@@ -22,9 +22,11 @@
 //   with f16 or f32 weights x' stays as it is. Products are accumulated in f32.
 // - With quantized weights x' stays as it is, or (CPU) is rounded to 8 bits for
 //   every 32 columns in the weights' order: with max = max|x'|, to the nearest
-//   of max / 127 * code, code = x' * (127 / max), ties to even, in f32. The CPU
-//   takes fp8, int4 in groups that are not whole blocks of 32 columns, and gate
-//   and up that differ in format for bf16 weights, which it rounds them to.
+//   of max / 127 * code, code = x' * (127 / max), ties to even, in f32. With
+//   fp8 the CPU rounds x' to bf16 and no weight: a scale multiplies the sum of
+//   its columns. It takes int4 in groups that are not whole blocks of 32
+//   columns, fp8 in squares of an odd size, and gate and up that differ in
+//   format or size of groups for bf16 weights, which it rounds them to.
 // - The KV cache stores K (after norm and RoPE) and V rounded to kv_dtype;
 //   queries and probabilities stay in f32. kF8E4M3 saturates. kI8 (CPU) holds,
 //   for each token and KV head, scale = max|x| / 127 in f32 and x / scale (in
@@ -37,10 +39,11 @@
 //   added, and norm_input before its norm. What Pool reduces stays in f32.
 // - Quantized weights on a GPU (kFp8, kInt4): in steps of up to 64 tokens no
 //   weight is rounded, element times scale is exact in the sum. Above, kFp8
-//   with a scale per tensor or row meets x' rounded to e4m3, from compute
-//   capability 8.9 on: x' / s in f32, saturating, s = input_scale (the largest
-//   of the parts', if all have one), else max|x'| / 448 of the row in f32, 1
-//   for a row of zeros. All others are rounded, times their scale, to the
+//   meets x' rounded to e4m3, from compute capability 8.9 on: x' / s in f32,
+//   saturating, s = input_scale (the largest of the parts', if all have one),
+//   else max|x'| / 448 in f32, 1 for zeros: of the row, where weights have a
+//   scale per tensor or row, and with blocks of 128 x 128 of each 128 columns,
+//   from the first. All others are rounded, times their scale, to the
 //   activations' dtype.
 // - Norms, activations, RoPE, logits and sampling compute in f32.
 // - Epilogue::all_reduce: what each rank adds is rounded to the dtype of the

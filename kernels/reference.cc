@@ -19,6 +19,7 @@ using reference::NormBySquare;
 using reference::NormHeads;
 using reference::PrologueRow;
 using reference::Round;
+using reference::RoundToE4M3;
 using reference::RoundToInt8;
 using reference::Softcap;
 using reference::Store;
@@ -37,10 +38,21 @@ class ReferenceWeight : public PackedWeight {
     enum class Input { kPlain, kBf16, kInt8 };
     int64_t num_rows = 0;
     Input input = Input::kPlain;
+    bool rounds_weights = false;        // To bf16.
     std::vector<int32_t> column_order;  // kInt8: of the blocks; empty: as x'.
   };
   std::vector<Part> parts;
+
+  // As a GPU computes steps of more than kMaxPlainTokens: either x' in e4m3, as
+  // RoundToE4M3 takes it, or other values; empty: the same.
+  bool rounds_many_to_e4m3 = false;
+  int group_size = 0;
+  float input_scale = 0.0f;
+  std::vector<float> values_of_many;
 };
+
+// kernels/backend.h, "Quantized weights on a GPU".
+constexpr size_t kMaxPlainTokens = 64;
 
 struct Slot {
   bool is_active = false;
@@ -102,9 +114,14 @@ ReferenceStep& AsReference(Step& step) {
 }
 
 // x' W^T + bias of one row, before any activation.
-std::vector<double> Product(const std::vector<double>& x,
+//   num_tokens: of the step.
+std::vector<double> Product(const std::vector<double>& x, size_t num_tokens,
                             const ReferenceWeight& weight) {
   using Input = ReferenceWeight::Part::Input;
+  const bool is_many = num_tokens > kMaxPlainTokens;
+  const std::vector<float>& values = is_many && !weight.values_of_many.empty()
+                                         ? weight.values_of_many
+                                         : weight.values;
   std::vector<double> out;
   out.reserve(weight.rows);
   for (const ReferenceWeight::Part& part : weight.parts) {
@@ -113,12 +130,14 @@ std::vector<double> Product(const std::vector<double>& x,
       for (double& value : input) value = Round(DType::kBF16, value);
     } else if (part.input == Input::kInt8) {
       input = RoundToInt8(x, part.column_order);
+    } else if (is_many && weight.rounds_many_to_e4m3) {
+      input = RoundToE4M3(x, weight.group_size, weight.input_scale);
     }
     for (int64_t i = 0; i < part.num_rows; ++i) {
       const int64_t row = out.size();
       double sum = weight.bias.empty() ? 0.0 : weight.bias[row];
       for (int64_t col = 0; col < weight.cols; ++col) {
-        sum += input[col] * weight.at(row, col);
+        sum += input[col] * values[row * weight.cols + col];
       }
       out.push_back(sum);
     }
@@ -261,16 +280,63 @@ ReferenceWeight::Part RoundingOf(const LinearSpec& spec, const WeightPart& part,
       rounding.input = Input::kBf16;
     }
   }
-  if (part.format == QuantFormat::kFp8 ||
-      (part.format == QuantFormat::kInt4 &&
-       (part.group_size % 32 != 0 || part.cols() % part.group_size != 0))) {
+  const bool fits_panels = rounding.input == Input::kInt8;
+  if (part.format == QuantFormat::kFp8) {
+    rounding.input = Input::kBf16;
+    rounding.rounds_weights = !fits_panels || part.group_size % 2 != 0;
+    return rounding;
+  }
+  if (part.format == QuantFormat::kInt4 &&
+      (part.group_size % 32 != 0 || part.cols() % part.group_size != 0)) {
     rounding.input = Input::kBf16;
   }
+  rounding.rounds_weights = rounding.input == Input::kBf16;
   if (!part.column_order.empty()) {
     const int32_t* const order = part.column_order.row<const int32_t>(0);
     rounding.column_order.assign(order, order + part.cols());
   }
   return rounding;
+}
+
+}  // namespace
+
+namespace {
+
+// Whether a GPU multiplies by these parts as they are; others it decodes.
+bool IsKeptOnGpu(const LinearSpec& spec) {
+  const WeightPart& first = spec.parts[0];
+  if (spec.kind == LinearKind::kVocab) return false;
+  for (const WeightPart& part : spec.parts) {
+    if (part.format != first.format || part.group_size != first.group_size) {
+      return false;
+    }
+  }
+  return first.format == QuantFormat::kFp8
+             ? first.cols() % 16 == 0 &&
+                   (first.group_size == 0 || first.group_size == 128)
+             : first.format == QuantFormat::kInt4 && first.group_size % 32 == 0;
+}
+
+// What a GPU makes of quantized weights whose activations are in `dtype`.
+void RoundAsGpu(const LinearSpec& spec, DType dtype, ReferenceWeight& weight) {
+  const WeightPart& first = spec.parts[0];
+  if (first.format == QuantFormat::kDense) return;
+  if (IsKeptOnGpu(spec) && first.format == QuantFormat::kFp8) {
+    weight.rounds_many_to_e4m3 = true;
+    weight.group_size = first.group_size;
+    weight.input_scale = first.input_scale;
+    for (const WeightPart& part : spec.parts) {
+      weight.input_scale =
+          part.input_scale == 0.0f || weight.input_scale == 0.0f
+              ? 0.0f
+              : std::max(weight.input_scale, part.input_scale);
+    }
+    return;
+  }
+  std::vector<float>& rounded =
+      IsKeptOnGpu(spec) ? weight.values_of_many : weight.values;
+  rounded = weight.values;
+  for (float& value : rounded) value = Round(dtype, value);
 }
 
 }  // namespace
@@ -286,18 +352,18 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
     weight->rows += part.rows();
     ReferenceWeight::Part rounding =
         RoundingOf(spec, part, state_->quantized_products);
-    const bool rounds_weights =
-        part.format != QuantFormat::kDense &&
-        rounding.input == ReferenceWeight::Part::Input::kBf16;
     std::vector<float> values(weight->cols);
     for (int64_t row = 0; row < part.rows(); ++row) {
       DequantizeRow(part, row, values.data());
       for (float& value : values) {
-        if (rounds_weights) value = Bf16ToFloat(FloatToBf16(value));
+        if (rounding.rounds_weights) value = Bf16ToFloat(FloatToBf16(value));
       }
       weight->values.insert(weight->values.end(), values.begin(), values.end());
     }
     weight->parts.push_back(std::move(rounding));
+  }
+  if (state_->options.activations.has_value()) {
+    RoundAsGpu(spec, *state_->options.activations, *weight);
   }
   for (int64_t row = 0; !spec.bias.empty() && row < weight->rows; ++row) {
     weight->bias.push_back(static_cast<float>(Load(spec.bias, 0, row)));
@@ -505,7 +571,7 @@ absl::Status ReferenceBackend::Linear(Step& step, TensorView x,
                                       TensorView out) {
   const size_t num_tokens = AsReference(step).tokens.size();
   const auto product = [&](size_t t) {
-    return Product(state_->Kept(PrologueRow(x, prologue, t)),
+    return Product(state_->Kept(PrologueRow(x, prologue, t)), num_tokens,
                    static_cast<const ReferenceWeight&>(weight));
   };
   TensorView sums;  // Over the ranks.
@@ -625,9 +691,9 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
                                       float softcap, TensorView out) {
   const std::vector<int64_t>& logit_tokens = AsReference(step).logit_tokens;
   for (size_t i = 0; i < logit_tokens.size(); ++i) {
-    const std::vector<double> row =
-        Product(state_->Kept(PrologueRow(hidden, prologue, logit_tokens[i])),
-                static_cast<const ReferenceWeight&>(vocab));
+    const std::vector<double> row = Product(
+        state_->Kept(PrologueRow(hidden, prologue, logit_tokens[i])),
+        logit_tokens.size(), static_cast<const ReferenceWeight&>(vocab));
     for (size_t id = 0; id < row.size(); ++id) {
       Store(out, i, id, Softcap(row[id] * scale, softcap));
     }

@@ -55,8 +55,8 @@ std::vector<double> ReferenceDistribution(absl::Span<const float> logits,
 enum class QuantizedProducts : uint8_t {
   kExact,
   // The CPU's rounding (kernels/backend.h): x' to 8 bits for block formats and
-  // kInt4 in groups of whole blocks of 32 columns; both factors to bf16 for
-  // other parts and for gate and up that differ in format.
+  // kInt4 in groups of whole blocks of 32 columns, to bf16 for kFp8; both
+  // factors to bf16 for other parts and for gate and up that differ in format.
   kInt8,
 };
 

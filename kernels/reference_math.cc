@@ -166,6 +166,28 @@ std::vector<double> RoundToInt8(const std::vector<double>& x,
   return rounded;
 }
 
+std::vector<double> RoundToE4M3(const std::vector<double>& x, int group_size,
+                                float input_scale) {
+  const size_t size = group_size > 0 ? group_size : x.size();
+  std::vector<double> rounded;
+  for (size_t first = 0; first < x.size(); first += size) {
+    const size_t end = std::min(first + size, x.size());
+    float scale = input_scale;
+    if (scale == 0.0f) {
+      float largest = 0.0f;
+      for (size_t i = first; i < end; ++i) {
+        largest = std::max(largest, std::abs(static_cast<float>(x[i])));
+      }
+      scale = largest > 0.0f ? largest / 448.0f : 1.0f;
+    }
+    for (size_t i = first; i < end; ++i) {
+      const float element = static_cast<float>(x[i]) / scale;
+      rounded.push_back(double{E4M3ToFloat(FloatToE4M3(element))} * scale);
+    }
+  }
+  return rounded;
+}
+
 std::vector<double> Activate(Epilogue::Activation activation,
                              std::vector<double> x) {
   const size_t half = x.size() / 2;

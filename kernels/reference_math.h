@@ -31,6 +31,13 @@ std::vector<double> PrologueRow(const TensorView& x, const Prologue& prologue,
 std::vector<double> RoundToInt8(const std::vector<double>& x,
                                 const std::vector<int32_t>& column_order);
 
+// x' as a GPU rounds it for kFp8 weights in steps of many tokens: to e4m3, in
+// f32 operation by operation.
+//   group_size: columns that share a scale; 0: all.
+//   input_scale: in place of max|x'| / 448; 0: none.
+std::vector<double> RoundToE4M3(const std::vector<double>& x, int group_size,
+                                float input_scale);
+
 // A gated activation halves the row.
 std::vector<double> Activate(Epilogue::Activation activation,
                              std::vector<double> x);

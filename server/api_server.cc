@@ -173,7 +173,7 @@ ApiServer::ApiServer(HttpServer* http, std::string version)
     : http_(http), version_(std::move(version)) {
   const auto probe = [this](const char* path,
                             void (ApiServer::*handle)(const Responder&) const) {
-    http_->AddRoute("GET", path, RouteAccess::kPublic,
+    http_->AddRoute("GET", path, RouteAccess::kOperations,
                     [this, handle](const HttpRequest&, Responder responder) {
                       (this->*handle)(responder);
                     });
@@ -183,7 +183,7 @@ ApiServer::ApiServer(HttpServer* http, std::string version)
   probe("/health/live", &ApiServer::HandleLive);
   probe("/metrics", &ApiServer::HandleMetrics);
   http_->AddRoute(
-      "GET", "/version", RouteAccess::kPublic,
+      "GET", "/version", RouteAccess::kOperations,
       [this](const HttpRequest&, Responder responder) {
         responder->Send(200, kJsonType, DumpJson({{"version", version_}}));
       });

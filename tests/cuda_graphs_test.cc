@@ -512,6 +512,29 @@ TEST(CudaFaultTest, EndsTheEngineAndEveryRequest) {
             absl::StatusCode::kUnavailable);
 }
 
+// Also where the next step is the first to hear of it, and not who waits.
+TEST(CudaFaultTest, EndsTheEngineWhereAStepBegins) {
+  const Loaded loaded = Load("qwen3", false, 1, 64);
+  ASSERT_NE(loaded.harness, nullptr);
+  cuda::Device& device = loaded.backend->device();
+  const EngineOptions options = OptionsOf(loaded, 1);
+  FakeClock clock;
+  auto engine =
+      *Engine::Create(options, loaded.harness->model().runner.get(), &clock);
+  ASSERT_TRUE(engine->AddRequest(MakeRequest(2, options.vocab_size)).ok());
+  std::vector<OutputEvent> events;
+  engine->Step(&events);
+  cuda::InjectFault(device, 0);
+  std::vector<char> memory(16);
+  (void)device.CopyToHost(memory.data(), memory.data(), 16);
+  ASSERT_FALSE(device.Synchronize().ok());
+  engine->Step(&events);
+  EXPECT_EQ(engine->Health().code(), absl::StatusCode::kUnavailable);
+  ASSERT_FALSE(events.empty());
+  EXPECT_TRUE(events.back().is_last);
+  EXPECT_EQ(events.back().finish_reason, FinishReason::kError);
+}
+
 TEST(CudaListsTest, MoreIdsThanTheDeviceTakesAreRefused) {
   const Loaded loaded = Load("qwen3", false, 2, 64);
   ASSERT_NE(loaded.harness, nullptr);

@@ -32,8 +32,7 @@ struct Case {
   bool is_gated() const { return kind == LinearKind::kGateUp; }
   // As kernels/backend.h says.
   bool rounds_x() const {
-    return scheme.format == QuantFormat::kFp8 && num_tokens > 64 &&
-           scheme.fp8_scales != Fp8Scales::kBlock;
+    return scheme.format == QuantFormat::kFp8 && num_tokens > 64;
   }
   bool rounds_weights() const { return num_tokens > 64 && !rounds_x(); }
   std::string ToString() const {
@@ -51,14 +50,19 @@ struct Case {
 std::vector<double> RoundX(const Case& c, absl::Span<const float> x) {
   std::vector<double> rounded(x.begin(), x.end());
   if (!c.rounds_x()) return rounded;
-  float scale = c.input_scale;
-  if (scale == 0.0f) {
-    float largest = 0.0f;
-    for (float value : x) largest = std::max(largest, std::abs(value));
-    scale = largest > 0.0f ? largest / 448.0f : 1.0f;
-  }
-  for (size_t i = 0; i < x.size(); ++i) {
-    rounded[i] = double{E4M3ToFloat(FloatToE4M3(x[i] / scale))} * scale;
+  const size_t size = c.scheme.fp8_scales == Fp8Scales::kBlock ? 128 : x.size();
+  for (size_t first = 0; first < x.size(); first += size) {
+    const absl::Span<const float> group = x.subspan(first, size);
+    float scale = c.input_scale;
+    if (scale == 0.0f) {
+      float largest = 0.0f;
+      for (float value : group) largest = std::max(largest, std::abs(value));
+      scale = largest > 0.0f ? largest / 448.0f : 1.0f;
+    }
+    for (size_t i = 0; i < group.size(); ++i) {
+      rounded[first + i] =
+          double{E4M3ToFloat(FloatToE4M3(group[i] / scale))} * scale;
+    }
   }
   return rounded;
 }

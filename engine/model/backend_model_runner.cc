@@ -127,7 +127,9 @@ void BackendModelRunner::BuildPlan(const SchedulerOutput& output) {
     row.slot = scheduled.slot;
     row.num_tokens = scheduled.num_tokens;
     row.num_scored = scheduled.num_scored;
-    row.num_logits = scheduled.num_scored + (scheduled.needs_token ? 1 : 0);
+    row.num_drafts = scheduled.num_drafts;
+    row.num_logits = scheduled.num_scored + scheduled.num_drafts +
+                     (scheduled.needs_token ? 1 : 0);
     row.source = scheduled.input_on_device ? TokenSource::kDeviceLast
                                            : TokenSource::kHost;
     rows_.push_back(row);

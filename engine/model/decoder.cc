@@ -472,12 +472,19 @@ absl::StatusOr<TensorView> DecoderBuilder::RopeTableFor(
   }
   const int rotary_dim = RotaryDim(layer.rope, layer.head_dim);
   if (rotary_dim == 0) return TensorView();
-  const std::vector<float> values =
-      RopeTable(layer.rope, layer.head_dim, options_.max_model_len, is_long);
+  const std::vector<float> frequencies =
+      RopeFrequencies(layer.rope, layer.head_dim, is_long);
+  // Of 131,072 positions: 4 million sines and cosines, 40 ms of one thread.
+  // Uninitialized: every element is written below.
+  const int64_t num_positions = options_.max_model_len;
+  const std::unique_ptr<float[]> values(new float[num_positions * rotary_dim]);
+  weights_.RunRanges(num_positions, [&](int64_t begin, int64_t end) {
+    FillRopeRows(layer.rope, frequencies, begin, end, values.get());
+  });
   QUIRE_ASSIGN_OR_RETURN(
       const TensorView table,
-      backend_.Upload(TensorView::Matrix(values.data(), DType::kF32,
-                                         options_.max_model_len, rotary_dim)));
+      backend_.Upload(TensorView::Matrix(values.get(), DType::kF32,
+                                         num_positions, rotary_dim)));
   rope_tables_.push_back({layer.rope, layer.head_dim, is_long, table});
   return table;
 }

@@ -46,6 +46,10 @@ struct ScheduledRow {
   // The row's last num_scored tokens (with needs_token: those before its very
   // last) say how likely the prompt token after each of them is.
   int32_t num_scored = 0;
+  // The row's last num_drafts tokens are guesses to verify: a token is drawn
+  // after each of them and after the one before them, as long as the draft is
+  // what was drawn. Then needs_token, and nothing is scored.
+  int32_t num_drafts = 0;
 
   bool has_result() const { return needs_token || num_scored > 0; }
 };
@@ -66,7 +70,7 @@ struct SchedulerOutput {
 
 struct SampledRow {
   int32_t slot = 0;
-  // One if the row needs_token (more once drafts are verified), else none.
+  // If the row needs_token: its accepted drafts, then one more. Else none.
   std::vector<TokenOutput> tokens;
   std::vector<TokenOutput> scored;  // [num_scored], with their ranks.
   std::vector<float> embedding;     // Instead of tokens, of an embed request.

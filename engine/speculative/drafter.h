@@ -34,9 +34,9 @@ struct DraftSequence {
   absl::Span<const int32_t> token_ids;
   int32_t num_prompt_tokens = 0;
   // The target's blocks of the sequence, for a drafter whose KV cache has the
-  // same geometry: they cover token_ids.size() + max_num_drafts - 1 positions,
-  // the last draft is computed by nobody but the target. Shared blocks (of a
-  // common prefix) are shared here too; whoever writes one writes the same.
+  // same geometry: they cover token_ids.size() + max_num_drafts positions.
+  // Shared blocks (of a common prefix) are shared here too; whoever writes one
+  // writes the same.
   absl::Span<const int32_t> block_table;
   // Requests share what was learnt from them only under the same value.
   absl::string_view cache_namespace;

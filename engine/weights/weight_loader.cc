@@ -139,7 +139,13 @@ std::optional<QuantizationScheme> SchemeForMatrix(
 // What a LinearSpec keeps alive: the mapping, and memory for what was
 // converted.
 struct WeightLoader::LinearMemory {
+  ~LinearMemory() {
+    for (const auto& bytes : sources) releaser->Release(bytes);
+  }
+
   std::shared_ptr<const Checkpoint> checkpoint;
+  std::shared_ptr<PageReleaser> releaser;
+  std::vector<absl::Span<const uint8_t>> sources;  // Not needed afterwards.
   PartMemory parts;
   std::vector<QuantizedMatrix> quantized;
   std::vector<float> bias;
@@ -155,7 +161,9 @@ WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
 
 WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
                            WeightLoaderOptions options)
-    : checkpoint_(std::move(checkpoint)), options_(std::move(options)) {}
+    : checkpoint_(std::move(checkpoint)),
+      releaser_(std::make_shared<PageReleaser>(checkpoint_->files())),
+      options_(std::move(options)) {}
 
 bool WeightLoader::Supports(DType dtype, QuantFormat format) const {
   return !options_.supports || options_.supports(dtype, format);
@@ -240,6 +248,25 @@ int64_t WeightLoader::Use(const StoredTensor& tensor) {
   return static_cast<int64_t>(tensor.data.size());
 }
 
+absl::Status WeightLoader::CheckIsQuantized(const StoredTensor& tensor,
+                                            const LinearSource& source) const {
+  const ModuleList& dense = options_.stored.dense_modules;
+  absl::StatusOr<const std::string*> entry = dense.Find(source.name);
+  if (entry.ok() && *entry == nullptr) return absl::OkStatus();
+  if (!entry.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path(), ": ", entry.status().message()));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      *tensor.path, ": tensor \"", tensor.name, "\" is quantized, but ",
+      dense.field(), " names it (", Quoted(**entry), ") as one that is not"));
+}
+
+void WeightLoader::Use(const StoredTensor& tensor, LinearMemory& memory) {
+  memory.num_bytes += Use(tensor);
+  memory.sources.push_back(tensor.data);
+}
+
 // The matrix [rows, cols] of a tensor "x.weight".
 absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
                                                     const LinearSource& source,
@@ -250,6 +277,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
   if (weight.format == QuantFormat::kDense &&
       (weight.dtype == StoredDType::kF8E4M3 ||
        weight.dtype == StoredDType::kI8)) {
+    QUIRE_RETURN_IF_ERROR(CheckIsQuantized(weight, source));
     const StoredTensor* scales = nullptr;
     for (const char* suffix : {".weight_scale", ".weight_scale_inv"}) {
       if (scales == nullptr) {
@@ -262,7 +290,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
                        ".weight_scale\" is missing, which weights of ",
                        StoredDTypeName(weight.dtype), " need"));
     }
-    memory.num_bytes += Use(*scales);
+    Use(*scales, memory);
     if (weight.dtype == StoredDType::kI8) {
       return ReadInt8Matrix(weight, *scales, source.rows, source.cols,
                             options_.dtype.value_or(kDequantizedDType), run,
@@ -273,7 +301,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
     tensors.scales = scales;
     tensors.input_scale = FindStored(absl::StrCat(source.name, ".input_scale"));
     if (tensors.input_scale != nullptr) {
-      memory.num_bytes += Use(*tensors.input_scale);
+      Use(*tensors.input_scale, memory);
     }
     tensors.block_size = options_.stored.block_size;
     tensors.num_fused = num_fused;
@@ -309,7 +337,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
                                                   LinearMemory& memory) {
   const auto find = [&](const char* suffix) {
     const StoredTensor* tensor = FindStored(absl::StrCat(source.name, suffix));
-    if (tensor != nullptr) memory.num_bytes += Use(*tensor);
+    if (tensor != nullptr) Use(*tensor, memory);
     return tensor;
   };
   IntTensors tensors;
@@ -338,6 +366,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
                                                      ".qzeros\" is missing"));
     }
   }
+  QUIRE_RETURN_IF_ERROR(CheckIsQuantized(*tensors.codes, source));
   if (tensors.scales == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(*tensors.codes->path, ": tensor \"", source.name,
@@ -349,7 +378,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
     if (bias != nullptr &&
         std::all_of(bias->data.begin(), bias->data.end(),
                     [](uint8_t byte) { return byte == 0; })) {
-      memory.num_bytes += Use(*bias);
+      Use(*bias, memory);
     }
   }
   const auto run = [this](auto n, auto body) { RunRanges(n, body); };
@@ -377,7 +406,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
     memory.last = {source.name, part};
   } else {
     QUIRE_ASSIGN_OR_RETURN(weight, Find(name, {source.rows, source.cols}));
-    memory.num_bytes += Use(*weight);
+    Use(*weight, memory);
     QUIRE_ASSIGN_OR_RETURN(
         part, ReadWeight(*weight, source, num_fused, fused_idx, memory));
     if (weight->dtype == StoredDType::kI8) memory.last = {source.name, part};
@@ -476,6 +505,7 @@ absl::StatusOr<LinearSpec> WeightLoader::Linear(
   spec.kind = kind;
   auto memory = std::make_shared<LinearMemory>();
   memory->checkpoint = checkpoint_;
+  memory->releaser = releaser_;
   bool has_bias = false;
   for (size_t i = 0; i < sources.size(); ++i) {
     const LinearSource& source = sources[i];

@@ -18,6 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/base/thread_pool.h"
 #include "engine/parallel/sharding.h"
+#include "engine/weights/page_releaser.h"
 #include "engine/weights/quantization_config.h"
 #include "engine/weights/quantized_matrix.h"
 #include "engine/weights/safetensors.h"
@@ -80,7 +81,8 @@ class WeightLoader {
                WeightLoaderOptions options);
 
   // The parts of one linear layer, in the order given. Matrices that need no
-  // conversion are views into the mapped file. A matrix is found as
+  // conversion are views into the mapped file, whose pages are given back when
+  // the last copy of LinearSpec::keep_alive goes. A matrix is found as
   // `name`.weight (dense, blocks of GGUF, fp8, int8), `name`.qweight (GPTQ,
   // AWQ) or `name`.weight_packed (compressed-tensors).
   absl::StatusOr<LinearSpec> Linear(LinearKind kind,
@@ -94,6 +96,10 @@ class WeightLoader {
   // A one-dimensional tensor of `size` elements as f32.
   absl::StatusOr<std::vector<float>> Vector(absl::string_view name,
                                             int64_t size);
+
+  // Calls body over disjoint ranges that cover [0, num_items), on all threads.
+  void RunRanges(int64_t num_items,
+                 absl::FunctionRef<void(int64_t begin, int64_t end)> body);
 
   bool Has(absl::string_view name) const;
 
@@ -137,8 +143,12 @@ class WeightLoader {
   };
 
   bool Supports(DType dtype, QuantFormat format) const;
+  // An error if the configuration says that this quantized tensor is dense.
+  absl::Status CheckIsQuantized(const StoredTensor& tensor,
+                                const LinearSource& source) const;
   // Marks the tensor as used; its bytes if it was not before.
   int64_t Use(const StoredTensor& tensor);
+  void Use(const StoredTensor& tensor, LinearMemory& memory);
   absl::StatusOr<WeightPart> ReadMatrix(const LinearSource& source,
                                         int num_fused, int fused_idx,
                                         LinearMemory& memory);
@@ -153,10 +163,9 @@ class WeightLoader {
                                     LinearMemory& memory);
   absl::Status ReadBiases(const std::vector<LinearSource>& sources,
                           LinearMemory& memory);
-  void RunRanges(int64_t num_items,
-                 absl::FunctionRef<void(int64_t begin, int64_t end)> body);
 
   std::shared_ptr<const Checkpoint> checkpoint_;
+  std::shared_ptr<PageReleaser> releaser_;
   WeightLoaderOptions options_;
   std::set<const StoredTensor*> used_;
   std::unique_ptr<ThreadPool> pool_;  // Started when it is needed.

@@ -177,15 +177,22 @@ absl::StatusOr<TensorView> CpuBackend::Upload(TensorView host) {
       MappedMemory::Create(num_bytes, MappedMemory::Pages::kSmall));
   const TensorView view =
       TensorView::Matrix(memory.data(), DType::kF32, host.rows, host.cols);
-  for (int64_t row = 0; row < host.rows; ++row) {
-    float* out = view.row<float>(row);
-    for (int64_t col = 0; col < host.cols; ++col) {
-      out[col] = host.dtype == DType::kF32 ? host.row<const float>(row)[col]
-                 : host.dtype == DType::kF16
-                     ? HalfToFloat(host.row<const uint16_t>(row)[col])
-                     : Bf16ToFloat(host.row<const uint16_t>(row)[col]);
+  const auto copy_rows = [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* out = view.row<float>(row);
+      if (host.dtype == DType::kF32) {
+        std::memcpy(out, host.row<const float>(row), host.cols * sizeof(float));
+        continue;
+      }
+      const uint16_t* from = host.row<const uint16_t>(row);
+      for (int64_t col = 0; col < host.cols; ++col) {
+        out[col] = host.dtype == DType::kF16 ? HalfToFloat(from[col])
+                                             : Bf16ToFloat(from[col]);
+      }
     }
-  }
+  };
+  // A table of RoPE has 131,072 rows, a norm has one.
+  pool_.ParallelFor(host.rows, 1024, copy_rows);
   weights_bytes_ += num_bytes;
   uploads_.push_back(std::move(memory));
   return view;

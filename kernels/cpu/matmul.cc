@@ -41,6 +41,19 @@ absl::Status CheckQuantized(const WeightPart& part) {
                 DTypeName(part.data.dtype), ", not blocks of ", block.bytes,
                 " bytes");
   }
+  if (part.format == QuantFormat::kFp8) {
+    const TensorView& scales = part.scales;
+    const int64_t size = part.group_size;
+    const bool fits =
+        size > 0 ? scales.rows == (part.rows() + size - 1) / size &&
+                       scales.cols == (part.cols() + size - 1) / size
+                 : scales.cols == 1 &&
+                       (scales.rows == 1 || scales.rows == part.rows());
+    if (size < 0 || !fits || scales.empty() || scales.dtype != DType::kF32) {
+      return fail("scales of ", DTypeName(scales.dtype), " [", scales.rows,
+                  ", ", scales.cols, "] with group_size ", size);
+    }
+  }
   if (part.format != QuantFormat::kInt4) return absl::OkStatus();
   if (part.group_size < 1) return fail("group_size ", part.group_size);
   const int64_t groups = (part.cols() + part.group_size - 1) / part.group_size;
@@ -261,7 +274,7 @@ absl::Status PackedMatrix::PackPieces(const LinearSpec& spec,
     row += part.rows();
     const bool is_dense = part.format == QuantFormat::kDense;
     if (kind == LinearKind::kGateUp ||
-        (!is_dense && !CanPackQuantMatrix(piece))) {
+        (!is_dense && !CanPackQuantMatrix(piece) && !CanPackFp8Matrix(piece))) {
       dense.push_back(ToBf16(part, pool));
       part = WeightPart{TensorView::Matrix(dense.back().data(), DType::kBF16,
                                            part.rows(), part.cols())};
@@ -299,6 +312,9 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
     if (CanPackQuantMatrix(spec)) {
       p.quant_ = PackQuantMatrix(spec, isa, pool);
       p.num_bytes = p.quant_->num_bytes();
+    } else if (CanPackFp8Matrix(spec)) {
+      p.fp8_ = PackFp8Matrix(spec, isa, pool);
+      p.num_bytes = p.fp8_->num_bytes();
     } else {
       QUIRE_RETURN_IF_ERROR(p.PackPieces(spec, pool));
     }
@@ -341,6 +357,10 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   QUIRE_CHECK(isa == weight.isa_);
   if (weight.quant_ != nullptr) {
     QuantMatmul(pool, GetQuantKernels(isa), *weight.quant_, params, scratch);
+    return;
+  }
+  if (weight.fp8_ != nullptr) {
+    Fp8Matmul(pool, isa, *weight.fp8_, params, scratch);
     return;
   }
   if (!weight.pieces_.empty()) {
@@ -416,6 +436,10 @@ void UnpackRow(const PackedMatrix& weight, int64_t row, float* out) {
   QUIRE_DCHECK(row >= 0 && row < weight.rows);
   if (weight.quant_ != nullptr) {
     UnpackQuantRow(*weight.quant_, row, out);
+    return;
+  }
+  if (weight.fp8_ != nullptr) {
+    UnpackFp8Row(*weight.fp8_, row, out);
     return;
   }
   for (const auto& piece : weight.pieces_) {

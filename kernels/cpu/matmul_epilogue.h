@@ -80,6 +80,25 @@ QUIRE_INLINE void Epilogue(const MatmulOutput& output, int64_t panel,
   }
 }
 
+// Fetches what Epilogue is going to write and add for `num_panels` panels,
+// while the sums are still being made.
+QUIRE_INLINE void PrefetchOutputs(const MatmulOutput& output, int64_t panel,
+                                  int num_panels, TileRange range) {
+  const int64_t width = output.is_gated ? kLanes : 2 * kLanes;
+  const int64_t channel = panel * width;
+  const int64_t rest = output.num_outputs - channel;
+  const int64_t count = rest < num_panels * width ? rest : num_panels * width;
+  for (int64_t i = 0; i < range.num_rows; ++i) {
+    const int64_t row = range.first_row + i;
+    const float* const out = output.out + row * output.out_stride + channel;
+    for (int64_t j = 0; j < count; j += 16) __builtin_prefetch(out + j, 1);
+    if (output.residual == nullptr) continue;
+    const float* const residual =
+        output.residual + row * output.residual_stride + channel;
+    for (int64_t j = 0; j < count; j += 16) __builtin_prefetch(residual + j);
+  }
+}
+
 }  // namespace QUIRE_ISA_NAMESPACE
 }  // namespace quire
 

@@ -23,9 +23,10 @@ namespace {
 // (Zen 5), and the end of a block overlaps with the next one's start better
 // than with 14 rows (68 and 61 % of the peak).
 constexpr int kTileRows = 8;
-// With 7 the f32 sums fit into registers too (73 %): better where a row less in
-// each tile does not matter.
-constexpr int kManyTileRows = 7;
+// With 7 the f32 sums fit into registers too, and with 6 some are left, in
+// which the end of a block overlaps with the next one (73 and 76 %): better
+// where two rows less in each tile do not matter.
+constexpr int kManyTileRows = 6;
 // So few rows keep their f32 sums in registers; others in L1, which costs a
 // load and a store for every 8 dot products.
 constexpr int kMaxRegisterRows = 7;
@@ -47,7 +48,7 @@ constexpr int64_t kExpandedBlockBytes = kQuantBlockSteps * 2 * kVectorBytes;
 // Weights are prefetched this far ahead where each is used once.
 constexpr int64_t kPrefetchBytes = 8 << 10;
 // Row tiles whose sums are kept at once.
-constexpr int kGroupTiles = 32;
+constexpr int kGroupTiles = 96;
 
 struct TileArgs {
   const QuantPanels* weights;
@@ -62,9 +63,13 @@ struct TileArgs {
   const float* scales;  // [num_blocks][subs][kPanelWidth]
   const float* mins;    // The same.
   int offset_shift;
-  // Two cache lines are prefetched in each of 8 steps of a block.
-  const char* prefetch;
-  int64_t prefetch_stride;
+  // Each weight is used once: what comes next in the panel is prefetched.
+  bool is_stream;
+  // Otherwise, with each block: two lines of the next tile's x, if it is known,
+  // and `num_weight_lines` of the weights after these.
+  const char* next_x;
+  const char* next_weights;
+  int num_weight_lines;
 };
 
 constexpr int Log2(int value) { return value <= 1 ? 0 : 1 + Log2(value / 2); }
@@ -226,7 +231,7 @@ struct ExpandedSource {
   static constexpr bool kIsWide = kWide;
 
   QUIRE_INLINE_METHOD explicit ExpandedSource(const TileArgs& args)
-      : args(args), prefetch(args.prefetch) {}
+      : args(args) {}
 
   QUIRE_INLINE_METHOD void Seek(int64_t i, int64_t) {
     codes = args.codes + i * kExpandedBlockBytes;
@@ -239,9 +244,6 @@ struct ExpandedSource {
     const char* const p = codes + (kHalf * 8 + 2 * i) * kVectorBytes;
     w0 = LoadBytes(p);
     w1 = LoadBytes(p + kVectorBytes);
-    __builtin_prefetch(prefetch);
-    __builtin_prefetch(prefetch + 64);
-    prefetch += args.prefetch_stride;
   }
   QUIRE_INLINE_METHOD F32 Scale(int sub, int vector) const {
     return Load(scales + sub * kPanelWidth + vector * kLanes);
@@ -252,7 +254,6 @@ struct ExpandedSource {
   QUIRE_INLINE_METHOD int OffsetShift() const { return args.offset_shift; }
 
   const TileArgs& args;
-  const char* prefetch;
   const char* codes = nullptr;
   const float* scales = nullptr;
   const float* mins = nullptr;
@@ -291,109 +292,149 @@ QUIRE_INLINE F32 FinishNext(F32 sum, I32 acc, F32 scale, F32 min, F32 minus_x) {
   return Fma(ToFloat(acc), scale, sum);
 }
 
+// The f32 sums of a tile: in registers where they fit, else in args.acc.
+template <int kRows>
+struct TileSums {
+  static constexpr bool kInRegisters = kRows <= kMaxRegisterRows;
+
+  QUIRE_INLINE_METHOD explicit TileSums(const TileArgs& args) : acc(args.acc) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * kRows; ++i) {
+      if constexpr (kInRegisters) {
+        kept[i] = F32{};
+        if (!args.is_first) kept[i] = Load(acc + i * kLanes);
+      } else if (args.is_first) {
+        Store(acc + i * kLanes, F32{});
+      }
+    }
+  }
+
+  // += sum * scale
+  QUIRE_INLINE_METHOD void Add(int row, int vector, F32 sum, F32 scale) {
+    const int i = 2 * row + vector;
+    if constexpr (kInRegisters) {
+      kept[i] = Fma(sum, scale, kept[i]);
+    } else {
+      Store(acc + i * kLanes, Fma(sum, scale, Load(acc + i * kLanes)));
+    }
+  }
+
+  QUIRE_INLINE_METHOD void Write() const {
+    if constexpr (!kInRegisters) return;
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * kRows; ++i) Store(acc + i * kLanes, kept[i]);
+  }
+
+  float* acc;
+  F32 kept[2 * (kInRegisters ? kRows : 1)];
+};
+
+// The integers' start. minus_x: minus the sums of x's codes, of each row.
+template <class Source, int kRows>
+QUIRE_INLINE void StartIntegers(const int32_t* minus_x, I32 shift,
+                                I32 (&acc)[kRows][2]) {
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    acc[row][0] = acc[row][1] = I32{};
+    if constexpr (!Source::kHasMin) {
+      acc[row][0] = acc[row][1] = ShiftLeft(SetInt1(minus_x[row]), shift);
+    }
+  }
+}
+
+// The first half of a block with two sub-blocks: its sums, scaled, to `first`.
+template <class Source, int kRows>
+QUIRE_INLINE void FinishFirstHalf(const Source& source, const int32_t* minus_x,
+                                  const I32 (&acc)[kRows][2], float* first) {
+#pragma GCC unroll 2
+  for (int vector = 0; vector < 2; ++vector) {
+    const F32 scale = source.Scale(0, vector);
+    F32 min = {};
+    if constexpr (Source::kHasMin) min = source.Min(0, vector);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const F32 minus = ToFloat(SetInt1(minus_x[row]));
+      Store(first + row * kPanelWidth + vector * kLanes,
+            FinishFirst<Source>(acc[row][vector], scale, min, minus));
+    }
+  }
+}
+
+// The end of a block: its sums times the scales of x, on top of `sums`.
+//   first: of FinishFirstHalf; unused with one sub-block
+template <class Source, int kRows>
+QUIRE_INLINE void FinishBlock(const Source& source, const int32_t* minus_x,
+                              const float* x_scale, const float* first,
+                              const I32 (&acc)[kRows][2],
+                              TileSums<kRows>& sums) {
+  constexpr int kSub = Source::kSubs - 1;
+  const F32 scales[2] = {source.Scale(kSub, 0), source.Scale(kSub, 1)};
+  F32 mins[2] = {};
+  if constexpr (Source::kHasMin) {
+    mins[0] = source.Min(kSub, 0);
+    mins[1] = source.Min(kSub, 1);
+  }
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+    const F32 minus = ToFloat(SetInt1(minus_x[row]));
+    const F32 xs = Set1(x_scale[row]);
+#pragma GCC unroll 2
+    for (int vector = 0; vector < 2; ++vector) {
+      F32 sum;
+      if constexpr (Source::kSubs == 2) {
+        sum = FinishNext<Source>(
+            Load(first + row * kPanelWidth + vector * kLanes), acc[row][vector],
+            scales[vector], mins[vector], minus);
+      } else {
+        sum = FinishFirst<Source>(acc[row][vector], scales[vector],
+                                  mins[vector], minus);
+      }
+      sums.Add(row, vector, sum, xs);
+    }
+  }
+}
+
 template <class Source, int kRows>
 void Tile(const TileArgs& args) {
   constexpr int kSubs = Source::kSubs;
-  constexpr bool kInRegisters = kRows <= kMaxRegisterRows;
+  // Minus the sums of x's codes: of a block, or of its first and last half.
+  constexpr int kMinusFirst = (kQuantBlockSteps + (kSubs == 2 ? 2 : 1)) * kRows;
+  constexpr int kMinusLast = (kQuantBlockSteps + (kSubs == 2 ? 3 : 1)) * kRows;
   Source source(args);
   const I32 shift = SetInt1(source.OffsetShift());
   const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
-  F32 kept[kRows][2];
-  if constexpr (kInRegisters) {
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      kept[row][0] = kept[row][1] = F32{};
-      if (args.is_first) continue;
-      kept[row][0] = Load(args.acc + row * kPanelWidth);
-      kept[row][1] = Load(args.acc + row * kPanelWidth + kLanes);
-    }
-  } else if (args.is_first) {
-    for (int row = 0; row < 2 * kRows; ++row) {
-      Store(args.acc + row * kLanes, F32{});
-    }
-  }
-  // Sums of the first sub-blocks.
-  alignas(64) float first[kRows][kPanelWidth];
-  float* const first_sums = &first[0][0];
+  const char* next_x = args.next_x;
+  const char* next_weights = args.next_weights;
+  TileSums<kRows> sums(args);
+  alignas(64) float first[kSubs == 2 ? kRows * kPanelWidth : 1];
   for (int64_t i = 0; i < args.num_blocks; ++i) {
     source.Seek(i, args.block_begin + i);
-    source.Prefetch();
-    const float* const x_scale =
-        reinterpret_cast<const float*>(x + kQuantBlockSteps * kRows);
-    const int32_t* const minus_x = x + (kQuantBlockSteps + 1) * kRows;
-    I32 acc[kRows][2];
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      acc[row][0] = acc[row][1] = I32{};
-      if constexpr (!Source::kHasMin) {
-        acc[row][0] = acc[row][1] =
-            ShiftLeft(SetInt1(minus_x[row + (kSubs == 2 ? kRows : 0)]), shift);
+    if (args.is_stream) {
+      source.Prefetch();
+    } else {
+      __builtin_prefetch(next_x);
+      __builtin_prefetch(next_x + 64);
+      next_x += 128;
+      for (int line = 0; line < args.num_weight_lines; ++line) {
+        __builtin_prefetch(next_weights, 0, 2);
+        next_weights += 64;
       }
     }
+    I32 acc[kRows][2];
+    StartIntegers<Source, kRows>(x + kMinusFirst, shift, acc);
     Accumulate<Source, 0, kRows>(source, x, acc);
     if constexpr (kSubs == 2) {
-      const F32 scale0 = source.Scale(0, 0);
-      const F32 scale1 = source.Scale(0, 1);
-      F32 min0 = {}, min1 = {};
-      if constexpr (Source::kHasMin) {
-        min0 = source.Min(0, 0);
-        min1 = source.Min(0, 1);
-      }
-#pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        const F32 minus = ToFloat(SetInt1(minus_x[kRows + row]));
-        float* const sums = first_sums + row * kPanelWidth;
-        Store(sums, FinishFirst<Source>(acc[row][0], scale0, min0, minus));
-        Store(sums + kLanes,
-              FinishFirst<Source>(acc[row][1], scale1, min1, minus));
-        acc[row][0] = acc[row][1] = I32{};
-        if constexpr (!Source::kHasMin) {
-          acc[row][0] = acc[row][1] =
-              ShiftLeft(SetInt1(minus_x[2 * kRows + row]), shift);
-        }
-      }
+      FinishFirstHalf<Source, kRows>(source, x + kMinusFirst, acc, first);
+      StartIntegers<Source, kRows>(x + kMinusLast, shift, acc);
     }
     Accumulate<Source, 1, kRows>(source, x, acc);
-    const F32 scale0 = source.Scale(kSubs - 1, 0);
-    const F32 scale1 = source.Scale(kSubs - 1, 1);
-    F32 min0 = {}, min1 = {};
-    if constexpr (Source::kHasMin) {
-      min0 = source.Min(kSubs - 1, 0);
-      min1 = source.Min(kSubs - 1, 1);
-    }
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 minus =
-          ToFloat(SetInt1(minus_x[(kSubs == 2 ? 2 * kRows : 0) + row]));
-      F32 sum0, sum1;
-      if constexpr (kSubs == 2) {
-        const float* const sums = first_sums + row * kPanelWidth;
-        sum0 = FinishNext<Source>(Load(sums), acc[row][0], scale0, min0, minus);
-        sum1 = FinishNext<Source>(Load(sums + kLanes), acc[row][1], scale1,
-                                  min1, minus);
-      } else {
-        sum0 = FinishFirst<Source>(acc[row][0], scale0, min0, minus);
-        sum1 = FinishFirst<Source>(acc[row][1], scale1, min1, minus);
-      }
-      const F32 xs = Set1(x_scale[row]);
-      if constexpr (kInRegisters) {
-        kept[row][0] = Fma(sum0, xs, kept[row][0]);
-        kept[row][1] = Fma(sum1, xs, kept[row][1]);
-      } else {
-        float* const sums = args.acc + row * kPanelWidth;
-        Store(sums, Fma(sum0, xs, Load(sums)));
-        Store(sums + kLanes, Fma(sum1, xs, Load(sums + kLanes)));
-      }
-    }
+    FinishBlock<Source, kRows>(
+        source, x + kMinusLast,
+        reinterpret_cast<const float*>(x + kQuantBlockSteps * kRows), first,
+        acc, sums);
     x += kQuantBlockXDwords * kRows;
   }
-  if constexpr (kInRegisters) {
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      Store(args.acc + row * kPanelWidth, kept[row][0]);
-      Store(args.acc + row * kPanelWidth + kLanes, kept[row][1]);
-    }
-  }
+  sums.Write();
 }
 
 // Writes args.num_blocks blocks to codes, scales and mins.
@@ -503,91 +544,168 @@ constexpr ExpandFunction kExpand[kNumPanelCodes] = {
 
 // ---------------------------------------------------------------- x
 
-QUIRE_INLINE uint32_t MaxBits(U32 v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_max_epu32((__m512i)v);
-#else
-  uint32_t result = 0;
-  for (int i = 0; i < kLanes; ++i) result = result > v[i] ? result : v[i];
-  return result;
-#endif
-}
-QUIRE_INLINE int32_t SumInts(I32 v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_epi32((__m512i)v);
-#else
-  int32_t result = 0;
-  for (int i = 0; i < kLanes; ++i) result += v[i];
-  return result;
-#endif
+struct MaxOf {
+  QUIRE_INLINE_METHOD U32 operator()(U32 a, U32 b) const {
+    return a > b ? a : b;
+  }
+};
+struct SumOf {
+  QUIRE_INLINE_METHOD U32 operator()(U32 a, U32 b) const { return a + b; }
+};
+
+// Lane i of the result is all lanes of v[i], reduced; v is used up.
+template <int kDistance = 1, class Op>
+QUIRE_INLINE U32 ReduceEach(U32 (&v)[kLanes], Op op) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 2 * kDistance) {
+    SwapGroups<kDistance>(v[i], v[i + kDistance], AllLanes());
+    v[i] = op(v[i], v[i + kDistance]);
+  }
+  if constexpr (2 * kDistance < kLanes) return ReduceEach<2 * kDistance>(v, op);
+  return v[0];
 }
 
 typedef int8_t I8 __attribute__((vector_size(kLanes)));
 
-// One block of one row: x[0, 32) to out, whose entries are `stride` dwords
-// apart.
-QUIRE_INLINE void PackBlock(const float* x, int64_t stride, int32_t* out) {
-  constexpr int kVectors = kQuantBlockCols / kLanes;
-  F32 v[kVectors];
-  U32 max_bits = {};
+constexpr int kBlockVectors = kQuantBlockCols / kLanes;
+
+// What becomes of kLanes blocks of one row; a lane is a block.
+struct BlockRounding {
+  F32 scale;    // NaN if an element is not finite.
+  F32 inverse;  // Zero where all codes are zero.
+  bool has_non_finite;
+};
+
+QUIRE_INLINE BlockRounding RoundingOf(const float* x) {
+  U32 max[kLanes];
+#pragma GCC unroll 16
+  for (int block = 0; block < kLanes; ++block) {
+    max[block] = U32{};
 #pragma GCC unroll 8
-  for (int i = 0; i < kVectors; ++i) {
-    v[i] = Load(x + i * kLanes);
-    const U32 bits = (U32)v[i] & 0x7fffffffu;
-    max_bits = bits > max_bits ? bits : max_bits;
+    for (int i = 0; i < kBlockVectors; ++i) {
+      const F32 v = Load(x + block * kQuantBlockCols + i * kLanes);
+      max[block] = MaxOf()(max[block], (U32)v & 0x7fffffffu);
+    }
   }
-  const uint32_t bits = MaxBits(max_bits);
-  float max;
-  __builtin_memcpy(&max, &bits, sizeof(max));
+  const U32 bits = ReduceEach(max, MaxOf());
   // Smaller blocks count as zero: the inverse would overflow.
-  const bool is_zero = bits < 0x0d800000u;        // 2^-100
-  const bool is_non_finite = bits > 0x7f7fffffu;  // NaNs too.
-  const float scale = is_zero ? 0.0f : max / 127.0f;
-  const float inverse = is_zero || is_non_finite ? 0.0f : 127.0f / max;
-  int8_t codes[kQuantBlockCols];
-  int32_t sums[2] = {0, 0};
-#pragma GCC unroll 8
-  for (int i = 0; i < kVectors; ++i) {
-    // Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits.
-    const F32 shifted = v[i] * Set1(inverse) + Set1(0x1.8p23f);
-    I32 code = (I32)shifted - 0x4b400000;
-    if (is_non_finite) code = I32{};
-    sums[i * 2 / kVectors] += SumInts(code);
-    const I8 bytes = __builtin_convertvector(code, I8);
-    __builtin_memcpy(codes + i * kLanes, &bytes, sizeof(bytes));
-  }
-#pragma GCC unroll 8
-  for (int step = 0; step < kQuantBlockSteps; ++step) {
-    __builtin_memcpy(out + step * stride, codes + 4 * step, 4);
-  }
-  const float stored = is_non_finite ? __builtin_nanf("") : scale;
-  __builtin_memcpy(out + kQuantBlockSteps * stride, &stored, 4);
-  out[(kQuantBlockSteps + 1) * stride] = -(sums[0] + sums[1]);
-  out[(kQuantBlockSteps + 2) * stride] = -sums[0];
-  out[(kQuantBlockSteps + 3) * stride] = -sums[1];
+  const U32 is_zero = (U32)(bits < 0x0d800000u);        // 2^-100
+  const U32 is_non_finite = (U32)(bits > 0x7f7fffffu);  // NaNs too.
+  BlockRounding result;
+  result.scale = (F32)(((U32)((F32)bits / 127.0f) & ~is_zero) | is_non_finite);
+  result.inverse =
+      (F32)((U32)(127.0f / (F32)bits) & ~(is_zero | is_non_finite));
+  uint32_t any = 0;
+  for (int i = 0; i < kLanes; ++i) any |= is_non_finite[i];
+  result.has_non_finite = any != 0;
+  return result;
 }
 
-// Where a row tile begins in packed x.
-QUIRE_INLINE char* PackedX(const QuantJob& job, TileRange range) {
-  return job.packed_x +
-         range.first_row * job.num_blocks * kQuantBlockXDwords * 4;
+// Codes of one vector.
+QUIRE_INLINE I32 RoundVector(const float* x, float inverse,
+                             bool has_non_finite) {
+  // Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits.
+  const F32 shifted = Load(x) * Set1(inverse) + Set1(0x1.8p23f);
+  const I32 code = (I32)shifted - 0x4b400000;
+  return has_non_finite && inverse == 0.0f ? I32{} : code;
 }
+
+// kLanes blocks of one row to `num_blocks` of them at out, whose entries are
+// `stride` dwords apart and whose blocks kQuantBlockXDwords * stride.
+//   x: [kLanes * 32]
+QUIRE_INLINE void PackBlocks(const float* x, int num_blocks, int64_t stride,
+                             int32_t* out) {
+  const BlockRounding rounding = RoundingOf(x);
+  float scale[kLanes], inverse[kLanes];
+  Store(scale, rounding.scale);
+  Store(inverse, rounding.inverse);
+  U32 sums[2][kLanes];
+  int8_t codes[kLanes][kQuantBlockCols];
+#pragma GCC unroll 16
+  for (int block = 0; block < kLanes; ++block) {
+    sums[0][block] = sums[1][block] = U32{};
+#pragma GCC unroll 8
+    for (int i = 0; i < kBlockVectors; ++i) {
+      const I32 code = RoundVector(x + block * kQuantBlockCols + i * kLanes,
+                                   inverse[block], rounding.has_non_finite);
+      sums[i * 2 / kBlockVectors][block] += (U32)code;
+      const I8 bytes = __builtin_convertvector(code, I8);
+      __builtin_memcpy(codes[block] + i * kLanes, &bytes, sizeof(bytes));
+    }
+  }
+  int32_t minus[2][kLanes];
+  for (int half = 0; half < 2; ++half) {
+    StoreBytes(reinterpret_cast<char*>(minus[half]),
+               U32{} - ReduceEach(sums[half], SumOf()));
+  }
+  for (int block = 0; block < num_blocks; ++block) {
+#pragma GCC unroll 8
+    for (int step = 0; step < kQuantBlockSteps; ++step) {
+      __builtin_memcpy(out + step * stride, codes[block] + 4 * step, 4);
+    }
+    __builtin_memcpy(out + kQuantBlockSteps * stride, scale + block, 4);
+    const int32_t first = minus[0][block];
+    const int32_t last = minus[1][block];
+    out[(kQuantBlockSteps + 1) * stride] = first + last;
+    out[(kQuantBlockSteps + 2) * stride] = first;
+    out[(kQuantBlockSteps + 3) * stride] = last;
+    out += kQuantBlockXDwords * stride;
+  }
+}
+
+// Blocks [begin, begin + num_blocks) of a chunk of k.
+struct ChunkRange {
+  int64_t begin;
+  int64_t num_blocks;
+};
+QUIRE_INLINE ChunkRange Chunk(const QuantJob& job, int64_t begin) {
+  const int64_t rest = job.num_blocks - begin;
+  return {begin, rest < kChunkBlocks ? rest : kChunkBlocks};
+}
+
+// A chunk of a row tile in packed x.
+QUIRE_INLINE char* PackedX(const QuantJob& job, ChunkRange chunk,
+                           TileRange range) {
+  return job.packed_x +
+         (chunk.begin * job.num_rows + range.first_row * chunk.num_blocks) *
+             kQuantBlockXDwords * 4;
+}
+
+static_assert(kChunkBlocks % kLanes == 0);
 
 void PackX(const QuantJob& job, int64_t tile) {
   const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
-  int32_t* const out = reinterpret_cast<int32_t*>(PackedX(job, range));
-  for (int64_t block = 0; block < job.num_blocks; ++block) {
-    int32_t* const block_out =
-        out + block * kQuantBlockXDwords * range.num_rows;
+  for (int64_t begin = 0; begin < job.num_blocks; begin += kChunkBlocks) {
+    const ChunkRange chunk = Chunk(job, begin);
+    int32_t* const out = reinterpret_cast<int32_t*>(PackedX(job, chunk, range));
     for (int64_t row = 0; row < range.num_rows; ++row) {
-      const float* x = job.x + (range.first_row + row) * job.x_stride;
-      float gathered[kQuantBlockCols];
-      if (job.column_order != nullptr) {
-        const int32_t* const order = job.column_order + block * kQuantBlockCols;
-        for (int i = 0; i < kQuantBlockCols; ++i) gathered[i] = x[order[i]];
-        PackBlock(gathered, range.num_rows, block_out + row);
-      } else {
-        PackBlock(x + block * kQuantBlockCols, range.num_rows, block_out + row);
+      const float* const x = job.x + (range.first_row + row) * job.x_stride;
+      // What comes next: the pieces of a row are too short for the hardware.
+      const float* const next =
+          row + 1 < range.num_rows
+              ? x + job.x_stride + begin * kQuantBlockCols
+              : job.x + range.first_row * job.x_stride +
+                    (begin + chunk.num_blocks) * kQuantBlockCols;
+      for (int64_t i = 0; i < chunk.num_blocks * kQuantBlockCols; i += 16) {
+        __builtin_prefetch(next + i);
+      }
+      for (int64_t i = 0; i < chunk.num_blocks; i += kLanes) {
+        const int64_t col = (begin + i) * kQuantBlockCols;
+        const int64_t rest = chunk.num_blocks - i;
+        const int num_blocks = static_cast<int>(rest < kLanes ? rest : kLanes);
+        int32_t* const blocks_out =
+            out + i * kQuantBlockXDwords * range.num_rows + row;
+        if (job.column_order == nullptr && num_blocks == kLanes) {
+          PackBlocks(x + col, num_blocks, range.num_rows, blocks_out);
+          continue;
+        }
+        float gathered[kLanes * kQuantBlockCols] = {};
+        for (int j = 0; j < num_blocks * kQuantBlockCols; ++j) {
+          gathered[j] =
+              x[job.column_order == nullptr ? col + j
+                                            : job.column_order[col + j]];
+        }
+        PackBlocks(gathered, num_blocks, range.num_rows, blocks_out);
       }
     }
   }
@@ -621,62 +739,71 @@ QUIRE_INLINE Scratch CutScratch(char* p) {
   return scratch;
 }
 
-// Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
-// chunks of k outside, so that weights come from memory once. Formats with
-// tiles for any number of rows are read in place by each of them: taking codes
-// out of the planes runs beside the dot products. Others are expanded, once for
-// all tiles, the first of which prefetch the next chunk while they compute.
-void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
-                  int64_t tile_begin, int64_t tile_end,
-                  const Scratch& scratch) {
-  const QuantPanels& weights = job.weights;
-  const QuantLayout& layout = LayoutOf(weights.code);
-  const TileTable& direct = kDirectTables[static_cast<int>(weights.code)];
+// Whether row tiles take the codes out of the panels themselves.
+QUIRE_INLINE bool IsDirect(const QuantJob& job, const QuantLayout& layout) {
   // Scales of sub-blocks and minima cost a tile more than the codes: with many
   // tiles they are worth expanding.
   const bool has_plain_scales =
       layout.num_subs == 1 && layout.min == QuantMin::kNone;
-  const bool is_direct = direct.entries[kTileRows] != nullptr &&
-                         (job.num_tiles < kManyTiles || has_plain_scales);
-  const TileTable& table = is_direct ? direct : ExpandedTable(layout);
+  return kDirectTables[static_cast<int>(job.weights.code)].entries[kTileRows] !=
+             nullptr &&
+         (job.num_tiles < kManyTiles || has_plain_scales);
+}
+
+// Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
+// chunks of k outside, so that weights come from memory once, prefetched by the
+// tiles of the chunk before. Formats with tiles for any number of rows are read
+// in place by each of them: taking codes out of the planes runs beside the dot
+// products. Others are expanded, once for all tiles.
+void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
+                  int64_t tile_begin, int64_t tile_end,
+                  const Scratch& scratch) {
+  const QuantPanels& weights = job.weights;
+  const int code = static_cast<int>(weights.code);
+  const QuantLayout& layout = LayoutOf(weights.code);
+  const bool is_direct = IsDirect(job, layout);
+  const TileTable& table =
+      is_direct ? kDirectTables[code] : ExpandedTable(layout);
   const int64_t block_bytes = weights.super_bytes / weights.blocks_per_super;
   TileArgs args = {};
   args.weights = &weights;
   args.offset_shift = Log2(layout.offset);
   for (int64_t begin = 0; begin < job.num_blocks; begin += kChunkBlocks) {
+    const ChunkRange chunk = Chunk(job, begin);
     args.block_begin = begin;
-    args.num_blocks = job.num_blocks - begin < kChunkBlocks
-                          ? job.num_blocks - begin
-                          : kChunkBlocks;
+    args.num_blocks = chunk.num_blocks;
     args.is_first = begin == 0;
+    const bool is_last = begin + chunk.num_blocks == job.num_blocks;
     for (int i = 0; i < num_panels && !is_direct; ++i) {
       args.panel = weights.panels + (panel + i) * weights.panel_bytes;
-      kExpand[static_cast<int>(weights.code)](
-          args, scratch.codes + i * kScratchCodes,
-          scratch.scales + i * kScratchScales,
-          scratch.mins + i * kScratchScales);
+      kExpand[code](args, scratch.codes + i * kScratchCodes,
+                    scratch.scales + i * kScratchScales,
+                    scratch.mins + i * kScratchScales);
     }
-    const int64_t chunk_bytes = args.num_blocks * block_bytes;
-    int64_t prefetched = 0;
+    args.num_weight_lines =
+        static_cast<int>(block_bytes / 64 / (tile_end - tile_begin) + 1);
     float* acc = scratch.acc;
     for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
       const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
-      args.x =
-          PackedX(job, range) + begin * kQuantBlockXDwords * 4 * range.num_rows;
+      const int64_t x_bytes =
+          range.num_rows * chunk.num_blocks * kQuantBlockXDwords * 4;
+      args.x = PackedX(job, chunk, range);
+      if (is_last) PrefetchOutputs(job, panel, num_panels, range);
       for (int i = 0; i < num_panels; ++i) {
         args.panel = weights.panels + (panel + i) * weights.panel_bytes;
         args.codes = scratch.codes + i * kScratchCodes;
         args.scales = scratch.scales + i * kScratchScales;
         args.mins = scratch.mins + i * kScratchScales;
-        const bool has_more = prefetched < chunk_bytes;
-        args.prefetch = args.panel + begin * block_bytes + chunk_bytes +
-                        (has_more ? prefetched : 0);
-        args.prefetch_stride = has_more ? 128 : 0;
+        // The next tile's x, or the same chunk's of the next group.
+        args.next_x = args.x + x_bytes + i * (x_bytes / num_panels);
+        args.next_weights =
+            args.panel + (begin + chunk.num_blocks) * block_bytes +
+            (tile - tile_begin) * chunk.num_blocks * args.num_weight_lines * 64;
         args.acc = acc;
         table.entries[range.num_rows](args);
+        if (is_last) Epilogue(job, panel + i, range, acc);
         acc += kTileFloats;
       }
-      prefetched += args.num_blocks * 16 * 64;  // Of an expanded tile.
     }
   }
 }
@@ -692,6 +819,7 @@ void ComputeDirect(const QuantJob& job, TileFunction tile, int64_t panel_begin,
   args.x = job.packed_x;
   args.acc = acc;
   args.is_first = true;
+  args.is_stream = true;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     args.panel = job.weights.panels + panel * job.weights.panel_bytes;
     tile(args);
@@ -718,14 +846,6 @@ void Compute(const QuantJob& job, int64_t panel_begin, int64_t panel_end,
       const int64_t first = tile_begin + group * num_tiles / num_groups;
       const int64_t last = tile_begin + (group + 1) * num_tiles / num_groups;
       ComputeGroup(job, panel, num_panels, first, last, scratch);
-      const float* acc = scratch.acc;
-      for (int64_t tile = first; tile < last; ++tile) {
-        const TileRange range = MatmulTile(job.num_rows, job.num_tiles, tile);
-        for (int i = 0; i < num_panels; ++i) {
-          Epilogue(job, panel + i, range, acc);
-          acc += kTileFloats;
-        }
-      }
     }
   }
 }

@@ -28,7 +28,8 @@ struct QuantJob : MatmulOutput {
   int64_t x_stride;
   // Stored column c multiplies x[column_order[c]]; null: in order.
   const int32_t* column_order;
-  // Row tiles of x, one after the other: for each block of a tile
+  // Chunks of k, each the row tiles of x one after the other: for each block of
+  // a tile
   //   [8][tile rows] dwords of codes, [tile rows] f32, [3][tile rows] i32
   // (kQuantBlockXDwords).
   char* packed_x;

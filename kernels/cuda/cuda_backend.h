@@ -34,6 +34,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/matrix_library.h"
+#include "kernels/cuda/nccl_communicator.h"
 
 namespace quire {
 
@@ -91,6 +92,14 @@ class CudaBackend : public Backend {
   const cuda::LargeLinear& large_linear() const { return *large_linear_; }
   // A line for the log, if this GPU could be used better: what is missing.
   const std::string& notice() const { return notice_; }
+
+  // Makes this GPU a rank of a group; errors as of NcclCommunicator::Create.
+  // From then on Collect gives up on a step that waits for ranks that are gone
+  // (UNAVAILABLE), and activations lie where collectives are fastest. Requires:
+  // before Prepare; once. The communicator lives as long as the backend.
+  absl::StatusOr<Communicator*> JoinGroup(
+      const cuda::LibraryPlaces& places, const cuda::NcclId& id, int rank,
+      int size, const cuda::NcclCommunicatorOptions& options = {});
 
   std::string Description() const override;
   std::optional<int64_t> FreeDeviceBytes() override;
@@ -211,15 +220,23 @@ class CudaBackend : public Backend {
   absl::Status LaunchLinear(TensorView x, int64_t num_tokens,
                             const PackedWeight& weight,
                             const Epilogue& epilogue, float softcap,
-                            TensorView out);
+                            TensorView out, const cuda::NormArguments* norm);
+  absl::Status LaunchNormedLinear(TensorView x, const Prologue& prologue,
+                                  cuda::NormArguments norm,
+                                  const PackedWeight& weight,
+                                  const Epilogue& epilogue, float softcap,
+                                  TensorView out);
 
   const CudaBackendOptions options_;
   // Before everything that has memory of it.
   const std::unique_ptr<cuda::Device> device_;
+  // After the device, before the graphs that have its collectives.
+  std::unique_ptr<cuda::NcclCommunicator> communicator_;  // Null: one GPU.
   int64_t weights_bytes_ = 0;
   int64_t max_cols_ = 8;  // Of any weight: x' fits the scratch.
   // Of weights whose x' is permuted, or rounded to e4m3.
   int64_t max_ordered_cols_ = 0, max_fp8_cols_ = 0;
+  int64_t max_fp8_groups_ = 0;  // Scales of a row of x'.
   std::vector<cuda::DeviceBuffer> uploads_;
   std::vector<CudaAttention> attentions_;  // By spec id.
   std::vector<AttentionPlanner> planners_;
@@ -234,7 +251,8 @@ class CudaBackend : public Backend {
   bool is_prepared_ = false;
   cuda::DeviceBuffer normed_;    // x': [max rows, max_cols_], 16 bits.
   cuda::DeviceBuffer permuted_;  // [.., max_ordered_cols_], 16 bits.
-  cuda::DeviceBuffer fp8_x_, fp8_scales_;  // [.., max_fp8_cols_], e4m3; f32.
+  // [.., max_fp8_cols_], e4m3; [max_fp8_groups_, ..], f32.
+  cuda::DeviceBuffer fp8_x_, fp8_scales_;
   cuda::DeviceBuffer head_statistics_;     // As RopeArguments; f32.
   cuda::DeviceBuffer partial_out_, partial_stats_;  // As AttentionArguments.
   cuda::DeviceBuffer metadata_;      // What the current step has uploaded.

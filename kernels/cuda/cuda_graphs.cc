@@ -99,6 +99,11 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
       key.num_tokens == cuda_step.num_plan_tokens &&
       key.num_logit_rows == cuda_step.num_plan_logits &&
       key.num_rows == static_cast<int32_t>(cuda_step.rows.size());
+  if (communicator_ != nullptr) {
+    // A graph would not ask.
+    cuda_step.status.Update(communicator_->AsyncError());
+    QUIRE_RETURN_IF_ERROR(cuda_step.status);
+  }
   CudaGraph* graph = nullptr;
   if (!options_.enforce_eager && cuda_step.is_padded && is_key_true &&
       !graph_counts_.is_disabled) {
@@ -131,12 +136,12 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
 bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
   const int max_tokens = std::min({shape_.max_num_seqs, shape_.max_num_tokens,
                                    shape_.max_logit_rows, kMaxPaddedTokens});
-  // Ranks capture what they run, at the same time: what a communicator
-  // connects first may wait for the others.
-  if (options_.enforce_eager || shape_.pooled_cols > 0 ||
-      shape_.tensor_ranks != nullptr) {
-    return false;
-  }
+  if (options_.enforce_eager || shape_.pooled_cols > 0) return false;
+  // Capturing a collective may make connections, which takes all ranks; they
+  // capture together what a step needs.
+  if (shape_.tensor_ranks != nullptr) return false;
+  if (communicator_ != nullptr && communicator_->size() > 1) return false;
+  device_->MakeCurrent();
   const auto free =
       std::find_if(steps_.begin(), steps_.end(), [](const auto& candidate) {
         return candidate->state == CudaStep::State::kFree;

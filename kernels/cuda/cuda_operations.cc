@@ -58,6 +58,25 @@ void SetNorm(const NormSpec& norm, cuda::NormArguments* arguments) {
   }
 }
 
+bool Overlap(const TensorView& a, const TensorView& b) {
+  if (a.empty() || b.empty()) return false;
+  const auto end = [](const TensorView& view) {
+    return static_cast<const char*>(view.data) +
+           view.rows * view.row_stride * DTypeSize(view.dtype);
+  };
+  return a.data < end(b) && b.data < end(a);
+}
+
+// Whether a norm in every CTA of the linear layer would read what another CTA
+// may have written.
+bool IsOverwritten(const TensorView& x, const Prologue& prologue,
+                   const TensorView& epilogue_residual, const TensorView& out) {
+  const TensorView& sum = prologue.residual_out;
+  return Overlap(out, x) || Overlap(out, prologue.residual) ||
+         Overlap(sum, x) || Overlap(sum, prologue.residual) ||
+         Overlap(sum, epilogue_residual) || Overlap(sum, out);
+}
+
 cuda::GatherArguments GatherOf(const CudaWeight& table, const CudaStep& step,
                                TensorView x) {
   cuda::GatherArguments arguments;
@@ -158,11 +177,38 @@ absl::Status CudaBackend::Norm(Step& step, TensorView x,
   return absl::OkStatus();
 }
 
+// LaunchLinear of norm(x), in one kernel or two.
+absl::Status CudaBackend::LaunchNormedLinear(TensorView x,
+                                             const Prologue& prologue,
+                                             cuda::NormArguments norm,
+                                             const PackedWeight& weight,
+                                             const Epilogue& epilogue,
+                                             float softcap, TensorView out) {
+  const auto& packed = static_cast<const CudaWeight&>(weight);
+  const cuda::DeviceProperties& properties = device_->properties();
+  if (packed.column_order.num_bytes() == 0 &&
+      cuda::FitsSkinnyNorm(norm.num_tokens, norm.cols,
+                           properties.shared_bytes_of_sm) &&
+      !IsOverwritten(x, prologue, epilogue.residual, out)) {
+    return LaunchLinear(x, norm.num_tokens, weight, epilogue, softcap, out,
+                        &norm);
+  }
+  norm.out = normed_.data<uint16_t>();
+  if (!cuda::LaunchNorm(norm, device_->stream())) {
+    return device_->LaunchError("Norm");
+  }
+  return LaunchLinear(
+      TensorView::Matrix(normed_.data(), norm.dtype, norm.num_tokens, x.cols),
+      norm.num_tokens, weight, epilogue, softcap, out, nullptr);
+}
+
 // out = scale * activation(x W^T + bias) + residual, then the softcap.
+//   norm: applied to x first; null: none.
 absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
                                        const PackedWeight& weight,
                                        const Epilogue& epilogue, float softcap,
-                                       TensorView out) {
+                                       TensorView out,
+                                       const cuda::NormArguments* norm) {
   const auto& packed = static_cast<const CudaWeight&>(weight);
   cuda::LinearArguments arguments;
   arguments.dtype = x.dtype;
@@ -182,6 +228,12 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
   if (!epilogue.residual.empty()) {
     arguments.epilogue.residual = epilogue.residual.row<const uint16_t>(0);
     arguments.epilogue.residual_stride = epilogue.residual.row_stride;
+  }
+  if (norm != nullptr) {
+    arguments.has_norm = true;
+    arguments.norm = *norm;
+    arguments.num_ctas = cuda::NumCtasOfSkinnyNorm(
+        arguments.rows, device_->properties().num_sms);
   }
   if (packed.format != QuantFormat::kDense) {
     return LaunchQuantized(packed, arguments) ? absl::OkStatus()
@@ -229,6 +281,7 @@ bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
                                    .out = fp8_x_.data<uint8_t>(),
                                    .scales = fp8_scales_.data<float>(),
                                    .input_scale = weight.input_scale,
+                                   .group_size = weight.quantized.group_size,
                                    .num_tokens = linear.num_tokens,
                                    .cols = linear.cols},
                                   stream) &&
@@ -238,7 +291,6 @@ bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
 bool CudaBackend::RoundsToFp8(const CudaWeight& weight) const {
   const cuda::DeviceProperties& properties = device_->properties();
   return weight.format == QuantFormat::kFp8 &&
-         weight.quantized.group_size == 0 &&
          properties.major * 10 + properties.minor >= 89;
 }
 
@@ -300,16 +352,11 @@ absl::Status CudaBackend::Linear(Step& step, TensorView x,
     of_product.residual = TensorView();
   }
   if (num_tokens == 0) return absl::OkStatus();
-  TensorView input = x;
-  if (!IsEmpty(prologue)) {
-    norm.out = normed_.data<uint16_t>();
-    if (!cuda::LaunchNorm(norm, device_->stream())) {
-      return device_->LaunchError("Norm");
-    }
-    input = TensorView::Matrix(normed_.data(), dtype, num_tokens, x.cols);
-  }
-  QUIRE_RETURN_IF_ERROR(
-      LaunchLinear(input, num_tokens, weight, of_product, 0.0f, product));
+  QUIRE_RETURN_IF_ERROR(IsEmpty(prologue)
+                            ? LaunchLinear(x, num_tokens, weight, of_product,
+                                           0.0f, product, nullptr)
+                            : LaunchNormedLinear(x, prologue, norm, weight,
+                                                 of_product, 0.0f, product));
   if (!has_norm) return absl::OkStatus();
   if (is_reduced) {
     product.rows = num_tokens;
@@ -441,15 +488,10 @@ absl::Status CudaBackend::Logits(Step& step, TensorView hidden,
   if (num_rows == 0) return absl::OkStatus();
   norm.num_tokens = static_cast<int>(num_rows);
   norm.rows = cuda_step.d_logit_tokens;
-  norm.out = normed_.data<uint16_t>();
-  if (!cuda::LaunchNorm(norm, device_->stream())) {
-    return device_->LaunchError("Norm");
-  }
   Epilogue epilogue;
   epilogue.scale = scale;
-  return LaunchLinear(
-      TensorView::Matrix(normed_.data(), table.dtype, num_rows, vocab.cols),
-      num_rows, vocab, epilogue, softcap, out);
+  return LaunchNormedLinear(hidden, prologue, norm, vocab, epilogue, softcap,
+                            out);
 }
 
 absl::Status CudaBackend::CheckPool(const CudaStep& step,

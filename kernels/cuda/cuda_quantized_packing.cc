@@ -167,6 +167,7 @@ absl::StatusOr<bool> CudaBackend::PackQuantized(const LinearSpec& spec,
   quantized.group_size = first.group_size;
   if (RoundsToFp8(weight)) {
     max_fp8_cols_ = std::max(max_fp8_cols_, weight.cols);
+    max_fp8_groups_ = std::max(max_fp8_groups_, num_groups);
   }
   return true;
 }

@@ -191,6 +191,7 @@ absl::Status CudaBackend::CheckPlan(const StepPlan& plan) const {
 
 absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
   QUIRE_CHECK(is_prepared_);
+  device_->MakeCurrent();  // The engine's thread is not the one that loads.
   const auto free =
       std::find_if(steps_.begin(), steps_.end(), [](const auto& candidate) {
         return candidate->state == CudaStep::State::kFree;
@@ -238,7 +239,11 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
         absl::StrCat("the step has ", plan.scored_ids.size(),
                      " ids to score, its rows ask for ", step.num_scored));
   }
-  QUIRE_RETURN_IF_ERROR(EnqueueBegin(plan, step));
+  if (const absl::Status begun = EnqueueBegin(plan, step); !begun.ok()) {
+    // Of an error that sticks, this call may be the first to hear.
+    const absl::Status waited = device_->Synchronize();
+    return waited.ok() ? begun : absl::UnavailableError(waited.message());
+  }
   step.state = CudaStep::State::kBegun;
   return reinterpret_cast<Step*>(&step);
 }
@@ -570,8 +575,10 @@ absl::StatusOr<absl::Span<const RowResult>> CudaBackend::Collect(Step& step) {
   QUIRE_CHECK(cuda_step.state == CudaStep::State::kEnded);
   cuda_step.state = CudaStep::State::kFree;
   // Also after an error: the staging memory is free only then.
-  if (const absl::Status waited = device_->Wait(*cuda_step.event);
-      !waited.ok()) {
+  const absl::Status waited = communicator_ != nullptr
+                                  ? communicator_->WaitFor(*cuda_step.event)
+                                  : device_->Wait(*cuda_step.event);
+  if (!waited.ok()) {
     // It sticks: nothing that this process computes on the GPU means anything.
     return absl::UnavailableError(waited.message());
   }

@@ -45,6 +45,7 @@ struct CudaReservation {
   const char* what = "";
   int64_t num_bytes = 0;
   cuda::DeviceBuffer* buffer = nullptr;
+  bool is_shared = false;  // With the other ranks, of a group.
 };
 
 // The KV storage of one AttentionSpec and how its kernels are called.

@@ -2,35 +2,12 @@
 
 #include <cmath>
 
+#include "kernels/cuda/norm_row.h"
+
 namespace quire::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
-// Eight values of sixteen bytes.
-template <DType kType>
-SIMT_DEVICE void Unpack(const simt::Bytes16& bytes, float (&values)[8]) {
-  SIMT_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    values[2 * i] = Element<kType>::ToFloat(bytes.words[i] & 0xffff);
-    values[2 * i + 1] = Element<kType>::ToFloat(bytes.words[i] >> 16);
-  }
-}
-template <DType kType>
-SIMT_DEVICE simt::Bytes16 Pack(const float (&values)[8]) {
-  simt::Bytes16 bytes;
-  SIMT_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    bytes.words[i] = Element<kType>::Pack(values[2 * i], values[2 * i + 1]);
-  }
-  return bytes;
-}
-
-SIMT_DEVICE float WarpSum(float value) {
-  SIMT_UNROLL
-  for (int i = 16; i > 0; i /= 2) value += simt::ShuffleXor(value, i);
-  return value;
-}
+constexpr int kThreads = kNormThreads;
 
 // The sum over the CTA, for every thread; the order of the sum is fixed.
 // `scratch`: one float per warp and one more; the caller may use it again after
@@ -75,65 +52,24 @@ GatherKernel(const GatherArguments arguments) {
 template <DType kType>
 SIMT_KERNEL(kThreads)
 NormKernel(const NormArguments arguments) {
-  SIMT_SHARED(float, scratch, kThreads / 32);
+  using Rows = NormRows<kType, 1>;
+  SIMT_SHARED(float, scratch, Rows::kScratch);
   simt::WaitForPrevious();
   simt::LaunchNext();
-  using Kind = NormArguments::Kind;
   const int cols = arguments.cols;
   const int64_t out_row = int64_t{simt::CtaX()} * cols;
-  const int64_t row =
-      arguments.rows ? int64_t{arguments.rows[simt::CtaX()]} * cols : out_row;
-  const auto load = [&](int c, float(&values)[8]) {
-    Unpack<kType>(simt::Load16(arguments.x + row + c), values);
-    if (!arguments.residual) return;
-    float residual[8];
-    Unpack<kType>(simt::Load16(arguments.residual + row + c), residual);
-    SIMT_UNROLL
-    for (int i = 0; i < 8; ++i) values[i] += residual[i];
-  };
-
-  float mean = 0, inverse = 1;
-  if (arguments.kind == Kind::kLayer) {
-    float sum = 0;
-    for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
-      float values[8];
-      load(c, values);
-      SIMT_UNROLL
-      for (int i = 0; i < 8; ++i) sum += values[i];
-    }
-    mean = CtaSum(sum, scratch) / static_cast<float>(cols);
-  }
-  if (arguments.kind != Kind::kNone) {
-    float sum = 0;
-    for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
-      float values[8];
-      load(c, values);
-      SIMT_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        sum += (values[i] - mean) * (values[i] - mean);
-      }
-    }
-    inverse = simt::Rsqrt(CtaSum(sum, scratch) / static_cast<float>(cols) +
-                          arguments.eps);
-  }
+  const Rows rows(arguments, static_cast<int>(simt::CtaX()), scratch);
   // Each thread writes only what it alone has read: out and residual_out may
   // alias the inputs.
   for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
     float values[8];
-    load(c, values);
-    if (arguments.residual_out) {
-      simt::Store16(arguments.residual_out + row + c, Pack<kType>(values));
-    }
-    if (arguments.kind != Kind::kNone) {
-      SIMT_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        values[i] = (values[i] - mean) * inverse *
-                    (arguments.weight_offset + arguments.weight[c + i]);
-        if (arguments.bias) values[i] += arguments.bias[c + i];
-      }
-    }
+    rows.Load(0, c, values);
+    rows.StoreSum(0, c, values);
+    rows.Norm(0, c, values);
     SIMT_UNROLL
-    for (int i = 0; i < 8; ++i) values[i] *= arguments.scale;
+    for (int i = 0; i < 8; ++i) {
+      values[i] = simt::Product(values[i], arguments.scale);
+    }
     if (arguments.addend) {
       float addend[8];
       Unpack<kType>(simt::Load16(arguments.addend + out_row + c), addend);

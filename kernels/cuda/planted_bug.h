@@ -31,6 +31,11 @@ namespace quire::cuda {
   X(SkinnyNoBarrierBeforeReduce)                                        \
   X(SkinnyReducesOneWarpTooFew)                                         \
   X(SkinnyLosesTheLastToken)                                            \
+  X(SkinnyNormNoBarrier)  /* Others' columns are not there. */          \
+  X(SkinnyNormBeforeWait) /* The previous kernel writes x. */           \
+  X(SkinnyNormLosesTheLastRows)                                         \
+  X(SkinnyNormOneScratch) /* Sums of the rows before are still read. */ \
+  X(SkinnyNormNoPadding)  /* Right, but with bank conflicts. */         \
   X(TiledNoBarrier)                                                     \
   X(TiledWaitsForTooFewCopies)                                          \
   X(TiledForgetsAnEmptyGroup)                                           \
@@ -42,6 +47,8 @@ namespace quire::cuda {
   X(WideningNoBarrierBeforeMultiply)                                    \
   X(WideningNoBarrierBeforeStore)                                       \
   X(QuantizeRowsNoBarrier)                                              \
+  X(QuantizeGroupsOfHalfTheSize)                                        \
+  X(Fp8BlocksScaledTwice)                                               \
   X(SamplingReduceNoBarrier)                                            \
   X(SamplingReduceScratchReused)                                        \
   X(SamplingBinsReadTooEarly)                                           \

@@ -33,7 +33,8 @@ constexpr int kNumBugs = sizeof(kNames) / sizeof(kNames[0]);
 std::string Verdict(bool is_launched, double worst_error) {
   if (!is_launched) return simt::emulator::LastError();
   if (!(worst_error <= 1.0)) return "wrong number";
-  if (CurrentCounts().num_matrix_passes != CurrentCounts().num_matrices) {
+  if (CurrentCounts().num_matrix_passes != CurrentCounts().num_matrices ||
+      CurrentCounts().num_shared_passes != CurrentCounts().num_shared) {
     return "bank conflicts";
   }
   return "";
@@ -73,6 +74,12 @@ std::string RunLinear() {
         .rows = 32,
         .cols = 264,
         .activation = LinearActivation::kSwiGlu},
+        LinearCase{.num_tokens = 5,
+        .rows = 80,
+        .cols = 1088,
+        .num_norm_ctas = 2,
+        .has_norm_residual = true,
+        .is_early = true},
         LinearCase{.kernel = LinearKernel::kTiled,
         .num_tokens = 19,
         .rows = 40,
@@ -260,8 +267,10 @@ TEST_P(PlantedBugsTest, IsNoticed) {
        simt::emulator::kAllSchedules) {
     for (const bool is_lazy : {false, true}) {
       for (const auto& run : problems) {
-        CurrentOptions() = {
-            .schedule = schedule, .seed = 7, .is_copy_lazy = is_lazy};
+        CurrentOptions() = {.schedule = schedule,
+                            .seed = 7,
+                            .is_copy_lazy = is_lazy,
+                            .counts_shared = true};
         planted_bug = static_cast<PlantedBug>(GetParam());
         const std::string wrong = run();
         ++num_runs;

@@ -4,12 +4,14 @@
 // Elements are exact in 16 bits (fp8 values, integers below 17); a group's
 // scale multiplies its sum in f32, so no weight is ever rounded.
 //
-// Many tokens: fp8 weights with a scale per row meet x rounded to e4m3
-// (LaunchQuantizeRows) on tensor cores of 8 bits, from compute capability 8.9
-// on; otherwise a tile of the weights is widened into shared memory on its way,
-// where elements with scales of groups or blocks are rounded to 16 bits. (With
-// 8 bits, blocks would need a second set of sums: beyond the registers of this
-// tile.)
+// Many tokens: fp8 weights meet x rounded to e4m3 (LaunchQuantizeRows) on
+// tensor cores of 8 bits, from compute capability 8.9 on. With a scale per row
+// both scales multiply the finished sums; with blocks of 128 x 128
+// (DeepSeek-V3, arXiv:2412.19437, section 3.3.2) x has a scale for every 128
+// columns, too, and each 128 columns' sums are scaled and added in f32: tensor
+// cores keep fewer bits than f32 of a long sum in 8 bits. Otherwise a tile of
+// the weights is widened into shared memory on its way, where elements with
+// scales of groups or blocks are rounded to 16 bits.
 #ifndef QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 #define QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 
@@ -67,7 +69,7 @@ struct QuantizedLinearArguments {
   QuantizedWeight weight;
   // For LaunchTiledFp8Linear: x in e4m3, [num_tokens, cols], and its scales.
   const uint8_t* x_fp8 = nullptr;
-  const float* x_scales = nullptr;  // [num_tokens]
+  const float* x_scales = nullptr;  // As QuantizeRowsArguments::scales.
 };
 
 // False if a launch is refused. Skinny: up to kMaxSkinnyTokens.
@@ -76,20 +78,22 @@ bool LaunchSkinnyQuantizedLinear(const QuantizedLinearArguments& arguments,
 // x in 16 bits; the weights are widened.
 bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
                                 simt::Stream stream);
-// x in e4m3, weights in kFp8 with group_size 0. Requires: compute capability
-// 8.9.
+// x in e4m3 with the weights' group_size, weights in kFp8. Requires: compute
+// capability 8.9.
 bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
                           simt::Stream stream);
 
-// out[t] = e4m3(x[t] / scales[t]), saturating. scales[t] is input_scale, or if
-// that is 0 the row's largest magnitude / 448 (1 for a row of zeros).
+// out[t] = e4m3(x[t] / scale), saturating, with a scale for each row or, with
+// group_size 128, for every 128 columns of a row: input_scale, or if that is 0
+// the largest magnitude / 448 (1 for zeros).
 struct QuantizeRowsArguments {
   DType dtype = DType::kBF16;   // Or f16.
   const uint16_t* x = nullptr;  // [num_tokens, x_stride]
   int64_t x_stride = 0;
   uint8_t* out = nullptr;   // [num_tokens, cols]
-  float* scales = nullptr;  // [num_tokens]
+  float* scales = nullptr;  // [1 or ceil(cols / 128)][num_tokens]
   float input_scale = 0.0f;
+  int group_size = 0;  // 0 or 128.
   int num_tokens = 0;
   int cols = 0;  // A multiple of 8.
 };
