@@ -253,7 +253,7 @@ class CudaBackend : public Backend {
   cuda::DeviceBuffer permuted_;  // [.., max_ordered_cols_], 16 bits.
   // [.., max_fp8_cols_], e4m3; [max_fp8_groups_, ..], f32.
   cuda::DeviceBuffer fp8_x_, fp8_scales_;
-  cuda::DeviceBuffer head_statistics_;     // As RopeArguments; f32.
+  cuda::DeviceBuffer head_statistics_;              // As RopeArguments; f32.
   cuda::DeviceBuffer partial_out_, partial_stats_;  // As AttentionArguments.
   cuda::DeviceBuffer metadata_;      // What the current step has uploaded.
   cuda::DeviceBuffer block_tables_;  // [max_num_seqs, max_blocks_per_seq_]
