@@ -607,8 +607,11 @@ int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
   } else if (options_.quantization) {
     const auto scheme =
         SchemeForMatrix(*options_.quantization, LinearKind::kPlain, cols);
-    return scheme ? quire::CutUnit(scheme->format, scheme->group_size)
-                  : quire::CutUnit(QuantFormat::kDense, 0);
+    if (!scheme) return quire::CutUnit(QuantFormat::kDense, 0);
+    const bool has_groups =
+        scheme->format == QuantFormat::kInt4 ||
+        scheme->fp8_scales == QuantizationScheme::Fp8Scales::kBlock;
+    return quire::CutUnit(scheme->format, has_groups ? scheme->group_size : 0);
   }
   int64_t group_size = 0;
   if (num_groups > 1) {
