@@ -78,9 +78,9 @@ class OfflineEngine {
     auto engine = std::make_unique<OfflineEngine>();
     engine->session_ = LoadSession(options, error);
     if (engine->session_ == nullptr) return nullptr;
-    auto loop = EngineLoop::Create(engine->session_->engine_options,
-                                   engine->session_->loaded.runner.get(),
-                                   Clock::Monotonic(), &engine->counter_);
+    auto loop = EngineLoop::Create(
+        engine->session_->engine_options, engine->session_->loaded.runner.get(),
+        Clock::Monotonic(), &engine->counter_, engine->session_->drafter.get());
     if (!loop.ok()) {
       *error = {loop.status(), kExitUsage};
       return nullptr;

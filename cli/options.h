@@ -46,9 +46,10 @@ struct SessionOptions {
   int64_t max_num_queued_tokens = 1 << 20;
   bool enable_prefix_caching = true;
   int tensor_parallel_size = 1;
-  // Directory of a draft model, empty: none; and how many tokens it proposes.
-  std::string speculative_model;
-  int num_speculative_tokens = 5;
+  // As given; cli/speculative_options.h makes sense of them.
+  std::string speculative_model;  // [ngram], [suffix], or a draft model's path.
+  std::string speculative_config;  // JSON.
+  int num_speculative_tokens = 0;  // 0: as the method is used to.
   uint64_t seed = 0;
 };
 

@@ -12,6 +12,7 @@
 #include "engine/engine_loop.h"
 #include "engine/engine_options.h"
 #include "engine/model/loaded_model.h"
+#include "engine/speculative/drafter.h"
 #include "server/openai_api.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
@@ -31,6 +32,7 @@ struct Session {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // Null if the model has none.
   LoadedModel loaded;
+  std::unique_ptr<Drafter> drafter;  // Null: nothing is drafted.
   EngineOptions engine_options;
   SamplingDefaults defaults;
 };
