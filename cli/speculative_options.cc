@@ -14,6 +14,9 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Lookups cost nothing, so that only verification limits them.
+constexpr int kDefaultNgramTokens = 10;
+
 template <typename... Parts>
 absl::Status Error(const Parts&... parts) {
   return absl::InvalidArgumentError(
@@ -190,6 +193,9 @@ absl::StatusOr<SpeculativeConfig> MakeSpeculativeConfig(
   if (config.model.empty() && (config.method == DraftMethod::kDraftModel ||
                                config.method == DraftMethod::kEagle3)) {
     return Error("method ", DraftMethodName(config.method), " needs a model");
+  }
+  if (config.method == DraftMethod::kNgram && !given.has_num_tokens) {
+    config.num_speculative_tokens = kDefaultNgramTokens;
   }
   if (config.method == DraftMethod::kSuffix && !given.has_num_tokens) {
     config.num_speculative_tokens =

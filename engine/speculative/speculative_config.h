@@ -29,7 +29,7 @@ struct SpeculativeConfig {
   // step by step (draft_control.h).
   int num_speculative_tokens = 5;
   // kNgram: lengths of what is looked up.
-  int prompt_lookup_min = 2;
+  int prompt_lookup_min = 1;
   int prompt_lookup_max = 5;
   SuffixOptions suffix;
 };
