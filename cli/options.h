@@ -62,9 +62,10 @@ struct SessionOptions {
   // Of a worker process; 0 is the process that serves.
   int rank = 0;
   int parent_pid = 0;  // Not 0: a child, which finds its links at fixed places.
-  // Directory of a draft model, empty: none; and how many tokens it proposes.
-  std::string speculative_model;
-  int num_speculative_tokens = 5;
+  // As given; cli/speculative_options.h makes sense of them.
+  std::string speculative_model;  // [ngram], [suffix], or a draft model's path.
+  std::string speculative_config;  // JSON.
+  int num_speculative_tokens = 0;  // 0: as the method is used to.
   uint64_t seed = 0;
 };
 

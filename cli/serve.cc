@@ -92,11 +92,14 @@ class RunningServerImpl : public RunningServer {
     metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
     metrics.enable_prefix_caching =
         session_->engine_options.enable_prefix_caching;
+    metrics.num_speculative_tokens =
+        session_->engine_options.num_speculative_tokens;
     metrics.http_requests = &http_requests_;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
     auto engine = EngineLoop::Create(session_->engine_options, session_->runner,
-                                     Clock::Monotonic(), output_.get());
+                                     Clock::Monotonic(), output_.get(),
+                                     session_->drafter.get());
     if (!engine.ok()) {
       *error = {engine.status(), kExitUsage};
       return false;

@@ -14,6 +14,7 @@
 #include "engine/engine_loop.h"
 #include "engine/engine_options.h"
 #include "engine/model/loaded_model.h"
+#include "engine/speculative/drafter.h"
 #include "server/openai_api.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
@@ -35,6 +36,7 @@ struct Session {
   std::unique_ptr<SessionRanks> ranks;  // Null: the model runs in one process.
   LoadedModel loaded;
   ModelRunner* runner = nullptr;  // Of all ranks, if there are several.
+  std::unique_ptr<Drafter> drafter;  // Null: nothing is drafted.
   EngineOptions engine_options;
   SamplingDefaults defaults;
 };
