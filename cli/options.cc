@@ -296,6 +296,9 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                   "Keys of which requests must bring one (Authorization: "
                   "Bearer KEY)")
       ->expected(1, 1024);
+  app->add_option("--api-key-file", options->api_key_file,
+                  "YAML file of hashed keys and their limits (README); read "
+                  "again when it changes");
   app->add_option("--http-threads", options->num_http_threads,
                   "Threads that parse requests")
       ->check(CLI::Range(1, 256));

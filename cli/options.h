@@ -62,6 +62,7 @@ struct ServeOptions {
   std::string ssl_certfile, ssl_keyfile, ssl_ca_certs;  // Empty: no TLS.
   std::vector<std::string> served_model_names;
   std::vector<std::string> api_keys;
+  std::string api_key_file;
   int num_http_threads = 4;
   int max_connections = 8192;
   std::string max_body_size = "8MiB";

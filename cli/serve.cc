@@ -62,6 +62,7 @@ class RunningServerImpl : public RunningServer {
     http.max_connections = options_.max_connections;
     http.max_body_bytes = *max_body;
     http.api_keys = options_.api_keys;
+    http.api_keys_file = options_.api_key_file;
     http.error_body = [](int status, absl::string_view message) {
       return ErrorBody(status, message);
     };
@@ -143,6 +144,16 @@ class RunningServerImpl : public RunningServer {
 
   std::string Description() const override {
     return DescribeSession(*session_, Address(), load_time_);
+  }
+
+  void ReloadKeys() override {
+    const absl::StatusOr<bool> is_reloaded = http_->ReloadKeys();
+    if (!is_reloaded.ok()) {
+      absl::FPrintF(stderr, "quire: the old keys stay in force: %s\n",
+                    is_reloaded.status().message());
+    } else if (*is_reloaded) {
+      absl::FPrintF(stderr, "quire: the file of keys was read again\n");
+    }
   }
 
   bool Drain(absl::Duration timeout,
@@ -276,8 +287,10 @@ int RunServe(const ServeOptions& options) {
   absl::PrintF("quire %s\n%s", kVersion, server->Description());
   fflush(stdout);
   int exit_code = kExitOk;
-  // A quarter of a second bounds how late a failed engine ends the process.
+  // A quarter of a second bounds how late a failed engine ends the process, and
+  // how late a changed file of keys counts.
   while (!signals.WaitForSignal(absl::Milliseconds(250))) {
+    server->ReloadKeys();
     if (!server->Health().ok()) {
       absl::FPrintF(stderr, "quire: %s\n", server->Health().message());
       exit_code = kExitEngine;

@@ -317,6 +317,23 @@ std::string FindDemoModel() {
   return "";
 }
 
+absl::StatusOr<PlacementRequest> MakePlacementRequest(
+    int num_threads, const std::string& cpu_cores, const std::string& numa) {
+  PlacementRequest request;
+  request.num_threads = num_threads;
+  if (!cpu_cores.empty()) {
+    auto cpus = ParseCpuList(cpu_cores);
+    if (!cpus.ok()) {
+      return absl::Status(
+          cpus.status().code(),
+          absl::StrCat("--cpu-cores: ", cpus.status().message()));
+    }
+    request.cpus = *std::move(cpus);
+  }
+  request.numa = ParseNumaPolicy(numa).value_or(NumaPolicy::kAuto);
+  return request;
+}
+
 std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                                      CommandError* error,
                                      LoadProgress on_progress) {
@@ -384,21 +401,13 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   }
 
   std::string notice;
-  BackendOptions backend_options = {options.device, options.num_threads,
-                                    options.enforce_eager};
-  if (!options.cpu_cores.empty()) {
-    auto cpus = ParseCpuList(options.cpu_cores);
-    if (!cpus.ok()) {
-      return fail(
-          absl::Status(cpus.status().code(),
-                       absl::StrCat("--cpu-cores: ", cpus.status().message())),
-          kExitUsage);
-    }
-    backend_options.cpus = *std::move(cpus);
-  }
-  backend_options.numa =
-      ParseNumaPolicy(options.numa).value_or(NumaPolicy::kAuto);
-  auto backend = CreateBackend(backend_options, &notice);
+  const auto placement = MakePlacementRequest(options.num_threads,
+                                              options.cpu_cores, options.numa);
+  if (!placement.ok()) return fail(placement.status(), kExitUsage);
+  auto backend =
+      CreateBackend({options.device, placement->num_threads,
+                     options.enforce_eager, placement->cpus, placement->numa},
+                    &notice);
   if (!backend.ok()) return fail(backend.status(), kExitDevice);
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));

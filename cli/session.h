@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cli/options.h"
+#include "engine/base/cpu_topology.h"
 #include "engine/engine_loop.h"
 #include "engine/engine_options.h"
 #include "engine/model/loaded_model.h"
@@ -37,6 +38,11 @@ struct Session {
 
 // What the options say about loading; INVALID_ARGUMENT naming the option.
 absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options);
+
+// Where CPU threads go, from the options of that name; INVALID_ARGUMENT naming
+// the option.
+absl::StatusOr<PlacementRequest> MakePlacementRequest(
+    int num_threads, const std::string& cpu_cores, const std::string& numa);
 
 // Loads the model; long loads show progress on stderr, and so do warnings.
 // `on_progress`, which may be null, hears of every load. On failure `error`
