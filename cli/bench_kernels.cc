@@ -10,6 +10,7 @@
 #include "benchmarks/cpu_rows.h"
 #include "benchmarks/kernel_rows.h"
 #include "benchmarks/random_model.h"
+#include "benchmarks/rank_rows.h"
 #include "benchmarks/statistics.h"
 #include "cli/bench.h"
 #include "cli/bench_output.h"
@@ -165,6 +166,15 @@ void KernelsBench::AddTimed(const std::string& name,
 }
 
 int KernelsBench::Run() {
+  // First of all: it forks, and there are no threads yet.
+  if (options_.device == "cpu") {
+    const absl::Status status = MeasureRanks(
+        options_.repetitions, options_.filter,
+        [this](const std::string& name, const std::vector<double>& seconds) {
+          AddTimed(name, seconds);
+        });
+    if (!status.ok()) return FailBench(status, kExitEngine);
+  }
   if (const absl::Status status = Init(); !status.ok()) {
     return FailBench(status, exit_code_);
   }

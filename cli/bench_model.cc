@@ -186,8 +186,10 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
     QUIRE_ASSIGN_OR_RETURN(probe_, HostCeilingProbe::Create(placement));
   }
   exit_code_ = kExitDevice;
-  QUIRE_ASSIGN_OR_RETURN(ModelDriver driver,
-                         ModelDriver::Create(&model(), num_seqs, longest));
+  QUIRE_ASSIGN_OR_RETURN(
+      ModelDriver driver,
+      ModelDriver::Create(&model(), num_seqs, longest,
+                          session_ != nullptr ? session_->runner : nullptr));
   driver_ = std::make_unique<ModelDriver>(std::move(driver));
   exit_code_ = kExitEngine;
   return absl::OkStatus();

@@ -174,8 +174,8 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
                   "Prompt tokens of random (default: 1024)")
       ->check(CLI::Range(1, kMaxLen));
   app->add_option("--output-len,--random-output-len", options->output_len,
-                  "Output tokens")
-      ->check(CLI::Range(1, kMaxLen));
+                  "Output tokens; 0: of custom, each line's output_tokens")
+      ->check(CLI::Range(0, kMaxLen));
   app->add_option("--random-range-ratio", options->random_range_ratio)
       ->check(CLI::Range(0.0, 0.999));
   app->add_option("--random-prefix-len", options->random_prefix_len)

@@ -6,9 +6,11 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cli/options.h"
 #include "cli/session.h"
+#include "server/http_server.h"
 
 namespace quire {
 
@@ -34,7 +36,12 @@ class RunningServer {
                      const std::function<bool()>& is_cancelled) = 0;
 };
 
-// Serves until SIGTERM or SIGINT; returns the exit code.
+// What the transport is told by the options. INVALID_ARGUMENT naming one.
+absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
+    const ServeOptions& options);
+
+// Serves until SIGTERM or SIGINT; returns the exit code. On any node but the
+// first: RunWorker.
 int RunServe(const ServeOptions& options);
 
 }  // namespace quire

@@ -176,6 +176,8 @@ class ApiCall : public Call {
   std::vector<Prompt> prompts_;
   int num_open_choices_;
   int64_t num_cached_tokens_ = 0;
+  int64_t num_draft_tokens_ = 0;
+  int64_t num_accepted_tokens_ = 0;
   bool is_started_ = false;
   bool is_complete_ = false;
 };

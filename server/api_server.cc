@@ -232,21 +232,47 @@ void ApiServer::AddApiRoute(
     std::function<absl::Status(const ServedModel&, const HttpRequest&,
                                const Responder&)>
         handler) {
-  http_->AddRoute(
-      method, path, RouteAccess::kApi,
-      [this, handler = std::move(handler)](const HttpRequest& request,
-                                           Responder responder) {
-        const State state = state_.load(std::memory_order_acquire);
-        absl::Status status;
-        if (state == State::kServing) {
-          status = handler(model_, request, responder);
-        } else {
-          status = absl::UnavailableError(state == State::kLoading
-                                              ? "the model is being loaded"
-                                              : "the server is shutting down");
-        }
-        if (!status.ok()) SendError(status, responder);
-      });
+  http_->AddRoute(method, path, RouteAccess::kApi,
+                  [this, handler = std::move(handler)](
+                      const HttpRequest& request, Responder responder) {
+                    absl::Status status = Refusal();
+                    if (status.ok())
+                      status = handler(model_, request, responder);
+                    if (!status.ok()) SendError(status, responder);
+                  });
+}
+
+absl::Status ApiServer::Refusal() const {
+  switch (state_.load(std::memory_order_acquire)) {
+    case State::kServing:
+      return absl::OkStatus();
+    case State::kLoading:
+      return absl::UnavailableError("the model is being loaded");
+    case State::kDraining:
+      return absl::UnavailableError("the server is shutting down");
+    case State::kWaiting:
+    case State::kWorker:
+      break;
+  }
+  std::lock_guard<std::mutex> lock(reason_mu_);
+  return absl::UnavailableError(reason_);
+}
+
+void ApiServer::SetWaiting(const std::string& waiting) {
+  {
+    std::lock_guard<std::mutex> lock(reason_mu_);
+    reason_ = waiting;
+  }
+  state_.store(waiting.empty() ? State::kLoading : State::kWaiting,
+               std::memory_order_release);
+}
+
+void ApiServer::ServeAsWorker(const std::string& reason) {
+  {
+    std::lock_guard<std::mutex> lock(reason_mu_);
+    reason_ = reason;
+  }
+  state_.store(State::kWorker, std::memory_order_release);
 }
 
 void ApiServer::SetLoadProgress(int64_t num_done, int64_t num_total) {
@@ -279,16 +305,22 @@ void ApiServer::HandleReady(const Responder& responder) const {
         absl::StrCat("loading: ", load_percent_.load(), " %"));
   } else if (state == State::kDraining) {
     status = absl::UnavailableError("draining");
-  } else if (!model_.engine->Health().ok()) {
+  } else if (state == State::kServing && !model_.engine->Health().ok()) {
     status = absl::UnavailableError("the engine has failed");
   }
   if (!status.ok()) return SendError(status, responder);
+  if (state == State::kWaiting) {
+    responder->Send(200, kJsonType,
+                    DumpJson({{"status", std::string(Refusal().message())}}));
+    return;
+  }
   responder->Send(200, kJsonType, R"({"status":"ok"})");
 }
 
 void ApiServer::HandleLive(const Responder& responder) const {
-  if (state_.load(std::memory_order_acquire) != State::kLoading &&
-      !model_.engine->Health().ok()) {
+  const State state = state_.load(std::memory_order_acquire);
+  const bool has_engine = state == State::kServing || state == State::kDraining;
+  if (has_engine && !model_.engine->Health().ok()) {
     return SendError(absl::UnavailableError("the engine has failed"),
                      responder);
   }
@@ -296,8 +328,14 @@ void ApiServer::HandleLive(const Responder& responder) const {
 }
 
 void ApiServer::HandleMetrics(const Responder& responder) const {
-  if (state_.load(std::memory_order_acquire) == State::kLoading) {
+  const State state = state_.load(std::memory_order_acquire);
+  if (state == State::kLoading || state == State::kWaiting) {
     return SendError(absl::UnavailableError("loading"), responder);
+  }
+  // What a group of processes does is told by the one that serves.
+  if (state == State::kWorker) {
+    responder->Send(200, "text/plain; version=0.0.4; charset=utf-8", "");
+    return;
   }
   responder->Send(200, "text/plain; version=0.0.4; charset=utf-8",
                   model_.metrics->Render(model_.engine->Stats()));

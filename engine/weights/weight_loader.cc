@@ -149,7 +149,6 @@ struct WeightLoader::LinearMemory {
   PartMemory parts;
   std::vector<QuantizedMatrix> quantized;
   std::vector<float> bias;
-  FusedMatrix last;
   int64_t num_bytes = 0;  // Of the tensors used for the first time.
 };
 
@@ -293,6 +292,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
     Use(*scales, memory);
     if (weight.dtype == StoredDType::kI8) {
       return ReadInt8Matrix(weight, *scales, source.rows, source.cols,
+                            source.row_range, source.col_range,
                             options_.dtype.value_or(kDequantizedDType), run,
                             memory.parts);
     }
@@ -381,6 +381,8 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
       Use(*bias, memory);
     }
   }
+  tensors.needed_rows = source.row_range;
+  tensors.needed_cols = source.col_range;
   const auto run = [this](auto n, auto body) { RunRanges(n, body); };
   return ReadIntMatrix(tensors, source.rows, source.cols,
                        options_.dtype.value_or(kDequantizedDType), run,
@@ -391,9 +393,6 @@ absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
                                                     int num_fused,
                                                     int fused_idx,
                                                     LinearMemory& memory) {
-  if (!memory.last.name.empty() && memory.last.name == source.name) {
-    return memory.last.part;
-  }
   const std::string name = absl::StrCat(source.name, ".weight");
   const StoredTensor* weight = FindStored(name);
   const bool has_ints =
@@ -403,13 +402,11 @@ absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
   WeightPart part;
   if (has_ints) {
     QUIRE_ASSIGN_OR_RETURN(part, ReadInts(source, memory));
-    memory.last = {source.name, part};
   } else {
     QUIRE_ASSIGN_OR_RETURN(weight, Find(name, {source.rows, source.cols}));
     Use(*weight, memory);
     QUIRE_ASSIGN_OR_RETURN(
         part, ReadWeight(*weight, source, num_fused, fused_idx, memory));
-    if (weight->dtype == StoredDType::kI8) memory.last = {source.name, part};
   }
   // Several parts may be rows of one fused matrix.
   if (used_.size() != num_used) num_parameters_ += source.rows * source.cols;
@@ -607,8 +604,11 @@ int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
   } else if (options_.quantization) {
     const auto scheme =
         SchemeForMatrix(*options_.quantization, LinearKind::kPlain, cols);
-    return scheme ? quire::CutUnit(scheme->format, scheme->group_size)
-                  : quire::CutUnit(QuantFormat::kDense, 0);
+    if (!scheme) return quire::CutUnit(QuantFormat::kDense, 0);
+    const bool has_groups =
+        scheme->format == QuantFormat::kInt4 ||
+        scheme->fp8_scales == QuantizationScheme::Fp8Scales::kBlock;
+    return quire::CutUnit(scheme->format, has_groups ? scheme->group_size : 0);
   }
   int64_t group_size = 0;
   if (num_groups > 1) {
