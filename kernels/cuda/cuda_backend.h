@@ -8,9 +8,9 @@
 // staging memory: positions, deltas of the block tables, the plan of the
 // attention.
 //
-// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. kFp8 and
-// kInt4 stay in 8 and 4 bits (kernels/cuda/quantized_linear.h) and take
-// activations in bf16 or f16; what the kernels do not know of them (parts of
+// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. kFp8, kInt4,
+// kQ8_0 and kQ4_0 stay in 8 and 4 bits (kernels/cuda/quantized_linear.h) and
+// take activations in bf16 or f16; what the kernels do not know of them (parts of
 // several formats, groups that are no multiple of 32 columns, a vocabulary) is
 // decoded when packed, to f16 if the scales are in f16, else to bf16. GPUs
 // below compute capability 8.0 have no bf16: everything becomes f16 there, and

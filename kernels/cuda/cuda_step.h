@@ -22,7 +22,7 @@
 namespace quire {
 
 struct CudaWeight : PackedWeight {
-  // kDense; or kFp8 or kInt4 with `quantized` in place of dtype.
+  // kDense; or what `quantized` holds, in place of dtype.
   QuantFormat format = QuantFormat::kDense;
   DType dtype = DType::kBF16;
   // [rows, cols]; kGateUp: eight rows of the gate, eight of up, and so on.
