@@ -9,11 +9,15 @@ namespace {
 // Each step counts 2 % less than the one after it: some 50 steps decide, so
 // that a change of load or context shows within a second.
 constexpr double kStepFade = 0.98;
-// With all steps of one size nothing is known of the slope; a quarter of the
-// time then counts as growing with the tokens, which lets drafting be tried.
-// The guess weighs as much as steps that differ by 3 % in size.
+// With all steps of one size nothing is seen of the slope. It is then taken as
+// it was when something was; at first, a quarter of the time counts as growing
+// with the tokens, which lets drafting be tried. The guess weighs as much as
+// steps that differ by 3 % in size; three times that is a measurement.
 constexpr double kGuessedShare = 0.25;
 constexpr double kGuessWeight = 1e-3;
+constexpr double kMeasuredVariance = 1e-2;
+// Until there is one, drafts make every other step larger by so much at most.
+constexpr double kUnmeasuredGrowth = 0.25;
 // A step that took many times what was expected says that the machine was busy
 // elsewhere.
 constexpr double kMaxOutlier = 4;
@@ -62,12 +66,16 @@ void StepCost::Note(int num_tokens, double seconds) {
       std::max(sum_tokens_squared_ / weight_ - mean_tokens * mean_tokens, 0.0);
   const double covariance =
       sum_products_ / weight_ - mean_tokens * mean_seconds;
-  const double guess = kGuessedShare * mean_seconds / mean_tokens;
+  const double share = measured_share_ < 0 ? kGuessedShare : measured_share_;
+  const double guess = share * mean_seconds / mean_tokens;
   const double guess_weight = kGuessWeight * mean_tokens * mean_tokens;
   slope_ = std::clamp(
       (covariance + guess_weight * guess) / (variance + guess_weight), 0.0,
       mean_seconds / mean_tokens);
   base_ = mean_seconds - slope_ * mean_tokens;
+  if (weight_ > 5 && variance > kMeasuredVariance * mean_tokens * mean_tokens) {
+    measured_share_ = slope_ * mean_tokens / mean_seconds;
+  }
 }
 
 double DraftControl::AcceptanceOf(const DraftTrack& track) const {
@@ -161,6 +169,11 @@ void DraftControl::AllotDrafts(int num_base_tokens, int budget,
       candidates[i].num_allotted = allotted_[i];
     }
     Probe(num_base_tokens, candidates);
+  }
+  if (adapts_ && !step_cost_.is_measured()) {
+    const int growth = std::max(
+        max_drafts_, static_cast<int>(kUnmeasuredGrowth * num_base_tokens));
+    budget = num_steps_ % 2 == 0 ? 0 : std::min(budget, growth);
   }
   // As deep as the budget goes for all alike; the rest of it in order.
   int depth = 0;

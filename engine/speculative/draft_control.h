@@ -49,6 +49,8 @@ class StepCost {
   // Seconds. Requires: is_known().
   double Of(int num_tokens) const { return base_ + slope_ * num_tokens; }
   double slope() const { return slope_; }
+  // Steps of different sizes were seen, so that the slope is no guess.
+  bool is_measured() const { return measured_share_ >= 0; }
 
  private:
   double weight_ = 0;  // Sums over the steps, fading.
@@ -58,6 +60,7 @@ class StepCost {
   double sum_products_ = 0;
   double base_ = 0;
   double slope_ = 0;
+  double measured_share_ = -1;  // Of the time that grew with the tokens.
 };
 
 class DraftControl {

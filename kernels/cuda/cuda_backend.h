@@ -57,6 +57,7 @@ enum class AttentionTile : uint8_t;
 struct BlockTableEntry;
 struct LinearArguments;
 struct NormArguments;
+struct SampleArguments;
 }  // namespace cuda
 
 struct CudaBackendOptions {
@@ -197,6 +198,16 @@ class CudaBackend : public Backend {
   // Brings the sampling state of the slots that start to the device.
   absl::Status StartSampling(const StepPlan& plan, CudaStep& step);
   void CollectSampled(CudaStep& step);
+  // Of several ranks: cuda_ranks.cc.
+  void AddRanks(std::vector<CudaReservation>* all);
+  absl::Status AllocateRankStaging();
+  absl::Status AllReduce(Communicator& ranks, TensorView data);
+  absl::Status AllGather(Communicator& ranks, TensorView from, TensorView to);
+  static bool NeedsWholeRows(const SlotParams& params);
+  absl::Status CheckSlices(int64_t slice_size) const;
+  absl::Status GatherLogits(TensorView slices, int64_t num_logits);
+  absl::Status SampleSlices(const CudaStep& step, TensorView logits,
+                            cuda::SampleArguments arguments);
   absl::Status EnqueueBlockCopies(const StepPlan& plan,
                                   const int32_t* d_copies);
 
@@ -256,6 +267,9 @@ class CudaBackend : public Backend {
   cuda::DeviceBuffer pooled_x_;      // [max_num_tokens, pooled_cols], f32.
   cuda::DeviceBuffer pooled_sums_;   // [max_num_seqs, pooled_cols], f64.
   cuda::DeviceBuffer embeddings_;    // [max_logit_rows, pooled_cols], f32.
+  // Of several ranks; device memory, and pinned.
+  cuda::DeviceBuffer own_records_, all_records_, slices_, whole_logits_;
+  cuda::DeviceBuffer rank_staging_;
   std::unique_ptr<CudaSampling> sampling_;  // Null if the steps pool.
   std::vector<int32_t> sampling_lists_;
   std::vector<CudaSlot> slots_;

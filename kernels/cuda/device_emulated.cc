@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <unordered_map>
 
@@ -168,6 +169,10 @@ class EmulatedDevice : public Device {
   // for others may stay where it is.
   void RunOne() {
     QUIRE_CHECK(!is_capturing_);  // What waits ends a capture: not allowed.
+    // The emulator runs one kernel at a time; the devices of several ranks are
+    // used from as many threads.
+    static std::mutex mutex;
+    std::unique_lock<std::mutex> lock(mutex);
     std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
     if (status_.ok() && entries.front().attempt != nullptr &&
         !entries.front().attempt()) {
@@ -194,6 +199,7 @@ class EmulatedDevice : public Device {
     }
     if (!status_.ok()) return;
     if (!is_launch) {
+      lock.unlock();  // It may wait for another rank.
       entry.work();
       return;
     }
