@@ -96,6 +96,7 @@ absl::Status KernelsBench::Init() {
     QUIRE_ASSIGN_OR_RETURN(
         ceilings_, NewCopyCeilings(std::move(backend),
                                    std::min(kCopyProbeBytes, free_bytes / 16)));
+    plan_.rotation_bytes = std::min(plan_.rotation_bytes, free_bytes / 16);
   }
   plan_.new_backend = [this] { return NewBackend(); };
   plan_.ceilings = ceilings_.get();
