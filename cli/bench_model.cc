@@ -324,6 +324,12 @@ int ModelBench::Run() {
 }  // namespace
 
 int RunBenchModel(const BenchModelOptions& options) {
+  if (!options.save_to.empty()) {
+    const auto shape = PresetShape(options.preset);
+    if (!shape.ok()) return FailBench(shape.status(), kExitUsage);
+    const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
+    return status.ok() ? kExitOk : FailBench(status, kExitDevice);
+  }
   return ModelBench(options).Run();
 }
 

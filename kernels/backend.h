@@ -206,6 +206,8 @@ struct EngineShape {
   int vocab_size = 0;
   int block_size = 16;
   int steps_in_flight = 1;
+  // Of the rows of a decode, as a rule: what PrepareAhead prepares for.
+  int num_drafts = 0;
   int64_t kv_bytes = 0;  // Budget for KV storage; num_blocks follows.
   // Of a device with memory of its own: what weights, workspace and KV cache
   // may take together. 0: there is no such bound. With it, kv_bytes 0 stands

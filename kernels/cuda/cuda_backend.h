@@ -40,6 +40,7 @@ namespace quire {
 
 struct AttentionBatch;  // kernels/cuda/cuda_step.h
 struct AttentionPlanner;
+struct CudaAhead;
 struct CudaAttention;
 struct CudaGraph;
 struct CudaReservation;
@@ -73,6 +74,7 @@ struct CudaGraphCounts {
   int64_t num_captures = 0;  // First uses and ahead of use.
   int64_t num_replays = 0;
   int64_t num_eager = 0;
+  int64_t num_bytes = 0;     // That the driver has taken for those kept.
   bool is_disabled = false;  // A capture failed.
 };
 
@@ -187,6 +189,10 @@ class CudaBackend : public Backend {
   absl::Status Capture(int32_t model, CudaStep& step,
                        absl::FunctionRef<absl::Status()> enqueue,
                        CudaGraph** graph);
+  int64_t FreeBytes();
+  bool HasRoomForGraph() const;
+  void PlanAhead();
+  void ShapeAhead(const CudaAhead& ahead, CudaStep& step) const;
   void DisableGraphs(const absl::Status& reason);
   absl::Status CheckPool(const CudaStep& step, Pooling pooling) const;
   // Brings the sampling state of the slots that start to the device.
@@ -273,7 +279,9 @@ class CudaBackend : public Backend {
   int64_t num_steps_ = 0;
   int64_t num_copy_batches_ = 0;
   std::vector<CudaGraph> graphs_;  // At most kMaxGraphs.
-  int next_ahead_ = 1;             // Tokens of the next decode to prepare.
+  int64_t graphs_bytes_ = 0;       // Left for them: MemoryPlan::graphs_bytes.
+  std::vector<CudaAhead> ahead_;
+  size_t next_ahead_ = 0;
   CudaGraphCounts graph_counts_;
   std::vector<std::unique_ptr<CudaStep>> steps_;  // A ring.
 };
