@@ -160,7 +160,7 @@ int RunGenerate(const GenerateOptions& options) {
   EventQueue queue;
   auto engine =
       EngineLoop::Create(session->engine_options, session->runner,
-                         Clock::Monotonic(), &queue);
+                         Clock::Monotonic(), &queue, session->drafter.get());
   if (!engine.ok()) return fail(engine.status(), kExitUsage);
   const std::vector<int32_t> prompt = request->prompt_token_ids;
   request->id = (*engine)->NewRequestId();

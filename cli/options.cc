@@ -249,9 +249,13 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
                   "Seconds after which a process that hangs is given up")
       ->check(CLI::Range(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
-                  "Directory of a draft model; checked, not used yet");
+                  "Drafts tokens that are verified together: [ngram], [suffix] "
+                  "or the directory of a draft model");
+  app->add_option("--speculative-config", options->speculative_config,
+                  "The same as JSON with vLLM's fields: method, model, "
+                  "num_speculative_tokens, prompt_lookup_max, ...");
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
-                  "Tokens that the draft model proposes at once")
+                  "Tokens drafted at once, at most")
       ->check(CLI::Range(1, 64));
   app->add_option("--seed", options->seed,
                   "Draws the seeds of requests that bring none");
@@ -371,6 +375,9 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                   "Keys of which requests must bring one (Authorization: "
                   "Bearer KEY)")
       ->expected(1, 1024);
+  app->add_option("--api-key-file", options->api_key_file,
+                  "YAML file of hashed keys and their limits (README); read "
+                  "again when it changes");
   app->add_option("--http-threads", options->num_http_threads,
                   "Threads that parse requests")
       ->check(CLI::Range(1, 256));

@@ -62,9 +62,10 @@ struct SessionOptions {
   // Of a worker process; 0 is the process that serves.
   int rank = 0;
   int parent_pid = 0;  // Not 0: a child, which finds its links at fixed places.
-  // Directory of a draft model, empty: none; and how many tokens it proposes.
-  std::string speculative_model;
-  int num_speculative_tokens = 5;
+  // As given; cli/speculative_options.h makes sense of them.
+  std::string speculative_model;  // [ngram], [suffix], or a draft model's path.
+  std::string speculative_config;  // JSON.
+  int num_speculative_tokens = 0;  // 0: as the method is used to.
   uint64_t seed = 0;
 };
 
@@ -78,6 +79,7 @@ struct ServeOptions {
   std::string ssl_certfile, ssl_keyfile, ssl_ca_certs;  // Empty: no TLS.
   std::vector<std::string> served_model_names;
   std::vector<std::string> api_keys;
+  std::string api_key_file;
   int num_http_threads = 4;
   int max_connections = 8192;
   std::string max_body_size = "8MiB";

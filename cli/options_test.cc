@@ -104,6 +104,10 @@ TEST(ParseCommandLineTest, DraftModel) {
   EXPECT_EQ(parsed->serve.model.speculative_model, "/d");
   EXPECT_EQ(parsed->serve.model.num_speculative_tokens, 7);
   EXPECT_EQ(ParseCommandLine({"serve"})->serve.model.speculative_model, "");
+  EXPECT_EQ(
+      ParseCommandLine({"serve", "--speculative-config", R"({"method": "x"})"})
+          ->serve.model.speculative_config,
+      R"({"method": "x"})");
   EXPECT_FALSE(ParseCommandLine({"serve", "--num-speculative-tokens=0"}).ok());
 }
 

@@ -92,11 +92,14 @@ class RunningServerImpl : public RunningServer {
     metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
     metrics.enable_prefix_caching =
         session_->engine_options.enable_prefix_caching;
+    metrics.num_speculative_tokens =
+        session_->engine_options.num_speculative_tokens;
     metrics.http_requests = &http_requests_;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
     auto engine = EngineLoop::Create(session_->engine_options, session_->runner,
-                                     Clock::Monotonic(), output_.get());
+                                     Clock::Monotonic(), output_.get(),
+                                     session_->drafter.get());
     if (!engine.ok()) {
       *error = {engine.status(), kExitUsage};
       return false;
@@ -141,6 +144,16 @@ class RunningServerImpl : public RunningServer {
 
   std::string Description() const override {
     return DescribeSession(*session_, Address(), load_time_);
+  }
+
+  void ReloadKeys() override {
+    const absl::StatusOr<bool> is_reloaded = http_->ReloadKeys();
+    if (!is_reloaded.ok()) {
+      absl::FPrintF(stderr, "quire: the old keys stay in force: %s\n",
+                    is_reloaded.status().message());
+    } else if (*is_reloaded) {
+      absl::FPrintF(stderr, "quire: the file of keys was read again\n");
+    }
   }
 
   bool Drain(absl::Duration timeout,
@@ -270,6 +283,7 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
   http.max_connections = options.max_connections;
   http.max_body_bytes = *max_body;
   http.api_keys = options.api_keys;
+  http.api_keys_file = options.api_key_file;
   http.error_body = [](int status, absl::string_view message) {
     return ErrorBody(status, message);
   };
@@ -304,8 +318,10 @@ int RunServe(const ServeOptions& options) {
   absl::PrintF("quire %s\n%s", kVersion, server->Description());
   fflush(stdout);
   int exit_code = kExitOk;
-  // A quarter of a second bounds how late a failed engine ends the process.
+  // A quarter of a second bounds how late a failed engine ends the process, and
+  // how late a changed file of keys counts.
   while (!signals.WaitForSignal(absl::Milliseconds(250))) {
+    server->ReloadKeys();
     if (!server->Health().ok()) {
       absl::FPrintF(stderr, "quire: %s\n", server->Health().message());
       exit_code = kExitEngine;

@@ -28,6 +28,8 @@ class RunningServer {
   virtual int port() const = 0;
   virtual std::string Description() const = 0;  // The start-up table.
   virtual absl::Status Health() const = 0;
+  // Reads the file of keys again if it has changed, and says so on stderr.
+  virtual void ReloadKeys() = 0;
   // Refuses new requests and waits for those that run; `is_cancelled` ends the
   // wait early. Requests that are left get an error. True if none was left.
   virtual bool Drain(absl::Duration timeout,

@@ -23,9 +23,11 @@
 #include "cli/exit_codes.h"
 #include "cli/model_path.h"
 #include "cli/model_tokenizer.h"
+#include "cli/speculative_options.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "engine/model/gguf_model.h"
+#include "engine/speculative/create_drafter.h"
 #include "kernels/backend_factory.h"
 
 namespace quire {
@@ -324,6 +326,83 @@ std::string FindDemoModel() {
   return "";
 }
 
+absl::StatusOr<PlacementRequest> MakePlacementRequest(
+    int num_threads, const std::string& cpu_cores, const std::string& numa) {
+  PlacementRequest request;
+  request.num_threads = num_threads;
+  if (!cpu_cores.empty()) {
+    auto cpus = ParseCpuList(cpu_cores);
+    if (!cpus.ok()) {
+      return absl::Status(
+          cpus.status().code(),
+          absl::StrCat("--cpu-cores: ", cpus.status().message()));
+    }
+    request.cpus = *std::move(cpus);
+  }
+  request.numa = ParseNumaPolicy(numa).value_or(NumaPolicy::kAuto);
+  return request;
+}
+
+namespace {
+
+// What is to be drafted with, as far as that can be told before the model is
+// loaded; none with *error set.
+std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
+                                                  const Session& session,
+                                                  CommandError* error) {
+  absl::StatusOr<SpeculativeConfig> config = MakeSpeculativeConfig(options);
+  if (!config.ok()) {
+    *error = {config.status(), kExitUsage};
+    return std::nullopt;
+  }
+  if (config->method == DraftMethod::kDraftModel) {
+    const absl::Status status =
+        CheckDraftModel(config->model, *session.tokenizer);
+    if (!status.ok()) {
+      *error = {absl::Status(status.code(), absl::StrCat("--speculative-model ",
+                                                         status.message())),
+                kExitModel};
+      return std::nullopt;
+    }
+  }
+  return *std::move(config);
+}
+
+// Requires: the model is loaded and the engine's options are made. False with
+// *error set.
+bool AddDrafter(const SpeculativeConfig& config, Session* session,
+                CommandError* error) {
+  if (config.method == DraftMethod::kNone) return true;
+  if (!session->engine_options.enable_generate) {
+    *error = {absl::InvalidArgumentError(
+                  "the model makes embeddings: there is nothing to draft"),
+              kExitUsage};
+    return false;
+  }
+  auto drafter = CreateDrafter(config, &session->loaded);
+  if (drafter.ok()) {
+    session->drafter = *std::move(drafter);
+    session->engine_options.num_speculative_tokens =
+        config.num_speculative_tokens;
+    return true;
+  }
+  if (absl::IsUnimplemented(drafter.status()) &&
+      config.method == DraftMethod::kDraftModel) {
+    absl::FPrintF(stderr,
+                  "quire: warning: --speculative-model %s: fits the model, but "
+                  "this version does not use drafts yet; decoding goes on "
+                  "without speculation\n",
+                  config.model);
+    return true;
+  }
+  *error = {drafter.status(), absl::IsUnimplemented(drafter.status())
+                                  ? kExitUsage
+                                  : ExitCodeOf(drafter.status())};
+  return false;
+}
+
+}  // namespace
+
 std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
                                      CommandError* error,
                                      LoadProgress on_progress,
@@ -370,27 +449,8 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     return fail(status, kExitModel);
   }
 
-  if (!options.speculative_model.empty()) {
-    if (options.speculative_model == "[ngram]") {
-      return fail(absl::UnimplementedError(
-                      "--speculative-model [ngram]: n-gram drafts are not "
-                      "supported; name a draft model's directory"),
-                  kExitUsage);
-    }
-    const absl::Status status =
-        CheckDraftModel(options.speculative_model, *session->tokenizer);
-    if (!status.ok()) {
-      return fail(
-          absl::Status(status.code(),
-                       absl::StrCat("--speculative-model ", status.message())),
-          kExitModel);
-    }
-    absl::FPrintF(stderr,
-                  "quire: warning: --speculative-model %s: fits the model, but "
-                  "this version does not use drafts yet; decoding goes on "
-                  "without speculation\n",
-                  options.speculative_model);
-  }
+  const auto speculative = CheckSpeculation(options, *session, error);
+  if (!speculative.has_value()) return nullptr;
 
   auto ranks = SessionRanks::Create(session->model_path, callbacks, &options);
   if (!ranks.ok()) return fail(ranks.status(), RanksExitCode(ranks.status()));
@@ -407,21 +467,13 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   };
 
   std::string notice;
-  BackendOptions backend_options = {options.device, options.num_threads,
-                                    options.enforce_eager};
-  if (!options.cpu_cores.empty()) {
-    auto cpus = ParseCpuList(options.cpu_cores);
-    if (!cpus.ok()) {
-      return fail(
-          absl::Status(cpus.status().code(),
-                       absl::StrCat("--cpu-cores: ", cpus.status().message())),
-          kExitUsage);
-    }
-    backend_options.cpus = *std::move(cpus);
-  }
-  backend_options.numa =
-      ParseNumaPolicy(options.numa).value_or(NumaPolicy::kAuto);
-  auto backend = CreateBackend(backend_options, &notice);
+  const auto placement = MakePlacementRequest(options.num_threads,
+                                              options.cpu_cores, options.numa);
+  if (!placement.ok()) return fail(placement.status(), kExitUsage);
+  auto backend =
+      CreateBackend({options.device, placement->num_threads,
+                     options.enforce_eager, placement->cpus, placement->numa},
+                    &notice);
   if (!backend.ok()) return fail_on_rank(backend.status(), kExitDevice);
   if (session->ranks != nullptr) {
     auto parallel = session->ranks->JoinDevices(backend->get());
@@ -452,6 +504,10 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     SetDefaults(session->loaded.generation_config, &session->defaults);
   }
   session->engine_options = MakeEngineOptions(options, *session);
+  // Drafts reach the other ranks with the plans of rank 0.
+  if (options.rank == 0 && !AddDrafter(*speculative, session.get(), error)) {
+    return nullptr;
+  }
   if (const absl::Status status =
           ValidateEngineOptions(session->engine_options);
       !status.ok()) {

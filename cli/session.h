@@ -10,9 +10,11 @@
 #include "absl/time/time.h"
 #include "cli/options.h"
 #include "cli/ranks.h"
+#include "engine/base/cpu_topology.h"
 #include "engine/engine_loop.h"
 #include "engine/engine_options.h"
 #include "engine/model/loaded_model.h"
+#include "engine/speculative/drafter.h"
 #include "server/openai_api.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
@@ -34,12 +36,18 @@ struct Session {
   std::unique_ptr<SessionRanks> ranks;  // Null: the model runs in one process.
   LoadedModel loaded;
   ModelRunner* runner = nullptr;  // Of all ranks, if there are several.
+  std::unique_ptr<Drafter> drafter;  // Null: nothing is drafted.
   EngineOptions engine_options;
   SamplingDefaults defaults;
 };
 
 // What the options say about loading; INVALID_ARGUMENT naming the option.
 absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options);
+
+// Where CPU threads go, from the options of that name; INVALID_ARGUMENT naming
+// the option.
+absl::StatusOr<PlacementRequest> MakePlacementRequest(
+    int num_threads, const std::string& cpu_cores, const std::string& numa);
 
 // Loads the model, with all ranks of it; long loads show progress on stderr,
 // and so do warnings. `on_progress`, which may be null, hears of every load. On

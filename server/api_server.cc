@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
@@ -32,8 +33,8 @@ void SendError(const absl::Status& error,
                const std::shared_ptr<HttpResponder>& responder) {
   const int http_status = HttpStatus(error);
   HttpHeaders headers;
-  if (http_status == 429 || http_status == 503) {
-    headers.emplace_back("Retry-After", "1");
+  if (const std::string wait = RetryAfter(error); !wait.empty()) {
+    headers.emplace_back("Retry-After", wait);
   }
   responder->Send(http_status, kJsonType, ErrorBody(error), headers);
 }
@@ -170,7 +171,9 @@ ApiCallOptions MakeCallOptions(
 }  // namespace
 
 ApiServer::ApiServer(HttpServer* http, std::string version)
-    : http_(http), version_(std::move(version)) {
+    : http_(http),
+      version_(std::move(version)),
+      limiter_(std::make_unique<KeyLimiter>(Clock::Monotonic())) {
   const auto probe = [this](const char* path,
                             void (ApiServer::*handle)(const Responder&) const) {
     http_->AddRoute("GET", path, RouteAccess::kOperations,
@@ -467,9 +470,21 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   }
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
   QUIRE_RETURN_IF_ERROR(CheckNumScores(api_request, prompts));
+  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<KeyTicket> ticket,
+                         AdmitKey(request, prompts));
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
-             responder);
+             std::move(ticket), responder);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<KeyTicket>> ApiServer::AdmitKey(
+    const HttpRequest& request,
+    const std::vector<std::vector<int32_t>>& prompts) const {
+  if (request.owner == nullptr) return nullptr;
+  int64_t num_tokens = 0;
+  for (const std::vector<int32_t>& prompt : prompts)
+    num_tokens += prompt.size();
+  return limiter_->Admit(*request.owner, num_tokens);
 }
 
 absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
@@ -493,6 +508,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> inputs,
                          EncodeInputs(parsed, *model.tokenizer, model.limits));
   EmbeddingCallOptions options;
+  QUIRE_ASSIGN_OR_RETURN(options.ticket, AdmitKey(request, inputs));
   const std::string given_id = GivenRequestId(request, parsed.request_id);
   options.id =
       given_id.empty() ? RandomId("embd-") : absl::StrCat("embd-", given_id);
@@ -536,8 +552,10 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
 void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            std::vector<std::vector<int32_t>> prompts,
                            const HttpRequest& http_request,
+                           std::shared_ptr<KeyTicket> ticket,
                            const Responder& responder) const {
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
+  options.ticket = std::move(ticket);
   const absl::string_view prefix =
       api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
   const std::string given_id =

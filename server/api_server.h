@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "engine/engine_loop.h"
 #include "server/http_server.h"
+#include "server/key_limiter.h"
 #include "server/openai_api.h"
 #include "server/output_processor.h"
 #include "server/prompt.h"
@@ -100,7 +101,12 @@ class ApiServer {
   void SubmitCall(const ServedModel& model, ApiRequest api_request,
                   std::vector<std::vector<int32_t>> prompts,
                   const HttpRequest& http_request,
+                  std::shared_ptr<KeyTicket> ticket,
                   const Responder& responder) const;
+  // One request more of the key, with these prompts. RESOURCE_EXHAUSTED.
+  absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(
+      const HttpRequest& request,
+      const std::vector<std::vector<int32_t>>& prompts) const;
   void AddApiRoute(
       const char* method, const char* path,
       std::function<absl::Status(const ServedModel&, const HttpRequest&,
@@ -112,6 +118,8 @@ class ApiServer {
   // Written once, before state_ leaves kLoading.
   ServedModel model_;
   std::unique_ptr<SamplingStrings> sampling_strings_;
+  // Outlives the calls, which the output processor of `model_` holds.
+  const std::unique_ptr<KeyLimiter> limiter_;
   std::atomic<State> state_{State::kLoading};
   mutable std::mutex reason_mu_;
   std::string reason_;  // Of kWaiting and kWorker; guarded by reason_mu_.

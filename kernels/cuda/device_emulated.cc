@@ -158,16 +158,16 @@ class EmulatedDevice : public Device {
   // for others may stay where it is.
   void RunOne() {
     QUIRE_CHECK(!is_capturing_);  // What waits ends a capture: not allowed.
-    // The emulator runs one kernel at a time; the devices of several ranks are
-    // used from as many threads.
-    static std::mutex mutex;
-    std::unique_lock<std::mutex> lock(mutex);
     std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
     if (status_.ok() && entries.front().attempt != nullptr &&
         !entries.front().attempt()) {
       std::this_thread::yield();
       return;
     }
+    // The emulator runs one kernel at a time; the devices of several ranks are
+    // used from as many threads.
+    static std::mutex mutex;
+    std::unique_lock<std::mutex> lock(mutex);
     const simt::emulator::QueueEntry entry = std::move(entries.front());
     entries.pop_front();
     const std::unique_ptr<Early> early = std::move(early_);
