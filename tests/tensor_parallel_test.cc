@@ -269,6 +269,27 @@ TEST_P(FamilyTest, SameAsOneRank) {
   ExpectSameOn(F32(), {2, 4});
 }
 
+// Two stages, and both kinds of parallelism together.
+TEST_P(FamilyTest, Stages) {
+  Write(GetParam(), RandomFamilyShape());
+  const Answers expected = RunOn(F32(), 1);
+  for (const auto& [tensor_size, pipeline_size] :
+       {std::pair(1, 2), std::pair(2, 2)}) {
+    SCOPED_TRACE(absl::StrCat(tensor_size, " x ", pipeline_size));
+    ThreadRanks::Options group;
+    group.tensor_size = tensor_size;
+    group.pipeline_size = pipeline_size;
+    auto ranks = ThreadRanks::Create(directory_.string(), F32(), group);
+    ASSERT_TRUE(ranks.ok()) << ranks.status();
+    for (int i = 0; i < (*ranks)->size(); ++i) {
+      EXPECT_THAT(
+          (*ranks)->rank(i).warnings,
+          testing::Not(testing::Contains(testing::HasSubstr("are not used"))));
+    }
+    ExpectNear(AnswersOf(**ranks), expected);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Families, FamilyTest,
     testing::Values("llama", "llama_bias", "llama_yarn_mscale", "mistral",
