@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/simt/emulator.h"
 #include "kernels/quant_codec.h"
 #include "tests/backend_harness.h"
@@ -18,6 +19,16 @@ namespace {
 using Fp8Scales = QuantizationScheme::Fp8Scales;
 using simt::emulator::CurrentCounts;
 using simt::emulator::CurrentOptions;
+
+// As kernels/backend.h says.
+bool MultipliesInFp8() {
+  static const bool multiplies = [] {
+    const auto backend = std::move(CudaBackend::Create({})).value();
+    const cuda::DeviceProperties& properties = backend->device().properties();
+    return properties.major * 10 + properties.minor >= 89;
+  }();
+  return multiplies;
+}
 
 struct Case {
   QuantizationScheme scheme;
@@ -31,9 +42,9 @@ struct Case {
   bool has_norm = false;  // Up to eight tokens: part of the linear layer.
 
   bool is_gated() const { return kind == LinearKind::kGateUp; }
-  // As kernels/backend.h says.
   bool rounds_x() const {
-    return scheme.format == QuantFormat::kFp8 && num_tokens > 64;
+    return scheme.format == QuantFormat::kFp8 && num_tokens > 64 &&
+           MultipliesInFp8();
   }
   bool rounds_weights() const { return num_tokens > 64 && !rounds_x(); }
   std::string ToString() const {

@@ -131,6 +131,7 @@ ParallelConfig RankCommunicators::Config(const RankLayout& layout,
   config.pipeline_size = layout.pipeline_size;
   config.rank = rank;
   config.size = layout.size();
+  config.local_size = layout.local_size();
   config.tensor = tensor.get();
   config.pipeline = pipeline.get();
   return config;

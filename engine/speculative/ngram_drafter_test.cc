@@ -73,8 +73,10 @@ TEST(NgramIndexTest, AgreesWithASearch) {
           best_end = end;
         }
         // More occurrences than the index looks at.
-        if (num_seen > 30) best_end = -2;
-        if (best_end == -2) break;
+        if (num_seen > 30) {
+          best_end = -2;
+          break;
+        }
       }
       const std::vector<int32_t> draft = Propose(&index, text, 3);
       if (best_end == -2) continue;

@@ -51,6 +51,7 @@ void SuffixDrafter::GuessFrom(const SuffixAutomaton& automaton,
                                               static_cast<float>(length)));
     guess_.token_ids.clear();
     guess_.probabilities.clear();
+    guess_.cells.clear();
     guess_.score = 0;
     int32_t state = match.state;
     float chance = 1;
@@ -58,10 +59,14 @@ void SuffixDrafter::GuessFrom(const SuffixAutomaton& automaton,
     float share = 0;
     while (static_cast<int>(guess_.token_ids.size()) < limit &&
            automaton.Follow(&state, &token, &share)) {
-      chance *= share;
+      const uint8_t cell = MatchRecord::CellOf(
+          match.length + static_cast<int>(guess_.token_ids.size()), share);
+      const float probability = record_.ProbabilityOf(cell);
+      chance *= probability;
       if (chance < options_.min_token_prob) break;
       guess_.token_ids.push_back(token);
-      guess_.probabilities.push_back(share);
+      guess_.probabilities.push_back(probability);
+      guess_.cells.push_back(cell);
       guess_.score += chance;
     }
     if (guess_.score > best->score) std::swap(guess_, *best);
@@ -75,9 +80,11 @@ absl::Status SuffixDrafter::Propose(absl::Span<const DraftSequence> sequences,
     const DraftSequence& sequence = sequences[i];
     std::unique_ptr<Local>& local = locals_[sequence.sequence_id];
     if (local == nullptr) local = std::make_unique<Local>();
+    record_.Learn(sequence.token_ids, &local->proposal);
     CatchUp(sequence, local.get());
     best_.token_ids.clear();
     best_.probabilities.clear();
+    best_.cells.clear();
     best_.score = 0;
     if (local->has_index) {
       GuessFrom(local->tokens, local->tokens.EndMatch(),
@@ -96,6 +103,9 @@ absl::Status SuffixDrafter::Propose(absl::Span<const DraftSequence> sequences,
                   &best_);
       }
     }
+    local->proposal.position = sequence.token_ids.size();
+    local->proposal.token_ids = best_.token_ids;
+    local->proposal.cells = best_.cells;
     drafts[i].token_ids.assign(best_.token_ids.begin(), best_.token_ids.end());
     drafts[i].probabilities.assign(best_.probabilities.begin(),
                                    best_.probabilities.end());
@@ -114,6 +124,7 @@ void SuffixDrafter::End(uint64_t sequence_id,
                         int32_t num_prompt_tokens,
                         absl::string_view cache_namespace) {
   if (const auto it = locals_.find(sequence_id); it != locals_.end()) {
+    record_.Learn(token_ids, &it->second->proposal);
     num_local_tokens_ -= it->second->tokens.num_tokens();
     locals_.erase(it);
   }

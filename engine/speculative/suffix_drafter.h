@@ -15,6 +15,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "engine/speculative/drafter.h"
+#include "engine/speculative/match_record.h"
 #include "engine/speculative/suffix_automaton.h"
 
 namespace quire {
@@ -74,10 +75,12 @@ class SuffixDrafter : public Drafter {
     SuffixAutomaton tokens;
     size_t num_tokens = 0;
     Cursor cursors[2];
+    MatchRecord::Proposal proposal;
   };
   struct Guess {
     std::vector<int32_t> token_ids;
     std::vector<float> probabilities;
+    std::vector<uint8_t> cells;
     float score = 0;  // Expected accepted tokens.
   };
 
@@ -96,6 +99,7 @@ class SuffixDrafter : public Drafter {
   int64_t num_local_tokens_ = 0;
   uint64_t next_serial_no_ = 1;
   uint64_t num_uses_ = 0;
+  MatchRecord record_;
   Guess guess_;  // Scratch.
   Guess best_;   // Scratch.
 };

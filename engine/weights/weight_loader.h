@@ -133,6 +133,8 @@ class WeightLoader {
   const std::string& path() const { return checkpoint_->path(); }
 
  private:
+  int64_t ExpectedIntBytes(absl::string_view module,
+                           const StoredTensor& codes) const;
   // Null if there is no such tensor.
   const StoredTensor* FindStored(absl::string_view name) const;
   absl::StatusOr<const StoredTensor*> Find(absl::string_view name,

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "kernels/cpu/dword_square.h"
 #include "kernels/cpu/matmul_kernels.h"
 #include "kernels/quant_codec.h"
 
@@ -232,7 +233,19 @@ void PackedMatrix::FillPanel(const LinearSpec& spec, int64_t panel) {
       if (src[lane] == nullptr) continue;
       const char* const from = src[lane] + unit * unit_bytes;
       char* const to = dst + unit * step_bytes + lane * unit_bytes;
-      if (unit_bytes == 4) {
+      if (unit_bytes == 4 && lane % kSquareLanes == 0 &&
+          std::count(src + lane, src + lane + kSquareLanes, nullptr) == 0) {
+        int64_t i = 0;
+        for (; i + 4 <= count; i += 4) {
+          ScatterSquare(src + lane, (unit + i) * 4, 0, to + i * step_bytes,
+                        step_bytes);
+        }
+        for (int j = 0; j < kSquareLanes; ++j) {
+          ScatterUnits<4>(src[lane + j] + (unit + i) * 4,
+                          to + i * step_bytes + j * 4, count - i, step_bytes);
+        }
+        lane += kSquareLanes - 1;
+      } else if (unit_bytes == 4) {
         ScatterUnits<4>(from, to, count, step_bytes);
       } else {
         ScatterUnits<2>(from, to, count, step_bytes);

@@ -448,42 +448,49 @@ SIMT_DEVICE void Scores(unsigned char* keys, int first_key, const Query& query,
   for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
     scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0;
   }
-  SIMT_UNROLL
-  for (int k = 0; k < kSteps; ++k) {
-    const auto load = [&](int n, uint32_t(&b)[4]) {
-      simt::LdMatrixX4(
-          b, Chunk<L::kKvChunks>(keys,
-                                 first_key + n * 16 + lane % 8 + lane / 16 * 8,
-                                 k * 2 + lane / 8 % 2));
-    };
-    if constexpr (L::kIsFp8) {
-      // Each chunk is a k of sixteen.
-      SIMT_UNROLL
-      for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
-        uint32_t b[4];
-        load(n, b);
+  // With the queries in registers k is known; otherwise some steps at a time
+  // keep loads from taking registers ahead.
+  constexpr int kUnroll = L::kKeepsQueries ? kSteps : 4;
+  SIMT_NO_UNROLL
+  for (int first_k = 0; first_k < kSteps; first_k += kUnroll) {
+    SIMT_UNROLL
+    for (int u = 0; u < kUnroll; ++u) {
+      const int k = first_k + u;
+      const auto load = [&](int n, uint32_t(&b)[4]) {
+        simt::LdMatrixX4(
+            b, Chunk<L::kKvChunks>(
+                   keys, first_key + n * 16 + lane % 8 + lane / 16 * 8,
+                   k * 2 + lane / 8 % 2));
+      };
+      if constexpr (L::kIsFp8) {
+        // Each chunk is a k of sixteen.
         SIMT_UNROLL
-        for (int c = 0; c < 2; ++c) {
-          uint32_t fragment[4];
-          query(k * 2 + c, fragment);
+        for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
+          uint32_t b[4];
+          load(n, b);
           SIMT_UNROLL
-          for (int i = 0; i < 2; ++i) {
-            const uint32_t four = b[i * 2 + c];
-            Element<kType>::Mma(scores[2 * n + i], fragment,
-                                Element<kType>::FromE4M3x2(four & 0xffff),
-                                Element<kType>::FromE4M3x2(four >> 16));
+          for (int c = 0; c < 2; ++c) {
+            uint32_t fragment[4];
+            query(k * 2 + c, fragment);
+            SIMT_UNROLL
+            for (int i = 0; i < 2; ++i) {
+              const uint32_t four = b[i * 2 + c];
+              Element<kType>::Mma(scores[2 * n + i], fragment,
+                                  Element<kType>::FromE4M3x2(four & 0xffff),
+                                  Element<kType>::FromE4M3x2(four >> 16));
+            }
           }
         }
-      }
-    } else {
-      uint32_t fragment[4];
-      query(k, fragment);
-      SIMT_UNROLL
-      for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
-        uint32_t b[4];
-        load(n, b);
-        Element<kType>::Mma(scores[2 * n], fragment, b[0], b[1]);
-        Element<kType>::Mma(scores[2 * n + 1], fragment, b[2], b[3]);
+      } else {
+        uint32_t fragment[4];
+        query(k, fragment);
+        SIMT_UNROLL
+        for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
+          uint32_t b[4];
+          load(n, b);
+          Element<kType>::Mma(scores[2 * n], fragment, b[0], b[1]);
+          Element<kType>::Mma(scores[2 * n + 1], fragment, b[2], b[3]);
+        }
       }
     }
   }

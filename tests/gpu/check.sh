@@ -148,14 +148,21 @@ if ((is_emulated)); then
   # The tree's tests run all of it: here the script is what is checked.
   gtest_step "operations" 120 '*Norm/cuda_bf16*:*Embed/cuda_f16*' \
     backend_conformance_test
-  gtest_step "equivalence" 120 '*ACachedPrefix*/qwen3' cuda_equivalence_test
+  gtest_step "quantized weights" 120 '*DecodesWhatTheKernels*' \
+    cuda_quantized_test
+  gtest_step "rounding" 120 '*ErrorOfAnFp8Cache*' cuda_rounding_test
+  gtest_step "equivalence" 120 '*ACachedPrefix*/qwen3*' cuda_equivalence_test
 else
   gtest_step "operations" 200 "$operations" "${backend_programs[@]}"
   if ((has_bf16)); then
+    gtest_step "quantized weights" 60 'CudaQuantizedTest.*' cuda_quantized_test
     gtest_step "families of models" 100 'CudaModelTest.*' cuda_model_test
+    gtest_step "rounding" 100 'CudaRoundingTest.*' cuda_rounding_test
     gtest_step "equivalence" 100 '*CudaEquivalenceTest*' cuda_equivalence_test
   else
+    skip "quantized weights" "bf16 is among them: compute capability 8.0"
     skip "families of models" "the models are bf16: compute capability 8.0"
+    skip "rounding" "the models are bf16: compute capability 8.0"
     skip "equivalence" "the models are bf16: compute capability 8.0"
   fi
   # The program itself, whole: the same greedy answers as the CPU's.
