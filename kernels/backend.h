@@ -217,6 +217,8 @@ struct EngineShape {
   // The ranks of which operations are given the communicators, and which hold
   // the other slices of the vocabulary where Sample gets a slice. Null: none.
   Communicator* tensor_ranks = nullptr;
+  // Those that Transfer is given. Null: none.
+  Communicator* pipeline_ranks = nullptr;
 };
 
 struct MemoryPlan {
@@ -393,6 +395,12 @@ class Step;  // Opaque; valid from BeginStep to Collect.
 
 enum class ActivationRows : uint8_t { kTokens, kLogitRows };
 
+enum class TransferKind : uint8_t {
+  kSend,       // To `peer`, which receives.
+  kReceive,    // From `peer`.
+  kBroadcast,  // From `peer` to all of the group.
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -509,6 +517,17 @@ class Backend {
                               const Prologue& prologue,
                               const PackedWeight& vocab, float scale,
                               float softcap, TensorView out) = 0;
+
+  // Moves the step's rows of an activation buffer between the stages of a
+  // pipeline, which run the same steps.
+  //   x: [num_tokens or num_logit_rows, cols], as `rows` says; whole rows, one
+  //   behind the other.
+  // UNIMPLEMENTED: the backend is not made for several ranks.
+  virtual absl::Status Transfer(Step& /*step*/, TransferKind /*kind*/,
+                                Communicator& /*ranks*/, int /*peer*/,
+                                ActivationRows /*rows*/, TensorView /*x*/) {
+    return absl::UnimplementedError("no pipeline of stages");
+  }
 
   // Raw log-probabilities, processors, draw, verification; advances each slot:
   // its computed length by the row's tokens less rejected drafts, its last

@@ -537,6 +537,16 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+absl::Status ReferenceBackend::Transfer(Step& step, TransferKind kind,
+                                        Communicator& ranks, int peer,
+                                        ActivationRows rows, TensorView x) {
+  const ReferenceStep& reference_step = AsReference(step);
+  x.rows = rows == ActivationRows::kTokens ? reference_step.tokens.size()
+                                           : reference_step.logit_tokens.size();
+  if (x.rows == 0) return absl::OkStatus();
+  return reference::TransferRows(kind, ranks, peer, x);
+}
+
 bool ReferenceBackend::State::ScoreRow(const ReferenceStep& step,
                                        const StepRow& row, TensorView logits,
                                        int64_t first_logit,

@@ -410,9 +410,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   // Their bits in CudaStepShape. Models have one or two.
   graph_counts_.is_disabled = planners_.size() > 32;
   // What goes by way of the host happens once and not in a graph.
-  if (shape.tensor_ranks != nullptr && !shape.tensor_ranks->is_on_device()) {
-    graph_counts_.is_disabled = true;
-  }
+  if (UsesHostRanks()) graph_counts_.is_disabled = true;
   is_prepared_ = true;
   return plan;
 }

@@ -140,6 +140,8 @@ class CudaBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
+                        int peer, ActivationRows rows, TensorView x) override;
   absl::Status Sample(Step& step, TensorView logits) override;
   absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override;
@@ -201,6 +203,7 @@ class CudaBackend : public Backend {
   // Of several ranks: cuda_ranks.cc.
   void AddRanks(std::vector<CudaReservation>* all);
   absl::Status AllocateRankStaging();
+  bool UsesHostRanks() const;
   absl::Status AllReduce(Communicator& ranks, TensorView data);
   absl::Status AllGather(Communicator& ranks, TensorView from, TensorView to);
   static bool NeedsWholeRows(const SlotParams& params);

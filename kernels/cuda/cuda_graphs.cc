@@ -208,7 +208,7 @@ bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
   // Ranks capture what they run, at the same time: what a communicator connects
   // first may wait for the others.
   if (options_.enforce_eager || shape_.pooled_cols > 0 ||
-      shape_.tensor_ranks != nullptr ||
+      shape_.tensor_ranks != nullptr || shape_.pipeline_ranks != nullptr ||
       (communicator_ != nullptr && communicator_->size() > 1)) {
     return false;
   }
