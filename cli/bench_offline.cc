@@ -79,7 +79,7 @@ class OfflineEngine {
     engine->session_ = LoadSession(options, error);
     if (engine->session_ == nullptr) return nullptr;
     auto loop = EngineLoop::Create(
-        engine->session_->engine_options, engine->session_->loaded.runner.get(),
+        engine->session_->engine_options, engine->session_->runner,
         Clock::Monotonic(), &engine->counter_, engine->session_->drafter.get());
     if (!loop.ok()) {
       *error = {loop.status(), kExitUsage};

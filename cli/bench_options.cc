@@ -224,10 +224,15 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
       ->delimiter(',')
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--concurrency", options->concurrency,
-                  "Sequences that decode at once, 128 prompt tokens each: "
-                  "1,8,16,32")
+                  "Sequences that decode at once: 1,8,16,32")
       ->delimiter(',')
       ->check(CLI::Range(1, 4096));
+  app->add_option("--batched-prompt", options->batched_prompt,
+                  "Prompt tokens of each of these")
+      ->check(CLI::Range(1, kMaxLen));
+  app->add_option("--batched-gen", options->batched_gen,
+                  "Their generated tokens; 0: as -n")
+      ->check(CLI::Range(0, kMaxLen));
   app->add_option("-b,--batch-size", options->batch_size,
                   "Most tokens of a step")
       ->check(CLI::Range(1, 1 << 20));
@@ -249,6 +254,10 @@ void AddKernels(CLI::App* app, BenchKernelOptions* options) {
   app->add_option("-t,--threads", options->num_threads,
                   "CPU threads; 0: all that may be used")
       ->check(CLI::Range(0, 1024));
+  app->add_option("--cpu-cores,--cpu-range", options->cpu_cores,
+                  "CPUs to pin the threads to, one each: 0-3,8");
+  app->add_option("--numa", options->numa, "auto, off or isolate")
+      ->check(CLI::IsMember({"auto", "off", "isolate"}));
   app->add_option("--dtype", options->dtype, "Weights: bf16, f16 or f32")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}));
   app->add_option("--quantization", options->quantization,

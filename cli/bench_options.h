@@ -108,7 +108,11 @@ struct BenchModelOptions {
   std::vector<std::string> prompt_gen;  // "512,128" each.
   std::vector<int> depth = {0};
   std::vector<int> concurrency;  // Batched decode rows.
-  int batch_size = 2048;         // Tokens of one step.
+  // Of those: tokens in the KV cache before (llama-batched-bench's usual
+  // prompt), and tokens to generate, 0: as num_gen.
+  int batched_prompt = 128;
+  int batched_gen = 0;
+  int batch_size = 2048;  // Tokens of one step.
   int repetitions = 5;
   bool has_ceilings = false;
   std::string format = "md";
@@ -118,6 +122,8 @@ struct BenchKernelOptions {
   std::vector<std::string> presets = {"qwen2.5-0.5b", "llama-3.2-1b"};
   std::string device = "cpu";
   int num_threads = 0;
+  std::string cpu_cores;
+  std::string numa = "auto";
   std::string dtype = "bf16";
   std::string quantization;  // A block format; empty: none.
   std::string kv_cache_dtype = "bf16";

@@ -251,6 +251,13 @@ std::string FormatCount(int64_t count) {
   return absl::StrFormat("%.2fM", count / 1e6);
 }
 
+// Of the ranks: they do not fit together, or do not come together.
+int RanksExitCode(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status)
+             ? kExitDevice
+             : kExitUsage;
+}
+
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInternal:  // What a GPU's driver reports.
@@ -319,6 +326,23 @@ std::string FindDemoModel() {
   return "";
 }
 
+absl::StatusOr<PlacementRequest> MakePlacementRequest(
+    int num_threads, const std::string& cpu_cores, const std::string& numa) {
+  PlacementRequest request;
+  request.num_threads = num_threads;
+  if (!cpu_cores.empty()) {
+    auto cpus = ParseCpuList(cpu_cores);
+    if (!cpus.ok()) {
+      return absl::Status(
+          cpus.status().code(),
+          absl::StrCat("--cpu-cores: ", cpus.status().message()));
+    }
+    request.cpus = *std::move(cpus);
+  }
+  request.numa = ParseNumaPolicy(numa).value_or(NumaPolicy::kAuto);
+  return request;
+}
+
 namespace {
 
 // What is to be drafted with, as far as that can be told before the model is
@@ -379,9 +403,11 @@ bool AddDrafter(const SpeculativeConfig& config, Session* session,
 
 }  // namespace
 
-std::unique_ptr<Session> LoadSession(const SessionOptions& options,
+std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
                                      CommandError* error,
-                                     LoadProgress on_progress) {
+                                     LoadProgress on_progress,
+                                     const RankCallbacks& callbacks) {
+  SessionOptions options = given_options;
   const auto fail = [error](absl::Status status, int exit_code) {
     error->status = std::move(status);
     error->exit_code = exit_code;
@@ -426,26 +452,40 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
   const auto speculative = CheckSpeculation(options, *session, error);
   if (!speculative.has_value()) return nullptr;
 
-  std::string notice;
-  BackendOptions backend_options = {options.device, options.num_threads,
-                                    options.enforce_eager};
-  if (!options.cpu_cores.empty()) {
-    auto cpus = ParseCpuList(options.cpu_cores);
-    if (!cpus.ok()) {
-      return fail(
-          absl::Status(cpus.status().code(),
-                       absl::StrCat("--cpu-cores: ", cpus.status().message())),
-          kExitUsage);
+  auto ranks = SessionRanks::Create(session->model_path, callbacks, &options);
+  if (!ranks.ok()) return fail(ranks.status(), RanksExitCode(ranks.status()));
+  session->ranks = *std::move(ranks);
+  // What breaks while ranks are lost is a consequence of that.
+  const auto fail_on_rank = [&](const absl::Status& status, int exit_code) {
+    const absl::Status health =
+        session->ranks == nullptr ? absl::OkStatus() : session->ranks->Health();
+    if (!health.ok()) return fail(health, kExitEngine);
+    if (session->ranks != nullptr && session->ranks->worker() != nullptr) {
+      session->ranks->worker()->ReportFailure(status);
     }
-    backend_options.cpus = *std::move(cpus);
+    return fail(status, exit_code);
+  };
+
+  std::string notice;
+  const auto placement = MakePlacementRequest(options.num_threads,
+                                              options.cpu_cores, options.numa);
+  if (!placement.ok()) return fail(placement.status(), kExitUsage);
+  auto backend =
+      CreateBackend({options.device, placement->num_threads,
+                     options.enforce_eager, placement->cpus, placement->numa},
+                    &notice);
+  if (!backend.ok()) return fail_on_rank(backend.status(), kExitDevice);
+  if (session->ranks != nullptr) {
+    auto parallel = session->ranks->JoinDevices(backend->get());
+    if (!parallel.ok()) return fail_on_rank(parallel.status(), kExitDevice);
+    load_options->parallel = *parallel;
+    load_options->num_threads = options.num_threads;
   }
-  backend_options.numa =
-      ParseNumaPolicy(options.numa).value_or(NumaPolicy::kAuto);
-  auto backend = CreateBackend(backend_options, &notice);
-  if (!backend.ok()) return fail(backend.status(), kExitDevice);
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
-  if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  if (!loaded.ok()) {
+    return fail_on_rank(loaded.status(), ExitCodeOf(loaded.status()));
+  }
   // Now, so that a model that cannot be served is one line of log.
   if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   session->loaded = std::move(*loaded);
@@ -464,11 +504,24 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
     SetDefaults(session->loaded.generation_config, &session->defaults);
   }
   session->engine_options = MakeEngineOptions(options, *session);
-  if (!AddDrafter(*speculative, session.get(), error)) return nullptr;
+  // Drafts reach the other ranks with the plans of rank 0.
+  if (options.rank == 0 && !AddDrafter(*speculative, session.get(), error)) {
+    return nullptr;
+  }
   if (const absl::Status status =
           ValidateEngineOptions(session->engine_options);
       !status.ok()) {
     return fail(status, kExitUsage);
+  }
+  session->runner = session->loaded.runner.get();
+  if (session->ranks != nullptr) {
+    const EngineOptions& engine = session->engine_options;
+    const absl::Status status = session->ranks->FinishLoading(
+        {{engine.max_num_seqs, engine.max_num_batched_tokens,
+          engine.max_model_len, engine.num_blocks, engine.vocab_size},
+         engine.steps_in_flight});
+    if (!status.ok()) return fail(status, kExitEngine);
+    session->runner = session->ranks->WrapRunner(session->runner);
   }
   return session;
 }
@@ -495,6 +548,7 @@ std::string DescribeSession(const Session& session, const std::string& address,
                             DTypeName(loaded.dtype), ", KV cache ",
                             DTypeName(loaded.kv_cache_dtype)));
   row("backend", loaded.backend->Description());
+  if (session.ranks != nullptr) row("ranks", session.ranks->Description());
   row("weights", FormatBytes(loaded.memory.weights_bytes));
   row("workspace", FormatBytes(loaded.memory.workspace_bytes));
   if (loaded.shape.device_bytes > 0) {

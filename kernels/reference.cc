@@ -317,11 +317,18 @@ bool IsKeptOnGpu(const LinearSpec& spec) {
              : first.format == QuantFormat::kInt4 && first.group_size % 32 == 0;
 }
 
-// What a GPU makes of quantized weights whose activations are in `dtype`.
-void RoundAsGpu(const LinearSpec& spec, DType dtype, ReferenceWeight& weight) {
+// What a GPU makes of quantized weights.
+void RoundAsGpu(const LinearSpec& spec, const ReferenceOptions& options,
+                ReferenceWeight& weight) {
   const WeightPart& first = spec.parts[0];
   if (first.format == QuantFormat::kDense) return;
-  if (IsKeptOnGpu(spec) && first.format == QuantFormat::kFp8) {
+  const bool is_kept = IsKeptOnGpu(spec);
+  const bool is_kept_fp8 = is_kept && first.format == QuantFormat::kFp8;
+  // A row's scale multiplies its sums: no weight is rounded.
+  if (is_kept_fp8 && !options.multiplies_in_fp8 && first.group_size == 0) {
+    return;
+  }
+  if (is_kept_fp8 && options.multiplies_in_fp8) {
     weight.rounds_many_to_e4m3 = true;
     weight.group_size = first.group_size;
     weight.input_scale = first.input_scale;
@@ -333,10 +340,9 @@ void RoundAsGpu(const LinearSpec& spec, DType dtype, ReferenceWeight& weight) {
     }
     return;
   }
-  std::vector<float>& rounded =
-      IsKeptOnGpu(spec) ? weight.values_of_many : weight.values;
+  std::vector<float>& rounded = is_kept ? weight.values_of_many : weight.values;
   rounded = weight.values;
-  for (float& value : rounded) value = Round(dtype, value);
+  for (float& value : rounded) value = Round(*options.activations, value);
 }
 
 }  // namespace
@@ -363,7 +369,7 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
     weight->parts.push_back(std::move(rounding));
   }
   if (state_->options.activations.has_value()) {
-    RoundAsGpu(spec, *state_->options.activations, *weight);
+    RoundAsGpu(spec, state_->options, *weight);
   }
   for (int64_t row = 0; !spec.bias.empty() && row < weight->rows; ++row) {
     weight->bias.push_back(static_cast<float>(Load(spec.bias, 0, row)));

@@ -67,6 +67,9 @@ struct ReferenceOptions {
   // backend.h lists for a backend which has them; none: as the views say.
   // Probabilities are rounded relative to the largest of all.
   std::optional<DType> activations;
+  // Of such a backend: whether steps of many tokens multiply kFp8 weights in 8
+  // bits, as GPUs do from compute capability 8.9 on.
+  bool multiplies_in_fp8 = true;
 };
 
 class ReferenceBackend : public Backend {

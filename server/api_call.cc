@@ -60,6 +60,9 @@ void ApiCall::Start() {
 
 bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
   Choice& choice = choices_[choice_idx];
+  if (options_.ticket != nullptr) {
+    options_.ticket->CountTokens(event.tokens.size());
+  }
   if (is_complete_) return false;
   if (!event.prompt_tokens.empty() && !prompts_.empty()) {
     std::vector<TokenOutput>& scored = PromptOf(choice_idx).scored;
@@ -448,6 +451,7 @@ void ApiCall::AppendUsage(std::string* out) const {
 
 void ApiCall::Complete() {
   is_complete_ = true;
+  if (options_.ticket != nullptr) options_.ticket->Release();
   std::string out;
   if (options_.stream) {
     if (options_.include_usage) {
@@ -500,11 +504,12 @@ void ApiCall::Complete() {
 void ApiCall::Fail(const absl::Status& error) {
   if (is_complete_) return;
   is_complete_ = true;
+  if (options_.ticket != nullptr) options_.ticket->Release();
   if (!is_started_) {
     HttpHeaders headers = options_.headers;
     const int http_status = HttpStatus(error);
-    if (http_status == 429 || http_status == 503) {
-      headers.emplace_back("Retry-After", "1");
+    if (const std::string wait = RetryAfter(error); !wait.empty()) {
+      headers.emplace_back("Retry-After", wait);
     }
     responder_->Send(http_status, "application/json", ErrorBody(error),
                      headers);

@@ -13,6 +13,7 @@
 #include "engine/request.h"
 #include "server/call.h"
 #include "server/http_server.h"
+#include "server/key_limiter.h"
 #include "server/openai_api.h"
 #include "server/prompt_text.h"
 #include "server/stop_strings.h"
@@ -56,6 +57,7 @@ struct ApiCallOptions {
   std::vector<ApiCallPrompt> prompts;  // Empty: nothing of them is reported.
   int64_t num_prompt_tokens = 0;       // Of all prompts.
   HttpHeaders headers;
+  std::shared_ptr<KeyTicket> ticket;  // Null: no limits to keep.
 };
 
 // Thread-compatible: used by the output thread alone. Every choice ends once,

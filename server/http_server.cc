@@ -120,9 +120,10 @@ class QuireHttpServer : public HttpServer,
                         private httplib::Server,
                         private RequestSink {
  public:
-  explicit QuireHttpServer(const HttpServerOptions& options)
+  QuireHttpServer(const HttpServerOptions& options,
+                  std::unique_ptr<ApiKeys> api_keys)
       : options_(options),
-        api_keys_(options.api_keys),
+        api_keys_(std::move(api_keys)),
         loop_(options_, this),
         workers_(
             options.num_workers * kMaxQueuedPerWorker,
@@ -138,6 +139,9 @@ class QuireHttpServer : public HttpServer,
   int port() const override { return port_; }
   int ops_port() const override { return ops_port_; }
   int num_open_requests() const override { return loop_.num_open_requests(); }
+  absl::StatusOr<bool> ReloadKeys() override {
+    return api_keys_->ReloadIfChanged();
+  }
   void SetCloseConnections() override { loop_.SetCloseConnections(); }
   void Stop(absl::Duration grace) override;
 
@@ -179,7 +183,7 @@ class QuireHttpServer : public HttpServer,
   static thread_local Current* current_;
 
   const HttpServerOptions options_;
-  const ApiKeys api_keys_;
+  const std::unique_ptr<ApiKeys> api_keys_;
   std::map<std::string, std::map<std::string, Route>, std::less<>>
       routes_;  // By path, then method. Immutable after Start.
   EventLoop loop_;
@@ -299,8 +303,9 @@ RequestSink::Verdict QuireHttpServer::Admit(const RequestHead& head,
     verdict.headers = {{"Allow", allowed}};
     return verdict;
   }
-  if (route->access == RouteAccess::kApi &&
-      !api_keys_.Accepts(head.Field("authorization"))) {
+  if (route->access != RouteAccess::kApi) return verdict;
+  verdict.owner = api_keys_->Authenticate(head.Field("authorization"));
+  if (verdict.owner == nullptr) {
     verdict.status = 401;
     verdict.message = "missing or invalid API key";
     verdict.headers = {{"WWW-Authenticate", "Bearer"}};
@@ -356,6 +361,7 @@ void QuireHttpServer::RunHandler(const HttpHandler& handler,
     request.path = parsed.path;
     request.body = std::move(current_->request.body);
     request.arrival_time = current_->request.arrival_time;
+    request.owner = std::move(current_->request.owner);
     for (const auto& [name, value] : parsed.headers) {
       // Added by the library; the body's length is that of `body`.
       if (name == "REMOTE_ADDR" || name == "REMOTE_PORT" ||
@@ -421,7 +427,11 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Create(
     QUIRE_RETURN_IF_ERROR(
         check(timeout > absl::ZeroDuration(), "timeouts must be positive"));
   }
-  return std::unique_ptr<HttpServer>(new QuireHttpServer(options));
+  QUIRE_ASSIGN_OR_RETURN(
+      std::unique_ptr<ApiKeys> api_keys,
+      ApiKeys::Create(options.api_keys, options.api_keys_file));
+  return std::unique_ptr<HttpServer>(
+      new QuireHttpServer(options, std::move(api_keys)));
 }
 
 }  // namespace quire

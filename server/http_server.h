@@ -21,6 +21,20 @@
 
 namespace quire {
 
+// What the requests of one key may take. 0: no bound.
+struct ApiKeyLimits {
+  int64_t max_concurrent_requests = 0;
+  int64_t requests_per_minute = 0;
+  int64_t tokens_per_minute = 0;  // Of prompts and answers together.
+
+  friend bool operator==(const ApiKeyLimits&, const ApiKeyLimits&) = default;
+};
+
+struct ApiKeyOwner {
+  std::string name;  // Empty: nobody had to say who they are.
+  ApiKeyLimits limits;
+};
+
 struct HttpRequest {
   std::string method;  // "GET", "POST", ...
   std::string path;    // Without the query.
@@ -29,6 +43,8 @@ struct HttpRequest {
       headers;  // Names lower case.
   absl::Time
       arrival_time;  // Clock of the process when the first byte was read.
+  // Of a route with kApi; null for others.
+  std::shared_ptr<const ApiKeyOwner> owner;
 
   // The first value of `name` (lower case); empty if absent.
   absl::string_view Header(absl::string_view name) const;
@@ -111,7 +127,9 @@ struct HttpServerOptions {
   // ": ping" comments while a stream has nothing to say; proxies cut idle ones.
   absl::Duration stream_ping_interval = absl::Seconds(15);
   int64_t max_buffered_bytes = 256 << 10;  // Per stream, beside the kernel's.
-  std::vector<std::string> api_keys;       // Empty: no authentication.
+  // Both empty: no authentication. The file: see ApiKeys.
+  std::vector<std::string> api_keys;
+  std::string api_keys_file;
   // A line for the log. Runs on the socket thread: must not block or throw.
   std::function<void(const std::string& line)> on_notice;
   // Renders an error of the transport itself (404, 405, 400, 401, 408, 413,
@@ -140,6 +158,11 @@ class HttpServer {
   virtual absl::Status Start() = 0;
   virtual int port() const = 0;      // After Start; 0 for a Unix socket.
   virtual int ops_port() const = 0;  // After Start; 0 without one.
+
+  // Reads the file of keys again if it has changed; true if it did. With an
+  // error the keys in force stay. Not on a thread that must not block; one at a
+  // time.
+  virtual absl::StatusOr<bool> ReloadKeys() = 0;
 
   // Requests being handled or answered now, probes included.
   virtual int num_open_requests() const = 0;

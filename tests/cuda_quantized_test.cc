@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/simt/emulator.h"
 #include "kernels/quant_codec.h"
 #include "tests/backend_harness.h"
@@ -19,6 +20,16 @@ using Fp8Scales = QuantizationScheme::Fp8Scales;
 using simt::emulator::CurrentCounts;
 using simt::emulator::CurrentOptions;
 
+// As kernels/backend.h says.
+bool MultipliesInFp8() {
+  static const bool multiplies = [] {
+    const auto backend = std::move(CudaBackend::Create({})).value();
+    const cuda::DeviceProperties& properties = backend->device().properties();
+    return properties.major * 10 + properties.minor >= 89;
+  }();
+  return multiplies;
+}
+
 struct Case {
   QuantizationScheme scheme;
   DType activations = DType::kBF16;
@@ -28,21 +39,23 @@ struct Case {
   std::vector<int64_t> part_rows = {24};
   bool has_order = false;
   float input_scale = 0.0f;
+  bool has_norm = false;  // Up to eight tokens: part of the linear layer.
 
   bool is_gated() const { return kind == LinearKind::kGateUp; }
-  // As kernels/backend.h says.
   bool rounds_x() const {
-    return scheme.format == QuantFormat::kFp8 && num_tokens > 64;
+    return scheme.format == QuantFormat::kFp8 && num_tokens > 64 &&
+           MultipliesInFp8();
   }
   bool rounds_weights() const { return num_tokens > 64 && !rounds_x(); }
   std::string ToString() const {
-    return absl::StrCat(
-        QuantFormatName(scheme.format), " scales ",
-        static_cast<int>(scheme.fp8_scales), " group ", scheme.group_size,
-        scheme.is_symmetric ? " symmetric" : "", " tokens ", num_tokens,
-        " cols ", cols, " parts ", part_rows.size(), " ", part_rows[0],
-        " kind ", static_cast<int>(kind), has_order ? " ordered " : " ",
-        DTypeName(activations), " input_scale ", input_scale);
+    return absl::StrCat(QuantFormatName(scheme.format), " scales ",
+                        static_cast<int>(scheme.fp8_scales), " group ",
+                        scheme.group_size,
+                        scheme.is_symmetric ? " symmetric" : "", " tokens ",
+                        num_tokens, " cols ", cols, " parts ", part_rows.size(),
+                        " ", part_rows[0], " kind ", static_cast<int>(kind),
+                        has_order ? " ordered " : " ", DTypeName(activations),
+                        " input_scale ", input_scale, has_norm ? " norm" : "");
   }
 };
 
@@ -116,20 +129,40 @@ void CheckCase(const Case& c, uint64_t seed) {
       backend->AddActivation(out_cols, c.activations, ActivationRows::kTokens);
   Epilogue epilogue;
   if (c.is_gated()) epilogue.activation = Epilogue::Activation::kSwiGlu;
+  // x as the sum of its halves: exact.
+  const int residual_id =
+      backend->AddActivation(c.cols, c.activations, ActivationRows::kTokens);
+  std::vector<float> halves = x.values();
+  for (float& value : halves) value /= 2;
   std::vector<float> got;
   TokenStepOptions options;
   options.num_tokens = c.num_tokens;
   CurrentCounts() = {};
   RunTokenStep(
       *backend, options,
-      [&] { CopyIn(*backend, x.values(), backend->Activation(x_id)); },
+      [&] {
+        CopyIn(*backend, c.has_norm ? halves : x.values(),
+               backend->Activation(x_id));
+        CopyIn(*backend, halves, backend->Activation(residual_id));
+      },
       [&](Step& step) {
-        CheckOk(backend->Linear(step, backend->Activation(x_id), Prologue(),
-                                *weight, epilogue,
-                                backend->Activation(out_id)));
-        got = CopyOut(*backend, backend->Activation(out_id), c.num_tokens);
+        Prologue prologue;
+        const auto run = [&] {
+          CheckOk(backend->Linear(step, backend->Activation(x_id), prologue,
+                                  *weight, epilogue,
+                                  backend->Activation(out_id)));
+          return CopyOut(*backend, backend->Activation(out_id), c.num_tokens);
+        };
+        if (c.has_norm) prologue.residual = backend->Activation(residual_id);
+        got = run();
+        if (!c.has_norm) return;
+        // A sum that lies where x was takes a kernel of its own.
+        prologue.residual_out = backend->Activation(x_id);
+        EXPECT_EQ(run(), got) << c.ToString();
       });
   EXPECT_EQ(CurrentCounts().num_matrix_passes, CurrentCounts().num_matrices)
+      << c.ToString() << ": bank conflicts";
+  EXPECT_EQ(CurrentCounts().num_shared_passes, CurrentCounts().num_shared)
       << c.ToString() << ": bank conflicts";
   for (int t = 0; t < c.num_tokens; ++t) {
     const std::vector<double> rounded = RoundX(c, x.row(t));
@@ -205,6 +238,7 @@ TEST_F(CudaQuantizedTest, EverySchemeAndNumberOfTokens) {
         if (scheme.fp8_scales == Fp8Scales::kBlock) c.part_rows = {24};
         c.has_order = scheme.format == QuantFormat::kInt4 && seed % 3 == 1;
         if (seed % 4 == 0) c.input_scale = 0.01f;
+        c.has_norm = seed % 5 < 2;
         CheckCase(c, seed);
         if (HasFatalFailure()) return;
       }
@@ -236,7 +270,10 @@ TEST_F(CudaQuantizedTest, IsRightUnderEverySchedule) {
        simt::emulator::kAllSchedules) {
     for (const bool is_lazy : {false, true}) {
       CurrentOptions() = {
-          .schedule = schedule, .seed = 5, .is_copy_lazy = is_lazy};
+          .schedule = schedule,
+          .seed = 5,
+          .is_copy_lazy = is_lazy,
+          .counts_shared = schedule == simt::emulator::Schedule::kAscending};
       for (const QuantizationScheme& scheme : Schemes()) {
         if (scheme.is_symmetric || scheme.group_size == 96) continue;
         for (const int num_tokens : {2, 66}) {
@@ -246,6 +283,8 @@ TEST_F(CudaQuantizedTest, IsRightUnderEverySchedule) {
           c.cols = 272;
           c.part_rows = {40};
           CheckCase(c, 7);
+          c.has_norm = num_tokens == 2;
+          if (c.has_norm) CheckCase(c, 8);
           if (HasFatalFailure()) return;
         }
       }

@@ -230,6 +230,29 @@ TEST_P(QuantizedCheckpointTest, QualityOnTheCpu) {
   EXPECT_LE(errors->from_original, 0.5);
 }
 
+// The check of memory before a load is about what the CPU then takes, in every
+// layout and for those that become bf16.
+TEST_P(QuantizedCheckpointTest, ExpectedMemoryIsWhatIsPacked) {
+  ModelHarness::Options options;
+  options.dtype = std::nullopt;
+  const auto harness = ModelHarness::Create(directory_, options);
+  ASSERT_TRUE(harness.ok()) << harness.status();
+  const LoadedModel& model = (*harness)->model();
+  const int64_t rope_bytes = int64_t{model.shape.max_model_len} *
+                             model.config.layers[0].head_dim * sizeof(float);
+  const auto loader = Loader(true);
+  ASSERT_TRUE(loader.ok()) << loader.status();
+  const double ratio =
+      static_cast<double>(model.memory.weights_bytes - rope_bytes) /
+      (*loader)->ExpectedBytes();
+  EXPECT_GE(ratio, 0.9);
+  // Here gate and up have column orders of their own, which makes them bf16;
+  // where orders follow from the inputs, as writers choose them, they share
+  // theirs.
+  const bool has_order = directory_.find("act_order") != std::string::npos;
+  EXPECT_LE(ratio, has_order ? 1.6 : 1.1);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, QuantizedCheckpointTest,
     testing::Values("gptq", "gptq_act_order", "gptq_v2_8bit", "gptq_phi3",

@@ -294,11 +294,18 @@ absl::StatusOr<OpenedModel> OpenModel(const std::string& path,
 
 }  // namespace
 
-absl::Status CheckModelConfig(const std::string& path) {
-  if (!IsGgufPath(path)) return ReadModelDirectoryConfig(path).status();
+absl::Status CheckModelConfig(const std::string& path,
+                              int tensor_parallel_size) {
+  if (!IsGgufPath(path)) {
+    QUIRE_ASSIGN_OR_RETURN(const ModelDirectoryConfig config,
+                           ReadModelDirectoryConfig(path));
+    return CheckTensorParallelSize(config.model, tensor_parallel_size);
+  }
   QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
                          GgufFile::Open(path));
-  return ReadGgufModelConfig(*file).status();
+  QUIRE_ASSIGN_OR_RETURN(const GgufModelConfig config,
+                         ReadGgufModelConfig(*file));
+  return CheckTensorParallelSize(config.model, tensor_parallel_size);
 }
 
 int64_t AvailableMemoryBytes() {
@@ -346,6 +353,7 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
                                     int64_t available, bool owns_memory) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
+  if (!owns_memory) available /= options.parallel.local_size;
   const int64_t bytes_per_token = KvBytesPerToken(
       config, options.kv_cache_dtype.value_or(DType::kBF16), options.parallel);
   const int64_t bytes_per_block = bytes_per_token * options.block_size;

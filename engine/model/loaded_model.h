@@ -85,9 +85,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend);
 
-// Reads and checks the configuration of `path` alone, which is quick. Errors as
-// LoadModel's.
-absl::Status CheckModelConfig(const std::string& path);
+// Reads and checks the configuration of `path` alone, which is quick; also that
+// the model can be split over so many ranks. Errors as LoadModel's.
+absl::Status CheckModelConfig(const std::string& path,
+                              int tensor_parallel_size = 1);
 
 // Bytes of KV that one position takes in all layers together, on this rank.
 // Requires: the heads can be split (CheckTensorParallelSize).
@@ -102,7 +103,8 @@ struct KvPlan {
 
 // How long sequences may be and how much memory their KV gets.
 // Without options.kv_cache_dtype: in bf16. `available` is what is free after
-// the weights; `owns_memory`: on a device, all of it may be taken.
+// the weights; `owns_memory`: on a device, all of it may be taken; else it is
+// that of all ranks of the host.
 // RESOURCE_EXHAUSTED, with the figures, if not even one sequence fits.
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,

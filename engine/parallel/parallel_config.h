@@ -17,6 +17,7 @@ struct ParallelConfig {
   int pipeline_size = 1;
   int rank = 0;
   int size = 1;
+  int local_size = 1;  // Ranks on this host: they share its memory.
   // Of this rank's tensor group; null if it is alone in it.
   Communicator* tensor = nullptr;
   // Of the ranks with this tensor rank, one for each stage; null if there is

@@ -56,9 +56,10 @@ absl::StatusOr<IndexRange> ShardEvenly(int64_t total, ShardSpec shard,
 
 int64_t CutUnit(QuantFormat format, int group_size) {
   constexpr int64_t kMinUnit = 8;
-  int64_t unit = IsBlockFormat(format) ? QuantBlockOf(format).cols : 1;
-  if (group_size > 0) unit = group_size;
-  return std::lcm(unit, kMinUnit);
+  if (IsBlockFormat(format)) {
+    return std::lcm(int64_t{QuantBlockOf(format).cols}, kMinUnit);
+  }
+  return std::lcm(std::max<int64_t>(group_size, 1), kMinUnit);
 }
 
 absl::StatusOr<IndexRange> ShardUnits(int64_t total, int64_t unit,

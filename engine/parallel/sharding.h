@@ -39,7 +39,7 @@ absl::StatusOr<IndexRange> ShardEvenly(int64_t total, ShardSpec shard,
 // Columns between two places where a matrix of the format can be cut: a block,
 // a group of one scale, a square of fp8 (whose rows are cut likewise). At least
 // 8, the unit of the GPU's kernels.
-//   group_size: as WeightPart::group_size.
+//   group_size: as WeightPart::group_size; of no meaning for GGUF's formats.
 int64_t CutUnit(QuantFormat format, int group_size);
 
 // This rank's part of `total` in whole units, of which only the last may be

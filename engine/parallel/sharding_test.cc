@@ -106,6 +106,7 @@ TEST(CutUnitTest, BlocksGroupsAndTheGpu) {
   EXPECT_EQ(CutUnit(QuantFormat::kQ4_0, 0), 32);
   EXPECT_EQ(CutUnit(QuantFormat::kMXFP4, 0), 32);
   EXPECT_EQ(CutUnit(QuantFormat::kQ4_K, 0), 256);
+  EXPECT_EQ(CutUnit(QuantFormat::kQ4_K, 128), 256);
   EXPECT_EQ(CutUnit(QuantFormat::kIQ4_XS, 0), 256);
 }
 

@@ -37,7 +37,7 @@ void Visit(Wire& wire, BlockAppend& append) {
 template <typename Wire>
 void Visit(Wire& wire, ScheduledRow& row) {
   auto& [slot, first_position, num_tokens, needs_token, input_on_device,
-         first_token_idx, num_scored] = row;
+         first_token_idx, num_scored, num_drafts] = row;
   wire(slot);
   wire(first_position);
   wire(num_tokens);
@@ -45,6 +45,7 @@ void Visit(Wire& wire, ScheduledRow& row) {
   wire(input_on_device);
   wire(first_token_idx);
   wire(num_scored);
+  wire(num_drafts);
 }
 
 template <typename Wire>
@@ -261,6 +262,9 @@ absl::Status StepPlanDecoder::CheckRows(const SchedulerOutput& plan) const {
                    limits_.max_model_len - row.first_position));
     QUIRE_RETURN_IF_ERROR(
         CheckIndex("num_scored", row.num_scored, int64_t{row.num_tokens} + 1));
+    // Guesses follow a token that is none.
+    QUIRE_RETURN_IF_ERROR(
+        CheckIndex("num_drafts", row.num_drafts, row.num_tokens));
     num_tokens += row.num_tokens;
     num_scored += row.num_scored;
     if (row.input_on_device) {

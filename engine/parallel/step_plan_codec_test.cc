@@ -78,7 +78,15 @@ SchedulerOutput FullPlan(const SamplingParams* params) {
   row.needs_token = true;
   row.input_on_device = true;
   plan.rows.push_back(row);
-  plan.token_ids = {11, 12};
+  row = {};
+  row.slot = 2;
+  row.first_position = 7;
+  row.num_tokens = 3;
+  row.needs_token = true;
+  row.first_token_idx = 2;
+  row.num_drafts = 2;
+  plan.rows.push_back(row);
+  plan.token_ids = {11, 12, 20, 21, 22};
   plan.scored_token_ids = {12};
   return plan;
 }
@@ -184,10 +192,11 @@ TEST(StepPlanCodecTest, IndicesOutOfRangeAreRefusedByName) {
       {"num_tokens - 1",
        [](auto& plan, auto&) { plan.rows[1].num_tokens = 51; }},
       {"on the device", [](auto& plan, auto&) { plan.rows[1].num_tokens = 2; }},
-      {"num_tokens 3", [](auto& plan, auto&) { plan.rows[0].num_tokens = 3; }},
+      {"num_tokens 4", [](auto& plan, auto&) { plan.rows[2].num_tokens = 4; }},
       {"first_token_idx",
        [](auto& plan, auto&) { plan.rows[0].first_token_idx = -1; }},
       {"num_scored", [](auto& plan, auto&) { plan.rows[0].num_scored = 3; }},
+      {"num_drafts", [](auto& plan, auto&) { plan.rows[0].num_drafts = 2; }},
       {"logit_bias",
        [](auto&, auto& params) { params.logit_bias[0].first = 1000; }},
       {"allowed_token_ids",

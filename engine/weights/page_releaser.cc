@@ -7,6 +7,8 @@ namespace {
 
 // Norms and scales are not worth a system call.
 constexpr size_t kMinBytes = 64 << 10;
+// If the thread gets no CPU its queue must not become the whole model.
+constexpr size_t kMaxQueued = 8;
 
 }  // namespace
 
@@ -25,9 +27,15 @@ PageReleaser::~PageReleaser() {
 
 void PageReleaser::Release(absl::Span<const uint8_t> bytes) {
   if (bytes.size() < kMinBytes) return;
-  absl::MutexLock lock(&mu_);
-  queue_.push_back(bytes);
-  if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+  {
+    absl::MutexLock lock(&mu_);
+    if (queue_.size() < kMaxQueued) {
+      queue_.push_back(bytes);
+      if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+      return;
+    }
+  }
+  for (const auto& file : files_) file->ReleasePages(bytes);
 }
 
 void PageReleaser::Run() {

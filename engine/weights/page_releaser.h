@@ -27,8 +27,8 @@ class PageReleaser {
   PageReleaser(const PageReleaser&) = delete;
   PageReleaser& operator=(const PageReleaser&) = delete;
 
-  // Has the whole pages of `bytes` released by a thread of its own. What lies
-  // in none of the files (a copy) is left alone. Does not block.
+  // Has the whole pages of `bytes` released by a thread of its own, or does it
+  // if that is behind. What lies in none of the files (a copy) is left alone.
   void Release(absl::Span<const uint8_t> bytes);
 
  private:

@@ -149,7 +149,6 @@ struct WeightLoader::LinearMemory {
   PartMemory parts;
   std::vector<QuantizedMatrix> quantized;
   std::vector<float> bias;
-  FusedMatrix last;
   int64_t num_bytes = 0;  // Of the tensors used for the first time.
 };
 
@@ -293,6 +292,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
     Use(*scales, memory);
     if (weight.dtype == StoredDType::kI8) {
       return ReadInt8Matrix(weight, *scales, source.rows, source.cols,
+                            source.row_range, source.col_range,
                             options_.dtype.value_or(kDequantizedDType), run,
                             memory.parts);
     }
@@ -381,6 +381,8 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
       Use(*bias, memory);
     }
   }
+  tensors.needed_rows = source.row_range;
+  tensors.needed_cols = source.col_range;
   const auto run = [this](auto n, auto body) { RunRanges(n, body); };
   return ReadIntMatrix(tensors, source.rows, source.cols,
                        options_.dtype.value_or(kDequantizedDType), run,
@@ -391,9 +393,6 @@ absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
                                                     int num_fused,
                                                     int fused_idx,
                                                     LinearMemory& memory) {
-  if (!memory.last.name.empty() && memory.last.name == source.name) {
-    return memory.last.part;
-  }
   const std::string name = absl::StrCat(source.name, ".weight");
   const StoredTensor* weight = FindStored(name);
   const bool has_ints =
@@ -403,13 +402,11 @@ absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
   WeightPart part;
   if (has_ints) {
     QUIRE_ASSIGN_OR_RETURN(part, ReadInts(source, memory));
-    memory.last = {source.name, part};
   } else {
     QUIRE_ASSIGN_OR_RETURN(weight, Find(name, {source.rows, source.cols}));
     Use(*weight, memory);
     QUIRE_ASSIGN_OR_RETURN(
         part, ReadWeight(*weight, source, num_fused, fused_idx, memory));
-    if (weight->dtype == StoredDType::kI8) memory.last = {source.name, part};
   }
   // Several parts may be rows of one fused matrix.
   if (used_.size() != num_used) num_parameters_ += source.rows * source.cols;
@@ -607,8 +604,11 @@ int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
   } else if (options_.quantization) {
     const auto scheme =
         SchemeForMatrix(*options_.quantization, LinearKind::kPlain, cols);
-    return scheme ? quire::CutUnit(scheme->format, scheme->group_size)
-                  : quire::CutUnit(QuantFormat::kDense, 0);
+    if (!scheme) return quire::CutUnit(QuantFormat::kDense, 0);
+    const bool has_groups =
+        scheme->format == QuantFormat::kInt4 ||
+        scheme->fp8_scales == QuantizationScheme::Fp8Scales::kBlock;
+    return quire::CutUnit(scheme->format, has_groups ? scheme->group_size : 0);
   }
   int64_t group_size = 0;
   if (num_groups > 1) {
@@ -622,6 +622,50 @@ int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
   return quire::CutUnit(format, static_cast<int>(group_size));
 }
 
+// Of the codes of GPTQ, AWQ and compressed-tensors. Four bits in groups of
+// whole blocks of 32 columns stay so on every backend, all else becomes dense.
+int64_t WeightLoader::ExpectedIntBytes(absl::string_view module,
+                                       const StoredTensor& codes) const {
+  const auto size_of = [&](const char* suffix, size_t dim) {
+    const StoredTensor* tensor = FindStored(absl::StrCat(module, suffix));
+    return tensor != nullptr && tensor->shape.size() == 2 ? tensor->shape[dim]
+                                                          : int64_t{0};
+  };
+  const bool is_packed = absl::EndsWith(codes.name, ".weight_packed");
+  const int64_t rows =
+      size_of(is_packed ? ".weight_scale" : ".scales", is_packed ? 0 : 1);
+  const int64_t num_groups =
+      size_of(is_packed ? ".weight_scale" : ".scales", is_packed ? 1 : 0);
+  int64_t codes_per_int = 8;
+  if (const int64_t cols = size_of(".qzeros", 1); cols > 0) {
+    codes_per_int = rows / cols;
+  }
+  int64_t num_elements = codes.num_elements * codes_per_int;
+  const StoredTensor* shape = FindStored(absl::StrCat(module, ".weight_shape"));
+  if (is_packed && shape != nullptr && shape->dtype == StoredDType::kI64 &&
+      shape->num_elements == 2) {
+    const int64_t cols = ReadUnaligned<int64_t>(shape->data.data() + 8);
+    // More is not in the file; a nonsensical size is refused when it is read.
+    if (cols > 0 && rows > 0 && cols <= num_elements / rows) {
+      num_elements = rows * cols;
+    }
+    codes_per_int = num_elements > codes.num_elements * 4 ? 8 : 4;
+  }
+  const int64_t cols = rows > 0 ? num_elements / rows : 0;
+  int64_t group_size = cols;
+  if (num_groups > 1) {
+    group_size = options_.stored.group_size > 0
+                     ? options_.stored.group_size
+                     : (cols + num_groups - 1) / num_groups;
+  }
+  const bool is_kept = codes_per_int == 8 && group_size > 0 &&
+                       group_size % 32 == 0 && cols % group_size == 0 &&
+                       Supports(DType::kU8, QuantFormat::kInt4);
+  return is_kept ? static_cast<int64_t>(codes.data.size())
+                 : num_elements *
+                       DTypeSize(options_.dtype.value_or(kDequantizedDType));
+}
+
 // A rank has its part of the layers' matrices, all of the embedding's and its
 // slice of the head's.
 int64_t WeightLoader::ExpectedBytes(ShardSpec shard) const {
@@ -630,25 +674,24 @@ int64_t WeightLoader::ExpectedBytes(ShardSpec shard) const {
   const DType dequantized = options_.dtype.value_or(kDequantizedDType);
   for (const auto& [name, tensor] : checkpoint_->tensors()) {
     const int64_t stored = static_cast<int64_t>(tensor.data.size());
-    const bool is_int4 = absl::EndsWith(name, ".qweight") ||
-                         absl::EndsWith(name, ".weight_packed");
+    const int64_t num_elements = tensor.num_elements;
     QuantFormat format = tensor.format;
-    int64_t num_elements = tensor.num_elements;
-    if (is_int4) {
-      format = QuantFormat::kInt4;
-      num_elements *= 8;
-    } else if (tensor.dtype == StoredDType::kF8E4M3) {
-      format = QuantFormat::kFp8;
-    }
+    if (tensor.dtype == StoredDType::kF8E4M3) format = QuantFormat::kFp8;
     const std::optional<DType> dense = FloatDType(tensor.dtype);
     int64_t& num_bytes =
         absl::StrContains(name, "layers.") && tensor.shape.size() > 1
             ? num_shared_bytes
             : num_whole_bytes;
-    if (format != QuantFormat::kDense) {
+    absl::string_view module = name;
+    if (absl::ConsumeSuffix(&module, ".qweight") ||
+        absl::ConsumeSuffix(&module, ".weight_packed")) {
+      num_bytes += ExpectedIntBytes(module, tensor);
+    } else if (format != QuantFormat::kDense) {
       num_bytes += Supports(DType::kU8, format)
                        ? stored
                        : num_elements * DTypeSize(dequantized);
+    } else if (tensor.dtype == StoredDType::kI8) {
+      num_bytes += num_elements * DTypeSize(dequantized);
     } else if (dense && options_.quantization && tensor.shape.size() == 2) {
       const auto scheme = SchemeForMatrix(*options_.quantization,
                                           absl::EndsWith(name, "proj.weight")

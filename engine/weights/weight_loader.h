@@ -129,18 +129,15 @@ class WeightLoader {
   const std::string& path() const { return checkpoint_->path(); }
 
  private:
+  int64_t ExpectedIntBytes(absl::string_view module,
+                           const StoredTensor& codes) const;
   // Null if there is no such tensor.
   const StoredTensor* FindStored(absl::string_view name) const;
   absl::StatusOr<const StoredTensor*> Find(absl::string_view name,
                                            absl::Span<const int64_t> shape);
 
-  // Memory of converted parts, and the matrix last read if several parts are
-  // rows of it.
+  // Memory of converted parts.
   struct LinearMemory;
-  struct FusedMatrix {
-    std::string name;
-    WeightPart part;
-  };
 
   bool Supports(DType dtype, QuantFormat format) const;
   // An error if the configuration says that this quantized tensor is dense.

@@ -396,6 +396,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
                  "lower --gpu-memory-utilization or --kv-cache-memory-bytes",
                  &plan.kv_bytes));
   }
+  QUIRE_RETURN_IF_ERROR(AllocateRankStaging());
   slots_.resize(shape.max_num_seqs);
   for (CudaSlot& slot : slots_) slot.blocks.reserve(max_blocks_per_seq_);
   slot_step_.assign(shape.max_num_seqs, 0);
@@ -409,6 +410,10 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   graphs_.reserve(kMaxGraphs);
   // Their bits in CudaStepShape. Models have one or two.
   graph_counts_.is_disabled = planners_.size() > 32;
+  // What goes by way of the host happens once and not in a graph.
+  if (shape.tensor_ranks != nullptr && !shape.tensor_ranks->is_on_device()) {
+    graph_counts_.is_disabled = true;
+  }
   is_prepared_ = true;
   return plan;
 }

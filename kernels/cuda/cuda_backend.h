@@ -56,6 +56,7 @@ enum class AttentionTile : uint8_t;
 struct BlockTableEntry;
 struct LinearArguments;
 struct NormArguments;
+struct SampleArguments;
 }  // namespace cuda
 
 struct CudaBackendOptions {
@@ -191,6 +192,16 @@ class CudaBackend : public Backend {
   // Brings the sampling state of the slots that start to the device.
   absl::Status StartSampling(const StepPlan& plan, CudaStep& step);
   void CollectSampled(CudaStep& step);
+  // Of several ranks: cuda_ranks.cc.
+  void AddRanks(std::vector<CudaReservation>* all);
+  absl::Status AllocateRankStaging();
+  absl::Status AllReduce(Communicator& ranks, TensorView data);
+  absl::Status AllGather(Communicator& ranks, TensorView from, TensorView to);
+  static bool NeedsWholeRows(const SlotParams& params);
+  absl::Status CheckSlices(int64_t slice_size) const;
+  absl::Status GatherLogits(TensorView slices, int64_t num_logits);
+  absl::Status SampleSlices(const CudaStep& step, TensorView logits,
+                            cuda::SampleArguments arguments);
   absl::Status EnqueueBlockCopies(const StepPlan& plan,
                                   const int32_t* d_copies);
 
@@ -242,7 +253,7 @@ class CudaBackend : public Backend {
   cuda::DeviceBuffer permuted_;  // [.., max_ordered_cols_], 16 bits.
   // [.., max_fp8_cols_], e4m3; [max_fp8_groups_, ..], f32.
   cuda::DeviceBuffer fp8_x_, fp8_scales_;
-  cuda::DeviceBuffer head_statistics_;     // As RopeArguments; f32.
+  cuda::DeviceBuffer head_statistics_;              // As RopeArguments; f32.
   cuda::DeviceBuffer partial_out_, partial_stats_;  // As AttentionArguments.
   cuda::DeviceBuffer metadata_;      // What the current step has uploaded.
   cuda::DeviceBuffer block_tables_;  // [max_num_seqs, max_blocks_per_seq_]
@@ -250,6 +261,9 @@ class CudaBackend : public Backend {
   cuda::DeviceBuffer pooled_x_;      // [max_num_tokens, pooled_cols], f32.
   cuda::DeviceBuffer pooled_sums_;   // [max_num_seqs, pooled_cols], f64.
   cuda::DeviceBuffer embeddings_;    // [max_logit_rows, pooled_cols], f32.
+  // Of several ranks; device memory, and pinned.
+  cuda::DeviceBuffer own_records_, all_records_, slices_, whole_logits_;
+  cuda::DeviceBuffer rank_staging_;
   std::unique_ptr<CudaSampling> sampling_;  // Null if the steps pool.
   std::vector<int32_t> sampling_lists_;
   std::vector<CudaSlot> slots_;

@@ -136,10 +136,13 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
 bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
   const int max_tokens = std::min({shape_.max_num_seqs, shape_.max_num_tokens,
                                    shape_.max_logit_rows, kMaxPaddedTokens});
-  if (options_.enforce_eager || shape_.pooled_cols > 0) return false;
-  // Capturing a collective may make connections, which takes all ranks; they
-  // capture together what a step needs.
-  if (communicator_ != nullptr && communicator_->size() > 1) return false;
+  // Ranks capture what they run, at the same time: what a communicator connects
+  // first may wait for the others.
+  if (options_.enforce_eager || shape_.pooled_cols > 0 ||
+      shape_.tensor_ranks != nullptr ||
+      (communicator_ != nullptr && communicator_->size() > 1)) {
+    return false;
+  }
   device_->MakeCurrent();
   const auto free =
       std::find_if(steps_.begin(), steps_.end(), [](const auto& candidate) {

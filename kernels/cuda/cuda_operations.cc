@@ -315,7 +315,13 @@ absl::Status CudaBackend::Linear(Step& step, TensorView x,
       CheckCudaView("Linear: x", x, dtype, num_tokens, weight.cols));
   QUIRE_RETURN_IF_ERROR(
       CheckCudaView("Linear: out", out, dtype, num_tokens, out_cols));
-  const bool has_norm = epilogue.norm.kind != NormSpec::Kind::kNone;
+  const bool is_reduced = epilogue.all_reduce != nullptr;
+  if (is_reduced && epilogue.activation != Epilogue::Activation::kNone) {
+    return absl::InvalidArgumentError(
+        "Linear: an activation of a sum over ranks");
+  }
+  const bool has_norm =
+      epilogue.norm.kind != NormSpec::Kind::kNone || is_reduced;
   // norm_input may be part of a wider buffer; what lies in it is ours to place.
   TensorView product = has_norm ? epilogue.norm_input : out;
   if (product.row_stride >= product.cols) product.row_stride = product.cols;
@@ -352,6 +358,10 @@ absl::Status CudaBackend::Linear(Step& step, TensorView x,
                             : LaunchNormedLinear(x, prologue, norm, weight,
                                                  of_product, 0.0f, product));
   if (!has_norm) return absl::OkStatus();
+  if (is_reduced) {
+    product.rows = num_tokens;
+    QUIRE_RETURN_IF_ERROR(AllReduce(*epilogue.all_reduce, product));
+  }
   epilogue_norm.scale = epilogue.scale;
   if (!epilogue.residual.empty()) {
     epilogue_norm.addend = epilogue.residual.row<const uint16_t>(0);
@@ -412,6 +422,15 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
   rope.block_tables = block_tables_.data<const int32_t>();
   rope.block_table_stride = max_blocks_per_seq_;
   rope.num_tokens = cuda_step.num_tokens;
+  if (spec.norm_ranks != nullptr) {
+    rope.num_norm_ranks = spec.norm_ranks->size();
+    if (!cuda::LaunchHeadSquares(rope, device_->stream())) {
+      return device_->LaunchError("HeadSquares");
+    }
+    QUIRE_RETURN_IF_ERROR(AllReduce(
+        *spec.norm_ranks,
+        TensorView::Matrix(rope.statistics, DType::kF32, rope.num_tokens, 4)));
+  }
   if (!cuda::LaunchRopeAndCache(rope, device_->stream())) {
     return device_->LaunchError("RopeAndCache");
   }
@@ -451,13 +470,18 @@ absl::Status CudaBackend::Logits(Step& step, TensorView hidden,
   const int64_t num_rows = cuda_step.num_logits;
   QUIRE_RETURN_IF_ERROR(CheckCudaView("Logits: hidden", hidden, table.dtype,
                                       cuda_step.num_tokens, vocab.cols));
-  if (vocab.kind != LinearKind::kVocab || vocab.rows != shape_.vocab_size) {
+  const bool may_be_slice =
+      shape_.tensor_ranks != nullptr && vocab.rows < shape_.vocab_size;
+  if (vocab.kind != LinearKind::kVocab ||
+      (vocab.rows != shape_.vocab_size && !may_be_slice)) {
     return absl::InvalidArgumentError(
         absl::StrCat("Logits: the weights have ", vocab.rows,
                      " rows, vocab_size is ", shape_.vocab_size));
   }
+  TensorView dense = out;
+  if (out.row_stride >= out.cols) dense.row_stride = out.cols;
   QUIRE_RETURN_IF_ERROR(
-      CheckCudaView("Logits: out", out, DType::kF32, num_rows, vocab.rows));
+      CheckCudaView("Logits: out", dense, DType::kF32, num_rows, vocab.rows));
   cuda::NormArguments norm;
   QUIRE_RETURN_IF_ERROR(
       MakeNorm(prologue, hidden, cuda_step.num_tokens, &norm));

@@ -72,6 +72,8 @@ absl::Status CudaBackend::ApplyUpdate(const SlotUpdate& update) {
     ++slot.num_starts;
     slot.num_logprobs = update.params->num_logprobs;
     slot.num_prompt_logprobs = update.params->num_prompt_logprobs;
+    slot.needs_whole_rows =
+        shape_.tensor_ranks != nullptr && NeedsWholeRows(*update.params);
     slot.has_pending_drafts = false;
     slot.blocks.clear();
     slot.num_uploaded_blocks = 0;
@@ -219,6 +221,13 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
   step.num_plan_tokens = step.num_tokens;
   step.num_plan_logits = step.num_logits;
   step.num_rows = static_cast<int32_t>(step.rows.size());
+  step.needs_whole_rows = false;
+  for (const CudaStepRow& state : step.rows) {
+    step.needs_whole_rows |=
+        shape_.tensor_ranks != nullptr &&
+        (state.row.num_scored > 0 ||
+         (state.row.num_logits > 0 && slots_[state.row.slot].needs_whole_rows));
+  }
   Pad(step);
   if (next_token != plan.token_ids.size()) {
     return absl::InvalidArgumentError(
@@ -405,7 +414,8 @@ void CudaBackend::Pad(CudaStep& step) const {
 }
 
 CudaStepShape CudaBackend::ShapeOf(const CudaStep& step) const {
-  CudaStepShape shape = {step.num_tokens, step.num_rows, step.num_logits, 0};
+  CudaStepShape shape = {step.num_tokens, step.num_rows, step.num_logits, 0,
+                         step.needs_whole_rows};
   for (size_t i = 0; i < step.attention.size(); ++i) {
     if (step.attention[i].num_task_ctas > 0) shape.attention |= 1ull << i;
   }

@@ -82,6 +82,7 @@ struct CudaSlot {
   int64_t num_starts = 0;  // Of sequences.
   int32_t num_logprobs = -1;
   int32_t num_prompt_logprobs = -1;
+  bool needs_whole_rows = false;  // See CudaStep.
   // A step with drafts waits to be collected: the length is not known.
   bool has_pending_drafts = false;
   std::vector<int32_t> blocks;
@@ -146,6 +147,7 @@ struct CudaStepShape {
   int32_t num_logits = 0;
   // Bit 2 * planner + tile: some row needs it.
   uint64_t attention = 0;
+  bool needs_whole_rows = false;
 
   bool operator==(const CudaStepShape&) const = default;
 };
@@ -195,6 +197,8 @@ struct CudaStep {
   std::vector<int32_t> token_ids;     // Of the plan; ~slot: what it drew last.
   std::vector<int32_t> sampled_rows;  // Rows with logits.
   int32_t num_scored = 0;
+  // Of logits in slices: some row cannot be drawn from one entry of each.
+  bool needs_whole_rows = false;
 
   cuda::DeviceBuffer staging;     // Pinned: what the step uploads.
   cuda::DeviceBuffer embeddings;  // Pinned: [max_logit_rows, pooled_cols].

@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <unordered_map>
 
@@ -163,6 +164,10 @@ class EmulatedDevice : public Device {
       std::this_thread::yield();
       return;
     }
+    // The emulator runs one kernel at a time; the devices of several ranks are
+    // used from as many threads.
+    static std::mutex mutex;
+    std::unique_lock<std::mutex> lock(mutex);
     const simt::emulator::QueueEntry entry = std::move(entries.front());
     entries.pop_front();
     const std::unique_ptr<Early> early = std::move(early_);
@@ -183,6 +188,7 @@ class EmulatedDevice : public Device {
     }
     if (!status_.ok()) return;
     if (!is_launch) {
+      lock.unlock();  // It may wait for another rank.
       entry.work();
       return;
     }

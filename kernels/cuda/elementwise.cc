@@ -138,7 +138,10 @@ HeadStatisticsKernel(const RopeArguments arguments) {
   if (simt::ThreadX() == 0) {
     float* statistics = arguments.statistics + (token * 2 + (is_q ? 0 : 1)) * 2;
     statistics[0] = mean;
-    statistics[1] = simt::Rsqrt(sum / static_cast<float>(cols) + norm.eps);
+    statistics[1] =
+        arguments.num_norm_ranks > 0
+            ? sum
+            : simt::Rsqrt(sum / static_cast<float>(cols) + norm.eps);
   }
 }
 
@@ -148,14 +151,19 @@ constexpr int kMaxPerLane = 256 / 32;
 
 // Norms the warp's head.
 //   statistics: mean and factor, if the norm spans all heads.
+//   num_summed: of the elements whose squares are summed in place of the
+//   factor; 0: none.
 SIMT_DEVICE void NormHead(const HeadNorm& norm, const float* statistics,
-                          int head, int head_dim,
+                          int num_summed, int head, int head_dim,
                           float (&values)[kMaxPerLane]) {
   const int lane = simt::ThreadX() % 32;
   float mean = 0, inverse = 1;
   if (norm.span == HeadNorm::Span::kAllHeads) {
     mean = statistics[0];
-    inverse = statistics[1];
+    inverse = num_summed == 0
+                  ? statistics[1]
+                  : simt::Rsqrt(statistics[1] / static_cast<float>(num_summed) +
+                                norm.eps);
   } else {
     if (norm.kind == NormArguments::Kind::kLayer) {
       float sum = 0;
@@ -211,6 +219,9 @@ RopeKernel(const RopeArguments arguments) {
   const HeadNorm& norm = is_q ? arguments.q_norm : arguments.k_norm;
   if (!is_v && norm.kind != NormArguments::Kind::kNone) {
     NormHead(norm, arguments.statistics + (token * 2 + (is_q ? 0 : 1)) * 2,
+             arguments.num_norm_ranks *
+                 (is_q ? arguments.num_heads : arguments.num_kv_heads) *
+                 head_dim,
              is_q ? row : row - arguments.num_heads, head_dim, values);
   }
   const int position = arguments.positions[token];
@@ -329,6 +340,14 @@ bool LaunchGated(const GatedArguments& arguments, simt::Stream stream) {
       stream, arguments);
 }
 
+bool LaunchHeadSquares(const RopeArguments& arguments, simt::Stream stream) {
+  return arguments.statistics != nullptr &&
+         simt::Launch(arguments.dtype == DType::kBF16
+                          ? &HeadStatisticsKernel<DType::kBF16>
+                          : &HeadStatisticsKernel<DType::kF16>,
+                      Shape(arguments.num_tokens, 2), stream, arguments);
+}
+
 bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream) {
   if (!IsHalf(arguments.dtype) ||
       (arguments.kv_dtype != arguments.dtype &&
@@ -342,12 +361,8 @@ bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream) {
   if (num_items == 0) return true;
   const bool spans_heads = arguments.q_norm.span == HeadNorm::Span::kAllHeads ||
                            arguments.k_norm.span == HeadNorm::Span::kAllHeads;
-  if (spans_heads &&
-      (arguments.statistics == nullptr ||
-       !simt::Launch(arguments.dtype == DType::kBF16
-                         ? &HeadStatisticsKernel<DType::kBF16>
-                         : &HeadStatisticsKernel<DType::kF16>,
-                     Shape(arguments.num_tokens, 2), stream, arguments))) {
+  if (spans_heads && arguments.num_norm_ranks == 0 &&
+      !LaunchHeadSquares(arguments, stream)) {
     return false;
   }
   constexpr int kWarps = kThreads / 32;

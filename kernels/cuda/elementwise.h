@@ -63,6 +63,10 @@ struct RopeArguments {
   HeadNorm q_norm, k_norm;
   // [num_tokens, q and k, mean and factor], for a norm that spans all heads.
   float* statistics = nullptr;
+  // > 0: the norms, kRms, span the heads of so many ranks, and `statistics` has
+  // zero and the sum of all squares, of which LaunchHeadSquares computes this
+  // rank's.
+  int num_norm_ranks = 0;
   const float* rope_table = nullptr;  // As in AttentionSpec; null: no RoPE.
   // Of tokens whose sequence started with more than long_rope_after tokens;
   // null: none.
@@ -84,6 +88,7 @@ struct RopeArguments {
   int num_tokens = 0;
 };
 bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream);
+bool LaunchHeadSquares(const RopeArguments& arguments, simt::Stream stream);
 
 // Copies whole blocks in every layer; no block is both a source and a target.
 struct BlockCopyArguments {

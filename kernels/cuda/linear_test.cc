@@ -233,6 +233,29 @@ TEST_F(LinearTest, BanksOfSkinnyKernels) {
   EXPECT_EQ(simt::emulator::CurrentCounts().num_shared_passes, wanted);
 }
 
+// Nor has the tiled one. cp.async, by quarter warps: 2 steps of 2 x 128 rows of
+// 4 chunks. The sums: 8 warps x 2 halves, each stored in 16 pairs of a lane, by
+// half warps, and loaded in 32 words of a lane.
+TEST_F(LinearTest, BanksOfTiles) {
+  simt::emulator::CurrentOptions() = {.counts_shared = true};
+  const simt::emulator::Counts& counts = simt::emulator::CurrentCounts();
+  LinearProblem tiled({.kernel = LinearKernel::kTiled,
+                       .num_tokens = 128,
+                       .rows = 128,
+                       .cols = 64});
+  ASSERT_TRUE(tiled.Run());
+  EXPECT_EQ(counts.num_shared, 2 * 2 * 128 * 4 / 8 + 8 * 2 * (16 * 2 + 32));
+  EXPECT_EQ(counts.num_shared_passes, counts.num_shared);
+  LinearProblem gated({.kernel = LinearKernel::kTiled,
+                       .num_tokens = 70,
+                       .rows = 160,
+                       .cols = 72,
+                       .activation = LinearActivation::kSwiGlu});
+  ASSERT_TRUE(gated.Run());
+  EXPECT_GT(counts.num_shared, 0);
+  EXPECT_EQ(counts.num_shared_passes, counts.num_shared);
+}
+
 TEST_F(LinearTest, RefusesWhatItCannotDo) {
   EXPECT_FALSE(LinearProblem({.num_tokens = 9, .num_norm_ctas = 1}).Run());
   EXPECT_FALSE(LinearProblem({.num_tokens = 65}).Run());

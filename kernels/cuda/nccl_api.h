@@ -1,7 +1,7 @@
 // What quire calls of NCCL, declared by hand: the library is opened at run time
 // (nccl_library.h), its header is no part of the CUDA toolkit, and no build
 // should depend on whether it is there. Names, values and layouts are those of
-// NCCL's documentation ("API", version 2.30); nccl_api_test compares them with
+// NCCL's documentation ("API", version 2.30); nccl_api_check compares them with
 // nccl.h where that is installed.
 #ifndef QUIRE_KERNELS_CUDA_NCCL_API_H_
 #define QUIRE_KERNELS_CUDA_NCCL_API_H_

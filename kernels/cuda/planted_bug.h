@@ -26,6 +26,7 @@ namespace quire::cuda {
   X(AttentionForgetsRescale)                                            \
   X(AttentionMergesOnePartTooFew)                                       \
   X(AttentionNoSwizzle) /* Right, but with bank conflicts. */           \
+  X(AttentionMergesInOneBank)                                           \
   X(AttentionFp8QueriesInOrder)                                         \
   X(AttentionFp8KeysInterleaved)                                        \
   X(SkinnyNoBarrierBeforeReduce)                                        \
@@ -42,13 +43,15 @@ namespace quire::cuda {
   X(TiledLosesTheLastDepth)                                             \
   X(TiledSwapsGateAndUp)                                                \
   X(TiledNoSwizzle)                                                     \
+  X(TiledFinishesInOneBank)                                             \
   X(QuantizedScaleOfTheNextGroup)                                       \
   X(QuantizedForgetsZeroPoints)                                         \
   X(WideningNoBarrierBeforeMultiply)                                    \
   X(WideningNoBarrierBeforeStore)                                       \
   X(QuantizeRowsNoBarrier)                                              \
   X(QuantizeGroupsOfHalfTheSize)                                        \
-  X(Fp8BlocksScaledTwice)                                               \
+  X(Fp8LosesTheLastBlock)                                               \
+  X(Fp8ScaleOfTheBlockBefore)                                           \
   X(SamplingReduceNoBarrier)                                            \
   X(SamplingReduceScratchReused)                                        \
   X(SamplingBinsReadTooEarly)                                           \

@@ -98,6 +98,73 @@ std::string RunLinear() {
   return "";
 }
 
+// fp8 in blocks, from x to sums: whole numbers, of which every 128 columns have
+// another largest one, so that they are exact only with its scale.
+std::string RunFp8Blocks() {
+  const int rows = 24, cols = 288, num_tokens = 70, num_groups = 3;
+  SimulationRandom random(6);
+  struct alignas(16) Chunk {
+    uint8_t bytes[16];
+  };
+  std::vector<Chunk> weight_chunks(rows * cols / 16),
+      x_chunks(num_tokens * cols / 16 * 2), fp8_chunks(num_tokens * cols / 16);
+  auto* elements = weight_chunks[0].bytes;
+  auto* x = reinterpret_cast<uint16_t*>(x_chunks[0].bytes);
+  for (int i = 0; i < rows * cols; ++i) {
+    elements[i] = FloatToE4M3(static_cast<float>(random.Between(-8, 8)));
+  }
+  std::vector<float> scales(num_groups * rows / 8),
+      x_scales(num_groups * num_tokens, NAN);
+  for (float& scale : scales) scale = 1 << random.Below(3);
+  for (int i = 0; i < num_tokens * cols; ++i) {
+    const int column = i % cols;
+    const int power = 1 << (column / 128 * 5);
+    // 448 / 7 is a power of two: with the scale of seven times `power`
+    // everything is exact.
+    x[i] = FloatToBf16(static_cast<float>(
+        power * (column % 128 == 31 ? 7 : random.Between(-4, 4))));
+  }
+  std::vector<float> out(num_tokens * rows, NAN);
+  QuantizedLinearArguments arguments;
+  arguments.linear.out = out.data();
+  arguments.linear.out_stride = rows;
+  arguments.linear.num_tokens = num_tokens;
+  arguments.linear.rows = rows;
+  arguments.linear.cols = cols;
+  arguments.linear.epilogue.is_out_f32 = true;
+  arguments.weight.data = elements;
+  arguments.weight.scales = scales.data();
+  arguments.weight.scale_stride = rows / 8;
+  arguments.weight.scale_shift = 3;
+  arguments.weight.group_size = 128;
+  arguments.x_fp8 = fp8_chunks[0].bytes;
+  arguments.x_scales = x_scales.data();
+  CurrentCounts() = {};
+  const bool is_launched = LaunchQuantizeRows({.x = x,
+                                               .x_stride = cols,
+                                               .out = fp8_chunks[0].bytes,
+                                               .scales = x_scales.data(),
+                                               .group_size = 128,
+                                               .num_tokens = num_tokens,
+                                               .cols = cols},
+                                              nullptr) &&
+                           LaunchTiledFp8Linear(arguments, nullptr);
+  double worst = 0;
+  for (int t = 0; t < num_tokens; ++t) {
+    for (int row = 0; row < rows; ++row) {
+      double sum = 0;
+      for (int col = 0; col < cols; ++col) {
+        sum += double{Bf16ToFloat(x[t * cols + col])} *
+               E4M3ToFloat(elements[row * cols + col]) *
+               scales[col / 128 * (rows / 8) + row / 8];
+      }
+      const double error = std::fabs(out[t * rows + row] - sum) / 0.01;
+      if (!(error <= worst)) worst = error;
+    }
+  }
+  return Verdict(is_launched, worst);
+}
+
 // Small integers: sums are exact in every order, and so are e4m3 and 16 bits.
 std::string RunQuantized() {
   const int rows = 24, cols = 288, group_size = 96;
@@ -258,6 +325,9 @@ TEST_P(PlantedBugsTest, IsNoticed) {
   if (concerns("Skinny") || concerns("Tiled")) problems.push_back(RunLinear);
   if (concerns("Quanti") || concerns("Widening")) {
     problems.push_back(RunQuantized);
+  }
+  if (concerns("QuantizeGroups") || concerns("Fp8")) {
+    problems.push_back(RunFp8Blocks);
   }
   if (concerns("Sampling")) problems.push_back(RunSampling);
   ASSERT_FALSE(problems.empty());

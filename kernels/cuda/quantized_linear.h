@@ -127,16 +127,17 @@ SIMT_DEVICE float LoadScale(const QuantizedWeight& weight, int64_t at) {
                                             : HalfToFloat(bits);
 }
 
-// The number that a zero point becomes beside elements to which kInt4Base is
-// added; in both halves.
-template <DType kType>
-SIMT_DEVICE uint32_t Int4Zero(const QuantizedWeight& weight, int64_t at) {
-  // In bf16 the bits of 128 + n are those of 128 plus n, in f16 those of 1024
-  // + n.
-  constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
+SIMT_DEVICE uint32_t LoadZero(const QuantizedWeight& weight, int64_t at) {
   const bool has_zeros =
       weight.zeros && !HasPlantedBug(PlantedBug::kQuantizedForgetsZeroPoints);
-  const uint32_t zero = has_zeros ? weight.zeros[at] : 8;
+  return has_zeros ? weight.zeros[at] : 8;
+}
+// The number that a zero point becomes beside elements as Int4Pair has them; in
+// both halves. In bf16 the bits of 128 + n are those of 128 plus n, in f16
+// those of 1024 + n.
+template <DType kType>
+SIMT_DEVICE uint32_t Int4Zero(uint32_t zero) {
+  constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
   return kBase + zero * 0x00010001;
 }
 // Elements 2 p and 2 p + 1 of a word, less their zero point: exact.

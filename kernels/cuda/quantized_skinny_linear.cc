@@ -18,9 +18,8 @@ struct SkinnyWeights {
 
   simt::Bytes16 bytes[2][kLoads];  // Rows lane / 4 and lane / 4 + 8.
   float scales[2][kNumScales];
-  uint32_t zeros[2][kNumScales];
+  uint32_t zeros[2];  // A byte each.
 
-  template <DType kType>
   SIMT_DEVICE void Load(const QuantizedWeight& weight, const int (&rows)[2],
                         int64_t row_bytes, int cols, int column) {
     const int quad = simt::ThreadX() % 4;
@@ -35,18 +34,18 @@ struct SkinnyWeights {
         bytes[r][i] =
             simt::LoadStream16(kIsFp8 ? row + at : row + at / 2 + quad * 16);
       }
+      zeros[r] = 0;
       SIMT_UNROLL
       for (int g = 0; g < kGroups; ++g) {
         const int first = column + g * (kStep / kNumScales);
         if (first >= cols) {
           scales[r][g] = 0;
-          zeros[r][g] = 0;
           continue;
         }
         const int64_t at = first / weight.group_size * weight.scale_stride +
                            (rows[r] >> weight.scale_shift);
         scales[r][g] = LoadScale(weight, at);
-        if constexpr (!kIsFp8) zeros[r][g] = Int4Zero<kType>(weight, at);
+        if constexpr (!kIsFp8) zeros[r] |= LoadZero(weight, at) << (8 * g);
       }
     }
   }
@@ -61,7 +60,8 @@ struct SkinnyWeights {
         a[r] = Element<kType>::FromE4M3x2(four & 0xffff);
         a[r + 2] = Element<kType>::FromE4M3x2(four >> 16);
       } else {
-        const uint32_t zero = zeros[r][kGroups == 4 ? s : 0];
+        const uint32_t zero =
+            Int4Zero<kType>(zeros[r] >> (kGroups == 4 ? 8 * s : 0) & 0xff);
         a[r] = Int4Pair<kType>(bytes[r][0].words[s], 2 * h, zero);
         a[r + 2] = Int4Pair<kType>(bytes[r][0].words[s], 2 * h + 1, zero);
       }
@@ -117,8 +117,7 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
         Weights::kIsFp8 ? int64_t{linear.cols} : Int4RowBytes(linear.cols);
     SIMT_UNROLL
     for (int u = 0; u < kUnroll; ++u) {
-      weights[u].template Load<kType>(weight, rows, row_bytes, linear.cols,
-                                      k + u * kStep);
+      weights[u].Load(weight, rows, row_bytes, linear.cols, k + u * kStep);
     }
   };
   int first_row = static_cast<int>(simt::CtaX()) * 16;

@@ -96,17 +96,21 @@ Fp8LinearKernel(const QuantizedLinearArguments arguments) {
     load(step + T::kNumStages - 1);
     if constexpr (kHasBlocks) {
       if (step % kStepsOfBlock == 0) {
-        scales.Load(arguments, step / kStepsOfBlock, first_token);
+        const int before =
+            HasPlantedBug(PlantedBug::kFp8ScaleOfTheBlockBefore) && step > 0;
+        scales.Load(arguments, step / kStepsOfBlock - before, first_token);
       }
     }
     unsigned char* tile = memory + step % T::kNumStages * 2 * T::kBytes;
-    T::Multiply(tile, tile + T::kBytes, kHasBlocks ? parts : sums,
-                [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0,
-                   uint32_t b1) { simt::MmaE4M3(c, a, b0, b1); });
+    T::Multiply<!kHasBlocks>(
+        tile, tile + T::kBytes, kHasBlocks ? parts : sums,
+        [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0, uint32_t b1) {
+          simt::MmaE4M3(c, a, b0, b1);
+        });
     if constexpr (kHasBlocks) {
-      const bool is_end =
-          step % kStepsOfBlock == kStepsOfBlock - 1 || step == num_steps - 1;
-      if (is_end || HasPlantedBug(PlantedBug::kFp8BlocksScaledTwice)) {
+      const bool is_last = step == num_steps - 1 &&
+                           !HasPlantedBug(PlantedBug::kFp8LosesTheLastBlock);
+      if (step % kStepsOfBlock == kStepsOfBlock - 1 || is_last) {
         scales.Add(arguments, step / kStepsOfBlock, first_row, parts, sums);
       }
     }
@@ -317,7 +321,9 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
             step * kStepCols / weight.group_size * weight.scale_stride +
             (row >> weight.scale_shift);
         scale = LoadScale(weight, at);
-        if constexpr (!Weights::kIsFp8) zero = Int4Zero<kType>(weight, at);
+        if constexpr (!Weights::kIsFp8) {
+          zero = Int4Zero<kType>(LoadZero(weight, at));
+        }
       }
       SIMT_UNROLL
       for (int chunk = 0; chunk < 2; ++chunk) {
@@ -338,7 +344,8 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
           }
           wide.words[p] = pair;
         }
-        simt::Store16(T::Chunk(weight_tile, tile_row, half * 2 + chunk), wide);
+        simt::StoreShared16(T::Chunk(weight_tile, tile_row, half * 2 + chunk),
+                            wide);
       }
       if (!HasPlantedBug(PlantedBug::kWideningNoBarrierBeforeMultiply)) {
         simt::SyncThreads();

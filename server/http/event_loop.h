@@ -48,6 +48,7 @@ namespace quire {
 // A complete request on its way to a handler.
 struct PendingRequest {
   RequestHead head;
+  std::shared_ptr<const ApiKeyOwner> owner;
   std::string body;
   absl::Time arrival_time;
   std::shared_ptr<Exchange> exchange;
@@ -63,6 +64,7 @@ class RequestSink {
     int status = 0;  // 0: read the body and dispatch.
     const char* message = "";
     HttpHeaders headers;
+    std::shared_ptr<const ApiKeyOwner> owner;  // Of the key, where one counts.
   };
 
   virtual ~RequestSink() = default;
@@ -135,6 +137,7 @@ class EventLoop {
     bool has_skipped_blank_line = false;
     HeadScanner scanner;
     RequestHead head;
+    std::shared_ptr<const ApiKeyOwner> owner;  // As the head was admitted.
     ChunkedDecoder decoder{0};
     std::string body;
 

@@ -121,12 +121,13 @@ bool EventLoop::AdvanceHead(Connection* c) {
 }
 
 void EventLoop::BeginRequest(Connection* c) {
-  const RequestSink::Verdict verdict = sink_->Admit(c->head, c->port->kind);
+  RequestSink::Verdict verdict = sink_->Admit(c->head, c->port->kind);
   if (verdict.status != 0) {
     RespondError(c, {verdict.status, verdict.message},
                  c->head.keep_alive && !c->head.has_body(), verdict.headers);
     return;
   }
+  c->owner = std::move(verdict.owner);
   if (!c->head.is_chunked && c->head.content_length > options_.max_body_bytes) {
     RespondError(c, {413, "request body too large"}, false);
     return;
@@ -180,6 +181,7 @@ void EventLoop::Dispatch(Connection* c) {
   request.body.swap(c->body);
   request.arrival_time = c->arrival_time;
   request.head = c->head;
+  request.owner = std::move(c->owner);
   const int64_t num_body_bytes = request.body.size();
   SetState(c, State::kAnswering);
   ++num_open_requests_;

@@ -148,14 +148,21 @@ if ((is_emulated)); then
   # The tree's tests run all of it: here the script is what is checked.
   gtest_step "operations" 120 '*Norm/cuda_bf16*:*Embed/cuda_f16*' \
     backend_conformance_test
-  gtest_step "equivalence" 120 '*ACachedPrefix*/qwen3' cuda_equivalence_test
+  gtest_step "quantized weights" 120 '*DecodesWhatTheKernels*' \
+    cuda_quantized_test
+  gtest_step "rounding" 120 '*ErrorOfAnFp8Cache*' cuda_rounding_test
+  gtest_step "equivalence" 120 '*ACachedPrefix*/qwen3*' cuda_equivalence_test
 else
   gtest_step "operations" 200 "$operations" "${backend_programs[@]}"
   if ((has_bf16)); then
+    gtest_step "quantized weights" 60 'CudaQuantizedTest.*' cuda_quantized_test
     gtest_step "families of models" 100 'CudaModelTest.*' cuda_model_test
+    gtest_step "rounding" 100 'CudaRoundingTest.*' cuda_rounding_test
     gtest_step "equivalence" 100 '*CudaEquivalenceTest*' cuda_equivalence_test
   else
+    skip "quantized weights" "bf16 is among them: compute capability 8.0"
     skip "families of models" "the models are bf16: compute capability 8.0"
+    skip "rounding" "the models are bf16: compute capability 8.0"
     skip "equivalence" "the models are bf16: compute capability 8.0"
   fi
   # The program itself, whole: the same greedy answers as the CPU's.
@@ -175,21 +182,28 @@ else
     bash -c same_answers
 fi
 
-# One rank reduces, captured in a graph, where NCCL is installed.
+# Every collective, captured in a graph too: one rank, and as many as there are
+# GPUs, where NCCL is installed.
 if ((is_emulated)); then
   skip "NCCL" "needs a GPU"
-elif nccl=$(program nccl_library_test 2>/dev/null); then
-  "$nccl" >"$work/nccl" 2>&1
-  if (($? != 0)); then
-    tail -20 "$work/nccl"
-    record FAIL "NCCL" 0 "see above"
-  elif grep -q 'SKIPPED' "$work/nccl"; then
-    skip "NCCL" "$(grep -m 1 'Skipped' -A 1 "$work/nccl" | tail -1 | cut -c1-80)"
-  else
-    record PASS "NCCL" 0 "one rank"
-  fi
+elif nccl=$(program nccl_test) && ! timeout 120 "$nccl" >"$work/nccl" 2>&1; then
+  tail -20 "$work/nccl"
+  record FAIL "NCCL" 0 "see above"
 else
-  skip "NCCL" "the package was built without nccl.h"
+  # The reasons of tests that were skipped are in the line after.
+  reason=$(grep -m 1 -A 1 'Skipped$' "$work/nccl" | tail -1 | cut -c1-80)
+  joined=$(grep -m 1 -E '^NCCL .* 1 rank' "$work/nccl")
+  if [[ -z $joined ]]; then
+    skip "NCCL" "$reason"
+  else
+    record PASS "NCCL, one rank" 0 "$joined"
+    ranks=$(grep -m 1 -E '^NCCL .* ranks' "$work/nccl")
+    if [[ -n $ranks ]]; then
+      record PASS "NCCL, a rank on each GPU" 0 "$ranks"
+    else
+      skip "NCCL, a rank on each GPU" "$reason"
+    fi
+  fi
 fi
 
 # ---- (e) memory errors, races, machine code

@@ -1,4 +1,4 @@
-#include "tests/rank_group.h"
+#include "tests/thread_ranks.h"
 
 #include <cstring>
 #include <optional>
@@ -54,9 +54,9 @@ bool IsSame(const StepResult& a, const StepResult& b) {
 
 }  // namespace
 
-RankGroup::~RankGroup() = default;
+ThreadRanks::~ThreadRanks() = default;
 
-absl::Status RankGroup::OnAll(const std::function<absl::Status(int)>& body) {
+absl::Status ThreadRanks::OnAll(const std::function<absl::Status(int)>& body) {
   std::vector<absl::Status> results(size());
   std::vector<std::thread> threads;
   for (int rank = 1; rank < size(); ++rank) {
@@ -69,10 +69,10 @@ absl::Status RankGroup::OnAll(const std::function<absl::Status(int)>& body) {
   return first;
 }
 
-absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Create(
+absl::StatusOr<std::unique_ptr<ThreadRanks>> ThreadRanks::Create(
     const std::string& path, const LoadOptions& load_options,
     const Options& options) {
-  std::unique_ptr<RankGroup> group(new RankGroup);
+  std::unique_ptr<ThreadRanks> group(new ThreadRanks);
   const int size = options.tensor_size;
   if (size > 1) {
     group->tensor_group_ =
@@ -105,11 +105,11 @@ absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Create(
   return group;
 }
 
-absl::Status RankGroup::Submit(const SchedulerOutput& output) {
+absl::Status ThreadRanks::Submit(const SchedulerOutput& output) {
   return OnAll([&](int rank) { return models_[rank]->runner->Submit(output); });
 }
 
-absl::StatusOr<StepResult> RankGroup::Collect() {
+absl::StatusOr<StepResult> ThreadRanks::Collect() {
   std::vector<StepResult> results(size());
   QUIRE_RETURN_IF_ERROR(OnAll([&](int rank) -> absl::Status {
     QUIRE_ASSIGN_OR_RETURN(results[rank], models_[rank]->runner->Collect());

@@ -1,7 +1,7 @@
 // A model on several ranks of this process: one thread, backend and part of the
 // weights each, over the host's communicators.
-#ifndef QUIRE_TESTS_RANK_GROUP_H_
-#define QUIRE_TESTS_RANK_GROUP_H_
+#ifndef QUIRE_TESTS_THREAD_RANKS_H_
+#define QUIRE_TESTS_THREAD_RANKS_H_
 
 #include <functional>
 #include <memory>
@@ -18,7 +18,7 @@ namespace quire {
 
 // Runs each step on all ranks and answers as rank 0 does. INTERNAL if ranks
 // disagree in a token or in a bit of a log-probability. Thread-compatible.
-class RankGroup : public ModelRunner {
+class ThreadRanks : public ModelRunner {
  public:
   struct Options {
     int tensor_size = 1;
@@ -28,10 +28,10 @@ class RankGroup : public ModelRunner {
   };
 
   // Loads `path` on all ranks; the first error is returned.
-  static absl::StatusOr<std::unique_ptr<RankGroup>> Create(
+  static absl::StatusOr<std::unique_ptr<ThreadRanks>> Create(
       const std::string& path, const LoadOptions& load_options,
       const Options& options);
-  ~RankGroup() override;
+  ~ThreadRanks() override;
 
   const LoadedModel& rank(int i) const { return *models_[i]; }
   int size() const { return static_cast<int>(models_.size()); }
@@ -44,7 +44,7 @@ class RankGroup : public ModelRunner {
   bool Done() const override { return models_[0]->runner->Done(); }
 
  private:
-  RankGroup() = default;
+  ThreadRanks() = default;
 
   // Runs body(rank) on a thread for each rank; the first error of any.
   absl::Status OnAll(const std::function<absl::Status(int)>& body);
@@ -55,4 +55,4 @@ class RankGroup : public ModelRunner {
 
 }  // namespace quire
 
-#endif  // QUIRE_TESTS_RANK_GROUP_H_
+#endif  // QUIRE_TESTS_THREAD_RANKS_H_
