@@ -226,9 +226,12 @@ double CeilingProbe::Int8Peak(double milliseconds) {
 }
 
 absl::StatusOr<std::unique_ptr<HostCeilingProbe>> HostCeilingProbe::Create(
-    int num_threads) {
+    const PlacementRequest& request) {
   QUIRE_ASSIGN_OR_RETURN(const Isa isa, SelectIsa());
-  return std::make_unique<HostCeilingProbe>(num_threads, isa);
+  QUIRE_ASSIGN_OR_RETURN(ThreadPlacement placement, PlaceThreads(request));
+  auto probe = std::make_unique<HostCeilingProbe>(std::move(placement), isa);
+  probe->pool.PinCaller();
+  return probe;
 }
 
 }  // namespace quire

@@ -6,8 +6,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "absl/status/statusor.h"
+#include "engine/base/cpu_topology.h"
 #include "engine/base/thread_pool.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/isa.h"
@@ -51,12 +53,15 @@ class CeilingProbe {
 // A probe with a thread pool of its own, for the instruction set that this
 // process uses.
 struct HostCeilingProbe {
-  // num_threads: <= 0 means all. INVALID_ARGUMENT from SelectIsa.
+  // Its threads are where those of a backend with the same request are, the
+  // caller's included. INVALID_ARGUMENT from SelectIsa and PlaceThreads.
   static absl::StatusOr<std::unique_ptr<HostCeilingProbe>> Create(
-      int num_threads);
+      const PlacementRequest& request);
 
-  HostCeilingProbe(int num_threads, Isa isa)
-      : isa(isa), pool(num_threads), probe(&pool, isa, int64_t{1} << 30) {}
+  HostCeilingProbe(ThreadPlacement placement, Isa isa)
+      : isa(isa),
+        pool(std::move(placement)),
+        probe(&pool, isa, int64_t{1} << 30) {}
 
   const Isa isa;
   ThreadPool pool;

@@ -18,121 +18,27 @@ not contain 1; with fewer than 5 rounds none is.
 
 import argparse
 import json
-import math
 import os
 import pathlib
-import re
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+import suite
+from paired import compare, describe
+from programs import (
+    ProgramError,
+    Server,
+    batched_rows,
+    bench_rows,
+    probe,
+    quire_is_ready,
+    run,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MIN_ROUNDS = 5
-# Two-sided 95 % of Student's t by degrees of freedom; the last for more.
-T_95 = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201,
-    2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074,
-    2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-]  # fmt: skip
-
-
-def compare(ours, theirs):
-    """Ratio of paired measurements (more is better) with its 95 % interval."""
-    logs = [math.log(a / b) for a, b in zip(ours, theirs, strict=True)]
-    mean = statistics.fmean(logs)
-    result = {"rounds": len(logs), "ratio": math.exp(mean), "low": None, "high": None}
-    if len(logs) >= 2:
-        t = T_95[min(len(logs) - 1, len(T_95)) - 1]
-        half = t * statistics.stdev(logs) / math.sqrt(len(logs))
-        result["low"], result["high"] = math.exp(mean - half), math.exp(mean + half)
-    if len(logs) < MIN_ROUNDS:
-        result["verdict"] = f"not established: fewer than {MIN_ROUNDS} rounds"
-    elif result["low"] > 1:
-        result["verdict"] = "quire is faster"
-    elif result["high"] < 1:
-        result["verdict"] = "quire is slower"
-    else:
-        result["verdict"] = "not established: the interval contains 1"
-    return result
-
-
-def describe(values, unit=""):
-    """Median [min, max]."""
-    return (
-        f"{statistics.median(values):.4g} [{min(values):.4g}, {max(values):.4g}]{unit}"
-    )
-
-
-def run(command):
-    """Standard output and error of `command`; ends the program if it fails."""
-    # Some of these programs write logs to where they are started.
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    if done.returncode != 0:
-        sys.exit(
-            f"compare.py: {shlex.join(command)}: exit code {done.returncode}\n"
-            + done.stderr[-2000:]
-        )
-    return done.stdout, done.stderr
-
-
-def bench_rows(command):
-    """Tokens per second by the row's name ("pp512", "tg128")."""
-    stdout, _ = run(command)
-    try:
-        rows = json.loads(stdout)
-    except json.JSONDecodeError as error:
-        sys.exit(f"compare.py: {shlex.join(command)}: no JSON: {error}")
-    rates = {}
-    for row in rows:
-        if row["n_prompt"] and row["n_gen"]:
-            name = f"pp{row['n_prompt']}+tg{row['n_gen']}"
-        elif row["n_prompt"]:
-            name = f"pp{row['n_prompt']}"
-        else:
-            name = f"tg{row['n_gen']}"
-        if row.get("n_seqs", 1) > 1:
-            name += f" x {row['n_seqs']}"
-        rates[name] = row["avg_ts"]
-    return rates
-
-
-def batched_rows(command):
-    """The same of llama-batched-bench, which may write to either stream."""
-    # Its log writes from a thread of its own, and sometimes ends before it does.
-    for _ in range(5):
-        rates = {}
-        for line in "\n".join(run(command)).splitlines():
-            # Codes for colours may come before it.
-            if "{" in line and "speed_tg" in line:
-                row = json.loads(line[line.index("{") :])
-                name = f"tg{row['tg']}" + (f" x {row['pl']}" if row["pl"] > 1 else "")
-                rates[name] = row["speed_tg"]
-        if rates:
-            return rates
-    sys.exit(f"compare.py: {shlex.join(command)}: no results")
-
-
-def probe(args):
-    """The machine's ceilings now."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "ceilings.json"
-        run(
-            [*args.quire, "bench", "kernels", "-r", "3", "--filter", "(none)"]
-            + ["--threads", str(args.threads), "--output-json", str(path)]
-        )
-        ceilings = json.loads(path.read_text())["ceilings"]
-    return {
-        "read_bytes_per_second": max(
-            max(c["read_bytes_per_second"]) for c in ceilings
-        ),
-        "bf16_flops": max(max(c["bf16_flops"]) for c in ceilings),
-        "load_average": os.getloadavg()[0],
-    }
 
 
 class Bench:
@@ -152,26 +58,13 @@ class Bench:
         pass
 
 
-class Server:
+class LoadedServer(Server):
     """A contender that is a server, under the load of `quire bench serve`."""
 
     def __init__(self, name, command, port, ready, load):
+        super().__init__(command, port, ready)
         self.name = name
         self.load = load
-        self.log = tempfile.TemporaryFile(mode="w+")
-        self.folder = tempfile.TemporaryDirectory()
-        self.process = subprocess.Popen(
-            command, stdout=self.log, stderr=self.log, cwd=self.folder.name
-        )
-        self.port = port
-        deadline = time.monotonic() + 300
-        while True:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.log.seek(0)
-                sys.exit(f"compare.py: {shlex.join(command)}:\n{self.log.read()[-2000:]}")
-            if ready(self):
-                return
-            time.sleep(0.1)
 
     def measure(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -190,11 +83,6 @@ class Server:
             if result[f"median_{metric}_ms"] > 0:
                 figures[f"1 / median {metric}"] = 1e3 / result[f"median_{metric}_ms"]
         return figures
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
-        self.folder.cleanup()
 
 
 def named(text):
@@ -232,7 +120,6 @@ def bench_contenders(args):
         gen = int(args.batched_gen)
         batched = ["-c", str(most * (128 + gen) + 256), "-npp", "128", "-ntg", str(gen)]
         batched += ["-npl", args.concurrency, "-tb", str(args.threads)]
-        batched += ["--output-format", "jsonl"]
         peers.setdefault(name, []).append(
             (batched_rows, command[:1] + common + batched + command[1:])
         )
@@ -247,15 +134,6 @@ def server_contenders(args):
     load = [*args.quire, "bench", "serve", "--disable-tqdm", *shlex.split(args.load)]
     common = ["-t", str(args.threads)]
 
-    def our_port(server):
-        server.log.flush()
-        text = pathlib.Path(f"/proc/self/fd/{server.log.fileno()}").read_text()
-        found = re.search(r"address\s+http://\S+:(\d+)", text)
-        if found and "ready in" in text:
-            server.port = int(found.group(1))
-            return True
-        return False
-
     def answers(server):
         done = subprocess.run(
             [*load[:3], "--port", str(server.port), "--num-prompts", "1"]
@@ -266,25 +144,27 @@ def server_contenders(args):
 
     ours = [*args.quire, "serve", args.model, "--port", "0", *common]
     contenders = [
-        Server("quire", ours + shlex.split(args.quire_args), 0, our_port, load)
+        LoadedServer(
+            "quire", ours + shlex.split(args.quire_args), 0, quire_is_ready, load
+        )
     ]
     for i, (name, command) in enumerate(args.server_peer):
         port = args.first_port + i
         full = command[:1] + ["-m", args.model, "--port", str(port), *common] + command[1:]
-        contenders.append(Server(name, full, port, answers, load))
+        contenders.append(LoadedServer(name, full, port, answers, load))
     return contenders
 
 
 def measure(contenders, args):
     """Figures of every contender by round, and the probes between."""
     samples = {contender.name: {} for contender in contenders}
-    probes = [probe(args)]
+    probes = [probe(args.quire, args.threads)]
     for number in range(args.rounds):
         order = contenders if number % 2 == 0 else contenders[::-1]
         for contender in order:
             for figure, value in contender.measure().items():
                 samples[contender.name].setdefault(figure, []).append(value)
-        probes.append(probe(args))
+        probes.append(probe(args.quire, args.threads))
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
     return samples, probes
 
@@ -372,11 +252,17 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["suite"]:
+        return suite.main(argv[1:])
     args = parse_arguments(argv)
     make = server_contenders if args.server_peer else bench_contenders
-    contenders = make(args)
+    contenders = []
     try:
+        contenders = make(args)
         samples, probes = measure(contenders, args)
+    except ProgramError as error:
+        return f"compare.py: {error}"
     finally:
         for contender in contenders:
             contender.stop()
@@ -394,4 +280,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

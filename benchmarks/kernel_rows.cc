@@ -230,6 +230,7 @@ class KernelBench {
                        absl::FunctionRef<absl::StatusOr<double>(int)> run);
   LinearSpec MakeSpec(LinearKind kind, int64_t rows, int64_t cols);
   Arithmetic LinearArithmetic() const {
+    if (plan_.format == QuantFormat::kFp8) return Arithmetic::kBf16;
     return plan_.format != QuantFormat::kDense ? Arithmetic::kInt8
            : plan_.dtype == DType::kBF16       ? Arithmetic::kBf16
                                                : Arithmetic::kF32;

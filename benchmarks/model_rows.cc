@@ -60,7 +60,8 @@ std::string ModelRow::Name() const {
 }
 
 absl::StatusOr<ModelDriver> ModelDriver::Create(LoadedModel* model,
-                                                int num_seqs, int max_len) {
+                                                int num_seqs, int max_len,
+                                                ModelRunner* runner) {
   const int block_size = model->shape.block_size;
   const int64_t blocks =
       int64_t{num_seqs} * ((max_len + block_size - 1) / block_size);
@@ -73,11 +74,14 @@ absl::StatusOr<ModelDriver> ModelDriver::Create(LoadedModel* model,
                      " tokens; there are ", model->memory.num_blocks,
                      " for sequences of up to ", model->shape.max_model_len));
   }
-  return ModelDriver(model, num_seqs, max_len);
+  return ModelDriver(model, runner != nullptr ? runner : model->runner.get(),
+                     num_seqs, max_len);
 }
 
-ModelDriver::ModelDriver(LoadedModel* model, int num_slots, int max_len)
+ModelDriver::ModelDriver(LoadedModel* model, ModelRunner* runner, int num_slots,
+                         int max_len)
     : model_(model),
+      runner_(runner),
       max_len_(max_len),
       lengths_(num_slots, 0),
       last_tokens_(num_slots, 0) {
@@ -92,7 +96,7 @@ int32_t ModelDriver::TokenAt(int slot, int position) const {
 
 absl::Status ModelDriver::CollectOne() {
   --num_in_flight_;
-  QUIRE_ASSIGN_OR_RETURN(const StepResult result, model_->runner->Collect());
+  QUIRE_ASSIGN_OR_RETURN(const StepResult result, runner_->Collect());
   for (const SampledRow& row : result.rows) {
     if (row.non_finite) return absl::InternalError("logits are not finite");
     last_tokens_[row.slot] = row.tokens[0].token_id;
@@ -126,7 +130,7 @@ absl::Status ModelDriver::Compute(int slot, int first, int end, bool starts) {
       output.token_ids.push_back(TokenAt(slot, i));
     }
     output.rows.push_back({slot, first, count, first + count == end, false, 0});
-    QUIRE_RETURN_IF_ERROR(model_->runner->Submit(output));
+    QUIRE_RETURN_IF_ERROR(runner_->Submit(output));
     ++num_in_flight_;
     QUIRE_RETURN_IF_ERROR(CollectOne());
     first += count;
@@ -155,8 +159,8 @@ absl::Status ModelDriver::Decode(int num_seqs, int num_steps) {
       if (!is_on_device) output.token_ids.push_back(last_tokens_[slot]);
       ++lengths_[slot];
     }
-    QUIRE_RETURN_IF_ERROR(model_->runner->Submit(output));
-    if (++num_in_flight_ == model_->runner->steps_in_flight()) {
+    QUIRE_RETURN_IF_ERROR(runner_->Submit(output));
+    if (++num_in_flight_ == runner_->steps_in_flight()) {
       QUIRE_RETURN_IF_ERROR(CollectOne());
     }
   }

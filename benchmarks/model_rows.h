@@ -43,9 +43,10 @@ struct ModelRowResult {
 class ModelDriver {
  public:
   // RESOURCE_EXHAUSTED if the KV cache does not hold `num_seqs` sequences of
-  // `max_len` tokens.
+  // `max_len` tokens. `runner`: null: the model's own.
   static absl::StatusOr<ModelDriver> Create(LoadedModel* model, int num_seqs,
-                                            int max_len);
+                                            int max_len,
+                                            ModelRunner* runner = nullptr);
 
   // Starts sequence `slot` anew with `num_tokens` tokens.
   absl::Status Prefill(int slot, int num_tokens);
@@ -56,7 +57,8 @@ class ModelDriver {
   absl::Status Decode(int num_seqs, int num_steps);
 
  private:
-  ModelDriver(LoadedModel* model, int num_slots, int max_len);
+  ModelDriver(LoadedModel* model, ModelRunner* runner, int num_slots,
+              int max_len);
 
   // Computes the tokens [first, end) of the slot's history, in chunks.
   absl::Status Compute(int slot, int first, int end, bool starts);
@@ -64,6 +66,7 @@ class ModelDriver {
   int32_t TokenAt(int slot, int position) const;
 
   LoadedModel* model_;
+  ModelRunner* runner_;
   int max_len_;
   SamplingParams params_;
   std::vector<int> lengths_;

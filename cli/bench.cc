@@ -16,6 +16,8 @@ int RunBench(const BenchOptions& options) {
       return RunBenchModel(options.model);
     case BenchOptions::Kind::kKernels:
       return RunBenchKernels(options.kernels);
+    case BenchOptions::Kind::kQuality:
+      return RunBenchQuality(options.quality);
     case BenchOptions::Kind::kStartup:
       return RunBenchStartup(options.startup);
   }

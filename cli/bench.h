@@ -15,6 +15,7 @@ int RunBenchThroughput(const BenchOfflineOptions& options);
 int RunBenchLatency(const BenchOfflineOptions& options);
 int RunBenchModel(const BenchModelOptions& options);
 int RunBenchKernels(const BenchKernelOptions& options);
+int RunBenchQuality(const BenchQualityOptions& options);
 int RunBenchStartup(const BenchStartupOptions& options);
 
 }  // namespace quire

@@ -10,10 +10,12 @@
 #include "benchmarks/cpu_rows.h"
 #include "benchmarks/kernel_rows.h"
 #include "benchmarks/random_model.h"
+#include "benchmarks/rank_rows.h"
 #include "benchmarks/statistics.h"
 #include "cli/bench.h"
 #include "cli/bench_output.h"
 #include "cli/exit_codes.h"
+#include "cli/session.h"
 #include "engine/base/status.h"
 #include "kernels/backend_factory.h"
 #include "nlohmann/json.hpp"
@@ -56,8 +58,10 @@ class KernelsBench {
   absl::Status Init();
   absl::StatusOr<std::unique_ptr<Backend>> NewBackend() const {
     std::string fallback_reason;
-    return CreateBackend({options_.device, options_.num_threads},
-                         &fallback_reason);
+    return CreateBackend(
+        {options_.device, placement_.num_threads,
+         /*enforce_eager=*/false, placement_.cpus, placement_.numa},
+        &fallback_reason);
   }
   void PrintCeilings();
   void Add(const KernelRow& row);
@@ -66,6 +70,7 @@ class KernelsBench {
   const BenchKernelOptions& options_;
   std::unique_ptr<HostCeilingProbe> probe_;
   std::unique_ptr<KernelCeilings> ceilings_;
+  PlacementRequest placement_;
   KernelBenchPlan plan_;
   Json rows_ = Json::array();
   Json ceilings_json_ = Json::array();
@@ -74,6 +79,9 @@ class KernelsBench {
 
 absl::Status KernelsBench::Init() {
   QUIRE_ASSIGN_OR_RETURN(plan_.format, ParseFormat(options_.quantization));
+  QUIRE_ASSIGN_OR_RETURN(
+      placement_, MakePlacementRequest(options_.num_threads, options_.cpu_cores,
+                                       options_.numa));
   for (const std::string& name : options_.presets) {
     QUIRE_RETURN_IF_ERROR(PresetShape(name).status());
   }
@@ -86,12 +94,16 @@ absl::Status KernelsBench::Init() {
       options_.repetitions);
   if (options_.device == "cpu") {
     backend.reset();
-    QUIRE_ASSIGN_OR_RETURN(probe_,
-                           HostCeilingProbe::Create(options_.num_threads));
+    QUIRE_ASSIGN_OR_RETURN(probe_, HostCeilingProbe::Create(placement_));
     ceilings_ = NewCpuCeilings(&probe_->probe);
   } else {
+    // A slice of a GPU may have little memory.
+    const int64_t free_bytes =
+        backend->FreeDeviceBytes().value_or(16 * kCopyProbeBytes);
     QUIRE_ASSIGN_OR_RETURN(
-        ceilings_, NewCopyCeilings(std::move(backend), kCopyProbeBytes));
+        ceilings_, NewCopyCeilings(std::move(backend),
+                                   std::min(kCopyProbeBytes, free_bytes / 16)));
+    plan_.rotation_bytes = std::min(plan_.rotation_bytes, free_bytes / 16);
   }
   plan_.new_backend = [this] { return NewBackend(); };
   plan_.ceilings = ceilings_.get();
@@ -159,6 +171,15 @@ void KernelsBench::AddTimed(const std::string& name,
 }
 
 int KernelsBench::Run() {
+  // First of all: it forks, and there are no threads yet.
+  if (options_.device == "cpu") {
+    const absl::Status status = MeasureRanks(
+        options_.repetitions, options_.filter,
+        [this](const std::string& name, const std::vector<double>& seconds) {
+          AddTimed(name, seconds);
+        });
+    if (!status.ok()) return FailBench(status, kExitEngine);
+  }
   if (const absl::Status status = Init(); !status.ok()) {
     return FailBench(status, exit_code_);
   }

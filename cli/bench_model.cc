@@ -34,9 +34,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// llama-batched-bench's usual prompt before decoding.
-constexpr int kBatchedDepth = 128;
-
 absl::StatusOr<std::vector<ModelRow>> PlanRows(
     const BenchModelOptions& options) {
   std::vector<ModelRow> rows;
@@ -61,9 +58,12 @@ absl::StatusOr<std::vector<ModelRow>> PlanRows(
       rows.push_back(row);
     }
   }
+  const std::vector<int> batched_gen = options.batched_gen > 0
+                                           ? std::vector{options.batched_gen}
+                                           : options.num_gen;
   for (int num_seqs : options.concurrency) {
-    for (int n : options.num_gen) {
-      if (n > 0) rows.push_back({0, n, kBatchedDepth, num_seqs});
+    for (int n : batched_gen) {
+      if (n > 0) rows.push_back({0, n, options.batched_prompt, num_seqs});
     }
   }
   if (rows.empty()) {
@@ -140,6 +140,11 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
   }
   const int step_tokens =
       std::max(num_seqs, std::min(options_.batch_size, most_tokens));
+  exit_code_ = kExitUsage;
+  QUIRE_ASSIGN_OR_RETURN(
+      const PlacementRequest placement,
+      MakePlacementRequest(options_.model.num_threads, options_.model.cpu_cores,
+                           options_.model.numa));
   if (options_.preset.empty()) {
     SessionOptions session = options_.model;
     session.max_num_seqs = num_seqs;
@@ -164,25 +169,41 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
     session.max_num_seqs = num_seqs;
     session.max_num_batched_tokens = step_tokens;
     session.max_model_len = absl::StrCat(longest + 1);
-    QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(session));
-    std::string fallback_reason;
-    QUIRE_ASSIGN_OR_RETURN(
-        std::unique_ptr<Backend> backend,
-        CreateBackend({options_.model.device, options_.model.num_threads,
-                       options_.model.enforce_eager},
-                      &fallback_reason));
-    QUIRE_ASSIGN_OR_RETURN(
-        preset_model_, LoadModel(directory.path(), load, std::move(backend)));
+    if (session.tensor_parallel_size != "auto" &&
+        session.tensor_parallel_size != "1") {
+      // The ranks are processes that load a directory and want a tokenizer.
+      session.model = directory.path();
+      session.tokenizer = FindDemoModel();
+      session.args.push_back(absl::StrCat("--tokenizer=", session.tokenizer));
+      CommandError error;
+      session_ = LoadSession(session, &error);
+      if (session_ == nullptr) {
+        exit_code_ = error.exit_code;
+        return error.status;
+      }
+    } else {
+      QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(session));
+      std::string fallback_reason;
+      QUIRE_ASSIGN_OR_RETURN(
+          std::unique_ptr<Backend> backend,
+          CreateBackend(
+              {options_.model.device, placement.num_threads,
+               options_.model.enforce_eager, placement.cpus, placement.numa},
+              &fallback_reason));
+      QUIRE_ASSIGN_OR_RETURN(
+          preset_model_, LoadModel(directory.path(), load, std::move(backend)));
+    }
     name_ = options_.preset;
   }
   if (options_.has_ceilings) {
     exit_code_ = kExitUsage;
-    QUIRE_ASSIGN_OR_RETURN(
-        probe_, HostCeilingProbe::Create(options_.model.num_threads));
+    QUIRE_ASSIGN_OR_RETURN(probe_, HostCeilingProbe::Create(placement));
   }
   exit_code_ = kExitDevice;
-  QUIRE_ASSIGN_OR_RETURN(ModelDriver driver,
-                         ModelDriver::Create(&model(), num_seqs, longest));
+  QUIRE_ASSIGN_OR_RETURN(
+      ModelDriver driver,
+      ModelDriver::Create(&model(), num_seqs, longest,
+                          session_ != nullptr ? session_->runner : nullptr));
   driver_ = std::make_unique<ModelDriver>(std::move(driver));
   exit_code_ = kExitEngine;
   return absl::OkStatus();
@@ -318,6 +339,12 @@ int ModelBench::Run() {
 }  // namespace
 
 int RunBenchModel(const BenchModelOptions& options) {
+  if (!options.save_to.empty()) {
+    const auto shape = PresetShape(options.preset);
+    if (!shape.ok()) return FailBench(shape.status(), kExitUsage);
+    const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
+    return status.ok() ? kExitOk : FailBench(status, kExitDevice);
+  }
   return ModelBench(options).Run();
 }
 

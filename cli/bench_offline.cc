@@ -78,9 +78,9 @@ class OfflineEngine {
     auto engine = std::make_unique<OfflineEngine>();
     engine->session_ = LoadSession(options, error);
     if (engine->session_ == nullptr) return nullptr;
-    auto loop = EngineLoop::Create(engine->session_->engine_options,
-                                   engine->session_->loaded.runner.get(),
-                                   Clock::Monotonic(), &engine->counter_);
+    auto loop = EngineLoop::Create(
+        engine->session_->engine_options, engine->session_->runner,
+        Clock::Monotonic(), &engine->counter_, engine->session_->drafter.get());
     if (!loop.ok()) {
       *error = {loop.status(), kExitUsage};
       return nullptr;
@@ -91,19 +91,22 @@ class OfflineEngine {
 
   const Session& session() const { return *session_; }
 
-  // Sampled, as vLLM's benchmark does, to exactly `output_len` tokens.
-  absl::Status Submit(std::vector<int32_t> prompt, int64_t output_len) {
+  // Exactly `output_len` tokens; by default sampled, as vLLM's benchmark does.
+  absl::Status Submit(std::vector<int32_t> prompt, int64_t output_len,
+                      double temperature = 1) {
     Request request;
     request.id = loop_->NewRequestId();
     request.prompt_token_ids = std::move(prompt);
     request.sampling.max_tokens = static_cast<int32_t>(output_len);
     request.sampling.ignore_eos = true;
+    request.sampling.temperature = static_cast<float>(temperature);
     request.sampling.seed = request.id;
     request.arrival_time = Clock::Monotonic()->Now();
     return loop_->Submit(std::move(request));
   }
 
   TokenCounter& counter() { return counter_; }
+  EngineStats Stats() const { return loop_->Stats(); }
 
  private:
   // In order of use: the loop ends first.
@@ -123,7 +126,7 @@ absl::StatusOr<std::vector<LoadPrompt>> MakeOfflinePrompts(
   dataset.num_prompts = options.num_prompts;
   if (options.input_len > 0) dataset.random_input_len = options.input_len;
   dataset.random_output_len = options.output_len;
-  dataset.custom_output_len = options.output_len;
+  dataset.custom_output_len = options.output_len > 0 ? options.output_len : -1;
   dataset.random_range_ratio = options.random_range_ratio;
   dataset.random_prefix_len = options.random_prefix_len;
   const std::unique_ptr<PromptCodec> codec = NewLocalCodec(&tokenizer);
@@ -150,6 +153,11 @@ int SaveJson(const std::string& path, const Json& json, int exit_code) {
 int RunBenchThroughput(const BenchOfflineOptions& options) {
   const std::atomic<bool>& is_interrupted = InterruptFlag();
   CommandError error;
+  if (options.output_len < 1 && options.dataset_name != "custom") {
+    return FailBench(absl::InvalidArgumentError(
+                         "--output-len 0 needs --dataset-name custom"),
+                     kExitUsage);
+  }
   const auto engine = OfflineEngine::Create(options.model, &error);
   if (engine == nullptr) return FailBench(error.status, error.exit_code);
   auto prompts = MakeOfflinePrompts(options, *engine->session().tokenizer);
@@ -158,8 +166,8 @@ int RunBenchThroughput(const BenchOfflineOptions& options) {
   const double start = MonotonicSeconds();
   for (LoadPrompt& prompt : *prompts) {
     num_prompt_tokens += prompt.token_ids.size();
-    const absl::Status status =
-        engine->Submit(std::move(prompt.token_ids), prompt.output_len);
+    const absl::Status status = engine->Submit(
+        std::move(prompt.token_ids), prompt.output_len, options.temperature);
     if (!status.ok()) return FailBench(status, kExitUsage);
   }
   ProgressLine line(true);
@@ -182,11 +190,25 @@ int RunBenchThroughput(const BenchOfflineOptions& options) {
       "tokens/s\nTotal num prompt tokens:  %d\nTotal num output tokens:  %d\n",
       num_ended / elapsed, num_tokens / elapsed, num_output_tokens / elapsed,
       num_prompt_tokens, num_output_tokens);
-  const Json json = {{"elapsed_time", elapsed},
-                     {"num_requests", num_ended},
-                     {"total_num_tokens", num_tokens},
-                     {"requests_per_second", num_ended / elapsed},
-                     {"tokens_per_second", num_tokens / elapsed}};
+  Json json = {{"elapsed_time", elapsed},
+               {"num_requests", num_ended},
+               {"total_num_tokens", num_tokens},
+               {"requests_per_second", num_ended / elapsed},
+               {"tokens_per_second", num_tokens / elapsed}};
+  const EngineStats stats = engine->Stats();
+  if (stats.num_drafts > 0) {
+    const double drafted = static_cast<double>(stats.num_draft_tokens);
+    const double accepted = static_cast<double>(stats.num_accepted_tokens);
+    const double length = 1 + accepted / static_cast<double>(stats.num_drafts);
+    absl::PrintF(
+        "Drafts: %d tokens, %.1f %% accepted; acceptance length %.2f; %d "
+        "steps\n",
+        stats.num_draft_tokens, 100 * accepted / drafted, length,
+        stats.num_steps);
+    json["spec_decode_num_draft_tokens"] = stats.num_draft_tokens;
+    json["spec_decode_acceptance_rate"] = accepted / drafted;
+    json["spec_decode_acceptance_length"] = length;
+  }
   return SaveJson(options.output_json, json,
                   is_interrupted ? kExitInterrupted : kExitOk);
 }

@@ -174,12 +174,14 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
                   "Prompt tokens of random (default: 1024)")
       ->check(CLI::Range(1, kMaxLen));
   app->add_option("--output-len,--random-output-len", options->output_len,
-                  "Output tokens")
-      ->check(CLI::Range(1, kMaxLen));
+                  "Output tokens; 0: of custom, each line's output_tokens")
+      ->check(CLI::Range(0, kMaxLen));
   app->add_option("--random-range-ratio", options->random_range_ratio)
       ->check(CLI::Range(0.0, 0.999));
   app->add_option("--random-prefix-len", options->random_prefix_len)
       ->check(CLI::Range(0, kMaxLen));
+  app->add_option("--temperature", options->temperature, "0: greedy")
+      ->check(CLI::Range(0.0, 100.0));
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
@@ -205,7 +207,12 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
   add_model(app, &options->model);
   app->add_option("--preset", options->preset,
                   "Random bf16 weights of this shape instead of a model: "
-                  "qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, llama-3.1-8b");
+                  "tiny, qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, "
+                  "llama-3.1-8b");
+  app->add_option("--save-model", options->save_to,
+                  "Only write the preset's checkpoint into this directory, "
+                  "which serves with --tokenizer")
+      ->needs("--preset");
   // Names and short names of llama-bench.
   app->add_option("-p,--n-prompt", options->num_prompt,
                   "Prompt tokens: 512,...")
@@ -222,10 +229,15 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
       ->delimiter(',')
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--concurrency", options->concurrency,
-                  "Sequences that decode at once, 128 prompt tokens each: "
-                  "1,8,16,32")
+                  "Sequences that decode at once: 1,8,16,32")
       ->delimiter(',')
       ->check(CLI::Range(1, 4096));
+  app->add_option("--batched-prompt", options->batched_prompt,
+                  "Prompt tokens of each of these")
+      ->check(CLI::Range(1, kMaxLen));
+  app->add_option("--batched-gen", options->batched_gen,
+                  "Their generated tokens; 0: as -n")
+      ->check(CLI::Range(0, kMaxLen));
   app->add_option("-b,--batch-size", options->batch_size,
                   "Most tokens of a step")
       ->check(CLI::Range(1, 1 << 20));
@@ -240,13 +252,18 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
 
 void AddKernels(CLI::App* app, BenchKernelOptions* options) {
   app->add_option("--preset", options->presets,
-                  "Shapes: qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, llama-3.1-8b")
+                  "Shapes: tiny, qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, "
+                  "llama-3.1-8b")
       ->delimiter(',');
   app->add_option("--device", options->device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}));
   app->add_option("-t,--threads", options->num_threads,
                   "CPU threads; 0: all that may be used")
       ->check(CLI::Range(0, 1024));
+  app->add_option("--cpu-cores,--cpu-range", options->cpu_cores,
+                  "CPUs to pin the threads to, one each: 0-3,8");
+  app->add_option("--numa", options->numa, "auto, off or isolate")
+      ->check(CLI::IsMember({"auto", "off", "isolate"}));
   app->add_option("--dtype", options->dtype, "Weights: bf16, f16 or f32")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}));
   app->add_option("--quantization", options->quantization,
@@ -261,6 +278,20 @@ void AddKernels(CLI::App* app, BenchKernelOptions* options) {
       ->check(CLI::Range(1, 1 << 20));
   app->add_option("--filter", options->filter,
                   "Only what has this text in its name");
+  app->add_option("--output-json", options->output_json, "File of the result");
+}
+
+void AddQuality(CLI::App* app, const AddModel& add_model,
+                BenchQualityOptions* options) {
+  add_model(app, &options->model);
+  app->add_option("--reference", options->reference,
+                  "The exact form of the model: directory or GGUF file")
+      ->required();
+  app->add_option("--text", options->text, "File of the text to score")
+      ->required();
+  app->add_option("--context", options->context,
+                  "Tokens of a chunk, of which the second half is scored")
+      ->check(CLI::Range(4, 1 << 20));
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
@@ -302,6 +333,10 @@ void AddBench(CLI::App* bench, const AddModel& add_model,
   AddKernels(add("kernels", "Each operation against the machine's ceilings",
                  Kind::kKernels),
              &options->kernels);
+  AddQuality(
+      add("quality", "Divergence of a quantized model from its exact form",
+          Kind::kQuality),
+      add_model, &options->quality);
   AddStartup(add("startup", "From exec to ready and to the first token",
                  Kind::kStartup),
              &options->startup);

@@ -92,6 +92,7 @@ struct BenchOfflineOptions {
   int num_prompts = 1000;
   double random_range_ratio = 0;
   int64_t random_prefix_len = 0;
+  double temperature = 1;  // As vLLM's; 0: greedy, as `bench serve` asks for.
   // latency.
   int batch_size = 8;
   int num_iters_warmup = 10;
@@ -102,12 +103,18 @@ struct BenchOfflineOptions {
 struct BenchModelOptions {
   SessionOptions model;
   std::string preset;  // Random weights of this shape instead of a model.
+  std::string
+      save_to;  // Not empty: the preset's weights go there, and no more.
   std::vector<int> num_prompt = {512};
   std::vector<int> num_gen = {128};
   std::vector<std::string> prompt_gen;  // "512,128" each.
   std::vector<int> depth = {0};
   std::vector<int> concurrency;  // Batched decode rows.
-  int batch_size = 2048;         // Tokens of one step.
+  // Of those: tokens in the KV cache before (llama-batched-bench's usual
+  // prompt), and tokens to generate, 0: as num_gen.
+  int batched_prompt = 128;
+  int batched_gen = 0;
+  int batch_size = 2048;  // Tokens of one step.
   int repetitions = 5;
   bool has_ceilings = false;
   std::string format = "md";
@@ -117,12 +124,23 @@ struct BenchKernelOptions {
   std::vector<std::string> presets = {"qwen2.5-0.5b", "llama-3.2-1b"};
   std::string device = "cpu";
   int num_threads = 0;
+  std::string cpu_cores;
+  std::string numa = "auto";
   std::string dtype = "bf16";
   std::string quantization;  // A block format; empty: none.
   std::string kv_cache_dtype = "bf16";
   std::vector<int> num_rows = {1, 16, 512};
   int repetitions = 9;
   std::string filter;
+  std::string output_json;
+};
+
+// Divergence of a model from its exact form.
+struct BenchQualityOptions {
+  SessionOptions model;
+  std::string reference;  // The exact form, computed in f32.
+  std::string text;       // File.
+  int context = 512;      // Tokens of a chunk.
   std::string output_json;
 };
 
@@ -139,6 +157,7 @@ struct BenchOptions {
     kLatency,
     kModel,
     kKernels,
+    kQuality,
     kStartup
   };
   Kind kind = Kind::kServe;
@@ -146,6 +165,7 @@ struct BenchOptions {
   BenchOfflineOptions offline;  // throughput and latency.
   BenchModelOptions model;
   BenchKernelOptions kernels;
+  BenchQualityOptions quality;
   BenchStartupOptions startup;
 };
 

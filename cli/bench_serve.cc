@@ -18,12 +18,14 @@
 #include "benchmarks/serving/latency_plot.h"
 #include "benchmarks/serving/load_client.h"
 #include "benchmarks/serving/prompt_codec.h"
+#include "benchmarks/serving/server_counters.h"
 #include "benchmarks/serving/serving_load.h"
 #include "benchmarks/serving/serving_metrics.h"
 #include "cli/bench.h"
 #include "cli/bench_output.h"
 #include "cli/exit_codes.h"
 #include "cli/model_tokenizer.h"
+#include "engine/base/short_slice.h"
 #include "engine/base/status.h"
 #include "server/json_text.h"
 #include "tokenizer/tokenizer.h"
@@ -241,6 +243,17 @@ std::string FirstModel(LoadClient* client, const HeaderList& headers) {
                                                       : "";
 }
 
+// What the server counts itself; nothing if it does not tell.
+ServerCounters FetchCounters(LoadClient* client, const HeaderList& headers) {
+  HttpMessage message;
+  message.method = "GET";
+  message.path = "/metrics";
+  message.headers = headers;
+  const ResponseEnd end = client->Fetch(message, /*timeout_seconds=*/5);
+  if (!end.status.ok() || end.http_status != 200) return {};
+  return ReadServerCounters(end.body);
+}
+
 class ServeBench {
  public:
   ServeBench(const BenchServeOptions& options, Plan plan)
@@ -272,6 +285,7 @@ class ServeBench {
   std::unique_ptr<PromptCodec> codec_;
   std::vector<LoadPrompt> prompts_;
   ServingLoadResult result_;
+  ServerCounters counters_;  // Of the measurement.
 };
 
 absl::Status ServeBench::Connect() {
@@ -363,7 +377,10 @@ void ServeBench::Measure() {
                             ? absl::StrCat(", ", progress.num_failed, " failed")
                             : ""));
   };
+  const ServerCounters before =
+      FetchCounters(client_.get(), plan_.load.headers);
   result_ = RunServingLoad(client_.get(), prompts_, plan_.load);
+  counters_ = FetchCounters(client_.get(), plan_.load.headers).Since(before);
 }
 
 Json ServeBench::Result(const ServingMetrics& metrics) const {
@@ -476,6 +493,7 @@ void PrintErrors(const std::vector<RequestRecord>& records) {
 
 int ServeBench::Run() {
   RaiseOpenFileLimit();
+  TakeShortSlices();  // A late reader would see late tokens.
   connection_ = Connect();
   if (const absl::Status status = MakeLoad(); !status.ok()) {
     return FailBench(status, kExitUsage);
@@ -492,8 +510,9 @@ int ServeBench::Run() {
       record.error = std::string(connection_.message());
     }
   }
-  const ServingMetrics metrics =
+  ServingMetrics metrics =
       ComputeServingMetrics(result_.records, result_.duration, plan_.report);
+  metrics.counters = counters_;
   std::fputs(ServingReport(metrics, plan_.report).c_str(), stdout);
   std::fflush(stdout);
   PrintErrors(result_.records);

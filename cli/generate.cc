@@ -159,8 +159,8 @@ int RunGenerate(const GenerateOptions& options) {
   if (!request.ok()) return fail(request.status(), kExitUsage);
   EventQueue queue;
   auto engine =
-      EngineLoop::Create(session->engine_options, session->loaded.runner.get(),
-                         Clock::Monotonic(), &queue);
+      EngineLoop::Create(session->engine_options, session->runner,
+                         Clock::Monotonic(), &queue, session->drafter.get());
   if (!engine.ok()) return fail(engine.status(), kExitUsage);
   const std::vector<int32_t> prompt = request->prompt_token_ids;
   request->id = (*engine)->NewRequestId();

@@ -15,6 +15,7 @@
 #include "cli/options.h"
 #include "cli/serve.h"
 #include "cli/version.h"
+#include "cli/worker.h"
 
 int main(int argc, char** argv) {
   // A peer or a pipe that has gone is an error of the write, not of the
@@ -29,6 +30,8 @@ int main(int argc, char** argv) {
   switch (parsed->command) {
     case quire::Command::kServe:
       return quire::RunServe(parsed->serve);
+    case quire::Command::kWorker:
+      return quire::RunWorker(parsed->serve);
     case quire::Command::kChat:
       return quire::RunChat(parsed->chat);
     case quire::Command::kGenerate:

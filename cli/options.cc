@@ -23,6 +23,7 @@ namespace {
 // CLI11 knows neither `_` for `-` nor multi-letter short options.
 std::string NormalizeArgument(const std::string& argument) {
   if (argument == "-tp") return "--tensor-parallel-size";
+  if (argument == "-pp") return "--pipeline-parallel-size";
   if (argument == "-pg") return "--prompt-gen";
   if (absl::StartsWith(argument, "-tp=")) {
     return absl::StrCat("--tensor-parallel-size=", argument.substr(4));
@@ -238,12 +239,23 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
                 options->enable_prefix_caching,
                 "Reuse the KV of equal prompt beginnings (default: on)");
   app->add_option("--tensor-parallel-size", options->tensor_parallel_size,
-                  "Ranks; 1 in this version")
-      ->check(CLI::Range(1, 1));
+                  "Processes that the model is split over; auto: all GPUs that "
+                  "divide it, one on the CPU");
+  app->add_option("--pipeline-parallel-size", options->pipeline_parallel_size,
+                  "Stages of layers; times the tensor parallel size, all "
+                  "processes")
+      ->check(CLI::Range(1, 64));
+  app->add_option("--worker-timeout", options->worker_timeout_seconds,
+                  "Seconds after which a process that hangs is given up")
+      ->check(CLI::Range(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
-                  "Directory of a draft model; checked, not used yet");
+                  "Drafts tokens that are verified together: [ngram], [suffix] "
+                  "or the directory of a draft model");
+  app->add_option("--speculative-config", options->speculative_config,
+                  "The same as JSON with vLLM's fields: method, model, "
+                  "num_speculative_tokens, prompt_lookup_max, ...");
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
-                  "Tokens that the draft model proposes at once")
+                  "Tokens drafted at once, at most")
       ->check(CLI::Range(1, 64));
   app->add_option("--seed", options->seed,
                   "Draws the seeds of requests that bring none");
@@ -269,11 +281,93 @@ void AddSamplingOptions(CLI::App* app, SamplingOptions* options) {
       ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()));
 }
 
+void AddNodeOptions(CLI::App* app, SessionOptions* options) {
+  app->add_option("--nnodes", options->num_nodes,
+                  "Hosts that run the model together (LWS_GROUP_SIZE, "
+                  "WORLD_SIZE)")
+      ->check(CLI::Range(1, 1024));
+  app->add_option("--node-rank", options->node_rank,
+                  "Which of them this is; 0 serves (LWS_WORKER_INDEX, RANK)")
+      ->check(CLI::Range(0, 1023));
+  app->add_option("--master-addr,--dist-init-addr", options->master_addr,
+                  "Host of node 0, or host:port (LWS_LEADER_ADDRESS, "
+                  "MASTER_ADDR)");
+  app->add_option("--master-port", options->master_port,
+                  "Where node 0 waits for the others (MASTER_PORT)")
+      ->check(CLI::Range(1, 65535));
+  app->add_option("--bootstrap-timeout", options->bootstrap_timeout_seconds,
+                  "Seconds in which all must have come")
+      ->check(CLI::Range(0.1, 1e6));
+}
+
+// What the environment of a group of pods says (LeaderWorkerSet, then torchrun
+// and the operators that set its names), where the command line does not.
+absl::Status ApplyGroupEnvironment(const CLI::App& app,
+                                   SessionOptions* options) {
+  const auto number = [](const char* variable, int min,
+                         int* value) -> absl::Status {
+    const char* const text = getenv(variable);
+    if (text == nullptr) return absl::OkStatus();
+    if (!absl::SimpleAtoi(text, value) || *value < min) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          variable, "='", text, "' is no number of at least ", min));
+    }
+    return absl::OkStatus();
+  };
+  static constexpr struct {
+    const char *size, *rank, *address, *port;
+  } kNames[] = {
+      {"LWS_GROUP_SIZE", "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS", ""},
+      {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"}};
+  for (const auto& names : kNames) {
+    if (options->num_nodes > 0 || getenv(names.size) == nullptr) continue;
+    QUIRE_RETURN_IF_ERROR(number(names.size, 1, &options->num_nodes));
+    if (options->node_rank < 0) {
+      QUIRE_RETURN_IF_ERROR(number(names.rank, 0, &options->node_rank));
+    }
+    const char* const address = getenv(names.address);
+    if (options->master_addr.empty() && address != nullptr) {
+      options->master_addr = address;
+    }
+    if (app.count("--master-port") == 0 && *names.port != '\0') {
+      QUIRE_RETURN_IF_ERROR(number(names.port, 1, &options->master_port));
+    }
+  }
+  if (options->num_nodes == 0) options->num_nodes = 1;
+  if (options->node_rank < 0) options->node_rank = 0;
+  if (options->node_rank >= options->num_nodes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--node-rank ", options->node_rank, " is none of ",
+                     options->num_nodes, " nodes (--nnodes)"));
+  }
+  if (options->num_nodes > 1 && options->master_addr.empty()) {
+    return absl::InvalidArgumentError(
+        "--nnodes needs --master-addr, the host of node 0");
+  }
+  return absl::OkStatus();
+}
+
 void AddServe(CLI::App* app, ServeOptions* options) {
   AddModelOptions(app, &options->model);
+  AddNodeOptions(app, &options->model);
   app->add_option("--host", options->host, "Address to listen on");
   app->add_option("-p,--port", options->port, "Port; 0: any free one")
       ->check(CLI::Range(0, 65535));
+  app->add_option("--uds", options->unix_socket,
+                  "Unix socket to listen on, in place of host and port");
+  app->add_option("--ops-port", options->ops_port,
+                  "A second port, for /health and /metrics only, always plain "
+                  "HTTP; 0: any free one (default: none)")
+      ->check(CLI::Range(0, 65535));
+  app->add_option("--ops-host", options->ops_host,
+                  "Address of --ops-port (default: --host)");
+  app->add_option("--ssl-certfile", options->ssl_certfile,
+                  "PEM certificate chain: serve TLS; read again when it "
+                  "changes");
+  app->add_option("--ssl-keyfile", options->ssl_keyfile,
+                  "PEM private key of --ssl-certfile");
+  app->add_option("--ssl-ca-certs", options->ssl_ca_certs,
+                  "PEM authorities of which clients need a certificate");
   app->add_option("--served-model-name", options->served_model_names,
                   "Names of the model in the API; the first one answers carry")
       ->expected(1, 64);
@@ -281,6 +375,9 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                   "Keys of which requests must bring one (Authorization: "
                   "Bearer KEY)")
       ->expected(1, 1024);
+  app->add_option("--api-key-file", options->api_key_file,
+                  "YAML file of hashed keys and their limits (README); read "
+                  "again when it changes");
   app->add_option("--http-threads", options->num_http_threads,
                   "Threads that parse requests")
       ->check(CLI::Range(1, 256));
@@ -319,6 +416,23 @@ void AddGenerate(CLI::App* app, GenerateOptions* options) {
   app->add_option("--logprobs", options->num_logprobs,
                   "Top log-probabilities per token; with --json")
       ->check(CLI::Range(0, 20));
+}
+
+// All options of loading a model that `app` was given, whence ever, as
+// arguments.
+std::vector<std::string> SessionArgs(const CLI::App& app) {
+  CLI::App known;
+  SessionOptions unused;
+  AddModelOptions(&known, &unused);
+  AddNodeOptions(&known, &unused);
+  std::vector<std::string> args;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() == 0 || option->get_lnames().empty()) continue;
+    const std::string name = absl::StrCat("--", option->get_lnames().front());
+    if (known.get_option_no_throw(name) == nullptr) continue;
+    args.push_back(absl::StrCat(name, "=", option->results().back()));
+  }
+  return args;
 }
 
 }  // namespace
@@ -361,7 +475,15 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
       app.add_subcommand("generate", "Generate from one prompt");
   CLI::App* drain = app.add_subcommand(
       "drain", "Wait until a server has no request running or waiting");
+  CLI::App* worker =
+      app.add_subcommand("worker", "Compute a part of the model for a server");
   AddServe(serve, &result.serve);
+  ServeOptions worker_options;
+  AddServe(worker, &worker_options);
+  // What `serve` tells the workers that it starts.
+  worker->add_option("--rank", worker_options.model.rank)->group("");
+  worker->add_option("--parent-pid", worker_options.model.parent_pid)
+      ->group("");
   AddChat(chat, &result.chat);
   AddGenerate(generate, &result.generate);
   drain->add_option("--url", result.drain.url, "The server");
@@ -377,7 +499,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
   const auto bench_options = std::make_shared<BenchOptions>();
   AddBench(bench, AddModelOptions, bench_options.get());
   result.bench = bench_options;
-  std::vector<CLI::App*> subcommands = {serve, chat, generate, drain};
+  std::vector<CLI::App*> subcommands = {serve, worker, chat, generate, drain};
   for (CLI::App* benchmark : bench->get_subcommands(nullptr)) {
     subcommands.push_back(benchmark);
   }
@@ -401,7 +523,8 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
       app.get_subcommands(is_named).empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", args[0],
-                     "' is no command: serve, chat, generate, drain or bench"));
+                     "' is no command: serve, worker, chat, generate, drain or "
+                     "bench"));
   }
   // llama-bench has no commands: `quire bench -p 512` is one of models.
   if (!args.empty() && args[0] == "bench" && args.size() > 1 &&
@@ -426,6 +549,23 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
         absl::StrCat(error.what(), "\nRun with --help for the options."));
   }
   if (serve->parsed()) result.command = Command::kServe;
+  if (worker->parsed()) {
+    result.command = Command::kWorker;
+    result.serve = worker_options;
+  }
+  if (serve->parsed() || worker->parsed()) {
+    const CLI::App& parsed = serve->parsed() ? *serve : *worker;
+    QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(parsed, &result.serve.model));
+    result.serve.model.args = SessionArgs(parsed);
+  }
+  if (chat->parsed()) result.chat.model.args = SessionArgs(*chat);
+  if (generate->parsed()) result.generate.model.args = SessionArgs(*generate);
+  for (const CLI::App* benchmark : bench->get_subcommands()) {
+    const std::vector<std::string> session_args = SessionArgs(*benchmark);
+    bench_options->offline.model.args = session_args;
+    bench_options->model.model.args = session_args;
+    bench_options->quality.model.args = session_args;
+  }
   if (chat->parsed()) result.command = Command::kChat;
   if (generate->parsed()) result.command = Command::kGenerate;
   if (drain->parsed()) result.command = Command::kDrain;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,10 +45,27 @@ struct SessionOptions {
   int max_num_queued_reqs = 512;
   int64_t max_num_queued_tokens = 1 << 20;
   bool enable_prefix_caching = true;
-  int tensor_parallel_size = 1;
-  // Directory of a draft model, empty: none; and how many tokens it proposes.
-  std::string speculative_model;
-  int num_speculative_tokens = 5;
+  // Ranks, each a process; auto: all GPUs of all nodes that divide the model,
+  // on the CPU one for each node.
+  std::string tensor_parallel_size = "auto";
+  int pipeline_parallel_size = 1;
+  double worker_timeout_seconds = 30;  // A rank that hangs for so long is lost.
+  // Of `serve` and `worker` on several nodes. 0 nodes: not said.
+  int num_nodes = 0;
+  int node_rank = -1;       // -1: not said.
+  std::string master_addr;  // Of node 0; with a port or without.
+  int master_port = 29500;
+  double bootstrap_timeout_seconds = 600;
+  // How all that loads a model was given, option by option: a worker of this
+  // session is started with the same.
+  std::vector<std::string> args;
+  // Of a worker process; 0 is the process that serves.
+  int rank = 0;
+  int parent_pid = 0;  // Not 0: a child, which finds its links at fixed places.
+  // As given; cli/speculative_options.h makes sense of them.
+  std::string speculative_model;  // [ngram], [suffix], or a draft model's path.
+  std::string speculative_config;  // JSON.
+  int num_speculative_tokens = 0;  // 0: as the method is used to.
   uint64_t seed = 0;
 };
 
@@ -55,8 +73,13 @@ struct ServeOptions {
   SessionOptions model;
   std::string host = "127.0.0.1";
   int port = 8080;
+  std::string unix_socket;  // Not empty: in place of host and port.
+  std::optional<int> ops_port;
+  std::string ops_host;                                 // Empty: as host.
+  std::string ssl_certfile, ssl_keyfile, ssl_ca_certs;  // Empty: no TLS.
   std::vector<std::string> served_model_names;
   std::vector<std::string> api_keys;
+  std::string api_key_file;
   int num_http_threads = 4;
   int max_connections = 8192;
   std::string max_body_size = "8MiB";
@@ -102,6 +125,7 @@ struct BenchOptions;  // cli/bench_options.h
 
 enum class Command : uint8_t {
   kServe,
+  kWorker,
   kChat,
   kGenerate,
   kDrain,
@@ -112,8 +136,8 @@ enum class Command : uint8_t {
 
 struct CommandLine {
   Command command = Command::kHelp;
-  std::string help;  // kHelp: what to print.
-  ServeOptions serve;
+  std::string help;    // kHelp: what to print.
+  ServeOptions serve;  // Also of kWorker.
   ChatOptions chat;
   GenerateOptions generate;
   DrainOptions drain;

@@ -1,9 +1,13 @@
 #include "cli/options.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/bench_options.h"
 #include "gtest/gtest.h"
@@ -100,6 +104,10 @@ TEST(ParseCommandLineTest, DraftModel) {
   EXPECT_EQ(parsed->serve.model.speculative_model, "/d");
   EXPECT_EQ(parsed->serve.model.num_speculative_tokens, 7);
   EXPECT_EQ(ParseCommandLine({"serve"})->serve.model.speculative_model, "");
+  EXPECT_EQ(
+      ParseCommandLine({"serve", "--speculative-config", R"({"method": "x"})"})
+          ->serve.model.speculative_config,
+      R"({"method": "x"})");
   EXPECT_FALSE(ParseCommandLine({"serve", "--num-speculative-tokens=0"}).ok());
 }
 
@@ -201,7 +209,7 @@ TEST(ParseCommandLineTest, RefusesWhatItDoesNotKnow) {
   EXPECT_FALSE(ParseCommandLine({"serve", "--nope"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "--port", "70000"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "--device", "tpu"}).ok());
-  EXPECT_FALSE(ParseCommandLine({"serve", "-tp", "2"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "-pp", "65"}).ok());
   EXPECT_FALSE(ParseCommandLine({"generate"}).ok());
 }
 
@@ -310,6 +318,92 @@ TEST(OptionsTest, BenchModelTakesTheFlagsOfLlamaBench) {
   EXPECT_EQ(model.model.num_threads, 2);
   EXPECT_EQ(model.batch_size, 256);
   EXPECT_EQ(model.format, "json");
+}
+
+// Sets variables for as long as it lives.
+class ScopedEnvironment {
+ public:
+  using Variables = std::vector<std::pair<const char*, const char*>>;
+  explicit ScopedEnvironment(Variables variables)
+      : variables_(std::move(variables)) {
+    for (const auto& [name, value] : variables_) setenv(name, value, 1);
+  }
+  ~ScopedEnvironment() {
+    for (const auto& [name, value] : variables_) unsetenv(name);
+  }
+
+ private:
+  const Variables variables_;
+};
+
+TEST(OptionsTest, NodesComeFromTheCommandLineOrTheGroupsEnvironment) {
+  auto parsed = ParseCommandLine({"serve"});
+  ASSERT_TRUE(parsed.ok());
+  EXPECT_EQ(parsed->serve.model.num_nodes, 1);
+  EXPECT_EQ(parsed->serve.model.node_rank, 0);
+  EXPECT_EQ(parsed->serve.model.tensor_parallel_size, "auto");
+  {
+    const ScopedEnvironment lws({{"LWS_GROUP_SIZE", "3"},
+                                 {"LWS_WORKER_INDEX", "2"},
+                                 {"LWS_LEADER_ADDRESS", "leader.group"},
+                                 {"WORLD_SIZE", "7"}});
+    parsed = ParseCommandLine({"serve"});
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->serve.model.num_nodes, 3);
+    EXPECT_EQ(parsed->serve.model.node_rank, 2);
+    EXPECT_EQ(parsed->serve.model.master_addr, "leader.group");
+    EXPECT_EQ(parsed->serve.model.master_port, 29500);
+    parsed = ParseCommandLine({"serve", "--nnodes", "2", "--node-rank=1",
+                               "--dist-init-addr", "other:20000"});
+    ASSERT_TRUE(parsed.ok());
+    EXPECT_EQ(parsed->serve.model.num_nodes, 2);
+    EXPECT_EQ(parsed->serve.model.node_rank, 1);
+    EXPECT_EQ(parsed->serve.model.master_addr, "other:20000");
+    // Another command is none of a group.
+    EXPECT_EQ(ParseCommandLine({"chat"})->chat.model.num_nodes, 0);
+  }
+  {
+    const ScopedEnvironment torchrun({{"WORLD_SIZE", "2"},
+                                      {"RANK", "1"},
+                                      {"MASTER_ADDR", "first"},
+                                      {"MASTER_PORT", "1234"}});
+    parsed = ParseCommandLine({"worker"});
+    ASSERT_TRUE(parsed.ok());
+    EXPECT_EQ(parsed->command, Command::kWorker);
+    EXPECT_EQ(parsed->serve.model.node_rank, 1);
+    EXPECT_EQ(parsed->serve.model.master_port, 1234);
+  }
+  const ScopedEnvironment wrong(
+      ScopedEnvironment::Variables{{"LWS_GROUP_SIZE", "two"}});
+  EXPECT_FALSE(ParseCommandLine({"serve"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "--nnodes", "2"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "--nnodes", "2", "--node-rank", "2",
+                                 "--master-addr", "x"})
+                   .ok());
+}
+
+TEST(OptionsTest, WorkersAreStartedWithTheSessionsOptions) {
+  const ScopedEnvironment environment(
+      ScopedEnvironment::Variables{{"QUIRE_BLOCK_SIZE", "32"}});
+  const auto parsed = ParseCommandLine(
+      {"serve", "m", "-tp", "4", "--port", "1", "--dtype", "float32",
+       "--no-enable-prefix-caching", "--dtype", "bfloat16", "-pp", "2"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  std::vector<std::string> args = parsed->serve.model.args;
+  for (const char* expected :
+       {"--model=m", "--tensor-parallel-size=4", "--pipeline-parallel-size=2",
+        "--dtype=bfloat16", "--block-size=32",
+        "--enable-prefix-caching=false"}) {
+    EXPECT_EQ(std::count(args.begin(), args.end(), expected), 1) << expected;
+  }
+  EXPECT_EQ(args.size(), 6u);
+  // Read again, they say the same.
+  args.insert(args.begin(), "worker");
+  const auto again = ParseCommandLine(args);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->serve.model.dtype, "bfloat16");
+  EXPECT_FALSE(again->serve.model.enable_prefix_caching);
+  EXPECT_EQ(again->serve.model.block_size, 32);
 }
 
 }  // namespace

@@ -15,7 +15,9 @@
 #include "absl/synchronization/mutex.h"
 #include "cli/exit_codes.h"
 #include "cli/version.h"
+#include "cli/worker.h"
 #include "engine/base/clock.h"
+#include "engine/base/status.h"
 #include "server/api_error.h"
 #include "server/api_server.h"
 #include "server/http_request_counts.h"
@@ -40,21 +42,8 @@ class RunningServerImpl : public RunningServer {
   }
 
   absl::Status Listen() {
-    absl::StatusOr<int64_t> max_body = ParseSize(options_.max_body_size);
-    if (!max_body.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--max-body-size: ", max_body.status().message()));
-    }
-    HttpServerOptions http;
-    http.host = options_.host;
-    http.port = options_.port;
-    http.num_workers = options_.num_http_threads;
-    http.max_connections = options_.max_connections;
-    http.max_body_bytes = *max_body;
-    http.api_keys = options_.api_keys;
-    http.error_body = [](int status, absl::string_view message) {
-      return ErrorBody(status, message);
-    };
+    QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
+                           MakeHttpServerOptions(options_));
     http.on_response = [this](absl::string_view method, absl::string_view route,
                               int status) {
       http_requests_.Count(method, route, status);
@@ -68,10 +57,24 @@ class RunningServerImpl : public RunningServer {
   }
 
   bool Load(const std::function<void()>& on_loaded, CommandError* error) {
-    session_ =
-        LoadSession(options_.model, error, [this](int64_t done, int64_t total) {
+    // LeaderWorkerSet starts the other hosts' pods when this one is ready.
+    const int num_nodes = options_.model.num_nodes;
+    RankCallbacks callbacks;
+    if (num_nodes > 1) {
+      callbacks.on_waiting = [this, num_nodes](int num_joined, int size) {
+        const std::string waiting =
+            absl::StrCat("waiting for the other nodes: ", num_joined, " of ",
+                         size, " processes of ", num_nodes, " nodes are here");
+        absl::FPrintF(stderr, "quire: %s\n", waiting);
+        api_->SetWaiting(num_joined < size ? waiting : "");
+      };
+    }
+    session_ = LoadSession(
+        options_.model, error,
+        [this](int64_t done, int64_t total) {
           api_->SetLoadProgress(done, total);
-        });
+        },
+        callbacks);
     if (session_ == nullptr) return false;
     const LoadedModel& loaded = session_->loaded;
     ServedModel served;
@@ -89,12 +92,14 @@ class RunningServerImpl : public RunningServer {
     metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
     metrics.enable_prefix_caching =
         session_->engine_options.enable_prefix_caching;
+    metrics.num_speculative_tokens =
+        session_->engine_options.num_speculative_tokens;
     metrics.http_requests = &http_requests_;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
-    auto engine =
-        EngineLoop::Create(session_->engine_options, loaded.runner.get(),
-                           Clock::Monotonic(), output_.get());
+    auto engine = EngineLoop::Create(session_->engine_options, session_->runner,
+                                     Clock::Monotonic(), output_.get(),
+                                     session_->drafter.get());
     if (!engine.ok()) {
       *error = {engine.status(), kExitUsage};
       return false;
@@ -128,17 +133,27 @@ class RunningServerImpl : public RunningServer {
   }
 
   int port() const override { return http_->port(); }
-  absl::Status Health() const override { return engine_->Health(); }
+  absl::Status Health() const override {
+    // The engine finds a rank lost with its next step, this at once.
+    if (session_->ranks != nullptr && !session_->ranks->Health().ok()) {
+      return session_->ranks->Health();
+    }
+    return engine_->Health();
+  }
   const Session& session() const { return *session_; }
 
   std::string Description() const override {
-    // An IPv6 address has colons of its own.
-    const bool is_ipv6 = absl::StrContains(options_.host, ':');
-    return DescribeSession(
-        *session_,
-        absl::StrCat(is_ipv6 ? "http://[" : "http://", options_.host,
-                     is_ipv6 ? "]:" : ":", port()),
-        load_time_);
+    return DescribeSession(*session_, Address(), load_time_);
+  }
+
+  void ReloadKeys() override {
+    const absl::StatusOr<bool> is_reloaded = http_->ReloadKeys();
+    if (!is_reloaded.ok()) {
+      absl::FPrintF(stderr, "quire: the old keys stay in force: %s\n",
+                    is_reloaded.status().message());
+    } else if (*is_reloaded) {
+      absl::FPrintF(stderr, "quire: the file of keys was read again\n");
+    }
   }
 
   bool Drain(absl::Duration timeout,
@@ -159,6 +174,29 @@ class RunningServerImpl : public RunningServer {
   }
 
  private:
+  std::string Address() const {
+    if (!options_.unix_socket.empty()) {
+      return absl::StrCat("unix:", options_.unix_socket);
+    }
+    const auto url = [](absl::string_view scheme, const std::string& host,
+                        int port) {
+      // An IPv6 address has colons of its own.
+      return absl::StrContains(host, ':')
+                 ? absl::StrCat(scheme, "://[", host, "]:", port)
+                 : absl::StrCat(scheme, "://", host, ":", port);
+    };
+    std::string address = url(options_.ssl_certfile.empty() ? "http" : "https",
+                              options_.host, port());
+    if (options_.ops_port.has_value()) {
+      absl::StrAppend(
+          &address, ", operations ",
+          url("http",
+              options_.ops_host.empty() ? options_.host : options_.ops_host,
+              http_->ops_port()));
+    }
+    return address;
+  }
+
   const ServeOptions options_;
   std::unique_ptr<Session> session_;
   HttpRequestCounts http_requests_;
@@ -222,6 +260,36 @@ class SignalWaiter {
 
 }  // namespace
 
+absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
+    const ServeOptions& options) {
+  absl::StatusOr<int64_t> max_body = ParseSize(options.max_body_size);
+  if (!max_body.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-body-size: ", max_body.status().message()));
+  }
+  HttpServerOptions http;
+  http.host = options.host;
+  http.port = options.port;
+  http.unix_socket_path = options.unix_socket;
+  http.ops_port = options.ops_port;
+  http.ops_host = options.ops_host.empty() ? options.host : options.ops_host;
+  http.tls_certificate_file = options.ssl_certfile;
+  http.tls_private_key_file = options.ssl_keyfile;
+  http.tls_client_ca_file = options.ssl_ca_certs;
+  http.on_notice = [](const std::string& line) {
+    absl::FPrintF(stderr, "quire: %s\n", line);
+  };
+  http.num_workers = options.num_http_threads;
+  http.max_connections = options.max_connections;
+  http.max_body_bytes = *max_body;
+  http.api_keys = options.api_keys;
+  http.api_keys_file = options.api_key_file;
+  http.error_body = [](int status, absl::string_view message) {
+    return ErrorBody(status, message);
+  };
+  return http;
+}
+
 std::unique_ptr<RunningServer> RunningServer::Start(
     const ServeOptions& options, const std::function<void()>& on_loaded,
     CommandError* error) {
@@ -236,6 +304,7 @@ std::unique_ptr<RunningServer> RunningServer::Start(
 }
 
 int RunServe(const ServeOptions& options) {
+  if (options.model.node_rank > 0) return RunWorker(options);
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;
@@ -249,8 +318,10 @@ int RunServe(const ServeOptions& options) {
   absl::PrintF("quire %s\n%s", kVersion, server->Description());
   fflush(stdout);
   int exit_code = kExitOk;
-  // A quarter of a second bounds how late a failed engine ends the process.
+  // A quarter of a second bounds how late a failed engine ends the process, and
+  // how late a changed file of keys counts.
   while (!signals.WaitForSignal(absl::Milliseconds(250))) {
+    server->ReloadKeys();
     if (!server->Health().ok()) {
       absl::FPrintF(stderr, "quire: %s\n", server->Health().message());
       exit_code = kExitEngine;
@@ -268,6 +339,11 @@ int RunServe(const ServeOptions& options) {
           signals.num_signals() > 1 ? "the second signal"
                                     : "the end of --shutdown-timeout");
       exit_code = kExitDrainTimeout;
+    }
+    // What fails ends its requests, too, but not in good order.
+    if (const absl::Status health = server->Health(); !health.ok()) {
+      absl::FPrintF(stderr, "quire: %s\n", health.message());
+      exit_code = kExitEngine;
     }
   }
   server.reset();

@@ -6,9 +6,11 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cli/options.h"
 #include "cli/session.h"
+#include "server/http_server.h"
 
 namespace quire {
 
@@ -26,13 +28,20 @@ class RunningServer {
   virtual int port() const = 0;
   virtual std::string Description() const = 0;  // The start-up table.
   virtual absl::Status Health() const = 0;
+  // Reads the file of keys again if it has changed, and says so on stderr.
+  virtual void ReloadKeys() = 0;
   // Refuses new requests and waits for those that run; `is_cancelled` ends the
   // wait early. Requests that are left get an error. True if none was left.
   virtual bool Drain(absl::Duration timeout,
                      const std::function<bool()>& is_cancelled) = 0;
 };
 
-// Serves until SIGTERM or SIGINT; returns the exit code.
+// What the transport is told by the options. INVALID_ARGUMENT naming one.
+absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
+    const ServeOptions& options);
+
+// Serves until SIGTERM or SIGINT; returns the exit code. On any node but the
+// first: RunWorker.
 int RunServe(const ServeOptions& options);
 
 }  // namespace quire

@@ -23,9 +23,11 @@
 #include "cli/exit_codes.h"
 #include "cli/model_path.h"
 #include "cli/model_tokenizer.h"
+#include "cli/speculative_options.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "engine/model/gguf_model.h"
+#include "engine/speculative/create_drafter.h"
 #include "kernels/backend_factory.h"
 
 namespace quire {
@@ -249,6 +251,13 @@ std::string FormatCount(int64_t count) {
   return absl::StrFormat("%.2fM", count / 1e6);
 }
 
+// Of the ranks: they do not fit together, or do not come together.
+int RanksExitCode(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status)
+             ? kExitDevice
+             : kExitUsage;
+}
+
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInternal:  // What a GPU's driver reports.
@@ -317,9 +326,88 @@ std::string FindDemoModel() {
   return "";
 }
 
-std::unique_ptr<Session> LoadSession(const SessionOptions& options,
+absl::StatusOr<PlacementRequest> MakePlacementRequest(
+    int num_threads, const std::string& cpu_cores, const std::string& numa) {
+  PlacementRequest request;
+  request.num_threads = num_threads;
+  if (!cpu_cores.empty()) {
+    auto cpus = ParseCpuList(cpu_cores);
+    if (!cpus.ok()) {
+      return absl::Status(
+          cpus.status().code(),
+          absl::StrCat("--cpu-cores: ", cpus.status().message()));
+    }
+    request.cpus = *std::move(cpus);
+  }
+  request.numa = ParseNumaPolicy(numa).value_or(NumaPolicy::kAuto);
+  return request;
+}
+
+namespace {
+
+// What is to be drafted with, as far as that can be told before the model is
+// loaded; none with *error set.
+std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
+                                                  const Session& session,
+                                                  CommandError* error) {
+  absl::StatusOr<SpeculativeConfig> config = MakeSpeculativeConfig(options);
+  if (!config.ok()) {
+    *error = {config.status(), kExitUsage};
+    return std::nullopt;
+  }
+  if (config->method == DraftMethod::kDraftModel) {
+    const absl::Status status =
+        CheckDraftModel(config->model, *session.tokenizer);
+    if (!status.ok()) {
+      *error = {absl::Status(status.code(), absl::StrCat("--speculative-model ",
+                                                         status.message())),
+                kExitModel};
+      return std::nullopt;
+    }
+  }
+  return *std::move(config);
+}
+
+// Requires: the model is loaded and the engine's options are made. False with
+// *error set.
+bool AddDrafter(const SpeculativeConfig& config, Session* session,
+                CommandError* error) {
+  if (config.method == DraftMethod::kNone) return true;
+  if (!session->engine_options.enable_generate) {
+    *error = {absl::InvalidArgumentError(
+                  "the model makes embeddings: there is nothing to draft"),
+              kExitUsage};
+    return false;
+  }
+  auto drafter = CreateDrafter(config, &session->loaded);
+  if (drafter.ok()) {
+    session->drafter = *std::move(drafter);
+    session->engine_options.num_speculative_tokens =
+        config.num_speculative_tokens;
+    return true;
+  }
+  if (absl::IsUnimplemented(drafter.status()) &&
+      config.method == DraftMethod::kDraftModel) {
+    absl::FPrintF(stderr,
+                  "quire: warning: --speculative-model %s: fits the model, but "
+                  "this version does not use drafts yet; decoding goes on "
+                  "without speculation\n",
+                  config.model);
+    return true;
+  }
+  *error = {drafter.status(), absl::IsUnimplemented(drafter.status())
+                                  ? kExitUsage
+                                  : ExitCodeOf(drafter.status())};
+  return false;
+}
+
+}  // namespace
+
+std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
                                      CommandError* error,
-                                     LoadProgress on_progress) {
+                                     LoadProgress on_progress,
+                                     const RankCallbacks& callbacks) {
+  SessionOptions options = given_options;
   const auto fail = [error](absl::Status status, int exit_code) {
     error->status = std::move(status);
     error->exit_code = exit_code;
@@ -361,48 +449,46 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
     return fail(status, kExitModel);
   }
 
-  if (!options.speculative_model.empty()) {
-    if (options.speculative_model == "[ngram]") {
-      return fail(absl::UnimplementedError(
-                      "--speculative-model [ngram]: n-gram drafts are not "
-                      "supported; name a draft model's directory"),
-                  kExitUsage);
-    }
-    const absl::Status status =
-        CheckDraftModel(options.speculative_model, *session->tokenizer);
-    if (!status.ok()) {
-      return fail(
-          absl::Status(status.code(),
-                       absl::StrCat("--speculative-model ", status.message())),
-          kExitModel);
-    }
-    absl::FPrintF(stderr,
-                  "quire: warning: --speculative-model %s: fits the model, but "
-                  "this version does not use drafts yet; decoding goes on "
-                  "without speculation\n",
-                  options.speculative_model);
+  const auto speculative = CheckSpeculation(options, *session, error);
+  if (!speculative.has_value()) return nullptr;
+  if (speculative->method != DraftMethod::kNone) {
+    load_options->num_drafts = speculative->num_speculative_tokens;
   }
 
-  std::string notice;
-  BackendOptions backend_options = {options.device, options.num_threads,
-                                    options.enforce_eager};
-  if (!options.cpu_cores.empty()) {
-    auto cpus = ParseCpuList(options.cpu_cores);
-    if (!cpus.ok()) {
-      return fail(
-          absl::Status(cpus.status().code(),
-                       absl::StrCat("--cpu-cores: ", cpus.status().message())),
-          kExitUsage);
+  auto ranks = SessionRanks::Create(session->model_path, callbacks, &options);
+  if (!ranks.ok()) return fail(ranks.status(), RanksExitCode(ranks.status()));
+  session->ranks = *std::move(ranks);
+  // What breaks while ranks are lost is a consequence of that.
+  const auto fail_on_rank = [&](const absl::Status& status, int exit_code) {
+    const absl::Status health =
+        session->ranks == nullptr ? absl::OkStatus() : session->ranks->Health();
+    if (!health.ok()) return fail(health, kExitEngine);
+    if (session->ranks != nullptr && session->ranks->worker() != nullptr) {
+      session->ranks->worker()->ReportFailure(status);
     }
-    backend_options.cpus = *std::move(cpus);
+    return fail(status, exit_code);
+  };
+
+  std::string notice;
+  const auto placement = MakePlacementRequest(options.num_threads,
+                                              options.cpu_cores, options.numa);
+  if (!placement.ok()) return fail(placement.status(), kExitUsage);
+  auto backend =
+      CreateBackend({options.device, placement->num_threads,
+                     options.enforce_eager, placement->cpus, placement->numa},
+                    &notice);
+  if (!backend.ok()) return fail_on_rank(backend.status(), kExitDevice);
+  if (session->ranks != nullptr) {
+    auto parallel = session->ranks->JoinDevices(backend->get());
+    if (!parallel.ok()) return fail_on_rank(parallel.status(), kExitDevice);
+    load_options->parallel = *parallel;
+    load_options->num_threads = options.num_threads;
   }
-  backend_options.numa =
-      ParseNumaPolicy(options.numa).value_or(NumaPolicy::kAuto);
-  auto backend = CreateBackend(backend_options, &notice);
-  if (!backend.ok()) return fail(backend.status(), kExitDevice);
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
-  if (!loaded.ok()) return fail(loaded.status(), ExitCodeOf(loaded.status()));
+  if (!loaded.ok()) {
+    return fail_on_rank(loaded.status(), ExitCodeOf(loaded.status()));
+  }
   // Now, so that a model that cannot be served is one line of log.
   if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
   session->loaded = std::move(*loaded);
@@ -421,10 +507,24 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
     SetDefaults(session->loaded.generation_config, &session->defaults);
   }
   session->engine_options = MakeEngineOptions(options, *session);
+  // Drafts reach the other ranks with the plans of rank 0.
+  if (options.rank == 0 && !AddDrafter(*speculative, session.get(), error)) {
+    return nullptr;
+  }
   if (const absl::Status status =
           ValidateEngineOptions(session->engine_options);
       !status.ok()) {
     return fail(status, kExitUsage);
+  }
+  session->runner = session->loaded.runner.get();
+  if (session->ranks != nullptr) {
+    const EngineOptions& engine = session->engine_options;
+    const absl::Status status = session->ranks->FinishLoading(
+        {{engine.max_num_seqs, engine.max_num_batched_tokens,
+          engine.max_model_len, engine.num_blocks, engine.vocab_size},
+         engine.steps_in_flight});
+    if (!status.ok()) return fail(status, kExitEngine);
+    session->runner = session->ranks->WrapRunner(session->runner);
   }
   return session;
 }
@@ -451,6 +551,7 @@ std::string DescribeSession(const Session& session, const std::string& address,
                             DTypeName(loaded.dtype), ", KV cache ",
                             DTypeName(loaded.kv_cache_dtype)));
   row("backend", loaded.backend->Description());
+  if (session.ranks != nullptr) row("ranks", session.ranks->Description());
   row("weights", FormatBytes(loaded.memory.weights_bytes));
   row("workspace", FormatBytes(loaded.memory.workspace_bytes));
   if (loaded.shape.device_bytes > 0) {

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/planted_bug.h"
 #include "engine/base/random.h"
@@ -125,25 +126,34 @@ absl::Status ValidateRequest(const EngineOptions& options,
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
-    const EngineOptions& options, ModelRunner* runner, Clock* clock) {
+    const EngineOptions& options, ModelRunner* runner, Clock* clock,
+    Drafter* drafter) {
   QUIRE_RETURN_IF_ERROR(ValidateEngineOptions(options));
+  if (drafter != nullptr && options.num_speculative_tokens == 0) {
+    return absl::InvalidArgumentError(
+        "num_speculative_tokens is 0, and there is a drafter");
+  }
   if (runner->steps_in_flight() != options.steps_in_flight) {
     return absl::InvalidArgumentError(
         absl::StrCat("steps_in_flight is ", options.steps_in_flight,
                      ", the runner has ", runner->steps_in_flight()));
   }
-  return std::unique_ptr<Engine>(new Engine(options, runner, clock));
+  return std::unique_ptr<Engine>(new Engine(options, runner, clock, drafter));
 }
 
-Engine::Engine(const EngineOptions& options, ModelRunner* runner, Clock* clock)
+Engine::Engine(const EngineOptions& options, ModelRunner* runner, Clock* clock,
+               Drafter* drafter)
     : options_(options),
       runner_(runner),
       clock_(clock),
       cache_(options.num_blocks, options.block_size,
              options.enable_prefix_caching, options.cache_seed),
       scheduler_(options, &cache_),
+      drafter_(drafter),
       last_step_time_(clock->Now()),
-      step_token_histogram_(std::size(kStepTokenBuckets) + 1, 0) {}
+      step_token_histogram_(std::size(kStepTokenBuckets) + 1, 0) {
+  if (drafter_ != nullptr) scheduler_.StartDrafting(drafter_->is_costly());
+}
 
 absl::Status Engine::AddRequest(Request request) {
   QUIRE_RETURN_IF_ERROR(health_);
@@ -174,16 +184,10 @@ void Engine::Shutdown(std::vector<OutputEvent>* events) {
 }
 
 void Engine::Step(std::vector<OutputEvent>* events) {
-  bool has_planned = false;
-  if (scheduler_.num_steps_in_flight() < options_.steps_in_flight) {
-    scheduler_.Schedule(clock_->Now(), &output_);
-    has_planned = !output_.empty();
-    if (has_planned) SubmitPlanned(events);
-  }
-  const int num_in_flight = scheduler_.num_steps_in_flight();
-  if (num_in_flight == options_.steps_in_flight ||
-      (num_in_flight > 0 && !has_planned)) {
+  if (MustCollectForDrafts()) {
     CollectOldest(events);
+  } else {
+    PlanOrCollect(events);
   }
   if (options_.check_integrity) {
     const absl::Status status = CheckIntegrity();
@@ -196,21 +200,45 @@ void Engine::Step(std::vector<OutputEvent>* events) {
   }
 }
 
+void Engine::PlanOrCollect(std::vector<OutputEvent>* events) {
+  bool has_planned = false;
+  if (scheduler_.num_steps_in_flight() < options_.steps_in_flight) {
+    if (drafter_ != nullptr) ProposeDrafts();
+    scheduler_.Schedule(clock_->Now(), &output_);
+    has_planned = !output_.empty();
+    if (has_planned) SubmitPlanned(events);
+  }
+  const int num_in_flight = scheduler_.num_steps_in_flight();
+  if (num_in_flight == options_.steps_in_flight ||
+      (num_in_flight > 0 && !has_planned)) {
+    CollectOldest(events);
+  }
+}
+
 void Engine::SubmitPlanned(std::vector<OutputEvent>* events) {
   CountStep(output_);
   const absl::Status status = runner_->Submit(output_);
-  if (status.ok()) return;
+  if (status.ok()) {
+    if (drafter_ != nullptr) NoteObservedRows(output_);
+    return;
+  }
   scheduler_.FailNewestStep(status, clock_->Now(), events);
   NoteFailure(status, events);
 }
 
 void Engine::CollectOldest(std::vector<OutputEvent>* events) {
   absl::StatusOr<StepResult> result = runner_->Collect();
+  if (!observed_rows_.empty()) {
+    std::vector<TargetRow> rows = std::move(observed_rows_.front());
+    observed_rows_.pop_front();
+    if (result.ok()) ShowStep(std::move(rows), *result);
+  }
   const absl::Time now = clock_->Now();
   last_step_time_ = now;
   absl::Status status;
   if (result.ok()) {
     status = scheduler_.Update(*std::move(result), now, events);
+    runner_->Recycle(*std::move(result));
   } else {
     status = result.status();
     scheduler_.FailOldestStep(status, now, events);
@@ -252,6 +280,84 @@ void Engine::CountStep(const SchedulerOutput& output) {
   ++step_token_histogram_[bucket - std::begin(kStepTokenBuckets)];
 }
 
+// -------------------------------------------------------------------- Drafts
+
+bool Engine::MustCollectForDrafts() {
+  return drafter_ != nullptr && scheduler_.num_steps_in_flight() > 0 &&
+         (drafter_->UsesTargetSteps() || scheduler_.ShouldCollectFirst());
+}
+
+void Engine::ProposeDrafts() {
+  TellDrafterOfEnds();
+  if (scheduler_.num_steps_in_flight() > 0) return;
+  scheduler_.PlanDrafts(&draft_sequences_);
+  if (draft_sequences_.empty()) return;
+  drafts_.resize(draft_sequences_.size());
+  int depth = 0;
+  for (size_t i = 0; i < drafts_.size(); ++i) {
+    drafts_[i].token_ids.clear();
+    drafts_[i].probabilities.clear();
+    depth = std::max(depth, draft_sequences_[i].max_num_drafts);
+  }
+  const absl::Time start = clock_->Now();
+  absl::Status status =
+      drafter_->Propose(draft_sequences_, absl::MakeSpan(drafts_));
+  scheduler_.NoteProposals(depth, clock_->Now() - start);
+  if (status.ok()) status = scheduler_.SetDrafts(absl::MakeSpan(drafts_));
+  if (!status.ok()) StopDrafting(status);
+}
+
+void Engine::TellDrafterOfEnds() {
+  for (const Scheduler::EndedSequence& ended : scheduler_.TakeEnded()) {
+    drafter_->End(ended.sequence_id, ended.token_ids, ended.num_prompt_tokens,
+                  ended.cache_namespace);
+  }
+}
+
+void Engine::NoteObservedRows(const SchedulerOutput& output) {
+  if (!drafter_->UsesTargetSteps()) return;
+  std::vector<TargetRow> rows;
+  rows.reserve(output.rows.size());
+  int32_t num_tokens = 0;
+  for (const ScheduledRow& row : output.rows) {
+    // Of a row without a result all tokens stay.
+    rows.push_back(
+        {row.slot, row.first_position, row.num_tokens,
+         row.has_result() ? row.num_tokens - row.num_drafts : row.num_tokens,
+         num_tokens});
+    num_tokens += row.num_tokens;
+  }
+  observed_rows_.push_back(std::move(rows));
+}
+
+void Engine::ShowStep(std::vector<TargetRow> rows, const StepResult& result) {
+  if (drafter_ == nullptr) return;
+  absl::flat_hash_map<int32_t, int> num_accepted;
+  for (const SampledRow& row : result.rows) {
+    if (row.tokens.size() > 1) {
+      num_accepted[row.slot] = static_cast<int>(row.tokens.size()) - 1;
+    }
+  }
+  for (TargetRow& row : rows) {
+    const auto it = num_accepted.find(row.slot);
+    if (it == num_accepted.end()) continue;
+    row.num_kept_tokens =
+        std::min(row.num_tokens, row.num_kept_tokens + it->second);
+  }
+  const absl::Status status = drafter_->ObserveStep(rows);
+  if (!status.ok()) StopDrafting(status);
+}
+
+void Engine::StopDrafting(const absl::Status& error) {
+  drafter_health_ = absl::Status(
+      error.code(),
+      absl::StrCat("nothing is drafted any more: the ", drafter_->method(),
+                   " drafter failed: ", error.message()));
+  drafter_ = nullptr;
+  scheduler_.StopDrafting();
+  observed_rows_.clear();
+}
+
 EngineStats Engine::Stats() const {
   EngineStats stats;
   stats.num_running = scheduler_.num_running();
@@ -265,6 +371,11 @@ EngineStats Engine::Stats() const {
   stats.num_preemptions = counters.num_preemptions;
   stats.prefix_cache_queries = counters.prefix_cache_queries;
   stats.prefix_cache_hits = counters.prefix_cache_hits;
+  stats.num_drafts = counters.num_drafts;
+  stats.num_draft_tokens = counters.num_draft_tokens;
+  stats.num_accepted_tokens = counters.num_accepted_tokens;
+  stats.num_accepted_at = counters.num_accepted_at;
+  stats.num_drafter_failures = drafter_health_.ok() ? 0 : 1;
   stats.last_step_time = last_step_time_;
   stats.is_idle = !HasWork();
   stats.step_token_histogram = step_token_histogram_;

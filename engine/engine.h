@@ -3,6 +3,7 @@
 #define QUIRE_ENGINE_ENGINE_H_
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "engine/model_runner.h"
 #include "engine/request.h"
 #include "engine/scheduler/scheduler.h"
+#include "engine/speculative/drafter.h"
 
 namespace quire {
 
@@ -32,11 +34,13 @@ absl::Status ValidateRequest(const EngineOptions& options,
 // borrows runner and clock.
 class Engine {
  public:
-  // `runner` and `clock` must outlive the engine. INVALID_ARGUMENT from
-  // ValidateEngineOptions, or if the runner overlaps more or fewer steps than
-  // the options say.
+  // `runner`, `clock` and `drafter` (null: nothing is drafted) must outlive the
+  // engine. INVALID_ARGUMENT from ValidateEngineOptions, or if the runner
+  // overlaps more or fewer steps than the options say, or if there is a drafter
+  // and no num_speculative_tokens.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(
-      const EngineOptions& options, ModelRunner* runner, Clock* clock);
+      const EngineOptions& options, ModelRunner* runner, Clock* clock,
+      Drafter* drafter = nullptr);
 
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -53,7 +57,8 @@ class Engine {
   void Shutdown(std::vector<OutputEvent>* events);
 
   // Plans and submits a step if one more may be in flight; collects the oldest
-  // if no more may be, or nothing could be planned. Appends what came of it.
+  // if no more may be, or nothing could be planned, or before anything is
+  // drafted. Appends what came of it.
   // Blocks while the runner computes. Requires: HasWork().
   void Step(std::vector<OutputEvent>* events);
 
@@ -67,6 +72,9 @@ class Engine {
   const absl::Status& Health() const { return health_; }
   static constexpr int kMaxFailuresInARow = 3;
 
+  // OK, or why nothing is drafted any more. The engine goes on without.
+  const absl::Status& DrafterHealth() const { return drafter_health_; }
+
   // Without the inbox's share.
   EngineStats Stats() const;
   absl::Time Now() const { return clock_->Now(); }
@@ -75,12 +83,21 @@ class Engine {
   absl::Status CheckIntegrity() const { return scheduler_.CheckIntegrity(); }
 
  private:
-  Engine(const EngineOptions& options, ModelRunner* runner, Clock* clock);
+  Engine(const EngineOptions& options, ModelRunner* runner, Clock* clock,
+         Drafter* drafter);
 
+  void PlanOrCollect(std::vector<OutputEvent>* events);
   void SubmitPlanned(std::vector<OutputEvent>* events);
   void CollectOldest(std::vector<OutputEvent>* events);
   void NoteFailure(const absl::Status& error, std::vector<OutputEvent>* events);
   void CountStep(const SchedulerOutput& output);
+  // What precedes a step if there is a drafter.
+  bool MustCollectForDrafts();
+  void ProposeDrafts();
+  void TellDrafterOfEnds();
+  void NoteObservedRows(const SchedulerOutput& output);
+  void ShowStep(std::vector<TargetRow> rows, const StepResult& result);
+  void StopDrafting(const absl::Status& error);
 
   const EngineOptions options_;
   ModelRunner* const runner_;
@@ -88,6 +105,12 @@ class Engine {
   KvCacheManager cache_;
   Scheduler scheduler_;
   SchedulerOutput output_;  // Reused for its capacity.
+  Drafter* drafter_;        // Null once it has failed.
+  absl::Status drafter_health_;
+  std::vector<DraftSequence> draft_sequences_;  // Reused.
+  std::vector<Draft> drafts_;                   // Reused.
+  // Of the steps in flight, if the drafter wants to see them.
+  std::deque<std::vector<TargetRow>> observed_rows_;
   absl::Status health_;
   int num_failures_in_a_row_ = 0;
   uint64_t num_seeds_drawn_ = 0;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdio>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -29,11 +31,12 @@ struct Command {
 class EngineLoopImpl final : public EngineLoop {
  public:
   EngineLoopImpl(const EngineOptions& options, std::unique_ptr<Engine> engine,
-                 ModelRunner* runner, OutputSink* sink)
+                 ModelRunner* runner, OutputSink* sink, Drafter* drafter)
       : options_(options),
         engine_(std::move(engine)),
         runner_(runner),
-        sink_(sink) {
+        sink_(sink),
+        drafter_(drafter) {
     stats_ = engine_->Stats();
     thread_ = std::thread([this] { Run(); });
   }
@@ -142,6 +145,9 @@ class EngineLoopImpl final : public EngineLoop {
         if (HasSomethingToDo()) return;
       }
       has_more_ahead_ = runner_->PrepareAhead();
+      if (drafter_ != nullptr && engine_->DrafterHealth().ok()) {
+        has_more_ahead_ |= drafter_->PrepareAhead();
+      }
     }
   }
 
@@ -204,6 +210,11 @@ class EngineLoopImpl final : public EngineLoop {
 
   void Publish() {
     EngineStats stats = engine_->Stats();
+    if (stats.num_drafter_failures > 0 && !has_told_of_drafter_) {
+      has_told_of_drafter_ = true;
+      std::fprintf(stderr, "quire: warning: %s\n",
+                   std::string(engine_->DrafterHealth().message()).c_str());
+    }
     std::lock_guard<std::mutex> lock(mu_);
     stats_ = std::move(stats);
     health_ = engine_->Health();
@@ -225,8 +236,10 @@ class EngineLoopImpl final : public EngineLoop {
   const std::unique_ptr<Engine> engine_;  // The thread's, once it runs.
   ModelRunner* const runner_;             // As the engine.
   OutputSink* const sink_;
+  Drafter* const drafter_;  // As the engine; may be null.
   std::atomic<RequestId> next_request_id_{1};
-  bool has_more_ahead_ = true;  // The thread's.
+  bool has_more_ahead_ = true;        // The thread's.
+  bool has_told_of_drafter_ = false;  // The thread's.
 
   // A std::mutex, not absl's: race detectors see through it without a rebuilt
   // abseil. Guards everything from here to thread_.
@@ -253,11 +266,11 @@ class EngineLoopImpl final : public EngineLoop {
 
 absl::StatusOr<std::unique_ptr<EngineLoop>> EngineLoop::Create(
     const EngineOptions& options, ModelRunner* runner, Clock* clock,
-    OutputSink* sink) {
+    OutputSink* sink, Drafter* drafter) {
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                         Engine::Create(options, runner, clock));
+                         Engine::Create(options, runner, clock, drafter));
   return std::unique_ptr<EngineLoop>(
-      new EngineLoopImpl(options, std::move(engine), runner, sink));
+      new EngineLoopImpl(options, std::move(engine), runner, sink, drafter));
 }
 
 }  // namespace quire

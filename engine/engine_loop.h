@@ -14,6 +14,7 @@
 #include "engine/engine_options.h"
 #include "engine/model_runner.h"
 #include "engine/request.h"
+#include "engine/speculative/drafter.h"
 
 namespace quire {
 
@@ -43,8 +44,14 @@ struct EngineStats {
   int64_t prefix_cache_queries =
       0;                          // Prompt tokens looked up, once per request.
   int64_t prefix_cache_hits = 0;  // Of those, found.
-  absl::Time last_step_time;      // When the last step ended.
-  bool is_idle = true;            // Nothing to compute.
+  // As SchedulerCounters; zero without a drafter.
+  int64_t num_drafts = 0;
+  int64_t num_draft_tokens = 0;
+  int64_t num_accepted_tokens = 0;
+  std::vector<int64_t> num_accepted_at;
+  int64_t num_drafter_failures = 0;  // 1 once nothing is drafted any more.
+  absl::Time last_step_time;         // When the last step ended.
+  bool is_idle = true;               // Nothing to compute.
   std::vector<int64_t>
       step_token_histogram;  // kStepTokenBuckets, cumulative no.
 };
@@ -56,11 +63,11 @@ inline constexpr int kStepTokenBuckets[] = {1,   8,   16,   32,   64,   128,
 // Thread-safe.
 class EngineLoop {
  public:
-  // `runner`, `clock` and `sink` must outlive the loop. Starts the thread.
-  // INVALID_ARGUMENT from ValidateEngineOptions.
+  // `runner`, `clock`, `sink` and `drafter` (null: nothing is drafted) must
+  // outlive the loop. Starts the thread. Errors as Engine::Create's.
   static absl::StatusOr<std::unique_ptr<EngineLoop>> Create(
       const EngineOptions& options, ModelRunner* runner, Clock* clock,
-      OutputSink* sink);
+      OutputSink* sink, Drafter* drafter = nullptr);
   // Aborts what is running (each request still gets its last event) and joins.
   virtual ~EngineLoop() = default;
 

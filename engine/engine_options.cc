@@ -39,6 +39,9 @@ absl::Status ValidateEngineOptions(const EngineOptions& options) {
                                    kMaxCount));
   QUIRE_RETURN_IF_ERROR(CheckRange(
       "max_num_scored_tokens", options.max_num_scored_tokens, 1, kMaxCount));
+  QUIRE_RETURN_IF_ERROR(CheckRange("num_speculative_tokens",
+                                   options.num_speculative_tokens, 0,
+                                   kMaxSpeculativeTokens));
   QUIRE_RETURN_IF_ERROR(CheckRange("max_num_queued_reqs",
                                    options.max_num_queued_reqs, 1, kMaxCount));
   QUIRE_RETURN_IF_ERROR(CheckRange("max_num_queued_tokens",

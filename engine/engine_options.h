@@ -14,6 +14,9 @@ enum class SchedulingPolicy : uint8_t {
   kPriority,  // By Request::priority, then in order of arrival.
 };
 
+// More drafts than this were never worth their place in a step.
+inline constexpr int kMaxSpeculativeTokens = 64;
+
 struct EngineOptions {
   int block_size = 16;
   int num_blocks = 0;     // From the backend's MemoryPlan.
@@ -32,6 +35,12 @@ struct EngineOptions {
   // logits, for which the runner has reserved memory: at least so many beside
   // those that tokens are drawn from.
   int max_num_scored_tokens = 16;
+  // Drafts of one sequence in one step, at most; 0: nothing is drafted. Those
+  // of a step share the rows of logits that its scored tokens leave.
+  int num_speculative_tokens = 0;
+  // Drafts as many as pay (engine/speculative/draft_control.h). false: as many
+  // as there is room for.
+  bool adapts_drafts = true;
   // MemoryPlan::max_list_entries; 0: any number.
   int64_t max_list_entries = 0;
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;

@@ -119,7 +119,11 @@ struct OutputEvent {
   // of stop_token_ids did; end tokens of the model do not count.
   std::optional<int32_t> stop_token_id;
   bool is_last = false;
-  absl::Status error;             // Not OK with kError.
+  absl::Status error;  // Not OK with kError.
+  // Drafts that the step verified for the choice, and how many of them became
+  // tokens.
+  int32_t num_draft_tokens = 0;
+  int32_t num_accepted_tokens = 0;
   int32_t num_cached_tokens = 0;  // Prompt tokens served by the prefix cache.
   absl::Time time;                // When the step's tokens were known.
   absl::Time scheduled_time;      // When the request was first scheduled.

@@ -74,6 +74,21 @@ std::optional<FinishReason> Sequence::Append(
   return std::nullopt;
 }
 
+bool Sequence::WouldStopAt(int32_t token_id, int num_after,
+                           absl::Span<const int32_t> eos_token_ids) const {
+  const SamplingParams& sampling = request->request.sampling;
+  if (num_generated_tokens() + num_after < sampling.min_tokens) return false;
+  const std::vector<int32_t>& stops = sampling.stop_token_ids;
+  return (!sampling.ignore_eos &&
+          std::find(eos_token_ids.begin(), eos_token_ids.end(), token_id) !=
+              eos_token_ids.end()) ||
+         std::find(stops.begin(), stops.end(), token_id) != stops.end();
+}
+
+uint64_t Sequence::sequence_id() const {
+  return (request->arrival_no << 7) + choice_idx;
+}
+
 absl::Span<const int32_t> Sequence::known_tokens() const {
   return has_started ? absl::MakeConstSpan(token_ids)
                      : absl::MakeConstSpan(request->request.prompt_token_ids);

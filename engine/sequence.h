@@ -22,6 +22,8 @@
 #include "engine/base/planted_bug.h"
 #include "engine/kv_cache/kv_cache_manager.h"
 #include "engine/request.h"
+#include "engine/speculative/draft_control.h"
+#include "engine/speculative/drafter.h"
 
 namespace quire {
 
@@ -44,6 +46,11 @@ struct Sequence {
   std::optional<FinishReason> Append(int32_t token_id,
                                      absl::Span<const int32_t> eos_token_ids,
                                      std::optional<int32_t>* stop_token_id);
+
+  // Whether it would end with this token, given that `num_after` tokens, none
+  // of which ends it, follow those that are known.
+  bool WouldStopAt(int32_t token_id, int num_after,
+                   absl::Span<const int32_t> eos_token_ids) const;
 
   // ---- What is known.
   // Prompt and generated tokens; the request's own prompt until the first
@@ -69,6 +76,8 @@ struct Sequence {
            max_num_tokens + HasPlantedBug(PlantedBug::kEndNotForeseen);
   }
   bool has_holdings() const { return slot >= 0; }
+  // One choice of one request, never again: n is at most kMaxChoices (128).
+  uint64_t sequence_id() const;
   // Of the next `num_tokens` tokens to submit, those whose successor in the
   // prompt is to be scored and has not been: they are the last ones, before the
   // one that a token is drawn from.
@@ -96,6 +105,9 @@ struct Sequence {
   int num_computed_tokens = 0;
   int num_submitted_tokens = 0;
   int num_pending_tokens = 0;  // Being drawn by steps in flight.
+  // Drafts that a step in flight verifies; they count as submitted, and nothing
+  // is planned after them until it is known how many stay.
+  int num_pending_drafts = 0;
   // Steps in flight that name the sequence's blocks. Slot and blocks are given
   // back when it is 0 and the sequence does not run (I5).
   int num_inflight_rows = 0;
@@ -106,8 +118,16 @@ struct Sequence {
   bool is_slot_announced = false;
   int num_announced_blocks = 0;
 
-  // Scratch of one Schedule(): tokens granted to the sequence.
+  // Scratch of one Schedule(): tokens granted to the sequence, and drafts to
+  // verify behind them.
   int num_granted_tokens = 0;
+  int num_granted_drafts = 0;
+  // Proposed for the next row; then those of the row in flight.
+  Draft draft;
+  DraftTrack draft_track;
+  uint64_t start_no = 0;  // DraftSequence's.
+  // Positions that its blocks had to cover at most, drafts included.
+  int num_covered_tokens = 0;
   // Prompt tokens found in the cache when last looked up; -1: never. A guess:
   // the cache changes.
   int num_hit_tokens_guess = -1;

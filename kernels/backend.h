@@ -22,9 +22,11 @@
 //   with f16 or f32 weights x' stays as it is. Products are accumulated in f32.
 // - With quantized weights x' stays as it is, or (CPU) is rounded to 8 bits for
 //   every 32 columns in the weights' order: with max = max|x'|, to the nearest
-//   of max / 127 * code, code = x' * (127 / max), ties to even, in f32. The CPU
-//   takes fp8, int4 in groups that are not whole blocks of 32 columns, and gate
-//   and up that differ in format for bf16 weights, which it rounds them to.
+//   of max / 127 * code, code = x' * (127 / max), ties to even, in f32. With
+//   fp8 the CPU rounds x' to bf16 and no weight: a scale multiplies the sum of
+//   its columns. It takes int4 in groups that are not whole blocks of 32
+//   columns, fp8 in squares of an odd size, and gate and up that differ in
+//   format or size of groups for bf16 weights, which it rounds them to.
 // - The KV cache stores K (after norm and RoPE) and V rounded to kv_dtype;
 //   queries and probabilities stay in f32. kF8E4M3 saturates. kI8 (CPU) holds,
 //   for each token and KV head, scale = max|x| / 127 in f32 and x / scale (in
@@ -35,14 +37,28 @@
 //   of any dtype, queries after norm and RoPE, the probabilities of attention
 //   relative to the largest so far, a token's embedding before its position is
 //   added, and norm_input before its norm. What Pool reduces stays in f32.
-// - Quantized weights on a GPU (kFp8, kInt4): in steps of up to 64 tokens no
+// - Quantized weights on a GPU (kFp8, kInt4, kQ8_0, kQ4_0): in steps of up to 64 tokens no
 //   weight is rounded, element times scale is exact in the sum. Above, kFp8
-//   with a scale per tensor or row meets x' rounded to e4m3, from compute
-//   capability 8.9 on: x' / s in f32, saturating, s = input_scale (the largest
-//   of the parts', if all have one), else max|x'| / 448 of the row in f32, 1
-//   for a row of zeros. All others are rounded, times their scale, to the
+//   meets x' rounded to e4m3, from compute capability 8.9 on: x' / s in f32,
+//   saturating, s = input_scale (the largest of the parts', if all have one),
+//   else max|x'| / 448 in f32, 1 for zeros: of the row, where weights have a
+//   scale per tensor or row, and with blocks of 128 x 128 of each 128 columns,
+//   from the first. All others are rounded, times their scale, to the
 //   activations' dtype.
 // - Norms, activations, RoPE, logits and sampling compute in f32.
+// - Epilogue::all_reduce: what each rank adds is rounded to the dtype of the
+//   view (norm_input's), and so is the sum; the rest of the epilogue takes
+//   that. With f32 activations a split therefore changes the order of additions
+//   only. What Linear rounds of x' per 32 columns or row it rounds of the
+//   rank's columns, which are whole blocks of 32. AttentionSpec::norm_ranks:
+//   the sums of squares are added in f32.
+//
+// Tensor parallelism: each rank has a backend of its own with its part of the
+// weights and heads, runs every step of the others in the same order and gets
+// the same results. Collectives are parts of operations (Epilogue::all_reduce,
+// AttentionSpec::norm_ranks, Sample) and of the views' memory: on a device with
+// memory of its own that of a Communicator with is_on_device, or, for others,
+// by way of the host, and then without graphs. Their errors end the step.
 //
 // Thread-compatible: one thread (the engine's) calls everything after creation.
 #ifndef QUIRE_KERNELS_BACKEND_H_
@@ -60,6 +76,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "engine/base/token_sequence_set.h"
+#include "kernels/communicator.h"
 #include "kernels/quant_format.h"
 #include "kernels/tensor_view.h"
 
@@ -154,6 +171,11 @@ struct AttentionSpec {
   //   [heads, head_dim]:     each head with its own row (StableLM 2);
   //   [1, heads * head_dim]: all heads together (OLMo 2).
   NormSpec q_norm, k_norm;
+  // For norms of all heads together, kRms only, where other ranks have heads
+  // too: the squares are summed over these ranks, of which all have as many
+  // heads (a KV head that several ranks hold counts as often). Weights are
+  // those of this rank's heads. Null: this rank has all.
+  Communicator* norm_ranks = nullptr;
   // [max positions, rotary_dim] f32, from Upload: row p holds rotary_dim / 2
   // cosines, then as many sines, with any attention factor already multiplied
   // in. rotary_dim = cols <= head_dim; the rest of a head passes through.
@@ -184,12 +206,19 @@ struct EngineShape {
   int vocab_size = 0;
   int block_size = 16;
   int steps_in_flight = 1;
+  // Of the rows of a decode, as a rule: what PrepareAhead prepares for.
+  int num_drafts = 0;
   int64_t kv_bytes = 0;  // Budget for KV storage; num_blocks follows.
   // Of a device with memory of its own: what weights, workspace and KV cache
   // may take together. 0: there is no such bound. With it, kv_bytes 0 stands
   // for all that the others leave.
   int64_t device_bytes = 0;
   int pooled_cols = 0;  // Columns of what Pool reduces; 0: it is not used.
+  // The ranks of which operations are given the communicators, and which hold
+  // the other slices of the vocabulary where Sample gets a slice. Null: none.
+  Communicator* tensor_ranks = nullptr;
+  // Those that Transfer is given. Null: none.
+  Communicator* pipeline_ranks = nullptr;
 };
 
 struct MemoryPlan {
@@ -335,14 +364,20 @@ struct Prologue {
 };
 
 // What follows a Linear:
-//   out = scale * norm(activation(x' W^T + bias)) + residual.
+//   out = scale * norm(activation(x' W^T + bias)) + residual,
+// where all_reduce, if there is one, replaces x' W^T + bias by its sum over the
+// ranks.
 struct Epilogue {
   // kSwiGlu and kGeGlu need kGateUp weights: silu(gate) * up,
   // gelu_tanh(gate) * up.
   enum class Activation : uint8_t { kNone, kSwiGlu, kGeGlu, kGelu, kRelu };
   Activation activation = Activation::kNone;
+  // For weights of which each rank has some of the columns (and one rank alone
+  // the bias). There is no activation then.
+  Communicator* all_reduce = nullptr;
   NormSpec norm;
-  // With a norm: [num_tokens, columns of out], overwritten; holds its input.
+  // With a norm or all_reduce: [num_tokens, columns of out], overwritten; holds
+  // the input of the norm, or the sum, row behind row whatever its stride says.
   // Must not alias x, residual or out.
   TensorView norm_input;
   float scale = 1.0f;
@@ -359,6 +394,12 @@ enum class Pooling : uint8_t {
 class Step;  // Opaque; valid from BeginStep to Collect.
 
 enum class ActivationRows : uint8_t { kTokens, kLogitRows };
+
+enum class TransferKind : uint8_t {
+  kSend,       // To `peer`, which receives.
+  kReceive,    // From `peer`.
+  kBroadcast,  // From `peer` to all of the group.
+};
 
 class Backend {
  public:
@@ -468,17 +509,35 @@ class Backend {
                                  TensorView qkv, TensorView out) = 0;
 
   // Logits of the rows that asked for them, in row order.
-  //   hidden: [num_tokens, weight.cols]; out: [num_logit_rows, vocab_size],
-  //   f32. softcap as in AttentionSpec; scale multiplies before it.
+  //   vocab: kVocab weights of vocab_size rows, or of those of a slice.
+  //   hidden: [num_tokens, weight.cols]; out: [num_logit_rows, weight.rows],
+  //   f32, any row stride. softcap as in AttentionSpec; scale multiplies before
+  //   it.
   virtual absl::Status Logits(Step& step, TensorView hidden,
                               const Prologue& prologue,
                               const PackedWeight& vocab, float scale,
                               float softcap, TensorView out) = 0;
 
+  // Moves the step's rows of an activation buffer between the stages of a
+  // pipeline, which run the same steps.
+  //   x: [num_tokens or num_logit_rows, cols], as `rows` says; whole rows, one
+  //   behind the other.
+  // UNIMPLEMENTED: the backend is not made for several ranks.
+  virtual absl::Status Transfer(Step& /*step*/, TransferKind /*kind*/,
+                                Communicator& /*ranks*/, int /*peer*/,
+                                ActivationRows /*rows*/, TensorView /*x*/) {
+    return absl::UnimplementedError("no pipeline of stages");
+  }
+
   // Raw log-probabilities, processors, draw, verification; advances each slot:
   // its computed length by the row's tokens less rejected drafts, its last
   // token, history and penalty counts. logits: [num_logit_rows, vocab_size],
   // may be overwritten.
+  // With EngineShape::tensor_ranks the logits may be slices: [num_logit_rows,
+  // n], n a multiple of 4 and the same on all ranks, rank r's those of the ids
+  // from r * n on; what lies beyond the vocabulary is not read. Results are
+  // those of the whole rows, and the same on all ranks: tokens exactly as
+  // without slices for equal logits.
   virtual absl::Status Sample(Step& step, TensorView logits) = 0;
 
   // In place of Logits and Sample, for steps without drafts: reduces x' over

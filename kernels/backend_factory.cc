@@ -6,9 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "kernels/cpu/cpu_backend.h"
-#ifdef QUIRE_HAS_CUDA
-#include "kernels/cuda/cuda_backend.h"
-#endif
 
 namespace quire {
 namespace {
@@ -52,24 +49,6 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateGpuBackend(
 
 }  // namespace
 
-BackendSources DefaultBackendSources() {
-  BackendSources sources;
-  sources.probe = [] { return ProbeNvidia(); };
-#ifdef QUIRE_HAS_CUDA
-  sources.create_cuda =
-      [](const BackendOptions& options,
-         std::string* notice) -> absl::StatusOr<std::unique_ptr<Backend>> {
-    CudaBackendOptions cuda_options;
-    cuda_options.enforce_eager = options.enforce_eager;
-    QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
-                           CudaBackend::Create(cuda_options));
-    *notice = backend->notice();
-    return backend;
-  };
-#endif
-  return sources;
-}
-
 std::string SupportedBackends() {
   return DefaultBackendSources().create_cuda == nullptr ? "cpu" : "cpu, cuda";
 }
@@ -94,6 +73,28 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
     const BackendOptions& options, std::string* notice) {
   return CreateBackend(options, DefaultBackendSources(), notice);
+}
+
+absl::StatusOr<std::string> MakeDeviceGroupId(const BackendSources& sources) {
+  if (sources.make_group_id == nullptr) {
+    return absl::UnavailableError("this build has no CUDA backend");
+  }
+  return sources.make_group_id();
+}
+
+absl::StatusOr<Communicator*> JoinDeviceGroup(Backend* backend,
+                                              const std::string& id, int rank,
+                                              int size,
+                                              const BackendSources& sources) {
+  if (sources.join_group == nullptr) {
+    return absl::UnavailableError("this build has no CUDA backend");
+  }
+  if (id.size() != kDeviceGroupIdBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the id of a group of GPUs has ", kDeviceGroupIdBytes,
+                     " bytes, not ", id.size()));
+  }
+  return sources.join_group(backend, id, rank, size);
 }
 
 }  // namespace quire

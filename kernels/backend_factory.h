@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "engine/base/cpu_topology.h"
 #include "kernels/backend.h"
+#include "kernels/communicator.h"
 #include "kernels/nvidia_probe.h"
 
 namespace quire {
@@ -33,7 +34,15 @@ struct BackendSources {
   std::function<absl::StatusOr<std::unique_ptr<Backend>>(
       const BackendOptions& options, std::string* notice)>
       create_cuda;
+  // As CudaBackend::JoinGroup, of a backend that create_cuda made; the id as
+  // MakeDeviceGroupId gives it. Null: a build without CUDA.
+  std::function<absl::StatusOr<std::string>()> make_group_id;
+  std::function<absl::StatusOr<Communicator*>(
+      Backend* backend, const std::string& id, int rank, int size)>
+      join_group;
 };
+// Which ones there are is decided when a program is linked:
+// //kernels:default_backends, or others in tests.
 BackendSources DefaultBackendSources();
 
 // Of this build: "cpu" or "cpu, cuda".
@@ -52,6 +61,19 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(
     const BackendOptions& options, const BackendSources& sources,
     std::string* notice);
+
+// Groups of GPUs, a process each. Rank 0 makes an id and tells it to the
+// others; every rank joins with it, which waits for all. NOT_FOUND or
+// FAILED_PRECONDITION say what of NCCL is missing; UNAVAILABLE: a build without
+// CUDA, or a rank that does not come.
+inline constexpr size_t kDeviceGroupIdBytes = 128;
+absl::StatusOr<std::string> MakeDeviceGroupId(
+    const BackendSources& sources = DefaultBackendSources());
+// Requires: CreateBackend made `backend` of the same sources, for a GPU. The
+// communicator lives as long as the backend.
+absl::StatusOr<Communicator*> JoinDeviceGroup(
+    Backend* backend, const std::string& id, int rank, int size,
+    const BackendSources& sources = DefaultBackendSources());
 
 }  // namespace quire
 

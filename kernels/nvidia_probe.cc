@@ -5,7 +5,9 @@
 
 #include <fstream>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace quire {
 namespace {
@@ -42,6 +44,26 @@ NvidiaProbe ProbeNvidia(const std::string& root) {
   probe.driver_version =
       FindVersion(absl::StrCat(root, "/proc/driver/nvidia/version"));
   return probe;
+}
+
+std::vector<std::string> VisibleGpus(const char* visible,
+                                     const std::string& root) {
+  std::vector<std::string> gpus;
+  if (visible == nullptr) {
+    int num_gpus = 0;
+    for (int i = 0; i < 16; ++i) {
+      if (Exists(absl::StrCat(root, "/dev/nvidia", i))) ++num_gpus;
+    }
+    // The nodes of a container keep the host's numbers; CUDA counts from 0.
+    for (int i = 0; i < num_gpus; ++i) gpus.push_back(absl::StrCat(i));
+    return gpus;
+  }
+  for (absl::string_view entry : absl::StrSplit(visible, ',')) {
+    entry = absl::StripAsciiWhitespace(entry);
+    if (entry.empty() || entry == "-1") break;
+    gpus.emplace_back(entry);
+  }
+  return gpus;
 }
 
 }  // namespace quire

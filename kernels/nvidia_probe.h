@@ -4,6 +4,7 @@
 #define QUIRE_KERNELS_NVIDIA_PROBE_H_
 
 #include <string>
+#include <vector>
 
 namespace quire {
 
@@ -19,6 +20,12 @@ struct NvidiaProbe {
 
 // `root`: where /dev and /proc are; tests name other folders.
 NvidiaProbe ProbeNvidia(const std::string& root = "");
+
+// The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: its
+// entries up to the first that is empty or -1, or without it (`visible` null)
+// one for each device node.
+std::vector<std::string> VisibleGpus(const char* visible,
+                                     const std::string& root = "");
 
 }  // namespace quire
 

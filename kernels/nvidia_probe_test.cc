@@ -50,5 +50,16 @@ TEST_F(NvidiaProbeTest, AFileWithoutAVersionIsNoVersion) {
   EXPECT_EQ(ProbeNvidia(root_).driver_version, "");
 }
 
+TEST_F(NvidiaProbeTest, VisibleGpusAreThoseOfCudasList) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(VisibleGpus("3, 1", root_), (Names{"3", "1"}));
+  EXPECT_EQ(VisibleGpus("GPU-ab,-1,2", root_), (Names{"GPU-ab"}));
+  EXPECT_EQ(VisibleGpus("", root_), Names());
+  EXPECT_EQ(VisibleGpus(nullptr, root_), Names());
+  Write("/dev/nvidia2");
+  Write("/dev/nvidia5");
+  EXPECT_EQ(VisibleGpus(nullptr, root_), (Names{"0", "1"}));
+}
+
 }  // namespace
 }  // namespace quire

@@ -9,36 +9,24 @@
 #include "engine/base/status.h"
 #include "kernels/quant_codec.h"
 #include "kernels/reference_math.h"
+#include "kernels/reference_weight.h"
 
 namespace quire {
 
 using reference::Activate;
+using reference::GatherLogits;
 using reference::Load;
+using reference::NormBySquare;
 using reference::NormHeads;
+using reference::Product;
 using reference::PrologueRow;
+using reference::ReferenceWeight;
 using reference::Round;
-using reference::RoundToInt8;
 using reference::Softcap;
 using reference::Store;
 using reference::StoreKvHead;
 
 namespace {
-
-class ReferenceWeight : public PackedWeight {
- public:
-  double at(int64_t row, int64_t col) const { return values[row * cols + col]; }
-
-  std::vector<float> values;  // [rows, cols]
-  std::vector<float> bias;    // [rows] or empty.
-  // How x' is rounded, for consecutive rows.
-  struct Part {
-    enum class Input { kPlain, kBf16, kInt8 };
-    int64_t num_rows = 0;
-    Input input = Input::kPlain;
-    std::vector<int32_t> column_order;  // kInt8: of the blocks; empty: as x'.
-  };
-  std::vector<Part> parts;
-};
 
 struct Slot {
   bool is_active = false;
@@ -99,29 +87,34 @@ ReferenceStep& AsReference(Step& step) {
   return *reinterpret_cast<ReferenceStep*>(&step);
 }
 
-// x' W^T + bias of one row, before any activation.
-std::vector<double> Product(const std::vector<double>& x,
-                            const ReferenceWeight& weight) {
-  using Input = ReferenceWeight::Part::Input;
-  std::vector<double> out;
-  out.reserve(weight.rows);
-  for (const ReferenceWeight::Part& part : weight.parts) {
-    std::vector<double> input = x;
-    if (part.input == Input::kBf16) {
-      for (double& value : input) value = Round(DType::kBF16, value);
-    } else if (part.input == Input::kInt8) {
-      input = RoundToInt8(x, part.column_order);
-    }
-    for (int64_t i = 0; i < part.num_rows; ++i) {
-      const int64_t row = out.size();
-      double sum = weight.bias.empty() ? 0.0 : weight.bias[row];
-      for (int64_t col = 0; col < weight.cols; ++col) {
-        sum += input[col] * weight.at(row, col);
-      }
-      out.push_back(sum);
+// AttentionSpec::norm_ranks: the mean squares of q and k over all ranks' heads,
+// [num_tokens, 2]; empty if there are no such norms.
+//   heads_of(t, first, count): those heads of token t.
+template <typename HeadsOf>
+absl::StatusOr<std::vector<float>> SquaresOfRanks(const AttentionSpec& spec,
+                                                  size_t num_tokens,
+                                                  HeadsOf heads_of) {
+  std::vector<float> squares;
+  if (spec.norm_ranks == nullptr) return squares;
+  QUIRE_CHECK(spec.q_norm.kind == NormSpec::Kind::kRms &&
+              spec.k_norm.kind == NormSpec::Kind::kRms);
+  for (size_t t = 0; t < num_tokens; ++t) {
+    for (const auto& heads : {heads_of(t, 0, spec.num_heads),
+                              heads_of(t, spec.num_heads, spec.num_kv_heads)}) {
+      double sum = 0.0;
+      for (double value : heads) sum += value * value;
+      squares.push_back(static_cast<float>(sum));
     }
   }
-  return out;
+  QUIRE_RETURN_IF_ERROR(spec.norm_ranks->AllReduceSum(
+      TensorView::Matrix(squares.data(), DType::kF32, num_tokens, 2), nullptr));
+  // Several ranks may hold the same KV head.
+  const int size = spec.norm_ranks->size();
+  for (size_t i = 0; i < squares.size(); ++i) {
+    const int heads = i % 2 == 0 ? spec.num_heads : spec.num_kv_heads;
+    squares[i] /= static_cast<float>(size * heads * spec.head_dim);
+  }
+  return squares;
 }
 
 // RoPE of one head at one position.
@@ -209,69 +202,10 @@ bool ReferenceBackend::SupportsLinear(DType weights, QuantFormat format) const {
   return format != QuantFormat::kDense || IsFloatDType(weights);
 }
 
-namespace {
-
-ReferenceWeight::Part RoundingOf(const LinearSpec& spec, const WeightPart& part,
-                                 QuantizedProducts quantized_products) {
-  using Input = ReferenceWeight::Part::Input;
-  ReferenceWeight::Part rounding;
-  rounding.num_rows = part.rows();
-  if (part.format == QuantFormat::kDense) {
-    if (part.data.dtype == DType::kBF16) rounding.input = Input::kBf16;
-    return rounding;
-  }
-  if (quantized_products == QuantizedProducts::kExact) return rounding;
-  rounding.input = Input::kInt8;
-  for (const WeightPart& other : spec.parts) {
-    if (spec.kind == LinearKind::kGateUp &&
-        (other.format != part.format || other.group_size != part.group_size ||
-         other.scales.dtype != part.scales.dtype)) {
-      rounding.input = Input::kBf16;
-    }
-  }
-  if (part.format == QuantFormat::kFp8 ||
-      (part.format == QuantFormat::kInt4 &&
-       (part.group_size % 32 != 0 || part.cols() % part.group_size != 0))) {
-    rounding.input = Input::kBf16;
-  }
-  if (!part.column_order.empty()) {
-    const int32_t* const order = part.column_order.row<const int32_t>(0);
-    rounding.column_order.assign(order, order + part.cols());
-  }
-  return rounding;
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<PackedWeight>> ReferenceBackend::PackLinear(
     const LinearSpec& spec) {
-  QUIRE_CHECK(!spec.parts.empty());
-  auto weight = std::make_unique<ReferenceWeight>();
-  weight->kind = spec.kind;
-  weight->cols = spec.parts[0].cols();
-  for (const WeightPart& part : spec.parts) {
-    QUIRE_CHECK(part.cols() == weight->cols);
-    weight->rows += part.rows();
-    ReferenceWeight::Part rounding =
-        RoundingOf(spec, part, state_->quantized_products);
-    const bool rounds_weights =
-        part.format != QuantFormat::kDense &&
-        rounding.input == ReferenceWeight::Part::Input::kBf16;
-    std::vector<float> values(weight->cols);
-    for (int64_t row = 0; row < part.rows(); ++row) {
-      DequantizeRow(part, row, values.data());
-      for (float& value : values) {
-        if (rounds_weights) value = Bf16ToFloat(FloatToBf16(value));
-      }
-      weight->values.insert(weight->values.end(), values.begin(), values.end());
-    }
-    weight->parts.push_back(std::move(rounding));
-  }
-  for (int64_t row = 0; !spec.bias.empty() && row < weight->rows; ++row) {
-    weight->bias.push_back(static_cast<float>(Load(spec.bias, 0, row)));
-  }
-  weight->num_bytes = weight->values.size() * sizeof(float);
-  return weight;
+  return reference::PackWeight(spec, state_->quantized_products,
+                               state_->options);
 }
 
 absl::StatusOr<TensorView> ReferenceBackend::Upload(TensorView host) {
@@ -471,11 +405,29 @@ absl::Status ReferenceBackend::Linear(Step& step, TensorView x,
                                       const PackedWeight& weight,
                                       const Epilogue& epilogue,
                                       TensorView out) {
-  for (size_t t = 0; t < AsReference(step).tokens.size(); ++t) {
-    std::vector<double> row =
-        Activate(epilogue.activation,
-                 Product(state_->Kept(PrologueRow(x, prologue, t)),
-                         static_cast<const ReferenceWeight&>(weight)));
+  const size_t num_tokens = AsReference(step).tokens.size();
+  const auto product = [&](size_t t) {
+    return Product(state_->Kept(PrologueRow(x, prologue, t)), num_tokens,
+                   static_cast<const ReferenceWeight&>(weight));
+  };
+  TensorView sums;  // Over the ranks.
+  if (epilogue.all_reduce != nullptr) {
+    QUIRE_CHECK(epilogue.activation == Epilogue::Activation::kNone);
+    sums =
+        TensorView::Matrix(epilogue.norm_input.data, epilogue.norm_input.dtype,
+                           num_tokens, weight.rows);
+    for (size_t t = 0; t < num_tokens; ++t) {
+      const std::vector<double> row = product(t);
+      for (size_t col = 0; col < row.size(); ++col) {
+        Store(sums, t, col, row[col]);
+      }
+    }
+    QUIRE_RETURN_IF_ERROR(epilogue.all_reduce->AllReduceSum(sums, nullptr));
+  }
+  for (size_t t = 0; t < num_tokens; ++t) {
+    std::vector<double> row = sums.empty()
+                                  ? Activate(epilogue.activation, product(t))
+                                  : PrologueRow(sums, Prologue(), t);
     if (epilogue.norm.kind != NormSpec::Kind::kNone) {
       row = ReferenceNorm(epilogue.norm, state_->Kept(row));
     }
@@ -506,10 +458,20 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
     return std::vector<double>(heads.begin() + head * head_dim,
                                heads.begin() + (head + 1) * head_dim);
   };
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<float> squares,
+                         SquaresOfRanks(spec, tokens.size(), heads_of));
+  const auto normed = [&](size_t t, bool is_k) {
+    const NormSpec& norm = is_k ? spec.k_norm : spec.q_norm;
+    std::vector<double> heads =
+        is_k ? heads_of(t, spec.num_heads, spec.num_kv_heads)
+             : heads_of(t, 0, spec.num_heads);
+    return squares.empty()
+               ? NormHeads(norm, head_dim, std::move(heads))
+               : NormBySquare(norm, squares[2 * t + is_k], std::move(heads));
+  };
   for (size_t t = 0; t < tokens.size(); ++t) {
     const Slot& slot = state_->slots[tokens[t].slot];
-    const std::vector<double> keys = NormHeads(
-        spec.k_norm, head_dim, heads_of(t, spec.num_heads, spec.num_kv_heads));
+    const std::vector<double> keys = normed(t, true);
     for (int head = 0; head < spec.num_kv_heads; ++head) {
       const std::vector<double> k =
           RotateHead(spec, slot, head_of(keys, head), tokens[t].position);
@@ -528,8 +490,7 @@ absl::Status ReferenceBackend::Attention(Step& step, int spec_id, int layer,
         spec.sliding_window > 0
             ? std::max<int64_t>(0, position - spec.sliding_window + 1)
             : 0;
-    const std::vector<double> queries =
-        NormHeads(spec.q_norm, head_dim, heads_of(t, 0, spec.num_heads));
+    const std::vector<double> queries = normed(t, false);
     for (int head = 0; head < spec.num_heads; ++head) {
       const int kv_head = head / (spec.num_heads / spec.num_kv_heads);
       const std::vector<double> q = state_->Kept(
@@ -566,14 +527,24 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
                                       float softcap, TensorView out) {
   const std::vector<int64_t>& logit_tokens = AsReference(step).logit_tokens;
   for (size_t i = 0; i < logit_tokens.size(); ++i) {
-    const std::vector<double> row =
-        Product(state_->Kept(PrologueRow(hidden, prologue, logit_tokens[i])),
-                static_cast<const ReferenceWeight&>(vocab));
+    const std::vector<double> row = Product(
+        state_->Kept(PrologueRow(hidden, prologue, logit_tokens[i])),
+        logit_tokens.size(), static_cast<const ReferenceWeight&>(vocab));
     for (size_t id = 0; id < row.size(); ++id) {
       Store(out, i, id, Softcap(row[id] * scale, softcap));
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status ReferenceBackend::Transfer(Step& step, TransferKind kind,
+                                        Communicator& ranks, int peer,
+                                        ActivationRows rows, TensorView x) {
+  const ReferenceStep& reference_step = AsReference(step);
+  x.rows = rows == ActivationRows::kTokens ? reference_step.tokens.size()
+                                           : reference_step.logit_tokens.size();
+  if (x.rows == 0) return absl::OkStatus();
+  return reference::TransferRows(kind, ranks, peer, x);
 }
 
 bool ReferenceBackend::State::ScoreRow(const ReferenceStep& step,
@@ -659,6 +630,15 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
 
 absl::Status ReferenceBackend::Sample(Step& step, TensorView logits) {
   ReferenceStep& reference_step = AsReference(step);
+  std::vector<float> whole;
+  Communicator* const ranks = state_->shape.tensor_ranks;
+  if (ranks != nullptr && logits.cols < state_->shape.vocab_size) {
+    logits.rows = reference_step.logit_tokens.size();
+    QUIRE_RETURN_IF_ERROR(
+        GatherLogits(*ranks, logits, state_->shape.vocab_size, &whole));
+    logits = TensorView::Matrix(whole.data(), DType::kF32, logits.rows,
+                                state_->shape.vocab_size);
+  }
   reference_step.is_sampled = true;
   // Spans into result_rows must stay valid.
   reference_step.result_rows.reserve(reference_step.rows.size());

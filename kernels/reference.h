@@ -55,8 +55,8 @@ std::vector<double> ReferenceDistribution(absl::Span<const float> logits,
 enum class QuantizedProducts : uint8_t {
   kExact,
   // The CPU's rounding (kernels/backend.h): x' to 8 bits for block formats and
-  // kInt4 in groups of whole blocks of 32 columns; both factors to bf16 for
-  // other parts and for gate and up that differ in format.
+  // kInt4 in groups of whole blocks of 32 columns, to bf16 for kFp8; both
+  // factors to bf16 for other parts and for gate and up that differ in format.
   kInt8,
 };
 
@@ -67,6 +67,9 @@ struct ReferenceOptions {
   // backend.h lists for a backend which has them; none: as the views say.
   // Probabilities are rounded relative to the largest of all.
   std::optional<DType> activations;
+  // Of such a backend: whether steps of many tokens multiply kFp8 weights in 8
+  // bits, as GPUs do from compute capability 8.9 on.
+  bool multiplies_in_fp8 = true;
 };
 
 class ReferenceBackend : public Backend {
@@ -109,6 +112,8 @@ class ReferenceBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
+                        int peer, ActivationRows rows, TensorView x) override;
   absl::Status Sample(Step& step, TensorView logits) override;
   absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override;

@@ -166,6 +166,28 @@ std::vector<double> RoundToInt8(const std::vector<double>& x,
   return rounded;
 }
 
+std::vector<double> RoundToE4M3(const std::vector<double>& x, int group_size,
+                                float input_scale) {
+  const size_t size = group_size > 0 ? group_size : x.size();
+  std::vector<double> rounded;
+  for (size_t first = 0; first < x.size(); first += size) {
+    const size_t end = std::min(first + size, x.size());
+    float scale = input_scale;
+    if (scale == 0.0f) {
+      float largest = 0.0f;
+      for (size_t i = first; i < end; ++i) {
+        largest = std::max(largest, std::abs(static_cast<float>(x[i])));
+      }
+      scale = largest > 0.0f ? largest / 448.0f : 1.0f;
+    }
+    for (size_t i = first; i < end; ++i) {
+      const float element = static_cast<float>(x[i]) / scale;
+      rounded.push_back(double{E4M3ToFloat(FloatToE4M3(element))} * scale);
+    }
+  }
+  return rounded;
+}
+
 std::vector<double> Activate(Epilogue::Activation activation,
                              std::vector<double> x) {
   const size_t half = x.size() / 2;
@@ -204,6 +226,50 @@ std::vector<double> NormHeads(const NormSpec& norm, int head_dim,
     std::copy(normed.begin(), normed.end(), heads.begin() + first);
   }
   return heads;
+}
+
+std::vector<double> NormBySquare(const NormSpec& norm, float mean_square,
+                                 std::vector<double> heads) {
+  const double inverse = 1.0 / std::sqrt(double{mean_square} + norm.eps);
+  for (size_t i = 0; i < heads.size(); ++i) {
+    heads[i] *= inverse * (norm.weight_offset + Load(norm.weight, 0, i));
+  }
+  return heads;
+}
+
+absl::Status GatherLogits(Communicator& ranks, const TensorView& slice,
+                          int vocab_size, std::vector<float>* whole) {
+  const int64_t rows = slice.rows, cols = slice.cols;
+  whole->resize(rows * vocab_size);
+  if (rows == 0) return absl::OkStatus();
+  std::vector<float> own, all(ranks.size() * rows * cols);
+  for (int64_t row = 0; row < rows; ++row) {
+    own.insert(own.end(), slice.row<float>(row), slice.row<float>(row) + cols);
+  }
+  QUIRE_RETURN_IF_ERROR(ranks.AllGather(
+      TensorView::Matrix(own.data(), DType::kF32, rows, cols),
+      TensorView::Matrix(all.data(), DType::kF32, ranks.size() * rows, cols),
+      nullptr));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t id = 0; id < vocab_size; ++id) {
+      (*whole)[row * vocab_size + id] =
+          all[(id / cols * rows + row) * cols + id % cols];
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TransferRows(TransferKind kind, Communicator& ranks, int peer,
+                          TensorView x) {
+  switch (kind) {
+    case TransferKind::kSend:
+      return ranks.Send(x, peer, nullptr);
+    case TransferKind::kReceive:
+      return ranks.Receive(x, peer, nullptr);
+    case TransferKind::kBroadcast:
+      return ranks.Broadcast(x, peer, nullptr);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace reference

@@ -31,6 +31,13 @@ std::vector<double> PrologueRow(const TensorView& x, const Prologue& prologue,
 std::vector<double> RoundToInt8(const std::vector<double>& x,
                                 const std::vector<int32_t>& column_order);
 
+// x' as a GPU rounds it for kFp8 weights in steps of many tokens: to e4m3, in
+// f32 operation by operation.
+//   group_size: columns that share a scale; 0: all.
+//   input_scale: in place of max|x'| / 448; 0: none.
+std::vector<double> RoundToE4M3(const std::vector<double>& x, int group_size,
+                                float input_scale);
+
 // A gated activation halves the row.
 std::vector<double> Activate(Epilogue::Activation activation,
                              std::vector<double> x);
@@ -39,6 +46,18 @@ std::vector<double> Activate(Epilogue::Activation activation,
 //   heads: [num_heads * head_dim]
 std::vector<double> NormHeads(const NormSpec& norm, int head_dim,
                               std::vector<double> heads);
+
+// An RMS norm of heads whose mean square is known.
+std::vector<double> NormBySquare(const NormSpec& norm, float mean_square,
+                                 std::vector<double> heads);
+
+// Of host memory.
+absl::Status TransferRows(TransferKind kind, Communicator& ranks, int peer,
+                          TensorView x);
+
+// The whole rows of which every rank has a slice: [slice.rows, vocab_size].
+absl::Status GatherLogits(Communicator& ranks, const TensorView& slice,
+                          int vocab_size, std::vector<float>* whole);
 
 }  // namespace quire::reference
 

@@ -60,6 +60,9 @@ void ApiCall::Start() {
 
 bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
   Choice& choice = choices_[choice_idx];
+  if (options_.ticket != nullptr) {
+    options_.ticket->CountTokens(event.tokens.size());
+  }
   if (is_complete_) return false;
   if (!event.prompt_tokens.empty() && !prompts_.empty()) {
     std::vector<TokenOutput>& scored = PromptOf(choice_idx).scored;
@@ -68,7 +71,10 @@ bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
   }
   if (choice.finish_reason.has_value()) return false;
   if (!event.tokens.empty() && !choice.is_begun) BeginChoice(choice_idx);
+  num_draft_tokens_ += event.num_draft_tokens;
   for (size_t i = 0; i < event.tokens.size(); ++i) {
+    // Those behind a stop string do not count.
+    num_accepted_tokens_ += i < static_cast<size_t>(event.num_accepted_tokens);
     const bool is_end = i + 1 == event.tokens.size() &&
                         event.finish_reason == FinishReason::kStop;
     AppendToken(choice, event.tokens[i], is_end);
@@ -429,16 +435,23 @@ void ApiCall::AppendUsage(std::string* out) const {
   for (const Choice& choice : choices_) {
     num_completion_tokens += choice.num_tokens;
   }
-  absl::StrAppend(out, R"({"prompt_tokens":)", options_.num_prompt_tokens,
-                  R"(,"completion_tokens":)", num_completion_tokens,
-                  R"(,"total_tokens":)",
-                  options_.num_prompt_tokens + num_completion_tokens,
-                  R"(,"prompt_tokens_details":{"cached_tokens":)",
-                  num_cached_tokens_, "}}");
+  absl::StrAppend(
+      out, R"({"prompt_tokens":)", options_.num_prompt_tokens,
+      R"(,"completion_tokens":)", num_completion_tokens, R"(,"total_tokens":)",
+      options_.num_prompt_tokens + num_completion_tokens,
+      R"(,"prompt_tokens_details":{"cached_tokens":)", num_cached_tokens_, "}");
+  if (num_draft_tokens_ > 0) {
+    absl::StrAppend(
+        out, R"(,"completion_tokens_details":{"accepted_prediction_tokens":)",
+        num_accepted_tokens_, R"(,"rejected_prediction_tokens":)",
+        num_draft_tokens_ - num_accepted_tokens_, "}");
+  }
+  *out += '}';
 }
 
 void ApiCall::Complete() {
   is_complete_ = true;
+  if (options_.ticket != nullptr) options_.ticket->Release();
   std::string out;
   if (options_.stream) {
     if (options_.include_usage) {
@@ -491,11 +504,12 @@ void ApiCall::Complete() {
 void ApiCall::Fail(const absl::Status& error) {
   if (is_complete_) return;
   is_complete_ = true;
+  if (options_.ticket != nullptr) options_.ticket->Release();
   if (!is_started_) {
     HttpHeaders headers = options_.headers;
     const int http_status = HttpStatus(error);
-    if (http_status == 429 || http_status == 503) {
-      headers.emplace_back("Retry-After", "1");
+    if (const std::string wait = RetryAfter(error); !wait.empty()) {
+      headers.emplace_back("Retry-After", wait);
     }
     responder_->Send(http_status, "application/json", ErrorBody(error),
                      headers);

@@ -13,6 +13,7 @@
 #include "engine/request.h"
 #include "server/call.h"
 #include "server/http_server.h"
+#include "server/key_limiter.h"
 #include "server/openai_api.h"
 #include "server/prompt_text.h"
 #include "server/stop_strings.h"
@@ -56,6 +57,7 @@ struct ApiCallOptions {
   std::vector<ApiCallPrompt> prompts;  // Empty: nothing of them is reported.
   int64_t num_prompt_tokens = 0;       // Of all prompts.
   HttpHeaders headers;
+  std::shared_ptr<KeyTicket> ticket;  // Null: no limits to keep.
 };
 
 // Thread-compatible: used by the output thread alone. Every choice ends once,
@@ -174,6 +176,8 @@ class ApiCall : public Call {
   std::vector<Prompt> prompts_;
   int num_open_choices_;
   int64_t num_cached_tokens_ = 0;
+  int64_t num_draft_tokens_ = 0;
+  int64_t num_accepted_tokens_ = 0;
   bool is_started_ = false;
   bool is_complete_ = false;
 };

@@ -125,6 +125,26 @@ TEST(ApiCallTest, ChatStreamFollowsTheRules) {
                             "prompt_tokens_details":{"cached_tokens":4}})"));
 }
 
+TEST(ApiCallTest, UsageTellsOfDrafts) {
+  ApiCallOptions options = MakeOptions(ApiKind::kChat, /*stream=*/false);
+  options.stop_strings = {"ll"};
+  TestCall test(options);
+  OutputEvent event = Tokens(Bytes("ab"));
+  event.num_draft_tokens = 4;
+  event.num_accepted_tokens = 1;
+  EXPECT_FALSE(test.Append(0, event));
+  // The stop string ends with the second of three accepted drafts.
+  event = Tokens(Bytes("llxy"));
+  event.num_draft_tokens = 3;
+  event.num_accepted_tokens = 3;
+  EXPECT_TRUE(test.Append(0, event));
+  const Json usage = Json::parse(test.answer().body)["usage"];
+  EXPECT_EQ(usage["completion_tokens"], 4);
+  EXPECT_EQ(usage["completion_tokens_details"],
+            Json::parse(R"({"accepted_prediction_tokens":3,
+                            "rejected_prediction_tokens":4})"));
+}
+
 TEST(ApiCallTest, RoleIsTheFirstChunkOfEveryChoice) {
   ApiCallOptions options = MakeOptions(ApiKind::kChat, /*stream=*/true);
   options.num_choices = 3;

@@ -1,13 +1,16 @@
 #include "server/api_error.h"
 
+#include <algorithm>
 #include <optional>
 
+#include "absl/strings/str_cat.h"
 #include "server/json_text.h"
 
 namespace quire {
 namespace {
 
 constexpr char kCodePayload[] = "quire/code";
+constexpr char kRetryAfterPayload[] = "quire/retry-after";
 constexpr size_t kMaxMessageBytes = 1024;
 
 const char* ErrorType(int http_status) {
@@ -81,6 +84,22 @@ absl::Status ParameterError(absl::string_view parameter,
   status.SetPayload(kParameterPayload, absl::Cord(parameter));
   if (!code.empty()) status.SetPayload(kCodePayload, absl::Cord(code));
   return status;
+}
+
+absl::Status RateLimitError(absl::string_view message, absl::Duration wait) {
+  absl::Status status = absl::ResourceExhaustedError(message);
+  const int64_t seconds = absl::ToInt64Seconds(
+      wait + absl::Seconds(1) - absl::Nanoseconds(1));  // Rounded up.
+  status.SetPayload(kRetryAfterPayload,
+                    absl::Cord(absl::StrCat(std::max<int64_t>(1, seconds))));
+  return status;
+}
+
+std::string RetryAfter(const absl::Status& status) {
+  const int http_status = HttpStatus(status);
+  if (http_status != 429 && http_status != 503) return "";
+  const std::string seconds = Payload(status, kRetryAfterPayload);
+  return seconds.empty() ? "1" : seconds;
 }
 
 int HttpStatus(const absl::Status& status) {

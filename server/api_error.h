@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace quire {
 
@@ -15,6 +16,14 @@ namespace quire {
 absl::Status ParameterError(absl::string_view parameter,
                             absl::string_view message,
                             absl::string_view code = "");
+
+// RESOURCE_EXHAUSTED: a limit of the caller's own, who may come back after
+// `wait`.
+absl::Status RateLimitError(absl::string_view message, absl::Duration wait);
+
+// Seconds for the field Retry-After of a 429 or 503, at least 1; empty for what
+// has none.
+std::string RetryAfter(const absl::Status& status);
 
 // The HTTP status of an error: 400 INVALID_ARGUMENT and OUT_OF_RANGE, 401
 // UNAUTHENTICATED, 404 NOT_FOUND, 413 body too large, 429 RESOURCE_EXHAUSTED,

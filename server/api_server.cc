@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
@@ -32,8 +33,8 @@ void SendError(const absl::Status& error,
                const std::shared_ptr<HttpResponder>& responder) {
   const int http_status = HttpStatus(error);
   HttpHeaders headers;
-  if (http_status == 429 || http_status == 503) {
-    headers.emplace_back("Retry-After", "1");
+  if (const std::string wait = RetryAfter(error); !wait.empty()) {
+    headers.emplace_back("Retry-After", wait);
   }
   responder->Send(http_status, kJsonType, ErrorBody(error), headers);
 }
@@ -170,10 +171,12 @@ ApiCallOptions MakeCallOptions(
 }  // namespace
 
 ApiServer::ApiServer(HttpServer* http, std::string version)
-    : http_(http), version_(std::move(version)) {
+    : http_(http),
+      version_(std::move(version)),
+      limiter_(std::make_unique<KeyLimiter>(Clock::Monotonic())) {
   const auto probe = [this](const char* path,
                             void (ApiServer::*handle)(const Responder&) const) {
-    http_->AddRoute("GET", path, RouteAccess::kPublic,
+    http_->AddRoute("GET", path, RouteAccess::kOperations,
                     [this, handle](const HttpRequest&, Responder responder) {
                       (this->*handle)(responder);
                     });
@@ -183,7 +186,7 @@ ApiServer::ApiServer(HttpServer* http, std::string version)
   probe("/health/live", &ApiServer::HandleLive);
   probe("/metrics", &ApiServer::HandleMetrics);
   http_->AddRoute(
-      "GET", "/version", RouteAccess::kPublic,
+      "GET", "/version", RouteAccess::kOperations,
       [this](const HttpRequest&, Responder responder) {
         responder->Send(200, kJsonType, DumpJson({{"version", version_}}));
       });
@@ -229,21 +232,47 @@ void ApiServer::AddApiRoute(
     std::function<absl::Status(const ServedModel&, const HttpRequest&,
                                const Responder&)>
         handler) {
-  http_->AddRoute(
-      method, path, RouteAccess::kApi,
-      [this, handler = std::move(handler)](const HttpRequest& request,
-                                           Responder responder) {
-        const State state = state_.load(std::memory_order_acquire);
-        absl::Status status;
-        if (state == State::kServing) {
-          status = handler(model_, request, responder);
-        } else {
-          status = absl::UnavailableError(state == State::kLoading
-                                              ? "the model is being loaded"
-                                              : "the server is shutting down");
-        }
-        if (!status.ok()) SendError(status, responder);
-      });
+  http_->AddRoute(method, path, RouteAccess::kApi,
+                  [this, handler = std::move(handler)](
+                      const HttpRequest& request, Responder responder) {
+                    absl::Status status = Refusal();
+                    if (status.ok())
+                      status = handler(model_, request, responder);
+                    if (!status.ok()) SendError(status, responder);
+                  });
+}
+
+absl::Status ApiServer::Refusal() const {
+  switch (state_.load(std::memory_order_acquire)) {
+    case State::kServing:
+      return absl::OkStatus();
+    case State::kLoading:
+      return absl::UnavailableError("the model is being loaded");
+    case State::kDraining:
+      return absl::UnavailableError("the server is shutting down");
+    case State::kWaiting:
+    case State::kWorker:
+      break;
+  }
+  std::lock_guard<std::mutex> lock(reason_mu_);
+  return absl::UnavailableError(reason_);
+}
+
+void ApiServer::SetWaiting(const std::string& waiting) {
+  {
+    std::lock_guard<std::mutex> lock(reason_mu_);
+    reason_ = waiting;
+  }
+  state_.store(waiting.empty() ? State::kLoading : State::kWaiting,
+               std::memory_order_release);
+}
+
+void ApiServer::ServeAsWorker(const std::string& reason) {
+  {
+    std::lock_guard<std::mutex> lock(reason_mu_);
+    reason_ = reason;
+  }
+  state_.store(State::kWorker, std::memory_order_release);
 }
 
 void ApiServer::SetLoadProgress(int64_t num_done, int64_t num_total) {
@@ -276,16 +305,22 @@ void ApiServer::HandleReady(const Responder& responder) const {
         absl::StrCat("loading: ", load_percent_.load(), " %"));
   } else if (state == State::kDraining) {
     status = absl::UnavailableError("draining");
-  } else if (!model_.engine->Health().ok()) {
+  } else if (state == State::kServing && !model_.engine->Health().ok()) {
     status = absl::UnavailableError("the engine has failed");
   }
   if (!status.ok()) return SendError(status, responder);
+  if (state == State::kWaiting) {
+    responder->Send(200, kJsonType,
+                    DumpJson({{"status", std::string(Refusal().message())}}));
+    return;
+  }
   responder->Send(200, kJsonType, R"({"status":"ok"})");
 }
 
 void ApiServer::HandleLive(const Responder& responder) const {
-  if (state_.load(std::memory_order_acquire) != State::kLoading &&
-      !model_.engine->Health().ok()) {
+  const State state = state_.load(std::memory_order_acquire);
+  const bool has_engine = state == State::kServing || state == State::kDraining;
+  if (has_engine && !model_.engine->Health().ok()) {
     return SendError(absl::UnavailableError("the engine has failed"),
                      responder);
   }
@@ -293,8 +328,14 @@ void ApiServer::HandleLive(const Responder& responder) const {
 }
 
 void ApiServer::HandleMetrics(const Responder& responder) const {
-  if (state_.load(std::memory_order_acquire) == State::kLoading) {
+  const State state = state_.load(std::memory_order_acquire);
+  if (state == State::kLoading || state == State::kWaiting) {
     return SendError(absl::UnavailableError("loading"), responder);
+  }
+  // What a group of processes does is told by the one that serves.
+  if (state == State::kWorker) {
+    responder->Send(200, "text/plain; version=0.0.4; charset=utf-8", "");
+    return;
   }
   responder->Send(200, "text/plain; version=0.0.4; charset=utf-8",
                   model_.metrics->Render(model_.engine->Stats()));
@@ -429,9 +470,21 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   }
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
   QUIRE_RETURN_IF_ERROR(CheckNumScores(api_request, prompts));
+  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<KeyTicket> ticket,
+                         AdmitKey(request, prompts));
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
-             responder);
+             std::move(ticket), responder);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<KeyTicket>> ApiServer::AdmitKey(
+    const HttpRequest& request,
+    const std::vector<std::vector<int32_t>>& prompts) const {
+  if (request.owner == nullptr) return nullptr;
+  int64_t num_tokens = 0;
+  for (const std::vector<int32_t>& prompt : prompts)
+    num_tokens += prompt.size();
+  return limiter_->Admit(*request.owner, num_tokens);
 }
 
 absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
@@ -455,6 +508,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> inputs,
                          EncodeInputs(parsed, *model.tokenizer, model.limits));
   EmbeddingCallOptions options;
+  QUIRE_ASSIGN_OR_RETURN(options.ticket, AdmitKey(request, inputs));
   const std::string given_id = GivenRequestId(request, parsed.request_id);
   options.id =
       given_id.empty() ? RandomId("embd-") : absl::StrCat("embd-", given_id);
@@ -498,8 +552,10 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
 void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            std::vector<std::vector<int32_t>> prompts,
                            const HttpRequest& http_request,
+                           std::shared_ptr<KeyTicket> ticket,
                            const Responder& responder) const {
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
+  options.ticket = std::move(ticket);
   const absl::string_view prefix =
       api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
   const std::string given_id =

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "absl/status/status.h"
 #include "engine/engine_loop.h"
 #include "server/http_server.h"
+#include "server/key_limiter.h"
 #include "server/openai_api.h"
 #include "server/output_processor.h"
 #include "server/prompt.h"
@@ -55,14 +57,29 @@ class ApiServer {
 
   // What probes report until Serve: so many of the bytes to load are there.
   void SetLoadProgress(int64_t num_done, int64_t num_total);
+  // Before anything is loaded: `waiting` ("waiting for 1 of 2 nodes") for other
+  // hosts, which a LeaderWorkerSet starts when this one is ready. Ready is 200
+  // meanwhile, API requests are refused. Empty: no longer.
+  void SetWaiting(const std::string& waiting);
+  // This process computes a part of the model for another one, which serves:
+  // ready is 200, API requests are refused with `reason`.
+  void ServeAsWorker(const std::string& reason);
   void Serve(const ServedModel& model);
   // Ready turns 503 at once, and new API requests are refused.
   void StartDraining();
 
  private:
-  enum class State : uint8_t { kLoading, kServing, kDraining };
+  enum class State : uint8_t {
+    kLoading,
+    kWaiting,
+    kWorker,
+    kServing,
+    kDraining
+  };
   using Responder = std::shared_ptr<HttpResponder>;
 
+  // Why API requests are refused now; OK: they are not.
+  absl::Status Refusal() const;
   // 503 while loading or draining: for probes that decide on traffic.
   void HandleReady(const Responder& responder) const;
   // 503 only if the engine can serve no more.
@@ -84,7 +101,12 @@ class ApiServer {
   void SubmitCall(const ServedModel& model, ApiRequest api_request,
                   std::vector<std::vector<int32_t>> prompts,
                   const HttpRequest& http_request,
+                  std::shared_ptr<KeyTicket> ticket,
                   const Responder& responder) const;
+  // One request more of the key, with these prompts. RESOURCE_EXHAUSTED.
+  absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(
+      const HttpRequest& request,
+      const std::vector<std::vector<int32_t>>& prompts) const;
   void AddApiRoute(
       const char* method, const char* path,
       std::function<absl::Status(const ServedModel&, const HttpRequest&,
@@ -96,7 +118,11 @@ class ApiServer {
   // Written once, before state_ leaves kLoading.
   ServedModel model_;
   std::unique_ptr<SamplingStrings> sampling_strings_;
+  // Outlives the calls, which the output processor of `model_` holds.
+  const std::unique_ptr<KeyLimiter> limiter_;
   std::atomic<State> state_{State::kLoading};
+  mutable std::mutex reason_mu_;
+  std::string reason_;  // Of kWaiting and kWorker; guarded by reason_mu_.
   std::atomic<int> load_percent_{0};
 };
 

@@ -212,6 +212,41 @@ TEST_F(ApiServerTest, LoadingAnswersProbesOnly) {
   EXPECT_EQ(Chat(kHi).status, 200);
 }
 
+TEST_F(ApiServerTest, IsReadyWhileItWaitsForOtherHosts) {
+  Listen();
+  api_->SetWaiting("waiting for 1 of 2");
+  const TestResponse health = Ask({"GET", "/health"});
+  EXPECT_EQ(health.status, 200);
+  EXPECT_EQ(health.body, R"({"status":"waiting for 1 of 2"})");
+  EXPECT_EQ(Status("/health/live"), 200);
+  EXPECT_EQ(Status("/metrics"), 503);
+  for (const Route& route : kApiRoutes) {
+    const TestResponse refused = Ask(route, "{}");
+    ExpectError(refused, 503, "service_unavailable_error", nullptr,
+                "service_unavailable");
+    EXPECT_TRUE(absl::StrContains(refused.body, "waiting for 1 of 2"));
+  }
+  api_->SetWaiting("");
+  EXPECT_EQ(Status("/health"), 503);
+  Serve();
+  EXPECT_EQ(Status("/health"), 200);
+}
+
+TEST_F(ApiServerTest, WorkerAnswersProbesOnly) {
+  Listen();
+  EXPECT_EQ(Status("/health"), 503);
+  api_->ServeAsWorker("this is rank 1");
+  EXPECT_EQ(Status("/health"), 200);
+  EXPECT_EQ(Status("/health/live"), 200);
+  EXPECT_EQ(Status("/metrics"), 200);
+  for (const Route& route : kApiRoutes) {
+    const TestResponse refused = Ask(route, "{}");
+    ExpectError(refused, 503, "service_unavailable_error", nullptr,
+                "service_unavailable");
+    EXPECT_TRUE(absl::StrContains(refused.body, "this is rank 1"));
+  }
+}
+
 TEST_F(ApiServerTest, ServesEveryRoute) {
   Start();
   for (const char* path : {"/health", "/health/ready", "/health/live"}) {

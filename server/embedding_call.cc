@@ -136,6 +136,7 @@ void EmbeddingCall::Flush() {
 
 void EmbeddingCall::Complete() {
   is_complete_ = true;
+  if (options_.ticket != nullptr) options_.ticket->Release();
   std::string out =
       absl::StrCat(R"({"id":")", options_.id, R"(","object":"list","created":)",
                    options_.created, R"(,"model":)");
@@ -158,6 +159,7 @@ void EmbeddingCall::Complete() {
 void EmbeddingCall::Fail(const absl::Status& error) {
   if (is_complete_) return;
   is_complete_ = true;
+  if (options_.ticket != nullptr) options_.ticket->Release();
   {
     absl::MutexLock lock(&mu_);
     is_cancelled_ = true;
@@ -165,8 +167,8 @@ void EmbeddingCall::Fail(const absl::Status& error) {
   }
   HttpHeaders headers = options_.headers;
   const int http_status = HttpStatus(error);
-  if (http_status == 429 || http_status == 503) {
-    headers.emplace_back("Retry-After", "1");
+  if (const std::string wait = RetryAfter(error); !wait.empty()) {
+    headers.emplace_back("Retry-After", wait);
   }
   responder_->Send(http_status, "application/json", ErrorBody(error), headers);
 }

@@ -16,6 +16,7 @@
 #include "engine/request.h"
 #include "server/call.h"
 #include "server/http_server.h"
+#include "server/key_limiter.h"
 #include "server/output_processor.h"
 
 namespace quire {
@@ -32,6 +33,7 @@ struct EmbeddingCallOptions {
   // in it.
   int max_in_flight = 128;
   HttpHeaders headers;
+  std::shared_ptr<KeyTicket> ticket;  // Null: no limits to keep.
 };
 
 // The Call's methods are the output thread's; Submit and Cancel are

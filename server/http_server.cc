@@ -39,6 +39,7 @@ namespace {
 constexpr int kMaxQueuedPerWorker = 512;
 // Descriptors of the process beside the connections: model files, logs, ...
 constexpr rlim_t kOtherDescriptors = 256;
+constexpr int kNumOpsWorkers = 1;
 constexpr absl::string_view kMethods[] = {"GET",   "POST",   "PUT",
                                           "PATCH", "DELETE", "OPTIONS"};
 
@@ -119,12 +120,16 @@ class QuireHttpServer : public HttpServer,
                         private httplib::Server,
                         private RequestSink {
  public:
-  explicit QuireHttpServer(const HttpServerOptions& options)
+  QuireHttpServer(const HttpServerOptions& options,
+                  std::unique_ptr<ApiKeys> api_keys)
       : options_(options),
-        api_keys_(options.api_keys),
+        api_keys_(std::move(api_keys)),
         loop_(options_, this),
         workers_(
             options.num_workers * kMaxQueuedPerWorker,
+            [this](PendingRequest request) { Handle(std::move(request)); }),
+        ops_workers_(
+            kNumOpsWorkers * kMaxQueuedPerWorker,
             [this](PendingRequest request) { Handle(std::move(request)); }) {}
   ~QuireHttpServer() override { Stop(absl::ZeroDuration()); }
 
@@ -132,7 +137,11 @@ class QuireHttpServer : public HttpServer,
                 RouteAccess access, HttpHandler handler) override;
   absl::Status Start() override;
   int port() const override { return port_; }
+  int ops_port() const override { return ops_port_; }
   int num_open_requests() const override { return loop_.num_open_requests(); }
+  absl::StatusOr<bool> ReloadKeys() override {
+    return api_keys_->ReloadIfChanged();
+  }
   void SetCloseConnections() override { loop_.SetCloseConnections(); }
   void Stop(absl::Duration grace) override;
 
@@ -144,10 +153,8 @@ class QuireHttpServer : public HttpServer,
   };
 
   // RequestSink.
-  Verdict Admit(const RequestHead& head) override;
-  bool Dispatch(PendingRequest request) override {
-    return workers_.Submit(std::move(request));
-  }
+  Verdict Admit(const RequestHead& head, ListenerKind listener) override;
+  bool Dispatch(PendingRequest request) override;
   std::string ErrorBody(int status, absl::string_view message) override;
   void OnResponse(const RequestHead& head, int status) override {
     if (!options_.on_response) return;
@@ -156,6 +163,11 @@ class QuireHttpServer : public HttpServer,
         head.method, path == routes_.end() ? absl::string_view() : path->first,
         status);
   }
+  void OnNotice(const std::string& line) override {
+    if (options_.on_notice) options_.on_notice(line);
+  }
+  // Null if the path has none for the method.
+  const Route* FindRoute(const RequestHead& head) const;
 
   // httplib::Server. The library's own accept loop is not used; should anything
   // start it, its sockets come under the guard too.
@@ -165,23 +177,24 @@ class QuireHttpServer : public HttpServer,
     return true;
   }
 
-  absl::Status Bind();
   void Handle(PendingRequest request);
   void RunHandler(const HttpHandler& handler, const httplib::Request& parsed);
 
   static thread_local Current* current_;
 
   const HttpServerOptions options_;
-  const ApiKeys api_keys_;
+  const std::unique_ptr<ApiKeys> api_keys_;
   std::map<std::string, std::map<std::string, Route>, std::less<>>
       routes_;  // By path, then method. Immutable after Start.
   EventLoop loop_;
   WorkerPool workers_;
-  std::mutex stop_mu_;  // Held by Stop for its whole duration.
+  WorkerPool ops_workers_;  // Of RouteAccess::kOperations.
+  std::mutex stop_mu_;      // Held by Stop for its whole duration.
   // Of the 500 for a dropped responder, which may outlive this object.
   std::string unanswered_body_;
   bool is_started_ = false;
   std::atomic<int> port_{0};
+  std::atomic<int> ops_port_{0};
 };
 
 thread_local QuireHttpServer::Current* QuireHttpServer::current_ = nullptr;
@@ -210,57 +223,38 @@ void QuireHttpServer::AddRoute(absl::string_view method, absl::string_view path,
   if (method == "OPTIONS") Options(pattern, run);
 }
 
-absl::Status QuireHttpServer::Bind() {
-  // The library's default is SO_REUSEPORT, with which a second server on the
-  // same port would start without error and take half of the connections.
-  set_socket_options([](socket_t socket) {
-    const int yes = 1;
-    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-  });
-  errno = 0;
-  if (options_.port == 0) {
-    port_ = bind_to_any_port(options_.host);
-  } else {
-    port_ = bind_to_port(options_.host, options_.port) ? options_.port : -1;
-  }
-  if (port_ <= 0) {
-    port_ = 0;
-    const char* const reason =
-        errno != 0 ? std::strerror(errno) : "no such address";
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", options_.host, ":", options_.port, ": ", reason));
-  }
-  // The library listens with a backlog of 5, compiled in; Linux takes the new
-  // one from a second call.
-  const int fd = svr_sock_;
-  fcntl(fd, F_SETFD, FD_CLOEXEC);
-  if (::listen(fd, options_.listen_backlog) != 0 ||
-      fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", options_.host, ":", options_.port,
-                     ": ", std::strerror(errno)));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status QuireHttpServer::Start() {
   if (is_started_) return absl::FailedPreconditionError("started already");
   is_started_ = true;
   unanswered_body_ = ErrorBody(500, "the request was not answered");
   signal(SIGPIPE, SIG_IGN);
   RaiseDescriptorLimit(options_.max_connections);
-  if (absl::Status status = Bind(); !status.ok()) {
-    if (const int fd = svr_sock_.exchange(INVALID_SOCKET); fd >= 0) close(fd);
-    return status;
+
+  std::unique_ptr<TlsContext> tls;
+  if (!options_.tls_certificate_file.empty()) {
+    QUIRE_ASSIGN_OR_RETURN(tls,
+                           TlsContext::Create({options_.tls_certificate_file,
+                                               options_.tls_private_key_file,
+                                               options_.tls_client_ca_file}));
   }
+  QUIRE_ASSIGN_OR_RETURN(Listener main,
+                         options_.unix_socket_path.empty()
+                             ? Listener::OpenTcp(options_.host, options_.port,
+                                                 options_.listen_backlog)
+                             : Listener::OpenUnix(options_.unix_socket_path,
+                                                  options_.listen_backlog));
+  std::optional<Listener> operations;
+  if (options_.ops_port.has_value()) {
+    QUIRE_ASSIGN_OR_RETURN(
+        operations, Listener::OpenTcp(options_.ops_host, *options_.ops_port,
+                                      options_.listen_backlog));
+    ops_port_ = operations->port();
+  }
+  port_ = main.port();
   SignalsBlocked blocked;
-  const int fd = svr_sock_.exchange(INVALID_SOCKET);
-  if (absl::Status status = workers_.Start(options_.num_workers);
-      !status.ok()) {
-    close(fd);
-    return status;
-  }
-  return loop_.Start(fd);
+  QUIRE_RETURN_IF_ERROR(workers_.Start(options_.num_workers));
+  QUIRE_RETURN_IF_ERROR(ops_workers_.Start(kNumOpsWorkers));
+  return loop_.Start(std::move(main), std::move(tls), std::move(operations));
 }
 
 void QuireHttpServer::Stop(absl::Duration grace) {
@@ -269,24 +263,38 @@ void QuireHttpServer::Stop(absl::Duration grace) {
   // After the connections, so that a handler that waits for its client's
   // disconnect gets to see it.
   workers_.Stop();
+  ops_workers_.Stop();
 }
 
-RequestSink::Verdict QuireHttpServer::Admit(const RequestHead& head) {
+const Route* QuireHttpServer::FindRoute(const RequestHead& head) const {
+  const auto path = routes_.find(head.path);
+  if (path == routes_.end()) return nullptr;
+  auto method = path->second.find(head.method);
+  if (method == path->second.end() && head.method == "HEAD") {
+    method = path->second.find("GET");
+  }
+  return method == path->second.end() ? nullptr : &method->second;
+}
+
+RequestSink::Verdict QuireHttpServer::Admit(const RequestHead& head,
+                                            ListenerKind listener) {
   Verdict verdict;
   const auto path = routes_.find(head.path);
-  if (path == routes_.end()) {
+  const bool is_known =
+      path != routes_.end() &&
+      (listener == ListenerKind::kMain ||
+       std::any_of(path->second.begin(), path->second.end(), [](const auto& r) {
+         return r.second.access == RouteAccess::kOperations;
+       }));
+  if (!is_known) {
     verdict.status = 404;
     verdict.message = "no such path";
     return verdict;
   }
-  const auto& methods = path->second;
-  auto method = methods.find(head.method);
-  if (method == methods.end() && head.method == "HEAD") {
-    method = methods.find("GET");
-  }
-  if (method == methods.end()) {
+  const Route* const route = FindRoute(head);
+  if (route == nullptr) {
     std::string allowed;
-    for (const auto& [name, route] : methods) {
+    for (const auto& [name, other] : path->second) {
       absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", name,
                       name == "GET" ? ", HEAD" : "");
     }
@@ -295,13 +303,23 @@ RequestSink::Verdict QuireHttpServer::Admit(const RequestHead& head) {
     verdict.headers = {{"Allow", allowed}};
     return verdict;
   }
-  if (method->second.access != RouteAccess::kPublic &&
-      !api_keys_.Accepts(head.Field("authorization"))) {
+  if (route->access != RouteAccess::kApi) return verdict;
+  verdict.owner = api_keys_->Authenticate(head.Field("authorization"));
+  if (verdict.owner == nullptr) {
     verdict.status = 401;
     verdict.message = "missing or invalid API key";
     verdict.headers = {{"WWW-Authenticate", "Bearer"}};
   }
   return verdict;
+}
+
+bool QuireHttpServer::Dispatch(PendingRequest request) {
+  const Route* const route = FindRoute(request.head);
+  WorkerPool& workers =
+      route != nullptr && route->access == RouteAccess::kOperations
+          ? ops_workers_
+          : workers_;
+  return workers.Submit(std::move(request));
 }
 
 std::string QuireHttpServer::ErrorBody(int status, absl::string_view message) {
@@ -343,6 +361,7 @@ void QuireHttpServer::RunHandler(const HttpHandler& handler,
     request.path = parsed.path;
     request.body = std::move(current_->request.body);
     request.arrival_time = current_->request.arrival_time;
+    request.owner = std::move(current_->request.owner);
     for (const auto& [name, value] : parsed.headers) {
       // Added by the library; the body's length is that of `body`.
       if (name == "REMOTE_ADDR" || name == "REMOTE_PORT" ||
@@ -381,6 +400,15 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Create(
   };
   QUIRE_RETURN_IF_ERROR(check(options.port >= 0 && options.port <= 65535,
                               "port must be 0..65535"));
+  QUIRE_RETURN_IF_ERROR(check(options.ops_port.value_or(0) >= 0 &&
+                                  options.ops_port.value_or(0) <= 65535,
+                              "port of operations must be 0..65535"));
+  QUIRE_RETURN_IF_ERROR(
+      check(options.tls_certificate_file.empty() ==
+                    options.tls_private_key_file.empty() &&
+                (options.tls_client_ca_file.empty() ||
+                 !options.tls_certificate_file.empty()),
+            "TLS needs both a certificate and its private key"));
   QUIRE_RETURN_IF_ERROR(check(options.num_workers > 0 &&
                                   options.listen_backlog > 0 &&
                                   options.max_connections > 0,
@@ -399,7 +427,11 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Create(
     QUIRE_RETURN_IF_ERROR(
         check(timeout > absl::ZeroDuration(), "timeouts must be positive"));
   }
-  return std::unique_ptr<HttpServer>(new QuireHttpServer(options));
+  QUIRE_ASSIGN_OR_RETURN(
+      std::unique_ptr<ApiKeys> api_keys,
+      ApiKeys::Create(options.api_keys, options.api_keys_file));
+  return std::unique_ptr<HttpServer>(
+      new QuireHttpServer(options, std::move(api_keys)));
 }
 
 }  // namespace quire

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,20 @@
 
 namespace quire {
 
+// What the requests of one key may take. 0: no bound.
+struct ApiKeyLimits {
+  int64_t max_concurrent_requests = 0;
+  int64_t requests_per_minute = 0;
+  int64_t tokens_per_minute = 0;  // Of prompts and answers together.
+
+  friend bool operator==(const ApiKeyLimits&, const ApiKeyLimits&) = default;
+};
+
+struct ApiKeyOwner {
+  std::string name;  // Empty: nobody had to say who they are.
+  ApiKeyLimits limits;
+};
+
 struct HttpRequest {
   std::string method;  // "GET", "POST", ...
   std::string path;    // Without the query.
@@ -28,6 +43,8 @@ struct HttpRequest {
       headers;  // Names lower case.
   absl::Time
       arrival_time;  // Clock of the process when the first byte was read.
+  // Of a route with kApi; null for others.
+  std::shared_ptr<const ApiKeyOwner> owner;
 
   // The first value of `name` (lower case); empty if absent.
   absl::string_view Header(absl::string_view name) const;
@@ -68,11 +85,31 @@ class HttpResponder {
 using HttpHandler =
     std::function<void(const HttpRequest&, std::shared_ptr<HttpResponder>)>;
 
-enum class RouteAccess : uint8_t { kPublic, kApi };  // kApi asks for a key.
+enum class RouteAccess : uint8_t {
+  kPublic,
+  kApi,  // Asks for a key.
+  // Public; for who watches the server. The operations listener has these
+  // routes only, and threads of their own run them, so that they never wait
+  // behind requests. Must not block.
+  kOperations,
+};
 
 struct HttpServerOptions {
   std::string host = "127.0.0.1";
   int port = 8080;  // 0: any free port; see HttpServer::port().
+  // Not empty: listens on this Unix socket; host and port have no effect.
+  std::string unix_socket_path;
+  // A second listener, always plain HTTP, for the routes with kOperations. 0:
+  // any free port; none: no such listener (the routes are on the first one,
+  // too).
+  std::optional<int> ops_port;
+  std::string ops_host = "127.0.0.1";
+  // PEM files. With a certificate the first listener speaks TLS 1.2 or later
+  // only; a file that changes is read again within a second or two, and what
+  // cannot be used is reported to on_notice and leaves the old one in force.
+  std::string tls_certificate_file;
+  std::string tls_private_key_file;
+  std::string tls_client_ca_file;  // Clients need a certificate from these.
   int num_workers = 8;
   int listen_backlog = 4096;
   int max_connections = 8192;
@@ -90,7 +127,11 @@ struct HttpServerOptions {
   // ": ping" comments while a stream has nothing to say; proxies cut idle ones.
   absl::Duration stream_ping_interval = absl::Seconds(15);
   int64_t max_buffered_bytes = 256 << 10;  // Per stream, beside the kernel's.
-  std::vector<std::string> api_keys;       // Empty: no authentication.
+  // Both empty: no authentication. The file: see ApiKeys.
+  std::vector<std::string> api_keys;
+  std::string api_keys_file;
+  // A line for the log. Runs on the socket thread: must not block or throw.
+  std::function<void(const std::string& line)> on_notice;
   // Renders an error of the transport itself (404, 405, 400, 401, 408, 413,
   // 415, 431, 503) as a JSON body.
   std::function<std::string(int status, absl::string_view message)> error_body;
@@ -115,7 +156,13 @@ class HttpServer {
 
   // Binds and serves in the background. UNAVAILABLE with address and reason.
   virtual absl::Status Start() = 0;
-  virtual int port() const = 0;  // After Start.
+  virtual int port() const = 0;      // After Start; 0 for a Unix socket.
+  virtual int ops_port() const = 0;  // After Start; 0 without one.
+
+  // Reads the file of keys again if it has changed; true if it did. With an
+  // error the keys in force stay. Not on a thread that must not block; one at a
+  // time.
+  virtual absl::StatusOr<bool> ReloadKeys() = 0;
 
   // Requests being handled or answered now, probes included.
   virtual int num_open_requests() const = 0;

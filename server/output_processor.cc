@@ -3,7 +3,17 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/base/short_slice.h"
+
 namespace quire {
+namespace {
+
+// A stream is written at most this often, but for its first token and its end.
+// Below it, what a step of a small model costs (two wake-ups and a system call
+// for each stream) would slow down the steps themselves; nobody reads faster.
+constexpr auto kFlushInterval = std::chrono::milliseconds(1);
+
+}  // namespace
 
 OutputProcessor::OutputProcessor(ServerMetrics* metrics) : metrics_(metrics) {}
 
@@ -23,12 +33,15 @@ void OutputProcessor::Start(EngineLoop* engine) {
   thread_ = std::thread([this] { Run(); });
 }
 
-void OutputProcessor::Enqueue(Item item) {
+void OutputProcessor::Enqueue(Item item, bool is_urgent) {
+  bool wakes = false;
   {
     std::lock_guard<std::mutex> lock(mu_);
     inbox_.push_back(std::move(item));
+    is_urgent_ |= is_urgent;
+    wakes = is_urgent || !is_resting_;
   }
-  has_work_.notify_one();
+  if (wakes) has_work_.notify_one();
 }
 
 void OutputProcessor::Register(std::shared_ptr<Call> call,
@@ -37,12 +50,14 @@ void OutputProcessor::Register(std::shared_ptr<Call> call,
     std::lock_guard<std::mutex> lock(mu_);
     num_parts_ += static_cast<int>(parts.size());
     inbox_.push_back(Registered{std::move(call), std::move(parts)});
+    if (is_resting_) return;
   }
   has_work_.notify_one();
 }
 
 void OutputProcessor::Accept(std::shared_ptr<Call> call) {
-  Enqueue(Accepted{std::move(call)});
+  // Its head may wait for its first token.
+  Enqueue(Accepted{std::move(call)}, /*is_urgent=*/false);
 }
 
 void OutputProcessor::Reject(std::shared_ptr<Call> call, size_t first_rejected,
@@ -51,15 +66,23 @@ void OutputProcessor::Reject(std::shared_ptr<Call> call, size_t first_rejected,
     engine_->Abort(parts[i].request_id);
   }
   parts.erase(parts.begin(), parts.begin() + first_rejected);
-  Enqueue(Rejected{std::move(call), std::move(parts), std::move(error)});
+  Enqueue(Rejected{std::move(call), std::move(parts), std::move(error)},
+          /*is_urgent=*/true);
 }
 
 void OutputProcessor::FailAll(absl::Status error) {
-  Enqueue(AllFailed{std::move(error)});
+  Enqueue(AllFailed{std::move(error)}, /*is_urgent=*/true);
 }
 
 void OutputProcessor::Push(std::vector<OutputEvent> events) {
-  Enqueue(std::move(events));
+  bool is_urgent = false;
+  for (const OutputEvent& event : events) {
+    is_urgent |=
+        event.finish_reason.has_value() || event.is_last ||
+        (!event.tokens.empty() && begun_.insert(event.request_id).second);
+    if (event.is_last) begun_.erase(event.request_id);
+  }
+  Enqueue(std::move(events), is_urgent);
 }
 
 bool OutputProcessor::WaitUntilIdle(absl::Duration timeout) {
@@ -70,15 +93,36 @@ bool OutputProcessor::WaitUntilIdle(absl::Duration timeout) {
       [this] { return num_parts_ == 0; });
 }
 
+bool OutputProcessor::TakeItems(std::vector<Item>* items) {
+  std::unique_lock<std::mutex> lock(mu_);
+  is_resting_ = true;
+  has_work_.wait_until(lock, next_flush_,
+                       [this] { return is_stopping_ || is_urgent_; });
+  is_resting_ = false;
+  has_work_.wait(lock, [this] {
+    return is_stopping_ || !inbox_.empty() || !touched_.empty();
+  });
+  is_urgent_ = false;
+  std::swap(*items, inbox_);
+  return !is_stopping_;
+}
+
+void OutputProcessor::FlushCalls() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now < next_flush_) {
+    for (const auto& call : urgent_) call->Flush();
+  } else if (!touched_.empty()) {
+    for (const auto& call : touched_) call->Flush();
+    touched_.clear();
+    next_flush_ = now + kFlushInterval;
+  }
+  urgent_.clear();
+}
+
 void OutputProcessor::Run() {
+  TakeShortSlices();
   std::vector<Item> items;
-  for (;;) {
-    {
-      std::unique_lock<std::mutex> lock(mu_);
-      has_work_.wait(lock, [this] { return is_stopping_ || !inbox_.empty(); });
-      if (is_stopping_) return;
-      std::swap(items, inbox_);
-    }
+  while (TakeItems(&items)) {
     const size_t num_before = parts_.size();
     size_t num_added = 0;
     for (Item& item : items) {
@@ -88,9 +132,7 @@ void OutputProcessor::Run() {
       std::visit([this](auto& value) { Handle(value); }, item);
     }
     items.clear();
-    // One write per stream, whatever arrived for it.
-    for (const auto& call : touched_) call->Flush();
-    touched_.clear();
+    FlushCalls();
     std::lock_guard<std::mutex> lock(mu_);
     num_parts_ -= static_cast<int>(num_before + num_added - parts_.size());
     if (num_parts_ == 0) is_idle_.notify_all();
@@ -161,6 +203,10 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
     part.figures.num_cached_tokens = event.num_cached_tokens;
     call.AddCachedTokens(event.num_cached_tokens);
   }
+  const bool is_urgent =
+      event.finish_reason.has_value() || event.is_last ||
+      (!event.tokens.empty() &&
+       part.figures.first_token_time == absl::InfinitePast());
   ObserveTokens(part, event);
   if (event.finish_reason == FinishReason::kError) {
     call.Fail(event.error);
@@ -174,6 +220,7 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
   if (touched_.empty() || touched_.back() != part.call) {
     touched_.push_back(part.call);
   }
+  if (is_urgent) urgent_.push_back(part.call);
   if (!event.is_last) return;
   part.figures.reason = event.finish_reason.value_or(FinishReason::kError);
   // The engine may have gone on to the limit after a stop string.

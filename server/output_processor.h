@@ -1,8 +1,10 @@
 // Takes the engine's events to the answers they belong to, on a thread of its
-// own: detokenizing and JSON never cost the engine a microsecond.
+// own: detokenizing and JSON never cost the engine a microsecond. A stream gets
+// its first token and its end at once, what is between them once a millisecond.
 #ifndef QUIRE_SERVER_OUTPUT_PROCESSOR_H_
 #define QUIRE_SERVER_OUTPUT_PROCESSOR_H_
 
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/time/time.h"
 #include "engine/engine_loop.h"
 #include "engine/request.h"
@@ -49,6 +52,7 @@ class OutputProcessor : public OutputSink {
   void Reject(std::shared_ptr<Call> call, size_t first_rejected,
               std::vector<CallPart> parts, absl::Status error);
 
+  // By one thread, the engine's.
   void Push(std::vector<OutputEvent> events) override;
 
   // Ends every call with `error` and aborts its requests.
@@ -86,7 +90,10 @@ class OutputProcessor : public OutputSink {
     std::vector<absl::Time> last_token_times;  // Per choice.
   };
 
-  void Enqueue(Item item);
+  void Enqueue(Item item, bool is_urgent);
+  // Waits until it is time to handle what is in the inbox, and takes it; false
+  // at the end of the thread.
+  bool TakeItems(std::vector<Item>* items);
   void Run();
   void Handle(Registered& item);
   void Handle(Accepted& item);
@@ -95,6 +102,8 @@ class OutputProcessor : public OutputSink {
   void Handle(std::vector<OutputEvent>& events);
   void HandleEvent(const OutputEvent& event);
   void ObserveTokens(Part& part, const OutputEvent& event);
+  // One write per stream, whatever arrived for it.
+  void FlushCalls();
 
   ServerMetrics* const metrics_;
   EngineLoop* engine_ = nullptr;
@@ -103,12 +112,18 @@ class OutputProcessor : public OutputSink {
   std::mutex mu_;
   std::condition_variable has_work_;
   std::condition_variable is_idle_;
-  std::vector<Item> inbox_;  // Guarded by mu_, as the next two.
+  std::vector<Item> inbox_;  // Guarded by mu_, as the next four.
   bool is_stopping_ = false;
-  int num_parts_ = 0;  // Registered and not ended.
+  bool is_urgent_ = false;   // Something in the inbox is.
+  bool is_resting_ = false;  // The thread waits for what is urgent only.
+  int num_parts_ = 0;        // Registered and not ended.
+  // Of the thread that calls Push: requests that have a token already.
+  absl::flat_hash_set<RequestId> begun_;
   // Of the output thread alone.
   absl::flat_hash_map<RequestId, Part> parts_;
-  std::vector<std::shared_ptr<Call>> touched_;
+  std::vector<std::shared_ptr<Call>> touched_;  // Since all were flushed.
+  std::vector<std::shared_ptr<Call>> urgent_;   // To be flushed now.
+  std::chrono::steady_clock::time_point next_flush_;
   std::thread thread_;
 };
 

@@ -1,8 +1,10 @@
 // The output thread with a real engine on the hash model.
 #include "server/output_processor.h"
 
+#include <condition_variable>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -10,6 +12,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "engine/base/clock.h"
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
@@ -223,6 +227,69 @@ TEST_F(OutputProcessorTest, ManyConcurrentCalls) {
   EXPECT_EQ(Count("e2e_request_latency_seconds"), num_parts);
   EXPECT_EQ(Count("request_params_n"), num_parts);
   EXPECT_LE(Count("time_to_first_token_seconds"), num_parts);
+}
+
+// Tells a waiting test what has been written.
+class WatchedResponder : public RecordingResponder {
+ public:
+  void Write(std::string data) override {
+    const int num_tokens = CountTokens(data);
+    RecordingResponder::Write(std::move(data));
+    std::lock_guard<std::mutex> lock(mu_);
+    num_tokens_ += num_tokens;
+    changed_.notify_all();
+  }
+  bool AwaitTokens(int count) {
+    std::unique_lock<std::mutex> lock(mu_);
+    return changed_.wait_for(lock, absl::ToChronoMilliseconds(kHangTimeout),
+                             [&] { return num_tokens_ >= count; });
+  }
+
+ private:
+  static int CountTokens(absl::string_view data) {
+    int count = 0;
+    for (absl::string_view line : absl::StrSplit(data, "\n\n")) {
+      if (!absl::ConsumePrefix(&line, "data: {")) continue;
+      const auto event = ParseJson(absl::StrCat("{", line));
+      for (const Json& choice : event->at("choices")) {
+        if (choice.contains("token_ids")) count += choice["token_ids"].size();
+      }
+    }
+    return count;
+  }
+
+  std::mutex mu_;
+  std::condition_variable changed_;
+  int num_tokens_ = 0;
+};
+
+// What follows the first token may wait for a moment, but not for more events:
+// here the engine hangs.
+TEST_F(OutputProcessorTest, WritesWhatItHasThoughNothingFollows) {
+  Gate gate;
+  int num_collected = 0;
+  on_collect_ = [&] {
+    if (++num_collected == 6) gate.Wait();
+  };
+  model_options_.eos_per_1000 = 0;
+  Start();
+  ApiCallOptions options;
+  options.kind = ApiKind::kCompletion;
+  options.id = "cmpl-1";
+  options.model = "m";
+  options.stream = true;
+  options.return_token_ids = true;
+  const auto responder = std::make_shared<WatchedResponder>();
+  Call call = MakeCall(/*stream=*/true);
+  call.responder = responder;
+  call.call =
+      std::make_shared<ApiCall>(std::move(options), &tokenizer_, responder);
+  Submit(call, /*max_tokens=*/10);
+  gate.AwaitReached(kHangTimeout);
+  EXPECT_TRUE(responder->AwaitTokens(5));
+  gate.Open();
+  ExpectIdle();
+  EXPECT_TRUE(responder->AwaitTokens(10));
 }
 
 TEST_F(OutputProcessorTest, CountsEachRequestOnce) {

@@ -102,6 +102,7 @@ struct ServerMetrics::Families {
       : labels{{"model_name", options.model_name}, {"engine", "0"}},
         http_requests(options.http_requests) {
     AddCounters();
+    if (options.num_speculative_tokens > 0) AddDrafts(options);
     AddHistograms(options.max_model_len);
     AddFinished();
     AddInfo(options);
@@ -133,6 +134,28 @@ struct ServerMetrics::Families {
     cache_hits = NewCounter("vllm:prefix_cache_hits_total",
                             "Prompt tokens found in the prefix cache.");
     steps = NewCounter("quire:steps_total", "Steps of the engine.");
+  }
+
+  void AddDrafts(const ServerMetricsOptions& options) {
+    drafts = NewCounter("vllm:spec_decode_num_drafts_total",
+                        "Times that drafts were verified.");
+    draft_tokens = NewCounter("vllm:spec_decode_num_draft_tokens_total",
+                              "Drafts verified.");
+    accepted_tokens = NewCounter("vllm:spec_decode_num_accepted_tokens_total",
+                                 "Drafts that became tokens.");
+    drafter_failures =
+        NewCounter("quire:drafter_failures_total",
+                   "Drafters that failed; nothing is drafted after that.");
+    auto& by_position =
+        BuildCounter()
+            .Name("vllm:spec_decode_num_accepted_tokens_per_pos_total")
+            .Help("Drafts that became tokens, by their place.")
+            .Register(registry);
+    for (int i = 0; i < options.num_speculative_tokens; ++i) {
+      Labels with_position = labels;
+      with_position["position"] = absl::StrCat(i);
+      accepted_at.push_back({&by_position.Add(with_position)});
+    }
   }
 
   void AddHistograms(int max_model_len) {
@@ -250,6 +273,10 @@ struct ServerMetrics::Families {
   std::mutex mu;  // Guards the mirrored counters: one rendering at a time.
   Mirrored prompt_tokens, generation_tokens, cached_tokens, preemptions;
   Mirrored cache_queries, cache_hits, steps, cpu_seconds;
+  // Not there without speculation.
+  Mirrored drafts = {nullptr}, draft_tokens = {nullptr};
+  Mirrored accepted_tokens = {nullptr}, drafter_failures = {nullptr};
+  std::vector<Mirrored> accepted_at;
 };
 
 ServerMetrics::ServerMetrics(const ServerMetricsOptions& options)
@@ -309,6 +336,17 @@ std::string ServerMetrics::Render(const EngineStats& stats) {
   f.cache_queries.Set(static_cast<double>(stats.prefix_cache_queries));
   f.cache_hits.Set(static_cast<double>(stats.prefix_cache_hits));
   f.steps.Set(static_cast<double>(stats.num_steps));
+  if (f.drafts.counter != nullptr) {
+    f.drafts.Set(static_cast<double>(stats.num_drafts));
+    f.draft_tokens.Set(static_cast<double>(stats.num_draft_tokens));
+    f.accepted_tokens.Set(static_cast<double>(stats.num_accepted_tokens));
+    f.drafter_failures.Set(static_cast<double>(stats.num_drafter_failures));
+    const size_t num_positions =
+        std::min(f.accepted_at.size(), stats.num_accepted_at.size());
+    for (size_t i = 0; i < num_positions; ++i) {
+      f.accepted_at[i].Set(static_cast<double>(stats.num_accepted_at[i]));
+    }
+  }
   const ProcessFigures process = ReadProcessFigures();
   f.cpu_seconds.Set(process.cpu_seconds);
   f.resident->Set(process.resident_bytes);

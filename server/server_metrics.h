@@ -21,6 +21,7 @@ struct ServerMetricsOptions {
   int max_model_len = 0;
   std::string cache_dtype;
   bool enable_prefix_caching = true;
+  int num_speculative_tokens = 0;  // 0: nothing is drafted.
   // Shown, too, unless null; must outlive the metrics.
   const HttpRequestCounts* http_requests = nullptr;
 };

@@ -299,6 +299,39 @@ TEST(ServerMetricsTest, ShowsTheEnginesFigures) {
   }
 }
 
+TEST(ServerMetricsTest, DraftsAreShownWhereThereIsADrafter) {
+  EngineStats stats = MakeStats();
+  stats.num_drafts = 4;
+  stats.num_draft_tokens = 12;
+  stats.num_accepted_tokens = 7;
+  stats.num_accepted_at = {4, 2, 1};
+  ServerMetrics without(MakeOptions("m"));
+  EXPECT_EQ(without.Render(stats).find("spec_decode"), std::string::npos);
+  ServerMetricsOptions options = MakeOptions("m");
+  options.num_speculative_tokens = 3;
+  ServerMetrics metrics(options);
+  for (int i = 0; i < 2; ++i) {
+    const Exposition exposition = ParseExposition(metrics.Render(stats));
+    EXPECT_EQ(exposition.Value("vllm:spec_decode_num_drafts_total"), 4);
+    EXPECT_EQ(exposition.Value("vllm:spec_decode_num_draft_tokens_total"), 12);
+    EXPECT_EQ(exposition.Value("vllm:spec_decode_num_accepted_tokens_total"),
+              7);
+    EXPECT_EQ(exposition.Value("quire:drafter_failures_total"), 0);
+    std::map<std::string, double> by_position;
+    for (const Sample& sample : exposition.samples) {
+      if (sample.name == "vllm:spec_decode_num_accepted_tokens_per_pos_total") {
+        by_position[sample.labels.at("position")] = sample.value;
+      }
+    }
+    EXPECT_EQ(by_position,
+              (std::map<std::string, double>{{"0", 4}, {"1", 2}, {"2", 1}}));
+  }
+  stats.num_drafter_failures = 1;
+  EXPECT_EQ(ParseExposition(metrics.Render(stats))
+                .Value("quire:drafter_failures_total"),
+            1);
+}
+
 TEST(ServerMetricsTest, CountersNeverFall) {
   ServerMetrics metrics(MakeOptions("m"));
   EngineStats stats = MakeStats();

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -17,25 +18,36 @@ namespace {
 
 constexpr double kRoundoff = 0x1p-24;  // Of f32, relative.
 
-constexpr QuantFormat kFormats[] = {
-    QuantFormat::kQ4_0,   QuantFormat::kQ4_1, QuantFormat::kQ5_0,
-    QuantFormat::kQ5_1,   QuantFormat::kQ8_0, QuantFormat::kIQ4_NL,
-    QuantFormat::kMXFP4,  QuantFormat::kQ2_K, QuantFormat::kQ3_K,
-    QuantFormat::kQ4_K,   QuantFormat::kQ5_K, QuantFormat::kQ6_K,
-    QuantFormat::kIQ4_XS, QuantFormat::kInt4, QuantFormat::kFp8,
-};
+std::vector<QuantizationScheme> Schemes() {
+  std::vector<QuantizationScheme> schemes;
+  for (QuantFormat format :
+       {QuantFormat::kQ4_0, QuantFormat::kQ4_1, QuantFormat::kQ5_0,
+        QuantFormat::kQ5_1, QuantFormat::kQ8_0, QuantFormat::kIQ4_NL,
+        QuantFormat::kMXFP4, QuantFormat::kQ2_K, QuantFormat::kQ3_K,
+        QuantFormat::kQ4_K, QuantFormat::kQ5_K, QuantFormat::kQ6_K,
+        QuantFormat::kIQ4_XS, QuantFormat::kInt4}) {
+    schemes.push_back({.format = format, .group_size = 64});
+  }
+  using Fp8Scales = QuantizationScheme::Fp8Scales;
+  for (Fp8Scales scales :
+       {Fp8Scales::kTensor, Fp8Scales::kRow, Fp8Scales::kBlock}) {
+    schemes.push_back(
+        {.format = QuantFormat::kFp8, .fp8_scales = scales, .group_size = 64});
+  }
+  return schemes;
+}
 
 struct Part {
   QuantizedMatrix matrix;
   float max_weight = 0.0f;
 
-  Part(SimulationRandom& random, QuantFormat format, int64_t rows,
+  Part(SimulationRandom& random, QuantFormat format, int64_t rows, int64_t cols)
+      : Part(random, QuantizationScheme{.format = format}, rows, cols) {}
+
+  Part(SimulationRandom& random, const QuantizationScheme& scheme, int64_t rows,
        int64_t cols) {
     const std::vector<float> dense = RandomValues(random, rows * cols, 0.1);
     for (float v : dense) max_weight = std::max(max_weight, std::abs(v));
-    QuantizationScheme scheme;
-    scheme.format = format;
-    scheme.group_size = 64;
     matrix = CheckOk(QuantizeMatrix(
         TensorView::Matrix(dense.data(), DType::kF32, rows, cols), scheme));
   }
@@ -57,21 +69,32 @@ double Tolerance(absl::Span<const float> x, int64_t cols, float max_weight) {
 
 TEST_P(BackendQuantizedTest, LinearAndParts) {
   SimulationRandom random(1);
-  for (QuantFormat format : kFormats) {
-    for (const bool is_gated : {false, true}) {
+  for (const QuantizationScheme& scheme : Schemes()) {
+    const QuantFormat format = scheme.format;
+    for (const auto& [is_gated, is_mixed] :
+         {std::pair(false, true), std::pair(true, false),
+          std::pair(true, true)}) {
       constexpr int64_t kCols = 256;
       constexpr int kTokens = 11;
-      // Gate and up of one format stay in it; q, k and v may differ.
+      // Gate and up of one format stay in it, others become bf16; q, k and v
+      // may differ.
       std::vector<Part> parts;
       LinearSpec spec;
       float max_weight = 0;
       if (is_gated) {
         spec.kind = LinearKind::kGateUp;
-        parts.emplace_back(random, format, 37, kCols);
-        parts.emplace_back(random, format, 37, kCols);
+        parts.emplace_back(random, scheme, 37, kCols);
+        if (is_mixed) {
+          parts.emplace_back(random,
+                             format == QuantFormat::kQ8_0 ? QuantFormat::kQ6_K
+                                                          : QuantFormat::kQ8_0,
+                             37, kCols);
+        } else {
+          parts.emplace_back(random, scheme, 37, kCols);
+        }
       } else {
         spec.kind = LinearKind::kQkv;
-        parts.emplace_back(random, format, 37, kCols);
+        parts.emplace_back(random, scheme, 37, kCols);
         parts.emplace_back(random, QuantFormat::kQ6_K, 16, kCols);
         parts.emplace_back(random, QuantFormat::kQ8_0, 5, kCols);
       }
@@ -115,9 +138,9 @@ TEST_P(BackendQuantizedTest, LinearAndParts) {
                                  2 * kRoundoff * std::abs(expected[i]);
         ASSERT_TRUE(std::abs(static_cast<double>(got[i]) - expected[i]) <=
                     tolerance)
-            << QuantFormatName(format) << " gated " << is_gated << ", element "
-            << i << ": " << got[i] << " vs " << expected[i] << " +- "
-            << tolerance;
+            << QuantFormatName(format) << " gated " << is_gated << " mixed "
+            << is_mixed << ", element " << i << ": " << got[i] << " vs "
+            << expected[i] << " +- " << tolerance;
       }
     }
   }
@@ -126,10 +149,11 @@ TEST_P(BackendQuantizedTest, LinearAndParts) {
 // A tied table: rows of it, bit by bit as the codec has them, and logits.
 TEST_P(BackendQuantizedTest, EmbedAndLogits) {
   SimulationRandom random(2);
-  for (QuantFormat format : kFormats) {
+  for (const QuantizationScheme& scheme : Schemes()) {
+    const QuantFormat format = scheme.format;
     constexpr int64_t kCols = 256;
     constexpr int kVocab = 51;
-    const Part table(random, format, kVocab, kCols);
+    const Part table(random, scheme, kVocab, kCols);
     TokenStepOptions options;
     options.num_tokens = 5;
     options.num_logits = 3;

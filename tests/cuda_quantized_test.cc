@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/simt/emulator.h"
 #include "kernels/quant_codec.h"
 #include "tests/backend_harness.h"
@@ -19,6 +20,16 @@ using Fp8Scales = QuantizationScheme::Fp8Scales;
 using simt::emulator::CurrentCounts;
 using simt::emulator::CurrentOptions;
 
+// As kernels/backend.h says.
+bool MultipliesInFp8() {
+  static const bool multiplies = [] {
+    const auto backend = std::move(CudaBackend::Create({})).value();
+    const cuda::DeviceProperties& properties = backend->device().properties();
+    return properties.major * 10 + properties.minor >= 89;
+  }();
+  return multiplies;
+}
+
 struct Case {
   QuantizationScheme scheme;
   DType activations = DType::kBF16;
@@ -28,22 +39,23 @@ struct Case {
   std::vector<int64_t> part_rows = {24};
   bool has_order = false;
   float input_scale = 0.0f;
+  bool has_norm = false;  // Up to eight tokens: part of the linear layer.
 
   bool is_gated() const { return kind == LinearKind::kGateUp; }
-  // As kernels/backend.h says.
   bool rounds_x() const {
     return scheme.format == QuantFormat::kFp8 && num_tokens > 64 &&
-           scheme.fp8_scales != Fp8Scales::kBlock;
+           MultipliesInFp8();
   }
   bool rounds_weights() const { return num_tokens > 64 && !rounds_x(); }
   std::string ToString() const {
-    return absl::StrCat(
-        QuantFormatName(scheme.format), " scales ",
-        static_cast<int>(scheme.fp8_scales), " group ", scheme.group_size,
-        scheme.is_symmetric ? " symmetric" : "", " tokens ", num_tokens,
-        " cols ", cols, " parts ", part_rows.size(), " ", part_rows[0],
-        " kind ", static_cast<int>(kind), has_order ? " ordered " : " ",
-        DTypeName(activations), " input_scale ", input_scale);
+    return absl::StrCat(QuantFormatName(scheme.format), " scales ",
+                        static_cast<int>(scheme.fp8_scales), " group ",
+                        scheme.group_size,
+                        scheme.is_symmetric ? " symmetric" : "", " tokens ",
+                        num_tokens, " cols ", cols, " parts ", part_rows.size(),
+                        " ", part_rows[0], " kind ", static_cast<int>(kind),
+                        has_order ? " ordered " : " ", DTypeName(activations),
+                        " input_scale ", input_scale, has_norm ? " norm" : "");
   }
 };
 
@@ -51,14 +63,19 @@ struct Case {
 std::vector<double> RoundX(const Case& c, absl::Span<const float> x) {
   std::vector<double> rounded(x.begin(), x.end());
   if (!c.rounds_x()) return rounded;
-  float scale = c.input_scale;
-  if (scale == 0.0f) {
-    float largest = 0.0f;
-    for (float value : x) largest = std::max(largest, std::abs(value));
-    scale = largest > 0.0f ? largest / 448.0f : 1.0f;
-  }
-  for (size_t i = 0; i < x.size(); ++i) {
-    rounded[i] = double{E4M3ToFloat(FloatToE4M3(x[i] / scale))} * scale;
+  const size_t size = c.scheme.fp8_scales == Fp8Scales::kBlock ? 128 : x.size();
+  for (size_t first = 0; first < x.size(); first += size) {
+    const absl::Span<const float> group = x.subspan(first, size);
+    float scale = c.input_scale;
+    if (scale == 0.0f) {
+      float largest = 0.0f;
+      for (float value : group) largest = std::max(largest, std::abs(value));
+      scale = largest > 0.0f ? largest / 448.0f : 1.0f;
+    }
+    for (size_t i = 0; i < group.size(); ++i) {
+      rounded[first + i] =
+          double{E4M3ToFloat(FloatToE4M3(group[i] / scale))} * scale;
+    }
   }
   return rounded;
 }
@@ -112,20 +129,40 @@ void CheckCase(const Case& c, uint64_t seed) {
       backend->AddActivation(out_cols, c.activations, ActivationRows::kTokens);
   Epilogue epilogue;
   if (c.is_gated()) epilogue.activation = Epilogue::Activation::kSwiGlu;
+  // x as the sum of its halves: exact.
+  const int residual_id =
+      backend->AddActivation(c.cols, c.activations, ActivationRows::kTokens);
+  std::vector<float> halves = x.values();
+  for (float& value : halves) value /= 2;
   std::vector<float> got;
   TokenStepOptions options;
   options.num_tokens = c.num_tokens;
   CurrentCounts() = {};
   RunTokenStep(
       *backend, options,
-      [&] { CopyIn(*backend, x.values(), backend->Activation(x_id)); },
+      [&] {
+        CopyIn(*backend, c.has_norm ? halves : x.values(),
+               backend->Activation(x_id));
+        CopyIn(*backend, halves, backend->Activation(residual_id));
+      },
       [&](Step& step) {
-        CheckOk(backend->Linear(step, backend->Activation(x_id), Prologue(),
-                                *weight, epilogue,
-                                backend->Activation(out_id)));
-        got = CopyOut(*backend, backend->Activation(out_id), c.num_tokens);
+        Prologue prologue;
+        const auto run = [&] {
+          CheckOk(backend->Linear(step, backend->Activation(x_id), prologue,
+                                  *weight, epilogue,
+                                  backend->Activation(out_id)));
+          return CopyOut(*backend, backend->Activation(out_id), c.num_tokens);
+        };
+        if (c.has_norm) prologue.residual = backend->Activation(residual_id);
+        got = run();
+        if (!c.has_norm) return;
+        // A sum that lies where x was takes a kernel of its own.
+        prologue.residual_out = backend->Activation(x_id);
+        EXPECT_EQ(run(), got) << c.ToString();
       });
   EXPECT_EQ(CurrentCounts().num_matrix_passes, CurrentCounts().num_matrices)
+      << c.ToString() << ": bank conflicts";
+  EXPECT_EQ(CurrentCounts().num_shared_passes, CurrentCounts().num_shared)
       << c.ToString() << ": bank conflicts";
   for (int t = 0; t < c.num_tokens; ++t) {
     const std::vector<double> rounded = RoundX(c, x.row(t));
@@ -178,7 +215,15 @@ std::vector<QuantizationScheme> Schemes() {
                          .is_symmetric = is_symmetric});
     }
   }
+  for (const QuantFormat format : {QuantFormat::kQ8_0, QuantFormat::kQ4_0}) {
+    schemes.push_back({.format = format});
+  }
   return schemes;
+}
+
+// As the scheme can have them.
+int64_t Cols(const QuantizationScheme& scheme, int64_t cols) {
+  return IsBlockFormat(scheme.format) ? (cols + 31) / 32 * 32 : cols;
 }
 
 class CudaQuantizedTest : public testing::Test {
@@ -195,12 +240,13 @@ TEST_F(CudaQuantizedTest, EverySchemeAndNumberOfTokens) {
         Case c;
         c.scheme = scheme;
         c.num_tokens = num_tokens;
-        c.cols = cols;
+        c.cols = Cols(scheme, cols);
         c.activations = ++seed % 2 == 0 ? DType::kBF16 : DType::kF16;
         c.part_rows = {seed % 3 == 0 ? 37 : 24};
         if (scheme.fp8_scales == Fp8Scales::kBlock) c.part_rows = {24};
         c.has_order = scheme.format == QuantFormat::kInt4 && seed % 3 == 1;
         if (seed % 4 == 0) c.input_scale = 0.01f;
+        c.has_norm = seed % 5 < 2;
         CheckCase(c, seed);
         if (HasFatalFailure()) return;
       }
@@ -232,16 +278,21 @@ TEST_F(CudaQuantizedTest, IsRightUnderEverySchedule) {
        simt::emulator::kAllSchedules) {
     for (const bool is_lazy : {false, true}) {
       CurrentOptions() = {
-          .schedule = schedule, .seed = 5, .is_copy_lazy = is_lazy};
+          .schedule = schedule,
+          .seed = 5,
+          .is_copy_lazy = is_lazy,
+          .counts_shared = schedule == simt::emulator::Schedule::kAscending};
       for (const QuantizationScheme& scheme : Schemes()) {
         if (scheme.is_symmetric || scheme.group_size == 96) continue;
         for (const int num_tokens : {2, 66}) {
           Case c;
           c.scheme = scheme;
           c.num_tokens = num_tokens;
-          c.cols = 272;
+          c.cols = Cols(scheme, 272);
           c.part_rows = {40};
           CheckCase(c, 7);
+          c.has_norm = num_tokens == 2;
+          if (c.has_norm) CheckCase(c, 8);
           if (HasFatalFailure()) return;
         }
       }
@@ -268,6 +319,11 @@ TEST_F(CudaQuantizedTest, DecodesWhatTheKernelsDoNotTake) {
   const QuantizationScheme odd = {.format = QuantFormat::kInt4,
                                   .group_size = 40};
   EXPECT_EQ(pack(odd, LinearKind::kPlain), 16 * 64 * 2);
+  // A byte and 1/32 of a scale of 16 bits for each element.
+  EXPECT_EQ(pack({.format = QuantFormat::kQ8_0}, LinearKind::kPlain),
+            16 * (64 + 2 * 2));
+  EXPECT_EQ(pack({.format = QuantFormat::kQ5_0}, LinearKind::kPlain),
+            16 * 64 * 2);
 }
 
 }  // namespace

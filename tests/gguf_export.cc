@@ -28,14 +28,24 @@ using nlohmann::json;
 
 QuantFormat FormatOf(uint32_t type) {
   switch (type) {
-    case 2:
+    case GgufTensorType::kQ4_0:
       return QuantFormat::kQ4_0;
-    case 8:
+    case GgufTensorType::kQ4_1:
+      return QuantFormat::kQ4_1;
+    case GgufTensorType::kQ5_0:
+      return QuantFormat::kQ5_0;
+    case GgufTensorType::kQ5_1:
+      return QuantFormat::kQ5_1;
+    case GgufTensorType::kQ8_0:
       return QuantFormat::kQ8_0;
-    case 12:
+    case GgufTensorType::kQ4_K:
       return QuantFormat::kQ4_K;
-    case 14:
+    case GgufTensorType::kQ6_K:
       return QuantFormat::kQ6_K;
+    case GgufTensorType::kIQ4_NL:
+      return QuantFormat::kIQ4_NL;
+    case GgufTensorType::kMXFP4:
+      return QuantFormat::kMXFP4;
     default:
       return QuantFormat::kDense;
   }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "engine/base/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/reference.h"
 #include "nlohmann/json.hpp"
 #include "tests/gguf_export.h"
 #include "tests/golden.h"
@@ -125,9 +127,11 @@ INSTANTIATE_TEST_SUITE_P(Families, GgufGoldenTest, testing::ValuesIn(kGoldens),
                          });
 
 // Log-probabilities after each of the goldens' prompts.
-absl::StatusOr<std::vector<float>> PromptLogprobs(const std::string& path,
-                                                  const json& golden) {
-  QUIRE_ASSIGN_OR_RETURN(const auto harness, ModelHarness::Create(path, {}));
+absl::StatusOr<std::vector<float>> PromptLogprobs(
+    const std::string& path, const json& golden,
+    const ModelHarness::Options& options = {}) {
+  QUIRE_ASSIGN_OR_RETURN(const auto harness,
+                         ModelHarness::Create(path, options));
   std::vector<float> all;
   int slot = 0;
   for (const json& one : golden["cases"]) {
@@ -153,30 +157,81 @@ TEST_F(GgufModelTest, TypesOfSixteenBitsAreTheirNumbers) {
   }
 }
 
-// The backend rounds activations beside blocks to int8 (kernels/backend.h),
-// which backend_conformance_test bounds operation by operation. Here it is
-// whether the right rows are decoded as the right format: that rounding moves
-// the log-probabilities of these checkpoints, which are spread wide, by 0.1 to
-// 0.4; rows in another order or a wrong scale move them by 2.5 to 10.
+constexpr uint32_t kBlockTypes[] = {
+    GgufTensorType::kQ8_0, GgufTensorType::kQ4_0,   GgufTensorType::kQ4_1,
+    GgufTensorType::kQ5_0, GgufTensorType::kQ5_1,   GgufTensorType::kQ4_K,
+    GgufTensorType::kQ6_K, GgufTensorType::kIQ4_NL, GgufTensorType::kMXFP4,
+};
+
+// Rows, formats and scales are those of the file: with a backend that rounds
+// nothing the model computes, bit by bit, what it does with the blocks' values
+// as f32.
 TEST_F(GgufModelTest, BlocksAreTheirNumbers) {
-  constexpr double kMaxRoundingError = 1.0;
-  for (const uint32_t type : {GgufTensorType::kQ8_0, GgufTensorType::kQ4_0,
-                              GgufTensorType::kQ4_K, GgufTensorType::kQ6_K}) {
+  ModelHarness::Options options;
+  options.make_backend = [] { return std::make_unique<ReferenceBackend>(); };
+  for (const uint32_t type : kBlockTypes) {
     for (const char* family : {"llama", "phi3", "gemma2"}) {
       const json golden = ReadJson(Golden(family) + "/golden.json");
-      const auto found = PromptLogprobs(Export(family, {type}), golden);
+      const auto found =
+          PromptLogprobs(Export(family, {type}), golden, options);
       ASSERT_TRUE(found.ok()) << found.status();
-      const auto expected =
-          PromptLogprobs(Export(family, {type, /*is_decoded=*/true}), golden);
+      const auto expected = PromptLogprobs(
+          Export(family, {type, /*is_decoded=*/true}), golden, options);
       ASSERT_TRUE(expected.ok()) << expected.status();
-      ASSERT_EQ(found->size(), expected->size());
-      double error = 0;
+      EXPECT_EQ(*found, *expected) << family << " " << type;
+    }
+  }
+}
+
+// Log-probabilities after each of some tokens alone.
+absl::StatusOr<std::vector<std::vector<float>>> TokenLogprobs(
+    const std::string& path, const ModelHarness::Options& options) {
+  QUIRE_ASSIGN_OR_RETURN(const auto harness,
+                         ModelHarness::Create(path, options));
+  std::vector<std::vector<float>> all;
+  for (int32_t id = 0; id < 40; ++id) {
+    TestSequence sequence =
+        harness->MakeSequence(0, {id + 3}, harness->vocab_size());
+    QUIRE_RETURN_IF_ERROR(harness->Generate(sequence, 1, 1));
+    all.push_back(LogprobsById(sequence.outputs.back()));
+    harness->Preempt(sequence);
+  }
+  return all;
+}
+
+// As served, beside the reference that rounds x' to 8 bits as the CPU does.
+// Sums in f32 move log-probabilities by less than kMaxLogprobError, as without
+// blocks. Where they move an x' across a tie its code differs by one, the
+// layers after it see another x', and other codes follow: at worst that is the
+// rounding of all columns anew, which is 0.1 to 0.4 with these models. It
+// happens to a few tokens of a hundred; rows in another order or a wrong scale
+// move every token by 2.5 to 10.
+TEST_F(GgufModelTest, BlocksOnTheCpuAreTheReferences) {
+  constexpr double kMaxTieError = 0.5;
+  ModelHarness::Options options;
+  options.make_backend = [] {
+    return std::make_unique<ReferenceBackend>(QuantizedProducts::kInt8);
+  };
+  for (const uint32_t type : kBlockTypes) {
+    for (const char* family : {"llama", "phi3", "gemma2"}) {
+      const std::string path = Export(family, {type});
+      const auto found = TokenLogprobs(path, {});
+      ASSERT_TRUE(found.ok()) << found.status();
+      const auto expected = TokenLogprobs(path, options);
+      ASSERT_TRUE(expected.ok()) << expected.status();
+      int num_ties = 0;
       for (size_t i = 0; i < found->size(); ++i) {
-        error = std::max(error, std::abs(double{(*found)[i]} - (*expected)[i]));
-        ASSERT_FALSE(std::isnan((*found)[i]));
+        double error = 0;
+        for (size_t id = 0; id < (*found)[i].size(); ++id) {
+          const double difference =
+              std::abs(double{(*found)[i][id]} - (*expected)[i][id]);
+          if (!(difference <= error)) error = difference;  // NaN stays.
+        }
+        num_ties += !(error <= kMaxLogprobError);
+        EXPECT_TRUE(error <= kMaxTieError)
+            << family << " " << type << ", token " << i << ": " << error;
       }
-      EXPECT_LE(error, kMaxRoundingError) << family << " " << type;
-      RecordProperty(absl::StrCat(family, "_", type), absl::StrCat(error));
+      EXPECT_LE(num_ties, 4) << family << " " << type;
     }
   }
 }

@@ -232,6 +232,7 @@ std::string HashModelRunner::ApplySlotChanges(const SchedulerOutput& output) {
     slot.num_start_tokens = static_cast<int32_t>(start.history.size());
     slot.num_computed_tokens = start.num_computed_tokens;
     slot.has_drawn = false;
+    slot.has_pending_drafts = false;
     slot.tokens = start.history;
     slot.penalty = 0;
     for (size_t i = 0; i < slot.tokens.size(); ++i) {
@@ -276,6 +277,16 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
   }
   row_in_step_[row.slot] = output.step_id;
   if (row.num_tokens < 1) return absl::StrCat(where, "an empty row");
+  if (slot.has_pending_drafts) {
+    return absl::StrCat(where, "its drafts were not collected");
+  }
+  if (row.num_drafts < 0 || row.num_drafts >= row.num_tokens ||
+      (row.num_drafts > 0 &&
+       (!row.needs_token || row.num_scored > 0 || row.input_on_device ||
+        IsEmbed(options_, *slot.params)))) {
+    return absl::StrCat(where, row.num_drafts, " drafts among ", row.num_tokens,
+                        " tokens");
+  }
   if (row.first_position != slot.num_computed_tokens) {
     return absl::StrCat(where, "begins at ", row.first_position, " after ",
                         slot.num_computed_tokens, " computed tokens");
@@ -301,6 +312,7 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
       if (token < 0 || token >= options_.vocab_size) {
         return absl::StrCat(where, "token ", token);
       }
+      if (i >= row.num_tokens - row.num_drafts) continue;  // A guess.
       const size_t position = row.first_position + i;
       if (position >= slot.tokens.size() || slot.tokens[position] != token) {
         return absl::StrCat(where, "token ", token, " at position ", position,
@@ -365,39 +377,60 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
     *SlotAt(slot, position) = value;
     slot.pooled = AddPooled(slot.pooled, value);
   }
-  const int end = row.first_position + row.num_tokens;
+  // Without drafts; what is accepted of them comes on top.
+  const int end = row.first_position + row.num_tokens - row.num_drafts;
   slot.num_computed_tokens = end;
+  slot.has_pending_drafts = row.num_drafts > 0;
   if (!row.has_result()) return;
-  uint64_t state = 0;
-  bool non_finite = false;
-  for (int position = 0; position < end; ++position) {
-    const uint64_t value = *SlotAt(slot, position);
-    if (IsNan(value) && !non_finite) {
-      non_finite = true;
-      if (on_non_finite) {
-        on_non_finite(slot.draw_key, nan_sources_[value & 0xFFFF]);
-      }
-    }
-    state = Fold(state, value);
-  }
   SampledRow sampled;
   sampled.slot = row.slot;
-  sampled.non_finite = non_finite;
-  if (!non_finite) ScoreRow(output, row, first_scored_idx, &sampled);
-  if (!row.needs_token) {
-    result->rows.push_back(std::move(sampled));
-    return;
+  if (row.needs_token) {
+    DrawRow(output, row, &sampled);
+  } else {
+    sampled.non_finite = FindNan(slot, end);
   }
-  const int32_t token_id = Draw(
-      state, options_, model_options_, *slot.params, slot.draw_key,
-      slot.penalty, end, end - slot.num_prompt_tokens, slot.banned_before_min);
-  slot.has_drawn = true;
-  slot.tokens.push_back(token_id);
-  slot.penalty += PenaltyOf(*slot.params, token_id, /*is_prompt=*/false);
-  if (!non_finite && IsEmbed(options_, *slot.params)) {
-    sampled.embedding =
-        EmbeddingOf(options_.embeds_every_token ? slot.pooled : state);
-  } else if (!non_finite) {
+  if (!sampled.non_finite) ScoreRow(output, row, first_scored_idx, &sampled);
+  result->rows.push_back(std::move(sampled));
+}
+
+bool HashModelRunner::FindNan(const Slot& slot, int end) {
+  for (int position = 0; position < end; ++position) {
+    const uint64_t value = *SlotAt(slot, position);
+    if (!IsNan(value)) continue;
+    if (on_non_finite) {
+      on_non_finite(slot.draw_key, nan_sources_[value & 0xFFFF]);
+    }
+    return true;
+  }
+  return false;
+}
+
+void HashModelRunner::DrawRow(const SchedulerOutput& output,
+                              const ScheduledRow& row, SampledRow* sampled) {
+  Slot& slot = slots_[row.slot];
+  int end = slot.num_computed_tokens;
+  uint64_t state = 0;
+  for (int position = 0; position < end; ++position) {
+    state = Fold(state, *SlotAt(slot, position));
+  }
+  for (int num_accepted = 0;; ++num_accepted) {
+    sampled->non_finite = FindNan(slot, end);
+    const int32_t token_id =
+        Draw(state, options_, model_options_, *slot.params, slot.draw_key,
+             slot.penalty, end, end - slot.num_prompt_tokens,
+             slot.banned_before_min);
+    slot.has_drawn = true;
+    slot.tokens.push_back(token_id);
+    slot.penalty += PenaltyOf(*slot.params, token_id, /*is_prompt=*/false);
+    if (sampled->non_finite) {
+      sampled->tokens.clear();
+      return;
+    }
+    if (IsEmbed(options_, *slot.params)) {
+      sampled->embedding =
+          EmbeddingOf(options_.embeds_every_token ? slot.pooled : state);
+      return;
+    }
     TokenOutput token;
     token.token_id = token_id;
     const int num_logprobs = slot.params->num_logprobs;
@@ -408,9 +441,15 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
                                       token.logprob - static_cast<float>(i)});
       }
     }
-    sampled.tokens.push_back(std::move(token));
+    sampled->tokens.push_back(std::move(token));
+    if (num_accepted == row.num_drafts) return;
+    const int32_t draft =
+        output.token_ids[row.first_token_idx + row.num_tokens - row.num_drafts +
+                         num_accepted];
+    if (draft != token_id) return;
+    state = Fold(state, *SlotAt(slot, end));
+    slot.num_computed_tokens = ++end;
   }
-  result->rows.push_back(std::move(sampled));
 }
 
 absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
@@ -430,10 +469,12 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
   int num_tokens = 0;
   int64_t num_ids = 0;
   int64_t num_scored = 0;
+  int64_t num_drafts = 0;
   for (const ScheduledRow& row : output.rows) {
     if (violation.empty()) violation = CheckRow(output, row);
     num_tokens += row.num_tokens;
     num_scored += row.num_scored;
+    num_drafts += row.num_drafts;
     if (row.num_scored < 0 ||
         row.num_scored + (row.needs_token ? 1 : 0) > row.num_tokens) {
       violation = absl::StrCat("step ", output.step_id, ", slot ", row.slot,
@@ -446,10 +487,11 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
     violation =
         absl::StrCat("step ", output.step_id, " has ", num_tokens, " tokens");
   }
-  if (num_scored > options_.max_num_scored_tokens ||
+  if (num_scored + num_drafts > options_.max_num_scored_tokens ||
       num_scored != static_cast<int64_t>(output.scored_token_ids.size())) {
     violation = absl::StrCat("step ", output.step_id, " scores ", num_scored,
-                             " tokens, ids ", output.scored_token_ids.size());
+                             " tokens, ids ", output.scored_token_ids.size(),
+                             ", beside ", num_drafts, " drafts");
   }
   if (num_ids != static_cast<int64_t>(output.token_ids.size())) {
     violation = absl::StrCat("step ", output.step_id, " has ",
@@ -471,8 +513,9 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
     first_scored_idx += row.num_scored;
   }
   if (!failure.ok()) return failure;
-  Submitted submitted{collect_failure, std::move(result), {}};
+  Submitted submitted{collect_failure, std::move(result), {}, {}};
   for (const ScheduledRow& row : output.rows) {
+    if (row.num_drafts > 0) submitted.slots_with_drafts.push_back(row.slot);
     const std::vector<int32_t>& table = slots_[row.slot].block_table;
     submitted.block_ids.insert(submitted.block_ids.end(), table.begin(),
                                table.end());
@@ -493,6 +536,9 @@ absl::StatusOr<StepResult> HashModelRunner::Collect() {
   }
   Submitted submitted = std::move(submitted_.front());
   submitted_.pop_front();
+  for (int32_t slot : submitted.slots_with_drafts) {
+    slots_[slot].has_pending_drafts = false;
+  }
   if (!submitted.status.ok()) return submitted.status;
   if (on_result) on_result(&submitted.result);
   return std::move(submitted.result);

@@ -111,7 +111,9 @@ class HashModelRunner : public ModelRunner {
     int32_t num_prompt_tokens = 0;
     int32_t num_start_tokens = 0;  // Known when it started.
     int32_t num_computed_tokens = 0;
-    bool has_drawn = false;       // Since it started.
+    bool has_drawn = false;  // Since it started.
+    // Drafts in its last step, until that is collected: the length is unknown.
+    bool has_pending_drafts = false;
     std::vector<int32_t> tokens;  // Its history, then what was drawn.
     uint64_t penalty = 0;         // Of those tokens.
     uint64_t pooled = 0;          // Of the tokens computed since the start.
@@ -122,6 +124,7 @@ class HashModelRunner : public ModelRunner {
     absl::Status status;  // What Collect will say.
     StepResult result;
     std::vector<int32_t> block_ids;  // Read or written.
+    std::vector<int32_t> slots_with_drafts;
   };
 
   std::string ApplySlotChanges(const SchedulerOutput& output);
@@ -129,6 +132,12 @@ class HashModelRunner : public ModelRunner {
   // Scores the prompt tokens that follow the row's last tokens.
   void ScoreRow(const SchedulerOutput& output, const ScheduledRow& row,
                 int first_scored_idx, SampledRow* sampled);
+  // Whether one of the slots up to `end` is a NaN; tells on_non_finite.
+  bool FindNan(const Slot& slot, int end);
+  // Draws after the row's last known token and after its drafts, as long as
+  // these are what was drawn.
+  void DrawRow(const SchedulerOutput& output, const ScheduledRow& row,
+               SampledRow* sampled);
   void RunRow(const SchedulerOutput& output, const ScheduledRow& row,
               bool is_garbage, int first_scored_idx, StepResult* result);
   uint64_t* SlotAt(const Slot& slot, int position);

@@ -34,13 +34,10 @@ cuda=${CUDA_HOME:-/usr/local/cuda}
 targets=(//cli:quire)
 checks=()
 if [[ -x $cuda/bin/nvcc ]]; then
-  checks=(wrapper_check_emulated wrapper_check_gpu device_tests_gpu)
+  checks=(wrapper_check_emulated wrapper_check_gpu device_tests_gpu nccl_test)
   targets+=("${checks[@]/#///tests/gpu:}")
 fi
-# NCCL's header is no part of the toolkit.
-nccl=$(bazel query --noshow_progress \
-  'filter("^//kernels/cuda:nccl_library_test$", //kernels/cuda:all)' 2>/dev/null)
-bazel build "--//kernels/cuda:architectures=$architectures" "${targets[@]}" $nccl
+bazel build "--//kernels/cuda:architectures=$architectures" "${targets[@]}"
 
 version=$(bazel-bin/cli/quire --version | awk 'NR == 1 { print $2 }')
 name=quire-$version-linux-$(uname -m)
@@ -53,7 +50,6 @@ install -m 0755 bazel-bin/cli/quire "$folder/bin/quire"
 for check in "${checks[@]}"; do
   install -m 0755 "bazel-bin/tests/gpu/$check" "$folder/bin/$check"
 done
-[[ -z $nccl ]] || install -m 0755 bazel-bin/kernels/cuda/nccl_library_test "$folder/bin/"
 strip --strip-unneeded "$folder"/bin/*
 cp -rL models/demo models/demo-draft "$folder/models/"
 if ((${#checks[@]} > 0)); then

@@ -27,10 +27,10 @@ class ChunkReader : public nlohmann::json_sax<Json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (path_ == "/usage/prompt_tokens") chunk_->prompt_tokens = value;
     if (path_ == "/usage/completion_tokens") chunk_->completion_tokens = value;
-    return Leave();
+    return Measured(static_cast<double>(value));
   }
-  bool number_float(number_float_t, const string_t&) override {
-    return Leave();
+  bool number_float(number_float_t value, const string_t&) override {
+    return Measured(value);
   }
   bool string(string_t& value) override {
     if (path_ == "/choices/*/text" || path_ == "/choices/*/delta/content" ||
@@ -88,6 +88,10 @@ class ChunkReader : public nlohmann::json_sax<Json> {
   // A value has ended: the path stays for the next element of an array, and the
   // next key replaces it in an object.
   bool Leave() { return true; }
+  bool Measured(double value) {
+    if (path_ == "/metrics/queue_time_ms") chunk_->queue_seconds = value * 1e-3;
+    return Leave();
+  }
   bool EndContainer() {
     path_.resize(open_.back());
     open_.pop_back();

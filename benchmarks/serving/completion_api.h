@@ -41,6 +41,8 @@ struct CompletionChunk {
   std::string text;
   std::optional<int64_t> prompt_tokens;  // From `usage`.
   std::optional<int64_t> completion_tokens;
+  // From `metrics`, which vLLM adds with --enable-per-request-metrics.
+  std::optional<double> queue_seconds;
   std::string error;  // Not empty: the server failed, with this message.
 };
 

@@ -63,6 +63,18 @@ TEST(CompletionApiTest, WhatIsNoObjectIsAnError) {
       ReadCompletionChunk("{\"a\":" + std::string(100000, '['), &chunk).ok());
 }
 
+TEST(CompletionApiTest, TimeInTheQueue) {
+  CompletionChunk chunk;
+  ASSERT_TRUE(
+      ReadCompletionChunk(
+          R"({"choices": [], "metrics": {"queue_time_ms": 12.5}})", &chunk)
+          .ok());
+  EXPECT_EQ(chunk.queue_seconds, 0.0125);
+  ASSERT_TRUE(
+      ReadCompletionChunk(R"({"metrics": {"queue_time_ms": 3}})", &chunk).ok());
+  EXPECT_EQ(chunk.queue_seconds, 0.003);
+}
+
 TEST(CompletionApiTest, AnyBytesEndInAStatus) {
   SimulationRandom random(1);
   const std::string good =

@@ -89,6 +89,9 @@ void LoadRequest::AddChunk(const CompletionChunk& chunk, double now) {
     record_->output_tokens = *chunk.completion_tokens;
     has_usage_ = true;
   }
+  if (chunk.queue_seconds.has_value()) {
+    record_->queue_seconds = chunk.queue_seconds;
+  }
   if (!chunk.has_choice) return;
   if (num_chunks_++ == 0) {
     record_->ttft = now - started_at_;

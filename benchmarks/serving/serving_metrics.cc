@@ -95,6 +95,45 @@ void FindPeaks(const std::vector<RequestRecord>& records,
   }
 }
 
+// In percent and tokens; 0 where nothing was drafted. A step of a sequence
+// yields what was accepted and one token more.
+double AcceptanceRate(const ServerCounters& counters) {
+  if (counters.num_draft_tokens <= 0) return 0;
+  return 100 * counters.num_accepted_tokens / counters.num_draft_tokens;
+}
+double AcceptanceLength(const ServerCounters& counters) {
+  if (counters.num_drafts <= 0) return 0;
+  return 1 + counters.num_accepted_tokens / counters.num_drafts;
+}
+
+// The part of the drafts that were accepted up to each position.
+std::vector<double> AcceptanceByPosition(const ServerCounters& counters) {
+  std::vector<double> rates;
+  if (counters.num_drafts <= 0) return rates;
+  for (const auto& [position, count] : counters.num_accepted_by_position) {
+    rates.resize(position + 1);
+    rates[position] = count / counters.num_drafts;
+  }
+  return rates;
+}
+
+bool HasDrafted(const ServerCounters& counters) {
+  return counters.has_speculation && counters.num_drafts > 0;
+}
+
+void AddSpeculationJson(const ServerCounters& counters, Json* json) {
+  if (!HasDrafted(counters)) return;
+  (*json)["spec_decode_acceptance_rate"] = AcceptanceRate(counters);
+  (*json)["spec_decode_acceptance_length"] = AcceptanceLength(counters);
+  (*json)["spec_decode_num_drafts"] = static_cast<int64_t>(counters.num_drafts);
+  (*json)["spec_decode_draft_tokens"] =
+      static_cast<int64_t>(counters.num_draft_tokens);
+  (*json)["spec_decode_accepted_tokens"] =
+      static_cast<int64_t>(counters.num_accepted_tokens);
+  (*json)["spec_decode_per_position_acceptance_rates"] =
+      AcceptanceByPosition(counters);
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<LatencyMetric>> ParseMetricNames(
@@ -242,6 +281,21 @@ std::string ServingReport(const ServingMetrics& metrics,
              summary.percentiles[i]);
     }
   }
+  if (HasDrafted(metrics.counters)) {
+    const ServerCounters& counters = metrics.counters;
+    centered("Speculative Decoding", '-');
+    number("Acceptance rate (%):", AcceptanceRate(counters));
+    number("Acceptance length:", AcceptanceLength(counters));
+    count("Drafts:", static_cast<int64_t>(counters.num_drafts));
+    count("Draft tokens:", static_cast<int64_t>(counters.num_draft_tokens));
+    count("Accepted tokens:",
+          static_cast<int64_t>(counters.num_accepted_tokens));
+    const std::vector<double> rates = AcceptanceByPosition(counters);
+    if (!rates.empty()) text += "Per-position acceptance (%):\n";
+    for (size_t i = 0; i < rates.size(); ++i) {
+      number(absl::StrCat("  Position ", i, ":"), 100 * rates[i]);
+    }
+  }
   absl::StrAppend(&text, std::string(50, '='), "\n");
   return text;
 }
@@ -263,7 +317,13 @@ Json ServingJson(const ServingMetrics& metrics,
   json["total_token_throughput"] = metrics.total_token_throughput;
   json["max_output_tokens_per_s"] = metrics.max_output_tokens_per_s;
   json["max_concurrent_requests"] = metrics.max_concurrent_requests;
+  AddSpeculationJson(metrics.counters, &json);
+  if (metrics.counters.has_queue_time && metrics.counters.num_queued > 0) {
+    json["mean_queue_time_ms"] =
+        1e3 * metrics.counters.queue_seconds / metrics.counters.num_queued;
+  }
   if (detailed) {
+    int num_queue_times = 0;
     for (const char* name : {"input_lens", "output_lens", "ttfts", "itls",
                              "latencies", "start_times", "generated_texts"}) {
       json[name] = Json::array();
@@ -276,6 +336,13 @@ Json ServingJson(const ServingMetrics& metrics,
       json["latencies"].push_back(record.latency);
       json["start_times"].push_back(record.start_time);
       json["generated_texts"].push_back(record.generated_text);
+      if (record.queue_seconds.has_value()) num_queue_times += 1;
+    }
+    if (num_queue_times > 0) {
+      json["queue_times"] = Json::array();
+      for (const RequestRecord& record : records) {
+        json["queue_times"].push_back(record.queue_seconds.value_or(0));
+      }
     }
   }
   if (detailed || metrics.failed > 0) {

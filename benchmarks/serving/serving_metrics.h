@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "benchmarks/serving/server_counters.h"
 #include "nlohmann/json.hpp"
 
 namespace quire {
@@ -28,6 +29,7 @@ struct RequestRecord {
   double latency = 0;        // To the last chunk.
   std::vector<double> itls;  // Gaps between chunks.
   std::string generated_text;
+  std::optional<double> queue_seconds;  // As the server says, if it does.
 };
 
 enum class LatencyMetric : uint8_t { kTtft, kTpot, kItl, kE2el };
@@ -78,6 +80,8 @@ struct ServingMetrics {
   double max_output_tokens_per_s = 0;
   int max_concurrent_requests = 0;
   LatencySummary ttft, tpot, itl, e2el;
+  // What the server counted during the load; nothing if it does not tell.
+  ServerCounters counters;
 };
 
 // TPOT = (latency - ttft) / (output_tokens - 1), of requests with more than one

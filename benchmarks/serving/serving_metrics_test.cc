@@ -14,6 +14,7 @@ namespace {
 using testing::DoubleNear;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 RequestRecord Record(double start, double ttft, std::vector<double> itls,
                      int64_t prompt_len) {
@@ -139,6 +140,65 @@ Median TPOT (ms):                        300.00
 P99 TPOT (ms):                           300.00    
 ==================================================
 )");
+}
+
+// Four drafts of three tokens, of which the first was accepted three times, the
+// second once.
+ServerCounters Speculation() {
+  ServerCounters counters;
+  counters.has_speculation = true;
+  counters.num_drafts = 4;
+  counters.num_draft_tokens = 12;
+  counters.num_accepted_tokens = 4;
+  counters.num_accepted_by_position = {{0, 3}, {1, 1}};
+  return counters;
+}
+
+TEST(ServingMetricsTest, SpeculationBlock) {
+  ServingMetrics metrics = ComputeServingMetrics(Records(), 2, ReportOptions());
+  EXPECT_THAT(ServingReport(metrics, ReportOptions()),
+              Not(HasSubstr("Speculative")));
+  metrics.counters = Speculation();
+  EXPECT_THAT(ServingReport(metrics, ReportOptions()),
+              HasSubstr(R"(---------------Speculative Decoding---------------
+Acceptance rate (%):                     33.33     
+Acceptance length:                       2.00      
+Drafts:                                  4         
+Draft tokens:                            12        
+Accepted tokens:                         4         
+Per-position acceptance (%):
+  Position 0:                            75.00     
+  Position 1:                            25.00     
+==================================================
+)"));
+  const auto json = ServingJson(metrics, Records(), ReportOptions(), false);
+  EXPECT_NEAR(json["spec_decode_acceptance_rate"].get<double>(), 100.0 / 3,
+              1e-9);
+  EXPECT_EQ(json["spec_decode_acceptance_length"], 2);
+  EXPECT_EQ(json["spec_decode_num_drafts"], 4);
+  EXPECT_EQ(json["spec_decode_draft_tokens"], 12);
+  EXPECT_EQ(json["spec_decode_accepted_tokens"], 4);
+  EXPECT_EQ(json["spec_decode_per_position_acceptance_rates"],
+            nlohmann::ordered_json({0.75, 0.25}));
+  // A server that speculates, but had no draft in this load.
+  metrics.counters = ServerCounters();
+  metrics.counters.has_speculation = true;
+  EXPECT_FALSE(ServingJson(metrics, Records(), ReportOptions(), false)
+                   .contains("spec_decode_acceptance_rate"));
+}
+
+TEST(ServingMetricsTest, QueueTimes) {
+  std::vector<RequestRecord> records = Records();
+  ServingMetrics metrics = ComputeServingMetrics(records, 2, ReportOptions());
+  EXPECT_FALSE(ServingJson(metrics, records, ReportOptions(), true)
+                   .contains("queue_times"));
+  records[0].queue_seconds = 0.25;
+  metrics.counters.has_queue_time = true;
+  metrics.counters.queue_seconds = 0.5;
+  metrics.counters.num_queued = 4;
+  const auto json = ServingJson(metrics, records, ReportOptions(), true);
+  EXPECT_EQ(json["queue_times"], nlohmann::ordered_json({0.25, 0.0, 0.0}));
+  EXPECT_EQ(json["mean_queue_time_ms"], 125);
 }
 
 std::vector<std::string> Keys(const nlohmann::ordered_json& json) {

@@ -49,6 +49,14 @@ enum class PlantedBug : uint8_t {
   kScoresNotCounted,     // So that they are computed again.
   kEndNotForeseen,       // A row is planned beyond the length limit.
   kUnstartedMiscounted,  // An abort leaves the queue's size behind.
+  // Drafts.
+  kDraftsBeyondEnd,         // One more than the length limit leaves.
+  kDraftsBeyondRopeSwitch,  // Computed with the wrong positions.
+  kDraftsBeyondStop,        // Behind a token that ends the sequence.
+  kDraftsBeyondBudget,      // One more than the step has room for.
+  kDraftsOutlivePreemption,
+  kRejectedCounted,         // As computed.
+  kUndraftedAccepted,       // A token that is not the draft counts as accepted.
   // What the sampler is told.
   kWrongDrawKey,      // After a preemption.
   kHistoryNotResent,  // After a preemption.

@@ -68,16 +68,29 @@ class Decoder : public Model {
   int64_t weights_bytes_ = 0;
   DType dtype_ = DType::kF32;
   Pooling pooling_ = Pooling::kNone;
+  Communicator* tensor_ranks_ = nullptr;  // Null: this rank has everything.
+  // A stage of several: the layers in between are those of layer_range_.
+  Communicator* pipeline_ranks_ = nullptr;
+  IndexRange layer_range_;
+  bool is_first_stage() const {
+    return pipeline_ranks_ == nullptr || pipeline_ranks_->rank() == 0;
+  }
+  bool is_last_stage() const {
+    return pipeline_ranks_ == nullptr ||
+           pipeline_ranks_->rank() + 1 == pipeline_ranks_->size();
+  }
 
   // Activation buffers: ids, resolved to views after Prepare.
   struct Buffers {
     int embedded = 0;  // [num_tokens, embedding_size]; with project_in_.
     int hidden = 0;    // [num_tokens, hidden_size], the residual stream.
-    // [num_tokens, widest qkv]; also what a branch computed, before its norm.
+    // [num_tokens, widest qkv]; also what a branch computed, before its norm or
+    // its sum over the ranks.
     int qkv = 0;
     int attention = 0;  // [num_tokens, widest num_heads * head_dim].
     int mlp = 0;        // [num_tokens, widest intermediate_size].
-    int logits = 0;     // [num_logit_rows, vocab_size], f32.
+    // [num_logit_rows, vocab_size, or what each rank has of it], f32.
+    int logits = 0;
   } buffers_;
 };
 
@@ -122,7 +135,6 @@ class DecoderBuilder {
     TensorView table;
   };
 
-  absl::Status CheckSharding() const;
   absl::Status BuildVocabulary();
   absl::Status BuildPositions();
   absl::Status BuildHead();
@@ -137,7 +149,27 @@ class DecoderBuilder {
   absl::StatusOr<NormSpec> Norm(const std::string& prefix,
                                 const std::string& name);
   absl::StatusOr<NormSpec> HeadNorm(const std::string& name, QkNorm kind,
-                                    int num_heads, int head_dim);
+                                    int num_heads, IndexRange own_heads,
+                                    int head_dim);
+  // Whether this rank adds the bias of a matrix whose products are summed over
+  // ranks: the sum must hold it once.
+  bool HasBias(const std::string& name, bool has_bias) {
+    if (!has_bias || TensorShard().rank == 0) return has_bias;
+    weights_.Ignore(absl::StrCat(name, ".bias"));
+    return false;
+  }
+  // The part of the vocabulary's matrix that makes this rank's logits.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> PackHead(
+      const std::string& name);
+  ShardSpec TensorShard() const {
+    return {options_.parallel.tensor_rank(), options_.parallel.tensor_size};
+  }
+  bool IsSharded() const { return options_.parallel.tensor_size > 1; }
+  bool IsFirstStage() const { return options_.parallel.pipeline_rank() == 0; }
+  bool IsLastStage() const {
+    return options_.parallel.pipeline_rank() + 1 ==
+           options_.parallel.pipeline_size;
+  }
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
       LinearKind kind, const std::vector<LinearSource>& sources);
   absl::StatusOr<TensorView> RopeTableFor(const LayerConfig& layer,
@@ -195,23 +227,33 @@ absl::StatusOr<NormSpec> DecoderBuilder::Norm(const std::string& prefix,
 
 absl::StatusOr<NormSpec> DecoderBuilder::HeadNorm(const std::string& name,
                                                   QkNorm kind, int num_heads,
+                                                  IndexRange own_heads,
                                                   int head_dim) {
   NormSpec norm;
   const bool is_layer = config_.norm_kind == NormKind::kLayer;
   norm.kind = is_layer ? NormSpec::Kind::kLayer : NormSpec::Kind::kRms;
   norm.eps = config_.norm_eps;
   norm.weight_offset = config_.norm_weight_offset;
-  const int rows = kind == QkNorm::kEachHead ? num_heads : 1;
-  const int cols = kind == QkNorm::kAllHeads ? num_heads * head_dim : head_dim;
+  const bool is_each = kind == QkNorm::kEachHead;
+  const bool is_all = kind == QkNorm::kAllHeads;
+  if (is_all && is_layer && IsSharded()) {
+    return absl::UnimplementedError(absl::StrCat(
+        config_.architecture, " on ", options_.parallel.tensor_size,
+        " ranks: the means of its heads span them"));
+  }
+  const int64_t rows = is_each ? own_heads.size() : 1;
+  const int64_t cols = is_all ? own_heads.size() * head_dim : head_dim;
   std::vector<float> values;
-  for (int row = 0; row < rows; ++row) {
+  for (int head = 0; head < (is_each ? num_heads : 1); ++head) {
     QUIRE_ASSIGN_OR_RETURN(
-        const std::vector<float> of_row,
-        weights_.Vector(kind == QkNorm::kEachHead
-                            ? absl::StrCat(name, ".", row, ".weight")
-                            : absl::StrCat(name, ".weight"),
-                        cols));
-    values.insert(values.end(), of_row.begin(), of_row.end());
+        const std::vector<float> stored,
+        weights_.Vector(is_each ? absl::StrCat(name, ".", head, ".weight")
+                                : absl::StrCat(name, ".weight"),
+                        is_all ? num_heads * head_dim : head_dim));
+    if (is_each && (head < own_heads.begin || head >= own_heads.end)) continue;
+    const auto first =
+        stored.begin() + (is_all ? own_heads.begin * head_dim : 0);
+    values.insert(values.end(), first, first + cols);
   }
   QUIRE_ASSIGN_OR_RETURN(norm.weight,
                          backend_.Upload(TensorView::Matrix(
@@ -244,35 +286,23 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> DecoderBuilder::Pack(
   return packed;
 }
 
-// Norms of sums over all ranks are not there yet.
-absl::Status DecoderBuilder::CheckSharding() const {
-  if (options_.shard.size == 1) return absl::OkStatus();
-  const LayerTensorNames& names = config_.tensors.layer;
-  bool is_local =
-      names.attention_branch_norm.empty() && names.mlp_branch_norm.empty() &&
-      names.attention_sum_norm.empty() && names.mlp_sum_norm.empty();
-  for (const LayerConfig& layer : config_.layers) {
-    is_local &=
-        layer.qk_norm == QkNorm::kNone || layer.qk_norm == QkNorm::kHead;
-  }
-  if (is_local) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat(config_.architecture, " on ",
-                                               options_.shard.size,
-                                               " ranks: its norms span them"));
-}
-
 absl::Status DecoderBuilder::BuildVocabulary() {
-  // Not sharded: a rank embeds and samples by itself.
+  // Every rank looks up by itself: a collective less, for a few percent of
+  // memory.
   const int64_t hidden_size = config_.hidden_size;
   const int64_t embedding_size = config_.embedding_size;
   const TensorNames& names = config_.tensors;
-  QUIRE_ASSIGN_OR_RETURN(decoder_->embedding_,
-                         Pack(LinearKind::kVocab, {{prefix_ + names.embedding,
-                                                    config_.vocab_size,
-                                                    embedding_size,
-                                                    {0, config_.vocab_size},
-                                                    {0, embedding_size},
-                                                    /*has_bias=*/false}}));
+  if (IsFirstStage()) {
+    QUIRE_ASSIGN_OR_RETURN(decoder_->embedding_,
+                           Pack(LinearKind::kVocab, {{prefix_ + names.embedding,
+                                                      config_.vocab_size,
+                                                      embedding_size,
+                                                      {0, config_.vocab_size},
+                                                      {0, embedding_size},
+                                                      /*has_bias=*/false}}));
+  } else {
+    weights_.IgnoreAll(absl::StrCat(prefix_, names.embedding, "."));
+  }
   if (!names.project_in.empty()) {
     QUIRE_ASSIGN_OR_RETURN(
         decoder_->project_in_,
@@ -297,6 +327,10 @@ absl::Status DecoderBuilder::BuildVocabulary() {
 
 absl::Status DecoderBuilder::BuildPositions() {
   if (config_.tensors.positions.empty()) return absl::OkStatus();
+  if (!IsFirstStage()) {
+    weights_.IgnoreAll(absl::StrCat(prefix_, config_.tensors.positions, "."));
+    return absl::OkStatus();
+  }
   const int64_t offset = config_.position_offset;
   if (options_.max_model_len > config_.max_position_embeddings) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -318,25 +352,37 @@ absl::Status DecoderBuilder::BuildPositions() {
 
 absl::Status DecoderBuilder::BuildHead() {
   const std::vector<std::string>& names = config_.tensors.heads;
-  if (config_.tie_word_embeddings || options_.pooling != Pooling::kNone) {
+  const bool is_tied = config_.tie_word_embeddings;
+  if (is_tied || options_.pooling != Pooling::kNone || !IsLastStage()) {
     // Some writers store the shared table twice; embeddings need no head.
     for (const std::string& name : names) {
       weights_.Ignore(absl::StrCat(name, ".weight"));
     }
-    return absl::OkStatus();
+    // One rank of one stage has the embedding's table for both.
+    const bool has_table = IsFirstStage() && !IsSharded();
+    if (options_.pooling != Pooling::kNone || !IsLastStage() || has_table) {
+      return absl::OkStatus();
+    }
   }
   std::string head = names[0];
   for (const std::string& name : names) {
     if (weights_.Has(absl::StrCat(name, ".weight"))) head = name;
   }
-  QUIRE_ASSIGN_OR_RETURN(decoder_->head_,
-                         Pack(LinearKind::kVocab, {{head,
-                                                    config_.vocab_size,
-                                                    config_.embedding_size,
-                                                    {0, config_.vocab_size},
-                                                    {0, config_.embedding_size},
-                                                    /*has_bias=*/false}}));
+  if (is_tied) head = prefix_ + config_.tensors.embedding;
+  QUIRE_ASSIGN_OR_RETURN(decoder_->head_, PackHead(head));
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<PackedWeight>> DecoderBuilder::PackHead(
+    const std::string& name) {
+  QUIRE_ASSIGN_OR_RETURN(const VocabShard vocab,
+                         ShardVocab(config_.vocab_size, TensorShard()));
+  return Pack(LinearKind::kVocab, {{name,
+                                    config_.vocab_size,
+                                    config_.embedding_size,
+                                    vocab.ids,
+                                    {0, config_.embedding_size},
+                                    /*has_bias=*/false}});
 }
 
 absl::Status DecoderBuilder::BuildQkv(int layer_idx, const LayerConfig& layer,
@@ -367,12 +413,14 @@ absl::Status DecoderBuilder::BuildQkv(int layer_idx, const LayerConfig& layer,
   QUIRE_ASSIGN_OR_RETURN(decoder_->layers_[layer_idx].qkv,
                          Pack(LinearKind::kQkv, parts));
   if (layer.qk_norm == QkNorm::kNone) return absl::OkStatus();
-  QUIRE_ASSIGN_OR_RETURN(q_norms_[layer_idx],
-                         HeadNorm(prefix + names.q_norm, layer.qk_norm,
-                                  layer.num_heads, layer.head_dim));
-  QUIRE_ASSIGN_OR_RETURN(k_norms_[layer_idx],
-                         HeadNorm(prefix + names.k_norm, layer.qk_norm,
-                                  layer.num_kv_heads, layer.head_dim));
+  QUIRE_ASSIGN_OR_RETURN(
+      q_norms_[layer_idx],
+      HeadNorm(prefix + names.q_norm, layer.qk_norm, layer.num_heads,
+               heads.heads, layer.head_dim));
+  QUIRE_ASSIGN_OR_RETURN(
+      k_norms_[layer_idx],
+      HeadNorm(prefix + names.k_norm, layer.qk_norm, layer.num_kv_heads,
+               heads.kv_heads, layer.head_dim));
   return absl::OkStatus();
 }
 
@@ -384,7 +432,8 @@ absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
   const IndexRange all_hidden{0, config_.hidden_size};
   QUIRE_ASSIGN_OR_RETURN(
       const IndexRange inner,
-      ShardEvenly(inner_size, options_.shard, "intermediate_size"));
+      ShardUnits(inner_size, weights_.CutUnit(prefix + names.down, inner_size),
+                 TensorShard(), "intermediate_size"));
   const bool is_fused = !names.gate_up.empty();
   const bool is_gated = is_fused || !names.gate.empty();
   std::vector<LinearSource> parts;
@@ -405,12 +454,11 @@ absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
       built.gate_up,
       Pack(is_gated ? LinearKind::kGateUp : LinearKind::kPlain, parts));
   built.activation = ToEpilogue(layer.activation);
-  // The sum over ranks must hold a bias once: rank 0 adds it.
   QUIRE_ASSIGN_OR_RETURN(
       built.down,
       Pack(LinearKind::kPlain,
            {{prefix + names.down, config_.hidden_size, inner_size, all_hidden,
-             inner, layer.has_mlp_bias && options_.shard.rank == 0}}));
+             inner, HasBias(prefix + names.down, layer.has_mlp_bias)}}));
   return absl::OkStatus();
 }
 
@@ -431,7 +479,7 @@ absl::Status DecoderBuilder::BuildLayer(int layer_idx, const LayerConfig& layer,
              layer.num_heads * head_dim,
              {0, config_.hidden_size},
              {heads.heads.begin * head_dim, heads.heads.end * head_dim},
-             layer.has_output_bias && options_.shard.rank == 0}}));
+             HasBias(prefix + names.output, layer.has_output_bias)}}));
   QUIRE_ASSIGN_OR_RETURN(built.attention_branch_norm,
                          Norm(prefix, names.attention_branch_norm));
   QUIRE_ASSIGN_OR_RETURN(built.attention_sum_norm,
@@ -455,19 +503,27 @@ absl::StatusOr<TensorView> DecoderBuilder::RopeTableFor(
   }
   const int rotary_dim = RotaryDim(layer.rope, layer.head_dim);
   if (rotary_dim == 0) return TensorView();
-  const std::vector<float> values =
-      RopeTable(layer.rope, layer.head_dim, options_.max_model_len, is_long);
+  const std::vector<float> frequencies =
+      RopeFrequencies(layer.rope, layer.head_dim, is_long);
+  // Of 131,072 positions: 4 million sines and cosines, 40 ms of one thread.
+  // Uninitialized: every element is written below.
+  const int64_t num_positions = options_.max_model_len;
+  const std::unique_ptr<float[]> values(new float[num_positions * rotary_dim]);
+  weights_.RunRanges(num_positions, [&](int64_t begin, int64_t end) {
+    FillRopeRows(layer.rope, frequencies, begin, end, values.get());
+  });
   QUIRE_ASSIGN_OR_RETURN(
       const TensorView table,
-      backend_.Upload(TensorView::Matrix(values.data(), DType::kF32,
-                                         options_.max_model_len, rotary_dim)));
+      backend_.Upload(TensorView::Matrix(values.get(), DType::kF32,
+                                         num_positions, rotary_dim)));
   rope_tables_.push_back({layer.rope, layer.head_dim, is_long, table});
   return table;
 }
 
 absl::Status DecoderBuilder::AddAttentionSpecs() {
   std::vector<SpecEntry> entries;
-  for (int i = 0; i < static_cast<int>(config_.layers.size()); ++i) {
+  const IndexRange range = decoder_->layer_range_;
+  for (int i = static_cast<int>(range.begin); i < range.end; ++i) {
     const LayerConfig& layer = config_.layers[i];
     SpecEntry* entry = nullptr;
     for (SpecEntry& known : entries) {
@@ -484,7 +540,7 @@ absl::Status DecoderBuilder::AddAttentionSpecs() {
     const LayerConfig& layer = entry.layer;
     QUIRE_ASSIGN_OR_RETURN(
         const HeadShard heads,
-        ShardHeads(layer.num_heads, layer.num_kv_heads, options_.shard));
+        ShardHeads(layer.num_heads, layer.num_kv_heads, TensorShard()));
     AttentionSpec spec;
     spec.num_layers = static_cast<int>(entry.layers.size());
     spec.num_heads = static_cast<int>(heads.heads.size());
@@ -498,6 +554,9 @@ absl::Status DecoderBuilder::AddAttentionSpecs() {
     spec.softcap = layer.attention_softcap;
     spec.q_norm = q_norms_[entry.first_layer];
     spec.k_norm = k_norms_[entry.first_layer];
+    if (layer.qk_norm == QkNorm::kAllHeads) {
+      spec.norm_ranks = options_.parallel.tensor;
+    }
     QUIRE_ASSIGN_OR_RETURN(spec.rope_table, RopeTableFor(layer, false));
     const int64_t original = layer.rope.original_max_position_embeddings;
     if (layer.rope.type == RopeType::kLongRope &&
@@ -517,8 +576,11 @@ absl::Status DecoderBuilder::AddAttentionSpecs() {
 
 absl::Status DecoderBuilder::AddBuffers() {
   int64_t qkv_cols = 0, attention_cols = 0, mlp_cols = 0;
-  for (const DecoderLayer& layer : decoder_->layers_) {
-    if (layer.attention_branch_norm.kind != NormSpec::Kind::kNone ||
+  const IndexRange range = decoder_->layer_range_;
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    const DecoderLayer& layer = decoder_->layers_[i];
+    if (IsSharded() ||
+        layer.attention_branch_norm.kind != NormSpec::Kind::kNone ||
         layer.mlp_branch_norm.kind != NormSpec::Kind::kNone) {
       qkv_cols = std::max<int64_t>(qkv_cols, config_.hidden_size);
     }
@@ -538,7 +600,9 @@ absl::Status DecoderBuilder::AddBuffers() {
   ids.attention = backend_.AddActivation(attention_cols, dtype, tokens);
   ids.mlp = backend_.AddActivation(mlp_cols, dtype, tokens);
   if (options_.pooling == Pooling::kNone) {
-    ids.logits = backend_.AddActivation(config_.vocab_size, DType::kF32,
+    QUIRE_ASSIGN_OR_RETURN(const VocabShard vocab,
+                           ShardVocab(config_.vocab_size, TensorShard()));
+    ids.logits = backend_.AddActivation(vocab.slice_size, DType::kF32,
                                         ActivationRows::kLogitRows);
   }
   return absl::OkStatus();
@@ -548,9 +612,17 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   const int num_layers = static_cast<int>(config_.layers.size());
   decoder_->layers_.resize(num_layers);
   decoder_->pooling_ = options_.pooling;
+  const ParallelConfig& parallel = options_.parallel;
+  decoder_->tensor_ranks_ = parallel.tensor;
+  decoder_->pipeline_ranks_ = parallel.pipeline;
+  QUIRE_ASSIGN_OR_RETURN(decoder_->layer_range_,
+                         StageLayers(num_layers, {parallel.pipeline_rank(),
+                                                  parallel.pipeline_size}));
+  if (parallel.pipeline_size > 1 && options_.pooling != Pooling::kNone) {
+    return absl::UnimplementedError("embeddings of a pipeline of stages");
+  }
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
-  QUIRE_RETURN_IF_ERROR(CheckSharding());
   prefix_ = FindPrefix(config_, weights_);
   QUIRE_ASSIGN_OR_RETURN(decoder_->dtype_, WeightDType(config_, weights_));
   decoder_->embedding_scale_ = config_.embedding_scale;
@@ -567,10 +639,14 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   decoder_->logits_softcap_ = config_.logits_softcap;
   QUIRE_RETURN_IF_ERROR(BuildVocabulary());
   for (int i = 0; i < num_layers; ++i) {
+    if (i < decoder_->layer_range_.begin || i >= decoder_->layer_range_.end) {
+      weights_.IgnoreAll(LayerPrefix(i));
+      continue;
+    }
     const LayerConfig& layer = config_.layers[i];
     QUIRE_ASSIGN_OR_RETURN(
         const HeadShard heads,
-        ShardHeads(layer.num_heads, layer.num_kv_heads, options_.shard));
+        ShardHeads(layer.num_heads, layer.num_kv_heads, TensorShard()));
     QUIRE_RETURN_IF_ERROR(BuildLayer(i, layer, heads));
   }
   QUIRE_ASSIGN_OR_RETURN(decoder_->final_norm_,
@@ -580,8 +656,14 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   return std::unique_ptr<Model>(std::move(decoder_));
 }
 
+// The hidden states that the first layer here meets.
 absl::Status Decoder::Embed(Backend& backend, Step& step) {
   const TensorView hidden = backend.Activation(buffers_.hidden);
+  if (!is_first_stage()) {
+    return backend.Transfer(step, TransferKind::kReceive, *pipeline_ranks_,
+                            pipeline_ranks_->rank() - 1,
+                            ActivationRows::kTokens, hidden);
+  }
   if (project_in_ == nullptr) {
     return backend.Embed(step, *embedding_, positions_.get(), embedding_scale_,
                          hidden);
@@ -601,8 +683,9 @@ absl::Status Decoder::AddBranch(Backend& backend, Step& step, TensorView x,
                                 const NormSpec& sum_norm) {
   const TensorView hidden = backend.Activation(buffers_.hidden);
   Epilogue epilogue;
+  epilogue.all_reduce = tensor_ranks_;
   epilogue.norm = branch_norm;
-  if (branch_norm.kind != NormSpec::Kind::kNone) {
+  if (tensor_ranks_ != nullptr || branch_norm.kind != NormSpec::Kind::kNone) {
     epilogue.norm_input =
         Narrowed(backend.Activation(buffers_.qkv), hidden.cols);
   }
@@ -662,14 +745,15 @@ absl::Status Decoder::Logits(Backend& backend, Step& step, TensorView logits) {
     hidden = embedded;
     prologue = Prologue();
   }
+  // The last slice of a vocabulary is not filled.
   return backend.Logits(step, hidden, prologue, head, logits_scale_,
-                        logits_softcap_, logits);
+                        logits_softcap_, Narrowed(logits, head.rows));
 }
 
 absl::Status Decoder::Forward(Backend& backend, Step& step) {
   QUIRE_RETURN_IF_ERROR(Embed(backend, step));
-  for (const DecoderLayer& layer : layers_) {
-    QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layer));
+  for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
+    QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layers_[i]));
   }
   if (pooling_ != Pooling::kNone) {
     Prologue prologue;
@@ -678,7 +762,20 @@ absl::Status Decoder::Forward(Backend& backend, Step& step) {
                         pooling_);
   }
   const TensorView logits = backend.Activation(buffers_.logits);
-  QUIRE_RETURN_IF_ERROR(Logits(backend, step, logits));
+  if (is_last_stage()) {
+    QUIRE_RETURN_IF_ERROR(Logits(backend, step, logits));
+  } else {
+    QUIRE_RETURN_IF_ERROR(
+        backend.Transfer(step, TransferKind::kSend, *pipeline_ranks_,
+                         pipeline_ranks_->rank() + 1, ActivationRows::kTokens,
+                         backend.Activation(buffers_.hidden)));
+  }
+  if (pipeline_ranks_ != nullptr) {
+    // Every stage draws for itself, as its slots must know the tokens.
+    QUIRE_RETURN_IF_ERROR(backend.Transfer(
+        step, TransferKind::kBroadcast, *pipeline_ranks_,
+        pipeline_ranks_->size() - 1, ActivationRows::kLogitRows, logits));
+  }
   return backend.Sample(step, logits);
 }
 

@@ -124,7 +124,8 @@ class DecoderTest : public testing::Test {
     WeightLoader weights(*checkpoint, std::nullopt, nullptr);
     ModelOptions options;
     options.max_model_len = 32;
-    options.shard = shard;
+    options.parallel.tensor_size = options.parallel.size = shard.size;
+    options.parallel.rank = shard.rank;
     return CreateModel(config, options, weights, backend_);
   }
 
@@ -173,10 +174,6 @@ TEST_F(DecoderTest, PlacesOfNorms) {
                   "linear 32->16 branch-norm times 0.5 residual",
                   "linear 16->24 swiglu", "linear 24->16 times 0.5 residual",
                   "norm", "logits 10", "sample"));
-
-  // Norms of sums over ranks would need the other ranks' parts.
-  EXPECT_EQ(Create(config, {0, 2}).status().code(),
-            absl::StatusCode::kUnimplemented);
 
   config = Config(1);
   config.layers[0].is_parallel = true;
@@ -256,6 +253,8 @@ TEST_F(DecoderTest, Shards) {
   config.layers[0].has_qkv_bias = true;
   config.layers[0].has_output_bias = true;
   config.layers[0].has_mlp_bias = true;
+  config.layers[0].intermediate_size = 40;
+  config.vocab_size = 60;
   for (const int rank : {0, 1, 2, 3}) {
     backend_.packs.clear();
     backend_.attentions.clear();
@@ -269,8 +268,14 @@ TEST_F(DecoderTest, Shards) {
                 ElementsAre(Pair(8, 16), Pair(8, 16), Pair(8, 16)));
     EXPECT_EQ(packs[2].bias_size, 24);
     EXPECT_THAT(packs[3].shapes, ElementsAre(Pair(16, 8)));
-    EXPECT_THAT(packs[4].shapes, ElementsAre(Pair(6, 16), Pair(6, 16)));
-    EXPECT_THAT(packs[5].shapes, ElementsAre(Pair(16, 6)));
+    // Five units of eight.
+    const int64_t inner = rank == 0 ? 16 : 8;
+    EXPECT_THAT(packs[4].shapes, ElementsAre(Pair(inner, 16), Pair(inner, 16)));
+    EXPECT_THAT(packs[5].shapes, ElementsAre(Pair(16, inner)));
+    // Slices of 16 ids, of which the last has 12.
+    EXPECT_THAT(packs[0].shapes, ElementsAre(Pair(60, 16)));
+    EXPECT_THAT(packs[1].shapes, ElementsAre(Pair(rank == 3 ? 12 : 16, 16)));
+    EXPECT_EQ(backend_.activation_cols.back(), 16);
     // The sum over ranks must hold these biases once.
     EXPECT_EQ(packs[3].bias_size, rank == 0 ? 16 : 0);
     EXPECT_EQ(packs[5].bias_size, rank == 0 ? 16 : 0);

@@ -90,7 +90,8 @@ class Renamer {
       Add(tensor);
     }
     RunTasks(num_threads);
-    return Checkpoint::FromTensors(file.path(), std::move(tensors_), owner_);
+    return Checkpoint::FromTensors(file.path(), std::move(tensors_), owner_,
+                                   file.files());
   }
 
  private:

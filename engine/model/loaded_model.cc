@@ -294,11 +294,18 @@ absl::StatusOr<OpenedModel> OpenModel(const std::string& path,
 
 }  // namespace
 
-absl::Status CheckModelConfig(const std::string& path) {
-  if (!IsGgufPath(path)) return ReadModelDirectoryConfig(path).status();
+absl::Status CheckModelConfig(const std::string& path,
+                              int tensor_parallel_size) {
+  if (!IsGgufPath(path)) {
+    QUIRE_ASSIGN_OR_RETURN(const ModelDirectoryConfig config,
+                           ReadModelDirectoryConfig(path));
+    return CheckTensorParallelSize(config.model, tensor_parallel_size);
+  }
   QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
                          GgufFile::Open(path));
-  return ReadGgufModelConfig(*file).status();
+  QUIRE_ASSIGN_OR_RETURN(const GgufModelConfig config,
+                         ReadGgufModelConfig(*file));
+  return CheckTensorParallelSize(config.model, tensor_parallel_size);
 }
 
 int64_t AvailableMemoryBytes() {
@@ -329,11 +336,15 @@ absl::StatusOr<DType> KvCacheDType(const LoadOptions& options,
 
 }  // namespace
 
-int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype) {
+int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype,
+                        const ParallelConfig& parallel) {
+  const absl::StatusOr<std::vector<int>> kv_heads =
+      KvHeadsOfRank(config, parallel);
+  QUIRE_CHECK(kv_heads.ok());
   int64_t num_bytes = 0;
-  for (const LayerConfig& layer : config.layers) {
-    num_bytes +=
-        int64_t{2} * layer.num_kv_heads * KvHeadBytes(kv_dtype, layer.head_dim);
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    num_bytes += int64_t{2} * (*kv_heads)[i] *
+                 KvHeadBytes(kv_dtype, config.layers[i].head_dim);
   }
   return num_bytes;
 }
@@ -342,8 +353,9 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,
                                     int64_t available, bool owns_memory) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
-  const int64_t bytes_per_token =
-      KvBytesPerToken(config, options.kv_cache_dtype.value_or(DType::kBF16));
+  if (!owns_memory) available /= options.parallel.local_size;
+  const int64_t bytes_per_token = KvBytesPerToken(
+      config, options.kv_cache_dtype.value_or(DType::kBF16), options.parallel);
   const int64_t bytes_per_block = bytes_per_token * options.block_size;
   const auto sequence_bytes = [&](int64_t max_model_len) {
     return RoundUp(max_model_len, options.block_size) * bytes_per_token;
@@ -408,6 +420,40 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
   return plan;
 }
 
+namespace {
+
+// All ranks' smallest figures: one plans for all. On devices with memory of
+// their own the ranks are alike, and each takes what it has.
+absl::Status AgreeOnMemory(Communicator* ranks, int64_t bytes_per_token,
+                           KvPlan* plan) {
+  if (ranks == nullptr || ranks->is_on_device()) return absl::OkStatus();
+  // f32 holds both halves of an integer below 2^48 exactly.
+  constexpr int64_t kHalf = int64_t{1} << 24;
+  const int64_t kv_tokens = plan->kv_bytes / bytes_per_token;
+  const int64_t own[2] = {kv_tokens, plan->max_model_len};
+  float own_halves[4];
+  for (int i = 0; i < 2; ++i) {
+    own_halves[2 * i] = static_cast<float>(own[i] / kHalf);
+    own_halves[2 * i + 1] = static_cast<float>(own[i] % kHalf);
+  }
+  std::vector<float> all(4 * ranks->size());
+  QUIRE_RETURN_IF_ERROR(ranks->AllGather(
+      TensorView::Vector(own_halves, DType::kF32, 4),
+      TensorView::Matrix(all.data(), DType::kF32, ranks->size(), 4), nullptr));
+  int64_t least[2] = {own[0], own[1]};
+  for (size_t i = 0; i < all.size(); i += 2) {
+    int64_t& of_all = least[i / 2 % 2];
+    of_all = std::min(of_all, static_cast<int64_t>(all[i]) * kHalf +
+                                  static_cast<int64_t>(all[i + 1]));
+  }
+  const int64_t min_tokens = least[0];
+  plan->max_model_len = static_cast<int>(least[1]);
+  if (min_tokens < kv_tokens) plan->kv_bytes = min_tokens * bytes_per_token;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend) {
@@ -429,7 +475,13 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   QUIRE_ASSIGN_OR_RETURN(WeightLoaderOptions loader_options,
                          MakeLoaderOptions(path, *checkpoint, options, loaded));
   WeightLoader weights(checkpoint, std::move(loader_options));
-  const int64_t needed = weights.ExpectedBytes();
+  const ParallelConfig& parallel = options.parallel;
+  QUIRE_RETURN_IF_ERROR(
+      CheckTensorParallelSize(loaded.config, parallel.tensor_size));
+  QUIRE_RETURN_IF_ERROR(KvHeadsOfRank(loaded.config, parallel).status());
+  const int64_t needed =
+      weights.ExpectedBytes({parallel.tensor_rank(), parallel.tensor_size},
+                            {parallel.pipeline_rank(), parallel.pipeline_size});
   const std::optional<int64_t> free_bytes = loaded.backend->FreeDeviceBytes();
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   const int64_t usable =
@@ -448,8 +500,15 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
       KvPlan plan, PlanKvMemory(loaded.config, kv_options, usable - needed,
                                 free_bytes.has_value()));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
+  // Of all in a tensor group, then of all groups.
+  for (Communicator* const ranks : {parallel.tensor, parallel.pipeline}) {
+    QUIRE_RETURN_IF_ERROR(AgreeOnMemory(
+        ranks, KvBytesPerToken(loaded.config, loaded.kv_cache_dtype, parallel),
+        &plan));
+  }
 
   ModelOptions model_options;
+  model_options.parallel = parallel;
   model_options.max_model_len = plan.max_model_len;
   model_options.kv_dtype = loaded.kv_cache_dtype;
   if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
@@ -473,8 +532,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   loaded.max_num_scored_tokens =
       ScoredTokensPerStep(loaded.config.vocab_size, shape.max_num_tokens);
   shape.max_logit_rows =
-      std::min(options.max_num_seqs + loaded.max_num_scored_tokens,
+      std::min(options.max_num_seqs * (1 + options.num_drafts) +
+                   loaded.max_num_scored_tokens,
                options.max_num_batched_tokens);
+  shape.num_drafts = options.num_drafts;
   shape.max_model_len = plan.max_model_len;
   shape.vocab_size = loaded.config.vocab_size;
   shape.block_size = options.block_size;
@@ -483,6 +544,8 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                               ? options.steps_in_flight
                               : loaded.backend->UsefulStepsInFlight();
   if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
+  shape.tensor_ranks = parallel.tensor;
+  shape.pipeline_ranks = parallel.pipeline;
   if (free_bytes) {
     shape.device_bytes = usable;
     shape.kv_bytes = options.kv_cache_memory_bytes;

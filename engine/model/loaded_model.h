@@ -13,6 +13,7 @@
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
 #include "engine/model/pooling_config.h"
+#include "engine/parallel/parallel_config.h"
 #include "engine/weights/weight_loader.h"
 #include "kernels/backend.h"
 
@@ -45,9 +46,14 @@ struct LoadOptions {
   int max_num_batched_tokens = 512;
   int block_size = 16;
   int steps_in_flight = 0;  // 0: what is of use on the device.
+  int num_drafts = 0;       // Of a sequence in a step, as a rule.
   // For conversions while loading; <= 0: all that the process may use.
   int num_threads = 0;
   LoadProgress progress;
+  // Of this process among those that run the model; the communicators outlive
+  // the LoadedModel. All ranks load with the same options otherwise, at the
+  // same time: they agree on what their memory allows.
+  ParallelConfig parallel;
 };
 
 // Members are destroyed in reverse order: users of the backend first.
@@ -80,12 +86,15 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend);
 
-// Reads and checks the configuration of `path` alone, which is quick. Errors as
-// LoadModel's.
-absl::Status CheckModelConfig(const std::string& path);
+// Reads and checks the configuration of `path` alone, which is quick; also that
+// the model can be split over so many ranks. Errors as LoadModel's.
+absl::Status CheckModelConfig(const std::string& path,
+                              int tensor_parallel_size = 1);
 
-// Bytes of KV that one position takes in all layers together.
-int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype);
+// Bytes of KV that one position takes in all layers together, on this rank.
+// Requires: the heads can be split (CheckTensorParallelSize).
+int64_t KvBytesPerToken(const ModelConfig& config, DType kv_dtype,
+                        const ParallelConfig& parallel = {});
 
 struct KvPlan {
   int max_model_len = 0;
@@ -95,7 +104,8 @@ struct KvPlan {
 
 // How long sequences may be and how much memory their KV gets.
 // Without options.kv_cache_dtype: in bf16. `available` is what is free after
-// the weights; `owns_memory`: on a device, all of it may be taken.
+// the weights; `owns_memory`: on a device, all of it may be taken; else it is
+// that of all ranks of the host.
 // RESOURCE_EXHAUSTED, with the figures, if not even one sequence fits.
 absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     const LoadOptions& options,

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/model/model_config.h"
+#include "engine/parallel/parallel_config.h"
 #include "engine/parallel/sharding.h"
 #include "engine/weights/weight_loader.h"
 #include "kernels/backend.h"
@@ -19,7 +21,8 @@ struct ModelOptions {
   DType kv_dtype = DType::kBF16;
   // Not kNone: the model makes embeddings and has no head.
   Pooling pooling = Pooling::kNone;
-  ShardSpec shard;
+  // Which part of the model this rank has, and whom it computes with.
+  ParallelConfig parallel;
 };
 
 // Thread-compatible: the engine thread calls Forward.
@@ -38,6 +41,15 @@ class Model {
   // The dtype of most weights, as packed.
   virtual DType dtype() const = 0;
 };
+
+// OK if the model's heads and vocabulary can be split over so many ranks; else
+// INVALID_ARGUMENT with the sizes that work. (Its weights' format may still
+// refuse, CreateModel says.)
+absl::Status CheckTensorParallelSize(const ModelConfig& config, int size);
+
+// The KV heads that one rank has of each layer; none of other stages' layers.
+absl::StatusOr<std::vector<int>> KvHeadsOfRank(const ModelConfig& config,
+                                               const ParallelConfig& parallel);
 
 // The dtype of most weights, as CreateModel will pack them.
 absl::StatusOr<DType> WeightDType(const ModelConfig& config,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,8 @@ using nlohmann::json;
 
 constexpr int64_t kMaxGroupSize = 1 << 20;
 constexpr size_t kMaxGroups = 1000;  // Of config_groups.
+// A mixture of 256 experts in 61 layers has 50,000 modules.
+constexpr size_t kMaxModules = 100000;
 
 absl::Status OneOf(JsonFields& fields, const char* name,
                    const std::vector<std::string>& supported) {
@@ -61,6 +64,23 @@ absl::Status ReadSquare(JsonFields& fields, const char* name,
   return absl::OkStatus();
 }
 
+// The modules of a field that are dense in the file.
+absl::Status ReadDenseModules(JsonFields& fields, const char* name,
+                              ModuleMatch match, QuantizationConfig& config) {
+  QUIRE_ASSIGN_OR_RETURN(std::vector<std::string> entries,
+                         fields.Strings(name));
+  if (entries.empty()) return absl::OkStatus();
+  if (entries.size() > kMaxModules) {
+    return fields.Error(name,
+                        absl::StrCat("more than ", kMaxModules, " entries"));
+  }
+  auto list = ModuleList::Create(absl::StrCat("quantization_config.", name),
+                                 match, std::move(entries));
+  if (!list.ok()) return fields.Error(name, list.status().message());
+  config.dense_modules = *std::move(list);
+  return absl::OkStatus();
+}
+
 absl::Status ParseGptq(JsonFields& fields, QuantizationConfig& config) {
   config.method = QuantizationMethod::kGptq;
   QUIRE_RETURN_IF_ERROR(CheckBits(fields, "bits", {4, 8}));
@@ -83,7 +103,8 @@ absl::Status ParseAwq(JsonFields& fields, QuantizationConfig& config) {
   QUIRE_RETURN_IF_ERROR(ReadGroupSize(fields, config));
   QUIRE_RETURN_IF_ERROR(fields.Bool("zero_point").status());
   QUIRE_RETURN_IF_ERROR(OneOf(fields, "version", {"gemm", "GEMM"}));
-  return fields.Strings("modules_to_not_convert").status();
+  return ReadDenseModules(fields, "modules_to_not_convert",
+                          ModuleMatch::kComponents, config);
 }
 
 absl::Status ParseFp8(JsonFields& fields, QuantizationConfig& config) {
@@ -92,8 +113,11 @@ absl::Status ParseFp8(JsonFields& fields, QuantizationConfig& config) {
       OneOf(fields, "activation_scheme", {"dynamic", "static"}));
   QUIRE_RETURN_IF_ERROR(OneOf(fields, "fmt", {"e4m3", "float8_e4m3fn"}));
   QUIRE_RETURN_IF_ERROR(ReadSquare(fields, "weight_block_size", config));
-  QUIRE_RETURN_IF_ERROR(fields.Strings("modules_to_not_convert").status());
-  return fields.Strings("ignored_layers").status();
+  // Two names of one list; vLLM takes the second where both are there.
+  QUIRE_RETURN_IF_ERROR(ReadDenseModules(fields, "modules_to_not_convert",
+                                         ModuleMatch::kComponents, config));
+  return ReadDenseModules(fields, "ignored_layers", ModuleMatch::kExact,
+                          config);
 }
 
 // One object of config_groups.
@@ -124,7 +148,8 @@ absl::Status ParseCompressedTensors(JsonFields& fields, const std::string& path,
       OneOf(fields, "format",
             {"float-quantized", "pack-quantized", "int-quantized",
              "naive-quantized", "dense", "mixed-precision"}));
-  QUIRE_RETURN_IF_ERROR(fields.Strings("ignore").status());
+  QUIRE_RETURN_IF_ERROR(
+      ReadDenseModules(fields, "ignore", ModuleMatch::kExact, config));
   // Rotations of activations, and compressed zeros.
   QUIRE_RETURN_IF_ERROR(fields.RequireOff("transform_config"));
   QUIRE_ASSIGN_OR_RETURN(const json* sparsity,

@@ -78,16 +78,12 @@ std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim,
   return frequencies;
 }
 
-std::vector<float> RopeTable(const RopeConfig& config, int head_dim,
-                             int64_t num_positions, bool is_long) {
-  const std::vector<float> frequencies =
-      RopeFrequencies(config, head_dim, is_long);
-  const int rotary_dim = RotaryDim(config, head_dim);
-  const int half = rotary_dim / 2;
+void FillRopeRows(const RopeConfig& config, absl::Span<const float> frequencies,
+                  int64_t begin, int64_t end, float* table) {
+  const int half = static_cast<int>(frequencies.size());
   const float scale = static_cast<float>(config.attention_factor);
-  std::vector<float> table(num_positions * rotary_dim);
-  for (int64_t position = 0; position < num_positions; ++position) {
-    float* row = table.data() + position * rotary_dim;
+  for (int64_t position = begin; position < end; ++position) {
+    float* row = table + position * 2 * half;
     for (int pair = 0; pair < half; ++pair) {
       // The product in f32, as the models were trained: at long contexts it
       // differs from the exact angle, and the models know the rounded one.
@@ -96,6 +92,14 @@ std::vector<float> RopeTable(const RopeConfig& config, int head_dim,
       row[half + pair] = std::sin(angle) * scale;
     }
   }
+}
+
+std::vector<float> RopeTable(const RopeConfig& config, int head_dim,
+                             int64_t num_positions, bool is_long) {
+  const std::vector<float> frequencies =
+      RopeFrequencies(config, head_dim, is_long);
+  std::vector<float> table(num_positions * RotaryDim(config, head_dim));
+  FillRopeRows(config, frequencies, 0, num_positions, table.data());
   return table;
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "engine/model/model_config.h"
 
 namespace quire {
@@ -32,8 +33,14 @@ namespace quire {
 std::vector<float> RopeFrequencies(const RopeConfig& config, int head_dim,
                                    bool is_long = false);
 
-// [num_positions, RotaryDim], row p: RotaryDim / 2 cosines, then as many sines
-// of p * theta_i, times attention_factor: AttentionSpec::rope_table.
+// Rows [begin, end) of a table [positions, RotaryDim], row p: RotaryDim / 2
+// cosines, then as many sines of p * theta_i, times attention_factor:
+// AttentionSpec::rope_table.
+//   frequencies: RopeFrequencies; table: row 0.
+void FillRopeRows(const RopeConfig& config, absl::Span<const float> frequencies,
+                  int64_t begin, int64_t end, float* table);
+
+// The whole table.
 std::vector<float> RopeTable(const RopeConfig& config, int head_dim,
                              int64_t num_positions, bool is_long = false);
 

@@ -1,13 +1,19 @@
-// Which rows, columns and heads of a model rank r of n owns under tensor
-// parallelism: Shoeybi et al. 2019, arXiv:1909.08053, section 3 (split the
-// first matrix of a pair by rows of the weight, the second by its columns).
+// Which rows, columns, heads, vocabulary entries and layers of a model rank r
+// of n owns. Tensor parallelism: Shoeybi et al. 2019, arXiv:1909.08053,
+// section 3 (split the first matrix of a pair by rows of the weight, the second
+// by its columns). Pipeline parallelism: Huang et al. 2018, arXiv:1811.06965.
+//
+// Pure arithmetic, the same on every rank. Errors are INVALID_ARGUMENT and list
+// the sizes that would work.
 #ifndef QUIRE_ENGINE_PARALLEL_SHARDING_H_
 #define QUIRE_ENGINE_PARALLEL_SHARDING_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/quant_format.h"
 
 namespace quire {
 
@@ -30,6 +36,18 @@ struct IndexRange {
 absl::StatusOr<IndexRange> ShardEvenly(int64_t total, ShardSpec shard,
                                        absl::string_view what);
 
+// Columns between two places where a matrix of the format can be cut: a block,
+// a group of one scale, a square of fp8 (whose rows are cut likewise). At least
+// 8, the unit of the GPU's kernels.
+//   group_size: as WeightPart::group_size; of no meaning for GGUF's formats.
+int64_t CutUnit(QuantFormat format, int group_size);
+
+// This rank's part of `total` in whole units, of which only the last may be
+// smaller: parts differ by one unit at most, and the first ones are the larger
+// ones. INVALID_ARGUMENT if there are fewer units than ranks.
+absl::StatusOr<IndexRange> ShardUnits(int64_t total, int64_t unit,
+                                      ShardSpec shard, absl::string_view what);
+
 struct HeadShard {
   IndexRange heads;
   IndexRange kv_heads;
@@ -41,6 +59,26 @@ struct HeadShard {
 // cannot be split so.
 absl::StatusOr<HeadShard> ShardHeads(int64_t num_heads, int64_t num_kv_heads,
                                      ShardSpec shard);
+
+// The sizes that ShardHeads accepts, ascending.
+std::vector<int> HeadShardSizes(int64_t num_heads, int64_t num_kv_heads);
+
+// Slices of the vocabulary are of one size on all ranks, so that they can be
+// gathered: slice r begins at id r * slice_size, and the last one reaches
+// beyond the vocabulary. No rank is without an id.
+struct VocabShard {
+  int64_t slice_size = 0;
+  IndexRange ids;  // In the vocabulary.
+};
+
+// Slices are multiples of 64 ids, or of 4 in a vocabulary that is too small for
+// that: four neighbours share their random words (kernels/sampling.h).
+// INVALID_ARGUMENT if a rank would have no id.
+absl::StatusOr<VocabShard> ShardVocab(int64_t vocab_size, ShardSpec shard);
+
+// The layers of a pipeline stage: consecutive, and as ShardUnits distributes
+// them, since the last stage also has the vocabulary's product.
+absl::StatusOr<IndexRange> StageLayers(int64_t num_layers, ShardSpec stage);
 
 }  // namespace quire
 

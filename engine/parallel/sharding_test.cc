@@ -74,5 +74,121 @@ TEST(ShardHeadsTest, ImpossibleSplits) {
   EXPECT_FALSE(ShardHeads(24, 3, {0, 4}).ok());  // 4 ranks, 3 KV heads.
 }
 
+TEST(ShardHeadsTest, ErrorsListTheSizesThatWork) {
+  const auto message = [](int64_t heads, int64_t kv_heads, int size) {
+    return std::string(
+        ShardHeads(heads, kv_heads, {0, size}).status().message());
+  };
+  EXPECT_THAT(message(14, 2, 4), testing::HasSubstr("over 1, 2 or 14"));
+  EXPECT_THAT(message(24, 3, 4), testing::HasSubstr("over 1, 3, 6, 12 or 24"));
+  EXPECT_THAT(message(1, 1, 2), testing::HasSubstr("over 1"));
+}
+
+// All that is listed works, and nothing else does.
+TEST(ShardHeadsTest, ListedSizes) {
+  for (const auto& [heads, kv_heads] : {std::pair(14, 2), std::pair(24, 3),
+                                        std::pair(12, 12), std::pair(40, 8)}) {
+    const std::vector<int> listed = HeadShardSizes(heads, kv_heads);
+    std::vector<int> working;
+    for (int size = 1; size <= 2 * heads; ++size) {
+      if (ShardHeads(heads, kv_heads, {0, size}).ok()) working.push_back(size);
+    }
+    EXPECT_EQ(listed, working);
+  }
+}
+
+TEST(CutUnitTest, BlocksGroupsAndTheGpu) {
+  EXPECT_EQ(CutUnit(QuantFormat::kDense, 0), 8);
+  EXPECT_EQ(CutUnit(QuantFormat::kFp8, 0), 8);  // A scale per tensor or row.
+  EXPECT_EQ(CutUnit(QuantFormat::kFp8, 128), 128);
+  EXPECT_EQ(CutUnit(QuantFormat::kInt4, 32), 32);
+  EXPECT_EQ(CutUnit(QuantFormat::kInt4, 20), 40);
+  EXPECT_EQ(CutUnit(QuantFormat::kQ4_0, 0), 32);
+  EXPECT_EQ(CutUnit(QuantFormat::kMXFP4, 0), 32);
+  EXPECT_EQ(CutUnit(QuantFormat::kQ4_K, 0), 256);
+  EXPECT_EQ(CutUnit(QuantFormat::kQ4_K, 128), 256);
+  EXPECT_EQ(CutUnit(QuantFormat::kIQ4_XS, 0), 256);
+}
+
+TEST(ShardUnitsTest, PartsAreWholeUnitsInOrderAndNearlyEqual) {
+  for (const int64_t total : {8, 96, 1000, 4864, 18944, 14336}) {
+    for (const int64_t unit : {1, 8, 32, 128, 256}) {
+      for (const int size : {1, 2, 3, 4, 8}) {
+        const int64_t num_units = (total + unit - 1) / unit;
+        int64_t covered = 0;
+        for (int rank = 0; rank < size; ++rank) {
+          const auto range = ShardUnits(total, unit, {rank, size}, "rows");
+          ASSERT_EQ(range.ok(), num_units >= size) << range.status();
+          if (!range.ok()) continue;
+          EXPECT_EQ(range->begin, covered);
+          EXPECT_GT(range->size(), 0);
+          const int64_t units = (range->size() + unit - 1) / unit;
+          EXPECT_GE(units, num_units / size);
+          EXPECT_LE(units, (num_units + size - 1) / size);
+          if (rank + 1 < size) {
+            EXPECT_EQ(range->end % unit, 0);
+          }
+          covered = range->end;
+        }
+        if (num_units >= size) {
+          EXPECT_EQ(covered, total);
+        }
+      }
+    }
+  }
+}
+
+TEST(ShardUnitsTest, TooFewUnitsAreAnErrorThatSaysHowMany) {
+  const auto range = ShardUnits(768, 256, {0, 4}, "intermediate_size");
+  EXPECT_EQ(range.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(range.status().message()),
+              testing::AllOf(testing::HasSubstr("intermediate_size 768"),
+                             testing::HasSubstr("at most 3 work")));
+}
+
+TEST(ShardVocabTest, SlicesOfOneSizeCoverTheVocabulary) {
+  for (const int64_t vocab_size :
+       {8, 41, 256, 320, 32000, 50272, 128256, 151936}) {
+    for (const int size : {1, 2, 3, 4, 8}) {
+      int64_t covered = 0, slice_size = 0;
+      for (int rank = 0; rank < size; ++rank) {
+        const auto shard = ShardVocab(vocab_size, {rank, size});
+        if (vocab_size / 4 < size) {
+          EXPECT_FALSE(shard.ok()) << vocab_size << " over " << size;
+          continue;
+        }
+        if (!shard.ok()) continue;  // Below.
+        if (rank == 0) slice_size = shard->slice_size;
+        EXPECT_EQ(shard->slice_size, slice_size);
+        if (size > 1) {
+          EXPECT_EQ(slice_size % 4, 0);
+        }
+        EXPECT_EQ(shard->ids.begin, rank * slice_size);
+        EXPECT_EQ(shard->ids.begin, covered);
+        EXPECT_GT(shard->ids.size(), 0);
+        EXPECT_LE(shard->ids.size(), slice_size);
+        covered = shard->ids.end;
+      }
+      // Whatever is large enough to matter works, and in units of 64.
+      if (vocab_size >= 256) {
+        EXPECT_EQ(covered, vocab_size) << vocab_size << " over " << size;
+      }
+      if (vocab_size >= 32000 && size > 1) {
+        EXPECT_EQ(slice_size % 64, 0);
+      }
+    }
+  }
+}
+
+TEST(StageLayersTest, ConsecutiveAndTheFirstAreLarger) {
+  EXPECT_EQ(*StageLayers(7, {0, 3}), (IndexRange{0, 3}));
+  EXPECT_EQ(*StageLayers(7, {1, 3}), (IndexRange{3, 5}));
+  EXPECT_EQ(*StageLayers(7, {2, 3}), (IndexRange{5, 7}));
+  EXPECT_EQ(*StageLayers(7, {0, 1}), (IndexRange{0, 7}));
+  const auto too_many = StageLayers(3, {0, 4});
+  EXPECT_THAT(std::string(too_many.status().message()),
+              testing::HasSubstr("at most 3 work"));
+}
+
 }  // namespace
 }  // namespace quire

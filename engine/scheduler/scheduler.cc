@@ -24,7 +24,9 @@ Scheduler::Scheduler(const EngineOptions& options, KvCacheManager* cache)
       max_num_tokens_(static_cast<int>(std::min<int64_t>(
           options.max_model_len,
           int64_t{cache->num_blocks()} * cache->block_size()))),
-      cache_(cache) {
+      cache_(cache),
+      draft_control_(options.num_speculative_tokens, options.adapts_drafts) {
+  counters_.num_accepted_at.resize(options.num_speculative_tokens);
   for (int slot = options.max_num_seqs - 1; slot >= 0; --slot) {
     free_slots_.push_back(slot);
   }
@@ -93,13 +95,15 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   output->step_id = next_step_id_;
   steps_.push_back(TakeSpareStep());
   steps_.back().step_id = next_step_id_;
+  steps_.back().planned_time = now;
 
   int budget = options_.max_num_batched_tokens +
                HasPlantedBug(PlantedBug::kBudgetOffByOne);
   PreemptForUrgent();
   GrantDecodes(&budget);
   AdmitWaiting(now, &budget, output);
-  GrantPrefills(budget);
+  GrantPrefills(&budget);
+  GrantDrafts(budget);
   EmitRows(output);
 
   if (output->empty()) {
@@ -144,7 +148,9 @@ void Scheduler::GrantDecodes(int* budget) {
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* sequence = running_[i];
     sequence->num_granted_tokens = 0;
+    sequence->num_granted_drafts = 0;
     if (!sequence->is_decode() || sequence->will_end()) continue;
+    if (sequence->num_pending_drafts > 0) continue;
     if (!sequence->is_beyond_rope_switch &&
         IsBeyondRopeSwitch(sequence->num_submitted_tokens + 1)) {
       // Once in its life: what it has computed so far counts for nothing.
@@ -184,6 +190,11 @@ void Scheduler::Preempt(size_t running_idx) {
   Sequence* sequence = running_[running_idx];
   running_.erase(running_.begin() + running_idx);
   sequence->Preempt();
+  // It may come back in this very step, with fewer blocks.
+  if (sequence->num_pending_drafts == 0 &&
+      !HasPlantedBug(PlantedBug::kDraftsOutlivePreemption)) {
+    sequence->draft.token_ids.clear();
+  }
   ++counters_.num_preemptions;
   ++num_releasing_;
   ReleaseHoldingsIfUnused(sequence);
@@ -281,7 +292,9 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
   const int slot = free_slots_.back();
   free_slots_.pop_back();
   sequence->Start(slot, num_computed_tokens);
+  sequence->start_no = next_start_no_++;
   sequence->num_granted_tokens = 0;
+  sequence->num_granted_drafts = 0;
   const auto is_before = [](const Sequence* a, const Sequence* b) {
     return a->IsBefore(*b);
   };
@@ -364,8 +377,8 @@ void Scheduler::AdmitWaiting(absl::Time now, int* budget,
   CompactQueues();
 }
 
-void Scheduler::GrantPrefills(int budget) {
-  if (prefills_.empty() || budget <= 0) return;
+void Scheduler::GrantPrefills(int* budget) {
+  if (prefills_.empty() || *budget <= 0) return;
   int max_chunk = std::numeric_limits<int>::max();
   if (options_.long_prefill_token_threshold > 0 &&
       (running_.size() > 1 || !waiting_.empty())) {
@@ -374,9 +387,9 @@ void Scheduler::GrantPrefills(int budget) {
   int num_scored_left = options_.max_num_scored_tokens;
   Sequence* oldest = prefills_.front();
   oldest->num_granted_tokens =
-      std::min({oldest->num_remaining_tokens(), max_chunk, (budget + 1) / 2,
+      std::min({oldest->num_remaining_tokens(), max_chunk, (*budget + 1) / 2,
                 oldest->NumTokensScoringAtMost((num_scored_left + 1) / 2)});
-  budget -= oldest->num_granted_tokens;
+  *budget -= oldest->num_granted_tokens;
   num_scored_left -= oldest->NumScoredAmong(oldest->num_granted_tokens);
   std::sort(prefills_.begin(), prefills_.end(),
             [](const Sequence* a, const Sequence* b) {
@@ -388,15 +401,15 @@ void Scheduler::GrantPrefills(int budget) {
               return a_left != b_left ? a_left < b_left : a->IsBefore(*b);
             });
   for (Sequence* sequence : prefills_) {
-    if (budget == 0) break;
+    if (*budget == 0) break;
     const int num_before = sequence->num_granted_tokens;
     const int num_scored_before = sequence->NumScoredAmong(num_before);
     const int num_granted = std::min(
-        {sequence->num_remaining_tokens(), max_chunk, num_before + budget,
+        {sequence->num_remaining_tokens(), max_chunk, num_before + *budget,
          sequence->NumTokensScoringAtMost(num_scored_before +
                                           num_scored_left)});
     sequence->num_granted_tokens = num_granted;
-    budget -= num_granted - num_before;
+    *budget -= num_granted - num_before;
     num_scored_left -=
         sequence->NumScoredAmong(num_granted) - num_scored_before;
   }
@@ -432,8 +445,9 @@ void Scheduler::EmitSlotChanges(Sequence* sequence, SchedulerOutput* output) {
 void Scheduler::EmitRows(SchedulerOutput* output) {
   InFlightStep& step = steps_.back();
   for (Sequence* sequence : running_) {
-    const int num_tokens = sequence->num_granted_tokens;
-    if (num_tokens == 0) continue;
+    const int num_known = sequence->num_granted_tokens;
+    if (num_known == 0) continue;
+    const int num_tokens = num_known + sequence->num_granted_drafts;
     EmitSlotChanges(sequence, output);
     ScheduledRow row;
     row.slot = sequence->slot;
@@ -442,13 +456,19 @@ void Scheduler::EmitRows(SchedulerOutput* output) {
     row.input_on_device = sequence->num_pending_tokens > 0;
     row.first_token_idx = static_cast<int32_t>(output->token_ids.size());
     row.needs_token =
-        row.input_on_device || num_tokens == sequence->num_remaining_tokens();
+        row.input_on_device || num_known == sequence->num_remaining_tokens();
     if (!row.input_on_device) {
       const auto first = sequence->token_ids.begin() + row.first_position;
       output->token_ids.insert(output->token_ids.end(), first,
-                               first + num_tokens);
+                               first + num_known);
     }
-    row.num_scored = sequence->NumScoredAmong(num_tokens);
+    row.num_drafts = sequence->num_granted_drafts;
+    if (row.num_drafts > 0) {
+      const std::vector<int32_t>& drafts = sequence->draft.token_ids;
+      output->token_ids.insert(output->token_ids.end(), drafts.begin(),
+                               drafts.end());
+    }
+    row.num_scored = sequence->NumScoredAmong(num_known);
     if (row.num_scored > 0) {
       // The successors of the row's last tokens.
       const auto end = sequence->token_ids.begin() + row.first_position +
@@ -457,9 +477,14 @@ void Scheduler::EmitRows(SchedulerOutput* output) {
                                       end - row.num_scored, end);
     }
     output->rows.push_back(row);
+    const bool is_decode = row.needs_token && num_known == 1;
     step.rows.push_back({sequence, row.first_position, num_tokens,
-                         row.needs_token, row.num_scored});
+                         row.needs_token, row.num_scored, row.num_drafts,
+                         is_drafting_ && is_decode && !row.input_on_device});
+    step.num_tokens += num_tokens;
+    step.has_prompt |= !is_decode;
     sequence->num_submitted_tokens += num_tokens;
+    sequence->num_pending_drafts = row.num_drafts;
     if (row.needs_token) ++sequence->num_pending_tokens;
     ++sequence->num_inflight_rows;
     ++sequence->request->num_inflight_rows;
@@ -480,6 +505,7 @@ void Scheduler::ReleaseHoldingsIfUnused(Sequence* sequence) {
   sequence->slot = -1;
   sequence->num_computed_tokens = 0;
   sequence->num_submitted_tokens = 0;
+  sequence->num_covered_tokens = 0;
   sequence->num_hit_tokens_guess = -1;
   --num_releasing_;
 }
@@ -522,6 +548,8 @@ Scheduler::InFlightStep Scheduler::TakeSpareStep() {
   InFlightStep step = std::move(spare_steps_.back());
   spare_steps_.pop_back();
   step.rows.clear();
+  step.num_tokens = 0;
+  step.has_prompt = false;
   return step;
 }
 

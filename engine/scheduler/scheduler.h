@@ -36,6 +36,10 @@
 //   - An embed request is a prompt that ends with its last token. Where the
 //     embedding depends on every token it takes nothing from the prefix cache,
 //     and after a preemption it begins anew.
+//   - Drafts of sequences that decode get what is left of the budget when all
+//     of the above is served, and no block that a running sequence may need for
+//     its next token. They take part in nothing else: who is admitted, chosen
+//     or preempted is decided without them.
 //   - Up to steps_in_flight steps are planned before their tokens are known. A
 //     sequence that turns out to have ended wastes a row; the token is dropped.
 #ifndef QUIRE_ENGINE_SCHEDULER_SCHEDULER_H_
@@ -44,16 +48,21 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "engine/engine_options.h"
 #include "engine/kv_cache/kv_cache_manager.h"
 #include "engine/request.h"
 #include "engine/scheduler/scheduler_output.h"
 #include "engine/sequence.h"
+#include "engine/speculative/draft_control.h"
+#include "engine/speculative/drafter.h"
 
 namespace quire {
 
@@ -64,6 +73,12 @@ struct SchedulerCounters {
   int64_t num_preemptions = 0;
   int64_t prefix_cache_queries = 0;  // Prompt tokens, once per request.
   int64_t prefix_cache_hits = 0;
+  // Rows with drafts, their drafts, and those of them that became tokens; also
+  // by place among the drafts of a row, [num_speculative_tokens].
+  int64_t num_drafts = 0;
+  int64_t num_draft_tokens = 0;
+  int64_t num_accepted_tokens = 0;
+  std::vector<int64_t> num_accepted_at;
 };
 
 class Scheduler {
@@ -89,6 +104,32 @@ class Scheduler {
   void AbortAll(FinishReason reason, const absl::Status& error, absl::Time now,
                 std::vector<OutputEvent>* events);
 
+  // ---- Drafts; without EngineOptions::num_speculative_tokens there are none.
+  // From here on tokens are drafted. is_costly: Drafter::is_costly().
+  void StartDrafting(bool is_costly);
+  void StopDrafting();
+  // Whether the tokens of the steps in flight should be known before the next
+  // one is planned: only then something can be drafted.
+  bool ShouldCollectFirst();
+  // What to draft for in the next step, in order of arrival; the views are
+  // valid until the scheduler is called again, other than by SetDrafts.
+  void PlanDrafts(std::vector<DraftSequence>* sequences);
+  // The drafts for these, in their order; they are taken. INTERNAL if some are
+  // impossible: then none is used.
+  absl::Status SetDrafts(absl::Span<Draft> drafts);
+  // A sequence that has ended since drafting began, for Drafter::End.
+  struct EndedSequence {
+    uint64_t sequence_id = 0;
+    std::vector<int32_t> token_ids;
+    int32_t num_prompt_tokens = 0;
+    std::string cache_namespace;
+  };
+  std::vector<EndedSequence> TakeEnded() { return std::exchange(ended_, {}); }
+  // Drafter::Propose took so long for the last plan.
+  void NoteProposals(int depth, absl::Duration duration) {
+    draft_control_.NoteProposals(depth, duration);
+  }
+
   // Plans the next step into *output (its capacity is reused). A plan with rows
   // counts as in flight from here; one without means that nothing can be
   // computed before a step is collected or a request arrives. Requires:
@@ -97,7 +138,7 @@ class Scheduler {
 
   // Takes the oldest step's result; appends its events. INTERNAL if the result
   // is not of that step: its requests then fail with that error.
-  absl::Status Update(StepResult result, absl::Time now,
+  absl::Status Update(StepResult&& result, absl::Time now,
                       std::vector<OutputEvent>* events);
 
   // The step failed: every request in it ends with `error`. The newest (Submit
@@ -135,11 +176,16 @@ class Scheduler {
     int num_tokens = 0;
     bool needs_token = false;
     int num_scored = 0;
+    int num_drafts = 0;  // Of num_tokens.
+    bool could_draft = false;
 
     bool has_result() const { return needs_token || num_scored > 0; }
   };
   struct InFlightStep {
     int64_t step_id = 0;
+    absl::Time planned_time;
+    int num_tokens = 0;
+    bool has_prompt = false;  // Chunks of prompts.
     std::vector<InFlightRow> rows;
   };
 
@@ -147,8 +193,16 @@ class Scheduler {
   void PreemptForUrgent();
   void GrantDecodes(int* budget);
   void AdmitWaiting(absl::Time now, int* budget, SchedulerOutput* output);
-  void GrantPrefills(int budget);
+  void GrantPrefills(int* budget);
+  void GrantDrafts(int budget);
   void EmitRows(SchedulerOutput* output);
+
+  // Drafts that the sequence's next row may have.
+  int MaxDraftsOf(const Sequence& sequence) const;
+  // Gets blocks for so many drafts, or as many as can be had; returns how many.
+  int CoverDrafts(Sequence* sequence, int num_drafts);
+  void NoteDrafts(const InFlightRow& row, int num_accepted);
+  void NoteStepTime(const InFlightStep& step, absl::Time now);
 
   bool AppendBlockOrPreempt(Sequence* sequence);
   void PreemptLast();
@@ -178,9 +232,12 @@ class Scheduler {
                 std::vector<OutputEvent>* events);
   void ApplyResult(const InFlightRow& row, SampledRow* sampled, absl::Time now,
                    std::vector<OutputEvent>* events);
-  // `event` may hold scored prompt tokens.
-  void AcceptToken(Sequence* sequence, TokenOutput token, OutputEvent event,
-                   std::vector<OutputEvent>* events);
+  // Whether the tokens can be what became of the row and its drafts.
+  bool AreValidTokens(const InFlightRow& row,
+                      absl::Span<const TokenOutput> tokens) const;
+  // Takes the tokens. `event` may hold scored prompt tokens.
+  void AcceptTokens(const InFlightRow& row, absl::Span<TokenOutput> tokens,
+                    OutputEvent event, std::vector<OutputEvent>* events);
   void FailRows(InFlightStep step, const absl::Status& error, absl::Time now,
                 std::vector<OutputEvent>* events);
   void FailRequest(RequestState* request, const absl::Status& error,
@@ -217,6 +274,14 @@ class Scheduler {
   bool queues_need_compaction_ = false;
   int num_unstarted_requests_ = 0;
   int64_t num_unstarted_tokens_ = 0;
+  DraftControl draft_control_;
+  bool is_drafting_ = false;
+  std::vector<Sequence*> draft_plan_;  // From PlanDrafts to Schedule.
+  std::vector<DraftControl::Candidate> candidates_;  // Scratch.
+  std::vector<const DraftTrack*> tracks_;            // Scratch.
+  std::vector<EndedSequence> ended_;
+  absl::Time last_update_time_;
+  uint64_t next_start_no_ = 0;
   uint64_t next_arrival_no_ = 0;
   int64_t next_step_id_ = 0;
   SchedulerCounters counters_;

@@ -17,8 +17,10 @@ absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {
   const int num_blocks = static_cast<int>(sequence.blocks.block_table.size());
   if (sequence.num_computed_tokens > sequence.num_submitted_tokens ||
       sequence.num_submitted_tokens >
-          num_known + std::max(sequence.num_pending_tokens - 1, 0) ||
-      num_known + sequence.num_pending_tokens > sequence.max_num_tokens) {
+          num_known + std::max(sequence.num_pending_tokens - 1, 0) +
+              sequence.num_pending_drafts ||
+      num_known + sequence.num_pending_tokens + sequence.num_pending_drafts >
+          sequence.max_num_tokens) {
     // A finished sequence may have a row in flight beyond its end.
     if (sequence.state != SequenceState::kFinished) {
       return error("I5: more tokens computed than known, or too many");
@@ -29,7 +31,9 @@ absl::Status Scheduler::CheckSequence(const Sequence& sequence) const {
     // row that computes it.
     if (num_blocks < cache_->NumBlocksFor(num_known - 1) ||
         num_blocks > cache_->NumBlocksFor(
-                         std::max(num_known, sequence.num_submitted_tokens))) {
+                         std::max({num_known, sequence.num_submitted_tokens,
+                                   sequence.num_covered_tokens})) ||
+        sequence.num_covered_tokens > sequence.max_num_tokens) {
       return error("I5: too few or too many blocks");
     }
     if (!sequence.has_holdings())

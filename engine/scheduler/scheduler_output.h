@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "engine/request.h"
 
 namespace quire {
@@ -46,6 +47,10 @@ struct ScheduledRow {
   // The row's last num_scored tokens (with needs_token: those before its very
   // last) say how likely the prompt token after each of them is.
   int32_t num_scored = 0;
+  // The row's last num_drafts tokens are guesses to verify: a token is drawn
+  // after each of them and after the one before them, as long as the draft is
+  // what was drawn. Then needs_token, and nothing is scored.
+  int32_t num_drafts = 0;
 
   bool has_result() const { return needs_token || num_scored > 0; }
 };
@@ -66,8 +71,9 @@ struct SchedulerOutput {
 
 struct SampledRow {
   int32_t slot = 0;
-  // One if the row needs_token (more once drafts are verified), else none.
-  std::vector<TokenOutput> tokens;
+  // If the row needs_token: its accepted drafts, then one more. Else none.
+  // One, as a rule: it needs no memory of its own.
+  absl::InlinedVector<TokenOutput, 1> tokens;
   std::vector<TokenOutput> scored;  // [num_scored], with their ranks.
   std::vector<float> embedding;     // Instead of tokens, of an embed request.
   bool non_finite = false;          // The logits were not finite; no token.

@@ -9,7 +9,7 @@
 
 namespace quire {
 
-absl::Status Scheduler::Update(StepResult result, absl::Time now,
+absl::Status Scheduler::Update(StepResult&& result, absl::Time now,
                                std::vector<OutputEvent>* events) {
   QUIRE_CHECK(!steps_.empty());
   InFlightStep step = std::move(steps_.front());
@@ -36,6 +36,7 @@ absl::Status Scheduler::Update(StepResult result, absl::Time now,
     FailRows(std::move(step), error, now, events);
     return error;
   }
+  NoteStepTime(step, now);
   size_t row_idx = 0;
   for (const InFlightRow& row : step.rows) {
     SampledRow* sampled = row.has_result() ? &result.rows[row_idx++] : nullptr;
@@ -54,6 +55,11 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
   --sequence->num_inflight_rows;
   --request->num_inflight_rows;
   if (row.needs_token) --sequence->num_pending_tokens;
+  if (row.num_drafts > 0) {
+    // Until it is known which of them stay.
+    sequence->num_pending_drafts = 0;
+    sequence->num_submitted_tokens -= row.num_drafts;
+  }
   // The token of a sequence that has ended meanwhile is dropped.
   if ((sequence->state != SequenceState::kFinished ||
        HasPlantedBug(PlantedBug::kTokenAfterEnd)) &&
@@ -65,7 +71,9 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
                       row.first_position + row.num_tokens, " is not finite")),
                   now, events);
     } else {
-      sequence->num_computed_tokens = row.first_position + row.num_tokens;
+      sequence->num_computed_tokens =
+          row.first_position + row.num_tokens -
+          (HasPlantedBug(PlantedBug::kRejectedCounted) ? 0 : row.num_drafts);
       cache_->CacheFull(
           sequence->token_ids,
           request->cache_namespaces[sequence->is_beyond_rope_switch],
@@ -111,23 +119,60 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
   event.prompt_tokens = std::move(sampled->scored);
   if (!row.needs_token) {
     events->push_back(std::move(event));
-  } else if (sampled->tokens.size() == 1 && sampled->tokens[0].token_id >= 0 &&
-             sampled->tokens[0].token_id < options_.vocab_size) {
-    AcceptToken(sequence, std::move(sampled->tokens[0]), std::move(event),
-                events);
+  } else if (AreValidTokens(row, sampled->tokens)) {
+    AcceptTokens(row, absl::MakeSpan(sampled->tokens), std::move(event),
+                 events);
   } else {
     FailRequest(request, absl::InternalError("the model drew no valid token"),
                 now, events);
   }
 }
 
-void Scheduler::AcceptToken(Sequence* sequence, TokenOutput token,
-                            OutputEvent event,
-                            std::vector<OutputEvent>* events) {
-  ++counters_.num_generation_tokens;
-  const std::optional<FinishReason> reason = sequence->Append(
-      token.token_id, options_.eos_token_ids, &event.stop_token_id);
-  event.tokens.push_back(std::move(token));
+bool Scheduler::AreValidTokens(const InFlightRow& row,
+                               absl::Span<const TokenOutput> tokens) const {
+  const size_t num_tokens = tokens.size();
+  if (num_tokens < 1 || num_tokens > size_t(row.num_drafts) + 1) return false;
+  const std::vector<int32_t>& drafts = row.sequence->draft.token_ids;
+  for (size_t i = 0; i < num_tokens; ++i) {
+    const int32_t id = tokens[i].token_id;
+    if (id < 0 || id >= options_.vocab_size) return false;
+    // What the cache holds behind the row's first token are the drafts.
+    if (i + 1 < num_tokens && id != drafts[i] &&
+        !HasPlantedBug(PlantedBug::kUndraftedAccepted)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Scheduler::AcceptTokens(const InFlightRow& row,
+                             absl::Span<TokenOutput> tokens, OutputEvent event,
+                             std::vector<OutputEvent>* events) {
+  Sequence* sequence = row.sequence;
+  const RequestState& request = *sequence->request;
+  const int num_accepted = static_cast<int>(tokens.size()) - 1;
+  NoteDrafts(row, num_accepted);
+  event.num_draft_tokens = row.num_drafts;
+  event.num_accepted_tokens = num_accepted;
+  std::optional<FinishReason> reason;
+  for (TokenOutput& token : tokens) {
+    ++counters_.num_generation_tokens;
+    reason = sequence->Append(token.token_id, options_.eos_token_ids,
+                              &event.stop_token_id);
+    event.tokens.push_back(std::move(token));
+    if (reason.has_value()) break;
+  }
+  if (num_accepted > 0) {
+    // Accepted drafts are in the cache already, and may enter the prefix cache
+    // now; the others are overwritten by what comes next.
+    sequence->num_submitted_tokens += num_accepted;
+    sequence->num_computed_tokens += num_accepted;
+    cache_->CacheFull(
+        sequence->token_ids,
+        request.cache_namespaces[sequence->is_beyond_rope_switch],
+        std::min(sequence->num_computed_tokens, sequence->num_known_tokens()),
+        &sequence->blocks);
+  }
   if (reason.has_value()) {
     FinishSequence(sequence, *reason, std::move(event), events);
   } else {
@@ -197,9 +242,11 @@ void Scheduler::FailRows(InFlightStep step, const absl::Status& error,
     --sequence->num_inflight_rows;
     --request->num_inflight_rows;
     if (row.needs_token) --sequence->num_pending_tokens;
+    if (row.num_drafts > 0) sequence->num_pending_drafts = 0;
     if (HasPlantedBug(PlantedBug::kFailedStepCached)) {
       cache_->CacheFull(sequence->token_ids, request->cache_namespaces[0],
-                        row.first_position + row.num_tokens, &sequence->blocks);
+                        row.first_position + row.num_tokens - row.num_drafts,
+                        &sequence->blocks);
     }
     for (const std::unique_ptr<Sequence>& choice : request->sequences) {
       if (choice->state == SequenceState::kFinished) continue;
@@ -240,6 +287,11 @@ void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
                                std::vector<OutputEvent>* events) {
   const bool was_running = sequence->state == SequenceState::kRunning;
   sequence->Finish();
+  if (is_drafting_ && sequence->has_started) {
+    ended_.push_back({sequence->sequence_id(), sequence->token_ids,
+                      sequence->num_prompt_tokens,
+                      sequence->request->request.cache_namespace});
+  }
   queues_need_compaction_ = true;
   if (was_running) {
     ++num_releasing_;

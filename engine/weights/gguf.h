@@ -104,6 +104,10 @@ class GgufFile {
   const std::string& path() const { return path_; }
   const GgufMetadata& metadata() const { return metadata_; }
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
+  // What was opened; empty after Parse.
+  const std::vector<std::shared_ptr<const MappedFile>>& files() const {
+    return files_;
+  }
   // Null if there is none.
   const StoredTensor* FindTensor(absl::string_view name) const;
 

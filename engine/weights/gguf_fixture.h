@@ -18,10 +18,15 @@ struct GgufTensorType {
   static constexpr uint32_t kF32 = 0;
   static constexpr uint32_t kF16 = 1;
   static constexpr uint32_t kQ4_0 = 2;
+  static constexpr uint32_t kQ4_1 = 3;
+  static constexpr uint32_t kQ5_0 = 6;
+  static constexpr uint32_t kQ5_1 = 7;
   static constexpr uint32_t kQ8_0 = 8;
   static constexpr uint32_t kQ4_K = 12;
   static constexpr uint32_t kQ6_K = 14;
+  static constexpr uint32_t kIQ4_NL = 20;
   static constexpr uint32_t kBF16 = 30;
+  static constexpr uint32_t kMXFP4 = 39;
 };
 
 // Keys and tensors in the order in which they are added.

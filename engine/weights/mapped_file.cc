@@ -67,6 +67,20 @@ MappedFile::~MappedFile() {
   }
 }
 
+void MappedFile::ReleasePages(absl::Span<const uint8_t> bytes) const {
+  const uintptr_t file_begin = reinterpret_cast<uintptr_t>(bytes_.data());
+  const uintptr_t page = sysconf(_SC_PAGESIZE);
+  uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data());
+  uintptr_t end = begin + bytes.size();
+  if (begin < file_begin || end > file_begin + bytes_.size()) return;
+  begin = (begin + page - 1) / page * page;
+  end = end / page * page;
+  // Advice: a kernel that refuses leaves the pages where they are.
+  if (begin < end) {
+    (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
+}
+
 absl::StatusOr<std::string> ReadTextFile(const std::string& path,
                                          int64_t max_bytes) {
   Descriptor file;

@@ -26,6 +26,10 @@ class MappedFile {
   const std::string& path() const { return path_; }
   absl::Span<const uint8_t> bytes() const { return bytes_; }
 
+  // Takes the whole pages of `bytes` out of this process, if they are part of
+  // the file; what is read of them later comes from the page cache again.
+  void ReleasePages(absl::Span<const uint8_t> bytes) const;
+
  private:
   MappedFile(std::string path, absl::Span<const uint8_t> bytes)
       : path_(std::move(path)), bytes_(bytes) {}

@@ -1,9 +1,13 @@
 // What a checkpoint's configuration says about its quantized matrices. Which
-// matrices are quantized, their sizes and groups are read from the tensors.
+// matrices are quantized, their sizes and groups are read from the tensors; a
+// quantized one that the configuration says is dense is an error, a dense one
+// that it does not name is what it is (writers leave out heads and routers).
 #ifndef QUIRE_ENGINE_WEIGHTS_QUANTIZATION_CONFIG_H_
 #define QUIRE_ENGINE_WEIGHTS_QUANTIZATION_CONFIG_H_
 
 #include <cstdint>
+
+#include "engine/weights/module_list.h"
 
 namespace quire {
 
@@ -40,6 +44,8 @@ struct QuantizationConfig {
   bool zeros_are_less_one = true;
   // Rows and columns of the squares that share a scale (fp8); 0: not said.
   int block_size = 0;
+  // Modules whose matrices are dense in the file.
+  ModuleList dense_modules;
 };
 
 }  // namespace quire

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -86,7 +87,44 @@ struct IntLayout {
   int64_t num_groups = 0;
   int64_t group_size = 0;
   DType scale_dtype = DType::kF16;
+  // What is filled in: rows of whole words, columns of whole words and groups.
+  IndexRange needed_rows;
+  IndexRange needed_cols;
+
+  IndexRange needed_groups() const {
+    return {needed_cols.begin / group_size,
+            (needed_cols.end + group_size - 1) / group_size};
+  }
+  int64_t num_chunks() const {
+    return (needed_rows.size() + kRowsAtOnce - 1) / kRowsAtOnce;
+  }
+  // The rows of a chunk.
+  IndexRange Chunk(int64_t chunk) const {
+    const int64_t first = needed_rows.begin + chunk * kRowsAtOnce;
+    return {first, std::min(first + kRowsAtOnce, needed_rows.end)};
+  }
 };
+
+// Sets what is needed, with the rest of what shares words or groups with it.
+void SetNeeded(const IntTensors& tensors, bool is_in_order, IntLayout& layout) {
+  layout.needed_rows = {0, layout.rows};
+  layout.needed_cols = {0, layout.cols};
+  // The rows of a word of AWQ or GPTQ's zero points.
+  constexpr int64_t kWordRows = 8;
+  if (tensors.needed_rows.size() > 0) {
+    layout.needed_rows = {tensors.needed_rows.begin / kWordRows * kWordRows,
+                          std::min((tensors.needed_rows.end + kWordRows - 1) /
+                                       kWordRows * kWordRows,
+                                   layout.rows)};
+  }
+  if (tensors.needed_cols.size() > 0 && is_in_order) {
+    const int64_t unit = std::lcm(layout.group_size, int64_t{layout.per_word});
+    layout.needed_cols = {
+        tensors.needed_cols.begin / unit * unit,
+        std::min((tensors.needed_cols.end + unit - 1) / unit * unit,
+                 layout.cols)};
+  }
+}
 
 absl::Status CheckCodes(const IntTensors& tensors, IntLayout& layout) {
   const StoredTensor& codes = *tensors.codes;
@@ -161,16 +199,17 @@ absl::Status CheckGroups(const IntTensors& tensors, IntLayout& layout) {
 }
 
 // Codes of rows [begin, end), a byte each, into out[row - begin][col].
-// Requires: begin is a multiple of kRowsAtOnce.
+// of the needed columns. Requires: begin is a multiple of 8.
 void UnpackRows(const IntTensors& tensors, const IntLayout& layout,
                 int64_t begin, int64_t end, uint8_t* out) {
   const uint8_t* words = tensors.codes->data.data();
   const uint32_t mask = (1u << layout.bits) - 1;
   const int64_t cols = layout.cols;
+  const auto [first_col, end_col] = layout.needed_cols;
   const int per_word = layout.per_word;
   switch (tensors.layout) {
     case IntTensors::Layout::kGptq:
-      for (int64_t c = 0; c < cols; c += per_word) {
+      for (int64_t c = first_col; c < end_col; c += per_word) {
         for (int64_t row = begin; row < end; ++row) {
           const uint32_t word =
               LoadWord(words, c / per_word * layout.rows + row);
@@ -182,7 +221,7 @@ void UnpackRows(const IntTensors& tensors, const IntLayout& layout,
       }
       return;
     case IntTensors::Layout::kAwq:
-      for (int64_t c = 0; c < cols; ++c) {
+      for (int64_t c = first_col; c < end_col; ++c) {
         for (int64_t row = begin; row < end; row += 8) {
           const uint32_t word = LoadWord(words, (c * layout.rows + row) / 8);
           for (int i = 0; i < 8; ++i) {
@@ -194,7 +233,7 @@ void UnpackRows(const IntTensors& tensors, const IntLayout& layout,
       return;
     case IntTensors::Layout::kPacked:
       for (int64_t row = begin; row < end; ++row) {
-        for (int64_t c = 0; c < cols; ++c) {
+        for (int64_t c = first_col; c < end_col; ++c) {
           const uint32_t word = LoadWord(words, (row * cols + c) / per_word);
           out[(row - begin) * cols + c] =
               static_cast<uint8_t>(word >> (c % per_word * layout.bits) & mask);
@@ -273,8 +312,10 @@ TensorView ReadScales(const IntTensors& tensors, const IntLayout& layout,
   }
   const int64_t size = DTypeSize(layout.scale_dtype);
   uint8_t* out = Allocate(layout.rows * layout.num_groups * size, memory);
-  for (int64_t group = 0; group < layout.num_groups; ++group) {
-    for (int64_t row = 0; row < layout.rows; ++row) {
+  const IndexRange groups = layout.needed_groups();
+  for (int64_t group = groups.begin; group < groups.end; ++group) {
+    for (int64_t row = layout.needed_rows.begin; row < layout.needed_rows.end;
+         ++row) {
       std::memcpy(out + (row * layout.num_groups + group) * size,
                   scales.data.data() + (group * layout.rows + row) * size,
                   size);
@@ -290,8 +331,10 @@ TensorView ReadZeros(const IntTensors& tensors, const IntLayout& layout,
   if (tensors.zeros == nullptr) return TensorView();
   uint8_t* out = Allocate(layout.rows * layout.num_groups, memory);
   bool all_in_the_middle = true;
-  for (int64_t row = 0; row < layout.rows; ++row) {
-    for (int64_t group = 0; group < layout.num_groups; ++group) {
+  const IndexRange groups = layout.needed_groups();
+  for (int64_t row = layout.needed_rows.begin; row < layout.needed_rows.end;
+       ++row) {
+    for (int64_t group = groups.begin; group < groups.end; ++group) {
       const int zero = ZeroOf(tensors, layout, row, group);
       out[row * layout.num_groups + group] = static_cast<uint8_t>(zero);
       all_in_the_middle &= zero == 8;
@@ -329,21 +372,21 @@ WeightPart DequantizeInts(const IntTensors& tensors, const IntLayout& layout,
                           RangeRunner run, PartMemory& memory) {
   const int64_t cols = layout.cols;
   uint8_t* out = Allocate(layout.rows * cols * DTypeSize(dtype), memory);
-  const int64_t num_chunks = (layout.rows + kRowsAtOnce - 1) / kRowsAtOnce;
-  run(num_chunks, [&](int64_t begin, int64_t end) {
+  run(layout.num_chunks(), [&](int64_t begin, int64_t end) {
     std::vector<uint8_t> codes(kRowsAtOnce * cols);
     std::vector<float> values(layout.num_groups);
     std::vector<int> zeros(layout.num_groups);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * kRowsAtOnce;
-      const int64_t last = std::min(first + kRowsAtOnce, layout.rows);
+      const auto [first, last] = layout.Chunk(chunk);
       UnpackRows(tensors, layout, first, last, codes.data());
       for (int64_t row = first; row < last; ++row) {
-        for (int64_t g = 0; g < layout.num_groups; ++g) {
+        const IndexRange needed = layout.needed_groups();
+        for (int64_t g = needed.begin; g < needed.end; ++g) {
           values[g] = LoadScale(scales, row, g);
           zeros[g] = ZeroOf(tensors, layout, row, g);
         }
-        for (int64_t c = 0; c < cols; ++c) {
+        for (int64_t c = layout.needed_cols.begin; c < layout.needed_cols.end;
+             ++c) {
           const int64_t g = groups.empty() ? c / layout.group_size : groups[c];
           const int code = codes[(row - first) * cols + c] - zeros[g];
           StoreFloat(values[g] * static_cast<float>(code), dtype, out,
@@ -361,17 +404,16 @@ const uint8_t* RepackNibbles(const IntTensors& tensors, const IntLayout& layout,
                              PartMemory& memory) {
   const int64_t cols = layout.cols;
   uint8_t* out = Allocate(layout.rows * cols / 2, memory);
-  const int64_t num_chunks = (layout.rows + kRowsAtOnce - 1) / kRowsAtOnce;
-  run(num_chunks, [&](int64_t begin, int64_t end) {
+  run(layout.num_chunks(), [&](int64_t begin, int64_t end) {
     std::vector<uint8_t> codes(kRowsAtOnce * cols);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * kRowsAtOnce;
-      const int64_t last = std::min(first + kRowsAtOnce, layout.rows);
+      const auto [first, last] = layout.Chunk(chunk);
       UnpackRows(tensors, layout, first, last, codes.data());
       for (int64_t row = first; row < last; ++row) {
         const uint8_t* from = codes.data() + (row - first) * cols;
         uint8_t* to = out + row * cols / 2;
-        for (int64_t c = 0; c < cols; c += 2) {
+        for (int64_t c = layout.needed_cols.begin; c < layout.needed_cols.end;
+             c += 2) {
           const int low = from[order.empty() ? c : order[c]];
           const int high = from[order.empty() ? c + 1 : order[c + 1]];
           to[c / 2] = static_cast<uint8_t>(low | high << 4);
@@ -465,6 +507,7 @@ absl::StatusOr<WeightPart> ReadIntMatrix(const IntTensors& tensors,
   QUIRE_RETURN_IF_ERROR(CheckGroups(tensors, layout));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<int32_t> groups,
                          ReadGroupIndices(tensors, layout));
+  SetNeeded(tensors, groups.empty(), layout);
   const TensorView scales = ReadScales(tensors, layout, memory);
   std::vector<int32_t> order;
   if (!groups.empty()) order = OrderByGroup(groups, layout);
@@ -537,11 +580,10 @@ absl::StatusOr<WeightPart> ReadFp8Matrix(const Fp8Tensors& tensors,
   return part;
 }
 
-absl::StatusOr<WeightPart> ReadInt8Matrix(const StoredTensor& codes,
-                                          const StoredTensor& scales,
-                                          int64_t rows, int64_t cols,
-                                          DType dense_dtype, RangeRunner run,
-                                          PartMemory& memory) {
+absl::StatusOr<WeightPart> ReadInt8Matrix(
+    const StoredTensor& codes, const StoredTensor& scales, int64_t rows,
+    int64_t cols, IndexRange needed_rows, IndexRange needed_cols,
+    DType dense_dtype, RangeRunner run, PartMemory& memory) {
   QUIRE_RETURN_IF_ERROR(CheckDType(codes, StoredDType::kI8));
   QUIRE_RETURN_IF_ERROR(CheckShape(codes, {rows, cols}));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<float> values,
@@ -550,10 +592,12 @@ absl::StatusOr<WeightPart> ReadInt8Matrix(const StoredTensor& codes,
     return BadScales(scales, rows, cols);
   }
   uint8_t* out = Allocate(rows * cols * DTypeSize(dense_dtype), memory);
-  run(rows, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
+  run(needed_rows.size(), [&](int64_t begin, int64_t end) {
+    for (int64_t row = needed_rows.begin + begin; row < needed_rows.begin + end;
+         ++row) {
       const float scale = values[values.size() == 1 ? 0 : row];
-      for (int64_t i = row * cols; i < (row + 1) * cols; ++i) {
+      for (int64_t i = row * cols + needed_cols.begin;
+           i < row * cols + needed_cols.end; ++i) {
         const auto code = static_cast<int8_t>(codes.data[i]);
         StoreFloat(scale * static_cast<float>(code), dense_dtype, out, i);
       }

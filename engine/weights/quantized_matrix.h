@@ -50,6 +50,11 @@ struct IntTensors {
   const StoredTensor* group_indices = nullptr;  // May be null.
   int group_size = 0;               // What the configuration says; 0: nothing.
   bool zeros_are_less_one = false;  // GPTQ's first format.
+  // What is read of the tensors and filled in of the matrix, whose other
+  // elements, scales and zero points are not initialized. Whole words and
+  // groups are read, and all columns where they are not in order. Empty:
+  // everything.
+  IndexRange needed_rows, needed_cols;
 };
 
 // The matrix [rows, cols]. Four bits become kInt4. Eight bits, and groups of
@@ -76,11 +81,11 @@ absl::StatusOr<WeightPart> ReadFp8Matrix(const Fp8Tensors& tensors,
                                          PartMemory& memory);
 
 // Codes of int8 times a scale for the matrix or each row, as dense.
-absl::StatusOr<WeightPart> ReadInt8Matrix(const StoredTensor& codes,
-                                          const StoredTensor& scales,
-                                          int64_t rows, int64_t cols,
-                                          DType dense_dtype, RangeRunner run,
-                                          PartMemory& memory);
+//   needed_rows, needed_cols: what is filled in of the matrix [rows, cols].
+absl::StatusOr<WeightPart> ReadInt8Matrix(
+    const StoredTensor& codes, const StoredTensor& scales, int64_t rows,
+    int64_t cols, IndexRange needed_rows, IndexRange needed_cols,
+    DType dense_dtype, RangeRunner run, PartMemory& memory);
 
 // The part's rows and columns as a view; none if its scales, blocks or column
 // order do not let it be cut there.

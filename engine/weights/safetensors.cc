@@ -324,10 +324,12 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(
 
 absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::FromTensors(
     std::string path, std::vector<StoredTensor> tensors,
-    std::shared_ptr<const void> owner) {
+    std::shared_ptr<const void> owner,
+    std::vector<std::shared_ptr<const MappedFile>> files) {
   auto checkpoint = std::shared_ptr<Checkpoint>(new Checkpoint);
   checkpoint->path_ = std::move(path);
-  checkpoint->owners_.push_back(std::move(owner));
+  checkpoint->owner_ = std::move(owner);
+  checkpoint->files_ = std::move(files);
   QUIRE_RETURN_IF_ERROR(checkpoint->AddTensors(std::move(tensors)));
   return checkpoint;
 }
@@ -335,7 +337,7 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::FromTensors(
 absl::Status Checkpoint::AddFile(const std::string& path) {
   QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> file,
                          MappedFile::Open(path));
-  owners_.push_back(file);
+  files_.push_back(file);
   std::vector<StoredTensor> tensors;
   QUIRE_RETURN_IF_ERROR(
       absl::EndsWith(path, ".bin")

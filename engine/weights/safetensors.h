@@ -49,10 +49,12 @@ class Checkpoint {
       const std::string& directory);
 
   // What a reader of another format found in the file `path`; `owner` keeps
-  // alive what the tensors point to. INVALID_ARGUMENT if two have one name.
+  // alive what the tensors point to, in `files` or elsewhere. INVALID_ARGUMENT
+  // if two have one name.
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> FromTensors(
       std::string path, std::vector<StoredTensor> tensors,
-      std::shared_ptr<const void> owner);
+      std::shared_ptr<const void> owner,
+      std::vector<std::shared_ptr<const MappedFile>> files = {});
 
   // Null if there is none.
   const StoredTensor* Find(absl::string_view name) const;
@@ -64,6 +66,10 @@ class Checkpoint {
   // The single file or the index, for messages about what is missing.
   const std::string& path() const { return path_; }
   int64_t num_bytes() const { return num_bytes_; }
+  // That tensors lie in; some may lie elsewhere.
+  const std::vector<std::shared_ptr<const MappedFile>>& files() const {
+    return files_;
+  }
 
  private:
   Checkpoint() = default;
@@ -73,7 +79,8 @@ class Checkpoint {
   absl::Status OpenIndex(const std::string& directory, const char* name);
 
   std::string path_;
-  std::vector<std::shared_ptr<const void>> owners_;  // Of the tensors' data.
+  std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::shared_ptr<const void> owner_;  // Of tensors elsewhere.
   std::map<std::string, StoredTensor, std::less<>> tensors_;
   int64_t num_bytes_ = 0;
 };

@@ -139,11 +139,16 @@ std::optional<QuantizationScheme> SchemeForMatrix(
 // What a LinearSpec keeps alive: the mapping, and memory for what was
 // converted.
 struct WeightLoader::LinearMemory {
+  ~LinearMemory() {
+    for (const auto& bytes : sources) releaser->Release(bytes);
+  }
+
   std::shared_ptr<const Checkpoint> checkpoint;
+  std::shared_ptr<PageReleaser> releaser;
+  std::vector<absl::Span<const uint8_t>> sources;  // Not needed afterwards.
   PartMemory parts;
   std::vector<QuantizedMatrix> quantized;
   std::vector<float> bias;
-  FusedMatrix last;
   int64_t num_bytes = 0;  // Of the tensors used for the first time.
 };
 
@@ -155,7 +160,9 @@ WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
 
 WeightLoader::WeightLoader(std::shared_ptr<const Checkpoint> checkpoint,
                            WeightLoaderOptions options)
-    : checkpoint_(std::move(checkpoint)), options_(std::move(options)) {}
+    : checkpoint_(std::move(checkpoint)),
+      releaser_(std::make_shared<PageReleaser>(checkpoint_->files())),
+      options_(std::move(options)) {}
 
 bool WeightLoader::Supports(DType dtype, QuantFormat format) const {
   return !options_.supports || options_.supports(dtype, format);
@@ -208,6 +215,17 @@ void WeightLoader::Ignore(absl::string_view name) {
   done_bytes_ += Use(*tensor);
 }
 
+void WeightLoader::IgnoreAll(absl::string_view prefix) {
+  absl::string_view without_model = prefix;
+  absl::ConsumePrefix(&without_model, "model.");
+  for (const auto& [name, tensor] : checkpoint_->tensors()) {
+    if (absl::StartsWith(name, prefix) ||
+        absl::StartsWith(name, without_model)) {
+      done_bytes_ += Use(tensor);
+    }
+  }
+}
+
 absl::StatusOr<DType> WeightLoader::PackedDType(absl::string_view name) const {
   if (options_.dtype) return *options_.dtype;
   const StoredTensor* tensor = FindStored(name);
@@ -240,6 +258,25 @@ int64_t WeightLoader::Use(const StoredTensor& tensor) {
   return static_cast<int64_t>(tensor.data.size());
 }
 
+absl::Status WeightLoader::CheckIsQuantized(const StoredTensor& tensor,
+                                            const LinearSource& source) const {
+  const ModuleList& dense = options_.stored.dense_modules;
+  absl::StatusOr<const std::string*> entry = dense.Find(source.name);
+  if (entry.ok() && *entry == nullptr) return absl::OkStatus();
+  if (!entry.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path(), ": ", entry.status().message()));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      *tensor.path, ": tensor \"", tensor.name, "\" is quantized, but ",
+      dense.field(), " names it (", Quoted(**entry), ") as one that is not"));
+}
+
+void WeightLoader::Use(const StoredTensor& tensor, LinearMemory& memory) {
+  memory.num_bytes += Use(tensor);
+  memory.sources.push_back(tensor.data);
+}
+
 // The matrix [rows, cols] of a tensor "x.weight".
 absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
                                                     const LinearSource& source,
@@ -250,6 +287,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
   if (weight.format == QuantFormat::kDense &&
       (weight.dtype == StoredDType::kF8E4M3 ||
        weight.dtype == StoredDType::kI8)) {
+    QUIRE_RETURN_IF_ERROR(CheckIsQuantized(weight, source));
     const StoredTensor* scales = nullptr;
     for (const char* suffix : {".weight_scale", ".weight_scale_inv"}) {
       if (scales == nullptr) {
@@ -262,9 +300,10 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
                        ".weight_scale\" is missing, which weights of ",
                        StoredDTypeName(weight.dtype), " need"));
     }
-    memory.num_bytes += Use(*scales);
+    Use(*scales, memory);
     if (weight.dtype == StoredDType::kI8) {
       return ReadInt8Matrix(weight, *scales, source.rows, source.cols,
+                            source.row_range, source.col_range,
                             options_.dtype.value_or(kDequantizedDType), run,
                             memory.parts);
     }
@@ -273,7 +312,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadWeight(const StoredTensor& weight,
     tensors.scales = scales;
     tensors.input_scale = FindStored(absl::StrCat(source.name, ".input_scale"));
     if (tensors.input_scale != nullptr) {
-      memory.num_bytes += Use(*tensors.input_scale);
+      Use(*tensors.input_scale, memory);
     }
     tensors.block_size = options_.stored.block_size;
     tensors.num_fused = num_fused;
@@ -309,7 +348,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
                                                   LinearMemory& memory) {
   const auto find = [&](const char* suffix) {
     const StoredTensor* tensor = FindStored(absl::StrCat(source.name, suffix));
-    if (tensor != nullptr) memory.num_bytes += Use(*tensor);
+    if (tensor != nullptr) Use(*tensor, memory);
     return tensor;
   };
   IntTensors tensors;
@@ -338,6 +377,7 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
                                                      ".qzeros\" is missing"));
     }
   }
+  QUIRE_RETURN_IF_ERROR(CheckIsQuantized(*tensors.codes, source));
   if (tensors.scales == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(*tensors.codes->path, ": tensor \"", source.name,
@@ -349,9 +389,11 @@ absl::StatusOr<WeightPart> WeightLoader::ReadInts(const LinearSource& source,
     if (bias != nullptr &&
         std::all_of(bias->data.begin(), bias->data.end(),
                     [](uint8_t byte) { return byte == 0; })) {
-      memory.num_bytes += Use(*bias);
+      Use(*bias, memory);
     }
   }
+  tensors.needed_rows = source.row_range;
+  tensors.needed_cols = source.col_range;
   const auto run = [this](auto n, auto body) { RunRanges(n, body); };
   return ReadIntMatrix(tensors, source.rows, source.cols,
                        options_.dtype.value_or(kDequantizedDType), run,
@@ -362,9 +404,6 @@ absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
                                                     int num_fused,
                                                     int fused_idx,
                                                     LinearMemory& memory) {
-  if (!memory.last.name.empty() && memory.last.name == source.name) {
-    return memory.last.part;
-  }
   const std::string name = absl::StrCat(source.name, ".weight");
   const StoredTensor* weight = FindStored(name);
   const bool has_ints =
@@ -374,13 +413,11 @@ absl::StatusOr<WeightPart> WeightLoader::ReadMatrix(const LinearSource& source,
   WeightPart part;
   if (has_ints) {
     QUIRE_ASSIGN_OR_RETURN(part, ReadInts(source, memory));
-    memory.last = {source.name, part};
   } else {
     QUIRE_ASSIGN_OR_RETURN(weight, Find(name, {source.rows, source.cols}));
-    memory.num_bytes += Use(*weight);
+    Use(*weight, memory);
     QUIRE_ASSIGN_OR_RETURN(
         part, ReadWeight(*weight, source, num_fused, fused_idx, memory));
-    if (weight->dtype == StoredDType::kI8) memory.last = {source.name, part};
   }
   // Several parts may be rows of one fused matrix.
   if (used_.size() != num_used) num_parameters_ += source.rows * source.cols;
@@ -424,8 +461,17 @@ absl::StatusOr<WeightPart> WeightLoader::PartOf(const WeightPart& matrix,
     part->data = TensorView::Matrix(out, wanted, rows, cols);
   }
   if (!is_quantized) return *part;
-  const std::optional<QuantizationScheme> scheme =
-      SchemeForMatrix(*options_.quantization, kind, part->data.cols);
+  // That of the whole matrix, so that ranks do not change what is computed,
+  // unless they cut its blocks.
+  std::optional<QuantizationScheme> scheme =
+      SchemeForMatrix(*options_.quantization, kind, source.cols);
+  if (scheme &&
+      source.col_range.size() % (scheme->format == QuantFormat::kInt4
+                                     ? scheme->group_size
+                                     : QuantBlockOf(scheme->format).cols) !=
+          0) {
+    scheme = SchemeForMatrix(*options_.quantization, kind, part->data.cols);
+  }
   if (!scheme || !Supports(DType::kU8, scheme->format)) {
     // That the vocabulary keeps its precision is no surprise.
     if (kind != LinearKind::kVocab) ++num_left_dense_;
@@ -467,6 +513,7 @@ absl::StatusOr<LinearSpec> WeightLoader::Linear(
   spec.kind = kind;
   auto memory = std::make_shared<LinearMemory>();
   memory->checkpoint = checkpoint_;
+  memory->releaser = releaser_;
   bool has_bias = false;
   for (size_t i = 0; i < sources.size(); ++i) {
     const LinearSource& source = sources[i];
@@ -546,26 +593,116 @@ std::vector<std::string> WeightLoader::Notes() const {
   return notes;
 }
 
-int64_t WeightLoader::ExpectedBytes() const {
-  int64_t num_bytes = 0;
+int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
+  const StoredTensor* weight = FindStored(absl::StrCat(name, ".weight"));
+  const auto groups_of = [&](const char* suffix, size_t dim) {
+    const StoredTensor* scales = FindStored(absl::StrCat(name, suffix));
+    return scales != nullptr && scales->shape.size() == 2 ? scales->shape[dim]
+                                                          : int64_t{1};
+  };
+  QuantFormat format = QuantFormat::kDense;
+  int64_t num_groups = 1;  // Of columns.
+  if (weight == nullptr) {
+    format = QuantFormat::kInt4;
+    num_groups =
+        std::max(groups_of(".scales", 0), groups_of(".weight_scale", 1));
+  } else if (weight->format != QuantFormat::kDense) {
+    format = weight->format;
+  } else if (weight->dtype == StoredDType::kF8E4M3) {
+    format = QuantFormat::kFp8;
+    num_groups = std::max(groups_of(".weight_scale_inv", 1),
+                          groups_of(".weight_scale", 1));
+  } else if (options_.quantization) {
+    const auto scheme =
+        SchemeForMatrix(*options_.quantization, LinearKind::kPlain, cols);
+    if (!scheme) return quire::CutUnit(QuantFormat::kDense, 0);
+    const bool has_groups =
+        scheme->format == QuantFormat::kInt4 ||
+        scheme->fp8_scales == QuantizationScheme::Fp8Scales::kBlock;
+    return quire::CutUnit(scheme->format, has_groups ? scheme->group_size : 0);
+  }
+  int64_t group_size = 0;
+  if (num_groups > 1) {
+    const int said = format == QuantFormat::kFp8 ? options_.stored.block_size
+                                                 : options_.stored.group_size;
+    // A last group may be smaller.
+    group_size = said > 0 && (cols + said - 1) / said == num_groups
+                     ? said
+                     : (cols + num_groups - 1) / num_groups;
+  }
+  return quire::CutUnit(format, static_cast<int>(group_size));
+}
+
+// Of the codes of GPTQ, AWQ and compressed-tensors. Four bits in groups of
+// whole blocks of 32 columns stay so on every backend, all else becomes dense.
+int64_t WeightLoader::ExpectedIntBytes(absl::string_view module,
+                                       const StoredTensor& codes) const {
+  const auto size_of = [&](const char* suffix, size_t dim) {
+    const StoredTensor* tensor = FindStored(absl::StrCat(module, suffix));
+    return tensor != nullptr && tensor->shape.size() == 2 ? tensor->shape[dim]
+                                                          : int64_t{0};
+  };
+  const bool is_packed = absl::EndsWith(codes.name, ".weight_packed");
+  const int64_t rows =
+      size_of(is_packed ? ".weight_scale" : ".scales", is_packed ? 0 : 1);
+  const int64_t num_groups =
+      size_of(is_packed ? ".weight_scale" : ".scales", is_packed ? 1 : 0);
+  int64_t codes_per_int = 8;
+  if (const int64_t cols = size_of(".qzeros", 1); cols > 0) {
+    codes_per_int = rows / cols;
+  }
+  int64_t num_elements = codes.num_elements * codes_per_int;
+  const StoredTensor* shape = FindStored(absl::StrCat(module, ".weight_shape"));
+  if (is_packed && shape != nullptr && shape->dtype == StoredDType::kI64 &&
+      shape->num_elements == 2) {
+    const int64_t cols = ReadUnaligned<int64_t>(shape->data.data() + 8);
+    // More is not in the file; a nonsensical size is refused when it is read.
+    if (cols > 0 && rows > 0 && cols <= num_elements / rows) {
+      num_elements = rows * cols;
+    }
+    codes_per_int = num_elements > codes.num_elements * 4 ? 8 : 4;
+  }
+  const int64_t cols = rows > 0 ? num_elements / rows : 0;
+  int64_t group_size = cols;
+  if (num_groups > 1) {
+    group_size = options_.stored.group_size > 0
+                     ? options_.stored.group_size
+                     : (cols + num_groups - 1) / num_groups;
+  }
+  const bool is_kept = codes_per_int == 8 && group_size > 0 &&
+                       group_size % 32 == 0 && cols % group_size == 0 &&
+                       Supports(DType::kU8, QuantFormat::kInt4);
+  return is_kept ? static_cast<int64_t>(codes.data.size())
+                 : num_elements *
+                       DTypeSize(options_.dtype.value_or(kDequantizedDType));
+}
+
+// A rank has its part of the layers' matrices, all of the embedding's and its
+// slice of the head's.
+int64_t WeightLoader::ExpectedBytes(ShardSpec shard, ShardSpec stage) const {
+  int64_t num_whole_bytes = 0;
+  int64_t num_shared_bytes = 0;  // Of what is divided.
   const DType dequantized = options_.dtype.value_or(kDequantizedDType);
   for (const auto& [name, tensor] : checkpoint_->tensors()) {
     const int64_t stored = static_cast<int64_t>(tensor.data.size());
-    const bool is_int4 = absl::EndsWith(name, ".qweight") ||
-                         absl::EndsWith(name, ".weight_packed");
+    const int64_t num_elements = tensor.num_elements;
     QuantFormat format = tensor.format;
-    int64_t num_elements = tensor.num_elements;
-    if (is_int4) {
-      format = QuantFormat::kInt4;
-      num_elements *= 8;
-    } else if (tensor.dtype == StoredDType::kF8E4M3) {
-      format = QuantFormat::kFp8;
-    }
+    if (tensor.dtype == StoredDType::kF8E4M3) format = QuantFormat::kFp8;
     const std::optional<DType> dense = FloatDType(tensor.dtype);
-    if (format != QuantFormat::kDense) {
+    int64_t& num_bytes =
+        absl::StrContains(name, "layers.") && tensor.shape.size() > 1
+            ? num_shared_bytes
+            : num_whole_bytes;
+    absl::string_view module = name;
+    if (absl::ConsumeSuffix(&module, ".qweight") ||
+        absl::ConsumeSuffix(&module, ".weight_packed")) {
+      num_bytes += ExpectedIntBytes(module, tensor);
+    } else if (format != QuantFormat::kDense) {
       num_bytes += Supports(DType::kU8, format)
                        ? stored
                        : num_elements * DTypeSize(dequantized);
+    } else if (tensor.dtype == StoredDType::kI8) {
+      num_bytes += num_elements * DTypeSize(dequantized);
     } else if (dense && options_.quantization && tensor.shape.size() == 2) {
       const auto scheme = SchemeForMatrix(*options_.quantization,
                                           absl::EndsWith(name, "proj.weight")
@@ -583,7 +720,8 @@ int64_t WeightLoader::ExpectedBytes() const {
                 : stored;
     }
   }
-  return num_bytes;
+  return num_whole_bytes + num_shared_bytes / (shard.size * stage.size) +
+         (shard.size > 1 ? num_whole_bytes / shard.size : 0);
 }
 
 }  // namespace quire

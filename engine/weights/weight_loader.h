@@ -18,6 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/base/thread_pool.h"
 #include "engine/parallel/sharding.h"
+#include "engine/weights/page_releaser.h"
 #include "engine/weights/quantization_config.h"
 #include "engine/weights/quantized_matrix.h"
 #include "engine/weights/safetensors.h"
@@ -80,24 +81,37 @@ class WeightLoader {
                WeightLoaderOptions options);
 
   // The parts of one linear layer, in the order given. Matrices that need no
-  // conversion are views into the mapped file. A matrix is found as
+  // conversion are views into the mapped file, whose pages are given back when
+  // the last copy of LinearSpec::keep_alive goes. A matrix is found as
   // `name`.weight (dense, blocks of GGUF, fp8, int8), `name`.qweight (GPTQ,
   // AWQ) or `name`.weight_packed (compressed-tensors).
   absl::StatusOr<LinearSpec> Linear(LinearKind kind,
                                     const std::vector<LinearSource>& sources);
 
+  // Columns between two places where the matrix [.., cols] called `name`, and
+  // the rows of those whose output it takes, can be cut for several ranks
+  // without leaving its format: CutUnit of sharding.h.
+  int64_t CutUnit(const std::string& name, int64_t cols) const;
+
   // A one-dimensional tensor of `size` elements as f32.
   absl::StatusOr<std::vector<float>> Vector(absl::string_view name,
                                             int64_t size);
+
+  // Calls body over disjoint ranges that cover [0, num_items), on all threads.
+  void RunRanges(int64_t num_items,
+                 absl::FunctionRef<void(int64_t begin, int64_t end)> body);
 
   bool Has(absl::string_view name) const;
 
   // Says that the tensor, if it exists, is known and not needed.
   void Ignore(absl::string_view name);
 
+  // Ignore, for all tensors whose names begin so: another rank has them.
+  void IgnoreAll(absl::string_view prefix);
+
   // The dtype in which a matrix "x.weight" will be packed, or would be if it
-  // were not quantized: bf16, or f16 where its scales are. Requires nothing: an absent or unusable tensor is an
-  // error that names it.
+  // were not quantized: bf16, or f16 where its scales are. Requires nothing: an
+  // absent or unusable tensor is an error that names it.
   absl::StatusOr<DType> PackedDType(absl::string_view name) const;
 
   // Tensors of the file that nothing asked for and that are not known to be
@@ -108,9 +122,10 @@ class WeightLoader {
   // line each for a person.
   std::vector<std::string> Notes() const;
 
-  // What the packed weights will take, before any is packed: padding is a few
-  // percent at most.
-  int64_t ExpectedBytes() const;
+  // What the packed weights will take on a rank, before any is packed: padding
+  // is a few percent at most.
+  //   stage: the layers are divided once more.
+  int64_t ExpectedBytes(ShardSpec shard = {}, ShardSpec stage = {}) const;
 
   // Elements of all tensors loaded, each counted once; of quantized matrices
   // those of the model.
@@ -118,22 +133,23 @@ class WeightLoader {
   const std::string& path() const { return checkpoint_->path(); }
 
  private:
+  int64_t ExpectedIntBytes(absl::string_view module,
+                           const StoredTensor& codes) const;
   // Null if there is no such tensor.
   const StoredTensor* FindStored(absl::string_view name) const;
   absl::StatusOr<const StoredTensor*> Find(absl::string_view name,
                                            absl::Span<const int64_t> shape);
 
-  // Memory of converted parts, and the matrix last read if several parts are
-  // rows of it.
+  // Memory of converted parts.
   struct LinearMemory;
-  struct FusedMatrix {
-    std::string name;
-    WeightPart part;
-  };
 
   bool Supports(DType dtype, QuantFormat format) const;
+  // An error if the configuration says that this quantized tensor is dense.
+  absl::Status CheckIsQuantized(const StoredTensor& tensor,
+                                const LinearSource& source) const;
   // Marks the tensor as used; its bytes if it was not before.
   int64_t Use(const StoredTensor& tensor);
+  void Use(const StoredTensor& tensor, LinearMemory& memory);
   absl::StatusOr<WeightPart> ReadMatrix(const LinearSource& source,
                                         int num_fused, int fused_idx,
                                         LinearMemory& memory);
@@ -148,10 +164,9 @@ class WeightLoader {
                                     LinearMemory& memory);
   absl::Status ReadBiases(const std::vector<LinearSource>& sources,
                           LinearMemory& memory);
-  void RunRanges(int64_t num_items,
-                 absl::FunctionRef<void(int64_t begin, int64_t end)> body);
 
   std::shared_ptr<const Checkpoint> checkpoint_;
+  std::shared_ptr<PageReleaser> releaser_;
   WeightLoaderOptions options_;
   std::set<const StoredTensor*> used_;
   std::unique_ptr<ThreadPool> pool_;  // Started when it is needed.

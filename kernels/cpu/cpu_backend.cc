@@ -82,6 +82,20 @@ absl::Status CheckHeadNorm(const char* name, const NormSpec& norm,
   return absl::OkStatus();
 }
 
+absl::Status CheckNormRanks(const AttentionSpec& spec) {
+  if (spec.norm_ranks == nullptr) return absl::OkStatus();
+  const auto spans_all = [&](const NormSpec& norm, int num_heads) {
+    return norm.kind == NormSpec::Kind::kRms && norm.weight.rows == 1 &&
+           norm.weight.cols == int64_t{num_heads} * spec.head_dim;
+  };
+  if (spans_all(spec.q_norm, spec.num_heads) &&
+      spans_all(spec.k_norm, spec.num_kv_heads)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "attention: only RMS norms of all heads together span ranks");
+}
+
 }  // namespace
 
 absl::Status CheckView(const char* name, const TensorView& view, int64_t rows,
@@ -163,15 +177,22 @@ absl::StatusOr<TensorView> CpuBackend::Upload(TensorView host) {
       MappedMemory::Create(num_bytes, MappedMemory::Pages::kSmall));
   const TensorView view =
       TensorView::Matrix(memory.data(), DType::kF32, host.rows, host.cols);
-  for (int64_t row = 0; row < host.rows; ++row) {
-    float* out = view.row<float>(row);
-    for (int64_t col = 0; col < host.cols; ++col) {
-      out[col] = host.dtype == DType::kF32 ? host.row<const float>(row)[col]
-                 : host.dtype == DType::kF16
-                     ? HalfToFloat(host.row<const uint16_t>(row)[col])
-                     : Bf16ToFloat(host.row<const uint16_t>(row)[col]);
+  const auto copy_rows = [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* out = view.row<float>(row);
+      if (host.dtype == DType::kF32) {
+        std::memcpy(out, host.row<const float>(row), host.cols * sizeof(float));
+        continue;
+      }
+      const uint16_t* from = host.row<const uint16_t>(row);
+      for (int64_t col = 0; col < host.cols; ++col) {
+        out[col] = host.dtype == DType::kF16 ? HalfToFloat(from[col])
+                                             : Bf16ToFloat(from[col]);
+      }
     }
-  }
+  };
+  // A table of RoPE has 131,072 rows, a norm has one.
+  pool_.ParallelFor(host.rows, 1024, copy_rows);
   weights_bytes_ += num_bytes;
   uploads_.push_back(std::move(memory));
   return view;
@@ -201,6 +222,7 @@ absl::StatusOr<int> CpuBackend::AddAttention(const AttentionSpec& spec) {
       CheckHeadNorm("q_norm", spec.q_norm, spec.num_heads, spec.head_dim));
   QUIRE_RETURN_IF_ERROR(
       CheckHeadNorm("k_norm", spec.k_norm, spec.num_kv_heads, spec.head_dim));
+  QUIRE_RETURN_IF_ERROR(CheckNormRanks(spec));
   for (const TensorView* rope : {&spec.rope_table, &spec.long_rope_table}) {
     if (rope->empty()) continue;
     if (rope->dtype != DType::kF32 || rope->cols < 2 || rope->cols % 2 != 0 ||
@@ -332,6 +354,7 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
     sampling_scratch_.emplace_back(shape.vocab_size,
                                    SlotTable::MaxHistoryTokens(shape));
   }
+  if (shape.tensor_ranks != nullptr) ReserveForRanks();
   for (int i = 0; i < shape.steps_in_flight; ++i) {
     steps_.push_back(std::make_unique<CpuStep>());
     ReserveResults(*steps_.back());
@@ -348,6 +371,20 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
   for (const KvLayers& kv : kv_) plan.kv_bytes += kv.memory.num_bytes();
   plan.num_blocks = num_blocks_;
   return plan;
+}
+
+// What the ranks exchange beside activations.
+void CpuBackend::ReserveForRanks() {
+  norm_factors_.resize(int64_t{2} * shape_.max_num_tokens);
+  if (shape_.pooled_cols > 0) return;
+  // Enough for all threads to have a row, and for the drafts of one: 19 MB for
+  // a vocabulary of 152,000.
+  constexpr int64_t kMaxWholeRows = 32;
+  num_whole_rows_ = std::min<int64_t>(kMaxWholeRows, shape_.max_logit_rows);
+  // Slices are padded, see ShardVocab.
+  whole_logits_stride_ =
+      shape_.vocab_size + int64_t{64} * shape_.tensor_ranks->size();
+  whole_logits_.resize(num_whole_rows_ * whole_logits_stride_);
 }
 
 void CpuBackend::ReserveResults(CpuStep& step) {
@@ -370,6 +407,14 @@ void CpuBackend::ReserveResults(CpuStep& step) {
   step.is_non_finite.reserve(shape_.max_logit_rows);
   step.top_begin.reserve(shape_.max_logit_rows);
   step.embeddings.reserve(int64_t{shape_.max_logit_rows} * shape_.pooled_cols);
+  if (shape_.tensor_ranks != nullptr) {
+    step.records.reserve(shape_.max_logit_rows);
+    step.draws.reserve(shape_.max_logit_rows);
+    step.gathered.reserve(shape_.max_logit_rows);
+    step.own_records.reserve(int64_t{2} * shape_.max_logit_rows);
+    step.all_records.reserve(int64_t{2} * shape_.max_logit_rows *
+                             shape_.tensor_ranks->size());
+  }
   step.top_ids.reserve(shape_.max_logit_rows * kReservedLogprobs);
   step.top_logprobs.reserve(shape_.max_logit_rows * kReservedLogprobs);
 }

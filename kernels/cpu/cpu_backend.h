@@ -29,6 +29,8 @@ namespace quire {
 
 struct CpuStep;  // kernels/cpu/cpu_step.h
 struct KvLayers;
+struct LogitRows;
+struct StepRowState;
 
 struct CpuBackendOptions {
   // Of compute threads, the caller among them: it is pinned at its first step.
@@ -80,6 +82,8 @@ class CpuBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
+                        int peer, ActivationRows rows, TensorView x) override;
   absl::Status Sample(Step& step, TensorView logits) override;
   absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override;
@@ -106,21 +110,33 @@ class CpuBackend : public Backend {
   void ApplyPrologue(const Prologue& prologue, int64_t num_rows,
                      const int32_t* row_idxs, TensorView x, float* out,
                      int64_t out_stride);
-  void ApplyEpilogueNorm(const Epilogue& epilogue, int64_t num_rows,
-                         TensorView out);
+  void FinishProduct(const Epilogue& epilogue, int64_t num_rows,
+                     TensorView product, TensorView out);
+  absl::Status MeasureHeads(const CpuStep& step, const AttentionSpec& spec,
+                            TensorView qkv);
   void NormHeads(const NormSpec& norm, int num_heads, int head_dim,
                  float* heads);
   void WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
                TensorView qkv);
-  void SampleRowOfStep(CpuStep& step, size_t row_idx, TensorView logits,
-                       SamplingScratch& scratch);
-  void ScoreLogitOfStep(CpuStep& step, size_t scored_idx, TensorView logits,
+  SampleInput InputOfDraw(const CpuStep& step, const StepRowState& state,
+                          int draw_idx);
+  void SampleRowOfStep(CpuStep& step, size_t result_idx,
+                       const LogitRows& logits, SamplingScratch& scratch);
+  void ScoreLogitOfStep(CpuStep& step, size_t scored_idx, const float* logits,
                         SamplingScratch& scratch);
   // Once all of the step's logits are scored.
   void FinishScoredRow(CpuStep& step, size_t result_idx);
+  absl::Status CheckSlices(int64_t slice_size) const;
+  bool DrawsFromSlices(const StepRow& row);
+  absl::Status ExchangeDraws(CpuStep& step, TensorView logits);
+  absl::Status GatherLogits(TensorView logits, int32_t first, int32_t count,
+                            int64_t* next_row);
+  absl::Status SampleGathered(CpuStep& step, TensorView logits);
+  absl::Status SampleSlices(CpuStep& step, TensorView logits);
   absl::Status AddToPooledSums(const CpuStep& step);
   void PoolRow(CpuStep& step, size_t result_idx, Pooling pooling);
   void ReserveResults(CpuStep& step);
+  void ReserveForRanks();
 
   const Isa isa_;
   ThreadPool pool_;
@@ -146,7 +162,12 @@ class CpuBackend : public Backend {
   std::unique_ptr<MatmulScratch> matmul_scratch_;
   std::unique_ptr<AttentionScratch> attention_scratch_;
   std::vector<SamplingScratch> sampling_scratch_;  // One for each thread.
-  std::vector<std::unique_ptr<CpuStep>> steps_;    // A ring.
+  std::vector<float> norm_factors_;                // [max_num_tokens, q and k]
+  // Of several ranks: [num_whole_rows_, whole_logits_stride_]
+  std::vector<float> whole_logits_;
+  int64_t num_whole_rows_ = 0;
+  int64_t whole_logits_stride_ = 0;
+  std::vector<std::unique_ptr<CpuStep>> steps_;  // A ring.
 };
 
 }  // namespace quire

@@ -27,6 +27,14 @@ void ScatterElements(const char* from, int64_t count, int64_t stride,
   }
 }
 
+// The RMS norm of all heads together, whose factor is known.
+void ScaleHeads(const NormSpec& norm, float factor, float* heads) {
+  const float* const weight = norm.weight.row<const float>(0);
+  for (int64_t i = 0; i < norm.weight.cols; ++i) {
+    heads[i] *= factor * (norm.weight_offset + weight[i]);
+  }
+}
+
 // Stores one token in its slot of a block.
 //   kv: [2 * num_kv_heads, head_dim], K of all heads and then V.
 //   row: room for head_dim elements.
@@ -186,12 +194,20 @@ absl::Status CpuBackend::Linear(Step& step, TensorView x,
   params.num_rows = num_rows;
   params.activation = epilogue.activation;
   const bool has_norm = epilogue.norm.kind != NormSpec::Kind::kNone;
-  const TensorView& product = has_norm ? epilogue.norm_input : out;
-  if (has_norm) {
+  const bool is_finished_later = has_norm || epilogue.all_reduce != nullptr;
+  TensorView product = is_finished_later ? epilogue.norm_input : out;
+  if (is_finished_later) {
     QUIRE_RETURN_IF_ERROR(
         CheckNorm("Linear: norm of the product", epilogue.norm, out_cols));
     QUIRE_RETURN_IF_ERROR(
         CheckView("Linear: norm_input", product, num_rows, out_cols));
+  }
+  if (epilogue.all_reduce != nullptr) {
+    if (epilogue.activation != Epilogue::Activation::kNone) {
+      return absl::InvalidArgumentError(
+          "Linear: an activation of a sum over ranks");
+    }
+    product = TensorView::Matrix(product.data, DType::kF32, num_rows, out_cols);
   }
   params.out = product.row<float>(0);
   params.out_stride = product.row_stride;
@@ -199,7 +215,7 @@ absl::Status CpuBackend::Linear(Step& step, TensorView x,
     QUIRE_RETURN_IF_ERROR(
         CheckView("Linear: residual", epilogue.residual, num_rows, out_cols));
   }
-  if (!has_norm) {
+  if (!is_finished_later) {
     params.out_scale = epilogue.scale;
     if (!epilogue.residual.empty()) {
       params.residual = epilogue.residual.row<const float>(0);
@@ -207,7 +223,7 @@ absl::Status CpuBackend::Linear(Step& step, TensorView x,
     }
   }
   if (out.data == x.data || product.data == x.data ||
-      (has_norm &&
+      (is_finished_later &&
        (product.data == out.data || product.data == epilogue.residual.data))) {
     return absl::InvalidArgumentError(
         "Linear: out and norm_input must not alias x or each other");
@@ -223,17 +239,24 @@ absl::Status CpuBackend::Linear(Step& step, TensorView x,
   }
   Matmul(pool_, isa_, static_cast<const PackedMatrix&>(weight), params,
          *matmul_scratch_);
-  if (has_norm) ApplyEpilogueNorm(epilogue, num_rows, out);
+  if (epilogue.all_reduce != nullptr) {
+    QUIRE_RETURN_IF_ERROR(epilogue.all_reduce->AllReduceSum(product, nullptr));
+  }
+  if (is_finished_later) FinishProduct(epilogue, num_rows, product, out);
   return absl::OkStatus();
 }
 
-// out = scale * norm(norm_input) + residual.
-void CpuBackend::ApplyEpilogueNorm(const Epilogue& epilogue, int64_t num_rows,
-                                   TensorView out) {
+// out = scale * norm(product) + residual; overwrites the product.
+void CpuBackend::FinishProduct(const Epilogue& epilogue, int64_t num_rows,
+                               TensorView product, TensorView out) {
+  const bool has_norm = epilogue.norm.kind != NormSpec::Kind::kNone;
   pool_.ParallelFor(num_rows, 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
-      float* values = epilogue.norm_input.row<float>(row);
-      NormRow(isa_, epilogue.norm, out.cols, values, nullptr, nullptr, values);
+      float* values = product.row<float>(row);
+      if (has_norm) {
+        NormRow(isa_, epilogue.norm, out.cols, values, nullptr, nullptr,
+                values);
+      }
       ScaleAddRow(isa_, epilogue.scale,
                   epilogue.residual.empty()
                       ? nullptr
@@ -242,6 +265,39 @@ void CpuBackend::ApplyEpilogueNorm(const Epilogue& epilogue, int64_t num_rows,
       std::copy_n(values, out.cols, out.row<float>(row));
     }
   });
+}
+
+// AttentionSpec::norm_ranks: the factors of the norms of q and k of every
+// token, in norm_factors_.
+absl::Status CpuBackend::MeasureHeads(const CpuStep& step,
+                                      const AttentionSpec& spec,
+                                      TensorView qkv) {
+  const int64_t q_cols = int64_t{spec.num_heads} * spec.head_dim;
+  const int64_t k_cols = int64_t{spec.num_kv_heads} * spec.head_dim;
+  float* const factors = norm_factors_.data();
+  pool_.ParallelFor(step.num_tokens, 4, [&](int64_t begin, int64_t end, int) {
+    const auto square = [](const float* x, int64_t cols) {
+      double sum = 0.0;
+      for (int64_t i = 0; i < cols; ++i) sum += double{x[i]} * x[i];
+      return static_cast<float>(sum);
+    };
+    for (int64_t t = begin; t < end; ++t) {
+      const float* const heads = qkv.row<const float>(t);
+      factors[2 * t] = square(heads, q_cols);
+      factors[2 * t + 1] = square(heads + q_cols, k_cols);
+    }
+  });
+  QUIRE_RETURN_IF_ERROR(spec.norm_ranks->AllReduceSum(
+      TensorView::Matrix(factors, DType::kF32, step.num_tokens, 2), nullptr));
+  const float size = static_cast<float>(spec.norm_ranks->size());
+  for (int64_t t = 0; t < step.num_tokens; ++t) {
+    const auto factor = [size](float sum, int64_t cols, float eps) {
+      return 1.0f / std::sqrt(sum / (size * static_cast<float>(cols)) + eps);
+    };
+    factors[2 * t] = factor(factors[2 * t], q_cols, spec.q_norm.eps);
+    factors[2 * t + 1] = factor(factors[2 * t + 1], k_cols, spec.k_norm.eps);
+  }
+  return absl::OkStatus();
 }
 
 // The QK-norm of a token's heads, in place; see AttentionSpec for the shapes.
@@ -276,9 +332,14 @@ void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
         for (int64_t t = begin; t < end; ++t) {
           const int64_t position = step.positions[t];
           float* head = qkv.row<float>(t);
-          NormHeads(spec.q_norm, spec.num_heads, head_dim, head);
-          NormHeads(spec.k_norm, spec.num_kv_heads, head_dim,
-                    head + int64_t{spec.num_heads} * head_dim);
+          float* const k = head + int64_t{spec.num_heads} * head_dim;
+          if (spec.norm_ranks == nullptr) {
+            NormHeads(spec.q_norm, spec.num_heads, head_dim, head);
+            NormHeads(spec.k_norm, spec.num_kv_heads, head_dim, k);
+          } else {
+            ScaleHeads(spec.q_norm, norm_factors_[2 * t], head);
+            ScaleHeads(spec.k_norm, norm_factors_[2 * t + 1], k);
+          }
           const int32_t row_idx = step.token_row[t];
           const SlotState& slot = slots_[step.rows[row_idx].row.slot];
           const bool is_long = !spec.long_rope_table.empty() &&
@@ -319,6 +380,9 @@ absl::Status CpuBackend::Attention(Step& step, int spec_id, int layer,
   QUIRE_RETURN_IF_ERROR(
       CheckView("Attention: out", out, cpu_step.num_tokens, q_cols));
   if (cpu_step.num_tokens == 0) return absl::OkStatus();
+  if (spec.norm_ranks != nullptr) {
+    QUIRE_RETURN_IF_ERROR(MeasureHeads(cpu_step, spec, qkv));
+  }
   WriteKv(cpu_step, kv, layer, qkv);
   PagedAttentionParams params;
   params.rows = cpu_step.attention_rows;
@@ -350,7 +414,10 @@ absl::Status CpuBackend::Logits(Step& step, TensorView hidden,
       CheckView("Logits: hidden", hidden, cpu_step.num_tokens, vocab.cols));
   QUIRE_RETURN_IF_ERROR(
       CheckPrologue(prologue, cpu_step.num_tokens, vocab.cols));
-  if (vocab.kind != LinearKind::kVocab || vocab.rows != shape_.vocab_size) {
+  const bool may_be_slice =
+      shape_.tensor_ranks != nullptr && vocab.rows < shape_.vocab_size;
+  if (vocab.kind != LinearKind::kVocab ||
+      (vocab.rows != shape_.vocab_size && !may_be_slice)) {
     return absl::InvalidArgumentError(
         absl::StrCat("Logits: the weights have ", vocab.rows,
                      " rows, vocab_size is ", shape_.vocab_size));
@@ -376,172 +443,6 @@ absl::Status CpuBackend::Logits(Step& step, TensorView hidden,
       SoftcapRow(isa_, softcap, std::min(kPieceCols, vocab.rows - col),
                  out.row<float>(begin / pieces) + col);
     });
-  }
-  return absl::OkStatus();
-}
-
-void CpuBackend::ScoreLogitOfStep(CpuStep& step, size_t scored_idx,
-                                  TensorView logits, SamplingScratch& scratch) {
-  const int32_t logit = step.scored_logits[scored_idx];
-  const StepRow& row = step.rows[step.token_row[step.logit_token[logit]]].row;
-  SampleOutput output;
-  output.top_ids = step.top_ids.data() + step.top_begin[logit];
-  output.top_logprobs = step.top_logprobs.data() + step.top_begin[logit];
-  ScoreRow(isa_, logits.row<const float>(logit), shape_.vocab_size,
-           step.scored_ids[scored_idx],
-           slots_[row.slot].params.num_prompt_logprobs, scratch, &output);
-  step.logprobs[logit] = output.logprob;
-  step.ranks[logit] = output.rank;
-  step.is_non_finite[logit] = output.non_finite;
-}
-
-void CpuBackend::FinishScoredRow(CpuStep& step, size_t result_idx) {
-  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
-  const int32_t num_scored = state.row.num_scored;
-  if (num_scored == 0) return;
-  RowResult& result = step.results[result_idx];
-  const int32_t first = state.first_logit;
-  for (int i = 0; i < num_scored; ++i) {
-    result.non_finite |= step.is_non_finite[first + i] != 0;
-  }
-  const int64_t num_top =
-      int64_t{num_scored} *
-      std::max(slots_[state.row.slot].params.num_prompt_logprobs, 0);
-  const int64_t top_begin = step.top_begin[first];
-  result.scored_logprobs =
-      absl::MakeConstSpan(step.logprobs).subspan(first, num_scored);
-  result.scored_ranks =
-      absl::MakeConstSpan(step.ranks).subspan(first, num_scored);
-  result.scored_top_ids =
-      absl::MakeConstSpan(step.top_ids).subspan(top_begin, num_top);
-  result.scored_top_logprobs =
-      absl::MakeConstSpan(step.top_logprobs).subspan(top_begin, num_top);
-}
-
-void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
-                                 TensorView logits, SamplingScratch& scratch) {
-  const StepRowState& state = step.rows[step.sampled_rows[result_idx]];
-  const StepRow& row = state.row;
-  SlotState& slot = slots_[row.slot];
-  RowResult& result = step.results[result_idx];
-  result = RowResult();
-  result.slot = row.slot;
-  const int num_logits = row.num_logits - row.num_scored;
-  if (num_logits == 0) {
-    slot.num_computed_tokens += row.num_tokens;
-    return;
-  }
-  const int num_top = std::max(slot.params.num_logprobs, 0);
-  const int32_t first = state.first_logit + row.num_scored;
-  const int64_t top_begin = step.top_begin[first];
-  // Drafts behind a rejected one are not sampled, but the whole row must be
-  // finite.
-  for (int i = 1; i < num_logits; ++i) {
-    result.non_finite |= !IsFiniteRow(isa_, logits.row<const float>(first + i),
-                                      shape_.vocab_size, scratch);
-  }
-  int num_drawn = 0;
-  for (int i = 0; i < num_logits && !result.non_finite; ++i) {
-    const int32_t token_idx = step.logit_token[first + i];
-    SampleInput input;
-    input.logits = logits.row<const float>(first + i);
-    input.vocab_size = shape_.vocab_size;
-    input.params = &slot.params;
-    input.counts = slot.has_penalties ? &slot.counts : nullptr;
-    if (slot.has_history) {
-      input.history = {slot.history, static_cast<size_t>(slot.history_size)};
-    }
-    input.num_prompt_tokens = slot.num_prompt_tokens;
-    input.position = int64_t{step.positions[token_idx]} + 1;
-    input.num_generated =
-        static_cast<int32_t>(input.position) - slot.num_prompt_tokens;
-    SampleOutput output;
-    output.top_ids = step.top_ids.data() + top_begin + int64_t{i} * num_top;
-    output.top_logprobs =
-        step.top_logprobs.data() + top_begin + int64_t{i} * num_top;
-    SampleRow(isa_, input, scratch, &output);
-    if (output.non_finite) {
-      result.non_finite = true;
-      break;
-    }
-    result.all_masked |= output.all_masked;
-    step.tokens[first + i] = output.token;
-    step.logprobs[first + i] = output.logprob;
-    ++num_drawn;
-    slot.AddGeneratedToken(output.token);
-    const bool is_accepted =
-        i + 1 < num_logits && step.token_ids[token_idx + 1] == output.token;
-    if (!is_accepted) break;
-  }
-  if (result.non_finite) {
-    // One token that means nothing, so that every row has a result.
-    num_drawn = 1;
-    step.tokens[first] = 0;
-    step.logprobs[first] = 0.0f;
-    std::fill_n(step.top_ids.begin() + top_begin, num_top, 0);
-    std::fill_n(step.top_logprobs.begin() + top_begin, num_top, 0.0f);
-  }
-  result.tokens = absl::MakeConstSpan(step.tokens).subspan(first, num_drawn);
-  if (slot.params.num_logprobs >= 0) {
-    result.logprobs =
-        absl::MakeConstSpan(step.logprobs).subspan(first, num_drawn);
-    result.top_ids = absl::MakeConstSpan(step.top_ids)
-                         .subspan(top_begin, int64_t{num_drawn} * num_top);
-    result.top_logprobs = absl::MakeConstSpan(step.top_logprobs)
-                              .subspan(top_begin, int64_t{num_drawn} * num_top);
-  }
-  slot.last_token = result.tokens.back();
-  slot.num_computed_tokens += row.num_tokens - (num_logits - num_drawn);
-}
-
-absl::Status CpuBackend::Sample(Step& step, TensorView logits) {
-  CpuStep& cpu_step = AsCpuStep(step);
-  if (cpu_step.is_sampled) {
-    return absl::FailedPreconditionError("Sample was called before");
-  }
-  if (cpu_step.num_logits > 0) {
-    QUIRE_RETURN_IF_ERROR(CheckView("Sample: logits", logits,
-                                    cpu_step.num_logits, shape_.vocab_size));
-  }
-  cpu_step.is_sampled = true;
-  cpu_step.tokens.resize(cpu_step.num_logits);
-  cpu_step.logprobs.resize(cpu_step.num_logits);
-  cpu_step.ranks.resize(cpu_step.num_logits);
-  cpu_step.is_non_finite.resize(cpu_step.num_logits);
-  cpu_step.top_begin.resize(cpu_step.num_logits);
-  cpu_step.results.resize(cpu_step.sampled_rows.size());
-  int64_t num_top = 0;
-  for (const StepRowState& state : cpu_step.rows) {
-    SlotState& slot = slots_[state.row.slot];
-    if (state.row.num_logits == 0) {
-      slot.num_computed_tokens += state.row.num_tokens;
-      continue;
-    }
-    for (int i = 0; i < state.row.num_logits; ++i) {
-      cpu_step.top_begin[state.first_logit + i] = num_top;
-      num_top +=
-          std::max(i < state.row.num_scored ? slot.params.num_prompt_logprobs
-                                            : slot.params.num_logprobs,
-                   0);
-    }
-  }
-  cpu_step.top_ids.resize(num_top);
-  cpu_step.top_logprobs.resize(num_top);
-  const int64_t num_scored = cpu_step.scored_logits.size();
-  pool_.ParallelFor(num_scored + cpu_step.sampled_rows.size(), 1,
-                    [&](int64_t begin, int64_t end, int thread_idx) {
-                      SamplingScratch& scratch = sampling_scratch_[thread_idx];
-                      for (int64_t i = begin; i < end; ++i) {
-                        if (i < num_scored) {
-                          ScoreLogitOfStep(cpu_step, i, logits, scratch);
-                        } else {
-                          SampleRowOfStep(cpu_step, i - num_scored, logits,
-                                          scratch);
-                        }
-                      }
-                    });
-  for (size_t i = 0; i < cpu_step.sampled_rows.size(); ++i) {
-    FinishScoredRow(cpu_step, i);
   }
   return absl::OkStatus();
 }

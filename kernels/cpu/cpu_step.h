@@ -4,12 +4,14 @@
 #define QUIRE_KERNELS_CPU_CPU_STEP_H_
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/mapped_memory.h"
+#include "kernels/cpu/sampling.h"
 
 namespace quire {
 
@@ -19,6 +21,13 @@ struct StepRowState {
   int64_t first_position = 0;
   int32_t first_token = 0;
   int32_t first_logit = 0;
+};
+
+// Where the draws of a row come from.
+struct LogitRows {
+  const float* rows = nullptr;  // [draws, stride]: whole rows.
+  int64_t stride = 0;
+  const SampleOutput* draws = nullptr;  // In place of rows: already drawn.
 };
 
 struct CpuStep {
@@ -47,6 +56,27 @@ struct CpuStep {
   std::vector<int32_t> top_ids;
   std::vector<float> top_logprobs;
   std::vector<float> embeddings;  // [num_logits, pooled_cols]
+
+  // Of logits in slices: where the best entries of a draw lie in the records.
+  struct Record {
+    int64_t begin = -1;  // -1: not drawn by them.
+    int32_t row_idx = 0;
+    int32_t draw_idx = 0;
+  };
+  std::vector<Record> records;      // [num_logits]
+  std::vector<float> own_records;   // See cpu_sampling.cc.
+  std::vector<float> all_records;   // [ranks, size of own_records]
+  std::vector<SampleOutput> draws;  // [num_logits]
+  std::vector<std::pair<float, int32_t>> merged_top;
+  // What is computed from whole rows.
+  struct Gathered {
+    int32_t idx = 0;  // Of scored_logits or of sampled_rows.
+    bool is_scored = false;
+    int32_t first_logit = 0;
+    int32_t num_logits = 0;
+    int64_t first_row = 0;  // Of the gathered ones.
+  };
+  std::vector<Gathered> gathered;
 };
 
 struct KvLayers {

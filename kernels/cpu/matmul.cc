@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "kernels/cpu/dword_square.h"
 #include "kernels/cpu/matmul_kernels.h"
 #include "kernels/quant_codec.h"
 
@@ -40,6 +41,19 @@ absl::Status CheckQuantized(const WeightPart& part) {
     return fail("rows of ", part.data.cols, " elements of ",
                 DTypeName(part.data.dtype), ", not blocks of ", block.bytes,
                 " bytes");
+  }
+  if (part.format == QuantFormat::kFp8) {
+    const TensorView& scales = part.scales;
+    const int64_t size = part.group_size;
+    const bool fits =
+        size > 0 ? scales.rows == (part.rows() + size - 1) / size &&
+                       scales.cols == (part.cols() + size - 1) / size
+                 : scales.cols == 1 &&
+                       (scales.rows == 1 || scales.rows == part.rows());
+    if (size < 0 || !fits || scales.empty() || scales.dtype != DType::kF32) {
+      return fail("scales of ", DTypeName(scales.dtype), " [", scales.rows,
+                  ", ", scales.cols, "] with group_size ", size);
+    }
   }
   if (part.format != QuantFormat::kInt4) return absl::OkStatus();
   if (part.group_size < 1) return fail("group_size ", part.group_size);
@@ -219,7 +233,19 @@ void PackedMatrix::FillPanel(const LinearSpec& spec, int64_t panel) {
       if (src[lane] == nullptr) continue;
       const char* const from = src[lane] + unit * unit_bytes;
       char* const to = dst + unit * step_bytes + lane * unit_bytes;
-      if (unit_bytes == 4) {
+      if (unit_bytes == 4 && lane % kSquareLanes == 0 &&
+          std::count(src + lane, src + lane + kSquareLanes, nullptr) == 0) {
+        int64_t i = 0;
+        for (; i + 4 <= count; i += 4) {
+          ScatterSquare(src + lane, (unit + i) * 4, 0, to + i * step_bytes,
+                        step_bytes);
+        }
+        for (int j = 0; j < kSquareLanes; ++j) {
+          ScatterUnits<4>(src[lane + j] + (unit + i) * 4,
+                          to + i * step_bytes + j * 4, count - i, step_bytes);
+        }
+        lane += kSquareLanes - 1;
+      } else if (unit_bytes == 4) {
         ScatterUnits<4>(from, to, count, step_bytes);
       } else {
         ScatterUnits<2>(from, to, count, step_bytes);
@@ -261,7 +287,7 @@ absl::Status PackedMatrix::PackPieces(const LinearSpec& spec,
     row += part.rows();
     const bool is_dense = part.format == QuantFormat::kDense;
     if (kind == LinearKind::kGateUp ||
-        (!is_dense && !CanPackQuantMatrix(piece))) {
+        (!is_dense && !CanPackQuantMatrix(piece) && !CanPackFp8Matrix(piece))) {
       dense.push_back(ToBf16(part, pool));
       part = WeightPart{TensorView::Matrix(dense.back().data(), DType::kBF16,
                                            part.rows(), part.cols())};
@@ -299,6 +325,9 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
     if (CanPackQuantMatrix(spec)) {
       p.quant_ = PackQuantMatrix(spec, isa, pool);
       p.num_bytes = p.quant_->num_bytes();
+    } else if (CanPackFp8Matrix(spec)) {
+      p.fp8_ = PackFp8Matrix(spec, isa, pool);
+      p.num_bytes = p.fp8_->num_bytes();
     } else {
       QUIRE_RETURN_IF_ERROR(p.PackPieces(spec, pool));
     }
@@ -341,6 +370,10 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   QUIRE_CHECK(isa == weight.isa_);
   if (weight.quant_ != nullptr) {
     QuantMatmul(pool, GetQuantKernels(isa), *weight.quant_, params, scratch);
+    return;
+  }
+  if (weight.fp8_ != nullptr) {
+    Fp8Matmul(pool, isa, *weight.fp8_, params, scratch);
     return;
   }
   if (!weight.pieces_.empty()) {
@@ -418,6 +451,10 @@ void UnpackRow(const PackedMatrix& weight, int64_t row, float* out) {
   QUIRE_DCHECK(row >= 0 && row < weight.rows);
   if (weight.quant_ != nullptr) {
     UnpackQuantRow(*weight.quant_, row, out);
+    return;
+  }
+  if (weight.fp8_ != nullptr) {
+    UnpackFp8Row(*weight.fp8_, row, out);
     return;
   }
   for (const auto& piece : weight.pieces_) {

@@ -20,6 +20,7 @@
 #include "engine/base/thread_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/fp8_matmul.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/matmul_params.h"
 #include "kernels/cpu/quant_matmul.h"
@@ -57,6 +58,7 @@ class PackedMatrix : public PackedWeight {
 
   // Instead of panels_: quantized weights, or matrices one below the other.
   std::unique_ptr<QuantMatrix> quant_;
+  std::unique_ptr<Fp8Matrix> fp8_;
   std::vector<std::unique_ptr<PackedMatrix>> pieces_;
 };
 
@@ -66,9 +68,10 @@ bool IsPackable(DType dtype, QuantFormat format);
 // Copies the parts (and the bias) into the layout of `isa`, in parallel; they
 // are not needed afterwards. Parts may have any row stride and alignment, and
 // differ in format. Block formats and kInt4 keep their bits and are multiplied
-// in integers (kernels/cpu/quant_matmul.h). What has no such layout becomes
-// bf16: fp8, kInt4 with groups that are not multiples of 32 columns or do not
-// divide them, gate and up that differ in layout.
+// in integers (kernels/cpu/quant_matmul.h), kFp8 in bf16
+// (kernels/cpu/fp8_matmul.h). What has no such layout becomes bf16: kInt4 with
+// groups that are not multiples of 32 columns or do not divide them, kFp8 with
+// an odd group_size, gate and up that differ in layout.
 // INVALID_ARGUMENT if the parts disagree in cols, a shape does not suit the
 // kind or the format, or the bias is not f32 of `rows` elements; UNIMPLEMENTED
 // for what is not IsPackable.
@@ -78,8 +81,8 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
 
 // Requires: `isa` is the one `weight` was packed for. With bf16 weights x is
 // rounded to bf16 (to nearest, ties to even) first; with avx512_bf16 subnormal
-// inputs count as zero, as VDPBF16PS defines. With quantized weights x is
-// rounded to 8 bits. num_rows == 0 is a no-op.
+// inputs count as zero, as VDPBF16PS defines. With kFp8 too; with other
+// quantized weights x is rounded to 8 bits. num_rows == 0 is a no-op.
 void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
             const MatmulParams& params, MatmulScratch& scratch);
 

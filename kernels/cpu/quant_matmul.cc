@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/base/status.h"
+#include "kernels/cpu/dword_square.h"
 #include "kernels/cpu/quant_blocks.h"
 #include "kernels/cpu/quant_kernels.h"
 
@@ -38,6 +39,32 @@ void CopyPlainBlocks(const uint8_t* blocks, int64_t num_blocks, int64_t width,
     }
     blocks += 2 + 4 * kDwords;
     out += width * (2 + 4 * kDwords);
+  }
+}
+
+// The same for kSquareLanes neighbouring lanes.
+template <int kDwords>
+void CopyPlainBlocks4(const char* const* channels, int64_t begin,
+                      int64_t num_blocks, int64_t width, int64_t lane,
+                      char* out) {
+  constexpr int64_t kBytes = 2 + 4 * kDwords;
+  constexpr uint32_t kSigns = kDwords == 8 ? 0x80808080u : 0;
+  int64_t offset = begin * kBytes;
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    uint16_t scales[kSquareLanes];
+#pragma GCC unroll 4
+    for (int i = 0; i < kSquareLanes; ++i) {
+      std::memcpy(scales + i, channels[i] + offset, 2);
+    }
+    std::memcpy(out + lane * 2, scales, sizeof(scales));
+    char* const codes = out + width * 2 + lane * 4;
+#pragma GCC unroll 2
+    for (int first = 0; first < kDwords; first += 4) {
+      ScatterSquare(channels, offset + 2 + 4 * first, kSigns,
+                    codes + first * width * 4, width * 4);
+    }
+    offset += kBytes;
+    out += width * kBytes;
   }
 }
 
@@ -195,18 +222,53 @@ void QuantMatrix::FillPanel(const WeightPart* parts, int64_t panel,
   const int64_t run =
       std::max<int64_t>(1, kRunBlocks / segment.blocks_per_super);
   char* const base = segment.panels.data() + panel * segment.panel_bytes;
+  const int64_t width = 2 * lanes_;
+  struct Channel {
+    const WeightPart* part = nullptr;  // Null: padding.
+    int64_t row = 0;
+  } channels[32];
+  const char* rows[32] = {};
+  for (int64_t lane = 0; lane < width; ++lane) {
+    int64_t row = RowOfLane(segment.num_rows, is_gated_, lanes_, panel, lane);
+    if (row < 0) continue;
+    const WeightPart* part = parts;
+    if (is_gated_ && row >= segment.num_rows / 2) {
+      row -= segment.num_rows / 2;
+      ++part;
+    }
+    channels[lane] = {part, row};
+    rows[lane] =
+        static_cast<const char*>(part->data.data) + row * part->data.row_stride;
+  }
+  // Of all parts of a segment: they have one layout.
+  const auto all_are = [&](QuantFormat format) {
+    for (const Channel& channel : channels) {
+      if (channel.part != nullptr && channel.part->format != format) {
+        return false;
+      }
+    }
+    return true;
+  };
+  const bool is_q8_0 = all_are(QuantFormat::kQ8_0);
+  const bool is_plain4 =
+      all_are(QuantFormat::kQ4_0) || all_are(QuantFormat::kIQ4_NL);
   for (int64_t super = 0; super < num_supers; super += run) {
     const int64_t end = std::min(super + run, num_supers);
-    for (int64_t lane = 0; lane < 2 * lanes_; ++lane) {
-      int64_t row = RowOfLane(segment.num_rows, is_gated_, lanes_, panel, lane);
-      if (row < 0) continue;
-      const WeightPart* part = parts;
-      if (is_gated_ && row >= segment.num_rows / 2) {
-        row -= segment.num_rows / 2;
-        ++part;
+    char* const to = base + super * segment.super_bytes;
+    for (int64_t lane = 0; lane < width; ++lane) {
+      if ((is_q8_0 || is_plain4) && lane % kSquareLanes == 0 &&
+          std::count(rows + lane, rows + lane + kSquareLanes, nullptr) == 0) {
+        if (is_q8_0) {
+          CopyPlainBlocks4<8>(rows + lane, super, end - super, width, lane, to);
+        } else {
+          CopyPlainBlocks4<4>(rows + lane, super, end - super, width, lane, to);
+        }
+        lane += kSquareLanes - 1;
+        continue;
       }
-      FillChannel(*part, row, super, end, lane,
-                  base + super * segment.super_bytes, segment);
+      const Channel& channel = channels[lane];
+      if (channel.part == nullptr) continue;
+      FillChannel(*channel.part, channel.row, super, end, lane, to, segment);
     }
   }
 }

@@ -473,7 +473,7 @@ TEST(QuantMatmulRoundingTest, XIsRoundedToNearestEven) {
   }
 }
 
-TEST(PackQuantizedTest, Fp8AndOddGroupsBecomeBf16) {
+TEST(PackQuantizedTest, OddGroupsBecomeBf16) {
   ThreadPool pool(1);
   const RandomWeights fp8 = MakeRandomWeights(QuantFormat::kFp8, 5, 48, 1);
   const RandomWeights odd = MakeRandomWeights(QuantFormat::kInt4, 7, 48, 1, 48);
@@ -489,7 +489,8 @@ TEST(PackQuantizedTest, Fp8AndOddGroupsBecomeBf16) {
                     expected.data());
       UnpackRow(**packed, row, got.data());
       for (int i = 0; i < 48; ++i) {
-        EXPECT_EQ(got[i], Bf16ToFloat(FloatToBf16(expected[i])));
+        EXPECT_EQ(got[i], row < 5 ? expected[i]
+                                  : Bf16ToFloat(FloatToBf16(expected[i])));
       }
     }
   }

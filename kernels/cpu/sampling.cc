@@ -70,7 +70,7 @@ struct SamplingKernels {
   void (*exp_row)(const float*, int64_t, float, float*);
   int64_t (*collect)(const float*, int64_t, const float*, float, float, float*);
   int32_t (*gumbel_argmax)(const float*, int64_t, const float*, float, uint64_t,
-                           int64_t, int32_t);
+                           int64_t, int32_t, int32_t);
 };
 
 #define QUIRE_ROW_KERNELS "kernels/cpu/sampling.inc"
@@ -100,11 +100,15 @@ class RowSampler {
 
  public:
   RowSampler(Isa isa, const SampleInput& input, SamplingScratch& scratch)
+      : RowSampler(isa, input, {0, input.vocab_size}, scratch) {}
+  RowSampler(Isa isa, const SampleInput& input, VocabSlice slice,
+             SamplingScratch& scratch)
       : kernels_(RowKernelsFor(isa)),
         input_(input),
         params_(*input.params),
-        size_(input.vocab_size),
-        num_chunks_(NumChunks(input.vocab_size)),
+        first_id_(slice.first_id),
+        size_(slice.size),
+        num_chunks_(NumChunks(slice.size)),
         scratch_(scratch),
         chunk_max_(scratch.chunk_max_.data()) {}
 
@@ -130,6 +134,30 @@ class RowSampler {
     if (params_.num_logprobs >= 0) {
       output->logprob = Logprob(row[output->token], max, log_sum);
     }
+  }
+
+  void RunSlice(SliceSample* output) {
+    const float* row = input_.logits;
+    if (!IsFinite()) {
+      output->non_finite = true;
+      return;
+    }
+    if (params_.num_logprobs >= 0) {
+      output->max = MaxOfRow();
+      output->sum =
+          kernels_.sum_exp(row, size_, chunk_max_, output->max, -INFINITY);
+      const int64_t num_top = SelectTop();
+      for (int64_t i = 0; i < params_.num_logprobs; ++i) {
+        const int32_t id = i < num_top ? scratch_.ids_[i] : -1;
+        output->top_ids[i] = id < 0 ? id : first_id_ + id;
+        output->top_logits[i] = id < 0 ? -INFINITY : row[id];
+      }
+    }
+    bool all_masked = false;
+    const int32_t id = Draw(&all_masked);
+    output->token = first_id_ + id;
+    output->score = drawn_score_;
+    output->logit = row[id];
   }
 
   void Score(int32_t id, SampleOutput* output) {
@@ -194,9 +222,12 @@ class RowSampler {
     }
   }
 
-  void TopLogprobs(float max, double log_sum, SampleOutput* output) {
+  // The num_logprobs largest entries in order, in scratch_.ids_; returns how
+  // many there are.
+  int64_t SelectTop() {
     const float* row = input_.logits;
     const int64_t k = std::min<int64_t>(params_.num_logprobs, size_);
+    if (k == 0) return 0;
     int32_t* ids = scratch_.ids_.data();
     int64_t num_ids = 0;
     ForEachAtLeast(row, LowerBoundOfLargest(k), [&](int64_t id) {
@@ -205,6 +236,13 @@ class RowSampler {
     std::partial_sort(ids, ids + k, ids + num_ids, [row](int32_t a, int32_t b) {
       return row[a] > row[b] || (row[a] == row[b] && a < b);
     });
+    return k;
+  }
+
+  void TopLogprobs(float max, double log_sum, SampleOutput* output) {
+    const float* row = input_.logits;
+    const int32_t* ids = scratch_.ids_.data();
+    const int64_t k = SelectTop();
     for (int64_t i = 0; i < k; ++i) {
       output->top_ids[i] = ids[i];
       output->top_logprobs[i] = Logprob(row[ids[i]], max, log_sum);
@@ -215,10 +253,12 @@ class RowSampler {
   int32_t Draw(bool* all_masked) {
     const bool is_greedy = params_.temperature < kMinTemperature;
     const float* row = input_.logits;
-    float* z = scratch_.scaled_.data();
+    // In its place in the vocabulary: processors go by ids, and whatever they
+    // do outside the slice has no effect.
+    float* z = scratch_.scaled_.data() + first_id_;
     if (NeedsProcessors(input_)) {
       std::memcpy(z, row, size_ * sizeof(float));
-      ProcessLogits(input_, scratch_, z);
+      ProcessLogits(input_, scratch_, scratch_.scaled_.data());
       row = z;
       // For the maxima of the chunks.
       if (is_greedy || params_.dynatemp_range > 0.0f) {
@@ -229,16 +269,22 @@ class RowSampler {
     if (temperature < kMinTemperature) {
       const int32_t largest = Argmax(row);
       *all_masked = row[largest] == -INFINITY;
+      drawn_score_ = row[largest];
       return largest;
     }
     kernels_.divide_row(row, size_, temperature, z, chunk_max_);
     int32_t largest = Argmax(z);
     *all_masked = z[largest] == -INFINITY;
+    drawn_score_ = z[largest];
     if (!std::isfinite(z[largest])) return largest;
     const float threshold = Filter(z, z[largest]);
     if (z[largest] == -INFINITY) largest = Argmax(z);
-    return kernels_.gumbel_argmax(z, size_, chunk_max_, threshold,
-                                  params_.draw_key, input_.position, largest);
+    const int32_t drawn = kernels_.gumbel_argmax(
+        z, size_, chunk_max_, threshold, params_.draw_key, input_.position,
+        first_id_, largest);
+    drawn_score_ = z[drawn] + GumbelNoise(params_.draw_key, input_.position,
+                                          first_id_ + drawn);
+    return drawn;
   }
 
   // Of step 5. Requires: chunk_max_ is that of the row.
@@ -443,10 +489,12 @@ class RowSampler {
   const SamplingKernels& kernels_;
   const SampleInput& input_;
   const SlotParams& params_;
+  const int32_t first_id_;  // Of the entries; ids here count from it.
   const int64_t size_;
   const int64_t num_chunks_;
   SamplingScratch& scratch_;
   float* chunk_max_;
+  float drawn_score_ = 0.0f;  // See SliceSample::score.
 };
 
 bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
@@ -462,6 +510,18 @@ bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
 void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
                SampleOutput* output) {
   RowSampler(isa, input, scratch).Run(output);
+}
+
+bool NeedsWholeRow(const SlotParams& params) {
+  if (params.temperature < kMinTemperature) return false;
+  return params.dynatemp_range > 0.0f || params.top_n_sigma > 0.0f ||
+         params.min_p > 0.0f || params.top_k > 0 || params.typical_p < 1.0f ||
+         params.top_p < 1.0f || params.xtc_probability > 0.0f;
+}
+
+void SampleSlice(Isa isa, const SampleInput& input, VocabSlice slice,
+                 SamplingScratch& scratch, SliceSample* output) {
+  RowSampler(isa, input, slice, scratch).RunSlice(output);
 }
 
 void ScoreRow(Isa isa, const float* logits, int32_t vocab_size, int32_t id,

@@ -29,6 +29,29 @@ struct SampleInput {
   int32_t num_generated = 0;  // Tokens generated before it.
 };
 
+// Entries of a vocabulary that lies on several ranks: those from first_id on.
+struct VocabSlice {
+  int32_t first_id = 0;  // A multiple of 4.
+  int32_t size = 0;      // >= 1.
+};
+
+// What a slice of a row adds to the draw of the whole row.
+struct SliceSample {
+  bool non_finite = false;  // Then nothing else is set.
+  // The best entry of the slice: the largest processed logit or, with a
+  // temperature, z + noise; the lowest id among equals.
+  int32_t token = 0;  // Of the vocabulary.
+  float score = 0.0f;
+  float logit = 0.0f;  // Its raw logit.
+  // Of the raw logits, if num_logprobs >= 0.
+  float max = 0.0f;
+  double sum = 0.0;  // Of e^(logit - max).
+  // The num_logprobs largest raw logits in order, or all of them, then
+  // -infinity and id -1.
+  int32_t* top_ids = nullptr;   // [num_logprobs], if > 0.
+  float* top_logits = nullptr;  // [num_logprobs], if > 0.
+};
+
 struct SampleOutput {
   int32_t token = 0;
   float logprob = 0.0f;           // If params->num_logprobs >= 0.
@@ -81,6 +104,15 @@ bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
 // the same on every instruction set.
 void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
                SampleOutput* output);
+
+// True if a filter, or a temperature that depends on the row, stands between
+// the processed logits and the draw: then slices do not tell it.
+bool NeedsWholeRow(const SlotParams& params);
+
+// The same of a slice of the row; input.logits: [slice.size], the slice's.
+// Requires: !NeedsWholeRow(*input.params).
+void SampleSlice(Isa isa, const SampleInput& input, VocabSlice slice,
+                 SamplingScratch& scratch, SliceSample* output);
 
 // Step 1 of kernels/sampling.h for a given token: its log-probability, rank (1
 // + the number of larger logits) and the num_top most likely ones.

@@ -117,18 +117,26 @@ SIMT_DEVICE TaskView ViewTask(const AttentionArguments& arguments,
 // of a quad, where mma has dimensions 2t, 2t + 1, 2t + 8 and 2t + 9. A dot
 // product does not care as long as the queries lie the same way: pairs of
 // dimensions 0, 2, 4, 6 of sixteen in one chunk, 1, 3, 5, 7 in the next.
+// Threads of a quarter warp come here with every other chunk: those of the
+// upper eight write the second one first, into the banks that the others leave.
 template <typename L>
 SIMT_DEVICE void StorePairs(const simt::Bytes16& low, const simt::Bytes16& high,
                             unsigned char* tile, int row, int chunk) {
+  simt::Bytes16 even = {
+      {low.words[0], low.words[2], high.words[0], high.words[2]}};
+  simt::Bytes16 odd = {
+      {low.words[1], low.words[3], high.words[1], high.words[3]}};
   if (HasPlantedBug(PlantedBug::kAttentionFp8QueriesInOrder)) {
-    simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk), low);
-    simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk + 1), high);
-    return;
+    even = low;
+    odd = high;
   }
-  simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk),
-                {{low.words[0], low.words[2], high.words[0], high.words[2]}});
-  simt::Store16(Chunk<L::kQueryChunks>(tile, row, chunk + 1),
-                {{low.words[1], low.words[3], high.words[1], high.words[3]}});
+  const bool is_upper = L::kQueryChunks > 8 && chunk & 8;
+  simt::StoreShared16(
+      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 1 : 0)),
+      is_upper ? odd : even);
+  simt::StoreShared16(
+      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 0 : 1)),
+      is_upper ? even : odd);
 }
 
 template <typename L>
@@ -312,6 +320,11 @@ SIMT_DEVICE void Softmax(const AttentionArguments& arguments,
   }
 }
 
+// Moves in one instruction.
+struct alignas(8) FloatPair {
+  float x, y;
+};
+
 // Merges the results of the warps that took different keys, in their order,
 // into those of the first. The sum grows in shared memory, where it needs no
 // registers beside the 128 that hold a warp's own 256 dimensions.
@@ -319,52 +332,72 @@ template <typename L, int kHeadDim>
 SIMT_DEVICE void MergeWarps(int warp, Accumulator<kHeadDim>& accumulator,
                             float* scratch) {
   const int lane = simt::ThreadX() % 32;
-  float* stats = scratch + L::kRows * kHeadDim;  // [warps][rows][2]
+  auto* stats = reinterpret_cast<FloatPair*>(scratch + L::kRows * kHeadDim);
   SIMT_UNROLL
   for (int half = 0; half < 2; ++half) {
     if (lane % 4 != 0) continue;
-    float* mine = stats + (warp * L::kRows + lane / 4 + half * 8) * 2;
-    mine[0] = accumulator.maximum[half];
-    mine[1] = accumulator.sum[half];
+    simt::StoreShared(
+        stats + warp * L::kRows + lane / 4 + half * 8,
+        FloatPair{accumulator.maximum[half], accumulator.sum[half]});
   }
   if (!HasPlantedBug(PlantedBug::kAttentionMergesTooEarly)) {
     simt::SyncThreads();
   }
   SIMT_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const float* row = stats + (lane / 4 + half * 8) * 2;
+    FloatPair of_warp[L::kWarpsOfKeys];
     float larger = -INFINITY, sum = 0;
     SIMT_UNROLL
     for (int k = 0; k < L::kWarpsOfKeys; ++k) {
-      larger = fmaxf(larger, row[k * L::kRows * 2]);
+      of_warp[k] = simt::LoadShared(stats + k * L::kRows + lane / 4 + half * 8);
+      larger = fmaxf(larger, of_warp[k].x);
     }
     const float base = accumulator.Rescale(half, larger);
     SIMT_UNROLL
     for (int k = 0; k < L::kWarpsOfKeys; ++k) {
-      sum +=
-          row[k * L::kRows * 2 + 1] * simt::Exp2(row[k * L::kRows * 2] - base);
+      sum += of_warp[k].y * simt::Exp2(of_warp[k].x - base);
     }
     accumulator.sum[half] = sum;
   }
+  // Rows are multiples of all banks. Half a warp moves a pair of each quad of
+  // four rows: of bf16 pairs 0 to 3 of eight dimensions, of fp8 every other of
+  // sixteen. The row moves them to four different places of the banks.
   const auto visit = [&](const auto& what) {
     SIMT_UNROLL
     for (int half = 0; half < 2; ++half) {
-      float* row = scratch + (lane / 4 + half * 8) * kHeadDim;
+      const int row = lane / 4 + half * 8;
+      const int phase = HasPlantedBug(PlantedBug::kAttentionMergesInOneBank) ? 0
+                        : L::kIsFp8 ? row % 2 * 2 + row / 2 % 2 * 16
+                                    : row % 4 * 8;
       VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
-        what(row[d], x);
-        what(row[d + 1], y);
+        what(reinterpret_cast<FloatPair*>(scratch + row * kHeadDim +
+                                          (d ^ phase)),
+             x, y);
       });
     }
   };
   for (int k = 0; k < L::kWarpsOfKeys; ++k) {
     if (warp == k) {
-      visit([&](float& sum, float& mine) { sum = k == 0 ? mine : sum + mine; });
+      visit([&](FloatPair* sum, float& x, float& y) {
+        FloatPair pair = {x, y};
+        if (k > 0) {
+          const FloatPair before = simt::LoadShared(sum);
+          pair = {before.x + x, before.y + y};
+        }
+        simt::StoreShared(sum, pair);
+      });
     }
     if (!HasPlantedBug(PlantedBug::kAttentionMergesAtOnce)) {
       simt::SyncThreads();
     }
   }
-  if (warp == 0) visit([](float& sum, float& mine) { mine = sum; });
+  if (warp == 0) {
+    visit([](FloatPair* sum, float& x, float& y) {
+      const FloatPair pair = simt::LoadShared(sum);
+      x = pair.x;
+      y = pair.y;
+    });
+  }
 }
 
 template <typename L, DType kType, int kHeadDim>
@@ -415,42 +448,49 @@ SIMT_DEVICE void Scores(unsigned char* keys, int first_key, const Query& query,
   for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
     scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0;
   }
-  SIMT_UNROLL
-  for (int k = 0; k < kSteps; ++k) {
-    const auto load = [&](int n, uint32_t(&b)[4]) {
-      simt::LdMatrixX4(
-          b, Chunk<L::kKvChunks>(keys,
-                                 first_key + n * 16 + lane % 8 + lane / 16 * 8,
-                                 k * 2 + lane / 8 % 2));
-    };
-    if constexpr (L::kIsFp8) {
-      // Each chunk is a k of sixteen.
-      SIMT_UNROLL
-      for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
-        uint32_t b[4];
-        load(n, b);
+  // With the queries in registers k is known; otherwise some steps at a time
+  // keep loads from taking registers ahead.
+  constexpr int kUnroll = L::kKeepsQueries ? kSteps : 4;
+  SIMT_NO_UNROLL
+  for (int first_k = 0; first_k < kSteps; first_k += kUnroll) {
+    SIMT_UNROLL
+    for (int u = 0; u < kUnroll; ++u) {
+      const int k = first_k + u;
+      const auto load = [&](int n, uint32_t(&b)[4]) {
+        simt::LdMatrixX4(
+            b, Chunk<L::kKvChunks>(
+                   keys, first_key + n * 16 + lane % 8 + lane / 16 * 8,
+                   k * 2 + lane / 8 % 2));
+      };
+      if constexpr (L::kIsFp8) {
+        // Each chunk is a k of sixteen.
         SIMT_UNROLL
-        for (int c = 0; c < 2; ++c) {
-          uint32_t fragment[4];
-          query(k * 2 + c, fragment);
+        for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
+          uint32_t b[4];
+          load(n, b);
           SIMT_UNROLL
-          for (int i = 0; i < 2; ++i) {
-            const uint32_t four = b[i * 2 + c];
-            Element<kType>::Mma(scores[2 * n + i], fragment,
-                                Element<kType>::FromE4M3x2(four & 0xffff),
-                                Element<kType>::FromE4M3x2(four >> 16));
+          for (int c = 0; c < 2; ++c) {
+            uint32_t fragment[4];
+            query(k * 2 + c, fragment);
+            SIMT_UNROLL
+            for (int i = 0; i < 2; ++i) {
+              const uint32_t four = b[i * 2 + c];
+              Element<kType>::Mma(scores[2 * n + i], fragment,
+                                  Element<kType>::FromE4M3x2(four & 0xffff),
+                                  Element<kType>::FromE4M3x2(four >> 16));
+            }
           }
         }
-      }
-    } else {
-      uint32_t fragment[4];
-      query(k, fragment);
-      SIMT_UNROLL
-      for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
-        uint32_t b[4];
-        load(n, b);
-        Element<kType>::Mma(scores[2 * n], fragment, b[0], b[1]);
-        Element<kType>::Mma(scores[2 * n + 1], fragment, b[2], b[3]);
+      } else {
+        uint32_t fragment[4];
+        query(k, fragment);
+        SIMT_UNROLL
+        for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
+          uint32_t b[4];
+          load(n, b);
+          Element<kType>::Mma(scores[2 * n], fragment, b[0], b[1]);
+          Element<kType>::Mma(scores[2 * n + 1], fragment, b[2], b[3]);
+        }
       }
     }
   }

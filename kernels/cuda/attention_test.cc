@@ -75,6 +75,41 @@ TEST_F(CudaAttentionTest, TakesEveryHeadDimInBothTypes) {
   emulator() = {};
 }
 
+// No access to shared memory waits for a bank.
+TEST_F(CudaAttentionTest, HasNoBankConflicts) {
+  emulator() = {.counts_shared = true};
+  const simt::emulator::Counts& counts = simt::emulator::CurrentCounts();
+  for (const int head_dim : {64, 80, 128, 256}) {
+    for (const AttentionTile tile :
+         {AttentionTile::kPrefill, AttentionTile::kDecode}) {
+      for (const bool is_fp8 : {false, true}) {
+        ExpectRight({.shape = Shape(4, 2, head_dim),
+                     .tile = tile,
+                     .split_size = 64,
+                     .is_fp8 = is_fp8,
+                     .num_tokens = {5, 1},
+                     .seq_lens = {69, 64}},
+                    "head_dim " + std::to_string(head_dim));
+        EXPECT_EQ(counts.num_shared_passes, counts.num_shared)
+            << head_dim << " fp8 " << is_fp8;
+      }
+    }
+  }
+  // A decode of 64 keys and 64 dimensions by hand. Quarter warps of cp.async:
+  // 16 rows of queries and 2 x 64 of keys and values, 8 chunks each, 8 at a
+  // time: 144. Statistics of 4 warps, in halves of a warp: 2 x 2 stores and 4 x
+  // 2 x 2 loads each: 80. The sums, 16 pairs of each lane, 32 halves: stored 4
+  // times, loaded 3 times for it and once at the end.
+  if (SIMT_HAS_SMALL_SHARED) return;
+  ExpectRight({.shape = Shape(1, 1, 64),
+               .tile = AttentionTile::kDecode,
+               .num_tokens = {1},
+               .seq_lens = {64}},
+              "counted");
+  EXPECT_EQ(counts.num_shared, 144 + 80 + 32 * (4 + 3 + 1));
+  emulator() = {};
+}
+
 TEST_F(CudaAttentionTest, MasksWindowsAndCapsScores) {
   for (const AttentionTile tile :
        {AttentionTile::kPrefill, AttentionTile::kDecode}) {

@@ -62,6 +62,16 @@ CudaBackend::~CudaBackend() {
   (void)device_->Synchronize();
 }
 
+absl::StatusOr<Communicator*> CudaBackend::JoinGroup(
+    const cuda::LibraryPlaces& places, const cuda::NcclId& id, int rank,
+    int size, const cuda::NcclCommunicatorOptions& options) {
+  QUIRE_CHECK(!is_prepared_ && communicator_ == nullptr);
+  QUIRE_ASSIGN_OR_RETURN(communicator_,
+                         cuda::CreateNcclCommunicator(places, id, rank, size,
+                                                      device_.get(), options));
+  return communicator_.get();
+}
+
 std::string CudaBackend::Description() const {
   const cuda::DeviceProperties& properties = device_->properties();
   return absl::StrCat("cuda (", properties.name, ", compute capability ",
@@ -71,10 +81,7 @@ std::string CudaBackend::Description() const {
                       large_linear_->LibraryName(), ")");
 }
 
-std::optional<int64_t> CudaBackend::FreeDeviceBytes() {
-  const absl::StatusOr<cuda::DeviceMemory> memory = device_->Memory();
-  return memory.ok() ? memory->free_bytes : 0;
-}
+std::optional<int64_t> CudaBackend::FreeDeviceBytes() { return FreeBytes(); }
 
 int CudaBackend::AddActivation(int64_t cols, DType dtype, ActivationRows rows) {
   activations_.push_back({cols, dtype, rows, {}});
@@ -252,11 +259,13 @@ std::vector<CudaReservation> CudaBackend::Workspace() {
                              : shape_.max_logit_rows;
     add("activations", rows * activation.cols * DTypeSize(activation.dtype),
         &activation.buffer);
+    // What all ranks have as many tokens of: sums over ranks are of these.
+    all.back().is_shared = activation.rows == ActivationRows::kTokens;
   }
   add("normed activations", max_rows * max_cols_ * 2, &normed_);
   add("permuted activations", max_tokens * max_ordered_cols_ * 2, &permuted_);
   add("activations in fp8", max_tokens * max_fp8_cols_, &fp8_x_);
-  add("activations in fp8", max_tokens * 4, &fp8_scales_);
+  add("activations in fp8", max_tokens * max_fp8_groups_ * 4, &fp8_scales_);
   add("norms of heads", max_tokens * 4 * 4, &head_statistics_);
   int64_t partial_rows = 0, partial_floats = 0;
   for (const AttentionPlanner& planner : planners_) {
@@ -361,6 +370,14 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   QUIRE_RETURN_IF_ERROR(large_linear_->Prepare(
       shape.max_num_tokens, shape.max_logit_rows, &plan.workspace_bytes));
   for (const CudaReservation& reservation : Workspace()) {
+    if (communicator_ != nullptr && reservation.is_shared) {
+      QUIRE_ASSIGN_OR_RETURN(void* const memory, communicator_->AllocateWindow(
+                                                     reservation.num_bytes));
+      *reservation.buffer =
+          cuda::DeviceBuffer::Borrow(memory, reservation.num_bytes);
+      plan.workspace_bytes += reservation.num_bytes;
+      continue;
+    }
     QUIRE_ASSIGN_OR_RETURN(
         *reservation.buffer,
         Allocate(reservation.what, reservation.num_bytes,
@@ -376,6 +393,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
                  "lower --gpu-memory-utilization or --kv-cache-memory-bytes",
                  &plan.kv_bytes));
   }
+  QUIRE_RETURN_IF_ERROR(AllocateRankStaging());
   slots_.resize(shape.max_num_seqs);
   for (CudaSlot& slot : slots_) slot.blocks.reserve(max_blocks_per_seq_);
   slot_step_.assign(shape.max_num_seqs, 0);
@@ -387,8 +405,12 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
     steps_.push_back(std::move(step));
   }
   graphs_.reserve(kMaxGraphs);
+  graphs_bytes_ = plan.graphs_bytes;
+  PlanAhead();
   // Their bits in CudaStepShape. Models have one or two.
   graph_counts_.is_disabled = planners_.size() > 32;
+  // What goes by way of the host happens once and not in a graph.
+  if (UsesHostRanks()) graph_counts_.is_disabled = true;
   is_prepared_ = true;
   return plan;
 }

@@ -8,9 +8,9 @@
 // staging memory: positions, deltas of the block tables, the plan of the
 // attention.
 //
-// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. kFp8 and
-// kInt4 stay in 8 and 4 bits (kernels/cuda/quantized_linear.h) and take
-// activations in bf16 or f16; what the kernels do not know of them (parts of
+// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. kFp8, kInt4,
+// kQ8_0 and kQ4_0 stay in 8 and 4 bits (kernels/cuda/quantized_linear.h) and
+// take activations in bf16 or f16; what the kernels do not know of them (parts of
 // several formats, groups that are no multiple of 32 columns, a vocabulary) is
 // decoded when packed, to f16 if the scales are in f16, else to bf16. GPUs
 // below compute capability 8.0 have no bf16: everything becomes f16 there, and
@@ -34,11 +34,13 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/matrix_library.h"
+#include "kernels/cuda/nccl_communicator.h"
 
 namespace quire {
 
 struct AttentionBatch;  // kernels/cuda/cuda_step.h
 struct AttentionPlanner;
+struct CudaAhead;
 struct CudaAttention;
 struct CudaGraph;
 struct CudaReservation;
@@ -55,6 +57,7 @@ enum class AttentionTile : uint8_t;
 struct BlockTableEntry;
 struct LinearArguments;
 struct NormArguments;
+struct SampleArguments;
 }  // namespace cuda
 
 struct CudaBackendOptions {
@@ -71,6 +74,7 @@ struct CudaGraphCounts {
   int64_t num_captures = 0;  // First uses and ahead of use.
   int64_t num_replays = 0;
   int64_t num_eager = 0;
+  int64_t num_bytes = 0;     // That the driver has taken for those kept.
   bool is_disabled = false;  // A capture failed.
 };
 
@@ -90,6 +94,14 @@ class CudaBackend : public Backend {
   const cuda::LargeLinear& large_linear() const { return *large_linear_; }
   // A line for the log, if this GPU could be used better: what is missing.
   const std::string& notice() const { return notice_; }
+
+  // Makes this GPU a rank of a group; errors as of NcclCommunicator::Create.
+  // From then on Collect gives up on a step that waits for ranks that are gone
+  // (UNAVAILABLE), and activations lie where collectives are fastest. Requires:
+  // before Prepare; once. The communicator lives as long as the backend.
+  absl::StatusOr<Communicator*> JoinGroup(
+      const cuda::LibraryPlaces& places, const cuda::NcclId& id, int rank,
+      int size, const cuda::NcclCommunicatorOptions& options = {});
 
   std::string Description() const override;
   std::optional<int64_t> FreeDeviceBytes() override;
@@ -128,6 +140,8 @@ class CudaBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
+                        int peer, ActivationRows rows, TensorView x) override;
   absl::Status Sample(Step& step, TensorView logits) override;
   absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override;
@@ -177,11 +191,26 @@ class CudaBackend : public Backend {
   absl::Status Capture(int32_t model, CudaStep& step,
                        absl::FunctionRef<absl::Status()> enqueue,
                        CudaGraph** graph);
+  int64_t FreeBytes();
+  bool HasRoomForGraph() const;
+  void PlanAhead();
+  void ShapeAhead(const CudaAhead& ahead, CudaStep& step) const;
   void DisableGraphs(const absl::Status& reason);
   absl::Status CheckPool(const CudaStep& step, Pooling pooling) const;
   // Brings the sampling state of the slots that start to the device.
   absl::Status StartSampling(const StepPlan& plan, CudaStep& step);
   void CollectSampled(CudaStep& step);
+  // Of several ranks: cuda_ranks.cc.
+  void AddRanks(std::vector<CudaReservation>* all);
+  absl::Status AllocateRankStaging();
+  bool UsesHostRanks() const;
+  absl::Status AllReduce(Communicator& ranks, TensorView data);
+  absl::Status AllGather(Communicator& ranks, TensorView from, TensorView to);
+  static bool NeedsWholeRows(const SlotParams& params);
+  absl::Status CheckSlices(int64_t slice_size) const;
+  absl::Status GatherLogits(TensorView slices, int64_t num_logits);
+  absl::Status SampleSlices(const CudaStep& step, TensorView logits,
+                            cuda::SampleArguments arguments);
   absl::Status EnqueueBlockCopies(const StepPlan& plan,
                                   const int32_t* d_copies);
 
@@ -200,15 +229,23 @@ class CudaBackend : public Backend {
   absl::Status LaunchLinear(TensorView x, int64_t num_tokens,
                             const PackedWeight& weight,
                             const Epilogue& epilogue, float softcap,
-                            TensorView out);
+                            TensorView out, const cuda::NormArguments* norm);
+  absl::Status LaunchNormedLinear(TensorView x, const Prologue& prologue,
+                                  cuda::NormArguments norm,
+                                  const PackedWeight& weight,
+                                  const Epilogue& epilogue, float softcap,
+                                  TensorView out);
 
   const CudaBackendOptions options_;
   // Before everything that has memory of it.
   const std::unique_ptr<cuda::Device> device_;
+  // After the device, before the graphs that have its collectives.
+  std::unique_ptr<cuda::NcclCommunicator> communicator_;  // Null: one GPU.
   int64_t weights_bytes_ = 0;
   int64_t max_cols_ = 8;  // Of any weight: x' fits the scratch.
   // Of weights whose x' is permuted, or rounded to e4m3.
   int64_t max_ordered_cols_ = 0, max_fp8_cols_ = 0;
+  int64_t max_fp8_groups_ = 0;  // Scales of a row of x'.
   std::vector<cuda::DeviceBuffer> uploads_;
   std::vector<CudaAttention> attentions_;  // By spec id.
   std::vector<AttentionPlanner> planners_;
@@ -223,8 +260,9 @@ class CudaBackend : public Backend {
   bool is_prepared_ = false;
   cuda::DeviceBuffer normed_;    // x': [max rows, max_cols_], 16 bits.
   cuda::DeviceBuffer permuted_;  // [.., max_ordered_cols_], 16 bits.
-  cuda::DeviceBuffer fp8_x_, fp8_scales_;  // [.., max_fp8_cols_], e4m3; f32.
-  cuda::DeviceBuffer head_statistics_;     // As RopeArguments; f32.
+  // [.., max_fp8_cols_], e4m3; [max_fp8_groups_, ..], f32.
+  cuda::DeviceBuffer fp8_x_, fp8_scales_;
+  cuda::DeviceBuffer head_statistics_;              // As RopeArguments; f32.
   cuda::DeviceBuffer partial_out_, partial_stats_;  // As AttentionArguments.
   cuda::DeviceBuffer metadata_;      // What the current step has uploaded.
   cuda::DeviceBuffer block_tables_;  // [max_num_seqs, max_blocks_per_seq_]
@@ -232,6 +270,9 @@ class CudaBackend : public Backend {
   cuda::DeviceBuffer pooled_x_;      // [max_num_tokens, pooled_cols], f32.
   cuda::DeviceBuffer pooled_sums_;   // [max_num_seqs, pooled_cols], f64.
   cuda::DeviceBuffer embeddings_;    // [max_logit_rows, pooled_cols], f32.
+  // Of several ranks; device memory, and pinned.
+  cuda::DeviceBuffer own_records_, all_records_, slices_, whole_logits_;
+  cuda::DeviceBuffer rank_staging_;
   std::unique_ptr<CudaSampling> sampling_;  // Null if the steps pool.
   std::vector<int32_t> sampling_lists_;
   std::vector<CudaSlot> slots_;
@@ -241,7 +282,9 @@ class CudaBackend : public Backend {
   int64_t num_steps_ = 0;
   int64_t num_copy_batches_ = 0;
   std::vector<CudaGraph> graphs_;  // At most kMaxGraphs.
-  int next_ahead_ = 1;             // Tokens of the next decode to prepare.
+  int64_t graphs_bytes_ = 0;       // Left for them: MemoryPlan::graphs_bytes.
+  std::vector<CudaAhead> ahead_;
+  size_t next_ahead_ = 0;
   CudaGraphCounts graph_counts_;
   std::vector<std::unique_ptr<CudaStep>> steps_;  // A ring.
 };

@@ -9,6 +9,7 @@
 
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/device_emulated.h"
 
 namespace quire {
 namespace {
@@ -143,6 +144,98 @@ class SmallModel {
   MemoryPlan plan_;
   int attention_ = 0, hidden_ = 0, qkv_ = 0;
 };
+
+// Kernels that `num_layers` decoder layers of a usual model are: the difference
+// of a step with them and one without.
+int64_t KernelsOf(int num_layers, int num_tokens, bool sum_aliases_x) {
+  const std::unique_ptr<CudaBackend> backend = MakeBackend();
+  const std::vector<uint16_t> values = Bf16Values(64 * kCols, 3);
+  const auto pack = [&](LinearKind kind, int num_parts, int rows) {
+    LinearSpec spec;
+    spec.kind = kind;
+    spec.parts.resize(num_parts);
+    for (WeightPart& part : spec.parts) {
+      part.data = TensorView::Matrix(values.data(), DType::kBF16, rows, kCols);
+    }
+    return *backend->PackLinear(spec);
+  };
+  const auto qkv_weight = pack(LinearKind::kQkv, 3, kCols);
+  const auto o_weight = pack(LinearKind::kPlain, 1, kCols);
+  const auto gate_up_weight = pack(LinearKind::kGateUp, 2, kCols);
+  const auto down_weight = pack(LinearKind::kPlain, 1, kCols);
+  const std::vector<float> ones(kCols, 1.0f);
+  Prologue norm;
+  norm.norm.kind = NormSpec::Kind::kRms;
+  norm.norm.weight =
+      *backend->Upload(TensorView::Vector(ones.data(), DType::kF32, kCols));
+  AttentionSpec attention;
+  attention.num_layers = attention.num_heads = attention.num_kv_heads = 1;
+  attention.head_dim = kCols;
+  attention.scale = 1.0f;
+  const int attention_id = *backend->AddAttention(attention);
+  const auto add = [&](int cols) {
+    return backend->AddActivation(cols, DType::kBF16, ActivationRows::kTokens);
+  };
+  const int hidden_id = add(kCols), qkv_id = add(3 * kCols), x_id = add(kCols);
+  EngineShape shape = SmallShape();
+  shape.max_num_tokens = 16;
+  EXPECT_EQ(backend->Prepare(shape).status(), absl::OkStatus());
+
+  SlotUpdate update;
+  const SlotParams params;
+  const std::vector<int32_t> blocks = {0, 1}, token_ids(num_tokens, 1);
+  update.params = &params;
+  update.append_blocks = blocks;
+  StepRow row;
+  row.num_tokens = num_tokens;
+  StepPlan plan;
+  plan.updates = absl::MakeConstSpan(&update, 1);
+  plan.rows = absl::MakeConstSpan(&row, 1);
+  plan.token_ids = token_ids;
+  Step* step = *backend->BeginStep(plan);
+  EXPECT_EQ(
+      backend->Run(
+          *step, GraphKey(),
+          [&] {
+            absl::Status status;
+            const TensorView hidden = backend->Activation(hidden_id);
+            const TensorView qkv = backend->Activation(qkv_id);
+            const TensorView x = backend->Activation(x_id);
+            Prologue mlp_norm = norm;
+            if (sum_aliases_x) mlp_norm.residual_out = hidden;
+            Epilogue residual, swiglu;
+            residual.residual = hidden;
+            swiglu.activation = Epilogue::Activation::kSwiGlu;
+            for (int i = 0; i < num_layers; ++i) {
+              status.Update(backend->Linear(*step, hidden, norm, *qkv_weight,
+                                            Epilogue(), qkv));
+              status.Update(backend->Attention(*step, attention_id, 0, qkv, x));
+              status.Update(backend->Linear(*step, x, Prologue(), *o_weight,
+                                            residual, hidden));
+              status.Update(backend->Linear(*step, hidden, mlp_norm,
+                                            *gate_up_weight, swiglu, x));
+              status.Update(backend->Linear(*step, x, Prologue(), *down_weight,
+                                            residual, hidden));
+            }
+            return status;
+          }),
+      absl::OkStatus());
+  EXPECT_EQ(backend->EndStep(*step), absl::OkStatus());
+  EXPECT_EQ(backend->Collect(*step).status(), absl::OkStatus());
+  return cuda::NumRunOf(backend->device());
+}
+
+// Norm, q k v; RoPE; attention; o; norm, gate, up; down: up to eight tokens
+// the norms are part of the linear layers.
+TEST(CudaBackendTest, ALayerIsSixKernelsForFewTokens) {
+  for (const int num_tokens : {1, 8}) {
+    EXPECT_EQ(KernelsOf(3, num_tokens, false) - KernelsOf(1, num_tokens, false),
+              2 * 6);
+  }
+  EXPECT_EQ(KernelsOf(3, 9, false) - KernelsOf(1, 9, false), 2 * 8);
+  // What one CTA writes and others still read keeps a kernel of its own.
+  EXPECT_EQ(KernelsOf(3, 1, true) - KernelsOf(1, 1, true), 2 * 7);
+}
 
 // The second step is planned and enqueued before anything of the first has run:
 // the emulated stream waits for Collect.

@@ -58,6 +58,25 @@ void SetNorm(const NormSpec& norm, cuda::NormArguments* arguments) {
   }
 }
 
+bool Overlap(const TensorView& a, const TensorView& b) {
+  if (a.empty() || b.empty()) return false;
+  const auto end = [](const TensorView& view) {
+    return static_cast<const char*>(view.data) +
+           view.rows * view.row_stride * DTypeSize(view.dtype);
+  };
+  return a.data < end(b) && b.data < end(a);
+}
+
+// Whether a norm in every CTA of the linear layer would read what another CTA
+// may have written.
+bool IsOverwritten(const TensorView& x, const Prologue& prologue,
+                   const TensorView& epilogue_residual, const TensorView& out) {
+  const TensorView& sum = prologue.residual_out;
+  return Overlap(out, x) || Overlap(out, prologue.residual) ||
+         Overlap(sum, x) || Overlap(sum, prologue.residual) ||
+         Overlap(sum, epilogue_residual) || Overlap(sum, out);
+}
+
 cuda::GatherArguments GatherOf(const CudaWeight& table, const CudaStep& step,
                                TensorView x) {
   cuda::GatherArguments arguments;
@@ -158,11 +177,38 @@ absl::Status CudaBackend::Norm(Step& step, TensorView x,
   return absl::OkStatus();
 }
 
+// LaunchLinear of norm(x), in one kernel or two.
+absl::Status CudaBackend::LaunchNormedLinear(TensorView x,
+                                             const Prologue& prologue,
+                                             cuda::NormArguments norm,
+                                             const PackedWeight& weight,
+                                             const Epilogue& epilogue,
+                                             float softcap, TensorView out) {
+  const auto& packed = static_cast<const CudaWeight&>(weight);
+  const cuda::DeviceProperties& properties = device_->properties();
+  if (packed.column_order.num_bytes() == 0 &&
+      cuda::FitsSkinnyNorm(norm.num_tokens, norm.cols,
+                           properties.shared_bytes_of_sm) &&
+      !IsOverwritten(x, prologue, epilogue.residual, out)) {
+    return LaunchLinear(x, norm.num_tokens, weight, epilogue, softcap, out,
+                        &norm);
+  }
+  norm.out = normed_.data<uint16_t>();
+  if (!cuda::LaunchNorm(norm, device_->stream())) {
+    return device_->LaunchError("Norm");
+  }
+  return LaunchLinear(
+      TensorView::Matrix(normed_.data(), norm.dtype, norm.num_tokens, x.cols),
+      norm.num_tokens, weight, epilogue, softcap, out, nullptr);
+}
+
 // out = scale * activation(x W^T + bias) + residual, then the softcap.
+//   norm: applied to x first; null: none.
 absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
                                        const PackedWeight& weight,
                                        const Epilogue& epilogue, float softcap,
-                                       TensorView out) {
+                                       TensorView out,
+                                       const cuda::NormArguments* norm) {
   const auto& packed = static_cast<const CudaWeight&>(weight);
   cuda::LinearArguments arguments;
   arguments.dtype = x.dtype;
@@ -182,6 +228,12 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
   if (!epilogue.residual.empty()) {
     arguments.epilogue.residual = epilogue.residual.row<const uint16_t>(0);
     arguments.epilogue.residual_stride = epilogue.residual.row_stride;
+  }
+  if (norm != nullptr) {
+    arguments.has_norm = true;
+    arguments.norm = *norm;
+    arguments.num_ctas = cuda::NumCtasOfSkinnyNorm(
+        arguments.rows, device_->properties().num_sms);
   }
   if (packed.format != QuantFormat::kDense) {
     return LaunchQuantized(packed, arguments) ? absl::OkStatus()
@@ -229,6 +281,7 @@ bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
                                    .out = fp8_x_.data<uint8_t>(),
                                    .scales = fp8_scales_.data<float>(),
                                    .input_scale = weight.input_scale,
+                                   .group_size = weight.quantized.group_size,
                                    .num_tokens = linear.num_tokens,
                                    .cols = linear.cols},
                                   stream) &&
@@ -238,7 +291,6 @@ bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
 bool CudaBackend::RoundsToFp8(const CudaWeight& weight) const {
   const cuda::DeviceProperties& properties = device_->properties();
   return weight.format == QuantFormat::kFp8 &&
-         weight.quantized.group_size == 0 &&
          properties.major * 10 + properties.minor >= 89;
 }
 
@@ -263,7 +315,13 @@ absl::Status CudaBackend::Linear(Step& step, TensorView x,
       CheckCudaView("Linear: x", x, dtype, num_tokens, weight.cols));
   QUIRE_RETURN_IF_ERROR(
       CheckCudaView("Linear: out", out, dtype, num_tokens, out_cols));
-  const bool has_norm = epilogue.norm.kind != NormSpec::Kind::kNone;
+  const bool is_reduced = epilogue.all_reduce != nullptr;
+  if (is_reduced && epilogue.activation != Epilogue::Activation::kNone) {
+    return absl::InvalidArgumentError(
+        "Linear: an activation of a sum over ranks");
+  }
+  const bool has_norm =
+      epilogue.norm.kind != NormSpec::Kind::kNone || is_reduced;
   // norm_input may be part of a wider buffer; what lies in it is ours to place.
   TensorView product = has_norm ? epilogue.norm_input : out;
   if (product.row_stride >= product.cols) product.row_stride = product.cols;
@@ -294,17 +352,16 @@ absl::Status CudaBackend::Linear(Step& step, TensorView x,
     of_product.residual = TensorView();
   }
   if (num_tokens == 0) return absl::OkStatus();
-  TensorView input = x;
-  if (!IsEmpty(prologue)) {
-    norm.out = normed_.data<uint16_t>();
-    if (!cuda::LaunchNorm(norm, device_->stream())) {
-      return device_->LaunchError("Norm");
-    }
-    input = TensorView::Matrix(normed_.data(), dtype, num_tokens, x.cols);
-  }
-  QUIRE_RETURN_IF_ERROR(
-      LaunchLinear(input, num_tokens, weight, of_product, 0.0f, product));
+  QUIRE_RETURN_IF_ERROR(IsEmpty(prologue)
+                            ? LaunchLinear(x, num_tokens, weight, of_product,
+                                           0.0f, product, nullptr)
+                            : LaunchNormedLinear(x, prologue, norm, weight,
+                                                 of_product, 0.0f, product));
   if (!has_norm) return absl::OkStatus();
+  if (is_reduced) {
+    product.rows = num_tokens;
+    QUIRE_RETURN_IF_ERROR(AllReduce(*epilogue.all_reduce, product));
+  }
   epilogue_norm.scale = epilogue.scale;
   if (!epilogue.residual.empty()) {
     epilogue_norm.addend = epilogue.residual.row<const uint16_t>(0);
@@ -365,6 +422,15 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
   rope.block_tables = block_tables_.data<const int32_t>();
   rope.block_table_stride = max_blocks_per_seq_;
   rope.num_tokens = cuda_step.num_tokens;
+  if (spec.norm_ranks != nullptr) {
+    rope.num_norm_ranks = spec.norm_ranks->size();
+    if (!cuda::LaunchHeadSquares(rope, device_->stream())) {
+      return device_->LaunchError("HeadSquares");
+    }
+    QUIRE_RETURN_IF_ERROR(AllReduce(
+        *spec.norm_ranks,
+        TensorView::Matrix(rope.statistics, DType::kF32, rope.num_tokens, 4)));
+  }
   if (!cuda::LaunchRopeAndCache(rope, device_->stream())) {
     return device_->LaunchError("RopeAndCache");
   }
@@ -404,28 +470,28 @@ absl::Status CudaBackend::Logits(Step& step, TensorView hidden,
   const int64_t num_rows = cuda_step.num_logits;
   QUIRE_RETURN_IF_ERROR(CheckCudaView("Logits: hidden", hidden, table.dtype,
                                       cuda_step.num_tokens, vocab.cols));
-  if (vocab.kind != LinearKind::kVocab || vocab.rows != shape_.vocab_size) {
+  const bool may_be_slice =
+      shape_.tensor_ranks != nullptr && vocab.rows < shape_.vocab_size;
+  if (vocab.kind != LinearKind::kVocab ||
+      (vocab.rows != shape_.vocab_size && !may_be_slice)) {
     return absl::InvalidArgumentError(
         absl::StrCat("Logits: the weights have ", vocab.rows,
                      " rows, vocab_size is ", shape_.vocab_size));
   }
+  TensorView dense = out;
+  if (out.row_stride >= out.cols) dense.row_stride = out.cols;
   QUIRE_RETURN_IF_ERROR(
-      CheckCudaView("Logits: out", out, DType::kF32, num_rows, vocab.rows));
+      CheckCudaView("Logits: out", dense, DType::kF32, num_rows, vocab.rows));
   cuda::NormArguments norm;
   QUIRE_RETURN_IF_ERROR(
       MakeNorm(prologue, hidden, cuda_step.num_tokens, &norm));
   if (num_rows == 0) return absl::OkStatus();
   norm.num_tokens = static_cast<int>(num_rows);
   norm.rows = cuda_step.d_logit_tokens;
-  norm.out = normed_.data<uint16_t>();
-  if (!cuda::LaunchNorm(norm, device_->stream())) {
-    return device_->LaunchError("Norm");
-  }
   Epilogue epilogue;
   epilogue.scale = scale;
-  return LaunchLinear(
-      TensorView::Matrix(normed_.data(), table.dtype, num_rows, vocab.cols),
-      num_rows, vocab, epilogue, softcap, out);
+  return LaunchNormedLinear(hidden, prologue, norm, vocab, epilogue, softcap,
+                            out);
 }
 
 absl::Status CudaBackend::CheckPool(const CudaStep& step,

@@ -145,13 +145,19 @@ bool ConvertRow(const WeightPart& part, int64_t row, DType to, uint16_t* out) {
 
 // The shapes that AttentionSpec allows for a QK-norm.
 absl::Status MakeHeadNorm(const char* name, const NormSpec& norm, int num_heads,
-                          int head_dim, cuda::HeadNorm* out) {
+                          int head_dim, bool spans_ranks, cuda::HeadNorm* out) {
   if (norm.kind == NormSpec::Kind::kNone) return absl::OkStatus();
   const bool is_layer = norm.kind == NormSpec::Kind::kLayer;
   const int64_t rows = norm.weight.rows, cols = norm.weight.cols;
   QUIRE_RETURN_IF_ERROR(CheckCudaNorm(name, norm, cols));
   using Span = cuda::HeadNorm::Span;
-  if (rows == 1 && cols == head_dim) {
+  if (spans_ranks) {
+    if (is_layer || rows != 1 || cols != int64_t{num_heads} * head_dim) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, ": only RMS norms of all heads together span ranks"));
+    }
+    out->span = Span::kAllHeads;
+  } else if (rows == 1 && cols == head_dim) {
     out->span = Span::kHead;
   } else if (rows == num_heads && cols == head_dim) {
     out->span = Span::kEachHead;
@@ -218,8 +224,10 @@ DType CudaBackend::ActivationDType(DType weights) const {
 }
 
 bool CudaBackend::SupportsLinear(DType weights, QuantFormat format) const {
-  return format == QuantFormat::kDense ? IsFloat(weights)
-                                       : !IsBlockFormat(format);
+  return format == QuantFormat::kDense
+             ? IsFloat(weights)
+             : !IsBlockFormat(format) || format == QuantFormat::kQ8_0 ||
+                   format == QuantFormat::kQ4_0;
 }
 
 absl::StatusOr<cuda::DeviceBuffer> CudaBackend::Allocate(const char* what,
@@ -377,12 +385,12 @@ absl::StatusOr<int> CudaBackend::AddAttention(const AttentionSpec& spec) {
   }
   CudaAttention attention;
   attention.spec = spec;
-  QUIRE_RETURN_IF_ERROR(MakeHeadNorm("attention: q_norm", spec.q_norm,
-                                     spec.num_heads, spec.head_dim,
-                                     &attention.q_norm));
-  QUIRE_RETURN_IF_ERROR(MakeHeadNorm("attention: k_norm", spec.k_norm,
-                                     spec.num_kv_heads, spec.head_dim,
-                                     &attention.k_norm));
+  QUIRE_RETURN_IF_ERROR(MakeHeadNorm(
+      "attention: q_norm", spec.q_norm, spec.num_heads, spec.head_dim,
+      spec.norm_ranks != nullptr, &attention.q_norm));
+  QUIRE_RETURN_IF_ERROR(MakeHeadNorm(
+      "attention: k_norm", spec.k_norm, spec.num_kv_heads, spec.head_dim,
+      spec.norm_ranks != nullptr, &attention.k_norm));
   attention.shape.num_heads = spec.num_heads;
   attention.shape.num_kv_heads = spec.num_kv_heads;
   attention.shape.head_dim = spec.head_dim;

@@ -32,6 +32,7 @@ void CudaBackend::AddSampling(std::vector<CudaReservation>* all) {
   add(layout.end * 4, &sampling.results);
   add(cuda::SamplingWorkspaceBytes(shape_.max_logit_rows, shape_.vocab_size),
       &sampling.workspace);
+  AddRanks(all);
   // Beside the lists, what PackSlotSampling sorts with.
   sampling_lists_.reserve(sampling.lists_stride + kMaxListEntries);
 }
@@ -106,11 +107,14 @@ absl::Status CudaBackend::Sample(Step& step, TensorView logits) {
   if (sampling_ == nullptr) {
     return absl::FailedPreconditionError("Sample: pooling was prepared");
   }
+  const bool is_sliced =
+      shape_.tensor_ranks != nullptr && logits.cols < shape_.vocab_size;
   if (cuda_step.num_logits > 0) {
-    QUIRE_RETURN_IF_ERROR(CheckCudaView("Sample: logits", logits, DType::kF32,
-                                        cuda_step.num_logits,
-                                        shape_.vocab_size));
+    QUIRE_RETURN_IF_ERROR(CheckCudaView(
+        "Sample: logits", logits, DType::kF32, cuda_step.num_logits,
+        is_sliced ? logits.cols : shape_.vocab_size));
   }
+  if (is_sliced) QUIRE_RETURN_IF_ERROR(CheckSlices(logits.cols));
   cuda_step.is_sampled = true;
   if (cuda_step.num_rows == 0) return absl::OkStatus();
   CudaSampling& sampling = *sampling_;
@@ -146,6 +150,7 @@ absl::Status CudaBackend::Sample(Step& step, TensorView logits) {
   arguments.num_drawn = results + layout.num_drawn;
   arguments.faults = results + layout.faults;
   arguments.workspace = sampling.workspace.data();
+  if (is_sliced) return SampleSlices(cuda_step, logits, arguments);
   return cuda::LaunchSample(arguments, device_->stream())
              ? absl::OkStatus()
              : device_->LaunchError("Sample");

@@ -9,6 +9,19 @@
 #include "kernels/slot_params.h"
 
 namespace quire {
+
+// Rows of few queries share the keys of a tile among warps, and CTAs share
+// their keys; the others have work enough for both.
+cuda::AttentionTile TileOf(const cuda::AttentionShape& shape, int num_tokens) {
+  const int group = shape.num_heads / shape.num_kv_heads;
+  const bool is_decode =
+      num_tokens == 1 ||
+      num_tokens * group <=
+          cuda::AttentionTileRows(cuda::AttentionTile::kDecode);
+  return is_decode ? cuda::AttentionTile::kDecode
+                   : cuda::AttentionTile::kPrefill;
+}
+
 namespace {
 
 // CTAs of an attention kernel that are worth launching for each multiprocessor:
@@ -72,6 +85,8 @@ absl::Status CudaBackend::ApplyUpdate(const SlotUpdate& update) {
     ++slot.num_starts;
     slot.num_logprobs = update.params->num_logprobs;
     slot.num_prompt_logprobs = update.params->num_prompt_logprobs;
+    slot.needs_whole_rows =
+        shape_.tensor_ranks != nullptr && NeedsWholeRows(*update.params);
     slot.has_pending_drafts = false;
     slot.blocks.clear();
     slot.num_uploaded_blocks = 0;
@@ -189,6 +204,7 @@ absl::Status CudaBackend::CheckPlan(const StepPlan& plan) const {
 
 absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
   QUIRE_CHECK(is_prepared_);
+  device_->MakeCurrent();  // The engine's thread is not the one that loads.
   const auto free =
       std::find_if(steps_.begin(), steps_.end(), [](const auto& candidate) {
         return candidate->state == CudaStep::State::kFree;
@@ -218,6 +234,13 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
   step.num_plan_tokens = step.num_tokens;
   step.num_plan_logits = step.num_logits;
   step.num_rows = static_cast<int32_t>(step.rows.size());
+  step.needs_whole_rows = false;
+  for (const CudaStepRow& state : step.rows) {
+    step.needs_whole_rows |=
+        shape_.tensor_ranks != nullptr &&
+        (state.row.num_scored > 0 ||
+         (state.row.num_logits > 0 && slots_[state.row.slot].needs_whole_rows));
+  }
   Pad(step);
   if (next_token != plan.token_ids.size()) {
     return absl::InvalidArgumentError(
@@ -229,7 +252,11 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
         absl::StrCat("the step has ", plan.scored_ids.size(),
                      " ids to score, its rows ask for ", step.num_scored));
   }
-  QUIRE_RETURN_IF_ERROR(EnqueueBegin(plan, step));
+  if (const absl::Status begun = EnqueueBegin(plan, step); !begun.ok()) {
+    // Of an error that sticks, this call may be the first to hear.
+    const absl::Status waited = device_->Synchronize();
+    return waited.ok() ? begun : absl::UnavailableError(waited.message());
+  }
   step.state = CudaStep::State::kBegun;
   return reinterpret_cast<Step*>(&step);
 }
@@ -279,19 +306,6 @@ void StagePoolRows(CudaStep& step, StagingCursor& cursor) {
               cuda::PoolRow{.slot = -1});
 }
 
-// Rows of few queries share the keys of a tile among warps, and CTAs share
-// their keys; the others have work enough for both.
-cuda::AttentionTile TileOf(const cuda::AttentionShape& shape,
-                           const StepRow& row) {
-  const int group = shape.num_heads / shape.num_kv_heads;
-  const bool is_decode =
-      row.num_tokens == 1 ||
-      row.num_tokens * group <=
-          cuda::AttentionTileRows(cuda::AttentionTile::kDecode);
-  return is_decode ? cuda::AttentionTile::kDecode
-                   : cuda::AttentionTile::kPrefill;
-}
-
 void StageSampling(absl::Span<const int32_t> plan_scored_ids, CudaStep& step,
                    StagingCursor& cursor) {
   cuda::SamplingRow* rows = cursor.Take(step.num_rows, &step.d_sampling_rows);
@@ -323,14 +337,14 @@ cuda::AttentionWork StageAttention(const AttentionPlanner& planner,
   cuda::AttentionWork work;
   int64_t num_sequences = 0;
   for (const CudaStepRow& state : step.rows) {
-    num_sequences += TileOf(planner.shape, state.row) == tile;
+    num_sequences += TileOf(planner.shape, state.row.num_tokens) == tile;
   }
   if (num_sequences == 0) return work;
   cuda::AttentionSequence* const sequences =
       cursor.Take(num_sequences, &work.sequences);
   cuda::AttentionSequence* sequence = sequences;
   for (const CudaStepRow& state : step.rows) {
-    if (TileOf(planner.shape, state.row) != tile) continue;
+    if (TileOf(planner.shape, state.row.num_tokens) != tile) continue;
     *sequence++ = {
         state.first_token, state.row.num_tokens,
         static_cast<int32_t>(state.first_position) + state.row.num_tokens,
@@ -400,7 +414,8 @@ void CudaBackend::Pad(CudaStep& step) const {
 }
 
 CudaStepShape CudaBackend::ShapeOf(const CudaStep& step) const {
-  CudaStepShape shape = {step.num_tokens, step.num_rows, step.num_logits, 0};
+  CudaStepShape shape = {step.num_tokens, step.num_rows, step.num_logits, 0,
+                         step.needs_whole_rows};
   for (size_t i = 0; i < step.attention.size(); ++i) {
     if (step.attention[i].num_task_ctas > 0) shape.attention |= 1ull << i;
   }
@@ -560,8 +575,10 @@ absl::StatusOr<absl::Span<const RowResult>> CudaBackend::Collect(Step& step) {
   QUIRE_CHECK(cuda_step.state == CudaStep::State::kEnded);
   cuda_step.state = CudaStep::State::kFree;
   // Also after an error: the staging memory is free only then.
-  if (const absl::Status waited = device_->Wait(*cuda_step.event);
-      !waited.ok()) {
+  const absl::Status waited = communicator_ != nullptr
+                                  ? communicator_->WaitFor(*cuda_step.event)
+                                  : device_->Wait(*cuda_step.event);
+  if (!waited.ok()) {
     // It sticks: nothing that this process computes on the GPU means anything.
     return absl::UnavailableError(waited.message());
   }

@@ -22,7 +22,7 @@
 namespace quire {
 
 struct CudaWeight : PackedWeight {
-  // kDense; or kFp8 or kInt4 with `quantized` in place of dtype.
+  // kDense; or what `quantized` holds, in place of dtype.
   QuantFormat format = QuantFormat::kDense;
   DType dtype = DType::kBF16;
   // [rows, cols]; kGateUp: eight rows of the gate, eight of up, and so on.
@@ -45,6 +45,7 @@ struct CudaReservation {
   const char* what = "";
   int64_t num_bytes = 0;
   cuda::DeviceBuffer* buffer = nullptr;
+  bool is_shared = false;  // With the other ranks, of a group.
 };
 
 // The KV storage of one AttentionSpec and how its kernels are called.
@@ -81,6 +82,7 @@ struct CudaSlot {
   int64_t num_starts = 0;  // Of sequences.
   int32_t num_logprobs = -1;
   int32_t num_prompt_logprobs = -1;
+  bool needs_whole_rows = false;  // See CudaStep.
   // A step with drafts waits to be collected: the length is not known.
   bool has_pending_drafts = false;
   std::vector<int32_t> blocks;
@@ -145,6 +147,7 @@ struct CudaStepShape {
   int32_t num_logits = 0;
   // Bit 2 * planner + tile: some row needs it.
   uint64_t attention = 0;
+  bool needs_whole_rows = false;
 
   bool operator==(const CudaStepShape&) const = default;
 };
@@ -153,7 +156,8 @@ struct CudaStepShape {
 // meets and for what mixes with prefills, the least recently used of which go.
 inline constexpr size_t kMaxGraphs = 128;
 // What the driver keeps of them on the device: some 300 launches each, of
-// 1.5 KiB with their arguments. An estimate: not measured yet.
+// 1.5 KiB with their arguments. An estimate; what a driver takes is measured
+// when a graph is captured, and fewer are kept where this does not suffice.
 inline constexpr int64_t kGraphsBytes = int64_t{kMaxGraphs} * 300 * 1536;
 
 // A captured step.
@@ -166,6 +170,15 @@ struct CudaGraph {
   Pooling pooling = Pooling::kNone;
   int64_t last_use = 0;
 };
+
+// A decode whose graph is captured before it is needed.
+struct CudaAhead {
+  int num_rows = 0;
+  int num_tokens_per_row = 0;
+};
+
+// Which kernel serves a row of `num_tokens`.
+cuda::AttentionTile TileOf(const cuda::AttentionShape& shape, int num_tokens);
 
 // Sizes that steps are padded to; a step above the last one is not padded, and
 // runs eagerly. Up to 64 tokens a linear layer has a kernel of its own: no size
@@ -194,6 +207,8 @@ struct CudaStep {
   std::vector<int32_t> token_ids;     // Of the plan; ~slot: what it drew last.
   std::vector<int32_t> sampled_rows;  // Rows with logits.
   int32_t num_scored = 0;
+  // Of logits in slices: some row cannot be drawn from one entry of each.
+  bool needs_whole_rows = false;
 
   cuda::DeviceBuffer staging;     // Pinned: what the step uploads.
   cuda::DeviceBuffer embeddings;  // Pinned: [max_logit_rows, pooled_cols].

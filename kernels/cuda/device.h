@@ -25,6 +25,7 @@ struct DeviceProperties {
   int major = 0;     // Compute capability.
   int minor = 0;
   int num_sms = 0;
+  int64_t shared_bytes_of_sm = 0;  // That its CTAs share.
 };
 
 struct DeviceMemory {
@@ -53,6 +54,10 @@ class Device {
   virtual const DeviceProperties& properties() const = 0;
   virtual absl::StatusOr<DeviceMemory> Memory() = 0;
 
+  // Of the calling thread: kernels and collectives go to the current device of
+  // who launches them. Creating a device makes it that of the thread.
+  virtual void MakeCurrent() = 0;
+
   // Device memory, aligned to 256 bytes and not initialized.
   // RESOURCE_EXHAUSTED with what is free. May wait for the device.
   virtual absl::StatusOr<void*> Allocate(int64_t num_bytes) = 0;
@@ -77,6 +82,9 @@ class Device {
   // The event happens when what is in the stream now has run.
   virtual absl::Status Record(Event& event) = 0;
   virtual bool HasHappened(const Event& event) = 0;
+  // The same, for who asks until it has: the emulated device runs while
+  // somebody waits, and only then.
+  virtual bool Poll(const Event& event) { return HasHappened(event); }
   virtual absl::Status Wait(const Event& event) = 0;
 
   // Between the two, work becomes a graph and does not run.
@@ -112,6 +120,13 @@ class DeviceBuffer {
     buffer.is_pinned_ = is_pinned;
     return buffer;
   }
+  // Of memory that somebody else frees, later.
+  static DeviceBuffer Borrow(void* memory, int64_t num_bytes) {
+    DeviceBuffer buffer;
+    buffer.memory_ = memory;
+    buffer.num_bytes_ = num_bytes;
+    return buffer;
+  }
   DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
     std::swap(device_, other.device_);
@@ -121,7 +136,7 @@ class DeviceBuffer {
     return *this;
   }
   ~DeviceBuffer() {
-    if (memory_ == nullptr) return;
+    if (memory_ == nullptr || device_ == nullptr) return;
     is_pinned_ ? device_->FreePinned(memory_) : device_->Free(memory_);
   }
 

@@ -43,8 +43,10 @@ class CudaEvent : public Event {
 
 class CudaDevice : public Device {
  public:
-  CudaDevice(DeviceProperties properties, cudaStream_t stream)
-      : properties_(std::move(properties)), stream_(stream) {}
+  CudaDevice(int device_idx, DeviceProperties properties, cudaStream_t stream)
+      : device_idx_(device_idx),
+        properties_(std::move(properties)),
+        stream_(stream) {}
   ~CudaDevice() override { cudaStreamDestroy(stream_); }
 
   const DeviceProperties& properties() const override { return properties_; }
@@ -56,6 +58,8 @@ class CudaDevice : public Device {
     return DeviceMemory{static_cast<int64_t>(free_bytes),
                         static_cast<int64_t>(total_bytes)};
   }
+
+  void MakeCurrent() override { cudaSetDevice(device_idx_); }
 
   absl::StatusOr<void*> Allocate(int64_t num_bytes) override {
     ++num_allocations_;
@@ -165,6 +169,7 @@ class CudaDevice : public Device {
   }
 
  private:
+  const int device_idx_;
   const DeviceProperties properties_;
   const cudaStream_t stream_;
 };
@@ -202,8 +207,10 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx) {
       ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
                "cudaStreamCreate"));
   return std::make_unique<CudaDevice>(
+      device_idx,
       DeviceProperties{found.name, found.major, found.minor,
-                       found.multiProcessorCount},
+                       found.multiProcessorCount,
+                       static_cast<int64_t>(found.sharedMemPerMultiprocessor)},
       stream);
 }
 

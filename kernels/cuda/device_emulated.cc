@@ -5,6 +5,8 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
@@ -16,7 +18,17 @@ namespace {
 
 class EmulatedGraph : public Graph {
  public:
+  // Adds `num_bytes` to *taken_bytes while it exists.
+  EmulatedGraph(int64_t num_bytes, int64_t* taken_bytes)
+      : num_bytes_(num_bytes), taken_bytes_(taken_bytes) {
+    *taken_bytes_ += num_bytes_;
+  }
+  ~EmulatedGraph() override { *taken_bytes_ -= num_bytes_; }
   std::deque<simt::emulator::QueueEntry> entries;
+
+ private:
+  const int64_t num_bytes_;
+  int64_t* const taken_bytes_;
 };
 
 class EmulatedEvent : public Event {
@@ -31,8 +43,10 @@ class EmulatedDevice : public Device {
   const DeviceProperties& properties() const override { return properties_; }
 
   absl::StatusOr<DeviceMemory> Memory() override {
-    return DeviceMemory{total_bytes_ - num_bytes_, total_bytes_};
+    return DeviceMemory{total_bytes_ - num_bytes_ - graph_bytes_, total_bytes_};
   }
+
+  void MakeCurrent() override {}
 
   absl::StatusOr<void*> Allocate(int64_t num_bytes) override {
     QUIRE_CHECK(num_bytes > 0);
@@ -93,6 +107,10 @@ class EmulatedDevice : public Device {
   bool HasHappened(const Event& event) override {
     return static_cast<const EmulatedEvent&>(event).serial <= num_run_;
   }
+  bool Poll(const Event& event) override {
+    if (!HasHappened(event)) RunOne();
+    return HasHappened(event);
+  }
   absl::Status Wait(const Event& event) override {
     while (!HasHappened(event)) RunOne();
     return status_;
@@ -107,7 +125,8 @@ class EmulatedDevice : public Device {
   absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override {
     QUIRE_CHECK(is_capturing_);
     is_capturing_ = false;
-    auto graph = std::make_unique<EmulatedGraph>();
+    auto graph =
+        std::make_unique<EmulatedGraph>(bytes_per_graph_, &graph_bytes_);
     graph->entries.swap(queue_.entries);
     before_capture_.swap(queue_.entries);
     QUIRE_RETURN_IF_ERROR(status_);
@@ -146,23 +165,41 @@ class EmulatedDevice : public Device {
     return status_;
   }
 
-  // The next launch begins, where it may, before this one has run.
+  // The next launch begins, where it may, before this one has run. What waits
+  // for others may stay where it is.
   void RunOne() {
     QUIRE_CHECK(!is_capturing_);  // What waits ends a capture: not allowed.
     std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
+    if (status_.ok() && entries.front().attempt != nullptr &&
+        !entries.front().attempt()) {
+      std::this_thread::yield();
+      return;
+    }
+    // The emulator runs one kernel at a time; the devices of several ranks are
+    // used from as many threads.
+    static std::mutex mutex;
+    std::unique_lock<std::mutex> lock(mutex);
     const simt::emulator::QueueEntry entry = std::move(entries.front());
     entries.pop_front();
     const std::unique_ptr<Early> early = std::move(early_);
     const bool is_launch = entry.body != nullptr;
+    if (entry.attempt != nullptr) {
+      ++num_run_;
+      return;
+    }
     if (status_.ok() && is_launch && !entries.empty() &&
         entries.front().body != nullptr) {
       early_ = std::make_unique<Early>(entries.front());
     }
-    if (fault_at == num_run_++) {
+    const bool is_fault_due =
+        fault_at == num_run_++ ||
+        (fault_request_ != nullptr && fault_request_->load());
+    if (is_fault_due && status_.ok()) {
       status_ = absl::InternalError("GPU error: an illegal address (injected)");
     }
     if (!status_.ok()) return;
     if (!is_launch) {
+      lock.unlock();  // It may wait for another rank.
       entry.work();
       return;
     }
@@ -189,14 +226,18 @@ class EmulatedDevice : public Device {
     const std::shared_ptr<simt::emulator::EarlyLaunch> launch;
   };
 
-  const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4};
+  const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4, 228 << 10};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
+  const int64_t bytes_per_graph_ = EmulatedOptions().bytes_per_graph;
+  const std::atomic<bool>* const fault_request_ =
+      EmulatedOptions().fault_request;
   mutable simt::emulator::Queue queue_;
   std::deque<simt::emulator::QueueEntry> before_capture_;
   std::unique_ptr<Early> early_;  // Of the queue's front.
   bool is_capturing_ = false;
   int64_t num_run_ = 0;
   int64_t num_bytes_ = 0;
+  int64_t graph_bytes_ = 0;
   std::unordered_map<void*, int64_t> sizes_;
   absl::Status status_;
 };

@@ -2,35 +2,12 @@
 
 #include <cmath>
 
+#include "kernels/cuda/norm_row.h"
+
 namespace quire::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
-// Eight values of sixteen bytes.
-template <DType kType>
-SIMT_DEVICE void Unpack(const simt::Bytes16& bytes, float (&values)[8]) {
-  SIMT_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    values[2 * i] = Element<kType>::ToFloat(bytes.words[i] & 0xffff);
-    values[2 * i + 1] = Element<kType>::ToFloat(bytes.words[i] >> 16);
-  }
-}
-template <DType kType>
-SIMT_DEVICE simt::Bytes16 Pack(const float (&values)[8]) {
-  simt::Bytes16 bytes;
-  SIMT_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    bytes.words[i] = Element<kType>::Pack(values[2 * i], values[2 * i + 1]);
-  }
-  return bytes;
-}
-
-SIMT_DEVICE float WarpSum(float value) {
-  SIMT_UNROLL
-  for (int i = 16; i > 0; i /= 2) value += simt::ShuffleXor(value, i);
-  return value;
-}
+constexpr int kThreads = kNormThreads;
 
 // The sum over the CTA, for every thread; the order of the sum is fixed.
 // `scratch`: one float per warp and one more; the caller may use it again after
@@ -75,65 +52,24 @@ GatherKernel(const GatherArguments arguments) {
 template <DType kType>
 SIMT_KERNEL(kThreads)
 NormKernel(const NormArguments arguments) {
-  SIMT_SHARED(float, scratch, kThreads / 32);
+  using Rows = NormRows<kType, 1>;
+  SIMT_SHARED(float, scratch, Rows::kScratch);
   simt::WaitForPrevious();
   simt::LaunchNext();
-  using Kind = NormArguments::Kind;
   const int cols = arguments.cols;
   const int64_t out_row = int64_t{simt::CtaX()} * cols;
-  const int64_t row =
-      arguments.rows ? int64_t{arguments.rows[simt::CtaX()]} * cols : out_row;
-  const auto load = [&](int c, float(&values)[8]) {
-    Unpack<kType>(simt::Load16(arguments.x + row + c), values);
-    if (!arguments.residual) return;
-    float residual[8];
-    Unpack<kType>(simt::Load16(arguments.residual + row + c), residual);
-    SIMT_UNROLL
-    for (int i = 0; i < 8; ++i) values[i] += residual[i];
-  };
-
-  float mean = 0, inverse = 1;
-  if (arguments.kind == Kind::kLayer) {
-    float sum = 0;
-    for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
-      float values[8];
-      load(c, values);
-      SIMT_UNROLL
-      for (int i = 0; i < 8; ++i) sum += values[i];
-    }
-    mean = CtaSum(sum, scratch) / static_cast<float>(cols);
-  }
-  if (arguments.kind != Kind::kNone) {
-    float sum = 0;
-    for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
-      float values[8];
-      load(c, values);
-      SIMT_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        sum += (values[i] - mean) * (values[i] - mean);
-      }
-    }
-    inverse = simt::Rsqrt(CtaSum(sum, scratch) / static_cast<float>(cols) +
-                          arguments.eps);
-  }
+  const Rows rows(arguments, static_cast<int>(simt::CtaX()), scratch);
   // Each thread writes only what it alone has read: out and residual_out may
   // alias the inputs.
   for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
     float values[8];
-    load(c, values);
-    if (arguments.residual_out) {
-      simt::Store16(arguments.residual_out + row + c, Pack<kType>(values));
-    }
-    if (arguments.kind != Kind::kNone) {
-      SIMT_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        values[i] = (values[i] - mean) * inverse *
-                    (arguments.weight_offset + arguments.weight[c + i]);
-        if (arguments.bias) values[i] += arguments.bias[c + i];
-      }
-    }
+    rows.Load(0, c, values);
+    rows.StoreSum(0, c, values);
+    rows.Norm(0, c, values);
     SIMT_UNROLL
-    for (int i = 0; i < 8; ++i) values[i] *= arguments.scale;
+    for (int i = 0; i < 8; ++i) {
+      values[i] = simt::Product(values[i], arguments.scale);
+    }
     if (arguments.addend) {
       float addend[8];
       Unpack<kType>(simt::Load16(arguments.addend + out_row + c), addend);
@@ -202,7 +138,10 @@ HeadStatisticsKernel(const RopeArguments arguments) {
   if (simt::ThreadX() == 0) {
     float* statistics = arguments.statistics + (token * 2 + (is_q ? 0 : 1)) * 2;
     statistics[0] = mean;
-    statistics[1] = simt::Rsqrt(sum / static_cast<float>(cols) + norm.eps);
+    statistics[1] =
+        arguments.num_norm_ranks > 0
+            ? sum
+            : simt::Rsqrt(sum / static_cast<float>(cols) + norm.eps);
   }
 }
 
@@ -212,14 +151,19 @@ constexpr int kMaxPerLane = 256 / 32;
 
 // Norms the warp's head.
 //   statistics: mean and factor, if the norm spans all heads.
+//   num_summed: of the elements whose squares are summed in place of the
+//   factor; 0: none.
 SIMT_DEVICE void NormHead(const HeadNorm& norm, const float* statistics,
-                          int head, int head_dim,
+                          int num_summed, int head, int head_dim,
                           float (&values)[kMaxPerLane]) {
   const int lane = simt::ThreadX() % 32;
   float mean = 0, inverse = 1;
   if (norm.span == HeadNorm::Span::kAllHeads) {
     mean = statistics[0];
-    inverse = statistics[1];
+    inverse = num_summed == 0
+                  ? statistics[1]
+                  : simt::Rsqrt(statistics[1] / static_cast<float>(num_summed) +
+                                norm.eps);
   } else {
     if (norm.kind == NormArguments::Kind::kLayer) {
       float sum = 0;
@@ -275,6 +219,9 @@ RopeKernel(const RopeArguments arguments) {
   const HeadNorm& norm = is_q ? arguments.q_norm : arguments.k_norm;
   if (!is_v && norm.kind != NormArguments::Kind::kNone) {
     NormHead(norm, arguments.statistics + (token * 2 + (is_q ? 0 : 1)) * 2,
+             arguments.num_norm_ranks *
+                 (is_q ? arguments.num_heads : arguments.num_kv_heads) *
+                 head_dim,
              is_q ? row : row - arguments.num_heads, head_dim, values);
   }
   const int position = arguments.positions[token];
@@ -393,6 +340,14 @@ bool LaunchGated(const GatedArguments& arguments, simt::Stream stream) {
       stream, arguments);
 }
 
+bool LaunchHeadSquares(const RopeArguments& arguments, simt::Stream stream) {
+  return arguments.statistics != nullptr &&
+         simt::Launch(arguments.dtype == DType::kBF16
+                          ? &HeadStatisticsKernel<DType::kBF16>
+                          : &HeadStatisticsKernel<DType::kF16>,
+                      Shape(arguments.num_tokens, 2), stream, arguments);
+}
+
 bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream) {
   if (!IsHalf(arguments.dtype) ||
       (arguments.kv_dtype != arguments.dtype &&
@@ -406,12 +361,8 @@ bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream) {
   if (num_items == 0) return true;
   const bool spans_heads = arguments.q_norm.span == HeadNorm::Span::kAllHeads ||
                            arguments.k_norm.span == HeadNorm::Span::kAllHeads;
-  if (spans_heads &&
-      (arguments.statistics == nullptr ||
-       !simt::Launch(arguments.dtype == DType::kBF16
-                         ? &HeadStatisticsKernel<DType::kBF16>
-                         : &HeadStatisticsKernel<DType::kF16>,
-                     Shape(arguments.num_tokens, 2), stream, arguments))) {
+  if (spans_heads && arguments.num_norm_ranks == 0 &&
+      !LaunchHeadSquares(arguments, stream)) {
     return false;
   }
   constexpr int kWarps = kThreads / 32;

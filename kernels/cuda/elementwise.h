@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/linear_epilogue.h"
+#include "kernels/cuda/norm.h"
 #include "kernels/cuda/simt/simt.h"
 #include "kernels/dtype.h"
 
@@ -26,31 +27,6 @@ struct GatherArguments {
   bool adds = false;
 };
 bool LaunchGather(const GatherArguments& arguments, simt::Stream stream);
-
-// out = scale * norm(x + residual) + addend. The norm is as NormSpec in
-// kernels/backend.h; weights are f32.
-struct NormArguments {
-  enum class Kind : uint8_t { kNone, kRms, kLayer };
-  DType dtype = DType::kBF16;
-  Kind kind = Kind::kRms;
-  const float* weight = nullptr;  // [cols]
-  const float* bias = nullptr;    // [cols], or null.
-  float eps = 1e-5f;
-  float weight_offset = 0.0f;
-  float scale = 1.0f;
-  const uint16_t* x = nullptr;         // [.., cols]
-  const uint16_t* residual = nullptr;  // Added to x first; may be null.
-  uint16_t* residual_out = nullptr;    // The sum; may be null, may alias.
-  const uint16_t* addend = nullptr;    // As out; may be null, may alias out.
-  uint16_t* out = nullptr;             // [num_tokens, cols]; may alias x.
-  float* out_f32 = nullptr;            // In place of out.
-  // The rows of x, residual and residual_out that become the rows of out, which
-  // then aliases none of them; null: the first num_tokens.
-  const int32_t* rows = nullptr;
-  int num_tokens = 0;
-  int cols = 0;
-};
-bool LaunchNorm(const NormArguments& arguments, simt::Stream stream);
 
 // out = gate(x) * up(x) of a product whose columns alternate eight of the gate
 // and eight of up.
@@ -87,6 +63,10 @@ struct RopeArguments {
   HeadNorm q_norm, k_norm;
   // [num_tokens, q and k, mean and factor], for a norm that spans all heads.
   float* statistics = nullptr;
+  // > 0: the norms, kRms, span the heads of so many ranks, and `statistics` has
+  // zero and the sum of all squares, of which LaunchHeadSquares computes this
+  // rank's.
+  int num_norm_ranks = 0;
   const float* rope_table = nullptr;  // As in AttentionSpec; null: no RoPE.
   // Of tokens whose sequence started with more than long_rope_after tokens;
   // null: none.
@@ -108,6 +88,7 @@ struct RopeArguments {
   int num_tokens = 0;
 };
 bool LaunchRopeAndCache(const RopeArguments& arguments, simt::Stream stream);
+bool LaunchHeadSquares(const RopeArguments& arguments, simt::Stream stream);
 
 // Copies whole blocks in every layer; no block is both a source and a target.
 struct BlockCopyArguments {

@@ -8,6 +8,11 @@
 // of an ordinary row-major weight, and the tokens are loaded with the same
 // permutation. Eight warps of a CTA share k; their sums are added in a fixed
 // order: a token's result has the same bits in every batch.
+// Up to eight tokens can be normed on the way (SkinnyNorm): every CTA norms
+// them into its shared memory, with the bits of LaunchNorm, while its first
+// weights travel. So that this is done once and not for every sixteen rows, the
+// CTAs are then as many as fit the GPU at once, and each takes several groups
+// of rows in turn.
 //
 // Many tokens, where cuBLASLt cannot be loaded (large_linear.h): CTA tiles of
 // 128 tokens by 128 rows on mma.sync, k in steps of 32 through four stages of
@@ -18,6 +23,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/linear_epilogue.h"
+#include "kernels/cuda/norm.h"
 #include "kernels/cuda/simt/simt.h"
 #include "kernels/dtype.h"
 
@@ -39,7 +45,47 @@ struct LinearArguments {
   int rows = 0;        // Of the weight; gated: a multiple of 16.
   int cols = 0;        // A multiple of 8.
   LinearEpilogue epilogue;
+
+  // Skinny, up to kMaxNormTokens: x is what this norm gives; its out, scale and
+  // addend are not used. residual_out is written once, while other CTAs still
+  // read: it may alias nothing else of this launch, nor `out` the norm's
+  // inputs.
+  bool has_norm = false;
+  NormArguments norm;
+  // With a norm: CTAs that share the rows; at least 1.
+  int num_ctas = 0;
 };
+
+// What a norm costs that every CTA does for itself, against a kernel of its
+// own: for each eight columns of a token about 64 instructions, that is cols /
+// 16 cycles of an SM for each token and CTA on it (4 x 32 lanes issue at once).
+// With two CTAs, 8 tokens of 4096 columns are 4096 cycles, 2.3 us at 1.75 GHz,
+// during which weights arrive (2 x 32 KiB are under way, 1.3 us of an H100's
+// 3.0 TB/s on 132 SMs); a kernel of its own is a launch (1.3 us) and as long as
+// the norm itself, with nothing beside it. More tokens lose. And the reads of x
+// from L2 become fewer: once for each CTA, not for each sixteen rows.
+inline constexpr int kMaxNormTokens = 8;
+// CTAs of an SM that norm, as the kernels' registers and shared memory allow.
+inline constexpr int kNormCtasOfSm = 2;
+
+// Of the row of x' in shared memory: `phase` past a multiple of 128, so that
+// the rows that a quarter warp reads at once lie in different banks. A quad
+// reads its columns of a row as 4 x 16 bytes in one piece, or with fp8 weights
+// at every other place.
+constexpr int64_t NormedRowBytes(int cols, int phase) {
+  return (int64_t{cols} * 2 + 127) / 128 * 128 + phase;
+}
+inline constexpr int kNormedPhase = 64;
+inline constexpr int kNormedPhaseOfFp8 = 16;
+
+// Whether the linear layer may norm `num_tokens` rows of x.
+//   shared_bytes_of_sm: what kNormCtasOfSm CTAs share.
+bool FitsSkinnyNorm(int num_tokens, int cols, int64_t shared_bytes_of_sm);
+// LinearArguments::num_ctas: every CTA has as many groups of rows as any other,
+// or one less.
+int NumCtasOfSkinnyNorm(int rows, int num_sms);
+// Shapes and counts that no skinny kernel takes.
+bool IsRefusedBySkinny(const LinearArguments& arguments);
 
 // False if a launch is refused.
 bool LaunchSkinnyLinear(const LinearArguments& arguments, simt::Stream stream);

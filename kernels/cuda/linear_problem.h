@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/base/random.h"
+#include "engine/base/status.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/simt/emulator.h"
 
@@ -29,6 +30,14 @@ struct LinearCase {
   bool is_out_f32 = false;
   float scale = 1.0f;
   float softcap = 0.0f;
+  // Skinny: x is normed in the kernel by so many CTAs; 0: x as it is.
+  int num_norm_ctas = 0;
+  NormArguments::Kind norm_kind = NormArguments::Kind::kRms;
+  bool has_norm_residual = false;
+  // Of the norm's input: its rows in another order.
+  bool has_norm_rows = false;
+  // The kernel starts before its predecessor has written x.
+  bool is_early = false;
 };
 
 inline uint16_t ToBits(DType dtype, float value) {
@@ -61,6 +70,7 @@ class LinearProblem {
                  static_cast<float>(residual_random.Uniform() * 2 - 1));
     }
     out_.assign(int64_t{c.num_tokens} * out_cols_ * 2, 0xffff);
+    if (c.num_norm_ctas > 0) MakeNorm();
   }
 
   bool Run() {
@@ -84,10 +94,16 @@ class LinearProblem {
     arguments.epilogue.scale = case_.scale;
     arguments.epilogue.softcap = case_.softcap;
     simt::emulator::CurrentCounts() = {};
+    if (case_.num_norm_ctas > 0) return RunNormed(arguments);
     return case_.kernel == LinearKernel::kSkinny
                ? LaunchSkinnyLinear(arguments, nullptr)
                : LaunchTiledLinear(arguments, nullptr);
   }
+  // x is what the norm gave.
+  void ForgetNorm() { case_.num_norm_ctas = 0; }
+  // With a norm: what it wrote of x + residual, and what LaunchNorm writes.
+  const std::vector<uint16_t>& sum() const { return sum_; }
+  const std::vector<uint16_t>& expected_sum() const { return expected_sum_; }
 
   float Out(int token, int column) const {
     const int64_t i = int64_t{token} * out_cols_ + column;
@@ -170,8 +186,71 @@ class LinearProblem {
     return sum;
   }
 
+  // x becomes what LaunchNorm makes of another one.
+  void MakeNorm() {
+    SimulationRandom random(9);
+    const int64_t size = int64_t{case_.num_tokens} * case_.cols;
+    for (std::vector<uint16_t>* bits : {&norm_x_, &norm_residual_}) {
+      bits->resize(size);
+      for (uint16_t& x : *bits) {
+        x = ToBits(case_.dtype, static_cast<float>(random.Uniform() * 4 - 2));
+      }
+    }
+    for (std::vector<float>* floats : {&norm_weight_, &norm_bias_}) {
+      floats->resize(case_.cols);
+      for (float& f : *floats) f = static_cast<float>(random.Uniform() * 2 - 1);
+    }
+    for (int t = 0; t < case_.num_tokens; ++t) {
+      norm_rows_.push_back(case_.num_tokens - 1 - t);
+    }
+    sum_.assign(size, 0xffff);
+    expected_sum_ = sum_;
+    norm_ = {.dtype = case_.dtype,
+             .kind = case_.norm_kind,
+             .weight = norm_weight_.data(),
+             .bias = norm_bias_.data(),
+             .weight_offset = 0.5f,
+             .x = norm_x_.data(),
+             .residual_out = expected_sum_.data(),
+             .out = x_.data(),
+             .rows = case_.has_norm_rows ? norm_rows_.data() : nullptr,
+             .num_tokens = case_.num_tokens,
+             .cols = case_.cols};
+    if (case_.has_norm_residual) norm_.residual = norm_residual_.data();
+    const simt::emulator::Options options = simt::emulator::CurrentOptions();
+    simt::emulator::CurrentOptions() = {};
+    QUIRE_CHECK(LaunchNorm(norm_, nullptr));
+    simt::emulator::CurrentOptions() = options;
+    norm_.residual_out = sum_.data();
+    norm_.out = nullptr;
+  }
+
+  bool RunNormed(LinearArguments& arguments) {
+    arguments.x = nullptr;
+    arguments.has_norm = true;
+    arguments.norm = norm_;
+    arguments.num_ctas = case_.num_norm_ctas;
+    if (!case_.is_early) return LaunchSkinnyLinear(arguments, nullptr);
+    simt::emulator::Queue queue;
+    const std::vector<uint16_t> x = norm_x_;
+    std::fill(norm_x_.begin(), norm_x_.end(), 0xffff);
+    if (!LaunchSkinnyLinear(arguments,
+                            reinterpret_cast<simt::Stream>(&queue))) {
+      return false;
+    }
+    const simt::emulator::QueueEntry& entry = queue.entries.front();
+    const auto launch = simt::emulator::StartEarly(entry.shape, entry.body);
+    std::copy(x.begin(), x.end(), norm_x_.begin());  // The predecessor.
+    simt::emulator::Finish(*launch);
+    return simt::emulator::LastError().empty();
+  }
+
   LinearCase case_;
   int out_cols_ = 0;
+  NormArguments norm_;
+  std::vector<uint16_t> norm_x_, norm_residual_, sum_, expected_sum_;
+  std::vector<float> norm_weight_, norm_bias_;
+  std::vector<int32_t> norm_rows_;
   std::vector<uint16_t> weight_, x_, residual_, out_;
   std::vector<float> bias_;
 };

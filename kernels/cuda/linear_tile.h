@@ -68,35 +68,53 @@ struct LinearTile {
   }
 
   // sums += x w^T over a tile's depth. mma(c, a, b0, b1): of 32 bytes of depth.
-  template <typename Mma>
+  // kUnrolls: false saves registers.
+  template <bool kUnrolls = true, typename Mma>
   static SIMT_DEVICE void Multiply(unsigned char* x_tile,
                                    unsigned char* weight_tile, Sums& sums,
                                    const Mma& mma) {
-    const int lane = simt::ThreadX() % 32;
-    SIMT_UNROLL
-    for (int k = 0; k < kDepthBytes / 32; ++k) {
-      uint32_t a[4][4], b[2][4];
+    if constexpr (kUnrolls) {
       SIMT_UNROLL
-      for (int m = 0; m < 4; ++m) {
-        simt::LdMatrixX4(a[m], Chunk(x_tile, WarpToken() + m * 16 + lane % 16,
-                                     k * 2 + lane / 16));
+      for (int k = 0; k < kDepthBytes / 32; ++k) {
+        MultiplyStep(x_tile, weight_tile, k, sums, mma);
       }
-      SIMT_UNROLL
-      for (int n = 0; n < 2; ++n) {
-        simt::LdMatrixX4(
-            b[n],
-            Chunk(weight_tile, WarpRow() + n * 16 + lane % 8 + lane / 16 * 8,
-                  k * 2 + lane / 8 % 2));
-      }
-      SIMT_UNROLL
-      for (int m = 0; m < 4; ++m) {
-        SIMT_UNROLL
-        for (int n = 0; n < 4; ++n) {
-          mma(sums[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
-        }
+    } else {
+      SIMT_NO_UNROLL
+      for (int k = 0; k < kDepthBytes / 32; ++k) {
+        MultiplyStep(x_tile, weight_tile, k, sums, mma);
       }
     }
   }
+  template <typename Mma>
+  static SIMT_DEVICE void MultiplyStep(unsigned char* x_tile,
+                                       unsigned char* weight_tile, int k,
+                                       Sums& sums, const Mma& mma) {
+    const int lane = simt::ThreadX() % 32;
+    uint32_t a[4][4], b[2][4];
+    SIMT_UNROLL
+    for (int m = 0; m < 4; ++m) {
+      simt::LdMatrixX4(a[m], Chunk(x_tile, WarpToken() + m * 16 + lane % 16,
+                                   k * 2 + lane / 16));
+    }
+    SIMT_UNROLL
+    for (int n = 0; n < 2; ++n) {
+      simt::LdMatrixX4(
+          b[n],
+          Chunk(weight_tile, WarpRow() + n * 16 + lane % 8 + lane / 16 * 8,
+                k * 2 + lane / 8 % 2));
+    }
+    SIMT_UNROLL
+    for (int m = 0; m < 4; ++m) {
+      SIMT_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        mma(sums[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+      }
+    }
+  }
+
+  struct alignas(8) Pair {  // Moves in one instruction.
+    float x, y;
+  };
 
   // Of `memory` below.
   static constexpr size_t kFinishBytes =
@@ -115,8 +133,14 @@ struct LinearTile {
     const int lane = simt::ThreadX() % 32;
     float* staged =
         reinterpret_cast<float*>(memory) + simt::ThreadX() / 32 * 32 * 32;
-    const auto place = [](int token, int row) {
-      return token * 32 + (row ^ token % 8 * 4);  // Few bank conflicts.
+    // Stores are of pairs of rows, half a warp at a time: four tokens by four
+    // pairs, whose banks the token tells apart. Loads are of 32 rows of a
+    // token, or, gated, 2 x 8 of each of two: no conflicts either.
+    const auto place = [staged](int token, int row) {
+      return staged + token * 32 +
+             (HasPlantedBug(PlantedBug::kTiledFinishesInOneBank)
+                  ? row
+                  : row ^ token % 4 * 8);
     };
     const LinearEpilogue& epilogue = arguments.epilogue;
     // Gated: eight rows of the gate, then the eight of up that belong to them.
@@ -130,10 +154,12 @@ struct LinearTile {
         SIMT_UNROLL
         for (int n = 0; n < 4; ++n) {
           SIMT_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            staged[place(m * 16 + lane / 4 + i / 2 * 8,
-                         n * 8 + lane % 4 * 2 + i % 2)] =
-                sums[half * 2 + m][n][i];
+          for (int i = 0; i < 2; ++i) {
+            simt::StoreShared(
+                reinterpret_cast<Pair*>(
+                    place(m * 16 + lane / 4 + i * 8, n * 8 + lane % 4 * 2)),
+                Pair{sums[half * 2 + m][n][2 * i],
+                     sums[half * 2 + m][n][2 * i + 1]});
           }
         }
       }
@@ -145,12 +171,12 @@ struct LinearTile {
         const int token = first_token + WarpToken() + half * 32 + staged_token;
         const int row = first_row + WarpRow() + staged_row;
         if (token >= arguments.num_tokens || row >= arguments.rows) continue;
-        float sum =
-            staged[place(staged_token, staged_row)] * scale_of(token, row);
+        float sum = simt::LoadShared(place(staged_token, staged_row)) *
+                    scale_of(token, row);
         float up = 0;
         if (epilogue.bias) sum += epilogue.bias[row];
         if (is_gated) {
-          up = staged[place(staged_token, staged_row + 8)] *
+          up = simt::LoadShared(place(staged_token, staged_row + 8)) *
                scale_of(token, row + 8);
           if (HasPlantedBug(PlantedBug::kTiledSwapsGateAndUp)) {
             const float gate = sum;

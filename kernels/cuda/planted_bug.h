@@ -26,22 +26,33 @@ namespace quire::cuda {
   X(AttentionForgetsRescale)                                            \
   X(AttentionMergesOnePartTooFew)                                       \
   X(AttentionNoSwizzle) /* Right, but with bank conflicts. */           \
+  X(AttentionMergesInOneBank)                                           \
   X(AttentionFp8QueriesInOrder)                                         \
   X(AttentionFp8KeysInterleaved)                                        \
   X(SkinnyNoBarrierBeforeReduce)                                        \
   X(SkinnyReducesOneWarpTooFew)                                         \
   X(SkinnyLosesTheLastToken)                                            \
+  X(SkinnyNormNoBarrier)  /* Others' columns are not there. */          \
+  X(SkinnyNormBeforeWait) /* The previous kernel writes x. */           \
+  X(SkinnyNormLosesTheLastRows)                                         \
+  X(SkinnyNormOneScratch) /* Sums of the rows before are still read. */ \
+  X(SkinnyNormNoPadding)  /* Right, but with bank conflicts. */         \
   X(TiledNoBarrier)                                                     \
   X(TiledWaitsForTooFewCopies)                                          \
   X(TiledForgetsAnEmptyGroup)                                           \
   X(TiledLosesTheLastDepth)                                             \
   X(TiledSwapsGateAndUp)                                                \
   X(TiledNoSwizzle)                                                     \
+  X(TiledFinishesInOneBank)                                             \
   X(QuantizedScaleOfTheNextGroup)                                       \
   X(QuantizedForgetsZeroPoints)                                         \
+  X(QuantizedInt8Unsigned)                                              \
   X(WideningNoBarrierBeforeMultiply)                                    \
   X(WideningNoBarrierBeforeStore)                                       \
   X(QuantizeRowsNoBarrier)                                              \
+  X(QuantizeGroupsOfHalfTheSize)                                        \
+  X(Fp8LosesTheLastBlock)                                               \
+  X(Fp8ScaleOfTheBlockBefore)                                           \
   X(SamplingReduceNoBarrier)                                            \
   X(SamplingReduceScratchReused)                                        \
   X(SamplingBinsReadTooEarly)                                           \

@@ -33,7 +33,8 @@ constexpr int kNumBugs = sizeof(kNames) / sizeof(kNames[0]);
 std::string Verdict(bool is_launched, double worst_error) {
   if (!is_launched) return simt::emulator::LastError();
   if (!(worst_error <= 1.0)) return "wrong number";
-  if (CurrentCounts().num_matrix_passes != CurrentCounts().num_matrices) {
+  if (CurrentCounts().num_matrix_passes != CurrentCounts().num_matrices ||
+      CurrentCounts().num_shared_passes != CurrentCounts().num_shared) {
     return "bank conflicts";
   }
   return "";
@@ -73,6 +74,12 @@ std::string RunLinear() {
         .rows = 32,
         .cols = 264,
         .activation = LinearActivation::kSwiGlu},
+        LinearCase{.num_tokens = 5,
+        .rows = 80,
+        .cols = 1088,
+        .num_norm_ctas = 2,
+        .has_norm_residual = true,
+        .is_early = true},
         LinearCase{.kernel = LinearKernel::kTiled,
         .num_tokens = 19,
         .rows = 40,
@@ -91,14 +98,81 @@ std::string RunLinear() {
   return "";
 }
 
+// fp8 in blocks, from x to sums: whole numbers, of which every 128 columns have
+// another largest one, so that they are exact only with its scale.
+std::string RunFp8Blocks() {
+  const int rows = 24, cols = 288, num_tokens = 70, num_groups = 3;
+  SimulationRandom random(6);
+  struct alignas(16) Chunk {
+    uint8_t bytes[16];
+  };
+  std::vector<Chunk> weight_chunks(rows * cols / 16),
+      x_chunks(num_tokens * cols / 16 * 2), fp8_chunks(num_tokens * cols / 16);
+  auto* elements = weight_chunks[0].bytes;
+  auto* x = reinterpret_cast<uint16_t*>(x_chunks[0].bytes);
+  for (int i = 0; i < rows * cols; ++i) {
+    elements[i] = FloatToE4M3(static_cast<float>(random.Between(-8, 8)));
+  }
+  std::vector<float> scales(num_groups * rows / 8),
+      x_scales(num_groups * num_tokens, NAN);
+  for (float& scale : scales) scale = 1 << random.Below(3);
+  for (int i = 0; i < num_tokens * cols; ++i) {
+    const int column = i % cols;
+    const int power = 1 << (column / 128 * 5);
+    // 448 / 7 is a power of two: with the scale of seven times `power`
+    // everything is exact.
+    x[i] = FloatToBf16(static_cast<float>(
+        power * (column % 128 == 31 ? 7 : random.Between(-4, 4))));
+  }
+  std::vector<float> out(num_tokens * rows, NAN);
+  QuantizedLinearArguments arguments;
+  arguments.linear.out = out.data();
+  arguments.linear.out_stride = rows;
+  arguments.linear.num_tokens = num_tokens;
+  arguments.linear.rows = rows;
+  arguments.linear.cols = cols;
+  arguments.linear.epilogue.is_out_f32 = true;
+  arguments.weight.data = elements;
+  arguments.weight.scales = scales.data();
+  arguments.weight.scale_stride = rows / 8;
+  arguments.weight.scale_shift = 3;
+  arguments.weight.group_size = 128;
+  arguments.x_fp8 = fp8_chunks[0].bytes;
+  arguments.x_scales = x_scales.data();
+  CurrentCounts() = {};
+  const bool is_launched = LaunchQuantizeRows({.x = x,
+                                               .x_stride = cols,
+                                               .out = fp8_chunks[0].bytes,
+                                               .scales = x_scales.data(),
+                                               .group_size = 128,
+                                               .num_tokens = num_tokens,
+                                               .cols = cols},
+                                              nullptr) &&
+                           LaunchTiledFp8Linear(arguments, nullptr);
+  double worst = 0;
+  for (int t = 0; t < num_tokens; ++t) {
+    for (int row = 0; row < rows; ++row) {
+      double sum = 0;
+      for (int col = 0; col < cols; ++col) {
+        sum += double{Bf16ToFloat(x[t * cols + col])} *
+               E4M3ToFloat(elements[row * cols + col]) *
+               scales[col / 128 * (rows / 8) + row / 8];
+      }
+      const double error = std::fabs(out[t * rows + row] - sum) / 0.01;
+      if (!(error <= worst)) worst = error;
+    }
+  }
+  return Verdict(is_launched, worst);
+}
+
 // Small integers: sums are exact in every order, and so are e4m3 and 16 bits.
 std::string RunQuantized() {
-  const int rows = 24, cols = 288, group_size = 96;
+  const int rows = 24, cols = 288;
   SimulationRandom random(4);
-  std::vector<uint8_t> elements(rows * cols), zeros, int4, fp8;
+  std::vector<uint8_t> elements(rows * cols), zeros, int4, fp8, int8;
   std::vector<float> scales;
   for (uint8_t& element : elements) element = random.Below(16);
-  for (int i = 0; i < rows * (cols / group_size); ++i) {
+  for (int i = 0; i < rows * (cols / 32); ++i) {
     zeros.push_back(static_cast<uint8_t>(random.Below(16)));
     scales.push_back(1 << random.Below(3));
   }
@@ -109,6 +183,7 @@ std::string RunQuantized() {
            (16 - reinterpret_cast<uintptr_t>(bytes.data()) % 16) % 16;
   };
   fp8.resize(rows * cols + 16);
+  int8.resize(rows * Int8RowBytes(cols) + 16);
   for (int row = 0; row < rows; ++row) {
     for (int col = 0; col < cols; ++col) {
       const uint8_t element = elements[row * cols + col];
@@ -117,6 +192,8 @@ std::string RunQuantized() {
           int4)[row * Int4RowBytes(cols) + place.word * 4 + place.nibble / 2] |=
           element << (place.nibble % 2 * 4);
       aligned(fp8)[row * cols + col] = FloatToE4M3(element);
+      aligned(int8)[row * Int8RowBytes(cols) + PlaceOfInt8(col)] =
+          static_cast<uint8_t>(element - 8);
     }
   }
   for (const int num_tokens : {3, 70}) {
@@ -129,7 +206,11 @@ std::string RunQuantized() {
                                   ? 7.0f
                                   : static_cast<float>(random.Between(-4, 4)));
     }
-    for (const bool is_fp8 : {false, true}) {
+    for (const QuantFormat format :
+         {QuantFormat::kInt4, QuantFormat::kFp8, QuantFormat::kQ8_0}) {
+      const bool is_fp8 = format == QuantFormat::kFp8;
+      const bool is_int4 = format == QuantFormat::kInt4;
+      const int group_size = is_int4 ? 96 : 32;
       std::vector<float> out(num_tokens * rows, NAN);
       QuantizedLinearArguments arguments;
       arguments.linear.x = x_data;
@@ -141,8 +222,10 @@ std::string RunQuantized() {
       arguments.linear.cols = cols;
       arguments.linear.epilogue.is_out_f32 = true;
       QuantizedWeight& weight = arguments.weight;
-      weight.format = is_fp8 ? QuantFormat::kFp8 : QuantFormat::kInt4;
-      weight.data = is_fp8 ? aligned(fp8) : aligned(int4);
+      weight.format = format;
+      weight.data = is_fp8    ? aligned(fp8)
+                    : is_int4 ? aligned(int4)
+                              : aligned(int8);
       weight.scales = scales.data();
       weight.zeros = zeros.data();
       weight.scale_stride = rows;
@@ -175,7 +258,9 @@ std::string RunQuantized() {
             const int group = is_fp8 ? 0 : col / group_size;
             const double element = elements[row * cols + col];
             sum += Bf16ToFloat(x_data[t * cols + col]) *
-                   (element - (is_fp8 ? 0 : zeros[group * rows + row])) *
+                   (element - (is_fp8    ? 0
+                               : is_int4 ? zeros[group * rows + row]
+                                         : 8)) *
                    scales[group * rows + row];
           }
           const double error = std::fabs(out[t * rows + row] - sum) / 0.01;
@@ -252,6 +337,9 @@ TEST_P(PlantedBugsTest, IsNoticed) {
   if (concerns("Quanti") || concerns("Widening")) {
     problems.push_back(RunQuantized);
   }
+  if (concerns("QuantizeGroups") || concerns("Fp8")) {
+    problems.push_back(RunFp8Blocks);
+  }
   if (concerns("Sampling")) problems.push_back(RunSampling);
   ASSERT_FALSE(problems.empty());
   int num_noticed = 0, num_runs = 0;
@@ -260,8 +348,10 @@ TEST_P(PlantedBugsTest, IsNoticed) {
        simt::emulator::kAllSchedules) {
     for (const bool is_lazy : {false, true}) {
       for (const auto& run : problems) {
-        CurrentOptions() = {
-            .schedule = schedule, .seed = 7, .is_copy_lazy = is_lazy};
+        CurrentOptions() = {.schedule = schedule,
+                            .seed = 7,
+                            .is_copy_lazy = is_lazy,
+                            .counts_shared = true};
         planted_bug = static_cast<PlantedBug>(GetParam());
         const std::string wrong = run();
         ++num_runs;

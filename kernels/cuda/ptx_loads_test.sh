@@ -15,6 +15,10 @@ awk '
       want("copy", 2); want("ldmatrix", 1); want("ldmatrix.trans", 1)
       want("mma", 1)
       if (count["narrow"] > 0) { print name ": narrow loads"; failed = 1 }
+    } else if (name ~ /Skinny/ && name ~ /Lb1E/) {
+      # With a norm: x by 16 bytes, x'"'"' in and out of shared memory, too.
+      want("stream", 2); want("load16", 1); want("mma", 1)
+      want("store16", 1); want("load.shared16", 1)
     } else if (name ~ /QuantizedSkinnyKernel/) {
       want("stream", 2); want("load16", 1); want("mma", 1)
     } else if (name ~ /SkinnyLinearKernel/) {
@@ -46,6 +50,7 @@ awk '
   }
   /cp[.]async[.]cg[.]shared[.]global[.]L2::128B/ && /, 16,/ { ++count["copy"] }
   /st[.](shared[.])?v4[.]/ { ++count["store16"] }
+  /ld[.]shared[.]v4[.]/ { ++count["load.shared16"] }
   /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]shared/ { ++count["ldmatrix"] }
   /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]trans/ { ++count["ldmatrix.trans"] }
   /mma[.]sync[.]aligned[.]m16n8k16/ { ++count["mma"] }

@@ -1,18 +1,22 @@
-// Linear layers whose weights are in fp8 (e4m3) or in four bits.
+// Linear layers whose weights are in fp8 (e4m3), in eight bits (GGUF's Q8_0) or
+// in four (as are those of Q4_0).
 //
 // Few tokens: as kernels/cuda/linear.h, with the weights widened in registers.
 // Elements are exact in 16 bits (fp8 values, integers below 17); a group's
 // scale multiplies its sum in f32, so no weight is ever rounded.
 //
-// Many tokens: fp8 weights with a scale per row meet x rounded to e4m3
-// (LaunchQuantizeRows) on tensor cores of 8 bits, from compute capability 8.9
-// on; otherwise a tile of the weights is widened into shared memory on its way,
-// where elements with scales of groups or blocks are rounded to 16 bits. (With
-// 8 bits, blocks would need a second set of sums: beyond the registers of this
-// tile.)
+// Many tokens: fp8 weights meet x rounded to e4m3 (LaunchQuantizeRows) on
+// tensor cores of 8 bits, from compute capability 8.9 on. With a scale per row
+// both scales multiply the finished sums; with blocks of 128 x 128
+// (DeepSeek-V3, arXiv:2412.19437, section 3.3.2) x has a scale for every 128
+// columns, too, and each 128 columns' sums are scaled and added in f32: tensor
+// cores keep fewer bits than f32 of a long sum in 8 bits. Otherwise a tile of
+// the weights is widened into shared memory on its way, where elements with
+// scales of groups or blocks are rounded to 16 bits.
 #ifndef QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 #define QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 
+#include <bit>
 #include <cstdint>
 
 #include "kernels/cuda/linear.h"
@@ -44,21 +48,35 @@ constexpr int64_t Int4RowBytes(int64_t cols) {
   return (cols + kInt4Block - 1) / kInt4Block * (kInt4Block / 2);
 }
 
+// Where element `column` of a row of Q8_0 is: blocks of 64 columns, of which
+// lane t of a quad has bytes 16 t to 16 t + 15: columns 8 t onwards, then 32 +
+// 8 t onwards. So each step of 32 columns has one scale.
+inline constexpr int kInt8Block = 64;
+constexpr int64_t PlaceOfInt8(int64_t column) {
+  const int64_t in_block = column % kInt8Block;
+  return column - in_block + in_block / 8 % 4 * 16 + in_block / 32 * 8 +
+         in_block % 8;
+}
+constexpr int64_t Int8RowBytes(int64_t cols) {
+  return (cols + kInt8Block - 1) / kInt8Block * kInt8Block;
+}
+
 // Device memory; pointers are aligned to 16 bytes. Rows are in the order that
 // LinearArguments::weight describes.
 struct QuantizedWeight {
-  QuantFormat format = QuantFormat::kFp8;  // Or kInt4.
+  QuantFormat format = QuantFormat::kFp8;  // Or kInt4, or kQ8_0.
   // kFp8: [rows, cols], columns a multiple of 16. kInt4: [rows, Int4RowBytes].
+  // kQ8_0: [rows, Int8RowBytes], columns a multiple of 32.
   const uint8_t* data = nullptr;
   // Element (column / group_size) * scale_stride + (row >> scale_shift), or
-  // with group_size 0: [rows]. f32 for kFp8; f32, f16 or bf16 for kInt4.
+  // with group_size 0: [rows]. f32 for kFp8; f32, f16 or bf16 for others.
   const void* scales = nullptr;
   DType scale_dtype = DType::kF32;
   // kInt4, as scales: what is subtracted from elements. Null: 8.
   const uint8_t* zeros = nullptr;
   int64_t scale_stride = 0;
   int scale_shift = 0;  // kFp8 in blocks: 3; a block has 8 i rows.
-  // kFp8: 0 (a scale for each row) or 128. kInt4: a multiple of 32.
+  // kFp8: 0 (a scale for each row) or 128. kInt4: a multiple of 32. kQ8_0: 32.
   int group_size = 0;
 };
 
@@ -67,7 +85,7 @@ struct QuantizedLinearArguments {
   QuantizedWeight weight;
   // For LaunchTiledFp8Linear: x in e4m3, [num_tokens, cols], and its scales.
   const uint8_t* x_fp8 = nullptr;
-  const float* x_scales = nullptr;  // [num_tokens]
+  const float* x_scales = nullptr;  // As QuantizeRowsArguments::scales.
 };
 
 // False if a launch is refused. Skinny: up to kMaxSkinnyTokens.
@@ -76,20 +94,22 @@ bool LaunchSkinnyQuantizedLinear(const QuantizedLinearArguments& arguments,
 // x in 16 bits; the weights are widened.
 bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
                                 simt::Stream stream);
-// x in e4m3, weights in kFp8 with group_size 0. Requires: compute capability
-// 8.9.
+// x in e4m3 with the weights' group_size, weights in kFp8. Requires: compute
+// capability 8.9.
 bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
                           simt::Stream stream);
 
-// out[t] = e4m3(x[t] / scales[t]), saturating. scales[t] is input_scale, or if
-// that is 0 the row's largest magnitude / 448 (1 for a row of zeros).
+// out[t] = e4m3(x[t] / scale), saturating, with a scale for each row or, with
+// group_size 128, for every 128 columns of a row: input_scale, or if that is 0
+// the largest magnitude / 448 (1 for zeros).
 struct QuantizeRowsArguments {
   DType dtype = DType::kBF16;   // Or f16.
   const uint16_t* x = nullptr;  // [num_tokens, x_stride]
   int64_t x_stride = 0;
   uint8_t* out = nullptr;   // [num_tokens, cols]
-  float* scales = nullptr;  // [num_tokens]
+  float* scales = nullptr;  // [1 or ceil(cols / 128)][num_tokens]
   float input_scale = 0.0f;
+  int group_size = 0;  // 0 or 128.
   int num_tokens = 0;
   int cols = 0;  // A multiple of 8.
 };
@@ -123,16 +143,60 @@ SIMT_DEVICE float LoadScale(const QuantizedWeight& weight, int64_t at) {
                                             : HalfToFloat(bits);
 }
 
-// The number that a zero point becomes beside elements to which kInt4Base is
-// added; in both halves.
+// Bytes of a row.
+SIMT_DEVICE int64_t RowBytesOf(QuantFormat format, int cols) {
+  return format == QuantFormat::kFp8    ? int64_t{cols}
+         : format == QuantFormat::kInt4 ? Int4RowBytes(cols)
+                                        : Int8RowBytes(cols);
+}
+inline bool IsRefusedFormat(const QuantizedWeight& weight, int cols) {
+  switch (weight.format) {
+    case QuantFormat::kFp8:
+      return cols % 16 != 0 || weight.group_size % 128 != 0;
+    case QuantFormat::kInt4:
+      return weight.group_size < 32 || weight.group_size % 32 != 0;
+    case QuantFormat::kQ8_0:
+      return cols % 32 != 0 || weight.group_size != 32;
+    default:
+      return true;
+  }
+}
+
+// Signed bytes 2 p and 2 p + 1 of `four`: exact. With the sign flipped a byte
+// is the value plus 128: in f16 the low bits of 1024 plus that; bf16, which has
+// too few bits for this, is the upper half of f32, where the same is done.
 template <DType kType>
-SIMT_DEVICE uint32_t Int4Zero(const QuantizedWeight& weight, int64_t at) {
-  // In bf16 the bits of 128 + n are those of 128 plus n, in f16 those of 1024
-  // + n.
-  constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
+SIMT_DEVICE uint32_t Int8Pair(uint32_t four, int p) {
+  const uint32_t biased = HasPlantedBug(PlantedBug::kQuantizedInt8Unsigned)
+                              ? four
+                              : four ^ 0x80808080;
+  if constexpr (kType == DType::kF16) {
+    const uint32_t pair =
+        simt::PermuteBytes(biased, 0x64646464, p == 0 ? 0x4140 : 0x4342);
+    return simt::SubtractF16x2(pair, 0x64806480);  // 1152
+  }
+  constexpr float kBias = 8388608.0f + 128.0f;  // 2^23: bits 0x4b000000.
+  const float low = std::bit_cast<float>(simt::PermuteBytes(
+                        biased, 0x4b000000, p == 0 ? 0x7440 : 0x7442)) -
+                    kBias;
+  const float high = std::bit_cast<float>(simt::PermuteBytes(
+                         biased, 0x4b000000, p == 0 ? 0x7441 : 0x7443)) -
+                     kBias;
+  return simt::PermuteBytes(std::bit_cast<uint32_t>(low),
+                            std::bit_cast<uint32_t>(high), 0x7632);
+}
+
+SIMT_DEVICE uint32_t LoadZero(const QuantizedWeight& weight, int64_t at) {
   const bool has_zeros =
       weight.zeros && !HasPlantedBug(PlantedBug::kQuantizedForgetsZeroPoints);
-  const uint32_t zero = has_zeros ? weight.zeros[at] : 8;
+  return has_zeros ? weight.zeros[at] : 8;
+}
+// The number that a zero point becomes beside elements as Int4Pair has them; in
+// both halves. In bf16 the bits of 128 + n are those of 128 plus n, in f16
+// those of 1024 + n.
+template <DType kType>
+SIMT_DEVICE uint32_t Int4Zero(uint32_t zero) {
+  constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
   return kBase + zero * 0x00010001;
 }
 // Elements 2 p and 2 p + 1 of a word, less their zero point: exact.

@@ -12,7 +12,54 @@ using T = LinearTile;
 
 constexpr size_t kFp8SharedBytes = size_t{T::kNumStages} * 2 * T::kBytes;
 
-template <DType kType>
+constexpr int kBlockCols = 128;  // That share a scale of blocks.
+
+// sums += scales * parts of a block for what a thread sums: of eight tokens,
+// and of four times eight rows, which share a scale each. parts become 0.
+struct BlockScales {
+  float of_token[4][2];
+
+  // Those of the tokens are under way behind the products; registers for the
+  // others, which always lie in L1, there are none on sm_90a.
+  SIMT_DEVICE void Load(const QuantizedLinearArguments& arguments, int block,
+                        int first_token) {
+    const int num_tokens = arguments.linear.num_tokens;
+    const float* x_scales = arguments.x_scales + int64_t{block} * num_tokens;
+    SIMT_UNROLL
+    for (int m = 0; m < 4; ++m) {
+      SIMT_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const int token = first_token + T::WarpToken() + m * 16 +
+                          static_cast<int>(simt::ThreadX()) % 32 / 4 + i * 8;
+        of_token[m][i] = token < num_tokens ? x_scales[token] : 0.0f;
+      }
+    }
+  }
+
+  SIMT_DEVICE void Add(const QuantizedLinearArguments& arguments, int block,
+                       int first_row, T::Sums& parts, T::Sums& sums) const {
+    const QuantizedWeight& weight = arguments.weight;
+    SIMT_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      const int row = first_row + T::WarpRow() + n * 8;
+      const float of_rows =
+          row < arguments.linear.rows
+              ? LoadScale(weight, block * weight.scale_stride +
+                                      (row >> weight.scale_shift))
+              : 0.0f;
+      SIMT_UNROLL
+      for (int m = 0; m < 4; ++m) {
+        SIMT_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          sums[m][n][i] += of_token[m][i / 2] * of_rows * parts[m][n][i];
+        }
+      }
+    }
+    T::Clear(parts);
+  }
+};
+
+template <DType kType, bool kHasBlocks>
 SIMT_KERNEL(T::kThreads, 1)
 Fp8LinearKernel(const QuantizedLinearArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
@@ -35,24 +82,45 @@ Fp8LinearKernel(const QuantizedLinearArguments arguments) {
     }
     simt::CpAsyncCommit();
   };
+  constexpr int kStepsOfBlock = kBlockCols / T::kDepthBytes;
   T::Sums sums;
+  [[maybe_unused]] T::Sums parts;
+  [[maybe_unused]] BlockScales scales;
   T::Clear(sums);
+  if constexpr (kHasBlocks) T::Clear(parts);
   SIMT_UNROLL
   for (int step = 0; step < T::kNumStages - 1; ++step) load(step);
   for (int step = 0; step < num_steps; ++step) {
     simt::CpAsyncWait<T::kNumStages - 2>();
     simt::SyncThreads();
     load(step + T::kNumStages - 1);
+    if constexpr (kHasBlocks) {
+      if (step % kStepsOfBlock == 0) {
+        const int before =
+            HasPlantedBug(PlantedBug::kFp8ScaleOfTheBlockBefore) && step > 0;
+        scales.Load(arguments, step / kStepsOfBlock - before, first_token);
+      }
+    }
     unsigned char* tile = memory + step % T::kNumStages * 2 * T::kBytes;
-    T::Multiply(tile, tile + T::kBytes, sums,
-                [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0,
-                   uint32_t b1) { simt::MmaE4M3(c, a, b0, b1); });
+    T::Multiply<!kHasBlocks>(
+        tile, tile + T::kBytes, kHasBlocks ? parts : sums,
+        [](float(&c)[4], const uint32_t(&a)[4], uint32_t b0, uint32_t b1) {
+          simt::MmaE4M3(c, a, b0, b1);
+        });
+    if constexpr (kHasBlocks) {
+      const bool is_last = step == num_steps - 1 &&
+                           !HasPlantedBug(PlantedBug::kFp8LosesTheLastBlock);
+      if (step % kStepsOfBlock == kStepsOfBlock - 1 || is_last) {
+        scales.Add(arguments, step / kStepsOfBlock, first_row, parts, sums);
+      }
+    }
   }
   simt::CpAsyncWait<0>();
-  T::Finish<kType>(linear, first_token, first_row, sums, memory,
-                   [&](int token, int row) {
-                     return arguments.x_scales[token] * LoadScale(weight, row);
-                   });
+  T::Finish<kType>(
+      linear, first_token, first_row, sums, memory, [&](int token, int row) {
+        return kHasBlocks ? 1.0f
+                          : arguments.x_scales[token] * LoadScale(weight, row);
+      });
 }
 
 constexpr int kQuantizeThreads = 256;
@@ -110,6 +178,55 @@ QuantizeRowsKernel(const QuantizeRowsArguments arguments) {
   }
 }
 
+// A scale for every 128 columns: those of sixteen threads.
+template <DType kType>
+SIMT_KERNEL(kQuantizeThreads)
+QuantizeGroupsKernel(const QuantizeRowsArguments arguments) {
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t token = simt::CtaX();
+  const uint16_t* x = arguments.x + token * arguments.x_stride;
+  // All lanes of a warp stay, for the shuffles.
+  for (int first = 0; first < arguments.cols; first += kQuantizeThreads * 8) {
+    const int c = first + static_cast<int>(simt::ThreadX()) * 8;
+    const bool is_valid = c < arguments.cols;
+    simt::Bytes16 bytes = {{0, 0, 0, 0}};
+    if (is_valid) bytes = simt::Load16(x + c);
+    float values[8], largest = 0;
+    SIMT_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      values[i] =
+          Element<kType>::ToFloat(bytes.words[i / 2] >> (i % 2 * 16) & 0xffff);
+      largest = fmaxf(largest, fabsf(values[i]));
+    }
+    const int first_partner =
+        kBlockCols / 8 / 2 /
+        (HasPlantedBug(PlantedBug::kQuantizeGroupsOfHalfTheSize) ? 2 : 1);
+    SIMT_UNROLL
+    for (int i = first_partner; i > 0; i /= 2) {
+      largest = fmaxf(largest, simt::ShuffleXor(largest, i));
+    }
+    if (!is_valid) continue;
+    const float scale = arguments.input_scale != 0 ? arguments.input_scale
+                        : largest > 0              ? largest / 448.0f
+                                                   : 1.0f;
+    if (c % kBlockCols == 0) {
+      arguments.scales[int64_t{c / kBlockCols} * arguments.num_tokens + token] =
+          scale;
+    }
+    uint32_t words[2] = {0, 0};
+    SIMT_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      words[i / 4] |= uint32_t{simt::FloatToE4M3(values[i] / scale)}
+                      << (i % 4 * 8);
+    }
+    auto* to =
+        reinterpret_cast<uint32_t*>(arguments.out + token * arguments.cols + c);
+    to[0] = words[0];
+    to[1] = words[1];
+  }
+}
+
 SIMT_KERNEL(kQuantizeThreads)
 PermuteColumnsKernel(const PermuteColumnsArguments arguments) {
   simt::WaitForPrevious();
@@ -132,7 +249,8 @@ constexpr int kStepCols = T::kDepthBytes / 2;
 template <QuantFormat kFormat>
 struct TiledWeights {
   static constexpr bool kIsFp8 = kFormat == QuantFormat::kFp8;
-  static constexpr int kLoads = kIsFp8 ? 4 : 2;
+  static constexpr bool kIsInt4 = kFormat == QuantFormat::kInt4;
+  static constexpr int kLoads = kIsInt4 ? 2 : 4;
   simt::Bytes16 bytes[kLoads];
 
   SIMT_DEVICE void Load(const uint8_t* row, int cols, int column) {
@@ -140,10 +258,29 @@ struct TiledWeights {
     SIMT_UNROLL
     for (int i = 0; i < kLoads; ++i) {
       bytes[i] = {{0, 0, 0, 0}};
-      const int at = column + (kIsFp8 ? i * kStepCols + half * 16 : 0);
+      // Beyond the columns there may be no bytes, or with integers zeros.
+      const int at = column + (kIsFp8    ? i * kStepCols + half * 16
+                               : kIsInt4 ? 0
+                                         : i / 2 * kInt8Block);
       if (at >= cols) continue;
-      bytes[i] = simt::LoadStream16(
-          kIsFp8 ? row + at : row + at / 2 + (half * 2 + i) * 16);
+      bytes[i] =
+          simt::LoadStream16(kIsFp8    ? row + at
+                             : kIsInt4 ? row + at / 2 + (half * 2 + i) * 16
+                                       : row + at + (half * 2 + i % 2) * 16);
+    }
+  }
+
+  // Columns 2 p and 2 p + 1 of eight: those of `chunk` (0 or 1) of step s.
+  template <DType kType>
+  SIMT_DEVICE uint32_t Pair(int s, int chunk, int p, uint32_t zero) const {
+    if constexpr (kIsFp8) {
+      const uint32_t four = bytes[s].words[chunk * 2 + p / 2];
+      return Element<kType>::FromE4M3x2(four >> (p % 2 * 16) & 0xffff);
+    } else if constexpr (kIsInt4) {
+      return Int4Pair<kType>(bytes[chunk].words[s], p, zero);
+    } else {
+      const uint32_t four = bytes[s / 2 * 2 + chunk].words[s % 2 * 2 + p / 2];
+      return Int8Pair<kType>(four, p % 2);
     }
   }
 };
@@ -163,8 +300,7 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
   const int row = first_row + tile_row < linear.rows ? first_row + tile_row
                                                      : linear.rows - 1;
   const uint8_t* row_data =
-      weight.data + row * (Weights::kIsFp8 ? int64_t{linear.cols}
-                                           : Int4RowBytes(linear.cols));
+      weight.data + row * RowBytesOf(kFormat, linear.cols);
   Weights next;
   next.Load(row_data, linear.cols, 0);
   simt::WaitForPrevious();
@@ -204,20 +340,16 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
             step * kStepCols / weight.group_size * weight.scale_stride +
             (row >> weight.scale_shift);
         scale = LoadScale(weight, at);
-        if constexpr (!Weights::kIsFp8) zero = Int4Zero<kType>(weight, at);
+        if constexpr (Weights::kIsInt4) {
+          zero = Int4Zero<kType>(LoadZero(weight, at));
+        }
       }
       SIMT_UNROLL
       for (int chunk = 0; chunk < 2; ++chunk) {
         simt::Bytes16 wide;
         SIMT_UNROLL
         for (int p = 0; p < 4; ++p) {
-          uint32_t pair;
-          if constexpr (Weights::kIsFp8) {
-            const uint32_t four = weights.bytes[s].words[chunk * 2 + p / 2];
-            pair = Element<kType>::FromE4M3x2(four >> (p % 2 * 16) & 0xffff);
-          } else {
-            pair = Int4Pair<kType>(weights.bytes[chunk].words[s], p, zero);
-          }
+          uint32_t pair = weights.template Pair<kType>(s, chunk, p, zero);
           if (weight.group_size > 0) {
             pair = Element<kType>::Pack(
                 Element<kType>::ToFloat(pair & 0xffff) * scale,
@@ -225,7 +357,8 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
           }
           wide.words[p] = pair;
         }
-        simt::Store16(T::Chunk(weight_tile, tile_row, half * 2 + chunk), wide);
+        simt::StoreShared16(T::Chunk(weight_tile, tile_row, half * 2 + chunk),
+                            wide);
       }
       if (!HasPlantedBug(PlantedBug::kWideningNoBarrierBeforeMultiply)) {
         simt::SyncThreads();
@@ -244,11 +377,9 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
 
 bool IsRefused(const QuantizedLinearArguments& arguments) {
   const LinearArguments& linear = arguments.linear;
-  const QuantizedWeight& weight = arguments.weight;
-  const bool is_fp8 = weight.format == QuantFormat::kFp8;
-  return linear.num_tokens < 1 || linear.cols % (is_fp8 ? 16 : 8) != 0 ||
-         (is_fp8 ? weight.group_size % kSuperCols != 0
-                 : weight.group_size < 32 || weight.group_size % 32 != 0) ||
+  return linear.num_tokens < 1 ||
+         IsRefusedFormat(arguments.weight, linear.cols) ||
+         linear.cols % 8 != 0 ||
          (IsGated(linear.epilogue.activation) && linear.rows % 16 != 0);
 }
 
@@ -258,7 +389,9 @@ bool LaunchWidening(const QuantizedLinearArguments& arguments,
   return simt::Launch(
       arguments.weight.format == QuantFormat::kFp8
           ? &WideningLinearKernel<kType, QuantFormat::kFp8>
-          : &WideningLinearKernel<kType, QuantFormat::kInt4>,
+      : arguments.weight.format == QuantFormat::kInt4
+          ? &WideningLinearKernel<kType, QuantFormat::kInt4>
+          : &WideningLinearKernel<kType, QuantFormat::kQ8_0>,
       T::Shape(arguments.linear, size_t{T::kNumStages + 1} * T::kBytes), stream,
       arguments);
 }
@@ -275,22 +408,35 @@ bool LaunchTiledQuantizedLinear(const QuantizedLinearArguments& arguments,
 
 bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
                           simt::Stream stream) {
-  if (IsRefused(arguments) || arguments.weight.format != QuantFormat::kFp8 ||
-      arguments.weight.group_size != 0) {
+  const QuantizedWeight& weight = arguments.weight;
+  const bool has_blocks = weight.group_size > 0;
+  if (IsRefused(arguments) || weight.format != QuantFormat::kFp8 ||
+      (has_blocks &&
+       (weight.group_size != kBlockCols || weight.scale_shift != 3))) {
     return false;
   }
+  const bool is_bf16 = arguments.linear.dtype == DType::kBF16;
   return simt::Launch(
-      arguments.linear.dtype == DType::kBF16 ? &Fp8LinearKernel<DType::kBF16>
-                                             : &Fp8LinearKernel<DType::kF16>,
+      has_blocks ? is_bf16 ? &Fp8LinearKernel<DType::kBF16, true>
+                           : &Fp8LinearKernel<DType::kF16, true>
+      : is_bf16 ? &Fp8LinearKernel<DType::kBF16, false>
+                 : &Fp8LinearKernel<DType::kF16, false>,
       T::Shape(arguments.linear, kFp8SharedBytes), stream, arguments);
 }
 
 bool LaunchQuantizeRows(const QuantizeRowsArguments& arguments,
                         simt::Stream stream) {
-  if (arguments.cols % 8 != 0 || arguments.num_tokens < 1) return false;
+  const bool has_groups = arguments.group_size > 0;
+  if (arguments.cols % 8 != 0 || arguments.num_tokens < 1 ||
+      (has_groups && arguments.group_size != kBlockCols)) {
+    return false;
+  }
+  const bool is_bf16 = arguments.dtype == DType::kBF16;
   return simt::Launch(
-      arguments.dtype == DType::kBF16 ? &QuantizeRowsKernel<DType::kBF16>
-                                      : &QuantizeRowsKernel<DType::kF16>,
+      has_groups ? is_bf16 ? &QuantizeGroupsKernel<DType::kBF16>
+                           : &QuantizeGroupsKernel<DType::kF16>
+      : is_bf16 ? &QuantizeRowsKernel<DType::kBF16>
+                 : &QuantizeRowsKernel<DType::kF16>,
       {.num_ctas_x = static_cast<uint32_t>(arguments.num_tokens),
        .num_threads = kQuantizeThreads,
        .waits_for_previous = true},

@@ -191,7 +191,7 @@ FinishKernel(const SampleArguments a) {
   const SamplingRow row = a.rows[row_idx];
   if (row.slot < 0) return;
   const SamplingWorkspace w =
-      SamplingWorkspaceAt(a.workspace, a.num_logits, a.vocab_size, nullptr);
+      SamplingWorkspaceAt(a.workspace, a.num_logits, a.num_ids, nullptr);
   const int32_t first = row.first_logit + row.num_scored;
   bool is_scored_bad = false, is_draw_bad = false;
   for (int32_t i = simt::ThreadX(); i < row.num_scored + row.num_draws;
@@ -276,7 +276,10 @@ int64_t SamplingWorkspaceBytes(int32_t num_logits, int32_t vocab_size) {
   return num_bytes;
 }
 
-bool LaunchSample(const SampleArguments& arguments, simt::Stream stream) {
+bool LaunchSample(const SampleArguments& whole, simt::Stream stream) {
+  SampleArguments arguments = whole;
+  arguments.first_id = 0;
+  arguments.num_ids = arguments.vocab_size;
   if (arguments.vocab_size < 1 || arguments.vocab_size > kMaxSamplingVocab) {
     return false;
   }
@@ -300,6 +303,11 @@ bool LaunchSample(const SampleArguments& arguments, simt::Stream stream) {
       return false;
     }
   }
+  return LaunchSamplingFinish(arguments, stream);
+}
+
+bool LaunchSamplingFinish(const SampleArguments& arguments,
+                          simt::Stream stream) {
   if (arguments.num_rows == 0) return true;
   return simt::Launch(&FinishKernel,
                       {.num_ctas_x = static_cast<uint32_t>(arguments.num_rows),

@@ -81,6 +81,10 @@ struct SampleArguments {
   const float* logits = nullptr;  // [num_logits, logits_stride]
   int64_t logits_stride = 0;      // Elements.
   int32_t vocab_size = 0;
+  // Of LaunchSampleSlice: the logits are those of these ids alone. first_id is
+  // a multiple of 4.
+  int32_t first_id = 0;
+  int32_t num_ids = 0;
   int32_t num_logits = 0;
   int32_t num_rows = 0;
 

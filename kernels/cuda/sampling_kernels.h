@@ -157,10 +157,12 @@ SIMT_DEVICE T CtaReduce(T value, Combine combine, uint64_t* scratch) {
   return value;
 }
 
-// The parts, in their order.
+// The parts, in their order. LaunchSample sets num_ids.
 bool LaunchSamplingProcess(const SampleArguments& arguments,
                            simt::Stream stream);
 bool LaunchSamplingFilter(const SampleArguments& arguments,
+                          simt::Stream stream);
+bool LaunchSamplingFinish(const SampleArguments& arguments,
                           simt::Stream stream);
 
 }  // namespace quire::cuda

@@ -313,13 +313,14 @@ ProcessKernel(const SampleArguments a) {
   const bool is_scored = offset < row.num_scored;
   const int warp = simt::ThreadX() / 32, lane = simt::ThreadX() % 32;
   const SamplingWorkspace w =
-      SamplingWorkspaceAt(a.workspace, a.num_logits, a.vocab_size, nullptr);
+      SamplingWorkspaceAt(a.workspace, a.num_logits, a.num_ids, nullptr);
   const int64_t tile_idx = logit * w.num_tiles + simt::CtaX();
 
   Tile tile;
   tile.slot = &p;
   tile.lists = a.lists + row.slot * a.lists_stride;
-  tile.begin = static_cast<int32_t>(simt::CtaX()) * kSamplingTile;
+  tile.begin = a.first_id + static_cast<int32_t>(simt::CtaX()) * kSamplingTile;
+  const int32_t end_id = a.first_id + a.num_ids;
   const int32_t token = a.logit_tokens[logit];
   tile.position = int64_t{a.positions[token]} + 1;
   tile.num_drafts = is_scored ? 0 : offset - row.num_scored;
@@ -329,14 +330,15 @@ ProcessKernel(const SampleArguments a) {
   tile.tokens.history_size = p.has_history ? a.history_sizes[row.slot] : 0;
   tile.tokens.size = tile.tokens.history_size + tile.num_drafts;
 
-  const float* logits = a.logits + logit * a.logits_stride;
+  // By id.
+  const float* logits = a.logits + logit * a.logits_stride - a.first_id;
   const bool is_aligned = reinterpret_cast<uintptr_t>(logits) % 16 == 0;
   float v[kChunksPerWarp][4];
   SIMT_UNROLL
   for (int c = 0; c < kChunksPerWarp; ++c) {
     const int32_t id =
         tile.begin + (c * kWarps + warp) * kSamplingChunk + lane * 4;
-    if (is_aligned && id + 4 <= a.vocab_size) {
+    if (is_aligned && id + 4 <= end_id) {
       const simt::Bytes16 bytes = simt::Load16(logits + id);
       SIMT_UNROLL
       for (int i = 0; i < 4; ++i)
@@ -344,13 +346,13 @@ ProcessKernel(const SampleArguments a) {
     } else {
       SIMT_UNROLL
       for (int i = 0; i < 4; ++i) {
-        v[c][i] = id + i < a.vocab_size ? logits[id + i] : -INFINITY;
+        v[c][i] = id + i < end_id ? logits[id + i] : -INFINITY;
       }
     }
   }
   MeasureRaw(a, logits, v, is_scored || p.num_logprobs >= 0,
              is_scored ? a.scored_ids[row.first_scored + offset] : -1,
-             w.raw_chunks + tile_idx * kChunksPerTile, a.vocab_size, tile.begin,
+             w.raw_chunks + tile_idx * kChunksPerTile, end_id, tile.begin,
              scratch, &w.tiles[tile_idx]);
   if (is_scored) return;
 
@@ -398,7 +400,7 @@ ProcessKernel(const SampleArguments a) {
     SIMT_UNROLL
     for (int i = 0; i < 4; ++i) {
       float value = v[c][i];
-      if (id + i < a.vocab_size) {
+      if (id + i < end_id) {
         if (allowed && !(allowed[(id + i) / 32] >> ((id + i) % 32) & 1)) {
           value = -INFINITY;
         }
@@ -436,7 +438,7 @@ ProcessKernel(const SampleArguments a) {
 bool LaunchSamplingProcess(const SampleArguments& arguments,
                            simt::Stream stream) {
   const int64_t num_tiles =
-      (arguments.vocab_size + kSamplingTile - 1) / kSamplingTile;
+      (arguments.num_ids + kSamplingTile - 1) / kSamplingTile;
   return simt::Launch(
       &ProcessKernel,
       {.num_ctas_x = static_cast<uint32_t>(num_tiles),

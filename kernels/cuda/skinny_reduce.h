@@ -1,11 +1,12 @@
-// The end of a linear layer of few tokens: sums of a CTA's warps become its
-// sixteen output rows.
+// The beginning and the end of a linear layer of few tokens: a norm of x, and
+// the sums of a CTA's warps that become sixteen output rows.
 #ifndef QUIRE_KERNELS_CUDA_SKINNY_REDUCE_H_
 #define QUIRE_KERNELS_CUDA_SKINNY_REDUCE_H_
 
 #include <cstdint>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/norm_row.h"
 #include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/simt/simt.h"
 
@@ -13,8 +14,48 @@ namespace quire::cuda {
 
 inline constexpr int kSkinnyWarps = 8;
 
+static_assert(kSkinnyWarps * 32 == kNormThreads);
+
+// x' of all tokens into shared memory, rows at NormedRowBytes: what
+// LaunchNorm would write, bit for bit. The caller has waited for the previous
+// kernel; ends with a barrier.
+//   scratch: shared floats, kNormScratch of them.
+inline constexpr int kNormRowsAtOnce = 4;
+inline constexpr int kNormScratch = kNormRowsAtOnce * (kNormThreads / 32);
+
+template <DType kType>
+SIMT_DEVICE void NormIntoShared(const NormArguments& norm, unsigned char* x,
+                                int64_t row_bytes, float* scratch) {
+  for (int first = 0; first < norm.num_tokens; first += kNormRowsAtOnce) {
+    const NormRows<kType, kNormRowsAtOnce> rows(norm, first, scratch);
+    for (int c = simt::ThreadX() * 8; c < norm.cols; c += kNormThreads * 8) {
+      SIMT_UNROLL
+      for (int r = 0; r < kNormRowsAtOnce; ++r) {
+        if (!rows.is_valid(r)) continue;
+        float values[8];
+        rows.Load(r, c, values);
+        if (simt::CtaX() == 0) rows.StoreSum(r, c, values);
+        rows.Norm(r, c, values);
+        simt::StoreShared16(x + (first + r) * row_bytes + c * 2,
+                            Pack<kType>(values));
+      }
+    }
+  }
+  if (!HasPlantedBug(PlantedBug::kSkinnyNormNoBarrier)) simt::SyncThreads();
+}
+
+// The launch of a kernel that norms.
+inline void SetNormShape(const LinearArguments& arguments, int phase,
+                         simt::LaunchShape* shape) {
+  const uint32_t num_ctas = static_cast<uint32_t>(arguments.num_ctas);
+  if (num_ctas < shape->num_ctas_x) shape->num_ctas_x = num_ctas;
+  shape->dynamic_shared_bytes = static_cast<size_t>(
+      arguments.num_tokens * NormedRowBytes(arguments.cols, phase));
+}
+
 // Adds the warps' sums in their order and finishes the outputs.
-//   scratch: [kSkinnyWarps * kTiles * 128], shared.
+//   scratch: [kSkinnyWarps * kTiles * 128], shared. Lanes touch consecutive
+//     words of it: no bank conflicts.
 //   accumulators: of mma m16n8: rows of the weight by eight tokens.
 //   scale_of(row): a factor of the row's sum.
 template <DType kType, int kTiles, typename Scale>
@@ -26,8 +67,8 @@ SIMT_DEVICE void FinishSkinny(const LinearArguments& arguments, int first_row,
   for (int tile = 0; tile < kTiles; ++tile) {
     SIMT_UNROLL
     for (int i = 0; i < 4; ++i) {
-      scratch[((warp * kTiles + tile) * 4 + i) * 32 + lane] =
-          accumulators[tile][i];
+      simt::StoreShared(scratch + ((warp * kTiles + tile) * 4 + i) * 32 + lane,
+                        accumulators[tile][i]);
     }
   }
   if (!HasPlantedBug(PlantedBug::kSkinnyNoBarrierBeforeReduce)) {
@@ -41,7 +82,8 @@ SIMT_DEVICE void FinishSkinny(const LinearArguments& arguments, int first_row,
   const auto total = [&](int tile, int i, int from) {
     float sum = 0;
     for (int w = 0; w < num_warps; ++w) {
-      sum += scratch[((w * kTiles + tile) * 4 + i) * 32 + from];
+      sum +=
+          simt::LoadShared(scratch + ((w * kTiles + tile) * 4 + i) * 32 + from);
     }
     return sum;
   };

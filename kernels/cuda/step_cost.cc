@@ -58,15 +58,22 @@ StepCost PlanStepCost(const CostModel& model, absl::Span<const CostRow> rows,
     cost.linear_flops += 2 * static_cast<double>(num_logits) * head_weights;
   }
   cost.kv_write_bytes = num_tokens * kv_bytes_per_token;
-  // Per layer and token: hidden twice and normed twice, q, k and v, what
-  // attention gives, and the gated product; logits are f32.
+  // Per layer and token: hidden twice, q, k and v, what attention gives, and
+  // the gated product; x' twice, where it is stored; logits are f32.
+  const bool stores_normed = num_tokens > model.max_norm_tokens;
   const int64_t values_per_layer =
-      4 * model.hidden_size + model.intermediate_size +
+      (stores_normed ? 4 : 2) * model.hidden_size + model.intermediate_size +
       (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim;
   cost.activation_bytes =
       num_tokens * 2 * 2 *
           static_cast<double>(model.num_layers * values_per_layer) +
       static_cast<double>(num_logits * model.vocab_size * 2 * 4);
+  // q k v, RoPE, attention, o, gate and up, down, and two norms; before the
+  // layers the embedding, after them a norm and the head.
+  cost.num_kernels = model.num_layers * (stores_normed ? 8 : 6) + 1;
+  if (num_logits > 0) {
+    cost.num_kernels += num_logits > model.max_norm_tokens ? 2 : 1;
+  }
   return cost;
 }
 

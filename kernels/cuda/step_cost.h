@@ -24,6 +24,9 @@ struct CostModel {
   double bits_per_weight = 16;
   double bits_per_head_weight = 16;  // Of the matrix before the logits.
   int64_t kv_bytes = 2;              // Of an element of K or V.
+  // Steps of up to so many tokens norm within the linear layers
+  // (kernels/cuda/linear.h): x' is not stored.
+  int64_t max_norm_tokens = 8;
 
   // Elements of all linear layers but the head.
   int64_t num_weights() const;
@@ -42,6 +45,9 @@ struct StepCost {
   double activation_bytes = 0;
   double linear_flops = 0;     // A multiply-add is two.
   double attention_flops = 0;  // q k^T and p v over what a token sees.
+  // Up to the logits, with attention as one kernel (splits are merged by
+  // another, and rows of few and of many queries are one each).
+  int64_t num_kernels = 0;
 
   double bytes() const {
     return weight_bytes + kv_read_bytes + kv_write_bytes + activation_bytes;

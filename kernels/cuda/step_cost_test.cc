@@ -58,7 +58,19 @@ TEST(StepCostTest, WeightsAreReadOncePerBatch) {
   EXPECT_DOUBLE_EQ(batch.weight_bytes, one.weight_bytes);
   EXPECT_DOUBLE_EQ(batch.linear_flops, 64 * one.linear_flops);
   EXPECT_DOUBLE_EQ(batch.kv_read_bytes, 64 * one.kv_read_bytes);
-  EXPECT_DOUBLE_EQ(batch.activation_bytes, 64 * one.activation_bytes);
+  // 64 tokens store x' of two norms in each of 32 layers.
+  EXPECT_DOUBLE_EQ(batch.activation_bytes,
+                   64 * (one.activation_bytes + 2 * 2 * 32 * 2 * 4096));
+}
+
+// The norms are part of the linear layers for few tokens.
+TEST(StepCostTest, CountsKernels) {
+  std::vector<CostRow> rows(8, CostRow{1, 10});
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 8).num_kernels, 32 * 6 + 2);
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 0).num_kernels, 32 * 6 + 1);
+  rows.push_back({1, 10});
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 9).num_kernels, 32 * 8 + 3);
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 1).num_kernels, 32 * 8 + 2);
 }
 
 // By counting.

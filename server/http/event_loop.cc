@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
+#include "engine/base/short_slice.h"
 
 namespace quire {
 namespace {
@@ -30,6 +31,10 @@ constexpr int kMaxEventsPerRound = 512;
 constexpr int kMaxAcceptsPerRound = 256;
 // Connections beyond the limit that are kept for the time their 503 needs.
 constexpr int kMaxRefusedConnections = 512;
+// Of the operations listener, beside the others.
+constexpr int kMaxOpsConnections = 256;
+// How often the files of certificate and key are looked at.
+constexpr absl::Duration kReloadInterval = absl::Seconds(1);
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(20);
 // The kernel doubles it. Linux's own default grows to megabytes for a slow
 // reader, which would hide it from max_buffered_bytes.
@@ -38,6 +43,19 @@ constexpr int kSendBufferBytes = 128 << 10;
 void SetOption(int fd, int level, int name, int value) {
   // Best effort: each only improves latency or clean-up.
   setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+// Accepted sockets inherit these from the listening one.
+void SetSocketOptions(const Listener& listener, int64_t stall_millis) {
+  const int fd = listener.fd();
+  SetOption(fd, SOL_SOCKET, SO_SNDBUF, kSendBufferBytes);
+  if (!listener.is_tcp()) return;
+  SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(stall_millis));
+  // Notices a peer whose machine vanished while a long answer is computed.
+  SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, 30);
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
 }
 
 int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
@@ -57,41 +75,38 @@ EventLoop::~EventLoop() {
   mailbox_->Close();  // Open still if the thread never ran.
 }
 
-absl::Status EventLoop::Start(int listen_fd) {
-  listen_fd_ = listen_fd;
+absl::Status EventLoop::Start(Listener main, std::unique_ptr<TlsContext> tls,
+                              std::optional<Listener> operations) {
+  tls_ = std::move(tls);
+  ports_.push_back(std::make_unique<Port>(
+      Port{ListenerKind::kMain, std::move(main), options_.max_connections}));
+  if (operations.has_value()) {
+    ports_.push_back(std::make_unique<Port>(
+        Port{ListenerKind::kOperations, *std::move(operations),
+             std::min(options_.max_connections, kMaxOpsConnections)}));
+  }
   epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   spare_fd_ = OpenSpare();
-  if (epoll_fd_ < 0 || !mailbox_->is_valid() || spare_fd_ < 0) {
-    CloseAll();
-    return absl::UnavailableError(
-        absl::StrCat("HTTP server: ", std::strerror(errno)));
-  }
-  // Accepted sockets inherit these from the listening one.
-  SetOption(listen_fd_, IPPROTO_TCP, TCP_NODELAY, 1);
-  SetOption(listen_fd_, IPPROTO_TCP, TCP_USER_TIMEOUT,
-            absl::ToInt64Milliseconds(options_.write_stall_timeout));
-  SetOption(listen_fd_, SOL_SOCKET, SO_SNDBUF, kSendBufferBytes);
-  // Notices a peer whose machine vanished while a long answer is computed.
-  SetOption(listen_fd_, SOL_SOCKET, SO_KEEPALIVE, 1);
-  SetOption(listen_fd_, IPPROTO_TCP, TCP_KEEPIDLE, 30);
-  SetOption(listen_fd_, IPPROTO_TCP, TCP_KEEPINTVL, 10);
-
-  epoll_event event = {};
-  event.events = EPOLLIN;
-  event.data.ptr = &listen_fd_;
-  bool is_ok = epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, listen_fd_, &event) == 0;
   // Edge-triggered: each write to it is an event, and it is never read.
+  epoll_event event = {};
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = mailbox_.get();
-  is_ok = is_ok && epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, mailbox_->event_fd(),
-                             &event) == 0;
+  bool is_ok =
+      epoll_fd_ >= 0 && mailbox_->is_valid() && spare_fd_ >= 0 &&
+      epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, mailbox_->event_fd(), &event) == 0;
+  for (const auto& port : ports_) {
+    SetSocketOptions(port->listener,
+                     absl::ToInt64Milliseconds(options_.write_stall_timeout));
+    is_ok = is_ok && WatchPort(port.get(), EPOLLIN, EPOLL_CTL_ADD);
+  }
   if (!is_ok) {
     const int error = errno;
     CloseAll();
     return absl::UnavailableError(
-        absl::StrCat("HTTP server: epoll: ", std::strerror(error)));
+        absl::StrCat("HTTP server: ", std::strerror(error)));
   }
   now_ = Clock::Monotonic()->Now();
+  if (tls_ != nullptr) reload_at_ = now_ + kReloadInterval;
   try {
     thread_ = std::thread([this] { Run(); });
   } catch (const std::system_error&) {
@@ -115,15 +130,18 @@ void EventLoop::Stop(absl::Duration grace) {
 }
 
 void EventLoop::Adopt(int fd) {
-  if (!mailbox_->PostTask([this, fd] { AddConnection(fd); })) close(fd);
+  if (!mailbox_->PostTask([this, fd] { AddConnection(ports_[0].get(), fd); }))
+    close(fd);
 }
 
 void EventLoop::Run() {
   pthread_setname_np(pthread_self(), "http-io");
+  TakeShortSlices();
   epoll_event events[kMaxEventsPerRound];
   while (!is_stopping_) {
     // A task of the mailbox may have set anything, hence the order.
-    const int timeout = mailbox_->PrepareToSleep() ? MillisToNextTimer() : 0;
+    const bool may_sleep = mailbox_->PrepareToSleep() && read_again_.empty();
+    const int timeout = may_sleep ? MillisToNextTimer() : 0;
     const int num_events =
         epoll_wait(epoll_fd_, events, kMaxEventsPerRound, timeout);
     mailbox_->Awoken();
@@ -133,6 +151,7 @@ void EventLoop::Run() {
     }
     HandleMailbox();
     RunTimers();
+    ReadAgain();
     closed_.clear();
     if (is_draining_ && num_busy_ == 0) {
       std::lock_guard<std::mutex> lock(drain_mu_);
@@ -147,18 +166,30 @@ void EventLoop::Run() {
 
 void EventLoop::HandleEvent(void* tag, uint32_t events) {
   if (tag == mailbox_.get()) return;
-  if (tag == &listen_fd_) return AcceptAll();
+  for (const auto& port : ports_) {
+    if (tag == port.get()) return AcceptAll(port.get());
+  }
   auto* const c = static_cast<Connection*>(tag);
   if (c->state == State::kClosed) return;
   if (events & (EPOLLERR | EPOLLHUP)) return Close(c);
   if ((events & EPOLLRDHUP) && c->state == State::kAnswering) return Close(c);
+  const bool is_readable = (events & (EPOLLIN | EPOLLRDHUP)) ||
+                           (c->tls != nullptr && c->tls->receive_needs_write());
   if (events & EPOLLOUT) {
     Flush(c);
     Advance(c);
+    ReadAgainIfPending(c);
   }
-  if (c->state != State::kClosed && (events & (EPOLLIN | EPOLLRDHUP))) {
-    OnReadable(c);
+  if (c->state != State::kClosed && is_readable) OnReadable(c);
+}
+
+// What is closed in a round lives to its end: no pointer dangles here.
+void EventLoop::ReadAgain() {
+  reading_again_.swap(read_again_);
+  for (Connection* c : reading_again_) {
+    if (c->state != State::kClosed) OnReadable(c);
   }
+  reading_again_.clear();
 }
 
 void EventLoop::HandleMailbox() {
@@ -172,8 +203,7 @@ void EventLoop::HandleMailbox() {
 void EventLoop::BeginDrain() {
   is_draining_ = true;
   close_connections_ = true;
-  if (listen_fd_ >= 0) close(listen_fd_);
-  listen_fd_ = -1;
+  for (const auto& port : ports_) port->listener.Close();
   std::vector<Connection*> idle;
   for (const auto& [fd, c] : connections_) {
     if (c->state == State::kHead && c->in.empty()) idle.push_back(c.get());
@@ -184,20 +214,28 @@ void EventLoop::BeginDrain() {
 void EventLoop::CloseAll() {
   while (!connections_.empty()) Close(connections_.begin()->second.get());
   closed_.clear();
-  for (int* fd : {&listen_fd_, &spare_fd_, &epoll_fd_}) {
+  for (const auto& port : ports_) port->listener.Close();
+  for (int* fd : {&spare_fd_, &epoll_fd_}) {
     if (*fd >= 0) close(*fd);
     *fd = -1;
   }
 }
 
-void EventLoop::AcceptAll() {
-  for (int i = 0; i < kMaxAcceptsPerRound && listen_fd_ >= 0; ++i) {
-    const int fd =
-        accept4(listen_fd_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+bool EventLoop::WatchPort(Port* port, uint32_t events, int operation) {
+  epoll_event event = {};
+  event.events = events;
+  event.data.ptr = port;
+  return epoll_ctl(epoll_fd_, operation, port->listener.fd(), &event) == 0;
+}
+
+void EventLoop::AcceptAll(Port* port) {
+  for (int i = 0; i < kMaxAcceptsPerRound && port->listener.fd() >= 0; ++i) {
+    const int fd = accept4(port->listener.fd(), nullptr, nullptr,
+                           SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
-      AddConnection(fd);
+      AddConnection(port, fd);
     } else if (errno == EMFILE || errno == ENFILE) {
-      RefuseForLackOfDescriptors();
+      RefuseForLackOfDescriptors(*port);
       if (spare_fd_ < 0) return PauseAccepting();
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
       return;
@@ -207,36 +245,47 @@ void EventLoop::AcceptAll() {
   }
 }
 
-void EventLoop::AddConnection(int fd) {
+void EventLoop::AddConnection(Port* port, int fd) {
   if (is_draining_) {
     close(fd);
     return;
   }
-  const int num_connections = connections_.size();
-  if (num_connections >= options_.max_connections + kMaxRefusedConnections) {
-    RefuseConnection(fd);
+  const bool is_full = port->num_connections >= port->max_connections;
+  const bool has_tls = port->kind == ListenerKind::kMain && tls_ != nullptr;
+  // Before the handshake there is no way to say why.
+  if (port->num_connections >= port->max_connections + kMaxRefusedConnections ||
+      (is_full && has_tls)) {
+    RefuseConnection(*port, fd);
     return;
   }
   auto owned = std::make_unique<Connection>();
   Connection* const c = owned.get();
   c->fd = fd;
+  c->port = port;
   c->since = now_;
+  if (has_tls) c->tls = tls_->NewSession(fd);
   epoll_event event = {};
   event.events = c->watched_events = EPOLLIN | EPOLLRDHUP;
   event.data.ptr = c;
-  if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) != 0) {
+  if ((has_tls && c->tls == nullptr) ||
+      epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) != 0) {
     close(fd);
     return;
   }
   connections_[fd] = std::move(owned);
+  ++port->num_connections;
   SetDeadline(c);
-  if (num_connections >= options_.max_connections) {
+  if (is_full) {
     RespondError(c, {503, "too many connections"}, false,
                  {{"Retry-After", "1"}});
   }
 }
 
-void EventLoop::RefuseConnection(int fd) {
+void EventLoop::RefuseConnection(const Port& port, int fd) {
+  if (port.kind == ListenerKind::kMain && tls_ != nullptr) {
+    close(fd);
+    return;
+  }
   std::string out;
   const std::string body = sink_->ErrorBody(503, "too many connections");
   ResponseHead head;
@@ -255,19 +304,28 @@ void EventLoop::RefuseConnection(int fd) {
   close(fd);
 }
 
-void EventLoop::RefuseForLackOfDescriptors() {
+void EventLoop::RefuseForLackOfDescriptors(const Port& port) {
   if (spare_fd_ >= 0) close(spare_fd_);
-  const int fd =
-      accept4(listen_fd_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-  if (fd >= 0) RefuseConnection(fd);
+  const int fd = accept4(port.listener.fd(), nullptr, nullptr,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd >= 0) RefuseConnection(port, fd);
   spare_fd_ = OpenSpare();
 }
 
 void EventLoop::PauseAccepting() {
-  epoll_event event = {};
-  event.data.ptr = &listen_fd_;
-  epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, listen_fd_, &event);
+  for (const auto& port : ports_) WatchPort(port.get(), 0, EPOLL_CTL_MOD);
   accept_again_at_ = now_ + kAcceptPause;
+}
+
+void EventLoop::ReloadCertificates() {
+  reload_at_ = now_ + kReloadInterval;
+  const absl::StatusOr<bool> is_reloaded = tls_->ReloadIfChanged();
+  if (!is_reloaded.ok()) {
+    sink_->OnNotice(absl::StrCat("the old certificate stays in force: ",
+                                 is_reloaded.status().message()));
+  } else if (*is_reloaded) {
+    sink_->OnNotice("the certificate was read again");
+  }
 }
 
 void EventLoop::Close(Connection* c) {
@@ -275,6 +333,7 @@ void EventLoop::Close(Connection* c) {
   SetState(c, State::kClosed);
   if (c->timer_at != absl::InfiniteFuture()) timers_.erase({c->timer_at, c});
   num_body_bytes_ -= c->body.size();
+  --c->port->num_connections;
   close(c->fd);  // Leaves the epoll set with it.
   auto it = connections_.find(c->fd);
   closed_.push_back(std::move(it->second));
@@ -300,7 +359,10 @@ void EventLoop::Watch(Connection* c) {
   // ahead stays in the kernel.
   uint32_t events = EPOLLRDHUP;
   if (c->state != State::kAnswering) events |= EPOLLIN;
-  if (c->num_unsent() > 0) events |= EPOLLOUT;
+  if (c->num_unsent() > 0 ||
+      (c->tls != nullptr && c->tls->receive_needs_write())) {
+    events |= EPOLLOUT;
+  }
   if (events == c->watched_events) return;
   epoll_event event = {};
   event.events = c->watched_events = events;
@@ -322,14 +384,13 @@ void EventLoop::SetDeadline(Connection* c) {
 void EventLoop::RunTimers() {
   if (now_ >= accept_again_at_) {
     accept_again_at_ = absl::InfiniteFuture();
-    epoll_event event = {};
-    event.events = EPOLLIN;
-    event.data.ptr = &listen_fd_;
-    if (listen_fd_ >= 0) {
-      if (spare_fd_ < 0) spare_fd_ = OpenSpare();
-      epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, listen_fd_, &event);
+    if (spare_fd_ < 0) spare_fd_ = OpenSpare();
+    for (const auto& port : ports_) {
+      if (port->listener.fd() >= 0)
+        WatchPort(port.get(), EPOLLIN, EPOLL_CTL_MOD);
     }
   }
+  if (now_ >= reload_at_) ReloadCertificates();
   while (!timers_.empty() && timers_.begin()->first <= now_) {
     Connection* const c = timers_.begin()->second;
     timers_.erase(timers_.begin());
@@ -340,7 +401,7 @@ void EventLoop::RunTimers() {
 }
 
 int EventLoop::MillisToNextTimer() const {
-  absl::Time next = accept_again_at_;
+  absl::Time next = std::min(accept_again_at_, reload_at_);
   if (!timers_.empty()) next = std::min(next, timers_.begin()->first);
   if (next == absl::InfiniteFuture()) return -1;
   // Rounded up, or the loop would spin for the last fraction.

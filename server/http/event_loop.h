@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -37,7 +38,9 @@
 #include "server/http/chunked_decoder.h"
 #include "server/http/exchange.h"
 #include "server/http/head_guard.h"
+#include "server/http/listener.h"
 #include "server/http/response_head.h"
+#include "server/http/tls.h"
 #include "server/http_server.h"
 
 namespace quire {
@@ -45,10 +48,13 @@ namespace quire {
 // A complete request on its way to a handler.
 struct PendingRequest {
   RequestHead head;
+  std::shared_ptr<const ApiKeyOwner> owner;
   std::string body;
   absl::Time arrival_time;
   std::shared_ptr<Exchange> exchange;
 };
+
+enum class ListenerKind : uint8_t { kMain, kOperations };
 
 // What the event loop asks of the server. Called on the socket thread: must not
 // block, must not throw.
@@ -58,17 +64,20 @@ class RequestSink {
     int status = 0;  // 0: read the body and dispatch.
     const char* message = "";
     HttpHeaders headers;
+    std::shared_ptr<const ApiKeyOwner> owner;  // Of the key, where one counts.
   };
 
   virtual ~RequestSink() = default;
   // Routing and authentication; before the body is read.
-  virtual Verdict Admit(const RequestHead& head) = 0;
+  virtual Verdict Admit(const RequestHead& head, ListenerKind listener) = 0;
   // False if the server is overloaded; the request is then dropped.
   virtual bool Dispatch(PendingRequest request) = 0;
   virtual std::string ErrorBody(int status, absl::string_view message) = 0;
   // A response's head is written. `head` may be empty, or read in part only, if
   // it was not acceptable.
   virtual void OnResponse(const RequestHead& head, int status) = 0;
+  // A line for the log.
+  virtual void OnNotice(const std::string& line) = 0;
 };
 
 class EventLoop {
@@ -79,8 +88,10 @@ class EventLoop {
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
 
-  // Takes the listening socket over, whatever is returned. Call once.
-  absl::Status Start(int listen_fd);
+  // Takes connections of `main` (with `tls`, if it is not null) and of
+  // `operations`, if there is one. Call once.
+  absl::Status Start(Listener main, std::unique_ptr<TlsContext> tls,
+                     std::optional<Listener> operations);
   // See HttpServer. Not from a callback of the loop, which it waits for, nor
   // twice at the same time.
   void Stop(absl::Duration grace);
@@ -102,8 +113,17 @@ class EventLoop {
     kClosed,     // Freed at the end of this round of events.
   };
 
+  struct Port {
+    ListenerKind kind = ListenerKind::kMain;
+    Listener listener;
+    int max_connections = 0;
+    int num_connections = 0;
+  };
+
   struct Connection {
     int fd = -1;
+    Port* port = nullptr;
+    std::unique_ptr<TlsSession> tls;  // Null: plain.
     State state = State::kHead;
     uint32_t watched_events = 0;
     absl::Time deadline = absl::InfiniteFuture();
@@ -117,6 +137,7 @@ class EventLoop {
     bool has_skipped_blank_line = false;
     HeadScanner scanner;
     RequestHead head;
+    std::shared_ptr<const ApiKeyOwner> owner;  // As the head was admitted.
     ChunkedDecoder decoder{0};
     std::string body;
 
@@ -131,6 +152,9 @@ class EventLoop {
     bool is_complete = false;  // All of the answer is in `out`.
 
     size_t num_unsent() const { return out.size() - num_sent; }
+    bool is_established() const {
+      return tls == nullptr || tls->is_established();
+    }
   };
 
   void Run();
@@ -139,13 +163,21 @@ class EventLoop {
   void BeginDrain();
   void CloseAll();
 
-  void AcceptAll();
-  void AddConnection(int fd);
-  void RefuseConnection(int fd);
-  void RefuseForLackOfDescriptors();
+  bool WatchPort(Port* port, uint32_t events, int operation);
+  void AcceptAll(Port* port);
+  void AddConnection(Port* port, int fd);
+  void RefuseConnection(const Port& port, int fd);
+  void RefuseForLackOfDescriptors(const Port& port);
   void PauseAccepting();
+  void ReloadCertificates();
 
+  // As recv and send.
+  ssize_t Receive(Connection* c);
+  ssize_t Send(Connection* c);
   void OnReadable(Connection* c);
+  // For bytes that TLS holds and that no event will tell of.
+  void ReadAgainIfPending(Connection* c);
+  void ReadAgain();
   void Advance(Connection* c);
   bool AdvanceHead(Connection* c);
   bool AdvanceBody(Connection* c);
@@ -186,7 +218,9 @@ class EventLoop {
 
   // Socket thread only, from here on (and before it starts).
   int epoll_fd_ = -1;
-  int listen_fd_ = -1;
+  std::unique_ptr<TlsContext> tls_;
+  absl::Time reload_at_ = absl::InfiniteFuture();
+  std::vector<std::unique_ptr<Port>> ports_;  // The first is the main one.
   int spare_fd_ = -1;  // Given up to answer one more when none is left.
   bool is_draining_ = false;
   bool is_stopping_ = false;
@@ -196,6 +230,9 @@ class EventLoop {
   std::vector<std::unique_ptr<Connection>> closed_;
   std::set<std::pair<absl::Time, Connection*>> timers_;
   int num_busy_ = 0;  // Connections in kBody or kAnswering.
+  // Connections to read from without waiting for an event; the second while
+  // that is done.
+  std::vector<Connection*> read_again_, reading_again_;
   std::vector<char> read_buffer_;
   Mailbox::Contents mail_;  // A member, so that it keeps its capacity.
 };

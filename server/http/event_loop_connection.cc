@@ -31,13 +31,29 @@ void ReleaseIfLarge(std::string* buffer) {
 
 }  // namespace
 
+ssize_t EventLoop::Receive(Connection* c) {
+  // After the answer nothing is read but what is in the way of closing.
+  if (c->tls != nullptr && c->state != State::kLingering) {
+    return c->tls->Receive(read_buffer_.data(), read_buffer_.size());
+  }
+  return recv(c->fd, read_buffer_.data(), read_buffer_.size(), 0);
+}
+
+ssize_t EventLoop::Send(Connection* c) {
+  const char* const data = c->out.data() + c->num_sent;
+  if (c->tls != nullptr) return c->tls->Send(data, c->num_unsent());
+  return send(c->fd, data, c->num_unsent(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 void EventLoop::OnReadable(Connection* c) {
   for (size_t total = 0; total < kMaxReadPerRound;) {
     if (c->state == State::kAnswering || c->state == State::kClosed) return;
-    const ssize_t size =
-        recv(c->fd, read_buffer_.data(), read_buffer_.size(), 0);
+    const ssize_t size = Receive(c);
     if (size < 0 && errno == EINTR) continue;
-    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+      if (c->tls != nullptr) Watch(c);
+      return;
+    }
     if (size <= 0) return Close(c);
     total += size;
     if (c->state == State::kLingering) continue;
@@ -46,8 +62,18 @@ void EventLoop::OnReadable(Connection* c) {
     }
     c->in.append(read_buffer_.data(), size);
     Advance(c);
-    if (size < static_cast<ssize_t>(read_buffer_.size())) return;
+    // A record of TLS is smaller than the buffer.
+    if (c->tls == nullptr && size < static_cast<ssize_t>(read_buffer_.size())) {
+      return;
+    }
   }
+  ReadAgainIfPending(c);
+}
+
+void EventLoop::ReadAgainIfPending(Connection* c) {
+  const bool reads = c->state == State::kHead || c->state == State::kBody;
+  if (!reads || c->tls == nullptr || !c->tls->has_pending()) return;
+  read_again_.push_back(c);
 }
 
 // Consumes `in` as far as possible. Not recursive: a client may send any number
@@ -95,12 +121,13 @@ bool EventLoop::AdvanceHead(Connection* c) {
 }
 
 void EventLoop::BeginRequest(Connection* c) {
-  const RequestSink::Verdict verdict = sink_->Admit(c->head);
+  RequestSink::Verdict verdict = sink_->Admit(c->head, c->port->kind);
   if (verdict.status != 0) {
     RespondError(c, {verdict.status, verdict.message},
                  c->head.keep_alive && !c->head.has_body(), verdict.headers);
     return;
   }
+  c->owner = std::move(verdict.owner);
   if (!c->head.is_chunked && c->head.content_length > options_.max_body_bytes) {
     RespondError(c, {413, "request body too large"}, false);
     return;
@@ -154,6 +181,7 @@ void EventLoop::Dispatch(Connection* c) {
   request.body.swap(c->body);
   request.arrival_time = c->arrival_time;
   request.head = c->head;
+  request.owner = std::move(c->owner);
   const int64_t num_body_bytes = request.body.size();
   SetState(c, State::kAnswering);
   ++num_open_requests_;
@@ -216,6 +244,7 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
     return Close(c);
   }
   Advance(c);
+  ReadAgainIfPending(c);
 }
 
 void EventLoop::AppendStart(Connection* c, const Exchange::Start& start,
@@ -252,8 +281,7 @@ void EventLoop::AppendStreamData(Connection* c, absl::string_view data) {
 // Sends what the kernel takes. May finish the answer or close the connection.
 void EventLoop::Flush(Connection* c) {
   while (c->num_unsent() > 0) {
-    const ssize_t size = send(c->fd, c->out.data() + c->num_sent,
-                              c->num_unsent(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    const ssize_t size = Send(c);
     if (size < 0 && errno == EINTR) continue;
     if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
     if (size < 0) return Close(c);
@@ -293,6 +321,7 @@ void EventLoop::FinishResponse(Connection* c) {
 }
 
 void EventLoop::Linger(Connection* c) {
+  if (c->tls != nullptr) c->tls->SendClose();
   shutdown(c->fd, SHUT_WR);
   std::string().swap(c->in);
   c->since = now_;
@@ -302,8 +331,9 @@ void EventLoop::Linger(Connection* c) {
 absl::Time EventLoop::DeadlineOf(const Connection& c) const {
   switch (c.state) {
     case State::kHead:
-      return c.since + (c.in.empty() ? options_.keep_alive_timeout
-                                     : options_.head_timeout);
+      return c.since + (c.in.empty() && c.is_established()
+                            ? options_.keep_alive_timeout
+                            : options_.head_timeout);
     case State::kBody:
       return c.since +
              std::min(options_.body_timeout,

@@ -4,10 +4,13 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -70,14 +73,64 @@ bool TestClient::Connect(int port) {
          0;
 }
 
+TestClient TestClient::ConnectUnix(const std::string& path) {
+  TestClient client;
+  client.Close();
+  client.fd_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const timeval timeout = absl::ToTimeval(kTimeout);
+  setsockopt(client.fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(),
+              std::min(path.size(), sizeof(address.sun_path) - 1));
+  if (connect(client.fd_, reinterpret_cast<sockaddr*>(&address),
+              sizeof(address)) != 0) {
+    client.Close();
+  }
+  return client;
+}
+
+bool TestClient::StartTls(const TestTlsFiles& files) {
+  const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(
+      SSL_CTX_new(TLS_client_method()), &SSL_CTX_free);
+  SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
+  bool is_ok =
+      SSL_CTX_load_verify_file(context.get(), files.authorities.c_str()) == 1;
+  if (!files.certificate.empty()) {
+    is_ok =
+        is_ok &&
+        SSL_CTX_use_certificate_chain_file(context.get(),
+                                           files.certificate.c_str()) == 1 &&
+        SSL_CTX_use_PrivateKey_file(context.get(), files.private_key.c_str(),
+                                    SSL_FILETYPE_PEM) == 1;
+  }
+  ssl_.reset(SSL_new(context.get()));
+  return is_ok && SSL_set_fd(ssl_.get(), fd_) == 1 &&
+         SSL_connect(ssl_.get()) == 1;
+}
+
+std::string TestClient::PeerCommonName() const {
+  if (ssl_ == nullptr) return "";
+  const std::unique_ptr<X509, decltype(&X509_free)> certificate(
+      SSL_get1_peer_certificate(ssl_.get()), &X509_free);
+  char name[256] = "";
+  if (certificate != nullptr) {
+    X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()),
+                              NID_commonName, name, sizeof(name));
+  }
+  return name;
+}
+
 TestClient::TestClient(TestClient&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)),
+      ssl_(std::move(other.ssl_)),
       buffer_(std::move(other.buffer_)),
       is_eof_(other.is_eof_) {}
 
 TestClient::~TestClient() { Close(); }
 
 void TestClient::Close() {
+  ssl_.reset();
   if (fd_ >= 0) close(fd_);
   fd_ = -1;
 }
@@ -86,7 +139,9 @@ void TestClient::ShutdownWrite() { shutdown(fd_, SHUT_WR); }
 
 bool TestClient::Send(absl::string_view data) {
   while (!data.empty()) {
-    const ssize_t size = send(fd_, data.data(), data.size(), MSG_NOSIGNAL);
+    const ssize_t size =
+        ssl_ != nullptr ? SSL_write(ssl_.get(), data.data(), data.size())
+                        : send(fd_, data.data(), data.size(), MSG_NOSIGNAL);
     if (size <= 0) return false;
     data.remove_prefix(size);
   }
@@ -95,6 +150,15 @@ bool TestClient::Send(absl::string_view data) {
 
 bool TestClient::Fill() {
   char bytes[16 << 10];
+  if (ssl_ != nullptr) {
+    const int size = SSL_read(ssl_.get(), bytes, sizeof(bytes));
+    if (size <= 0) {
+      is_eof_ |= SSL_get_error(ssl_.get(), size) == SSL_ERROR_ZERO_RETURN;
+      return false;
+    }
+    buffer_.append(bytes, size);
+    return true;
+  }
   const ssize_t size = recv(fd_, bytes, sizeof(bytes), 0);
   // A reset is an end too, but a timeout is not.
   if (size == 0 || (size < 0 && errno == ECONNRESET)) is_eof_ = true;

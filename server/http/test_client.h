@@ -2,7 +2,10 @@
 #ifndef QUIRE_SERVER_HTTP_TEST_CLIENT_H_
 #define QUIRE_SERVER_HTTP_TEST_CLIENT_H_
 
+#include <openssl/ssl.h>
+
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,6 +30,12 @@ struct TestResponse {
   std::string Field(absl::string_view name) const;
 };
 
+// PEM files of what a TLS client trusts and, if asked, shows.
+struct TestTlsFiles {
+  std::string authorities;
+  std::string certificate, private_key;  // Empty: it shows none.
+};
+
 // Blocking; every wait is bounded as that of WaitUntil.
 class TestClient {
  public:
@@ -37,6 +46,12 @@ class TestClient {
   TestClient& operator=(TestClient&&) = delete;
 
   bool Connect(int port);
+  static TestClient ConnectUnix(const std::string& path);
+  // The handshake on a connected socket; false if it fails. With TLS 1.3 a
+  // server that wants a certificate says so only with the first answer.
+  bool StartTls(const TestTlsFiles& files);
+  // Of the server's certificate; empty without TLS.
+  std::string PeerCommonName() const;
   int fd() const { return fd_; }
   // False if the connection is gone.
   bool Send(absl::string_view data);
@@ -59,6 +74,7 @@ class TestClient {
   std::string TakeLine();
 
   int fd_ = -1;
+  std::unique_ptr<SSL, decltype(&SSL_free)> ssl_{nullptr, &SSL_free};
   std::string buffer_;
   bool is_eof_ = false;
 };

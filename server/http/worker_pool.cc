@@ -5,6 +5,8 @@
 #include <system_error>
 #include <utility>
 
+#include "engine/base/short_slice.h"
+
 namespace quire {
 
 absl::Status WorkerPool::Start(int num_workers) {
@@ -43,6 +45,7 @@ void WorkerPool::Stop() {
 
 void WorkerPool::Run() {
   pthread_setname_np(pthread_self(), "http-worker");
+  TakeShortSlices();
   while (true) {
     PendingRequest request;
     {

@@ -4,24 +4,17 @@ import csv
 import http.server
 import io
 import json
-import math
 import os
-import random
 import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 import xml.etree.ElementTree
 
 import pytest
 
 from conftest import BINARY, ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import compare  # noqa: E402
-
 
 def bench(*args, **kwargs):
     return subprocess.run(
@@ -247,6 +240,119 @@ def test_serve_keeps_what_it_has_when_interrupted(tmp_path):
     assert result["errors"][4] == "cancelled"
 
 
+class MixedHandler(FailingHandler):
+    """One good answer, one 500, one broken stream, one error event, and so on."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/tokenize":
+            return self.send_error(404)
+        kind = next(self.server.numbers) % 4
+        if kind == 1:
+            body = b'{"error": {"message": "out of luck"}}'
+            self.send_response(500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(chunk("a") + chunk("b"))
+        if kind == 2:
+            self.close_connection = True
+            return
+        if kind == 3:
+            event = b'data: {"error": {"message": "engine died"}}\n\n'
+            self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+
+def test_serve_reports_each_request_that_failed(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MixedHandler)
+    server.numbers = iter(range(100))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    done = bench(
+        "serve", "--port", server.server_port, "--num-prompts", 12,
+        "--max-concurrency", 1, "--save-result", "--result-dir", tmp_path,
+        "--result-filename", "result.json",
+    )  # fmt: skip
+    server.shutdown()
+    thread.join()
+    assert done.returncode == 1, done.stderr
+    assert "Successful requests:                     3" in done.stdout
+    assert "3 requests failed: HTTP 500: out of luck" in done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert not result["interrupted"]
+    assert result["completed"] == 3 and result["failed"] == 9
+    assert result["total_output_tokens"] == 6
+    for i, error in enumerate(result["errors"]):
+        expected = ["", "HTTP 500: out of luck", "middle", "engine died"][i % 4]
+        assert expected in error and bool(error) == bool(expected)
+
+
+def test_serve_names_a_dataset_that_is_not_there(server, tmp_path):
+    missing = tmp_path / "none.json"
+    not_json = tmp_path / "text.json"
+    not_json.write_text("hello")
+    for path in (missing, not_json):
+        done = bench(
+            "serve", "--port", server.port, "--dataset-name", "sharegpt",
+            "--dataset-path", path,
+        )  # fmt: skip
+        assert done.returncode == 64
+        assert str(path) in done.stderr
+
+
+class SpeculatingHandler(StreamHandler):
+    """Counts three drafts of four tokens for each answer on its /metrics."""
+
+    def do_GET(self):
+        if self.path != "/metrics":
+            return self.send_error(404)
+        n = self.server.num_answers
+        lines = [
+            f'vllm:spec_decode_num_drafts_total{{engine="0"}} {100 + 3 * n}',
+            f'vllm:spec_decode_num_draft_tokens_total{{engine="0"}} {400 + 12 * n}',
+            f'vllm:spec_decode_num_accepted_tokens_total{{engine="0"}} {9 + 6 * n}',
+            f'vllm:request_queue_time_seconds_sum{{engine="0"}} {0.5 * n}',
+            f'vllm:request_queue_time_seconds_count{{engine="0"}} {n}',
+        ]
+        body = "\n".join(lines).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        self.server.num_answers += self.path != "/tokenize"
+        super().do_POST()
+
+
+def test_serve_reports_what_the_server_speculated(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SpeculatingHandler)
+    server.keys, server.num_answers = set(), 7
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    done = bench(
+        "serve", "--port", server.server_port, "--num-prompts", 5, "--num-warmups", 2,
+        "--max-concurrency", 1, "--save-result", "--result-dir", tmp_path,
+        "--result-filename", "result.json",
+    )  # fmt: skip
+    server.shutdown()
+    thread.join()
+    assert done.returncode == 0, done.stderr
+    # Of the five requests alone: 15 drafts, 60 tokens, 30 accepted.
+    assert "Acceptance rate (%):                     50.00" in done.stdout
+    assert "Drafts:                                  15" in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["spec_decode_acceptance_length"] == 3
+    assert result["spec_decode_accepted_tokens"] == 30
+    assert result["mean_queue_time_ms"] == 500
+
+
 def test_throughput_and_latency(tmp_path):
     path = tmp_path / "out.json"
     done = bench(
@@ -312,6 +418,36 @@ def test_kernels(tmp_path):
     assert result["ceilings"][0]["read_bytes_per_second"][0] > 1e8
     assert bench("kernels", "--preset", "gpt-5").returncode == 64
     assert bench("kernels", "--quantization", "q9").returncode == 64
+    cpu = min(os.sched_getaffinity(0))
+    pinned = bench(
+        "kernels", "--preset", "qwen2.5-0.5b", "-r", 1, "--rows", 1,
+        "--filter", "norm", "--cpu-cores", cpu, "--numa", "off",
+    )  # fmt: skip
+    assert pinned.returncode == 0, pinned.stderr
+    assert "1 thread)" in pinned.stdout
+    done = bench("kernels", "--cpu-cores", "x")
+    assert done.returncode == 64 and "--cpu-cores" in done.stderr
+
+
+def test_quality(tmp_path):
+    text, path = tmp_path / "text.txt", tmp_path / "quality.json"
+    text.write_text("Once upon a time, a brave whale lived in the garden. " * 20)
+    demo = ROOT / "models" / "demo"
+    args = ["--reference", demo, "--text", text, "--context", 64, "-t", 1]
+    divergences = []
+    for format in ("q8_0", "q4_0"):
+        done = bench("quality", "-m", demo, "-q", format, *args, "--output-json", path)
+        assert done.returncode == 0, done.stderr
+        assert "mean divergence" in done.stdout
+        result = json.loads(path.read_text())
+        # The second half of each chunk, but for what its last token predicts.
+        assert result["num_positions"] % 31 == 0
+        divergences.append(result["mean_divergence"])
+    assert 0 < divergences[0] < divergences[1] < 1
+    text.write_text("short")
+    done = bench("quality", "-m", demo, *args)
+    assert done.returncode == 64 and "less than one chunk" in done.stderr
+    assert bench("quality", "-m", demo, "--text", text).returncode == 64
 
 
 def test_startup(tmp_path):
@@ -326,73 +462,3 @@ def test_startup(tmp_path):
         assert ready < first
     assert "exec to first token" in done.stdout
     assert bench("startup", "-r", 1, "--", "/no/such/model").returncode == 69
-
-
-# compare.py
-
-
-def test_compare_names_a_difference_only_if_it_is_one():
-    source = random.Random(1)
-    noise = [math.exp(source.gauss(0, 0.1)) for _ in range(20)]
-    ours = [100 * n for n in noise]
-    # What is common to a round cancels.
-    faster = compare.compare(ours, [a / 1.5 * (1 + 0.01 * (i % 3)) for i, a in enumerate(ours)])
-    assert faster["verdict"] == "quire is faster"
-    assert faster["low"] < faster["ratio"] < faster["high"]
-    assert faster["ratio"] == pytest.approx(1.5 / 1.01, rel=0.01)
-    other = [100 * math.exp(source.gauss(0, 0.1)) for _ in range(20)]
-    assert compare.compare(ours, other)["verdict"].startswith("not established")
-    assert compare.compare([1, 2, 1, 2, 1], [2, 4, 2, 4.1, 2])["verdict"] == (
-        "quire is slower"
-    )
-    few = compare.compare([2.0, 2.1, 2.2], [1, 1, 1])
-    assert few["verdict"] == "not established: fewer than 5 rounds"
-    assert compare.compare([2.0], [1.0])["low"] is None
-
-
-# The interval of a normal sample covers its mean in 95 % of the cases.
-def test_compare_interval_has_its_coverage():
-    source = random.Random(2)
-    covered = 0
-    for _ in range(2000):
-        ours = [math.exp(source.gauss(0.2, 0.3)) for _ in range(6)]
-        result = compare.compare(ours, [1.0] * 6)
-        covered += result["low"] < math.exp(0.2) < result["high"]
-    # Deviation of the count: sqrt(2000 * 0.95 * 0.05) = 9.7.
-    assert abs(covered - 1900) < 50
-
-
-def test_compare_runs_both_sides(tmp_path):
-    peer = tmp_path / "llama-bench"
-    peer.write_text(
-        "#!/bin/sh\n"
-        'echo \'[{"n_prompt": 8, "n_gen": 0, "avg_ts": 1.5},'
-        ' {"n_prompt": 0, "n_gen": 2, "avg_ts": 2.5}]\'\n'
-    )
-    peer.chmod(0o755)
-    report = tmp_path / "report.json"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "compare.py")]
-        + ["--model", str(ROOT / "models" / "demo"), "--threads", "1"]
-        + ["--rounds", "5", "-p", "8", "-n", "2", "--peer", f"fake={peer}"]
-        + ["--json", str(report)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| pp8 |" in done.stdout and "fake (best)" in done.stdout
-    results = {r["figure"]: r for r in json.loads(report.read_text())["results"]}
-    assert results["tg2"]["peers"]["fake"]["samples"] == [2.5] * 5
-    assert results["tg2"]["best_peer"] == "fake"
-    assert len(json.loads(report.read_text())["probes"]) == 6
-    peer.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "compare.py"), "--threads", "1"]
-        + ["--model", str(ROOT / "models" / "demo"), "--peer", f"fake={peer}"]
-        + ["-p", "8", "-n", "2"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode != 0 and "exit code 3" in done.stderr

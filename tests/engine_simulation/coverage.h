@@ -31,6 +31,9 @@ enum class Covered : uint8_t {
   kEmbeddedCached,      // With a part from the prefix cache.
   kEmbeddedEveryToken,  // Which must not have one.
   kEmbeddedPreempted,
+  kDraftTokens,
+  kAcceptedTokens,
+  kDrafterFailures,
   kRestarts,  // Of a sequence that had generated tokens.
   kFailedSubmits,
   kFailedCollects,
@@ -97,6 +100,9 @@ struct Coverage {
         "with cached tokens",
         "of every token",
         "preempted on the way",
+        "drafts",
+        "accepted",
+        "drafters failed",
         "restarts",
         "failed submits",
         "failed collects",

@@ -19,6 +19,7 @@ class HistoryDrawer {
 
  private:
   void DrawOptions();
+  void DrawDrafter();
   void DrawDocuments();
   void DrawRequests();
   void DrawStepFaults();
@@ -78,6 +79,27 @@ void HistoryDrawer::DrawOptions() {
   if (rope_random.Below(8) == 0) {
     options.rope_switch_length = static_cast<int>(rope_random.Between(1, 100));
   }
+  DrawDrafter();
+}
+
+void HistoryDrawer::DrawDrafter() {
+  // From a stream of its own, too.
+  SimulationRandom random(history_.options.cache_seed);
+  const auto chance = [&random](int per_1000) {
+    return static_cast<int>(random.Below(1000)) < per_1000;
+  };
+  if (!chance(600)) return;
+  EngineOptions& options = history_.options;
+  options.num_speculative_tokens =
+      static_cast<int>(random.Between(1, chance(500) ? 4 : 20));
+  options.adapts_drafts = chance(500);
+  PlannedDrafter& drafter = history_.drafter;
+  drafter.quality = static_cast<DraftQuality>(random.Between(1, 4));
+  drafter.is_costly = chance(300);
+  drafter.uses_target_steps = chance(300);
+  drafter.gives_probabilities = chance(300);
+  if (chance(200)) drafter.fails_at = random.Between(0, 100);
+  drafter.fails_by_nonsense = chance(500);
 }
 
 void HistoryDrawer::DrawDocuments() {
@@ -302,6 +324,24 @@ std::string DescribeSampling(const SamplingParams& sampling) {
   return text;
 }
 
+std::string DescribeDrafter(const History& history) {
+  static constexpr const char* kQualities[] = {"none", "right", "wrong",
+                                               "random", "mixed"};
+  const PlannedDrafter& drafter = history.drafter;
+  return absl::StrCat(
+      "drafts are ", kQualities[static_cast<int>(drafter.quality)],
+      ", at most ", history.options.num_speculative_tokens,
+      history.options.adapts_drafts ? ", as many as pay" : "",
+      drafter.is_costly ? ", costly" : "",
+      drafter.uses_target_steps ? ", steps are observed" : "",
+      drafter.gives_probabilities ? ", with probabilities" : "",
+      drafter.fails_at < 0
+          ? ""
+          : absl::StrCat(", failing in call ", drafter.fails_at,
+                         drafter.fails_by_nonsense ? " by nonsense" : ""),
+      "\n");
+}
+
 // Long ones in part.
 std::string DescribeTokens(const std::vector<int32_t>& ids) {
   if (ids.size() <= 16) return absl::StrJoin(ids, " ");
@@ -387,6 +427,9 @@ std::string Describe(const History& history) {
       " scores per step, embeddings of ",
       options.embeds_every_token ? "every" : "the last", " token, end tokens ",
       absl::StrJoin(options.eos_token_ids, " "), "\n");
+  if (history.drafter.quality != DraftQuality::kNone) {
+    absl::StrAppend(&text, DescribeDrafter(history));
+  }
   for (const PlannedRequest& planned : history.requests) {
     absl::StrAppend(&text, DescribeRequest(planned));
   }

@@ -47,9 +47,8 @@ enum class ModelFault : uint8_t {
   kTokenOutside,   // Instead of the generated token no. `at`, and so on:
   kTokenNegative,  //
   kNoToken,        // Or no embedding, whichever of these it is.
-  // One row, two tokens. (Once the engine takes drafts: none were asked for,
-  // and how many are accepted is planned here.)
-  kTooManyTokens,
+  kTooManyTokens,  // One more than the row has drafts for, or as is not
+                   // drafted.
   kNumModelFaults,
 };
 struct PlannedModelFault {
@@ -109,10 +108,27 @@ struct PlannedCommotion {
   bool aborts_everything = false;
 };
 
+enum class DraftQuality : uint8_t {
+  kNone,    // There is no drafter.
+  kRight,   // Always what will be drawn.
+  kWrong,   // Never.
+  kRandom,  // Any token.
+  kMixed,   // Three of four right, and often fewer than asked for.
+};
+struct PlannedDrafter {
+  DraftQuality quality = DraftQuality::kNone;
+  bool is_costly = false;
+  bool uses_target_steps = false;
+  bool gives_probabilities = false;
+  int64_t fails_at = -1;           // In this call; < 0: never.
+  bool fails_by_nonsense = false;  // It proposes a token that there is not.
+};
+
 struct History {
   uint64_t seed = 0;
   EngineOptions options;
   HashModelOptions model_options;
+  PlannedDrafter drafter;
   std::vector<PlannedRequest> requests;       // In order of arrival.
   std::vector<PlannedStepFault> step_faults;  // In order.
   std::vector<PlannedJump> jumps;             // In order.

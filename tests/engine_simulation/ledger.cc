@@ -91,6 +91,19 @@ Ledger::Entry* Ledger::FindByDrawKey(uint64_t draw_key, int* choice_idx) {
   return it->second.first;
 }
 
+const std::vector<int32_t>& Ledger::AnswerOf(uint64_t draw_key) {
+  const auto [it, is_new] = answers_.try_emplace(draw_key);
+  int choice_idx = 0;
+  const Entry* entry = FindByDrawKey(draw_key, &choice_idx);
+  if (is_new && entry != nullptr) {
+    it->second =
+        AnswerAlone(history_->options, history_->model_options, entry->request,
+                    entry->seed, choice_idx, MaxNumTokens(history_->options))
+            .token_ids;
+  }
+  return it->second;
+}
+
 std::optional<int64_t> Ledger::NoticedStep(uint64_t nan_source) const {
   const auto it = noticed_step_.find(nan_source);
   if (it == noticed_step_.end()) return std::nullopt;
@@ -207,6 +220,19 @@ absl::Status Ledger::CheckScores(const Entry& entry,
 }
 
 absl::Status Ledger::TakeTokens(const OutputEvent& event, Entry* entry) {
+  if (event.num_accepted_tokens < 0 ||
+      event.num_accepted_tokens > event.num_draft_tokens ||
+      (event.num_draft_tokens > 0 && static_cast<int>(event.tokens.size()) !=
+                                         event.num_accepted_tokens + 1) ||
+      (event.num_draft_tokens == 0 && event.tokens.size() > 1)) {
+    return Error("usage: ", event.tokens.size(), " tokens with ",
+                 event.num_accepted_tokens, " of ", event.num_draft_tokens,
+                 " drafts accepted");
+  }
+  num_draft_tokens_ += event.num_draft_tokens;
+  num_accepted_tokens_ += event.num_accepted_tokens;
+  (*coverage_)[Covered::kDraftTokens] += event.num_draft_tokens;
+  (*coverage_)[Covered::kAcceptedTokens] += event.num_accepted_tokens;
   if (event.tokens.empty() && event.embedding.empty()) return absl::OkStatus();
   const SamplingParams& sampling = entry->request.sampling;
   for (const TokenOutput& token : event.tokens) {
@@ -361,7 +387,15 @@ absl::Status Ledger::CheckSlotStart(const SlotStart& start) {
 
 absl::Status Ledger::CheckCounts(int64_t num_prompt_tokens,
                                  int64_t num_generation_tokens,
-                                 int64_t num_cache_hits) const {
+                                 int64_t num_cache_hits,
+                                 int64_t num_draft_tokens,
+                                 int64_t num_accepted_tokens) const {
+  if (num_draft_tokens != num_draft_tokens_ ||
+      num_accepted_tokens != num_accepted_tokens_) {
+    return Error("usage: the engine counted ", num_accepted_tokens, " of ",
+                 num_draft_tokens, " drafts accepted; told were ",
+                 num_accepted_tokens_, " of ", num_draft_tokens_);
+  }
   if (num_generation_tokens != num_tokens_ ||
       num_prompt_tokens != num_prompt_tokens_ ||
       num_cache_hits != num_cached_tokens_) {

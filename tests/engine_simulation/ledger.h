@@ -63,6 +63,9 @@ class Ledger {
   Entry* Find(RequestId id);
   // The owner of a draw key, and which choice; null if it is nobody's.
   Entry* FindByDrawKey(uint64_t draw_key, int* choice_idx);
+  // What the owner of a draw key will be told, if nothing goes wrong; empty if
+  // it is nobody's. Computed once.
+  const std::vector<int32_t>& AnswerOf(uint64_t draw_key);
   // Without a last event, in order of arrival.
   const std::vector<Entry*>& live() const { return live_; }
 
@@ -86,7 +89,8 @@ class Ledger {
   // The engine's own counts must equal what was told. At quiescence only.
   absl::Status CheckCounts(int64_t num_prompt_tokens,
                            int64_t num_generation_tokens,
-                           int64_t num_cache_hits) const;
+                           int64_t num_cache_hits, int64_t num_draft_tokens,
+                           int64_t num_accepted_tokens) const;
 
  private:
   absl::Status TakeEvent(const OutputEvent& event,
@@ -115,6 +119,9 @@ class Ledger {
   int64_t num_tokens_ = 0;
   int64_t num_prompt_tokens_ = 0;
   int64_t num_cached_tokens_ = 0;
+  int64_t num_draft_tokens_ = 0;
+  int64_t num_accepted_tokens_ = 0;
+  absl::flat_hash_map<uint64_t, std::vector<int32_t>> answers_;
 };
 
 }  // namespace quire

@@ -114,6 +114,7 @@ class Shrinker {
   }
   bool ShortenPrompt(size_t i);
   bool SimplifyOptions();
+  bool SimplifyDrafter();
 
   History history_;
   const std::function<bool(const History&)>& still_fails_;
@@ -217,6 +218,32 @@ bool Deflate(size_t request_idx, int divisor, History* history) {
   return true;
 }
 
+bool Shrinker::SimplifyDrafter() {
+  if (history_.drafter.quality == DraftQuality::kNone) return false;
+  bool has_changed = Edit([](History* h) {
+    h->drafter = PlannedDrafter();
+    h->options.num_speculative_tokens = 0;
+    return true;
+  });
+  if (has_changed) return true;
+  has_changed |= Edit(
+      [](History* h) { return std::exchange(h->drafter.is_costly, false); });
+  has_changed |= Edit([](History* h) {
+    return std::exchange(h->drafter.uses_target_steps, false);
+  });
+  has_changed |= Edit([](History* h) {
+    return std::exchange(h->drafter.gives_probabilities, false);
+  });
+  has_changed |= Edit(
+      [](History* h) { return std::exchange(h->drafter.fails_at, -1) != -1; });
+  has_changed |= Edit([](History* h) {
+    return std::exchange(h->options.adapts_drafts, false);
+  });
+  has_changed |= Reduce(
+      [](History & h) -> auto& { return h.options.num_speculative_tokens; }, 1);
+  return has_changed;
+}
+
 bool Shrinker::SimplifyOptions() {
   bool has_changed = Edit([](History* h) {
     return std::exchange(h->options.enable_prefix_caching, false);
@@ -234,6 +261,7 @@ bool Shrinker::SimplifyOptions() {
   has_changed |= Edit([](History* h) {
     return std::exchange(h->options.embeds_every_token, false);
   });
+  has_changed |= SimplifyDrafter();
   has_changed |= Edit([](History* h) {
     return std::exchange(h->model_options.eos_per_1000, 0) != 0;
   });

@@ -14,6 +14,7 @@
 #include "engine/base/status.h"
 #include "engine/engine.h"
 #include "tests/engine_simulation/ledger.h"
+#include "tests/engine_simulation/simulated_drafter.h"
 #include "tests/engine_simulation/trace.h"
 #include "tests/hash_model_runner.h"
 
@@ -62,6 +63,7 @@ class Simulation {
   absl::Status CheckAfterStep();
   absl::Status CheckHealth();
   absl::Status CheckQuiescent();
+  absl::Status CheckDrafter();
   absl::Status CheckAlone(const Ledger::Entry& entry);
 
   // What the runner asks and tells.
@@ -99,6 +101,7 @@ class Simulation {
   FakeClock clock_;
   Ledger ledger_;
   std::unique_ptr<HashModelRunner> runner_;
+  std::unique_ptr<SimulatedDrafter> drafter_;  // Null: none.
   std::unique_ptr<Engine> engine_;
   std::vector<uint64_t> key_of_slot_;  // Draw keys.
   std::deque<Flight> flights_;
@@ -449,10 +452,12 @@ void Simulation::SpoilToken(SampledRow* row) {
     return;
   }
   if (planned.fault <= ModelFault::kNotFinite || entry->has_fault_struck ||
-      planned.choice_idx != choice_idx ||
-      planned.at != static_cast<int>(choice.token_ids.size())) {
+      planned.choice_idx != choice_idx) {
     return;
   }
+  // The fault's place among the row's tokens.
+  const int at = planned.at - static_cast<int>(choice.token_ids.size());
+  if (at < 0 || at >= std::max<int>(row->tokens.size(), 1)) return;
   if (row->tokens.empty() && row->embedding.empty()) return;  // Scores only.
   Trace("  the model draws no valid token for ", entry->request.id);
   entry->has_fault_struck = true;
@@ -465,16 +470,17 @@ void Simulation::SpoilToken(SampledRow* row) {
   }
   switch (planned.fault) {
     case ModelFault::kTokenOutside:
-      row->tokens[0].token_id = options_.vocab_size;
+      row->tokens[at].token_id = options_.vocab_size;
       break;
     case ModelFault::kTokenNegative:
-      row->tokens[0].token_id = -1;
+      row->tokens[at].token_id = -1;
       break;
     case ModelFault::kNoToken:
       row->tokens.clear();
       break;
     default:
-      row->tokens.push_back(row->tokens[0]);
+      // None of them is a draft: the last one drawn is not.
+      row->tokens.push_back(row->tokens.back());
   }
 }
 
@@ -617,6 +623,7 @@ absl::Status Simulation::StepOnce() {
 absl::Status Simulation::CheckAfterStep() {
   QUIRE_RETURN_IF_ERROR(engine_->CheckIntegrity());
   QUIRE_RETURN_IF_ERROR(CheckHealth());
+  QUIRE_RETURN_IF_ERROR(CheckDrafter());
   const bool is_healthy = engine_->Health().ok();
   for (int32_t block_id : runner_->BlocksInFlight()) {
     if (is_healthy && !engine_->cache().IsReferenced(block_id)) {
@@ -674,10 +681,23 @@ absl::Status Simulation::CheckQuiescent() {
       engine_->scheduler().num_unstarted_tokens() != 0) {
     return Error("leak: idle, but something is still counted");
   }
-  QUIRE_RETURN_IF_ERROR(ledger_.CheckCounts(stats.num_prompt_tokens,
-                                            stats.num_generation_tokens,
-                                            stats.prefix_cache_hits));
+  QUIRE_RETURN_IF_ERROR(
+      ledger_.CheckCounts(stats.num_prompt_tokens, stats.num_generation_tokens,
+                          stats.prefix_cache_hits, stats.num_draft_tokens,
+                          stats.num_accepted_tokens));
   return engine_->CheckIntegrity();
+}
+
+absl::Status Simulation::CheckDrafter() {
+  if (drafter_ == nullptr) return absl::OkStatus();
+  if (!drafter_->violation().empty()) {
+    return Error("drafter: ", drafter_->violation());
+  }
+  if (drafter_->has_failed() == engine_->DrafterHealth().ok()) {
+    return Error("drafter: its health is ",
+                 engine_->DrafterHealth().ToString());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Simulation::CheckAlone(const Ledger::Entry& entry) {
@@ -690,6 +710,7 @@ absl::Status Simulation::CheckAlone(const Ledger::Entry& entry) {
   options.max_model_len = MaxNumTokens(options_);
   options.max_num_batched_tokens = 4096;
   options.max_num_seqs = 1;
+  options.num_speculative_tokens = 0;
   HashModelRunner runner(options, history_.model_options);
   FakeClock clock;
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
@@ -727,8 +748,14 @@ absl::Status Simulation::CheckAlone(const Ledger::Entry& entry) {
 absl::Status Simulation::Run() {
   runner_ = std::make_unique<HashModelRunner>(options_, history_.model_options);
   SetHooks();
-  QUIRE_ASSIGN_OR_RETURN(engine_,
-                         Engine::Create(options_, runner_.get(), &clock_));
+  if (history_.drafter.quality != DraftQuality::kNone) {
+    drafter_ = std::make_unique<SimulatedDrafter>(
+        history_, [this](const DraftSequence& sequence) {
+          return ledger_.AnswerOf(key_of_slot_[sequence.slot]);
+        });
+  }
+  QUIRE_ASSIGN_OR_RETURN(engine_, Engine::Create(options_, runner_.get(),
+                                                 &clock_, drafter_.get()));
   ++coverage_[Covered::kHistories];
   NoteTime();
   const size_t num_requests = history_.requests.size();
@@ -759,6 +786,7 @@ absl::Status Simulation::Run() {
       return Error("health: a dead engine accepts requests");
     }
   }
+  coverage_[Covered::kDrafterFailures] += !engine_->DrafterHealth().ok();
   const int64_t num_preemptions = engine_->Stats().num_preemptions;
   coverage_[Covered::kPreemptions] += num_preemptions;
   if (options_.scheduling_policy == SchedulingPolicy::kPriority) {

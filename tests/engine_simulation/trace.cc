@@ -38,10 +38,12 @@ std::string TraceOf(const SchedulerOutput& output,
     absl::StrAppend(&text, "; block ", from, " is copied to ", to);
   }
   for (const ScheduledRow& row : output.rows) {
-    absl::StrAppend(&text, "; ", name_of(row.slot), " computes [",
-                    row.first_position, ", ",
-                    row.first_position + row.num_tokens, ")",
-                    row.needs_token ? " and draws" : "");
+    absl::StrAppend(
+        &text, "; ", name_of(row.slot), " computes [", row.first_position, ", ",
+        row.first_position + row.num_tokens, ")",
+        row.needs_token ? " and draws" : "",
+        row.num_drafts == 0 ? ""
+                            : absl::StrCat(", ", row.num_drafts, " drafts"));
   }
   return text;
 }

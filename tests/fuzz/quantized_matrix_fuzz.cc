@@ -117,8 +117,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Decode(ReadFp8Matrix(tensors, rows, cols, memory), rows, cols, input, run,
            memory);
   } else {
-    Decode(ReadInt8Matrix(codes.stored, scales.stored, rows, cols, DType::kF16,
-                          run, memory),
+    Decode(ReadInt8Matrix(codes.stored, scales.stored, rows, cols, {0, rows},
+                          {0, cols}, DType::kF16, run, memory),
            rows, cols, input, run, memory);
   }
   return 0;

@@ -84,7 +84,7 @@ def _cuda_object_impl(ctx):
         ),
         arguments = [arguments],
         mnemonic = "CudaCompile",
-        progress_message = "Compiling %{input} with nvcc",
+        progress_message = "Compiling {} with nvcc".format(ctx.file.src.short_path),
         use_default_shell_env = True,
     )
 
@@ -109,7 +109,7 @@ def _cuda_object_impl(ctx):
             ptx.path,
         ] + ctx.attr.nvcc_options,
         mnemonic = "CudaPtx",
-        progress_message = "Compiling %{input} to PTX",
+        progress_message = "Compiling {} to PTX".format(ctx.file.src.short_path),
         use_default_shell_env = True,
     )
     return [

@@ -125,6 +125,17 @@ SIMT_DEVICE void Store16(void* p, const Bytes16& b) {
   *static_cast<uint4*>(p) =
       make_uint4(b.words[0], b.words[1], b.words[2], b.words[3]);
 }
+// Of shared memory: what the pointer is made of tells the compiler.
+template <typename T>
+SIMT_DEVICE T LoadShared(const T* p) {
+  return *p;
+}
+template <typename T>
+SIMT_DEVICE void StoreShared(T* p, T value) {
+  *p = value;
+}
+SIMT_DEVICE Bytes16 LoadShared16(const void* p) { return Load16(p); }
+SIMT_DEVICE void StoreShared16(void* p, const Bytes16& b) { Store16(p, b); }
 
 SIMT_DEVICE void CpAsync16(void* shared, const void* global,
                            bool is_valid = true) {

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "kernels/cuda/simt/emulator_shared.h"
 #include "kernels/cuda/simt/fiber.h"
 #include "kernels/cuda/simt/simt.h"
 
@@ -80,6 +81,7 @@ struct Cta {
   int barrier_size[kNumBarriers] = {};
   std::unique_ptr<unsigned char, FreeDeleter> static_shared;
   std::unique_ptr<unsigned char, FreeDeleter> dynamic_shared;
+  std::unique_ptr<SharedAccesses> accesses;  // If they are counted.
 };
 
 struct StackPool {
@@ -305,6 +307,9 @@ void StartCta(Cta& cta, uint32_t linear_idx, size_t first_stack) {
   cta.num_alive = num_threads;
   cta.static_shared = PoisonedMemory(kMaxStaticShared);
   cta.dynamic_shared = PoisonedMemory(shape.dynamic_shared_bytes);
+  if (machine.options.counts_shared) {
+    cta.accesses = std::make_unique<SharedAccesses>();
+  }
   for (int t = 0; t < num_threads; ++t) {
     Fiber& fiber = cta.fibers[t];
     fiber.cta = &cta;
@@ -327,7 +332,12 @@ void RunResident() {
       if (!machine.error.empty()) return;
       is_done &= cta.num_alive == 0;
     }
-    if (is_done) return;
+    if (is_done) {
+      for (const Cta& cta : ctas) {
+        if (cta.accesses) cta.accesses->AddTo(machine.counts);
+      }
+      return;
+    }
     if (any) continue;
     for (Cta& cta : ctas) {
       for (Fiber& fiber : cta.fibers) {
@@ -662,6 +672,13 @@ void CopyAsync16(void* to, const void* from, bool is_valid) {
   Running().open_copies.push_back({to, from, is_valid});
   if (!GetMachine().options.is_copy_lazy) {
     DoCopy(Running().open_copies.back());
+  }
+}
+
+void CountShared(const void* p, int num_bytes, const char* file, int line) {
+  const Fiber& fiber = Running();
+  if (fiber.cta->accesses) {
+    fiber.cta->accesses->Add(fiber.thread_idx, p, num_bytes, file, line);
   }
 }
 

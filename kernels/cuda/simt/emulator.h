@@ -69,8 +69,9 @@ inline constexpr Schedule kAllSchedules[] = {
 
 struct Options {
   Schedule schedule = Schedule::kAscending;
-  uint32_t seed = 1;          // Of Schedule::kRandom and the order of CTAs.
-  bool is_copy_lazy = false;  // cp.async lands only when waited for.
+  uint32_t seed = 1;           // Of Schedule::kRandom and the order of CTAs.
+  bool is_copy_lazy = false;   // cp.async lands only when waited for.
+  bool counts_shared = false;  // Counts::num_shared; takes time.
 };
 Options& CurrentOptions();
 
@@ -82,6 +83,11 @@ struct Counts {
   // each without bank conflicts.
   uint64_t num_matrices = 0;
   uint64_t num_matrix_passes = 0;
+  // The same for LoadShared, StoreShared and cp.async, where the options ask
+  // for it: what the hardware serves at once (a warp's accesses of 4 bytes, a
+  // quarter warp's of 16), and the passes.
+  uint64_t num_shared = 0;
+  uint64_t num_shared_passes = 0;
 };
 Counts& CurrentCounts();
 
@@ -90,6 +96,8 @@ struct QueueEntry {
   LaunchShape shape;
   std::function<void()> body;  // Of a launch: what each thread does.
   std::function<void()> work;  // Of anything else.
+  // Of what waits for others than this stream: false if it must be asked again.
+  std::function<bool()> attempt;
 };
 
 // What a Stream other than null points to: work in its order, which whoever
@@ -160,6 +168,8 @@ using Combine = void (*)(void* const* arguments, uint32_t mask);
 void Collective(uint32_t mask, const char* name, void* argument,
                 Combine combine);
 void CopyAsync16(void* to, const void* from, bool is_valid);
+// The running thread reads or writes shared memory at this place in the source.
+void CountShared(const void* p, int num_bytes, const char* file, int line);
 void CommitCopies();
 void WaitForCopies(int num_pending_groups);
 
@@ -237,7 +247,10 @@ uint32_t ReduceMax(uint32_t value, uint32_t mask = kAllLanes);
 
 // ---------------------------------------------------------------- copies
 
-inline void CpAsync16(void* shared, const void* global, bool is_valid = true) {
+inline void CpAsync16(void* shared, const void* global, bool is_valid = true,
+                      const char* file = __builtin_FILE(),
+                      int line = __builtin_LINE()) {
+  emulator::CountShared(shared, 16, file, line);
   emulator::CopyAsync16(shared, global, is_valid);
 }
 inline void CpAsyncCommit() { emulator::CommitCopies(); }
@@ -262,6 +275,31 @@ inline void Store16(void* p, const Bytes16& bytes) {
     emulator::Fail("a 16-byte store is not aligned");
   }
   std::memcpy(p, &bytes, 16);
+}
+
+// Of shared memory, where conflicts of its banks matter: they are counted.
+template <typename T>
+T LoadShared(const T* p, const char* file = __builtin_FILE(),
+             int line = __builtin_LINE()) {
+  emulator::CountShared(p, sizeof(T), file, line);
+  return *p;
+}
+template <typename T>
+void StoreShared(T* p, T value, const char* file = __builtin_FILE(),
+                 int line = __builtin_LINE()) {
+  emulator::CountShared(p, sizeof(T), file, line);
+  *p = value;
+}
+inline Bytes16 LoadShared16(const void* p, const char* file = __builtin_FILE(),
+                            int line = __builtin_LINE()) {
+  emulator::CountShared(p, 16, file, line);
+  return Load16(p);
+}
+inline void StoreShared16(void* p, const Bytes16& bytes,
+                          const char* file = __builtin_FILE(),
+                          int line = __builtin_LINE()) {
+  emulator::CountShared(p, 16, file, line);
+  Store16(p, bytes);
 }
 
 // ---------------------------------------------------------------- matrices

@@ -21,6 +21,8 @@
 //   MmaBf16, MmaF16 (m16n8k16), MmaE4M3, MmaS8 (m16n8k32)
 //   AtomicAdd, AtomicMax, AtomicCas
 //   LoadStream16 (read once, past L1), Load16, Store16, KeepMemoryOrder
+//   LoadShared, StoreShared, LoadShared16, StoreShared16: plain accesses whose
+//     bank conflicts the emulator counts
 //   WaitForPrevious, LaunchNext   programmatic dependent launch
 //   PackBf16, PackF16, SubtractBf16x2, SubtractF16x2, PermuteBytes
 //   E4M3ToFloat, FloatToE4M3, E4M3x2ToF16x2, E4M3x2ToBf16x2, Exp2, Rsqrt, ...

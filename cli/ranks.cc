@@ -1,0 +1,421 @@
+#include "cli/ranks.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "cli/exit_codes.h"
+#include "cli/version.h"
+#include "engine/base/cpu_topology.h"
+#include "engine/base/status.h"
+#include "engine/model/loaded_model.h"
+#include "kernels/nvidia_probe.h"
+#include "xxhash.h"
+
+namespace quire {
+namespace {
+
+std::optional<std::string> ReadSysFile(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return std::nullopt;
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// Neighbours in the order given, so that a rank's CPUs lie together.
+std::string Slice(const std::vector<int>& cpus, int part, int num_parts) {
+  const size_t each = cpus.size() / num_parts;
+  return absl::StrJoin(cpus.begin() + part * each,
+                       cpus.begin() + (part + 1) * each, ",");
+}
+
+absl::StatusOr<int> TensorSize(const SessionOptions& options,
+                               const NodeDevices& devices, int num_nodes,
+                               const std::function<absl::Status(int)>& fits) {
+  const std::string& text = options.tensor_parallel_size;
+  int size = 0;
+  if (text != "auto") {
+    if (!absl::SimpleAtoi(text, &size) || size < 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--tensor-parallel-size '", text, "' is neither a number nor auto"));
+    }
+    if (const absl::Status status = fits(size); !status.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--tensor-parallel-size ", size, ": ", status.message()));
+    }
+    return size;
+  }
+  const int per_node =
+      devices.is_gpu ? std::max<int>(1, devices.gpus.size()) : 1;
+  const int num_ranks = per_node * num_nodes;
+  for (size = num_ranks / options.pipeline_parallel_size; size > 1; --size) {
+    const bool is_even = size * options.pipeline_parallel_size % num_nodes == 0;
+    if (is_even && fits(size).ok()) return size;
+  }
+  return 1;
+}
+
+std::vector<RankShare> ShareDevices(const SessionOptions& options,
+                                    const NodeDevices& devices, int size) {
+  std::vector<RankShare> shares(size);
+  if (size == 1) return shares;
+  const int num_nodes = static_cast<int>(devices.cpus_of_nodes.size());
+  const auto cpus = ParseCpuList(options.cpu_cores);
+  for (int i = 0; i < size; ++i) {
+    if (devices.is_gpu) {
+      if (i < static_cast<int>(devices.gpus.size())) {
+        shares[i].gpu = devices.gpus[i];
+      }
+      continue;
+    }
+    if (!options.cpu_cores.empty()) {
+      if (cpus.ok() && static_cast<int>(cpus->size()) >= size) {
+        shares[i].cpu_cores = Slice(*cpus, i, size);
+      }
+    } else if (num_nodes > 1 && num_nodes % size == 0 &&
+               options.numa != "off") {
+      // A process for each NUMA node, or for some neighbouring ones.
+      std::vector<int> own;
+      const int each = num_nodes / size;
+      for (int node = i * each; node < (i + 1) * each; ++node) {
+        const std::vector<int>& of_node = devices.cpus_of_nodes[node];
+        own.insert(own.end(), of_node.begin(), of_node.end());
+      }
+      shares[i].cpu_cores = absl::StrJoin(own, ",");
+    }
+    if (options.num_threads == 0) {
+      shares[i].num_threads = std::max(1, devices.num_threads / size);
+    }
+  }
+  return shares;
+}
+
+std::string OwnProgram() {
+  char path[PATH_MAX];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+  return length > 0 ? std::string(path, length) : "quire";
+}
+
+// The node's ranks but this one, which is the node's first.
+std::vector<WorkerCommand> LocalWorkers(const SessionOptions& options,
+                                        const RankPlan& plan,
+                                        const RankFacts& facts) {
+  std::vector<WorkerCommand> commands;
+  for (int i = 1; i < plan.layout.local_size(); ++i) {
+    WorkerCommand command;
+    command.rank = plan.rank + i;
+    command.args = {OwnProgram(), "worker"};
+    command.args.insert(command.args.end(), options.args.begin(),
+                        options.args.end());
+    // Also what a command has set without being told.
+    for (const auto& [name, value] : facts) {
+      if (absl::StartsWith(name, "--") && !value.empty()) {
+        command.args.push_back(absl::StrCat(name, "=", value));
+      }
+    }
+    const RankShare& share = plan.shares[i];
+    command.args.insert(
+        command.args.end(),
+        {absl::StrCat("--nnodes=", plan.layout.num_nodes),
+         absl::StrCat("--node-rank=", plan.layout.NodeOf(plan.rank)),
+         absl::StrCat("--rank=", command.rank),
+         absl::StrCat("--parent-pid=", getpid())});
+    // None: the demo model.
+    if (!options.model.empty()) {
+      command.args.push_back(absl::StrCat("--model=", options.model));
+    }
+    if (plan.layout.num_nodes > 1) {
+      command.args.push_back(
+          absl::StrCat("--master-addr=", options.master_addr));
+      command.args.push_back(
+          absl::StrCat("--master-port=", options.master_port));
+    }
+    if (share.num_threads > 0) {
+      command.args.push_back(absl::StrCat("--threads=", share.num_threads));
+    }
+    if (!share.cpu_cores.empty()) {
+      command.args.push_back(absl::StrCat("--cpu-cores=", share.cpu_cores));
+    }
+    if (!share.gpu.empty()) {
+      command.environment.emplace_back("CUDA_VISIBLE_DEVICES", share.gpu);
+    }
+    commands.push_back(std::move(command));
+  }
+  return commands;
+}
+
+void TakeShare(const RankShare& share, SessionOptions* options) {
+  if (share.num_threads > 0) options->num_threads = share.num_threads;
+  if (!share.cpu_cores.empty()) options->cpu_cores = share.cpu_cores;
+  if (!share.gpu.empty()) {
+    setenv("CUDA_VISIBLE_DEVICES", share.gpu.c_str(), 1);
+  }
+}
+
+// Who owns the ranks does not get on: the process must end all the same.
+void EndProcess(const absl::Status& status) {
+  absl::FPrintF(stderr, "quire: %s\n", status.message());
+  fflush(stderr);
+  _exit(kExitEngine);
+}
+
+}  // namespace
+
+NodeDevices FindNodeDevices(const SessionOptions& options) {
+  NodeDevices devices;
+  if (options.device != "cpu" &&
+      absl::StrContains(SupportedBackends(), "cuda") &&
+      (options.device == "cuda" || ProbeNvidia().has_device)) {
+    devices.is_gpu = true;
+    devices.gpus = VisibleGpus(getenv("CUDA_VISIBLE_DEVICES"));
+    return devices;
+  }
+  if (const auto placement = PlaceThreads({}); placement.ok()) {
+    devices.num_threads = placement->num_threads;
+  }
+  std::map<int, std::vector<int>> cpus_of_nodes;
+  for (const CpuInfo& cpu : ReadCpuTopology(AllowedCpus(), ReadSysFile)) {
+    // A thread for each core.
+    if (cpu.cpu == cpu.core) cpus_of_nodes[cpu.node].push_back(cpu.cpu);
+  }
+  for (auto& [node, cpus] : cpus_of_nodes) {
+    devices.cpus_of_nodes.push_back(std::move(cpus));
+  }
+  return devices;
+}
+
+absl::StatusOr<RankPlan> PlanRanks(
+    const SessionOptions& options, const NodeDevices& devices,
+    const std::function<absl::Status(int)>& fits) {
+  RankPlan plan;
+  plan.layout.num_nodes = std::max(1, options.num_nodes);
+  plan.layout.pipeline_size = options.pipeline_parallel_size;
+  QUIRE_ASSIGN_OR_RETURN(
+      plan.layout.tensor_size,
+      TensorSize(options, devices, plan.layout.num_nodes, fits));
+  if (options.pipeline_parallel_size > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--pipeline-parallel-size ", options.pipeline_parallel_size,
+        ": models are not cut into stages in this version; use "
+        "--tensor-parallel-size"));
+  }
+  QUIRE_RETURN_IF_ERROR(plan.layout.Validate());
+  const int local_size = plan.layout.local_size();
+  const int num_gpus = static_cast<int>(devices.gpus.size());
+  // A child sees its own GPU alone.
+  if (devices.is_gpu && num_gpus > 0 && local_size > num_gpus &&
+      options.parent_pid == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tensor-parallel-size ", options.tensor_parallel_size,
+                     " on ", plan.layout.num_nodes, " nodes needs ", local_size,
+                     " GPUs on each; this one has ", num_gpus));
+  }
+  plan.rank = options.parent_pid != 0
+                  ? options.rank
+                  : std::max(0, options.node_rank) * local_size;
+  plan.shares = ShareDevices(options, devices, local_size);
+  return plan;
+}
+
+std::string ModelFingerprint(const std::string& path) {
+  constexpr int64_t kEndBytes = 64 << 10;
+  std::vector<std::filesystem::path> files;
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
+      const std::string extension = entry.path().extension();
+      if (extension == ".json" || extension == ".safetensors" ||
+          extension == ".bin" || extension == ".gguf") {
+        files.push_back(entry.path());
+      }
+    }
+  } else {
+    files.push_back(path);
+  }
+  std::sort(files.begin(), files.end());
+  XXH3_state_t* const hash = XXH3_createState();
+  XXH3_128bits_reset(hash);
+  std::string bytes(kEndBytes, '\0');
+  for (const std::filesystem::path& file : files) {
+    std::ifstream stream(file, std::ios::binary);
+    const int64_t size =
+        static_cast<int64_t>(std::filesystem::file_size(file, error));
+    const std::string name = file.filename();
+    XXH3_128bits_update(hash, name.data(), name.size());
+    XXH3_128bits_update(hash, &size, sizeof(size));
+    for (const int64_t at :
+         {int64_t{0}, std::max<int64_t>(0, size - kEndBytes)}) {
+      stream.clear();
+      stream.seekg(at);
+      stream.read(bytes.data(), kEndBytes);
+      XXH3_128bits_update(hash, bytes.data(), stream.gcount());
+    }
+  }
+  const XXH128_hash_t digest = XXH3_128bits_digest(hash);
+  XXH3_freeState(hash);
+  return absl::StrFormat("%016x%016x", digest.high64, digest.low64);
+}
+
+RankFacts SessionFacts(const SessionOptions& options,
+                       const std::string& model_path) {
+  const auto text = [](const auto& value) { return absl::StrCat(value); };
+  return {
+      {"the version", kVersion},
+      {"the model", ModelFingerprint(model_path)},
+      {"--tensor-parallel-size", options.tensor_parallel_size},
+      {"--pipeline-parallel-size", text(options.pipeline_parallel_size)},
+      {"--device", options.device},
+      {"--dtype", options.dtype},
+      {"--quantization", options.quantization},
+      {"--kv-cache-dtype", options.kv_cache_dtype},
+      {"--max-model-len", options.max_model_len},
+      {"--block-size", text(options.block_size)},
+      {"--max-num-seqs", text(options.max_num_seqs)},
+      {"--max-num-batched-tokens", text(options.max_num_batched_tokens)},
+      {"--runner", options.runner},
+      {"--convert", options.convert},
+      {"--is-embedding", options.is_embedding ? "true" : "false"},
+      {"--pooling", options.pooling},
+      {"--speculative-model", options.speculative_model},
+      {"--speculative-config", options.speculative_config},
+      {"--num-speculative-tokens", text(options.num_speculative_tokens)},
+      {"--enforce-eager", options.enforce_eager ? "true" : "false"},
+      {"--worker-timeout", text(options.worker_timeout_seconds)},
+  };
+}
+
+absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
+    const std::string& model_path, const RankCallbacks& callbacks,
+    SessionOptions* options) {
+  auto ranks = std::make_unique<SessionRanks>();
+  QUIRE_ASSIGN_OR_RETURN(
+      ranks->plan_,
+      PlanRanks(*options, FindNodeDevices(*options),
+                [&](int size) { return CheckModelConfig(model_path, size); }));
+  RankPlan& plan = ranks->plan_;
+  if (plan.layout.size() == 1) return std::unique_ptr<SessionRanks>();
+  RankOptions rank_options;
+  rank_options.layout = plan.layout;
+  // All nodes must come to the same.
+  options->tensor_parallel_size = absl::StrCat(plan.layout.tensor_size);
+  if (plan.layout.num_nodes > 1) {
+    QUIRE_ASSIGN_OR_RETURN(
+        rank_options.master,
+        ParseHostPort(options->master_addr, options->master_port));
+  }
+  rank_options.facts = SessionFacts(*options, model_path);
+  rank_options.bootstrap_timeout =
+      absl::Seconds(options->bootstrap_timeout_seconds);
+  rank_options.watchdog = absl::Seconds(options->worker_timeout_seconds);
+  std::vector<WorkerCommand> local_workers;
+  if (options->parent_pid == 0) {
+    local_workers = LocalWorkers(*options, plan, rank_options.facts);
+    TakeShare(plan.shares[0], options);
+  }
+  if (plan.rank == 0) {
+    RankGroupOptions group;
+    group.ranks = std::move(rank_options);
+    group.local_workers = std::move(local_workers);
+    group.on_waiting = callbacks.on_waiting;
+    group.on_log = [](const std::string& line) {
+      absl::FPrintF(stderr, "quire: %s\n", line);
+    };
+    group.on_stuck = EndProcess;
+    QUIRE_ASSIGN_OR_RETURN(ranks->group_, RankGroup::Start(std::move(group)));
+    ranks->config_ = ranks->group_->config();
+    return ranks;
+  }
+  RankWorkerOptions worker;
+  worker.ranks = std::move(rank_options);
+  worker.rank = plan.rank;
+  worker.local_workers = std::move(local_workers);
+  if (options->parent_pid != 0) {
+    worker.memory_fd = kWorkerMemoryFd;
+    if (plan.layout.NodeOf(plan.rank) == 0) worker.link_fd = kWorkerLinkFd;
+  }
+  worker.on_stuck = EndProcess;
+  QUIRE_ASSIGN_OR_RETURN(ranks->worker_, RankWorker::Join(std::move(worker)));
+  ranks->config_ = ranks->worker_->config();
+  return ranks;
+}
+
+absl::StatusOr<ParallelConfig> SessionRanks::JoinDevices(Backend* backend) {
+  const RankLayout& layout = plan_.layout;
+  const bool is_gpu = backend->FreeDeviceBytes().has_value();
+  const bool needs_ids = is_gpu && layout.tensor_size > 1;
+  // An id for each tensor group, made by rank 0.
+  std::string ids;
+  if (group_ != nullptr) {
+    for (int i = 0; needs_ids && i < layout.pipeline_size; ++i) {
+      QUIRE_ASSIGN_OR_RETURN(const std::string id, MakeDeviceGroupId());
+      ids += id;
+    }
+    QUIRE_RETURN_IF_ERROR(group_->Share(ids));
+  } else {
+    QUIRE_ASSIGN_OR_RETURN(ids, worker_->AwaitShared());
+  }
+  const size_t expected =
+      needs_ids ? layout.pipeline_size * kDeviceGroupIdBytes : 0;
+  if (ids.size() != expected) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("rank ", plan_.rank, " computes on ",
+                     is_gpu ? "a GPU" : "the CPU", ", rank 0 does not"));
+  }
+  if (needs_ids) {
+    QUIRE_ASSIGN_OR_RETURN(
+        config_.tensor,
+        JoinDeviceGroup(
+            backend,
+            ids.substr(config_.pipeline_rank() * kDeviceGroupIdBytes,
+                       kDeviceGroupIdBytes),
+            config_.tensor_rank(), layout.tensor_size));
+  }
+  return config_;
+}
+
+absl::Status SessionRanks::FinishLoading(const LoadedFacts& facts) {
+  return group_ != nullptr ? group_->FinishLoading(facts)
+                           : worker_->FinishLoading(facts);
+}
+
+ModelRunner* SessionRanks::WrapRunner(ModelRunner* own) {
+  return group_ != nullptr ? group_->WrapRunner(own) : own;
+}
+
+absl::Status SessionRanks::Health() const {
+  return group_ != nullptr ? group_->Health() : worker_->Health();
+}
+
+std::string SessionRanks::Description() const {
+  const RankLayout& layout = plan_.layout;
+  std::string text = absl::StrCat(layout.size(), " processes, tensor parallel ",
+                                  layout.tensor_size);
+  if (layout.pipeline_size > 1) {
+    absl::StrAppend(&text, ", pipeline parallel ", layout.pipeline_size);
+  }
+  if (layout.num_nodes > 1) {
+    absl::StrAppend(&text, ", ", layout.num_nodes, " nodes");
+  }
+  if (config_.tensor != nullptr) {
+    absl::StrAppend(&text, " (", config_.tensor->Description(), ")");
+  }
+  return text;
+}
+
+}  // namespace quire

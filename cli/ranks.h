@@ -1,0 +1,97 @@
+// The processes that a session is spread over: who they are, how they are
+// started, and what this one does among them.
+#ifndef QUIRE_CLI_RANKS_H_
+#define QUIRE_CLI_RANKS_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cli/options.h"
+#include "engine/parallel/rank_group.h"
+#include "engine/parallel/rank_worker.h"
+#include "kernels/backend.h"
+#include "kernels/backend_factory.h"
+
+namespace quire {
+
+// What a node computes with; tests give other answers.
+struct NodeDevices {
+  bool is_gpu = false;
+  std::vector<std::string> gpus;  // As CUDA_VISIBLE_DEVICES names them.
+  int num_threads = 1;            // Of one process that has the CPU for itself.
+  // Of each NUMA node; one entry: threads need not be kept apart.
+  std::vector<std::vector<int>> cpus_of_nodes;
+};
+NodeDevices FindNodeDevices(const SessionOptions& options);
+
+// What one rank differs in from the others.
+struct RankShare {
+  std::string gpu;        // CUDA_VISIBLE_DEVICES; empty: as it is.
+  int num_threads = 0;    // 0: as the session's options say.
+  std::string cpu_cores;  // As --cpu-cores; empty: as the options say.
+};
+
+struct RankPlan {
+  RankLayout layout;
+  int rank = 0;                   // Of this process.
+  std::vector<RankShare> shares;  // [local_size]
+};
+
+// How many ranks there are and what this node's get. `fits(n)`: OK if the model
+// can be split over n ranks. INVALID_ARGUMENT naming the option, with both
+// figures where there are more ranks than GPUs.
+absl::StatusOr<RankPlan> PlanRanks(
+    const SessionOptions& options, const NodeDevices& devices,
+    const std::function<absl::Status(int)>& fits);
+
+// A hash of the model's files, that any two copies of a model share: names,
+// sizes, and of each file the first and last 64 KiB. Empty if there are none.
+std::string ModelFingerprint(const std::string& path);
+
+// What all ranks must have in common, by name of option.
+RankFacts SessionFacts(const SessionOptions& options,
+                       const std::string& model_path);
+
+struct RankCallbacks {
+  std::function<void(int num_joined, int size)> on_waiting;
+};
+
+// This process among the ranks of a session of more than one. Thread-compatible
+// but for Health.
+class SessionRanks {
+ public:
+  // Starts or awaits the others (rank 0), or joins them; blocks. Null if the
+  // session is one process. `options` is changed to what this rank computes
+  // with. Errors as of RankGroup and RankWorker.
+  static absl::StatusOr<std::unique_ptr<SessionRanks>> Create(
+      const std::string& model_path, const RankCallbacks& callbacks,
+      SessionOptions* options);
+
+  // Joins the collectives of GPUs, if `backend` is one; what to load with.
+  absl::StatusOr<ParallelConfig> JoinDevices(Backend* backend);
+  // Blocks until all ranks have loaded.
+  absl::Status FinishLoading(const LoadedFacts& facts);
+  // Of rank 0: see RankGroup.
+  ModelRunner* WrapRunner(ModelRunner* own);
+
+  // OK, or why the ranks are no longer all there. Thread-safe.
+  absl::Status Health() const;
+  RankWorker* worker() const { return worker_.get(); }  // Null of rank 0.
+  const RankPlan& plan() const { return plan_; }
+  // "4: tensor parallel 4 (shared memory, 4 ranks)".
+  std::string Description() const;
+
+ private:
+  RankPlan plan_;
+  std::unique_ptr<RankGroup> group_;  // One of the two.
+  std::unique_ptr<RankWorker> worker_;
+  ParallelConfig config_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_CLI_RANKS_H_

@@ -1,0 +1,126 @@
+#include "cli/ranks.h"
+
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+absl::Status FitsAll(int) { return absl::OkStatus(); }
+absl::Status FitsPowersOfTwo(int size) {
+  return (size & (size - 1)) == 0
+             ? absl::OkStatus()
+             : absl::InvalidArgumentError("heads are not divisible");
+}
+
+NodeDevices Gpus(int count) {
+  NodeDevices devices;
+  devices.is_gpu = true;
+  for (int i = 0; i < count; ++i) devices.gpus.push_back(absl::StrCat(i + 4));
+  return devices;
+}
+
+NodeDevices Cpu(int num_threads, int num_nodes = 1) {
+  NodeDevices devices;
+  devices.num_threads = num_threads;
+  for (int node = 0; node < num_nodes; ++node) {
+    devices.cpus_of_nodes.push_back({2 * node, 2 * node + 1});
+  }
+  return devices;
+}
+
+TEST(PlanRanksTest, AutoTakesTheGpusThatDivideTheModel) {
+  SessionOptions options;
+  EXPECT_EQ(PlanRanks(options, Gpus(4), FitsAll)->layout.tensor_size, 4);
+  EXPECT_EQ(PlanRanks(options, Gpus(3), FitsPowersOfTwo)->layout.tensor_size,
+            2);
+  EXPECT_EQ(PlanRanks(options, Gpus(1), FitsAll)->layout.size(), 1);
+  // A GPU whose number is not known.
+  EXPECT_EQ(PlanRanks(options, Gpus(0), FitsAll)->layout.size(), 1);
+  EXPECT_EQ(PlanRanks(options, Cpu(16), FitsAll)->layout.size(), 1);
+  options.num_nodes = 2;
+  options.node_rank = 1;
+  const auto plan = PlanRanks(options, Gpus(4), FitsAll);
+  EXPECT_EQ(plan->layout.tensor_size, 8);
+  EXPECT_EQ(plan->rank, 4);
+  EXPECT_EQ(PlanRanks(options, Cpu(16), FitsAll)->layout.tensor_size, 2);
+}
+
+TEST(PlanRanksTest, EachRankGetsItsGpu) {
+  SessionOptions options;
+  options.tensor_parallel_size = "2";
+  const auto plan = PlanRanks(options, Gpus(3), FitsAll);
+  ASSERT_TRUE(plan.ok());
+  ASSERT_EQ(plan->shares.size(), 2u);
+  EXPECT_EQ(plan->shares[0].gpu, "4");
+  EXPECT_EQ(plan->shares[1].gpu, "5");
+}
+
+TEST(PlanRanksTest, RanksShareTheThreadsOrTheNodesOfTheCpu) {
+  SessionOptions options;
+  options.tensor_parallel_size = "2";
+  auto plan = PlanRanks(options, Cpu(5), FitsAll);
+  EXPECT_EQ(plan->shares[0].num_threads, 2);
+  EXPECT_EQ(plan->shares[1].cpu_cores, "");
+  plan = PlanRanks(options, Cpu(8, 4), FitsAll);
+  EXPECT_EQ(plan->shares[0].cpu_cores, "0,1,2,3");
+  EXPECT_EQ(plan->shares[1].cpu_cores, "4,5,6,7");
+  options.cpu_cores = "8-11";
+  plan = PlanRanks(options, Cpu(8, 4), FitsAll);
+  EXPECT_EQ(plan->shares[0].cpu_cores, "8,9");
+  EXPECT_EQ(plan->shares[1].cpu_cores, "10,11");
+  options.cpu_cores = "";
+  options.num_threads = 3;  // Of each.
+  EXPECT_EQ(PlanRanks(options, Cpu(8), FitsAll)->shares[1].num_threads, 0);
+}
+
+TEST(PlanRanksTest, WhatCannotBeIsRefusedWithTheFigures) {
+  const auto error = [](const SessionOptions& options,
+                        const NodeDevices& devices) {
+    const absl::Status status =
+        PlanRanks(options, devices, FitsPowersOfTwo).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    return std::string(status.message());
+  };
+  SessionOptions options;
+  options.tensor_parallel_size = "4";
+  EXPECT_TRUE(absl::StrContains(error(options, Gpus(2)), "needs 4 GPUs"));
+  EXPECT_TRUE(absl::StrContains(error(options, Gpus(2)), "has 2"));
+  options.tensor_parallel_size = "3";
+  EXPECT_TRUE(absl::StrContains(error(options, Cpu(4)), "not divisible"));
+  for (const char* wrong : {"0", "-1", "two", ""}) {
+    options.tensor_parallel_size = wrong;
+    EXPECT_TRUE(absl::StrContains(error(options, Cpu(4)), "neither")) << wrong;
+  }
+  options.tensor_parallel_size = "1";
+  options.num_nodes = 2;
+  EXPECT_TRUE(absl::StrContains(error(options, Cpu(4)), "2 nodes"));
+}
+
+TEST(ModelFingerprintTest, TellsModelsApartWhereverTheyLie) {
+  const std::string root = testing::TempDir() + "/fingerprint";
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::filesystem::create_directories(root + "/a");
+    std::ofstream(root + "/a/" + name) << text;
+  };
+  write("config.json", "{}");
+  write("model.safetensors", std::string(200000, 'x'));
+  write("README.md", "not of the model");
+  const std::string first = ModelFingerprint(root + "/a");
+  std::filesystem::remove_all(root + "/b");
+  std::filesystem::copy(root + "/a", root + "/b");
+  EXPECT_EQ(ModelFingerprint(root + "/b"), first);
+  write("README.md", "still not");
+  EXPECT_EQ(ModelFingerprint(root + "/a"), first);
+  write("model.safetensors", std::string(199999, 'x') + "y");
+  EXPECT_NE(ModelFingerprint(root + "/a"), first);
+  EXPECT_NE(ModelFingerprint(root + "/a/config.json"), first);
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,149 @@
+#include "cli/worker.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "cli/exit_codes.h"
+#include "cli/serve.h"
+#include "cli/session.h"
+#include "cli/version.h"
+#include "engine/base/status.h"
+#include "engine/parallel/local_ranks.h"
+#include "server/api_server.h"
+#include "server/http_server.h"
+
+namespace quire {
+namespace {
+
+// The probes of a node's first process.
+class WorkerProbes {
+ public:
+  absl::Status Listen(const ServeOptions& options) {
+    QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
+                           MakeHttpServerOptions(options));
+    QUIRE_ASSIGN_OR_RETURN(http_, HttpServer::Create(http));
+    api_ = std::make_unique<ApiServer>(http_.get(), kVersion);
+    return http_->Start();
+  }
+  ApiServer& api() { return *api_; }
+  int port() const { return http_->port(); }
+
+ private:
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<ApiServer> api_;
+};
+
+// SIGTERM comes to all pods of a group at once: requests may still run, and
+// rank 0, which drains them, ends the group. Before the shard serves, and on a
+// second signal, the process ends at once.
+class WorkerSignals {
+ public:
+  explicit WorkerSignals(double shutdown_timeout_seconds) {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGTERM);
+    sigaddset(&signals_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+    std::thread([this, shutdown_timeout_seconds] {
+      WaitForSignal();
+      if (!is_serving_) _exit(kExitOk);
+      absl::FPrintF(stderr, "quire: waiting for rank 0 to drain\n");
+      std::thread([shutdown_timeout_seconds] {
+        absl::SleepFor(absl::Seconds(shutdown_timeout_seconds));
+        _exit(kExitDrainTimeout);
+      }).detach();
+      WaitForSignal();
+      _exit(kExitDrainTimeout);
+    }).detach();
+  }
+
+  void SetServing() { is_serving_ = true; }
+
+ private:
+  void WaitForSignal() {
+    int signal = 0;
+    while (sigwait(&signals_, &signal) != 0) {
+    }
+  }
+
+  sigset_t signals_;
+  std::atomic<bool> is_serving_{false};
+};
+
+// Ctrl-C in a terminal reaches children as well: the parent ends them.
+void LeaveSignalsToTheParent() {
+  signal(SIGINT, SIG_IGN);
+  signal(SIGTERM, SIG_IGN);
+}
+
+int Fail(const absl::Status& status, int exit_code) {
+  absl::FPrintF(stderr, "quire: %s\n", status.message());
+  return exit_code;
+}
+
+}  // namespace
+
+int RunWorker(const ServeOptions& options) {
+  const SessionOptions& model = options.model;
+  const bool is_child = model.parent_pid != 0;
+  if (!is_child && model.node_rank == 0) {
+    return Fail(absl::InvalidArgumentError(
+                    "a worker needs --nnodes, --node-rank (at least 1) and "
+                    "--master-addr; node 0 runs `quire serve`, which starts "
+                    "the workers of its own host"),
+                kExitUsage);
+  }
+  std::unique_ptr<WorkerProbes> probes;
+  // Lives as long as its threads: to the end of the process.
+  WorkerSignals* signals = nullptr;
+  if (is_child) {
+    DieWithParent(model.parent_pid);
+    LeaveSignalsToTheParent();
+  } else {
+    signals = new WorkerSignals(options.shutdown_timeout_seconds);
+    probes = std::make_unique<WorkerProbes>();
+    if (const absl::Status status = probes->Listen(options); !status.ok()) {
+      return Fail(status,
+                  absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice);
+    }
+  }
+  const absl::Time started = absl::Now();
+  CommandError error;
+  const std::unique_ptr<Session> session =
+      LoadSession(model, &error, [&probes](int64_t done, int64_t total) {
+        if (probes != nullptr) probes->api().SetLoadProgress(done, total);
+      });
+  if (session == nullptr) return Fail(error.status, error.exit_code);
+  if (session->ranks == nullptr) {
+    return Fail(absl::InvalidArgumentError(
+                    "the model runs in one process: there is nothing for a "
+                    "worker to do"),
+                kExitUsage);
+  }
+  if (!is_child) {
+    signals->SetServing();
+    const int rank = session->ranks->plan().rank;
+    probes->api().ServeAsWorker(absl::StrCat(
+        "this is rank ", rank, " of the model; rank 0 answers requests, at ",
+        model.master_addr));
+    absl::PrintF("quire %s, rank %d\n%s", kVersion, rank,
+                 DescribeSession(*session,
+                                 absl::StrCat("http://", options.host, ":",
+                                              probes->port(), "/health"),
+                                 absl::Now() - started));
+    fflush(stdout);
+  }
+  const absl::Status status =
+      session->ranks->worker()->Run(session->loaded.runner.get());
+  return status.ok() ? kExitOk : Fail(status, kExitEngine);
+}
+
+}  // namespace quire

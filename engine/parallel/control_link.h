@@ -1,0 +1,77 @@
+// Messages between rank 0 and one other rank, beside the collectives: the
+// bootstrap, plans to other hosts, signs of life, failures.
+#ifndef QUIRE_ENGINE_PARALLEL_CONTROL_LINK_H_
+#define QUIRE_ENGINE_PARALLEL_CONTROL_LINK_H_
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "engine/parallel/tcp.h"
+
+namespace quire {
+
+enum class MessageType : uint8_t {
+  // From a worker.
+  kHello = 1,  // Hello.
+  kJoined,     // Its communicators are there.
+  kLoaded,     // StepPlanLimits and more: what its shard was prepared for.
+  kHeartbeat,  // Heartbeat, again and again.
+  kFailure,    // Text: why it ends.
+  // From rank 0.
+  kWelcome,  // Welcome.
+  kRefusal,  // Text: why this rank cannot take part.
+  kShared,   // Bytes that rank 0 shares with all.
+  kServe,    // All ranks have loaded.
+  kPlan,     // A step (step_plan_codec.h).
+  kPrepareAhead,
+  kShutdown,  // In good order.
+  // Between two ranks of a mesh.
+  kMeshHello,
+};
+
+struct Message {
+  MessageType type = MessageType::kFailure;
+  std::string body;
+};
+
+// What a message that is no plan may take.
+inline constexpr int64_t kMaxControlBytes = int64_t{1} << 20;
+
+// Owns a connected stream socket. Send is thread-safe; Receive belongs to one
+// thread.
+class ControlLink {
+ public:
+  explicit ControlLink(OwnedFd fd);
+
+  // UNAVAILABLE if the peer has gone or takes nothing for `timeout`.
+  absl::Status Send(MessageType type, absl::string_view body,
+                    absl::Duration timeout);
+
+  // DEADLINE_EXCEEDED if no message has begun until then; UNAVAILABLE if the
+  // connection has ended; DATA_LOSS if what comes is no message, is longer than
+  // max_bytes or does not go on for a second.
+  absl::StatusOr<Message> Receive(int64_t max_bytes, absl::Time deadline);
+
+  bool HasMessage() const;
+  // The peer has closed its side, whatever is still to be read.
+  bool HasEnded() const;
+  // The peer sees the end of the connection. From any thread.
+  void Disconnect();
+
+  int fd() const { return fd_.get(); }
+
+ private:
+  absl::Status ReceiveBytes(char* to, size_t size, absl::Time deadline);
+
+  OwnedFd fd_;
+  std::mutex send_mu_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_PARALLEL_CONTROL_LINK_H_

@@ -1,0 +1,94 @@
+#include "engine/parallel/control_link.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+struct Pair {
+  OwnedFd a, b;
+  Pair() {
+    int fds[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0) return;
+    a = OwnedFd(fds[0]);
+    b = OwnedFd(fds[1]);
+  }
+};
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+
+TEST(ControlLinkTest, MessagesArriveInOrderAndWhole) {
+  Pair pair;
+  ControlLink from(std::move(pair.a)), to(std::move(pair.b));
+  const std::string large(3 << 20, 'x');  // More than the socket holds.
+  std::thread sender([&] {
+    EXPECT_TRUE(from.Send(MessageType::kHello, "hi", absl::Seconds(10)).ok());
+    EXPECT_TRUE(from.Send(MessageType::kPlan, large, absl::Seconds(10)).ok());
+    EXPECT_TRUE(from.Send(MessageType::kJoined, "", absl::Seconds(10)).ok());
+  });
+  auto message = to.Receive(1 << 10, Soon());
+  ASSERT_TRUE(message.ok());
+  EXPECT_EQ(message->type, MessageType::kHello);
+  EXPECT_EQ(message->body, "hi");
+  message = to.Receive(4 << 20, Soon());
+  ASSERT_TRUE(message.ok());
+  EXPECT_EQ(message->body, large);
+  message = to.Receive(0, Soon());
+  ASSERT_TRUE(message.ok());
+  EXPECT_EQ(message->type, MessageType::kJoined);
+  sender.join();
+  EXPECT_FALSE(to.HasMessage());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(to.Receive(10, absl::Now()).status()));
+}
+
+TEST(ControlLinkTest, LengthsAndForeignBytesAreRefused) {
+  {
+    Pair pair;
+    ControlLink from(std::move(pair.a)), to(std::move(pair.b));
+    ASSERT_TRUE(from.Send(MessageType::kHello, "12345", absl::Seconds(1)).ok());
+    EXPECT_TRUE(absl::IsDataLoss(to.Receive(4, Soon()).status()));
+  }
+  Pair pair;
+  ControlLink to(std::move(pair.b));
+  ASSERT_EQ(write(pair.a.get(), "GET / HTTP/1.1\r\n\r\n", 18), 18);
+  EXPECT_TRUE(absl::IsDataLoss(to.Receive(1000, Soon()).status()));
+}
+
+TEST(ControlLinkTest, PartOfAMessageIsNoMessage) {
+  Pair pair;
+  ControlLink to(std::move(pair.b));
+  ASSERT_EQ(write(pair.a.get(), "QUIL", 4), 4);
+  EXPECT_TRUE(absl::IsDataLoss(to.Receive(1000, Soon()).status()));
+}
+
+TEST(ControlLinkTest, EndOfTheConnectionIsSeenBeforeItIsRead) {
+  Pair pair;
+  auto from = std::make_unique<ControlLink>(std::move(pair.a));
+  ControlLink to(std::move(pair.b));
+  ASSERT_TRUE(from->Send(MessageType::kFailure, "why", absl::Seconds(1)).ok());
+  EXPECT_FALSE(to.HasEnded());
+  from.reset();
+  EXPECT_TRUE(to.HasEnded());
+  auto message = to.Receive(1000, Soon());
+  ASSERT_TRUE(message.ok());
+  EXPECT_EQ(message->body, "why");
+  EXPECT_TRUE(absl::IsUnavailable(to.Receive(1000, Soon()).status()));
+  EXPECT_TRUE(
+      absl::IsUnavailable(to.Send(MessageType::kHello, "", absl::Seconds(1))));
+}
+
+TEST(ControlLinkTest, PeerThatTakesNothingIsAnError) {
+  Pair pair;
+  ControlLink from(std::move(pair.a));
+  EXPECT_TRUE(absl::IsUnavailable(from.Send(
+      MessageType::kPlan, std::string(16 << 20, 'x'), absl::Milliseconds(50))));
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,208 @@
+#include "engine/parallel/rank_bootstrap.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "engine/base/status.h"
+
+namespace quire {
+namespace {
+
+// A connection that says nothing holds up the others for so long.
+constexpr absl::Duration kHelloTimeout = absl::Seconds(2);
+// And so long what watches over the ranks that run.
+constexpr absl::Duration kLateHelloTimeout = absl::Milliseconds(200);
+
+// What a stranger may have sent goes into logs.
+void MakePrintable(std::string& text) {
+  constexpr size_t kMaxLength = 1024;
+  text.resize(std::min(text.size(), kMaxLength));
+  for (char& c : text) {
+    if (!absl::ascii_isprint(static_cast<unsigned char>(c))) c = '?';
+  }
+}
+
+absl::StatusOr<Hello> ReadHello(const std::string& bytes) {
+  QUIRE_ASSIGN_OR_RETURN(Hello hello, FromBytes<Hello>(bytes));
+  MakePrintable(hello.name);
+  return hello;
+}
+
+}  // namespace
+
+std::string DescribeRank(int rank, const std::string& name) {
+  return absl::StrCat("rank ", rank, " (", name, ")");
+}
+
+std::string ProcessName() {
+  char host[256] = "localhost";
+  gethostname(host, sizeof(host) - 1);
+  return absl::StrCat(host, ", process ", getpid());
+}
+
+RankReception::RankReception(const RankGroupOptions& options, int listener)
+    : options_(options),
+      listener_(listener),
+      own_name_(DescribeRank(0, ProcessName())),
+      pending_(options.ranks.layout.size()),
+      joined_(options.ranks.layout.size()) {}
+
+void RankReception::AddLocal(int rank, OwnedFd link) {
+  pending_[rank] = std::make_unique<ControlLink>(std::move(link));
+}
+
+int RankReception::CountJoined() const {
+  return 1 + static_cast<int>(std::count_if(
+                 joined_.begin(), joined_.end(),
+                 [](const JoinedRank& rank) { return rank.link != nullptr; }));
+}
+
+void RankReception::Log(const std::string& line) const {
+  if (options_.on_log != nullptr) options_.on_log(line);
+}
+
+absl::Status RankReception::CheckHello(const Hello& hello,
+                                       const std::string& their_name) {
+  const RankLayout& layout = options_.ranks.layout;
+  if (hello.rank < 1 || hello.rank >= layout.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(their_name, " is none of the ranks 1 to ",
+                     layout.size() - 1, " of ", own_name_));
+  }
+  QUIRE_RETURN_IF_ERROR(
+      CompareFacts(options_.ranks.facts, own_name_, hello.facts, their_name));
+  const JoinedRank& place = joined_[hello.rank];
+  if (place.link != nullptr) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        their_name,
+        " joins twice: ", DescribeRank(hello.rank, place.hello.name),
+        " is there already, says ", own_name_));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankReception::Receive(std::unique_ptr<ControlLink> link,
+                                    std::string host, int local_rank) {
+  auto message = link->Receive(kMaxControlBytes, absl::Now() + kHelloTimeout);
+  if (!message.ok()) {
+    return absl::Status(message.status().code(),
+                        absl::StrCat(host, ": ", message.status().message()));
+  }
+  if (message->type == MessageType::kFailure) {
+    return absl::UnavailableError(
+        absl::StrCat("rank ", local_rank, ": ", message->body));
+  }
+  if (message->type != MessageType::kHello) {
+    return absl::DataLossError(absl::StrCat(host, " says no hello"));
+  }
+  QUIRE_ASSIGN_OR_RETURN(Hello hello, ReadHello(message->body));
+  const std::string their_name = DescribeRank(hello.rank, hello.name);
+  if (const absl::Status status = CheckHello(hello, their_name); !status.ok()) {
+    link->Send(MessageType::kRefusal, status.message(), kHelloTimeout)
+        .IgnoreError();
+    return status;
+  }
+  JoinedRank& place = joined_[hello.rank];
+  place.link = std::move(link);
+  place.hello = std::move(hello);
+  place.host = std::move(host);
+  return absl::OkStatus();
+}
+
+void RankReception::DropThoseWhoLeft() {
+  for (JoinedRank& rank : joined_) {
+    if (rank.link == nullptr || !rank.link->HasEnded()) continue;
+    last_refusal_ = absl::StrCat(DescribeRank(rank.hello.rank, rank.hello.name),
+                                 " has left again");
+    Log(last_refusal_);
+    rank = {};
+  }
+}
+
+absl::Status RankReception::Missing() const {
+  std::vector<int> missing;
+  for (size_t rank = 1; rank < joined_.size(); ++rank) {
+    if (joined_[rank].link == nullptr) {
+      missing.push_back(static_cast<int>(rank));
+    }
+  }
+  return absl::UnavailableError(absl::StrCat(
+      own_name_, " has waited ",
+      absl::FormatDuration(options_.ranks.bootstrap_timeout), " on ",
+      options_.ranks.master.ToString(), " for rank ",
+      absl::StrJoin(missing, ", "), " of ", joined_.size(),
+      last_refusal_.empty() ? "" : absl::StrCat("; ", last_refusal_)));
+}
+
+absl::Status RankReception::AwaitAll(LocalRanks& local) {
+  const absl::Time deadline = absl::Now() + options_.ranks.bootstrap_timeout;
+  int num_told = 0;
+  for (;;) {
+    DropThoseWhoLeft();
+    const int num_joined = CountJoined();
+    if (num_joined != num_told && options_.on_waiting != nullptr) {
+      options_.on_waiting(num_joined, static_cast<int>(joined_.size()));
+    }
+    num_told = num_joined;
+    if (num_joined == static_cast<int>(joined_.size())) {
+      return absl::OkStatus();
+    }
+    if (absl::Now() >= deadline) return Missing();
+    std::vector<pollfd> fds;
+    for (const auto& link : pending_) {
+      if (link != nullptr) fds.push_back({link->fd(), POLLIN, 0});
+    }
+    if (listener_ >= 0) fds.push_back({listener_, POLLIN, 0});
+    // In slices, to notice who has left.
+    poll(fds.data(), fds.size(), 50);
+    for (size_t rank = 0; rank < pending_.size(); ++rank) {
+      if (pending_[rank] == nullptr || !pending_[rank]->HasMessage()) continue;
+      // A child that does not fit, or says why it cannot start, is the end.
+      const absl::Status received =
+          Receive(std::move(pending_[rank]), "", static_cast<int>(rank));
+      if (received.ok()) continue;
+      const absl::Status ended = local.Check();
+      return absl::IsUnavailable(received) && !ended.ok() &&
+                     received.message().find("rank") == absl::string_view::npos
+                 ? ended
+                 : received;
+    }
+    QUIRE_RETURN_IF_ERROR(local.Check());
+    if (listener_ < 0) continue;
+    auto accepted = AcceptTcp(listener_, absl::InfinitePast());
+    if (!accepted.ok()) continue;
+    SetTcpOptions(accepted->get(), options_.ranks.watchdog);
+    const std::string host = PeerAddress(accepted->get()).host;
+    const absl::Status received =
+        Receive(std::make_unique<ControlLink>(*std::move(accepted)), host, -1);
+    if (received.ok()) continue;
+    last_refusal_ = absl::StrCat("refused: ", received.message());
+    Log(last_refusal_);
+  }
+}
+
+void RankReception::RefuseLate() {
+  auto accepted = AcceptTcp(listener_, absl::InfinitePast());
+  if (!accepted.ok()) return;
+  const std::string host = PeerAddress(accepted->get()).host;
+  ControlLink link(*std::move(accepted));
+  auto message =
+      link.Receive(kMaxControlBytes, absl::Now() + kLateHelloTimeout);
+  if (!message.ok() || message->type != MessageType::kHello) return;
+  const auto hello = ReadHello(message->body);
+  if (!hello.ok()) return;
+  const std::string refusal = absl::StrCat(
+      DescribeRank(hello->rank, hello->name), " comes too late: the ",
+      joined_.size(), " ranks of ", own_name_, " run already");
+  link.Send(MessageType::kRefusal, refusal, kLateHelloTimeout).IgnoreError();
+  Log(absl::StrCat("refused: ", refusal));
+}
+
+}  // namespace quire

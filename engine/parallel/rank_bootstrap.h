@@ -1,0 +1,68 @@
+// How the ranks of a run find each other: rank 0's half. Internal to
+// rank_group.cc.
+#ifndef QUIRE_ENGINE_PARALLEL_RANK_BOOTSTRAP_H_
+#define QUIRE_ENGINE_PARALLEL_RANK_BOOTSTRAP_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/parallel/control_link.h"
+#include "engine/parallel/rank_group.h"
+
+namespace quire {
+
+// "rank 2 (worker-1, process 77)".
+std::string DescribeRank(int rank, const std::string& name);
+// Of this process: host and process.
+std::string ProcessName();
+
+// A rank that has said hello, and was right.
+struct JoinedRank {
+  std::unique_ptr<ControlLink> link;  // Null: not here.
+  Hello hello;
+  std::string host;  // Whence it connects; empty: this node.
+};
+
+// Thread-compatible. Takes hellos until every rank has said one, and refuses
+// those that do not fit.
+class RankReception {
+ public:
+  // `options` must outlive this. listener: -1 with one node.
+  RankReception(const RankGroupOptions& options, int listener);
+
+  // The connection of a child.
+  void AddLocal(int rank, OwnedFd link);
+
+  // Until all are there. `local` are the children, one of which may end.
+  absl::Status AwaitAll(LocalRanks& local);
+
+  // By rank; [0] is empty.
+  std::vector<JoinedRank>& joined() { return joined_; }
+
+  // Somebody connects once all are there.
+  void RefuseLate();
+
+ private:
+  int CountJoined() const;
+  absl::Status CheckHello(const Hello& hello, const std::string& their_name);
+  // Reads a hello, answers what is wrong, or keeps it.
+  absl::Status Receive(std::unique_ptr<ControlLink> link, std::string host,
+                       int local_rank);
+  void DropThoseWhoLeft();
+  absl::Status Missing() const;
+  void Log(const std::string& line) const;
+
+  const RankGroupOptions& options_;
+  const int listener_;
+  const std::string own_name_;
+  std::vector<std::unique_ptr<ControlLink>> pending_;  // By rank, of children.
+  std::vector<JoinedRank> joined_;
+  std::string last_refusal_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_PARALLEL_RANK_BOOTSTRAP_H_

@@ -1,0 +1,521 @@
+#include "engine/parallel/rank_group.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "engine/base/shared_memory.h"
+#include "engine/base/status.h"
+#include "engine/parallel/control_link.h"
+#include "engine/parallel/plan_ring.h"
+#include "engine/parallel/rank_bootstrap.h"
+#include "engine/parallel/rank_communicators.h"
+#include "engine/parallel/rank_digest.h"
+#include "engine/parallel/step_plan_codec.h"
+
+namespace quire {
+namespace {
+
+// All ranks are there and alive when they connect to each other.
+constexpr absl::Duration kMeshTimeout = absl::Seconds(20);
+// From the failure of the group to the end of the process, if need be.
+constexpr absl::Duration kStuckTimeout = absl::Seconds(4);
+// From the last message of a run in good order to the end of its processes.
+constexpr absl::Duration kShutdownTimeout = absl::Seconds(2);
+// Who finds the group broken waits so long for the monitor, which knows why.
+constexpr absl::Duration kVerdictTimeout = absl::Seconds(1);
+// Of rank 0's own steps, to compare with those of ranks that are behind.
+constexpr size_t kNumDigests = 4096;
+
+// One rank as rank 0 sees it. Guarded by the group's mutex, but for the link.
+struct Peer {
+  std::string name;
+  std::unique_ptr<ControlLink> link;  // Null for rank 0.
+  bool is_local = false;              // Gets plans through the ring.
+  bool has_joined = false;
+  std::optional<LoadedFacts> loaded;
+  absl::Time last_heard;
+  int64_t num_steps_done = 0;
+  absl::Time behind_since;  // Of use while steps sent are not done.
+};
+
+class RankGroupImpl : public RankGroup, private ModelRunner {
+ public:
+  explicit RankGroupImpl(RankGroupOptions options)
+      : options_(std::move(options)),
+        layout_(options_.ranks.layout),
+        peers_(layout_.size()) {}
+
+  ~RankGroupImpl() override {
+    const bool is_healthy = Health().ok();
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      is_stopping_ = true;
+    }
+    stopped_.notify_all();
+    Wake();
+    if (monitor_.joinable()) monitor_.join();
+    if (is_healthy && is_serving_) ShutDown();
+    if (wake_fd_ >= 0) close(wake_fd_);
+  }
+
+  absl::Status Init() {
+    QUIRE_RETURN_IF_ERROR(layout_.Validate());
+    const NodeMemoryLayout memory_layout = LayOutNodeMemory(layout_, 0);
+    if (layout_.local_size() > 1) {
+      QUIRE_ASSIGN_OR_RETURN(memory_,
+                             SharedMemory::Create(memory_layout.num_bytes));
+      ring_.emplace(memory_->data() + memory_layout.ring,
+                    layout_.local_size() - 1);
+    }
+    if (layout_.num_nodes > 1) {
+      QUIRE_ASSIGN_OR_RETURN(listener_, ListenTcp(options_.ranks.master));
+    }
+    if (NeedsMesh(layout_, 0)) {
+      QUIRE_ASSIGN_OR_RETURN(mesh_listener_,
+                             ListenTcp({options_.ranks.master.host, 0}));
+    }
+    std::vector<OwnedFd> links;
+    QUIRE_ASSIGN_OR_RETURN(
+        local_,
+        LocalRanks::Start(options_.local_workers,
+                          memory_.has_value() ? memory_->fd() : -1, &links));
+    reception_.emplace(options_, listener_.get());
+    for (size_t i = 0; i < links.size(); ++i) {
+      reception_->AddLocal(options_.local_workers[i].rank, std::move(links[i]));
+    }
+    QUIRE_RETURN_IF_ERROR(reception_->AwaitAll(local_));
+    QUIRE_RETURN_IF_ERROR(Connect());
+    for (Peer& peer : peers_) peer.last_heard = absl::Now();
+    monitor_ = std::thread([this] { Monitor(); });
+    return AwaitPeers([](const Peer& peer) { return peer.has_joined; });
+  }
+
+  ParallelConfig config() const override {
+    return communicators_.Config(layout_, 0);
+  }
+
+  absl::Status Share(const std::string& bytes) override {
+    for (const Peer& peer : peers_) {
+      if (peer.link == nullptr) continue;
+      QUIRE_RETURN_IF_ERROR(peer.link->Send(MessageType::kShared, bytes,
+                                            options_.ranks.watchdog));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status FinishLoading(const LoadedFacts& own) override {
+    QUIRE_RETURN_IF_ERROR(
+        AwaitPeers([](const Peer& peer) { return peer.loaded.has_value(); }));
+    for (size_t rank = 1; rank < peers_.size(); ++rank) {
+      const Peer& peer = peers_[rank];
+      const absl::Status status =
+          CompareLoaded(own, DescribeRank(0, ProcessName()), *peer.loaded,
+                        DescribeRank(static_cast<int>(rank), peer.name));
+      if (!status.ok()) return Fail(absl::UnavailableError(status.message()));
+    }
+    for (const Peer& peer : peers_) {
+      if (peer.link == nullptr) continue;
+      const absl::Status sent =
+          peer.link->Send(MessageType::kServe, "", options_.ranks.watchdog);
+      if (!sent.ok()) return Broken(sent);
+    }
+    is_serving_ = true;
+    return absl::OkStatus();
+  }
+
+  ModelRunner* WrapRunner(ModelRunner* own) override {
+    QUIRE_CHECK(own_ == nullptr && is_serving_);
+    own_ = own;
+    return this;
+  }
+
+  absl::Status Health() const override {
+    std::lock_guard<std::mutex> lock(mu_);
+    return status_;
+  }
+
+  // ModelRunner, on the engine's thread.
+
+  int steps_in_flight() const override { return own_->steps_in_flight(); }
+
+  absl::Status Submit(const SchedulerOutput& output) override {
+    QUIRE_RETURN_IF_ERROR(Health());
+    plan_bytes_.clear();
+    plan_bytes_.push_back(static_cast<char>(MessageType::kPlan));
+    EncodeStepPlan(output, &plan_bytes_);
+    BeginStep();
+    absl::Status status = SendEncoded();
+    if (status.ok()) status = own_->Submit(output);
+    return status.ok() ? status : Broken(status);
+  }
+
+  absl::StatusOr<StepResult> Collect() override {
+    absl::StatusOr<StepResult> result = own_->Collect();
+    if (!result.ok()) return Broken(result.status());
+    // A rank that is gone may be found by the collectives or not: what was
+    // computed is right either way.
+    EndStep(*result);
+    return result;
+  }
+
+  bool Done() const override { return own_->Done(); }
+
+  bool PrepareAhead() override {
+    if (!Health().ok()) return false;
+    const absl::Status sent = Send(MessageType::kPrepareAhead, "");
+    if (!sent.ok()) {
+      Broken(sent).IgnoreError();
+      return false;
+    }
+    return own_->PrepareAhead();
+  }
+
+ private:
+  // Every rank ends by itself; what does not is killed with local_.
+  void ShutDown() {
+    Send(MessageType::kShutdown, "").IgnoreError();
+    communicators_ = {};
+    const absl::Time deadline = absl::Now() + kShutdownTimeout;
+    for (const Peer& peer : peers_) {
+      if (peer.link == nullptr || peer.is_local) continue;
+      while (!peer.link->HasEnded() && absl::Now() < deadline) {
+        absl::SleepFor(absl::Milliseconds(2));
+      }
+    }
+    local_.WaitAndKill(deadline - absl::Now());
+  }
+
+  absl::Status Connect() {
+    std::random_device random;
+    Welcome welcome;
+    welcome.leader_name = DescribeRank(0, ProcessName());
+    for (uint64_t& word : welcome.token) {
+      word = uint64_t{random()} << 32 | random();
+    }
+    welcome.mesh.resize(layout_.size());
+    if (mesh_listener_.get() >= 0) {
+      welcome.mesh[0].port = LocalAddress(mesh_listener_.get()).port;
+    }
+    for (int rank = 1; rank < layout_.size(); ++rank) {
+      JoinedRank& joined = reception_->joined()[rank];
+      welcome.mesh[rank] = {joined.host, joined.hello.mesh_port};
+      peers_[rank].name = joined.hello.name;
+      peers_[rank].link = std::move(joined.link);
+      peers_[rank].is_local = layout_.NodeOf(rank) == 0;
+      peers_[rank].last_heard = absl::Now();
+    }
+    for (Peer& peer : peers_) {
+      if (peer.link == nullptr) continue;
+      QUIRE_RETURN_IF_ERROR(peer.link->Send(MessageType::kWelcome,
+                                            ToBytes(welcome), kMeshTimeout));
+    }
+    CommunicatorOptions options;
+    options.layout = layout_;
+    options.memory = memory_.has_value() ? &*memory_ : nullptr;
+    options.welcome = std::move(welcome);
+    options.master_host = options_.ranks.master.host;
+    options.mesh_listener = mesh_listener_.get();
+    options.deadline = absl::Now() + kMeshTimeout;
+    options.timeout = options_.ranks.watchdog;
+    QUIRE_ASSIGN_OR_RETURN(communicators_, ConnectRanks(options));
+    return absl::OkStatus();
+  }
+
+  // Until `is_ready` of every other rank, or a failure.
+  template <typename IsReady>
+  absl::Status AwaitPeers(const IsReady& is_ready) {
+    std::unique_lock<std::mutex> lock(mu_);
+    changed_.wait(lock, [&] {
+      return !status_.ok() ||
+             std::all_of(peers_.begin() + 1, peers_.end(), is_ready);
+    });
+    return status_;
+  }
+
+  absl::Status Send(MessageType type, absl::string_view body) {
+    plan_bytes_.assign(1, static_cast<char>(type));
+    plan_bytes_.append(body.data(), body.size());
+    return SendEncoded();
+  }
+
+  // plan_bytes_: the type, then the body.
+  absl::Status SendEncoded() {
+    const absl::string_view bytes = plan_bytes_;
+    if (ring_.has_value()) {
+      const absl::Status status = ring_->Write(bytes, options_.ranks.watchdog);
+      if (!status.ok()) return status;
+    }
+    for (const Peer& peer : peers_) {
+      if (peer.link == nullptr || peer.is_local) continue;
+      QUIRE_RETURN_IF_ERROR(peer.link->Send(static_cast<MessageType>(bytes[0]),
+                                            bytes.substr(1),
+                                            options_.ranks.watchdog));
+    }
+    return absl::OkStatus();
+  }
+
+  void BeginStep() {
+    const absl::Time now = absl::Now();
+    std::lock_guard<std::mutex> lock(mu_);
+    for (Peer& peer : peers_) {
+      if (peer.num_steps_done == num_steps_sent_) peer.behind_since = now;
+    }
+    ++num_steps_sent_;
+  }
+
+  void EndStep(const StepResult& result) {
+    std::lock_guard<std::mutex> lock(mu_);
+    const int64_t step_idx = peers_[0].num_steps_done++;
+    peers_[0].behind_since = absl::Now();
+    // Ranks of a pipeline draw at its end only.
+    if (layout_.pipeline_size > 1) return;
+    digests_.push_back(DigestOf(step_idx, result));
+    if (digests_.size() > kNumDigests) digests_.pop_front();
+  }
+
+  // Requires: mu_ is held. The first failure counts. All that waits ends, and
+  // so do the other ranks, which see their connection end.
+  void FailLocked(absl::Status status) {
+    if (!status_.ok()) return;
+    status_ = std::move(status);
+    failed_at_ = absl::Now();
+    if (ring_.has_value()) ring_->Stop();
+    communicators_.Abort();
+    for (const Peer& peer : peers_) {
+      if (peer.link != nullptr) peer.link->Disconnect();
+    }
+    changed_.notify_all();
+    Wake();
+  }
+
+  absl::Status Fail(absl::Status status) {
+    std::lock_guard<std::mutex> lock(mu_);
+    FailLocked(std::move(status));
+    return status_;
+  }
+
+  // `status` is what the engine's thread has met with, perhaps in consequence
+  // of what the monitor is about to find.
+  absl::Status Broken(const absl::Status& status) {
+    std::unique_lock<std::mutex> lock(mu_);
+    changed_.wait_for(lock, absl::ToChronoNanoseconds(kVerdictTimeout),
+                      [this] { return !status_.ok(); });
+    FailLocked(
+        absl::UnavailableError(absl::StrCat("rank 0: ", status.message())));
+    return status_;
+  }
+
+  void Wake() {
+    const uint64_t one = 1;
+    (void)!write(wake_fd_, &one, sizeof(one));
+  }
+
+  // The monitor's thread.
+
+  void Monitor() {
+    const absl::Duration tick =
+        std::min(absl::Milliseconds(50), options_.ranks.watchdog / 40);
+    std::vector<pollfd> fds;
+    for (const Peer& peer : peers_) {
+      if (peer.link != nullptr) fds.push_back({peer.link->fd(), POLLIN, 0});
+    }
+    if (listener_.get() >= 0) fds.push_back({listener_.get(), POLLIN, 0});
+    fds.push_back({wake_fd_, POLLIN, 0});
+    for (;;) {
+      poll(fds.data(), fds.size(),
+           static_cast<int>(absl::ToInt64Milliseconds(tick)) + 1);
+      {
+        std::lock_guard<std::mutex> lock(mu_);
+        if (is_stopping_) return;
+        if (!status_.ok()) break;
+      }
+      if (listener_.get() >= 0) reception_->RefuseLate();
+      for (size_t rank = 1; rank < peers_.size(); ++rank) {
+        ReadMessages(static_cast<int>(rank));
+      }
+      std::lock_guard<std::mutex> lock(mu_);
+      if (const absl::Status status = local_.Check(); !status.ok()) {
+        FailLocked(status);
+      }
+      FindHungRank(absl::Now());
+    }
+    std::unique_lock<std::mutex> lock(mu_);
+    const auto is_stopping = [this] { return is_stopping_; };
+    // What hears of its end ends by itself.
+    stopped_.wait_for(lock, std::chrono::milliseconds(500), is_stopping);
+    local_.Kill();
+    if (stopped_.wait_for(lock, absl::ToChronoNanoseconds(kStuckTimeout),
+                          is_stopping)) {
+      return;
+    }
+    const absl::Status status = status_;
+    lock.unlock();
+    if (options_.on_stuck != nullptr) options_.on_stuck(status);
+  }
+
+  void ReadMessages(int rank) {
+    Peer& peer = peers_[rank];
+    while (peer.link->HasMessage()) {
+      auto message =
+          peer.link->Receive(kMaxControlBytes, absl::Now() + absl::Seconds(1));
+      std::lock_guard<std::mutex> lock(mu_);
+      if (!status_.ok()) return;
+      const absl::Status status =
+          message.ok() ? TakeMessage(rank, *message) : message.status();
+      if (status.ok()) continue;
+      // How a child ended says more than that its connection did, or than what
+      // another rank says of it.
+      absl::Status reason = AwaitEnd(message.ok() ? -1 : rank);
+      if (reason.ok()) {
+        reason = absl::UnavailableError(absl::StrCat(
+            DescribeRank(rank, peer.name), ": ", status.message()));
+      }
+      return FailLocked(std::move(reason));
+    }
+  }
+
+  // A killed process closes its connection a moment before it can be waited
+  // for. The end of a child by a signal; of `rank`, by itself, too; or OK.
+  absl::Status AwaitEnd(int rank) {
+    if (layout_.local_size() == 1) return absl::OkStatus();
+    const absl::Time deadline = absl::Now() + absl::Milliseconds(100);
+    for (;;) {
+      absl::Status status = local_.CheckKilled();
+      if (status.ok() && rank >= 0 && peers_[rank].is_local) {
+        status = local_.Check();
+      }
+      if (!status.ok() || absl::Now() > deadline) return status;
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+  }
+
+  absl::Status TakeMessage(int rank, const Message& message) {
+    Peer& peer = peers_[rank];
+    peer.last_heard = absl::Now();
+    switch (message.type) {
+      case MessageType::kJoined:
+        peer.has_joined = true;
+        changed_.notify_all();
+        return absl::OkStatus();
+      case MessageType::kLoaded: {
+        QUIRE_ASSIGN_OR_RETURN(peer.loaded,
+                               FromBytes<LoadedFacts>(message.body));
+        changed_.notify_all();
+        return absl::OkStatus();
+      }
+      case MessageType::kHeartbeat: {
+        QUIRE_ASSIGN_OR_RETURN(const Heartbeat heartbeat,
+                               FromBytes<Heartbeat>(message.body));
+        if (heartbeat.num_steps_done != peer.num_steps_done) {
+          peer.num_steps_done = heartbeat.num_steps_done;
+          peer.behind_since = peer.last_heard;
+        }
+        return CompareDigests(heartbeat);
+      }
+      case MessageType::kFailure:
+        return absl::UnavailableError(message.body);
+      default:
+        return absl::DataLossError("a message that no worker sends");
+    }
+  }
+
+  // Of the steps that rank 0 has collected itself; a rank that is ahead is
+  // compared by its next heartbeat, or not at all.
+  absl::Status CompareDigests(const Heartbeat& heartbeat) const {
+    for (const StepDigest& theirs : heartbeat.digests) {
+      const auto ours =
+          std::lower_bound(digests_.begin(), digests_.end(), theirs.step_idx,
+                           [](const StepDigest& digest, int64_t step_idx) {
+                             return digest.step_idx < step_idx;
+                           });
+      if (ours == digests_.end() || ours->step_idx != theirs.step_idx ||
+          ours->hash == theirs.hash) {
+        continue;
+      }
+      return absl::UnavailableError(absl::StrCat(
+          "drew other tokens than rank 0 in step ", theirs.step_idx));
+    }
+    return absl::OkStatus();
+  }
+
+  void FindHungRank(absl::Time now) {
+    const absl::Duration watchdog = options_.ranks.watchdog;
+    for (size_t rank = 1; rank < peers_.size(); ++rank) {
+      if (now - peers_[rank].last_heard > watchdog) {
+        return FailLocked(absl::UnavailableError(absl::StrCat(
+            DescribeRank(static_cast<int>(rank), peers_[rank].name),
+            " hangs: no sign of life for ", absl::FormatDuration(watchdog))));
+      }
+    }
+    int64_t num_steps_done = num_steps_sent_;
+    std::vector<int> stuck;
+    for (size_t rank = 0; rank < peers_.size(); ++rank) {
+      const Peer& peer = peers_[rank];
+      const bool is_behind = peer.num_steps_done < num_steps_sent_;
+      if (!is_behind || now - peer.behind_since <= watchdog) continue;
+      // Those that wait for the one that hangs have come further, or as far.
+      if (peer.num_steps_done < num_steps_done) stuck.clear();
+      num_steps_done = std::min(num_steps_done, peer.num_steps_done);
+      if (peer.num_steps_done == num_steps_done) {
+        stuck.push_back(static_cast<int>(rank));
+      }
+    }
+    if (stuck.empty()) return;
+    FailLocked(absl::UnavailableError(absl::StrCat(
+        "rank ", absl::StrJoin(stuck, ", "), " hangs: has worked on step ",
+        num_steps_done, " for ", absl::FormatDuration(watchdog))));
+  }
+
+  const RankGroupOptions options_;
+  const RankLayout layout_;
+  const int wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+  // Written before the monitor starts.
+  std::optional<SharedMemory> memory_;
+  std::optional<PlanRingWriter> ring_;
+  OwnedFd listener_, mesh_listener_;
+  std::optional<RankReception> reception_;  // The monitor's, once it runs.
+  RankCommunicators communicators_;
+
+  // The engine thread's.
+  ModelRunner* own_ = nullptr;
+  std::string plan_bytes_;  // Reused.
+  bool is_serving_ = false;
+
+  mutable std::mutex mu_;  // Guards the following; links are thread-safe.
+  std::condition_variable changed_, stopped_;
+  std::vector<Peer> peers_;  // [size]
+  LocalRanks local_;
+  absl::Status status_;
+  absl::Time failed_at_;
+  bool is_stopping_ = false;
+  int64_t num_steps_sent_ = 0;
+  std::deque<StepDigest> digests_;  // Ascending by step.
+
+  std::thread monitor_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Start(
+    RankGroupOptions options) {
+  auto group = std::make_unique<RankGroupImpl>(std::move(options));
+  QUIRE_RETURN_IF_ERROR(group->Init());
+  return group;
+}
+
+}  // namespace quire

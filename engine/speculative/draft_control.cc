@@ -1,0 +1,273 @@
+#include "engine/speculative/draft_control.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace quire {
+namespace {
+
+// Each step counts 1 % less than the one after it: some 100 steps decide, so
+// that a change of load or context shows within seconds.
+constexpr double kStepFade = 0.99;
+// With all steps of one size nothing is seen of the slope. It is then taken as
+// it was when something was; at first, a quarter of the time counts as growing
+// with the tokens, which lets drafting be tried. The guess weighs as much as
+// steps that differ by 3 % in size; three times that is a measurement.
+constexpr double kGuessedShare = 0.25;
+constexpr double kGuessWeight = 1e-3;
+constexpr double kMeasuredVariance = 1e-2;
+constexpr double kMeasuredSteps = 8;
+// Until there is one, drafts make every other step larger by so much at most.
+constexpr double kUnmeasuredGrowth = 0.25;
+// A step that took twice what was expected or more says that the machine was
+// busy elsewhere, or that the load has changed: the latter shows in some steps.
+constexpr double kMaxOutlier = 2;
+
+// A sequence is judged by its last ten verified drafts or so; to begin with, by
+// what became of those of all sequences.
+constexpr double kSequenceFade = 0.9;
+constexpr double kSequencePrior = 2;
+constexpr double kAllFade = 0.99;
+constexpr double kAllPrior = 4;
+constexpr double kFirstAcceptance = 0.7;
+constexpr double kTryFade = 0.95;
+constexpr double kFirstYield = 0.5;
+
+// Drafts have to be worth more than the fit of T can be wrong.
+constexpr double kMargin = 1.15;
+// And where nothing is known of T yet, more likely than this.
+constexpr double kUnknownThreshold = 0.3;
+
+// Of the time, for drafts that are not expected to pay; of a sequence that had
+// none for so many steps.
+constexpr double kProbeShare = 0.004;
+constexpr double kMaxProbeCredit = 1;
+constexpr int kStepsBeforeProbe = 16;
+constexpr int kProbeDrafts = 2;
+constexpr double kMinProbeCost = 1e-4;
+
+// Waiting for tokens in flight costs a few percent of a step.
+constexpr double kYieldWorthWaiting = 0.1;
+constexpr int64_t kStepsBetweenWaits = 64;
+
+}  // namespace
+
+void StepCost::Note(int num_tokens, double seconds) {
+  if (!(seconds > 0)) return;  // The clock went backwards.
+  if (is_known()) seconds = std::min(seconds, kMaxOutlier * Of(num_tokens));
+  const double n = num_tokens;
+  weight_ = kStepFade * weight_ + 1;
+  sum_tokens_ = kStepFade * sum_tokens_ + n;
+  sum_tokens_squared_ = kStepFade * sum_tokens_squared_ + n * n;
+  sum_seconds_ = kStepFade * sum_seconds_ + seconds;
+  sum_products_ = kStepFade * sum_products_ + n * seconds;
+  const double mean_tokens = sum_tokens_ / weight_;
+  const double mean_seconds = sum_seconds_ / weight_;
+  const double variance =
+      std::max(sum_tokens_squared_ / weight_ - mean_tokens * mean_tokens, 0.0);
+  const double covariance =
+      sum_products_ / weight_ - mean_tokens * mean_seconds;
+  const double share = is_measured() ? measured_share_ : kGuessedShare;
+  ++num_steps_since_measured_;
+  const double guess = share * mean_seconds / mean_tokens;
+  const double guess_weight = kGuessWeight * mean_tokens * mean_tokens;
+  slope_ = std::clamp(
+      (covariance + guess_weight * guess) / (variance + guess_weight), 0.0,
+      mean_seconds / mean_tokens);
+  base_ = mean_seconds - slope_ * mean_tokens;
+  if (weight_ > kMeasuredSteps &&
+      variance > kMeasuredVariance * mean_tokens * mean_tokens) {
+    measured_share_ = slope_ * mean_tokens / mean_seconds;
+    num_steps_since_measured_ = 0;
+  }
+}
+
+double DraftControl::AcceptanceOf(const DraftTrack& track) const {
+  const double of_all = (all_.num_accepted + kAllPrior * kFirstAcceptance) /
+                        (all_.num_tested + kAllPrior);
+  return (track.num_accepted + kSequencePrior * of_all) /
+         (track.num_tested + kSequencePrior);
+}
+
+void DraftControl::BeginStep() {
+  ++num_steps_;
+  probe_credit_ = std::min(probe_credit_ + kProbeShare, kMaxProbeCredit);
+}
+
+double DraftControl::Threshold(double num_expected, int num_tokens) const {
+  if (!step_cost_.is_known()) return kUnknownThreshold;
+  return kMargin * num_expected * step_cost_.slope() /
+         step_cost_.Of(num_tokens);
+}
+
+double DraftControl::AllotToDepth(int depth, int num_base_tokens,
+                                  absl::Span<const Candidate> candidates,
+                                  int* num_drafts) {
+  allotted_.assign(candidates.size(), 0);
+  double num_expected = num_base_tokens;
+  *num_drafts = 0;
+  // What is allotted raises the price of the rest: three rounds come close.
+  for (int round = 0; round < 3; ++round) {
+    const double threshold =
+        Threshold(num_expected, num_base_tokens + *num_drafts);
+    num_expected = num_base_tokens;
+    *num_drafts = 0;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      const Candidate& candidate = candidates[i];
+      const double acceptance = AcceptanceOf(*candidate.track);
+      double chance = 1;
+      int count = 0;
+      for (; count < std::min(depth, candidate.max_drafts); ++count) {
+        const double probability = candidate.probabilities.empty()
+                                       ? 1.0
+                                       : candidate.probabilities[count];
+        chance *= std::min(1.0, probability * acceptance);
+        if (chance <= threshold) break;
+        num_expected += chance;
+      }
+      allotted_[i] = count;
+      *num_drafts += count;
+    }
+  }
+  return num_expected;
+}
+
+void DraftControl::AllotProposals(int num_base_tokens,
+                                  absl::Span<Candidate> candidates) {
+  if (!adapts_ || !is_costly_) return;  // Proposals cost nothing.
+  int num_drafts = 0;
+  int best_depth = 0;
+  double best_rate = 0;
+  for (int depth = 0; depth <= max_drafts_; ++depth) {
+    const double num_expected =
+        AllotToDepth(depth, num_base_tokens, candidates, &num_drafts);
+    if (depth > 0 && num_drafts == 0) break;
+    const double seconds = step_cost_.is_known()
+                               ? step_cost_.Of(num_base_tokens + num_drafts)
+                               : 1.0;
+    const double rate = num_expected / (seconds + depth * proposal_seconds_);
+    if (depth == 0 || rate > (best_depth == 0 ? kMargin : 1.0) * best_rate) {
+      best_rate = rate;
+      best_depth = depth;
+    }
+  }
+  AllotToDepth(best_depth, num_base_tokens, candidates, &num_drafts);
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    candidates[i].num_allotted = allotted_[i];
+  }
+  Probe(num_base_tokens, candidates);
+  for (Candidate& candidate : candidates) {
+    candidate.max_drafts = candidate.num_allotted;
+  }
+}
+
+void DraftControl::AllotDrafts(int num_base_tokens, int budget,
+                               absl::Span<Candidate> candidates) {
+  for (Candidate& candidate : candidates) {
+    candidate.num_allotted = candidate.max_drafts;
+  }
+  if (adapts_ && !is_costly_) {
+    int num_drafts = 0;
+    AllotToDepth(max_drafts_, num_base_tokens, candidates, &num_drafts);
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      candidates[i].num_allotted = allotted_[i];
+    }
+    Probe(num_base_tokens, candidates);
+  }
+  if (adapts_ && !step_cost_.is_measured()) {
+    const int growth = std::max(
+        max_drafts_, static_cast<int>(kUnmeasuredGrowth * num_base_tokens));
+    budget = num_steps_ % 2 == 0 ? 0 : std::min(budget, growth);
+  }
+  // As deep as the budget goes for all alike; the rest of it in order.
+  int depth = 0;
+  int num_left = budget;
+  while (depth < max_drafts_) {
+    int num_deeper = 0;
+    for (const Candidate& candidate : candidates) {
+      num_deeper += candidate.num_allotted > depth;
+    }
+    if (num_deeper == 0 || num_deeper > num_left) break;
+    num_left -= num_deeper;
+    ++depth;
+  }
+  for (Candidate& candidate : candidates) {
+    const int wanted = candidate.num_allotted;
+    candidate.num_allotted = std::min(wanted, depth);
+    if (wanted > depth && num_left > 0) {
+      ++candidate.num_allotted;
+      --num_left;
+    }
+  }
+}
+
+void DraftControl::Probe(int num_base_tokens,
+                         absl::Span<Candidate> candidates) {
+  for (Candidate& candidate : candidates) {
+    if (candidate.num_allotted > 0 || candidate.max_drafts == 0 ||
+        candidate.track->num_steps_without < kStepsBeforeProbe) {
+      continue;
+    }
+    const int num_drafts = std::min(candidate.max_drafts, kProbeDrafts);
+    double cost = kMinProbeCost;
+    if (step_cost_.is_known()) {
+      cost += num_drafts * (step_cost_.slope() + proposal_seconds_) /
+              step_cost_.Of(num_base_tokens);
+    }
+    // However dear it seems, it is tried when enough has been saved.
+    cost = std::min(cost, kMaxProbeCredit);
+    if (cost > probe_credit_) break;
+    probe_credit_ -= cost;
+    candidate.num_allotted = num_drafts;
+  }
+}
+
+bool DraftControl::IsWorthWaiting(
+    absl::Span<const DraftTrack* const> tracks) const {
+  if (tracks.empty()) return false;
+  if (!adapts_ || num_steps_ % kStepsBetweenWaits == 0) return true;
+  double yield = 0;
+  for (const DraftTrack* track : tracks) {
+    yield += (track->tokens_of_tries + kSequencePrior * kFirstYield) /
+             (track->num_tries + kSequencePrior);
+  }
+  return yield >= kYieldWorthWaiting * static_cast<double>(tracks.size());
+}
+
+void DraftControl::NoteResult(int num_drafts, int num_accepted,
+                              absl::Span<const float> probabilities,
+                              DraftTrack* track) {
+  track->num_tries = kTryFade * track->num_tries + 1;
+  track->tokens_of_tries = kTryFade * track->tokens_of_tries + num_accepted;
+  if (num_drafts == 0) {
+    ++track->num_steps_without;
+    return;
+  }
+  track->num_steps_without = 0;
+  // Drafts behind the first rejected one were not tested.
+  const int num_tested = std::min(num_accepted + 1, num_drafts);
+  double tested = 0;
+  for (int i = 0; i < num_tested; ++i) {
+    tested += probabilities.empty() ? 1.0 : probabilities[i];
+  }
+  track->num_tested = kSequenceFade * track->num_tested + tested;
+  track->num_accepted = kSequenceFade * track->num_accepted + num_accepted;
+  all_.num_tested = kAllFade * all_.num_tested + tested;
+  all_.num_accepted = kAllFade * all_.num_accepted + num_accepted;
+}
+
+void DraftControl::NoteProposals(int depth, absl::Duration duration) {
+  const double seconds = absl::ToDoubleSeconds(duration);
+  if (depth < 1 || !(seconds > 0)) return;
+  const double each = seconds / depth;
+  proposal_seconds_ = proposal_seconds_ == 0
+                          ? each
+                          : 0.9 * proposal_seconds_ +
+                                0.1 * std::min(each, 4 * proposal_seconds_);
+}
+
+void DraftControl::NoteStep(int num_tokens, absl::Duration duration) {
+  step_cost_.Note(num_tokens, absl::ToDoubleSeconds(duration));
+}
+
+}  // namespace quire

@@ -1,0 +1,139 @@
+// Decides how many tokens to draft, from what was accepted so far and from what
+// steps have cost.
+//
+// A step of n tokens takes about T(n) = a + b n: the weights are read once, the
+// rest grows with the tokens. Drafts make a step longer and give it more
+// tokens, so they pay while tokens per second grow: with S tokens expected of
+// the step, a draft that is accepted with probability g pays if
+//   (S + g) / T(n + 1) > S / T(n),  that is  g > S b / T(n).
+// Where a step costs the same with and without them (one request, weights read
+// from memory), nearly all drafts pay; where n is so large that arithmetic
+// decides, S b / T(n) comes near 1 and hardly any does. So drafting ends under
+// load by itself. a and b are fitted to the steps seen last, g follows from the
+// running acceptance of each sequence. (The model of the step: Leviathan et al.
+// 2023, arXiv:2211.17192, section 3.5, where the cost of a step is taken as
+// constant; choosing by goodput: Liu et al. 2024, arXiv:2406.14066.)
+//
+// Where drafting has stopped nothing would be learnt, so a small part of the
+// time (kProbeShare) is spent on trying again.
+//
+// A function of what it is told: durations are handed in, nothing is drawn at
+// random. Thread-compatible: used by the engine thread only.
+#ifndef QUIRE_ENGINE_SPECULATIVE_DRAFT_CONTROL_H_
+#define QUIRE_ENGINE_SPECULATIVE_DRAFT_CONTROL_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+
+namespace quire {
+
+// What is known of the drafts for one sequence, or for all together. Counts
+// fade: each verification weighs less with every one after it.
+struct DraftTrack {
+  double num_tested = 0;    // Drafts that were verified, by their probability.
+  double num_accepted = 0;  // Of those.
+  // Steps in which drafts could have been proposed, and what they brought.
+  double num_tries = 0;
+  double tokens_of_tries = 0;
+  int num_steps_without = 0;  // Since drafts were last verified.
+};
+
+// How long a step of n tokens takes, fitted to the last ones.
+class StepCost {
+ public:
+  void Note(int num_tokens, double seconds);
+  bool is_known() const { return weight_ > 0; }
+  // Seconds. Requires: is_known().
+  double Of(int num_tokens) const { return base_ + slope_ * num_tokens; }
+  double slope() const { return slope_; }
+  // Steps of different sizes were seen, so that the slope is no guess.
+  bool is_measured() const {
+    return measured_share_ >= 0 && num_steps_since_measured_ < kMeasuredFor;
+  }
+
+ private:
+  double weight_ = 0;  // Sums over the steps, fading.
+  double sum_tokens_ = 0;
+  double sum_tokens_squared_ = 0;
+  double sum_seconds_ = 0;
+  double sum_products_ = 0;
+  double base_ = 0;
+  double slope_ = 0;
+  // The machine may have been busy elsewhere when it was measured.
+  static constexpr int kMeasuredFor = 500;  // Steps.
+  double measured_share_ = -1;  // Of the time that grew with the tokens.
+  int num_steps_since_measured_ = 0;
+};
+
+class DraftControl {
+ public:
+  // max_drafts: of one sequence in one step. adapts: false drafts as much as
+  // is allowed, whatever becomes of it.
+  DraftControl(int max_drafts, bool adapts)
+      : max_drafts_(max_drafts), adapts_(adapts) {}
+
+  // Drafter::is_costly().
+  void set_is_costly(bool is_costly) { is_costly_ = is_costly; }
+
+  // One sequence in a step.
+  struct Candidate {
+    const DraftTrack* track = nullptr;
+    int max_drafts = 0;  // That could be proposed, or were.
+    // Of these drafts, if the drafter gave them; else empty.
+    absl::Span<const float> probabilities;
+    int num_allotted = 0;  // Set by AllotDrafts.
+  };
+
+  // Another step is about to be planned.
+  void BeginStep();
+
+  // Lowers max_drafts to what to ask the drafter for.
+  // num_base_tokens: of the step without drafts, >= 1.
+  void AllotProposals(int num_base_tokens, absl::Span<Candidate> candidates);
+  // Which of the proposed drafts to verify, at most `budget` together.
+  void AllotDrafts(int num_base_tokens, int budget,
+                   absl::Span<Candidate> candidates);
+
+  // Whether drafting is worth that the next step waits for the tokens of the
+  // one in flight. `tracks`: of the sequences that decode.
+  bool IsWorthWaiting(absl::Span<const DraftTrack* const> tracks) const;
+
+  // What became of a try: drafts verified (perhaps none), with the drafter's
+  // probabilities or none, and how many were accepted.
+  void NoteResult(int num_drafts, int num_accepted,
+                  absl::Span<const float> probabilities, DraftTrack* track);
+  // Drafts of one sequence after the other took so long; depth: the longest.
+  void NoteProposals(int depth, absl::Duration duration);
+  // A step without prompts was submitted and collected.
+  void NoteStep(int num_tokens, absl::Duration duration);
+
+  // How likely a draft of probability 1 is accepted.
+  double AcceptanceOf(const DraftTrack& track) const;
+
+ private:
+  // Drafts less likely than this do not pay.
+  double Threshold(double num_expected, int num_tokens) const;
+  // Sets allotted_ to what pays, at most `depth` for each; returns the tokens
+  // expected of the step.
+  double AllotToDepth(int depth, int num_base_tokens,
+                      absl::Span<const Candidate> candidates, int* num_drafts);
+  // Spends credit on sequences that have not been tried for long.
+  void Probe(int num_base_tokens, absl::Span<Candidate> candidates);
+
+  const int max_drafts_;
+  const bool adapts_;
+  bool is_costly_ = false;
+  StepCost step_cost_;
+  double proposal_seconds_ = 0;  // For each further draft.
+  DraftTrack all_;               // Of all sequences together.
+  double probe_credit_ = 0;      // In steps.
+  int64_t num_steps_ = 0;
+  std::vector<int> allotted_;  // Scratch.
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_ENGINE_SPECULATIVE_DRAFT_CONTROL_H_

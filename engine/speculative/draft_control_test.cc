@@ -1,0 +1,216 @@
+#include "engine/speculative/draft_control.h"
+
+#include <cmath>
+
+#include "engine/base/random.h"
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+// A machine on which a step of n tokens takes base + slope * n, with noise, and
+// sequences whose drafts are accepted with a fixed probability: what control
+// makes of it, compared with no drafts at all.
+struct World {
+  double base_us = 1000;
+  double slope_us = 10;
+  double noise = 0.1;
+  double acceptance = 0.8;
+  int num_sequences = 1;
+  int max_drafts = 5;
+  int num_steps = 3000;
+};
+
+struct Outcome {
+  double speedup = 0;  // Tokens per second over those without drafts.
+  double drafts_per_row = 0;
+};
+
+Outcome Play(const World& world, uint64_t seed) {
+  SimulationRandom random(seed);
+  DraftControl control(world.max_drafts, /*adapts=*/true);
+  std::vector<DraftTrack> tracks(world.num_sequences);
+  double microseconds = 0, num_tokens = 0, num_drafts = 0;
+  for (int step = 0; step < world.num_steps; ++step) {
+    control.BeginStep();
+    std::vector<DraftControl::Candidate> candidates;
+    for (DraftTrack& track : tracks) {
+      candidates.push_back({&track, world.max_drafts, {}, 0});
+    }
+    control.AllotProposals(world.num_sequences, absl::MakeSpan(candidates));
+    control.AllotDrafts(world.num_sequences, 1000, absl::MakeSpan(candidates));
+    int size = world.num_sequences;
+    for (size_t i = 0; i < tracks.size(); ++i) {
+      const int count = candidates[i].num_allotted;
+      EXPECT_LE(count, world.max_drafts);
+      int accepted = 0;
+      while (accepted < count && random.Uniform() < world.acceptance) {
+        ++accepted;
+      }
+      control.NoteResult(count, accepted, {}, &tracks[i]);
+      size += count;
+      num_tokens += 1 + accepted;
+      num_drafts += count;
+    }
+    const double us = (world.base_us + world.slope_us * size) *
+                      (1 + world.noise * (random.Uniform() - 0.5));
+    control.NoteStep(size, absl::Microseconds(us));
+    microseconds += us;
+  }
+  const double plain_us = world.base_us + world.slope_us * world.num_sequences;
+  return {num_tokens / microseconds * plain_us / world.num_sequences,
+          num_drafts / world.num_steps / world.num_sequences};
+}
+
+TEST(StepCostTest, FitsALine) {
+  SimulationRandom random(5);
+  StepCost cost;
+  for (int i = 0; i < 400; ++i) {
+    const int n = static_cast<int>(random.Between(1, 40));
+    cost.Note(n, (100 + 3.0 * n) * (1 + 0.05 * (random.Uniform() - 0.5)));
+  }
+  EXPECT_NEAR(cost.slope(), 3.0, 0.3);
+  EXPECT_NEAR(cost.Of(20), 160, 5);
+  // One disturbance does not count for much; a clock that goes backwards for
+  // nothing.
+  cost.Note(20, 1e9);
+  cost.Note(20, -5);
+  EXPECT_LT(cost.Of(20), 185);
+}
+
+TEST(StepCostTest, OfOneSizeTheSlopeIsGuessed) {
+  StepCost cost;
+  EXPECT_FALSE(cost.is_known());
+  for (int i = 0; i < 50; ++i) cost.Note(8, 100);
+  EXPECT_NEAR(cost.Of(8), 100, 1e-6);
+  EXPECT_NEAR(cost.slope(), 100 * 0.25 / 8, 1e-6);
+}
+
+TEST(DraftControlTest, DraftsWhatIsAcceptedWhereStepsCostTheSame) {
+  World world;
+  const Outcome good = Play(world, 1);
+  EXPECT_GT(good.drafts_per_row, 3);
+  EXPECT_GT(good.speedup, 2.5);
+  world.acceptance = 1;
+  EXPECT_GT(Play(world, 2).speedup, 5);
+}
+
+TEST(DraftControlTest, StopsWhatIsNeverAccepted) {
+  for (int num_sequences : {1, 32}) {
+    for (double slope : {10.0, 100.0}) {
+      World world;
+      world.acceptance = 0;
+      world.num_sequences = num_sequences;
+      world.slope_us = slope;
+      const Outcome bad = Play(world, 3);
+      EXPECT_GT(bad.speedup, 0.985) << num_sequences << " " << slope;
+    }
+  }
+}
+
+// Under load, where arithmetic decides, no drafter makes it slower, and a good
+// one is used as long as it pays.
+TEST(DraftControlTest, UnderLoadItCostsNothing) {
+  for (double acceptance : {0.0, 0.3, 0.6, 0.9}) {
+    for (int num_sequences : {8, 32, 128}) {
+      World world;
+      world.acceptance = acceptance;
+      world.num_sequences = num_sequences;
+      world.base_us = 100;
+      world.slope_us = 100;
+      EXPECT_GT(Play(world, 4).speedup, 0.985)
+          << acceptance << " at " << num_sequences;
+    }
+  }
+}
+
+TEST(DraftControlTest, FindsOutThatDraftsHaveBecomeGood) {
+  DraftControl control(4, /*adapts=*/true);
+  DraftTrack track;
+  const auto step = [&](bool is_right) {
+    control.BeginStep();
+    DraftControl::Candidate candidate{&track, 4, {}, 0};
+    control.AllotProposals(1, absl::MakeSpan(&candidate, 1));
+    control.AllotDrafts(1, 100, absl::MakeSpan(&candidate, 1));
+    const int count = candidate.num_allotted;
+    control.NoteResult(count, is_right ? count : 0, {}, &track);
+    control.NoteStep(1 + count, absl::Microseconds(900 + 100 * (1 + count)));
+    return count;
+  };
+  for (int i = 0; i < 500; ++i) step(false);
+  int num_before = 0, num_after = 0;
+  for (int i = 0; i < 200; ++i) num_before += step(false);
+  EXPECT_GT(num_before, 0);   // It tries,
+  EXPECT_LT(num_before, 40);  // now and then.
+  for (int i = 0; i < 300; ++i) num_after += step(true);
+  EXPECT_GT(num_after, 500);
+}
+
+TEST(DraftControlTest, ProbabilitiesOfTheDrafterCount) {
+  DraftControl control(4, /*adapts=*/true);
+  DraftTrack track;
+  for (int i = 0; i < 100; ++i) {
+    control.NoteStep(1 + i % 5, absl::Microseconds(1000 + 200 * (i % 5)));
+  }
+  const std::vector<float> likely = {0.9f, 0.9f, 0.05f, 0.9f};
+  DraftControl::Candidate candidate{&track, 4, likely, 0};
+  control.AllotDrafts(1, 100, absl::MakeSpan(&candidate, 1));
+  EXPECT_EQ(candidate.num_allotted, 2);
+}
+
+TEST(DraftControlTest, ACostlyDrafterIsAskedForWhatPays) {
+  DraftControl control(5, /*adapts=*/true);
+  control.set_is_costly(true);
+  DraftTrack track;
+  for (int i = 0; i < 200; ++i) {
+    control.NoteStep(1 + i % 6, absl::Microseconds(1000 + i % 6));
+  }
+  const auto ask = [&] {
+    DraftControl::Candidate candidate{&track, 5, {}, 0};
+    control.AllotProposals(1, absl::MakeSpan(&candidate, 1));
+    return candidate.max_drafts;
+  };
+  control.NoteProposals(5, absl::Microseconds(50));
+  for (int i = 0; i < 30; ++i) control.NoteResult(5, 4, {}, &track);
+  EXPECT_GE(ask(), 4);
+  // A drafter as slow as the target is of no use.
+  for (int i = 0; i < 100; ++i) control.NoteProposals(5, absl::Milliseconds(5));
+  EXPECT_EQ(ask(), 0);
+}
+
+TEST(DraftControlTest, TheBudgetIsShared) {
+  DraftControl control(4, /*adapts=*/false);
+  DraftTrack track;
+  std::vector<DraftControl::Candidate> candidates(3, {&track, 4, {}, 0});
+  candidates[1].max_drafts = 1;
+  control.AllotDrafts(3, 7, absl::MakeSpan(candidates));
+  EXPECT_EQ(candidates[0].num_allotted, 3);
+  EXPECT_EQ(candidates[1].num_allotted, 1);
+  EXPECT_EQ(candidates[2].num_allotted, 3);
+  for (auto& candidate : candidates) candidate.max_drafts = 4;
+  control.AllotDrafts(3, 0, absl::MakeSpan(candidates));
+  for (const auto& candidate : candidates) EXPECT_EQ(candidate.num_allotted, 0);
+}
+
+TEST(DraftControlTest, WaitsForTokensWhileThatBringsSome) {
+  DraftControl control(4, /*adapts=*/true);
+  DraftTrack good, bad;
+  control.BeginStep();
+  for (int i = 0; i < 100; ++i) {
+    control.NoteResult(4, 3, {}, &good);
+    control.NoteResult(0, 0, {}, &bad);
+  }
+  EXPECT_FALSE(control.IsWorthWaiting({}));
+  EXPECT_TRUE(control.IsWorthWaiting({&good}));
+  EXPECT_FALSE(control.IsWorthWaiting({&bad}));
+  // Now and then it is tried again.
+  bool has_tried = false;
+  for (int i = 0; i < 64; ++i) {
+    control.BeginStep();
+    has_tried |= control.IsWorthWaiting({&bad});
+  }
+  EXPECT_TRUE(has_tried);
+}
+
+}  // namespace
+}  // namespace quire

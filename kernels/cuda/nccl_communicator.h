@@ -1,0 +1,125 @@
+// The collectives of ranks that compute on a GPU each, by NCCL.
+//
+// Everything is enqueued on a stream like a kernel, and is captured in a graph
+// like one. What waits for other ranks on the host (joining, Barrier, WaitFor)
+// has a timeout, and Abort ends it.
+#ifndef QUIRE_KERNELS_CUDA_NCCL_COMMUNICATOR_H_
+#define QUIRE_KERNELS_CUDA_NCCL_COMMUNICATOR_H_
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "kernels/communicator.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/nccl_library.h"
+
+namespace quire::cuda {
+
+struct NcclCommunicatorOptions {
+  // How long a rank waits for one that says nothing: while joining, and then.
+  absl::Duration join_timeout = absl::Minutes(5);
+  absl::Duration timeout = absl::Seconds(30);
+};
+
+// See Communicator. Views are device memory; the host's thread that enqueues
+// has the device as its current one. Sums are NCCL's to round: the same bits on
+// every rank, and in every run with the same ranks on the same machines.
+//
+// Graphs with its collectives go before it, and it goes before the device.
+class NcclCommunicator : public Communicator {
+ public:
+  // Joins the group and waits until all ranks have. NOT_FOUND and
+  // FAILED_PRECONDITION as NcclLibrary::Open; INVALID_ARGUMENT for a rank or
+  // size out of range; UNAVAILABLE with NCCL's words, or after the timeout.
+  static absl::StatusOr<std::unique_ptr<NcclCommunicator>> Create(
+      const NcclLibrary& library, const NcclId& id, int rank, int size,
+      Device* device, const NcclCommunicatorOptions& options = {});
+  ~NcclCommunicator() override;
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  std::string Description() const override;
+  bool is_on_device() const override { return true; }
+  const NcclCommunicatorOptions& options() const { return options_; }
+
+  absl::Status AllReduceSum(TensorView data, DeviceStream stream) override;
+  absl::Status AllGather(TensorView from, TensorView to,
+                         DeviceStream stream) override;
+  absl::Status ReduceScatterSum(TensorView from, TensorView to,
+                                DeviceStream stream) override;
+  absl::Status Broadcast(TensorView data, int root,
+                         DeviceStream stream) override;
+  absl::Status Send(TensorView data, int peer, DeviceStream stream) override;
+  absl::Status Receive(TensorView data, int peer, DeviceStream stream) override;
+  // On the device's own stream.
+  absl::Status Barrier() override;
+  absl::Status AsyncError() override;
+  void Abort() override;
+
+  // Device memory whose all-reduce is the fastest that the library has: a
+  // symmetric window of all ranks, where its version knows such (has_windows);
+  // else plain device memory. A collective: all ranks ask for the same sizes in
+  // the same order. It lives as long as the communicator.
+  // RESOURCE_EXHAUSTED if there is no such memory left.
+  absl::StatusOr<void*> AllocateWindow(int64_t num_bytes);
+  bool has_windows() const { return library_.api().has_windows(); }
+
+  // Returns when `event` has happened. UNAVAILABLE where it does not within the
+  // timeout, or something has gone wrong meanwhile; nothing waits then any
+  // more, on any rank.
+  absl::Status WaitFor(const Event& event);
+
+ private:
+  struct WindowMemory {
+    void* memory = nullptr;
+    nccl::Window window = nullptr;
+  };
+
+  NcclCommunicator(const NcclLibrary& library, int rank, int size,
+                   Device* device, const NcclCommunicatorOptions& options)
+      : library_(library),
+        rank_(rank),
+        size_(size),
+        device_(device),
+        options_(options) {}
+
+  absl::Status Join(const NcclId& id);
+  // Calls `enqueue` with the communicator. The first error is kept.
+  absl::Status Call(const char* what,
+                    absl::FunctionRef<nccl::Result(nccl::Comm)> enqueue);
+  // Keeps the first `reason` and ends what is enqueued; always an error.
+  // Requires: mu_ is held.
+  absl::Status Break(absl::string_view reason);
+
+  const NcclLibrary library_;
+  const int rank_;
+  const int size_;
+  Device* const device_;
+  const NcclCommunicatorOptions options_;
+  DeviceBuffer barrier_;  // One f32.
+  std::unique_ptr<Event> barrier_event_;
+  std::vector<WindowMemory> windows_;
+  std::vector<DeviceBuffer> plain_memory_;
+
+  std::timed_mutex mu_;  // Guards what follows.
+  nccl::Comm comm_ = nullptr;
+  absl::Status broken_;
+};
+
+// Opens the library and joins: what a backend's maker calls. The library's
+// errors say where it was looked for.
+absl::StatusOr<std::unique_ptr<NcclCommunicator>> CreateNcclCommunicator(
+    const LibraryPlaces& places, const NcclId& id, int rank, int size,
+    Device* device, const NcclCommunicatorOptions& options = {});
+
+}  // namespace quire::cuda
+
+#endif  // QUIRE_KERNELS_CUDA_NCCL_COMMUNICATOR_H_

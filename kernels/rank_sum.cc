@@ -1,0 +1,70 @@
+#include "kernels/rank_sum.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace quire {
+namespace {
+
+// f32 sums of so many elements stay in the first-level cache (4 KiB).
+constexpr int64_t kPiece = 1024;
+
+void Load(const void* from, DType dtype, int64_t begin, int64_t size,
+          float* to) {
+  switch (dtype) {
+    case DType::kBF16: {
+      const auto* values = static_cast<const uint16_t*>(from) + begin;
+      for (int64_t i = 0; i < size; ++i) to[i] = Bf16ToFloat(values[i]);
+      return;
+    }
+    case DType::kF16: {
+      const auto* values = static_cast<const uint16_t*>(from) + begin;
+      for (int64_t i = 0; i < size; ++i) to[i] = HalfToFloat(values[i]);
+      return;
+    }
+    default:
+      std::memcpy(to, static_cast<const float*>(from) + begin,
+                  size * sizeof(float));
+  }
+}
+
+void Store(const float* from, DType dtype, int64_t begin, int64_t size,
+           void* to) {
+  switch (dtype) {
+    case DType::kBF16: {
+      auto* values = static_cast<uint16_t*>(to) + begin;
+      for (int64_t i = 0; i < size; ++i) values[i] = FloatToBf16(from[i]);
+      return;
+    }
+    case DType::kF16: {
+      auto* values = static_cast<uint16_t*>(to) + begin;
+      for (int64_t i = 0; i < size; ++i) values[i] = FloatToHalf(from[i]);
+      return;
+    }
+    default:
+      std::memcpy(static_cast<float*>(to) + begin, from, size * sizeof(float));
+  }
+}
+
+}  // namespace
+
+void SumInRankOrder(absl::Span<const void* const> parts, DType dtype,
+                    int64_t num_elements, void* out) {
+  float sum[kPiece], addend[kPiece];
+  for (int64_t begin = 0; begin < num_elements; begin += kPiece) {
+    const int64_t size = std::min(kPiece, num_elements - begin);
+    Load(parts[0], dtype, begin, size, sum);
+    for (const void* part : parts.subspan(1)) {
+      if (dtype == DType::kF32) {
+        const float* values = static_cast<const float*>(part) + begin;
+        for (int64_t i = 0; i < size; ++i) sum[i] += values[i];
+      } else {
+        Load(part, dtype, begin, size, addend);
+        for (int64_t i = 0; i < size; ++i) sum[i] += addend[i];
+      }
+    }
+    Store(sum, dtype, begin, size, out);
+  }
+}
+
+}  // namespace quire

@@ -1,0 +1,525 @@
+#!/usr/bin/env python3
+"""Kills, stalls and restarts the ranks of a model at random moments.
+
+Each repetition starts two ranks of the demo model, on one host or on two (two
+network namespaces joined by a cable; without the right to make them, two
+loopback addresses), checks the answer to a request, then does something to one
+side while it loads, computes a prompt, decodes or drains, and checks what is
+promised (engine/DESIGN.md, "Several ranks"): who ends, with which code, how
+soon, and that a request in flight gets an error event.
+
+  tools/rank_faults.sh --repetitions 100 --seed 1
+  tools/rank_faults.sh --seed 1 --only 17     # repeats one of them
+"""
+
+import argparse
+import ctypes
+import http.client
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+TIMEOUT = 2.0  # --worker-timeout: when a rank that hangs is given up.
+SLACK = 3.0  # For a busy machine, beyond what is promised.
+PROMPT = "Once upon a time there was a little robot"
+FAULTS = ("kill worker", "stop worker", "kill leader", "stall leader")
+MOMENTS = ("load", "prefill", "decode", "drain")
+CLONE_NEWNET = 0x40000000
+
+
+class Host:
+    """Where processes of one node run: a network namespace, or this one."""
+
+    def __init__(self, address, namespace_pid=None):
+        self.address = address
+        self.pid = namespace_pid
+
+    def command(self, args):
+        if self.pid is None:
+            return args
+        return ["nsenter", "-t", str(self.pid), "-n", "--", *args]
+
+    def enter(self):
+        """The calling thread opens its sockets on this host from now on."""
+        if self.pid is None:
+            return
+        with open(f"/proc/{self.pid}/ns/net") as namespace:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+
+
+def make_hosts():
+    """Two hosts with a cable between them, or None."""
+    if not all(shutil.which(tool) for tool in ("ip", "nsenter", "unshare")):
+        return None
+    holders = []
+    try:
+        for _ in range(2):
+            holder = subprocess.Popen(
+                ["unshare", "--net", "sh", "-c", "echo up; exec sleep infinity"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            holders.append(holder)
+            if holder.stdout.readline() != b"up\n":
+                raise OSError("no network namespace")
+        hosts = [
+            Host(f"10.77.0.{i + 1}", holder.pid) for i, holder in enumerate(holders)
+        ]
+
+        def run(*args):
+            subprocess.run(args, check=True, stderr=subprocess.DEVNULL)
+
+        first, second = (str(holder.pid) for holder in holders)
+        run(*hosts[0].command(["ip", "link", "add", "cable", "type", "veth",
+                               "peer", "name", "cable", "netns", second]))
+        for host in hosts:
+            run(*host.command(["ip", "addr", "add", host.address + "/24",
+                               "dev", "cable"]))
+            run(*host.command(["ip", "link", "set", "cable", "up"]))
+            run(*host.command(["ip", "link", "set", "lo", "up"]))
+        return hosts
+    except (OSError, subprocess.CalledProcessError):
+        for holder in holders:
+            holder.kill()
+        return None
+
+
+class Failure(Exception):
+    pass
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failure(what)
+
+
+class Process:
+    """One `quire` of the run, with its output in a file."""
+
+    def __init__(self, quire, host, folder, name, args):
+        self.log_path = folder / name
+        self.host = host
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                host.command([str(quire), *args]), stdout=log, stderr=log
+            )
+
+    @property
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def signal(self, number):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def wait(self, seconds):
+        """The exit code, -signal, or None."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def children(self):
+        path = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        try:
+            return [int(pid) for pid in path.read_text().split()]
+        except OSError:
+            return []
+
+    def end(self):
+        for pid in [*self.children(), self.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+
+
+def is_gone(pid):
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
+
+
+def wait_until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return condition()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Client(threading.Thread):
+    """One request, on a thread: its text, and how it ended."""
+
+    def __init__(self, host, port, body, stream):
+        super().__init__(daemon=True)
+        self.host, self.port, self.stream = host, port, stream
+        self.body = dict(body, stream=stream, temperature=0)
+        self.text = ""
+        self.num_chunks = 0
+        self.error = None  # Of the event, or of the connection.
+        self.status = 0
+        self.is_done = False
+        self.is_cut = False  # The connection ended without an end.
+        self.sent = threading.Event()
+        self.ended_at = None
+        self.start()
+
+    def run(self):
+        try:
+            self.host.enter()
+            connection = http.client.HTTPConnection(
+                self.host.address, self.port, timeout=60
+            )
+            connection.request(
+                "POST", "/v1/completions", json.dumps(self.body),
+                {"Content-Type": "application/json"},
+            )
+            self.sent.set()
+            self.read(connection.getresponse())
+        except (OSError, http.client.HTTPException) as error:
+            self.is_cut = True
+            self.error = repr(error)
+        finally:
+            self.sent.set()
+            self.ended_at = time.monotonic()
+
+    def read(self, response):
+        self.status = response.status
+        if not self.stream or response.status != 200:
+            answer = json.loads(response.read())
+            if "error" in answer:
+                self.error = answer["error"]["message"]
+            else:
+                self.text = answer["choices"][0]["text"]
+                self.is_done = True
+            return
+        while line := response.readline():
+            if not line.startswith(b"data: "):
+                continue
+            data = line[6:].strip()
+            if data == b"[DONE]":
+                self.is_done = self.error is None
+                return
+            event = json.loads(data)
+            if "error" in event:
+                self.error = event["error"]["message"]
+            elif event["choices"]:
+                self.text += event["choices"][0]["text"]
+                self.num_chunks += 1
+        self.is_cut = self.error is None
+
+
+class Run:
+    """Two ranks, and what is done to them."""
+
+    def __init__(self, quire, hosts, random_source, number, is_local, fault, moment):
+        self.quire, self.hosts, self.random = quire, hosts, random_source
+        self.is_local, self.fault, self.moment = is_local, fault, moment
+        self.name = (
+            f"{number}: {'one host' if is_local else 'two hosts'}, {fault}, {moment}"
+        )
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="rank_faults."))
+        self.port, self.master_port = free_port(), free_port()
+        self.leader = self.worker = self.client = None
+
+    def args(self, rank):
+        host = self.hosts[rank]
+        args = [
+            "serve", "--device", "cpu", "--threads", "1",
+            "--tensor-parallel-size", "2", "--host", host.address,
+            "--port", str(self.port), "--worker-timeout", str(TIMEOUT),
+            "--kv-cache-memory-bytes", "64MiB", "--max-num-seqs", "4",
+        ]
+        if not self.is_local:
+            args += [
+                "--nnodes", "2", "--node-rank", str(rank),
+                "--master-addr", f"{self.hosts[0].address}:{self.master_port}",
+            ]
+        return args
+
+    def start_worker(self):
+        if not self.is_local:
+            self.worker = Process(
+                self.quire, self.hosts[1], self.folder, "worker.log", self.args(1)
+            )
+
+    def start(self):
+        self.leader = Process(
+            self.quire, self.hosts[0], self.folder, "leader.log", self.args(0)
+        )
+        self.start_worker()
+
+    def worker_pid(self):
+        if not self.is_local:
+            return self.worker.pid
+        children = self.leader.children()
+        return children[0] if children else None
+
+    def request(self, max_tokens, prompt=PROMPT, stream=False):
+        body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True}
+        return Client(self.hosts[0], self.port, body, stream)
+
+    def await_ready(self):
+        ready = wait_until(
+            lambda: "ready in" in self.leader.log
+            or self.leader.process.poll() is not None,
+            30,
+        )
+        expect(ready and self.leader.process.poll() is None, "does not get ready")
+
+    def reach(self):
+        """Brings the run to its moment; what is done next hits it there."""
+        if self.moment == "load":
+            if self.is_local:
+                expect(wait_until(lambda: self.worker_pid() is not None, 10)
+                       , "no worker is started")
+            time.sleep(self.random.uniform(0, 0.3))
+            return
+        self.await_ready()
+        first = self.request(20)
+        first.join(30)
+        expect(first.is_done, f"no answer: {first.error}")
+        self.answer = first.text
+        if self.moment == "prefill":
+            words = self.random.choices(("robot", "tree", "the", "sea"), k=400)
+            self.client = self.request(100, prompt=" ".join(words), stream=True)
+            self.client.sent.wait(10)
+            time.sleep(self.random.uniform(0, 0.1))
+            return
+        self.client = self.request(1900, stream=True)
+        expect(wait_until(lambda: self.client.num_chunks > 2, 20),
+               f"nothing is decoded: {self.client.error}")
+        time.sleep(self.random.uniform(0, 0.1))
+        if self.moment == "drain":
+            self.leader.signal(signal.SIGTERM)
+            time.sleep(self.random.uniform(0, 0.05))
+
+    def go(self):
+        self.start()
+        self.reach()
+        getattr(self, self.fault.replace(" ", "_"))()
+
+    def hit_worker(self, number):
+        """The worker's process, or None if the run was over before."""
+        pid = self.worker_pid()
+        try:
+            if pid is not None:
+                os.kill(pid, number)
+                return pid
+        except ProcessLookupError:
+            pass
+        code = self.leader.wait(5)
+        is_in_order = self.moment == "drain" and code == 0
+        expect(is_in_order, f"the worker was gone; the leader ends with {code}")
+        return None
+
+    def expect_leader_fails(self, since, allowed):
+        code = self.leader.wait(allowed)
+        expect(code is not None, f"the leader still runs after {allowed} s")
+        # A request that was over before may have let it drain.
+        is_over = self.client is not None and self.client.is_done
+        expected = (70, 0) if self.moment == "drain" and is_over else (70,)
+        expect(code in expected, f"the leader ends with {code} instead of 70")
+        if self.client is None:
+            return
+        self.client.join(5)
+        expect(self.client.ended_at is not None, "a request hangs")
+        if self.client.is_done:
+            return  # It was over before.
+        expect(self.client.error is not None and not self.client.is_cut,
+               f"a request ends without an error event: {self.client.error}")
+        expect(self.client.status in (200, 500, 503),
+               f"the request was wrong: {self.client.error}")
+        expect(self.client.ended_at - since < allowed, "the error comes too late")
+
+    def kill_worker(self):
+        since = time.monotonic()
+        if self.hit_worker(signal.SIGKILL) is None:
+            return
+        if self.moment == "load" and not self.is_local:
+            return self.kill_worker_that_may_not_have_joined()
+        self.expect_leader_fails(since, 5 + SLACK)
+        expect("rank 1" in self.leader.log or self.leader.process.returncode == 0,
+               "rank 1 is not named")
+
+    def kill_worker_that_may_not_have_joined(self):
+        """Before it has joined the leader waits on: a new one takes its place."""
+        code = self.leader.wait(2)
+        if code is not None:
+            expect(code in (69, 70), f"the leader ends with {code}")
+            return
+        self.worker.end()
+        self.start_worker()
+        self.await_ready()
+        answer = self.request(20)
+        answer.join(30)
+        expect(answer.is_done, f"no answer after a restart: {answer.error}")
+
+    def stop_worker(self):
+        since = time.monotonic()
+        pid = self.hit_worker(signal.SIGSTOP)
+        if pid is None:
+            return
+        allowed = TIMEOUT + 5 + SLACK
+        if self.moment == "load":
+            # Before it has joined nobody misses it; then it is given up.
+            code = self.leader.wait(allowed)
+            os.kill(pid, signal.SIGCONT) if not is_gone(pid) else None
+            if code is not None:
+                expect(code in (69, 70), f"the leader ends with {code}")
+                return
+            self.await_ready()
+            return
+        self.expect_leader_fails(since, allowed)
+        if not self.is_local:
+            os.kill(pid, signal.SIGCONT)
+            code = self.worker.wait(5 + SLACK)
+            # In good order if the leader was done before it was stopped.
+            expect(code == 70 or self.leader.process.returncode == 0,
+                   f"the stopped worker ends with {code} instead of 70")
+        else:
+            expect(wait_until(lambda: is_gone(pid), 1 + SLACK), "an orphan is left")
+
+    def kill_leader(self):
+        pid = self.worker_pid()
+        self.leader.signal(signal.SIGKILL)
+        allowed = (1 if self.is_local else 3) + SLACK
+        if self.moment == "load" and not self.is_local:
+            # A worker that has not met its leader waits for one.
+            if not wait_until(lambda: self.worker.process.poll() is not None, allowed):
+                self.leader.end()
+                self.leader = Process(
+                    self.quire, self.hosts[0], self.folder, "leader.log",
+                    self.args(0),
+                )
+                self.await_ready()
+            return
+        if self.is_local:
+            expect(pid is None or wait_until(lambda: is_gone(pid), allowed),
+                   "a worker outlives its leader")
+        else:
+            code = self.worker.wait(allowed)
+            # In good order if the leader had just drained when it was killed.
+            expect(code == 70 or (code == 0 and self.moment == "drain"),
+                   f"the worker ends with {code} instead of 70")
+
+    def stall_leader(self):
+        """For less than what counts as hanging: nothing is lost."""
+        self.leader.signal(signal.SIGSTOP)
+        time.sleep(self.random.uniform(0.1, 0.4) * TIMEOUT)
+        self.leader.signal(signal.SIGCONT)
+        if self.moment != "drain":
+            self.await_ready()
+            answer = self.request(20)
+            answer.join(30)
+            expect(answer.is_done, f"no answer after a stall: {answer.error}")
+        if self.client is not None:
+            self.client.join(60)
+            expect(self.client.is_done, f"a stall cost a request: {self.client.error}")
+        self.leader.signal(signal.SIGTERM)
+        code = self.leader.wait(10 + SLACK)
+        expect(code == 0, f"the leader drains with {code}")
+        if not self.is_local:
+            code = self.worker.wait(3 + SLACK)
+            expect(code == 0, f"the worker ends with {code} instead of 0")
+
+    def clean_up(self, keep):
+        for process in (self.worker, self.leader):
+            if process is not None:
+                process.end()
+        if not keep:
+            shutil.rmtree(self.folder)
+
+
+def scenarios(count, seed):
+    """Every fault at every moment, on one host and on two, in random order."""
+    source = random.Random(seed)
+    every = [
+        (is_local, fault, moment)
+        for fault in FAULTS
+        for moment in MOMENTS
+        for is_local in (True, False)
+    ]
+    result = []
+    while len(result) < count:
+        source.shuffle(every)
+        result += every
+    return result[:count]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quire", default="bazel-bin/cli/quire")
+    parser.add_argument("--repetitions", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, help="one repetition's number")
+    arguments = parser.parse_args()
+    quire = pathlib.Path(arguments.quire).resolve()
+    inside = "RANK_FAULTS_INSIDE" in os.environ
+    if not inside and shutil.which("unshare"):
+        # Root of a user namespace of its own, where it may make others.
+        probe = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
+        if subprocess.run([*probe, "true"], stderr=subprocess.DEVNULL).returncode == 0:
+            os.environ["RANK_FAULTS_INSIDE"] = "1"
+            os.execvp("unshare", [*probe, "--", sys.executable, *sys.argv])
+    if inside:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=False)
+    hosts = make_hosts()
+    if hosts is None:
+        print("SKIPPED: network namespaces are not permitted here (or there is no "
+              "iproute2); two loopback addresses stand for the two hosts")
+        hosts = [Host("127.0.0.1"), Host("127.0.0.2")]
+    num_failed = 0
+    todo = list(enumerate(scenarios(arguments.repetitions, arguments.seed)))
+    if arguments.only is not None:
+        todo = [
+            list(enumerate(scenarios(arguments.only + 1, arguments.seed)))[-1]
+        ]
+    for number, (is_local, fault, moment) in todo:
+        source = random.Random(arguments.seed * 100003 + number)
+        run = Run(quire, hosts, source, number, is_local, fault, moment)
+        began = time.monotonic()
+        failed = None
+        try:
+            run.go()
+        except Failure as failure:
+            failed = str(failure)
+            num_failed += 1
+        took = time.monotonic() - began
+        print(f"{run.name}: {failed or 'as promised'} ({took:.1f} s)", flush=True)
+        run.clean_up(keep=failed is not None)
+        if failed:
+            for log in sorted(run.folder.glob("*.log")):
+                print(f"--- {log.name}\n{log.read_text(errors='replace')}")
+    print(f"{len(todo)} repetitions, {num_failed} not as promised")
+    return 1 if num_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+// A real model in f32 on the CPU, with drafters of every kind and quality: each
+// request is told the same tokens, with the same bits of log-probability, as
+// without speculation.
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/random.h"
+#include "engine/engine.h"
+#include "engine/speculative/ngram_drafter.h"
+#include "engine/speculative/suffix_drafter.h"
+#include "gtest/gtest.h"
+#include "tests/model_harness.h"
+
+namespace quire {
+namespace {
+
+// Of every one of the models.
+constexpr int kNumRequests = 260;
+constexpr int kMaxNumSeqs = 8;
+
+using Outputs = std::map<std::pair<RequestId, int>, std::vector<TokenOutput>>;
+
+enum class Quality { kNgram, kSuffix, kRight, kWrong, kRandom };
+
+// Knows what is told without speculation.
+class KnowingDrafter : public Drafter {
+ public:
+  KnowingDrafter(Quality quality, int vocab_size, const Outputs* answers)
+      : quality_(quality), vocab_size_(vocab_size), answers_(answers) {}
+
+  absl::string_view method() const override { return "knowing"; }
+  bool is_costly() const override { return false; }
+  absl::Status Propose(absl::Span<const DraftSequence> sequences,
+                       absl::Span<Draft> drafts) override {
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const DraftSequence& sequence = sequences[i];
+      const size_t num_told =
+          sequence.token_ids.size() - sequence.num_prompt_tokens;
+      const std::vector<TokenOutput>& answer = AnswerOf(sequence);
+      for (int k = 0; k < sequence.max_num_drafts; ++k) {
+        const int32_t right =
+            num_told + k < answer.size() ? answer[num_told + k].token_id : 0;
+        drafts[i].token_ids.push_back(
+            quality_ == Quality::kRight ? right
+            : quality_ == Quality::kWrong
+                ? (right + 1) % vocab_size_
+                : static_cast<int32_t>(random_.Below(vocab_size_)));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const std::vector<TokenOutput>& AnswerOf(const DraftSequence& sequence) {
+    // Requests are numbered in the order in which they arrive.
+    const RequestId id = 1 + (sequence.sequence_id >> 7);
+    return answers_->at({id, static_cast<int>(sequence.sequence_id & 127)});
+  }
+
+  const Quality quality_;
+  const int vocab_size_;
+  const Outputs* const answers_;
+  SimulationRandom random_{3};
+};
+
+class SpeculationTest
+    : public testing::TestWithParam<std::tuple<const char*, Quality>> {
+ protected:
+  void SetUp() override {
+    ModelHarness::Options options;
+    options.max_num_seqs = kMaxNumSeqs;
+    options.max_num_batched_tokens = 96;
+    options.max_model_len = 96;
+    auto model = ModelHarness::Create(
+        absl::StrCat("tests/testdata/goldens/", std::get<0>(GetParam())),
+        options);
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *std::move(model);
+  }
+
+  // Prompts that repeat themselves, and every sampling parameter.
+  Request MakeRequest(RequestId id) {
+    SimulationRandom random(id);
+    const auto one_in = [&random](int n) { return random.Below(n) == 0; };
+    const int vocab_size = model_->vocab_size();
+    Request request;
+    request.id = id;
+    const auto token = [&] {
+      return static_cast<int32_t>(random.Below(vocab_size));
+    };
+    std::vector<int32_t> phrase;
+    for (int64_t i = random.Between(1, 6); i > 0; --i)
+      phrase.push_back(token());
+    for (int64_t i = random.Between(1, 4); i > 0; --i) {
+      request.prompt_token_ids.insert(request.prompt_token_ids.end(),
+                                      phrase.begin(), phrase.end());
+      if (one_in(2)) request.prompt_token_ids.push_back(token());
+    }
+    SamplingParams& sampling = request.sampling;
+    sampling.seed = id;
+    sampling.max_tokens = static_cast<int32_t>(random.Between(1, 40));
+    sampling.temperature = one_in(2) ? 0.0f : 0.7f;
+    sampling.num_logprobs = static_cast<int32_t>(random.Between(-1, 3));
+    if (one_in(8)) sampling.num_prompt_logprobs = 1;
+    if (one_in(3)) sampling.top_k = 5;
+    if (one_in(4)) sampling.top_p = 0.7f;
+    if (one_in(4)) sampling.min_p = 0.1f;
+    if (one_in(4)) sampling.presence_penalty = 0.5f;
+    if (one_in(4)) sampling.frequency_penalty = -0.5f;
+    if (one_in(4)) sampling.repetition_penalty = 1.2f;
+    if (one_in(4)) sampling.logit_bias = {{token(), 4.0f}, {token(), -3.0f}};
+    if (one_in(3)) sampling.min_tokens = static_cast<int32_t>(random.Below(9));
+    sampling.ignore_eos = one_in(2);
+    if (one_in(3)) {
+      for (int i = 0; i < 20; ++i) sampling.stop_token_ids.push_back(token());
+    }
+    // So few that tokens repeat and what looks at them always matters.
+    if (one_in(3)) {
+      for (int32_t i = 0; i < 8; ++i) sampling.allowed_token_ids.push_back(i);
+      if (one_in(2)) {
+        sampling.bad_words =
+            std::make_shared<const std::vector<std::vector<int32_t>>>(
+                std::vector<std::vector<int32_t>>{{1, 2}, {3, 3}, {5, 1, 0}});
+      }
+    }
+    if (one_in(4)) {
+      sampling.dry_multiplier = 1.0f;
+      sampling.dry_allowed_length = 1;
+    }
+    if (one_in(4)) sampling.xtc_probability = 0.5f;
+    if (one_in(4)) sampling.typical_p = 0.8f;
+    if (one_in(4)) sampling.top_n_sigma = 2.0f;
+    if (one_in(4)) sampling.dynatemp_range = 0.3f;
+    if (one_in(5)) request.n = 2;
+    return request;
+  }
+
+  // `seed` draws when requests come, and how much is drafted.
+  Outputs Run(uint64_t seed, Drafter* drafter, bool adapts_drafts,
+              EngineStats* stats) {
+    SimulationRandom random(seed);
+    const LoadedModel& loaded = model_->model();
+    EngineOptions options;
+    options.vocab_size = loaded.config.vocab_size;
+    options.rope_switch_length = loaded.config.RopeSwitchLength();
+    options.max_model_len = loaded.shape.max_model_len;
+    options.max_num_seqs = kMaxNumSeqs;
+    options.max_num_batched_tokens = 96;
+    options.max_num_scored_tokens = loaded.max_num_scored_tokens;
+    // Few enough that sequences are preempted.
+    options.num_blocks = 7;
+    options.eos_token_ids = {1};
+    options.check_integrity = true;
+    if (drafter != nullptr) {
+      options.num_speculative_tokens = static_cast<int>(random.Between(1, 8));
+      options.adapts_drafts = adapts_drafts;
+    }
+    FakeClock clock;
+    auto engine = Engine::Create(options, loaded.runner.get(), &clock, drafter);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    std::vector<OutputEvent> events;
+    RequestId next = 1;
+    while (next <= kNumRequests || (*engine)->HasWork()) {
+      while (next <= kNumRequests && (*engine)->scheduler().num_running() < 7 &&
+             random.Below(3) > 0) {
+        EXPECT_TRUE((*engine)->AddRequest(MakeRequest(next++)).ok());
+      }
+      clock.Advance(absl::Milliseconds(1));
+      if ((*engine)->HasWork()) (*engine)->Step(&events);
+    }
+    Outputs outputs;
+    for (OutputEvent& event : events) {
+      EXPECT_TRUE(event.error.ok()) << event.error;
+      auto& tokens = outputs[{event.request_id, event.choice_idx}];
+      for (TokenOutput& token : event.tokens) {
+        tokens.push_back(std::move(token));
+      }
+    }
+    *stats = (*engine)->Stats();
+    return outputs;
+  }
+
+  std::unique_ptr<ModelHarness> model_;
+};
+
+void ExpectSame(const Outputs& found, const Outputs& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (const auto& [key, tokens] : expected) {
+    SCOPED_TRACE(absl::StrCat("request ", key.first, ", choice ", key.second));
+    const std::vector<TokenOutput>& others = found.at(key);
+    ASSERT_EQ(others.size(), tokens.size());
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      ASSERT_EQ(others[i].token_id, tokens[i].token_id) << "token " << i;
+      // Bits.
+      EXPECT_EQ(
+          std::memcmp(&others[i].logprob, &tokens[i].logprob, sizeof(float)),
+          0);
+      ASSERT_EQ(others[i].top_logprobs.size(), tokens[i].top_logprobs.size());
+      for (size_t k = 0; k < tokens[i].top_logprobs.size(); ++k) {
+        EXPECT_EQ(others[i].top_logprobs[k].token_id,
+                  tokens[i].top_logprobs[k].token_id);
+      }
+    }
+  }
+}
+
+TEST_P(SpeculationTest, TokensAreThoseWithoutDrafts) {
+  EngineStats stats;
+  const Outputs expected = Run(1, nullptr, false, &stats);
+  EXPECT_EQ(stats.num_drafts, 0);
+  const Quality quality = std::get<1>(GetParam());
+  int64_t num_preemptions = 0;
+  for (const bool adapts_drafts : {false, true}) {
+    std::unique_ptr<Drafter> drafter;
+    if (quality == Quality::kNgram) {
+      drafter = std::make_unique<NgramDrafter>(1, 4);
+    } else if (quality == Quality::kSuffix) {
+      drafter = std::make_unique<SuffixDrafter>(SuffixOptions());
+    } else {
+      drafter = std::make_unique<KnowingDrafter>(quality, model_->vocab_size(),
+                                                 &expected);
+    }
+    const Outputs found =
+        Run(2 + adapts_drafts, drafter.get(), adapts_drafts, &stats);
+    ExpectSame(found, expected);
+    EXPECT_GT(stats.num_draft_tokens, adapts_drafts ? 50 : 500);
+    num_preemptions += stats.num_preemptions;
+    if (quality == Quality::kRight) {
+      EXPECT_GT(stats.num_accepted_tokens, stats.num_draft_tokens * 19 / 20);
+    } else if (quality == Quality::kWrong) {
+      EXPECT_EQ(stats.num_accepted_tokens, 0);
+    }
+  }
+  EXPECT_GT(num_preemptions, 4);
+}
+
+std::string NameOf(
+    const testing::TestParamInfo<SpeculationTest::ParamType>& info) {
+  static constexpr const char* kNames[] = {"ngram", "suffix", "right", "wrong",
+                                           "random"};
+  return absl::StrCat(std::get<0>(info.param), "_",
+                      kNames[static_cast<int>(std::get<1>(info.param))]);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, SpeculationTest,
+    testing::Combine(testing::Values("llama", "gemma3", "phi3_longrope"),
+                     testing::Values(Quality::kNgram, Quality::kSuffix,
+                                     Quality::kRight, Quality::kWrong,
+                                     Quality::kRandom)),
+    NameOf);
+
+}  // namespace
+}  // namespace quire
