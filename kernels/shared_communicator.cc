@@ -13,6 +13,7 @@
 // A sum of many ranks or bytes takes two operations: each rank adds up its part
 // of all slots and writes it where all read it. Each element is read size + 1
 // times in one operation and thrice in two.
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -391,6 +392,8 @@ class SharedCommunicator : public Communicator {
         if (counter.HasReached(target)) return absl::OkStatus();
         Pause();
       }
+      // Where CPUs are taken, the rank that is waited for may want this one.
+      sched_yield();
     }
     const absl::Time deadline = absl::Now() + options_.timeout;
     for (;;) {
