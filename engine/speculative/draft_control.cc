@@ -6,9 +6,9 @@
 namespace quire {
 namespace {
 
-// Each step counts 2 % less than the one after it: some 50 steps decide, so
-// that a change of load or context shows within a second.
-constexpr double kStepFade = 0.98;
+// Each step counts 1 % less than the one after it: some 100 steps decide, so
+// that a change of load or context shows within seconds.
+constexpr double kStepFade = 0.99;
 // With all steps of one size nothing is seen of the slope. It is then taken as
 // it was when something was; at first, a quarter of the time counts as growing
 // with the tokens, which lets drafting be tried. The guess weighs as much as
@@ -16,11 +16,12 @@ constexpr double kStepFade = 0.98;
 constexpr double kGuessedShare = 0.25;
 constexpr double kGuessWeight = 1e-3;
 constexpr double kMeasuredVariance = 1e-2;
+constexpr double kMeasuredSteps = 8;
 // Until there is one, drafts make every other step larger by so much at most.
 constexpr double kUnmeasuredGrowth = 0.25;
-// A step that took many times what was expected says that the machine was busy
-// elsewhere.
-constexpr double kMaxOutlier = 4;
+// A step that took twice what was expected or more says that the machine was
+// busy elsewhere, or that the load has changed: the latter shows in some steps.
+constexpr double kMaxOutlier = 2;
 
 // A sequence is judged by its last ten verified drafts or so; to begin with, by
 // what became of those of all sequences.
@@ -66,15 +67,18 @@ void StepCost::Note(int num_tokens, double seconds) {
       std::max(sum_tokens_squared_ / weight_ - mean_tokens * mean_tokens, 0.0);
   const double covariance =
       sum_products_ / weight_ - mean_tokens * mean_seconds;
-  const double share = measured_share_ < 0 ? kGuessedShare : measured_share_;
+  const double share = is_measured() ? measured_share_ : kGuessedShare;
+  ++num_steps_since_measured_;
   const double guess = share * mean_seconds / mean_tokens;
   const double guess_weight = kGuessWeight * mean_tokens * mean_tokens;
   slope_ = std::clamp(
       (covariance + guess_weight * guess) / (variance + guess_weight), 0.0,
       mean_seconds / mean_tokens);
   base_ = mean_seconds - slope_ * mean_tokens;
-  if (weight_ > 5 && variance > kMeasuredVariance * mean_tokens * mean_tokens) {
+  if (weight_ > kMeasuredSteps &&
+      variance > kMeasuredVariance * mean_tokens * mean_tokens) {
     measured_share_ = slope_ * mean_tokens / mean_seconds;
+    num_steps_since_measured_ = 0;
   }
 }
 
@@ -210,6 +214,8 @@ void DraftControl::Probe(int num_base_tokens,
       cost += num_drafts * (step_cost_.slope() + proposal_seconds_) /
               step_cost_.Of(num_base_tokens);
     }
+    // However dear it seems, it is tried when enough has been saved.
+    cost = std::min(cost, kMaxProbeCredit);
     if (cost > probe_credit_) break;
     probe_credit_ -= cost;
     candidate.num_allotted = num_drafts;

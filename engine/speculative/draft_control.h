@@ -50,7 +50,9 @@ class StepCost {
   double Of(int num_tokens) const { return base_ + slope_ * num_tokens; }
   double slope() const { return slope_; }
   // Steps of different sizes were seen, so that the slope is no guess.
-  bool is_measured() const { return measured_share_ >= 0; }
+  bool is_measured() const {
+    return measured_share_ >= 0 && num_steps_since_measured_ < kMeasuredFor;
+  }
 
  private:
   double weight_ = 0;  // Sums over the steps, fading.
@@ -60,7 +62,10 @@ class StepCost {
   double sum_products_ = 0;
   double base_ = 0;
   double slope_ = 0;
+  // The machine may have been busy elsewhere when it was measured.
+  static constexpr int kMeasuredFor = 500;  // Steps.
   double measured_share_ = -1;  // Of the time that grew with the tokens.
+  int num_steps_since_measured_ = 0;
 };
 
 class DraftControl {

@@ -259,7 +259,7 @@ def test_draft_models_that_do_not_fit(tmp_path):
     assert_ends(command, 65, str(draft), "neither tokenizer.json nor tokenizer.model")
     shutil.rmtree(draft)
     assert_ends(command, 65, str(draft), "no such model directory")
-    assert_ends([*command, "--speculative-model=[ngram]"], 64, "n-gram drafts")
+    assert_ends([*command, "--speculative-config={}"], 64, "exclude each other")
 
 
 class Metrics(http.server.BaseHTTPRequestHandler):
