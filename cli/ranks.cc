@@ -294,7 +294,10 @@ RankFacts SessionFacts(const SessionOptions& options,
       {"--pooling", options.pooling},
       {"--speculative-model", options.speculative_model},
       {"--speculative-config", options.speculative_config},
-      {"--num-speculative-tokens", text(options.num_speculative_tokens)},
+      {"--speculative-config", options.speculative_config},
+      {"--num-speculative-tokens", options.num_speculative_tokens > 0
+                                       ? text(options.num_speculative_tokens)
+                                       : ""},
       {"--enforce-eager", options.enforce_eager ? "true" : "false"},
       {"--worker-timeout", text(options.worker_timeout_seconds)},
   };
@@ -310,6 +313,7 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
                 [&](int size) { return CheckModelConfig(model_path, size); }));
   RankPlan& plan = ranks->plan_;
   if (plan.layout.size() == 1) return std::unique_ptr<SessionRanks>();
+  options->rank = plan.rank;
   RankOptions rank_options;
   rank_options.layout = plan.layout;
   // All nodes must come to the same.

@@ -13,10 +13,12 @@
 // A sum of many ranks or bytes takes two operations: each rank adds up its part
 // of all slots and writes it where all read it. Each element is read size + 1
 // times in one operation and thrice in two.
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -43,9 +45,11 @@ constexpr int64_t kChannelBytes = int64_t{128} << 10;
 // Below, one operation is faster even for many ranks: the second wait costs
 // more than reading again what is in the cache.
 constexpr int64_t kOneOperationBytes = int64_t{32} << 10;
-// 2000 pauses take 20 to 90 us, as long as a step's rank is late as a rule;
-// going to sleep and waking takes 5 to 50.
-constexpr int kSpins = 2000;
+// More than it takes to wake a sleeper (5 us, and 55 in a virtual machine under
+// load, where it was measured): with less, who has been waiting for a waker
+// falls asleep in turn, and each of many small sums costs a wake-up.
+constexpr std::chrono::microseconds kSpinTime(200);
+constexpr int kPausesPerLook = 32;
 // Between looks at whether the peer is alive.
 constexpr absl::Duration kLookAround = absl::Milliseconds(50);
 
@@ -102,9 +106,7 @@ class SharedCommunicator : public Communicator {
       : memory_(memory),
         options_(options),
         // With fewer CPUs than ranks, who spins keeps out who would be done.
-        num_spins_(static_cast<int>(AllowedCpus().size()) >= options.size
-                       ? kSpins
-                       : 0),
+        spins_(static_cast<int>(AllowedCpus().size()) >= options.size),
         watches_(options.size),
         num_sent_(options.size),
         num_received_(options.size) {}
@@ -383,11 +385,16 @@ class SharedCommunicator : public Communicator {
   }
 
   absl::Status WaitFor(int peer, SharedCounter& counter, uint32_t target) {
-    for (int i = 0; i < num_spins_; ++i) {
-      if (counter.HasReached(target)) return absl::OkStatus();
-      Pause();
-    }
     if (counter.HasReached(target)) return absl::OkStatus();
+    const auto spin_end = std::chrono::steady_clock::now() + kSpinTime;
+    while (spins_ && std::chrono::steady_clock::now() < spin_end) {
+      for (int i = 0; i < kPausesPerLook; ++i) {
+        if (counter.HasReached(target)) return absl::OkStatus();
+        Pause();
+      }
+      // Where CPUs are taken, the rank that is waited for may want this one.
+      sched_yield();
+    }
     const absl::Time deadline = absl::Now() + options_.timeout;
     for (;;) {
       const uint32_t seen = counter.Load();
@@ -472,7 +479,7 @@ class SharedCommunicator : public Communicator {
 
   char* const memory_;
   const HostCommunicatorOptions options_;
-  const int num_spins_;
+  const bool spins_;
   std::vector<ProcessWatch> watches_;  // [size], opened when first needed.
   uint32_t num_arrived_ = 0;
   std::vector<uint32_t> num_sent_, num_received_;  // [size], pieces.

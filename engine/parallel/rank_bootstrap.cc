@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
@@ -27,6 +28,22 @@ void MakePrintable(std::string& text) {
   for (char& c : text) {
     if (!absl::ascii_isprint(static_cast<unsigned char>(c))) c = '?';
   }
+}
+
+// A child that ends closes its connection a moment before its exit code is
+// there, which says more.
+absl::Status HowItEnded(LocalRanks& local, const absl::Status& received) {
+  if (!absl::IsUnavailable(received) ||
+      absl::StrContains(received.message(), "rank")) {
+    return received;
+  }
+  const absl::Time deadline = absl::Now() + absl::Seconds(1);
+  absl::Status ended = local.Check();
+  while (ended.ok() && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(1));
+    ended = local.Check();
+  }
+  return ended.ok() ? received : ended;
 }
 
 absl::StatusOr<Hello> ReadHello(const std::string& bytes) {
@@ -168,11 +185,7 @@ absl::Status RankReception::AwaitAll(LocalRanks& local) {
       const absl::Status received =
           Receive(std::move(pending_[rank]), "", static_cast<int>(rank));
       if (received.ok()) continue;
-      const absl::Status ended = local.Check();
-      return absl::IsUnavailable(received) && !ended.ok() &&
-                     received.message().find("rank") == absl::string_view::npos
-                 ? ended
-                 : received;
+      return HowItEnded(local, received);
     }
     QUIRE_RETURN_IF_ERROR(local.Check());
     if (listener_ < 0) continue;

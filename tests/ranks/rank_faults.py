@@ -238,6 +238,8 @@ class Client(threading.Thread):
 class Run:
     """Two ranks, and what is done to them."""
 
+    answer = None  # Of the first run: the others must give the same.
+
     def __init__(self, quire, hosts, random_source, number, is_local, fault, moment):
         self.quire, self.hosts, self.random = quire, hosts, random_source
         self.is_local, self.fault, self.moment = is_local, fault, moment
@@ -305,7 +307,8 @@ class Run:
         first = self.request(20)
         first.join(30)
         expect(first.is_done, f"no answer: {first.error}")
-        self.answer = first.text
+        expect(Run.answer in (None, first.text), f"another answer: {first.text}")
+        Run.answer = first.text
         if self.moment == "prefill":
             words = self.random.choices(("robot", "tree", "the", "sea"), k=400)
             self.client = self.request(100, prompt=" ".join(words), stream=True)
