@@ -83,12 +83,28 @@ struct ThreadPool::State {
     int64_t end = 0;
   };
 
+  // The items of one thread: those from the low half to the high half. The
+  // owner takes the first, others the last.
+  struct Stream {
+    alignas(64) std::atomic<uint64_t> span{0};
+  };
+
+  // What an idle worker fetches.
+  struct Fetch {
+    alignas(64) std::atomic<const char*> address{nullptr};
+    std::atomic<int64_t> num_bytes{0};
+  };
+
   // Written by the caller while the gate is closed and nobody is inside.
   const Body* body = nullptr;
+  bool has_streams = false;
   int64_t num_items = 0;
   int64_t chunk = 1;
   int num_ranges = 1;
-  std::vector<Range> ranges;  // One for each node.
+  std::vector<Range> ranges;     // One for each node.
+  std::vector<Stream> streams;   // One for each thread, by node.
+  std::vector<int> stream_idxs;  // Of the threads.
+  std::vector<Fetch> fetches;    // One for each thread.
   ThreadPlacement placement;
   pthread_t pinned_caller = 0;
 
@@ -105,7 +121,37 @@ struct ThreadPool::State {
   static uint32_t Epoch(uint64_t gate_value) { return gate_value >> 32; }
   static bool IsOpen(uint64_t gate_value) { return Epoch(gate_value) & 1; }
 
+  // Takes an item; false if none is left.
+  static bool Take(Stream& stream, bool is_own, int64_t* item) {
+    // Relaxed, as above.
+    uint64_t span = stream.span.load(std::memory_order_relaxed);
+    for (;;) {
+      const uint32_t begin = static_cast<uint32_t>(span);
+      const uint32_t end = span >> 32;
+      if (begin >= end) return false;
+      *item = is_own ? begin : end - 1;
+      const uint64_t rest = is_own ? span + 1 : span - kEpochUnit;
+      if (stream.span.compare_exchange_weak(span, rest,
+                                            std::memory_order_relaxed)) {
+        return true;
+      }
+    }
+  }
+
+  void RunStreams(int thread_idx) {
+    const size_t own = stream_idxs[thread_idx];
+    for (size_t i = 0; i < streams.size(); ++i) {
+      Stream& stream = streams[(own + i) % streams.size()];
+      int64_t item = 0;
+      while (Take(stream, i == 0, &item)) (*body)(item, item + 1, thread_idx);
+    }
+  }
+
   void RunChunks(int thread_idx) {
+    if (has_streams) {
+      RunStreams(thread_idx);
+      return;
+    }
     const int own = num_ranges == 1 ? 0 : placement.nodes[thread_idx];
     for (int i = 0; i < num_ranges; ++i) {
       Range& range = ranges[(own + i) % num_ranges];
@@ -134,6 +180,32 @@ struct ThreadPool::State {
       ranges[i].next.store(begin, std::memory_order_relaxed);
       ranges[i].end = end;
       begin = end;
+    }
+  }
+
+  // Gives each thread its part of [0, num_items).
+  void SetStreams() {
+    const uint64_t count = streams.size();
+    for (uint64_t i = 0; i < count; ++i) {
+      const uint64_t begin = num_items * i / count;
+      const uint64_t end = num_items * (i + 1) / count;
+      streams[i].span.store(end << 32 | begin, std::memory_order_relaxed);
+    }
+  }
+
+  // Brings what this worker is going to begin with into its L2, while there is
+  // nothing else to do.
+  void FetchAhead(int thread_idx, uint32_t seen_epoch) {
+    const Fetch& fetch = fetches[thread_idx];
+    const char* const address = fetch.address.load(std::memory_order_relaxed);
+    const int64_t num_bytes = fetch.num_bytes.load(std::memory_order_relaxed);
+    if (address == nullptr) return;
+    constexpr int64_t kStepBytes = 512;  // Between looks at the gate.
+    for (int64_t i = 0; i < num_bytes; i += kStepBytes) {
+      for (int64_t j = 0; j < kStepBytes; j += 64) {
+        __builtin_prefetch(address + i + j, 0, 2);
+      }
+      if (HasNews(seen_epoch)) return;
     }
   }
 
@@ -173,6 +245,7 @@ struct ThreadPool::State {
         seen_epoch = Epoch(value);
         RunChunks(thread_idx);
         gate.fetch_sub(1, std::memory_order_release);
+        if (!is_oversubscribed) FetchAhead(thread_idx, seen_epoch);
         continue;
       }
       const auto has_news = [this, seen_epoch] { return HasNews(seen_epoch); };
@@ -211,6 +284,16 @@ void ThreadPool::Start(ThreadPlacement placement) {
   state_->ranges = std::vector<State::Range>(placement.node_ids.size());
   state_->placement = std::move(placement);
   const int num_threads = state_->placement.num_threads;
+  state_->streams = std::vector<State::Stream>(num_threads);
+  state_->fetches = std::vector<State::Fetch>(num_threads);
+  state_->stream_idxs.resize(num_threads);
+  int stream_idx = 0;
+  for (size_t node = 0; node < state_->ranges.size(); ++node) {
+    for (int i = 0; i < num_threads; ++i) {
+      if (state_->placement.nodes[i] != static_cast<int>(node)) continue;
+      state_->stream_idxs[i] = stream_idx++;
+    }
+  }
   state_->workers.reserve(num_threads - 1);
   for (int thread_idx = 1; thread_idx < num_threads; ++thread_idx) {
     state_->workers.emplace_back(
@@ -250,6 +333,31 @@ void ThreadPool::ParallelForByNode(int64_t num_items, int64_t chunk,
   Run(num_items, chunk, static_cast<int>(state_->ranges.size()), body);
 }
 
+void ThreadPool::ParallelForStreams(int64_t num_items, Body body) {
+  QUIRE_CHECK(num_items <= INT_MAX);
+  state_->has_streams = true;
+  Run(num_items, 1, 1, body);
+  state_->has_streams = false;
+}
+
+int64_t ThreadPool::FirstStreamItem(int64_t num_items, int thread_idx) const {
+  const int64_t count = num_threads();
+  const int64_t idx = state_->stream_idxs[thread_idx];
+  const int64_t begin = num_items * idx / count;
+  return begin < num_items * (idx + 1) / count ? begin : num_items;
+}
+
+void ThreadPool::FetchWhenIdle(absl::Span<const char* const> addresses,
+                               int64_t num_bytes) {
+  for (size_t i = 0; i < state_->fetches.size(); ++i) {
+    State::Fetch& fetch = state_->fetches[i];
+    // A worker may see one of them without the other: it only fetches.
+    fetch.address.store(i < addresses.size() ? addresses[i] : nullptr,
+                        std::memory_order_relaxed);
+    fetch.num_bytes.store(num_bytes, std::memory_order_relaxed);
+  }
+}
+
 void ThreadPool::Run(int64_t num_items, int64_t chunk, int num_ranges,
                      Body body) {
   QUIRE_CHECK(chunk > 0);
@@ -269,7 +377,11 @@ void ThreadPool::Run(int64_t num_items, int64_t chunk, int num_ranges,
   state.num_items = num_items;
   state.chunk = chunk;
   state.num_ranges = num_ranges;
-  state.SetRanges();
+  if (state.has_streams) {
+    state.SetStreams();
+  } else {
+    state.SetRanges();
+  }
   state.gate.fetch_add(State::kEpochUnit);  // Opens.
   const int64_t num_chunks = (num_items - 1) / chunk + 1;
   state.Wake(static_cast<int>(std::min<int64_t>(num_chunks - 1, INT_MAX)));

@@ -56,6 +56,23 @@ class ThreadPool {
   // loop touches first is near the threads that come back to it.
   void ParallelForByNode(int64_t num_items, int64_t chunk, Body body);
 
+  // Calls body(i, i + 1, thread_idx) for every item. For items that are
+  // consecutive pieces of memory read once: each thread begins with
+  // consecutive items of its own, in order, so that what it prefetches across
+  // their borders is not in vain, and without any left takes the last ones of
+  // others. Requires: num_items < 2^31.
+  void ParallelForStreams(int64_t num_items, Body body);
+  // The item that `thread_idx` begins with there; num_items if it has none of
+  // its own. Items of a node are those of ParallelForByNode with chunk 1.
+  int64_t FirstStreamItem(int64_t num_items, int thread_idx) const;
+
+  // From now on idle workers fetch up to `num_bytes` from addresses[thread_idx]
+  // on into their caches while they wait for the next loop, again after each;
+  // addresses are not dereferenced and may be null or stale. Empty: nothing.
+  // For what the next loop but a short one begins with.
+  void FetchWhenIdle(absl::Span<const char* const> addresses,
+                     int64_t num_bytes);
+
  private:
   struct State;
   void Start(ThreadPlacement placement);

@@ -138,6 +138,74 @@ TEST(ThreadPoolTest, ByNodeCoversEveryItemOnce) {
   }
 }
 
+TEST(ThreadPoolTest, StreamsCoverEveryItemOnce) {
+  for (int num_threads : {1, 2, 3, 7}) {
+    ThreadPool pool(num_threads);
+    for (int64_t num_items : {0, 1, 2, 5, 64, 1000}) {
+      for (int round = 0; round < 20; ++round) {
+        std::vector<std::atomic<int>> counts(num_items);
+        pool.ParallelForStreams(
+            num_items, [&](int64_t begin, int64_t end, int thread_idx) {
+              EXPECT_LT(thread_idx, num_threads);
+              // With one thread all at once, as in the other loops.
+              for (int64_t i = begin; i < end; ++i) ++counts[i];
+            });
+        for (const std::atomic<int>& count : counts) EXPECT_EQ(count, 1);
+      }
+    }
+  }
+}
+
+// While all threads wait for each other, each has taken one item: the first of
+// its own.
+TEST(ThreadPoolTest, StreamsBeginWithItemsOfTheirOwn) {
+  ThreadPlacement placement;
+  placement.num_threads = 4;
+  placement.node_ids = {0, 1};
+  placement.nodes = {0, 1, 0, 1};
+  ThreadPool pool(placement);
+  std::atomic<int> num_started{0};
+  std::vector<int64_t> first(4, -1);
+  pool.ParallelForStreams(8, [&](int64_t begin, int64_t, int thread_idx) {
+    if (first[thread_idx] >= 0) return;
+    first[thread_idx] = begin;
+    ++num_started;
+    while (num_started < 4) sched_yield();
+  });
+  EXPECT_EQ(first, (std::vector<int64_t>{0, 4, 2, 6}));
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(pool.FirstStreamItem(8, i), first[i]);
+  EXPECT_EQ(pool.FirstStreamItem(2, 0), 2);  // Two items, four threads.
+  EXPECT_EQ(pool.FirstStreamItem(2, 2), 0);
+}
+
+// One thread stands still with its first item: the others do all the rest.
+TEST(ThreadPoolTest, StreamsOfASlowThreadAreTakenOver) {
+  ThreadPool pool(3);
+  constexpr int64_t kItems = 90;
+  std::atomic<int64_t> num_done{0};
+  std::atomic<bool> is_held{false};
+  pool.ParallelForStreams(kItems, [&](int64_t, int64_t, int thread_idx) {
+    if (thread_idx == 0 && !is_held.exchange(true)) {
+      while (num_done < kItems - 1) sched_yield();
+    }
+    ++num_done;
+  });
+  EXPECT_EQ(num_done, kItems);
+}
+
+TEST(ThreadPoolTest, FetchesNeedNoMemory) {
+  ThreadPool pool(3);
+  const char* const nowhere[] = {nullptr, reinterpret_cast<const char*>(1),
+                                 reinterpret_cast<const char*>(1 << 20)};
+  pool.FetchWhenIdle(nowhere, 1 << 16);
+  std::atomic<int64_t> sum{0};
+  for (int round = 0; round < 100; ++round) {
+    pool.ParallelFor(6, 1, [&](int64_t begin, int64_t, int) { sum += begin; });
+  }
+  pool.FetchWhenIdle({}, 0);
+  EXPECT_EQ(sum, 1500);
+}
+
 TEST(ThreadPoolTest, ByNodeEachNodeBeginsWithItsPart) {
   ThreadPool pool(TwoNodes(2));
   // Both threads meet in their first chunks, so neither has helped the other.

@@ -532,8 +532,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   loaded.max_num_scored_tokens =
       ScoredTokensPerStep(loaded.config.vocab_size, shape.max_num_tokens);
   shape.max_logit_rows =
-      std::min(options.max_num_seqs + loaded.max_num_scored_tokens,
+      std::min(options.max_num_seqs * (1 + options.num_drafts) +
+                   loaded.max_num_scored_tokens,
                options.max_num_batched_tokens);
+  shape.num_drafts = options.num_drafts;
   shape.max_model_len = plan.max_model_len;
   shape.vocab_size = loaded.config.vocab_size;
   shape.block_size = options.block_size;

@@ -429,20 +429,38 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   const int64_t num_panel_chunks =
       (weight.num_panels_ + split.panels_per_chunk - 1) /
       split.panels_per_chunk;
-  pool.ParallelFor(
-      num_panel_chunks * split.num_tile_parts, 1,
-      [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t panel =
-              i / split.num_tile_parts * split.panels_per_chunk;
-          const int64_t part = i % split.num_tile_parts;
-          kernels.compute(
-              job, panel,
-              std::min(panel + split.panels_per_chunk, weight.num_panels_),
-              part * job.num_tiles / split.num_tile_parts,
-              (part + 1) * job.num_tiles / split.num_tile_parts);
-        }
-      });
+  const auto run = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t panel = i / split.num_tile_parts * split.panels_per_chunk;
+      const int64_t part = i % split.num_tile_parts;
+      kernels.compute(
+          job, panel,
+          std::min(panel + split.panels_per_chunk, weight.num_panels_),
+          part * job.num_tiles / split.num_tile_parts,
+          (part + 1) * job.num_tiles / split.num_tile_parts);
+    }
+  };
+  if (!split.is_stream) {
+    scratch.weight_order().Interrupt();
+    pool.FetchWhenIdle({}, 0);
+    pool.ParallelFor(num_panel_chunks * split.num_tile_parts, 1, run);
+    return;
+  }
+  const auto own = [&] {
+    WeightOrder::Fetch fetch;
+    fetch.num_bytes = weight.num_panels_ * job.panel_bytes / pool.num_threads();
+    for (int i = 0; i < pool.num_threads(); ++i) {
+      const int64_t chunk = pool.FirstStreamItem(num_panel_chunks, i);
+      fetch.starts.push_back(chunk == num_panel_chunks
+                                 ? nullptr
+                                 : job.panels + chunk * split.panels_per_chunk *
+                                                    job.panel_bytes);
+    }
+    return fetch;
+  };
+  const WeightOrder::Fetch& next = scratch.weight_order().Begin(&weight, own);
+  pool.FetchWhenIdle(next.starts, next.num_bytes);
+  pool.ParallelForStreams(num_panel_chunks, run);
 }
 
 void UnpackRow(const PackedMatrix& weight, int64_t row, float* out) {

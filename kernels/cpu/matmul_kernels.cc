@@ -387,8 +387,10 @@ void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
     for (int64_t group = 0; group < num_groups; ++group) {
       const int64_t first = tile_begin + group * num_tiles / num_groups;
       const int64_t last = tile_begin + (group + 1) * num_tiles / num_groups;
+      // With few tiles the next panel is mostly this thread's, too.
       ComputeGroup(job, panel, num_panels, first, last,
-                   panel + num_panels < panel_end, acc);
+                   panel + num_panels < panel_end || job.num_tiles < kManyTiles,
+                   acc);
       const float* tile_acc = acc;
       for (int64_t tile = first; tile < last; ++tile) {
         for (int i = 0; i < num_panels; ++i) {

@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/matmul_output.h"
+#include "kernels/cpu/weight_order.h"
 
 namespace quire {
 
@@ -40,6 +41,8 @@ class MatmulScratch {
   // For all threads together.
   char* Threads(int64_t num_bytes) { return AtLeast(threads_, num_bytes); }
 
+  WeightOrder& weight_order() { return weight_order_; }
+
  private:
   static char* AtLeast(AlignedBuffer& buffer, int64_t num_bytes) {
     if (buffer.num_bytes() < num_bytes) buffer = AlignedBuffer(num_bytes);
@@ -47,6 +50,7 @@ class MatmulScratch {
   }
   AlignedBuffer packed_x_;
   AlignedBuffer threads_;
+  WeightOrder weight_order_;
 };
 
 inline MatmulActivation ToKernelActivation(Epilogue::Activation activation) {
@@ -67,6 +71,7 @@ inline MatmulActivation ToKernelActivation(Epilogue::Activation activation) {
 
 // Work items: panels_per_chunk panels by a part of the row tiles.
 struct WorkSplit {
+  bool is_stream;  // For ParallelForStreams: weights are read once.
   int64_t panels_per_chunk;
   int64_t num_tile_parts;
 };
@@ -74,12 +79,12 @@ struct WorkSplit {
 inline WorkSplit SplitWork(int64_t num_panels, int64_t num_tiles,
                            int num_threads) {
   WorkSplit split;
-  if (num_tiles < kManyTiles) {
-    // Memory is the limit. A chunk is a stream that a thread prefetches
-    // through: long, but 16 to a thread, so that a slow one holds the others up
-    // by no more than that.
+  split.is_stream = num_tiles < kManyTiles;
+  if (split.is_stream) {
+    // Memory is the limit. The chunks of a thread follow each other, so they
+    // may be short: a slow thread holds the others up by no more than one.
     split.panels_per_chunk =
-        std::max<int64_t>(1, num_panels / (16 * num_threads));
+        std::max<int64_t>(1, num_panels / (64 * num_threads));
     split.num_tile_parts = 1;
   } else {
     // Arithmetic is: panels that share a pass over x, or, where panels are few,

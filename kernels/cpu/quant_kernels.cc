@@ -70,6 +70,7 @@ struct TileArgs {
   const char* next_x;
   const char* next_weights;
   int num_weight_lines;
+  bool is_near;  // Weights into L1, not only L2.
 };
 
 constexpr int Log2(int value) { return value <= 1 ? 0 : 1 + Log2(value / 2); }
@@ -297,66 +298,84 @@ template <int kRows>
 struct TileSums {
   static constexpr bool kInRegisters = kRows <= kMaxRegisterRows;
 
-  QUIRE_INLINE_METHOD explicit TileSums(const TileArgs& args) : acc(args.acc) {
+  QUIRE_INLINE_METHOD explicit TileSums(const TileArgs& args) : args(args) {
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * kRows; ++i) {
       if constexpr (kInRegisters) {
         kept[i] = F32{};
-        if (!args.is_first) kept[i] = Load(acc + i * kLanes);
+        if (!args.is_first) kept[i] = Load(args.acc + i * kLanes);
       } else if (args.is_first) {
-        Store(acc + i * kLanes, F32{});
+        Store(args.acc + i * kLanes, F32{});
       }
     }
   }
 
-  // += sum * scale
-  QUIRE_INLINE_METHOD void Add(int row, int vector, F32 sum, F32 scale) {
-    const int i = 2 * row + vector;
+  // += the sums of a row * scale
+  QUIRE_INLINE_METHOD void Add(int row, F32 sum0, F32 sum1, F32 scale) {
     if constexpr (kInRegisters) {
-      kept[i] = Fma(sum, scale, kept[i]);
+      kept[2 * row] = Fma(sum0, scale, kept[2 * row]);
+      kept[2 * row + 1] = Fma(sum1, scale, kept[2 * row + 1]);
     } else {
-      Store(acc + i * kLanes, Fma(sum, scale, Load(acc + i * kLanes)));
+      float* const p = args.acc + row * kPanelWidth;
+      Store(p, Fma(sum0, scale, Load(p)));
+      Store(p + kLanes, Fma(sum1, scale, Load(p + kLanes)));
     }
   }
 
   QUIRE_INLINE_METHOD void Write() const {
     if constexpr (!kInRegisters) return;
 #pragma GCC unroll 16
-    for (int i = 0; i < 2 * kRows; ++i) Store(acc + i * kLanes, kept[i]);
+    for (int i = 0; i < 2 * kRows; ++i) Store(args.acc + i * kLanes, kept[i]);
   }
 
-  float* acc;
+  // Not a copy of its pointer, through which compilers would take the sums into
+  // registers and spill them.
+  const TileArgs& args;
   F32 kept[2 * (kInRegisters ? kRows : 1)];
 };
 
-// The integers' start. minus_x: minus the sums of x's codes, of each row.
-template <class Source, int kRows>
-QUIRE_INLINE void StartIntegers(const int32_t* minus_x, I32 shift,
-                                I32 (&acc)[kRows][2]) {
-#pragma GCC unroll 16
-  for (int row = 0; row < kRows; ++row) {
-    acc[row][0] = acc[row][1] = I32{};
-    if constexpr (!Source::kHasMin) {
-      acc[row][0] = acc[row][1] = ShiftLeft(SetInt1(minus_x[row]), shift);
-    }
+// The integers' start. minus_x: minus the sum of x's codes.
+template <class Source>
+QUIRE_INLINE void StartIntegers(int32_t minus_x, I32 shift, I32 (&acc)[2]) {
+  acc[0] = acc[1] = I32{};
+  if constexpr (!Source::kHasMin) {
+    acc[0] = acc[1] = ShiftLeft(SetInt1(minus_x), shift);
   }
 }
 
-// The first half of a block with two sub-blocks: its sums, scaled, to `first`.
+// Scale and minimum of a sub-block of both vectors.
+template <class Source>
+struct SubBlock {
+  QUIRE_INLINE_METHOD SubBlock(const Source& source, int sub) {
+    scale[0] = source.Scale(sub, 0);
+    scale[1] = source.Scale(sub, 1);
+    if constexpr (Source::kHasMin) {
+      min[0] = source.Min(sub, 0);
+      min[1] = source.Min(sub, 1);
+    }
+  }
+
+  F32 scale[2];
+  F32 min[2] = {};
+};
+
+// The end of the first half of a block with two sub-blocks: its sums, scaled,
+// to `first`. A row at once, so that its second half can begin.
+//   minus_x: of the first half; minus_next: of the second
 template <class Source, int kRows>
 QUIRE_INLINE void FinishFirstHalf(const Source& source, const int32_t* minus_x,
-                                  const I32 (&acc)[kRows][2], float* first) {
-#pragma GCC unroll 2
-  for (int vector = 0; vector < 2; ++vector) {
-    const F32 scale = source.Scale(0, vector);
-    F32 min = {};
-    if constexpr (Source::kHasMin) min = source.Min(0, vector);
+                                  const int32_t* minus_next, I32 shift,
+                                  I32 (&acc)[kRows][2], float* first) {
+  const SubBlock<Source> sub(source, 0);
 #pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
-      const F32 minus = ToFloat(SetInt1(minus_x[row]));
-      Store(first + row * kPanelWidth + vector * kLanes,
-            FinishFirst<Source>(acc[row][vector], scale, min, minus));
-    }
+  for (int row = 0; row < kRows; ++row) {
+    const F32 minus = ToFloat(SetInt1(minus_x[row]));
+    float* const sums = first + row * kPanelWidth;
+    Store(sums,
+          FinishFirst<Source>(acc[row][0], sub.scale[0], sub.min[0], minus));
+    Store(sums + kLanes,
+          FinishFirst<Source>(acc[row][1], sub.scale[1], sub.min[1], minus));
+    StartIntegers<Source>(minus_next[row], shift, acc[row]);
   }
 }
 
@@ -367,30 +386,21 @@ QUIRE_INLINE void FinishBlock(const Source& source, const int32_t* minus_x,
                               const float* x_scale, const float* first,
                               const I32 (&acc)[kRows][2],
                               TileSums<kRows>& sums) {
-  constexpr int kSub = Source::kSubs - 1;
-  const F32 scales[2] = {source.Scale(kSub, 0), source.Scale(kSub, 1)};
-  F32 mins[2] = {};
-  if constexpr (Source::kHasMin) {
-    mins[0] = source.Min(kSub, 0);
-    mins[1] = source.Min(kSub, 1);
-  }
+  const SubBlock<Source> sub(source, Source::kSubs - 1);
 #pragma GCC unroll 16
   for (int row = 0; row < kRows; ++row) {
     const F32 minus = ToFloat(SetInt1(minus_x[row]));
-    const F32 xs = Set1(x_scale[row]);
-#pragma GCC unroll 2
-    for (int vector = 0; vector < 2; ++vector) {
-      F32 sum;
-      if constexpr (Source::kSubs == 2) {
-        sum = FinishNext<Source>(
-            Load(first + row * kPanelWidth + vector * kLanes), acc[row][vector],
-            scales[vector], mins[vector], minus);
-      } else {
-        sum = FinishFirst<Source>(acc[row][vector], scales[vector],
-                                  mins[vector], minus);
-      }
-      sums.Add(row, vector, sum, xs);
+    F32 sum0, sum1;
+    if constexpr (Source::kSubs == 2) {
+      sum0 = FinishNext<Source>(Load(first + row * kPanelWidth), acc[row][0],
+                                sub.scale[0], sub.min[0], minus);
+      sum1 = FinishNext<Source>(Load(first + row * kPanelWidth + kLanes),
+                                acc[row][1], sub.scale[1], sub.min[1], minus);
+    } else {
+      sum0 = FinishFirst<Source>(acc[row][0], sub.scale[0], sub.min[0], minus);
+      sum1 = FinishFirst<Source>(acc[row][1], sub.scale[1], sub.min[1], minus);
     }
+    sums.Add(row, sum0, sum1, Set1(x_scale[row]));
   }
 }
 
@@ -416,16 +426,23 @@ void Tile(const TileArgs& args) {
       __builtin_prefetch(next_x + 64);
       next_x += 128;
       for (int line = 0; line < args.num_weight_lines; ++line) {
-        __builtin_prefetch(next_weights, 0, 2);
+        if (args.is_near) {
+          __builtin_prefetch(next_weights);
+        } else {
+          __builtin_prefetch(next_weights, 0, 2);
+        }
         next_weights += 64;
       }
     }
     I32 acc[kRows][2];
-    StartIntegers<Source, kRows>(x + kMinusFirst, shift, acc);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      StartIntegers<Source>(x[kMinusFirst + row], shift, acc[row]);
+    }
     Accumulate<Source, 0, kRows>(source, x, acc);
     if constexpr (kSubs == 2) {
-      FinishFirstHalf<Source, kRows>(source, x + kMinusFirst, acc, first);
-      StartIntegers<Source, kRows>(x + kMinusLast, shift, acc);
+      FinishFirstHalf<Source, kRows>(source, x + kMinusFirst, x + kMinusLast,
+                                     shift, acc, first);
     }
     Accumulate<Source, 1, kRows>(source, x, acc);
     FinishBlock<Source, kRows>(
@@ -768,6 +785,7 @@ void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
   TileArgs args = {};
   args.weights = &weights;
   args.offset_shift = Log2(layout.offset);
+  args.is_near = job.num_tiles < kManyTiles;
   for (int64_t begin = 0; begin < job.num_blocks; begin += kChunkBlocks) {
     const ChunkRange chunk = Chunk(job, begin);
     args.block_begin = begin;

@@ -331,17 +331,14 @@ std::unique_ptr<QuantMatrix> PackQuantMatrix(const LinearSpec& spec, Isa isa,
   return packed;
 }
 
-void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
-                 const QuantMatrix& weight, const MatmulParams& params,
-                 MatmulScratch& scratch) {
-  if (params.num_rows <= 0 || weight.rows_ == 0) return;
-  QUIRE_CHECK(kernels.lanes == weight.lanes_);
+QuantJob QuantMatrix::MakeJob(const QuantKernels& kernels,
+                              const MatmulParams& params,
+                              MatmulScratch& scratch) const {
   QuantJob job = {};
-  job.num_blocks = weight.cols_ / kQuantBlockCols;
+  job.num_blocks = cols_ / kQuantBlockCols;
   job.x = params.x;
   job.x_stride = params.x_stride;
-  job.column_order =
-      weight.column_order_.empty() ? nullptr : weight.column_order_.data();
+  job.column_order = column_order_.empty() ? nullptr : column_order_.data();
   job.packed_x = scratch.PackedX(params.num_rows * job.num_blocks *
                                  kQuantBlockXDwords * 4);
   job.num_rows = params.num_rows;
@@ -350,13 +347,64 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
           ? kernels.many_tile_rows
           : kernels.max_tile_rows;
   job.num_tiles = (params.num_rows + tile_rows - 1) / tile_rows;
-  job.is_gated = weight.is_gated_;
+  job.is_gated = is_gated_;
   job.out_stride = params.out_stride;
   job.activation = ToKernelActivation(params.activation);
   QUIRE_CHECK(job.is_gated || (job.activation != MatmulActivation::kSwiGlu &&
                                job.activation != MatmulActivation::kGeGlu));
   job.residual_stride = params.residual_stride;
   job.out_scale = params.out_scale;
+  return job;
+}
+
+int64_t QuantMatrix::NumChunks(const WorkSplit& split) const {
+  int64_t num_chunks = 0;
+  for (const Segment& segment : segments_) {
+    num_chunks += (segment.num_panels + split.panels_per_chunk - 1) /
+                  split.panels_per_chunk;
+  }
+  return num_chunks;
+}
+
+QuantMatrix::ChunkPlace QuantMatrix::FindChunk(const WorkSplit& split,
+                                               int64_t chunk) const {
+  const Segment* segment = segments_.data();
+  for (;; ++segment) {
+    const int64_t count = (segment->num_panels + split.panels_per_chunk - 1) /
+                          split.panels_per_chunk;
+    if (chunk < count) break;
+    chunk -= count;
+  }
+  const int64_t panel = chunk * split.panels_per_chunk;
+  return {segment, panel,
+          std::min(panel + split.panels_per_chunk, segment->num_panels)};
+}
+
+WeightOrder::Fetch QuantMatrix::FirstBytes(const ThreadPool& pool,
+                                           const WorkSplit& split) const {
+  WeightOrder::Fetch fetch;
+  for (const Segment& segment : segments_) {
+    fetch.num_bytes += segment.num_panels * segment.panel_bytes;
+  }
+  fetch.num_bytes /= pool.num_threads();
+  const int64_t num_chunks = NumChunks(split);
+  for (int i = 0; i < pool.num_threads(); ++i) {
+    fetch.starts.push_back(nullptr);
+    const int64_t chunk = pool.FirstStreamItem(num_chunks, i);
+    if (chunk == num_chunks) continue;
+    const ChunkPlace place = FindChunk(split, chunk);
+    fetch.starts.back() = place.segment->panels.data() +
+                          place.panel_begin * place.segment->panel_bytes;
+  }
+  return fetch;
+}
+
+void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
+                 const QuantMatrix& weight, const MatmulParams& params,
+                 MatmulScratch& scratch) {
+  if (params.num_rows <= 0 || weight.rows_ == 0) return;
+  QUIRE_CHECK(kernels.lanes == weight.lanes_);
+  const QuantJob job = weight.MakeJob(kernels, params, scratch);
   pool.ParallelFor(job.num_tiles, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t tile = begin; tile < end; ++tile) kernels.pack_x(job, tile);
   });
@@ -365,45 +413,41 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
   for (const auto& segment : weight.segments_) num_panels += segment.num_panels;
   const WorkSplit split =
       SplitWork(num_panels, job.num_tiles, pool.num_threads());
-  int64_t num_chunks = 0;
-  for (const auto& segment : weight.segments_) {
-    num_chunks += (segment.num_panels + split.panels_per_chunk - 1) /
-                  split.panels_per_chunk;
-  }
+  const int64_t num_chunks = weight.NumChunks(split);
   char* const thread_scratch =
       scratch.Threads(kernels.scratch_bytes * pool.num_threads());
   const auto run = [&](int64_t item, int thread_idx) {
-    int64_t chunk = item / split.num_tile_parts;
+    const QuantMatrix::ChunkPlace place =
+        weight.FindChunk(split, item / split.num_tile_parts);
     const int64_t part = item % split.num_tile_parts;
-    const QuantMatrix::Segment* segment = weight.segments_.data();
-    for (;; ++segment) {
-      const int64_t count = (segment->num_panels + split.panels_per_chunk - 1) /
-                            split.panels_per_chunk;
-      if (chunk < count) break;
-      chunk -= count;
-    }
+    const QuantMatrix::Segment& segment = *place.segment;
     QuantJob own = job;
-    own.weights = {segment->code, segment->panels.data(), segment->panel_bytes,
-                   segment->blocks_per_super, segment->super_bytes};
-    own.bias = segment->bias.floats();
-    own.num_outputs = job.is_gated ? segment->num_rows / 2 : segment->num_rows;
-    own.out = params.out + segment->first_row;
+    own.weights = {segment.code, segment.panels.data(), segment.panel_bytes,
+                   segment.blocks_per_super, segment.super_bytes};
+    own.bias = segment.bias.floats();
+    own.num_outputs = job.is_gated ? segment.num_rows / 2 : segment.num_rows;
+    own.out = params.out + segment.first_row;
     own.residual = params.residual == nullptr
                        ? nullptr
-                       : params.residual + segment->first_row;
-    const int64_t panel = chunk * split.panels_per_chunk;
-    kernels.compute(
-        own, panel,
-        std::min(panel + split.panels_per_chunk, segment->num_panels),
-        part * job.num_tiles / split.num_tile_parts,
-        (part + 1) * job.num_tiles / split.num_tile_parts,
-        thread_scratch + thread_idx * kernels.scratch_bytes);
+                       : params.residual + segment.first_row;
+    kernels.compute(own, place.panel_begin, place.panel_end,
+                    part * job.num_tiles / split.num_tile_parts,
+                    (part + 1) * job.num_tiles / split.num_tile_parts,
+                    thread_scratch + thread_idx * kernels.scratch_bytes);
   };
-  pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1,
-                         [&](int64_t begin, int64_t end, int thread_idx) {
-                           for (int64_t i = begin; i < end; ++i)
-                             run(i, thread_idx);
-                         });
+  const auto run_all = [&](int64_t begin, int64_t end, int thread_idx) {
+    for (int64_t i = begin; i < end; ++i) run(i, thread_idx);
+  };
+  if (!split.is_stream) {
+    scratch.weight_order().Interrupt();
+    pool.FetchWhenIdle({}, 0);
+    pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1, run_all);
+    return;
+  }
+  const auto own = [&] { return weight.FirstBytes(pool, split); };
+  const WeightOrder::Fetch& next = scratch.weight_order().Begin(&weight, own);
+  pool.FetchWhenIdle(next.starts, next.num_bytes);
+  pool.ParallelForStreams(num_chunks, run_all);
 }
 
 void UnpackQuantRow(const QuantMatrix& weight, int64_t row, float* out) {

@@ -24,6 +24,7 @@
 
 namespace quire {
 
+struct QuantJob;
 struct QuantKernels;
 
 // Immutable after PackQuantMatrix, so any number of threads may read it.
@@ -53,6 +54,20 @@ class QuantMatrix {
     AlignedBuffer panels;
     AlignedBuffer bias;  // f32 [num_panels][2 * lanes]; empty for none.
   };
+  // Panels [panel_begin, panel_end) of a segment.
+  struct ChunkPlace {
+    const Segment* segment;
+    int64_t panel_begin;
+    int64_t panel_end;
+  };
+  int64_t NumChunks(const WorkSplit& split) const;
+  ChunkPlace FindChunk(const WorkSplit& split, int64_t chunk) const;
+  // What each thread begins with in a loop over streams.
+  WeightOrder::Fetch FirstBytes(const ThreadPool& pool,
+                                const WorkSplit& split) const;
+  // What is the same for all segments.
+  QuantJob MakeJob(const QuantKernels& kernels, const MatmulParams& params,
+                   MatmulScratch& scratch) const;
   // Fills panel `panel` of a segment from its one or two parts.
   void FillPanel(const WeightPart* parts, int64_t panel,
                  Segment& segment) const;
