@@ -131,10 +131,10 @@ TEST_P(CudaParallelTest, RanksAgreeWithOne) {
   const std::vector<TokenOutput> drawn = Generate(1, 1, false);
   const std::vector<TokenOutput> drawn_by_two = Generate(2, 1, false);
   ASSERT_EQ(drawn_by_two.size(), drawn.size());
-  // The same noise: the same token, unless two are nearly as good.
-  if (drawn_by_two[0].token_id == drawn[0].token_id) {
-    EXPECT_NEAR(drawn_by_two[0].logprob, drawn[0].logprob, kMaxError);
-  }
+  // The same noise: the same token, as no two are nearly as good here.
+  ASSERT_FALSE(drawn.empty());
+  ASSERT_EQ(drawn_by_two[0].token_id, drawn[0].token_id);
+  EXPECT_NEAR(drawn_by_two[0].logprob, drawn[0].logprob, kMaxError);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaParallelTest,

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "engine/base/status.h"
 #include "kernels/cpu/cpu_backend.h"
 
@@ -29,8 +30,7 @@ bool IsSame(const TokenOutput& a, const TokenOutput& b) {
   return true;
 }
 
-bool IsSame(const std::vector<TokenOutput>& a,
-            const std::vector<TokenOutput>& b) {
+bool IsSame(absl::Span<const TokenOutput> a, absl::Span<const TokenOutput> b) {
   if (a.size() != b.size()) return false;
   for (size_t i = 0; i < a.size(); ++i) {
     if (!IsSame(a[i], b[i])) return false;

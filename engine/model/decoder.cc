@@ -48,9 +48,9 @@ class Decoder : public Model {
   absl::Status AddBranch(Backend& backend, Step& step, TensorView x,
                          const PackedWeight& weight,
                          const NormSpec& branch_norm, const NormSpec& sum_norm);
-  // Layers narrower than the widest use the front of each row.
+  // Layers narrower than the widest use the front of the buffer.
   static TensorView Narrowed(TensorView view, int64_t cols) {
-    view.cols = cols;
+    view.cols = view.row_stride = cols;
     return view;
   }
 
@@ -746,8 +746,9 @@ absl::Status Decoder::Logits(Backend& backend, Step& step, TensorView logits) {
     prologue = Prologue();
   }
   // The last slice of a vocabulary is not filled.
+  logits.cols = head.rows;
   return backend.Logits(step, hidden, prologue, head, logits_scale_,
-                        logits_softcap_, Narrowed(logits, head.rows));
+                        logits_softcap_, logits);
 }
 
 absl::Status Decoder::Forward(Backend& backend, Step& step) {
