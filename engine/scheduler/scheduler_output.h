@@ -70,7 +70,8 @@ struct SchedulerOutput {
 
 struct SampledRow {
   int32_t slot = 0;
-  // If the row needs_token: its accepted drafts, then one more. Else none.
+  // If the row needs_token: its accepted drafts, then one more token. Else
+  // none.
   std::vector<TokenOutput> tokens;
   std::vector<TokenOutput> scored;  // [num_scored], with their ranks.
   std::vector<float> embedding;     // Instead of tokens, of an embed request.
