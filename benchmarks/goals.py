@@ -213,8 +213,8 @@ def markdown_row(row):
 def markdown(report):
     """The tables of a suite's report."""
     lines = [
-        f"{report['date']}, {report['machine']}, {report['threads']} threads, "
-        f"{report['minutes']:.1f} minutes; median [min, max] of the rounds, ratios "
+        f"{report['date']}, {report['version']}, {report['machine']}, "
+        f"{report['threads']} threads, {report['minutes']:.1f} minutes; median [min, max] of the rounds, ratios "
         "with their 95 % interval.",
     ]
     if report["probes"]:

@@ -169,8 +169,9 @@ struct Preset {
   bool is_tied, has_qkv_bias, has_qk_norm;
 };
 
-// From the config.json of the published models.
+// From the config.json of the published models; and one to try commands with.
 constexpr Preset kPresets[] = {
+    {"tiny", 128, 2, 4, 2, 64, 256, 4096, 1e4, true, false, true},
     {"qwen2.5-0.5b", 896, 24, 14, 2, 64, 4864, 151936, 1e6, true, true, false},
     {"llama-3.2-1b", 2048, 16, 32, 8, 64, 8192, 128256, 5e5, true, false,
      false},

@@ -111,7 +111,7 @@ TEST(PresetShapeTest, HaveThePublishedParameters) {
   EXPECT_EQ(count("llama-3.2-1b"), 1235746816);
   EXPECT_EQ(count("qwen3-8b"), 8190427136);
   EXPECT_EQ(count("llama-3.1-8b"), 8029995008);
-  EXPECT_EQ(PresetNames().size(), 4u);
+  EXPECT_EQ(PresetNames().size(), 5u);
   EXPECT_EQ(PresetShape("gpt-5").status().code(),
             absl::StatusCode::kInvalidArgument);
 }

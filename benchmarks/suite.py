@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -148,7 +149,7 @@ class Job:
         """Peers that no figure's best can turn out to be, once that is clear."""
         if self.num_rounds < 2:
             return
-        margin = 0.75 if self.num_rounds < 4 else 0.88
+        margin = 0.8 if self.num_rounds < 4 else 0.9
         peers = [n for n in self.contenders if n != "quire" and n not in self.references]
         hopeful = set()
         for by_name in self.samples.values():
@@ -159,7 +160,7 @@ class Job:
             hopeful |= {n for n, value in medians.items() if value >= margin * best}
         for name in peers:
             if name not in hopeful and hopeful:
-                self.dropped[name] = f"below {margin} of the best after {self.num_rounds}"
+                self.dropped[name] = f"below {margin} of the best peer, {self.num_rounds} rounds"
                 del self.contenders[name]
 
     def estimate(self):
@@ -185,7 +186,7 @@ class ModelJob(Job):
         self.path = str(suite.model(shape, type_))
         self.suite, self.threads = suite, threads
         self.prefill_rounds = prefill_rounds
-        self.num_gen = suite.args.gen
+        self.num_gen = suite.args.gen if threads > 1 else min(suite.args.gen, 16)
         self.shape, self.type = shape, type_
         self.contenders["quire"] = self.measure_quire
         for peer in suite.peers:
@@ -542,9 +543,7 @@ class Suite:
         self.peers = find_peers(args.peer)
         self.tiny = self.models / "demo-q8_0.gguf"
         self.probes = []
-        self.start = time.monotonic()
-        # What is running then gets half a minute to end.
-        deadline.at = self.start + 60 * args.minutes + 30
+        self.start_clock()
         self.jobs = self.make_jobs()
 
     def model(self, shape, type_):
@@ -607,7 +606,24 @@ class Suite:
             file=sys.stderr, flush=True,
         )  # fmt: skip
 
+    def warm_page_cache(self):
+        """Every file is read from memory, by everybody."""
+        paths = [self.model(s, t) for s in self.args.shapes for t in TYPES]
+        for path in paths:
+            if not path.exists():
+                continue
+            with path.open("rb", buffering=0) as file:
+                while file.read(1 << 24):
+                    pass
+        self.start_clock()
+
+    def start_clock(self):
+        self.start = time.monotonic()
+        # What is running at the end gets half a minute more.
+        deadline.at = self.start + 60 * self.args.minutes + 30
+
     def run(self):
+        self.warm_page_cache()
         pending = list(self.jobs)
         while pending and self.seconds_left() > 0:
             try:
@@ -627,7 +643,9 @@ class Suite:
     def report(self):
         return {
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "machine": platform.processor() or platform.machine(),
+            "machine": machine(),
+            "version": version(self.quire),
+            "command": shlex.join(["compare.py", *sys.argv[1:]]),
             "threads": self.args.threads,
             "minutes": (time.monotonic() - self.start) / 60,
             "probes": self.probes,
@@ -645,6 +663,27 @@ class Suite:
         if self.args.markdown:
             pathlib.Path(self.args.markdown).write_text(goals.markdown(report))
         return report
+
+
+def machine():
+    found = re.search(
+        r"model name\s*:\s*(.+)", pathlib.Path("/proc/cpuinfo").read_text()
+    )
+    name = found.group(1) if found else platform.machine()
+    return f"{name}, {os.cpu_count()} CPUs"
+
+
+def version(quire):
+    """Of the program, and of the tree that this script is in."""
+    words = []
+    for command in (
+        [*quire, "--version"], ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+    ):  # fmt: skip
+        try:
+            words.append(run(command)[0].splitlines()[0])
+        except (ProgramError, IndexError):
+            words.append("unknown")
+    return f"{words[0]} (commit {words[1]})"
 
 
 def named_folder(text):

@@ -97,8 +97,13 @@ absl::Status KernelsBench::Init() {
     QUIRE_ASSIGN_OR_RETURN(probe_, HostCeilingProbe::Create(placement_));
     ceilings_ = NewCpuCeilings(&probe_->probe);
   } else {
+    // A slice of a GPU may have little memory.
+    const int64_t free_bytes =
+        backend->FreeDeviceBytes().value_or(16 * kCopyProbeBytes);
     QUIRE_ASSIGN_OR_RETURN(
-        ceilings_, NewCopyCeilings(std::move(backend), kCopyProbeBytes));
+        ceilings_, NewCopyCeilings(std::move(backend),
+                                   std::min(kCopyProbeBytes, free_bytes / 16)));
+    plan_.rotation_bytes = std::min(plan_.rotation_bytes, free_bytes / 16);
   }
   plan_.new_backend = [this] { return NewBackend(); };
   plan_.ceilings = ceilings_.get();

@@ -169,16 +169,30 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
     session.max_num_seqs = num_seqs;
     session.max_num_batched_tokens = step_tokens;
     session.max_model_len = absl::StrCat(longest + 1);
-    QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(session));
-    std::string fallback_reason;
-    QUIRE_ASSIGN_OR_RETURN(
-        std::unique_ptr<Backend> backend,
-        CreateBackend(
-            {options_.model.device, placement.num_threads,
-             options_.model.enforce_eager, placement.cpus, placement.numa},
-            &fallback_reason));
-    QUIRE_ASSIGN_OR_RETURN(
-        preset_model_, LoadModel(directory.path(), load, std::move(backend)));
+    if (session.tensor_parallel_size != "auto" &&
+        session.tensor_parallel_size != "1") {
+      // The ranks are processes that load a directory and want a tokenizer.
+      session.model = directory.path();
+      session.tokenizer = FindDemoModel();
+      session.args.push_back(absl::StrCat("--tokenizer=", session.tokenizer));
+      CommandError error;
+      session_ = LoadSession(session, &error);
+      if (session_ == nullptr) {
+        exit_code_ = error.exit_code;
+        return error.status;
+      }
+    } else {
+      QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(session));
+      std::string fallback_reason;
+      QUIRE_ASSIGN_OR_RETURN(
+          std::unique_ptr<Backend> backend,
+          CreateBackend(
+              {options_.model.device, placement.num_threads,
+               options_.model.enforce_eager, placement.cpus, placement.numa},
+              &fallback_reason));
+      QUIRE_ASSIGN_OR_RETURN(
+          preset_model_, LoadModel(directory.path(), load, std::move(backend)));
+    }
     name_ = options_.preset;
   }
   if (options_.has_ceilings) {
@@ -325,6 +339,12 @@ int ModelBench::Run() {
 }  // namespace
 
 int RunBenchModel(const BenchModelOptions& options) {
+  if (!options.save_to.empty()) {
+    const auto shape = PresetShape(options.preset);
+    if (!shape.ok()) return FailBench(shape.status(), kExitUsage);
+    const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
+    return status.ok() ? kExitOk : FailBench(status, kExitDevice);
+  }
   return ModelBench(options).Run();
 }
 

@@ -207,7 +207,12 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
   add_model(app, &options->model);
   app->add_option("--preset", options->preset,
                   "Random bf16 weights of this shape instead of a model: "
-                  "qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, llama-3.1-8b");
+                  "tiny, qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, "
+                  "llama-3.1-8b");
+  app->add_option("--save-model", options->save_to,
+                  "Only write the preset's checkpoint into this directory, "
+                  "which serves with --tokenizer")
+      ->needs("--preset");
   // Names and short names of llama-bench.
   app->add_option("-p,--n-prompt", options->num_prompt,
                   "Prompt tokens: 512,...")
@@ -247,7 +252,8 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
 
 void AddKernels(CLI::App* app, BenchKernelOptions* options) {
   app->add_option("--preset", options->presets,
-                  "Shapes: qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, llama-3.1-8b")
+                  "Shapes: tiny, qwen2.5-0.5b, llama-3.2-1b, qwen3-8b, "
+                  "llama-3.1-8b")
       ->delimiter(',');
   app->add_option("--device", options->device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}));

@@ -103,6 +103,8 @@ struct BenchOfflineOptions {
 struct BenchModelOptions {
   SessionOptions model;
   std::string preset;  // Random weights of this shape instead of a model.
+  std::string
+      save_to;  // Not empty: the preset's weights go there, and no more.
   std::vector<int> num_prompt = {512};
   std::vector<int> num_gen = {128};
   std::vector<std::string> prompt_gen;  // "512,128" each.

@@ -558,8 +558,8 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
     QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(parsed, &result.serve.model));
     result.serve.model.args = SessionArgs(parsed);
   }
-  result.chat.model.args = SessionArgs(*chat);
-  result.generate.model.args = SessionArgs(*generate);
+  if (chat->parsed()) result.chat.model.args = SessionArgs(*chat);
+  if (generate->parsed()) result.generate.model.args = SessionArgs(*generate);
   for (const CLI::App* benchmark : bench->get_subcommands()) {
     const std::vector<std::string> session_args = SessionArgs(*benchmark);
     bench_options->offline.model.args = session_args;

@@ -209,7 +209,7 @@ TEST(ParseCommandLineTest, RefusesWhatItDoesNotKnow) {
   EXPECT_FALSE(ParseCommandLine({"serve", "--nope"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "--port", "70000"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "--device", "tpu"}).ok());
-  EXPECT_FALSE(ParseCommandLine({"serve", "-tp", "2"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"serve", "-pp", "65"}).ok());
   EXPECT_FALSE(ParseCommandLine({"generate"}).ok());
 }
 
@@ -323,8 +323,8 @@ TEST(OptionsTest, BenchModelTakesTheFlagsOfLlamaBench) {
 // Sets variables for as long as it lives.
 class ScopedEnvironment {
  public:
-  explicit ScopedEnvironment(
-      std::vector<std::pair<const char*, const char*>> variables)
+  using Variables = std::vector<std::pair<const char*, const char*>>;
+  explicit ScopedEnvironment(Variables variables)
       : variables_(std::move(variables)) {
     for (const auto& [name, value] : variables_) setenv(name, value, 1);
   }
@@ -333,7 +333,7 @@ class ScopedEnvironment {
   }
 
  private:
-  const std::vector<std::pair<const char*, const char*>> variables_;
+  const Variables variables_;
 };
 
 TEST(OptionsTest, NodesComeFromTheCommandLineOrTheGroupsEnvironment) {
@@ -373,7 +373,8 @@ TEST(OptionsTest, NodesComeFromTheCommandLineOrTheGroupsEnvironment) {
     EXPECT_EQ(parsed->serve.model.node_rank, 1);
     EXPECT_EQ(parsed->serve.model.master_port, 1234);
   }
-  const ScopedEnvironment wrong({{"LWS_GROUP_SIZE", "two"}});
+  const ScopedEnvironment wrong(
+      ScopedEnvironment::Variables{{"LWS_GROUP_SIZE", "two"}});
   EXPECT_FALSE(ParseCommandLine({"serve"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "--nnodes", "2"}).ok());
   EXPECT_FALSE(ParseCommandLine({"serve", "--nnodes", "2", "--node-rank", "2",
@@ -382,7 +383,8 @@ TEST(OptionsTest, NodesComeFromTheCommandLineOrTheGroupsEnvironment) {
 }
 
 TEST(OptionsTest, WorkersAreStartedWithTheSessionsOptions) {
-  const ScopedEnvironment environment({{"QUIRE_BLOCK_SIZE", "32"}});
+  const ScopedEnvironment environment(
+      ScopedEnvironment::Variables{{"QUIRE_BLOCK_SIZE", "32"}});
   const auto parsed = ParseCommandLine(
       {"serve", "m", "-tp", "4", "--port", "1", "--dtype", "float32",
        "--no-enable-prefix-caching", "--dtype", "bfloat16", "-pp", "2"});

@@ -451,6 +451,9 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
 
   const auto speculative = CheckSpeculation(options, *session, error);
   if (!speculative.has_value()) return nullptr;
+  if (speculative->method != DraftMethod::kNone) {
+    load_options->num_drafts = speculative->num_speculative_tokens;
+  }
 
   auto ranks = SessionRanks::Create(session->model_path, callbacks, &options);
   if (!ranks.ok()) return fail(ranks.status(), RanksExitCode(ranks.status()));

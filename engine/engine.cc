@@ -238,6 +238,7 @@ void Engine::CollectOldest(std::vector<OutputEvent>* events) {
   absl::Status status;
   if (result.ok()) {
     status = scheduler_.Update(*std::move(result), now, events);
+    runner_->Recycle(*std::move(result));
   } else {
     status = result.status();
     scheduler_.FailOldestStep(status, now, events);

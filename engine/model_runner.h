@@ -24,6 +24,9 @@ class ModelRunner {
   // Waits for the oldest submitted step.
   virtual absl::StatusOr<StepResult> Collect() = 0;
 
+  // What Collect gave, once it is used up: its memory may serve again.
+  virtual void Recycle(StepResult /*result*/) {}
+
   // True if Collect would not wait. Requires: a step is submitted.
   virtual bool Done() const = 0;
 

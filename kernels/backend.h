@@ -37,7 +37,7 @@
 //   of any dtype, queries after norm and RoPE, the probabilities of attention
 //   relative to the largest so far, a token's embedding before its position is
 //   added, and norm_input before its norm. What Pool reduces stays in f32.
-// - Quantized weights on a GPU (kFp8, kInt4): in steps of up to 64 tokens no
+// - Quantized weights on a GPU (kFp8, kInt4, kQ8_0, kQ4_0): in steps of up to 64 tokens no
 //   weight is rounded, element times scale is exact in the sum. Above, kFp8
 //   meets x' rounded to e4m3, from compute capability 8.9 on: x' / s in f32,
 //   saturating, s = input_scale (the largest of the parts', if all have one),
@@ -206,6 +206,8 @@ struct EngineShape {
   int vocab_size = 0;
   int block_size = 16;
   int steps_in_flight = 1;
+  // Of the rows of a decode, as a rule: what PrepareAhead prepares for.
+  int num_drafts = 0;
   int64_t kv_bytes = 0;  // Budget for KV storage; num_blocks follows.
   // Of a device with memory of its own: what weights, workspace and KV cache
   // may take together. 0: there is no such bound. With it, kv_bytes 0 stands
@@ -215,6 +217,8 @@ struct EngineShape {
   // The ranks of which operations are given the communicators, and which hold
   // the other slices of the vocabulary where Sample gets a slice. Null: none.
   Communicator* tensor_ranks = nullptr;
+  // Those that Transfer is given. Null: none.
+  Communicator* pipeline_ranks = nullptr;
 };
 
 struct MemoryPlan {
@@ -391,6 +395,12 @@ class Step;  // Opaque; valid from BeginStep to Collect.
 
 enum class ActivationRows : uint8_t { kTokens, kLogitRows };
 
+enum class TransferKind : uint8_t {
+  kSend,       // To `peer`, which receives.
+  kReceive,    // From `peer`.
+  kBroadcast,  // From `peer` to all of the group.
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -507,6 +517,17 @@ class Backend {
                               const Prologue& prologue,
                               const PackedWeight& vocab, float scale,
                               float softcap, TensorView out) = 0;
+
+  // Moves the step's rows of an activation buffer between the stages of a
+  // pipeline, which run the same steps.
+  //   x: [num_tokens or num_logit_rows, cols], as `rows` says; whole rows, one
+  //   behind the other.
+  // UNIMPLEMENTED: the backend is not made for several ranks.
+  virtual absl::Status Transfer(Step& /*step*/, TransferKind /*kind*/,
+                                Communicator& /*ranks*/, int /*peer*/,
+                                ActivationRows /*rows*/, TensorView /*x*/) {
+    return absl::UnimplementedError("no pipeline of stages");
+  }
 
   // Raw log-probabilities, processors, draw, verification; advances each slot:
   // its computed length by the row's tokens less rejected drafts, its last

@@ -646,5 +646,107 @@ TEST(CudaAllocationTest, AStepAllocatesNothing) {
   cuda::DiscardWork(backend.device(), false);
 }
 
+// The same through the runner, as an engine drives it.
+TEST(CudaAllocationTest, TheRunnersPartOfADecodeAllocatesNothing) {
+  const Loaded loaded = Load("qwen3", false, 2);
+  ASSERT_NE(loaded.harness, nullptr);
+  ModelRunner& runner = *loaded.harness->model().runner;
+  const SamplingParams params;
+  SchedulerOutput first, decode;
+  for (int i = 0; i < kNumSlots; ++i) {
+    SlotStart start;
+    start.slot = i;
+    start.params = &params;
+    start.history = {1, 2, 3};
+    start.num_prompt_tokens = 3;
+    first.slot_starts.push_back(start);
+    BlockAppend blocks{.slot = i};
+    for (int k = 0; k < kMaxModelLen / 16; ++k) {
+      blocks.block_ids.push_back(i * (kMaxModelLen / 16) + k);
+    }
+    first.block_appends.push_back(blocks);
+    ScheduledRow row;
+    row.slot = i;
+    row.num_tokens = 3;
+    row.needs_token = true;
+    row.first_token_idx = 3 * i;
+    first.rows.push_back(row);
+    first.token_ids.insert(first.token_ids.end(), {1, 2, 3});
+    row.num_tokens = 1;
+    row.first_token_idx = 0;
+    row.input_on_device = true;
+    decode.rows.push_back(row);
+  }
+  const auto submit = [&](const SchedulerOutput& output) {
+    const absl::Status status = runner.Submit(output);
+    EXPECT_TRUE(status.ok()) << status;
+  };
+  const auto collect = [&] {
+    absl::StatusOr<StepResult> result = runner.Collect();
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_EQ(result->rows.size(), size_t{kNumSlots});
+    ASSERT_EQ(result->rows[0].tokens.size(), 1u);
+    runner.Recycle(*std::move(result));
+  };
+  submit(first);
+  submit(decode);
+  collect();
+  collect();
+  ASSERT_TRUE(loaded.backend->device().Synchronize().ok());
+  cuda::DiscardWork(loaded.backend->device(), true);
+  g_num_new = 0;
+  g_is_counting = true;
+  submit(decode);
+  for (int i = 0; i < 30; ++i) {
+    submit(decode);
+    collect();
+  }
+  collect();
+  g_is_counting = false;
+  EXPECT_EQ(g_num_new, 0);
+  cuda::DiscardWork(loaded.backend->device(), false);
+}
+
+// And what is left of an engine's step: the tokens that clients are told, and
+// what the scheduler notes of new blocks.
+TEST(CudaAllocationTest, AnEnginesDecodeAllocatesWhatItTellsClients) {
+  const Loaded loaded = Load("qwen3", false, 2, 64);
+  ASSERT_NE(loaded.harness, nullptr);
+  EngineOptions options = OptionsOf(loaded, 2);
+  options.check_integrity = false;
+  FakeClock clock;
+  auto engine =
+      *Engine::Create(options, loaded.harness->model().runner.get(), &clock);
+  for (RequestId id = 1; id <= kNumSlots; ++id) {
+    Request request;
+    request.id = id;
+    request.prompt_token_ids = {1, 2, 3};
+    request.sampling.max_tokens = 150;
+    request.sampling.ignore_eos = true;
+    request.sampling.seed = id;
+    ASSERT_TRUE(engine->AddRequest(std::move(request)).ok());
+  }
+  std::vector<OutputEvent> events;
+  const auto step = [&] {
+    events.clear();
+    engine->Step(&events);
+  };
+  for (int i = 0; i < 20; ++i) step();
+  ASSERT_TRUE(loaded.backend->device().Synchronize().ok());
+  cuda::DiscardWork(loaded.backend->device(), true);
+  int num_more = 0;
+  for (int i = 0; i < 14; ++i) {
+    g_num_new = 0;
+    g_is_counting = true;
+    step();
+    g_is_counting = false;
+    ASSERT_EQ(events.size(), size_t{kNumSlots});
+    num_more += g_num_new > kNumSlots;
+  }
+  // All get a block in the same step; now and then a queue grows.
+  EXPECT_LE(num_more, 2);
+  cuda::DiscardWork(loaded.backend->device(), false);
+}
+
 }  // namespace
 }  // namespace quire

@@ -1,5 +1,6 @@
 // What a model takes on an emulated GPU: all of a budget that follows from what
 // is free, and an error that says what to lower where that does not suffice.
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -116,6 +117,49 @@ TEST_F(CudaMemoryTest, AModelThatDoesNotFitIsToldBeforeAnythingIsRead) {
   EXPECT_TRUE(absl::StrContains(status.message(), "the weights need"));
   EXPECT_TRUE(absl::StrContains(status.message(), "--quantization")) << status;
   EXPECT_EQ(num_calls, 0);
+}
+
+// What a driver takes for graphs is measured: where it is more than was left to
+// it, fewer are kept.
+TEST_F(CudaMemoryTest, GraphsTakeWhatWasLeftToThem) {
+  options_.max_num_seqs = options_.max_num_batched_tokens = 64;
+  options_.kv_cache_memory_bytes = int64_t{4} << 20;
+  for (const int64_t bytes_per_graph : {int64_t{1} << 20, int64_t{8} << 20}) {
+    SCOPED_TRACE(bytes_per_graph);
+    cuda::EmulatedOptions().bytes_per_graph = bytes_per_graph;
+    const auto loaded = Load(int64_t{400} << 20);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    auto& backend = static_cast<CudaBackend&>(*loaded->backend);
+    const int64_t free_before = backend.device().Memory()->free_bytes;
+    int num_ahead = 0;
+    while (loaded->runner->PrepareAhead()) ++num_ahead;
+    const int64_t taken = free_before - backend.device().Memory()->free_bytes;
+    EXPECT_EQ(taken, num_ahead * bytes_per_graph);
+    EXPECT_EQ(backend.graph_counts().num_bytes, taken);
+    EXPECT_EQ(backend.graph_counts().num_captures, num_ahead);
+    EXPECT_LE(taken, loaded->memory.graphs_bytes);
+    EXPECT_FALSE(backend.graph_counts().is_disabled);
+    // 1, 2, 4, and the multiples of 8 up to 64; or as many as there is room
+    // for.
+    EXPECT_EQ(num_ahead, std::min<int64_t>(11, loaded->memory.graphs_bytes /
+                                                   bytes_per_graph));
+  }
+}
+
+// With drafts, steps have 1 + num_drafts tokens and logits for each row.
+TEST_F(CudaMemoryTest, GraphsOfDraftsArePreparedToo) {
+  options_.max_num_seqs = 16;
+  options_.max_num_batched_tokens = 64;
+  options_.kv_cache_memory_bytes = int64_t{4} << 20;
+  options_.num_drafts = 3;
+  const auto loaded = Load(int64_t{400} << 20);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->shape.max_logit_rows, 64);
+  int num_ahead = 0;
+  while (loaded->runner->PrepareAhead()) ++num_ahead;
+  // Decodes of 1, 2, 4, 8 and 16 rows; with drafts 4 tokens and the multiples of
+  // 8 up to 64, of which 8 look like the decode of 8 rows.
+  EXPECT_EQ(num_ahead, 5 + 8);
 }
 
 }  // namespace

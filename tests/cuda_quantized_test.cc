@@ -215,7 +215,15 @@ std::vector<QuantizationScheme> Schemes() {
                          .is_symmetric = is_symmetric});
     }
   }
+  for (const QuantFormat format : {QuantFormat::kQ8_0, QuantFormat::kQ4_0}) {
+    schemes.push_back({.format = format});
+  }
   return schemes;
+}
+
+// As the scheme can have them.
+int64_t Cols(const QuantizationScheme& scheme, int64_t cols) {
+  return IsBlockFormat(scheme.format) ? (cols + 31) / 32 * 32 : cols;
 }
 
 class CudaQuantizedTest : public testing::Test {
@@ -232,7 +240,7 @@ TEST_F(CudaQuantizedTest, EverySchemeAndNumberOfTokens) {
         Case c;
         c.scheme = scheme;
         c.num_tokens = num_tokens;
-        c.cols = cols;
+        c.cols = Cols(scheme, cols);
         c.activations = ++seed % 2 == 0 ? DType::kBF16 : DType::kF16;
         c.part_rows = {seed % 3 == 0 ? 37 : 24};
         if (scheme.fp8_scales == Fp8Scales::kBlock) c.part_rows = {24};
@@ -280,7 +288,7 @@ TEST_F(CudaQuantizedTest, IsRightUnderEverySchedule) {
           Case c;
           c.scheme = scheme;
           c.num_tokens = num_tokens;
-          c.cols = 272;
+          c.cols = Cols(scheme, 272);
           c.part_rows = {40};
           CheckCase(c, 7);
           c.has_norm = num_tokens == 2;
@@ -311,6 +319,11 @@ TEST_F(CudaQuantizedTest, DecodesWhatTheKernelsDoNotTake) {
   const QuantizationScheme odd = {.format = QuantFormat::kInt4,
                                   .group_size = 40};
   EXPECT_EQ(pack(odd, LinearKind::kPlain), 16 * 64 * 2);
+  // A byte and 1/32 of a scale of 16 bits for each element.
+  EXPECT_EQ(pack({.format = QuantFormat::kQ8_0}, LinearKind::kPlain),
+            16 * (64 + 2 * 2));
+  EXPECT_EQ(pack({.format = QuantFormat::kQ5_0}, LinearKind::kPlain),
+            16 * 64 * 2);
 }
 
 }  // namespace

@@ -124,8 +124,8 @@ TEST(CudaRoundingTest, QuantizedModelsAgreeWithTheReference) {
            {QuantizationScheme{.format = QuantFormat::kFp8},
             QuantizationScheme{.format = QuantFormat::kFp8,
             .fp8_scales = Fp8Scales::kBlock},
-            QuantizationScheme{.format = QuantFormat::kInt4,
-            .group_size = 32}}) {
+            QuantizationScheme{.format = QuantFormat::kInt4, .group_size = 32},
+            QuantizationScheme{.format = QuantFormat::kQ8_0}}) {
         Prefill prefill = {
             .quantization = scheme, .num_tokens = num_tokens, .chunk = chunk};
         const TokenOutput cuda = Distribution(model, prefill);

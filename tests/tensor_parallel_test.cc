@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/random.h"
 #include "engine/engine.h"
+#include "engine/speculative/drafter.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/reference.h"
@@ -95,8 +96,48 @@ Request MakeRequest(RequestId id, int vocab_size) {
   return request;
 }
 
+// Knows what will be drawn, and is wrong about every fifth token.
+class ScriptedDrafter : public Drafter {
+ public:
+  explicit ScriptedDrafter(const Answers& answers) : answers_(answers) {}
+
+  absl::string_view method() const override { return "script"; }
+  bool is_costly() const override { return false; }
+  absl::Status Propose(absl::Span<const DraftSequence> sequences,
+                       absl::Span<Draft> drafts) override {
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const DraftSequence& sequence = sequences[i];
+      for (const auto& [key, answer] : answers_) {
+        // The prompts' lengths tell the requests apart.
+        const Request request = MakeRequest(key.first, 328);
+        if (static_cast<int>(request.prompt_token_ids.size()) !=
+            sequence.num_prompt_tokens) {
+          continue;
+        }
+        const size_t drawn =
+            sequence.token_ids.size() - request.prompt_token_ids.size();
+        drafts[i].token_ids.clear();
+        for (int k = 0;
+             k < sequence.max_num_drafts && drawn + k < answer.tokens.size();
+             ++k) {
+          const int32_t token = answer.tokens[drawn + k].token_id;
+          drafts[i].token_ids.push_back((drawn + k) % 5 == 4 ? (token + 1) % 328
+                                                             : token);
+        }
+        break;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const Answers& answers_;
+};
+
 // Runs the first num_requests requests, each a few steps after the one before.
-Answers AnswersOf(ThreadRanks& group, int num_requests = kNumRequests) {
+//   expected: what is drafted; null: nothing is.
+Answers AnswersOf(ThreadRanks& group, int num_requests = kNumRequests,
+                  const Answers* expected = nullptr) {
   Answers answers;
   const LoadedModel& loaded = group.rank(0);
   EngineOptions options;
@@ -110,7 +151,13 @@ Answers AnswersOf(ThreadRanks& group, int num_requests = kNumRequests) {
   options.enable_prefix_caching = true;
   options.check_integrity = true;
   FakeClock clock;
-  auto engine = Engine::Create(options, &group, &clock);
+  std::unique_ptr<ScriptedDrafter> drafter;
+  if (expected != nullptr) {
+    drafter = std::make_unique<ScriptedDrafter>(*expected);
+    options.num_speculative_tokens = 3;
+    options.adapts_drafts = false;
+  }
+  auto engine = Engine::Create(options, &group, &clock, drafter.get());
   EXPECT_TRUE(engine.ok()) << engine.status();
   if (!engine.ok()) return answers;
   std::vector<OutputEvent> events;
@@ -135,6 +182,10 @@ Answers AnswersOf(ThreadRanks& group, int num_requests = kNumRequests) {
     }
   }
   EXPECT_GT((*engine)->Stats().prefix_cache_hits, 0);
+  if (expected != nullptr) {
+    EXPECT_TRUE((*engine)->DrafterHealth().ok());
+    EXPECT_GT((*engine)->Stats().num_accepted_tokens, 40);
+  }
   return answers;
 }
 
@@ -267,6 +318,43 @@ class FamilyTest : public TensorParallelTest,
 TEST_P(FamilyTest, SameAsOneRank) {
   Write(GetParam(), RandomFamilyShape());
   ExpectSameOn(F32(), {2, 4});
+}
+
+// Drafts change how many steps it takes and nothing else, on ranks and stages.
+TEST_F(TensorParallelTest, Speculation) {
+  Write("gemma3", RandomFamilyShape());
+  const Answers expected = RunOn(F32(), 1);
+  for (const auto& [tensor_size, pipeline_size] :
+       {std::pair(1, 1), std::pair(4, 1), std::pair(2, 2)}) {
+    SCOPED_TRACE(absl::StrCat(tensor_size, " x ", pipeline_size));
+    ThreadRanks::Options group;
+    group.tensor_size = tensor_size;
+    group.pipeline_size = pipeline_size;
+    auto ranks = ThreadRanks::Create(directory_.string(), F32(), group);
+    ASSERT_TRUE(ranks.ok()) << ranks.status();
+    ExpectNear(AnswersOf(**ranks, kNumRequests, &expected), expected);
+  }
+}
+
+// Two stages, and both kinds of parallelism together.
+TEST_P(FamilyTest, Stages) {
+  Write(GetParam(), RandomFamilyShape());
+  const Answers expected = RunOn(F32(), 1);
+  for (const auto& [tensor_size, pipeline_size] :
+       {std::pair(1, 2), std::pair(2, 2)}) {
+    SCOPED_TRACE(absl::StrCat(tensor_size, " x ", pipeline_size));
+    ThreadRanks::Options group;
+    group.tensor_size = tensor_size;
+    group.pipeline_size = pipeline_size;
+    auto ranks = ThreadRanks::Create(directory_.string(), F32(), group);
+    ASSERT_TRUE(ranks.ok()) << ranks.status();
+    for (int i = 0; i < (*ranks)->size(); ++i) {
+      EXPECT_THAT(
+          (*ranks)->rank(i).warnings,
+          testing::Not(testing::Contains(testing::HasSubstr("are not used"))));
+    }
+    ExpectNear(AnswersOf(**ranks), expected);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -73,18 +73,33 @@ absl::StatusOr<std::unique_ptr<ThreadRanks>> ThreadRanks::Create(
     const std::string& path, const LoadOptions& load_options,
     const Options& options) {
   std::unique_ptr<ThreadRanks> group(new ThreadRanks);
-  const int size = options.tensor_size;
-  if (size > 1) {
-    group->tensor_group_ =
-        std::make_unique<HostTestGroup>(options.transport, size);
+  const int size = options.tensor_size * options.pipeline_size;
+  for (int i = 0; i < options.pipeline_size; ++i) {
+    group->tensor_groups_.push_back(std::make_unique<HostTestGroup>(
+        options.transport, options.tensor_size));
+  }
+  for (int i = 0; i < options.tensor_size; ++i) {
+    group->pipeline_groups_.push_back(std::make_unique<HostTestGroup>(
+        options.transport, options.pipeline_size));
   }
   group->models_.resize(size);
   QUIRE_RETURN_IF_ERROR(group->OnAll([&](int rank) -> absl::Status {
     LoadOptions own = load_options;
-    own.parallel.tensor_size = size;
-    own.parallel.size = size;
-    own.parallel.rank = rank;
-    if (size > 1) own.parallel.tensor = (*group->tensor_group_)[rank].get();
+    ParallelConfig& parallel = own.parallel;
+    parallel.tensor_size = options.tensor_size;
+    parallel.pipeline_size = options.pipeline_size;
+    parallel.size = size;
+    parallel.rank = rank;
+    const int tensor_rank = parallel.tensor_rank();
+    const int pipeline_rank = parallel.pipeline_rank();
+    if (options.tensor_size > 1) {
+      parallel.tensor =
+          (*group->tensor_groups_[pipeline_rank])[tensor_rank].get();
+    }
+    if (options.pipeline_size > 1) {
+      parallel.pipeline =
+          (*group->pipeline_groups_[tensor_rank])[pipeline_rank].get();
+    }
     std::unique_ptr<Backend> backend;
     if (options.make_backend) {
       backend = options.make_backend();
@@ -96,7 +111,8 @@ absl::StatusOr<std::unique_ptr<ThreadRanks>> ThreadRanks::Create(
     absl::StatusOr<LoadedModel> model =
         LoadModel(path, own, std::move(backend));
     if (!model.ok()) {
-      if (own.parallel.tensor != nullptr) own.parallel.tensor->Abort();
+      if (parallel.tensor != nullptr) parallel.tensor->Abort();
+      if (parallel.pipeline != nullptr) parallel.pipeline->Abort();
       return model.status();
     }
     group->models_[rank] = std::make_unique<LoadedModel>(*std::move(model));

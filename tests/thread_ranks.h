@@ -22,6 +22,7 @@ class ThreadRanks : public ModelRunner {
  public:
   struct Options {
     int tensor_size = 1;
+    int pipeline_size = 1;
     HostTransport transport = HostTransport::kSharedMemory;
     // Null: the CPU's, of one thread.
     std::function<std::unique_ptr<Backend>()> make_backend;
@@ -49,7 +50,9 @@ class ThreadRanks : public ModelRunner {
   // Runs body(rank) on a thread for each rank; the first error of any.
   absl::Status OnAll(const std::function<absl::Status(int)>& body);
 
-  std::unique_ptr<HostTestGroup> tensor_group_;
+  // By stage, and by rank in the tensor group.
+  std::vector<std::unique_ptr<HostTestGroup>> tensor_groups_;
+  std::vector<std::unique_ptr<HostTestGroup>> pipeline_groups_;
   std::vector<std::unique_ptr<LoadedModel>> models_;
 };
 

@@ -84,7 +84,7 @@ struct ThreadPool::State {
   };
 
   // The items of one thread: those from the low half to the high half. The
-  // owner takes the first, others the last.
+  // owner takes the first, others the last half.
   struct Stream {
     alignas(64) std::atomic<uint64_t> span{0};
   };
@@ -121,29 +121,43 @@ struct ThreadPool::State {
   static uint32_t Epoch(uint64_t gate_value) { return gate_value >> 32; }
   static bool IsOpen(uint64_t gate_value) { return Epoch(gate_value) & 1; }
 
-  // Takes an item; false if none is left.
-  static bool Take(Stream& stream, bool is_own, int64_t* item) {
+  static uint64_t Span(uint64_t begin, uint64_t end) {
+    return end << 32 | begin;
+  }
+
+  // Takes the first item of a stream, or, for another thread, the last half of
+  // them. Returns the span of what was taken, empty if nothing is left.
+  static uint64_t Take(Stream& stream, bool is_own) {
     // Relaxed, as above.
     uint64_t span = stream.span.load(std::memory_order_relaxed);
     for (;;) {
-      const uint32_t begin = static_cast<uint32_t>(span);
-      const uint32_t end = span >> 32;
-      if (begin >= end) return false;
-      *item = is_own ? begin : end - 1;
-      const uint64_t rest = is_own ? span + 1 : span - kEpochUnit;
+      const uint64_t begin = static_cast<uint32_t>(span);
+      const uint64_t end = span >> 32;
+      if (begin >= end) return 0;
+      const uint64_t middle = is_own ? begin + 1 : begin + (end - begin) / 2;
+      const uint64_t rest = is_own ? Span(middle, end) : Span(begin, middle);
       if (stream.span.compare_exchange_weak(span, rest,
                                             std::memory_order_relaxed)) {
-        return true;
+        return is_own ? Span(begin, middle) : Span(middle, end);
       }
     }
   }
 
   void RunStreams(int thread_idx) {
     const size_t own = stream_idxs[thread_idx];
-    for (size_t i = 0; i < streams.size(); ++i) {
-      Stream& stream = streams[(own + i) % streams.size()];
-      int64_t item = 0;
-      while (Take(stream, i == 0, &item)) (*body)(item, item + 1, thread_idx);
+    for (size_t i = 0; i < streams.size();) {
+      while (const uint64_t taken = Take(streams[own], true)) {
+        const int64_t item = static_cast<uint32_t>(taken);
+        (*body)(item, item + 1, thread_idx);
+      }
+      // Half of what another has left becomes this thread's stream, of which
+      // others may take halves in turn.
+      const uint64_t taken = Take(streams[(own + i) % streams.size()], false);
+      if (taken == 0) {
+        ++i;
+      } else {
+        streams[own].span.store(taken, std::memory_order_relaxed);
+      }
     }
   }
 
@@ -189,7 +203,7 @@ struct ThreadPool::State {
     for (uint64_t i = 0; i < count; ++i) {
       const uint64_t begin = num_items * i / count;
       const uint64_t end = num_items * (i + 1) / count;
-      streams[i].span.store(end << 32 | begin, std::memory_order_relaxed);
+      streams[i].span.store(Span(begin, end), std::memory_order_relaxed);
     }
   }
 

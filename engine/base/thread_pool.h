@@ -59,8 +59,8 @@ class ThreadPool {
   // Calls body(i, i + 1, thread_idx) for every item. For items that are
   // consecutive pieces of memory read once: each thread begins with
   // consecutive items of its own, in order, so that what it prefetches across
-  // their borders is not in vain, and without any left takes the last ones of
-  // others. Requires: num_items < 2^31.
+  // their borders is not in vain, and without any left takes the last half of
+  // another's. Requires: num_items < 2^31.
   void ParallelForStreams(int64_t num_items, Body body);
   // The item that `thread_idx` begins with there; num_items if it has none of
   // its own. Items of a node are those of ParallelForByNode with chunk 1.

@@ -91,9 +91,12 @@ BackendModelRunner::BackendModelRunner(Backend* backend, Model* model,
     : backend_(backend),
       model_(model),
       steps_in_flight_(steps_in_flight),
+      pending_(steps_in_flight),
       slot_params_(max_num_seqs) {
   updates_.reserve(2 * max_num_seqs);
   rows_.reserve(max_num_seqs);
+  token_ids_.reserve(max_num_seqs);
+  spare_result_.rows.reserve(max_num_seqs);
 }
 
 void BackendModelRunner::BuildPlan(const SchedulerOutput& output) {
@@ -147,9 +150,9 @@ void BackendModelRunner::BuildPlan(const SchedulerOutput& output) {
 }
 
 absl::Status BackendModelRunner::Submit(const SchedulerOutput& output) {
-  if (static_cast<int>(pending_.size()) >= steps_in_flight_) {
+  if (num_pending_ >= steps_in_flight_) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(pending_.size(), " steps are in flight already"));
+        absl::StrCat(num_pending_, " steps are in flight already"));
   }
   BuildPlan(output);
   StepPlan plan;
@@ -168,17 +171,23 @@ absl::Status BackendModelRunner::Submit(const SchedulerOutput& output) {
     const absl::Status ended = backend_->Collect(*step).status();
     return absl::IsUnavailable(ended) ? ended : status;
   }
-  pending_.push_back({step, output.step_id, output.scored_token_ids});
+  PendingStep& pending =
+      pending_[(first_pending_ + num_pending_++) % steps_in_flight_];
+  pending.step = step;
+  pending.step_id = output.step_id;
+  pending.scored_ids = output.scored_token_ids;
   return absl::OkStatus();
 }
 
 absl::StatusOr<StepResult> BackendModelRunner::Collect() {
-  QUIRE_CHECK(!pending_.empty());
-  const PendingStep pending = std::move(pending_.front());
-  pending_.pop_front();
+  QUIRE_CHECK(num_pending_ > 0);
+  const PendingStep& pending = pending_[first_pending_];
+  first_pending_ = (first_pending_ + 1) % steps_in_flight_;
+  --num_pending_;
   QUIRE_ASSIGN_OR_RETURN(const absl::Span<const RowResult> rows,
                          backend_->Collect(*pending.step));
-  StepResult result;
+  StepResult result = std::move(spare_result_);
+  spare_result_.rows.clear();
   result.step_id = pending.step_id;
   result.rows.reserve(rows.size());
   absl::Span<const int32_t> scored_ids = pending.scored_ids;
@@ -203,14 +212,19 @@ absl::StatusOr<StepResult> BackendModelRunner::Collect() {
   return result;
 }
 
+void BackendModelRunner::Recycle(StepResult result) {
+  spare_result_ = std::move(result);
+  spare_result_.rows.clear();
+}
+
 bool BackendModelRunner::PrepareAhead() {
   return backend_->PrepareAhead(
       [this](Step* step) { return model_->Forward(*backend_, *step); });
 }
 
 bool BackendModelRunner::Done() const {
-  QUIRE_CHECK(!pending_.empty());
-  return backend_->Done(*pending_.front().step);
+  QUIRE_CHECK(num_pending_ > 0);
+  return backend_->Done(*pending_[first_pending_].step);
 }
 
 }  // namespace quire

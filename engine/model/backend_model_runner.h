@@ -3,7 +3,6 @@
 #define QUIRE_ENGINE_MODEL_BACKEND_MODEL_RUNNER_H_
 
 #include <cstdint>
-#include <deque>
 #include <utility>
 #include <vector>
 
@@ -26,6 +25,7 @@ class BackendModelRunner : public ModelRunner {
   // RESOURCE_EXHAUSTED if steps_in_flight() steps wait to be collected.
   absl::Status Submit(const SchedulerOutput& output) override;
   absl::StatusOr<StepResult> Collect() override;
+  void Recycle(StepResult result) override;
   bool Done() const override;
   bool PrepareAhead() override;
 
@@ -41,9 +41,14 @@ class BackendModelRunner : public ModelRunner {
   Backend* const backend_;
   Model* const model_;
   const int steps_in_flight_;
-  std::deque<PendingStep> pending_;
+  // A ring of steps_in_flight_ that keeps its memory, like all below: a steady
+  // state allocates nothing.
+  std::vector<PendingStep> pending_;
+  int first_pending_ = 0;
+  int num_pending_ = 0;
+  StepResult spare_result_;
 
-  // Of the plan being built; reused, so that a steady state allocates nothing.
+  // Of the plan being built.
   std::vector<SlotParams> slot_params_;
   std::vector<SlotUpdate> updates_;
   std::vector<StepRow> rows_;

@@ -69,6 +69,16 @@ class Decoder : public Model {
   DType dtype_ = DType::kF32;
   Pooling pooling_ = Pooling::kNone;
   Communicator* tensor_ranks_ = nullptr;  // Null: this rank has everything.
+  // A stage of several: the layers in between are those of layer_range_.
+  Communicator* pipeline_ranks_ = nullptr;
+  IndexRange layer_range_;
+  bool is_first_stage() const {
+    return pipeline_ranks_ == nullptr || pipeline_ranks_->rank() == 0;
+  }
+  bool is_last_stage() const {
+    return pipeline_ranks_ == nullptr ||
+           pipeline_ranks_->rank() + 1 == pipeline_ranks_->size();
+  }
 
   // Activation buffers: ids, resolved to views after Prepare.
   struct Buffers {
@@ -141,6 +151,13 @@ class DecoderBuilder {
   absl::StatusOr<NormSpec> HeadNorm(const std::string& name, QkNorm kind,
                                     int num_heads, IndexRange own_heads,
                                     int head_dim);
+  // Whether this rank adds the bias of a matrix whose products are summed over
+  // ranks: the sum must hold it once.
+  bool HasBias(const std::string& name, bool has_bias) {
+    if (!has_bias || TensorShard().rank == 0) return has_bias;
+    weights_.Ignore(absl::StrCat(name, ".bias"));
+    return false;
+  }
   // The part of the vocabulary's matrix that makes this rank's logits.
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackHead(
       const std::string& name);
@@ -148,6 +165,11 @@ class DecoderBuilder {
     return {options_.parallel.tensor_rank(), options_.parallel.tensor_size};
   }
   bool IsSharded() const { return options_.parallel.tensor_size > 1; }
+  bool IsFirstStage() const { return options_.parallel.pipeline_rank() == 0; }
+  bool IsLastStage() const {
+    return options_.parallel.pipeline_rank() + 1 ==
+           options_.parallel.pipeline_size;
+  }
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
       LinearKind kind, const std::vector<LinearSource>& sources);
   absl::StatusOr<TensorView> RopeTableFor(const LayerConfig& layer,
@@ -270,13 +292,17 @@ absl::Status DecoderBuilder::BuildVocabulary() {
   const int64_t hidden_size = config_.hidden_size;
   const int64_t embedding_size = config_.embedding_size;
   const TensorNames& names = config_.tensors;
-  QUIRE_ASSIGN_OR_RETURN(decoder_->embedding_,
-                         Pack(LinearKind::kVocab, {{prefix_ + names.embedding,
-                                                    config_.vocab_size,
-                                                    embedding_size,
-                                                    {0, config_.vocab_size},
-                                                    {0, embedding_size},
-                                                    /*has_bias=*/false}}));
+  if (IsFirstStage()) {
+    QUIRE_ASSIGN_OR_RETURN(decoder_->embedding_,
+                           Pack(LinearKind::kVocab, {{prefix_ + names.embedding,
+                                                      config_.vocab_size,
+                                                      embedding_size,
+                                                      {0, config_.vocab_size},
+                                                      {0, embedding_size},
+                                                      /*has_bias=*/false}}));
+  } else {
+    weights_.IgnoreAll(absl::StrCat(prefix_, names.embedding, "."));
+  }
   if (!names.project_in.empty()) {
     QUIRE_ASSIGN_OR_RETURN(
         decoder_->project_in_,
@@ -301,6 +327,10 @@ absl::Status DecoderBuilder::BuildVocabulary() {
 
 absl::Status DecoderBuilder::BuildPositions() {
   if (config_.tensors.positions.empty()) return absl::OkStatus();
+  if (!IsFirstStage()) {
+    weights_.IgnoreAll(absl::StrCat(prefix_, config_.tensors.positions, "."));
+    return absl::OkStatus();
+  }
   const int64_t offset = config_.position_offset;
   if (options_.max_model_len > config_.max_position_embeddings) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -323,12 +353,14 @@ absl::Status DecoderBuilder::BuildPositions() {
 absl::Status DecoderBuilder::BuildHead() {
   const std::vector<std::string>& names = config_.tensors.heads;
   const bool is_tied = config_.tie_word_embeddings;
-  if (is_tied || options_.pooling != Pooling::kNone) {
+  if (is_tied || options_.pooling != Pooling::kNone || !IsLastStage()) {
     // Some writers store the shared table twice; embeddings need no head.
     for (const std::string& name : names) {
       weights_.Ignore(absl::StrCat(name, ".weight"));
     }
-    if (options_.pooling != Pooling::kNone || !IsSharded()) {
+    // One rank of one stage has the embedding's table for both.
+    const bool has_table = IsFirstStage() && !IsSharded();
+    if (options_.pooling != Pooling::kNone || !IsLastStage() || has_table) {
       return absl::OkStatus();
     }
   }
@@ -422,12 +454,11 @@ absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
       built.gate_up,
       Pack(is_gated ? LinearKind::kGateUp : LinearKind::kPlain, parts));
   built.activation = ToEpilogue(layer.activation);
-  // The sum over ranks must hold a bias once: rank 0 adds it.
   QUIRE_ASSIGN_OR_RETURN(
       built.down,
       Pack(LinearKind::kPlain,
            {{prefix + names.down, config_.hidden_size, inner_size, all_hidden,
-             inner, layer.has_mlp_bias && TensorShard().rank == 0}}));
+             inner, HasBias(prefix + names.down, layer.has_mlp_bias)}}));
   return absl::OkStatus();
 }
 
@@ -448,7 +479,7 @@ absl::Status DecoderBuilder::BuildLayer(int layer_idx, const LayerConfig& layer,
              layer.num_heads * head_dim,
              {0, config_.hidden_size},
              {heads.heads.begin * head_dim, heads.heads.end * head_dim},
-             layer.has_output_bias && TensorShard().rank == 0}}));
+             HasBias(prefix + names.output, layer.has_output_bias)}}));
   QUIRE_ASSIGN_OR_RETURN(built.attention_branch_norm,
                          Norm(prefix, names.attention_branch_norm));
   QUIRE_ASSIGN_OR_RETURN(built.attention_sum_norm,
@@ -491,7 +522,8 @@ absl::StatusOr<TensorView> DecoderBuilder::RopeTableFor(
 
 absl::Status DecoderBuilder::AddAttentionSpecs() {
   std::vector<SpecEntry> entries;
-  for (int i = 0; i < static_cast<int>(config_.layers.size()); ++i) {
+  const IndexRange range = decoder_->layer_range_;
+  for (int i = static_cast<int>(range.begin); i < range.end; ++i) {
     const LayerConfig& layer = config_.layers[i];
     SpecEntry* entry = nullptr;
     for (SpecEntry& known : entries) {
@@ -544,7 +576,9 @@ absl::Status DecoderBuilder::AddAttentionSpecs() {
 
 absl::Status DecoderBuilder::AddBuffers() {
   int64_t qkv_cols = 0, attention_cols = 0, mlp_cols = 0;
-  for (const DecoderLayer& layer : decoder_->layers_) {
+  const IndexRange range = decoder_->layer_range_;
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    const DecoderLayer& layer = decoder_->layers_[i];
     if (IsSharded() ||
         layer.attention_branch_norm.kind != NormSpec::Kind::kNone ||
         layer.mlp_branch_norm.kind != NormSpec::Kind::kNone) {
@@ -578,7 +612,15 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   const int num_layers = static_cast<int>(config_.layers.size());
   decoder_->layers_.resize(num_layers);
   decoder_->pooling_ = options_.pooling;
-  decoder_->tensor_ranks_ = options_.parallel.tensor;
+  const ParallelConfig& parallel = options_.parallel;
+  decoder_->tensor_ranks_ = parallel.tensor;
+  decoder_->pipeline_ranks_ = parallel.pipeline;
+  QUIRE_ASSIGN_OR_RETURN(decoder_->layer_range_,
+                         StageLayers(num_layers, {parallel.pipeline_rank(),
+                                                  parallel.pipeline_size}));
+  if (parallel.pipeline_size > 1 && options_.pooling != Pooling::kNone) {
+    return absl::UnimplementedError("embeddings of a pipeline of stages");
+  }
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
   prefix_ = FindPrefix(config_, weights_);
@@ -597,6 +639,10 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   decoder_->logits_softcap_ = config_.logits_softcap;
   QUIRE_RETURN_IF_ERROR(BuildVocabulary());
   for (int i = 0; i < num_layers; ++i) {
+    if (i < decoder_->layer_range_.begin || i >= decoder_->layer_range_.end) {
+      weights_.IgnoreAll(LayerPrefix(i));
+      continue;
+    }
     const LayerConfig& layer = config_.layers[i];
     QUIRE_ASSIGN_OR_RETURN(
         const HeadShard heads,
@@ -610,8 +656,14 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   return std::unique_ptr<Model>(std::move(decoder_));
 }
 
+// The hidden states that the first layer here meets.
 absl::Status Decoder::Embed(Backend& backend, Step& step) {
   const TensorView hidden = backend.Activation(buffers_.hidden);
+  if (!is_first_stage()) {
+    return backend.Transfer(step, TransferKind::kReceive, *pipeline_ranks_,
+                            pipeline_ranks_->rank() - 1,
+                            ActivationRows::kTokens, hidden);
+  }
   if (project_in_ == nullptr) {
     return backend.Embed(step, *embedding_, positions_.get(), embedding_scale_,
                          hidden);
@@ -700,8 +752,8 @@ absl::Status Decoder::Logits(Backend& backend, Step& step, TensorView logits) {
 
 absl::Status Decoder::Forward(Backend& backend, Step& step) {
   QUIRE_RETURN_IF_ERROR(Embed(backend, step));
-  for (const DecoderLayer& layer : layers_) {
-    QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layer));
+  for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
+    QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layers_[i]));
   }
   if (pooling_ != Pooling::kNone) {
     Prologue prologue;
@@ -710,7 +762,20 @@ absl::Status Decoder::Forward(Backend& backend, Step& step) {
                         pooling_);
   }
   const TensorView logits = backend.Activation(buffers_.logits);
-  QUIRE_RETURN_IF_ERROR(Logits(backend, step, logits));
+  if (is_last_stage()) {
+    QUIRE_RETURN_IF_ERROR(Logits(backend, step, logits));
+  } else {
+    QUIRE_RETURN_IF_ERROR(
+        backend.Transfer(step, TransferKind::kSend, *pipeline_ranks_,
+                         pipeline_ranks_->rank() + 1, ActivationRows::kTokens,
+                         backend.Activation(buffers_.hidden)));
+  }
+  if (pipeline_ranks_ != nullptr) {
+    // Every stage draws for itself, as its slots must know the tokens.
+    QUIRE_RETURN_IF_ERROR(backend.Transfer(
+        step, TransferKind::kBroadcast, *pipeline_ranks_,
+        pipeline_ranks_->size() - 1, ActivationRows::kLogitRows, logits));
+  }
   return backend.Sample(step, logits);
 }
 

@@ -424,9 +424,8 @@ namespace {
 
 // All ranks' smallest figures: one plans for all. On devices with memory of
 // their own the ranks are alike, and each takes what it has.
-absl::Status AgreeOnMemory(const ParallelConfig& parallel,
-                           int64_t bytes_per_token, KvPlan* plan) {
-  Communicator* const ranks = parallel.tensor;
+absl::Status AgreeOnMemory(Communicator* ranks, int64_t bytes_per_token,
+                           KvPlan* plan) {
   if (ranks == nullptr || ranks->is_on_device()) return absl::OkStatus();
   // f32 holds both halves of an integer below 2^48 exactly.
   constexpr int64_t kHalf = int64_t{1} << 24;
@@ -479,8 +478,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   const ParallelConfig& parallel = options.parallel;
   QUIRE_RETURN_IF_ERROR(
       CheckTensorParallelSize(loaded.config, parallel.tensor_size));
+  QUIRE_RETURN_IF_ERROR(KvHeadsOfRank(loaded.config, parallel).status());
   const int64_t needed =
-      weights.ExpectedBytes({parallel.tensor_rank(), parallel.tensor_size});
+      weights.ExpectedBytes({parallel.tensor_rank(), parallel.tensor_size},
+                            {parallel.pipeline_rank(), parallel.pipeline_size});
   const std::optional<int64_t> free_bytes = loaded.backend->FreeDeviceBytes();
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   const int64_t usable =
@@ -499,9 +500,12 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
       KvPlan plan, PlanKvMemory(loaded.config, kv_options, usable - needed,
                                 free_bytes.has_value()));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
-  QUIRE_RETURN_IF_ERROR(AgreeOnMemory(
-      parallel, KvBytesPerToken(loaded.config, loaded.kv_cache_dtype, parallel),
-      &plan));
+  // Of all in a tensor group, then of all groups.
+  for (Communicator* const ranks : {parallel.tensor, parallel.pipeline}) {
+    QUIRE_RETURN_IF_ERROR(AgreeOnMemory(
+        ranks, KvBytesPerToken(loaded.config, loaded.kv_cache_dtype, parallel),
+        &plan));
+  }
 
   ModelOptions model_options;
   model_options.parallel = parallel;
@@ -528,8 +532,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   loaded.max_num_scored_tokens =
       ScoredTokensPerStep(loaded.config.vocab_size, shape.max_num_tokens);
   shape.max_logit_rows =
-      std::min(options.max_num_seqs + loaded.max_num_scored_tokens,
+      std::min(options.max_num_seqs * (1 + options.num_drafts) +
+                   loaded.max_num_scored_tokens,
                options.max_num_batched_tokens);
+  shape.num_drafts = options.num_drafts;
   shape.max_model_len = plan.max_model_len;
   shape.vocab_size = loaded.config.vocab_size;
   shape.block_size = options.block_size;
@@ -539,6 +545,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                               : loaded.backend->UsefulStepsInFlight();
   if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
   shape.tensor_ranks = parallel.tensor;
+  shape.pipeline_ranks = parallel.pipeline;
   if (free_bytes) {
     shape.device_bytes = usable;
     shape.kv_bytes = options.kv_cache_memory_bytes;

@@ -46,6 +46,7 @@ struct LoadOptions {
   int max_num_batched_tokens = 512;
   int block_size = 16;
   int steps_in_flight = 0;  // 0: what is of use on the device.
+  int num_drafts = 0;       // Of a sequence in a step, as a rule.
   // For conversions while loading; <= 0: all that the process may use.
   int num_threads = 0;
   LoadProgress progress;

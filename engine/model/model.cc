@@ -46,13 +46,18 @@ absl::Status CheckTensorParallelSize(const ModelConfig& config, int size) {
 
 absl::StatusOr<std::vector<int>> KvHeadsOfRank(const ModelConfig& config,
                                                const ParallelConfig& parallel) {
-  std::vector<int> kv_heads;
-  for (const LayerConfig& layer : config.layers) {
+  std::vector<int> kv_heads(config.layers.size());
+  QUIRE_ASSIGN_OR_RETURN(
+      const IndexRange range,
+      StageLayers(config.layers.size(),
+                  {parallel.pipeline_rank(), parallel.pipeline_size}));
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    const LayerConfig& layer = config.layers[i];
     QUIRE_ASSIGN_OR_RETURN(
         const HeadShard heads,
         ShardHeads(layer.num_heads, layer.num_kv_heads,
                    {parallel.tensor_rank(), parallel.tensor_size}));
-    kv_heads.push_back(static_cast<int>(heads.kv_heads.size()));
+    kv_heads[i] = static_cast<int>(heads.kv_heads.size());
   }
   return kv_heads;
 }

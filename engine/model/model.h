@@ -47,7 +47,7 @@ class Model {
 // refuse, CreateModel says.)
 absl::Status CheckTensorParallelSize(const ModelConfig& config, int size);
 
-// The KV heads that one rank has of each layer.
+// The KV heads that one rank has of each layer; none of other stages' layers.
 absl::StatusOr<std::vector<int>> KvHeadsOfRank(const ModelConfig& config,
                                                const ParallelConfig& parallel);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
@@ -18,6 +19,21 @@ namespace {
 constexpr absl::Duration kHelloTimeout = absl::Seconds(2);
 // And so long what watches over the ranks that run.
 constexpr absl::Duration kLateHelloTimeout = absl::Milliseconds(200);
+
+// What a stranger may have sent goes into logs.
+void MakePrintable(std::string& text) {
+  constexpr size_t kMaxLength = 1024;
+  text.resize(std::min(text.size(), kMaxLength));
+  for (char& c : text) {
+    if (!absl::ascii_isprint(static_cast<unsigned char>(c))) c = '?';
+  }
+}
+
+absl::StatusOr<Hello> ReadHello(const std::string& bytes) {
+  QUIRE_ASSIGN_OR_RETURN(Hello hello, FromBytes<Hello>(bytes));
+  MakePrintable(hello.name);
+  return hello;
+}
 
 }  // namespace
 
@@ -86,7 +102,7 @@ absl::Status RankReception::Receive(std::unique_ptr<ControlLink> link,
   if (message->type != MessageType::kHello) {
     return absl::DataLossError(absl::StrCat(host, " says no hello"));
   }
-  QUIRE_ASSIGN_OR_RETURN(Hello hello, FromBytes<Hello>(message->body));
+  QUIRE_ASSIGN_OR_RETURN(Hello hello, ReadHello(message->body));
   const std::string their_name = DescribeRank(hello.rank, hello.name);
   if (const absl::Status status = CheckHello(hello, their_name); !status.ok()) {
     link->Send(MessageType::kRefusal, status.message(), kHelloTimeout)
@@ -180,7 +196,7 @@ void RankReception::RefuseLate() {
   auto message =
       link.Receive(kMaxControlBytes, absl::Now() + kLateHelloTimeout);
   if (!message.ok() || message->type != MessageType::kHello) return;
-  const auto hello = FromBytes<Hello>(message->body);
+  const auto hello = ReadHello(message->body);
   if (!hello.ok()) return;
   const std::string refusal = absl::StrCat(
       DescribeRank(hello->rank, hello->name), " comes too late: the ",

@@ -8,10 +8,11 @@
 
 namespace quire {
 
-// Log-probabilities do not count: a rank need not have them.
-inline StepDigest DigestOf(const StepResult& result) {
+// Of the step after `step_idx` others. Log-probabilities do not count: a rank
+// need not have them.
+inline StepDigest DigestOf(int64_t step_idx, const StepResult& result) {
   StepDigest digest;
-  digest.step_id = result.step_id;
+  digest.step_idx = step_idx;
   for (const SampledRow& row : result.rows) {
     digest.hash = MixBits(digest.hash, static_cast<uint32_t>(row.slot));
     for (const TokenOutput& token : row.tokens) {

@@ -168,7 +168,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     if (!result.ok()) return Broken(result.status());
     // A rank that is gone may be found by the collectives or not: what was
     // computed is right either way.
-    EndStep(DigestOf(*result));
+    EndStep(*result);
     return result;
   }
 
@@ -277,13 +277,13 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     ++num_steps_sent_;
   }
 
-  void EndStep(const StepDigest& digest) {
+  void EndStep(const StepResult& result) {
     std::lock_guard<std::mutex> lock(mu_);
-    ++peers_[0].num_steps_done;
+    const int64_t step_idx = peers_[0].num_steps_done++;
     peers_[0].behind_since = absl::Now();
     // Ranks of a pipeline draw at its end only.
     if (layout_.pipeline_size > 1) return;
-    digests_.push_back(digest);
+    digests_.push_back(DigestOf(step_idx, result));
     if (digests_.size() > kNumDigests) digests_.pop_front();
   }
 
@@ -437,13 +437,17 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   // compared by its next heartbeat, or not at all.
   absl::Status CompareDigests(const Heartbeat& heartbeat) const {
     for (const StepDigest& theirs : heartbeat.digests) {
-      for (const StepDigest& ours : digests_) {
-        if (ours.step_id != theirs.step_id || ours.hash == theirs.hash) {
-          continue;
-        }
-        return absl::UnavailableError(absl::StrCat(
-            "drew other tokens than rank 0 in step ", ours.step_id));
+      const auto ours =
+          std::lower_bound(digests_.begin(), digests_.end(), theirs.step_idx,
+                           [](const StepDigest& digest, int64_t step_idx) {
+                             return digest.step_idx < step_idx;
+                           });
+      if (ours == digests_.end() || ours->step_idx != theirs.step_idx ||
+          ours->hash == theirs.hash) {
+        continue;
       }
+      return absl::UnavailableError(absl::StrCat(
+          "drew other tokens than rank 0 in step ", theirs.step_idx));
     }
     return absl::OkStatus();
   }

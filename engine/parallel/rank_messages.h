@@ -52,8 +52,8 @@ struct LoadedFacts {
 };
 
 struct StepDigest {
-  int64_t step_id = 0;
-  uint64_t hash = 0;  // Of the tokens drawn.
+  int64_t step_idx = 0;  // Plans before it.
+  uint64_t hash = 0;     // Of the tokens drawn.
 };
 
 struct Heartbeat {
@@ -112,8 +112,8 @@ void Visit(Wire& wire, LoadedFacts& value) {
 }
 template <typename Wire>
 void Visit(Wire& wire, StepDigest& value) {
-  auto& [step_id, hash] = value;
-  wire(step_id);
+  auto& [step_idx, hash] = value;
+  wire(step_idx);
   wire(hash);
 }
 template <typename Wire>

@@ -219,7 +219,7 @@ class RankWorkerImpl : public RankWorker {
       if (num_pending > 0 && (!has_room || !HasPlan())) {
         QUIRE_ASSIGN_OR_RETURN(const StepResult result, runner->Collect());
         --num_pending;
-        EndStep(DigestOf(result));
+        EndStep(result);
         continue;
       }
       QUIRE_ASSIGN_OR_RETURN(const bool has_message, ReadPlan(&message));
@@ -264,14 +264,14 @@ class RankWorkerImpl : public RankWorker {
     return true;
   }
 
-  void EndStep(const StepDigest& digest) {
+  void EndStep(const StepResult& result) {
     std::lock_guard<std::mutex> lock(mu_);
-    ++heartbeat_.num_steps_done;
+    const int64_t step_idx = heartbeat_.num_steps_done++;
     // Some of a very fast model's steps are not compared.
     if (layout_.pipeline_size > 1 || heartbeat_.digests.size() >= kMaxDigests) {
       return;
     }
-    heartbeat_.digests.push_back(digest);
+    heartbeat_.digests.push_back(DigestOf(step_idx, result));
   }
 
   absl::Status Fail(absl::Status status) {

@@ -55,6 +55,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "engine/engine_options.h"
 #include "engine/kv_cache/kv_cache_manager.h"
 #include "engine/request.h"
@@ -137,7 +138,7 @@ class Scheduler {
 
   // Takes the oldest step's result; appends its events. INTERNAL if the result
   // is not of that step: its requests then fail with that error.
-  absl::Status Update(StepResult result, absl::Time now,
+  absl::Status Update(StepResult&& result, absl::Time now,
                       std::vector<OutputEvent>* events);
 
   // The step failed: every request in it ends with `error`. The newest (Submit
@@ -233,9 +234,9 @@ class Scheduler {
                    std::vector<OutputEvent>* events);
   // Whether the tokens can be what became of the row and its drafts.
   bool AreValidTokens(const InFlightRow& row,
-                      const std::vector<TokenOutput>& tokens) const;
-  // `event` may hold scored prompt tokens.
-  void AcceptTokens(const InFlightRow& row, std::vector<TokenOutput> tokens,
+                      absl::Span<const TokenOutput> tokens) const;
+  // Takes the tokens. `event` may hold scored prompt tokens.
+  void AcceptTokens(const InFlightRow& row, absl::Span<TokenOutput> tokens,
                     OutputEvent event, std::vector<OutputEvent>* events);
   void FailRows(InFlightStep step, const absl::Status& error, absl::Time now,
                 std::vector<OutputEvent>* events);

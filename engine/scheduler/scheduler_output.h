@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "engine/request.h"
 
 namespace quire {
@@ -70,9 +71,9 @@ struct SchedulerOutput {
 
 struct SampledRow {
   int32_t slot = 0;
-  // If the row needs_token: its accepted drafts, then one more token. Else
-  // none.
-  std::vector<TokenOutput> tokens;
+  // If the row needs_token: its accepted drafts, then one more. Else none.
+  // One, as a rule: it needs no memory of its own.
+  absl::InlinedVector<TokenOutput, 1> tokens;
   std::vector<TokenOutput> scored;  // [num_scored], with their ranks.
   std::vector<float> embedding;     // Instead of tokens, of an embed request.
   bool non_finite = false;          // The logits were not finite; no token.

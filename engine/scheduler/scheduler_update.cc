@@ -9,7 +9,7 @@
 
 namespace quire {
 
-absl::Status Scheduler::Update(StepResult result, absl::Time now,
+absl::Status Scheduler::Update(StepResult&& result, absl::Time now,
                                std::vector<OutputEvent>* events) {
   QUIRE_CHECK(!steps_.empty());
   InFlightStep step = std::move(steps_.front());
@@ -120,7 +120,8 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
   if (!row.needs_token) {
     events->push_back(std::move(event));
   } else if (AreValidTokens(row, sampled->tokens)) {
-    AcceptTokens(row, std::move(sampled->tokens), std::move(event), events);
+    AcceptTokens(row, absl::MakeSpan(sampled->tokens), std::move(event),
+                 events);
   } else {
     FailRequest(request, absl::InternalError("the model drew no valid token"),
                 now, events);
@@ -128,7 +129,7 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
 }
 
 bool Scheduler::AreValidTokens(const InFlightRow& row,
-                               const std::vector<TokenOutput>& tokens) const {
+                               absl::Span<const TokenOutput> tokens) const {
   const size_t num_tokens = tokens.size();
   if (num_tokens < 1 || num_tokens > size_t(row.num_drafts) + 1) return false;
   const std::vector<int32_t>& drafts = row.sequence->draft.token_ids;
@@ -145,7 +146,7 @@ bool Scheduler::AreValidTokens(const InFlightRow& row,
 }
 
 void Scheduler::AcceptTokens(const InFlightRow& row,
-                             std::vector<TokenOutput> tokens, OutputEvent event,
+                             absl::Span<TokenOutput> tokens, OutputEvent event,
                              std::vector<OutputEvent>* events) {
   Sequence* sequence = row.sequence;
   const RequestState& request = *sequence->request;

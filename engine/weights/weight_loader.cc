@@ -215,6 +215,17 @@ void WeightLoader::Ignore(absl::string_view name) {
   done_bytes_ += Use(*tensor);
 }
 
+void WeightLoader::IgnoreAll(absl::string_view prefix) {
+  absl::string_view without_model = prefix;
+  absl::ConsumePrefix(&without_model, "model.");
+  for (const auto& [name, tensor] : checkpoint_->tensors()) {
+    if (absl::StartsWith(name, prefix) ||
+        absl::StartsWith(name, without_model)) {
+      done_bytes_ += Use(tensor);
+    }
+  }
+}
+
 absl::StatusOr<DType> WeightLoader::PackedDType(absl::string_view name) const {
   if (options_.dtype) return *options_.dtype;
   const StoredTensor* tensor = FindStored(name);
@@ -668,7 +679,7 @@ int64_t WeightLoader::ExpectedIntBytes(absl::string_view module,
 
 // A rank has its part of the layers' matrices, all of the embedding's and its
 // slice of the head's.
-int64_t WeightLoader::ExpectedBytes(ShardSpec shard) const {
+int64_t WeightLoader::ExpectedBytes(ShardSpec shard, ShardSpec stage) const {
   int64_t num_whole_bytes = 0;
   int64_t num_shared_bytes = 0;  // Of what is divided.
   const DType dequantized = options_.dtype.value_or(kDequantizedDType);
@@ -709,7 +720,7 @@ int64_t WeightLoader::ExpectedBytes(ShardSpec shard) const {
                 : stored;
     }
   }
-  return num_whole_bytes + num_shared_bytes / shard.size +
+  return num_whole_bytes + num_shared_bytes / (shard.size * stage.size) +
          (shard.size > 1 ? num_whole_bytes / shard.size : 0);
 }
 

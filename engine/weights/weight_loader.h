@@ -106,6 +106,9 @@ class WeightLoader {
   // Says that the tensor, if it exists, is known and not needed.
   void Ignore(absl::string_view name);
 
+  // Ignore, for all tensors whose names begin so: another rank has them.
+  void IgnoreAll(absl::string_view prefix);
+
   // The dtype in which a matrix "x.weight" will be packed, or would be if it
   // were not quantized: bf16, or f16 where its scales are. Requires nothing: an
   // absent or unusable tensor is an error that names it.
@@ -121,7 +124,8 @@ class WeightLoader {
 
   // What the packed weights will take on a rank, before any is packed: padding
   // is a few percent at most.
-  int64_t ExpectedBytes(ShardSpec shard = {}) const;
+  //   stage: the layers are divided once more.
+  int64_t ExpectedBytes(ShardSpec shard = {}, ShardSpec stage = {}) const;
 
   // Elements of all tensors loaded, each counted once; of quantized matrices
   // those of the model.

@@ -1,5 +1,5 @@
 // The CPU backend's draws: rows of logits that lie here as a whole, and those
-// of which every rank has a slice.
+// of which every rank has a slice. And what the stages of a pipeline exchange.
 //
 // Of slices, greedy rows and draws without filters need one entry of each rank:
 // its best one. Whatever else a row reports or is drawn by needs the whole row,
@@ -98,6 +98,27 @@ void MergeRecords(const float* records, int num_ranks, int64_t stride,
 }
 
 }  // namespace
+
+absl::Status CpuBackend::Transfer(Step& step, TransferKind kind,
+                                  Communicator& ranks, int peer,
+                                  ActivationRows rows, TensorView x) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  const int64_t num_rows = rows == ActivationRows::kTokens
+                               ? cpu_step.num_tokens
+                               : cpu_step.num_logits;
+  if (num_rows == 0) return absl::OkStatus();
+  QUIRE_RETURN_IF_ERROR(CheckView("Transfer: x", x, num_rows, x.cols));
+  x.rows = num_rows;
+  switch (kind) {
+    case TransferKind::kSend:
+      return ranks.Send(x, peer, nullptr);
+    case TransferKind::kReceive:
+      return ranks.Receive(x, peer, nullptr);
+    case TransferKind::kBroadcast:
+      return ranks.Broadcast(x, peer, nullptr);
+  }
+  return absl::OkStatus();
+}
 
 void CpuBackend::ScoreLogitOfStep(CpuStep& step, size_t scored_idx,
                                   const float* logits,

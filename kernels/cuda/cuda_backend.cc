@@ -81,10 +81,7 @@ std::string CudaBackend::Description() const {
                       large_linear_->LibraryName(), ")");
 }
 
-std::optional<int64_t> CudaBackend::FreeDeviceBytes() {
-  const absl::StatusOr<cuda::DeviceMemory> memory = device_->Memory();
-  return memory.ok() ? memory->free_bytes : 0;
-}
+std::optional<int64_t> CudaBackend::FreeDeviceBytes() { return FreeBytes(); }
 
 int CudaBackend::AddActivation(int64_t cols, DType dtype, ActivationRows rows) {
   activations_.push_back({cols, dtype, rows, {}});
@@ -408,12 +405,12 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
     steps_.push_back(std::move(step));
   }
   graphs_.reserve(kMaxGraphs);
+  graphs_bytes_ = plan.graphs_bytes;
+  PlanAhead();
   // Their bits in CudaStepShape. Models have one or two.
   graph_counts_.is_disabled = planners_.size() > 32;
   // What goes by way of the host happens once and not in a graph.
-  if (shape.tensor_ranks != nullptr && !shape.tensor_ranks->is_on_device()) {
-    graph_counts_.is_disabled = true;
-  }
+  if (UsesHostRanks()) graph_counts_.is_disabled = true;
   is_prepared_ = true;
   return plan;
 }

@@ -8,9 +8,9 @@
 // staging memory: positions, deltas of the block tables, the plan of the
 // attention.
 //
-// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. kFp8 and
-// kInt4 stay in 8 and 4 bits (kernels/cuda/quantized_linear.h) and take
-// activations in bf16 or f16; what the kernels do not know of them (parts of
+// Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. kFp8, kInt4,
+// kQ8_0 and kQ4_0 stay in 8 and 4 bits (kernels/cuda/quantized_linear.h) and
+// take activations in bf16 or f16; what the kernels do not know of them (parts of
 // several formats, groups that are no multiple of 32 columns, a vocabulary) is
 // decoded when packed, to f16 if the scales are in f16, else to bf16. GPUs
 // below compute capability 8.0 have no bf16: everything becomes f16 there, and
@@ -40,6 +40,7 @@ namespace quire {
 
 struct AttentionBatch;  // kernels/cuda/cuda_step.h
 struct AttentionPlanner;
+struct CudaAhead;
 struct CudaAttention;
 struct CudaGraph;
 struct CudaReservation;
@@ -73,6 +74,7 @@ struct CudaGraphCounts {
   int64_t num_captures = 0;  // First uses and ahead of use.
   int64_t num_replays = 0;
   int64_t num_eager = 0;
+  int64_t num_bytes = 0;     // That the driver has taken for those kept.
   bool is_disabled = false;  // A capture failed.
 };
 
@@ -138,6 +140,8 @@ class CudaBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
+                        int peer, ActivationRows rows, TensorView x) override;
   absl::Status Sample(Step& step, TensorView logits) override;
   absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override;
@@ -187,6 +191,10 @@ class CudaBackend : public Backend {
   absl::Status Capture(int32_t model, CudaStep& step,
                        absl::FunctionRef<absl::Status()> enqueue,
                        CudaGraph** graph);
+  int64_t FreeBytes();
+  bool HasRoomForGraph() const;
+  void PlanAhead();
+  void ShapeAhead(const CudaAhead& ahead, CudaStep& step) const;
   void DisableGraphs(const absl::Status& reason);
   absl::Status CheckPool(const CudaStep& step, Pooling pooling) const;
   // Brings the sampling state of the slots that start to the device.
@@ -195,6 +203,7 @@ class CudaBackend : public Backend {
   // Of several ranks: cuda_ranks.cc.
   void AddRanks(std::vector<CudaReservation>* all);
   absl::Status AllocateRankStaging();
+  bool UsesHostRanks() const;
   absl::Status AllReduce(Communicator& ranks, TensorView data);
   absl::Status AllGather(Communicator& ranks, TensorView from, TensorView to);
   static bool NeedsWholeRows(const SlotParams& params);
@@ -273,7 +282,9 @@ class CudaBackend : public Backend {
   int64_t num_steps_ = 0;
   int64_t num_copy_batches_ = 0;
   std::vector<CudaGraph> graphs_;  // At most kMaxGraphs.
-  int next_ahead_ = 1;             // Tokens of the next decode to prepare.
+  int64_t graphs_bytes_ = 0;       // Left for them: MemoryPlan::graphs_bytes.
+  std::vector<CudaAhead> ahead_;
+  size_t next_ahead_ = 0;
   CudaGraphCounts graph_counts_;
   std::vector<std::unique_ptr<CudaStep>> steps_;  // A ring.
 };

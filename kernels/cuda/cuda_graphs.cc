@@ -51,12 +51,42 @@ void CudaBackend::DisableGraphs(const absl::Status& reason) {
                std::string(reason.message()).c_str());
 }
 
+int64_t CudaBackend::FreeBytes() {
+  const absl::StatusOr<cuda::DeviceMemory> memory = device_->Memory();
+  return memory.ok() ? memory->free_bytes : 0;
+}
+
+// What the driver takes for a graph is known once it has taken it, and goes up
+// in jumps: one more like those before must fit into what was left to it.
+bool CudaBackend::HasRoomForGraph() const {
+  if (graphs_.empty()) return true;
+  const int64_t bytes_per_graph =
+      graph_counts_.num_bytes / static_cast<int64_t>(graphs_.size());
+  return graphs_.size() < kMaxGraphs &&
+         graph_counts_.num_bytes + bytes_per_graph <= graphs_bytes_;
+}
+
 // Sets *graph, or leaves it null if the capture failed: the step can then be
 // enqueued as if nothing had been tried. An error is the enqueue's own.
 absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
                                   absl::FunctionRef<absl::Status()> enqueue,
                                   CudaGraph** graph) {
   *graph = nullptr;
+  const bool has_room = HasRoomForGraph();
+  const int64_t free_before = FreeBytes();
+  if (!has_room) {
+    *graph = &*std::min_element(graphs_.begin(), graphs_.end(),
+                                [](const CudaGraph& a, const CudaGraph& b) {
+                                  return a.last_use < b.last_use;
+                                });
+    // It may still run.
+    QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+    // First, so that the new one can have its memory.
+    (*graph)->graph = nullptr;
+    std::swap(**graph, graphs_.back());
+    graphs_.pop_back();
+    *graph = nullptr;
+  }
   if (const absl::Status status = device_->BeginCapture(); !status.ok()) {
     DisableGraphs(status);
     return absl::OkStatus();
@@ -77,17 +107,10 @@ absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
   QUIRE_RETURN_IF_ERROR(enqueued);
   result.graph = *std::move(captured);
   ++graph_counts_.num_captures;
-  if (graphs_.size() < kMaxGraphs) {
-    *graph = &graphs_.emplace_back(std::move(result));
-    return absl::OkStatus();
-  }
-  *graph = &*std::min_element(graphs_.begin(), graphs_.end(),
-                              [](const CudaGraph& a, const CudaGraph& b) {
-                                return a.last_use < b.last_use;
-                              });
-  // It may still run.
-  QUIRE_RETURN_IF_ERROR(device_->Synchronize());
-  **graph = std::move(result);
+  // Of a GPU that is shared, others' memory comes and goes too: never less.
+  graph_counts_.num_bytes =
+      std::max<int64_t>(graph_counts_.num_bytes + free_before - FreeBytes(), 0);
+  *graph = &graphs_.emplace_back(std::move(result));
   return absl::OkStatus();
 }
 
@@ -131,15 +154,61 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
   return cuda_step.status;
 }
 
-// Captures the decodes, small ones first: those that every conversation ends
-// in. Others come as they are used.
+// What the decodes of a server look like: as many tokens and rows of logits as
+// rows, or 1 + num_drafts times as many; small ones first: those that every
+// conversation ends in. Others come as they are used.
+void CudaBackend::PlanAhead() {
+  const int max_rows = std::min(
+      {shape_.max_num_seqs, shape_.max_num_tokens, shape_.max_logit_rows});
+  for (const int num_tokens : {1, 1 + shape_.num_drafts}) {
+    const int max_tokens = std::min(
+        {shape_.max_num_tokens, shape_.max_logit_rows, kMaxPaddedTokens});
+    for (int num_rows = 1;
+         num_rows <= max_rows && num_rows * num_tokens <= max_tokens;
+         ++num_rows) {
+      const CudaAhead ahead = {num_rows, num_tokens};
+      CudaStep step;
+      ShapeAhead(ahead, step);
+      const bool is_new = std::none_of(
+          ahead_.begin(), ahead_.end(), [&](const CudaAhead& other) {
+            CudaStep other_step;
+            ShapeAhead(other, other_step);
+            return ShapeOf(other_step) == ShapeOf(step);
+          });
+      if (is_new) ahead_.push_back(ahead);
+    }
+  }
+  std::stable_sort(ahead_.begin(), ahead_.end(),
+                   [](const CudaAhead& a, const CudaAhead& b) {
+                     return a.num_rows * a.num_tokens_per_row <
+                            b.num_rows * b.num_tokens_per_row;
+                   });
+}
+
+// As BeginStep would leave the step, but that no row fills it.
+void CudaBackend::ShapeAhead(const CudaAhead& ahead, CudaStep& step) const {
+  step.rows.clear();
+  step.token_ids.clear();
+  step.is_sampled = false;
+  step.pooling = Pooling::kNone;
+  step.num_plan_tokens = step.num_plan_logits = 0;
+  step.num_rows = ahead.num_rows;
+  step.num_tokens = step.num_logits = ahead.num_rows * ahead.num_tokens_per_row;
+  Pad(step);
+  step.attention.assign(planners_.size() * 2, AttentionBatch());
+  for (size_t i = 0; i < planners_.size(); ++i) {
+    const cuda::AttentionTile tile =
+        TileOf(planners_[i].shape, ahead.num_tokens_per_row);
+    SizeBatch(planners_[i], tile, step,
+              step.attention[2 * i + static_cast<size_t>(tile)]);
+  }
+}
+
 bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
-  const int max_tokens = std::min({shape_.max_num_seqs, shape_.max_num_tokens,
-                                   shape_.max_logit_rows, kMaxPaddedTokens});
   // Ranks capture what they run, at the same time: what a communicator connects
   // first may wait for the others.
   if (options_.enforce_eager || shape_.pooled_cols > 0 ||
-      shape_.tensor_ranks != nullptr ||
+      shape_.tensor_ranks != nullptr || shape_.pipeline_ranks != nullptr ||
       (communicator_ != nullptr && communicator_->size() > 1)) {
     return false;
   }
@@ -150,25 +219,20 @@ bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
       });
   if (free == steps_.end()) return false;
   CudaStep& step = **free;
-  while (next_ahead_ <= max_tokens && !graph_counts_.is_disabled &&
-         graphs_.size() < kMaxGraphs) {
-    // As BeginStep would leave it, but that no row fills it.
-    step.rows.clear();
-    step.token_ids.clear();
-    step.is_sampled = false;
-    step.pooling = Pooling::kNone;
-    step.num_plan_tokens = step.num_plan_logits = 0;
-    step.num_tokens = step.num_logits = step.num_rows = next_ahead_;
-    Pad(step);
-    next_ahead_ = step.num_tokens + 1;
+  while (next_ahead_ < ahead_.size() && !graph_counts_.is_disabled &&
+         HasRoomForGraph()) {
+    ShapeAhead(ahead_[next_ahead_], step);
     StagingCursor cursor(step.staging.data(), metadata_.data(),
                          step.staging.num_bytes());
     Stage(StepPlan(), step, cursor);
+    // Without rows, Stage has found nothing for the attention to do.
     for (size_t i = 0; i < planners_.size(); ++i) {
-      constexpr auto kTile = cuda::AttentionTile::kDecode;
-      SizeBatch(planners_[i], kTile, step,
-                step.attention[2 * i + static_cast<size_t>(kTile)]);
+      const cuda::AttentionTile tile =
+          TileOf(planners_[i].shape, ahead_[next_ahead_].num_tokens_per_row);
+      SizeBatch(planners_[i], tile, step,
+                step.attention[2 * i + static_cast<size_t>(tile)]);
     }
+    ++next_ahead_;
     if (FindGraph(0, ShapeOf(step)) != nullptr) continue;
     CudaGraph* graph = nullptr;
     const absl::Status status = Capture(

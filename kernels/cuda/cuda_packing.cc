@@ -224,8 +224,10 @@ DType CudaBackend::ActivationDType(DType weights) const {
 }
 
 bool CudaBackend::SupportsLinear(DType weights, QuantFormat format) const {
-  return format == QuantFormat::kDense ? IsFloat(weights)
-                                       : !IsBlockFormat(format);
+  return format == QuantFormat::kDense
+             ? IsFloat(weights)
+             : !IsBlockFormat(format) || format == QuantFormat::kQ8_0 ||
+                   format == QuantFormat::kQ4_0;
 }
 
 absl::StatusOr<cuda::DeviceBuffer> CudaBackend::Allocate(const char* what,

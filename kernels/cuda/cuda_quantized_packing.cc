@@ -20,15 +20,20 @@ bool HasSameOrder(const WeightPart& a, const WeightPart& b) {
                     b.column_order.row<const int32_t>(0));
 }
 
+// Blocks of 32 columns whose scale the kernels keep beside them.
+bool IsRepacked(QuantFormat format) {
+  return format == QuantFormat::kQ8_0 || format == QuantFormat::kQ4_0;
+}
+
 // Whether the kernels take the parts as they are.
 bool IsNative(const LinearSpec& spec) {
   const WeightPart& first = spec.parts[0];
   const bool is_fp8 = first.format == QuantFormat::kFp8;
   if (spec.kind == LinearKind::kVocab) return false;
-  if (!is_fp8 && first.format != QuantFormat::kInt4) return false;
   if (is_fp8 ? first.cols() % 16 != 0 ||
                    (first.group_size != 0 && first.group_size != 128)
-             : first.group_size % 32 != 0) {
+      : first.format == QuantFormat::kInt4 ? first.group_size % 32 != 0
+                                           : !IsRepacked(first.format)) {
     return false;
   }
   for (const WeightPart& part : spec.parts) {
@@ -57,11 +62,52 @@ void PackInt4Row(const uint8_t* from, int64_t cols, uint8_t* out) {
   std::memcpy(out, words.data(), words.size() * 4);
 }
 
+// Q4_0 is four bits in groups of 32 with a zero point of 8: of its 16 bytes the
+// low halves are the first sixteen columns.
+void PackQ4Row(const uint8_t* from, int64_t cols, uint8_t* out) {
+  const QuantBlock block = QuantBlockOf(QuantFormat::kQ4_0);
+  std::vector<uint8_t> nibbles(cols / 2);
+  for (int64_t col = 0; col < cols; ++col) {
+    const int64_t in_block = col % block.cols;
+    const uint8_t byte =
+        from[col / block.cols * block.bytes + 2 + in_block % 16];
+    const uint8_t element = in_block < 16 ? byte & 0xf : byte >> 4;
+    nibbles[col / 2] |= element << (col % 2 * 4);
+  }
+  PackInt4Row(nibbles.data(), cols, out);
+}
+
+void PackQ8Row(const uint8_t* from, int64_t cols, uint8_t* out) {
+  const QuantBlock block = QuantBlockOf(QuantFormat::kQ8_0);
+  for (int64_t col = 0; col < cols; ++col) {
+    out[cuda::PlaceOfInt8(col)] =
+        from[col / block.cols * block.bytes + 2 + col % block.cols];
+  }
+}
+
 // In the order of QuantizedWeight: [groups][rows >> shift].
 struct PackedScales {
   std::vector<uint8_t> scales, zeros;  // zeros: empty if all are 8.
   DType dtype = DType::kF32;
 };
+
+// Of blocks: the f16 number before the elements.
+PackedScales PackBlockScales(const LinearSpec& spec, int64_t rows,
+                             int64_t num_groups) {
+  const int64_t block_bytes = QuantBlockOf(spec.parts[0].format).bytes;
+  PackedScales packed;
+  packed.dtype = DType::kF16;
+  packed.scales.resize(num_groups * rows * 2);
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto [part, row] = SourceOfRow(spec, r);
+    const auto* from = spec.parts[part].data.row<const uint8_t>(row);
+    for (int64_t g = 0; g < num_groups; ++g) {
+      std::memcpy(&packed.scales[(g * rows + r) * 2], from + g * block_bytes,
+                  2);
+    }
+  }
+  return packed;
+}
 
 PackedScales PackScales(const LinearSpec& spec, int64_t rows,
                         int64_t num_groups, int shift) {
@@ -111,14 +157,22 @@ absl::StatusOr<bool> CudaBackend::PackQuantized(const LinearSpec& spec,
   if (!IsNative(spec)) return false;
   const WeightPart& first = spec.parts[0];
   const bool is_fp8 = first.format == QuantFormat::kFp8;
-  const int64_t row_bytes =
-      is_fp8 ? weight.cols : cuda::Int4RowBytes(weight.cols);
+  const bool is_repacked = IsRepacked(first.format);
+  const bool is_q8 = first.format == QuantFormat::kQ8_0;
+  const int group_size = is_repacked ? 32 : first.group_size;
+  const int64_t row_bytes = is_fp8  ? weight.cols
+                            : is_q8 ? cuda::Int8RowBytes(weight.cols)
+                                    : cuda::Int4RowBytes(weight.cols);
   std::vector<uint8_t> bytes(weight.rows * row_bytes);
   for (int64_t i = 0; i < weight.rows; ++i) {
     const auto [part, row] = SourceOfRow(spec, i);
     const auto* from = spec.parts[part].data.row<const uint8_t>(row);
     if (is_fp8) {
       std::memcpy(&bytes[i * row_bytes], from, row_bytes);
+    } else if (is_q8) {
+      PackQ8Row(from, weight.cols, &bytes[i * row_bytes]);
+    } else if (is_repacked) {
+      PackQ4Row(from, weight.cols, &bytes[i * row_bytes]);
     } else {
       PackInt4Row(from, weight.cols, &bytes[i * row_bytes]);
     }
@@ -134,11 +188,11 @@ absl::StatusOr<bool> CudaBackend::PackQuantized(const LinearSpec& spec,
   QUIRE_RETURN_IF_ERROR(
       upload("weights", bytes.data(), bytes.size(), &weight.data));
   const int64_t num_groups =
-      first.group_size > 0
-          ? (weight.cols + first.group_size - 1) / first.group_size
-          : 1;
-  const int shift = is_fp8 && first.group_size > 0 ? 3 : 0;
-  const PackedScales scales = PackScales(spec, weight.rows, num_groups, shift);
+      group_size > 0 ? (weight.cols + group_size - 1) / group_size : 1;
+  const int shift = is_fp8 && group_size > 0 ? 3 : 0;
+  const PackedScales scales =
+      is_repacked ? PackBlockScales(spec, weight.rows, num_groups)
+                  : PackScales(spec, weight.rows, num_groups, shift);
   QUIRE_RETURN_IF_ERROR(upload("scales of weights", scales.scales.data(),
                                scales.scales.size(), &weight.scales));
   QUIRE_RETURN_IF_ERROR(upload("zero points of weights", scales.zeros.data(),
@@ -157,14 +211,15 @@ absl::StatusOr<bool> CudaBackend::PackQuantized(const LinearSpec& spec,
                              : std::max(weight.input_scale, part.input_scale);
   }
   cuda::QuantizedWeight& quantized = weight.quantized;
-  quantized.format = first.format;
+  quantized.format =
+      first.format == QuantFormat::kQ4_0 ? QuantFormat::kInt4 : first.format;
   quantized.data = weight.data.data<const uint8_t>();
   quantized.scales = weight.scales.data();
   quantized.scale_dtype = scales.dtype;
   quantized.zeros = weight.zeros.data<const uint8_t>();
   quantized.scale_stride = (weight.rows + (int64_t{1} << shift) - 1) >> shift;
   quantized.scale_shift = shift;
-  quantized.group_size = first.group_size;
+  quantized.group_size = group_size;
   if (RoundsToFp8(weight)) {
     max_fp8_cols_ = std::max(max_fp8_cols_, weight.cols);
     max_fp8_groups_ = std::max(max_fp8_groups_, num_groups);

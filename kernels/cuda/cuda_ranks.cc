@@ -17,7 +17,9 @@ constexpr int64_t kGatheredRows = 64;
 
 // Of the slices of all ranks together: ShardVocab pads each by less than 64.
 int64_t MaxGatheredCols(const EngineShape& shape) {
-  return shape.vocab_size + int64_t{64} * shape.tensor_ranks->size();
+  const int size =
+      shape.tensor_ranks == nullptr ? 1 : shape.tensor_ranks->size();
+  return shape.vocab_size + int64_t{64} * size;
 }
 
 }  // namespace
@@ -38,16 +40,17 @@ void CudaBackend::AddRanks(std::vector<CudaReservation>* all) {
 }
 
 absl::Status CudaBackend::AllocateRankStaging() {
-  if (shape_.tensor_ranks == nullptr || shape_.tensor_ranks->is_on_device()) {
-    return absl::OkStatus();
-  }
-  const int64_t num_ranks = shape_.tensor_ranks->size();
+  if (!UsesHostRanks()) return absl::OkStatus();
+  const int64_t num_ranks =
+      shape_.tensor_ranks == nullptr ? 1 : shape_.tensor_ranks->size();
   // What is gathered, with this rank's part of it, and what is summed.
   int64_t num_bytes = int64_t{shape_.max_num_tokens} * 4 * 4;
   for (const ActivationSpec& activation : activations_) {
-    if (activation.rows != ActivationRows::kTokens) continue;
-    num_bytes = std::max(num_bytes, shape_.max_num_tokens * activation.cols *
-                                        DTypeSize(activation.dtype));
+    const int64_t rows = activation.rows == ActivationRows::kTokens
+                             ? shape_.max_num_tokens
+                             : shape_.max_logit_rows;
+    num_bytes = std::max(num_bytes,
+                         rows * activation.cols * DTypeSize(activation.dtype));
   }
   const int64_t rows = std::min<int64_t>(kGatheredRows, shape_.max_logit_rows);
   num_bytes = std::max({num_bytes, 2 * rows * MaxGatheredCols(shape_) * 4,
@@ -88,6 +91,60 @@ absl::Status CudaBackend::AllGather(Communicator& ranks, TensorView from,
   QUIRE_RETURN_IF_ERROR(device_->Synchronize());
   QUIRE_RETURN_IF_ERROR(ranks.AllGather(host_from, host_to, nullptr));
   return device_->CopyToDevice(to.data, host_to.data, to.num_bytes());
+}
+
+bool CudaBackend::UsesHostRanks() const {
+  return (shape_.tensor_ranks != nullptr &&
+          !shape_.tensor_ranks->is_on_device()) ||
+         (shape_.pipeline_ranks != nullptr &&
+          !shape_.pipeline_ranks->is_on_device());
+}
+
+absl::Status CudaBackend::Transfer(Step& step, TransferKind kind,
+                                   Communicator& ranks, int peer,
+                                   ActivationRows rows, TensorView x) {
+  const CudaStep& cuda_step = AsCudaStep(step);
+  const int64_t num_rows = rows == ActivationRows::kTokens
+                               ? cuda_step.num_tokens
+                               : cuda_step.num_logits;
+  if (num_rows == 0) return absl::OkStatus();
+  QUIRE_RETURN_IF_ERROR(
+      CheckCudaView("Transfer: x", x, x.dtype, num_rows, x.cols));
+  x.rows = num_rows;
+  TensorView data = x;
+  const bool is_on_device = ranks.is_on_device();
+  const DeviceStream stream = is_on_device ? device_->stream() : nullptr;
+  const bool is_sent =
+      kind == TransferKind::kSend ||
+      (kind == TransferKind::kBroadcast && peer == ranks.rank());
+  if (!is_on_device) {
+    if (x.num_bytes() > rank_staging_.num_bytes()) {
+      return absl::FailedPreconditionError(
+          "Transfer: a communicator that Prepare was not told of");
+    }
+    data.data = rank_staging_.data();
+    if (is_sent) {
+      QUIRE_RETURN_IF_ERROR(
+          device_->CopyToHost(data.data, x.data, x.num_bytes()));
+    }
+    // Also for what was to be copied from the staging memory before.
+    QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+  }
+  absl::Status status;
+  switch (kind) {
+    case TransferKind::kSend:
+      status = ranks.Send(data, peer, stream);
+      break;
+    case TransferKind::kReceive:
+      status = ranks.Receive(data, peer, stream);
+      break;
+    case TransferKind::kBroadcast:
+      status = ranks.Broadcast(data, peer, stream);
+      break;
+  }
+  QUIRE_RETURN_IF_ERROR(status);
+  if (is_on_device || is_sent) return absl::OkStatus();
+  return device_->CopyToDevice(x.data, data.data, x.num_bytes());
 }
 
 // Whether one entry of each slice tells the draws of a slot.

@@ -9,6 +9,19 @@
 #include "kernels/slot_params.h"
 
 namespace quire {
+
+// Rows of few queries share the keys of a tile among warps, and CTAs share
+// their keys; the others have work enough for both.
+cuda::AttentionTile TileOf(const cuda::AttentionShape& shape, int num_tokens) {
+  const int group = shape.num_heads / shape.num_kv_heads;
+  const bool is_decode =
+      num_tokens == 1 ||
+      num_tokens * group <=
+          cuda::AttentionTileRows(cuda::AttentionTile::kDecode);
+  return is_decode ? cuda::AttentionTile::kDecode
+                   : cuda::AttentionTile::kPrefill;
+}
+
 namespace {
 
 // CTAs of an attention kernel that are worth launching for each multiprocessor:
@@ -293,19 +306,6 @@ void StagePoolRows(CudaStep& step, StagingCursor& cursor) {
               cuda::PoolRow{.slot = -1});
 }
 
-// Rows of few queries share the keys of a tile among warps, and CTAs share
-// their keys; the others have work enough for both.
-cuda::AttentionTile TileOf(const cuda::AttentionShape& shape,
-                           const StepRow& row) {
-  const int group = shape.num_heads / shape.num_kv_heads;
-  const bool is_decode =
-      row.num_tokens == 1 ||
-      row.num_tokens * group <=
-          cuda::AttentionTileRows(cuda::AttentionTile::kDecode);
-  return is_decode ? cuda::AttentionTile::kDecode
-                   : cuda::AttentionTile::kPrefill;
-}
-
 void StageSampling(absl::Span<const int32_t> plan_scored_ids, CudaStep& step,
                    StagingCursor& cursor) {
   cuda::SamplingRow* rows = cursor.Take(step.num_rows, &step.d_sampling_rows);
@@ -337,14 +337,14 @@ cuda::AttentionWork StageAttention(const AttentionPlanner& planner,
   cuda::AttentionWork work;
   int64_t num_sequences = 0;
   for (const CudaStepRow& state : step.rows) {
-    num_sequences += TileOf(planner.shape, state.row) == tile;
+    num_sequences += TileOf(planner.shape, state.row.num_tokens) == tile;
   }
   if (num_sequences == 0) return work;
   cuda::AttentionSequence* const sequences =
       cursor.Take(num_sequences, &work.sequences);
   cuda::AttentionSequence* sequence = sequences;
   for (const CudaStepRow& state : step.rows) {
-    if (TileOf(planner.shape, state.row) != tile) continue;
+    if (TileOf(planner.shape, state.row.num_tokens) != tile) continue;
     *sequence++ = {
         state.first_token, state.row.num_tokens,
         static_cast<int32_t>(state.first_position) + state.row.num_tokens,

@@ -22,7 +22,7 @@
 namespace quire {
 
 struct CudaWeight : PackedWeight {
-  // kDense; or kFp8 or kInt4 with `quantized` in place of dtype.
+  // kDense; or what `quantized` holds, in place of dtype.
   QuantFormat format = QuantFormat::kDense;
   DType dtype = DType::kBF16;
   // [rows, cols]; kGateUp: eight rows of the gate, eight of up, and so on.
@@ -156,7 +156,8 @@ struct CudaStepShape {
 // meets and for what mixes with prefills, the least recently used of which go.
 inline constexpr size_t kMaxGraphs = 128;
 // What the driver keeps of them on the device: some 300 launches each, of
-// 1.5 KiB with their arguments. An estimate: not measured yet.
+// 1.5 KiB with their arguments. An estimate; what a driver takes is measured
+// when a graph is captured, and fewer are kept where this does not suffice.
 inline constexpr int64_t kGraphsBytes = int64_t{kMaxGraphs} * 300 * 1536;
 
 // A captured step.
@@ -169,6 +170,15 @@ struct CudaGraph {
   Pooling pooling = Pooling::kNone;
   int64_t last_use = 0;
 };
+
+// A decode whose graph is captured before it is needed.
+struct CudaAhead {
+  int num_rows = 0;
+  int num_tokens_per_row = 0;
+};
+
+// Which kernel serves a row of `num_tokens`.
+cuda::AttentionTile TileOf(const cuda::AttentionShape& shape, int num_tokens);
 
 // Sizes that steps are padded to; a step above the last one is not padded, and
 // runs eagerly. Up to 64 tokens a linear layer has a kernel of its own: no size

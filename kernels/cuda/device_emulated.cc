@@ -18,7 +18,17 @@ namespace {
 
 class EmulatedGraph : public Graph {
  public:
+  // Adds `num_bytes` to *taken_bytes while it exists.
+  EmulatedGraph(int64_t num_bytes, int64_t* taken_bytes)
+      : num_bytes_(num_bytes), taken_bytes_(taken_bytes) {
+    *taken_bytes_ += num_bytes_;
+  }
+  ~EmulatedGraph() override { *taken_bytes_ -= num_bytes_; }
   std::deque<simt::emulator::QueueEntry> entries;
+
+ private:
+  const int64_t num_bytes_;
+  int64_t* const taken_bytes_;
 };
 
 class EmulatedEvent : public Event {
@@ -33,7 +43,7 @@ class EmulatedDevice : public Device {
   const DeviceProperties& properties() const override { return properties_; }
 
   absl::StatusOr<DeviceMemory> Memory() override {
-    return DeviceMemory{total_bytes_ - num_bytes_, total_bytes_};
+    return DeviceMemory{total_bytes_ - num_bytes_ - graph_bytes_, total_bytes_};
   }
 
   void MakeCurrent() override {}
@@ -115,7 +125,8 @@ class EmulatedDevice : public Device {
   absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override {
     QUIRE_CHECK(is_capturing_);
     is_capturing_ = false;
-    auto graph = std::make_unique<EmulatedGraph>();
+    auto graph =
+        std::make_unique<EmulatedGraph>(bytes_per_graph_, &graph_bytes_);
     graph->entries.swap(queue_.entries);
     before_capture_.swap(queue_.entries);
     QUIRE_RETURN_IF_ERROR(status_);
@@ -217,6 +228,7 @@ class EmulatedDevice : public Device {
 
   const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4, 228 << 10};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
+  const int64_t bytes_per_graph_ = EmulatedOptions().bytes_per_graph;
   const std::atomic<bool>* const fault_request_ =
       EmulatedOptions().fault_request;
   mutable simt::emulator::Queue queue_;
@@ -225,6 +237,7 @@ class EmulatedDevice : public Device {
   bool is_capturing_ = false;
   int64_t num_run_ = 0;
   int64_t num_bytes_ = 0;
+  int64_t graph_bytes_ = 0;
   std::unordered_map<void*, int64_t> sizes_;
   absl::Status status_;
 };

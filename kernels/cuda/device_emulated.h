@@ -13,6 +13,8 @@ namespace quire::cuda {
 // Of devices that are created from here on.
 struct EmulatedDeviceOptions {
   int64_t total_bytes = int64_t{8} << 30;
+  // That every graph takes.
+  int64_t bytes_per_graph = int64_t{256} << 10;
   // Once it is true, the next work fails, as of InjectFault; null: nobody asks.
   const std::atomic<bool>* fault_request = nullptr;
 };

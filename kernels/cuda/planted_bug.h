@@ -46,6 +46,7 @@ namespace quire::cuda {
   X(TiledFinishesInOneBank)                                             \
   X(QuantizedScaleOfTheNextGroup)                                       \
   X(QuantizedForgetsZeroPoints)                                         \
+  X(QuantizedInt8Unsigned)                                              \
   X(WideningNoBarrierBeforeMultiply)                                    \
   X(WideningNoBarrierBeforeStore)                                       \
   X(QuantizeRowsNoBarrier)                                              \

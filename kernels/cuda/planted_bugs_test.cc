@@ -167,12 +167,12 @@ std::string RunFp8Blocks() {
 
 // Small integers: sums are exact in every order, and so are e4m3 and 16 bits.
 std::string RunQuantized() {
-  const int rows = 24, cols = 288, group_size = 96;
+  const int rows = 24, cols = 288;
   SimulationRandom random(4);
-  std::vector<uint8_t> elements(rows * cols), zeros, int4, fp8;
+  std::vector<uint8_t> elements(rows * cols), zeros, int4, fp8, int8;
   std::vector<float> scales;
   for (uint8_t& element : elements) element = random.Below(16);
-  for (int i = 0; i < rows * (cols / group_size); ++i) {
+  for (int i = 0; i < rows * (cols / 32); ++i) {
     zeros.push_back(static_cast<uint8_t>(random.Below(16)));
     scales.push_back(1 << random.Below(3));
   }
@@ -183,6 +183,7 @@ std::string RunQuantized() {
            (16 - reinterpret_cast<uintptr_t>(bytes.data()) % 16) % 16;
   };
   fp8.resize(rows * cols + 16);
+  int8.resize(rows * Int8RowBytes(cols) + 16);
   for (int row = 0; row < rows; ++row) {
     for (int col = 0; col < cols; ++col) {
       const uint8_t element = elements[row * cols + col];
@@ -191,6 +192,8 @@ std::string RunQuantized() {
           int4)[row * Int4RowBytes(cols) + place.word * 4 + place.nibble / 2] |=
           element << (place.nibble % 2 * 4);
       aligned(fp8)[row * cols + col] = FloatToE4M3(element);
+      aligned(int8)[row * Int8RowBytes(cols) + PlaceOfInt8(col)] =
+          static_cast<uint8_t>(element - 8);
     }
   }
   for (const int num_tokens : {3, 70}) {
@@ -203,7 +206,11 @@ std::string RunQuantized() {
                                   ? 7.0f
                                   : static_cast<float>(random.Between(-4, 4)));
     }
-    for (const bool is_fp8 : {false, true}) {
+    for (const QuantFormat format :
+         {QuantFormat::kInt4, QuantFormat::kFp8, QuantFormat::kQ8_0}) {
+      const bool is_fp8 = format == QuantFormat::kFp8;
+      const bool is_int4 = format == QuantFormat::kInt4;
+      const int group_size = is_int4 ? 96 : 32;
       std::vector<float> out(num_tokens * rows, NAN);
       QuantizedLinearArguments arguments;
       arguments.linear.x = x_data;
@@ -215,8 +222,10 @@ std::string RunQuantized() {
       arguments.linear.cols = cols;
       arguments.linear.epilogue.is_out_f32 = true;
       QuantizedWeight& weight = arguments.weight;
-      weight.format = is_fp8 ? QuantFormat::kFp8 : QuantFormat::kInt4;
-      weight.data = is_fp8 ? aligned(fp8) : aligned(int4);
+      weight.format = format;
+      weight.data = is_fp8    ? aligned(fp8)
+                    : is_int4 ? aligned(int4)
+                              : aligned(int8);
       weight.scales = scales.data();
       weight.zeros = zeros.data();
       weight.scale_stride = rows;
@@ -249,7 +258,9 @@ std::string RunQuantized() {
             const int group = is_fp8 ? 0 : col / group_size;
             const double element = elements[row * cols + col];
             sum += Bf16ToFloat(x_data[t * cols + col]) *
-                   (element - (is_fp8 ? 0 : zeros[group * rows + row])) *
+                   (element - (is_fp8    ? 0
+                               : is_int4 ? zeros[group * rows + row]
+                                         : 8)) *
                    scales[group * rows + row];
           }
           const double error = std::fabs(out[t * rows + row] - sum) / 0.01;

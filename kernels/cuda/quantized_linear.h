@@ -1,4 +1,5 @@
-// Linear layers whose weights are in fp8 (e4m3) or in four bits.
+// Linear layers whose weights are in fp8 (e4m3), in eight bits (GGUF's Q8_0) or
+// in four (as are those of Q4_0).
 //
 // Few tokens: as kernels/cuda/linear.h, with the weights widened in registers.
 // Elements are exact in 16 bits (fp8 values, integers below 17); a group's
@@ -15,6 +16,7 @@
 #ifndef QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 #define QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 
+#include <bit>
 #include <cstdint>
 
 #include "kernels/cuda/linear.h"
@@ -46,21 +48,35 @@ constexpr int64_t Int4RowBytes(int64_t cols) {
   return (cols + kInt4Block - 1) / kInt4Block * (kInt4Block / 2);
 }
 
+// Where element `column` of a row of Q8_0 is: blocks of 64 columns, of which
+// lane t of a quad has bytes 16 t to 16 t + 15: columns 8 t onwards, then 32 +
+// 8 t onwards. So each step of 32 columns has one scale.
+inline constexpr int kInt8Block = 64;
+constexpr int64_t PlaceOfInt8(int64_t column) {
+  const int64_t in_block = column % kInt8Block;
+  return column - in_block + in_block / 8 % 4 * 16 + in_block / 32 * 8 +
+         in_block % 8;
+}
+constexpr int64_t Int8RowBytes(int64_t cols) {
+  return (cols + kInt8Block - 1) / kInt8Block * kInt8Block;
+}
+
 // Device memory; pointers are aligned to 16 bytes. Rows are in the order that
 // LinearArguments::weight describes.
 struct QuantizedWeight {
-  QuantFormat format = QuantFormat::kFp8;  // Or kInt4.
+  QuantFormat format = QuantFormat::kFp8;  // Or kInt4, or kQ8_0.
   // kFp8: [rows, cols], columns a multiple of 16. kInt4: [rows, Int4RowBytes].
+  // kQ8_0: [rows, Int8RowBytes], columns a multiple of 32.
   const uint8_t* data = nullptr;
   // Element (column / group_size) * scale_stride + (row >> scale_shift), or
-  // with group_size 0: [rows]. f32 for kFp8; f32, f16 or bf16 for kInt4.
+  // with group_size 0: [rows]. f32 for kFp8; f32, f16 or bf16 for others.
   const void* scales = nullptr;
   DType scale_dtype = DType::kF32;
   // kInt4, as scales: what is subtracted from elements. Null: 8.
   const uint8_t* zeros = nullptr;
   int64_t scale_stride = 0;
   int scale_shift = 0;  // kFp8 in blocks: 3; a block has 8 i rows.
-  // kFp8: 0 (a scale for each row) or 128. kInt4: a multiple of 32.
+  // kFp8: 0 (a scale for each row) or 128. kInt4: a multiple of 32. kQ8_0: 32.
   int group_size = 0;
 };
 
@@ -125,6 +141,49 @@ SIMT_DEVICE float LoadScale(const QuantizedWeight& weight, int64_t at) {
   const uint16_t bits = static_cast<const uint16_t*>(weight.scales)[at];
   return weight.scale_dtype == DType::kBF16 ? Bf16ToFloat(bits)
                                             : HalfToFloat(bits);
+}
+
+// Bytes of a row.
+SIMT_DEVICE int64_t RowBytesOf(QuantFormat format, int cols) {
+  return format == QuantFormat::kFp8    ? int64_t{cols}
+         : format == QuantFormat::kInt4 ? Int4RowBytes(cols)
+                                        : Int8RowBytes(cols);
+}
+inline bool IsRefusedFormat(const QuantizedWeight& weight, int cols) {
+  switch (weight.format) {
+    case QuantFormat::kFp8:
+      return cols % 16 != 0 || weight.group_size % 128 != 0;
+    case QuantFormat::kInt4:
+      return weight.group_size < 32 || weight.group_size % 32 != 0;
+    case QuantFormat::kQ8_0:
+      return cols % 32 != 0 || weight.group_size != 32;
+    default:
+      return true;
+  }
+}
+
+// Signed bytes 2 p and 2 p + 1 of `four`: exact. With the sign flipped a byte
+// is the value plus 128: in f16 the low bits of 1024 plus that; bf16, which has
+// too few bits for this, is the upper half of f32, where the same is done.
+template <DType kType>
+SIMT_DEVICE uint32_t Int8Pair(uint32_t four, int p) {
+  const uint32_t biased = HasPlantedBug(PlantedBug::kQuantizedInt8Unsigned)
+                              ? four
+                              : four ^ 0x80808080;
+  if constexpr (kType == DType::kF16) {
+    const uint32_t pair =
+        simt::PermuteBytes(biased, 0x64646464, p == 0 ? 0x4140 : 0x4342);
+    return simt::SubtractF16x2(pair, 0x64806480);  // 1152
+  }
+  constexpr float kBias = 8388608.0f + 128.0f;  // 2^23: bits 0x4b000000.
+  const float low = std::bit_cast<float>(simt::PermuteBytes(
+                        biased, 0x4b000000, p == 0 ? 0x7440 : 0x7442)) -
+                    kBias;
+  const float high = std::bit_cast<float>(simt::PermuteBytes(
+                         biased, 0x4b000000, p == 0 ? 0x7441 : 0x7443)) -
+                     kBias;
+  return simt::PermuteBytes(std::bit_cast<uint32_t>(low),
+                            std::bit_cast<uint32_t>(high), 0x7632);
 }
 
 SIMT_DEVICE uint32_t LoadZero(const QuantizedWeight& weight, int64_t at) {

@@ -13,7 +13,8 @@ constexpr int kTurn = 2 * kStep;
 template <QuantFormat kFormat, int kGroups>
 struct SkinnyWeights {
   static constexpr bool kIsFp8 = kFormat == QuantFormat::kFp8;
-  static constexpr int kLoads = kIsFp8 ? 2 : 1;  // Of 16 bytes of a row.
+  static constexpr bool kIsInt4 = kFormat == QuantFormat::kInt4;
+  static constexpr int kLoads = kIsInt4 ? 1 : 2;  // Of 16 bytes of a row.
   static constexpr int kNumScales = kGroups > 0 ? kGroups : 1;
 
   simt::Bytes16 bytes[2][kLoads];  // Rows lane / 4 and lane / 4 + 8.
@@ -28,11 +29,13 @@ struct SkinnyWeights {
       const uint8_t* row = weight.data + rows[r] * row_bytes;
       SIMT_UNROLL
       for (int i = 0; i < kLoads; ++i) {
-        const int at = column + (kIsFp8 ? i * 64 + quad * 16 : 0);
+        // Beyond the columns there may be no bytes, or with integers zeros.
+        const int at = column + i * 64 + (kIsFp8 ? quad * 16 : 0);
         bytes[r][i] = {{0, 0, 0, 0}};
         if (at >= cols) continue;
-        bytes[r][i] =
-            simt::LoadStream16(kIsFp8 ? row + at : row + at / 2 + quad * 16);
+        bytes[r][i] = simt::LoadStream16(kIsFp8    ? row + at
+                                         : kIsInt4 ? row + at / 2 + quad * 16
+                                                   : row + at + quad * 16);
       }
       zeros[r] = 0;
       SIMT_UNROLL
@@ -45,7 +48,7 @@ struct SkinnyWeights {
         const int64_t at = first / weight.group_size * weight.scale_stride +
                            (rows[r] >> weight.scale_shift);
         scales[r][g] = LoadScale(weight, at);
-        if constexpr (!kIsFp8) zeros[r] |= LoadZero(weight, at) << (8 * g);
+        if constexpr (kIsInt4) zeros[r] |= LoadZero(weight, at) << (8 * g);
       }
     }
   }
@@ -59,6 +62,10 @@ struct SkinnyWeights {
         const uint32_t four = bytes[r][s / 2].words[s % 2 * 2 + h];
         a[r] = Element<kType>::FromE4M3x2(four & 0xffff);
         a[r + 2] = Element<kType>::FromE4M3x2(four >> 16);
+      } else if constexpr (!kIsInt4) {
+        const uint32_t four = bytes[r][s / 2].words[s % 2 * 2 + h];
+        a[r] = Int8Pair<kType>(four, 0);
+        a[r + 2] = Int8Pair<kType>(four, 1);
       } else {
         const uint32_t zero =
             Int4Zero<kType>(zeros[r] >> (kGroups == 4 ? 8 * s : 0) & 0xff);
@@ -79,9 +86,9 @@ struct SkinnyWeights {
 constexpr int MinCtas(QuantFormat format, int num_groups, int num_tiles,
                       bool has_norm) {
   if (has_norm) return kNormCtasOfSm;
-  const bool is_fp8 = format == QuantFormat::kFp8;
-  if (num_tiles == 1) return is_fp8 || num_groups == 4 ? 2 : 3;
-  if (num_tiles == 2) return is_fp8 || num_groups == 4 ? 1 : 2;
+  const bool is_wide = format != QuantFormat::kInt4 || num_groups == 4;
+  if (num_tiles == 1) return is_wide ? 2 : 3;
+  if (num_tiles == 2) return is_wide ? 1 : 2;
   return num_tiles == 4 && num_groups < 4 ? 2 : 1;
 }
 
@@ -113,8 +120,7 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
     const int last_row = linear.rows - 1, row = first_row + group;
     const int rows[2] = {row < last_row ? row : last_row,
                          row + 8 < last_row ? row + 8 : last_row};
-    const int64_t row_bytes =
-        Weights::kIsFp8 ? int64_t{linear.cols} : Int4RowBytes(linear.cols);
+    const int64_t row_bytes = RowBytesOf(kFormat, linear.cols);
     SIMT_UNROLL
     for (int u = 0; u < kUnroll; ++u) {
       weights[u].Load(weight, rows, row_bytes, linear.cols, k + u * kStep);
@@ -232,6 +238,9 @@ bool LaunchOfType(const QuantizedLinearArguments& arguments,
                : LaunchForTokens<kType, QuantFormat::kFp8, 1>(arguments,
                                                               stream);
   }
+  if (weight.format == QuantFormat::kQ8_0) {
+    return LaunchForTokens<kType, QuantFormat::kQ8_0, 4>(arguments, stream);
+  }
   return weight.group_size % kStep == 0
              ? LaunchForTokens<kType, QuantFormat::kInt4, 1>(arguments, stream)
              : LaunchForTokens<kType, QuantFormat::kInt4, 4>(arguments, stream);
@@ -242,11 +251,8 @@ bool LaunchOfType(const QuantizedLinearArguments& arguments,
 bool LaunchSkinnyQuantizedLinear(const QuantizedLinearArguments& arguments,
                                  simt::Stream stream) {
   const LinearArguments& linear = arguments.linear;
-  const QuantizedWeight& weight = arguments.weight;
-  const bool is_fp8 = weight.format == QuantFormat::kFp8;
-  if (IsRefusedBySkinny(linear) || linear.cols % (is_fp8 ? 16 : 8) != 0 ||
-      (is_fp8 ? weight.group_size % kStep != 0
-              : weight.group_size < 32 || weight.group_size % 32 != 0)) {
+  if (IsRefusedBySkinny(linear) ||
+      IsRefusedFormat(arguments.weight, linear.cols)) {
     return false;
   }
   return linear.dtype == DType::kBF16

@@ -249,7 +249,8 @@ constexpr int kStepCols = T::kDepthBytes / 2;
 template <QuantFormat kFormat>
 struct TiledWeights {
   static constexpr bool kIsFp8 = kFormat == QuantFormat::kFp8;
-  static constexpr int kLoads = kIsFp8 ? 4 : 2;
+  static constexpr bool kIsInt4 = kFormat == QuantFormat::kInt4;
+  static constexpr int kLoads = kIsInt4 ? 2 : 4;
   simt::Bytes16 bytes[kLoads];
 
   SIMT_DEVICE void Load(const uint8_t* row, int cols, int column) {
@@ -257,10 +258,29 @@ struct TiledWeights {
     SIMT_UNROLL
     for (int i = 0; i < kLoads; ++i) {
       bytes[i] = {{0, 0, 0, 0}};
-      const int at = column + (kIsFp8 ? i * kStepCols + half * 16 : 0);
+      // Beyond the columns there may be no bytes, or with integers zeros.
+      const int at = column + (kIsFp8    ? i * kStepCols + half * 16
+                               : kIsInt4 ? 0
+                                         : i / 2 * kInt8Block);
       if (at >= cols) continue;
-      bytes[i] = simt::LoadStream16(
-          kIsFp8 ? row + at : row + at / 2 + (half * 2 + i) * 16);
+      bytes[i] =
+          simt::LoadStream16(kIsFp8    ? row + at
+                             : kIsInt4 ? row + at / 2 + (half * 2 + i) * 16
+                                       : row + at + (half * 2 + i % 2) * 16);
+    }
+  }
+
+  // Columns 2 p and 2 p + 1 of eight: those of `chunk` (0 or 1) of step s.
+  template <DType kType>
+  SIMT_DEVICE uint32_t Pair(int s, int chunk, int p, uint32_t zero) const {
+    if constexpr (kIsFp8) {
+      const uint32_t four = bytes[s].words[chunk * 2 + p / 2];
+      return Element<kType>::FromE4M3x2(four >> (p % 2 * 16) & 0xffff);
+    } else if constexpr (kIsInt4) {
+      return Int4Pair<kType>(bytes[chunk].words[s], p, zero);
+    } else {
+      const uint32_t four = bytes[s / 2 * 2 + chunk].words[s % 2 * 2 + p / 2];
+      return Int8Pair<kType>(four, p % 2);
     }
   }
 };
@@ -280,8 +300,7 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
   const int row = first_row + tile_row < linear.rows ? first_row + tile_row
                                                      : linear.rows - 1;
   const uint8_t* row_data =
-      weight.data + row * (Weights::kIsFp8 ? int64_t{linear.cols}
-                                           : Int4RowBytes(linear.cols));
+      weight.data + row * RowBytesOf(kFormat, linear.cols);
   Weights next;
   next.Load(row_data, linear.cols, 0);
   simt::WaitForPrevious();
@@ -321,7 +340,7 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
             step * kStepCols / weight.group_size * weight.scale_stride +
             (row >> weight.scale_shift);
         scale = LoadScale(weight, at);
-        if constexpr (!Weights::kIsFp8) {
+        if constexpr (Weights::kIsInt4) {
           zero = Int4Zero<kType>(LoadZero(weight, at));
         }
       }
@@ -330,13 +349,7 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
         simt::Bytes16 wide;
         SIMT_UNROLL
         for (int p = 0; p < 4; ++p) {
-          uint32_t pair;
-          if constexpr (Weights::kIsFp8) {
-            const uint32_t four = weights.bytes[s].words[chunk * 2 + p / 2];
-            pair = Element<kType>::FromE4M3x2(four >> (p % 2 * 16) & 0xffff);
-          } else {
-            pair = Int4Pair<kType>(weights.bytes[chunk].words[s], p, zero);
-          }
+          uint32_t pair = weights.template Pair<kType>(s, chunk, p, zero);
           if (weight.group_size > 0) {
             pair = Element<kType>::Pack(
                 Element<kType>::ToFloat(pair & 0xffff) * scale,
@@ -364,11 +377,9 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
 
 bool IsRefused(const QuantizedLinearArguments& arguments) {
   const LinearArguments& linear = arguments.linear;
-  const QuantizedWeight& weight = arguments.weight;
-  const bool is_fp8 = weight.format == QuantFormat::kFp8;
-  return linear.num_tokens < 1 || linear.cols % (is_fp8 ? 16 : 8) != 0 ||
-         (is_fp8 ? weight.group_size % kSuperCols != 0
-                 : weight.group_size < 32 || weight.group_size % 32 != 0) ||
+  return linear.num_tokens < 1 ||
+         IsRefusedFormat(arguments.weight, linear.cols) ||
+         linear.cols % 8 != 0 ||
          (IsGated(linear.epilogue.activation) && linear.rows % 16 != 0);
 }
 
@@ -378,7 +389,9 @@ bool LaunchWidening(const QuantizedLinearArguments& arguments,
   return simt::Launch(
       arguments.weight.format == QuantFormat::kFp8
           ? &WideningLinearKernel<kType, QuantFormat::kFp8>
-          : &WideningLinearKernel<kType, QuantFormat::kInt4>,
+      : arguments.weight.format == QuantFormat::kInt4
+          ? &WideningLinearKernel<kType, QuantFormat::kInt4>
+          : &WideningLinearKernel<kType, QuantFormat::kQ8_0>,
       T::Shape(arguments.linear, size_t{T::kNumStages + 1} * T::kBytes), stream,
       arguments);
 }

@@ -3,19 +3,23 @@
 # emulation, every operation against the reference, every family of models
 # against the CPU, equal answers in any company, memory errors and races, the
 # machine code, and then the benchmarks.
-#   check.sh [--no-bench] [--output FILE]    from a folder of tools/package.sh
-#   check.sh --emulated                      the same steps on the emulation, as
-#                                            far as it goes: checks this script
+#   check.sh [--no-bench | --only-bench] [--output FILE]
+#                          from a folder of tools/package.sh
+#   check.sh --emulated    the same steps on the emulation, as far as it goes, and
+#                          smallest shapes: checks this script and its commands
+# The whole takes minutes; --no-bench and --only-bench are its halves. Benchmarks
+# write a checkpoint of 16 GB to TMPDIR.
 # Prints a table and writes it to FILE. Exit code: 0 if nothing failed, 1 if
 # something did, 69 without a GPU. What the machine has no tool for is a SKIP.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-is_emulated=0 has_bench=1 output=
+is_emulated=0 has_checks=1 has_bench=1 output=
 while (($# > 0)); do
   case $1 in
-    --emulated) is_emulated=1 has_bench=0 ;;
+    --emulated) is_emulated=1 ;;
     --no-bench) has_bench=0 ;;
+    --only-bench) has_checks=0 ;;
     --output) output=${2:?check: --output needs a file} && shift ;;
     *) echo "check: unknown argument $1" >&2 && exit 64 ;;
   esac
@@ -44,6 +48,11 @@ program() {
 cd "$here" || exit 1
 [[ -d tests/testdata/goldens ]] || cd "$root" || exit 1
 
+# A model of 8B is written; memory is faster than a disk.
+if ((has_bench && !is_emulated)) && [[ -z ${TMPDIR:-} ]] &&
+  (($(df --output=avail -B 1G /dev/shm 2>/dev/null | tail -1) >= 24)); then
+  export TMPDIR=/dev/shm
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 table=()
@@ -129,132 +138,195 @@ if [[ $capability == 7.* ]]; then
   operations='*cuda_f16*' has_bf16=0
 fi
 
-# ---- (a) instructions
-emulated_wrappers=$(program wrapper_check_emulated) || exit 1
-if "$emulated_wrappers" --write "$work/wrappers"; then
-  if ((is_emulated)); then
-    step "wrappers of instructions" 60 "$emulated_wrappers" --compare \
-      "$work/wrappers"
-  else
-    step "wrappers of instructions" 60 "$(program wrapper_check_gpu)" \
-      --compare "$work/wrappers"
-  fi
-else
-  record FAIL "wrappers of instructions" 0 "the emulation failed"
-fi
-
-# ---- (b) operations, (c) models, (d) equivalence
-if ((is_emulated)); then
-  # The tree's tests run all of it: here the script is what is checked.
-  gtest_step "operations" 120 '*Norm/cuda_bf16*:*Embed/cuda_f16*' \
-    backend_conformance_test
-  gtest_step "quantized weights" 120 '*DecodesWhatTheKernels*' \
-    cuda_quantized_test
-  gtest_step "rounding" 120 '*ErrorOfAnFp8Cache*' cuda_rounding_test
-  gtest_step "equivalence" 120 '*ACachedPrefix*/qwen3*' cuda_equivalence_test
-else
-  gtest_step "operations" 200 "$operations" "${backend_programs[@]}"
-  if ((has_bf16)); then
-    gtest_step "quantized weights" 60 'CudaQuantizedTest.*' cuda_quantized_test
-    gtest_step "families of models" 100 'CudaModelTest.*' cuda_model_test
-    gtest_step "rounding" 100 'CudaRoundingTest.*' cuda_rounding_test
-    gtest_step "equivalence" 100 '*CudaEquivalenceTest*' cuda_equivalence_test
-  else
-    skip "quantized weights" "bf16 is among them: compute capability 8.0"
-    skip "families of models" "the models are bf16: compute capability 8.0"
-    skip "rounding" "the models are bf16: compute capability 8.0"
-    skip "equivalence" "the models are bf16: compute capability 8.0"
-  fi
-  # The program itself, whole: the same greedy answers as the CPU's.
-  same_answers() {
-    local prompt device
-    for prompt in "What is 7 + 5?" "What is 30 - 4?"; do
-      for device in cpu cuda; do
-        "$quire" generate --chat --temperature 0 --max-tokens 24 \
-          --device "$device" --prompt "$prompt" >"$work/$device" || return 1
-      done
-      cmp "$work/cpu" "$work/cuda" || return 1
-      tail -1 "$work/cuda"
-    done
-  }
-  export -f same_answers
-  quire=$quire work=$work step "answers of the demo model" 60 \
-    bash -c same_answers
-fi
-
-# Every collective, captured in a graph too: one rank, and as many as there are
-# GPUs, where NCCL is installed.
-if ((is_emulated)); then
-  skip "NCCL" "needs a GPU"
-elif nccl=$(program nccl_test) && ! timeout 120 "$nccl" >"$work/nccl" 2>&1; then
-  tail -20 "$work/nccl"
-  record FAIL "NCCL" 0 "see above"
-else
-  # The reasons of tests that were skipped are in the line after.
-  reason=$(grep -m 1 -A 1 'Skipped$' "$work/nccl" | tail -1 | cut -c1-80)
-  joined=$(grep -m 1 -E '^NCCL .* 1 rank' "$work/nccl")
-  if [[ -z $joined ]]; then
-    skip "NCCL" "$reason"
-  else
-    record PASS "NCCL, one rank" 0 "$joined"
-    ranks=$(grep -m 1 -E '^NCCL .* ranks' "$work/nccl")
-    if [[ -n $ranks ]]; then
-      record PASS "NCCL, a rank on each GPU" 0 "$ranks"
+run_checks() {
+  # ---- (a) instructions
+  emulated_wrappers=$(program wrapper_check_emulated) || exit 1
+  if "$emulated_wrappers" --write "$work/wrappers"; then
+    if ((is_emulated)); then
+      step "wrappers of instructions" 60 "$emulated_wrappers" --compare \
+        "$work/wrappers"
     else
-      skip "NCCL, a rank on each GPU" "$reason"
+      step "wrappers of instructions" 60 "$(program wrapper_check_gpu)" \
+        --compare "$work/wrappers"
+    fi
+  else
+    record FAIL "wrappers of instructions" 0 "the emulation failed"
+  fi
+
+  # ---- (b) operations, (c) models, (d) equivalence
+  if ((is_emulated)); then
+    # The tree's tests run all of it: here the script is what is checked.
+    if program backend_conformance_test >/dev/null 2>&1; then
+      gtest_step "operations" 120 '*Norm/cuda_bf16*:*Embed/cuda_f16*' \
+        backend_conformance_test
+      gtest_step "quantized weights" 120 '*DecodesWhatTheKernels*' \
+        cuda_quantized_test
+      gtest_step "rounding" 120 '*ErrorOfAnFp8Cache*' cuda_rounding_test
+      gtest_step "equivalence" 120 '*ACachedPrefix*/qwen3*' \
+        cuda_equivalence_test
+    else
+      skip "operations, equivalence" "not in a package: the tree's tests"
+    fi
+  else
+    gtest_step "operations" 200 "$operations" "${backend_programs[@]}"
+    if ((has_bf16)); then
+      gtest_step "quantized weights" 60 'CudaQuantizedTest.*' cuda_quantized_test
+      gtest_step "families of models" 100 'CudaModelTest.*' cuda_model_test
+      gtest_step "rounding" 100 'CudaRoundingTest.*' cuda_rounding_test
+      gtest_step "equivalence" 100 '*CudaEquivalenceTest*' cuda_equivalence_test
+    else
+      skip "quantized weights" "bf16 is among them: compute capability 8.0"
+      skip "families of models" "the models are bf16: compute capability 8.0"
+      skip "rounding" "the models are bf16: compute capability 8.0"
+      skip "equivalence" "the models are bf16: compute capability 8.0"
+    fi
+    # The program itself, whole: the same greedy answers as the CPU's.
+    same_answers() {
+      local prompt device
+      for prompt in "What is 7 + 5?" "What is 30 - 4?"; do
+        for device in cpu cuda; do
+          "$quire" generate --chat --temperature 0 --max-tokens 24 \
+            --device "$device" --prompt "$prompt" >"$work/$device" || return 1
+        done
+        cmp "$work/cpu" "$work/cuda" || return 1
+        tail -1 "$work/cuda"
+      done
+    }
+    export -f same_answers
+    quire=$quire work=$work step "answers of the demo model" 60 \
+      bash -c same_answers
+  fi
+
+  # Every collective, captured in a graph too: one rank, and as many as there are
+  # GPUs, where NCCL is installed.
+  if ((is_emulated)); then
+    skip "NCCL" "needs a GPU"
+  elif nccl=$(program nccl_test) && ! timeout 120 "$nccl" >"$work/nccl" 2>&1; then
+    tail -20 "$work/nccl"
+    record FAIL "NCCL" 0 "see above"
+  else
+    # The reasons of tests that were skipped are in the line after.
+    reason=$(grep -m 1 -A 1 'Skipped$' "$work/nccl" | tail -1 | cut -c1-80)
+    joined=$(grep -m 1 -E '^NCCL .* 1 rank' "$work/nccl")
+    if [[ -z $joined ]]; then
+      skip "NCCL" "$reason"
+    else
+      record PASS "NCCL, one rank" 0 "$joined"
+      ranks=$(grep -m 1 -E '^NCCL .* ranks' "$work/nccl")
+      if [[ -n $ranks ]]; then
+        record PASS "NCCL, a rank on each GPU" 0 "$ranks"
+      else
+        skip "NCCL, a rank on each GPU" "$reason"
+      fi
     fi
   fi
-fi
 
-# ---- (e) memory errors, races, machine code
-tool() {
-  command -v "$1" || { [[ -x /usr/local/cuda/bin/$1 ]] &&
-    echo "/usr/local/cuda/bin/$1"; }
-}
-sanitizer=$(tool compute-sanitizer)
-for check in memcheck racecheck; do
+  # ---- (e) memory errors, races, machine code
+  tool() {
+    command -v "$1" || { [[ -x /usr/local/cuda/bin/$1 ]] &&
+      echo "/usr/local/cuda/bin/$1"; }
+  }
+  sanitizer=$(tool compute-sanitizer)
+  for check in memcheck racecheck; do
+    if ((is_emulated)); then
+      skip "$check" "needs a GPU"
+      continue
+    elif [[ -z $sanitizer ]]; then
+      skip "$check" "there is no compute-sanitizer"
+      continue
+    fi
+    prefix=("$sanitizer" --tool "$check" --error-exitcode 1)
+    gtest_step "$check" 120 '*ConformanceTest.Norm/cuda*:*Features/cuda_f16*:*ConformanceTest.Logits/cuda_f16' \
+      none
+    prefix=()
+  done
+  cuobjdump=$(tool cuobjdump)
   if ((is_emulated)); then
-    skip "$check" "needs a GPU"
-    continue
-  elif [[ -z $sanitizer ]]; then
-    skip "$check" "there is no compute-sanitizer"
-    continue
+    skip "machine code" "there is none in the emulation"
+  elif [[ -z $cuobjdump ]]; then
+    skip "machine code" "there is no cuobjdump"
+  else
+    step "machine code" 60 "$here/sass_check.sh" "$cuobjdump" "$quire"
   fi
-  prefix=("$sanitizer" --tool "$check" --error-exitcode 1)
-  gtest_step "$check" 120 '*ConformanceTest.Norm/cuda*:*Features/cuda_f16*:*ConformanceTest.Logits/cuda_f16' \
-    none
-  prefix=()
-done
-cuobjdump=$(tool cuobjdump)
-if ((is_emulated)); then
-  skip "machine code" "there is none in the emulation"
-elif [[ -z $cuobjdump ]]; then
-  skip "machine code" "there is no cuobjdump"
-else
-  step "machine code" 60 "$here/sass_check.sh" "$cuobjdump" "$quire"
-fi
+}
+((!has_checks)) || run_checks
 
-# ---- (f) speed: figures, not checks. Their step fails if they do not run.
+# ---- (f) speed: figures, not checks. Their step fails if they do not run. On
+# the emulation the same commands with the smallest shapes: that they run.
+if ((is_emulated)); then
+  small=tiny large=tiny served=tiny
+  quire=$(program quire_emulated 2>/dev/null) || has_bench=0
+  prompts=8,40 gen=4 concurrency=2 input_lens='8 40' num_requests=2 batch=64
+  formats='bf16 fp8' kernel_options='--rows 1,9 --filter down'
+else
+  small=llama-3.2-1b large=llama-3.1-8b served=qwen3-8b
+  prompts=128,1024,2048,8192 gen=128 concurrency=64,128,256
+  input_lens='128 1024 2048 8192' num_requests=10 batch=2048
+  formats='bf16 fp8 int4' kernel_options=
+fi
+# A step whose whole output belongs to the results.
+bench() {  # name, limit, arguments of `quire bench`...
+  local name=$1 limit=$2
+  shift 2
+  step "$name" "$limit" "$quire" bench "$@"
+  local code=$?
+  { echo && echo "## quire bench $*" && cat "$work/log"; } >>"$work/figures"
+  return $code
+}
+# A checkpoint of random weights of a real shape.
+save_model() {  # preset
+  rm -rf "$work/model" && mkdir "$work/model" &&
+    step "random weights of $1" 120 "$quire" bench model --preset "$1" \
+      --save-model "$work/model"
+}
+served_model=("$work/model" --tokenizer "$root/models/demo" --device cuda)
+# Times of the first token over HTTP, one request at a time.
+bench_http() {
+  local port length
+  coproc "$quire" serve "${served_model[@]}" --port 0 --no-enable-prefix-caching \
+    --max-num-batched-tokens "$batch" 2>"$work/serve"
+  local server=$COPROC_PID output=${COPROC[0]}
+  while read -r -t 120 line <&"$output"; do
+    [[ $line =~ address.*:([0-9]+) ]] && port=${BASH_REMATCH[1]}
+    [[ $line == *"ready in"* ]] && break
+  done
+  echo "$line" >>"$work/figures"
+  for length in $input_lens; do
+    bench "first token, $length in, HTTP" 60 serve --port "$port" \
+      --model model --tokenizer "$root/models/demo" --dataset-name random \
+      --random-input-len "$length" --random-output-len 8 --ignore-eos \
+      --num-prompts "$num_requests" --max-concurrency 1 --num-warmups 1 \
+      --disable-tqdm
+  done
+  kill "$server" && wait "$server"
+}
+
 if ((has_bench)); then
-  if "$quire" bench kernels --help >/dev/null 2>&1; then
-    step "quire bench kernels" 120 "$quire" bench kernels --device cuda \
-      --preset qwen3-8b
-    cp "$work/log" "$work/kernels"
-  else
-    skip "quire bench kernels" "this version has no such command"
+  # shellcheck disable=SC2086 # Words of their own.
+  bench "kernels of $served" 120 kernels --device cuda --preset "$served" \
+    $kernel_options
+  if save_model "$served"; then
+    bench "$served" 120 model "${served_model[@]}" -p "$prompts" -n "$gen" \
+      --concurrency "$concurrency" -b "$batch" -r 3
+    bench "$served, fp8" 150 model "${served_model[@]}" -p 0 -n "$gen" \
+      --concurrency "$concurrency" -r 3 --quantization fp8
+    bench_http
+    bench "start of $served" 60 startup -r 2 -- "${served_model[@]}"
   fi
-  if "$quire" bench model --help >/dev/null 2>&1; then
-    for preset in llama-3.2-1b llama-3.1-8b; do
-      step "quire bench model $preset" 120 "$quire" bench model --device cuda \
-        --preset "$preset" -p 128,1024,2048 -n 128 -r 5 --ceilings
-      cp "$work/log" "$work/model-$preset"
+  if save_model "$large"; then
+    for format in $formats; do
+      quantization=(--quantization "$format")
+      [[ $format != bf16 ]] || quantization=()
+      bench "$large, $format" 150 model "${served_model[@]}" -p 0 -n "$gen" \
+        -r 3 "${quantization[@]}"
     done
-  else
-    skip "quire bench model" "this version has no such command"
   fi
-  cat "$work"/kernels "$work"/model-* 2>/dev/null
-elif ((!is_emulated)); then
-  skip "benchmarks" "--no-bench"
+  if save_model "$small"; then
+    bench "$small" 60 model "${served_model[@]}" -p 0 -n "$gen" -r 3
+  fi
+  cat "$work/figures"
+else
+  skip "benchmarks" "not asked for, or not in a package"
 fi
 
 num_passed=$((${#table[@]} - num_failed - num_skipped))
@@ -263,6 +335,6 @@ echo
 printf '%s\n' "${table[@]}" "$summary"
 if [[ -n $output ]]; then
   { printf '%s\n' "${table[@]}" "$summary"
-    cat "$work"/kernels "$work"/model-* 2>/dev/null; } >"$output"
+    cat "$work/figures" 2>/dev/null; } >"$output"
 fi
 ((num_failed == 0))

@@ -29,6 +29,8 @@ BackendSources DefaultBackendSources() {
          std::string* /*notice*/) -> absl::StatusOr<std::unique_ptr<Backend>> {
     signal(SIGUSR1, [](int) { g_fault_request.store(true); });
     cuda::EmulatedOptions().fault_request = &g_fault_request;
+    // All of it is written, when it is allocated.
+    cuda::EmulatedOptions().total_bytes = int64_t{256} << 20;
     CudaBackendOptions cuda_options;
     cuda_options.enforce_eager = options.enforce_eager;
     QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
