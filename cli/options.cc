@@ -461,53 +461,133 @@ absl::StatusOr<int64_t> ParseSize(const std::string& text) {
       absl::StrCat("'", text, "' is not a size (512, 32k, 4GiB)"));
 }
 
-absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
-  CommandLine result;
-  CLI::App app("quire: serves large language models", "quire");
-  app.require_subcommand(1);
+namespace {
+
+// The command line's grammar, with `result` behind its options.
+struct Commands {
+  CLI::App app{"quire: serves large language models", "quire"};
+  CLI::App* serve = nullptr;
+  CLI::App* worker = nullptr;
+  CLI::App* chat = nullptr;
+  CLI::App* generate = nullptr;
+  CLI::App* drain = nullptr;
+  CLI::App* bench = nullptr;
   bool wants_version = false;
-  app.add_flag("--version", wants_version,
-               "Version, backends, instruction sets, architectures");
-  CLI::App* serve =
-      app.add_subcommand("serve", "Serve a model over the OpenAI API");
-  CLI::App* chat = app.add_subcommand("chat", "Chat in the terminal");
-  CLI::App* generate =
-      app.add_subcommand("generate", "Generate from one prompt");
-  CLI::App* drain = app.add_subcommand(
-      "drain", "Wait until a server has no request running or waiting");
-  CLI::App* worker =
-      app.add_subcommand("worker", "Compute a part of the model for a server");
-  AddServe(serve, &result.serve);
   ServeOptions worker_options;
-  AddServe(worker, &worker_options);
+  std::shared_ptr<BenchOptions> bench_options =
+      std::make_shared<BenchOptions>();
+};
+
+void AddDrain(CLI::App* app, DrainOptions* options) {
+  app->add_option("--url", options->url, "The server");
+  app->add_option("--settle", options->settle_seconds,
+                  "Seconds to wait at least, while endpoints are withdrawn")
+      ->check(CLI::Range(0.0, 1e6));
+  app->add_option("--timeout", options->timeout_seconds,
+                  "Seconds to wait at most, --settle included")
+      ->check(CLI::Range(0.0, 1e6));
+}
+
+void AddCommands(Commands* commands, CommandLine* result) {
+  CLI::App& app = commands->app;
+  app.require_subcommand(1);
+  app.add_flag("--version", commands->wants_version,
+               "Version, backends, instruction sets, architectures");
+  commands->serve =
+      app.add_subcommand("serve", "Serve a model over the OpenAI API");
+  commands->chat = app.add_subcommand("chat", "Chat in the terminal");
+  commands->generate =
+      app.add_subcommand("generate", "Generate from one prompt");
+  commands->drain = app.add_subcommand(
+      "drain", "Wait until a server has no request running or waiting");
+  commands->worker =
+      app.add_subcommand("worker", "Compute a part of the model for a server");
+  AddServe(commands->serve, &result->serve);
+  AddServe(commands->worker, &commands->worker_options);
   // What `serve` tells the workers that it starts.
-  worker->add_option("--rank", worker_options.model.rank)->group("");
-  worker->add_option("--parent-pid", worker_options.model.parent_pid)
+  SessionOptions& worker_model = commands->worker_options.model;
+  commands->worker->add_option("--rank", worker_model.rank)->group("");
+  commands->worker->add_option("--parent-pid", worker_model.parent_pid)
       ->group("");
-  AddChat(chat, &result.chat);
-  AddGenerate(generate, &result.generate);
-  drain->add_option("--url", result.drain.url, "The server");
-  drain
-      ->add_option("--settle", result.drain.settle_seconds,
-                   "Seconds to wait at least, while endpoints are withdrawn")
-      ->check(CLI::Range(0.0, 1e6));
-  drain
-      ->add_option("--timeout", result.drain.timeout_seconds,
-                   "Seconds to wait at most, --settle included")
-      ->check(CLI::Range(0.0, 1e6));
-  CLI::App* bench = app.add_subcommand("bench", "Measure a server or a model");
-  const auto bench_options = std::make_shared<BenchOptions>();
-  AddBench(bench, AddModelOptions, bench_options.get());
-  result.bench = bench_options;
-  std::vector<CLI::App*> subcommands = {serve, worker, chat, generate, drain};
-  for (CLI::App* benchmark : bench->get_subcommands(nullptr)) {
+  AddChat(commands->chat, &result->chat);
+  AddGenerate(commands->generate, &result->generate);
+  AddDrain(commands->drain, &result->drain);
+  commands->bench = app.add_subcommand("bench", "Measure a server or a model");
+  AddBench(commands->bench, AddModelOptions, commands->bench_options.get());
+  result->bench = commands->bench_options;
+  std::vector<CLI::App*> subcommands = {commands->serve, commands->worker,
+                                        commands->chat, commands->generate,
+                                        commands->drain};
+  for (CLI::App* benchmark : commands->bench->get_subcommands(nullptr)) {
     subcommands.push_back(benchmark);
   }
   for (CLI::App* subcommand : subcommands) {
     Finish(subcommand);
     subcommand->add_option("--config", "YAML file of options");
   }
+}
 
+// What CLI11 does not do: other spellings, the file of --config, and a message
+// for what is no command.
+absl::Status PrepareArguments(const Commands& commands,
+                              std::vector<std::string>* args) {
+  const auto is_named = [args](const CLI::App* subcommand) {
+    return subcommand->get_name() == (*args)[0];
+  };
+  if (!args->empty() && !absl::StartsWith((*args)[0], "-") &&
+      commands.app.get_subcommands(is_named).empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", (*args)[0],
+                     "' is no command: serve, worker, chat, generate, drain or "
+                     "bench"));
+  }
+  // llama-bench has no commands: `quire bench -p 512` is one of models.
+  if (args->size() > 1 && (*args)[0] == "bench" &&
+      absl::StartsWith((*args)[1], "-") && (*args)[1] != "--help" &&
+      (*args)[1] != "-h") {
+    args->insert(args->begin() + 1, "model");
+  }
+  KeepLast("--served-model-name", args);
+  return ExpandConfig(args);
+}
+
+absl::Status TakeResult(const Commands& commands, CommandLine* result) {
+  const std::pair<const CLI::App*, Command> kinds[] = {
+      {commands.serve, Command::kServe},
+      {commands.worker, Command::kWorker},
+      {commands.chat, Command::kChat},
+      {commands.generate, Command::kGenerate},
+      {commands.drain, Command::kDrain},
+      {commands.bench, Command::kBench}};
+  for (const auto& [app, command] : kinds) {
+    if (app->parsed()) result->command = command;
+  }
+  if (commands.worker->parsed()) result->serve = commands.worker_options;
+  for (const CLI::App* app : {commands.serve, commands.worker}) {
+    if (!app->parsed()) continue;
+    QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(*app, &result->serve.model));
+    result->serve.model.args = SessionArgs(*app);
+  }
+  if (commands.chat->parsed()) {
+    result->chat.model.args = SessionArgs(*commands.chat);
+  }
+  if (commands.generate->parsed()) {
+    result->generate.model.args = SessionArgs(*commands.generate);
+  }
+  for (const CLI::App* benchmark : commands.bench->get_subcommands()) {
+    BenchOptions& bench = *commands.bench_options;
+    bench.offline.model.args = bench.model.model.args =
+        bench.quality.model.args = SessionArgs(*benchmark);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
+  CommandLine result;
+  Commands commands;
+  AddCommands(&commands, &result);
   for (std::string& argument : args) {
     if (argument == "--") break;
     argument = NormalizeArgument(argument);
@@ -516,29 +596,12 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
     result.command = Command::kVersion;
     return result;
   }
-  const auto is_named = [&args](const CLI::App* subcommand) {
-    return subcommand->get_name() == args[0];
-  };
-  if (!args.empty() && !absl::StartsWith(args[0], "-") &&
-      app.get_subcommands(is_named).empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", args[0],
-                     "' is no command: serve, worker, chat, generate, drain or "
-                     "bench"));
-  }
-  // llama-bench has no commands: `quire bench -p 512` is one of models.
-  if (!args.empty() && args[0] == "bench" && args.size() > 1 &&
-      absl::StartsWith(args[1], "-") && args[1] != "--help" &&
-      args[1] != "-h") {
-    args.insert(args.begin() + 1, "model");
-  }
-  KeepLast("--served-model-name", &args);
-  QUIRE_RETURN_IF_ERROR(ExpandConfig(&args));
+  QUIRE_RETURN_IF_ERROR(PrepareArguments(commands, &args));
   std::reverse(args.begin(), args.end());  // As CLI11 takes a vector.
   try {
-    app.parse(args);
+    commands.app.parse(args);
   } catch (const CLI::CallForHelp&) {
-    const CLI::App* chosen = &app;
+    const CLI::App* chosen = &commands.app;
     while (!chosen->get_subcommands().empty()) {
       chosen = chosen->get_subcommands().front();
     }
@@ -548,28 +611,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
     return absl::InvalidArgumentError(
         absl::StrCat(error.what(), "\nRun with --help for the options."));
   }
-  if (serve->parsed()) result.command = Command::kServe;
-  if (worker->parsed()) {
-    result.command = Command::kWorker;
-    result.serve = worker_options;
-  }
-  if (serve->parsed() || worker->parsed()) {
-    const CLI::App& parsed = serve->parsed() ? *serve : *worker;
-    QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(parsed, &result.serve.model));
-    result.serve.model.args = SessionArgs(parsed);
-  }
-  if (chat->parsed()) result.chat.model.args = SessionArgs(*chat);
-  if (generate->parsed()) result.generate.model.args = SessionArgs(*generate);
-  for (const CLI::App* benchmark : bench->get_subcommands()) {
-    const std::vector<std::string> session_args = SessionArgs(*benchmark);
-    bench_options->offline.model.args = session_args;
-    bench_options->model.model.args = session_args;
-    bench_options->quality.model.args = session_args;
-  }
-  if (chat->parsed()) result.command = Command::kChat;
-  if (generate->parsed()) result.command = Command::kGenerate;
-  if (drain->parsed()) result.command = Command::kDrain;
-  if (bench->parsed()) result.command = Command::kBench;
+  QUIRE_RETURN_IF_ERROR(TakeResult(commands, &result));
   return result;
 }
 

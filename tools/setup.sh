@@ -14,7 +14,7 @@ libraries=(
 )
 packages=(
   bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-skylib
-  chromium-headless-shell g++ pkg-config python3 python3-venv
+  chromium-headless-shell g++ iproute2 pkg-config python3 python3-venv
   "${libraries[@]}"
 )
 if [[ "${1:-}" == "--dev" ]]; then
