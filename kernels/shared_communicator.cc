@@ -25,6 +25,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/clock.h"
 #include "engine/base/cpu_topology.h"
 #include "engine/base/shared_memory.h"
 #include "engine/base/status.h"
@@ -395,7 +396,7 @@ class SharedCommunicator : public Communicator {
       // Where CPUs are taken, the rank that is waited for may want this one.
       sched_yield();
     }
-    const absl::Time deadline = absl::Now() + options_.timeout;
+    const absl::Time deadline = Clock::Monotonic()->Now() + options_.timeout;
     for (;;) {
       const uint32_t seen = counter.Load();
       if (static_cast<int32_t>(seen - target) >= 0) return absl::OkStatus();
@@ -406,7 +407,7 @@ class SharedCommunicator : public Communicator {
         Fail(Failure::kGone, peer);
         return Broken();
       }
-      if (absl::Now() > deadline) {
+      if (Clock::Monotonic()->Now() > deadline) {
         Fail(Failure::kSilent, peer);
         return Broken();
       }

@@ -19,6 +19,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "kernels/communicator_bug.h"
 #include "kernels/host_communicator.h"
@@ -289,7 +290,8 @@ class SocketCommunicator : public Communicator {
         continue;
       }
       if (++num_spins <= kSpins) continue;
-      if (num_spins == kSpins + 1) deadline = absl::Now() + options_.timeout;
+      if (num_spins == kSpins + 1)
+        deadline = Clock::Monotonic()->Now() + options_.timeout;
       QUIRE_RETURN_IF_ERROR(Wait(deadline));
     }
   }
@@ -360,7 +362,7 @@ class SocketCommunicator : public Communicator {
                      static_cast<short>(transfer.is_send ? POLLOUT : POLLIN),
                      0});
     }
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - Clock::Monotonic()->Now();
     if (left <= absl::ZeroDuration()) {
       for (const Transfer& transfer : transfers_) {
         if (transfer.is_done()) continue;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -10,7 +11,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -24,10 +25,15 @@ struct Head {
   uint64_t num_bytes = 0;
 };
 
+bool IsHead(const Head& head) {
+  return head.magic == kMagic && head.type != 0 &&
+         head.type <= static_cast<uint32_t>(MessageType::kMeshHello);
+}
+
 // False after the deadline.
 bool WaitUntil(int fd, short events, absl::Time deadline) {
   for (;;) {
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - Clock::Monotonic()->Now();
     if (left <= absl::ZeroDuration()) return false;
     pollfd poll_fd = {fd, events, 0};
     // An InfiniteFuture comes in pieces, too.
@@ -75,7 +81,8 @@ absl::Status ControlLink::Send(MessageType type, absl::string_view body,
       return absl::UnavailableError(
           absl::StrCat("the connection has ended: ", strerror(errno)));
     }
-    if (deadline == absl::InfinitePast()) deadline = absl::Now() + timeout;
+    if (deadline == absl::InfinitePast())
+      deadline = Clock::Monotonic()->Now() + timeout;
     if (!WaitUntil(fd_.get(), POLLOUT, deadline)) {
       return absl::UnavailableError(absl::StrCat(
           "nothing was taken for ", absl::FormatDuration(timeout)));
@@ -91,7 +98,10 @@ absl::Status ControlLink::ReceiveBytes(char* to, size_t size,
     if (received > 0) {
       to += received;
       size -= received;
-      deadline = std::max(deadline, absl::Now() + absl::Seconds(1));
+      // A peer that sends a byte now and then is not waited for either.
+      if (size > 0 && Clock::Monotonic()->Now() >= deadline) {
+        return absl::DataLossError("a message takes too long");
+      }
       continue;
     }
     if (received < 0 && errno == EINTR) continue;
@@ -108,16 +118,16 @@ absl::Status ControlLink::ReceiveBytes(char* to, size_t size,
 }
 
 absl::StatusOr<Message> ControlLink::Receive(int64_t max_bytes,
-                                             absl::Time deadline) {
+                                             absl::Time deadline,
+                                             absl::Duration message_timeout) {
   if (!WaitUntil(fd_.get(), POLLIN, deadline) && !HasMessage()) {
     return absl::DeadlineExceededError("no message has come in time");
   }
-  const absl::Time head_deadline = absl::Now() + absl::Seconds(1);
+  const absl::Time end = Clock::Monotonic()->Now() + message_timeout;
   Head head;
-  QUIRE_RETURN_IF_ERROR(ReceiveBytes(reinterpret_cast<char*>(&head),
-                                     sizeof(head), head_deadline));
-  if (head.magic != kMagic || head.type == 0 ||
-      head.type > static_cast<uint32_t>(MessageType::kMeshHello)) {
+  QUIRE_RETURN_IF_ERROR(
+      ReceiveBytes(reinterpret_cast<char*>(&head), sizeof(head), end));
+  if (!IsHead(head)) {
     return absl::DataLossError("the peer does not speak quire's protocol");
   }
   if (head.num_bytes > static_cast<uint64_t>(max_bytes)) {
@@ -129,13 +139,25 @@ absl::StatusOr<Message> ControlLink::Receive(int64_t max_bytes,
   message.type = static_cast<MessageType>(head.type);
   message.body.resize(head.num_bytes);
   QUIRE_RETURN_IF_ERROR(
-      ReceiveBytes(message.body.data(), message.body.size(), head_deadline));
+      ReceiveBytes(message.body.data(), message.body.size(), end));
   return message;
 }
 
 bool ControlLink::HasMessage() const {
   pollfd poll_fd = {fd_.get(), POLLIN, 0};
   return poll(&poll_fd, 1, 0) > 0;
+}
+
+bool ControlLink::HasWholeHello() const {
+  Head head;
+  const ssize_t peeked = recv(fd_.get(), &head, sizeof(head), MSG_PEEK);
+  if (peeked <= 0) return peeked == 0 || (errno != EAGAIN && errno != EINTR);
+  if (peeked < ssize_t{sizeof(head)}) return HasEnded();
+  int num_bytes = 0;
+  return !IsHead(head) || head.num_bytes > uint64_t{kMaxHelloBytes} ||
+         ioctl(fd_.get(), FIONREAD, &num_bytes) != 0 ||
+         num_bytes >= int64_t{sizeof(head)} + int64_t(head.num_bytes) ||
+         HasEnded();
 }
 
 bool ControlLink::HasEnded() const {

@@ -41,6 +41,8 @@ struct Message {
 
 // What a message that is no plan may take.
 inline constexpr int64_t kMaxControlBytes = int64_t{1} << 20;
+// And what says who it is: whoever finds the port may send one.
+inline constexpr int64_t kMaxHelloBytes = int64_t{16} << 10;
 
 // Owns a connected stream socket. Send is thread-safe; Receive belongs to one
 // thread.
@@ -54,10 +56,16 @@ class ControlLink {
 
   // DEADLINE_EXCEEDED if no message has begun until then; UNAVAILABLE if the
   // connection has ended; DATA_LOSS if what comes is no message, is longer than
-  // max_bytes or does not go on for a second.
-  absl::StatusOr<Message> Receive(int64_t max_bytes, absl::Time deadline);
+  // max_bytes or is not there as a whole `message_timeout` after its beginning,
+  // however steadily it comes. Times are those of Clock::Monotonic.
+  absl::StatusOr<Message> Receive(
+      int64_t max_bytes, absl::Time deadline,
+      absl::Duration message_timeout = absl::Seconds(1));
 
   bool HasMessage() const;
+  // Receive(kMaxHelloBytes) would not wait: a message is there as a whole, or
+  // what is there is none.
+  bool HasWholeHello() const;
   // The peer has closed its side, whatever is still to be read.
   bool HasEnded() const;
   // The peer sees the end of the connection. From any thread.

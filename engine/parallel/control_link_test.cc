@@ -3,9 +3,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -21,7 +23,7 @@ struct Pair {
   }
 };
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+absl::Time Soon() { return Clock::Monotonic()->Now() + absl::Seconds(10); }
 
 TEST(ControlLinkTest, MessagesArriveInOrderAndWhole) {
   Pair pair;
@@ -44,7 +46,8 @@ TEST(ControlLinkTest, MessagesArriveInOrderAndWhole) {
   EXPECT_EQ(message->type, MessageType::kJoined);
   sender.join();
   EXPECT_FALSE(to.HasMessage());
-  EXPECT_TRUE(absl::IsDeadlineExceeded(to.Receive(10, absl::Now()).status()));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      to.Receive(10, Clock::Monotonic()->Now()).status()));
 }
 
 TEST(ControlLinkTest, LengthsAndForeignBytesAreRefused) {
@@ -65,6 +68,42 @@ TEST(ControlLinkTest, PartOfAMessageIsNoMessage) {
   ControlLink to(std::move(pair.b));
   ASSERT_EQ(write(pair.a.get(), "QUIL", 4), 4);
   EXPECT_TRUE(absl::IsDataLoss(to.Receive(1000, Soon()).status()));
+}
+
+// Who sends a byte now and then holds nobody up for longer than one that sends
+// nothing.
+TEST(ControlLinkTest, MessageThatTricklesIsGivenUp) {
+  Pair pair;
+  ControlLink to(std::move(pair.b));
+  const uint32_t head[] = {0x4c495551, 1, 1000, 0};
+  ASSERT_EQ(write(pair.a.get(), head, sizeof(head)), ssize_t{sizeof(head)});
+  EXPECT_FALSE(to.HasWholeHello());
+  std::atomic<bool> is_done = false;
+  std::thread trickle([&] {
+    for (int i = 0; i < 1000 && !is_done; ++i) {
+      if (write(pair.a.get(), "x", 1) != 1) return;
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  });
+  EXPECT_TRUE(absl::IsDataLoss(
+      to.Receive(1000, Soon(), absl::Milliseconds(200)).status()));
+  is_done = true;
+  trickle.join();
+}
+
+TEST(ControlLinkTest, WholeHelloNeedNotBeWaitedFor) {
+  Pair pair;
+  ControlLink from(std::move(pair.a)), to(std::move(pair.b));
+  EXPECT_FALSE(to.HasWholeHello());
+  ASSERT_TRUE(from.Send(MessageType::kHello, "hi", absl::Seconds(1)).ok());
+  EXPECT_TRUE(to.HasWholeHello());
+  EXPECT_EQ(to.Receive(10, absl::InfinitePast())->body, "hi");
+  EXPECT_FALSE(to.HasWholeHello());
+  // What is too long is to be refused at once.
+  ASSERT_TRUE(from.Send(MessageType::kHello,
+                        std::string(kMaxHelloBytes + 1, 'x'), absl::Seconds(1))
+                  .ok());
+  EXPECT_TRUE(to.HasWholeHello());
 }
 
 TEST(ControlLinkTest, EndOfTheConnectionIsSeenBeforeItIsRead) {

@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 
 extern char** environ;
@@ -161,11 +162,11 @@ void LocalRanks::Kill() {
 }
 
 void LocalRanks::WaitAndKill(absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
   for (Child& child : children_) {
     if (child.has_ended) continue;
     ProcessWatch watch(child.pid);
-    while (!watch.IsGone() && absl::Now() < deadline) {
+    while (!watch.IsGone() && Clock::Monotonic()->Now() < deadline) {
       absl::SleepFor(absl::Milliseconds(2));
     }
   }

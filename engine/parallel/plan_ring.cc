@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/clock.h"
 #include "engine/base/shared_memory.h"
 #include "engine/base/status.h"
 
@@ -65,13 +66,14 @@ absl::StatusOr<uint32_t> PlanRingWriter::WaitForSpace(absl::Duration timeout) {
   for (int i = 0; i < num_readers_; ++i) {
     SharedCounter& num_read = NumRead(memory_, i);
     uint32_t unread = num_written_ - num_read.Load();
-    const absl::Time deadline =
-        unread < kRingBytes ? absl::InfinitePast() : absl::Now() + timeout;
+    const absl::Time deadline = unread < kRingBytes
+                                    ? absl::InfinitePast()
+                                    : Clock::Monotonic()->Now() + timeout;
     while (unread >= kRingBytes) {
       if (HeaderOf(memory_).is_stopped.load(std::memory_order_acquire) != 0) {
         return absl::UnavailableError("the ranks have been stopped");
       }
-      const absl::Duration left = deadline - absl::Now();
+      const absl::Duration left = deadline - Clock::Monotonic()->Now();
       if (left <= absl::ZeroDuration()) {
         return absl::UnavailableError(
             absl::StrCat("reader ", i, " has not read a plan for ",
@@ -142,8 +144,9 @@ uint32_t PlanRingReader::WaitForBytes(absl::Duration timeout) {
   }
   absl::Time deadline = absl::InfiniteFuture();
   while (num_written.Load() == num_read_) {
-    if (deadline == absl::InfiniteFuture()) deadline = absl::Now() + timeout;
-    const absl::Duration left = deadline - absl::Now();
+    if (deadline == absl::InfiniteFuture())
+      deadline = Clock::Monotonic()->Now() + timeout;
+    const absl::Duration left = deadline - Clock::Monotonic()->Now();
     if (left <= absl::ZeroDuration()) return 0;
     num_written.WaitWhile(num_read_, left);
   }
@@ -173,16 +176,17 @@ absl::Status PlanRingReader::Take(char* to, int64_t size,
 }
 
 absl::StatusOr<bool> PlanRingReader::Read(std::string* message,
-                                          absl::Duration timeout) {
+                                          absl::Duration timeout,
+                                          absl::Duration message_timeout) {
   if (WaitForBytes(timeout) == 0) return false;
   uint32_t length = 0;
   QUIRE_RETURN_IF_ERROR(
-      Take(reinterpret_cast<char*>(&length), sizeof(length), timeout));
+      Take(reinterpret_cast<char*>(&length), sizeof(length), message_timeout));
   if (length > kMaxPlanBytes) {
     return absl::DataLossError(absl::StrCat("a plan of ", length, " bytes"));
   }
   message->resize(length);
-  QUIRE_RETURN_IF_ERROR(Take(message->data(), length, timeout));
+  QUIRE_RETURN_IF_ERROR(Take(message->data(), length, message_timeout));
   return true;
 }
 

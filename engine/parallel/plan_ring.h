@@ -2,6 +2,7 @@
 #ifndef QUIRE_ENGINE_PARALLEL_PLAN_RING_H_
 #define QUIRE_ENGINE_PARALLEL_PLAN_RING_H_
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 
@@ -47,9 +48,11 @@ class PlanRingReader {
   PlanRingReader(char* memory, int reader_idx);
 
   // The next message; false if none has begun to come within `timeout`.
-  // DATA_LOSS if what comes is no message, or does not go on for `timeout`.
-  absl::StatusOr<bool> Read(std::string* message, absl::Duration timeout);
-  // A message has begun to come.
+  // DATA_LOSS if what comes is no message, or does not go on for
+  // `message_timeout`: long enough for a writer that another reader holds up.
+  absl::StatusOr<bool> Read(std::string* message, absl::Duration timeout,
+                            absl::Duration message_timeout);
+  // A message has begun to come. From any thread.
   bool HasMessage() const;
 
  private:
@@ -59,7 +62,7 @@ class PlanRingReader {
 
   char* const memory_;
   const int reader_idx_;
-  uint32_t num_read_ = 0;
+  std::atomic<uint32_t> num_read_ = 0;  // Written by Read alone.
 };
 
 }  // namespace quire

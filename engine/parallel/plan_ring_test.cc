@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "engine/base/random.h"
 #include "engine/base/shared_memory.h"
 #include "gtest/gtest.h"
@@ -35,7 +36,8 @@ TEST(PlanRingTest, EveryReaderReadsEverything) {
       PlanRingReader reader(memory->data(), i);
       std::string message;
       for (int number = 0; number < kNumMessages; ++number) {
-        const auto has_read = reader.Read(&message, absl::Seconds(20));
+        const auto has_read =
+            reader.Read(&message, absl::Seconds(20), absl::Seconds(20));
         if (!has_read.ok() || !*has_read || message != MessageOf(number))
           return;
         ++num_right[i];
@@ -61,7 +63,7 @@ TEST(PlanRingTest, ReaderThatDoesNotReadIsNamed) {
   while (status.ok()) {
     status = writer.Write(message, absl::Milliseconds(100));
     if (status.ok()) {
-      EXPECT_TRUE(*reader.Read(&read, absl::Seconds(1)));
+      EXPECT_TRUE(*reader.Read(&read, absl::Seconds(1), absl::Seconds(20)));
     }
   }
   EXPECT_TRUE(absl::IsUnavailable(status));
@@ -79,17 +81,44 @@ TEST(PlanRingTest, StopEndsAWriteThatWaits) {
   stopper.join();
 }
 
+// Half a plan is there while another reader holds up its writer.
+TEST(PlanRingTest, PlanThatComesInTwoPartsIsWaitedFor) {
+  auto memory = SharedMemory::Create(PlanRingBytes());
+  ASSERT_TRUE(memory.ok());
+  PlanRingReader reader(memory->data(), 0), slow(memory->data(), 1);
+  const std::string message(3 << 20, 'x');
+  std::thread writing([&] {
+    PlanRingWriter writer(memory->data(), 2);
+    EXPECT_TRUE(writer.Write(message, absl::Seconds(20)).ok());
+  });
+  std::string read, read_slowly;
+  std::thread reading([&] {
+    const auto has_read =
+        reader.Read(&read, absl::Seconds(20), absl::Seconds(20));
+    EXPECT_TRUE(has_read.ok()) << has_read.status();
+  });
+  // Longer than anybody waits for the beginning of a plan.
+  absl::SleepFor(absl::Milliseconds(150));
+  EXPECT_TRUE(
+      slow.Read(&read_slowly, absl::Seconds(20), absl::Seconds(20)).ok());
+  reading.join();
+  writing.join();
+  EXPECT_EQ(read, message);
+  EXPECT_EQ(read_slowly, message);
+}
+
 TEST(PlanRingTest, NothingToReadIsNoError) {
   auto memory = SharedMemory::Create(PlanRingBytes());
   ASSERT_TRUE(memory.ok());
   PlanRingReader reader(memory->data(), 0);
   std::string message;
   EXPECT_FALSE(reader.HasMessage());
-  EXPECT_FALSE(*reader.Read(&message, absl::Milliseconds(1)));
+  EXPECT_FALSE(
+      *reader.Read(&message, absl::Milliseconds(1), absl::Seconds(20)));
   PlanRingWriter writer(memory->data(), 1);
   ASSERT_TRUE(writer.Write("", absl::Seconds(1)).ok());
   EXPECT_TRUE(reader.HasMessage());
-  EXPECT_TRUE(*reader.Read(&message, absl::Seconds(1)));
+  EXPECT_TRUE(*reader.Read(&message, absl::Seconds(1), absl::Seconds(20)));
   EXPECT_EQ(message, "");
 }
 

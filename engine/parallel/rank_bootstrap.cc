@@ -11,15 +11,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 
 namespace quire {
 namespace {
 
-// A connection that says nothing holds up the others for so long.
+// Of a connection that says nothing.
 constexpr absl::Duration kHelloTimeout = absl::Seconds(2);
-// And so long what watches over the ranks that run.
-constexpr absl::Duration kLateHelloTimeout = absl::Milliseconds(200);
+// That have said nothing yet; the oldest goes for a new one.
+constexpr size_t kMaxStrangers = 256;
 
 // What a stranger may have sent goes into logs.
 void MakePrintable(std::string& text) {
@@ -37,9 +38,9 @@ absl::Status HowItEnded(LocalRanks& local, const absl::Status& received) {
       absl::StrContains(received.message(), "rank")) {
     return received;
   }
-  const absl::Time deadline = absl::Now() + absl::Seconds(1);
+  const absl::Time deadline = Clock::Monotonic()->Now() + absl::Seconds(1);
   absl::Status ended = local.Check();
-  while (ended.ok() && absl::Now() < deadline) {
+  while (ended.ok() && Clock::Monotonic()->Now() < deadline) {
     absl::SleepFor(absl::Milliseconds(1));
     ended = local.Check();
   }
@@ -107,7 +108,8 @@ absl::Status RankReception::CheckHello(const Hello& hello,
 
 absl::Status RankReception::Receive(std::unique_ptr<ControlLink> link,
                                     std::string host, int local_rank) {
-  auto message = link->Receive(kMaxControlBytes, absl::Now() + kHelloTimeout);
+  auto message =
+      link->Receive(kMaxHelloBytes, Clock::Monotonic()->Now() + kHelloTimeout);
   if (!message.ok()) {
     return absl::Status(message.status().code(),
                         absl::StrCat(host, ": ", message.status().message()));
@@ -122,7 +124,7 @@ absl::Status RankReception::Receive(std::unique_ptr<ControlLink> link,
   QUIRE_ASSIGN_OR_RETURN(Hello hello, ReadHello(message->body));
   const std::string their_name = DescribeRank(hello.rank, hello.name);
   if (const absl::Status status = CheckHello(hello, their_name); !status.ok()) {
-    link->Send(MessageType::kRefusal, status.message(), kHelloTimeout)
+    link->Send(MessageType::kRefusal, status.message(), absl::ZeroDuration())
         .IgnoreError();
     return status;
   }
@@ -159,7 +161,8 @@ absl::Status RankReception::Missing() const {
 }
 
 absl::Status RankReception::AwaitAll(LocalRanks& local) {
-  const absl::Time deadline = absl::Now() + options_.ranks.bootstrap_timeout;
+  const absl::Time deadline =
+      Clock::Monotonic()->Now() + options_.ranks.bootstrap_timeout;
   int num_told = 0;
   for (;;) {
     DropThoseWhoLeft();
@@ -171,14 +174,14 @@ absl::Status RankReception::AwaitAll(LocalRanks& local) {
     if (num_joined == static_cast<int>(joined_.size())) {
       return absl::OkStatus();
     }
-    if (absl::Now() >= deadline) return Missing();
+    if (Clock::Monotonic()->Now() >= deadline) return Missing();
     std::vector<pollfd> fds;
     for (const auto& link : pending_) {
       if (link != nullptr) fds.push_back({link->fd(), POLLIN, 0});
     }
     if (listener_ >= 0) fds.push_back({listener_, POLLIN, 0});
-    // In slices, to notice who has left.
-    poll(fds.data(), fds.size(), 50);
+    // In slices, to notice who has left, and who has said all of its hello.
+    poll(fds.data(), fds.size(), strangers_.empty() ? 50 : 2);
     for (size_t rank = 0; rank < pending_.size(); ++rank) {
       if (pending_[rank] == nullptr || !pending_[rank]->HasMessage()) continue;
       // A child that does not fit, or says why it cannot start, is the end.
@@ -189,33 +192,57 @@ absl::Status RankReception::AwaitAll(LocalRanks& local) {
     }
     QUIRE_RETURN_IF_ERROR(local.Check());
     if (listener_ < 0) continue;
-    auto accepted = AcceptTcp(listener_, absl::InfinitePast());
-    if (!accepted.ok()) continue;
-    SetTcpOptions(accepted->get(), options_.ranks.watchdog);
-    const std::string host = PeerAddress(accepted->get()).host;
-    const absl::Status received =
-        Receive(std::make_unique<ControlLink>(*std::move(accepted)), host, -1);
-    if (received.ok()) continue;
-    last_refusal_ = absl::StrCat("refused: ", received.message());
-    Log(last_refusal_);
+    for (Stranger& stranger : TakeStrangers()) {
+      const absl::Status received =
+          Receive(std::move(stranger.link), stranger.host, -1);
+      if (received.ok()) continue;
+      last_refusal_ = absl::StrCat("refused: ", received.message());
+      Log(last_refusal_);
+    }
   }
 }
 
+std::vector<RankReception::Stranger> RankReception::TakeStrangers() {
+  const absl::Time now = Clock::Monotonic()->Now();
+  for (;;) {
+    auto accepted = AcceptTcp(listener_, absl::InfinitePast());
+    if (!accepted.ok()) break;
+    SetTcpOptions(accepted->get(), options_.ranks.watchdog);
+    std::string host = PeerAddress(accepted->get()).host;
+    if (strangers_.size() >= kMaxStrangers) strangers_.pop_front();
+    strangers_.push_back(
+        {std::make_unique<ControlLink>(*std::move(accepted)), host, now});
+    // The others are served, too, whoever knocks how often.
+    if (strangers_.size() >= kMaxStrangers) break;
+  }
+  std::vector<Stranger> ready;
+  std::deque<Stranger> silent;
+  for (Stranger& stranger : strangers_) {
+    if (stranger.link->HasWholeHello()) {
+      ready.push_back(std::move(stranger));
+    } else if (now - stranger.since < kHelloTimeout) {
+      silent.push_back(std::move(stranger));
+    } else {
+      Log(absl::StrCat("refused: ", stranger.host, " says no hello"));
+    }
+  }
+  strangers_ = std::move(silent);
+  return ready;
+}
+
 void RankReception::RefuseLate() {
-  auto accepted = AcceptTcp(listener_, absl::InfinitePast());
-  if (!accepted.ok()) return;
-  const std::string host = PeerAddress(accepted->get()).host;
-  ControlLink link(*std::move(accepted));
-  auto message =
-      link.Receive(kMaxControlBytes, absl::Now() + kLateHelloTimeout);
-  if (!message.ok() || message->type != MessageType::kHello) return;
-  const auto hello = ReadHello(message->body);
-  if (!hello.ok()) return;
-  const std::string refusal = absl::StrCat(
-      DescribeRank(hello->rank, hello->name), " comes too late: the ",
-      joined_.size(), " ranks of ", own_name_, " run already");
-  link.Send(MessageType::kRefusal, refusal, kLateHelloTimeout).IgnoreError();
-  Log(absl::StrCat("refused: ", refusal));
+  for (const Stranger& stranger : TakeStrangers()) {
+    auto message = stranger.link->Receive(kMaxHelloBytes, absl::InfinitePast());
+    if (!message.ok() || message->type != MessageType::kHello) continue;
+    const auto hello = ReadHello(message->body);
+    if (!hello.ok()) continue;
+    const std::string refusal = absl::StrCat(
+        DescribeRank(hello->rank, hello->name), " comes too late: the ",
+        joined_.size(), " ranks of ", own_name_, " run already");
+    stranger.link->Send(MessageType::kRefusal, refusal, absl::ZeroDuration())
+        .IgnoreError();
+    Log(absl::StrCat("refused: ", refusal));
+  }
 }
 
 }  // namespace quire

@@ -3,6 +3,7 @@
 #ifndef QUIRE_ENGINE_PARALLEL_RANK_BOOTSTRAP_H_
 #define QUIRE_ENGINE_PARALLEL_RANK_BOOTSTRAP_H_
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -42,15 +43,26 @@ class RankReception {
   // By rank; [0] is empty.
   std::vector<JoinedRank>& joined() { return joined_; }
 
-  // Somebody connects once all are there.
+  // Somebody connects once all are there. Waits for nobody: to be called again
+  // and again.
   void RefuseLate();
 
  private:
+  // Who has connected, but has not said all of its hello.
+  struct Stranger {
+    std::unique_ptr<ControlLink> link;
+    std::string host;
+    absl::Time since;
+  };
+
   int CountJoined() const;
   absl::Status CheckHello(const Hello& hello, const std::string& their_name);
   // Reads a hello, answers what is wrong, or keeps it.
   absl::Status Receive(std::unique_ptr<ControlLink> link, std::string host,
                        int local_rank);
+  // Accepts who connects, and drops those who say nothing for long; who can be
+  // read without waiting.
+  std::vector<Stranger> TakeStrangers();
   void DropThoseWhoLeft();
   absl::Status Missing() const;
   void Log(const std::string& line) const;
@@ -60,6 +72,7 @@ class RankReception {
   const std::string own_name_;
   std::vector<std::unique_ptr<ControlLink>> pending_;  // By rank, of children.
   std::vector<JoinedRank> joined_;
+  std::deque<Stranger> strangers_;  // The oldest first.
   std::string last_refusal_;
 };
 

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "engine/parallel/control_link.h"
 #include "kernels/host_communicator.h"
@@ -94,7 +94,8 @@ absl::Status AcceptHigher(const CommunicatorOptions& options, Mesh& mesh) {
     }
     // A connection of somebody else must not hold up the ranks.
     ControlLink link(OwnedFd(dup(fd->get())));
-    const auto message = link.Receive(256, absl::Now() + absl::Seconds(2));
+    const auto message =
+        link.Receive(256, Clock::Monotonic()->Now() + absl::Seconds(2));
     if (!message.ok() || message->type != MessageType::kMeshHello) continue;
     const auto hello = FromBytes<MeshHello>(message->body);
     if (!hello.ok()) continue;

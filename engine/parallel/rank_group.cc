@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "engine/base/shared_memory.h"
 #include "engine/base/status.h"
 #include "engine/parallel/control_link.h"
@@ -99,7 +100,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     }
     QUIRE_RETURN_IF_ERROR(reception_->AwaitAll(local_));
     QUIRE_RETURN_IF_ERROR(Connect());
-    for (Peer& peer : peers_) peer.last_heard = absl::Now();
+    for (Peer& peer : peers_) peer.last_heard = Clock::Monotonic()->Now();
     monitor_ = std::thread([this] { Monitor(); });
     return AwaitPeers([](const Peer& peer) { return peer.has_joined; });
   }
@@ -189,14 +190,14 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   void ShutDown() {
     Send(MessageType::kShutdown, "").IgnoreError();
     communicators_ = {};
-    const absl::Time deadline = absl::Now() + kShutdownTimeout;
+    const absl::Time deadline = Clock::Monotonic()->Now() + kShutdownTimeout;
     for (const Peer& peer : peers_) {
       if (peer.link == nullptr || peer.is_local) continue;
-      while (!peer.link->HasEnded() && absl::Now() < deadline) {
+      while (!peer.link->HasEnded() && Clock::Monotonic()->Now() < deadline) {
         absl::SleepFor(absl::Milliseconds(2));
       }
     }
-    local_.WaitAndKill(deadline - absl::Now());
+    local_.WaitAndKill(deadline - Clock::Monotonic()->Now());
   }
 
   absl::Status Connect() {
@@ -216,7 +217,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       peers_[rank].name = joined.hello.name;
       peers_[rank].link = std::move(joined.link);
       peers_[rank].is_local = layout_.NodeOf(rank) == 0;
-      peers_[rank].last_heard = absl::Now();
+      peers_[rank].last_heard = Clock::Monotonic()->Now();
     }
     for (Peer& peer : peers_) {
       if (peer.link == nullptr) continue;
@@ -229,7 +230,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     options.welcome = std::move(welcome);
     options.master_host = options_.ranks.master.host;
     options.mesh_listener = mesh_listener_.get();
-    options.deadline = absl::Now() + kMeshTimeout;
+    options.deadline = Clock::Monotonic()->Now() + kMeshTimeout;
     options.timeout = options_.ranks.watchdog;
     QUIRE_ASSIGN_OR_RETURN(communicators_, ConnectRanks(options));
     return absl::OkStatus();
@@ -269,7 +270,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   }
 
   void BeginStep() {
-    const absl::Time now = absl::Now();
+    const absl::Time now = Clock::Monotonic()->Now();
     std::lock_guard<std::mutex> lock(mu_);
     for (Peer& peer : peers_) {
       if (peer.num_steps_done == num_steps_sent_) peer.behind_since = now;
@@ -280,7 +281,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   void EndStep(const StepResult& result) {
     std::lock_guard<std::mutex> lock(mu_);
     const int64_t step_idx = peers_[0].num_steps_done++;
-    peers_[0].behind_since = absl::Now();
+    peers_[0].behind_since = Clock::Monotonic()->Now();
     // Ranks of a pipeline draw at its end only.
     if (layout_.pipeline_size > 1) return;
     digests_.push_back(DigestOf(step_idx, result));
@@ -292,7 +293,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   void FailLocked(absl::Status status) {
     if (!status_.ok()) return;
     status_ = std::move(status);
-    failed_at_ = absl::Now();
+    failed_at_ = Clock::Monotonic()->Now();
     if (ring_.has_value()) ring_->Stop();
     communicators_.Abort();
     for (const Peer& peer : peers_) {
@@ -351,7 +352,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       if (const absl::Status status = local_.Check(); !status.ok()) {
         FailLocked(status);
       }
-      FindHungRank(absl::Now());
+      FindHungRank(Clock::Monotonic()->Now());
     }
     std::unique_lock<std::mutex> lock(mu_);
     const auto is_stopping = [this] { return is_stopping_; };
@@ -370,8 +371,8 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   void ReadMessages(int rank) {
     Peer& peer = peers_[rank];
     while (peer.link->HasMessage()) {
-      auto message =
-          peer.link->Receive(kMaxControlBytes, absl::Now() + absl::Seconds(1));
+      auto message = peer.link->Receive(
+          kMaxControlBytes, Clock::Monotonic()->Now() + absl::Seconds(1));
       std::lock_guard<std::mutex> lock(mu_);
       if (!status_.ok()) return;
       const absl::Status status =
@@ -392,20 +393,21 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   // for. The end of a child by a signal; of `rank`, by itself, too; or OK.
   absl::Status AwaitEnd(int rank) {
     if (layout_.local_size() == 1) return absl::OkStatus();
-    const absl::Time deadline = absl::Now() + absl::Milliseconds(100);
+    const absl::Time deadline =
+        Clock::Monotonic()->Now() + absl::Milliseconds(100);
     for (;;) {
       absl::Status status = local_.CheckKilled();
       if (status.ok() && rank >= 0 && peers_[rank].is_local) {
         status = local_.Check();
       }
-      if (!status.ok() || absl::Now() > deadline) return status;
+      if (!status.ok() || Clock::Monotonic()->Now() > deadline) return status;
       absl::SleepFor(absl::Milliseconds(1));
     }
   }
 
   absl::Status TakeMessage(int rank, const Message& message) {
     Peer& peer = peers_[rank];
-    peer.last_heard = absl::Now();
+    peer.last_heard = Clock::Monotonic()->Now();
     switch (message.type) {
       case MessageType::kJoined:
         peer.has_joined = true;

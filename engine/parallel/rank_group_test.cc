@@ -15,6 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "engine/engine_options.h"
 #include "engine/parallel/rank_worker.h"
@@ -236,8 +237,8 @@ struct RunningGroup {
 
 // Runs steps until the group fails, 100 s at most.
 absl::Status RunUntilFailure(ModelRunner* runner, PlanMaker& plans) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(100);
-  while (absl::Now() < deadline)
+  const absl::Time deadline = Clock::Monotonic()->Now() + absl::Seconds(100);
+  while (Clock::Monotonic()->Now() < deadline)
     QUIRE_RETURN_IF_ERROR(RunSteps(runner, plans, 1));
   return absl::OkStatus();
 }
@@ -265,9 +266,9 @@ TEST(RankGroupProcessesTest, KilledWorkerIsNamedWithinASecond) {
   ASSERT_TRUE(running.status.ok()) << running.status;
   PlanMaker plans;
   ASSERT_TRUE(RunSteps(running.runner, plans, 10).ok());
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = Clock::Monotonic()->Now();
   const absl::Status status = RunUntilFailure(running.runner, plans);
-  EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
+  EXPECT_LT(Clock::Monotonic()->Now() - begin, absl::Seconds(1));
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_TRUE(absl::StrContains(status.message(), "rank 2")) << status;
   EXPECT_TRUE(absl::StrContains(status.message(), "signal 9")) << status;
@@ -281,9 +282,9 @@ TEST(RankGroupProcessesTest, StoppedWorkerIsNamedAfterTheWatchdogsTime) {
     ASSERT_TRUE(running.status.ok()) << running.status;
     PlanMaker plans;
     ASSERT_TRUE(RunSteps(running.runner, plans, 10).ok());
-    const absl::Time begin = absl::Now();
+    const absl::Time begin = Clock::Monotonic()->Now();
     const absl::Status status = RunUntilFailure(running.runner, plans);
-    const absl::Duration taken = absl::Now() - begin;
+    const absl::Duration taken = Clock::Monotonic()->Now() - begin;
     EXPECT_GT(taken, absl::Seconds(1.7)) << fault;
     EXPECT_LT(taken, absl::Seconds(3.3)) << fault;
     EXPECT_TRUE(absl::IsUnavailable(status));
@@ -422,7 +423,7 @@ TEST(RankGroupNodesTest, RanksThatDoNotFitAreRefusedAndBothSidesNamed) {
       << refused;
 
   // Nobody who speaks another protocol is in the way.
-  auto stranger = ConnectTcp(options.ranks.master, absl::Now());
+  auto stranger = ConnectTcp(options.ranks.master, Clock::Monotonic()->Now());
   ASSERT_TRUE(stranger.ok());
   EXPECT_EQ(write(stranger->get(), "GET / HTTP/1.1\r\n\r\n", 18), 18);
 

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "engine/base/shared_memory.h"
 #include "engine/base/status.h"
 #include "engine/parallel/control_link.h"
@@ -58,7 +59,8 @@ class RankWorkerImpl : public RankWorker {
           "rank ", options_.rank, " is none of ", layout_.size(), " ranks"));
     }
     QUIRE_RETURN_IF_ERROR(ShareMemory(std::move(memory_fd)));
-    const absl::Time deadline = absl::Now() + options_.ranks.bootstrap_timeout;
+    const absl::Time deadline =
+        Clock::Monotonic()->Now() + options_.ranks.bootstrap_timeout;
     const bool is_remote = link_fd.get() < 0;
     if (is_remote) {
       auto connected = ConnectTcp(options_.ranks.master, deadline);
@@ -160,8 +162,9 @@ class RankWorkerImpl : public RankWorker {
         link_->Send(MessageType::kHello, ToBytes(hello), absl::Seconds(10)));
     absl::StatusOr<Message> answer = absl::DeadlineExceededError("");
     while (absl::IsDeadlineExceeded(answer.status()) &&
-           absl::Now() < deadline) {
-      answer = link_->Receive(kMaxControlBytes, absl::Now() + kLookAround);
+           Clock::Monotonic()->Now() < deadline) {
+      answer = link_->Receive(kMaxControlBytes,
+                              Clock::Monotonic()->Now() + kLookAround);
       QUIRE_RETURN_IF_ERROR(local_.Check());
     }
     if (!answer.ok()) {
@@ -187,7 +190,7 @@ class RankWorkerImpl : public RankWorker {
     options.memory = memory_.has_value() ? &*memory_ : nullptr;
     options.master_host = options_.ranks.master.host;
     options.mesh_listener = mesh_listener_.get();
-    options.deadline = absl::Now() + kMeshTimeout;
+    options.deadline = Clock::Monotonic()->Now() + kMeshTimeout;
     options.timeout = options_.ranks.watchdog;
     QUIRE_ASSIGN_OR_RETURN(communicators_, ConnectRanks(options));
     return link_->Send(MessageType::kJoined, "", absl::Seconds(10));
@@ -197,8 +200,8 @@ class RankWorkerImpl : public RankWorker {
   absl::StatusOr<Message> Await(MessageType type) {
     for (;;) {
       QUIRE_RETURN_IF_ERROR(Health());
-      auto message =
-          link_->Receive(kMaxControlBytes, absl::Now() + kLookAround);
+      auto message = link_->Receive(kMaxControlBytes,
+                                    Clock::Monotonic()->Now() + kLookAround);
       if (absl::IsDeadlineExceeded(message.status())) continue;
       if (!message.ok()) return Ended(message.status());
       if (message->type == type) return message;
@@ -249,15 +252,18 @@ class RankWorkerImpl : public RankWorker {
   absl::StatusOr<bool> ReadPlan(Message* message) {
     QUIRE_RETURN_IF_ERROR(Health());
     if (ring_.has_value()) {
-      QUIRE_ASSIGN_OR_RETURN(const bool has_message,
-                             ring_->Read(&ring_message_, kLookAround));
+      QUIRE_ASSIGN_OR_RETURN(
+          const bool has_message,
+          ring_->Read(&ring_message_, kLookAround, options_.ranks.watchdog));
       if (!has_message) return false;
       if (ring_message_.empty()) return absl::DataLossError("an empty plan");
       message->type = static_cast<MessageType>(ring_message_[0]);
       message->body.assign(ring_message_, 1);
       return true;
     }
-    auto received = link_->Receive(kMaxPlanBytes, absl::Now() + kLookAround);
+    auto received =
+        link_->Receive(kMaxPlanBytes, Clock::Monotonic()->Now() + kLookAround,
+                       options_.ranks.watchdog);
     if (absl::IsDeadlineExceeded(received.status())) return false;
     QUIRE_RETURN_IF_ERROR(received.status());
     *message = *std::move(received);

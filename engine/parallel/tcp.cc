@@ -18,6 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -74,7 +75,8 @@ int ConnectTo(const addrinfo& address, absl::Time deadline, OwnedFd* out) {
   if (connect(fd.get(), address.ai_addr, address.ai_addrlen) != 0) {
     if (errno != EINPROGRESS) return errno;
     pollfd poll_fd = {fd.get(), POLLOUT, 0};
-    const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+    const int64_t left =
+        absl::ToInt64Milliseconds(deadline - Clock::Monotonic()->Now());
     if (poll(&poll_fd, 1, static_cast<int>(std::max<int64_t>(left, 0))) <= 0) {
       return ETIMEDOUT;
     }
@@ -126,14 +128,16 @@ absl::StatusOr<OwnedFd> ConnectTcp(const HostPort& to, absl::Time deadline) {
       for (const addrinfo* a = addresses->get(); a != nullptr; a = a->ai_next) {
         OwnedFd fd;
         const int error = ConnectTo(
-            *a, std::min(deadline, absl::Now() + absl::Seconds(5)), &fd);
+            *a,
+            std::min(deadline, Clock::Monotonic()->Now() + absl::Seconds(5)),
+            &fd);
         if (error == 0) return fd;
         reason = strerror(error);
       }
     } else {
       reason = std::string(addresses.status().message());
     }
-    if (absl::Now() + pause >= deadline) {
+    if (Clock::Monotonic()->Now() + pause >= deadline) {
       return absl::UnavailableError(
           absl::StrCat("cannot reach ", to.ToString(), ": ", reason));
     }
@@ -147,8 +151,9 @@ absl::StatusOr<OwnedFd> AcceptTcp(int listener, absl::Time deadline) {
     OwnedFd fd(
         accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (fd.get() >= 0) return fd;
-    const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
-    if (left < 0 || (left == 0 && deadline <= absl::Now())) {
+    const int64_t left =
+        absl::ToInt64Milliseconds(deadline - Clock::Monotonic()->Now());
+    if (left < 0 || (left == 0 && deadline <= Clock::Monotonic()->Now())) {
       return absl::UnavailableError("nobody has connected in time");
     }
     pollfd poll_fd = {listener, POLLIN, 0};

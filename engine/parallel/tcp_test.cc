@@ -3,7 +3,7 @@
 #include <thread>
 
 #include "absl/strings/match.h"
-#include "absl/time/clock.h"
+#include "engine/base/clock.h"
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -29,12 +29,15 @@ TEST(TcpTest, ConnectsToWhoListensLater) {
   const HostPort address = LocalAddress(first->get());
   *first = OwnedFd();
   std::thread connector([&] {
-    auto fd = ConnectTcp(address, absl::Now() + absl::Seconds(20));
+    auto fd =
+        ConnectTcp(address, Clock::Monotonic()->Now() + absl::Seconds(20));
     EXPECT_TRUE(fd.ok()) << fd.status();
   });
   auto listener = ListenTcp(address);
   ASSERT_TRUE(listener.ok()) << listener.status();
-  EXPECT_TRUE(AcceptTcp(listener->get(), absl::Now() + absl::Seconds(20)).ok());
+  EXPECT_TRUE(
+      AcceptTcp(listener->get(), Clock::Monotonic()->Now() + absl::Seconds(20))
+          .ok());
   connector.join();
 }
 
@@ -46,7 +49,8 @@ TEST(TcpTest, ErrorsNameTheAddress) {
   EXPECT_TRUE(absl::IsUnavailable(taken));
   EXPECT_TRUE(absl::StrContains(taken.message(), address.ToString()));
   *listener = OwnedFd();
-  const absl::Status refused = ConnectTcp(address, absl::Now()).status();
+  const absl::Status refused =
+      ConnectTcp(address, Clock::Monotonic()->Now()).status();
   EXPECT_TRUE(absl::IsUnavailable(refused));
   EXPECT_TRUE(absl::StrContains(refused.message(), address.ToString()));
   EXPECT_TRUE(absl::StrContains(refused.message(), "refused")) << refused;
@@ -57,7 +61,7 @@ TEST(TcpTest, ForeignAddressIsReplacedByAll) {
   auto listener = ListenTcp({"192.0.2.1", 0});
   ASSERT_TRUE(listener.ok()) << listener.status();
   const int port = LocalAddress(listener->get()).port;
-  EXPECT_TRUE(ConnectTcp({"127.0.0.1", port}, absl::Now()).ok());
+  EXPECT_TRUE(ConnectTcp({"127.0.0.1", port}, Clock::Monotonic()->Now()).ok());
 }
 
 }  // namespace
