@@ -242,11 +242,12 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
                   "Processes that the model is split over; auto: all GPUs that "
                   "divide it, one on the CPU");
   app->add_option("--pipeline-parallel-size", options->pipeline_parallel_size,
-                  "Stages of layers; times the tensor parallel size, all "
-                  "processes")
+                  "Stages of layers; only 1 is supported in this version")
       ->check(CLI::Range(1, 64));
-  app->add_option("--worker-timeout", options->worker_timeout_seconds,
-                  "Seconds after which a process that hangs is given up")
+  app->add_option(
+         "--worker-timeout", options->worker_timeout_seconds,
+         "Seconds without a sign of life after which a process is given "
+         "up; a step may take 0.1 s longer for each of its tokens")
       ->check(CLI::Range(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
                   "Drafts tokens that are verified together: [ngram], [suffix] "

@@ -47,7 +47,8 @@ std::string Slice(const std::vector<int>& cpus, int part, int num_parts) {
 
 absl::StatusOr<int> TensorSize(const SessionOptions& options,
                                const NodeDevices& devices, int num_nodes,
-                               const std::function<absl::Status(int)>& fits) {
+                               const std::function<absl::Status(int)>& fits,
+                               std::string* notice) {
   const std::string& text = options.tensor_parallel_size;
   int size = 0;
   if (text != "auto") {
@@ -66,7 +67,14 @@ absl::StatusOr<int> TensorSize(const SessionOptions& options,
   const int num_ranks = per_node * num_nodes;
   for (size = num_ranks / options.pipeline_parallel_size; size > 1; --size) {
     const bool is_even = size * options.pipeline_parallel_size % num_nodes == 0;
-    if (is_even && fits(size).ok()) return size;
+    if (!is_even || !fits(size).ok()) continue;
+    // Several nodes cannot do without; they say so when they join.
+    if (num_nodes == 1 && !devices.no_collectives.empty()) {
+      *notice = absl::StrCat("computing on one of ", per_node,
+                             " GPUs: ", devices.no_collectives);
+      return 1;
+    }
+    return size;
   }
   return 1;
 }
@@ -184,6 +192,12 @@ NodeDevices FindNodeDevices(const SessionOptions& options) {
       (options.device == "cuda" || ProbeNvidia().has_device)) {
     devices.is_gpu = true;
     devices.gpus = VisibleGpus(getenv("CUDA_VISIBLE_DEVICES"));
+    if (options.tensor_parallel_size == "auto" && devices.gpus.size() > 1) {
+      const auto id = MakeDeviceGroupId();
+      if (!id.ok()) {
+        devices.no_collectives = std::string(id.status().message());
+      }
+    }
     return devices;
   }
   if (const auto placement = PlaceThreads({}); placement.ok()) {
@@ -208,7 +222,7 @@ absl::StatusOr<RankPlan> PlanRanks(
   plan.layout.pipeline_size = options.pipeline_parallel_size;
   QUIRE_ASSIGN_OR_RETURN(
       plan.layout.tensor_size,
-      TensorSize(options, devices, plan.layout.num_nodes, fits));
+      TensorSize(options, devices, plan.layout.num_nodes, fits, &plan.notice));
   if (options.pipeline_parallel_size > 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--pipeline-parallel-size ", options.pipeline_parallel_size,
@@ -294,7 +308,6 @@ RankFacts SessionFacts(const SessionOptions& options,
       {"--pooling", options.pooling},
       {"--speculative-model", options.speculative_model},
       {"--speculative-config", options.speculative_config},
-      {"--speculative-config", options.speculative_config},
       {"--num-speculative-tokens", options.num_speculative_tokens > 0
                                        ? text(options.num_speculative_tokens)
                                        : ""},
@@ -312,6 +325,7 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
       PlanRanks(*options, FindNodeDevices(*options),
                 [&](int size) { return CheckModelConfig(model_path, size); }));
   RankPlan& plan = ranks->plan_;
+  if (!plan.notice.empty()) absl::FPrintF(stderr, "quire: %s\n", plan.notice);
   if (plan.layout.size() == 1) return std::unique_ptr<SessionRanks>();
   options->rank = plan.rank;
   RankOptions rank_options;
@@ -327,6 +341,8 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
   rank_options.bootstrap_timeout =
       absl::Seconds(options->bootstrap_timeout_seconds);
   rank_options.watchdog = absl::Seconds(options->worker_timeout_seconds);
+  ranks->device_options_ = {rank_options.bootstrap_timeout,
+                            rank_options.watchdog};
   std::vector<WorkerCommand> local_workers;
   if (options->parent_pid == 0) {
     local_workers = LocalWorkers(*options, plan, rank_options.facts);
@@ -388,7 +404,13 @@ absl::StatusOr<ParallelConfig> SessionRanks::JoinDevices(Backend* backend) {
             backend,
             ids.substr(config_.pipeline_rank() * kDeviceGroupIdBytes,
                        kDeviceGroupIdBytes),
-            config_.tensor_rank(), layout.tensor_size));
+            config_.tensor_rank(), layout.tensor_size, device_options_));
+    std::function<void()> abort = config_.tensor->DetachedAbort();
+    if (group_ != nullptr) {
+      group_->AbortOnFailure(std::move(abort));
+    } else {
+      worker_->AbortOnFailure(std::move(abort));
+    }
   }
   return config_;
 }

@@ -22,7 +22,10 @@ namespace quire {
 struct NodeDevices {
   bool is_gpu = false;
   std::vector<std::string> gpus;  // As CUDA_VISIBLE_DEVICES names them.
-  int num_threads = 1;            // Of one process that has the CPU for itself.
+  // Why GPUs cannot compute together; looked for if a number of ranks is to be
+  // found (auto) for several GPUs. Empty: they can.
+  std::string no_collectives;
+  int num_threads = 1;  // Of one process that has the CPU for itself.
   // Of each NUMA node; one entry: threads need not be kept apart.
   std::vector<std::vector<int>> cpus_of_nodes;
 };
@@ -39,6 +42,7 @@ struct RankPlan {
   RankLayout layout;
   int rank = 0;                   // Of this process.
   std::vector<RankShare> shares;  // [local_size]
+  std::string notice;             // A line for the log, or empty.
 };
 
 // How many ranks there are and what this node's get. `fits(n)`: OK if the model
@@ -90,6 +94,7 @@ class SessionRanks {
   std::unique_ptr<RankGroup> group_;  // One of the two.
   std::unique_ptr<RankWorker> worker_;
   ParallelConfig config_;
+  DeviceGroupOptions device_options_;
 };
 
 }  // namespace quire

@@ -51,6 +51,20 @@ TEST(PlanRanksTest, AutoTakesTheGpusThatDivideTheModel) {
   EXPECT_EQ(PlanRanks(options, Cpu(16), FitsAll)->layout.tensor_size, 2);
 }
 
+TEST(PlanRanksTest, AutoDoesWithoutNcclByUsingOneGpu) {
+  SessionOptions options;
+  NodeDevices devices = Gpus(2);
+  devices.no_collectives = "libnccl.so.2 is not found";
+  const auto plan = PlanRanks(options, devices, FitsAll);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->layout.size(), 1);
+  EXPECT_EQ(plan->notice,
+            "computing on one of 2 GPUs: libnccl.so.2 is not found");
+  // Who says a number is told when the ranks join.
+  options.tensor_parallel_size = "2";
+  EXPECT_EQ(PlanRanks(options, devices, FitsAll)->layout.size(), 2);
+}
+
 TEST(PlanRanksTest, EachRankGetsItsGpu) {
   SessionOptions options;
   options.tensor_parallel_size = "2";

@@ -85,6 +85,7 @@ absl::StatusOr<std::string> MakeDeviceGroupId(const BackendSources& sources) {
 absl::StatusOr<Communicator*> JoinDeviceGroup(Backend* backend,
                                               const std::string& id, int rank,
                                               int size,
+                                              const DeviceGroupOptions& options,
                                               const BackendSources& sources) {
   if (sources.join_group == nullptr) {
     return absl::UnavailableError("this build has no CUDA backend");
@@ -94,7 +95,7 @@ absl::StatusOr<Communicator*> JoinDeviceGroup(Backend* backend,
         absl::StrCat("the id of a group of GPUs has ", kDeviceGroupIdBytes,
                      " bytes, not ", id.size()));
   }
-  return sources.join_group(backend, id, rank, size);
+  return sources.join_group(backend, id, rank, size, options);
 }
 
 }  // namespace quire

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "engine/base/cpu_topology.h"
 #include "kernels/backend.h"
 #include "kernels/communicator.h"
@@ -26,6 +27,13 @@ struct BackendOptions {
   NumaPolicy numa = NumaPolicy::kOff;
 };
 
+// Of a group of GPUs.
+struct DeviceGroupOptions {
+  absl::Duration join_timeout = absl::Minutes(10);  // Until all have come.
+  // How long a rank waits for one that says nothing, in a step.
+  absl::Duration timeout = absl::Seconds(30);
+};
+
 // What the factory asks of machine and build; tests give other answers.
 struct BackendSources {
   std::function<NvidiaProbe()> probe;
@@ -38,7 +46,8 @@ struct BackendSources {
   // MakeDeviceGroupId gives it. Null: a build without CUDA.
   std::function<absl::StatusOr<std::string>()> make_group_id;
   std::function<absl::StatusOr<Communicator*>(
-      Backend* backend, const std::string& id, int rank, int size)>
+      Backend* backend, const std::string& id, int rank, int size,
+      const DeviceGroupOptions& options)>
       join_group;
 };
 // Which ones there are is decided when a program is linked:
@@ -73,6 +82,7 @@ absl::StatusOr<std::string> MakeDeviceGroupId(
 // communicator lives as long as the backend.
 absl::StatusOr<Communicator*> JoinDeviceGroup(
     Backend* backend, const std::string& id, int rank, int size,
+    const DeviceGroupOptions& options = {},
     const BackendSources& sources = DefaultBackendSources());
 
 }  // namespace quire

@@ -2,6 +2,7 @@
 #ifndef QUIRE_KERNELS_COMMUNICATOR_H_
 #define QUIRE_KERNELS_COMMUNICATOR_H_
 
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -64,6 +65,11 @@ class Communicator {
   // Ends, with an error, what waits here and on the other ranks. From any
   // thread.
   virtual void Abort() = 0;
+  // Abort for somebody who may outlive the communicator, and then does nothing.
+  // Unless a subclass says so it must not be called then.
+  virtual std::function<void()> DetachedAbort() {
+    return [this] { Abort(); };
+  }
 };
 
 }  // namespace quire

@@ -38,6 +38,9 @@ constexpr absl::Duration kStuckTimeout = absl::Seconds(4);
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(2);
 // Who finds the group broken waits so long for the monitor, which knows why.
 constexpr absl::Duration kVerdictTimeout = absl::Seconds(1);
+// A large model on a slow CPU computes 10 tokens of a prompt in a second; what
+// is slower than that while signs of life come is taken for a deadlock.
+constexpr absl::Duration kMaxTimePerToken = absl::Milliseconds(100);
 // Of rank 0's own steps, to compare with those of ranks that are behind.
 constexpr size_t kNumDigests = 4096;
 
@@ -69,6 +72,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     stopped_.notify_all();
     Wake();
     if (monitor_.joinable()) monitor_.join();
+    if (aborter_.joinable()) aborter_.join();
     if (is_healthy && is_serving_) ShutDown();
     if (wake_fd_ >= 0) close(wake_fd_);
   }
@@ -118,6 +122,17 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     return absl::OkStatus();
   }
 
+  void AbortOnFailure(std::function<void()> abort) override {
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      if (status_.ok()) {
+        abort_device_ = std::move(abort);
+        return;
+      }
+    }
+    abort();
+  }
+
   absl::Status FinishLoading(const LoadedFacts& own) override {
     QUIRE_RETURN_IF_ERROR(
         AwaitPeers([](const Peer& peer) { return peer.loaded.has_value(); }));
@@ -158,7 +173,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     plan_bytes_.clear();
     plan_bytes_.push_back(static_cast<char>(MessageType::kPlan));
     EncodeStepPlan(output, &plan_bytes_);
-    BeginStep();
+    BeginStep(output);
     absl::Status status = SendEncoded();
     if (status.ok()) status = own_->Submit(output);
     return status.ok() ? status : Broken(status);
@@ -269,9 +284,21 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     return absl::OkStatus();
   }
 
-  void BeginStep() {
+  void BeginStep(const SchedulerOutput& output) {
     const absl::Time now = Clock::Monotonic()->Now();
+    int64_t num_tokens = 0;
+    for (const ScheduledRow& row : output.rows) num_tokens += row.num_tokens;
     std::lock_guard<std::mutex> lock(mu_);
+    int64_t first_step = num_steps_sent_;
+    for (const Peer& peer : peers_) {
+      first_step = std::min(first_step, peer.num_steps_done);
+    }
+    // Of the steps that some rank has not done.
+    step_sizes_.push_back(num_tokens);
+    while (static_cast<int64_t>(step_sizes_.size()) >
+           num_steps_sent_ + 1 - first_step) {
+      step_sizes_.pop_front();
+    }
     for (Peer& peer : peers_) {
       if (peer.num_steps_done == num_steps_sent_) peer.behind_since = now;
     }
@@ -320,6 +347,19 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     return status_;
   }
 
+  // Requires: mu_ is held, the group has failed. Not on a thread that must get
+  // on: a library's abort waits for whom it likes.
+  void StartDeviceAbort() {
+    if (abort_device_ == nullptr) return;
+    is_aborting_ = true;
+    aborter_ = std::thread([this, abort = std::move(abort_device_)] {
+      abort();
+      std::lock_guard<std::mutex> lock(mu_);
+      is_aborting_ = false;
+      stopped_.notify_all();
+    });
+  }
+
   void Wake() {
     const uint64_t one = 1;
     (void)!write(wake_fd_, &one, sizeof(one));
@@ -355,7 +395,8 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       FindHungRank(Clock::Monotonic()->Now());
     }
     std::unique_lock<std::mutex> lock(mu_);
-    const auto is_stopping = [this] { return is_stopping_; };
+    StartDeviceAbort();
+    const auto is_stopping = [this] { return is_stopping_ && !is_aborting_; };
     // What hears of its end ends by itself.
     stopped_.wait_for(lock, std::chrono::milliseconds(500), is_stopping);
     local_.Kill();
@@ -454,6 +495,16 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     return absl::OkStatus();
   }
 
+  // What the step that `peer` works on may take. Requires: it is behind.
+  absl::Duration StepTimeout(const Peer& peer) const {
+    const int64_t num_left = num_steps_sent_ - peer.num_steps_done;
+    // A rank that takes back what it has said is given no time for that.
+    const int64_t num_known = static_cast<int64_t>(step_sizes_.size());
+    const int64_t num_tokens =
+        num_left <= num_known ? step_sizes_[num_known - num_left] : 0;
+    return options_.ranks.watchdog + kMaxTimePerToken * num_tokens;
+  }
+
   void FindHungRank(absl::Time now) {
     const absl::Duration watchdog = options_.ranks.watchdog;
     for (size_t rank = 1; rank < peers_.size(); ++rank) {
@@ -468,7 +519,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     for (size_t rank = 0; rank < peers_.size(); ++rank) {
       const Peer& peer = peers_[rank];
       const bool is_behind = peer.num_steps_done < num_steps_sent_;
-      if (!is_behind || now - peer.behind_since <= watchdog) continue;
+      if (!is_behind || now - peer.behind_since <= StepTimeout(peer)) continue;
       // Those that wait for the one that hangs have come further, or as far.
       if (peer.num_steps_done < num_steps_done) stuck.clear();
       num_steps_done = std::min(num_steps_done, peer.num_steps_done);
@@ -477,9 +528,10 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       }
     }
     if (stuck.empty()) return;
-    FailLocked(absl::UnavailableError(absl::StrCat(
-        "rank ", absl::StrJoin(stuck, ", "), " hangs: has worked on step ",
-        num_steps_done, " for ", absl::FormatDuration(watchdog))));
+    FailLocked(absl::UnavailableError(
+        absl::StrCat("rank ", absl::StrJoin(stuck, ", "),
+                     " hangs: has worked on step ", num_steps_done, " for ",
+                     absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
   }
 
   const RankGroupOptions options_;
@@ -506,9 +558,13 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   absl::Time failed_at_;
   bool is_stopping_ = false;
   int64_t num_steps_sent_ = 0;
+  std::deque<int64_t> step_sizes_;  // Tokens of the steps sent last.
   std::deque<StepDigest> digests_;  // Ascending by step.
 
-  std::thread monitor_;
+  std::function<void()> abort_device_;  // Null: no device, or it has been.
+  bool is_aborting_ = false;
+
+  std::thread monitor_, aborter_;
 };
 
 }  // namespace

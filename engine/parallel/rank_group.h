@@ -26,7 +26,8 @@ struct RankOptions {
   HostPort master;  // Where rank 0 listens; of use with several nodes.
   RankFacts facts;  // Compared with rank 0's.
   absl::Duration bootstrap_timeout = absl::Minutes(10);
-  // A rank that says nothing, or works on one step, for so long hangs.
+  // A rank that says nothing for so long hangs; so does one that says that it
+  // lives, and works on one step for this and 100 ms for each of its tokens.
   absl::Duration watchdog = absl::Seconds(30);
 };
 
@@ -60,6 +61,12 @@ class RankGroup {
 
   // Gives all ranks the same bytes (RankWorker::AwaitShared).
   virtual absl::Status Share(const std::string& bytes) = 0;
+
+  // Ends the group's device collectives when it fails: `abort` is called then,
+  // once, on a thread of its own, for it may take long; at once if the group
+  // has failed already. It may be called after what it aborts has gone
+  // (Communicator::DetachedAbort). Once, before FinishLoading. Thread-safe.
+  virtual void AbortOnFailure(std::function<void()> abort) = 0;
 
   // This rank has loaded its shard; blocks until the others have, compares what
   // they prepared for, and lets them serve. No time limit but the watchdog's:

@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
@@ -85,6 +86,9 @@ class ShardRunner : public ModelRunner {
 // One sequence that decodes for good, in slot 0: a step for every call.
 class PlanMaker {
  public:
+  explicit PlanMaker(int num_prompt_tokens = 3)
+      : num_prompt_tokens_(num_prompt_tokens) {}
+
   SchedulerOutput Next() {
     SchedulerOutput plan;
     plan.step_id = step_id_++;
@@ -94,13 +98,17 @@ class PlanMaker {
       SlotStart start;
       start.params = &params_;
       start.draw_key = 5;
-      start.history = {1, 2, 3};
-      start.num_prompt_tokens = 3;
+      start.history.resize(num_prompt_tokens_, 3);
+      start.num_prompt_tokens = num_prompt_tokens_;
       plan.slot_starts.push_back(start);
       plan.token_ids = start.history;
-      row.num_tokens = 3;
-      position_ = 3;
-      plan.block_appends.push_back({0, {7}});
+      row.num_tokens = num_prompt_tokens_;
+      position_ = num_prompt_tokens_;
+      BlockAppend append;
+      for (int at = 0; at < num_prompt_tokens_; at += 4) {
+        append.block_ids.push_back(7 + at / 4);
+      }
+      plan.block_appends.push_back(append);
     } else {
       row.num_tokens = 1;
       row.first_position = position_;
@@ -120,6 +128,7 @@ class PlanMaker {
   }
 
  private:
+  const int num_prompt_tokens_;
   SamplingParams params_;
   int64_t step_id_ = 100;
   int32_t position_ = 0;
@@ -151,6 +160,12 @@ RankOptions TestRanks(int tensor_size, int pipeline_size, int num_nodes) {
   return ranks;
 }
 
+// The first step takes longer than the watchdog of
+// SlowStepsOfManyTokensMayTakeLong.
+void BeSlow(int64_t step_id) {
+  if (step_id == 100) absl::SleepFor(absl::Seconds(1.8));
+}
+
 // A worker's whole life; how it ended.
 absl::Status Work(const RankWorkerOptions& options, const std::string& fault) {
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<RankWorker> worker,
@@ -164,6 +179,7 @@ absl::Status Work(const RankWorkerOptions& options, const std::string& fault) {
   ShardRunner runner(engine, worker->config());
   runner.draws_other_tokens = fault == "tokens";
   runner.before_sum = [&](int64_t step_id) {
+    if (fault == "slow") BeSlow(step_id);
     if (step_id < 110) return;
     if (fault == "kill") kill(getpid(), SIGKILL);
     if (fault == "stop") kill(getpid(), SIGSTOP);
@@ -292,6 +308,44 @@ TEST(RankGroupProcessesTest, StoppedWorkerIsNamedAfterTheWatchdogsTime) {
                 absl::StrContains(status.message(), "1"))
         << status;
   }
+}
+
+// With signs of life, 31 tokens may take 3.1 s more than the watchdog's time.
+TEST(RankGroupProcessesTest, SlowStepsOfManyTokensMayTakeLong) {
+  RankGroupOptions options = LocalGroup(2, 1, "slow");
+  options.ranks.watchdog = absl::Seconds(1);
+  RunningGroup running(std::move(options));
+  ASSERT_TRUE(running.status.ok()) << running.status;
+  running.shard->before_sum = BeSlow;
+  PlanMaker plans(31);
+  const absl::Status status = RunSteps(running.runner, plans, 20);
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+// An abort that takes long holds nobody up.
+TEST(RankGroupProcessesTest, LostRankAbortsTheDevicesOfRank0) {
+  RunningGroup running(LocalGroup(2, 1, "kill"));
+  ASSERT_TRUE(running.status.ok()) << running.status;
+  absl::Notification may_end, has_begun;
+  int num_aborts = 0;
+  running.group->AbortOnFailure([&] {
+    ++num_aborts;
+    has_begun.Notify();
+    may_end.WaitForNotification();
+  });
+  PlanMaker plans;
+  const absl::Status status = RunUntilFailure(running.runner, plans);
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_TRUE(has_begun.WaitForNotificationWithTimeout(absl::Seconds(20)));
+  EXPECT_EQ(running.group->Health(), status);
+  EXPECT_EQ(running.runner->Submit(plans.Next()), status);
+  may_end.Notify();
+  // Who comes too late is called at once.
+  bool is_called = false;
+  running.group->AbortOnFailure([&] { is_called = true; });
+  EXPECT_TRUE(is_called);
+  running.group.reset();
+  EXPECT_EQ(num_aborts, 1);
 }
 
 TEST(RankGroupProcessesTest, WorkerThatDrawsOtherTokensIsNoticed) {

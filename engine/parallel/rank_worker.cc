@@ -47,6 +47,7 @@ class RankWorkerImpl : public RankWorker {
     }
     stopped_.notify_all();
     if (watcher_.joinable()) watcher_.join();
+    if (aborter_.joinable()) aborter_.join();
     if (has_shut_down_) local_.WaitAndKill(absl::Seconds(2));
   }
 
@@ -93,6 +94,17 @@ class RankWorkerImpl : public RankWorker {
   absl::StatusOr<std::string> AwaitShared() override {
     QUIRE_ASSIGN_OR_RETURN(Message message, Await(MessageType::kShared));
     return std::move(message.body);
+  }
+
+  void AbortOnFailure(std::function<void()> abort) override {
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      if (status_.ok()) {
+        abort_device_ = std::move(abort);
+        return;
+      }
+    }
+    abort();
   }
 
   absl::Status FinishLoading(const LoadedFacts& own) override {
@@ -289,6 +301,19 @@ class RankWorkerImpl : public RankWorker {
     return status_;
   }
 
+  // Requires: mu_ is held, the group has failed. Not on a thread that must get
+  // on: a library's abort waits for whom it likes.
+  void StartDeviceAbort() {
+    if (abort_device_ == nullptr) return;
+    is_aborting_ = true;
+    aborter_ = std::thread([this, abort = std::move(abort_device_)] {
+      abort();
+      std::lock_guard<std::mutex> lock(mu_);
+      is_aborting_ = false;
+      stopped_.notify_all();
+    });
+  }
+
   // What the group ended of, if `status` is a consequence of that.
   absl::Status Ended(const absl::Status& status) {
     return Fail(absl::UnavailableError(status.message()));
@@ -327,8 +352,9 @@ class RankWorkerImpl : public RankWorker {
     }
     if (status_.ok()) return;
     communicators_.Abort();
+    StartDeviceAbort();
     if (stopped_.wait_for(lock, absl::ToChronoNanoseconds(kStuckTimeout),
-                          [this] { return is_stopping_; })) {
+                          [this] { return is_stopping_ && !is_aborting_; })) {
       return;
     }
     const absl::Status status = status_;
@@ -369,7 +395,10 @@ class RankWorkerImpl : public RankWorker {
   Heartbeat heartbeat_;
   LocalRanks local_;  // The watcher's, once it runs.
 
-  std::thread watcher_;
+  std::function<void()> abort_device_;  // Null: no device, or it has been.
+  bool is_aborting_ = false;
+
+  std::thread watcher_, aborter_;
 };
 
 }  // namespace

@@ -43,6 +43,9 @@ class RankWorker {
   // RankGroup::Share's bytes.
   virtual absl::StatusOr<std::string> AwaitShared() = 0;
 
+  // See RankGroup.
+  virtual void AbortOnFailure(std::function<void()> abort) = 0;
+
   // This rank has loaded; blocks until rank 0 says that all have.
   virtual absl::Status FinishLoading(const LoadedFacts& own) = 0;
 

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -97,6 +98,9 @@ int g_num_ids = 0;
 Result g_next_result = nccl::kSuccess;
 int g_num_windows = 0;
 std::atomic<int> g_num_collectives = 0;
+std::atomic<int> g_num_aborts = 0;
+std::atomic<bool> g_blocks_next = false;
+std::atomic<bool> g_is_blocked = false;
 
 Rank* ToRank(nccl::Comm comm) { return reinterpret_cast<Rank*>(comm); }
 
@@ -192,6 +196,11 @@ extern "C" {
 
 // ---------------------------------------------------------- for the tests
 
+// Of all groups.
+int FakeNcclNumAborts() { return cuda::g_num_aborts.load(); }
+// The next all-reduce does not return before its group is aborted.
+void FakeNcclBlockNext() { cuda::g_blocks_next = true; }
+bool FakeNcclIsBlocked() { return cuda::g_is_blocked; }
 // The next call that enqueues returns this.
 void FakeNcclFailNext(int result) {
   std::lock_guard<std::mutex> lock(cuda::g_mu);
@@ -253,6 +262,7 @@ Result ncclCommDestroy(Comm comm) {
 }
 
 Result ncclCommAbort(Comm comm) {
+  ++cuda::g_num_aborts;
   {
     std::lock_guard<std::mutex> lock(ToRank(comm)->group->mu);
     ToRank(comm)->group->is_aborted = true;
@@ -267,6 +277,19 @@ Result ncclCommGetAsyncError(Comm comm, Result* error) {
 
 Result ncclAllReduce(const void* from, void* to, size_t count, DataType type,
                      cuda::nccl::ReduceOp, Comm comm, Stream stream) {
+  if (cuda::g_blocks_next.exchange(false)) {
+    // As NCCL does while a peer is not there; what the communicator was is
+    // freed by the abort.
+    const std::shared_ptr<cuda::Group> group = ToRank(comm)->group;
+    cuda::g_is_blocked = true;
+    for (;;) {
+      std::this_thread::yield();
+      std::lock_guard<std::mutex> lock(group->mu);
+      if (group->is_aborted) break;
+    }
+    cuda::g_is_blocked = false;
+    return cuda::kSystemError;
+  }
   return EnqueueCollective(Kind::kAllReduce, from, to, count, type, 0, comm,
                            stream);
 }

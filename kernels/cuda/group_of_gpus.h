@@ -20,13 +20,13 @@ inline absl::StatusOr<std::string> MakeGroupId(const LibraryPlaces& places) {
 }
 
 // Requires: `backend` is a CudaBackend, and `id` of MakeGroupId.
-inline absl::StatusOr<Communicator*> JoinGroup(Backend* backend,
-                                               const LibraryPlaces& places,
-                                               const std::string& text,
-                                               int rank, int size) {
+inline absl::StatusOr<Communicator*> JoinGroup(
+    Backend* backend, const LibraryPlaces& places, const std::string& text,
+    int rank, int size, const NcclCommunicatorOptions& options = {}) {
   NcclId id = {};
   std::copy_n(text.begin(), std::min(text.size(), id.size()), id.begin());
-  return static_cast<CudaBackend*>(backend)->JoinGroup(places, id, rank, size);
+  return static_cast<CudaBackend*>(backend)->JoinGroup(places, id, rank, size,
+                                                       options);
 }
 
 }  // namespace quire::cuda

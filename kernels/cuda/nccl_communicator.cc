@@ -124,13 +124,18 @@ absl::Status NcclCommunicator::Join(const NcclId& id) {
 }
 
 NcclCommunicator::~NcclCommunicator() {
+  {
+    std::lock_guard<std::mutex> lock(gate_->mu);
+    gate_->communicator = nullptr;
+  }
   const NcclApi& api = library_.api();
+  const nccl::Comm comm = comm_.exchange(nullptr);
   for (const WindowMemory& memory : windows_) {
-    if (comm_ != nullptr && memory.window != nullptr) {
-      api.CommWindowDeregister(comm_, memory.window);
+    if (comm != nullptr && memory.window != nullptr) {
+      api.CommWindowDeregister(comm, memory.window);
     }
   }
-  if (comm_ != nullptr) api.CommDestroy(comm_);
+  if (comm != nullptr) api.CommDestroy(comm);
   for (const WindowMemory& memory : windows_) api.MemFree(memory.memory);
 }
 
@@ -144,16 +149,28 @@ absl::Status NcclCommunicator::Break(absl::string_view reason) {
     broken_ = absl::UnavailableError(
         absl::StrCat("rank ", rank_, " of ", size_, ": ", reason));
   }
-  // Which frees it.
-  if (comm_ != nullptr) library_.api().CommAbort(std::exchange(comm_, nullptr));
+  AbortComm();
+  return broken_;
+}
+
+void NcclCommunicator::AbortComm() {
+  is_aborted_ = true;
+  const nccl::Comm comm = comm_.exchange(nullptr);
+  if (comm != nullptr) library_.api().CommAbort(comm);
+}
+
+absl::Status NcclCommunicator::CheckUsable() {
+  if (broken_.ok() && is_aborted_) return Break("aborted");
   return broken_;
 }
 
 absl::Status NcclCommunicator::Call(
     const char* what, absl::FunctionRef<nccl::Result(nccl::Comm)> enqueue) {
   std::lock_guard<std::timed_mutex> lock(mu_);
-  QUIRE_RETURN_IF_ERROR(broken_);
-  const absl::Status status = library_.ToStatus(enqueue(comm_), what);
+  QUIRE_RETURN_IF_ERROR(CheckUsable());
+  const nccl::Comm comm = comm_;
+  if (comm == nullptr) return Break("aborted");
+  const absl::Status status = library_.ToStatus(enqueue(comm), what);
   return status.ok() ? status : Break(status.message());
 }
 
@@ -255,10 +272,12 @@ absl::Status NcclCommunicator::WaitFor(const Event& event) {
 
 absl::Status NcclCommunicator::AsyncError() {
   std::lock_guard<std::timed_mutex> lock(mu_);
-  QUIRE_RETURN_IF_ERROR(broken_);
+  QUIRE_RETURN_IF_ERROR(CheckUsable());
+  const nccl::Comm comm = comm_;
+  if (comm == nullptr) return Break("aborted");
   nccl::Result error = nccl::kSuccess;
   absl::Status status = library_.ToStatus(
-      library_.api().CommGetAsyncError(comm_, &error), "ncclCommGetAsyncError");
+      library_.api().CommGetAsyncError(comm, &error), "ncclCommGetAsyncError");
   if (status.ok()) status = library_.ToStatus(error, "NCCL");
   return status.ok() ? status : Break(status.message());
 }
@@ -266,11 +285,23 @@ absl::Status NcclCommunicator::AsyncError() {
 void NcclCommunicator::Abort() {
   std::unique_lock<std::timed_mutex> lock(mu_, kAbortPatience);
   if (!lock.owns_lock()) {
-    // Who holds it keeps the error that its call returns then.
-    library_.api().CommAbort(comm_);
+    // Who holds it keeps the error that its call returns then; or the next one
+    // finds that it was aborted.
+    AbortComm();
     return;
   }
   (void)Break("aborted");
+}
+
+std::function<void()> NcclCommunicator::DetachedAbort() {
+  {
+    std::lock_guard<std::mutex> lock(gate_->mu);
+    gate_->communicator = this;
+  }
+  return [gate = gate_] {
+    std::lock_guard<std::mutex> lock(gate->mu);
+    if (gate->communicator != nullptr) gate->communicator->Abort();
+  };
 }
 
 absl::StatusOr<void*> NcclCommunicator::AllocateWindow(int64_t num_bytes) {

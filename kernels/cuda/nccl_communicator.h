@@ -6,6 +6,8 @@
 #ifndef QUIRE_KERNELS_CUDA_NCCL_COMMUNICATOR_H_
 #define QUIRE_KERNELS_CUDA_NCCL_COMMUNICATOR_H_
 
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -62,7 +64,11 @@ class NcclCommunicator : public Communicator {
   // On the device's own stream.
   absl::Status Barrier() override;
   absl::Status AsyncError() override;
+  // Ends what is enqueued and what waits, also on other ranks. The library's
+  // communicator is given up once, whoever else finds the group broken.
   void Abort() override;
+  // May be called at any time. The communicator's end waits for a call.
+  std::function<void()> DetachedAbort() override;
 
   // Device memory whose all-reduce is the fastest that the library has: a
   // symmetric window of all ranks, where its version knows such (has_windows);
@@ -99,6 +105,18 @@ class NcclCommunicator : public Communicator {
   // Requires: mu_ is held.
   absl::Status Break(absl::string_view reason);
 
+  // What DetachedAbort refers to.
+  struct Gate {
+    std::mutex mu;
+    NcclCommunicator* communicator = nullptr;  // Null: it has gone.
+  };
+
+  // The library's communicator is aborted, if nobody has done so.
+  void AbortComm();
+  // OK, or why nothing more can be called. Requires: mu_ is held.
+  absl::Status CheckUsable();
+
+  const std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
   const NcclLibrary library_;
   const int rank_;
   const int size_;
@@ -109,8 +127,11 @@ class NcclCommunicator : public Communicator {
   std::vector<WindowMemory> windows_;
   std::vector<DeviceBuffer> plain_memory_;
 
-  std::timed_mutex mu_;  // Guards what follows.
-  nccl::Comm comm_ = nullptr;
+  // Null before joining, and once somebody has taken it to abort it, which
+  // frees it: for a call in progress on another thread that means an error.
+  std::atomic<nccl::Comm> comm_ = nullptr;
+  std::atomic<bool> is_aborted_ = false;
+  std::timed_mutex mu_;  // Calls of the library; guards what follows.
   absl::Status broken_;
 };
 

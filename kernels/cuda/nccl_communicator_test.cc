@@ -161,6 +161,41 @@ TEST(NcclCommunicatorTest, AbortEndsAWait) {
   });
 }
 
+// A call of the library that waits for a peer holds the lock: Abort does
+// without, and the library's communicator, which is freed, is not used again.
+TEST(NcclCommunicatorTest, AbortFreesACallThatBlocksAndAbortsOnce) {
+  OnRanks(1, {}, [](Device& device, NcclCommunicator& communicator) {
+    const int num_aborts = OfFake<int()>("FakeNcclNumAborts")();
+    const auto is_blocked = OfFake<bool()>("FakeNcclIsBlocked");
+    float value = 0;
+    const TensorView view = TensorView::Vector(&value, DType::kF32, 1);
+    OfFake<void()>("FakeNcclBlockNext")();
+    std::thread waiting([&] {
+      EXPECT_TRUE(absl::IsUnavailable(
+          communicator.AllReduceSum(view, device.stream())));
+    });
+    while (!is_blocked()) std::this_thread::yield();
+    communicator.Abort();
+    waiting.join();
+    communicator.Abort();
+    EXPECT_TRUE(absl::IsUnavailable(communicator.AsyncError()));
+    EXPECT_TRUE(
+        absl::IsUnavailable(communicator.AllReduceSum(view, device.stream())));
+    EXPECT_EQ(OfFake<int()>("FakeNcclNumAborts")(), num_aborts + 1);
+  });
+}
+
+TEST(NcclCommunicatorTest, DetachedAbortMayOutliveTheCommunicator) {
+  std::function<void()> abort;
+  OnRanks(1, {}, [&](Device& /*device*/, NcclCommunicator& communicator) {
+    abort = communicator.DetachedAbort();
+    abort();
+    EXPECT_EQ(communicator.AsyncError(),
+              absl::UnavailableError("rank 0 of 1: aborted"));
+  });
+  abort();
+}
+
 TEST(NcclCommunicatorTest, ARankThatDoesNotJoinIsNoticed) {
   NcclCommunicatorOptions options;
   options.join_timeout = absl::Milliseconds(100);

@@ -41,9 +41,9 @@ BackendSources DefaultBackendSources() {
     return cuda::MakeGroupId(cuda::DefaultLibraryPlaces());
   };
   sources.join_group = [](Backend* backend, const std::string& id, int rank,
-                          int size) {
+                          int size, const DeviceGroupOptions& options) {
     return cuda::JoinGroup(backend, cuda::DefaultLibraryPlaces(), id, rank,
-                           size);
+                           size, {options.join_timeout, options.timeout});
   };
   return sources;
 }
