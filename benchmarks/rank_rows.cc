@@ -126,7 +126,7 @@ absl::Status MeasurePlans(int size, int num_seqs, int repetitions,
     std::string bytes;
     for (int i = 1; i <= num_messages; ++i) {
       QUIRE_ASSIGN_OR_RETURN(const bool has_read,
-                             reader.Read(&bytes, kTimeout));
+                             reader.Read(&bytes, kTimeout, kTimeout));
       if (!has_read) return absl::UnavailableError("no plan comes");
       if (!bytes.empty()) QUIRE_RETURN_IF_ERROR(decoder.Decode(bytes, &plan));
       answers[rank].Store(i);
