@@ -15,8 +15,9 @@
 
 namespace quire {
 
-// Several times what a graph of the largest models takes.
-constexpr int64_t kMaxBytesOfGraph = int64_t{64} << 20;
+// Far more than any takes (kGraphsBytes), and a fraction of what all may.
+constexpr int64_t kMaxBytesOfGraph = int64_t{16} << 20;
+static_assert(3 * kMaxBytesOfGraph <= kGraphsBytes);
 
 // Waste is at most a third (a half below 8), an eighth on average where a step
 // is no longer bound by the weights it reads.
