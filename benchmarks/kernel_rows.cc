@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -77,8 +78,9 @@ class StepRunner {
   }
 
   // One step at the end of `context` tokens; the seconds from its begin to its
-  // end.
-  absl::StatusOr<double> Run(int context, const Enqueue& enqueue) {
+  // end. Calls with the same `variant` enqueue the same: the backend may replay
+  // it.
+  absl::StatusOr<double> Run(int context, int variant, const Enqueue& enqueue) {
     std::vector<StepRow> rows;
     for (int seq = 0; seq < num_seqs_; ++seq) {
       updates_[seq].num_computed_tokens = context - num_tokens_;
@@ -98,8 +100,7 @@ class StepRunner {
     const SteadyClock::time_point start = SteadyClock::now();
     QUIRE_ASSIGN_OR_RETURN(Step* const step, backend_->BeginStep(plan));
     GraphKey key;
-    // What `enqueue` does differs from call to call: nothing is replayed.
-    key.model = ++num_steps_;
+    key.model = variant;
     key.num_rows = num_seqs_;
     key.num_tokens = num_seqs_ * num_tokens_;
     key.num_logit_rows = has_logits_ ? num_seqs_ : 0;
@@ -123,7 +124,6 @@ class StepRunner {
   std::vector<int32_t> token_ids_;
   std::vector<int32_t> blocks_;
   std::vector<SlotUpdate> updates_;
-  int32_t num_steps_ = 0;
 };
 
 // A table of values in [-2, 2) from which operations get their inputs.
@@ -224,10 +224,13 @@ class KernelBench {
   bool IsWanted(const std::string& name) const {
     return absl::StrContains(name, plan_.filter);
   }
+  using Timed = absl::FunctionRef<absl::StatusOr<double>(int)>;
   // Repeats `run` (whose argument is how often to go through all `num_units`
-  // layers in one step; it returns the seconds) between probes.
+  // layers in one step; it returns the seconds) between probes. What
+  // `run_without`, the same step without the operation, takes at least is no
+  // part of the row.
   absl::Status Measure(KernelRow row, Arithmetic arithmetic, double num_units,
-                       absl::FunctionRef<absl::StatusOr<double>(int)> run);
+                       Timed run, Timed run_without);
   LinearSpec MakeSpec(LinearKind kind, int64_t rows, int64_t cols);
   Arithmetic LinearArithmetic() const {
     if (plan_.format == QuantFormat::kFp8) return Arithmetic::kBf16;
@@ -245,18 +248,28 @@ class KernelBench {
   RandomWeights quantized_;
 };
 
-absl::Status KernelBench::Measure(
-    KernelRow row, Arithmetic arithmetic, double num_units,
-    absl::FunctionRef<absl::StatusOr<double>(int)> run) {
+absl::Status KernelBench::Measure(KernelRow row, Arithmetic arithmetic,
+                                  double num_units, Timed run,
+                                  Timed run_without) {
   QUIRE_RETURN_IF_ERROR(run(1).status());  // Warms up.
   QUIRE_ASSIGN_OR_RETURN(const double once, run(1));
   const int count = static_cast<int>(
       std::clamp(std::ceil(plan_.min_seconds / once), 1.0, 1e4));
+  QUIRE_RETURN_IF_ERROR(run(count).status());  // Captures a graph.
+  double seconds_without = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 4; ++i) {  // The first one warms up.
+    QUIRE_ASSIGN_OR_RETURN(const double seconds, run_without(count));
+    if (i > 0) seconds_without = std::min(seconds_without, seconds);
+  }
   KernelCeilings& ceilings = *plan_.ceilings;
   double bandwidth = ceilings.Bandwidth();
   double peak = ceilings.Peak(arithmetic);
   for (int i = 0; i < plan_.repetitions; ++i) {
-    QUIRE_ASSIGN_OR_RETURN(const double seconds, run(count));
+    QUIRE_ASSIGN_OR_RETURN(const double step_seconds, run(count));
+    // In a noisy moment the operation may be lost in what is around it.
+    const double seconds = step_seconds > seconds_without
+                               ? step_seconds - seconds_without
+                               : step_seconds;
     const double num_executions = num_units * count;
     row.seconds.push_back(seconds / num_executions);
     const double next_bandwidth = ceilings.Bandwidth();
@@ -370,8 +383,8 @@ absl::Status KernelBench::Linear(const char* layer, LinearKind kind,
   const int tokens_per_seq = is_vocab ? 1 : num_tokens;
   StepRunner runner(backend.get(), is_vocab ? num_tokens : 1, tokens_per_seq,
                     tokens_per_seq, is_vocab, /*has_kv=*/false);
-  const auto run = [&](int count) {
-    return runner.Run(tokens_per_seq, [&](Step& step) -> absl::Status {
+  const auto repeat = [&](int count) {
+    return runner.Run(tokens_per_seq, count, [&](Step& step) -> absl::Status {
       QUIRE_RETURN_IF_ERROR(backend->Embed(
           step, is_vocab ? *copies.front() : *table, nullptr, 1.0f, x));
       for (int i = 0; i < count; ++i) {
@@ -390,7 +403,10 @@ absl::Status KernelBench::Linear(const char* layer, LinearKind kind,
   row.name = name;
   row.bytes = bytes;
   row.flops = 2.0 * num_tokens * rows * cols;
-  return Measure(std::move(row), LinearArithmetic(), num_copies, run);
+  // A step that has logits samples them: there is none without the operation.
+  return Measure(
+      std::move(row), LinearArithmetic(), num_copies, repeat,
+      [&](int) -> absl::StatusOr<double> { return is_vocab ? 0.0 : repeat(0); });
 }
 
 absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
@@ -441,13 +457,14 @@ absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
   QUIRE_RETURN_IF_ERROR(backend->Prepare(shape).status());
   const TensorView qkv = backend->Activation(qkv_id);
   const TensorView out = backend->Activation(out_id);
-  const auto attend = [&](int count) -> Enqueue {
-    return [&, count](Step& step) -> absl::Status {
+  const auto attend = [&](int count, bool has_attention = true) -> Enqueue {
+    return [&, count, has_attention](Step& step) -> absl::Status {
       for (int i = 0; i < count; ++i) {
         for (int layer = 0; layer < spec.num_layers; ++layer) {
           // It is overwritten.
           QUIRE_RETURN_IF_ERROR(
               backend->Embed(step, *table, nullptr, 1.0f, qkv));
+          if (!has_attention) continue;
           QUIRE_RETURN_IF_ERROR(
               backend->Attention(step, *spec_id, layer, qkv, out));
         }
@@ -459,7 +476,7 @@ absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
                     /*has_kv=*/true);
   for (int filled = chunk; filled < context + chunk; filled += chunk) {
     QUIRE_RETURN_IF_ERROR(
-        filler.Run(std::min(filled, context), attend(1)).status());
+        filler.Run(std::min(filled, context), 1, attend(1)).status());
   }
   StepRunner runner(backend.get(), num_seqs, num_tokens, context, false,
                     /*has_kv=*/true);
@@ -470,8 +487,12 @@ absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
       static_cast<double>(num_tokens) * (context - num_tokens) +
       num_tokens * (num_tokens + 1.0) / 2;
   row.flops = 4.0 * num_seqs * pairs * shape_.num_heads * shape_.head_dim;
-  return Measure(std::move(row), Arithmetic::kF32, spec.num_layers,
-                 [&](int count) { return runner.Run(context, attend(count)); });
+  return Measure(
+      std::move(row), Arithmetic::kF32, spec.num_layers,
+      [&](int count) { return runner.Run(context, count, attend(count)); },
+      [&](int count) {
+        return runner.Run(context, -count, attend(count, false));
+      });
 }
 
 absl::Status KernelBench::Norm(int num_tokens) {
@@ -508,14 +529,16 @@ absl::Status KernelBench::Norm(int num_tokens) {
   row.name = name;
   row.bytes = 2.0 * num_tokens * cols * DTypeSize(activations);
   row.flops = 4.0 * num_tokens * cols;
-  return Measure(std::move(row), Arithmetic::kF32, 1, [&](int count) {
-    return runner.Run(num_tokens, [&](Step& step) -> absl::Status {
+  const auto repeat = [&](int count) {
+    return runner.Run(num_tokens, count, [&](Step& step) -> absl::Status {
       for (int i = 0; i < count; ++i) {
         QUIRE_RETURN_IF_ERROR(backend->Norm(step, x, prologue, out));
       }
       return absl::OkStatus();
     });
-  });
+  };
+  return Measure(std::move(row), Arithmetic::kF32, 1, repeat,
+                 [&](int) { return repeat(0); });
 }
 
 }  // namespace

@@ -59,7 +59,9 @@ struct KernelRow {
   // Of one execution (one layer): what has to be read at least, and computed.
   double bytes = 0;
   double flops = 0;
-  std::vector<double> seconds;  // Of one execution, for each repetition.
+  // Of one execution, for each repetition; what the step takes without it is
+  // taken off (but for the output matrix).
+  std::vector<double> seconds;
   // Percent of the ceilings probed beside each repetition; empty if not known.
   std::vector<double> percent_of_bandwidth, percent_of_peak;
 };

@@ -197,6 +197,13 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
   }
   if (options_.has_ceilings) {
     exit_code_ = kExitUsage;
+    // Whatever --device auto has chosen.
+    if (absl::StartsWith(model().backend->Description(), "cuda")) {
+      return absl::InvalidArgumentError(
+          "--ceilings probes the CPU and says nothing of --device cuda; "
+          "`quire bench kernels --device cuda` measures the GPU's copy "
+          "bandwidth");
+    }
     QUIRE_ASSIGN_OR_RETURN(probe_, HostCeilingProbe::Create(placement));
   }
   exit_code_ = kExitDevice;

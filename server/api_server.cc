@@ -54,6 +54,14 @@ std::string GivenRequestId(const HttpRequest& request,
   return id_in_body;
 }
 
+// Equal prompts of different owners or salts must not share cached blocks: a
+// hit shows in the latency.
+std::string CacheNamespace(const HttpRequest& request,
+                           const std::string& cache_salt) {
+  const std::string owner = request.owner == nullptr ? "" : request.owner->name;
+  return absl::StrCat(owner, "\n", cache_salt);
+}
+
 absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
   if (priority == 0 || model.has_priorities) return absl::OkStatus();
   return ParameterError("priority",
@@ -439,6 +447,8 @@ absl::Status ApiServer::HandleDetokenize(const ServedModel& model,
 absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
                                        const HttpRequest& request,
                                        const Responder& responder) const {
+  // Before anything that takes time.
+  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<KeyTicket> ticket, AdmitKey(request));
   QUIRE_ASSIGN_OR_RETURN(const Json body,
                          ParseJson(request.body, kGenerateJsonLimits));
   QUIRE_ASSIGN_OR_RETURN(ApiRequest api_request,
@@ -470,21 +480,15 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   }
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
   QUIRE_RETURN_IF_ERROR(CheckNumScores(api_request, prompts));
-  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<KeyTicket> ticket,
-                         AdmitKey(request, prompts));
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
              std::move(ticket), responder);
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<KeyTicket>> ApiServer::AdmitKey(
-    const HttpRequest& request,
-    const std::vector<std::vector<int32_t>>& prompts) const {
+    const HttpRequest& request) const {
   if (request.owner == nullptr) return nullptr;
-  int64_t num_tokens = 0;
-  for (const std::vector<int32_t>& prompt : prompts)
-    num_tokens += prompt.size();
-  return limiter_->Admit(*request.owner, num_tokens);
+  return limiter_->Admit(*request.owner);
 }
 
 absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
@@ -499,6 +503,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
                      "it."),
         "unsupported_model");
   }
+  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<KeyTicket> ticket, AdmitKey(request));
   QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
   QUIRE_ASSIGN_OR_RETURN(
       const EmbeddingsRequest parsed,
@@ -508,7 +513,10 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> inputs,
                          EncodeInputs(parsed, *model.tokenizer, model.limits));
   EmbeddingCallOptions options;
-  QUIRE_ASSIGN_OR_RETURN(options.ticket, AdmitKey(request, inputs));
+  if (ticket != nullptr) {
+    for (const auto& input : inputs) ticket->CountTokens(input.size());
+  }
+  options.ticket = std::move(ticket);
   const std::string given_id = GivenRequestId(request, parsed.request_id);
   options.id =
       given_id.empty() ? RandomId("embd-") : absl::StrCat("embd-", given_id);
@@ -531,8 +539,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
     engine_request.kind = RequestKind::kEmbed;
     engine_request.prompt_token_ids = std::move(input);
     // As for completions: a hit shows in the latency.
-    engine_request.cache_namespace =
-        absl::StrCat(request.Header("authorization"), "\n", parsed.cache_salt);
+    engine_request.cache_namespace = CacheNamespace(request, parsed.cache_salt);
     engine_request.arrival_time = request.arrival_time;
     engine_request.priority = parsed.priority;
     requests.push_back(std::move(engine_request));
@@ -555,7 +562,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            std::shared_ptr<KeyTicket> ticket,
                            const Responder& responder) const {
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
-  options.ticket = std::move(ticket);
+  options.ticket = ticket;
   const absl::string_view prefix =
       api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
   const std::string given_id =
@@ -569,13 +576,12 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
         "X-Quire-Ignored-Fields",
         IgnoredFieldsHeader(api_request.ignored_fields));
   }
-  // Equal prompts of different keys or salts must not share cached blocks:
-  // a hit shows in the latency.
-  const std::string cache_namespace = absl::StrCat(
-      http_request.Header("authorization"), "\n", api_request.cache_salt);
+  const std::string cache_namespace =
+      CacheNamespace(http_request, api_request.cache_salt);
 
   std::vector<Request> requests;
   std::vector<CallPart> parts;
+  int64_t num_prompt_tokens = 0;
   for (std::vector<int32_t>& prompt : prompts) {
     Request request;
     request.id = model.engine->NewRequestId();
@@ -592,6 +598,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
         {request.id, static_cast<int32_t>(parts.size()) * api_request.best_of,
          api_request.best_of, max_tokens, static_cast<int64_t>(prompt.size()),
          http_request.arrival_time});
+    num_prompt_tokens += prompt.size();
     request.prompt_token_ids = std::move(prompt);
     requests.push_back(std::move(request));
   }
@@ -608,6 +615,8 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
     model.output->Reject(call, i, parts, status);
     return;
   }
+  // What a full queue refuses is not counted.
+  if (ticket != nullptr) ticket->CountTokens(num_prompt_tokens);
   model.output->Accept(call);
   responder->OnDisconnect([engine = model.engine, parts] {
     for (const CallPart& part : parts) engine->Abort(part.request_id);

@@ -103,10 +103,9 @@ class ApiServer {
                   const HttpRequest& http_request,
                   std::shared_ptr<KeyTicket> ticket,
                   const Responder& responder) const;
-  // One request more of the key, with these prompts. RESOURCE_EXHAUSTED.
+  // One request more of the key, if it has any. RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(
-      const HttpRequest& request,
-      const std::vector<std::vector<int32_t>>& prompts) const;
+      const HttpRequest& request) const;
   void AddApiRoute(
       const char* method, const char* path,
       std::function<absl::Status(const ServedModel&, const HttpRequest&,

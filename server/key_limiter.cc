@@ -47,7 +47,7 @@ absl::Duration KeyLimiter::Bucket::WaitFor(double needed) const {
 }
 
 absl::StatusOr<std::unique_ptr<KeyTicket>> KeyLimiter::Admit(
-    const ApiKeyOwner& owner, int64_t num_prompt_tokens) {
+    const ApiKeyOwner& owner) {
   if (owner.name.empty()) return nullptr;
   const ApiKeyLimits& limits = owner.limits;
   const absl::Time now = clock_->Now();
@@ -79,7 +79,6 @@ absl::StatusOr<std::unique_ptr<KeyTicket>> KeyLimiter::Admit(
     return LimitReached("tokens per minute", limits.tokens_per_minute, wait);
   }
   if (state.requests.capacity > 0) state.requests.level -= 1;
-  if (state.tokens.capacity > 0) state.tokens.level -= num_prompt_tokens;
   ++state.num_running;
   return std::unique_ptr<KeyTicket>(new KeyTicket(this, owner.name));
 }

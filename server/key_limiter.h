@@ -25,7 +25,7 @@ class KeyTicket {
   KeyTicket(const KeyTicket&) = delete;
   KeyTicket& operator=(const KeyTicket&) = delete;
 
-  // The answer has so many tokens more.
+  // The prompt, or the answer, has so many tokens.
   void CountTokens(int64_t num_tokens);
   // The request has ended: another one may take its place. Idempotent. To be
   // called before the client can know of the end.
@@ -43,17 +43,16 @@ class KeyTicket {
 
 // Requests and tokens of a minute are token buckets (Turner 1986, "New
 // directions in communications", section IV) that hold a minute's worth and
-// start full. Tokens are counted when they are there, the prompt's at
-// admission, so a bucket may go below zero: the next request then waits until
-// the debt is paid. Thread-safe; must outlive its tickets.
+// start full. Tokens are counted when they are there, so a bucket may go below
+// zero: the next request then waits until the debt is paid. Thread-safe; must
+// outlive its tickets.
 class KeyLimiter {
  public:
   explicit KeyLimiter(Clock* clock) : clock_(clock) {}
 
   // RESOURCE_EXHAUSTED with the time to wait (api_error.h), naming the limit.
   // Null for an owner without a name, who has no limits.
-  absl::StatusOr<std::unique_ptr<KeyTicket>> Admit(const ApiKeyOwner& owner,
-                                                   int64_t num_prompt_tokens);
+  absl::StatusOr<std::unique_ptr<KeyTicket>> Admit(const ApiKeyOwner& owner);
 
  private:
   friend class KeyTicket;

@@ -14,13 +14,15 @@ namespace {
 class KeyLimiterTest : public testing::Test {
  protected:
   std::unique_ptr<KeyTicket> Admit(int64_t num_prompt_tokens = 1) {
-    auto ticket = limiter_.Admit(owner_, num_prompt_tokens);
+    auto ticket = limiter_.Admit(owner_);
     EXPECT_TRUE(ticket.ok()) << ticket.status();
-    return ticket.ok() ? *std::move(ticket) : nullptr;
+    if (!ticket.ok()) return nullptr;
+    if (*ticket != nullptr) (*ticket)->CountTokens(num_prompt_tokens);
+    return *std::move(ticket);
   }
   // The seconds that a refusal asks for, after its message.
-  std::string Refusal(int64_t num_prompt_tokens = 1) {
-    const auto ticket = limiter_.Admit(owner_, num_prompt_tokens);
+  std::string Refusal() {
+    const auto ticket = limiter_.Admit(owner_);
     EXPECT_FALSE(ticket.ok());
     EXPECT_EQ(HttpStatus(ticket.status()), 429);
     return absl::StrCat(ticket.status().message(), " / ",

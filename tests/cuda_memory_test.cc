@@ -146,6 +146,20 @@ TEST_F(CudaMemoryTest, GraphsTakeWhatWasLeftToThem) {
   }
 }
 
+// Where another program takes memory during a capture, captures go on.
+TEST_F(CudaMemoryTest, WhatNoGraphTakesIsNotCounted) {
+  options_.max_num_seqs = options_.max_num_batched_tokens = 64;
+  options_.kv_cache_memory_bytes = int64_t{4} << 20;
+  cuda::EmulatedOptions().bytes_per_graph = int64_t{1} << 30;
+  const auto loaded = Load(int64_t{8} << 30);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  auto& backend = static_cast<CudaBackend&>(*loaded->backend);
+  ASSERT_TRUE(loaded->runner->PrepareAhead());
+  EXPECT_EQ(backend.graph_counts().num_bytes, int64_t{16} << 20);
+  EXPECT_TRUE(loaded->runner->PrepareAhead());
+  EXPECT_EQ(backend.graph_counts().num_captures, 2);
+}
+
 // With drafts, steps have 1 + num_drafts tokens and logits for each row.
 TEST_F(CudaMemoryTest, GraphsOfDraftsArePreparedToo) {
   options_.max_num_seqs = 16;

@@ -102,7 +102,9 @@ TEST(CudaRoundingTest, EveryFamilyAgreesWithTheReference) {
     }
   }
   EXPECT_GE(num_models, 30);
-  if (IsEmulated()) EXPECT_GE(num_without_steps, num_models / 2);
+  if (IsEmulated()) {
+    EXPECT_GE(num_without_steps, num_models / 2);
+  }
   std::printf(
       "log-probabilities of %d runs: %d without a step, largest difference "
       "%.3f; bf16 itself is up to %.3f from f32\n",
@@ -142,7 +144,9 @@ TEST(CudaRoundingTest, QuantizedModelsAgreeWithTheReference) {
   std::printf("%d of %d quantized runs without a step\n", num_without_steps,
               num_runs);
   // 80 tokens have more roundings than 12.
-  if (IsEmulated()) EXPECT_GE(num_without_steps, num_runs / 4);
+  if (IsEmulated()) {
+    EXPECT_GE(num_without_steps, num_runs / 4);
+  }
 }
 
 // e4m3 has four significant bits where bf16 has eight: every rounding of K and

@@ -350,7 +350,7 @@ TEST(PytorchFileTest, BadPickles) {
               HasSubstr("too many values"));
 }
 
-// R-M1: a thousand truncations and bit flips, on buffers of the exact size.
+// A thousand truncations and bit flips, on buffers of the exact size.
 TEST(PytorchFileTest, DamagedFiles) {
   const std::string original = ReadFile("small.bin");
   SimulationRandom random(11);

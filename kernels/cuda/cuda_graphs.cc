@@ -15,6 +15,10 @@
 
 namespace quire {
 
+// Far more than any takes (kGraphsBytes), and a fraction of what all may.
+constexpr int64_t kMaxBytesOfGraph = int64_t{16} << 20;
+static_assert(3 * kMaxBytesOfGraph <= kGraphsBytes);
+
 // Waste is at most a third (a half below 8), an eighth on average where a step
 // is no longer bound by the weights it reads.
 int PaddedTokens(int num_tokens) {
@@ -107,9 +111,13 @@ absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
   QUIRE_RETURN_IF_ERROR(enqueued);
   result.graph = *std::move(captured);
   ++graph_counts_.num_captures;
-  // Of a GPU that is shared, others' memory comes and goes too: never less.
-  graph_counts_.num_bytes =
-      std::max<int64_t>(graph_counts_.num_bytes + free_before - FreeBytes(), 0);
+  // Of a GPU that is shared, others' memory comes and goes too: what no graph
+  // takes is not counted, else one jump of theirs would end the captures.
+  graph_counts_.num_bytes = std::max<int64_t>(
+      graph_counts_.num_bytes +
+          std::clamp<int64_t>(free_before - FreeBytes(), -kMaxBytesOfGraph,
+                              kMaxBytesOfGraph),
+      0);
   *graph = &graphs_.emplace_back(std::move(result));
   return absl::OkStatus();
 }

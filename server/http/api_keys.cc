@@ -1,6 +1,6 @@
 #include "server/http/api_keys.h"
 
-#include <openssl/crypto.h>
+#include <openssl/rand.h>
 #include <openssl/sha.h>
 #include <sys/stat.h>
 #include <yaml-cpp/yaml.h>
@@ -34,6 +34,15 @@ std::array<uint8_t, 32> Sha256(absl::string_view text) {
          digest.data());
   return digest;
 }
+
+std::array<uint8_t, 32> RandomSecret() {
+  std::array<uint8_t, 32> secret;
+  QUIRE_CHECK(RAND_bytes(secret.data(), secret.size()) == 1);
+  return secret;
+}
+
+// Of the command line's keys.
+constexpr absl::string_view kFixedNamePrefix = "key-";
 
 bool IsName(absl::string_view name) {
   return !name.empty() && name.size() <= kMaxNameBytes &&
@@ -81,6 +90,9 @@ absl::StatusOr<Entry> ParseEntry(const YAML::Node& node,
     if (name == "name") {
       if (!IsName(value)) {
         return error("'name' must have 1 to 64 letters, digits, '.', '_', '-'");
+      }
+      if (absl::StartsWith(value, kFixedNamePrefix)) {
+        return error("'name' must not begin with 'key-': --api-key does");
       }
       entry.owner.name = value;
     } else if (name == "sha256") {
@@ -142,13 +154,14 @@ absl::StatusOr<std::vector<Entry>> ParseFile(const std::string& path) {
 
 ApiKeys::ApiKeys(const std::vector<std::string>& keys, const std::string& file)
     : file_(file),
+      secret_(RandomSecret()),
       anybody_(keys.empty() && file.empty() ? std::make_shared<ApiKeyOwner>()
                                             : nullptr) {
   for (const std::string& key : keys) {
     if (key.empty()) continue;
     auto owner = std::make_shared<ApiKeyOwner>();
-    owner->name = absl::StrCat("key-", fixed_keys_.size() + 1);
-    fixed_keys_.push_back({Sha256(key), std::move(owner)});
+    owner->name = absl::StrCat(kFixedNamePrefix, fixed_keys_.size() + 1);
+    fixed_keys_.emplace(Blind(Sha256(key)), std::move(owner));
   }
 }
 
@@ -165,12 +178,31 @@ absl::StatusOr<std::shared_ptr<const ApiKeys::Keys>> ApiKeys::Load() const {
   if (file_.empty()) return keys;
   QUIRE_ASSIGN_OR_RETURN(const std::vector<Entry> entries, ParseFile(file_));
   std::map<std::string, std::shared_ptr<const ApiKeyOwner>> owners;
-  for (const Entry& entry : entries) {
-    std::shared_ptr<const ApiKeyOwner>& owner = owners[entry.owner.name];
-    if (owner == nullptr) owner = std::make_shared<ApiKeyOwner>(entry.owner);
-    keys->push_back({entry.digest, owner});
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const ApiKeyOwner& own = entries[i].owner;
+    const auto error = [&](absl::string_view what) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("keys file ", file_, ": keys[", i, "]: ", what));
+    };
+    std::shared_ptr<const ApiKeyOwner>& owner = owners[own.name];
+    if (owner == nullptr) {
+      owner = std::make_shared<ApiKeyOwner>(own);
+    } else if (own.limits != ApiKeyLimits() && own.limits != owner->limits) {
+      return error("other limits than an earlier key of this name");
+    }
+    if (!keys->emplace(Blind(entries[i].digest), owner).second) {
+      return error("the key is there already");
+    }
   }
   return keys;
+}
+
+ApiKeys::Digest ApiKeys::Blind(const Digest& digest) const {
+  std::array<uint8_t, 64> both;
+  std::copy(secret_.begin(), secret_.end(), both.begin());
+  std::copy(digest.begin(), digest.end(), both.begin() + secret_.size());
+  return Sha256(absl::string_view(reinterpret_cast<const char*>(both.data()),
+                                  both.size()));
 }
 
 std::string ApiKeys::FileVersion() const {
@@ -202,13 +234,8 @@ std::shared_ptr<const ApiKeyOwner> ApiKeys::Authenticate(
     std::lock_guard<std::mutex> lock(mu_);
     keys = keys_;
   }
-  const Key* match = nullptr;
-  for (const Key& key : *keys) {
-    const bool is_equal =
-        CRYPTO_memcmp(key.digest.data(), digest.data(), digest.size()) == 0;
-    match = is_equal ? &key : match;
-  }
-  return match == nullptr ? nullptr : match->owner;
+  const auto found = keys->find(Blind(digest));
+  return found == keys->end() ? nullptr : found->second;
 }
 
 }  // namespace quire

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,38 +29,38 @@ namespace quire {
 //       requests_per_minute: 600
 //       tokens_per_minute: 100000
 //     - name: team-a                # a name may have several keys, which share
-//       sha256: 60303ae22b998861…   # its limits (those of its first entry)
+//       sha256: 60303ae22b998861…   # its limits, given with the first
 class ApiKeys {
  public:
   // Without keys and file, everybody is accepted. Empty keys are ignored; those
-  // of `keys` belong to owners "key-1", "key-2", … without limits.
+  // of `keys` belong to owners "key-1", "key-2", … without limits, names that
+  // the file may not use.
   // INVALID_ARGUMENT naming file, entry and field if the file is not as above.
   static absl::StatusOr<std::unique_ptr<ApiKeys>> Create(
       const std::vector<std::string>& keys, const std::string& file);
 
-  // Whose key the value of an Authorization field carries; null: nobody's. The
-  // time taken does not depend on which key matched or how far: digests of
-  // equal size are compared as a whole, and all of them.
+  // Whose key the value of an Authorization field carries; null: nobody's.
   std::shared_ptr<const ApiKeyOwner> Authenticate(
       absl::string_view authorization) const;
 
   // Reads the file again if it has changed. True if it did. With an error, as
-  // Create's, the keys in force stay, and the same file is not tried again.
+  // Create's (also where there is no file any more), the keys in force stay,
+  // and the same file is not tried again.
   absl::StatusOr<bool> ReloadIfChanged();
 
  private:
   using Digest = std::array<uint8_t, 32>;  // SHA-256
-  struct Key {
-    Digest digest;
-    std::shared_ptr<const ApiKeyOwner> owner;
-  };
-  using Keys = std::vector<Key>;
+  // By the digest of the key's digest and a secret of the process: what the
+  // time of a lookup tells is about a value that nobody outside can compute.
+  using Keys = std::map<Digest, std::shared_ptr<const ApiKeyOwner>>;
 
   ApiKeys(const std::vector<std::string>& keys, const std::string& file);
+  Digest Blind(const Digest& digest) const;
   absl::StatusOr<std::shared_ptr<const Keys>> Load() const;
   std::string FileVersion() const;
 
   const std::string file_;
+  const Digest secret_;
   const std::shared_ptr<const ApiKeyOwner> anybody_;  // Null if keys are asked.
   Keys fixed_keys_;                                   // Of the command line.
   std::string file_version_;  // Of the last attempt; by who reloads.

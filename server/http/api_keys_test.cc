@@ -114,6 +114,11 @@ TEST(ApiKeysTest, ErrorsNameFileEntryAndField) {
        "'requests_per_minute' must be a positive integer"},
       {"keys:\n- {name: a, tokens_per_minute: 1e9}", "'tokens_per_minute'"},
       {"keys:\n- {name: [a]}", "plain values"},
+      {"keys:\n- {name: key-1, sha256: 12}", "must not begin with 'key-'"},
+      {"keys:\n" + good + good, "keys[1]: the key is there already"},
+      {"keys:\n" + good +
+           "- {name: a, requests_per_minute: 3, sha256: " + kBetaSha256 + "}",
+       "keys[1]: other limits than an earlier key of this name"},
   };
   for (const auto& [text, message] : cases) {
     const std::string path = WriteFile(text);

@@ -27,6 +27,8 @@ namespace {
 // One receive; a larger one does not make large bodies faster on loopback.
 constexpr size_t kReadBufferBytes = 64 << 10;
 constexpr int kMaxEventsPerRound = 512;
+// A handshake takes up to a millisecond: streams are written in between.
+constexpr int kMaxTlsEventsPerRound = 8;
 // Leaves the loop to others during a storm of connects.
 constexpr int kMaxAcceptsPerRound = 256;
 // Connections beyond the limit that are kept for the time their 503 needs.
@@ -138,12 +140,13 @@ void EventLoop::Run() {
   pthread_setname_np(pthread_self(), "http-io");
   TakeShortSlices();
   epoll_event events[kMaxEventsPerRound];
+  const int max_events =
+      tls_ == nullptr ? kMaxEventsPerRound : kMaxTlsEventsPerRound;
   while (!is_stopping_) {
     // A task of the mailbox may have set anything, hence the order.
     const bool may_sleep = mailbox_->PrepareToSleep() && read_again_.empty();
     const int timeout = may_sleep ? MillisToNextTimer() : 0;
-    const int num_events =
-        epoll_wait(epoll_fd_, events, kMaxEventsPerRound, timeout);
+    const int num_events = epoll_wait(epoll_fd_, events, max_events, timeout);
     mailbox_->Awoken();
     now_ = Clock::Monotonic()->Now();
     for (int i = 0; i < num_events; ++i) {
@@ -187,6 +190,7 @@ void EventLoop::HandleEvent(void* tag, uint32_t events) {
 void EventLoop::ReadAgain() {
   reading_again_.swap(read_again_);
   for (Connection* c : reading_again_) {
+    c->is_in_read_again = false;
     if (c->state != State::kClosed) OnReadable(c);
   }
   reading_again_.clear();

@@ -150,6 +150,7 @@ class EventLoop {
     bool is_stream = false;
     bool is_chunked = false;
     bool is_complete = false;  // All of the answer is in `out`.
+    bool is_in_read_again = false;
 
     size_t num_unsent() const { return out.size() - num_sent; }
     bool is_established() const {

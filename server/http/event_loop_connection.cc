@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "server/http/event_loop.h"
@@ -51,7 +52,10 @@ void EventLoop::OnReadable(Connection* c) {
     const ssize_t size = Receive(c);
     if (size < 0 && errno == EINTR) continue;
     if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-      if (c->tls != nullptr) Watch(c);
+      if (c->tls != nullptr) {
+        Watch(c);
+        SetDeadline(c);  // The handshake may have ended.
+      }
       return;
     }
     if (size <= 0) return Close(c);
@@ -73,7 +77,8 @@ void EventLoop::OnReadable(Connection* c) {
 void EventLoop::ReadAgainIfPending(Connection* c) {
   const bool reads = c->state == State::kHead || c->state == State::kBody;
   if (!reads || c->tls == nullptr || !c->tls->has_pending()) return;
-  read_again_.push_back(c);
+  // Once: a connection that is closed lives only to the end of its round.
+  if (!std::exchange(c->is_in_read_again, true)) read_again_.push_back(c);
 }
 
 // Consumes `in` as far as possible. Not recursive: a client may send any number

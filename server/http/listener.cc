@@ -66,7 +66,8 @@ bool IsAbandoned(const sockaddr_un& address) {
   if (lstat(address.sun_path, &info) != 0 || !S_ISSOCK(info.st_mode)) {
     return false;
   }
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  // A full backlog is EAGAIN, and a sign of life.
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) return false;
   const bool is_refused =
       connect(fd, reinterpret_cast<const sockaddr*>(&address),

@@ -78,9 +78,9 @@ ssize_t TlsSession::Send(const char* data, size_t size) {
       SSL_write(ssl_.get(), data, std::min<size_t>(size, INT_MAX));
   if (result > 0) return result;
   const bool needs_write = receive_needs_write_;
-  const ssize_t error = ToErrno(result);
+  if (ToErrno(result) == 0) errno = EPROTO;  // The peer has said goodbye.
   receive_needs_write_ = needs_write;
-  return error;
+  return -1;
 }
 
 void TlsSession::SendClose() {
