@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "engine/speculative/drafter.h"
 #include "gtest/gtest.h"
 #include "tests/hash_model_runner.h"
@@ -423,6 +424,42 @@ TEST_F(LateDraftsTest, ProseIsFollowedByCopying) {
   EXPECT_EQ(TokensOf(1), drafter_.answers[1].first);
   // Of 1000 tokens, all but those until it is tried again.
   EXPECT_GT(engine_->Stats().num_accepted_tokens, 600);
+}
+
+// As without speculation: the tokens before the fault are told, then the error.
+TEST_F(LateDraftsTest, TokensBeforeAFaultAreTold) {
+  for (bool SampledRow::*const fault :
+       {&SampledRow::non_finite, &SampledRow::all_masked}) {
+    Start(1, 40, 1, 0);
+    events_.clear();
+    const std::vector<int32_t> answer = drafter_.answers[1].first;
+    size_t num_told = 0;
+    runner_->on_result = [&](StepResult* result) {
+      for (SampledRow& row : result->rows) {
+        if (row.tokens.size() < 4) {
+          num_told += row.tokens.size();
+          continue;
+        }
+        row.tokens.resize(3);
+        row.*fault = true;
+        num_told += 3;
+      }
+    };
+    RunOn();
+    ASSERT_GT(num_told, 3u);
+    EXPECT_EQ(TokensOf(1),
+              std::vector<int32_t>(answer.begin(), answer.begin() + num_told));
+    const OutputEvent& last = events_.back();
+    EXPECT_TRUE(last.is_last && last.tokens.empty());
+    EXPECT_EQ(last.finish_reason, FinishReason::kError);
+    EXPECT_TRUE(absl::StrContains(last.error.message(),
+                                  absl::StrCat("position ", 4 + num_told)))
+        << last.error;
+    EXPECT_TRUE(engine_->CheckIntegrity().ok()) << engine_->CheckIntegrity();
+    EXPECT_TRUE(engine_->Health().ok());
+    EXPECT_EQ(engine_->Stats().num_generation_tokens,
+              static_cast<int64_t>(num_told));
+  }
 }
 
 TEST_F(LateDraftsTest, AmongColdRequestsACopyingOneIsTriedAgain) {
