@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/speculative/drafter.h"
 #include "gtest/gtest.h"
 #include "tests/hash_model_runner.h"
 
@@ -344,6 +346,127 @@ TEST_F(EngineTest, EmbeddingsAndThePrefixCache) {
     EXPECT_EQ(engine_->Stats().num_generation_tokens, 0);
     EXPECT_EQ(runner_->violation(), "");
   }
+}
+
+// Proposes what is right from some token of an answer on, and nothing before.
+class LateDrafter : public Drafter {
+ public:
+  // By request: its answer, and where copying begins.
+  std::map<RequestId, std::pair<std::vector<int32_t>, size_t>> answers;
+
+  absl::string_view method() const override { return "late"; }
+  bool is_costly() const override { return false; }
+  absl::Status Propose(absl::Span<const DraftSequence> sequences,
+                       absl::Span<Draft> drafts) override {
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const DraftSequence& sequence = sequences[i];
+      // Requests are numbered in the order in which they arrive.
+      const auto& [answer, first] = answers.at(1 + (sequence.sequence_id >> 7));
+      const size_t num_told =
+          sequence.token_ids.size() - sequence.num_prompt_tokens;
+      if (num_told < first) continue;
+      for (size_t k = 0; k < static_cast<size_t>(sequence.max_num_drafts) &&
+                         num_told + k < answer.size();
+           ++k) {
+        drafts[i].token_ids.push_back(answer[num_told + k]);
+      }
+    }
+    return absl::OkStatus();
+  }
+};
+
+class LateDraftsTest : public EngineTest {
+ protected:
+  // Requests of num_tokens each; those of `copying` begin to copy at `first`.
+  void Start(int num_requests, int num_tokens, RequestId copying,
+             size_t first) {
+    EngineOptions options = TestOptions();
+    options.steps_in_flight = 2;
+    options.num_blocks = 20'000;
+    options.max_model_len = 4096;
+    options.max_num_seqs = 32;
+    options.max_num_batched_tokens = 512;
+    options.num_speculative_tokens = 4;
+    options.check_integrity = false;
+    runner_ = std::make_unique<HashModelRunner>(options, HashModelOptions());
+    auto engine = Engine::Create(options, runner_.get(), &clock_, &drafter_);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+    for (RequestId id = 1; id <= static_cast<RequestId>(num_requests); ++id) {
+      Request request = MakeRequest(id, 4);
+      request.sampling.max_tokens = num_tokens;
+      request.sampling.seed = id;
+      request.sampling.ignore_eos = true;
+      if (id == copying) {
+        drafter_.answers[id] = {
+            AnswerAlone(options, HashModelOptions(), request, 0, 0, 4096)
+                .token_ids,
+            first};
+      } else {
+        drafter_.answers[id] = {{}, 0};
+      }
+      ASSERT_TRUE(engine_->AddRequest(request).ok());
+    }
+  }
+  void RunOn() {
+    while (engine_->HasWork()) {
+      clock_.Advance(absl::Milliseconds(10));
+      engine_->Step(&events_);
+    }
+  }
+
+  LateDrafter drafter_;
+};
+
+TEST_F(LateDraftsTest, ProseIsFollowedByCopying) {
+  Start(1, 1500, 1, 500);
+  RunOn();
+  EXPECT_EQ(TokensOf(1), drafter_.answers[1].first);
+  // Of 1000 tokens, all but those until it is tried again.
+  EXPECT_GT(engine_->Stats().num_accepted_tokens, 600);
+}
+
+// As without speculation: the tokens before the fault are told, then the error.
+TEST_F(LateDraftsTest, TokensBeforeAFaultAreTold) {
+  for (bool SampledRow::*const fault :
+       {&SampledRow::non_finite, &SampledRow::all_masked}) {
+    Start(1, 40, 1, 0);
+    events_.clear();
+    const std::vector<int32_t> answer = drafter_.answers[1].first;
+    size_t num_told = 0;
+    runner_->on_result = [&](StepResult* result) {
+      for (SampledRow& row : result->rows) {
+        if (row.tokens.size() < 4) {
+          num_told += row.tokens.size();
+          continue;
+        }
+        row.tokens.resize(3);
+        row.*fault = true;
+        num_told += 3;
+      }
+    };
+    RunOn();
+    ASSERT_GT(num_told, 3u);
+    EXPECT_EQ(TokensOf(1),
+              std::vector<int32_t>(answer.begin(), answer.begin() + num_told));
+    const OutputEvent& last = events_.back();
+    EXPECT_TRUE(last.is_last && last.tokens.empty());
+    EXPECT_EQ(last.finish_reason, FinishReason::kError);
+    EXPECT_TRUE(absl::StrContains(last.error.message(),
+                                  absl::StrCat("position ", 4 + num_told)))
+        << last.error;
+    EXPECT_TRUE(engine_->CheckIntegrity().ok()) << engine_->CheckIntegrity();
+    EXPECT_TRUE(engine_->Health().ok());
+    EXPECT_EQ(engine_->Stats().num_generation_tokens,
+              static_cast<int64_t>(num_told));
+  }
+}
+
+TEST_F(LateDraftsTest, AmongColdRequestsACopyingOneIsTriedAgain) {
+  Start(32, 1500, 7, 200);
+  RunOn();
+  EXPECT_EQ(TokensOf(7), drafter_.answers[7].first);
+  EXPECT_GT(engine_->Stats().num_accepted_tokens, 20);
 }
 
 }  // namespace

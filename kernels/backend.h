@@ -347,11 +347,12 @@ struct RowResult {
   absl::Span<const float> scored_top_logprobs;
   // Of Pool: [pooled_cols]. There are no tokens then.
   absl::Span<const float> embedding;
-  // The row's logits (or its embedding) held a NaN or infinity: the token means
-  // nothing.
+  // Logits that were to be scored or drawn from (or the embedding) held a NaN
+  // or infinity: the last of `tokens` means nothing. Those behind a rejected
+  // draft do not count, and draws end where this or all_masked is.
   bool non_finite = false;
-  // No token was allowed where one of `tokens` was drawn (kernels/sampling.h):
-  // that is id 0 and must not be used.
+  // No token was allowed where the last of `tokens` was drawn
+  // (kernels/sampling.h): that is id 0 and must not be used.
   bool all_masked = false;
 };
 

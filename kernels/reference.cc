@@ -587,16 +587,25 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
     return absl::MakeConstSpan(logits.row<const float>(first_logit + i),
                                shape.vocab_size);
   };
-  for (int i = row.num_scored; i < row.num_logits; ++i) {
-    for (float logit : logits_of(i))
-      result->non_finite |= !std::isfinite(logit);
-  }
   if (row.num_logits == row.num_scored) {
     slot.num_computed_tokens += row.num_tokens;
     return;
   }
   const int num_top = std::max(slot.params.num_logprobs, 0);
-  for (int i = row.num_scored; i < row.num_logits && !result->non_finite; ++i) {
+  for (int i = row.num_scored; i < row.num_logits; ++i) {
+    for (float logit : logits_of(i)) {
+      result->non_finite |= !std::isfinite(logit);
+    }
+    if (result->non_finite) {
+      // A token that means nothing, so that every row has a result.
+      out->tokens.push_back(0);
+      if (slot.params.num_logprobs >= 0) {
+        out->logprobs.push_back(0.0f);
+        out->top_ids.insert(out->top_ids.end(), num_top, 0);
+        out->top_logprobs.insert(out->top_logprobs.end(), num_top, 0.0f);
+      }
+      break;
+    }
     const int64_t t = step.logit_tokens[first_logit + i];
     const ReferenceSample sample =
         ReferenceSampleRow(logits_of(i), slot.params, slot.tokens,
@@ -612,14 +621,9 @@ void ReferenceBackend::State::SampleRow(ReferenceStep& step, const StepRow& row,
                                sample.top_logprobs.begin(),
                                sample.top_logprobs.end());
     }
-    if (i + 1 == row.num_logits || step.tokens[t + 1].id != sample.token) break;
-  }
-  if (result->non_finite) {
-    out->tokens = {0};
-    if (slot.params.num_logprobs >= 0) {
-      out->logprobs = {0.0f};
-      out->top_ids.assign(num_top, 0);
-      out->top_logprobs.assign(num_top, 0.0f);
+    if (sample.all_masked || i + 1 == row.num_logits ||
+        step.tokens[t + 1].id != sample.token) {
+      break;
     }
   }
   slot.last_token = out->tokens.back();

@@ -381,6 +381,7 @@ void ExpectReference(
   int num_accepted = 0;
   int num_rejected = 0;
   int num_broken = 0;
+  int num_broken_later = 0;  // Behind accepted drafts.
   int num_scored = 0;
   for (int i = 0; i < num_steps; ++i) {
     planner.Plan();
@@ -399,7 +400,7 @@ void ExpectReference(
           logits[(row + j) * kVocabSize + drafts[j]] = 30;
       }
     }
-    if (!logits.empty() && random.Below(10) == 0) {
+    if (!logits.empty() && random.Below(5) == 0) {
       logits[random.Below(logits.size())] =
           random.Below(2) == 0 ? NAN : INFINITY;
     }
@@ -418,8 +419,17 @@ void ExpectReference(
       ASSERT_EQ(a.non_finite, b.non_finite);
       ASSERT_EQ(a.all_masked, b.all_masked);
       ASSERT_EQ(a.top_ids.size(), b.top_ids.size());
-      // Of a broken row they mean nothing; the CPU reports zeros.
-      if (!a.non_finite || !test_backend.is_cuda()) {
+      // Of a broken token they mean nothing; the CPU reports zeros.
+      if (a.non_finite && test_backend.is_cuda() && !a.tokens.empty()) {
+        const size_t num_good = a.tokens.size() - 1;
+        const size_t num_top = a.top_ids.size() / a.tokens.size();
+        ASSERT_EQ(a.top_ids.first(num_good * num_top),
+                  b.top_ids.first(num_good * num_top));
+        if (!a.logprobs.empty()) {
+          ExpectSameLogprobs(a.logprobs.first(num_good),
+                             b.logprobs.first(num_good));
+        }
+      } else {
         ASSERT_EQ(a.top_ids, b.top_ids);
         ExpectSameLogprobs(a.logprobs, b.logprobs);
         ExpectSameLogprobs(a.top_logprobs, b.top_logprobs);
@@ -435,6 +445,7 @@ void ExpectReference(
       num_scored += static_cast<int>(a.scored_ranks.size());
       num_accepted += std::max(static_cast<int>(a.tokens.size()) - 1, 0);
       num_broken += a.non_finite ? 1 : 0;
+      num_broken_later += a.non_finite && a.tokens.size() > 1;
     }
     for (const StepRow& row : planner.plan().rows)
       num_rejected += row.num_drafts;
@@ -444,6 +455,7 @@ void ExpectReference(
   EXPECT_GT(num_accepted, num_steps / 3);
   EXPECT_GT(num_rejected - num_accepted, num_steps / 3);
   EXPECT_GT(num_broken, num_steps / 30);
+  EXPECT_GT(num_broken_later, 0);
   EXPECT_GT(num_scored, num_steps * 2 / 3);
 }
 
@@ -470,6 +482,59 @@ TEST(ReferenceSamplingTest, SlicesOfTheVocabulary) {
   reference.isa = SelectIsa().value();
   ExpectReference(reference, 3, 100,
                   [] { return std::make_unique<ReferenceBackend>(); });
+}
+
+// Drafts 20, 21 and 22 behind token 5; the third logits are broken, or nothing
+// is allowed there.
+TEST_P(BackendSamplingTest, OnlyWhatIsReachedCountsOfFaults) {
+  for (const bool is_masked : {false, true}) {
+    for (const int num_accepted : {0, 1, 2, 3}) {
+      SCOPED_TRACE(absl::StrCat(is_masked, " ", num_accepted));
+      const auto backend = GetParam().Make();
+      SamplingRunner runner(*backend, GetParam().activations);
+      SlotParams params;
+      params.temperature = 0.0f;
+      params.num_logprobs = 1;
+      const int32_t blocks[] = {0};
+      SlotUpdate update;
+      update.params = &params;
+      update.append_blocks = blocks;
+      StepRow row;
+      row.num_tokens = 4;
+      row.num_drafts = 3;
+      row.num_logits = 4;
+      const int32_t tokens[] = {5, 20, 21, 22};
+      StepPlan plan;
+      plan.updates = absl::MakeConstSpan(&update, 1);
+      plan.rows = absl::MakeConstSpan(&row, 1);
+      plan.token_ids = tokens;
+      std::vector<float> logits(4 * kVocabSize);
+      for (int i = 0; i < 4; ++i) {
+        logits[i * kVocabSize + (i < num_accepted ? 20 + i : 40)] = 9;
+      }
+      if (is_masked) {
+        // Nothing may follow 21.
+        params.allowed_ids = {20, 21, 40, 22};
+        params.bad_word_ids = {21, 20, 21, 21, 21, 40, 21, 22};
+        params.bad_word_lengths = {2, 2, 2, 2};
+      } else {
+        logits[2 * kVocabSize + 3] = NAN;
+      }
+      const std::vector<RowResult> results = runner.Run(plan, 4, logits).rows;
+      ASSERT_EQ(results.size(), 1u);
+      const RowResult& result = results[0];
+      const bool is_reached = num_accepted >= 2;
+      EXPECT_EQ(result.non_finite, is_reached && !is_masked);
+      EXPECT_EQ(result.all_masked, is_reached && is_masked);
+      std::vector<int32_t> expected = {20, 21, 0};
+      if (!is_reached) {
+        expected.resize(num_accepted);
+        expected.push_back(40);
+      }
+      EXPECT_EQ(result.tokens, absl::MakeConstSpan(expected));
+      EXPECT_EQ(result.logprobs.size(), expected.size());
+    }
+  }
 }
 
 TEST_P(BackendSamplingTest, StepsInFlightKeepTheirResults) {

@@ -196,13 +196,15 @@ absl::StatusOr<StepResult> BackendModelRunner::Collect() {
     sampled.slot = row.slot;
     sampled.non_finite = row.non_finite;
     sampled.all_masked = row.all_masked;
+    const bool has_fault = row.non_finite || row.all_masked;
+    const size_t num_tokens =
+        row.tokens.size() - (has_fault && !row.tokens.empty() ? 1 : 0);
+    sampled.tokens.reserve(num_tokens);
+    for (size_t i = 0; i < num_tokens; ++i) {
+      sampled.tokens.push_back(OutputOf(row, i));
+    }
     if (!row.non_finite) {
       sampled.embedding.assign(row.embedding.begin(), row.embedding.end());
-      const size_t num_tokens = row.all_masked ? 0 : row.tokens.size();
-      sampled.tokens.reserve(num_tokens);
-      for (size_t i = 0; i < num_tokens; ++i) {
-        sampled.tokens.push_back(OutputOf(row, i));
-      }
       sampled.scored =
           ScoredOf(row, scored_ids.first(row.scored_logprobs.size()));
     }

@@ -86,6 +86,9 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
 
 void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   QUIRE_CHECK(num_steps_in_flight() < options_.steps_in_flight);
+  // Also of a step that nothing is drafted for, as others are in flight: those
+  // are what is counted until it is tried again.
+  if (is_drafting_) draft_control_.BeginStep();
   output->slot_starts.clear();
   output->block_appends.clear();
   output->block_copies.clear();

@@ -235,6 +235,12 @@ class Scheduler {
   // Whether the tokens can be what became of the row and its drafts.
   bool AreValidTokens(const InFlightRow& row,
                       absl::Span<const TokenOutput> tokens) const;
+  // Where the token was to be drawn instead of which the row has a fault.
+  static int PositionOfFault(const InFlightRow& row, const SampledRow& sampled);
+  // Takes the drafts accepted before a fault, as if they had been drawn one by
+  // one. False if they ended the sequence, which never reaches the fault then.
+  bool TakeTokensBeforeFault(const InFlightRow& row, SampledRow* sampled,
+                             absl::Time now, std::vector<OutputEvent>* events);
   // Takes the tokens. `event` may hold scored prompt tokens.
   void AcceptTokens(const InFlightRow& row, absl::Span<TokenOutput> tokens,
                     OutputEvent event, std::vector<OutputEvent>* events);

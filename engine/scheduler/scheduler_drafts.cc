@@ -56,7 +56,6 @@ void Scheduler::PlanDrafts(std::vector<DraftSequence>* sequences) {
   draft_plan_.clear();
   candidates_.clear();
   if (!is_drafting_) return;
-  draft_control_.BeginStep();
   for (Sequence* sequence : running_) {
     const int num_drafts = MaxDraftsOf(*sequence);
     if (num_drafts == 0) continue;
@@ -200,6 +199,8 @@ void Scheduler::NoteDrafts(const InFlightRow& row, int num_accepted) {
     draft_control_.NoteResult(row.num_drafts, num_accepted,
                               sequence->draft.probabilities,
                               &sequence->draft_track);
+  } else if (is_drafting_) {
+    ++sequence->draft_track.num_steps_without;
   }
 }
 

@@ -71,13 +71,16 @@ struct SchedulerOutput {
 
 struct SampledRow {
   int32_t slot = 0;
-  // If the row needs_token: its accepted drafts, then one more. Else none.
+  // If the row needs_token: its accepted drafts, then one more, unless a fault
+  // below is in its place. Else none.
   // One, as a rule: it needs no memory of its own.
   absl::InlinedVector<TokenOutput, 1> tokens;
   std::vector<TokenOutput> scored;  // [num_scored], with their ranks.
   std::vector<float> embedding;     // Instead of tokens, of an embed request.
-  bool non_finite = false;          // The logits were not finite; no token.
-  bool all_masked = false;          // No token was allowed; no token.
+  // Faults of the place behind `tokens`: the logits were not finite, or no
+  // token was allowed.
+  bool non_finite = false;
+  bool all_masked = false;
 };
 
 struct StepResult {

@@ -65,11 +65,13 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
        HasPlantedBug(PlantedBug::kTokenAfterEnd)) &&
       row.num_tokens > 0) {
     if (sampled != nullptr && sampled->non_finite) {
-      FailRequest(request,
-                  absl::InternalError(absl::StrCat(
-                      "the model's output at position ",
-                      row.first_position + row.num_tokens, " is not finite")),
-                  now, events);
+      if (TakeTokensBeforeFault(row, sampled, now, events)) {
+        FailRequest(request,
+                    absl::InternalError(absl::StrCat(
+                        "the model's output at position ",
+                        PositionOfFault(row, *sampled), " is not finite")),
+                    now, events);
+      }
     } else {
       sequence->num_computed_tokens =
           row.first_position + row.num_tokens -
@@ -107,13 +109,14 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
         row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
   }
   if (sampled->all_masked) {
+    if (!TakeTokensBeforeFault(row, sampled, now, events)) return;
     // The caller's own doing: what it allows and what it forbids.
-    FailRequest(request,
-                absl::InvalidArgumentError(
-                    absl::StrCat("no token is allowed at position ",
-                                 row.first_position + row.num_tokens,
-                                 ": the request's parameters forbid them all")),
-                now, events);
+    FailRequest(
+        request,
+        absl::InvalidArgumentError(absl::StrCat(
+            "no token is allowed at position ", PositionOfFault(row, *sampled),
+            ": the request's parameters forbid them all")),
+        now, events);
     return;
   }
   event.prompt_tokens = std::move(sampled->scored);
@@ -126,6 +129,24 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
     FailRequest(request, absl::InternalError("the model drew no valid token"),
                 now, events);
   }
+}
+
+int Scheduler::PositionOfFault(const InFlightRow& row,
+                               const SampledRow& sampled) {
+  return row.first_position + row.num_tokens - row.num_drafts +
+         static_cast<int>(sampled.tokens.size());
+}
+
+bool Scheduler::TakeTokensBeforeFault(const InFlightRow& row,
+                                      SampledRow* sampled, absl::Time now,
+                                      std::vector<OutputEvent>* events) {
+  const size_t num_tokens = sampled->tokens.size();
+  if (num_tokens <= size_t(row.num_drafts) &&
+      AreValidTokens(row, sampled->tokens)) {
+    AcceptTokens(row, absl::MakeSpan(sampled->tokens),
+                 MakeEvent(*row.sequence, now), events);
+  }
+  return row.sequence->state != SequenceState::kFinished;
 }
 
 bool Scheduler::AreValidTokens(const InFlightRow& row,

@@ -87,7 +87,7 @@ class DraftControl {
     int num_allotted = 0;  // Set by AllotDrafts.
   };
 
-  // Another step is about to be planned.
+  // Another step is about to be planned, with drafts or without.
   void BeginStep();
 
   // Lowers max_drafts to what to ask the drafter for.

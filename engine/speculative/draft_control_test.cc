@@ -203,7 +203,8 @@ TEST(DraftControlTest, WaitsForTokensWhileThatBringsSome) {
   EXPECT_FALSE(control.IsWorthWaiting({}));
   EXPECT_TRUE(control.IsWorthWaiting({&good}));
   EXPECT_FALSE(control.IsWorthWaiting({&bad}));
-  // Now and then it is tried again.
+  // Now and then it is tried again. The scheduler counts every step, also while
+  // others are in flight (LateDraftsTest).
   bool has_tried = false;
   for (int i = 0; i < 64; ++i) {
     control.BeginStep();

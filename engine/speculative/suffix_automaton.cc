@@ -15,6 +15,16 @@ constexpr int kMaxEdges = 64;
 
 SuffixAutomaton::SuffixAutomaton() { states_.emplace_back(); }
 
+int64_t SuffixAutomaton::num_heap_bytes() const {
+  // Three allocations of up to 32 bytes more each; a table has a control byte
+  // for each entry that it has room for.
+  const int64_t num_slots = edge_of_.capacity();
+  return 3 * 32 + static_cast<int64_t>(states_.capacity() * sizeof(State)) +
+         static_cast<int64_t>(edges_.capacity() * sizeof(Edge)) +
+         num_slots *
+             static_cast<int64_t>(sizeof(decltype(edge_of_)::value_type) + 1);
+}
+
 int32_t SuffixAutomaton::EdgeOf(int32_t state, int32_t token) const {
   const auto it = edge_of_.find(KeyOf(state, token));
   return it == edge_of_.end() ? -1 : it->second;

@@ -32,6 +32,8 @@ class SuffixAutomaton {
   void Append(int32_t token);
 
   int64_t num_tokens() const { return num_tokens_; }
+  // Of memory behind this object, what allocators add included.
+  int64_t num_heap_bytes() const;
 
   // What the sequence ends with and had occurred before its last token.
   // Requires: it is the only sequence.

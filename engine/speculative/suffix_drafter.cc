@@ -9,6 +9,9 @@ namespace {
 // Contexts tried, from the longest to shorter ones that occur more often.
 constexpr int kMaxContexts = 6;
 
+// Of an allocation, for the allocator itself.
+constexpr int64_t kHeapBytes = 16;
+
 }  // namespace
 
 void SuffixDrafter::CatchUp(const DraftSequence& sequence, Local* local) {
@@ -90,12 +93,13 @@ absl::Status SuffixDrafter::Propose(absl::Span<const DraftSequence> sequences,
       GuessFrom(local->tokens, local->tokens.EndMatch(),
                 sequence.max_num_drafts, &best_);
     }
-    const auto it = recent_.find(sequence.cache_namespace);
-    if (it != recent_.end()) {
-      it->second.last_use = ++num_uses_;
+    const auto it = recent_of_.find(sequence.cache_namespace);
+    if (it != recent_of_.end()) {
+      const Recent& recent = *it->second;
+      recent_.splice(recent_.begin(), recent_, it->second);
       int cursor_idx = 0;
       for (const Generation* generation :
-           {it->second.current.get(), it->second.previous.get()}) {
+           {recent.current.get(), recent.previous.get()}) {
         Cursor* cursor = &local->cursors[cursor_idx++];
         if (generation == nullptr) continue;
         MoveCursor(sequence, *generation, cursor);
@@ -119,6 +123,43 @@ void SuffixDrafter::Forget(Generation* generation) {
   }
 }
 
+SuffixDrafter::Recent* SuffixDrafter::UseNamespace(absl::string_view name) {
+  const auto it = recent_of_.find(name);
+  if (it != recent_of_.end()) {
+    recent_.splice(recent_.begin(), recent_, it->second);
+  } else {
+    recent_.emplace_front();
+    recent_.front().name = std::string(name);
+    recent_of_.emplace(recent_.front().name, recent_.begin());
+  }
+  return &recent_.front();
+}
+
+void SuffixDrafter::CountBytes(Recent* recent) {
+  using Entry = decltype(recent_of_)::value_type;
+  // A node of the list, and an entry of a table that is half full.
+  int64_t num_bytes = kHeapBytes + 2 * sizeof(void*) + sizeof(Recent) +
+                      2 * (sizeof(Entry) + 1) + kHeapBytes +
+                      recent->name.capacity();
+  for (const Generation* generation :
+       {recent->current.get(), recent->previous.get()}) {
+    if (generation == nullptr) continue;
+    num_bytes +=
+        kHeapBytes + sizeof(Generation) + generation->answers.num_heap_bytes();
+  }
+  num_cached_bytes_ += num_bytes - recent->num_bytes;
+  recent->num_bytes = num_bytes;
+}
+
+void SuffixDrafter::ForgetOldestNamespace() {
+  Recent& oldest = recent_.back();
+  Forget(oldest.previous.get());
+  Forget(oldest.current.get());
+  num_cached_bytes_ -= oldest.num_bytes;
+  recent_of_.erase(oldest.name);
+  recent_.pop_back();
+}
+
 void SuffixDrafter::End(uint64_t sequence_id,
                         absl::Span<const int32_t> token_ids,
                         int32_t num_prompt_tokens,
@@ -133,35 +174,29 @@ void SuffixDrafter::End(uint64_t sequence_id,
   const size_t max_size = options_.max_cached_tokens / 4;
   if (answer.size() > max_size) answer.remove_prefix(answer.size() - max_size);
   if (options_.max_cached_requests <= 0 || answer.empty()) return;
-  Recent& recent = recent_[cache_namespace];
-  recent.last_use = ++num_uses_;
-  if (recent.current != nullptr &&
-      (recent.current->num_requests >=
+  Recent* const recent = UseNamespace(cache_namespace);
+  if (recent->current != nullptr &&
+      (recent->current->num_requests >=
            std::max(1, options_.max_cached_requests / 2) ||
-       recent.current->answers.num_tokens() +
+       recent->current->answers.num_tokens() +
                static_cast<int64_t>(answer.size()) >
            options_.max_cached_tokens / 4)) {
-    Forget(recent.previous.get());
-    recent.previous = std::move(recent.current);
+    Forget(recent->previous.get());
+    recent->previous = std::move(recent->current);
   }
-  if (recent.current == nullptr) {
-    recent.current = std::make_unique<Generation>();
-    recent.current->serial_no = next_serial_no_++;
+  if (recent->current == nullptr) {
+    recent->current = std::make_unique<Generation>();
+    recent->current->serial_no = next_serial_no_++;
   }
-  ++recent.current->num_requests;
-  recent.current->answers.BeginSequence();
-  for (int32_t token : answer) recent.current->answers.Append(token);
+  ++recent->current->num_requests;
+  recent->current->answers.BeginSequence();
+  for (int32_t token : answer) recent->current->answers.Append(token);
   num_cached_tokens_ += static_cast<int64_t>(answer.size());
-  while (num_cached_tokens_ > options_.max_cached_tokens) {
-    // The namespace that was used least recently; this one is not it while
-    // there is another.
-    auto oldest = recent_.begin();
-    for (auto it = recent_.begin(); it != recent_.end(); ++it) {
-      if (it->second.last_use < oldest->second.last_use) oldest = it;
-    }
-    Forget(oldest->second.previous.get());
-    Forget(oldest->second.current.get());
-    recent_.erase(oldest);
+  CountBytes(recent);
+  // This namespace is the last to go.
+  while (num_cached_tokens_ > options_.max_cached_tokens ||
+         num_cached_bytes_ > options_.max_cached_bytes) {
+    ForgetOldestNamespace();
   }
 }
 

@@ -8,12 +8,15 @@
 #ifndef QUIRE_ENGINE_SPECULATIVE_SUFFIX_DRAFTER_H_
 #define QUIRE_ENGINE_SPECULATIVE_SUFFIX_DRAFTER_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
 #include "engine/speculative/drafter.h"
 #include "engine/speculative/match_record.h"
 #include "engine/speculative/suffix_automaton.h"
@@ -32,6 +35,8 @@ struct SuffixOptions {
   // Bounds of memory, 170 bytes for each token: of recent answers, and of
   // running sequences. Sequences beyond it draw on recent answers alone.
   int64_t max_cached_tokens = 1 << 19;
+  // Of recent answers with what each namespace costs besides.
+  int64_t max_cached_bytes = 128 << 20;
   int64_t max_local_tokens = 1 << 20;
 };
 
@@ -49,6 +54,8 @@ class SuffixDrafter : public Drafter {
            absl::string_view cache_namespace) override;
 
   int64_t num_cached_tokens() const { return num_cached_tokens_; }
+  int64_t num_cached_bytes() const { return num_cached_bytes_; }
+  size_t num_namespaces() const { return recent_.size(); }
   int64_t num_local_tokens() const { return num_local_tokens_; }
 
  private:
@@ -60,10 +67,13 @@ class SuffixDrafter : public Drafter {
     SuffixAutomaton answers;
   };
   struct Recent {
+    std::string name;
     std::unique_ptr<Generation> current;
     std::unique_ptr<Generation> previous;
-    uint64_t last_use = 0;
+    int64_t num_bytes = 0;  // As counted in num_cached_bytes_.
   };
+  // The namespace used last comes first.
+  using RecentList = std::list<Recent>;
   // Where a sequence is in a generation.
   struct Cursor {
     uint64_t serial_no = 0;
@@ -90,15 +100,21 @@ class SuffixDrafter : public Drafter {
   // Keeps the best of the guesses from this context and shorter ones.
   void GuessFrom(const SuffixAutomaton& automaton, SuffixMatch match,
                  int max_drafts, Guess* best);
+  // The namespace, which is now the one used last; made if there is none.
+  Recent* UseNamespace(absl::string_view name);
+  void CountBytes(Recent* recent);
   void Forget(Generation* generation);
+  void ForgetOldestNamespace();
 
   const SuffixOptions options_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Local>> locals_;
-  absl::flat_hash_map<std::string, Recent> recent_;  // By namespace.
+  RecentList recent_;
+  // By Recent::name, which they point into.
+  absl::flat_hash_map<absl::string_view, RecentList::iterator> recent_of_;
   int64_t num_cached_tokens_ = 0;
+  int64_t num_cached_bytes_ = 0;
   int64_t num_local_tokens_ = 0;
   uint64_t next_serial_no_ = 1;
-  uint64_t num_uses_ = 0;
   MatchRecord record_;
   Guess guess_;  // Scratch.
   Guess best_;   // Scratch.

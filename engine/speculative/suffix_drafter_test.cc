@@ -1,5 +1,6 @@
 #include "engine/speculative/suffix_drafter.h"
 
+#include <algorithm>
 #include <string>
 
 #include "engine/base/random.h"
@@ -99,6 +100,32 @@ TEST_F(SuffixDrafterTest, MemoryIsBounded) {
   // An answer longer than everything that may be kept.
   drafter.End(1000, std::vector<int32_t>(100'000, 3), 1, "y");
   EXPECT_LE(drafter.num_cached_tokens(), 4000);
+}
+
+// Clients choose namespaces: what each costs besides its tokens counts.
+TEST_F(SuffixDrafterTest, MemoryIsBoundedWhateverTheNamespaces) {
+  options_.max_cached_bytes = 1 << 20;
+  SuffixDrafter drafter(options_);
+  size_t most = 0;
+  for (uint64_t id = 0; id < 100'000; ++id) {
+    drafter.End(id, {7, 8}, 1, std::to_string(id));
+    ASSERT_LE(drafter.num_cached_bytes(), options_.max_cached_bytes);
+    most = std::max(most, drafter.num_namespaces());
+    // Used over and over, so that others go.
+    if (id % 100 == 0) drafter.End(id, {1, 2, 3, 4, 5, 6}, 1, "kept");
+    if (id % 100 == 50) Propose(&drafter, {1, 2, 3}, 1, id, "used");
+    if (id == 0) drafter.End(id, {1, 2, 3, 4, 5, 6}, 1, "used");
+  }
+  EXPECT_GT(most, 500u);
+  EXPECT_LT(most, 5000u);
+  EXPECT_THAT(Propose(&drafter, {9, 2, 3, 4}, 1, 200'000, "kept").token_ids,
+              ElementsAre(5));
+  EXPECT_THAT(Propose(&drafter, {9, 2, 3, 4}, 1, 200'001, "used").token_ids,
+              ElementsAre(5));
+  EXPECT_THAT(Propose(&drafter, {7}, 1, 200'002, "0").token_ids, IsEmpty());
+  // A namespace whose name alone is too large.
+  drafter.End(300'000, {1, 2}, 1, std::string(2 << 20, 'x'));
+  EXPECT_LE(drafter.num_cached_bytes(), options_.max_cached_bytes);
 }
 
 // The newest answers survive when a generation is full.

@@ -195,17 +195,8 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
   const int num_top = std::max(slot.params.num_logprobs, 0);
   const int32_t first = state.first_logit + row.num_scored;
   const int64_t top_begin = step.top_begin[first];
-  // Drafts behind a rejected one are not sampled, but the whole row must be
-  // finite.
-  for (int i = 0; i < num_logits && logits.draws != nullptr; ++i) {
-    result.non_finite |= logits.draws[i].non_finite;
-  }
-  for (int i = 1; i < num_logits && logits.draws == nullptr; ++i) {
-    result.non_finite |= !IsFiniteRow(isa_, logits.rows + i * logits.stride,
-                                      shape_.vocab_size, scratch);
-  }
   int num_drawn = 0;
-  for (int i = 0; i < num_logits && !result.non_finite; ++i) {
+  for (int i = 0; i < num_logits; ++i) {
     const int32_t token_idx = step.logit_token[first + i];
     SampleOutput output;
     output.top_ids = step.top_ids.data() + top_begin + int64_t{i} * num_top;
@@ -219,7 +210,14 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
       SampleRow(isa_, input, scratch, &output);
     }
     if (output.non_finite) {
+      // A token that means nothing, so that every row has a result.
       result.non_finite = true;
+      step.tokens[first + i] = 0;
+      step.logprobs[first + i] = 0.0f;
+      const int64_t top = top_begin + int64_t{i} * num_top;
+      std::fill_n(step.top_ids.begin() + top, num_top, 0);
+      std::fill_n(step.top_logprobs.begin() + top, num_top, 0.0f);
+      ++num_drawn;
       break;
     }
     result.all_masked |= output.all_masked;
@@ -227,17 +225,9 @@ void CpuBackend::SampleRowOfStep(CpuStep& step, size_t result_idx,
     step.logprobs[first + i] = output.logprob;
     ++num_drawn;
     slot.AddGeneratedToken(output.token);
-    const bool is_accepted =
-        i + 1 < num_logits && step.token_ids[token_idx + 1] == output.token;
+    const bool is_accepted = !output.all_masked && i + 1 < num_logits &&
+                             step.token_ids[token_idx + 1] == output.token;
     if (!is_accepted) break;
-  }
-  if (result.non_finite) {
-    // One token that means nothing, so that every row has a result.
-    num_drawn = 1;
-    step.tokens[first] = 0;
-    step.logprobs[first] = 0.0f;
-    std::fill_n(step.top_ids.begin() + top_begin, num_top, 0);
-    std::fill_n(step.top_logprobs.begin() + top_begin, num_top, 0.0f);
   }
   result.tokens = absl::MakeConstSpan(step.tokens).subspan(first, num_drawn);
   if (slot.params.num_logprobs >= 0) {

@@ -497,16 +497,6 @@ class RowSampler {
   float drawn_score_ = 0.0f;  // See SliceSample::score.
 };
 
-bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
-                 SamplingScratch& scratch) {
-  SampleInput input;
-  const SlotParams params;
-  input.logits = logits;
-  input.vocab_size = vocab_size;
-  input.params = &params;
-  return RowSampler(isa, input, scratch).IsFinite();
-}
-
 void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,
                SampleOutput* output) {
   RowSampler(isa, input, scratch).Run(output);

@@ -96,10 +96,6 @@ class SamplingScratch {
   int64_t max_history_;
 };
 
-// True if every logit is finite.
-bool IsFiniteRow(Isa isa, const float* logits, int32_t vocab_size,
-                 SamplingScratch& scratch);
-
 // Thread-safe with a scratch for each thread; allocates nothing. The token is
 // the same on every instruction set.
 void SampleRow(Isa isa, const SampleInput& input, SamplingScratch& scratch,

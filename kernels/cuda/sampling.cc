@@ -193,41 +193,38 @@ FinishKernel(const SampleArguments a) {
   const SamplingWorkspace w =
       SamplingWorkspaceAt(a.workspace, a.num_logits, a.num_ids, nullptr);
   const int32_t first = row.first_logit + row.num_scored;
-  bool is_scored_bad = false, is_draw_bad = false;
-  for (int32_t i = simt::ThreadX(); i < row.num_scored + row.num_draws;
-       i += 32) {
-    if (w.filters[row.first_logit + i].faults != kNonFiniteRow) continue;
-    (i < row.num_scored ? is_scored_bad : is_draw_bad) = true;
+  bool is_scored_bad = false;
+  for (int32_t i = simt::ThreadX(); i < row.num_scored; i += 32) {
+    is_scored_bad |= w.filters[row.first_logit + i].faults == kNonFiniteRow;
   }
   is_scored_bad = simt::Ballot(is_scored_bad) != 0;
-  is_draw_bad = simt::Ballot(is_draw_bad) != 0;
   if (simt::ThreadX() != 0) return;
   int32_t num_drawn = 0;
-  int32_t faults = is_scored_bad || is_draw_bad ? kNonFiniteRow : 0;
-  if (is_draw_bad) {
-    // One token that means nothing, so that every row has a result.
-    num_drawn = 1;
-    a.tokens[first] = 0;
-    a.last_tokens[row.slot] = 0;
-  } else {
-    const SlotSampling& p = a.slots[row.slot];
-    bool is_accepted = row.num_draws > 0;
-    while (is_accepted) {
-      const int32_t token = a.tokens[first + num_drawn];
-      if (p.has_counts) {
-        ++a.token_counts[int64_t{row.slot} * a.vocab_size + token];
-      }
-      if (p.has_history && a.history_sizes[row.slot] < a.history_stride) {
-        a.history[row.slot * a.history_stride + a.history_sizes[row.slot]++] =
-            token;
-      }
-      a.last_tokens[row.slot] = token;
-      faults |= w.filters[first + num_drawn].faults;
-      const int32_t input = a.logit_tokens[first + num_drawn];
-      ++num_drawn;
-      is_accepted =
-          num_drawn < row.num_draws && a.token_ids[input + 1] == token;
+  int32_t faults = is_scored_bad ? kNonFiniteRow : 0;
+  const SlotSampling& p = a.slots[row.slot];
+  bool is_accepted = row.num_draws > 0;
+  while (is_accepted) {
+    const int32_t fault = w.filters[first + num_drawn].faults;
+    faults |= fault;
+    if (fault == kNonFiniteRow) {
+      // A token that means nothing, so that every row has a result.
+      a.tokens[first + num_drawn++] = 0;
+      a.last_tokens[row.slot] = 0;
+      break;
     }
+    const int32_t token = a.tokens[first + num_drawn];
+    if (p.has_counts) {
+      ++a.token_counts[int64_t{row.slot} * a.vocab_size + token];
+    }
+    if (p.has_history && a.history_sizes[row.slot] < a.history_stride) {
+      a.history[row.slot * a.history_stride + a.history_sizes[row.slot]++] =
+          token;
+    }
+    a.last_tokens[row.slot] = token;
+    const int32_t input = a.logit_tokens[first + num_drawn];
+    ++num_drawn;
+    is_accepted = fault == 0 && num_drawn < row.num_draws &&
+                  a.token_ids[input + 1] == token;
   }
   a.faults[row_idx] = faults;
   a.num_drawn[row_idx] = num_drawn;

@@ -175,8 +175,11 @@ TEST_P(SamplingTest, ReportsRowsThatAreNotFinite) {
       std::vector<float> broken(logits);
       broken[where] = bad;
       // Its other rows are in order.
-      step.AddRow(1, {logits, broken}, {}, {1, 2}, 0);
-      step.AddRow(2, {logits}, {}, {1}, 0);
+      step.AddRow(1, {broken, logits}, {}, {1, 2}, 0);
+      // Behind a draft that is rejected they do not count.
+      const int32_t best = static_cast<int32_t>(
+          std::max_element(logits.begin(), logits.end()) - logits.begin());
+      step.AddRow(2, {logits, broken}, {}, {1, best == 0 ? 1 : 0}, 0);
       ASSERT_NO_FATAL_FAILURE(step.Run());
       EXPECT_EQ(step.faults, (std::vector<int32_t>{0, 1, 0}));
       EXPECT_EQ(step.num_drawn, (std::vector<int32_t>{1, 1, 1}));
