@@ -217,20 +217,11 @@ void Fp8Matmul(ThreadPool& pool, Isa isa, const Fp8Matrix& weight,
                    });
   const WorkSplit split =
       SplitWork(weight.num_panels_, job.num_tiles, pool.num_threads());
-  const int64_t num_chunks = (weight.num_panels_ + split.panels_per_chunk - 1) /
-                             split.panels_per_chunk;
-  const auto run = [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t panel = i / split.num_tile_parts * split.panels_per_chunk;
-      const int64_t part = i % split.num_tile_parts;
-      kernels.compute(
-          job, panel,
-          std::min(panel + split.panels_per_chunk, weight.num_panels_),
-          part * job.num_tiles / split.num_tile_parts,
-          (part + 1) * job.num_tiles / split.num_tile_parts);
-    }
-  };
-  pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1, run);
+  RunSplit(pool, split, weight.num_panels_, job.num_tiles,
+           [&](int64_t panel_begin, int64_t panel_end, int64_t tile_begin,
+               int64_t tile_end) {
+             kernels.compute(job, panel_begin, panel_end, tile_begin, tile_end);
+           });
 }
 
 }  // namespace quire

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "engine/base/thread_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/matmul_output.h"
@@ -93,6 +94,29 @@ inline WorkSplit SplitWork(int64_t num_panels, int64_t num_tiles,
                             std::max<int64_t>(1, num_tiles / 8));
   }
   return split;
+}
+
+// Runs compute(panel_begin, panel_end, tile_begin, tile_end) for all items of
+// `split`, on the pool's threads.
+template <typename Compute>
+void RunSplit(ThreadPool& pool, const WorkSplit& split, int64_t num_panels,
+              int64_t num_tiles, const Compute& compute) {
+  const int64_t num_chunks =
+      (num_panels + split.panels_per_chunk - 1) / split.panels_per_chunk;
+  const auto run = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t panel = i / split.num_tile_parts * split.panels_per_chunk;
+      const int64_t part = i % split.num_tile_parts;
+      compute(panel, std::min(panel + split.panels_per_chunk, num_panels),
+              part * num_tiles / split.num_tile_parts,
+              (part + 1) * num_tiles / split.num_tile_parts);
+    }
+  };
+  if (split.is_stream) {
+    pool.ParallelForStreams(num_chunks, run);
+  } else {
+    pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1, run);
+  }
 }
 
 // The row of a matrix of `rows` in a lane of a panel of 2 * lanes channels, or
