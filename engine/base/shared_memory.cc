@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,7 +11,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <climits>
 #include <cstdio>
 #include <cstring>
@@ -20,23 +18,8 @@
 
 #include "absl/strings/str_cat.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace quire {
 namespace {
-
-constexpr std::chrono::microseconds kSpinTime(200);
-constexpr int kPausesPerLook = 32;
-
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 absl::StatusOr<char*> MapShared(int fd, int64_t num_bytes) {
   void* const data =
@@ -127,19 +110,6 @@ SharedMemory::~SharedMemory() {
 void SharedCounter::Store(uint32_t new_value) {
   value.store(new_value, std::memory_order_seq_cst);
   if (num_waiters.load(std::memory_order_seq_cst) != 0) WakeAll();
-}
-
-bool SharedCounter::Spin(absl::FunctionRef<bool()> is_over) {
-  const auto end = std::chrono::steady_clock::now() + kSpinTime;
-  do {
-    for (int i = 0; i < kPausesPerLook; ++i) {
-      if (is_over()) return true;
-      Pause();
-    }
-    // Where CPUs are taken, who is waited for may want this one.
-    sched_yield();
-  } while (std::chrono::steady_clock::now() < end);
-  return is_over();
 }
 
 void SharedCounter::WaitWhile(uint32_t seen, absl::Duration timeout) {

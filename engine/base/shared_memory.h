@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
@@ -56,12 +55,6 @@ struct alignas(64) SharedCounter {
   }
   // What was written before is visible to who sees the new value.
   void Store(uint32_t new_value);
-  // Spins, without a system call but to let others run, until is_over() or
-  // 200 us have passed: the last value of is_over(). That is more than it
-  // takes to wake a sleeper (5 us, and 55 in a virtual machine under load,
-  // where it was measured): with less, who has been waiting for a waker falls
-  // asleep in turn, and each of many small waits costs a wake-up.
-  static bool Spin(absl::FunctionRef<bool()> is_over);
   // Sleeps while the counter is `seen`, at most for `timeout`; may return
   // early.
   void WaitWhile(uint32_t seen, absl::Duration timeout);
