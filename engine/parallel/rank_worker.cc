@@ -285,11 +285,12 @@ class RankWorkerImpl : public RankWorker {
   void EndStep(const StepResult& result) {
     std::lock_guard<std::mutex> lock(mu_);
     const int64_t step_idx = heartbeat_.num_steps_done++;
-    // Some of a very fast model's steps are not compared.
-    if (layout_.pipeline_size > 1 || heartbeat_.digests.size() >= kMaxDigests) {
-      return;
-    }
-    heartbeat_.digests.push_back(DigestOf(step_idx, result));
+    if (layout_.pipeline_size > 1) return;
+    // Of a very fast model's steps the last ones are compared: rank 0 no longer
+    // has the first when the heartbeat comes.
+    std::vector<StepDigest>& digests = heartbeat_.digests;
+    if (digests.size() >= kMaxDigests) digests.erase(digests.begin());
+    digests.push_back(DigestOf(step_idx, result));
   }
 
   absl::Status Fail(absl::Status status) {
