@@ -184,6 +184,7 @@ void Engine::Shutdown(std::vector<OutputEvent>* events) {
 }
 
 void Engine::Step(std::vector<OutputEvent>* events) {
+  scheduler_.EndOverdue(clock_->Now(), events);
   if (MustCollectForDrafts()) {
     CollectOldest(events);
   } else {
