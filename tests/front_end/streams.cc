@@ -67,13 +67,16 @@ class Stream : public ResponseHandler {
   bool is_done_ = false;
 };
 
+// Whole letters of the demo model's vocabulary: a piece of a character would be
+// held back, and show as a gap.
 HttpMessage StreamRequest(int num_tokens) {
   HttpMessage message;
   message.path = "/v1/completions";
   message.headers = {{"Content-Type", "application/json"}};
   message.body = absl::StrCat(
       R"({"prompt":"Once upon a time","stream":true,"ignore_eos":true,)",
-      R"("max_tokens":)", num_tokens, "}");
+      R"("allowed_token_ids":[68,72,81,82,87,269,273],"max_tokens":)",
+      num_tokens, "}");
   return message;
 }
 
