@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/front_end/figure.h"
+#include "tests/front_end/request_table.h"
 #include "tests/front_end/streams.h"
 
 namespace quire {
@@ -25,6 +26,13 @@ std::vector<Part> Parts(bool is_brief) {
   const double seconds = is_brief ? 8 : 60;
   const int num_tokens = static_cast<int>(seconds * 1000 / 30);
   return {
+      {"bad_requests",
+       [=] {
+         return RunRequestTable(RequestTable::kBad, is_brief ? 20 : 100,
+                                "tests/front_end/hash_server");
+       }},
+      {"odd_requests",
+       [] { return RunRequestTable(RequestTable::kOdd, 1, "cli/quire"); }},
       {"streams_1024",
        [=] {
          return RunStreams({.num_streams = 1024, .num_tokens = num_tokens});
