@@ -242,12 +242,18 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
                   "Processes that the model is split over; auto: all GPUs that "
                   "divide it, one on the CPU");
   app->add_option("--pipeline-parallel-size", options->pipeline_parallel_size,
-                  "Stages of layers; only 1 is supported in this version")
+                  "Stages of layers, each on as many processes as the tensor "
+                  "parallel size says; they work on different sequences at the "
+                  "same time")
       ->check(CLI::Range(1, 64));
   app->add_option(
          "--worker-timeout", options->worker_timeout_seconds,
          "Seconds without a sign of life after which a process is given "
          "up; a step may take 0.1 s longer for each of its tokens")
+      ->check(CLI::Range(0.1, 1e6));
+  app->add_option("--load-timeout", options->load_timeout_seconds,
+                  "Seconds in which all processes must have loaded, once all "
+                  "are there")
       ->check(CLI::Range(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
                   "Drafts tokens that are verified together: [ngram], [suffix] "
@@ -299,6 +305,9 @@ void AddNodeOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--bootstrap-timeout", options->bootstrap_timeout_seconds,
                   "Seconds in which all must have come")
       ->check(CLI::Range(0.1, 1e6));
+  app->add_option("--group-key-file", options->group_key_file,
+                  "A secret of at least 16 bytes that all hosts have; who does "
+                  "not know it cannot join (or its text in QUIRE_GROUP_KEY)");
 }
 
 // What the environment of a group of pods says (LeaderWorkerSet, then torchrun

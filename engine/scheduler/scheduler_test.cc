@@ -442,6 +442,73 @@ TEST_F(SchedulerTest, PlansAheadOfTokensNotYetKnown) {
   EXPECT_FALSE(scheduler_->HasUnfinished());
 }
 
+// Sequences of a plan.
+#define EXPECT_ROWS_OF(...)                                     \
+  do {                                                          \
+    std::vector<int> found;                                     \
+    for (const ScheduledRow& row : output_.rows) {              \
+      EXPECT_FALSE(row.input_on_device);                        \
+      found.push_back(static_cast<int>(id_of_slot_[row.slot])); \
+    }                                                           \
+    EXPECT_EQ(found, (std::vector<int>{__VA_ARGS__}));          \
+  } while (false)
+
+// Each sequence is in one step at a time, and each step has its part of them.
+TEST_F(SchedulerTest, MicroBatchesShareTheSequences) {
+  options_.steps_in_flight = options_.num_micro_batches = 2;
+  options_.max_num_batched_tokens = 16;
+  MakeScheduler();
+  for (const int id : {1, 2, 3, 4}) Add(id, 2);
+  Plan();  // All four prompts fit into its part of the budget.
+  EXPECT_ROWS_OF(1, 2, 3, 4);
+  EXPECT_TRUE(Plan().empty());
+  plans_.pop_back();
+  Finish();
+  for (int round = 0; round < 3; ++round) {
+    Plan();
+    EXPECT_ROWS_OF(1, 2);
+    if (round > 0) Finish();
+    Plan();
+    EXPECT_ROWS_OF(3, 4);
+    Finish();
+  }
+  // Of three, the part is two; who waited longest comes first.
+  scheduler_->Abort(1, -1, FinishReason::kAbort, now_, &events_);
+  Finish();
+  Plan();
+  EXPECT_ROWS_OF(2, 3);
+  Plan();
+  EXPECT_ROWS_OF(4);
+  Finish();
+  Plan();
+  EXPECT_ROWS_OF(2, 3);
+}
+
+// Chunks of one prompt follow each other through the stages, with a part of the
+// budget each.
+TEST_F(SchedulerTest, MicroBatchesOfOnePrompt) {
+  options_.steps_in_flight = options_.num_micro_batches = 2;
+  options_.max_num_batched_tokens = 16;
+  MakeScheduler();
+  Add(1, 20);
+  Plan();
+  EXPECT_EQ(output_.rows[0].num_tokens, 8);
+  Plan();
+  EXPECT_EQ(output_.rows[0].first_position, 8);
+  EXPECT_EQ(output_.rows[0].num_tokens, 8);
+  Finish();
+  Plan();
+  EXPECT_EQ(output_.rows[0].num_tokens, 4);
+  EXPECT_TRUE(output_.rows[0].needs_token);
+  Finish();
+  // Its token is being drawn.
+  EXPECT_TRUE(Plan().empty());
+  plans_.pop_back();
+  Finish();
+  Plan();
+  EXPECT_EQ(output_.rows[0].first_position, 20);
+}
+
 TEST_F(SchedulerTest, RowOfAnEndedSequenceIsDroppedAndHoldsItsBlocks) {
   options_.steps_in_flight = 2;
   MakeScheduler();
