@@ -41,6 +41,9 @@ struct DraftSequence {
   // Requests share what was learnt from them only under the same value.
   absl::string_view cache_namespace;
   int32_t max_num_drafts = 0;  // >= 1.
+  // Whose sequence it is, for a drafter that is told of requests elsewhere.
+  uint64_t request_id = 0;
+  int32_t choice_idx = 0;
 };
 
 // What becomes of one row of a step of the target, for drafters that use its

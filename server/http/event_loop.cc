@@ -175,7 +175,10 @@ void EventLoop::HandleEvent(void* tag, uint32_t events) {
   auto* const c = static_cast<Connection*>(tag);
   if (c->state == State::kClosed) return;
   if (events & (EPOLLERR | EPOLLHUP)) return Close(c);
-  if ((events & EPOLLRDHUP) && c->state == State::kAnswering) return Close(c);
+  if ((events & EPOLLRDHUP) &&
+      (c->state == State::kAnswering || c->state == State::kUpgraded)) {
+    return Close(c);
+  }
   const bool is_readable = (events & (EPOLLIN | EPOLLRDHUP)) ||
                            (c->tls != nullptr && c->tls->receive_needs_write());
   if (events & EPOLLOUT) {
