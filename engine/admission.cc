@@ -212,9 +212,10 @@ void Admission::NoteStep(absl::Time now, const Snapshot& snapshot,
   had_queue_ = has_queue;
   interval.queued_cost = total_.cost;
   interval.step_use = std::min(
-      1.0, std::max(double(snapshot.num_step_tokens) /
-                        options_.max_num_batched_tokens,
-                    double(snapshot.num_running) / options_.max_num_seqs));
+      1.0,
+      std::max(double(snapshot.num_step_tokens) * options_.num_micro_batches /
+                   options_.max_num_batched_tokens,
+               double(snapshot.num_running) / options_.max_num_seqs));
   interval.kv_use = snapshot.kv_use;
   interval.started_cost = snapshot.started_cost;
   monitor_.Note(now, interval);

@@ -59,7 +59,10 @@ absl::Status ValidateEngineOptions(const EngineOptions& options) {
         "seconds not negative");
   }
   QUIRE_RETURN_IF_ERROR(
-      CheckRange("steps_in_flight", options.steps_in_flight, 1, 8));
+      CheckRange("steps_in_flight", options.steps_in_flight, 1, 64));
+  QUIRE_RETURN_IF_ERROR(CheckRange("num_micro_batches",
+                                   options.num_micro_batches, 1,
+                                   options.steps_in_flight));
   for (int32_t id : options.eos_token_ids) {
     QUIRE_RETURN_IF_ERROR(
         CheckRange("eos_token_ids", id, 0, options.vocab_size - 1));

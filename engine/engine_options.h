@@ -55,7 +55,12 @@ struct EngineOptions {
   // 0: never.
   double watchdog_seconds = 30;
   double watchdog_seconds_per_token = 0.1;
-  int steps_in_flight = 1;             // ModelRunner::steps_in_flight().
+  int steps_in_flight = 1;  // ModelRunner::steps_in_flight().
+  // More than 1: the sequences are shared among as many steps in flight, for a
+  // model in stages that work at the same time. A sequence whose token is being
+  // drawn is in no other step then (ScheduledRow::input_on_device is never
+  // set), and a step has at most this part of the decodes and of the budget.
+  int num_micro_batches = 1;
   std::vector<int32_t> eos_token_ids;  // End tokens of the model.
   // The kinds of requests that the model can serve.
   bool enable_generate = true;

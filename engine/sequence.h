@@ -123,6 +123,10 @@ struct Sequence {
   // verify behind them.
   int num_granted_tokens = 0;
   int num_granted_drafts = 0;
+  // EngineOptions::num_micro_batches: it decodes in another step than that, and
+  // the last step that it was in.
+  bool waits_for_step = false;
+  int64_t last_step_id = -1;
   // Proposed for the next row; then those of the row in flight.
   Draft draft;
   DraftTrack draft_track;

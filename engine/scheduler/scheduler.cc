@@ -106,10 +106,14 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   steps_.back().step_id = next_step_id_;
   steps_.back().planned_time = now;
 
-  int budget = options_.max_num_batched_tokens +
-               HasPlantedBug(PlantedBug::kBudgetOffByOne);
+  // Rounded up, so that it covers the part of the decodes.
+  int budget =
+      (options_.max_num_batched_tokens + options_.num_micro_batches - 1) /
+          options_.num_micro_batches +
+      HasPlantedBug(PlantedBug::kBudgetOffByOne);
   SettleShares();
   PreemptForUrgent();
+  ChooseDecodes();
   GrantDecodes(&budget);
   AdmitWaiting(now, &budget, output);
   GrantPrefills(&budget);
@@ -160,6 +164,31 @@ void Scheduler::PreemptForUrgent() {
   }
 }
 
+void Scheduler::ChooseDecodes() {
+  if (options_.num_micro_batches == 1) return;
+  decodes_.clear();
+  int num_decodes = 0;
+  for (Sequence* sequence : running_) {
+    sequence->waits_for_step = false;
+    if (!sequence->is_decode() || sequence->will_end()) continue;
+    ++num_decodes;
+    sequence->waits_for_step = true;
+    if (sequence->num_pending_tokens == 0) decodes_.push_back(sequence);
+  }
+  // Those that were in a step longest ago, so that nobody is passed for good
+  // where the steps in flight have fewer than their part.
+  const size_t part = (num_decodes + options_.num_micro_batches - 1) /
+                      options_.num_micro_batches;
+  if (decodes_.size() > part) {
+    std::stable_sort(decodes_.begin(), decodes_.end(),
+                     [](const Sequence* a, const Sequence* b) {
+                       return a->last_step_id < b->last_step_id;
+                     });
+    decodes_.resize(part);
+  }
+  for (Sequence* sequence : decodes_) sequence->waits_for_step = false;
+}
+
 void Scheduler::GrantDecodes(int* budget) {
   prefills_.clear();
   // running_ may lose elements at its end, beyond or at the current one, and
@@ -170,6 +199,7 @@ void Scheduler::GrantDecodes(int* budget) {
     sequence->num_granted_drafts = 0;
     if (!sequence->is_decode() || sequence->will_end()) continue;
     if (sequence->num_pending_drafts > 0) continue;
+    if (sequence->waits_for_step) continue;
     if (!sequence->is_beyond_rope_switch &&
         IsBeyondRopeSwitch(sequence->num_submitted_tokens + 1)) {
       // Once in its life: what it has computed so far counts for nothing.
@@ -315,6 +345,7 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
   sequence->start_no = next_start_no_++;
   sequence->num_granted_tokens = 0;
   sequence->num_granted_drafts = 0;
+  sequence->waits_for_step = false;
   const auto is_before = [](const Sequence* a, const Sequence* b) {
     return a->IsBefore(*b);
   };
@@ -505,6 +536,7 @@ void Scheduler::EmitRows(SchedulerOutput* output) {
     step.has_prompt |= !is_decode;
     sequence->num_submitted_tokens += num_tokens;
     sequence->num_pending_drafts = row.num_drafts;
+    sequence->last_step_id = step.step_id;
     if (row.needs_token) ++sequence->num_pending_tokens;
     ++sequence->num_inflight_rows;
     ++sequence->request->num_inflight_rows;

@@ -203,6 +203,8 @@ class Scheduler {
 
   // The parts of Schedule, in order; each takes what it grants off *budget.
   void PreemptForUrgent();
+  // Which sequences may decode in this step, if not all.
+  void ChooseDecodes();
   void GrantDecodes(int* budget);
   void AdmitWaiting(absl::Time now, int* budget, SchedulerOutput* output);
   void GrantPrefills(int* budget);
@@ -294,6 +296,7 @@ class Scheduler {
   std::deque<InFlightStep> steps_;         // Oldest first.
   std::vector<InFlightStep> spare_steps_;  // Kept for their capacity.
   std::vector<Sequence*> prefills_;        // Scratch of Schedule.
+  std::vector<Sequence*> decodes_;         // Likewise, of ChooseDecodes.
   // Sequences that do not run but hold blocks until a step is collected.
   int num_releasing_ = 0;
   bool queues_need_compaction_ = false;
