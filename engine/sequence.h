@@ -151,6 +151,7 @@ struct ShareAccount {
   // What has not started.
   int num_queued = 0;
   int64_t num_queued_tokens = 0;
+  int64_t num_queued_bytes = 0;
   int64_t queued_cost = 0;
 };
 
