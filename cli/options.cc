@@ -483,6 +483,9 @@ absl::StatusOr<int64_t> ParseSize(const std::string& text) {
 
 namespace {
 
+constexpr absl::string_view kCommands[] = {"serve",    "worker", "chat",
+                                           "generate", "drain",  "bench"};
+
 // The command line's grammar, with `result` behind its options.
 struct Commands {
   CLI::App app{"quire: serves large language models", "quire"};
@@ -508,7 +511,10 @@ void AddDrain(CLI::App* app, DrainOptions* options) {
       ->check(CLI::Range(0.0, 1e6));
 }
 
-void AddCommands(Commands* commands, CommandLine* result) {
+// Only the options of `chosen`, a command's name: there are hundreds, and most
+// of the time of a parse goes into them.
+void AddCommands(absl::string_view chosen, Commands* commands,
+                 CommandLine* result) {
   CLI::App& app = commands->app;
   app.require_subcommand(1);
   app.add_flag("--version", commands->wants_version,
@@ -522,18 +528,22 @@ void AddCommands(Commands* commands, CommandLine* result) {
       "drain", "Wait until a server has no request running or waiting");
   commands->worker =
       app.add_subcommand("worker", "Compute a part of the model for a server");
-  AddServe(commands->serve, &result->serve);
-  AddServe(commands->worker, &commands->worker_options);
-  // What `serve` tells the workers that it starts.
-  SessionOptions& worker_model = commands->worker_options.model;
-  commands->worker->add_option("--rank", worker_model.rank)->group("");
-  commands->worker->add_option("--parent-pid", worker_model.parent_pid)
-      ->group("");
-  AddChat(commands->chat, &result->chat);
-  AddGenerate(commands->generate, &result->generate);
-  AddDrain(commands->drain, &result->drain);
+  if (chosen == "serve") AddServe(commands->serve, &result->serve);
+  if (chosen == "worker") {
+    AddServe(commands->worker, &commands->worker_options);
+    // What `serve` tells the workers that it starts.
+    SessionOptions& worker_model = commands->worker_options.model;
+    commands->worker->add_option("--rank", worker_model.rank)->group("");
+    commands->worker->add_option("--parent-pid", worker_model.parent_pid)
+        ->group("");
+  }
+  if (chosen == "chat") AddChat(commands->chat, &result->chat);
+  if (chosen == "generate") AddGenerate(commands->generate, &result->generate);
+  if (chosen == "drain") AddDrain(commands->drain, &result->drain);
   commands->bench = app.add_subcommand("bench", "Measure a server or a model");
-  AddBench(commands->bench, AddModelOptions, commands->bench_options.get());
+  if (chosen == "bench") {
+    AddBench(commands->bench, AddModelOptions, commands->bench_options.get());
+  }
   result->bench = commands->bench_options;
   std::vector<CLI::App*> subcommands = {commands->serve, commands->worker,
                                         commands->chat, commands->generate,
@@ -607,7 +617,12 @@ absl::Status TakeResult(const Commands& commands, CommandLine* result) {
 absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
   CommandLine result;
   Commands commands;
-  AddCommands(&commands, &result);
+  const auto chosen =
+      std::find_if(args.begin(), args.end(), [](const std::string& argument) {
+        return std::find(std::begin(kCommands), std::end(kCommands),
+                         argument) != std::end(kCommands);
+      });
+  AddCommands(chosen == args.end() ? "" : *chosen, &commands, &result);
   for (std::string& argument : args) {
     if (argument == "--") break;
     argument = NormalizeArgument(argument);

@@ -136,6 +136,7 @@ class QuireHttpServer : public HttpServer,
 
   void AddRoute(absl::string_view method, absl::string_view path,
                 RouteAccess access, HttpHandler handler) override;
+  std::vector<HttpRoute> routes() const override;
   absl::Status Start() override;
   int port() const override { return port_; }
   int ops_port() const override { return ops_port_; }
@@ -260,6 +261,16 @@ absl::Status QuireHttpServer::Start() {
   QUIRE_RETURN_IF_ERROR(workers_.Start(options_.num_workers));
   QUIRE_RETURN_IF_ERROR(ops_workers_.Start(kNumOpsWorkers));
   return loop_.Start(std::move(main), std::move(tls), std::move(operations));
+}
+
+std::vector<HttpRoute> QuireHttpServer::routes() const {
+  std::vector<HttpRoute> routes;
+  for (const auto& [path, methods] : routes_) {
+    for (const auto& [method, route] : methods) {
+      routes.push_back({method, path, route.access});
+    }
+  }
+  return routes;
 }
 
 void QuireHttpServer::Stop(absl::Duration grace) {

@@ -152,6 +152,11 @@ struct HttpServerOptions {
       on_response;
 };
 
+struct HttpRoute {
+  std::string method, path;
+  RouteAccess access = RouteAccess::kApi;
+};
+
 class HttpServer {
  public:
   static absl::StatusOr<std::unique_ptr<HttpServer>> Create(
@@ -161,6 +166,9 @@ class HttpServer {
   // Literal paths only. Call before Start. HEAD is answered for GET routes.
   virtual void AddRoute(absl::string_view method, absl::string_view path,
                         RouteAccess access, HttpHandler handler) = 0;
+
+  // All that were added. Not before Start.
+  virtual std::vector<HttpRoute> routes() const = 0;
 
   // Binds and serves in the background. UNAVAILABLE with address and reason.
   virtual absl::Status Start() = 0;
