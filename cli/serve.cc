@@ -32,7 +32,8 @@ namespace {
 
 class RunningServerImpl : public RunningServer {
  public:
-  explicit RunningServerImpl(const ServeOptions& options) : options_(options) {}
+  RunningServerImpl(const ServeOptions& options, const ServeParts& parts)
+      : options_(options), parts_(parts) {}
 
   // Members go in reverse order, which suits all but the two that know each
   // other: the output thread must end before the engine it would call.
@@ -83,6 +84,12 @@ class RunningServerImpl : public RunningServer {
         callbacks);
     if (session_ == nullptr) return false;
     const LoadedModel& loaded = session_->loaded;
+    EngineOptions& engine_options = session_->engine_options;
+    ModelRunner* runner = session_->runner;
+    if (parts_.make_runner) {
+      own_runner_ = parts_.make_runner(&engine_options);
+      runner = own_runner_.get();
+    }
     ServedModel served;
     served.names = options_.served_model_names;
     served.has_priorities = session_->engine_options.scheduling_policy ==
@@ -93,7 +100,7 @@ class RunningServerImpl : public RunningServer {
     metrics.model_name = served.names.front();
     metrics.version = kVersion;
     metrics.block_size = loaded.shape.block_size;
-    metrics.num_blocks = loaded.memory.num_blocks;
+    metrics.num_blocks = engine_options.num_blocks;
     metrics.max_model_len = loaded.shape.max_model_len;
     metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
     metrics.enable_prefix_caching =
@@ -104,9 +111,13 @@ class RunningServerImpl : public RunningServer {
     metrics.telemetry = telemetry_.counts;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
-    auto engine = EngineLoop::Create(session_->engine_options, session_->runner,
-                                     Clock::Monotonic(), output_.get(),
-                                     session_->drafter.get());
+    OutputSink* sink = output_.get();
+    if (parts_.wrap_sink) {
+      own_sink_ = parts_.wrap_sink(sink);
+      sink = own_sink_.get();
+    }
+    auto engine = EngineLoop::Create(engine_options, runner, Clock::Monotonic(),
+                                     sink, session_->drafter.get());
     if (!engine.ok()) {
       *error = {engine.status(), kExitUsage};
       return false;
@@ -209,12 +220,15 @@ class RunningServerImpl : public RunningServer {
 
   const ServeOptions options_;
   Telemetry telemetry_;  // Ends last: it is told of what the others end.
+  const ServeParts parts_;
   std::unique_ptr<Session> session_;
+  std::unique_ptr<ModelRunner> own_runner_;  // Of parts_, as own_sink_.
   HttpRequestCounts http_requests_;
   std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ApiServer> api_;
   std::unique_ptr<OutputProcessor> output_;
+  std::unique_ptr<OutputSink> own_sink_;
   std::unique_ptr<EngineLoop> engine_;
   // Of this object, not of the process: a shell that became this program by
   // exec may be old.
@@ -303,8 +317,8 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
 
 std::unique_ptr<RunningServer> RunningServer::Start(
     const ServeOptions& options, const std::function<void()>& on_loaded,
-    CommandError* error) {
-  auto server = std::make_unique<RunningServerImpl>(options);
+    CommandError* error, const ServeParts& parts) {
+  auto server = std::make_unique<RunningServerImpl>(options, parts);
   if (const absl::Status status = server->Listen(); !status.ok()) {
     *error = {status,
               absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice};
@@ -314,14 +328,14 @@ std::unique_ptr<RunningServer> RunningServer::Start(
   return server;
 }
 
-int RunServe(const ServeOptions& options) {
+int RunServe(const ServeOptions& options, const ServeParts& parts) {
   if (options.model.node_rank > 0) return RunWorker(options);
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;
   // Before the first request can come: no signal may cut off its answer.
   std::unique_ptr<RunningServer> server = RunningServer::Start(
-      options, [&signals] { signals.SetServing(); }, &error);
+      options, [&signals] { signals.SetServing(); }, &error, parts);
   if (server == nullptr) {
     PrintMessage(options, LogLevel::kError, error.status.message());
     return error.exit_code;

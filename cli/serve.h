@@ -10,10 +10,22 @@
 #include "absl/time/time.h"
 #include "cli/options.h"
 #include "cli/session.h"
+#include "engine/engine_loop.h"
+#include "engine/engine_options.h"
+#include "engine/model_runner.h"
 #include "server/http_server.h"
 #include "server/telemetry/server_log.h"
 
 namespace quire {
+
+// Parts in place of the program's own, for tests of the front end.
+struct ServeParts {
+  // Computes in the model's place; may change the engine's options.
+  std::function<std::unique_ptr<ModelRunner>(EngineOptions* options)>
+      make_runner;
+  // Stands between the engine and `sink`, which outlives it.
+  std::function<std::unique_ptr<OutputSink>(OutputSink* sink)> wrap_sink;
+};
 
 // A server with its engine, running until destroyed.
 class RunningServer {
@@ -23,7 +35,7 @@ class RunningServer {
   // result is null.
   static std::unique_ptr<RunningServer> Start(
       const ServeOptions& options, const std::function<void()>& on_loaded,
-      CommandError* error);
+      CommandError* error, const ServeParts& parts = {});
   virtual ~RunningServer() = default;
 
   virtual int port() const = 0;
@@ -44,7 +56,7 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
 
 // Serves until SIGTERM or SIGINT; returns the exit code. On any node but the
 // first: RunWorker.
-int RunServe(const ServeOptions& options);
+int RunServe(const ServeOptions& options, const ServeParts& parts = {});
 
 }  // namespace quire
 

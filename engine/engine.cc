@@ -184,6 +184,7 @@ void Engine::Shutdown(std::vector<OutputEvent>* events) {
 }
 
 void Engine::Step(std::vector<OutputEvent>* events) {
+  scheduler_.EndOverdue(clock_->Now(), events);
   if (MustCollectForDrafts()) {
     CollectOldest(events);
   } else {
@@ -283,13 +284,20 @@ void Engine::CountStep(const SchedulerOutput& output) {
 // -------------------------------------------------------------------- Drafts
 
 bool Engine::MustCollectForDrafts() {
-  return drafter_ != nullptr && scheduler_.num_steps_in_flight() > 0 &&
-         (drafter_->UsesTargetSteps() || scheduler_.ShouldCollectFirst());
+  if (drafter_ == nullptr || scheduler_.num_steps_in_flight() == 0) {
+    return false;
+  }
+  if (drafter_->UsesTargetSteps()) return true;
+  return options_.num_micro_batches == 1 && scheduler_.ShouldCollectFirst();
 }
 
 void Engine::ProposeDrafts() {
   TellDrafterOfEnds();
-  if (scheduler_.num_steps_in_flight() > 0) return;
+  // Of micro-batches, all sequences that may be in the next step are known.
+  if (scheduler_.num_steps_in_flight() > 0 &&
+      (options_.num_micro_batches == 1 || drafter_->UsesTargetSteps())) {
+    return;
+  }
   scheduler_.PlanDrafts(&draft_sequences_);
   if (draft_sequences_.empty()) return;
   drafts_.resize(draft_sequences_.size());

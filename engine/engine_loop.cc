@@ -1,5 +1,7 @@
 #include "engine/engine_loop.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -152,6 +154,7 @@ class EngineLoopImpl final : public EngineLoop {
   }
 
   void Run() {
+    pthread_setname_np(pthread_self(), "engine");
     std::vector<Command> commands;
     bool is_stopping = false;
     while (!is_stopping) {

@@ -48,7 +48,12 @@ struct EngineOptions {
   int max_num_queued_reqs = 512;            // Waiting; then RESOURCE_EXHAUSTED.
   int64_t max_num_queued_tokens = 1 << 20;  // Their prompt tokens.
   int steps_in_flight = 1;                  // ModelRunner::steps_in_flight().
-  std::vector<int32_t> eos_token_ids;       // End tokens of the model.
+  // More than 1: the sequences are shared among as many steps in flight, for a
+  // model in stages that work at the same time. A sequence whose token is being
+  // drawn is in no other step then (ScheduledRow::input_on_device is never
+  // set), and a step has at most this part of the decodes and of the budget.
+  int num_micro_batches = 1;
+  std::vector<int32_t> eos_token_ids;  // End tokens of the model.
   // The kinds of requests that the model can serve.
   bool enable_generate = true;
   bool enable_embed = false;

@@ -76,6 +76,12 @@ struct Request {
   // value (API key, cache_salt).
   std::string cache_namespace;
   absl::Time arrival_time;  // Clock::Now() when the request was read.
+  // Whose share of the engine and of the prefix cache it uses (API key); among
+  // owners, those with more weight get more. [1, 1000]
+  std::string owner;
+  int32_t share_weight = 1;
+  // Not ended by then (Clock::Now()), it ends with DEADLINE_EXCEEDED.
+  absl::Time deadline = absl::InfiniteFuture();
   // Smaller is more urgent. Counts under SchedulingPolicy::kPriority only.
   int32_t priority = 0;
   // A later piece of a call that was accepted with its first request: no limit

@@ -542,7 +542,8 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
   shape.kv_bytes = plan.kv_bytes;
   shape.steps_in_flight = options.steps_in_flight > 0
                               ? options.steps_in_flight
-                              : loaded.backend->UsefulStepsInFlight();
+                              : std::max(loaded.backend->UsefulStepsInFlight(),
+                                         parallel.pipeline_size);
   if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
   shape.tensor_ranks = parallel.tensor;
   shape.pipeline_ranks = parallel.pipeline;
