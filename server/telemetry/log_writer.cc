@@ -17,12 +17,15 @@
 #include <thread>
 #include <utility>
 
+#include "absl/time/clock.h"
+
 namespace quire {
 namespace {
 
 // How often a writer that waits for its reader looks whether it is to end.
 constexpr int kPollMillis = 50;
 constexpr absl::Duration kEndTimeout = absl::Seconds(1);
+constexpr absl::Duration kStuckTimeout = absl::Milliseconds(100);
 
 }  // namespace
 
@@ -42,6 +45,7 @@ struct LogWriter::State {
   const int64_t max_queued_bytes;
   const std::shared_ptr<TelemetryCounts> counts;
   std::atomic<bool> is_abandoned{false};
+  std::atomic<int64_t> num_written_bytes{0};
   std::mutex mu;
   std::condition_variable has_work;
   std::condition_variable is_idle;
@@ -69,6 +73,7 @@ bool LogWriter::State::WriteAll(absl::string_view data) {
     }
     is_within_line = data[size - 1] != '\n';
     data.remove_prefix(size);
+    num_written_bytes += size;
   }
   return true;
 }
@@ -116,7 +121,14 @@ LogWriter::LogWriter(int fd, int64_t max_queued_bytes,
 }
 
 LogWriter::~LogWriter() {
-  Flush(kEndTimeout);
+  // A reader that takes nothing for a while has stopped: the end is not delayed
+  // for it.
+  const absl::Time deadline = absl::Now() + kEndTimeout;
+  int64_t num_written = -1;
+  while (!Flush(kStuckTimeout) && absl::Now() < deadline &&
+         std::exchange(num_written, state_->num_written_bytes.load()) !=
+             state_->num_written_bytes) {
+  }
   std::lock_guard<std::mutex> lock(state_->mu);
   state_->is_stopping = true;
   state_->is_abandoned = true;

@@ -20,7 +20,8 @@ class LogWriter {
   // lines lost.
   LogWriter(int fd, int64_t max_queued_bytes,
             std::shared_ptr<TelemetryCounts> counts);
-  // Waits a second at most for what is queued.
+  // Waits for what is queued, a second at most, and less for a reader that takes
+  // nothing.
   ~LogWriter();
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;
