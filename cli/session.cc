@@ -224,6 +224,7 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.max_num_queued_reqs = options.max_num_queued_reqs;
   engine.max_num_queued_tokens = options.max_num_queued_tokens;
   engine.steps_in_flight = loaded.runner->steps_in_flight();
+  engine.num_micro_batches = options.pipeline_parallel_size;
   if (loaded.embedding.has_value()) {
     engine.enable_generate = false;
     engine.enable_embed = true;
@@ -554,12 +555,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   }
   session->runner = session->loaded.runner.get();
   if (session->ranks != nullptr) {
-    const EngineOptions& engine = session->engine_options;
-    const absl::Status status = session->ranks->FinishLoading(
+    EngineOptions& engine = session->engine_options;
+    const auto agreed = session->ranks->FinishLoading(
         {{engine.max_num_seqs, engine.max_num_batched_tokens,
           engine.max_model_len, engine.num_blocks, engine.vocab_size},
          engine.steps_in_flight});
-    if (!status.ok()) return fail(status, kExitEngine);
+    if (!agreed.ok()) return fail(agreed.status(), kExitEngine);
+    session->loaded.shape.max_model_len = engine.max_model_len =
+        agreed->limits.max_model_len;
+    session->loaded.memory.num_blocks = engine.num_blocks =
+        agreed->limits.num_blocks;
     session->runner = session->ranks->WrapRunner(session->runner);
   }
   return session;

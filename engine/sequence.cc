@@ -118,6 +118,9 @@ bool Sequence::IsBefore(const Sequence& other) const {
   if (request->priority != other.request->priority) {
     return request->priority < other.request->priority;
   }
+  if (request->fair_tag() != other.request->fair_tag()) {
+    return request->fair_tag() < other.request->fair_tag();
+  }
   if (request->arrival_no != other.request->arrival_no) {
     return request->arrival_no < other.request->arrival_no;
   }

@@ -302,18 +302,24 @@ absl::StatusOr<OpenedModel> OpenModel(const std::string& path,
 
 }  // namespace
 
-absl::Status CheckModelConfig(const std::string& path,
-                              int tensor_parallel_size) {
+absl::Status CheckModelConfig(const std::string& path, int tensor_parallel_size,
+                              int pipeline_parallel_size) {
+  const auto check = [&](const ModelConfig& config) {
+    absl::Status status = CheckTensorParallelSize(config, tensor_parallel_size);
+    status.Update(StageLayers(config.layers.size(), {0, pipeline_parallel_size})
+                      .status());
+    return status;
+  };
   if (!IsGgufPath(path)) {
     QUIRE_ASSIGN_OR_RETURN(const ModelDirectoryConfig config,
                            ReadModelDirectoryConfig(path));
-    return CheckTensorParallelSize(config.model, tensor_parallel_size);
+    return check(config.model);
   }
   QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
                          GgufFile::Open(path));
   QUIRE_ASSIGN_OR_RETURN(const GgufModelConfig config,
                          ReadGgufModelConfig(*file));
-  return CheckTensorParallelSize(config.model, tensor_parallel_size);
+  return check(config.model);
 }
 
 int64_t AvailableMemoryBytes() {
@@ -562,7 +568,8 @@ void SetShape(const LoadOptions& options, int max_model_len,
   shape.block_size = options.block_size;
   shape.steps_in_flight = options.steps_in_flight > 0
                               ? options.steps_in_flight
-                              : loaded.backend->UsefulStepsInFlight();
+                              : std::max(loaded.backend->UsefulStepsInFlight(),
+                                         options.parallel.pipeline_size);
 }
 
 absl::Status PrepareToRun(LoadedModel& loaded) {

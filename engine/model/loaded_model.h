@@ -108,9 +108,11 @@ absl::Status FinishLoadingCompanion(const LoadedModel& other,
                                     LoadedModel* companion);
 
 // Reads and checks the configuration of `path` alone, which is quick; also that
-// the model can be split over so many ranks. Errors as LoadModel's.
+// the model can be split over so many ranks, and cut into so many stages.
+// Errors as LoadModel's.
 absl::Status CheckModelConfig(const std::string& path,
-                              int tensor_parallel_size = 1);
+                              int tensor_parallel_size = 1,
+                              int pipeline_parallel_size = 1);
 
 // Bytes of KV that one position takes in all layers together, on this rank.
 // Requires: the heads can be split (CheckTensorParallelSize).

@@ -233,15 +233,40 @@ void Scheduler::AbortAll(FinishReason reason, const absl::Status& error,
               return a->arrival_no < b->arrival_no;
             });
   for (RequestState* request : requests) {
-    for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
-      if (sequence->state == SequenceState::kFinished) continue;
-      OutputEvent event = MakeEvent(*sequence, now);
-      event.error = error;
-      FinishSequence(sequence.get(), reason, std::move(event), events);
-    }
+    EndWithError(request, reason, error, now, events);
   }
   CompactQueues();
   for (RequestState* request : requests) EraseRequestIfDone(request);
+}
+
+void Scheduler::EndWithError(RequestState* request, FinishReason reason,
+                             const absl::Status& error, absl::Time now,
+                             std::vector<OutputEvent>* events) {
+  for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+    if (sequence->state == SequenceState::kFinished) continue;
+    OutputEvent event = MakeEvent(*sequence, now);
+    event.error = error;
+    FinishSequence(sequence.get(), reason, std::move(event), events);
+  }
+}
+
+void Scheduler::EndOverdue(absl::Time now, std::vector<OutputEvent>* events) {
+  if (HasPlantedBug(PlantedBug::kDeadlineIgnored)) return;
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const auto it = requests_.find(deadlines_.begin()->second);
+    QUIRE_CHECK(it != requests_.end());
+    RequestState* request = it->second.get();
+    ++(request->has_started ? counters_.num_overdue_running
+                            : counters_.num_overdue_waiting);
+    const absl::Status error = absl::DeadlineExceededError(
+        request->has_started
+            ? "the request's timeout was over before its answer was complete"
+            : "the request's timeout was over while it waited");
+    // Erases the deadline.
+    EndWithError(request, FinishReason::kError, error, now, events);
+    CompactQueues();
+    EraseRequestIfDone(request);
+  }
 }
 
 void Scheduler::FailNewestStep(const absl::Status& error, absl::Time now,
@@ -332,6 +357,10 @@ void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
       !HasPlantedBug(PlantedBug::kUnstartedMiscounted)) {
     --num_unstarted_requests_;
     num_unstarted_tokens_ -= sequence->num_prompt_tokens;
+  }
+  if (request->num_unfinished == 0) {
+    shares_.NoteEnd(request);
+    deadlines_.erase({request->request.deadline, request->request.id});
   }
   if (HasPlantedBug(PlantedBug::kTwoTerminalEvents)) events->push_back(event);
   if (HasPlantedBug(PlantedBug::kLostEvent) && !request->has_started) return;

@@ -50,6 +50,9 @@ struct DraftSequence {
   uint64_t draw_key = 0;
   // A draft that is less likely accepted, with all before it, does not pay.
   float min_chance = 0;
+  // Whose sequence it is, for a drafter that is told of requests elsewhere.
+  uint64_t request_id = 0;
+  int32_t choice_idx = 0;
 };
 
 // What becomes of one row of a step of the target, for drafters that use its

@@ -443,9 +443,16 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
       !slots_[row.slot].is_active) {
     return fail("the slot holds no sequence");
   }
-  const SlotState& slot = slots_[row.slot];
+  SlotState& slot = slots_[row.slot];
   if (slot_step_[row.slot] == num_steps_) return fail("named twice");
   slot_step_[row.slot] = num_steps_;
+  if (row.first_position >= 0) {
+    if (row.first_position > slot.num_computed_tokens) {
+      return fail("begins at ", row.first_position, " with ",
+                  slot.num_computed_tokens, " tokens computed");
+    }
+    slot.num_computed_tokens = row.first_position;
+  }
   const int32_t num_drawn = row.num_logits - row.num_scored;
   const bool logits_ok =
       row.num_drafts > 0
