@@ -1,14 +1,18 @@
 // Heads that draft from the target's hidden states: each draft and how likely
 // it is are what an oracle in PyTorch says (tools/goldens/
 // make_draft_head_goldens.py), for every prefix of an answer.
-#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
 #include "engine/engine.h"
@@ -28,12 +32,13 @@ constexpr char kHeads[] = "tests/testdata/draft_heads/";
 constexpr char kTarget[] = "tests/testdata/goldens/llama";
 constexpr int kNumDrafts = 4;
 
-// Remembers what another one proposes, by the tokens known then.
+// Remembers what another one proposes for the sequences with so long a prompt,
+// by the tokens known then.
 class WatchedDrafter : public Drafter {
  public:
-  explicit WatchedDrafter(Drafter* inner) : inner_(inner) {}
+  WatchedDrafter(Drafter* inner, size_t num_prompt_tokens)
+      : inner_(inner), num_prompt_tokens_(num_prompt_tokens) {}
   std::map<size_t, Draft> proposals;
-  int num_proposals = 0;
 
   absl::string_view method() const override { return inner_->method(); }
   bool is_costly() const override { return true; }
@@ -45,14 +50,16 @@ class WatchedDrafter : public Drafter {
                        absl::Span<Draft> drafts) override {
     const absl::Status status = inner_->Propose(sequences, drafts);
     for (size_t i = 0; i < sequences.size(); ++i) {
-      num_proposals += !drafts[i].token_ids.empty();
-      proposals[sequences[i].token_ids.size()] = drafts[i];
+      const DraftSequence& sequence = sequences[i];
+      if (size_t(sequence.num_prompt_tokens) != num_prompt_tokens_) continue;
+      proposals[sequence.token_ids.size()] = drafts[i];
     }
     return status;
   }
 
  private:
   Drafter* const inner_;
+  const size_t num_prompt_tokens_;
 };
 
 struct Case {
@@ -65,6 +72,7 @@ class HeadDrafterTest : public testing::TestWithParam<Case> {
   void SetUp() override {
     std::ifstream file(absl::StrCat(kHeads, GetParam().name, "/golden.json"));
     golden_ = Json::parse(file);
+    num_tokens_ = static_cast<int>(golden_["greedy"].size());
   }
   void Load(ModelHarness::Options options) {
     const std::string head = absl::StrCat(kHeads, GetParam().name);
@@ -75,7 +83,8 @@ class HeadDrafterTest : public testing::TestWithParam<Case> {
     auto target = ModelHarness::Create(is_mtp ? head : kTarget, options);
     ASSERT_TRUE(target.ok()) << target.status();
     target_ = *std::move(target);
-    watched_ = std::make_unique<WatchedDrafter>(target_->drafter());
+    watched_ =
+        std::make_unique<WatchedDrafter>(target_->drafter(), Prompt().size());
   }
   // Returns the answers' tokens.
   std::vector<std::vector<int32_t>> Run(
@@ -101,7 +110,7 @@ class HeadDrafterTest : public testing::TestWithParam<Case> {
       request.id = i + 1;
       request.prompt_token_ids = prompts[i];
       request.sampling.temperature = 0;
-      request.sampling.max_tokens = static_cast<int>(golden_["greedy"].size());
+      request.sampling.max_tokens = num_tokens_;
       request.sampling.ignore_eos = true;
       EXPECT_TRUE((*engine)->AddRequest(request).ok());
     }
@@ -140,6 +149,7 @@ class HeadDrafterTest : public testing::TestWithParam<Case> {
 
   FakeClock clock_;
   Json golden_;
+  int num_tokens_ = 0;  // Of an answer.
   std::unique_ptr<ModelHarness> target_;
   std::unique_ptr<WatchedDrafter> watched_;
   EngineStats stats_;
@@ -184,23 +194,59 @@ TEST_P(HeadDrafterTest, DraftsOnAGpu) {
   options.max_num_batched_tokens = 64;
   options.max_model_len = 96;
   Load(options);
+  num_tokens_ = 8;
   const auto expected = Run({Prompt(), {5, 6, 7, 8}}, 20, nullptr);
   EXPECT_EQ(Run({Prompt(), {5, 6, 7, 8}}, 20, watched_.get()), expected);
-  EXPECT_GT(stats_.num_draft_tokens, 40);
-  // In bf16 some draws differ; of the first of each chain most are the same.
+  EXPECT_GT(stats_.num_draft_tokens, 20);
+  // In bf16 some draws differ. Of the first drafts of each chain, for as long
+  // as the answer is the oracle's, most are the same.
+  size_t num_alike = 0;
+  while (num_alike < expected[0].size() &&
+         expected[0][num_alike] == Greedy()[num_alike]) {
+    ++num_alike;
+  }
   int num_same = 0, num_all = 0;
   for (const auto& [num_tokens, draft] : watched_->proposals) {
     const Json& drafts = golden_["drafts"];
-    if (!drafts.contains(std::to_string(num_tokens)) ||
-        draft.token_ids.empty()) {
+    if (num_tokens > Prompt().size() + num_alike || draft.token_ids.empty() ||
+        !drafts.contains(std::to_string(num_tokens))) {
       continue;
     }
     ++num_all;
     num_same += draft.token_ids[0] ==
                 drafts[std::to_string(num_tokens)][0][0].get<int32_t>();
   }
-  EXPECT_GT(num_all, 0);
   std::printf("%d of %d drafts as the oracle's\n", num_same, num_all);
+  EXPECT_GT(num_all, 0);
+  EXPECT_GE(num_same, num_all * 3 / 4);
+}
+
+// A head whose tensors say what cannot be: an error that names file and tensor.
+TEST(BadHeadTest, IdsOutsideTheVocabulary) {
+  const std::string source = absl::StrCat(kHeads, "eagle3");
+  const std::string copy = testing::TempDir() + "/bad_head";
+  for (const int64_t offset :
+       {int64_t{-1}, int64_t{320}, INT64_MAX, INT64_MIN}) {
+    std::filesystem::remove_all(copy);
+    std::filesystem::create_directories(copy);
+    std::filesystem::copy(source + "/config.json", copy + "/config.json");
+    std::ifstream in(source + "/model.safetensors", std::ios::binary);
+    std::string file((std::istreambuf_iterator<char>(in)),
+                     std::istreambuf_iterator<char>());
+    uint64_t header_size;
+    std::memcpy(&header_size, file.data(), sizeof(header_size));
+    const Json header = Json::parse(file.substr(8, header_size));
+    const size_t begin = header["d2t"]["data_offsets"][0];
+    std::memcpy(&file[8 + header_size + begin], &offset, sizeof(offset));
+    std::ofstream(copy + "/model.safetensors", std::ios::binary) << file;
+    ModelHarness::Options options;
+    options.speculative.method = DraftMethod::kEagle3;
+    options.speculative.model = copy;
+    const absl::Status status = ModelHarness::Create(kTarget, options).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), "d2t")) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), copy)) << status;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
