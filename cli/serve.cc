@@ -17,6 +17,7 @@
 #include "cli/version.h"
 #include "cli/worker.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
 #include "server/api_error.h"
 #include "server/api_server.h"
@@ -138,6 +139,7 @@ class RunningServerImpl : public RunningServer {
     }
     served.created = time(nullptr);
     on_loaded();
+    InstallMemoryReserve();
     api_->Serve(served);
     load_time_ = absl::Now() - started_;
     return true;

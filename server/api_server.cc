@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
@@ -25,6 +26,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr char kJsonType[] = "application/json";
+// A tree of JSON takes up to 27 times its text (JsonLimits).
+constexpr size_t kMemoryPerBodyByte = 32;
+constexpr size_t kSmallBodyBytes = 64 << 10;  // Taken from the reserve, if any.
 constexpr size_t kMaxChoicesOfCall = 128;
 // Log-probabilities of prompt tokens in one answer: some 40 bytes of JSON each.
 constexpr int64_t kMaxScoresOfCall = 1 << 22;
@@ -60,6 +64,18 @@ std::string CacheNamespace(const HttpRequest& request,
                            const std::string& cache_salt) {
   const std::string owner = request.owner == nullptr ? "" : request.owner->name;
   return absl::StrCat(owner, "\n", cache_salt);
+}
+
+// What is begun may take from the reserve; while some of it is taken nothing
+// else is begun.
+absl::Status CheckMemory(const HttpRequest& request) {
+  const size_t body_bytes = request.body.size();
+  if (RefillMemoryReserve() &&
+      (body_bytes < kSmallBodyBytes ||
+       HasMemoryFor(kMemoryPerBodyByte * body_bytes))) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError("the server is short of memory");
 }
 
 absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
@@ -244,6 +260,7 @@ void ApiServer::AddApiRoute(
                   [this, handler = std::move(handler)](
                       const HttpRequest& request, Responder responder) {
                     absl::Status status = Refusal();
+                    if (status.ok()) status = CheckMemory(request);
                     if (status.ok())
                       status = handler(model_, request, responder);
                     if (!status.ok()) SendError(status, responder);
