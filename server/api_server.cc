@@ -411,6 +411,8 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
     if (api_request.prompts.size() != 1 || text == nullptr) {
       return ParameterError("prompt", "'prompt' must be a string");
     }
+    QUIRE_RETURN_IF_ERROR(
+        CheckTokenizedLength("prompt", text->size(), model.limits));
     EncodeOptions options;
     options.add_special_tokens = api_request.add_special_tokens;
     options.parse_special_tokens = true;

@@ -92,10 +92,13 @@ std::string EndlessChunks(ServerProcess& server) {
   client.Send(Head("POST", kComplete, "Transfer-Encoding: chunked\r\n\r\n"));
   const std::string chunk =
       absl::StrCat("10000\r\n", std::string(1 << 16, ' '), "\r\n");
-  int num_sent = 0;
-  while (num_sent < 4096 && client.Send(chunk)) ++num_sent;
-  if (num_sent == 4096) return "256 MiB of chunks were taken";
-  return Expect(413, client.Receive(), /*is_closed_too=*/true);
+  char byte;
+  for (int i = 0; i < 4096 && client.Send(chunk); ++i) {
+    if (recv(client.fd(), &byte, 1, MSG_DONTWAIT | MSG_PEEK) > 0) {
+      return Expect(413, client.Receive());
+    }
+  }
+  return "256 MiB of chunks were taken";
 }
 
 std::string Smuggling(ServerProcess& server) {
@@ -462,25 +465,29 @@ std::vector<Row> ModelServerRows() {
                       400));
   rows.push_back(Asks("nlohmann: 4 MiB of empty objects", kComplete,
                       absl::StrCat("[{}", Repeat(",{}", 1'300'000), "]"), 400));
+  const auto numbers = [](int count) {
+    return absl::StrCat(R"({"prompt":"a","max_tokens":1,"metadata":[0)",
+                        Repeat(",0", count), "]}");
+  };
   rows.push_back(
-      Asks("nlohmann: 7 MiB of numbers", kComplete,
-           absl::StrCat(R"({"prompt":"a","max_tokens":1,"metadata":)", "[0",
-                        Repeat(",0", 3'600'000), "]}"),
-           200));
+      Asks("nlohmann: 7 MiB of numbers", kComplete, numbers(3'600'000), 400));
+  rows.push_back(Asks("nlohmann: 1.9 million numbers", kComplete,
+                      numbers(1'900'000), 200));
   rows.push_back(Asks("nlohmann: bad UTF-8", kComplete,
                       "{\"prompt\":\"\xc3\x28\xed\xa0\x80\"}", 400));
-  rows.push_back(Asks(
-      "text of 7 MiB", kComplete,
-      absl::StrCat(R"({"prompt":")", std::string(7 << 20, 'a'), R"("})"), 400));
-  rows.push_back(Asks("text of 7 MiB to be cut", kComplete,
-                      absl::StrCat(R"({"max_tokens":1,)",
-                                   R"("truncate_prompt_tokens":5,"prompt":")",
-                                   Repeat("word ", 1'400'000), R"("})"),
-                      200));
-  rows.push_back(
-      Asks("text of 7 MiB to be tokenized", "/tokenize",
-           absl::StrCat(R"({"prompt":")", Repeat("word ", 1'400'000), R"("})"),
-           200));
+  for (const auto& [num_words, status] :
+       {std::pair(1'400'000, 400), std::pair(400'000, 200)}) {
+    const std::string text = Repeat("word ", num_words);
+    rows.push_back(Asks("text of megabytes", kComplete,
+                        absl::StrCat(R"({"prompt":")", text, R"("})"), 400));
+    rows.push_back(Asks(
+        "text of megabytes to be cut", kComplete,
+        absl::StrCat(R"({"max_tokens":1,)",
+                     R"("truncate_prompt_tokens":5,"prompt":")", text, R"("})"),
+        status));
+    rows.push_back(Asks("text of megabytes to be tokenized", "/tokenize",
+                        absl::StrCat(R"({"prompt":")", text, R"("})"), status));
+  }
   return rows;
 }
 

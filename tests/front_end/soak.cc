@@ -13,6 +13,7 @@
 #include "tests/front_end/attacks.h"
 #include "tests/front_end/failing_calls.h"
 #include "tests/front_end/figure.h"
+#include "tests/front_end/life.h"
 #include "tests/front_end/request_table.h"
 #include "tests/front_end/streams.h"
 
@@ -47,6 +48,13 @@ std::vector<Part> Parts(bool is_brief) {
        [] {
          return RunFailingCalls(FaultKind::kSystemCalls, 1, 0, kHashServer);
        }},
+      {"disconnects", [] { return RunDisconnects(1000); }},
+      {"overload", [=] { return RunOverload(is_brief ? 5 : 30); }},
+      {"shutdowns", [] { return RunShutdowns(100, 256); }},
+      {"system_faults", [] { return RunSystemFaults(); }},
+      {"idle_program", [=] { return RunIdleProgram(is_brief ? 5 : 60); }},
+      {"many_requests",
+       [=] { return RunManyRequests(is_brief ? 200'000 : 1'000'000); }},
       {"streams_1024",
        [=] {
          return RunStreams({.num_streams = 1024, .num_tokens = num_tokens});
