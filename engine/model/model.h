@@ -35,6 +35,11 @@ class Model {
   // nothing.
   virtual absl::Status Forward(Backend& backend, Step& step) = 0;
 
+  // False of all stages of a pipeline but the last: its steps have no results,
+  // and the next ones must say what became of their drafts
+  // (StepRow::first_position).
+  virtual bool draws() const { return true; }
+
   // Bytes of packed weights on the backend.
   virtual int64_t weights_bytes() const = 0;
 
