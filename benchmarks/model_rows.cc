@@ -12,6 +12,8 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
+constexpr int kNumWarmUpTokens = 16;
+
 double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
 }
@@ -202,7 +204,10 @@ absl::StatusOr<ModelRowResult> MeasureModelRow(const LoadedModel& model,
   ModelRowResult result;
   result.row = row;
   const RowWork work = WorkOf(model, row);
-  QUIRE_RETURN_IF_ERROR(RunRow(driver, row).status());
+  // What is done for the first time: threads, graphs, pages.
+  ModelRow warm_up = row;
+  warm_up.num_gen = std::min(row.num_gen, kNumWarmUpTokens);
+  QUIRE_RETURN_IF_ERROR(RunRow(driver, warm_up).status());
   const auto measure = [&probe]() -> absl::StatusOr<ModelCeilings> {
     if (probe == nullptr) return ModelCeilings();
     return probe();

@@ -83,7 +83,8 @@ class ModelDriver {
   int num_in_flight_ = 0;
 };
 
-// Measures `row` after one repetition that does not count; `probe` is asked
+// Measures `row` after one repetition, of few generated tokens, that does not
+// count; `probe` is asked
 // before and after each repetition.
 absl::StatusOr<ModelRowResult> MeasureModelRow(const LoadedModel& model,
                                                ModelDriver* driver,

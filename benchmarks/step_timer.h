@@ -1,5 +1,5 @@
-// What the steps of an engine cost the host, seen from between it and the model:
-// beside a device that computes, and while the device waits for it.
+// What the steps of an engine cost the host, seen from between it and the
+// model: beside a device that computes, and while the device waits for it.
 #ifndef QUIRE_BENCHMARKS_STEP_TIMER_H_
 #define QUIRE_BENCHMARKS_STEP_TIMER_H_
 

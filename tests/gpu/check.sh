@@ -188,27 +188,30 @@ if [[ $capability == 7.* ]]; then
   operations='*cuda_f16*' has_bf16=0
 fi
 
-# A prompt over HTTP on the demo model, greedily, whole and as a stream: in
+# A question over HTTP to the demo model, greedily, whole and as a stream: in
 # plain bash, for packages have no client but `quire bench serve`.
 ask() {  # port, stream
   local body reply
-  body="{\"prompt\": \"What is 7 + 5?\", \"max_tokens\": 12, \"temperature\": 0, \"stream\": $2}"
+  body="{\"messages\": [{\"role\": \"user\", \"content\": \"What is 7 + 5?\"}], \"max_tokens\": 24, \"temperature\": 0, \"stream\": $2}"
   exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
-  printf 'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
+  printf 'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
     "${#body}" "$body" >&3
   reply=$(cat <&3)
   exec 3<&- 3>&-
-  grep -oE '"text": *"([^"\\]|\\.)*"' <<<"$reply" |
-    sed -E 's/^"text": *"//; s/"$//' | tr -d '\n'
+  grep -oE '"content": *"([^"\\]|\\.)*"' <<<"$reply" |
+    sed -E 's/^"content": *"//; s/"$//' | tr -d '\n'
 }
 # On each device: starts the server, asks, ends it with SIGTERM.
 http_answers() {
   local device port answer previous=
   for device in cpu cuda; do
     port=
-    coproc "$quire" serve --device "$device" --port 0 --max-num-seqs 4 \
-      --max-model-len 128 --max-num-batched-tokens 64 2>"$work/serve"
-    local server=$COPROC_PID output=${COPROC[0]}
+    # Named and in braces: bash exports no function with another coprocess.
+    coproc SERVER {
+      exec "$quire" serve --device "$device" --port 0 --max-num-seqs 4 \
+        --max-model-len 128 --max-num-batched-tokens 64 2>"$work/serve"
+    }
+    local server=$SERVER_PID output=${SERVER[0]}
     while read -r -t 60 line <&"$output"; do
       [[ $line =~ address.*:([0-9]+) ]] && port=${BASH_REMATCH[1]}
       [[ $line == *"ready in"* ]] && break
