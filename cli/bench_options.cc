@@ -266,8 +266,8 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
   app->add_option("-r,--repetitions", options->repetitions)
       ->check(CLI::Range(1, 1 << 20));
   app->add_flag("--ceilings", options->has_ceilings,
-                "Probe the CPU's bandwidth and peak arithmetic beside each "
-                "repetition; not with --device cuda");
+                "Probe the bandwidth and peak arithmetic of the device beside "
+                "each repetition");
   app->add_option("-o,--format,--output", options->format,
                   "md, csv, json or jsonl")
       ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));
