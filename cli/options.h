@@ -86,6 +86,12 @@ struct ServeOptions {
   int max_connections = 8192;
   std::string max_body_size = "8MiB";
   bool enable_ui = true;  // The chat page at `/`.
+  std::string log_format = "text";   // Or json.
+  std::string log_level = "info";    // debug, info, warning or error.
+  bool enable_log_requests = false;  // With the beginnings of their bodies,
+  int max_log_len = 256;             // so many bytes of each.
+  std::string otlp_traces_endpoint;  // Empty: as the environment says.
+  bool enable_request_metrics = false;
   double shutdown_timeout_seconds = 120;
 };
 

@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "cli/exit_codes.h"
+#include "cli/telemetry.h"
 #include "cli/version.h"
 #include "cli/worker.h"
 #include "engine/base/clock.h"
@@ -31,7 +32,8 @@ namespace {
 
 class RunningServerImpl : public RunningServer {
  public:
-  explicit RunningServerImpl(const ServeOptions& options) : options_(options) {}
+  RunningServerImpl(const ServeOptions& options, const ServeParts& parts)
+      : options_(options), parts_(parts) {}
 
   // Members go in reverse order, which suits all but the two that know each
   // other: the output thread must end before the engine it would call.
@@ -42,8 +44,13 @@ class RunningServerImpl : public RunningServer {
   }
 
   absl::Status Listen() {
+    QUIRE_ASSIGN_OR_RETURN(telemetry_, StartTelemetry(options_));
     QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
                            MakeHttpServerOptions(options_));
+    http.on_notice = [log = telemetry_.log](const std::string& line) {
+      log->Message(LogLevel::kWarning, line);
+    };
+    http.observer = telemetry_.observer;
     http.on_response = [this](absl::string_view method, absl::string_view route,
                               int status) {
       http_requests_.Count(method, route, status);
@@ -65,7 +72,7 @@ class RunningServerImpl : public RunningServer {
         const std::string waiting =
             absl::StrCat("waiting for the other nodes: ", num_joined, " of ",
                          size, " processes of ", num_nodes, " nodes are here");
-        absl::FPrintF(stderr, "quire: %s\n", waiting);
+        log().Message(LogLevel::kInfo, waiting);
         api_->SetWaiting(num_joined < size ? waiting : "");
       };
     }
@@ -77,6 +84,12 @@ class RunningServerImpl : public RunningServer {
         callbacks);
     if (session_ == nullptr) return false;
     const LoadedModel& loaded = session_->loaded;
+    EngineOptions& engine_options = session_->engine_options;
+    ModelRunner* runner = session_->runner;
+    if (parts_.make_runner) {
+      own_runner_ = parts_.make_runner(&engine_options);
+      runner = own_runner_.get();
+    }
     ServedModel served;
     served.names = options_.served_model_names;
     served.has_priorities = session_->engine_options.scheduling_policy ==
@@ -87,7 +100,7 @@ class RunningServerImpl : public RunningServer {
     metrics.model_name = served.names.front();
     metrics.version = kVersion;
     metrics.block_size = loaded.shape.block_size;
-    metrics.num_blocks = loaded.memory.num_blocks;
+    metrics.num_blocks = engine_options.num_blocks;
     metrics.max_model_len = loaded.shape.max_model_len;
     metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
     metrics.enable_prefix_caching =
@@ -95,11 +108,16 @@ class RunningServerImpl : public RunningServer {
     metrics.num_speculative_tokens =
         session_->engine_options.num_speculative_tokens;
     metrics.http_requests = &http_requests_;
+    metrics.telemetry = telemetry_.counts;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
-    auto engine = EngineLoop::Create(session_->engine_options, session_->runner,
-                                     Clock::Monotonic(), output_.get(),
-                                     session_->drafter.get());
+    OutputSink* sink = output_.get();
+    if (parts_.wrap_sink) {
+      own_sink_ = parts_.wrap_sink(sink);
+      sink = own_sink_.get();
+    }
+    auto engine = EngineLoop::Create(engine_options, runner, Clock::Monotonic(),
+                                     sink, session_->drafter.get());
     if (!engine.ok()) {
       *error = {engine.status(), kExitUsage};
       return false;
@@ -126,6 +144,7 @@ class RunningServerImpl : public RunningServer {
       served.embedding->max_inputs_in_flight = 2 * loaded.shape.max_num_seqs;
     }
     served.created = time(nullptr);
+    served.has_request_metrics = options_.enable_request_metrics;
     on_loaded();
     api_->Serve(served);
     load_time_ = absl::Now() - started_;
@@ -140,6 +159,7 @@ class RunningServerImpl : public RunningServer {
     }
     return engine_->Health();
   }
+  ServerLog& log() override { return *telemetry_.log; }
   const Session& session() const { return *session_; }
 
   std::string Description() const override {
@@ -149,10 +169,11 @@ class RunningServerImpl : public RunningServer {
   void ReloadKeys() override {
     const absl::StatusOr<bool> is_reloaded = http_->ReloadKeys();
     if (!is_reloaded.ok()) {
-      absl::FPrintF(stderr, "quire: the old keys stay in force: %s\n",
-                    is_reloaded.status().message());
+      log().Message(LogLevel::kWarning,
+                    absl::StrCat("the old keys stay in force: ",
+                                 is_reloaded.status().message()));
     } else if (*is_reloaded) {
-      absl::FPrintF(stderr, "quire: the file of keys was read again\n");
+      log().Message(LogLevel::kInfo, "the file of keys was read again");
     }
   }
 
@@ -198,12 +219,16 @@ class RunningServerImpl : public RunningServer {
   }
 
   const ServeOptions options_;
+  Telemetry telemetry_;  // Ends last: it is told of what the others end.
+  const ServeParts parts_;
   std::unique_ptr<Session> session_;
+  std::unique_ptr<ModelRunner> own_runner_;  // Of parts_, as own_sink_.
   HttpRequestCounts http_requests_;
   std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ApiServer> api_;
   std::unique_ptr<OutputProcessor> output_;
+  std::unique_ptr<OutputSink> own_sink_;
   std::unique_ptr<EngineLoop> engine_;
   // Of this object, not of the process: a shell that became this program by
   // exec may be old.
@@ -292,8 +317,8 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
 
 std::unique_ptr<RunningServer> RunningServer::Start(
     const ServeOptions& options, const std::function<void()>& on_loaded,
-    CommandError* error) {
-  auto server = std::make_unique<RunningServerImpl>(options);
+    CommandError* error, const ServeParts& parts) {
+  auto server = std::make_unique<RunningServerImpl>(options, parts);
   if (const absl::Status status = server->Listen(); !status.ok()) {
     *error = {status,
               absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice};
@@ -303,46 +328,54 @@ std::unique_ptr<RunningServer> RunningServer::Start(
   return server;
 }
 
-int RunServe(const ServeOptions& options) {
+int RunServe(const ServeOptions& options, const ServeParts& parts) {
   if (options.model.node_rank > 0) return RunWorker(options);
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;
   // Before the first request can come: no signal may cut off its answer.
   std::unique_ptr<RunningServer> server = RunningServer::Start(
-      options, [&signals] { signals.SetServing(); }, &error);
+      options, [&signals] { signals.SetServing(); }, &error, parts);
   if (server == nullptr) {
-    absl::FPrintF(stderr, "quire: %s\n", error.status.message());
+    PrintMessage(options, LogLevel::kError, error.status.message());
     return error.exit_code;
   }
-  absl::PrintF("quire %s\n%s", kVersion, server->Description());
-  fflush(stdout);
+  if (options.log_format == "json") {
+    server->log().Message(
+        LogLevel::kInfo,
+        absl::StrCat("quire ", kVersion, "\n", server->Description()));
+  } else {
+    absl::PrintF("quire %s\n%s", kVersion, server->Description());
+    fflush(stdout);
+  }
   int exit_code = kExitOk;
   // A quarter of a second bounds how late a failed engine ends the process, and
   // how late a changed file of keys counts.
   while (!signals.WaitForSignal(absl::Milliseconds(250))) {
     server->ReloadKeys();
     if (!server->Health().ok()) {
-      absl::FPrintF(stderr, "quire: %s\n", server->Health().message());
+      server->log().Message(LogLevel::kError, server->Health().message());
       exit_code = kExitEngine;
       break;
     }
   }
   if (exit_code == kExitOk) {
-    absl::FPrintF(stderr, "quire: draining\n");
+    server->log().Message(LogLevel::kInfo, "draining");
     const bool is_drained =
         server->Drain(absl::Seconds(options.shutdown_timeout_seconds),
                       [&] { return signals.num_signals() > 1; });
     if (!is_drained) {
-      absl::FPrintF(
-          stderr, "quire: what still ran after %s was ended with an error\n",
-          signals.num_signals() > 1 ? "the second signal"
-                                    : "the end of --shutdown-timeout");
+      server->log().Message(LogLevel::kWarning,
+                            absl::StrCat("what still ran after ",
+                                         signals.num_signals() > 1
+                                             ? "the second signal"
+                                             : "the end of --shutdown-timeout",
+                                         " was ended with an error"));
       exit_code = kExitDrainTimeout;
     }
     // What fails ends its requests, too, but not in good order.
     if (const absl::Status health = server->Health(); !health.ok()) {
-      absl::FPrintF(stderr, "quire: %s\n", health.message());
+      server->log().Message(LogLevel::kError, health.message());
       exit_code = kExitEngine;
     }
   }

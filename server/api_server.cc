@@ -143,6 +143,14 @@ std::vector<ApiCallPrompt> MakeCallPrompts(
   return call_prompts;
 }
 
+// What is known before the engine has the request.
+void RecordCall(const char* operation, const std::string& model,
+                const std::shared_ptr<RequestRecord>& record) {
+  if (record == nullptr) return;
+  record->operation = operation;
+  record->model = model;
+}
+
 // All but the id and the headers.
 ApiCallOptions MakeCallOptions(
     const ServedModel& model, ApiRequest& request,
@@ -243,11 +251,18 @@ void ApiServer::AddApiRoute(
   http_->AddRoute(method, path, RouteAccess::kApi,
                   [this, handler = std::move(handler)](
                       const HttpRequest& request, Responder responder) {
+                    RecordBody(request);
                     absl::Status status = Refusal();
                     if (status.ok())
                       status = handler(model_, request, responder);
                     if (!status.ok()) SendError(status, responder);
                   });
+}
+
+void ApiServer::RecordBody(const HttpRequest& request) const {
+  if (request.record == nullptr) return;
+  const int64_t size = http_->max_recorded_body_bytes();
+  if (size > 0) request.record->body = request.body.substr(0, size);
 }
 
 absl::Status ApiServer::Refusal() const {
@@ -532,6 +547,8 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
     options.headers.emplace_back("X-Quire-Ignored-Fields",
                                  IgnoredFieldsHeader(parsed.ignored_fields));
   }
+  options.record = request.record;
+  RecordCall("embeddings", options.model, options.record);
   std::vector<Request> requests;
   for (std::vector<int32_t>& input : inputs) {
     Request engine_request;
@@ -563,6 +580,19 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            const Responder& responder) const {
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
   options.ticket = ticket;
+  options.record = http_request.record;
+  options.arrival_time = http_request.arrival_time;
+  options.has_metrics = model.has_request_metrics;
+  RecordCall(api_request.kind == ApiKind::kChat ? "chat" : "text_completion",
+             options.model, options.record);
+  if (RequestRecord* const record = options.record.get()) {
+    record->is_stream = options.stream;
+    record->temperature = api_request.sampling.temperature;
+    record->top_p = api_request.sampling.top_p;
+    record->max_tokens = api_request.sampling.max_tokens;
+    record->n = api_request.n;
+    record->num_prompt_tokens = options.num_prompt_tokens;
+  }
   const absl::string_view prefix =
       api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
   const std::string given_id =

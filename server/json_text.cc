@@ -47,6 +47,7 @@ class LimitedBuilder : public nlohmann::json_sax<Json> {
     Open& object = open_.back();
     const bool is_outermost = open_.size() == 1;
     if (++object.num_keys > object.max_keys) {
+      if (is_outermost) member_.clear();  // None of them is to blame.
       return FailLimit(
           absl::StrCat("an object with more than ", object.max_keys, " keys"));
     }

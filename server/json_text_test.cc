@@ -111,6 +111,8 @@ TEST(ParseJsonTest, LimitsTheKeysOfAnObject) {
   const auto many = ParseJson(object(1025));
   ASSERT_FALSE(many.ok());
   EXPECT_NE(many.status().message().find("1024 keys"), std::string::npos);
+  // Of the outermost object no member is to blame.
+  EXPECT_FALSE(many.status().GetPayload(kParameterPayload).has_value());
 }
 
 TEST(AppendJsonStringTest, EscapesAndRepairs) {

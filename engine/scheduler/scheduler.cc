@@ -69,10 +69,16 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
     max_num_tokens = num_prompt_tokens + 1;
   }
   QUIRE_CHECK(num_prompt_tokens < max_num_tokens);
+  const int32_t owner_idx = cache_->OwnerIdx(state->request.owner);
   state->num_unfinished = state->request.n;
+  shares_.Add(state.get());
+  if (state->request.deadline < absl::InfiniteFuture()) {
+    deadlines_.emplace(state->request.deadline, state->request.id);
+  }
   for (int i = 0; i < state->request.n; ++i) {
     state->sequences.push_back(
         std::make_unique<Sequence>(state.get(), i, max_num_tokens));
+    state->sequences.back()->blocks.owner_idx = owner_idx;
     InsertWaiting(state->sequences.back().get());
   }
   ++num_unstarted_requests_;
@@ -105,6 +111,7 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
       (options_.max_num_batched_tokens + options_.num_micro_batches - 1) /
           options_.num_micro_batches +
       HasPlantedBug(PlantedBug::kBudgetOffByOne);
+  SettleShares();
   PreemptForUrgent();
   ChooseDecodes();
   GrantDecodes(&budget);
@@ -119,6 +126,15 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   } else {
     ++next_step_id_;
   }
+}
+
+void Scheduler::SettleShares() {
+  if (!shares_.Settle() || HasPlantedBug(PlantedBug::kSharesNotSorted)) return;
+  const auto is_before = [](const Sequence* a, const Sequence* b) {
+    return a->IsBefore(*b);
+  };
+  std::sort(running_.begin(), running_.end(), is_before);
+  std::sort(waiting_.begin(), waiting_.end(), is_before);
 }
 
 void Scheduler::PreemptForUrgent() {
@@ -309,6 +325,7 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
                               absl::Time now) {
   RequestState* request = sequence->request;
   if (!request->has_started) {
+    shares_.NoteStart(request);
     request->has_started = true;
     request->scheduled_time = now;
     request->num_cached_tokens = num_computed_tokens;
@@ -457,7 +474,7 @@ void Scheduler::EmitSlotChanges(Sequence* sequence, SchedulerOutput* output) {
     SlotStart start;
     start.slot = sequence->slot;
     start.params = &request.request.sampling;
-    start.draw_key = MixBits(request.seed, sequence->choice_idx);
+    start.draw_key = sequence->draw_key();
     start.banned_before_min = request.banned_before_min;
     start.history = sequence->token_ids;
     if (HasPlantedBug(PlantedBug::kHistoryNotResent)) {
@@ -548,6 +565,7 @@ void Scheduler::ReleaseHoldingsIfUnused(Sequence* sequence) {
 void Scheduler::EraseRequestIfDone(RequestState* request) {
   if (request->num_unfinished > 0 || request->num_inflight_rows > 0) return;
   CompactQueues();  // They may still point to its sequences.
+  shares_.Remove(request);
   requests_.erase(request->request.id);
 }
 

@@ -36,6 +36,8 @@ const std::vector<PlantedBugInfo>& AllPlantedBugs() {
        {"plan: ", "check: blocks->block_table.empty()"}},
       {Bug::kPlaceLostByPreemption, "place-lost-by-preemption", {"I8: "}},
       {Bug::kPriorityIgnored, "priority-ignored", {"I8: the row"}},
+      {Bug::kSharesNotSorted, "shares-not-sorted", {"I8: "}},
+      {Bug::kDeadlineIgnored, "deadline-ignored", {"deadline: "}},
       {Bug::kReserveTooLarge, "reserve-too-large", {"liveness: "}},
       {Bug::kComputedOffByOne, "computed-off-by-one", {"answer: "}},
       {Bug::kBudgetOffByOne, "budget-off-by-one", {"plan: "}},

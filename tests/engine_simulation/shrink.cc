@@ -168,6 +168,15 @@ bool Shrinker::SimplifyRequest(size_t i) {
         return std::exchange(planned->request.priority, 0) != 0;
       },
       [](PlannedRequest* planned) {
+        return !std::exchange(planned->request.owner, "").empty();
+      },
+      [](PlannedRequest* planned) {
+        return std::exchange(planned->request.share_weight, 1) != 1;
+      },
+      [](PlannedRequest* planned) {
+        return std::exchange(planned->timeout_micros, -1) >= 0;
+      },
+      [](PlannedRequest* planned) {
         // The mark of an embed request is a bias more.
         planned->request.sampling.logit_bias.resize(1);
         return std::exchange(planned->request.kind, RequestKind::kGenerate) !=
