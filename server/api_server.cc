@@ -661,7 +661,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
     if (absl::IsResourceExhausted(status)) {
       status = absl::UnavailableError("the server is overloaded");
     }
-    model.output->Reject(call, i, parts, status);
+    model.output->Reject(call, i, parts, std::move(status));
     return;
   }
   // What a full queue refuses is not counted.
