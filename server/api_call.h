@@ -178,6 +178,7 @@ class ApiCall : public Call {
   int64_t num_cached_tokens_ = 0;
   int64_t num_draft_tokens_ = 0;
   int64_t num_accepted_tokens_ = 0;
+  bool has_draft_model_tokens_ = false;  // OutputEvent::is_from_draft_model.
   bool is_started_ = false;
   bool is_complete_ = false;
 };
