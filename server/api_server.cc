@@ -348,13 +348,22 @@ void ApiServer::HandleReady(const Responder& responder) const {
   } else if (state == State::kServing && !model_.engine->Health().ok()) {
     status = absl::UnavailableError("the engine has failed");
   }
+  std::string text = "ok";
+  if (state == State::kServing && status.ok() && model_.readiness) {
+    absl::StatusOr<std::string> readiness = model_.readiness();
+    if (readiness.ok()) {
+      text = *std::move(readiness);
+    } else {
+      status = readiness.status();
+    }
+  }
   if (!status.ok()) return SendError(status, responder);
   if (state == State::kWaiting) {
     responder->Send(200, kJsonType,
                     DumpJson({{"status", std::string(Refusal().message())}}));
     return;
   }
-  responder->Send(200, kJsonType, R"({"status":"ok"})");
+  responder->Send(200, kJsonType, DumpJson({{"status", text}}));
 }
 
 void ApiServer::HandleLive(const Responder& responder) const {
@@ -378,7 +387,8 @@ void ApiServer::HandleMetrics(const Responder& responder) const {
     return;
   }
   responder->Send(200, "text/plain; version=0.0.4; charset=utf-8",
-                  model_.metrics->Render(model_.engine->Stats()));
+                  model_.metrics->Render(model_.engine->Stats()) +
+                      (model_.more_metrics ? model_.more_metrics() : ""));
 }
 
 void ApiServer::HandleModels(const Responder& responder) const {
