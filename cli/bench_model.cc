@@ -222,32 +222,31 @@ Json ModelBench::Object(const ModelRowResult& result) {
     nanoseconds.push_back(seconds * 1e9);
     rates.push_back(result.row.num_tokens() / seconds);
   }
-  Json json = {
-      {"model_filename", name_},
-      {"model_type",
-       absl::StrCat(model().config.model_type, " ", WeightsName())},
-      {"model_size", model().memory.weights_bytes},
-      {"model_n_params", model().num_parameters},
-      {"backends", model().backend->Description()},
-      {"n_batch", model().shape.max_num_tokens},
-      {"n_threads", options_.model.num_threads > 0
-                        ? options_.model.num_threads
-                        : PlaceThreads({})->num_threads},
-      {"type_k", DTypeName(model().kv_cache_dtype)},
-      {"type_v", DTypeName(model().kv_cache_dtype)},
-      {"n_prompt", result.row.num_prompt},
-      {"n_gen", result.row.num_gen},
-      {"n_depth", result.row.depth},
-      {"n_seqs", result.row.num_seqs},
-      {"test", result.row.Name()},
-      {"test_time", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(),
-                                     absl::UTCTimeZone())},
-      {"avg_ns", Mean(nanoseconds)},
-      {"stddev_ns", SampleDeviation(nanoseconds)},
-      {"avg_ts", Mean(rates)},
-      {"stddev_ts", SampleDeviation(rates)},
-      {"samples_ns", nanoseconds},
-      {"samples_ts", rates}};
+  Json json = {{"model_filename", name_},
+               {"model_type",
+                absl::StrCat(model().config.model_type, " ", WeightsName())},
+               {"model_size", model().memory.weights_bytes},
+               {"model_n_params", model().num_parameters},
+               {"backends", model().backend->Description()},
+               {"n_batch", model().shape.max_num_tokens},
+               {"n_threads", options_.model.num_threads > 0
+                                 ? options_.model.num_threads
+                                 : PlaceThreads({})->num_threads},
+               {"type_k", DTypeName(model().kv_cache_dtype)},
+               {"type_v", DTypeName(model().kv_cache_dtype)},
+               {"n_prompt", result.row.num_prompt},
+               {"n_gen", result.row.num_gen},
+               {"n_depth", result.row.depth},
+               {"n_seqs", result.row.num_seqs},
+               {"test", result.row.Name()},
+               {"test_time", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(),
+                                              absl::UTCTimeZone())},
+               {"avg_ns", Mean(nanoseconds)},
+               {"stddev_ns", SampleDeviation(nanoseconds)},
+               {"avg_ts", Mean(rates)},
+               {"stddev_ts", SampleDeviation(rates)},
+               {"samples_ns", nanoseconds},
+               {"samples_ts", rates}};
   if (!result.percent_of_read.empty()) {
     json["percent_of_read_bandwidth"] = result.percent_of_read;
     json["percent_of_bf16_peak"] = result.percent_of_peak;

@@ -42,6 +42,7 @@ inline constexpr Route kPublicRoutes[] = {{"GET", "/health"},
                                           {"GET", "/health/ready"},
                                           {"GET", "/health/live"},
                                           {"GET", "/metrics"},
+                                          {"GET", "/load"},
                                           {"GET", "/version"}};
 inline constexpr Route kApiRoutes[] = {
     {"GET", "/v1/models"},       {"POST", "/tokenize"},
@@ -78,7 +79,7 @@ class ApiServerTest : public testing::Test {
     auto http = HttpServer::Create(http_options_);
     ASSERT_TRUE(http.ok()) << http.status();
     http_ = *std::move(http);
-    api_ = std::make_unique<ApiServer>(http_.get(), "1.2.3");
+    api_ = std::make_unique<ApiServer>(http_.get(), "1.2.3", gate_options_);
     ASSERT_TRUE(http_->Start().ok());
   }
 
@@ -108,6 +109,8 @@ class ApiServerTest : public testing::Test {
     model.created = 1700000000;
     model.eos_token_ids = engine_options_.eos_token_ids;
     model.embedding = embedding_;
+    model.has_priorities =
+        engine_options_.scheduling_policy == SchedulingPolicy::kPriority;
     api_->Serve(model);
   }
 
@@ -172,6 +175,7 @@ class ApiServerTest : public testing::Test {
   }
 
   HttpServerOptions http_options_;
+  RequestGateOptions gate_options_;
   std::optional<ServedEmbedding> embedding_;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;
