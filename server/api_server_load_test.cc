@@ -210,13 +210,6 @@ TEST_F(LoadedServerTest, StagesRefuseMoreAndMore) {
   EXPECT_EQ(stage(), "none");
 }
 
-TEST_F(ApiServerTest, ABodyNeedsMemoryToBeParsed) {
-  gate_options_.max_parsing_bytes = 1;
-  Start();
-  // Alone, any body may be parsed.
-  EXPECT_EQ(Complete(kShort).status, 200);
-}
-
 TEST_F(LoadedServerTest, LoadTellsWhatVllmAndSglangTell) {
   StartBlocked();
   Send(kShort);
