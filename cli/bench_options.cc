@@ -182,6 +182,8 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--temperature", options->temperature, "0: greedy")
       ->check(CLI::Range(0.0, 100.0));
+  app->add_flag("--stop-at-eos", options->stop_at_eos,
+                "Answers end where the model ends them; lengths are limits");
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 

@@ -15,6 +15,7 @@
 #include "engine/model_runner.h"
 #include "server/http_server.h"
 #include "server/request_gate.h"
+#include "server/telemetry/server_log.h"
 
 namespace quire {
 
@@ -48,7 +49,8 @@ class RunningServer {
   [[noreturn]] virtual void AnswerAndExit(int exit_code) = 0;
   // Gives memory back to the system if a burst is over.
   virtual void ReturnMemory() = 0;
-  // Reads the file of keys again if it has changed, and says so on stderr.
+  virtual ServerLog& log() = 0;
+  // Reads the file of keys again if it has changed, and says so in the log.
   virtual void ReloadKeys() = 0;
   // Refuses new requests and waits for those that run; `is_cancelled` ends the
   // wait early. Requests that are left get an error. True if none was left.

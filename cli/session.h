@@ -37,6 +37,7 @@ struct Session {
   LoadedModel loaded;
   ModelRunner* runner = nullptr;     // Of all ranks, if there are several.
   std::unique_ptr<Drafter> drafter;  // Null: nothing is drafted.
+  std::string drafter_description;   // For a person.
   EngineOptions engine_options;
   SamplingDefaults defaults;
 };

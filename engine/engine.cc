@@ -317,7 +317,12 @@ void Engine::ProposeDrafts() {
   const absl::Time start = clock_->Now();
   absl::Status status =
       drafter_->Propose(draft_sequences_, absl::MakeSpan(drafts_));
-  scheduler_.NoteProposals(depth, clock_->Now() - start);
+  const absl::Duration duration = clock_->Now() - start;
+  if (drafter_->has_caught_up()) {
+    scheduler_.NoteCatchUp(duration);
+  } else {
+    scheduler_.NoteProposals(depth, duration);
+  }
   if (status.ok()) status = scheduler_.SetDrafts(absl::MakeSpan(drafts_));
   if (!status.ok()) StopDrafting(status);
 }

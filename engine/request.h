@@ -128,6 +128,8 @@ struct OutputEvent {
   std::optional<int32_t> stop_token_id;
   bool is_last = false;
   absl::Status error;  // Not OK with kError.
+  // Of an edge that has lost its cloud: the draft model's own tokens.
+  bool is_from_draft_model = false;
   // Drafts that the step verified for the choice, and how many of them became
   // tokens.
   int32_t num_draft_tokens = 0;

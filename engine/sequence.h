@@ -79,6 +79,8 @@ struct Sequence {
   bool has_holdings() const { return slot >= 0; }
   // One choice of one request, never again: n is at most kMaxChoices (128).
   uint64_t sequence_id() const;
+  // Of what is drawn for it.
+  uint64_t draw_key() const;
   // Of the next `num_tokens` tokens to submit, those whose successor in the
   // prompt is to be scored and has not been: they are the last ones, before the
   // one that a token is drawn from.

@@ -421,6 +421,13 @@ class Backend {
   // while the host plans.
   virtual int UsefulStepsInFlight() const { return 1; }
 
+  // Another backend on the same device, for a second model in this process (a
+  // draft model), which may share threads with this one: the two run no
+  // operation at the same time, and either may be destroyed first.
+  virtual absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() {
+    return absl::UnimplementedError("one model only");
+  }
+
   // ---- Loading: may allocate, block and start threads.
 
   // The dtype in which activations of a model with weights of `weights` flow.

@@ -65,14 +65,6 @@ std::string CacheNamespace(const HttpRequest& request,
   return absl::StrCat(owner, "\n", cache_salt);
 }
 
-// Whose share of the engine it uses. A lone owner shares with nobody.
-void SetShare(const HttpRequest& http_request, Request* request) {
-  const ApiKeyOwner* owner = http_request.owner.get();
-  if (owner == nullptr || owner->is_only_one) return;
-  request->owner = owner->name;
-  request->share_weight = owner->share_weight;
-}
-
 absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
   if (priority == 0 || model.has_priorities) return absl::OkStatus();
   return ParameterError("priority",
@@ -152,6 +144,14 @@ std::vector<ApiCallPrompt> MakeCallPrompts(
                                       request.skip_special_tokens);
   }
   return call_prompts;
+}
+
+// What is known before the engine has the request.
+void RecordCall(const char* operation, const std::string& model,
+                const std::shared_ptr<RequestRecord>& record) {
+  if (record == nullptr) return;
+  record->operation = operation;
+  record->model = model;
 }
 
 // All but the id and the headers.
@@ -257,6 +257,7 @@ void ApiServer::AddApiRoute(
   http_->AddRoute(method, path, RouteAccess::kApi,
                   [this, handler = std::move(handler)](
                       const HttpRequest& request, Responder responder) {
+                    RecordBody(request);
                     absl::Status status = Refusal();
                     if (status.ok()) {
                       // Held while the body is parsed: to the handler's end.
@@ -268,6 +269,12 @@ void ApiServer::AddApiRoute(
                       SendError(status, responder, GivenRequestId(request, ""));
                     }
                   });
+}
+
+void ApiServer::RecordBody(const HttpRequest& request) const {
+  if (request.record == nullptr) return;
+  const int64_t size = http_->max_recorded_body_bytes();
+  if (size > 0) request.record->body = request.body.substr(0, size);
 }
 
 absl::Status ApiServer::Refusal() const {
@@ -602,6 +609,8 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
     options.headers.emplace_back("X-Quire-Ignored-Fields",
                                  IgnoredFieldsHeader(parsed.ignored_fields));
   }
+  options.record = request.record;
+  RecordCall("embeddings", options.model, options.record);
   std::vector<Request> requests;
   for (std::vector<int32_t>& input : inputs) {
     Request engine_request;
@@ -613,7 +622,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
     engine_request.arrival_time = request.arrival_time;
     engine_request.deadline = deadline;
     engine_request.priority = parsed.priority;
-    SetShare(request, &engine_request);
+    SetShare(request.owner.get(), &engine_request);
     requests.push_back(std::move(engine_request));
   }
   const auto call =
@@ -635,6 +644,19 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            const Responder& responder) const {
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
   options.ticket = ticket;
+  options.record = http_request.record;
+  options.arrival_time = http_request.arrival_time;
+  options.has_metrics = model.has_request_metrics;
+  RecordCall(api_request.kind == ApiKind::kChat ? "chat" : "text_completion",
+             options.model, options.record);
+  if (RequestRecord* const record = options.record.get()) {
+    record->is_stream = options.stream;
+    record->temperature = api_request.sampling.temperature;
+    record->top_p = api_request.sampling.top_p;
+    record->max_tokens = api_request.sampling.max_tokens;
+    record->n = api_request.n;
+    record->num_prompt_tokens = options.num_prompt_tokens;
+  }
   const absl::string_view prefix =
       api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
   const std::string given_id =
@@ -667,7 +689,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
     request.cache_namespace = cache_namespace;
     request.arrival_time = http_request.arrival_time;
     request.deadline = deadline;
-    SetShare(http_request, &request);
+    SetShare(http_request.owner.get(), &request);
     parts.push_back(
         {request.id, static_cast<int32_t>(parts.size()) * api_request.best_of,
          api_request.best_of, max_tokens, static_cast<int64_t>(prompt.size()),

@@ -49,6 +49,7 @@ struct ServedModel {
   int64_t created = 0;                       // Unix seconds.
   bool has_priorities = false;               // SchedulingPolicy::kPriority.
   int block_size = 16;                       // Of the KV cache, in tokens.
+  bool has_request_metrics = false;          // ApiCallOptions::has_metrics.
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.
@@ -111,6 +112,8 @@ class ApiServer {
   // One request more of the key, if it has any. RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(
       const HttpRequest& request) const;
+  // Keeps what may be told of the body.
+  void RecordBody(const HttpRequest& request) const;
   void AddApiRoute(
       const char* method, const char* path,
       std::function<absl::Status(const ServedModel&, const HttpRequest&,

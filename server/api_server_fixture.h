@@ -111,6 +111,7 @@ class ApiServerTest : public testing::Test {
     model.embedding = embedding_;
     model.has_priorities =
         engine_options_.scheduling_policy == SchedulingPolicy::kPriority;
+    model.has_request_metrics = has_request_metrics_;
     api_->Serve(model);
   }
 
@@ -177,6 +178,7 @@ class ApiServerTest : public testing::Test {
   HttpServerOptions http_options_;
   RequestGateOptions gate_options_;
   std::optional<ServedEmbedding> embedding_;
+  bool has_request_metrics_ = false;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;
   std::function<absl::Status(int64_t)> fail_collect_;

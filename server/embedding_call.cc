@@ -98,7 +98,20 @@ void EmbeddingCall::Cancel() {
   for (int i = 0; i < next_input_; ++i) engine_->Abort(requests_[i].id);
 }
 
+void EmbeddingCall::FillRecord(const char* finish_reason) {
+  if (options_.record == nullptr) return;
+  RequestRecord& record = *options_.record;
+  record.num_prompt_tokens = num_prompt_tokens_;
+  record.num_cached_tokens = num_cached_tokens_;
+  record.scheduled_time = scheduled_time_;
+  record.finish_reason = finish_reason;
+}
+
 bool EmbeddingCall::Append(int input_idx, const OutputEvent& event) {
+  if (event.scheduled_time != absl::Time() &&
+      scheduled_time_ == absl::InfinitePast()) {
+    scheduled_time_ = event.scheduled_time;
+  }
   if (is_complete_ || !event.finish_reason.has_value()) return false;
   if (event.embedding.empty()) {
     Fail(absl::UnavailableError("the request was aborted"));
@@ -131,6 +144,7 @@ void EmbeddingCall::Flush() {
 void EmbeddingCall::Complete() {
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  FillRecord("stop");
   std::string out =
       absl::StrCat(R"({"id":")", options_.id, R"(","object":"list","created":)",
                    options_.created, R"(,"model":)");
@@ -154,6 +168,7 @@ void EmbeddingCall::Fail(const absl::Status& error) {
   if (is_complete_) return;
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  FillRecord("error");
   {
     absl::MutexLock lock(&mu_);
     is_cancelled_ = true;

@@ -18,6 +18,7 @@
 #include "server/http_server.h"
 #include "server/key_limiter.h"
 #include "server/output_processor.h"
+#include "server/telemetry/request_record.h"
 
 namespace quire {
 
@@ -33,7 +34,8 @@ struct EmbeddingCallOptions {
   // in it.
   int max_in_flight = 128;
   HttpHeaders headers;
-  std::shared_ptr<KeyTicket> ticket;  // Null: no limits to keep.
+  std::shared_ptr<KeyTicket> ticket;      // Null: no limits to keep.
+  std::shared_ptr<RequestRecord> record;  // Null: nothing is to be told.
 };
 
 // The Call's methods are the output thread's; Submit and Cancel are
@@ -66,6 +68,7 @@ class EmbeddingCall : public Call,
   CallPart PartOf(int input_idx) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SubmitNext();
   void Complete();
+  void FillRecord(const char* finish_reason);
 
   const EmbeddingCallOptions options_;
   EngineLoop* const engine_;
@@ -77,6 +80,7 @@ class EmbeddingCall : public Call,
   std::vector<std::string> vectors_;  // JSON of each input's; empty until then.
   int num_open_inputs_;
   int64_t num_cached_tokens_ = 0;
+  absl::Time scheduled_time_ = absl::InfinitePast();  // Of the first input.
   bool is_complete_ = false;
 
   int64_t num_prompt_tokens_ = 0;  // Set by the constructor.

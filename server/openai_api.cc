@@ -736,13 +736,6 @@ absl::Status CheckTogether(ApiRequest& request) {
 
 }  // namespace
 
-bool IsHarmlessRequestId(absl::string_view id) {
-  return !id.empty() && id.size() <= kMaxRequestIdLength &&
-         std::all_of(id.begin(), id.end(), [](char c) {
-           return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
-         });
-}
-
 absl::StatusOr<ApiRequest> ParseApiRequest(ApiKind kind, const Json& body,
                                            const SamplingDefaults& defaults) {
   if (!body.is_object()) {

@@ -84,6 +84,12 @@ GateFigures RequestGate::Figures() const {
   return figures;
 }
 
+void SetShare(const ApiKeyOwner* owner, Request* request) {
+  if (owner == nullptr || owner->is_only_one) return;
+  request->owner = owner->name;
+  request->share_weight = owner->share_weight;
+}
+
 absl::Status SubmitRefusal(const absl::Status& status) {
   if (!absl::IsResourceExhausted(status)) return status;
   const bool is_own = status.GetPayload(kOwnLimitPayload).has_value();

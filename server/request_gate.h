@@ -69,6 +69,10 @@ class RequestGate {
   double host_memory_use_ = 0;
 };
 
+// Whose share of the engine the request uses. A lone owner, or none (null),
+// shares with nobody.
+void SetShare(const ApiKeyOwner* owner, Request* request);
+
 // A refusal of EngineLoop::Submit as the client is told it: a limit of the
 // server's is UNAVAILABLE, one of the caller's own RESOURCE_EXHAUSTED.
 absl::Status SubmitRefusal(const absl::Status& status);

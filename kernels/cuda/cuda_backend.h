@@ -104,6 +104,10 @@ class CudaBackend : public Backend {
       int size, const cuda::NcclCommunicatorOptions& options = {});
 
   std::string Description() const override;
+  // With a stream of its own.
+  absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() override {
+    return Create(options_);
+  }
   std::optional<int64_t> FreeDeviceBytes() override;
   DType ActivationDType(DType weights) const override;
   bool SupportsLinear(DType weights, QuantFormat format) const override;

@@ -175,7 +175,10 @@ void EventLoop::HandleEvent(void* tag, uint32_t events) {
   auto* const c = static_cast<Connection*>(tag);
   if (c->state == State::kClosed) return;
   if (events & (EPOLLERR | EPOLLHUP)) return Close(c);
-  if ((events & EPOLLRDHUP) && c->state == State::kAnswering) return Close(c);
+  if ((events & EPOLLRDHUP) &&
+      (c->state == State::kAnswering || c->state == State::kUpgraded)) {
+    return Close(c);
+  }
   const bool is_readable = (events & (EPOLLIN | EPOLLRDHUP)) ||
                            (c->tls != nullptr && c->tls->receive_needs_write());
   if (events & EPOLLOUT) {
@@ -297,7 +300,9 @@ void EventLoop::RefuseConnection(const Port& port, int fd) {
   head.content_type = "application/json";
   head.content_length = body.size();
   head.keep_alive = false;
-  AppendResponseHead(head, {{"Retry-After", "1"}}, std::time(nullptr), &out);
+  AppendResponseHead(head,
+                     {{"Retry-After", "1"}, {"X-Request-Id", NewTraceId()}},
+                     std::time(nullptr), &out);
   sink_->OnResponse(RequestHead(), head.status);
   out += body;
   // A new socket's buffer takes it whole; closing with unread data would reset
@@ -347,6 +352,7 @@ void EventLoop::Close(Connection* c) {
     --num_open_requests_;
     exchange->EndDisconnected();
   }
+  EndRecord(c, /*is_cut_off=*/true);
 }
 
 void EventLoop::SetState(Connection* c, State state) {
