@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "server/api_error.h"
 #include "server/openai_api.h"
@@ -93,9 +94,11 @@ void SetShare(const ApiKeyOwner* owner, Request* request) {
 absl::Status SubmitRefusal(const absl::Status& status) {
   if (!absl::IsResourceExhausted(status)) return status;
   const bool is_own = status.GetPayload(kOwnLimitPayload).has_value();
-  absl::Status refusal(is_own ? absl::StatusCode::kResourceExhausted
-                              : absl::StatusCode::kUnavailable,
-                       status.message());
+  absl::Status refusal(
+      is_own ? absl::StatusCode::kResourceExhausted
+             : absl::StatusCode::kUnavailable,
+      is_own ? std::string(status.message())
+             : absl::StrCat("the server is overloaded: ", status.message()));
   if (const auto wait = status.GetPayload(kRetryAfterPayload)) {
     refusal.SetPayload(kRetryAfterPayload, absl::Cord(std::string(*wait)));
   }
