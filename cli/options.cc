@@ -235,6 +235,18 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--max-num-queued-tokens", options->max_num_queued_tokens,
                   "Prompt tokens that may wait; beyond, 503")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app->add_option("--max-num-queued-bytes", options->max_num_queued_bytes,
+                  "Memory of the requests that may wait; beyond, 503");
+  app->add_option("--target-queue-delay", options->target_queue_delay_seconds,
+                  "Predicted wait in seconds that counts as full load in "
+                  "quire:saturation")
+      ->check(CLI::Range(0.001, 1e6));
+  app->add_option(
+         "--watchdog-timeout", options->watchdog_timeout_seconds,
+         "Seconds without a finished step after which the engine is "
+         "taken for dead, and 0.1 s longer for each token of the step; "
+         "0: never")
+      ->check(CLI::Range(0.0, 1e6));
   app->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching",
                 options->enable_prefix_caching,
                 "Reuse the KV of equal prompt beginnings (default: on)");
@@ -399,6 +411,16 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(CLI::Range(1, 1 << 20));
   app->add_option("--max-body-size", options->max_body_size,
                   "Largest request body");
+  app->add_option("--max-parsing-memory", options->max_parsing_memory,
+                  "Memory for parsing requests, 32 times their bodies; beyond, "
+                  "503");
+  app->add_option("--request-timeout", options->request_timeout_seconds,
+                  "Seconds after which a request ends with 504, if it asks for "
+                  "no other 'timeout'; 0: never")
+      ->check(CLI::Range(0.0, 3e7));
+  app->add_option("--max-request-timeout", options->max_request_timeout_seconds,
+                  "The longest such time, whatever a request asks for; 0: any")
+      ->check(CLI::Range(0.0, 3e7));
   app->add_flag("--ui,!--no-ui", options->enable_ui,
                 "Serve the chat page at / (default: on)");
   app->add_option("--log-format", options->log_format,

@@ -1,5 +1,6 @@
 #include "cli/serve.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@
 #include "engine/speculative/link/link_drafter.h"
 #include "server/api_error.h"
 #include "server/api_server.h"
+#include "server/heap_returner.h"
 #include "server/http_request_counts.h"
 #include "server/http_server.h"
 #include "server/output_processor.h"
@@ -64,7 +66,9 @@ class RunningServerImpl : public RunningServer {
     auto created = HttpServer::Create(http);
     if (!created.ok()) return created.status();
     http_ = std::move(*created);
-    api_ = std::make_unique<ApiServer>(http_.get(), kVersion);
+    QUIRE_ASSIGN_OR_RETURN(const RequestGateOptions gate,
+                           MakeRequestGateOptions(options_));
+    api_ = std::make_unique<ApiServer>(http_.get(), kVersion, gate);
     if (options_.enable_ui) AddChatPage(http_.get());
     if (options_.model.enable_verify_link) {
       VerifyLinkOptions link;
@@ -140,6 +144,7 @@ class RunningServerImpl : public RunningServer {
     served.engine = engine_.get();
     served.output = output_.get();
     served.metrics = metrics_.get();
+    served.block_size = loaded.shape.block_size;
     served.limits =
         MakePromptLimits(*session_->tokenizer,
                          edge_ == nullptr ? loaded.shape.max_model_len
@@ -180,6 +185,23 @@ class RunningServerImpl : public RunningServer {
     return DescribeSession(*session_, Address(), load_time_);
   }
 
+  bool is_hanging() const override { return engine_->is_hanging(); }
+
+  void ReturnMemory() override {
+    heap_returner_.Poll(Clock::Monotonic()->Now(), http_->num_open_requests());
+  }
+
+  void AnswerAndExit(int exit_code) override {
+    // Nothing here waits for the engine's thread, which may never come back;
+    // destructors would.
+    output_->FailAll(absl::UnavailableError("the engine has failed"));
+    output_->WaitUntilIdle(absl::Seconds(2));
+    http_->Stop(absl::Seconds(2));
+    fflush(stdout);
+    fflush(stderr);
+    _exit(exit_code);
+  }
+
   void ReloadKeys() override {
     const absl::StatusOr<bool> is_reloaded = http_->ReloadKeys();
     if (!is_reloaded.ok()) {
@@ -197,7 +219,7 @@ class RunningServerImpl : public RunningServer {
     http_->SetCloseConnections();
     const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
     bool is_idle = false;
-    while (!is_idle && !is_cancelled() &&
+    while (!is_idle && !is_cancelled() && !engine_->is_hanging() &&
            Clock::Monotonic()->Now() < deadline) {
       is_idle = engine_->WaitUntilIdle(absl::Milliseconds(100)) &&
                 output_->WaitUntilIdle(absl::Milliseconds(100));
@@ -318,6 +340,7 @@ class RunningServerImpl : public RunningServer {
   // exec may be old.
   const absl::Time started_ = absl::Now();
   absl::Duration load_time_;
+  HeapReturner heap_returner_{[] { malloc_trim(0); }};
 };
 
 // Counts SIGTERM and SIGINT on a thread of its own: no handler, no races.
@@ -399,6 +422,21 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
   return http;
 }
 
+absl::StatusOr<RequestGateOptions> MakeRequestGateOptions(
+    const ServeOptions& options) {
+  const absl::StatusOr<int64_t> memory = ParseSize(options.max_parsing_memory);
+  if (!memory.ok() || *memory < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-parsing-memory: '",
+                                                   options.max_parsing_memory,
+                                                   "' is not a size"));
+  }
+  RequestGateOptions gate;
+  gate.max_parsing_bytes = *memory;
+  gate.default_timeout = absl::Seconds(options.request_timeout_seconds);
+  gate.max_timeout = absl::Seconds(options.max_request_timeout_seconds);
+  return gate;
+}
+
 std::unique_ptr<RunningServer> RunningServer::Start(
     const ServeOptions& options, const std::function<void()>& on_loaded,
     CommandError* error, const ServeParts& parts) {
@@ -437,9 +475,11 @@ int RunServe(const ServeOptions& options, const ServeParts& parts) {
   // how late a changed file of keys counts.
   while (!signals.WaitForSignal(absl::Milliseconds(250))) {
     server->ReloadKeys();
+    server->ReturnMemory();
     if (!server->Health().ok()) {
       server->log().Message(LogLevel::kError, server->Health().message());
       exit_code = kExitEngine;
+      if (server->is_hanging()) server->AnswerAndExit(exit_code);
       break;
     }
   }
@@ -461,6 +501,7 @@ int RunServe(const ServeOptions& options, const ServeParts& parts) {
     if (const absl::Status health = server->Health(); !health.ok()) {
       server->log().Message(LogLevel::kError, health.message());
       exit_code = kExitEngine;
+      if (server->is_hanging()) server->AnswerAndExit(exit_code);
     }
   }
   server.reset();

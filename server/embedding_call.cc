@@ -8,6 +8,7 @@
 #include "server/api_error.h"
 #include "server/embedding.h"
 #include "server/json_text.h"
+#include "server/request_gate.h"
 
 namespace quire {
 namespace {
@@ -24,13 +25,6 @@ void AppendFloats(absl::Span<const float> values, std::string* out) {
     separator = ',';
   }
   *out += values.empty() ? "[]" : "]";
-}
-
-absl::Status SubmitError(absl::Status status) {
-  // A full queue is the server's limit, not the caller's.
-  return absl::IsResourceExhausted(status)
-             ? absl::UnavailableError("the server is overloaded")
-             : status;
 }
 
 }  // namespace
@@ -75,7 +69,7 @@ void EmbeddingCall::Submit() {
     requests_[i].id = request.id;  // For Cancel.
     const absl::Status status = engine_->Submit(std::move(request));
     if (status.ok()) continue;
-    output_->Reject(shared_from_this(), i, parts, SubmitError(status));
+    output_->Reject(shared_from_this(), i, parts, SubmitRefusal(status));
     is_cancelled_ = true;
     return;
   }
@@ -94,7 +88,7 @@ void EmbeddingCall::SubmitNext() {
   const absl::Status status = engine_->Submit(std::move(request));
   if (status.ok()) return;
   is_cancelled_ = true;
-  output_->Reject(shared_from_this(), 0, {part}, SubmitError(status));
+  output_->Reject(shared_from_this(), 0, {part}, SubmitRefusal(status));
 }
 
 void EmbeddingCall::Cancel() {

@@ -332,6 +332,13 @@ const Field kFields[] = {
        r.priority = v.get<int32_t>();
        return absl::OkStatus();
      }},
+    {"timeout", kBoth, kNumber, 0, kMaxTimeoutSeconds, kUsed,
+     [](const Json& v, ApiRequest& r) -> absl::Status {
+       r.timeout = v.get<double>();
+       if (*r.timeout > 0) return absl::OkStatus();
+       return ParameterError("timeout",
+                             "'timeout' must be a number of seconds above 0");
+     }},
     {"request_id", kBoth, kString, -kNone, kNone, kUsed, SetRequestId},
     // Sampling.
     {"temperature", kBoth, kNumber, 0, 2, kUsed,
