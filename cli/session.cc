@@ -484,7 +484,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
 
   const auto speculative = CheckSpeculation(options, *session, error);
   if (!speculative.has_value()) return nullptr;
-  if (speculative->method != DraftMethod::kNone) {
+  if (speculative->method != DraftMethod::kNone || options.enable_verify_link) {
     load_options->num_drafts = speculative->num_speculative_tokens;
   }
 
@@ -547,6 +547,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   session->engine_options = MakeEngineOptions(options, *session);
   if (!AddDrafter(*std::move(begun_drafter), session.get(), error)) {
     return nullptr;
+  }
+  if (options.enable_verify_link) {
+    if (!session->engine_options.enable_generate) {
+      return fail(absl::InvalidArgumentError(
+                      "--enable-verify-link: the model makes embeddings: there "
+                      "is nothing to verify"),
+                  kExitUsage);
+    }
+    session->engine_options.num_speculative_tokens =
+        speculative->num_speculative_tokens;
   }
   if (const absl::Status status =
           ValidateEngineOptions(session->engine_options);

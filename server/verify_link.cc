@@ -227,7 +227,8 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
     if (is_refused_) return absl::OkStatus();  // It has not heard yet.
     switch (type) {
       case LinkFrameType::kSubmit: {
-        QUIRE_ASSIGN_OR_RETURN(Request request, ParseSubmit(payload));
+        QUIRE_ASSIGN_OR_RETURN(Request request,
+                               ParseSubmit(payload, Clock::Monotonic()->Now()));
         Submit(std::move(request));
         return absl::OkStatus();
       }
@@ -419,6 +420,7 @@ void VerifyLink::Session::Submit(Request request) {
   // As for requests of the API: keys do not share a cache.
   request.cache_namespace = absl::StrCat(owner_ == nullptr ? "" : owner_->name,
                                          "\n", request.cache_namespace);
+  request.owner = owner_ == nullptr ? "" : owner_->name;
   request.continues_call = false;
   const int n = request.n;
   const int64_t num_prompt_tokens = request.prompt_token_ids.size();

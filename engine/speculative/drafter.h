@@ -42,9 +42,6 @@ struct DraftSequence {
   // Requests share what was learnt from them only under the same value.
   absl::string_view cache_namespace;
   int32_t max_num_drafts = 0;  // >= 1.
-  // Whose sequence it is, for a drafter that is told of requests elsewhere.
-  uint64_t request_id = 0;
-  int32_t choice_idx = 0;
   // How the target draws, for a drafter that draws by the same noise, a
   // function of (draw_key, position): where both distributions are near each
   // other the draws then mostly agree at any temperature. Null: greedily. It
@@ -53,6 +50,9 @@ struct DraftSequence {
   uint64_t draw_key = 0;
   // A draft that is less likely accepted, with all before it, does not pay.
   float min_chance = 0;
+  // Whose sequence it is, for a drafter that is told of requests elsewhere.
+  uint64_t request_id = 0;
+  int32_t choice_idx = 0;
 };
 
 // What becomes of one row of a step of the target, for drafters that use its

@@ -73,12 +73,12 @@ class EdgeEngineImpl final : public EdgeEngine,
     {
       std::lock_guard<std::mutex> lock(mu_);
       is_stopping_ = true;
+      is_up_ = false;  // From here on the link is not used any more.
     }
     // Both call this object from threads of theirs.
     link_.reset();
     {
       std::lock_guard<std::mutex> lock(mu_);
-      is_up_ = false;
       EndAll(FinishReason::kAbort, absl::OkStatus());
     }
     local_.reset();
@@ -254,7 +254,7 @@ absl::Status EdgeEngineImpl::Submit(Request request) {
     QUIRE_RETURN_IF_ERROR(StartOffline(state.get()));
   } else {
     frame_.clear();
-    if (!AppendSubmit(state->request, &frame_)) {
+    if (!AppendSubmit(state->request, state->submitted_at, &frame_)) {
       return absl::InvalidArgumentError(
           "the request is too large for the link to the model");
     }
@@ -453,6 +453,23 @@ void EdgeEngineImpl::HandleCloudEvent(EdgeRequest* state, OutputEvent event) {
     }
     choice.heard_at = now;
   }
+  if (event.is_last) {
+    // The cloud has nothing more to say, also where it refused the request and
+    // named one choice only.
+    const absl::Status error =
+        event.error.ok() ? absl::InternalError("the model did not end it")
+                         : event.error;
+    int num_others = state->num_unfinished - 1;
+    for (int i = 0; num_others > 0; ++i) {
+      if (i == choice_idx || state->choices[i].is_finished) continue;
+      --num_others;
+      FinishChoice(state, i, FinishReason::kError, error);
+    }
+    if (!event.finish_reason.has_value()) {
+      event.finish_reason = FinishReason::kError;
+      event.error = error;
+    }
+  }
   if (event.finish_reason.has_value()) {
     Emit(state, std::move(event));  // May delete `state`.
     return;
@@ -522,6 +539,9 @@ Request EdgeEngineImpl::MakeLocalRequest(const EdgeRequest& state,
   local.cache_namespace = state.request.cache_namespace;
   local.arrival_time = clock_->Now();
   local.priority = state.request.priority;
+  local.owner = state.request.owner;
+  local.share_weight = state.request.share_weight;
+  local.deadline = state.request.deadline;
   return local;
 }
 
@@ -616,7 +636,7 @@ void EdgeEngineImpl::HandleDrafts(EdgeRequest* state, int choice_idx,
     }
     ++choice.draft_position;
   }
-  if (!drafts.token_ids.empty()) {
+  if (!drafts.token_ids.empty() && is_up_) {
     drafts.request_id = state->request.id;
     drafts.choice_idx = choice_idx;
     drafts.chain_no = choice.chain.chain_no();
