@@ -401,6 +401,13 @@ int RunBenchModel(const BenchModelOptions& options) {
     const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
     return status.ok() ? kExitOk : FailBench(status, kExitDevice);
   }
+  if (options.model.pipeline_parallel_size > 1) {
+    // One batch is in one stage at a time: that is not what stages are for.
+    return FailBench(absl::InvalidArgumentError(
+                         "--pipeline-parallel-size: bench throughput and bench "
+                         "serve measure stages, bench model does not"),
+                     kExitUsage);
+  }
   return ModelBench(options).Run();
 }
 

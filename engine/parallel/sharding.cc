@@ -1,6 +1,7 @@
 #include "engine/parallel/sharding.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -141,9 +142,12 @@ absl::StatusOr<IndexRange> StageLayers(int64_t num_layers, ShardSpec stage,
         absl::StrCat(num_layers, " layers are not enough for ", stage.size,
                      " pipeline stages; at most ", num_layers, " work"));
   }
+  // To the nearest, so that no stage is half a layer behind; of two equal ones
+  // the smaller.
   const double part = (num_layers + head_layers) / stage.size - head_layers;
-  const int64_t num_last = std::clamp<int64_t>(static_cast<int64_t>(part), 1,
-                                               num_layers - stage.size + 1);
+  const int64_t num_last =
+      std::clamp<int64_t>(static_cast<int64_t>(std::ceil(part - 0.5)), 1,
+                          num_layers - stage.size + 1);
   const int64_t num_others = num_layers - num_last;
   if (stage.rank + 1 == stage.size) return IndexRange{num_others, num_layers};
   return ShardUnits(num_others, 1, {stage.rank, stage.size - 1},

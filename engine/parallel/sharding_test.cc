@@ -192,8 +192,11 @@ TEST(StageLayersTest, ConsecutiveAndTheFirstAreLarger) {
 
 TEST(StageLayersTest, TheLastOneHasFewerForTheLogits) {
   // 24 layers and 4.5: 14.25 for each of two stages.
-  EXPECT_EQ(*StageLayers(24, {0, 2}, 4.5), (IndexRange{0, 15}));
-  EXPECT_EQ(*StageLayers(24, {1, 2}, 4.5), (IndexRange{15, 24}));
+  EXPECT_EQ(*StageLayers(24, {0, 2}, 4.5), (IndexRange{0, 14}));
+  EXPECT_EQ(*StageLayers(24, {1, 2}, 4.5), (IndexRange{14, 24}));
+  // Logits of a third of a layer's work cost the last one none.
+  EXPECT_EQ(*StageLayers(6, {0, 2}, 0.33), (IndexRange{0, 3}));
+  EXPECT_EQ(*StageLayers(6, {1, 2}, 0.33), (IndexRange{3, 6}));
   // However large the vocabulary, every stage has a layer; and together all.
   for (const double head_layers : {0.0, 0.6, 3.0, 50.0}) {
     for (const int num_layers : {4, 5, 17, 80}) {
