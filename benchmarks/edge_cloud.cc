@@ -11,9 +11,10 @@ int main() {
   for (const int num_edges : {1, 32}) {
     base.num_edges = num_edges;
     base.num_requests_per_edge = num_edges == 1 ? 8 : 2;
-    std::printf("\n%d edge%s: tokens/s over the cloud alone (rows of the "
-                "cloud's steps per token)\n\n",
-                num_edges, num_edges == 1 ? "" : "s");
+    std::printf(
+        "\n%d edge%s: tokens/s over the cloud alone (rows of the "
+        "cloud's steps per token)\n\n",
+        num_edges, num_edges == 1 ? "" : "s");
     std::printf("| round trip, loss | cloud alone, tokens/s |");
     for (const double a : acceptances) std::printf(" edge, acceptance %g |", a);
     std::printf(" without the gate, %g | at the cloud, %g |\n|---|---|",
