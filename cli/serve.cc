@@ -15,9 +15,11 @@
 #include "absl/synchronization/mutex.h"
 #include "cli/edge.h"
 #include "cli/exit_codes.h"
+#include "cli/telemetry.h"
 #include "cli/version.h"
 #include "cli/worker.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
 #include "engine/speculative/link/edge_engine.h"
 #include "engine/speculative/link/link_drafter.h"
@@ -47,9 +49,14 @@ class RunningServerImpl : public RunningServer {
   }
 
   absl::Status Listen() {
+    QUIRE_ASSIGN_OR_RETURN(telemetry_, StartTelemetry(options_));
     QUIRE_RETURN_IF_ERROR(CheckLinkOptions(options_));
     QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
                            MakeHttpServerOptions(options_));
+    http.on_notice = [log = telemetry_.log](const std::string& line) {
+      log->Message(LogLevel::kWarning, line);
+    };
+    http.observer = telemetry_.observer;
     http.on_response = [this](absl::string_view method, absl::string_view route,
                               int status) {
       http_requests_.Count(method, route, status);
@@ -76,7 +83,7 @@ class RunningServerImpl : public RunningServer {
         const std::string waiting =
             absl::StrCat("waiting for the other nodes: ", num_joined, " of ",
                          size, " processes of ", num_nodes, " nodes are here");
-        absl::FPrintF(stderr, "quire: %s\n", waiting);
+        log().Message(LogLevel::kInfo, waiting);
         api_->SetWaiting(num_joined < size ? waiting : "");
       };
     }
@@ -112,6 +119,7 @@ class RunningServerImpl : public RunningServer {
     metrics.num_speculative_tokens =
         session_->engine_options.num_speculative_tokens;
     metrics.http_requests = &http_requests_;
+    metrics.telemetry = telemetry_.counts;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
     OutputSink* sink = output_.get();
@@ -147,9 +155,11 @@ class RunningServerImpl : public RunningServer {
       served.embedding->max_inputs_in_flight = 2 * loaded.shape.max_num_seqs;
     }
     served.created = time(nullptr);
+    served.has_request_metrics = options_.enable_request_metrics;
     if (edge_ != nullptr) AddEdge(&served);
     if (verify_link_ != nullptr) ServeLinks(served);
     on_loaded();
+    InstallMemoryReserve();
     api_->Serve(served);
     load_time_ = absl::Now() - started_;
     return true;
@@ -163,6 +173,7 @@ class RunningServerImpl : public RunningServer {
     }
     return engine_->Health();
   }
+  ServerLog& log() override { return *telemetry_.log; }
   const Session& session() const { return *session_; }
 
   std::string Description() const override {
@@ -172,10 +183,11 @@ class RunningServerImpl : public RunningServer {
   void ReloadKeys() override {
     const absl::StatusOr<bool> is_reloaded = http_->ReloadKeys();
     if (!is_reloaded.ok()) {
-      absl::FPrintF(stderr, "quire: the old keys stay in force: %s\n",
-                    is_reloaded.status().message());
+      log().Message(LogLevel::kWarning,
+                    absl::StrCat("the old keys stay in force: ",
+                                 is_reloaded.status().message()));
     } else if (*is_reloaded) {
-      absl::FPrintF(stderr, "quire: the file of keys was read again\n");
+      log().Message(LogLevel::kInfo, "the file of keys was read again");
     }
   }
 
@@ -286,6 +298,7 @@ class RunningServerImpl : public RunningServer {
   }
 
   const ServeOptions options_;
+  Telemetry telemetry_;  // Ends last: it is told of what the others end.
   const ServeParts parts_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<ModelRunner> own_runner_;  // Of parts_, as own_sink_.
@@ -406,37 +419,45 @@ int RunServe(const ServeOptions& options, const ServeParts& parts) {
   std::unique_ptr<RunningServer> server = RunningServer::Start(
       options, [&signals] { signals.SetServing(); }, &error, parts);
   if (server == nullptr) {
-    absl::FPrintF(stderr, "quire: %s\n", error.status.message());
+    PrintMessage(options, LogLevel::kError, error.status.message());
     return error.exit_code;
   }
-  absl::PrintF("quire %s\n%s", kVersion, server->Description());
-  fflush(stdout);
+  if (options.log_format == "json") {
+    server->log().Message(
+        LogLevel::kInfo,
+        absl::StrCat("quire ", kVersion, "\n", server->Description()));
+  } else {
+    absl::PrintF("quire %s\n%s", kVersion, server->Description());
+    fflush(stdout);
+  }
   int exit_code = kExitOk;
   // A quarter of a second bounds how late a failed engine ends the process, and
   // how late a changed file of keys counts.
   while (!signals.WaitForSignal(absl::Milliseconds(250))) {
     server->ReloadKeys();
     if (!server->Health().ok()) {
-      absl::FPrintF(stderr, "quire: %s\n", server->Health().message());
+      server->log().Message(LogLevel::kError, server->Health().message());
       exit_code = kExitEngine;
       break;
     }
   }
   if (exit_code == kExitOk) {
-    absl::FPrintF(stderr, "quire: draining\n");
+    server->log().Message(LogLevel::kInfo, "draining");
     const bool is_drained =
         server->Drain(absl::Seconds(options.shutdown_timeout_seconds),
                       [&] { return signals.num_signals() > 1; });
     if (!is_drained) {
-      absl::FPrintF(
-          stderr, "quire: what still ran after %s was ended with an error\n",
-          signals.num_signals() > 1 ? "the second signal"
-                                    : "the end of --shutdown-timeout");
+      server->log().Message(LogLevel::kWarning,
+                            absl::StrCat("what still ran after ",
+                                         signals.num_signals() > 1
+                                             ? "the second signal"
+                                             : "the end of --shutdown-timeout",
+                                         " was ended with an error"));
       exit_code = kExitDrainTimeout;
     }
     // What fails ends its requests, too, but not in good order.
     if (const absl::Status health = server->Health(); !health.ok()) {
-      absl::FPrintF(stderr, "quire: %s\n", health.message());
+      server->log().Message(LogLevel::kError, health.message());
       exit_code = kExitEngine;
     }
   }

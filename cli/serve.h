@@ -14,6 +14,7 @@
 #include "engine/engine_options.h"
 #include "engine/model_runner.h"
 #include "server/http_server.h"
+#include "server/telemetry/server_log.h"
 
 namespace quire {
 
@@ -40,7 +41,8 @@ class RunningServer {
   virtual int port() const = 0;
   virtual std::string Description() const = 0;  // The start-up table.
   virtual absl::Status Health() const = 0;
-  // Reads the file of keys again if it has changed, and says so on stderr.
+  virtual ServerLog& log() = 0;
+  // Reads the file of keys again if it has changed, and says so in the log.
   virtual void ReloadKeys() = 0;
   // Refuses new requests and waits for those that run; `is_cancelled` ends the
   // wait early. Requests that are left get an error. True if none was left.

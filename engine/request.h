@@ -84,6 +84,8 @@ struct Request {
   absl::Time deadline = absl::InfiniteFuture();
   // Smaller is more urgent. Counts under SchedulingPolicy::kPriority only.
   int32_t priority = 0;
+  // Held while it waits; set by EngineLoop::Submit.
+  int64_t num_bytes = 0;
   // A later piece of a call that was accepted with its first request: no limit
   // of the queue and no draining refuses it.
   bool continues_call = false;

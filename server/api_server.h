@@ -47,6 +47,7 @@ struct ServedModel {
   std::optional<ServedEmbedding> embedding;  // None: the model generates text.
   int64_t created = 0;                       // Unix seconds.
   bool has_priorities = false;               // SchedulingPolicy::kPriority.
+  bool has_request_metrics = false;          // ApiCallOptions::has_metrics.
   // Of an edge: what ready says, or why new requests are refused. Null: "ok".
   std::function<absl::StatusOr<std::string>()> readiness;
   // Appended to the metrics. Null: nothing.
@@ -112,6 +113,8 @@ class ApiServer {
   // One request more of the key, if it has any. RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(
       const HttpRequest& request) const;
+  // Keeps what may be told of the body.
+  void RecordBody(const HttpRequest& request) const;
   void AddApiRoute(
       const char* method, const char* path,
       std::function<absl::Status(const ServedModel&, const HttpRequest&,

@@ -21,6 +21,9 @@
 
 namespace quire {
 
+class RequestObserver;  // server/telemetry/request_record.h
+struct RequestRecord;
+
 // What the requests of one key may take. 0: no bound.
 struct ApiKeyLimits {
   int64_t max_concurrent_requests = 0;
@@ -45,6 +48,9 @@ struct HttpRequest {
       arrival_time;  // Clock of the process when the first byte was read.
   // Of a route with kApi; null for others.
   std::shared_ptr<const ApiKeyOwner> owner;
+  // What will be told of the request; whoever answers it holds it until it has,
+  // and writes the API's part. Null in tests only.
+  std::shared_ptr<RequestRecord> record;
 
   // The first value of `name` (lower case); empty if absent.
   absl::string_view Header(absl::string_view name) const;
@@ -148,6 +154,8 @@ struct HttpServerOptions {
   std::string api_keys_file;
   // A line for the log. Runs on the socket thread: must not block or throw.
   std::function<void(const std::string& line)> on_notice;
+  // Is told of every request. May be null.
+  std::shared_ptr<RequestObserver> observer;
   // Renders an error of the transport itself (404, 405, 400, 401, 408, 413,
   // 415, 431, 503) as a JSON body.
   std::function<std::string(int status, absl::string_view message)> error_body;
@@ -160,6 +168,11 @@ struct HttpServerOptions {
       on_response;
 };
 
+struct HttpRoute {
+  std::string method, path;
+  RouteAccess access = RouteAccess::kApi;
+};
+
 class HttpServer {
  public:
   static absl::StatusOr<std::unique_ptr<HttpServer>> Create(
@@ -170,6 +183,9 @@ class HttpServer {
   virtual void AddRoute(absl::string_view method, absl::string_view path,
                         RouteAccess access, HttpHandler handler) = 0;
 
+  // All that were added. Not before Start.
+  virtual std::vector<HttpRoute> routes() const = 0;
+
   // Binds and serves in the background. UNAVAILABLE with address and reason.
   virtual absl::Status Start() = 0;
   virtual int port() const = 0;      // After Start; 0 for a Unix socket.
@@ -179,6 +195,9 @@ class HttpServer {
   // error the keys in force stay. Not on a thread that must not block; one at a
   // time.
   virtual absl::StatusOr<bool> ReloadKeys() = 0;
+
+  // HttpServerOptions::observer's.
+  virtual int64_t max_recorded_body_bytes() const = 0;
 
   // Requests being handled or answered now, probes included.
   virtual int num_open_requests() const = 0;

@@ -101,6 +101,8 @@ TEST_F(ListenersTest, ProbesDoNotWaitForWorkers) {
   EXPECT_EQ(ConnectOps().Ask(kHealth).status, 200);
   goes_on = true;
   EXPECT_EQ(clients.front().Receive().status, 200);
+  // The handlers of those that waited look at goes_on, too.
+  server_->Stop(absl::ZeroDuration());
 }
 
 TEST_F(ListenersTest, OperationsListenerHasRoomWhileTheOtherIsFull) {

@@ -46,6 +46,7 @@
 #include "server/http/response_head.h"
 #include "server/http/tls.h"
 #include "server/http_server.h"
+#include "server/telemetry/request_record.h"
 
 namespace quire {
 
@@ -56,6 +57,7 @@ struct PendingRequest {
   std::string body;
   absl::Time arrival_time;
   std::shared_ptr<Exchange> exchange;
+  std::shared_ptr<RequestRecord> record;
 };
 
 enum class ListenerKind : uint8_t { kMain, kOperations };
@@ -69,6 +71,8 @@ class RequestSink {
     const char* message = "";
     HttpHeaders headers;
     std::shared_ptr<const ApiKeyOwner> owner;  // Of the key, where one counts.
+    absl::string_view route;  // Its path; empty if the request hits none.
+    RouteAccess access = RouteAccess::kPublic;  // Of the route.
   };
 
   virtual ~RequestSink() = default;
@@ -143,6 +147,8 @@ class EventLoop {
     HeadScanner scanner;
     RequestHead head;
     std::shared_ptr<const ApiKeyOwner> owner;  // As the head was admitted.
+    std::shared_ptr<RequestRecord>
+        record;  // From the head to the answer's end.
     ChunkedDecoder decoder{0};
     std::string body;
 
@@ -176,6 +182,7 @@ class EventLoop {
   void RefuseConnection(const Port& port, int fd);
   void RefuseForLackOfDescriptors(const Port& port);
   void PauseAccepting();
+  void ResumeAccepting();
   void ReloadCertificates();
 
   // As recv and send.
@@ -189,6 +196,10 @@ class EventLoop {
   bool AdvanceHead(Connection* c);
   bool AdvanceBody(Connection* c);
   void BeginRequest(Connection* c);
+  void BeginRecord(Connection* c);
+  // `headers` with what every answer carries besides.
+  HttpHeaders WithRecordHeaders(Connection* c, const HttpHeaders& headers);
+  void EndRecord(Connection* c, bool is_cut_off);
   void Dispatch(Connection* c);
 
   void RespondError(Connection* c, HttpError error, bool keep_alive,

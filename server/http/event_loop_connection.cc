@@ -7,6 +7,7 @@
 #include <ctime>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "server/http/event_loop.h"
 
@@ -23,6 +24,10 @@ constexpr absl::Duration kLingerTimeout = absl::Seconds(2);
 constexpr int64_t kMaxLargestBodies = 64;
 // Buffers above this are freed when they are empty.
 constexpr size_t kKeptBufferBytes = 16 << 10;
+// Of a path that is no route's, for the log.
+constexpr size_t kMaxRecordedPath = 256;
+// As nginx counts clients that did not wait; never sent.
+constexpr int kStatusClientGone = 499;
 constexpr absl::string_view kPing = ": ping\n\n";
 
 void ReleaseIfLarge(std::string* buffer) {
@@ -130,8 +135,59 @@ bool EventLoop::AdvanceHead(Connection* c) {
   return true;
 }
 
+// A record with what is known of any request, its head being readable or not.
+void EventLoop::BeginRecord(Connection* c) {
+  c->record = NewRequestRecord(options_.observer);
+  c->record->request_id = NewTraceId();
+  c->record->arrival_time = c->arrival_time;
+  c->record->wall_arrival = absl::Now() - (now_ - c->arrival_time);
+}
+
+HttpHeaders EventLoop::WithRecordHeaders(Connection* c,
+                                         const HttpHeaders& headers) {
+  if (c->record == nullptr) BeginRecord(c);
+  HttpHeaders all = headers;
+  const auto id = std::find_if(all.begin(), all.end(), [](const auto& field) {
+    return absl::EqualsIgnoreCase(field.first, "x-request-id");
+  });
+  if (id == all.end()) {
+    all.emplace_back("X-Request-Id", c->record->request_id);
+  } else {
+    c->record->request_id = id->second;
+  }
+  if (c->record->trace.has_trace()) {
+    all.emplace_back("traceresponse", TraceResponse(c->record->trace));
+  }
+  return all;
+}
+
+// The record lives on while whoever answered has more to write into it.
+void EventLoop::EndRecord(Connection* c, bool is_cut_off) {
+  const auto record = std::move(c->record);
+  if (record == nullptr) return;
+  record->end_time = now_;
+  record->is_cut_off = is_cut_off;
+  if (record->status == 0) record->status = kStatusClientGone;
+}
+
 void EventLoop::BeginRequest(Connection* c) {
   RequestSink::Verdict verdict = sink_->Admit(c->head, c->port->kind);
+  BeginRecord(c);
+  RequestRecord& record = *c->record;
+  if (const absl::string_view given = c->head.Field("x-request-id");
+      IsHarmlessRequestId(given)) {
+    record.request_id = std::string(given);
+  }
+  record.method = c->head.method;
+  record.route = std::string(verdict.route);
+  if (record.route.empty())
+    record.path = c->head.path.substr(0, kMaxRecordedPath);
+  record.is_probe =
+      !verdict.route.empty() && verdict.access == RouteAccess::kOperations;
+  record.is_api = verdict.status == 0 && verdict.access == RouteAccess::kApi;
+  if (verdict.owner != nullptr) record.owner = verdict.owner->name;
+  record.trace = ReadTraceContext(c->head.fields);
+  if (options_.observer != nullptr) options_.observer->OnBegin(&record);
   if (verdict.status != 0) {
     RespondError(c, {verdict.status, verdict.message},
                  c->head.keep_alive && !c->head.has_body(), verdict.headers);
@@ -192,6 +248,7 @@ void EventLoop::Dispatch(Connection* c) {
   request.arrival_time = c->arrival_time;
   request.head = c->head;
   request.owner = std::move(c->owner);
+  request.record = c->record;
   const int64_t num_body_bytes = request.body.size();
   SetState(c, State::kAnswering);
   ++num_open_requests_;
@@ -221,7 +278,9 @@ void EventLoop::RespondError(Connection* c, HttpError error, bool keep_alive,
   head.content_type = "application/json";
   head.content_length = body.size();
   head.keep_alive = c->keep_alive;
-  AppendResponseHead(head, headers, std::time(nullptr), &c->out);
+  const HttpHeaders all_headers = WithRecordHeaders(c, headers);
+  c->record->status = error.status;
+  AppendResponseHead(head, all_headers, std::time(nullptr), &c->out);
   sink_->OnResponse(c->head, error.status);
   if (c->head.method != "HEAD") c->out += body;
   c->is_complete = true;
@@ -280,7 +339,9 @@ void EventLoop::AppendStart(Connection* c, const Exchange::Start& start,
                                               : BodyFraming::kClose;
   }
   head.keep_alive = c->keep_alive;
-  AppendResponseHead(head, start.headers, std::time(nullptr), &c->out);
+  const HttpHeaders all_headers = WithRecordHeaders(c, start.headers);
+  c->record->status = start.status;
+  AppendResponseHead(head, all_headers, std::time(nullptr), &c->out);
   sink_->OnResponse(c->head, start.status);
   // Neither has a body, whatever the handler sent.
   if (is_head || start.status == 204 || start.status == 304) {
@@ -353,6 +414,7 @@ void EventLoop::FinishResponse(Connection* c) {
     --num_open_requests_;
     exchange->EndFlushed();
   }
+  EndRecord(c, /*is_cut_off=*/false);
   // While draining only what was announced as the last answer: a connection
   // that closes unannounced may cost its client the next request.
   if (!c->keep_alive || is_draining_) return Linger(c);
