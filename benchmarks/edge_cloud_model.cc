@@ -50,8 +50,7 @@ class TimedRunner : public ModelRunner {
     }
     num_rows_ += num_decode_tokens;
     ++num_steps_;
-    duration_ =
-        parameters_.step_base + parameters_.step_per_token * num_tokens;
+    duration_ = parameters_.step_base + parameters_.step_per_token * num_tokens;
     return model_.Submit(output);
   }
   absl::StatusOr<StepResult> Collect() override {
@@ -177,7 +176,7 @@ class CloudDrafter : public Drafter {
 
 struct Message {
   absl::Time arrival;
-  LinkDrafts drafts;           // To the cloud; without tokens: a new request.
+  LinkDrafts drafts;            // To the cloud; without tokens: a new request.
   std::vector<int32_t> tokens;  // To the edge.
   bool is_last = false;
 };
@@ -200,8 +199,8 @@ class Edge {
 
   // The cloud has drawn `tokens` at `time`.
   void Tell(absl::Time time, std::vector<int32_t> tokens, bool is_last) {
-    down_messages_.push_back({down_.Arrival(time), {}, std::move(tokens),
-                              is_last});
+    down_messages_.push_back(
+        {down_.Arrival(time), {}, std::move(tokens), is_last});
   }
 
   // All that happens here up to `time`, in order.
@@ -337,8 +336,7 @@ EngineOptions MakeOptions(const EdgeCloudParameters& parameters) {
       parameters.num_prompt_tokens + parameters.num_tokens_per_request + 1;
   options.max_num_seqs = std::max(parameters.num_edges, 1);
   options.max_num_batched_tokens = 512;
-  options.num_blocks =
-      options.max_num_seqs * (options.max_model_len / 16 + 2);
+  options.num_blocks = options.max_num_seqs * (options.max_model_len / 16 + 2);
   options.max_num_scored_tokens =
       options.max_num_seqs * (parameters.max_drafts + 1);
   options.max_num_queued_reqs = options.max_num_seqs;
@@ -359,9 +357,8 @@ EdgeCloudResult RunEdgeCloud(const EdgeCloudParameters& parameters) {
   LinkDrafter link_drafter(kVocabSize, nullptr);
   CloudDrafter cloud_drafter(parameters.cloud_draft, &clock, &truth);
   Drafter* const drafters[] = {nullptr, &link_drafter, &cloud_drafter};
-  auto engine =
-      Engine::Create(options, &runner, &clock,
-                     drafters[static_cast<int>(parameters.place)]);
+  auto engine = Engine::Create(options, &runner, &clock,
+                               drafters[static_cast<int>(parameters.place)]);
   QUIRE_CHECK(engine.ok());
   std::vector<std::unique_ptr<Edge>> edges;
   for (int i = 0; i < parameters.num_edges; ++i) {

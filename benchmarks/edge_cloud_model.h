@@ -29,7 +29,7 @@ struct EdgeCloudParameters {
   // A step of n tokens takes base + n * per_token.
   absl::Duration step_base = absl::Milliseconds(25);
   absl::Duration step_per_token = absl::Microseconds(100);
-  absl::Duration edge_draft = absl::Milliseconds(5);     // For each token.
+  absl::Duration edge_draft = absl::Milliseconds(5);      // For each token.
   absl::Duration cloud_draft = absl::Microseconds(1500);  // For all sequences.
   int max_drafts = 5;
   // Decide how much is drafted and verified; false: always all.
@@ -50,7 +50,7 @@ struct EdgeCloudResult {
   double rows_per_token = 0;
   // Steps of the cloud, and their time, for each token of one sequence.
   double steps_per_token = 0;
-  double acceptance = 0;           // Accepted of verified drafts.
+  double acceptance = 0;             // Accepted of verified drafts.
   double drafts_sent_per_token = 0;  // Over the network.
 };
 

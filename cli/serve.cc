@@ -299,10 +299,8 @@ class RunningServerImpl : public RunningServer {
   void AddEdge(ServedModel* served) {
     served->readiness = [this]() -> absl::StatusOr<std::string> {
       QUIRE_RETURN_IF_ERROR(edge_->Readiness());
-      const EdgeLinkStats stats = edge_->LinkStats();
-      return stats.is_up ? std::string("ok")
-                         : absl::StrCat("offline, the draft model answers: ",
-                                        stats.state);
+      return std::string(
+          edge_->LinkStats().is_up ? "ok" : "offline: the draft model answers");
     };
     served->more_metrics = [this, name = served->names.front()] {
       return EdgeMetrics(edge_->LinkStats(), name);

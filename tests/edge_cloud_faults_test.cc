@@ -193,6 +193,7 @@ TEST_F(EdgeCloudFaultsTest, WrongDraftsChangeNothing) {
     ASSERT_TRUE(edge_->Submit(MakeRequest(id, 200)).ok());
   }
   for (RequestId id = 1; id <= 4; ++id) ExpectRight(id, 200);
+  EXPECT_TRUE(edge_->Health().ok()) << edge_->Health();
   const EngineStats stats = cloud_->engine().Stats();
   EXPECT_GT(stats.num_draft_tokens, stats.num_accepted_tokens);
   EXPECT_GT(stats.num_accepted_tokens, 0);
