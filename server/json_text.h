@@ -17,8 +17,8 @@ struct JsonLimits {
   // its text.
   int max_nodes = 100'000;
   // Numbers, booleans and null: 16 bytes each, three times that while a list
-  // grows. 8 MiB of text hold some 1.4 million token ids.
-  int max_plain_values = 2'000'000;
+  // grows. As many token ids as the engine lets wait.
+  int max_plain_values = 1 << 20;
   // Of one object. They are a list, which whoever looks one up searches.
   int max_keys = 1024;
   // A member of the outermost object that may have max_wide_keys; null: none.

@@ -471,8 +471,8 @@ std::vector<Row> ModelServerRows() {
   };
   rows.push_back(
       Asks("nlohmann: 7 MiB of numbers", kComplete, numbers(3'600'000), 400));
-  rows.push_back(Asks("nlohmann: 1.9 million numbers", kComplete,
-                      numbers(1'900'000), 200));
+  rows.push_back(
+      Asks("nlohmann: a million numbers", kComplete, numbers(1'000'000), 200));
   rows.push_back(Asks("nlohmann: bad UTF-8", kComplete,
                       "{\"prompt\":\"\xc3\x28\xed\xa0\x80\"}", 400));
   for (const auto& [num_words, status] :
