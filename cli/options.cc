@@ -242,12 +242,18 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
                   "Processes that the model is split over; auto: all GPUs that "
                   "divide it, one on the CPU");
   app->add_option("--pipeline-parallel-size", options->pipeline_parallel_size,
-                  "Stages of layers; only 1 is supported in this version")
+                  "Stages of layers, each on as many processes as the tensor "
+                  "parallel size says; they work on different sequences at the "
+                  "same time")
       ->check(CLI::Range(1, 64));
   app->add_option(
          "--worker-timeout", options->worker_timeout_seconds,
          "Seconds without a sign of life after which a process is given "
          "up; a step may take 0.1 s longer for each of its tokens")
+      ->check(CLI::Range(0.1, 1e6));
+  app->add_option("--load-timeout", options->load_timeout_seconds,
+                  "Seconds in which all processes must have loaded, once all "
+                  "are there")
       ->check(CLI::Range(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
                   "Drafts tokens that are verified together: [ngram], [suffix] "
@@ -258,6 +264,9 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
                   "Tokens drafted at once, at most")
       ->check(CLI::Range(1, 64));
+  app->add_flag("--enable-verify-link", options->enable_verify_link,
+                "serve: edges (--verify-url) may link to this server, with a "
+                "key like all clients, and have their drafts verified");
   app->add_option("--seed", options->seed,
                   "Draws the seeds of requests that bring none");
 }
@@ -299,6 +308,9 @@ void AddNodeOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--bootstrap-timeout", options->bootstrap_timeout_seconds,
                   "Seconds in which all must have come")
       ->check(CLI::Range(0.1, 1e6));
+  app->add_option("--group-key-file", options->group_key_file,
+                  "A secret of at least 16 bytes that all hosts have; who does "
+                  "not know it cannot join (or its text in QUIRE_GROUP_KEY)");
 }
 
 // What the environment of a group of pods says (LeaderWorkerSet, then torchrun
@@ -408,6 +420,20 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                   "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)");
   app->add_flag("--enable-per-request-metrics", options->enable_request_metrics,
                 "Answers carry the times of their request, as vLLM's do");
+  app->add_option("--verify-url", options->verify_url,
+                  "Be an edge: this model drafts, and the quire at "
+                  "http[s]://HOST[:PORT] (with --enable-verify-link) draws "
+                  "every token");
+  app->add_option("--verify-api-key-file", options->verify_api_key_file,
+                  "File whose first line is this edge's key there; read again "
+                  "for each connection");
+  app->add_option("--verify-ca", options->verify_ca_file,
+                  "PEM authorities of the certificate there (default: the "
+                  "system's)");
+  app->add_option("--offline", options->offline,
+                  "Without the link: error, or draft: this model answers by "
+                  "itself and says so")
+      ->check(CLI::IsMember({"error", "draft"}));
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 1e6));

@@ -84,6 +84,8 @@ struct Request {
   absl::Time deadline = absl::InfiniteFuture();
   // Smaller is more urgent. Counts under SchedulingPolicy::kPriority only.
   int32_t priority = 0;
+  // Held while it waits; set by EngineLoop::Submit.
+  int64_t num_bytes = 0;
   // A later piece of a call that was accepted with its first request: no limit
   // of the queue and no draining refuses it.
   bool continues_call = false;
@@ -126,6 +128,8 @@ struct OutputEvent {
   std::optional<int32_t> stop_token_id;
   bool is_last = false;
   absl::Status error;  // Not OK with kError.
+  // Of an edge that has lost its cloud: the draft model's own tokens.
+  bool is_from_draft_model = false;
   // Drafts that the step verified for the choice, and how many of them became
   // tokens.
   int32_t num_draft_tokens = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/base/planted_bug.h"
+#include "engine/base/random.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -87,6 +88,10 @@ bool Sequence::WouldStopAt(int32_t token_id, int num_after,
 
 uint64_t Sequence::sequence_id() const {
   return (request->arrival_no << 7) + choice_idx;
+}
+
+uint64_t Sequence::draw_key() const {
+  return MixBits(request->seed, choice_idx);
 }
 
 absl::Span<const int32_t> Sequence::known_tokens() const {

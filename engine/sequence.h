@@ -79,6 +79,8 @@ struct Sequence {
   bool has_holdings() const { return slot >= 0; }
   // One choice of one request, never again: n is at most kMaxChoices (128).
   uint64_t sequence_id() const;
+  // Of what is drawn for it.
+  uint64_t draw_key() const;
   // Of the next `num_tokens` tokens to submit, those whose successor in the
   // prompt is to be scored and has not been: they are the last ones, before the
   // one that a token is drawn from.
@@ -151,6 +153,7 @@ struct ShareAccount {
   // What has not started.
   int num_queued = 0;
   int64_t num_queued_tokens = 0;
+  int64_t num_queued_bytes = 0;
   int64_t queued_cost = 0;
 };
 

@@ -78,6 +78,7 @@
 #include "absl/types/span.h"
 #include "engine/base/token_sequence_set.h"
 #include "kernels/communicator.h"
+#include "kernels/device_probe.h"
 #include "kernels/quant_format.h"
 #include "kernels/tensor_view.h"
 
@@ -417,9 +418,23 @@ class Backend {
   // workspace and KV cache are taken; none for one that uses the host's.
   virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
 
+  // Measures what such a device can do at best, with about `num_bytes` of its
+  // memory, between steps. The backend outlives it. For benchmarks.
+  virtual absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
+      int64_t /*num_bytes*/) {
+    return absl::UnimplementedError("memory is the host's");
+  }
+
   // EngineShape::steps_in_flight that is of use: 2 where the device computes
   // while the host plans.
   virtual int UsefulStepsInFlight() const { return 1; }
+
+  // Another backend on the same device, for a second model in this process (a
+  // draft model), which may share threads with this one: the two run no
+  // operation at the same time, and either may be destroyed first.
+  virtual absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() {
+    return absl::UnimplementedError("one model only");
+  }
 
   // ---- Loading: may allocate, block and start threads.
 

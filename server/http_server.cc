@@ -395,6 +395,9 @@ void QuireHttpServer::RunHandler(const HttpHandler& handler,
         !type.empty()) {
       request.headers.emplace_back("content-type", std::string(type));
     }
+    if (current_->request.head.offers_upgrade) {
+      request.upgrade = std::string(current_->request.head.Field("upgrade"));
+    }
     handler(request, std::move(current_->responder));
   } catch (...) {
     exchange->Fail(500, ErrorBody(500, "internal error"));

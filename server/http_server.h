@@ -54,15 +54,28 @@ struct HttpRequest {
 
   // The first value of `name` (lower case); empty if absent.
   absl::string_view Header(absl::string_view name) const;
+  // The protocol that the peer offers to go on in; empty if it offers none.
+  std::string upgrade;
 };
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
-// The answer to one request: either one Send, or StartStream, then any number
-// of Write, then Finish. All methods are thread-safe, never block and may be
-// called from any thread, at once or long after the handler returned; after the
-// peer has gone they do nothing. Dropping the last reference unanswered sends
-// 500.
+// A connection that goes on in another protocol (RFC 9110 7.8).
+struct HttpUpgrade {
+  std::string protocol;  // As the answer names it.
+  // Takes what the peer sends, from its first byte on, in order; false cuts the
+  // connection off. On a thread of the server: must not block.
+  std::function<bool(absl::string_view bytes)> on_bytes;
+  int64_t max_buffered_bytes = 256 << 10;  // As HttpServerOptions'.
+  // A peer that is silent for longer is cut off.
+  absl::Duration idle_timeout = absl::InfiniteDuration();
+};
+
+// The answer to one request: either one Send, or StartStream or Upgrade, then
+// any number of Write, then Finish. All methods are thread-safe, never block
+// and may be called from any thread, at once or long after the handler
+// returned; after the peer has gone they do nothing. Dropping the last
+// reference unanswered sends 500.
 class HttpResponder {
  public:
   virtual ~HttpResponder() = default;
@@ -73,6 +86,9 @@ class HttpResponder {
 
   // Begins a chunked text/event-stream response with status 200.
   virtual void StartStream(const HttpHeaders& headers = {}) = 0;
+  // Answers 101; what is written goes out as it is. Only for a request that
+  // offers it (HttpRequest::upgrade). The server's Stop does not wait for it.
+  virtual void Upgrade(HttpUpgrade /*upgrade*/) {}
   // Queues bytes of the stream as one chunk; pieces are coalesced. If the peer
   // reads too slowly (HttpServerOptions::max_buffered_bytes) it is
   // disconnected.

@@ -64,6 +64,7 @@ void FairShare::Add(RequestState* request) {
   ++account.num_live;
   ++account.num_queued;
   account.num_queued_tokens += request->request.prompt_token_ids.size();
+  account.num_queued_bytes += request->request.num_bytes;
   account.queued_cost += request->estimated_cost;
   ++level.num_live;
   ++queued_version_;
@@ -73,6 +74,7 @@ void FairShare::LeaveQueue(RequestState* request) {
   ShareAccount& account = *request->account;
   --account.num_queued;
   account.num_queued_tokens -= request->request.prompt_token_ids.size();
+  account.num_queued_bytes -= request->request.num_bytes;
   account.queued_cost -= request->estimated_cost;
   ++queued_version_;
 }
@@ -157,7 +159,8 @@ void FairShare::AppendQueued(std::vector<QueuedShare>* queued) const {
     for (const auto& [owner, account] : level.accounts) {
       if (account.num_queued == 0) continue;
       queued->push_back({owner, priority, account.weight, account.num_queued,
-                         account.num_queued_tokens, account.queued_cost});
+                         account.num_queued_tokens, account.num_queued_bytes,
+                         account.queued_cost});
     }
   }
 }

@@ -38,6 +38,7 @@ struct QueuedShare {
   int32_t weight = 1;
   int num_requests = 0;
   int64_t num_tokens = 0;  // Of prompts.
+  int64_t num_bytes = 0;   // Request::num_bytes.
   int64_t cost = 0;        // Estimated.
 };
 
@@ -63,6 +64,8 @@ class FairShare {
 
   // Only grows: the estimates of all requests that have started.
   int64_t started_cost() const { return started_cost_; }
+  // Of an answer, over all owners.
+  double mean_output_tokens() const { return mean_output_tokens_; }
   // Changes with what AppendQueued would say.
   int64_t queued_version() const { return queued_version_; }
   void AppendQueued(std::vector<QueuedShare>* queued) const;

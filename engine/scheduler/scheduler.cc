@@ -474,7 +474,7 @@ void Scheduler::EmitSlotChanges(Sequence* sequence, SchedulerOutput* output) {
     SlotStart start;
     start.slot = sequence->slot;
     start.params = &request.request.sampling;
-    start.draw_key = MixBits(request.seed, sequence->choice_idx);
+    start.draw_key = sequence->draw_key();
     start.banned_before_min = request.banned_before_min;
     start.history = sequence->token_ids;
     if (HasPlantedBug(PlantedBug::kHistoryNotResent)) {

@@ -140,6 +140,10 @@ class Scheduler {
   void NoteProposals(int depth, absl::Duration duration) {
     draft_control_.NoteProposals(depth, duration);
   }
+  // Or for contexts that were new to the drafter.
+  void NoteCatchUp(absl::Duration duration) {
+    draft_control_.NoteCatchUp(duration);
+  }
 
   // Plans the next step into *output (its capacity is reused). A plan with rows
   // counts as in flight from here; one without means that nothing can be
@@ -255,9 +259,11 @@ class Scheduler {
   // one. False if they ended the sequence, which never reaches the fault then.
   bool TakeTokensBeforeFault(const InFlightRow& row, SampledRow* sampled,
                              absl::Time now, std::vector<OutputEvent>* events);
-  // Takes the tokens. `event` may hold scored prompt tokens.
+  // Takes the tokens, of which the first num_accepted were drafts. `event` may
+  // hold scored prompt tokens.
   void AcceptTokens(const InFlightRow& row, absl::Span<TokenOutput> tokens,
-                    OutputEvent event, std::vector<OutputEvent>* events);
+                    int num_accepted, OutputEvent event,
+                    std::vector<OutputEvent>* events);
   void FailRows(InFlightStep step, const absl::Status& error, absl::Time now,
                 std::vector<OutputEvent>* events);
   void FailRequest(RequestState* request, const absl::Status& error,

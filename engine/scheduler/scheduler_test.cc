@@ -442,6 +442,73 @@ TEST_F(SchedulerTest, PlansAheadOfTokensNotYetKnown) {
   EXPECT_FALSE(scheduler_->HasUnfinished());
 }
 
+// Sequences of a plan.
+#define EXPECT_ROWS_OF(...)                                     \
+  do {                                                          \
+    std::vector<int> found;                                     \
+    for (const ScheduledRow& row : output_.rows) {              \
+      EXPECT_FALSE(row.input_on_device);                        \
+      found.push_back(static_cast<int>(id_of_slot_[row.slot])); \
+    }                                                           \
+    EXPECT_EQ(found, (std::vector<int>{__VA_ARGS__}));          \
+  } while (false)
+
+// Each sequence is in one step at a time, and each step has its part of them.
+TEST_F(SchedulerTest, MicroBatchesShareTheSequences) {
+  options_.steps_in_flight = options_.num_micro_batches = 2;
+  options_.max_num_batched_tokens = 16;
+  MakeScheduler();
+  for (const int id : {1, 2, 3, 4}) Add(id, 2);
+  Plan();  // All four prompts fit into its part of the budget.
+  EXPECT_ROWS_OF(1, 2, 3, 4);
+  EXPECT_TRUE(Plan().empty());
+  plans_.pop_back();
+  Finish();
+  for (int round = 0; round < 3; ++round) {
+    Plan();
+    EXPECT_ROWS_OF(1, 2);
+    if (round > 0) Finish();
+    Plan();
+    EXPECT_ROWS_OF(3, 4);
+    Finish();
+  }
+  // Of three, the part is two; who waited longest comes first.
+  scheduler_->Abort(1, -1, FinishReason::kAbort, now_, &events_);
+  Finish();
+  Plan();
+  EXPECT_ROWS_OF(2, 3);
+  Plan();
+  EXPECT_ROWS_OF(4);
+  Finish();
+  Plan();
+  EXPECT_ROWS_OF(2, 3);
+}
+
+// Chunks of one prompt follow each other through the stages, with a part of the
+// budget each.
+TEST_F(SchedulerTest, MicroBatchesOfOnePrompt) {
+  options_.steps_in_flight = options_.num_micro_batches = 2;
+  options_.max_num_batched_tokens = 16;
+  MakeScheduler();
+  Add(1, 20);
+  Plan();
+  EXPECT_EQ(output_.rows[0].num_tokens, 8);
+  Plan();
+  EXPECT_EQ(output_.rows[0].first_position, 8);
+  EXPECT_EQ(output_.rows[0].num_tokens, 8);
+  Finish();
+  Plan();
+  EXPECT_EQ(output_.rows[0].num_tokens, 4);
+  EXPECT_TRUE(output_.rows[0].needs_token);
+  Finish();
+  // Its token is being drawn.
+  EXPECT_TRUE(Plan().empty());
+  plans_.pop_back();
+  Finish();
+  Plan();
+  EXPECT_EQ(output_.rows[0].first_position, 20);
+}
+
 TEST_F(SchedulerTest, RowOfAnEndedSequenceIsDroppedAndHoldsItsBlocks) {
   options_.steps_in_flight = 2;
   MakeScheduler();
@@ -576,6 +643,46 @@ TEST_F(SchedulerTest, CountsPromptsAndCacheHitsOncePerRequest) {
   EXPECT_EQ(counters.prefix_cache_queries, 24);
   EXPECT_EQ(counters.prefix_cache_hits, 8);
   EXPECT_EQ(counters.num_generation_tokens, 5);
+}
+
+// However much is drafted, each running sequence finds the block that its next
+// token may need, and none is preempted for drafts.
+TEST_F(SchedulerTest, DraftsLeaveTheBlockReserve) {
+  for (const int num_blocks : {6, 7, 8, 9, 12}) {
+    SCOPED_TRACE(num_blocks);
+    options_.num_blocks = num_blocks;
+    options_.num_speculative_tokens = 5;
+    options_.adapts_drafts = false;
+    options_.enable_prefix_caching = false;
+    plans_.clear();
+    MakeScheduler();
+    scheduler_->StartDrafting(false);
+    Add(1, 6);
+    Add(2, 6);
+    PlanAndFinish();
+    ASSERT_EQ(scheduler_->num_running(), 2);
+    // Both know 7 tokens, and their two blocks have room for 8.
+    std::vector<DraftSequence> sequences;
+    scheduler_->PlanDrafts(&sequences);
+    EXPECT_GE(cache_->num_available_blocks(), 2);
+    const int num_spare = num_blocks - 4 - 2;
+    ASSERT_EQ(sequences.size(), 2u);
+    EXPECT_EQ(sequences[0].max_num_drafts, num_spare > 0 ? 5 : 1);
+    EXPECT_EQ(sequences[1].max_num_drafts, num_spare > 1 ? 5 : 1);
+    std::vector<Draft> drafts(2);
+    for (size_t i = 0; i < drafts.size(); ++i) {
+      EXPECT_GE(sequences[i].block_table.size() * options_.block_size,
+                sequences[i].token_ids.size() + sequences[i].max_num_drafts);
+      drafts[i].token_ids.assign(sequences[i].max_num_drafts, 6);
+    }
+    ASSERT_TRUE(scheduler_->SetDrafts(absl::MakeSpan(drafts)).ok());
+    // None is accepted; the next token needs room that is there.
+    PlanAndFinish();
+    EXPECT_EQ(scheduler_->counters().num_drafts, 2);
+    PlanAndFinish();
+    EXPECT_EQ(output_.rows.size(), 2u);
+    EXPECT_EQ(scheduler_->counters().num_preemptions, 0);
+  }
 }
 
 // ------------------------------------------------------------------- Owners

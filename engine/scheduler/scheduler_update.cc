@@ -123,7 +123,8 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
   if (!row.needs_token) {
     events->push_back(std::move(event));
   } else if (AreValidTokens(row, sampled->tokens)) {
-    AcceptTokens(row, absl::MakeSpan(sampled->tokens), std::move(event),
+    AcceptTokens(row, absl::MakeSpan(sampled->tokens),
+                 static_cast<int>(sampled->tokens.size()) - 1, std::move(event),
                  events);
   } else {
     FailRequest(request, absl::InternalError("the model drew no valid token"),
@@ -143,8 +144,10 @@ bool Scheduler::TakeTokensBeforeFault(const InFlightRow& row,
   const size_t num_tokens = sampled->tokens.size();
   if (num_tokens <= size_t(row.num_drafts) &&
       AreValidTokens(row, sampled->tokens)) {
+    // The fault is in the place of the token after them.
     AcceptTokens(row, absl::MakeSpan(sampled->tokens),
-                 MakeEvent(*row.sequence, now), events);
+                 static_cast<int>(num_tokens), MakeEvent(*row.sequence, now),
+                 events);
   }
   return row.sequence->state != SequenceState::kFinished;
 }
@@ -167,11 +170,11 @@ bool Scheduler::AreValidTokens(const InFlightRow& row,
 }
 
 void Scheduler::AcceptTokens(const InFlightRow& row,
-                             absl::Span<TokenOutput> tokens, OutputEvent event,
+                             absl::Span<TokenOutput> tokens, int num_accepted,
+                             OutputEvent event,
                              std::vector<OutputEvent>* events) {
   Sequence* sequence = row.sequence;
   const RequestState& request = *sequence->request;
-  const int num_accepted = static_cast<int>(tokens.size()) - 1;
   NoteDrafts(row, num_accepted);
   event.num_draft_tokens = row.num_drafts;
   event.num_accepted_tokens = num_accepted;
@@ -183,11 +186,13 @@ void Scheduler::AcceptTokens(const InFlightRow& row,
     event.tokens.push_back(std::move(token));
     if (reason.has_value()) break;
   }
-  if (num_accepted > 0) {
+  if (tokens.size() > 1) {
     // Accepted drafts are in the cache already, and may enter the prefix cache
-    // now; the others are overwritten by what comes next.
-    sequence->num_submitted_tokens += num_accepted;
-    sequence->num_computed_tokens += num_accepted;
+    // now; the others are overwritten by what comes next. The last token counts
+    // as not computed, though before a fault it is a draft, too.
+    const int num_computed = static_cast<int>(tokens.size()) - 1;
+    sequence->num_submitted_tokens += num_computed;
+    sequence->num_computed_tokens += num_computed;
     cache_->CacheFull(
         sequence->token_ids,
         request.cache_namespaces[sequence->is_beyond_rope_switch],

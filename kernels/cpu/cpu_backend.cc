@@ -135,11 +135,16 @@ absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(
   }
   QUIRE_ASSIGN_OR_RETURN(ThreadPlacement placement,
                          PlaceThreads(options.threads));
-  return std::unique_ptr<CpuBackend>(new CpuBackend(isa, std::move(placement)));
+  return std::unique_ptr<CpuBackend>(
+      new CpuBackend(isa, std::make_shared<ThreadPool>(std::move(placement))));
 }
 
-CpuBackend::CpuBackend(Isa isa, ThreadPlacement placement)
-    : isa_(isa), pool_(std::move(placement)) {}
+CpuBackend::CpuBackend(Isa isa, std::shared_ptr<ThreadPool> pool)
+    : isa_(isa), shared_pool_(std::move(pool)), pool_(*shared_pool_) {}
+
+absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::CreateCompanion() {
+  return std::unique_ptr<Backend>(new CpuBackend(isa_, shared_pool_));
+}
 
 CpuBackend::~CpuBackend() = default;
 

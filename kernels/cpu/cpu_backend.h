@@ -50,6 +50,7 @@ class CpuBackend : public Backend {
   ~CpuBackend() override;
 
   std::string Description() const override;
+  absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() override;
   DType ActivationDType(DType weights) const override;
   bool SupportsLinear(DType weights, QuantFormat format) const override;
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(
@@ -97,7 +98,7 @@ class CpuBackend : public Backend {
     TensorView view;
   };
 
-  CpuBackend(Isa isa, ThreadPlacement placement);
+  CpuBackend(Isa isa, std::shared_ptr<ThreadPool> pool);
 
   absl::Status CheckShape(const EngineShape& shape) const;
   absl::StatusOr<int> NumBlocks(const EngineShape& shape) const;
@@ -140,7 +141,8 @@ class CpuBackend : public Backend {
   void ReserveForRanks();
 
   const Isa isa_;
-  ThreadPool pool_;
+  const std::shared_ptr<ThreadPool> shared_pool_;  // With companions.
+  ThreadPool& pool_;
   int64_t weights_bytes_ = 0;
   int64_t max_cols_ = 0;  // Of any weight: x' fits the scratch.
   std::vector<MappedMemory> uploads_;

@@ -104,7 +104,13 @@ class CudaBackend : public Backend {
       int size, const cuda::NcclCommunicatorOptions& options = {});
 
   std::string Description() const override;
+  // With a stream of its own.
+  absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() override {
+    return Create(options_);
+  }
   std::optional<int64_t> FreeDeviceBytes() override;
+  absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
+      int64_t num_bytes) override;
   DType ActivationDType(DType weights) const override;
   bool SupportsLinear(DType weights, QuantFormat format) const override;
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(

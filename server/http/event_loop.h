@@ -8,9 +8,13 @@
 // Life of a connection:
 //
 //   accept -> kHead --head ok--> kBody --complete--> kAnswering -+-> kLingering
-//               ^ |                |                     ^       |    -> closed
-//               | +---- error -----+---------------------+       |
+//               ^ |                |                  |  ^       |    -> closed
+//               | +---- error -----+------------------|--+       |
 //               +------------- keep-alive, next request ---------+
+//                                                     +-- 101 --> kUpgraded
+//
+// In kUpgraded bytes go both ways, to a callback and from the responder, until
+// one side ends it.
 //
 // A peer that shuts down its sending side (EPOLLRDHUP) counts as gone, though
 // TCP would let it still read: no HTTP client in use does that and waits, while
@@ -113,6 +117,7 @@ class EventLoop {
     kHead,  // Between requests, or in a head.
     kBody,
     kAnswering,  // From the last byte of the request to the last of the answer.
+    kUpgraded,   // Speaks another protocol, which is not ours.
     kLingering,  // Answered and shut down; reads on so that the answer arrives.
     kClosed,     // Freed at the end of this round of events.
   };
@@ -157,6 +162,7 @@ class EventLoop {
     bool is_chunked = false;
     bool is_complete = false;  // All of the answer is in `out`.
     bool is_in_read_again = false;
+    std::optional<HttpUpgrade> upgrade;  // Of kUpgraded.
 
     size_t num_unsent() const { return out.size() - num_sent; }
     bool is_established() const {
@@ -176,6 +182,7 @@ class EventLoop {
   void RefuseConnection(const Port& port, int fd);
   void RefuseForLackOfDescriptors(const Port& port);
   void PauseAccepting();
+  void ResumeAccepting();
   void ReloadCertificates();
 
   // As recv and send.
@@ -201,6 +208,9 @@ class EventLoop {
   void AppendStart(Connection* c, const Exchange::Start& start,
                    size_t content_length);
   void AppendStreamData(Connection* c, absl::string_view data);
+  void AppendUpgrade(Connection* c, HttpUpgrade upgrade);
+  // Gives what came to the other protocol. May close the connection.
+  void AdvanceUpgraded(Connection* c);
   void Flush(Connection* c);
   void FinishResponse(Connection* c);
 

@@ -80,7 +80,8 @@ void EventLoop::OnReadable(Connection* c) {
 }
 
 void EventLoop::ReadAgainIfPending(Connection* c) {
-  const bool reads = c->state == State::kHead || c->state == State::kBody;
+  const bool reads = c->state == State::kHead || c->state == State::kBody ||
+                     c->state == State::kUpgraded;
   if (!reads || c->tls == nullptr || !c->tls->has_pending()) return;
   // Once: a connection that is closed lives only to the end of its round.
   if (!std::exchange(c->is_in_read_again, true)) read_again_.push_back(c);
@@ -97,6 +98,10 @@ void EventLoop::Advance(Connection* c) {
         break;
       case State::kBody:
         goes_on = AdvanceBody(c);
+        break;
+      case State::kUpgraded:
+        AdvanceUpgraded(c);
+        goes_on = false;
         break;
       default:
         goes_on = false;
@@ -288,7 +293,11 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
   if (c == nullptr) return;
   if (c->num_unsent() == 0) c->progress_at = now_;
   c->written_at = now_;
-  if (update.start) AppendStart(c, *update.start, update.data.size());
+  if (update.start && update.start->upgrade.has_value()) {
+    AppendUpgrade(c, *std::move(update.start->upgrade));
+  } else if (update.start) {
+    AppendStart(c, *update.start, update.data.size());
+  }
   if (!c->is_complete) {
     if (c->is_stream) {
       AppendStreamData(c, update.data);
@@ -301,10 +310,13 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
     }
   }
   const bool is_stream = c->is_stream;
+  const int64_t max_buffered = c->upgrade.has_value()
+                                   ? c->upgrade->max_buffered_bytes
+                                   : options_.max_buffered_bytes;
   Flush(c);
   if (c->state == State::kClosed) return;
-  if (update.is_broken || (is_stream && static_cast<int64_t>(c->num_unsent()) >
-                                            options_.max_buffered_bytes)) {
+  if (update.is_broken ||
+      (is_stream && static_cast<int64_t>(c->num_unsent()) > max_buffered)) {
     return Close(c);
   }
   Advance(c);
@@ -337,6 +349,34 @@ void EventLoop::AppendStart(Connection* c, const Exchange::Start& start,
   }
 }
 
+void EventLoop::AppendUpgrade(Connection* c, HttpUpgrade upgrade) {
+  c->out +=
+      "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ";
+  c->out += upgrade.protocol;
+  c->out += "\r\n\r\n";
+  sink_->OnResponse(c->head, 101);
+  c->upgrade = std::move(upgrade);
+  c->is_stream = true;
+  c->is_chunked = false;
+  c->keep_alive = false;
+  c->since = now_;
+  SetState(c, State::kUpgraded);
+  Watch(c);
+}
+
+void EventLoop::AdvanceUpgraded(Connection* c) {
+  if (c->in.empty()) return;
+  c->since = now_;
+  bool goes_on = false;
+  try {
+    goes_on = c->upgrade->on_bytes(c->in);
+  } catch (...) {
+    // No memory, for instance: this connection ends, not the thread.
+  }
+  ReleaseIfLarge(&c->in);
+  if (!goes_on) Close(c);
+}
+
 void EventLoop::AppendStreamData(Connection* c, absl::string_view data) {
   if (data.empty()) return;  // An empty chunk would end the stream.
   if (c->is_chunked) absl::StrAppendFormat(&c->out, "%x\r\n", data.size());
@@ -357,7 +397,9 @@ void EventLoop::Flush(Connection* c) {
   if (c->num_unsent() == 0) {
     ReleaseIfLarge(&c->out);
     c->num_sent = 0;
-    if (c->state == State::kAnswering && c->is_complete) FinishResponse(c);
+    const bool is_answering =
+        c->state == State::kAnswering || c->state == State::kUpgraded;
+    if (is_answering && c->is_complete) FinishResponse(c);
   } else if (c->num_sent > c->out.size() / 2) {
     c->out.erase(0, c->num_sent);
     c->num_sent = 0;
@@ -413,6 +455,11 @@ absl::Time EventLoop::DeadlineOf(const Connection& c) const {
       }
       if (c.is_stream) return c.written_at + options_.stream_ping_interval;
       return absl::InfiniteFuture();
+    case State::kUpgraded:
+      return std::min(c.since + c.upgrade->idle_timeout,
+                      c.num_unsent() > 0
+                          ? c.progress_at + options_.write_stall_timeout
+                          : absl::InfiniteFuture());
     case State::kLingering:
       return c.since + kLingerTimeout;
     case State::kClosed:
@@ -434,6 +481,7 @@ void EventLoop::OnDeadline(Connection* c) {
       AppendStreamData(c, kPing);
       c->written_at = c->progress_at = now_;
       return Flush(c);
+    case State::kUpgraded:
     case State::kLingering:
       return Close(c);
     case State::kClosed:

@@ -17,9 +17,9 @@ BINARY = ROOT / "bazel-bin" / "cli" / "quire"
 class Server:
     """A `quire serve` process on a free port; waits until it is ready."""
 
-    def __init__(self, *args, env=None):
+    def __init__(self, *args, env=None, binary=BINARY):
         self.process = subprocess.Popen(
-            [str(BINARY), "serve", "--port", "0", *args],
+            [str(binary), "serve", "--port", "0", *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

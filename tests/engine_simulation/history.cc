@@ -80,6 +80,10 @@ void HistoryDrawer::DrawOptions() {
   if (rope_random.Below(8) == 0) {
     options.rope_switch_length = static_cast<int>(rope_random.Between(1, 100));
   }
+  SimulationRandom stage_random(options.random_seed + 1);
+  if (options.steps_in_flight > 1 && stage_random.Below(3) == 0) {
+    options.num_micro_batches = options.steps_in_flight;
+  }
   DrawDrafter();
 }
 
@@ -449,7 +453,8 @@ std::string Describe(const History& history) {
       " slots, ", options.max_num_batched_tokens,
       " tokens per step, threshold ", options.long_prefill_token_threshold,
       ", RoPE switch ", options.rope_switch_length, ", ",
-      options.steps_in_flight, " steps in flight, prefix cache ",
+      options.steps_in_flight, " steps in flight, ", options.num_micro_batches,
+      " micro-batches, prefix cache ",
       options.enable_prefix_caching ? "on" : "off", ", ",
       options.scheduling_policy == SchedulingPolicy::kPriority ? "by priority"
                                                                : "by arrival",

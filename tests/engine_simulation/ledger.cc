@@ -26,8 +26,12 @@ int64_t Ledger::StepsNeededAlone(const Request& request) const {
   const int64_t num_prompt = request.prompt_token_ids.size();
   const int64_t num_tokens = std::min<int64_t>(
       MaxNumTokens(options), num_prompt + request.sampling.max_tokens);
-  int64_t chunk = std::max(
-      1, (options.max_num_batched_tokens - options.max_num_seqs + 1) / 2);
+  // Of micro-batches, each has its part.
+  int64_t chunk =
+      std::max(1, ((options.max_num_batched_tokens - options.max_num_seqs) /
+                       options.num_micro_batches +
+                   1) /
+                      2);
   if (options.long_prefill_token_threshold > 0) {
     chunk = std::min<int64_t>(chunk, options.long_prefill_token_threshold);
   }

@@ -276,8 +276,12 @@ bool Shrinker::SimplifyOptions() {
   });
   has_changed |= Edit(
       [](History* h) { return std::exchange(h->shutdown_delay, -1) != -1; });
+  has_changed |= Edit([](History* h) {
+    return std::exchange(h->options.num_micro_batches, 1) != 1;
+  });
   has_changed |= Reduce(
-      [](History & h) -> auto& { return h.options.steps_in_flight; }, 1);
+      [](History & h) -> auto& { return h.options.steps_in_flight; },
+      history_.options.num_micro_batches);
   has_changed |= Reduce(
       [](History & h) -> auto& { return h.options.max_num_seqs; }, 1);
   has_changed |= Reduce(

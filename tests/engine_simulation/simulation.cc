@@ -730,7 +730,7 @@ absl::Status Simulation::CheckAlone(const Ledger::Entry& entry) {
   // in flight, no cache, all the room it wants.
   EngineOptions options = options_;
   options.enable_prefix_caching = false;
-  options.steps_in_flight = 1;
+  options.steps_in_flight = options.num_micro_batches = 1;
   options.num_blocks = 4096;
   options.max_model_len = MaxNumTokens(options_);
   options.max_num_batched_tokens = 4096;
