@@ -34,7 +34,7 @@ class Server:
             if found:
                 self.port = int(found.group(1))
             # With --log-format json the table is one line.
-            if line.strip().startswith("ready in") or "\\nready in" in line:
+            if line.strip().startswith("ready in") or "\\n  ready in" in line:
                 break
         if self.port is None:
             raise RuntimeError(self.process.communicate()[1])
