@@ -94,14 +94,15 @@ class OfflineEngine {
 
   const Session& session() const { return *session_; }
 
-  // Exactly `output_len` tokens; by default sampled, as vLLM's benchmark does.
+  // Exactly `output_len` tokens, or, with stop_at_eos, at most; by default
+  // sampled, as vLLM's benchmark does.
   absl::Status Submit(std::vector<int32_t> prompt, int64_t output_len,
-                      double temperature = 1) {
+                      double temperature = 1, bool stop_at_eos = false) {
     Request request;
     request.id = loop_->NewRequestId();
     request.prompt_token_ids = std::move(prompt);
     request.sampling.max_tokens = static_cast<int32_t>(output_len);
-    request.sampling.ignore_eos = true;
+    request.sampling.ignore_eos = !stop_at_eos;
     request.sampling.temperature = static_cast<float>(temperature);
     request.sampling.seed = request.id;
     request.arrival_time = Clock::Monotonic()->Now();
@@ -175,8 +176,9 @@ int RunBenchThroughput(const BenchOfflineOptions& options) {
   const double start = MonotonicSeconds();
   for (LoadPrompt& prompt : *prompts) {
     num_prompt_tokens += prompt.token_ids.size();
-    const absl::Status status = engine->Submit(
-        std::move(prompt.token_ids), prompt.output_len, options.temperature);
+    const absl::Status status =
+        engine->Submit(std::move(prompt.token_ids), prompt.output_len,
+                       options.temperature, options.stop_at_eos);
     if (!status.ok()) return FailBench(status, kExitUsage);
   }
   ProgressLine line(true);

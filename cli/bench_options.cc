@@ -117,6 +117,18 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
                   options->ready_check_timeout_seconds,
                   "Seconds to wait until the server answers a request")
       ->check(CLI::Range(0.0, 1e6));
+  app->add_option("--probe-request-rate", options->probe_request_rate,
+                  "Beside the load, and its concurrency, probes of one token a "
+                  "second, reported apart; 0: none")
+      ->check(CLI::Range(0.0, kMaxRate));
+  app->add_flag("--profile", options->profile,
+                "POST /start_profile before and /stop_profile after the load");
+  app->add_option("--lora-modules", options->lora_modules,
+                  "Names of adapters: each request names one as its model")
+      ->expected(1, 1024);
+  app->add_option("--lora-assignment", options->lora_assignment,
+                  "Which: random or round-robin")
+      ->check(CLI::IsMember({"random", "round-robin"}));
   app->add_option("--request-timeout", options->request_timeout_seconds,
                   "Seconds of silence after which a request has failed")
       ->check(CLI::Range(0.01, 1e6));
@@ -128,6 +140,9 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--top-p", options->top_p)->check(CLI::Range(0.0, 1.0));
   app->add_option("--top-k", options->top_k)->check(CLI::Range(-1, 1 << 30));
   app->add_option("--min-p", options->min_p)->check(CLI::Range(0.0, 1.0));
+  app->add_option("--logprobs", options->num_logprobs,
+                  "Log-probabilities to ask for with each token")
+      ->check(CLI::Range(0, 1 << 20));
   app->add_option("--extra-body", options->extra_body,
                   "JSON object whose members go into every request");
 }
@@ -157,6 +172,11 @@ void AddResult(CLI::App* app, BenchServeOptions* options) {
                   "In place of BACKEND in the file's name");
   app->add_option("--plot", options->plot,
                   "SVG file of latencies and throughput over time");
+  app->add_flag("--plot-timeline", options->plot_timeline,
+                "HTML page of when each request's tokens came, beside the "
+                "result's file (.timeline.html)");
+  app->add_option("--timeline-itl-thresholds", options->timeline_itl_thresholds,
+                  "Milliseconds from which its gaps are orange and red");
   app->add_flag("--disable-tqdm", options->disable_tqdm, "No progress bar");
 }
 
@@ -182,6 +202,8 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--temperature", options->temperature, "0: greedy")
       ->check(CLI::Range(0.0, 100.0));
+  app->add_flag("--stop-at-eos", options->stop_at_eos,
+                "Answers end where the model ends them; lengths are limits");
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 

@@ -37,7 +37,8 @@
 //   of any dtype, queries after norm and RoPE, the probabilities of attention
 //   relative to the largest so far, a token's embedding before its position is
 //   added, and norm_input before its norm. What Pool reduces stays in f32.
-// - Quantized weights on a GPU (kFp8, kInt4, kQ8_0, kQ4_0): in steps of up to 64 tokens no
+// - Quantized weights on a GPU (kFp8, kInt4, kQ8_0, kQ4_0): in steps of up to
+// 64 tokens no
 //   weight is rounded, element times scale is exact in the sum. Above, kFp8
 //   meets x' rounded to e4m3, from compute capability 8.9 on: x' / s in f32,
 //   saturating, s = input_scale (the largest of the parts', if all have one),
@@ -307,6 +308,10 @@ struct StepRow {
   // of their positions and accepts while the draw equals the draft.
   int32_t num_drafts = 0;
   TokenSource source = TokenSource::kHost;
+  // Where its tokens begin; -1: where the slot's computed ones end. Not beyond
+  // that: what the slot has computed from there on is taken back (drafts that
+  // the stage that draws has rejected).
+  int32_t first_position = -1;
 };
 
 struct StepPlan {
@@ -398,9 +403,8 @@ class Step;  // Opaque; valid from BeginStep to Collect.
 enum class ActivationRows : uint8_t { kTokens, kLogitRows };
 
 enum class TransferKind : uint8_t {
-  kSend,       // To `peer`, which receives.
-  kReceive,    // From `peer`.
-  kBroadcast,  // From `peer` to all of the group.
+  kSend,     // To `peer`, which receives.
+  kReceive,  // From `peer`.
 };
 
 class Backend {
@@ -424,6 +428,13 @@ class Backend {
   // EngineShape::steps_in_flight that is of use: 2 where the device computes
   // while the host plans.
   virtual int UsefulStepsInFlight() const { return 1; }
+
+  // Another backend on the same device, for a second model in this process (a
+  // draft model), which may share threads with this one: the two run no
+  // operation at the same time, and either may be destroyed first.
+  virtual absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() {
+    return absl::UnimplementedError("one model only");
+  }
 
   // ---- Loading: may allocate, block and start threads.
 
@@ -529,12 +540,19 @@ class Backend {
 
   // Moves the step's rows of an activation buffer between the stages of a
   // pipeline, which run the same steps.
-  //   x: [num_tokens or num_logit_rows, cols], as `rows` says; whole rows, one
-  //   behind the other.
+  //   x: [num_tokens, cols]; whole rows, one behind the other.
   // UNIMPLEMENTED: the backend is not made for several ranks.
   virtual absl::Status Transfer(Step& /*step*/, TransferKind /*kind*/,
                                 Communicator& /*ranks*/, int /*peer*/,
-                                ActivationRows /*rows*/, TensorView /*x*/) {
+                                TensorView /*x*/) {
+    return absl::UnimplementedError("no pipeline of stages");
+  }
+
+  // In place of Logits and Sample (or Pool), of a stage behind which others
+  // follow: advances each slot by all tokens of its row, drafts included, of
+  // which StepRow::first_position may take some back. There are no results. No
+  // row may be kDeviceLast.
+  virtual absl::Status Advance(Step& /*step*/) {
     return absl::UnimplementedError("no pipeline of stages");
   }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
@@ -25,6 +26,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr char kJsonType[] = "application/json";
+// A tree of JSON takes up to 27 times its text (JsonLimits).
+constexpr size_t kMemoryPerBodyByte = 32;
+constexpr size_t kSmallBodyBytes = 64 << 10;  // Taken from the reserve, if any.
 constexpr size_t kMaxChoicesOfCall = 128;
 // Log-probabilities of prompt tokens in one answer: some 40 bytes of JSON each.
 constexpr int64_t kMaxScoresOfCall = 1 << 22;
@@ -60,6 +64,18 @@ std::string CacheNamespace(const HttpRequest& request,
                            const std::string& cache_salt) {
   const std::string owner = request.owner == nullptr ? "" : request.owner->name;
   return absl::StrCat(owner, "\n", cache_salt);
+}
+
+// What is begun may take from the reserve; while some of it is taken nothing
+// else is begun.
+absl::Status CheckMemory(const HttpRequest& request) {
+  const size_t body_bytes = request.body.size();
+  if (RefillMemoryReserve() &&
+      (body_bytes < kSmallBodyBytes ||
+       HasMemoryFor(kMemoryPerBodyByte * body_bytes))) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError("the server is short of memory");
 }
 
 absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
@@ -141,6 +157,14 @@ std::vector<ApiCallPrompt> MakeCallPrompts(
                                       request.skip_special_tokens);
   }
   return call_prompts;
+}
+
+// What is known before the engine has the request.
+void RecordCall(const char* operation, const std::string& model,
+                const std::shared_ptr<RequestRecord>& record) {
+  if (record == nullptr) return;
+  record->operation = operation;
+  record->model = model;
 }
 
 // All but the id and the headers.
@@ -243,11 +267,19 @@ void ApiServer::AddApiRoute(
   http_->AddRoute(method, path, RouteAccess::kApi,
                   [this, handler = std::move(handler)](
                       const HttpRequest& request, Responder responder) {
+                    RecordBody(request);
                     absl::Status status = Refusal();
+                    if (status.ok()) status = CheckMemory(request);
                     if (status.ok())
                       status = handler(model_, request, responder);
                     if (!status.ok()) SendError(status, responder);
                   });
+}
+
+void ApiServer::RecordBody(const HttpRequest& request) const {
+  if (request.record == nullptr) return;
+  const int64_t size = http_->max_recorded_body_bytes();
+  if (size > 0) request.record->body = request.body.substr(0, size);
 }
 
 absl::Status ApiServer::Refusal() const {
@@ -316,13 +348,22 @@ void ApiServer::HandleReady(const Responder& responder) const {
   } else if (state == State::kServing && !model_.engine->Health().ok()) {
     status = absl::UnavailableError("the engine has failed");
   }
+  std::string text = "ok";
+  if (state == State::kServing && status.ok() && model_.readiness) {
+    absl::StatusOr<std::string> readiness = model_.readiness();
+    if (readiness.ok()) {
+      text = *std::move(readiness);
+    } else {
+      status = readiness.status();
+    }
+  }
   if (!status.ok()) return SendError(status, responder);
   if (state == State::kWaiting) {
     responder->Send(200, kJsonType,
                     DumpJson({{"status", std::string(Refusal().message())}}));
     return;
   }
-  responder->Send(200, kJsonType, R"({"status":"ok"})");
+  responder->Send(200, kJsonType, DumpJson({{"status", text}}));
 }
 
 void ApiServer::HandleLive(const Responder& responder) const {
@@ -346,7 +387,8 @@ void ApiServer::HandleMetrics(const Responder& responder) const {
     return;
   }
   responder->Send(200, "text/plain; version=0.0.4; charset=utf-8",
-                  model_.metrics->Render(model_.engine->Stats()));
+                  model_.metrics->Render(model_.engine->Stats()) +
+                      (model_.more_metrics ? model_.more_metrics() : ""));
 }
 
 void ApiServer::HandleModels(const Responder& responder) const {
@@ -394,6 +436,8 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
     if (api_request.prompts.size() != 1 || text == nullptr) {
       return ParameterError("prompt", "'prompt' must be a string");
     }
+    QUIRE_RETURN_IF_ERROR(
+        CheckTokenizedLength("prompt", text->size(), model.limits));
     EncodeOptions options;
     options.add_special_tokens = api_request.add_special_tokens;
     options.parse_special_tokens = true;
@@ -532,6 +576,8 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
     options.headers.emplace_back("X-Quire-Ignored-Fields",
                                  IgnoredFieldsHeader(parsed.ignored_fields));
   }
+  options.record = request.record;
+  RecordCall("embeddings", options.model, options.record);
   std::vector<Request> requests;
   for (std::vector<int32_t>& input : inputs) {
     Request engine_request;
@@ -563,6 +609,19 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            const Responder& responder) const {
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
   options.ticket = ticket;
+  options.record = http_request.record;
+  options.arrival_time = http_request.arrival_time;
+  options.has_metrics = model.has_request_metrics;
+  RecordCall(api_request.kind == ApiKind::kChat ? "chat" : "text_completion",
+             options.model, options.record);
+  if (RequestRecord* const record = options.record.get()) {
+    record->is_stream = options.stream;
+    record->temperature = api_request.sampling.temperature;
+    record->top_p = api_request.sampling.top_p;
+    record->max_tokens = api_request.sampling.max_tokens;
+    record->n = api_request.n;
+    record->num_prompt_tokens = options.num_prompt_tokens;
+  }
   const absl::string_view prefix =
       api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
   const std::string given_id =
@@ -612,7 +671,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
     if (absl::IsResourceExhausted(status)) {
       status = absl::UnavailableError("the server is overloaded");
     }
-    model.output->Reject(call, i, parts, status);
+    model.output->Reject(call, i, parts, std::move(status));
     return;
   }
   // What a full queue refuses is not counted.

@@ -47,6 +47,11 @@ struct ServedModel {
   std::optional<ServedEmbedding> embedding;  // None: the model generates text.
   int64_t created = 0;                       // Unix seconds.
   bool has_priorities = false;               // SchedulingPolicy::kPriority.
+  bool has_request_metrics = false;          // ApiCallOptions::has_metrics.
+  // Of an edge: what ready says, or why new requests are refused. Null: "ok".
+  std::function<absl::StatusOr<std::string>()> readiness;
+  // Appended to the metrics. Null: nothing.
+  std::function<std::string()> more_metrics;
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.
@@ -65,6 +70,8 @@ class ApiServer {
   // ready is 200, API requests are refused with `reason`.
   void ServeAsWorker(const std::string& reason);
   void Serve(const ServedModel& model);
+  // Of keys, for other ways in than the routes here.
+  KeyLimiter* limiter() const { return limiter_.get(); }
   // Ready turns 503 at once, and new API requests are refused.
   void StartDraining();
 
@@ -106,6 +113,8 @@ class ApiServer {
   // One request more of the key, if it has any. RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(
       const HttpRequest& request) const;
+  // Keeps what may be told of the body.
+  void RecordBody(const HttpRequest& request) const;
   void AddApiRoute(
       const char* method, const char* path,
       std::function<absl::Status(const ServedModel&, const HttpRequest&,

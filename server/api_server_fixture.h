@@ -108,6 +108,7 @@ class ApiServerTest : public testing::Test {
     model.created = 1700000000;
     model.eos_token_ids = engine_options_.eos_token_ids;
     model.embedding = embedding_;
+    model.has_request_metrics = has_request_metrics_;
     api_->Serve(model);
   }
 
@@ -173,6 +174,7 @@ class ApiServerTest : public testing::Test {
 
   HttpServerOptions http_options_;
   std::optional<ServedEmbedding> embedding_;
+  bool has_request_metrics_ = false;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;
   std::function<absl::Status(int64_t)> fail_collect_;

@@ -64,7 +64,7 @@ CallPart EmbeddingCall::PartOf(int input_idx) const {
 }
 
 void EmbeddingCall::Submit() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   const int num_first = std::min(num_inputs_, options_.max_in_flight);
   std::vector<CallPart> parts;
   for (int i = 0; i < num_first; ++i) parts.push_back(PartOf(i));
@@ -84,7 +84,7 @@ void EmbeddingCall::Submit() {
 }
 
 void EmbeddingCall::SubmitNext() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   if (is_cancelled_ || next_input_ == num_inputs_) return;
   const CallPart part = PartOf(next_input_);
   Request request = std::move(requests_[next_input_++]);
@@ -98,13 +98,26 @@ void EmbeddingCall::SubmitNext() {
 }
 
 void EmbeddingCall::Cancel() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   is_cancelled_ = true;
   // Those that have ended are ignored.
   for (int i = 0; i < next_input_; ++i) engine_->Abort(requests_[i].id);
 }
 
+void EmbeddingCall::FillRecord(const char* finish_reason) {
+  if (options_.record == nullptr) return;
+  RequestRecord& record = *options_.record;
+  record.num_prompt_tokens = num_prompt_tokens_;
+  record.num_cached_tokens = num_cached_tokens_;
+  record.scheduled_time = scheduled_time_;
+  record.finish_reason = finish_reason;
+}
+
 bool EmbeddingCall::Append(int input_idx, const OutputEvent& event) {
+  if (event.scheduled_time != absl::Time() &&
+      scheduled_time_ == absl::InfinitePast()) {
+    scheduled_time_ = event.scheduled_time;
+  }
   if (is_complete_ || !event.finish_reason.has_value()) return false;
   if (event.embedding.empty()) {
     Fail(absl::UnavailableError("the request was aborted"));
@@ -137,6 +150,7 @@ void EmbeddingCall::Flush() {
 void EmbeddingCall::Complete() {
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  FillRecord("stop");
   std::string out =
       absl::StrCat(R"({"id":")", options_.id, R"(","object":"list","created":)",
                    options_.created, R"(,"model":)");
@@ -160,8 +174,9 @@ void EmbeddingCall::Fail(const absl::Status& error) {
   if (is_complete_) return;
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  FillRecord("error");
   {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     is_cancelled_ = true;
     for (int i = 0; i < next_input_; ++i) engine_->Abort(requests_[i].id);
   }

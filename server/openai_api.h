@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/request.h"
+#include "server/telemetry/request_record.h"
 #include "nlohmann/json.hpp"
 #include "server/json_text.h"
 
@@ -86,11 +87,6 @@ struct ApiRequest {
   bool wants_logprobs = false;
   std::optional<int32_t> top_logprobs;
 };
-
-inline constexpr size_t kMaxRequestIdLength = 64;
-// True if `id` may stand in a header: 1 to kMaxRequestIdLength letters, digits,
-// '.', '_' and '-'.
-bool IsHarmlessRequestId(absl::string_view id);
 
 // INVALID_ARGUMENT naming the parameter for wrong types and ranges, and for
 // fields that would change the answer and are not built. Every field's type,

@@ -100,7 +100,8 @@ struct ServerMetrics::Families {
 
   explicit Families(const ServerMetricsOptions& options)
       : labels{{"model_name", options.model_name}, {"engine", "0"}},
-        http_requests(options.http_requests) {
+        http_requests(options.http_requests),
+        telemetry(options.telemetry) {
     AddCounters();
     if (options.num_speculative_tokens > 0) AddDrafts(options);
     AddHistograms(options.max_model_len);
@@ -134,6 +135,14 @@ struct ServerMetrics::Families {
     cache_hits = NewCounter("vllm:prefix_cache_hits_total",
                             "Prompt tokens found in the prefix cache.");
     steps = NewCounter("quire:steps_total", "Steps of the engine.");
+    if (telemetry == nullptr) return;
+    log_lines_dropped =
+        NewCounter("quire:log_lines_dropped_total",
+                   "Lines of the log that nobody took in time.");
+    spans_exported = NewCounter("quire:trace_spans_exported_total",
+                                "Spans that the collector has taken.");
+    spans_dropped = NewCounter("quire:trace_spans_dropped_total",
+                               "Spans that the collector did not take.");
   }
 
   void AddDrafts(const ServerMetricsOptions& options) {
@@ -263,6 +272,7 @@ struct ServerMetrics::Families {
   prometheus::Registry registry;
   const Labels labels;
   const HttpRequestCounts* const http_requests;
+  const std::shared_ptr<const TelemetryCounts> telemetry;
   Gauge *running, *waiting, *kv_usage, *old_kv_usage, *waiting_tokens;
   Gauge *resident, *virtual_memory;
   Histogram *first_token, *inter_token, *old_inter_token, *per_request_token;
@@ -273,6 +283,9 @@ struct ServerMetrics::Families {
   std::mutex mu;  // Guards the mirrored counters: one rendering at a time.
   Mirrored prompt_tokens, generation_tokens, cached_tokens, preemptions;
   Mirrored cache_queries, cache_hits, steps, cpu_seconds;
+  // Not there without telemetry.
+  Mirrored log_lines_dropped = {nullptr}, spans_exported = {nullptr};
+  Mirrored spans_dropped = {nullptr};
   // Not there without speculation.
   Mirrored drafts = {nullptr}, draft_tokens = {nullptr};
   Mirrored accepted_tokens = {nullptr}, drafter_failures = {nullptr};
@@ -336,6 +349,12 @@ std::string ServerMetrics::Render(const EngineStats& stats) {
   f.cache_queries.Set(static_cast<double>(stats.prefix_cache_queries));
   f.cache_hits.Set(static_cast<double>(stats.prefix_cache_hits));
   f.steps.Set(static_cast<double>(stats.num_steps));
+  if (f.telemetry != nullptr) {
+    const TelemetryCounts& counts = *f.telemetry;
+    f.log_lines_dropped.Set(static_cast<double>(counts.num_log_lines_dropped));
+    f.spans_exported.Set(static_cast<double>(counts.num_spans_exported));
+    f.spans_dropped.Set(static_cast<double>(counts.num_spans_dropped));
+  }
   if (f.drafts.counter != nullptr) {
     f.drafts.Set(static_cast<double>(stats.num_drafts));
     f.draft_tokens.Set(static_cast<double>(stats.num_draft_tokens));

@@ -32,7 +32,22 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(
   load_options.pooling = options.pooling;
   QUIRE_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(directory, load_options,
                                                       std::move(backend)));
-  return std::unique_ptr<ModelHarness>(new ModelHarness(std::move(model)));
+  return std::unique_ptr<ModelHarness>(
+      new ModelHarness(std::move(model), std::move(load_options)));
+}
+
+absl::StatusOr<std::unique_ptr<ModelDrafter>> ModelHarness::MakeDrafter(
+    const std::string& directory, int max_model_len) const {
+  LoadOptions options = load_options_;
+  if (max_model_len > 0) options.max_model_len = max_model_len;
+  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
+                         model_.backend->CreateCompanion());
+  QUIRE_ASSIGN_OR_RETURN(
+      LoadedModel draft,
+      BeginLoadingCompanion(directory, options, std::move(backend)));
+  QUIRE_RETURN_IF_ERROR(FinishLoadingCompanion(model_, &draft));
+  return std::make_unique<ModelDrafter>(std::move(draft),
+                                        model_.config.vocab_size);
 }
 
 TestSequence ModelHarness::MakeSequence(int slot, std::vector<int32_t> prompt,

@@ -34,6 +34,7 @@ struct DecoderLayer {
 class Decoder : public Model {
  public:
   absl::Status Forward(Backend& backend, Step& step) override;
+  bool draws() const override { return is_last_stage(); }
   int64_t weights_bytes() const override { return weights_bytes_; }
   DType dtype() const override { return dtype_; }
 
@@ -599,7 +600,7 @@ absl::Status DecoderBuilder::AddBuffers() {
   ids.qkv = backend_.AddActivation(qkv_cols, dtype, tokens);
   ids.attention = backend_.AddActivation(attention_cols, dtype, tokens);
   ids.mlp = backend_.AddActivation(mlp_cols, dtype, tokens);
-  if (options_.pooling == Pooling::kNone) {
+  if (options_.pooling == Pooling::kNone && IsLastStage()) {
     QUIRE_ASSIGN_OR_RETURN(const VocabShard vocab,
                            ShardVocab(config_.vocab_size, TensorShard()));
     ids.logits = backend_.AddActivation(vocab.slice_size, DType::kF32,
@@ -616,11 +617,8 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   decoder_->tensor_ranks_ = parallel.tensor;
   decoder_->pipeline_ranks_ = parallel.pipeline;
   QUIRE_ASSIGN_OR_RETURN(decoder_->layer_range_,
-                         StageLayers(num_layers, {parallel.pipeline_rank(),
-                                                  parallel.pipeline_size}));
-  if (parallel.pipeline_size > 1 && options_.pooling != Pooling::kNone) {
-    return absl::UnimplementedError("embeddings of a pipeline of stages");
-  }
+                         LayersOfStage(config_, {parallel.pipeline_rank(),
+                                                 parallel.pipeline_size}));
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
   prefix_ = FindPrefix(config_, weights_);
@@ -661,8 +659,7 @@ absl::Status Decoder::Embed(Backend& backend, Step& step) {
   const TensorView hidden = backend.Activation(buffers_.hidden);
   if (!is_first_stage()) {
     return backend.Transfer(step, TransferKind::kReceive, *pipeline_ranks_,
-                            pipeline_ranks_->rank() - 1,
-                            ActivationRows::kTokens, hidden);
+                            pipeline_ranks_->rank() - 1, hidden);
   }
   if (project_in_ == nullptr) {
     return backend.Embed(step, *embedding_, positions_.get(), embedding_scale_,
@@ -756,6 +753,12 @@ absl::Status Decoder::Forward(Backend& backend, Step& step) {
   for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
     QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layers_[i]));
   }
+  if (!is_last_stage()) {
+    QUIRE_RETURN_IF_ERROR(backend.Transfer(
+        step, TransferKind::kSend, *pipeline_ranks_,
+        pipeline_ranks_->rank() + 1, backend.Activation(buffers_.hidden)));
+    return backend.Advance(step);
+  }
   if (pooling_ != Pooling::kNone) {
     Prologue prologue;
     prologue.norm = final_norm_;
@@ -763,20 +766,7 @@ absl::Status Decoder::Forward(Backend& backend, Step& step) {
                         pooling_);
   }
   const TensorView logits = backend.Activation(buffers_.logits);
-  if (is_last_stage()) {
-    QUIRE_RETURN_IF_ERROR(Logits(backend, step, logits));
-  } else {
-    QUIRE_RETURN_IF_ERROR(
-        backend.Transfer(step, TransferKind::kSend, *pipeline_ranks_,
-                         pipeline_ranks_->rank() + 1, ActivationRows::kTokens,
-                         backend.Activation(buffers_.hidden)));
-  }
-  if (pipeline_ranks_ != nullptr) {
-    // Every stage draws for itself, as its slots must know the tokens.
-    QUIRE_RETURN_IF_ERROR(backend.Transfer(
-        step, TransferKind::kBroadcast, *pipeline_ranks_,
-        pipeline_ranks_->size() - 1, ActivationRows::kLogitRows, logits));
-  }
+  QUIRE_RETURN_IF_ERROR(Logits(backend, step, logits));
   return backend.Sample(step, logits);
 }
 

@@ -19,6 +19,14 @@
 
 namespace quire {
 
+// What a model takes that has the same blocks of a KV cache of its own (a draft
+// model): known once it is loaded, before there is a cache.
+struct CompanionMemory {
+  int64_t kv_bytes_per_token = 0;
+  // Weights, workspace and graphs, as far as they are not taken yet.
+  int64_t other_bytes = 0;
+};
+
 struct LoadOptions {
   // Of the packed weights; none: as stored.
   std::optional<DType> dtype;
@@ -50,6 +58,8 @@ struct LoadOptions {
   // For conversions while loading; <= 0: all that the process may use.
   int num_threads = 0;
   LoadProgress progress;
+  // Memory is left for it; kv_cache_memory_bytes is for both.
+  CompanionMemory companion;
   // Of this process among those that run the model; the communicators outlive
   // the LoadedModel. All ranks load with the same options otherwise, at the
   // same time: they agree on what their memory allows.
@@ -86,10 +96,23 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend);
 
+// LoadModel in two halves, for a model whose KV cache follows another one's.
+// The first loads everything but allocates no memory for steps; options.
+// max_model_len is an upper bound here (0: none). Errors as LoadModel's.
+absl::StatusOr<LoadedModel> BeginLoadingCompanion(
+    const std::string& path, const LoadOptions& options,
+    std::unique_ptr<Backend> backend);
+absl::StatusOr<CompanionMemory> MemoryOfCompanion(const LoadedModel& companion);
+// `other` is loaded, with LoadOptions::companion.
+absl::Status FinishLoadingCompanion(const LoadedModel& other,
+                                    LoadedModel* companion);
+
 // Reads and checks the configuration of `path` alone, which is quick; also that
-// the model can be split over so many ranks. Errors as LoadModel's.
+// the model can be split over so many ranks, and cut into so many stages.
+// Errors as LoadModel's.
 absl::Status CheckModelConfig(const std::string& path,
-                              int tensor_parallel_size = 1);
+                              int tensor_parallel_size = 1,
+                              int pipeline_parallel_size = 1);
 
 // Bytes of KV that one position takes in all layers together, on this rank.
 // Requires: the heads can be split (CheckTensorParallelSize).

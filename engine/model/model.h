@@ -35,6 +35,11 @@ class Model {
   // nothing.
   virtual absl::Status Forward(Backend& backend, Step& step) = 0;
 
+  // False of all stages of a pipeline but the last: its steps have no results,
+  // and the next ones must say what became of their drafts
+  // (StepRow::first_position).
+  virtual bool draws() const { return true; }
+
   // Bytes of packed weights on the backend.
   virtual int64_t weights_bytes() const = 0;
 
@@ -46,6 +51,10 @@ class Model {
 // INVALID_ARGUMENT with the sizes that work. (Its weights' format may still
 // refuse, CreateModel says.)
 absl::Status CheckTensorParallelSize(const ModelConfig& config, int size);
+
+// The layers of a stage; INVALID_ARGUMENT if there are more stages than layers.
+absl::StatusOr<IndexRange> LayersOfStage(const ModelConfig& config,
+                                         ShardSpec stage);
 
 // The KV heads that one rank has of each layer; none of other stages' layers.
 absl::StatusOr<std::vector<int>> KvHeadsOfRank(const ModelConfig& config,

@@ -162,6 +162,17 @@ class RecordingBackend : public Backend {
     calls.push_back("sample");
     return absl::OkStatus();
   }
+  absl::Status Transfer(Step&, TransferKind kind, Communicator&, int peer,
+                        TensorView x) override {
+    calls.push_back(
+        absl::StrCat(kind == TransferKind::kSend ? "send to " : "receive from ",
+                     peer, " ", x.cols));
+    return absl::OkStatus();
+  }
+  absl::Status Advance(Step&) override {
+    calls.push_back("advance");
+    return absl::OkStatus();
+  }
   absl::Status Pool(Step&, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override {
     calls.push_back(absl::StrCat(

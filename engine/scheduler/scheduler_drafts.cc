@@ -79,6 +79,11 @@ void Scheduler::PlanDrafts(std::vector<DraftSequence>* sequences) {
     shown.block_table = sequence->blocks.block_table;
     shown.cache_namespace = sequence->request->request.cache_namespace;
     shown.max_num_drafts = num_drafts;
+    shown.params = &sequence->request->request.sampling;
+    shown.draw_key = sequence->draw_key();
+    shown.min_chance = draft_control_.min_chance();
+    shown.request_id = sequence->request->request.id;
+    shown.choice_idx = sequence->choice_idx;
   }
   draft_plan_.resize(num_kept);
 }

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "engine/request.h"
 
 namespace quire {
 
@@ -41,6 +42,17 @@ struct DraftSequence {
   // Requests share what was learnt from them only under the same value.
   absl::string_view cache_namespace;
   int32_t max_num_drafts = 0;  // >= 1.
+  // How the target draws, for a drafter that draws by the same noise, a
+  // function of (draw_key, position): where both distributions are near each
+  // other the draws then mostly agree at any temperature. Null: greedily. It
+  // lives until the sequence leaves the slot.
+  const SamplingParams* params = nullptr;
+  uint64_t draw_key = 0;
+  // A draft that is less likely accepted, with all before it, does not pay.
+  float min_chance = 0;
+  // Whose sequence it is, for a drafter that is told of requests elsewhere.
+  uint64_t request_id = 0;
+  int32_t choice_idx = 0;
 };
 
 // What becomes of one row of a step of the target, for drafters that use its
@@ -84,6 +96,10 @@ class Drafter {
   // drafting for the life of the process; requests go on without it.
   virtual absl::Status Propose(absl::Span<const DraftSequence> sequences,
                                absl::Span<Draft> drafts) = 0;
+
+  // The last Propose was busy with more than drafting (a long context that was
+  // new to it): its time says little of what a draft costs.
+  virtual bool has_caught_up() const { return false; }
 
   // A step of the target was collected; rows in its order, prompts' chunks
   // included. Not called unless UsesTargetSteps, which also keeps the engine

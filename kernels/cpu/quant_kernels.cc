@@ -64,12 +64,13 @@ struct TileArgs {
   const float* scales;  // [num_blocks][subs][kPanelWidth]
   const float* mins;    // The same.
   int offset_shift;
-  // Each weight is used once: what comes next in the panel is prefetched.
+  // Each weight is used once: with each block one at next_weights is
+  // prefetched, which moves on.
   bool is_stream;
-  // Otherwise, with each block: two lines of the next tile's x, if it is known,
-  // and `num_weight_lines` of the weights after these.
-  const char* next_x;
   const char* next_weights;
+  // Otherwise two lines of the next tile's x, if it is known, and
+  // `num_weight_lines` of the weights after these.
+  const char* next_x;
   int num_weight_lines;
   bool is_near;  // Weights into L1, not only L2.
 };
@@ -87,7 +88,9 @@ struct PanelSource {
   static constexpr int kCodeBytes = QuantCodeBytes(kLayout) * kPanelWidth;
 
   QUIRE_INLINE_METHOD explicit PanelSource(const TileArgs& args)
-      : weights(args.weights), panel(args.panel) {}
+      : weights(args.weights),
+        panel(args.panel),
+        block_bytes(weights->super_bytes / weights->blocks_per_super) {}
 
   // block: from the start of the panel.
   QUIRE_INLINE_METHOD void Seek(int64_t, int64_t block) {
@@ -102,19 +105,20 @@ struct PanelSource {
     codes = fields + kFieldBytes + idx * kCodeBytes;
   }
 
-  // Each line of the stream once: the codes' with their block, the fields' with
-  // the first block of a super-block.
-  QUIRE_INLINE_METHOD void Prefetch() const {
-    if (kLayout.blocks_per_super == 1 || idx == 0) {
+  // What a block and its share of the super-block's fields take. The fields'
+  // lines all at once with the first block cost 4 threads a sixth of their
+  // bandwidth (q4_k: 74 and not 90 GB/s of 89).
+  static constexpr int kStreamBytes =
+      kCodeBytes +
+      kFieldBytes /
+          (kLayout.blocks_per_super > 0 ? kLayout.blocks_per_super : 1);
+  // Prefetches them at `next` and returns where the next block's begin.
+  QUIRE_INLINE_METHOD const char* Prefetch(const char* next) const {
 #pragma GCC unroll 20
-      for (int offset = 0; offset < kFieldBytes; offset += 64) {
-        __builtin_prefetch(fields + kPrefetchBytes + offset);
-      }
+    for (int offset = 0; offset < kStreamBytes; offset += 64) {
+      __builtin_prefetch(next + offset);
     }
-#pragma GCC unroll 20
-    for (int offset = 0; offset < kCodeBytes; offset += 64) {
-      __builtin_prefetch(codes + kPrefetchBytes + offset);
-    }
+    return next + (kLayout.blocks_per_super > 0 ? kStreamBytes : block_bytes);
   }
 
   // Step 4 * kHalf + i: four columns of all channels.
@@ -220,6 +224,7 @@ struct PanelSource {
 
   const QuantPanels* weights;
   const char* panel;
+  int64_t block_bytes;
   const char* fields = nullptr;  // Of the super-block.
   const char* codes = nullptr;   // Of the block.
   int64_t idx = 0;               // Of the block in the super-block.
@@ -240,7 +245,9 @@ struct ExpandedSource {
     scales = args.scales + i * kSubs * kPanelWidth;
     mins = args.mins + i * kSubs * kPanelWidth;
   }
-  QUIRE_INLINE_METHOD void Prefetch() const {}
+  QUIRE_INLINE_METHOD const char* Prefetch(const char* next) const {
+    return next;
+  }
   template <int kHalf>
   QUIRE_INLINE_METHOD void Codes(int i, U32& w0, U32& w1) {
     const char* const p = codes + (kHalf * 8 + 2 * i) * kVectorBytes;
@@ -421,7 +428,7 @@ void Tile(const TileArgs& args) {
   for (int64_t i = 0; i < args.num_blocks; ++i) {
     source.Seek(i, args.block_begin + i);
     if (args.is_stream) {
-      source.Prefetch();
+      next_weights = source.Prefetch(next_weights);
     } else {
       __builtin_prefetch(next_x);
       __builtin_prefetch(next_x + 64);
@@ -732,6 +739,7 @@ void ComputeDirect(const QuantJob& job, TileFunction tile, int64_t panel_begin,
   args.is_stream = true;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     args.panel = job.weights.panels + panel * job.weights.panel_bytes;
+    args.next_weights = args.panel + kPrefetchBytes;
     tile(args);
     Epilogue(job, panel, range, acc);
   }

@@ -33,7 +33,8 @@ class Server:
             found = re.search(r"address\s+http://\S+:(\d+)", line)
             if found:
                 self.port = int(found.group(1))
-            if line.strip().startswith("ready in"):
+            # With --log-format json the table is one line.
+            if line.strip().startswith("ready in") or "\\nready in" in line:
                 break
         if self.port is None:
             raise RuntimeError(self.process.communicate()[1])
