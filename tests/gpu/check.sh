@@ -154,7 +154,7 @@ gtest() {  # filter, names of the emulated programs...
 prefix=()
 export -f gtest program
 backend_programs=(backend_attention_test backend_conformance_test
-  backend_pooling_test backend_sampling_test)
+  backend_embed_test backend_pooling_test backend_sampling_test)
 
 # As a step: functions of this script are no commands for `timeout`.
 gtest_step() {  # name, limit, filter, programs...
@@ -279,7 +279,7 @@ run_emulated_checks() {
     skip "operations, equivalence" "not in a package: the tree's tests"
     return
   fi
-  gtest_step "operations" 40 '*Norm/cuda_bf16*:*Embed/cuda_f16*' \
+  gtest_step "operations" 40 '*Norm/cuda_bf16*:*LinearFeatures/cuda_f16' \
     backend_conformance_test
   gtest_step "quantized weights" 10 '*DecodesWhatTheKernels*' \
     cuda_quantized_test
