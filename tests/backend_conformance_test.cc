@@ -620,6 +620,8 @@ TEST_P(BackendConformanceTest, Logits) {
           backend.AddActivation(cols, activations, ActivationRows::kTokens);
       const int out = backend.AddActivation(vocab_size, DType::kF32,
                                             ActivationRows::kLogitRows);
+      const int gathered =
+          backend.AddActivation(cols, activations, ActivationRows::kLogitRows);
       Prologue prologue;
       prologue.norm = norm.Upload(backend);
       std::vector<float> result;
@@ -630,7 +632,16 @@ TEST_P(BackendConformanceTest, Logits) {
             CheckOk(backend.Logits(step, backend.Activation(hidden), prologue,
                                    *weight, scale, softcap,
                                    backend.Activation(out)));
+            CheckOk(backend.GatherLogitRows(step, backend.Activation(hidden),
+                                            backend.Activation(gathered)));
             result = CopyOut(backend, backend.Activation(out), num_logits);
+            const std::vector<float> rows =
+                CopyOut(backend, backend.Activation(gathered), num_logits);
+            for (size_t i = 0; i < rows.size(); ++i) {
+              ASSERT_EQ(rows[i],
+                        static_cast<float>(x.at(
+                            num_tokens - num_logits + i / cols, i % cols)));
+            }
           });
       return result;
     };

@@ -20,6 +20,7 @@ struct ModelEntry {
 constexpr ModelEntry kModels[] = {
     {"LlamaForCausalLM", &CreateDecoder},
     {"MistralForCausalLM", &CreateDecoder},
+    {"MiMoForCausalLM", &CreateDecoder},
     {"Qwen2ForCausalLM", &CreateDecoder},
     {"Qwen3ForCausalLM", &CreateDecoder},
     {"Gemma2ForCausalLM", &CreateDecoder},

@@ -21,6 +21,11 @@ struct ModelOptions {
   DType kv_dtype = DType::kBF16;
   // Not kNone: the model makes embeddings and has no head.
   Pooling pooling = Pooling::kNone;
+  // Hidden states that a draft head wants to see after a step: those that enter
+  // these layers, or (kAfterFinalNorm) those that the logits are made of. Of
+  // one rank with all layers.
+  static constexpr int kAfterFinalNorm = -1;
+  std::vector<int> taps;
   // Which part of the model this rank has, and whom it computes with.
   ParallelConfig parallel;
 };
@@ -39,6 +44,15 @@ class Model {
   // and the next ones must say what became of their drafts
   // (StepRow::first_position).
   virtual bool draws() const { return true; }
+
+  // Activation buffers [num_tokens, hidden_size] of the backend, one for each
+  // of ModelOptions::taps; of the last step.
+  virtual absl::Span<const int> tap_buffers() const { return {}; }
+  // The token embedding [vocab_size, hidden_size] and the matrix of the logits
+  // (perhaps the same), for a draft head that shares them; null: there is none
+  // that fits. They live as long as the model.
+  virtual const PackedWeight* embedding() const { return nullptr; }
+  virtual const PackedWeight* head() const { return nullptr; }
 
   // Bytes of packed weights on the backend.
   virtual int64_t weights_bytes() const = 0;

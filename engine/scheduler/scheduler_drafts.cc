@@ -20,6 +20,13 @@ void Scheduler::StopDrafting() {
   ended_.clear();
 }
 
+void Scheduler::ListOldestStep(std::vector<const Sequence*>* sequences) const {
+  sequences->clear();
+  for (const InFlightRow& row : steps_.front().rows) {
+    if (row.num_tokens > 0) sequences->push_back(row.sequence);
+  }
+}
+
 int Scheduler::MaxDraftsOf(const Sequence& sequence) const {
   if (sequence.request->request.kind == RequestKind::kEmbed ||
       sequence.request->needs_scores() || sequence.num_pending_tokens > 0 ||

@@ -13,6 +13,7 @@
 #define QUIRE_ENGINE_SPECULATIVE_DRAFTER_H_
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -66,6 +67,23 @@ struct TargetRow {
   // The row's tokens are rows first_token_idx and on of the step's activations
   // (those of ActivationRows::kTokens).
   int32_t first_token_idx = 0;
+  // As DraftSequence's. Embed requests have rows, too.
+  uint64_t start_no = 0;
+  absl::Span<const int32_t> block_table;
+  // The token after each of those that stay; -1, at the end only: none was
+  // drawn. [num_kept_tokens]
+  absl::Span<const int32_t> next_ids;
+  // The last of them was drawn in this step: the sequence may go on with
+  // drafts.
+  bool has_drawn = false;
+};
+
+// Views are valid during the call.
+struct TargetStep {
+  absl::Span<const TargetRow> rows;
+  // (from, to): blocks whose contents were copied before the rows were
+  // computed.
+  absl::Span<const std::pair<int32_t, int32_t>> block_copies;
 };
 
 // The drafts for one sequence, best guess of a chain: token i follows token
@@ -106,7 +124,7 @@ class Drafter {
   // from having a second step in flight: the target's activations are those of
   // this step until the call returns. An error is treated as Propose's.
   virtual bool UsesTargetSteps() const { return false; }
-  virtual absl::Status ObserveStep(absl::Span<const TargetRow> /*rows*/) {
+  virtual absl::Status ObserveStep(const TargetStep& /*step*/) {
     return absl::OkStatus();
   }
 
