@@ -235,6 +235,18 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--max-num-queued-tokens", options->max_num_queued_tokens,
                   "Prompt tokens that may wait; beyond, 503")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app->add_option("--max-num-queued-bytes", options->max_num_queued_bytes,
+                  "Memory of the requests that may wait; beyond, 503");
+  app->add_option("--target-queue-delay", options->target_queue_delay_seconds,
+                  "Predicted wait in seconds that counts as full load in "
+                  "quire:saturation")
+      ->check(CLI::Range(0.001, 1e6));
+  app->add_option(
+         "--watchdog-timeout", options->watchdog_timeout_seconds,
+         "Seconds without a finished step after which the engine is "
+         "taken for dead, and 0.1 s longer for each token of the step; "
+         "0: never")
+      ->check(CLI::Range(0.0, 1e6));
   app->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching",
                 options->enable_prefix_caching,
                 "Reuse the KV of equal prompt beginnings (default: on)");
@@ -264,6 +276,9 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
                   "Tokens drafted at once, at most")
       ->check(CLI::Range(1, 64));
+  app->add_flag("--enable-verify-link", options->enable_verify_link,
+                "serve: edges (--verify-url) may link to this server, with a "
+                "key like all clients, and have their drafts verified");
   app->add_option("--seed", options->seed,
                   "Draws the seeds of requests that bring none");
 }
@@ -396,6 +411,16 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(CLI::Range(1, 1 << 20));
   app->add_option("--max-body-size", options->max_body_size,
                   "Largest request body");
+  app->add_option("--max-parsing-memory", options->max_parsing_memory,
+                  "Memory for parsing requests, 32 times their bodies; beyond, "
+                  "503");
+  app->add_option("--request-timeout", options->request_timeout_seconds,
+                  "Seconds after which a request ends with 504, if it asks for "
+                  "no other 'timeout'; 0: never")
+      ->check(CLI::Range(0.0, 3e7));
+  app->add_option("--max-request-timeout", options->max_request_timeout_seconds,
+                  "The longest such time, whatever a request asks for; 0: any")
+      ->check(CLI::Range(0.0, 3e7));
   app->add_flag("--ui,!--no-ui", options->enable_ui,
                 "Serve the chat page at / (default: on)");
   app->add_option("--log-format", options->log_format,
@@ -417,6 +442,20 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                   "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)");
   app->add_flag("--enable-per-request-metrics", options->enable_request_metrics,
                 "Answers carry the times of their request, as vLLM's do");
+  app->add_option("--verify-url", options->verify_url,
+                  "Be an edge: this model drafts, and the quire at "
+                  "http[s]://HOST[:PORT] (with --enable-verify-link) draws "
+                  "every token");
+  app->add_option("--verify-api-key-file", options->verify_api_key_file,
+                  "File whose first line is this edge's key there; read again "
+                  "for each connection");
+  app->add_option("--verify-ca", options->verify_ca_file,
+                  "PEM authorities of the certificate there (default: the "
+                  "system's)");
+  app->add_option("--offline", options->offline,
+                  "Without the link: error, or draft: this model answers by "
+                  "itself and says so")
+      ->check(CLI::IsMember({"error", "draft"}));
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 1e6));

@@ -45,6 +45,24 @@ TEST(ParseCommandLineTest, LastOptionWinsAndUnderscoresAreDashes) {
   EXPECT_EQ(parsed->serve.api_keys, (std::vector<std::string>{"a", "b"}));
 }
 
+TEST(ParseCommandLineTest, LimitsOfLoad) {
+  const auto parsed = ParseCommandLine(
+      {"serve", "--request-timeout", "30", "--max-request-timeout=90.5",
+       "--watchdog-timeout", "0", "--target-queue-delay", "0.5",
+       "--max-num-queued-bytes", "64MiB", "--max-parsing-memory", "2GiB"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->serve.request_timeout_seconds, 30);
+  EXPECT_EQ(parsed->serve.max_request_timeout_seconds, 90.5);
+  EXPECT_EQ(parsed->serve.model.watchdog_timeout_seconds, 0);
+  EXPECT_EQ(parsed->serve.model.target_queue_delay_seconds, 0.5);
+  EXPECT_EQ(parsed->serve.model.max_num_queued_bytes, "64MiB");
+  EXPECT_EQ(parsed->serve.max_parsing_memory, "2GiB");
+  for (const char* option :
+       {"--request-timeout", "--watchdog-timeout", "--target-queue-delay"}) {
+    EXPECT_FALSE(ParseCommandLine({"serve", option, "-1"}).ok()) << option;
+  }
+}
+
 TEST(ParseCommandLineTest, GpuMemoryUnderBothNames) {
   for (const char* name :
        {"--gpu-memory-utilization", "--device_memory_utilization"}) {
@@ -283,6 +301,19 @@ TEST(OptionsTest, BenchServeTakesTheFlagsOfVllm) {
                                         "X=Y",
                                         "--top-k",
                                         "5",
+                                        "--logprobs",
+                                        "3",
+                                        "--lora-modules",
+                                        "one",
+                                        "two",
+                                        "--lora-assignment",
+                                        "round-robin",
+                                        "--probe-request-rate",
+                                        "2.5",
+                                        "--profile",
+                                        "--plot-timeline",
+                                        "--timeline-itl-thresholds",
+                                        "2,5",
                                         "--save-result"});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   const BenchServeOptions& serve = parsed->bench->serve;
@@ -291,11 +322,21 @@ TEST(OptionsTest, BenchServeTakesTheFlagsOfVllm) {
   EXPECT_EQ(serve.goodput.size(), 2u);
   EXPECT_EQ(serve.metadata.size(), 2u);
   EXPECT_EQ(serve.top_k, 5);
+  EXPECT_EQ(serve.num_logprobs, 3);
+  EXPECT_EQ(serve.lora_modules, std::vector<std::string>({"one", "two"}));
+  EXPECT_EQ(serve.lora_assignment, "round-robin");
+  EXPECT_EQ(serve.probe_request_rate, 2.5);
+  EXPECT_TRUE(serve.profile);
+  EXPECT_TRUE(serve.plot_timeline);
+  EXPECT_EQ(serve.timeline_itl_thresholds, "2,5");
   EXPECT_TRUE(serve.save_result);
   for (const std::vector<std::string>& wrong :
        {std::vector<std::string>{"--backend", "tgi"},
         {"--num-prompts", "0"},
         {"--request-rate", "0"},
+        {"--logprobs", "-1"},
+        {"--probe-request-rate", "-1"},
+        {"--lora-assignment", "best"},
         {"--dataset-name", "sonnet"}}) {
     std::vector<std::string> args = {"bench", "serve"};
     args.insert(args.end(), wrong.begin(), wrong.end());

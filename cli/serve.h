@@ -14,6 +14,7 @@
 #include "engine/engine_options.h"
 #include "engine/model_runner.h"
 #include "server/http_server.h"
+#include "server/request_gate.h"
 #include "server/telemetry/server_log.h"
 
 namespace quire {
@@ -41,6 +42,13 @@ class RunningServer {
   virtual int port() const = 0;
   virtual std::string Description() const = 0;  // The start-up table.
   virtual absl::Status Health() const = 0;
+  // The engine's thread has work and does not come back: destroying this object
+  // would wait for it.
+  virtual bool is_hanging() const = 0;
+  // Answers what runs with an error and ends the process; for then.
+  [[noreturn]] virtual void AnswerAndExit(int exit_code) = 0;
+  // Gives memory back to the system if a burst is over.
+  virtual void ReturnMemory() = 0;
   virtual ServerLog& log() = 0;
   // Reads the file of keys again if it has changed, and says so in the log.
   virtual void ReloadKeys() = 0;
@@ -52,6 +60,10 @@ class RunningServer {
 
 // What the transport is told by the options. INVALID_ARGUMENT naming one.
 absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
+    const ServeOptions& options);
+
+// INVALID_ARGUMENT naming the option.
+absl::StatusOr<RequestGateOptions> MakeRequestGateOptions(
     const ServeOptions& options);
 
 // Serves until SIGTERM or SIGINT; returns the exit code. On any node but the

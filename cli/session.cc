@@ -203,6 +203,7 @@ void SetDefaults(const GenerationConfig& config, SamplingDefaults* defaults) {
 }
 
 EngineOptions MakeEngineOptions(const SessionOptions& options,
+                                int64_t max_num_queued_bytes,
                                 const Session& session) {
   const LoadedModel& loaded = session.loaded;
   std::random_device random;
@@ -223,6 +224,9 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.enable_prefix_caching = options.enable_prefix_caching;
   engine.max_num_queued_reqs = options.max_num_queued_reqs;
   engine.max_num_queued_tokens = options.max_num_queued_tokens;
+  engine.max_num_queued_bytes = max_num_queued_bytes;
+  engine.target_queue_delay_seconds = options.target_queue_delay_seconds;
+  engine.watchdog_seconds = options.watchdog_timeout_seconds;
   engine.steps_in_flight = loaded.runner->steps_in_flight();
   engine.num_micro_batches = options.pipeline_parallel_size;
   if (loaded.embedding.has_value()) {
@@ -461,6 +465,11 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   };
   auto load_options = MakeLoadOptions(options);
   if (!load_options.ok()) return fail(load_options.status(), kExitUsage);
+  const auto max_num_queued_bytes =
+      ParseSizeOf("--max-num-queued-bytes", options.max_num_queued_bytes);
+  if (!max_num_queued_bytes.ok()) {
+    return fail(max_num_queued_bytes.status(), kExitUsage);
+  }
   load_options->progress = ShowProgress(std::move(on_progress));
   auto session = std::make_unique<Session>();
   session->model_path = options.model.empty() ? FindDemoModel() : options.model;
@@ -497,7 +506,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
 
   const auto speculative = CheckSpeculation(options, *session, error);
   if (!speculative.has_value()) return nullptr;
-  if (speculative->method != DraftMethod::kNone) {
+  if (speculative->method != DraftMethod::kNone || options.enable_verify_link) {
     load_options->num_drafts = speculative->num_speculative_tokens;
   }
 
@@ -557,9 +566,20 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   if (options.generation_config == "auto") {
     SetDefaults(session->loaded.generation_config, &session->defaults);
   }
-  session->engine_options = MakeEngineOptions(options, *session);
+  session->engine_options =
+      MakeEngineOptions(options, *max_num_queued_bytes, *session);
   if (!AddDrafter(*std::move(begun_drafter), session.get(), error)) {
     return nullptr;
+  }
+  if (options.enable_verify_link) {
+    if (!session->engine_options.enable_generate) {
+      return fail(absl::InvalidArgumentError(
+                      "--enable-verify-link: the model makes embeddings: there "
+                      "is nothing to verify"),
+                  kExitUsage);
+    }
+    session->engine_options.num_speculative_tokens =
+        speculative->num_speculative_tokens;
   }
   if (const absl::Status status =
           ValidateEngineOptions(session->engine_options);

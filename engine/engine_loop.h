@@ -112,7 +112,7 @@ class EngineLoop {
   // forever, and with it the destructor).
   virtual absl::Status Health() const = 0;
   // Whether the watchdog is why.
-  virtual bool is_hanging() const = 0;
+  virtual bool is_hanging() const { return false; }
 };
 
 }  // namespace quire

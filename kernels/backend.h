@@ -78,6 +78,7 @@
 #include "absl/types/span.h"
 #include "engine/base/token_sequence_set.h"
 #include "kernels/communicator.h"
+#include "kernels/device_probe.h"
 #include "kernels/quant_format.h"
 #include "kernels/tensor_view.h"
 
@@ -423,6 +424,13 @@ class Backend {
   // Bytes that are free on a device with memory of its own, from which weights,
   // workspace and KV cache are taken; none for one that uses the host's.
   virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
+
+  // Measures what such a device can do at best, with about `num_bytes` of its
+  // memory, between steps. The backend outlives it. For benchmarks.
+  virtual absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
+      int64_t /*num_bytes*/) {
+    return absl::UnimplementedError("memory is the host's");
+  }
 
   // EngineShape::steps_in_flight that is of use: 2 where the device computes
   // while the host plans.

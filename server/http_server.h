@@ -36,6 +36,9 @@ struct ApiKeyLimits {
 struct ApiKeyOwner {
   std::string name;  // Empty: nobody had to say who they are.
   ApiKeyLimits limits;
+  // Of the engine and the cache, among owners; [1, 1000].
+  int32_t share_weight = 1;
+  bool is_only_one = false;  // There is nobody to share with.
 };
 
 struct HttpRequest {

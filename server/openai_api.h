@@ -19,6 +19,9 @@
 
 namespace quire {
 
+// A year: beyond it nobody means what they say, and times stay finite.
+inline constexpr double kMaxTimeoutSeconds = 365 * 86400.0;
+
 enum class ApiKind : uint8_t { kChat, kCompletion };
 
 // What holds when a request says nothing: the model's generation_config.json.
@@ -52,9 +55,10 @@ struct ApiRequest {
   bool return_tokens_as_token_ids = false;
   // Keeps so many prompt tokens; -1: as many as leave room for the answer.
   std::optional<int32_t> truncate_prompt_tokens;
-  bool truncates_right = false;  // Keeps the first ones, not the last ones.
-  int32_t priority = 0;          // Smaller is more urgent.
-  std::string request_id;        // Empty, or harmless in a header.
+  bool truncates_right = false;   // Keeps the first ones, not the last ones.
+  int32_t priority = 0;           // Smaller is more urgent.
+  std::optional<double> timeout;  // Seconds from the request's arrival.
+  std::string request_id;         // Empty, or harmless in a header.
   // The answer begins with the prompt (chat: with the final message, if it is
   // of the role that answers).
   bool echo = false;

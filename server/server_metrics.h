@@ -10,6 +10,7 @@
 #include "engine/engine_loop.h"
 #include "engine/request.h"
 #include "server/http_request_counts.h"
+#include "server/request_gate.h"
 #include "server/telemetry/telemetry_counts.h"
 
 namespace quire {
@@ -53,7 +54,7 @@ class ServerMetrics {
   void ObserveFinished(const FinishedRequest& request);
 
   // Prometheus' text format, version 0.0.4.
-  std::string Render(const EngineStats& stats);
+  std::string Render(const EngineStats& stats, const GateFigures& gate = {});
 
  private:
   struct Families;

@@ -13,6 +13,7 @@
 #include "engine/base/status.h"
 #include "server/api_error.h"
 #include "server/call.h"
+#include "server/request_gate.h"
 
 namespace quire {
 namespace {
@@ -227,7 +228,8 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
     if (is_refused_) return absl::OkStatus();  // It has not heard yet.
     switch (type) {
       case LinkFrameType::kSubmit: {
-        QUIRE_ASSIGN_OR_RETURN(Request request, ParseSubmit(payload));
+        QUIRE_ASSIGN_OR_RETURN(Request request,
+                               ParseSubmit(payload, Clock::Monotonic()->Now()));
         Submit(std::move(request));
         return absl::OkStatus();
       }
@@ -419,6 +421,7 @@ void VerifyLink::Session::Submit(Request request) {
   // As for requests of the API: keys do not share a cache.
   request.cache_namespace = absl::StrCat(owner_ == nullptr ? "" : owner_->name,
                                          "\n", request.cache_namespace);
+  SetShare(owner_.get(), &request);
   request.continues_call = false;
   const int n = request.n;
   const int64_t num_prompt_tokens = request.prompt_token_ids.size();
@@ -435,12 +438,7 @@ void VerifyLink::Session::Submit(Request request) {
   model_.output->Register(call, parts);
   const absl::Status status = model_.engine->Submit(std::move(request));
   if (!status.ok()) {
-    // A full queue is the server's limit, not the edge's.
-    model_.output->Reject(
-        call, 0, parts,
-        absl::IsResourceExhausted(status)
-            ? absl::UnavailableError("the server is overloaded")
-            : status);
+    model_.output->Reject(call, 0, parts, SubmitRefusal(status));
     return;
   }
   if (*ticket != nullptr) (*ticket)->CountTokens(num_prompt_tokens);

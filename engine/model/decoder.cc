@@ -643,8 +643,8 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   decoder_->tensor_ranks_ = parallel.tensor;
   decoder_->pipeline_ranks_ = parallel.pipeline;
   QUIRE_ASSIGN_OR_RETURN(decoder_->layer_range_,
-                         StageLayers(num_layers, {parallel.pipeline_rank(),
-                                                  parallel.pipeline_size}));
+                         LayersOfStage(config_, {parallel.pipeline_rank(),
+                                                 parallel.pipeline_size}));
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
   prefix_ = FindPrefix(config_, weights_);

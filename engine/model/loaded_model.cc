@@ -307,8 +307,7 @@ absl::Status CheckModelConfig(const std::string& path, int tensor_parallel_size,
                               int pipeline_parallel_size) {
   const auto check = [&](const ModelConfig& config) {
     absl::Status status = CheckTensorParallelSize(config, tensor_parallel_size);
-    status.Update(StageLayers(config.layers.size(), {0, pipeline_parallel_size})
-                      .status());
+    status.Update(LayersOfStage(config, {0, pipeline_parallel_size}).status());
     return status;
   };
   if (!IsGgufPath(path)) {

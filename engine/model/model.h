@@ -66,6 +66,10 @@ class Model {
 // refuse, CreateModel says.)
 absl::Status CheckTensorParallelSize(const ModelConfig& config, int size);
 
+// The layers of a stage; INVALID_ARGUMENT if there are more stages than layers.
+absl::StatusOr<IndexRange> LayersOfStage(const ModelConfig& config,
+                                         ShardSpec stage);
+
 // The KV heads that one rank has of each layer; none of other stages' layers.
 absl::StatusOr<std::vector<int>> KvHeadsOfRank(const ModelConfig& config,
                                                const ParallelConfig& parallel);

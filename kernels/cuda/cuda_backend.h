@@ -109,6 +109,8 @@ class CudaBackend : public Backend {
     return Create(options_);
   }
   std::optional<int64_t> FreeDeviceBytes() override;
+  absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
+      int64_t num_bytes) override;
   DType ActivationDType(DType weights) const override;
   bool SupportsLinear(DType weights, QuantFormat format) const override;
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(
