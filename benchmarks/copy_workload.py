@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a workload in which answers repeat their prompts: copies and edits.
 
-The demo model's own held-out tasks (tools/demo_model), as a data set for
+With `--kind other` one in which they do not, with `--kind all` every task. The demo model's own held-out tasks (tools/demo_model), as a data set for
 `quire bench throughput --dataset-name custom`. Needs only the standard library.
 """
 import argparse
@@ -19,17 +19,17 @@ OTHERS = ["story", "about_itself", "facts", "write_code", "word_problem"]
 
 
 def prompt_of(user):
-    # The demo model's chat template.
-    return f"<|bos|><|im_start|>user\n{user.strip()}<|im_end|>\n<|im_start|>assistant\n"
+    # The demo model's chat template; the tokenizer adds <|bos|>.
+    return f"<|im_start|>user\n{user.strip()}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--kind", choices=["copy", "other"], default="copy")
+    parser.add_argument("--kind", choices=["copy", "other", "all"], default="copy")
     arguments = parser.parse_args()
-    names = COPIES if arguments.kind == "copy" else OTHERS
+    names = {"copy": COPIES, "other": OTHERS, "all": list(tasks.TASKS)}[arguments.kind]
     samples = []
     for name in names:
         # The longest ones: an answer of a few tokens measures prefill.

@@ -1,7 +1,13 @@
 // What decodes must move and compute by the planner's count
-// (kernels/cuda/step_cost.h), and the speed that this allows on an H100: the
-// predictions beside which a measured speed is held. Nothing is measured.
+// (kernels/cuda/step_cost.h), and the speed that this allows on an H100, and on
+// several with the all-reduces that others have measured: the predictions
+// beside which a measured speed is held. Nothing is measured here.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <iterator>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -15,6 +21,7 @@ namespace {
 constexpr double kBytesPerSecond = 3.35e12;
 constexpr double kFlopsPerSecond = 989e12;
 constexpr double kReached = 0.85;  // Of both.
+constexpr double kDeviceBytes = 80e9;
 
 struct Case {
   const char* preset;
@@ -32,20 +39,124 @@ constexpr Case kCases[] = {
     {"qwen3-8b", "bf16", 16, 256, 640},     {"qwen3-8b", "fp8", 8, 64, 640},
     {"qwen3-8b", "fp8", 8, 128, 640},       {"qwen3-8b", "fp8", 8, 256, 640}};
 
-void Print(const Case& c) {
-  const auto shape = PresetShape(c.preset);
-  if (!shape.ok()) return;
+// All-reduces of bf16 among H100s of one host over NVLink, by a kernel of one
+// pass (sgl-project/sglang#2904), in seconds by bytes and ranks. NCCL with
+// symmetric memory is 1.2 to 1.5 times faster up to 16 KB, and slower from
+// there to 512 KB with 4 ranks and 128 KB with 8 (vllm-project/vllm#33839).
+struct AllReduceTime {
+  double num_bytes;
+  double seconds_of_2, seconds_of_4, seconds_of_8;
+};
+constexpr AllReduceTime kAllReduceTimes[] = {
+    {512, 3.7e-6, 4.8e-6, 5.9e-6},
+    {32 << 10, 4.5e-6, 4.8e-6, 7.8e-6},
+    {256 << 10, 7.9e-6, 13.9e-6, 16.7e-6}};
+
+// Between two sizes that were measured, a straight line.
+double AllReduceSeconds(double num_bytes, int num_ranks) {
+  if (num_ranks == 1) return 0;
+  const auto seconds = [num_ranks](const AllReduceTime& time) {
+    return num_ranks == 2   ? time.seconds_of_2
+           : num_ranks == 4 ? time.seconds_of_4
+                            : time.seconds_of_8;
+  };
+  const AllReduceTime* above = std::begin(kAllReduceTimes);
+  while (above + 1 != std::end(kAllReduceTimes) &&
+         above->num_bytes < num_bytes) {
+    ++above;
+  }
+  if (above == std::begin(kAllReduceTimes)) return seconds(*above);
+  const AllReduceTime* below = above - 1;
+  const double part =
+      (num_bytes - below->num_bytes) / (above->num_bytes - below->num_bytes);
+  return seconds(*below) + part * (seconds(*above) - seconds(*below));
+}
+
+struct RanksCase {
+  const char* preset;
+  const char* format;
+  double bits_per_weight;
+  int num_seqs, seq_len;
+};
+
+// No sum is larger than what was measured.
+constexpr RanksCase kRanksCases[] = {{"llama-3.1-8b", "bf16", 16, 1, 64},
+                                     {"llama-3.1-8b", "bf16", 16, 32, 640},
+                                     {"llama-3.1-8b", "fp8", 8, 1, 64},
+                                     {"llama-3.1-70b", "bf16", 16, 1, 64},
+                                     {"llama-3.1-70b", "bf16", 16, 16, 640},
+                                     {"llama-3.1-70b", "fp8", 8, 1, 64},
+                                     {"llama-3.1-70b", "fp8", 8, 16, 640}};
+
+// What one of `num_ranks` has of the model (engine/parallel/sharding.h); null
+// if there is no such preset.
+std::optional<cuda::CostModel> ModelOf(const std::string& preset,
+                                       double bits_per_weight, int num_ranks) {
   cuda::CostModel model;
-  model.num_layers = shape->num_layers;
-  model.hidden_size = shape->hidden_size;
-  model.num_heads = shape->num_heads;
-  model.num_kv_heads = shape->num_kv_heads;
-  model.head_dim = shape->head_dim;
-  model.intermediate_size = shape->intermediate_size;
-  model.vocab_size = shape->vocab_size;
-  model.bits_per_weight = c.bits_per_weight;
+  model.bits_per_weight = bits_per_weight;
+  if (preset == "llama-3.1-70b") {
+    // The published config.json: too large to be made for measurements.
+    model.num_layers = 80;
+    model.hidden_size = 8192;
+    model.num_heads = 64;
+    model.num_kv_heads = 8;
+    model.head_dim = 128;
+    model.intermediate_size = 28672;
+    model.vocab_size = 128256;
+  } else {
+    const auto shape = PresetShape(preset);
+    if (!shape.ok()) return std::nullopt;
+    model.num_layers = shape->num_layers;
+    model.hidden_size = shape->hidden_size;
+    model.num_heads = shape->num_heads;
+    model.num_kv_heads = shape->num_kv_heads;
+    model.head_dim = shape->head_dim;
+    model.intermediate_size = shape->intermediate_size;
+    model.vocab_size = shape->vocab_size;
+  }
+  model.num_heads /= num_ranks;
+  model.num_kv_heads = std::max<int64_t>(1, model.num_kv_heads / num_ranks);
+  model.intermediate_size /= num_ranks;
+  model.vocab_size /= num_ranks;
+  return model;
+}
+
+void PrintRanks(const RanksCase& c) {
+  double seconds_of_first = 0;
+  int first = 0;
+  for (const int num_ranks : {1, 2, 4, 8}) {
+    const auto model = ModelOf(c.preset, c.bits_per_weight, num_ranks);
+    if (!model.has_value()) return;
+    const std::vector<cuda::CostRow> rows(c.num_seqs, {1, c.seq_len});
+    const cuda::StepCost cost = cuda::PlanStepCost(*model, rows, c.num_seqs);
+    // A tenth is for the KV cache and the rest.
+    if (cost.weight_bytes > 0.9 * kDeviceBytes) continue;
+    const double compute =
+        cost.Seconds(kReached * kBytesPerSecond, kReached * kFlopsPerSecond);
+    // Two sums in each layer, and the best entries of the slices of the logits.
+    const double num_bytes = 2.0 * c.num_seqs * model->hidden_size;
+    const double exchange =
+        2 * model->num_layers * AllReduceSeconds(num_bytes, num_ranks) +
+        AllReduceSeconds(8.0 * c.num_seqs, num_ranks);
+    const double seconds = compute + exchange;
+    if (first == 0) {
+      first = num_ranks;
+      seconds_of_first = seconds;
+    }
+    absl::PrintF(
+        "| %s %s | %d | %d | %.1f | %.0f | %.2f | %.2f | %.2f | %.0f | "
+        "%.2f of %d |\n",
+        c.preset, c.format, c.num_seqs, num_ranks, cost.weight_bytes / 1e9,
+        num_bytes / 1024, compute * 1e3, exchange * 1e3, seconds * 1e3,
+        c.num_seqs / seconds, seconds_of_first / seconds, num_ranks / first);
+  }
+}
+
+void Print(const Case& c) {
+  const auto model = ModelOf(c.preset, c.bits_per_weight, 1);
+  if (!model.has_value()) return;
   const std::vector<cuda::CostRow> rows(c.num_seqs, {1, c.seq_len});
-  const cuda::StepCost cost = cuda::PlanStepCost(model, rows, c.num_seqs);
+  const cuda::StepCost cost = cuda::PlanStepCost(*model, rows, c.num_seqs);
   const double seconds =
       cost.Seconds(kReached * kBytesPerSecond, kReached * kFlopsPerSecond);
   absl::PrintF(
@@ -67,4 +178,10 @@ int main() {
       "|---|---|---|---|---|---|---|---|---|---|\n",
       100 * quire::kReached);
   for (const quire::Case& c : quire::kCases) quire::Print(c);
+  std::printf(
+      "\n| shape | sequences | GPUs | weights of each, GB | a sum, KiB | "
+      "compute at %.0f %%, ms | sums, ms | step, ms | tokens/s | times as fast "
+      "|\n|---|---|---|---|---|---|---|---|---|---|\n",
+      100 * quire::kReached);
+  for (const quire::RanksCase& c : quire::kRanksCases) quire::PrintRanks(c);
 }

@@ -202,6 +202,8 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--temperature", options->temperature, "0: greedy")
       ->check(CLI::Range(0.0, 100.0));
+  app->add_flag("--stop-at-eos", options->stop_at_eos,
+                "Answers end where the model ends them; lengths are limits");
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
@@ -264,8 +266,8 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
   app->add_option("-r,--repetitions", options->repetitions)
       ->check(CLI::Range(1, 1 << 20));
   app->add_flag("--ceilings", options->has_ceilings,
-                "Probe the CPU's bandwidth and peak arithmetic beside each "
-                "repetition; not with --device cuda");
+                "Probe the bandwidth and peak arithmetic of the device beside "
+                "each repetition");
   app->add_option("-o,--format,--output", options->format,
                   "md, csv, json or jsonl")
       ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));

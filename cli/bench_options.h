@@ -100,6 +100,7 @@ struct BenchOfflineOptions {
   double random_range_ratio = 0;
   int64_t random_prefix_len = 0;
   double temperature = 1;  // As vLLM's; 0: greedy, as `bench serve` asks for.
+  bool stop_at_eos = false;
   // latency.
   int batch_size = 8;
   int num_iters_warmup = 10;

@@ -170,6 +170,7 @@ int RunChat(const ChatOptions& options) {
     serve.model = options.model;
     serve.port = 0;
     serve.enable_ui = false;
+    serve.log_level = "warning";  // Requests are what the terminal shows.
     CommandError error;
     server = RunningServer::Start(
         serve, [] {}, &error);

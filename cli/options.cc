@@ -235,6 +235,18 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--max-num-queued-tokens", options->max_num_queued_tokens,
                   "Prompt tokens that may wait; beyond, 503")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app->add_option("--max-num-queued-bytes", options->max_num_queued_bytes,
+                  "Memory of the requests that may wait; beyond, 503");
+  app->add_option("--target-queue-delay", options->target_queue_delay_seconds,
+                  "Predicted wait in seconds that counts as full load in "
+                  "quire:saturation")
+      ->check(CLI::Range(0.001, 1e6));
+  app->add_option(
+         "--watchdog-timeout", options->watchdog_timeout_seconds,
+         "Seconds without a finished step after which the engine is "
+         "taken for dead, and 0.1 s longer for each token of the step; "
+         "0: never")
+      ->check(CLI::Range(0.0, 1e6));
   app->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching",
                 options->enable_prefix_caching,
                 "Reuse the KV of equal prompt beginnings (default: on)");
@@ -242,12 +254,18 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
                   "Processes that the model is split over; auto: all GPUs that "
                   "divide it, one on the CPU");
   app->add_option("--pipeline-parallel-size", options->pipeline_parallel_size,
-                  "Stages of layers; only 1 is supported in this version")
+                  "Stages of layers, each on as many processes as the tensor "
+                  "parallel size says; they work on different sequences at the "
+                  "same time")
       ->check(CLI::Range(1, 64));
   app->add_option(
          "--worker-timeout", options->worker_timeout_seconds,
          "Seconds without a sign of life after which a process is given "
          "up; a step may take 0.1 s longer for each of its tokens")
+      ->check(CLI::Range(0.1, 1e6));
+  app->add_option("--load-timeout", options->load_timeout_seconds,
+                  "Seconds in which all processes must have loaded, once all "
+                  "are there")
       ->check(CLI::Range(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
                   "Drafts tokens that are verified together: [ngram], [suffix] "
@@ -258,6 +276,9 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
                   "Tokens drafted at once, at most")
       ->check(CLI::Range(1, 64));
+  app->add_flag("--enable-verify-link", options->enable_verify_link,
+                "serve: edges (--verify-url) may link to this server, with a "
+                "key like all clients, and have their drafts verified");
   app->add_option("--seed", options->seed,
                   "Draws the seeds of requests that bring none");
 }
@@ -299,6 +320,9 @@ void AddNodeOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--bootstrap-timeout", options->bootstrap_timeout_seconds,
                   "Seconds in which all must have come")
       ->check(CLI::Range(0.1, 1e6));
+  app->add_option("--group-key-file", options->group_key_file,
+                  "A secret of at least 16 bytes that all hosts have; who does "
+                  "not know it cannot join (or its text in QUIRE_GROUP_KEY)");
 }
 
 // What the environment of a group of pods says (LeaderWorkerSet, then torchrun
@@ -387,8 +411,51 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(CLI::Range(1, 1 << 20));
   app->add_option("--max-body-size", options->max_body_size,
                   "Largest request body");
+  app->add_option("--max-parsing-memory", options->max_parsing_memory,
+                  "Memory for parsing requests, 32 times their bodies; beyond, "
+                  "503");
+  app->add_option("--request-timeout", options->request_timeout_seconds,
+                  "Seconds after which a request ends with 504, if it asks for "
+                  "no other 'timeout'; 0: never")
+      ->check(CLI::Range(0.0, 3e7));
+  app->add_option("--max-request-timeout", options->max_request_timeout_seconds,
+                  "The longest such time, whatever a request asks for; 0: any")
+      ->check(CLI::Range(0.0, 3e7));
   app->add_flag("--ui,!--no-ui", options->enable_ui,
                 "Serve the chat page at / (default: on)");
+  app->add_option("--log-format", options->log_format,
+                  "text, or json: one object per line on stdout")
+      ->check(CLI::IsMember({"text", "json"}));
+  app->add_option("--log-level", options->log_level,
+                  "debug (probes, too), info (a line per request), warning or "
+                  "error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+  app->add_flag("--enable-log-requests,--log-prompts",
+                options->enable_log_requests,
+                "Log what requests ask: the beginning of each body");
+  app->add_option("--max-log-len", options->max_log_len,
+                  "Bytes of a body that --enable-log-requests logs")
+      ->check(CLI::Range(1, 1 << 16));
+  app->add_option("--otlp-traces-endpoint", options->otlp_traces_endpoint,
+                  "OpenTelemetry collector for traces, OTLP over HTTP: "
+                  "http://host:4318/v1/traces (default: "
+                  "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)");
+  app->add_flag("--enable-per-request-metrics", options->enable_request_metrics,
+                "Answers carry the times of their request, as vLLM's do");
+  app->add_option("--verify-url", options->verify_url,
+                  "Be an edge: this model drafts, and the quire at "
+                  "http[s]://HOST[:PORT] (with --enable-verify-link) draws "
+                  "every token");
+  app->add_option("--verify-api-key-file", options->verify_api_key_file,
+                  "File whose first line is this edge's key there; read again "
+                  "for each connection");
+  app->add_option("--verify-ca", options->verify_ca_file,
+                  "PEM authorities of the certificate there (default: the "
+                  "system's)");
+  app->add_option("--offline", options->offline,
+                  "Without the link: error, or draft: this model answers by "
+                  "itself and says so")
+      ->check(CLI::IsMember({"error", "draft"}));
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 1e6));
@@ -464,6 +531,9 @@ absl::StatusOr<int64_t> ParseSize(const std::string& text) {
 
 namespace {
 
+constexpr absl::string_view kCommands[] = {"serve",    "worker", "chat",
+                                           "generate", "drain",  "bench"};
+
 // The command line's grammar, with `result` behind its options.
 struct Commands {
   CLI::App app{"quire: serves large language models", "quire"};
@@ -489,7 +559,10 @@ void AddDrain(CLI::App* app, DrainOptions* options) {
       ->check(CLI::Range(0.0, 1e6));
 }
 
-void AddCommands(Commands* commands, CommandLine* result) {
+// Only the options of `chosen`, a command's name: there are hundreds, and most
+// of the time of a parse goes into them.
+void AddCommands(absl::string_view chosen, Commands* commands,
+                 CommandLine* result) {
   CLI::App& app = commands->app;
   app.require_subcommand(1);
   app.add_flag("--version", commands->wants_version,
@@ -503,18 +576,22 @@ void AddCommands(Commands* commands, CommandLine* result) {
       "drain", "Wait until a server has no request running or waiting");
   commands->worker =
       app.add_subcommand("worker", "Compute a part of the model for a server");
-  AddServe(commands->serve, &result->serve);
-  AddServe(commands->worker, &commands->worker_options);
-  // What `serve` tells the workers that it starts.
-  SessionOptions& worker_model = commands->worker_options.model;
-  commands->worker->add_option("--rank", worker_model.rank)->group("");
-  commands->worker->add_option("--parent-pid", worker_model.parent_pid)
-      ->group("");
-  AddChat(commands->chat, &result->chat);
-  AddGenerate(commands->generate, &result->generate);
-  AddDrain(commands->drain, &result->drain);
+  if (chosen == "serve") AddServe(commands->serve, &result->serve);
+  if (chosen == "worker") {
+    AddServe(commands->worker, &commands->worker_options);
+    // What `serve` tells the workers that it starts.
+    SessionOptions& worker_model = commands->worker_options.model;
+    commands->worker->add_option("--rank", worker_model.rank)->group("");
+    commands->worker->add_option("--parent-pid", worker_model.parent_pid)
+        ->group("");
+  }
+  if (chosen == "chat") AddChat(commands->chat, &result->chat);
+  if (chosen == "generate") AddGenerate(commands->generate, &result->generate);
+  if (chosen == "drain") AddDrain(commands->drain, &result->drain);
   commands->bench = app.add_subcommand("bench", "Measure a server or a model");
-  AddBench(commands->bench, AddModelOptions, commands->bench_options.get());
+  if (chosen == "bench") {
+    AddBench(commands->bench, AddModelOptions, commands->bench_options.get());
+  }
   result->bench = commands->bench_options;
   std::vector<CLI::App*> subcommands = {commands->serve, commands->worker,
                                         commands->chat, commands->generate,
@@ -588,7 +665,12 @@ absl::Status TakeResult(const Commands& commands, CommandLine* result) {
 absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
   CommandLine result;
   Commands commands;
-  AddCommands(&commands, &result);
+  const auto chosen =
+      std::find_if(args.begin(), args.end(), [](const std::string& argument) {
+        return std::find(std::begin(kCommands), std::end(kCommands),
+                         argument) != std::end(kCommands);
+      });
+  AddCommands(chosen == args.end() ? "" : *chosen, &commands, &result);
   for (std::string& argument : args) {
     if (argument == "--") break;
     argument = NormalizeArgument(argument);

@@ -44,18 +44,23 @@ struct SessionOptions {
   std::string scheduling_policy = "fcfs";
   int max_num_queued_reqs = 512;
   int64_t max_num_queued_tokens = 1 << 20;
+  std::string max_num_queued_bytes = "256MiB";
+  double target_queue_delay_seconds = 2;
+  double watchdog_timeout_seconds = 30;  // 0: no watchdog.
   bool enable_prefix_caching = true;
   // Ranks, each a process; auto: all GPUs of all nodes that divide the model,
   // on the CPU one for each node.
   std::string tensor_parallel_size = "auto";
   int pipeline_parallel_size = 1;
   double worker_timeout_seconds = 30;  // A rank that hangs for so long is lost.
+  double load_timeout_seconds = 3600;  // Of all ranks together.
   // Of `serve` and `worker` on several nodes. 0 nodes: not said.
   int num_nodes = 0;
   int node_rank = -1;       // -1: not said.
   std::string master_addr;  // Of node 0; with a port or without.
   int master_port = 29500;
   double bootstrap_timeout_seconds = 600;
+  std::string group_key_file;  // Empty: QUIRE_GROUP_KEY, or no key.
   // How all that loads a model was given, option by option: a worker of this
   // session is started with the same.
   std::vector<std::string> args;
@@ -66,6 +71,8 @@ struct SessionOptions {
   std::string speculative_model;  // [ngram], [suffix], or a draft model's path.
   std::string speculative_config;  // JSON.
   int num_speculative_tokens = 0;  // 0: as the method is used to.
+  // Edges may link (server/verify_link.h): drafts come from them, too.
+  bool enable_verify_link = false;
   uint64_t seed = 0;
 };
 
@@ -83,8 +90,22 @@ struct ServeOptions {
   int num_http_threads = 4;
   int max_connections = 8192;
   std::string max_body_size = "8MiB";
-  bool enable_ui = true;  // The chat page at `/`.
+  std::string max_parsing_memory = "1GiB";
+  double request_timeout_seconds = 0;      // Of who asks for none; 0: none.
+  double max_request_timeout_seconds = 0;  // 0: none.
+  bool enable_ui = true;                   // The chat page at `/`.
+  std::string log_format = "text";         // Or json.
+  std::string log_level = "info";          // debug, info, warning or error.
+  bool enable_log_requests = false;  // With the beginnings of their bodies,
+  int max_log_len = 256;             // so many bytes of each.
+  std::string otlp_traces_endpoint;  // Empty: as the environment says.
+  bool enable_request_metrics = false;
   double shutdown_timeout_seconds = 120;
+  // Of an edge; empty URL: it is none.
+  std::string verify_url;
+  std::string verify_api_key_file;
+  std::string verify_ca_file;
+  std::string offline = "error";  // error or draft.
 };
 
 // Of one answer; a negative number leaves the default to the model.

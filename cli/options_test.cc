@@ -45,6 +45,24 @@ TEST(ParseCommandLineTest, LastOptionWinsAndUnderscoresAreDashes) {
   EXPECT_EQ(parsed->serve.api_keys, (std::vector<std::string>{"a", "b"}));
 }
 
+TEST(ParseCommandLineTest, LimitsOfLoad) {
+  const auto parsed = ParseCommandLine(
+      {"serve", "--request-timeout", "30", "--max-request-timeout=90.5",
+       "--watchdog-timeout", "0", "--target-queue-delay", "0.5",
+       "--max-num-queued-bytes", "64MiB", "--max-parsing-memory", "2GiB"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->serve.request_timeout_seconds, 30);
+  EXPECT_EQ(parsed->serve.max_request_timeout_seconds, 90.5);
+  EXPECT_EQ(parsed->serve.model.watchdog_timeout_seconds, 0);
+  EXPECT_EQ(parsed->serve.model.target_queue_delay_seconds, 0.5);
+  EXPECT_EQ(parsed->serve.model.max_num_queued_bytes, "64MiB");
+  EXPECT_EQ(parsed->serve.max_parsing_memory, "2GiB");
+  for (const char* option :
+       {"--request-timeout", "--watchdog-timeout", "--target-queue-delay"}) {
+    EXPECT_FALSE(ParseCommandLine({"serve", option, "-1"}).ok()) << option;
+  }
+}
+
 TEST(ParseCommandLineTest, GpuMemoryUnderBothNames) {
   for (const char* name :
        {"--gpu-memory-utilization", "--device_memory_utilization"}) {

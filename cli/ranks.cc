@@ -176,6 +176,22 @@ void TakeShare(const RankShare& share, SessionOptions* options) {
   }
 }
 
+// None: no key.
+absl::StatusOr<GroupKey> ReadGroupKey(const SessionOptions& options) {
+  if (!options.group_key_file.empty()) {
+    auto key = GroupKey::ReadFile(options.group_key_file);
+    if (key.ok()) return key;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--group-key-file ", key.status().message()));
+  }
+  const char* const text = getenv("QUIRE_GROUP_KEY");
+  if (text == nullptr || *text == '\0') return GroupKey();
+  auto key = GroupKey::Create(text);
+  if (key.ok()) return key;
+  return absl::InvalidArgumentError(
+      absl::StrCat("QUIRE_GROUP_KEY: ", key.status().message()));
+}
+
 // Who owns the ranks does not get on: the process must end all the same.
 void EndProcess(const absl::Status& status) {
   absl::FPrintF(stderr, "quire: %s\n", status.message());
@@ -223,12 +239,6 @@ absl::StatusOr<RankPlan> PlanRanks(
   QUIRE_ASSIGN_OR_RETURN(
       plan.layout.tensor_size,
       TensorSize(options, devices, plan.layout.num_nodes, fits, &plan.notice));
-  if (options.pipeline_parallel_size > 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--pipeline-parallel-size ", options.pipeline_parallel_size,
-        ": models are not cut into stages in this version; use "
-        "--tensor-parallel-size"));
-  }
   QUIRE_RETURN_IF_ERROR(plan.layout.Validate());
   const int local_size = plan.layout.local_size();
   const int num_gpus = static_cast<int>(devices.gpus.size());
@@ -237,6 +247,10 @@ absl::StatusOr<RankPlan> PlanRanks(
       options.parent_pid == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("--tensor-parallel-size ", options.tensor_parallel_size,
+                     plan.layout.pipeline_size == 1
+                         ? ""
+                         : absl::StrCat(" and --pipeline-parallel-size ",
+                                        plan.layout.pipeline_size),
                      " on ", plan.layout.num_nodes, " nodes needs ", local_size,
                      " GPUs on each; this one has ", num_gpus));
   }
@@ -313,6 +327,7 @@ RankFacts SessionFacts(const SessionOptions& options,
                                        : ""},
       {"--enforce-eager", options.enforce_eager ? "true" : "false"},
       {"--worker-timeout", text(options.worker_timeout_seconds)},
+      {"--load-timeout", text(options.load_timeout_seconds)},
   };
 }
 
@@ -320,6 +335,15 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     const std::string& model_path, const RankCallbacks& callbacks,
     SessionOptions* options) {
   auto ranks = std::make_unique<SessionRanks>();
+  if (options->pipeline_parallel_size > 1) {
+    const absl::Status status =
+        CheckModelConfig(model_path, 1, options->pipeline_parallel_size);
+    if (!status.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--pipeline-parallel-size ", options->pipeline_parallel_size, ": ",
+          status.message()));
+    }
+  }
   QUIRE_ASSIGN_OR_RETURN(
       ranks->plan_,
       PlanRanks(*options, FindNodeDevices(*options),
@@ -336,10 +360,12 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     QUIRE_ASSIGN_OR_RETURN(
         rank_options.master,
         ParseHostPort(options->master_addr, options->master_port));
+    QUIRE_ASSIGN_OR_RETURN(rank_options.key, ReadGroupKey(*options));
   }
   rank_options.facts = SessionFacts(*options, model_path);
   rank_options.bootstrap_timeout =
       absl::Seconds(options->bootstrap_timeout_seconds);
+  rank_options.load_timeout = absl::Seconds(options->load_timeout_seconds);
   rank_options.watchdog = absl::Seconds(options->worker_timeout_seconds);
   ranks->device_options_ = {rank_options.bootstrap_timeout,
                             rank_options.watchdog};
@@ -415,9 +441,11 @@ absl::StatusOr<ParallelConfig> SessionRanks::JoinDevices(Backend* backend) {
   return config_;
 }
 
-absl::Status SessionRanks::FinishLoading(const LoadedFacts& facts) {
-  return group_ != nullptr ? group_->FinishLoading(facts)
-                           : worker_->FinishLoading(facts);
+absl::StatusOr<LoadedFacts> SessionRanks::FinishLoading(
+    const LoadedFacts& facts) {
+  if (group_ != nullptr) return group_->FinishLoading(facts);
+  QUIRE_RETURN_IF_ERROR(worker_->FinishLoading(facts));
+  return facts;
 }
 
 ModelRunner* SessionRanks::WrapRunner(ModelRunner* own) {

@@ -77,8 +77,9 @@ class SessionRanks {
 
   // Joins the collectives of GPUs, if `backend` is one; what to load with.
   absl::StatusOr<ParallelConfig> JoinDevices(Backend* backend);
-  // Blocks until all ranks have loaded.
-  absl::Status FinishLoading(const LoadedFacts& facts);
+  // Blocks until all ranks have loaded; what rank 0 may use of what this one
+  // can do (RankGroup::FinishLoading).
+  absl::StatusOr<LoadedFacts> FinishLoading(const LoadedFacts& facts);
   // Of rank 0: see RankGroup.
   ModelRunner* WrapRunner(ModelRunner* own);
 

@@ -93,6 +93,26 @@ TEST(PlanRanksTest, RanksShareTheThreadsOrTheNodesOfTheCpu) {
   EXPECT_EQ(PlanRanks(options, Cpu(8), FitsAll)->shares[1].num_threads, 0);
 }
 
+TEST(PlanRanksTest, StagesMultiplyTheRanks) {
+  SessionOptions options;
+  options.pipeline_parallel_size = 2;
+  // Of the CPU one process for each stage.
+  auto plan = PlanRanks(options, Cpu(8), FitsAll);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->layout.tensor_size, 1);
+  EXPECT_EQ(plan->layout.size(), 2);
+  EXPECT_EQ(plan->shares[1].num_threads, 4);
+  // All GPUs, of one node and of two.
+  EXPECT_EQ(PlanRanks(options, Gpus(4), FitsAll)->layout.tensor_size, 2);
+  options.num_nodes = 2;
+  options.node_rank = 1;
+  plan = PlanRanks(options, Gpus(4), FitsAll);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->layout.tensor_size, 4);
+  EXPECT_EQ(plan->rank, 4);
+  EXPECT_EQ(plan->layout.StageOf(4), 1);
+}
+
 TEST(PlanRanksTest, WhatCannotBeIsRefusedWithTheFigures) {
   const auto error = [](const SessionOptions& options,
                         const NodeDevices& devices) {
@@ -105,6 +125,11 @@ TEST(PlanRanksTest, WhatCannotBeIsRefusedWithTheFigures) {
   options.tensor_parallel_size = "4";
   EXPECT_TRUE(absl::StrContains(error(options, Gpus(2)), "needs 4 GPUs"));
   EXPECT_TRUE(absl::StrContains(error(options, Gpus(2)), "has 2"));
+  options.pipeline_parallel_size = 2;
+  EXPECT_TRUE(
+      absl::StrContains(error(options, Gpus(4)),
+                        "--pipeline-parallel-size 2 on 1 nodes needs 8 GPUs"));
+  options.pipeline_parallel_size = 1;
   options.tensor_parallel_size = "3";
   EXPECT_TRUE(absl::StrContains(error(options, Cpu(4)), "not divisible"));
   for (const char* wrong : {"0", "-1", "two", ""}) {

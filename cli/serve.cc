@@ -1,5 +1,6 @@
 #include "cli/serve.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,25 +14,33 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
+#include "cli/edge.h"
 #include "cli/exit_codes.h"
+#include "cli/telemetry.h"
 #include "cli/version.h"
 #include "cli/worker.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
+#include "engine/speculative/link/edge_engine.h"
+#include "engine/speculative/link/link_drafter.h"
 #include "server/api_error.h"
 #include "server/api_server.h"
+#include "server/heap_returner.h"
 #include "server/http_request_counts.h"
 #include "server/http_server.h"
 #include "server/output_processor.h"
 #include "server/server_metrics.h"
 #include "server/ui/chat_page.h"
+#include "server/verify_link.h"
 
 namespace quire {
 namespace {
 
 class RunningServerImpl : public RunningServer {
  public:
-  explicit RunningServerImpl(const ServeOptions& options) : options_(options) {}
+  RunningServerImpl(const ServeOptions& options, const ServeParts& parts)
+      : options_(options), parts_(parts) {}
 
   // Members go in reverse order, which suits all but the two that know each
   // other: the output thread must end before the engine it would call.
@@ -42,8 +51,14 @@ class RunningServerImpl : public RunningServer {
   }
 
   absl::Status Listen() {
+    QUIRE_ASSIGN_OR_RETURN(telemetry_, StartTelemetry(options_));
+    QUIRE_RETURN_IF_ERROR(CheckLinkOptions(options_));
     QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
                            MakeHttpServerOptions(options_));
+    http.on_notice = [log = telemetry_.log](const std::string& line) {
+      log->Message(LogLevel::kWarning, line);
+    };
+    http.observer = telemetry_.observer;
     http.on_response = [this](absl::string_view method, absl::string_view route,
                               int status) {
       http_requests_.Count(method, route, status);
@@ -51,8 +66,15 @@ class RunningServerImpl : public RunningServer {
     auto created = HttpServer::Create(http);
     if (!created.ok()) return created.status();
     http_ = std::move(*created);
-    api_ = std::make_unique<ApiServer>(http_.get(), kVersion);
+    QUIRE_ASSIGN_OR_RETURN(const RequestGateOptions gate,
+                           MakeRequestGateOptions(options_));
+    api_ = std::make_unique<ApiServer>(http_.get(), kVersion, gate);
     if (options_.enable_ui) AddChatPage(http_.get());
+    if (options_.model.enable_verify_link) {
+      VerifyLinkOptions link;
+      link.on_notice = http.on_notice;
+      verify_link_ = std::make_unique<VerifyLink>(http_.get(), link);
+    }
     return http_->Start();
   }
 
@@ -65,7 +87,7 @@ class RunningServerImpl : public RunningServer {
         const std::string waiting =
             absl::StrCat("waiting for the other nodes: ", num_joined, " of ",
                          size, " processes of ", num_nodes, " nodes are here");
-        absl::FPrintF(stderr, "quire: %s\n", waiting);
+        log().Message(LogLevel::kInfo, waiting);
         api_->SetWaiting(num_joined < size ? waiting : "");
       };
     }
@@ -77,6 +99,12 @@ class RunningServerImpl : public RunningServer {
         callbacks);
     if (session_ == nullptr) return false;
     const LoadedModel& loaded = session_->loaded;
+    EngineOptions& engine_options = session_->engine_options;
+    ModelRunner* runner = session_->runner;
+    if (parts_.make_runner) {
+      own_runner_ = parts_.make_runner(&engine_options);
+      runner = own_runner_.get();
+    }
     ServedModel served;
     served.names = options_.served_model_names;
     served.has_priorities = session_->engine_options.scheduling_policy ==
@@ -87,7 +115,7 @@ class RunningServerImpl : public RunningServer {
     metrics.model_name = served.names.front();
     metrics.version = kVersion;
     metrics.block_size = loaded.shape.block_size;
-    metrics.num_blocks = loaded.memory.num_blocks;
+    metrics.num_blocks = engine_options.num_blocks;
     metrics.max_model_len = loaded.shape.max_model_len;
     metrics.cache_dtype = DTypeName(loaded.kv_cache_dtype);
     metrics.enable_prefix_caching =
@@ -95,17 +123,20 @@ class RunningServerImpl : public RunningServer {
     metrics.num_speculative_tokens =
         session_->engine_options.num_speculative_tokens;
     metrics.http_requests = &http_requests_;
+    metrics.telemetry = telemetry_.counts;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
     output_ = std::make_unique<OutputProcessor>(metrics_.get());
-    auto engine = EngineLoop::Create(session_->engine_options, session_->runner,
-                                     Clock::Monotonic(), output_.get(),
-                                     session_->drafter.get());
-    if (!engine.ok()) {
-      *error = {engine.status(), kExitUsage};
+    OutputSink* sink = output_.get();
+    if (parts_.wrap_sink) {
+      own_sink_ = parts_.wrap_sink(sink);
+      sink = own_sink_.get();
+    }
+    if (const absl::Status status = CreateEngine(runner, sink); !status.ok()) {
+      *error = {status, kExitUsage};
       return false;
     }
-    engine_ = std::move(*engine);
     output_->Start(engine_.get());
+    if (!AwaitCloud(error)) return false;
 
     served.root = session_->model_path;
     served.tokenizer = session_->tokenizer.get();
@@ -113,8 +144,11 @@ class RunningServerImpl : public RunningServer {
     served.engine = engine_.get();
     served.output = output_.get();
     served.metrics = metrics_.get();
+    served.block_size = loaded.shape.block_size;
     served.limits =
-        MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
+        MakePromptLimits(*session_->tokenizer,
+                         edge_ == nullptr ? loaded.shape.max_model_len
+                                          : edge_->Cloud().max_model_len,
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
     served.eos_token_ids = session_->engine_options.eos_token_ids;
@@ -126,7 +160,11 @@ class RunningServerImpl : public RunningServer {
       served.embedding->max_inputs_in_flight = 2 * loaded.shape.max_num_seqs;
     }
     served.created = time(nullptr);
+    served.has_request_metrics = options_.enable_request_metrics;
+    if (edge_ != nullptr) AddEdge(&served);
+    if (verify_link_ != nullptr) ServeLinks(served);
     on_loaded();
+    InstallMemoryReserve();
     api_->Serve(served);
     load_time_ = absl::Now() - started_;
     return true;
@@ -140,19 +178,38 @@ class RunningServerImpl : public RunningServer {
     }
     return engine_->Health();
   }
+  ServerLog& log() override { return *telemetry_.log; }
   const Session& session() const { return *session_; }
 
   std::string Description() const override {
     return DescribeSession(*session_, Address(), load_time_);
   }
 
+  bool is_hanging() const override { return engine_->is_hanging(); }
+
+  void ReturnMemory() override {
+    heap_returner_.Poll(Clock::Monotonic()->Now(), http_->num_open_requests());
+  }
+
+  void AnswerAndExit(int exit_code) override {
+    // Nothing here waits for the engine's thread, which may never come back;
+    // destructors would.
+    output_->FailAll(absl::UnavailableError("the engine has failed"));
+    output_->WaitUntilIdle(absl::Seconds(2));
+    http_->Stop(absl::Seconds(2));
+    fflush(stdout);
+    fflush(stderr);
+    _exit(exit_code);
+  }
+
   void ReloadKeys() override {
     const absl::StatusOr<bool> is_reloaded = http_->ReloadKeys();
     if (!is_reloaded.ok()) {
-      absl::FPrintF(stderr, "quire: the old keys stay in force: %s\n",
-                    is_reloaded.status().message());
+      log().Message(LogLevel::kWarning,
+                    absl::StrCat("the old keys stay in force: ",
+                                 is_reloaded.status().message()));
     } else if (*is_reloaded) {
-      absl::FPrintF(stderr, "quire: the file of keys was read again\n");
+      log().Message(LogLevel::kInfo, "the file of keys was read again");
     }
   }
 
@@ -162,7 +219,7 @@ class RunningServerImpl : public RunningServer {
     http_->SetCloseConnections();
     const absl::Time deadline = Clock::Monotonic()->Now() + timeout;
     bool is_idle = false;
-    while (!is_idle && !is_cancelled() &&
+    while (!is_idle && !is_cancelled() && !engine_->is_hanging() &&
            Clock::Monotonic()->Now() < deadline) {
       is_idle = engine_->WaitUntilIdle(absl::Milliseconds(100)) &&
                 output_->WaitUntilIdle(absl::Milliseconds(100));
@@ -197,18 +254,91 @@ class RunningServerImpl : public RunningServer {
     return address;
   }
 
+  // The engine that the model draws with, or that of an edge.
+  absl::Status CreateEngine(ModelRunner* runner, OutputSink* sink) {
+    const EngineOptions& engine_options = session_->engine_options;
+    if (!options_.verify_url.empty()) {
+      if (!engine_options.enable_generate) {
+        return absl::InvalidArgumentError(
+            "--verify-url: the model makes embeddings: it drafts nothing");
+      }
+      QUIRE_ASSIGN_OR_RETURN(const EdgeEngineOptions edge,
+                             MakeEdgeEngineOptions(options_, *session_));
+      QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<EdgeEngine> engine,
+                             EdgeEngine::Create(edge, engine_options, runner,
+                                                Clock::Monotonic(), sink));
+      edge_ = engine.get();
+      engine_ = std::move(engine);
+      return absl::OkStatus();
+    }
+    Drafter* drafter = session_->drafter.get();
+    if (verify_link_ != nullptr) {
+      link_drafter_ =
+          std::make_unique<LinkDrafter>(engine_options.vocab_size, drafter);
+      drafter = link_drafter_.get();
+    }
+    QUIRE_ASSIGN_OR_RETURN(
+        engine_, EngineLoop::Create(engine_options, runner, Clock::Monotonic(),
+                                    sink, drafter));
+    return absl::OkStatus();
+  }
+
+  // An edge whose cloud refuses it has the wrong options; one whose cloud does
+  // not answer may start before it. False with *error set.
+  bool AwaitCloud(CommandError* error) {
+    if (edge_ == nullptr) return true;
+    const absl::Status status = edge_->WaitForCloud(absl::Seconds(10));
+    if (status.ok() || absl::IsUnavailable(status)) return true;
+    *error = {absl::Status(status.code(),
+                           absl::StrCat("--verify-url ", options_.verify_url,
+                                        ": ", status.message())),
+              absl::IsFailedPrecondition(status) ? kExitModel : kExitUsage};
+    return false;
+  }
+
+  void AddEdge(ServedModel* served) {
+    served->readiness = [this]() -> absl::StatusOr<std::string> {
+      QUIRE_RETURN_IF_ERROR(edge_->Readiness());
+      return std::string(
+          edge_->LinkStats().is_up ? "ok" : "offline: the draft model answers");
+    };
+    served->more_metrics = [this, name = served->names.front()] {
+      return EdgeMetrics(edge_->LinkStats(), name);
+    };
+  }
+
+  void ServeLinks(const ServedModel& served) {
+    VerifyLinkModel model;
+    model.engine = engine_.get();
+    model.output = output_.get();
+    model.drafter = link_drafter_.get();
+    model.limiter = api_->limiter();
+    model.peer = MakeLinkPeer(*session_);
+    model.peer.model_name = served.names.front();
+    model.has_priorities = served.has_priorities;
+    verify_link_->Serve(model);
+  }
+
   const ServeOptions options_;
+  Telemetry telemetry_;  // Ends last: it is told of what the others end.
+  const ServeParts parts_;
   std::unique_ptr<Session> session_;
+  std::unique_ptr<ModelRunner> own_runner_;  // Of parts_, as own_sink_.
   HttpRequestCounts http_requests_;
   std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ApiServer> api_;
+  std::unique_ptr<VerifyLink> verify_link_;  // Null: no edges may link.
   std::unique_ptr<OutputProcessor> output_;
+  std::unique_ptr<OutputSink> own_sink_;
+  std::unique_ptr<LinkDrafter> link_drafter_;  // Of verify_link_.
   std::unique_ptr<EngineLoop> engine_;
+  EdgeEngine* edge_ = nullptr;  // engine_, if this is an edge.
   // Of this object, not of the process: a shell that became this program by
   // exec may be old.
   const absl::Time started_ = absl::Now();
   absl::Duration load_time_;
+  HeapReturner heap_returner_{[] { malloc_trim(0); }};
 };
 
 // Counts SIGTERM and SIGINT on a thread of its own: no handler, no races.
@@ -290,10 +420,25 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
   return http;
 }
 
+absl::StatusOr<RequestGateOptions> MakeRequestGateOptions(
+    const ServeOptions& options) {
+  const absl::StatusOr<int64_t> memory = ParseSize(options.max_parsing_memory);
+  if (!memory.ok() || *memory < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-parsing-memory: '",
+                                                   options.max_parsing_memory,
+                                                   "' is not a size"));
+  }
+  RequestGateOptions gate;
+  gate.max_parsing_bytes = *memory;
+  gate.default_timeout = absl::Seconds(options.request_timeout_seconds);
+  gate.max_timeout = absl::Seconds(options.max_request_timeout_seconds);
+  return gate;
+}
+
 std::unique_ptr<RunningServer> RunningServer::Start(
     const ServeOptions& options, const std::function<void()>& on_loaded,
-    CommandError* error) {
-  auto server = std::make_unique<RunningServerImpl>(options);
+    CommandError* error, const ServeParts& parts) {
+  auto server = std::make_unique<RunningServerImpl>(options, parts);
   if (const absl::Status status = server->Listen(); !status.ok()) {
     *error = {status,
               absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice};
@@ -303,47 +448,58 @@ std::unique_ptr<RunningServer> RunningServer::Start(
   return server;
 }
 
-int RunServe(const ServeOptions& options) {
+int RunServe(const ServeOptions& options, const ServeParts& parts) {
   if (options.model.node_rank > 0) return RunWorker(options);
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;
   // Before the first request can come: no signal may cut off its answer.
   std::unique_ptr<RunningServer> server = RunningServer::Start(
-      options, [&signals] { signals.SetServing(); }, &error);
+      options, [&signals] { signals.SetServing(); }, &error, parts);
   if (server == nullptr) {
-    absl::FPrintF(stderr, "quire: %s\n", error.status.message());
+    PrintMessage(options, LogLevel::kError, error.status.message());
     return error.exit_code;
   }
-  absl::PrintF("quire %s\n%s", kVersion, server->Description());
-  fflush(stdout);
+  if (options.log_format == "json") {
+    server->log().Message(
+        LogLevel::kInfo,
+        absl::StrCat("quire ", kVersion, "\n", server->Description()));
+  } else {
+    absl::PrintF("quire %s\n%s", kVersion, server->Description());
+    fflush(stdout);
+  }
   int exit_code = kExitOk;
   // A quarter of a second bounds how late a failed engine ends the process, and
   // how late a changed file of keys counts.
   while (!signals.WaitForSignal(absl::Milliseconds(250))) {
     server->ReloadKeys();
+    server->ReturnMemory();
     if (!server->Health().ok()) {
-      absl::FPrintF(stderr, "quire: %s\n", server->Health().message());
+      server->log().Message(LogLevel::kError, server->Health().message());
       exit_code = kExitEngine;
+      if (server->is_hanging()) server->AnswerAndExit(exit_code);
       break;
     }
   }
   if (exit_code == kExitOk) {
-    absl::FPrintF(stderr, "quire: draining\n");
+    server->log().Message(LogLevel::kInfo, "draining");
     const bool is_drained =
         server->Drain(absl::Seconds(options.shutdown_timeout_seconds),
                       [&] { return signals.num_signals() > 1; });
     if (!is_drained) {
-      absl::FPrintF(
-          stderr, "quire: what still ran after %s was ended with an error\n",
-          signals.num_signals() > 1 ? "the second signal"
-                                    : "the end of --shutdown-timeout");
+      server->log().Message(LogLevel::kWarning,
+                            absl::StrCat("what still ran after ",
+                                         signals.num_signals() > 1
+                                             ? "the second signal"
+                                             : "the end of --shutdown-timeout",
+                                         " was ended with an error"));
       exit_code = kExitDrainTimeout;
     }
     // What fails ends its requests, too, but not in good order.
     if (const absl::Status health = server->Health(); !health.ok()) {
-      absl::FPrintF(stderr, "quire: %s\n", health.message());
+      server->log().Message(LogLevel::kError, health.message());
       exit_code = kExitEngine;
+      if (server->is_hanging()) server->AnswerAndExit(exit_code);
     }
   }
   server.reset();

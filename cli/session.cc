@@ -37,6 +37,11 @@ namespace {
 // small model) that decodes in the same step do not stutter.
 constexpr int kDefaultBatchedTokens = 512;
 
+// Beside the demo model, by this name wherever that is.
+constexpr char kDemoDraftModel[] = "demo-draft";
+constexpr char kNothingToDraft[] =
+    "the model makes embeddings: there is nothing to draft";
+
 bool IsDirectory(const std::string& path) {
   struct stat info;
   return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
@@ -198,6 +203,7 @@ void SetDefaults(const GenerationConfig& config, SamplingDefaults* defaults) {
 }
 
 EngineOptions MakeEngineOptions(const SessionOptions& options,
+                                int64_t max_num_queued_bytes,
                                 const Session& session) {
   const LoadedModel& loaded = session.loaded;
   std::random_device random;
@@ -218,7 +224,11 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   engine.enable_prefix_caching = options.enable_prefix_caching;
   engine.max_num_queued_reqs = options.max_num_queued_reqs;
   engine.max_num_queued_tokens = options.max_num_queued_tokens;
+  engine.max_num_queued_bytes = max_num_queued_bytes;
+  engine.target_queue_delay_seconds = options.target_queue_delay_seconds;
+  engine.watchdog_seconds = options.watchdog_timeout_seconds;
   engine.steps_in_flight = loaded.runner->steps_in_flight();
+  engine.num_micro_batches = options.pipeline_parallel_size;
   if (loaded.embedding.has_value()) {
     engine.enable_generate = false;
     engine.enable_embed = true;
@@ -355,9 +365,27 @@ std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
     *error = {config.status(), kExitUsage};
     return std::nullopt;
   }
+  if (config->method == DraftMethod::kEagle3) {
+    auto path = ResolveModelPath(config->model);
+    if (!path.ok()) {
+      *error = {absl::Status(path.status().code(),
+                             absl::StrCat("--speculative-config: model ",
+                                          path.status().message())),
+                kExitModel};
+      return std::nullopt;
+    }
+    config->model = *std::move(path);
+  }
   if (config->method == DraftMethod::kDraftModel) {
-    const absl::Status status =
-        CheckDraftModel(config->model, *session.tokenizer);
+    if (config->model == kDemoDraftModel && !IsDirectory(config->model)) {
+      config->model = absl::StrCat(FindDemoModel(), "-draft");
+    }
+    auto path = ResolveModelPath(config->model);
+    absl::Status status = path.status();
+    if (status.ok()) {
+      config->model = *std::move(path);
+      status = CheckDraftModel(config->model, *session.tokenizer);
+    }
     if (!status.ok()) {
       *error = {absl::Status(status.code(), absl::StrCat("--speculative-model ",
                                                          status.message())),
@@ -368,37 +396,59 @@ std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
   return *std::move(config);
 }
 
+// Loads what drafts, as far as it comes before the model. Null with *error set
+// on failure.
+std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
+                                        const SessionOptions& options,
+                                        const std::string& model_path,
+                                        Backend& backend, LoadOptions* load,
+                                        CommandError* error) {
+  // Drafts reach the other ranks with the plans of rank 0.
+  if (config.method == DraftMethod::kNone || options.rank != 0) {
+    return BegunDrafter();
+  }
+  if (load->task == ModelTask::kEmbed) {
+    *error = {absl::InvalidArgumentError(kNothingToDraft), kExitUsage};
+    return std::nullopt;
+  }
+  auto begun = BeginDrafter(config, model_path, *load, backend);
+  if (!begun.ok()) {
+    const absl::Status& status = begun.status();
+    *error = {absl::Status(status.code(), absl::StrCat("--speculative-model: ",
+                                                       status.message())),
+              absl::IsUnimplemented(status) ? kExitUsage : ExitCodeOf(status)};
+    return std::nullopt;
+  }
+  load->companion = begun->memory;
+  if (begun->head.has_value()) load->taps = begun->head->taps;
+  return *std::move(begun);
+}
+
 // Requires: the model is loaded and the engine's options are made. False with
 // *error set.
-bool AddDrafter(const SpeculativeConfig& config, Session* session,
-                CommandError* error) {
+bool AddDrafter(BegunDrafter begun, Session* session, CommandError* error) {
+  const SpeculativeConfig config = begun.config;
   if (config.method == DraftMethod::kNone) return true;
   if (!session->engine_options.enable_generate) {
-    *error = {absl::InvalidArgumentError(
-                  "the model makes embeddings: there is nothing to draft"),
-              kExitUsage};
+    *error = {absl::InvalidArgumentError(kNothingToDraft), kExitUsage};
     return false;
   }
-  auto drafter = CreateDrafter(config, &session->loaded);
-  if (drafter.ok()) {
-    session->drafter = *std::move(drafter);
-    session->engine_options.num_speculative_tokens =
-        config.num_speculative_tokens;
-    return true;
+  auto drafter = FinishDrafter(std::move(begun), &session->loaded);
+  if (!drafter.ok()) {
+    const absl::Status& status = drafter.status();
+    *error = {absl::Status(status.code(), absl::StrCat("--speculative-model: ",
+                                                       status.message())),
+              ExitCodeOf(status)};
+    return false;
   }
-  if (absl::IsUnimplemented(drafter.status()) &&
-      config.method == DraftMethod::kDraftModel) {
-    absl::FPrintF(stderr,
-                  "quire: warning: --speculative-model %s: fits the model, but "
-                  "this version does not use drafts yet; decoding goes on "
-                  "without speculation\n",
-                  config.model);
-    return true;
-  }
-  *error = {drafter.status(), absl::IsUnimplemented(drafter.status())
-                                  ? kExitUsage
-                                  : ExitCodeOf(drafter.status())};
-  return false;
+  session->drafter = *std::move(drafter);
+  session->drafter_description =
+      absl::StrCat(DraftMethodName(config.method),
+                   config.model.empty() ? "" : " ", config.model, ", up to ",
+                   config.num_speculative_tokens, " tokens a step");
+  session->engine_options.num_speculative_tokens =
+      config.num_speculative_tokens;
+  return true;
 }
 
 }  // namespace
@@ -415,6 +465,11 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   };
   auto load_options = MakeLoadOptions(options);
   if (!load_options.ok()) return fail(load_options.status(), kExitUsage);
+  const auto max_num_queued_bytes =
+      ParseSizeOf("--max-num-queued-bytes", options.max_num_queued_bytes);
+  if (!max_num_queued_bytes.ok()) {
+    return fail(max_num_queued_bytes.status(), kExitUsage);
+  }
   load_options->progress = ShowProgress(std::move(on_progress));
   auto session = std::make_unique<Session>();
   session->model_path = options.model.empty() ? FindDemoModel() : options.model;
@@ -451,7 +506,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
 
   const auto speculative = CheckSpeculation(options, *session, error);
   if (!speculative.has_value()) return nullptr;
-  if (speculative->method != DraftMethod::kNone) {
+  if (speculative->method != DraftMethod::kNone || options.enable_verify_link) {
     load_options->num_drafts = speculative->num_speculative_tokens;
   }
 
@@ -484,6 +539,11 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     load_options->parallel = *parallel;
     load_options->num_threads = options.num_threads;
   }
+  auto begun_drafter = LoadDrafter(*speculative, options, session->model_path,
+                                   **backend, &*load_options, error);
+  if (!begun_drafter.has_value()) {
+    return fail_on_rank(error->status, error->exit_code);
+  }
   auto loaded =
       LoadModel(session->model_path, *load_options, std::move(*backend));
   if (!loaded.ok()) {
@@ -506,10 +566,20 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   if (options.generation_config == "auto") {
     SetDefaults(session->loaded.generation_config, &session->defaults);
   }
-  session->engine_options = MakeEngineOptions(options, *session);
-  // Drafts reach the other ranks with the plans of rank 0.
-  if (options.rank == 0 && !AddDrafter(*speculative, session.get(), error)) {
+  session->engine_options =
+      MakeEngineOptions(options, *max_num_queued_bytes, *session);
+  if (!AddDrafter(*std::move(begun_drafter), session.get(), error)) {
     return nullptr;
+  }
+  if (options.enable_verify_link) {
+    if (!session->engine_options.enable_generate) {
+      return fail(absl::InvalidArgumentError(
+                      "--enable-verify-link: the model makes embeddings: there "
+                      "is nothing to verify"),
+                  kExitUsage);
+    }
+    session->engine_options.num_speculative_tokens =
+        speculative->num_speculative_tokens;
   }
   if (const absl::Status status =
           ValidateEngineOptions(session->engine_options);
@@ -518,12 +588,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   }
   session->runner = session->loaded.runner.get();
   if (session->ranks != nullptr) {
-    const EngineOptions& engine = session->engine_options;
-    const absl::Status status = session->ranks->FinishLoading(
+    EngineOptions& engine = session->engine_options;
+    const auto agreed = session->ranks->FinishLoading(
         {{engine.max_num_seqs, engine.max_num_batched_tokens,
           engine.max_model_len, engine.num_blocks, engine.vocab_size},
          engine.steps_in_flight});
-    if (!status.ok()) return fail(status, kExitEngine);
+    if (!agreed.ok()) return fail(agreed.status(), kExitEngine);
+    session->loaded.shape.max_model_len = engine.max_model_len =
+        agreed->limits.max_model_len;
+    session->loaded.memory.num_blocks = engine.num_blocks =
+        agreed->limits.num_blocks;
     session->runner = session->ranks->WrapRunner(session->runner);
   }
   return session;
@@ -563,6 +637,7 @@ std::string DescribeSession(const Session& session, const std::string& address,
       absl::StrFormat("%s (%d blocks of %d tokens)",
                       FormatBytes(loaded.memory.kv_bytes),
                       loaded.memory.num_blocks, loaded.shape.block_size));
+  if (session.drafter != nullptr) row("drafter", session.drafter_description);
   row("max context", absl::StrCat(loaded.shape.max_model_len, " tokens"));
   row("max running",
       absl::StrCat(loaded.shape.max_num_seqs, " sequences, ",

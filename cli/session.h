@@ -35,8 +35,9 @@ struct Session {
   std::unique_ptr<ChatTemplate> chat_template;  // Null if the model has none.
   std::unique_ptr<SessionRanks> ranks;  // Null: the model runs in one process.
   LoadedModel loaded;
-  ModelRunner* runner = nullptr;  // Of all ranks, if there are several.
+  ModelRunner* runner = nullptr;     // Of all ranks, if there are several.
   std::unique_ptr<Drafter> drafter;  // Null: nothing is drafted.
+  std::string drafter_description;   // For a person.
   EngineOptions engine_options;
   SamplingDefaults defaults;
 };

@@ -184,6 +184,7 @@ void Engine::Shutdown(std::vector<OutputEvent>* events) {
 }
 
 void Engine::Step(std::vector<OutputEvent>* events) {
+  scheduler_.EndOverdue(clock_->Now(), events);
   if (MustCollectForDrafts()) {
     CollectOldest(events);
   } else {
@@ -222,12 +223,16 @@ void Engine::SubmitPlanned(std::vector<OutputEvent>* events) {
     if (drafter_ != nullptr) NoteObservedRows(output_);
     return;
   }
+  num_tokens_in_flight_ -= tokens_in_flight_.back();
+  tokens_in_flight_.pop_back();
   scheduler_.FailNewestStep(status, clock_->Now(), events);
   NoteFailure(status, events);
 }
 
 void Engine::CollectOldest(std::vector<OutputEvent>* events) {
   absl::StatusOr<StepResult> result = runner_->Collect();
+  num_tokens_in_flight_ -= tokens_in_flight_.front();
+  tokens_in_flight_.pop_front();
   if (!observed_rows_.empty()) {
     std::vector<TargetRow> rows = std::move(observed_rows_.front());
     observed_rows_.pop_front();
@@ -278,18 +283,28 @@ void Engine::CountStep(const SchedulerOutput& output) {
   const int* bucket = std::lower_bound(std::begin(kStepTokenBuckets),
                                        std::end(kStepTokenBuckets), num_tokens);
   ++step_token_histogram_[bucket - std::begin(kStepTokenBuckets)];
+  num_step_tokens_ = static_cast<int>(num_tokens);
+  tokens_in_flight_.push_back(num_step_tokens_);
+  num_tokens_in_flight_.fetch_add(num_tokens, std::memory_order_relaxed);
 }
 
 // -------------------------------------------------------------------- Drafts
 
 bool Engine::MustCollectForDrafts() {
-  return drafter_ != nullptr && scheduler_.num_steps_in_flight() > 0 &&
-         (drafter_->UsesTargetSteps() || scheduler_.ShouldCollectFirst());
+  if (drafter_ == nullptr || scheduler_.num_steps_in_flight() == 0) {
+    return false;
+  }
+  if (drafter_->UsesTargetSteps()) return true;
+  return options_.num_micro_batches == 1 && scheduler_.ShouldCollectFirst();
 }
 
 void Engine::ProposeDrafts() {
   TellDrafterOfEnds();
-  if (scheduler_.num_steps_in_flight() > 0) return;
+  // Of micro-batches, all sequences that may be in the next step are known.
+  if (scheduler_.num_steps_in_flight() > 0 &&
+      (options_.num_micro_batches == 1 || drafter_->UsesTargetSteps())) {
+    return;
+  }
   scheduler_.PlanDrafts(&draft_sequences_);
   if (draft_sequences_.empty()) return;
   drafts_.resize(draft_sequences_.size());
@@ -302,7 +317,12 @@ void Engine::ProposeDrafts() {
   const absl::Time start = clock_->Now();
   absl::Status status =
       drafter_->Propose(draft_sequences_, absl::MakeSpan(drafts_));
-  scheduler_.NoteProposals(depth, clock_->Now() - start);
+  const absl::Duration duration = clock_->Now() - start;
+  if (drafter_->has_caught_up()) {
+    scheduler_.NoteCatchUp(duration);
+  } else {
+    scheduler_.NoteProposals(depth, duration);
+  }
   if (status.ok()) status = scheduler_.SetDrafts(absl::MakeSpan(drafts_));
   if (!status.ok()) StopDrafting(status);
 }
@@ -344,8 +364,45 @@ void Engine::ShowStep(std::vector<TargetRow> rows, const StepResult& result) {
     row.num_kept_tokens =
         std::min(row.num_tokens, row.num_kept_tokens + it->second);
   }
-  const absl::Status status = drafter_->ObserveStep(rows);
+  DescribeRows(result, absl::MakeSpan(rows));
+  // It is the step planned last: no other one was beside it.
+  const absl::Status status =
+      drafter_->ObserveStep({rows, output_.block_copies});
   if (!status.ok()) StopDrafting(status);
+}
+
+void Engine::DescribeRows(const StepResult& result,
+                          absl::Span<TargetRow> rows) {
+  scheduler_.ListOldestStep(&observed_sequences_);
+  QUIRE_CHECK(observed_sequences_.size() == rows.size());
+  absl::flat_hash_map<int32_t, const SampledRow*> sampled;
+  for (const SampledRow& row : result.rows) sampled[row.slot] = &row;
+  size_t num_ids = 0;
+  for (const TargetRow& row : rows) num_ids += row.num_kept_tokens;
+  next_ids_.clear();
+  next_ids_.reserve(num_ids);  // The views must stay.
+  for (size_t i = 0; i < rows.size(); ++i) {
+    TargetRow& row = rows[i];
+    const Sequence& sequence = *observed_sequences_[i];
+    row.start_no = sequence.start_no;
+    row.block_table = sequence.blocks.block_table;
+    const auto it = sampled.find(row.slot);
+    const size_t num_known = sequence.token_ids.size();
+    const size_t first = next_ids_.size();
+    for (int k = 1; k <= row.num_kept_tokens; ++k) {
+      const size_t position = row.first_position + size_t(k);
+      int32_t id = -1;
+      if (position < num_known) {
+        id = sequence.token_ids[position];
+      } else if (it != sampled.end() &&
+                 position - num_known < it->second->tokens.size()) {
+        id = it->second->tokens[position - num_known].token_id;
+        row.has_drawn = k == row.num_kept_tokens;
+      }
+      next_ids_.push_back(id);
+    }
+    row.next_ids = absl::MakeConstSpan(next_ids_).subspan(first);
+  }
 }
 
 void Engine::StopDrafting(const absl::Status& error) {
@@ -375,6 +432,8 @@ EngineStats Engine::Stats() const {
   stats.num_draft_tokens = counters.num_draft_tokens;
   stats.num_accepted_tokens = counters.num_accepted_tokens;
   stats.num_accepted_at = counters.num_accepted_at;
+  stats.num_overdue_waiting = counters.num_overdue_waiting;
+  stats.num_overdue_running = counters.num_overdue_running;
   stats.num_drafter_failures = drafter_health_.ok() ? 0 : 1;
   stats.last_step_time = last_step_time_;
   stats.is_idle = !HasWork();

@@ -2,6 +2,7 @@
 #ifndef QUIRE_ENGINE_ENGINE_H_
 #define QUIRE_ENGINE_ENGINE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -75,6 +76,13 @@ class Engine {
   // OK, or why nothing is drafted any more. The engine goes on without.
   const absl::Status& DrafterHealth() const { return drafter_health_; }
 
+  // Tokens of the steps that were planned and not collected. Thread-safe.
+  int64_t num_tokens_in_flight() const {
+    return num_tokens_in_flight_.load(std::memory_order_relaxed);
+  }
+  // Of the last step.
+  int num_step_tokens() const { return num_step_tokens_; }
+
   // Without the inbox's share.
   EngineStats Stats() const;
   absl::Time Now() const { return clock_->Now(); }
@@ -97,6 +105,8 @@ class Engine {
   void TellDrafterOfEnds();
   void NoteObservedRows(const SchedulerOutput& output);
   void ShowStep(std::vector<TargetRow> rows, const StepResult& result);
+  // Sets what follows each token of the rows, and where they are stored.
+  void DescribeRows(const StepResult& result, absl::Span<TargetRow> rows);
   void StopDrafting(const absl::Status& error);
 
   const EngineOptions options_;
@@ -111,10 +121,15 @@ class Engine {
   std::vector<Draft> drafts_;                   // Reused.
   // Of the steps in flight, if the drafter wants to see them.
   std::deque<std::vector<TargetRow>> observed_rows_;
+  std::vector<const Sequence*> observed_sequences_;  // Scratch.
+  std::vector<int32_t> next_ids_;                    // Scratch.
   absl::Status health_;
   int num_failures_in_a_row_ = 0;
   uint64_t num_seeds_drawn_ = 0;
   int64_t num_steps_ = 0;
+  int num_step_tokens_ = 0;
+  std::deque<int> tokens_in_flight_;  // By step, the oldest first.
+  std::atomic<int64_t> num_tokens_in_flight_{0};
   absl::Time last_step_time_;
   std::vector<int64_t> step_token_histogram_;
 };

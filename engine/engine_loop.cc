@@ -1,5 +1,7 @@
 #include "engine/engine_loop.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -31,12 +33,15 @@ struct Command {
 class EngineLoopImpl final : public EngineLoop {
  public:
   EngineLoopImpl(const EngineOptions& options, std::unique_ptr<Engine> engine,
-                 ModelRunner* runner, OutputSink* sink, Drafter* drafter)
+                 ModelRunner* runner, Clock* clock, OutputSink* sink,
+                 Drafter* drafter)
       : options_(options),
         engine_(std::move(engine)),
         runner_(runner),
+        clock_(clock),
         sink_(sink),
-        drafter_(drafter) {
+        drafter_(drafter),
+        admission_(options, clock->Now()) {
     stats_ = engine_->Stats();
     thread_ = std::thread([this] { Run(); });
   }
@@ -57,31 +62,15 @@ class EngineLoopImpl final : public EngineLoop {
   absl::Status Submit(Request request) override {
     QUIRE_RETURN_IF_ERROR(ValidateRequest(options_, request));
     const int64_t num_tokens = request.prompt_token_ids.size();
+    const absl::Time now = clock_->Now();
     std::lock_guard<std::mutex> lock(mu_);
     QUIRE_RETURN_IF_ERROR(health_);
     if (is_stopping_ || (is_draining_ && !request.continues_call)) {
       return absl::UnavailableError("the engine is shutting down");
     }
-    const bool is_limited = !request.continues_call;
-    // What the free slots will take with the next step does not wait.
-    const int num_free_slots =
-        std::max(0, options_.max_num_seqs - stats_.num_running);
-    if (is_limited &&
-        num_queued_reqs_ >= options_.max_num_queued_reqs + num_free_slots) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full: ", num_queued_reqs_,
-          " requests wait, the limit is ", options_.max_num_queued_reqs));
-    }
-    // A request beyond the limit of its own may enter an empty queue.
-    if (is_limited && num_queued_reqs_ > 0 &&
-        num_queued_tokens_ + num_tokens > options_.max_num_queued_tokens) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full: ", num_queued_tokens_, " prompt tokens wait, ",
-          num_tokens, " more exceed the limit of ",
-          options_.max_num_queued_tokens));
-    }
-    ++num_queued_reqs_;
-    num_queued_tokens_ += num_tokens;
+    QUIRE_RETURN_IF_ERROR(admission_.Admit(now, &request));
+    // From here on there is something to do.
+    if (IsIdle()) progress_time_ = now;
     ++num_inbox_reqs_;
     num_inbox_tokens_ += num_tokens;
     Command command;
@@ -122,16 +111,45 @@ class EngineLoopImpl final : public EngineLoop {
     stats.num_waiting += num_inbox_reqs_;
     stats.num_waiting_tokens += num_inbox_tokens_;
     stats.is_idle = IsIdle();
+    const LoadMonitor& monitor = admission_.monitor();
+    stats.saturation = monitor.Saturation(clock_->Now());
+    stats.step_use = monitor.step_use();
+    stats.kv_use = monitor.kv_use();
+    stats.delay_use = monitor.queue_use();
+    stats.queue_use = admission_.QueueUse();
+    stats.predicted_delay = admission_.predicted_delay();
+    stats.refusals = admission_.refusals();
     return stats;
   }
 
   absl::Status Health() const override {
+    const absl::Time now = clock_->Now();
     std::lock_guard<std::mutex> lock(mu_);
-    return health_;
+    if (!health_.ok()) return health_;
+    const absl::Duration stalled = StalledFor(now);
+    if (stalled == absl::ZeroDuration()) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat(
+        "the engine hangs: it has work and has finished no step for ",
+        absl::ToInt64Seconds(stalled), " s"));
+  }
+
+  bool is_hanging() const override {
+    const absl::Time now = clock_->Now();
+    std::lock_guard<std::mutex> lock(mu_);
+    return StalledFor(now) > absl::ZeroDuration();
   }
 
  private:
   bool IsIdle() const { return is_idle_ && inbox_.empty(); }
+  // Zero as long as the watchdog has nothing to say.
+  absl::Duration StalledFor(absl::Time now) const {
+    if (options_.watchdog_seconds == 0 || IsIdle()) return absl::ZeroDuration();
+    const absl::Duration limit = absl::Seconds(
+        options_.watchdog_seconds +
+        options_.watchdog_seconds_per_token * engine_->num_tokens_in_flight());
+    const absl::Duration stalled = now - progress_time_;
+    return stalled > limit ? stalled : absl::ZeroDuration();
+  }
   bool HasSomethingToDo() const {
     return !is_idle_ || !inbox_.empty() || is_stopping_;
   }
@@ -152,6 +170,7 @@ class EngineLoopImpl final : public EngineLoop {
   }
 
   void Run() {
+    pthread_setname_np(pthread_self(), "engine");
     std::vector<Command> commands;
     bool is_stopping = false;
     while (!is_stopping) {
@@ -160,6 +179,7 @@ class EngineLoopImpl final : public EngineLoop {
         std::unique_lock<std::mutex> lock(mu_);
         has_something_to_do_.wait(lock, [this] { return HasSomethingToDo(); });
         is_stopping = is_stopping_;
+        if (is_idle_) admission_.NoteIdle(clock_->Now());
         is_idle_ = false;
         commands.swap(inbox_);
       }
@@ -215,31 +235,57 @@ class EngineLoopImpl final : public EngineLoop {
       std::fprintf(stderr, "quire: warning: %s\n",
                    std::string(engine_->DrafterHealth().message()).c_str());
     }
+    const FairShare& shares = engine_->scheduler().shares();
+    Admission::Snapshot snapshot;
+    snapshot.num_running = stats.num_running;
+    snapshot.num_step_tokens = engine_->num_step_tokens();
+    snapshot.kv_use =
+        1.0 - double(stats.num_free_blocks) / std::max(1, stats.num_blocks);
+    snapshot.started_cost = shares.started_cost();
+    snapshot.mean_output_tokens = shares.mean_output_tokens();
+    const bool has_changed = shares.queued_version() != queued_version_;
+    queued_version_ = shares.queued_version();
+    if (has_changed) {
+      queued_.clear();
+      shares.AppendQueued(&queued_);
+    }
+    const absl::Time now = clock_->Now();
     std::lock_guard<std::mutex> lock(mu_);
+    // Going round without a step is no progress.
+    if (stats.num_steps != stats_.num_steps ||
+        stats.last_step_time != stats_.last_step_time ||
+        !engine_->HasWork()) {
+      progress_time_ = now;
+    }
     stats_ = std::move(stats);
     health_ = engine_->Health();
     // What came into the inbox meanwhile is all that the engine has not seen.
     num_inbox_reqs_ = 0;
     num_inbox_tokens_ = 0;
+    inbox_requests_.clear();
     for (const Command& command : inbox_) {
       if (!command.request.has_value()) continue;
       ++num_inbox_reqs_;
       num_inbox_tokens_ += command.request->prompt_token_ids.size();
+      inbox_requests_.push_back(&*command.request);
     }
-    num_queued_reqs_ =
-        num_inbox_reqs_ + engine_->scheduler().num_unstarted_requests();
-    num_queued_tokens_ =
-        num_inbox_tokens_ + engine_->scheduler().num_unstarted_tokens();
+    admission_.NoteStep(now, snapshot, has_changed ? &queued_ : nullptr,
+                        inbox_requests_);
   }
 
   const EngineOptions options_;
   const std::unique_ptr<Engine> engine_;  // The thread's, once it runs.
   ModelRunner* const runner_;             // As the engine.
+  Clock* const clock_;
   OutputSink* const sink_;
   Drafter* const drafter_;  // As the engine; may be null.
   std::atomic<RequestId> next_request_id_{1};
   bool has_more_ahead_ = true;        // The thread's.
   bool has_told_of_drafter_ = false;  // The thread's.
+  // The thread's: what it tells admission_, and scratch.
+  int64_t queued_version_ = -1;
+  std::vector<QueuedShare> queued_;
+  std::vector<const Request*> inbox_requests_;
 
   // A std::mutex, not absl's: race detectors see through it without a rebuilt
   // abseil. Guards everything from here to thread_.
@@ -253,9 +299,9 @@ class EngineLoopImpl final : public EngineLoop {
   // In the inbox, or taken from it by a step that has not published yet.
   int num_inbox_reqs_ = 0;
   int64_t num_inbox_tokens_ = 0;
-  // Those, and what the scheduler has not started.
-  int num_queued_reqs_ = 0;
-  int64_t num_queued_tokens_ = 0;
+  Admission admission_;
+  // When the last step ended, or work came after a time without.
+  absl::Time progress_time_;
   EngineStats stats_;
   absl::Status health_;
 
@@ -269,8 +315,8 @@ absl::StatusOr<std::unique_ptr<EngineLoop>> EngineLoop::Create(
     OutputSink* sink, Drafter* drafter) {
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                          Engine::Create(options, runner, clock, drafter));
-  return std::unique_ptr<EngineLoop>(
-      new EngineLoopImpl(options, std::move(engine), runner, sink, drafter));
+  return std::unique_ptr<EngineLoop>(new EngineLoopImpl(
+      options, std::move(engine), runner, clock, sink, drafter));
 }
 
 }  // namespace quire

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/admission.h"
 #include "engine/base/clock.h"
 #include "engine/engine_options.h"
 #include "engine/model_runner.h"
@@ -36,6 +37,14 @@ struct EngineStats {
   int64_t num_waiting_tokens = 0;
   int num_blocks = 0;
   int num_free_blocks = 0;  // Free, or cached and evictable.
+  // Averages of the last seconds, 0 to 1; see LoadMonitor.
+  double saturation = 0;
+  double step_use = 0;
+  double kv_use = 0;
+  double delay_use = 0;
+  // Of the queue's bounds, the largest part in use, now.
+  double queue_use = 0;
+  absl::Duration predicted_delay;  // Of a request at the end of the queue.
   // Since start.
   int64_t num_steps = 0;
   int64_t num_prompt_tokens = 0;  // Of scheduled requests, cached or not.
@@ -50,8 +59,12 @@ struct EngineStats {
   int64_t num_accepted_tokens = 0;
   std::vector<int64_t> num_accepted_at;
   int64_t num_drafter_failures = 0;  // 1 once nothing is drafted any more.
-  absl::Time last_step_time;         // When the last step ended.
-  bool is_idle = true;               // Nothing to compute.
+  // Ended by their deadline, before and after they started.
+  int64_t num_overdue_waiting = 0;
+  int64_t num_overdue_running = 0;
+  RefusalCounts refusals;
+  absl::Time last_step_time;  // When the last step ended.
+  bool is_idle = true;        // Nothing to compute.
   std::vector<int64_t>
       step_token_histogram;  // kStepTokenBuckets, cumulative no.
 };
@@ -75,9 +88,10 @@ class EngineLoop {
 
   // Accepts the request: exactly one event with is_last will follow, also if it
   // fails. Not accepted: INVALID_ARGUMENT (could never run, with the figures),
-  // RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining, or the engine
-  // died). With Request::continues_call, neither a full queue nor draining is a
-  // reason.
+  // RESOURCE_EXHAUSTED (queue full, or the owner's share of it, or no time left
+  // to wait; see Admission), DEADLINE_EXCEEDED, UNAVAILABLE (draining, or the
+  // engine died). With Request::continues_call, neither a full queue nor
+  // draining is a reason.
   virtual absl::Status Submit(Request request) = 0;
 
   // Ends all choices, or one (choice_idx >= 0), with FinishReason::kAbort;
@@ -93,8 +107,12 @@ class EngineLoop {
   virtual bool WaitUntilIdle(absl::Duration timeout) = 0;
 
   virtual EngineStats Stats() const = 0;
-  // OK, or why the engine can serve no more (a step failed for good).
+  // OK, or why the engine can serve no more: a step failed for good, or none
+  // ends (EngineOptions::watchdog_seconds; the engine thread may then hang
+  // forever, and with it the destructor).
   virtual absl::Status Health() const = 0;
+  // Whether the watchdog is why.
+  virtual bool is_hanging() const { return false; }
 };
 
 }  // namespace quire

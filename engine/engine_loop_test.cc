@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "engine/base/status.h"
 #include "gtest/gtest.h"
 #include "tests/hash_model_runner.h"
 
@@ -231,6 +232,113 @@ TEST_F(BlockedLoopTest, FreeSlotsAreNoQueue) {
       loop_->Submit(MakeRequest(loop_->NewRequestId(), 5, 3))));
   release_.Notify();
   for (RequestId id : ids) EXPECT_TRUE(sink_->WaitForLast(id));
+}
+
+TEST_F(BlockedLoopTest, AnOwnerThatFloodsLeavesRoomInTheQueue) {
+  EngineOptions options = TestOptions();
+  options.max_num_queued_reqs = 8;
+  options.max_num_seqs = 1;
+  StartBlocked(options);
+  const auto submit = [&](const std::string& owner) {
+    Request request = MakeRequest(loop_->NewRequestId(), 5, 3);
+    request.owner = owner;
+    return loop_->Submit(request);
+  };
+  absl::Status status;
+  int num_accepted = 0;
+  while ((status = submit("flood")).ok()) ++num_accepted;
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_TRUE(status.GetPayload(kOwnLimitPayload).has_value());
+  EXPECT_EQ(num_accepted, 4);
+  EXPECT_TRUE(submit("calm").ok());
+  EXPECT_TRUE(submit("other").ok());
+  EXPECT_FALSE(submit("flood").ok());
+  EXPECT_EQ(loop_->Stats().refusals.num_share_full, 2);
+  release_.Notify();
+  EXPECT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+  EXPECT_TRUE(submit("flood").ok());
+}
+
+TEST_F(BlockedLoopTest, WatchdogSeesAStepThatDoesNotEnd) {
+  EngineOptions options = TestOptions();
+  options.watchdog_seconds = 30;
+  options.watchdog_seconds_per_token = 0.1;
+  StartBlocked(options);
+  // The step has five prompt tokens.
+  clock_.Advance(absl::Milliseconds(30400));
+  EXPECT_TRUE(loop_->Health().ok());
+  EXPECT_FALSE(loop_->is_hanging());
+  clock_.Advance(absl::Milliseconds(200));
+  EXPECT_TRUE(absl::IsUnavailable(loop_->Health()));
+  EXPECT_TRUE(loop_->is_hanging());
+  release_.Notify();
+  EXPECT_TRUE(sink_->WaitForLast(first_));
+  EXPECT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+  // Idle for long is no fault, and neither is what comes after.
+  clock_.Advance(absl::Hours(10));
+  EXPECT_TRUE(loop_->Health().ok());
+  const RequestId id = loop_->NewRequestId();
+  EXPECT_TRUE(loop_->Submit(MakeRequest(id, 5, 3)).ok());
+  EXPECT_TRUE(loop_->Health().ok());
+  EXPECT_TRUE(sink_->WaitForLast(id));
+}
+
+// Every step takes as long as its tokens may, and the watchdog is asked while
+// it runs.
+TEST_F(EngineLoopTest, WatchdogIsSilentInAHundredThousandLongSteps) {
+  EngineOptions options = TestOptions();
+  options.check_integrity = false;
+  options.watchdog_seconds = 1;
+  options.watchdog_seconds_per_token = 0.1;
+  options.max_model_len = 4096;
+  options.num_blocks = 4096;
+  Start(options);
+  std::atomic<int64_t> num_steps = 0;
+  std::atomic<int64_t> num_alarms = 0;
+  EngineLoop* loop = nullptr;
+  int64_t num_tokens = 0;
+  runner_->fail_submit = [&](const SchedulerOutput& output, bool*) {
+    num_tokens = 0;
+    for (const ScheduledRow& row : output.rows) num_tokens += row.num_tokens;
+    return absl::OkStatus();
+  };
+  runner_->on_collect = [&] {
+    clock_.Advance(absl::Milliseconds(990 + 100 * num_tokens));
+    num_alarms += !loop->Health().ok();
+    ++num_steps;
+  };
+  Create();
+  loop = loop_.get();
+  // Long prompts in chunks beside answers.
+  while (num_steps < 100'000) {
+    std::vector<RequestId> ids;
+    for (int i = 0; i < 16; ++i) {
+      ids.push_back(loop_->NewRequestId());
+      Request request = MakeRequest(ids.back(), i % 2 == 0 ? 3000 : 5, 900);
+      request.sampling.ignore_eos = true;
+      ASSERT_TRUE(loop_->Submit(request).ok());
+    }
+    for (RequestId id : ids) ASSERT_TRUE(sink_->WaitForLast(id));
+  }
+  EXPECT_EQ(num_alarms, 0);
+}
+
+TEST_F(BlockedLoopTest, DeadlinesAreKeptAndRefused) {
+  EngineOptions options = TestOptions();
+  options.max_num_seqs = 1;
+  StartBlocked(options);
+  Request late = MakeRequest(loop_->NewRequestId(), 5, 3);
+  late.deadline = clock_.Now();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(loop_->Submit(late)));
+  Request waits = MakeRequest(loop_->NewRequestId(), 5, 3);
+  waits.deadline = clock_.Now() + absl::Seconds(1);
+  EXPECT_TRUE(loop_->Submit(waits).ok());
+  clock_.Advance(absl::Seconds(2));
+  release_.Notify();
+  EXPECT_TRUE(sink_->WaitForLast(waits.id));
+  EXPECT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+  EXPECT_EQ(loop_->Stats().num_overdue_waiting, 1);
+  EXPECT_EQ(loop_->Stats().refusals.num_too_late, 1);
 }
 
 // Only the first request of a call is held to the limits.

@@ -47,8 +47,22 @@ absl::Status ValidateEngineOptions(const EngineOptions& options) {
   QUIRE_RETURN_IF_ERROR(CheckRange("max_num_queued_tokens",
                                    options.max_num_queued_tokens, 1,
                                    int64_t{1} << 40));
+  QUIRE_RETURN_IF_ERROR(CheckRange("max_num_queued_bytes",
+                                   options.max_num_queued_bytes, 1,
+                                   int64_t{1} << 50));
+  // Written so that NaN fails.
+  if (!(options.target_queue_delay_seconds > 0) ||
+      !(options.watchdog_seconds >= 0) ||
+      !(options.watchdog_seconds_per_token >= 0)) {
+    return absl::InvalidArgumentError(
+        "target_queue_delay_seconds must be positive, and the watchdog's "
+        "seconds not negative");
+  }
   QUIRE_RETURN_IF_ERROR(
-      CheckRange("steps_in_flight", options.steps_in_flight, 1, 8));
+      CheckRange("steps_in_flight", options.steps_in_flight, 1, 64));
+  QUIRE_RETURN_IF_ERROR(CheckRange("num_micro_batches",
+                                   options.num_micro_batches, 1,
+                                   options.steps_in_flight));
   for (int32_t id : options.eos_token_ids) {
     QUIRE_RETURN_IF_ERROR(
         CheckRange("eos_token_ids", id, 0, options.vocab_size - 1));

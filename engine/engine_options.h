@@ -47,8 +47,21 @@ struct EngineOptions {
   bool enable_prefix_caching = true;
   int max_num_queued_reqs = 512;            // Waiting; then RESOURCE_EXHAUSTED.
   int64_t max_num_queued_tokens = 1 << 20;  // Their prompt tokens.
-  int steps_in_flight = 1;                  // ModelRunner::steps_in_flight().
-  std::vector<int32_t> eos_token_ids;       // End tokens of the model.
+  int64_t max_num_queued_bytes = 256 << 20;  // Of the requests themselves.
+  // A predicted wait of so long makes EngineStats::saturation 1.
+  double target_queue_delay_seconds = 2;
+  // An engine that has work and finishes no step in so long, and this much
+  // longer for each token of the step, is taken for dead (EngineLoop::Health).
+  // 0: never.
+  double watchdog_seconds = 30;
+  double watchdog_seconds_per_token = 0.1;
+  int steps_in_flight = 1;  // ModelRunner::steps_in_flight().
+  // More than 1: the sequences are shared among as many steps in flight, for a
+  // model in stages that work at the same time. A sequence whose token is being
+  // drawn is in no other step then (ScheduledRow::input_on_device is never
+  // set), and a step has at most this part of the decodes and of the budget.
+  int num_micro_batches = 1;
+  std::vector<int32_t> eos_token_ids;  // End tokens of the model.
   // The kinds of requests that the model can serve.
   bool enable_generate = true;
   bool enable_embed = false;

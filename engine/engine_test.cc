@@ -434,15 +434,19 @@ TEST_F(LateDraftsTest, TokensBeforeAFaultAreTold) {
     events_.clear();
     const std::vector<int32_t> answer = drafter_.answers[1].first;
     size_t num_told = 0;
+    int64_t num_accepted = 0;
     runner_->on_result = [&](StepResult* result) {
       for (SampledRow& row : result->rows) {
         if (row.tokens.size() < 4) {
           num_told += row.tokens.size();
+          num_accepted += static_cast<int64_t>(row.tokens.size()) - 1;
           continue;
         }
         row.tokens.resize(3);
         row.*fault = true;
         num_told += 3;
+        num_accepted +=
+            3;  // The fault is in the place of the token after them.
       }
     };
     RunOn();
@@ -459,6 +463,17 @@ TEST_F(LateDraftsTest, TokensBeforeAFaultAreTold) {
     EXPECT_TRUE(engine_->Health().ok());
     EXPECT_EQ(engine_->Stats().num_generation_tokens,
               static_cast<int64_t>(num_told));
+    EXPECT_EQ(engine_->Stats().num_accepted_tokens, num_accepted);
+    int64_t num_accepted_at = 0;
+    for (const int64_t count : engine_->Stats().num_accepted_at) {
+      num_accepted_at += count;
+    }
+    EXPECT_EQ(num_accepted_at, num_accepted);
+    int64_t num_told_accepted = 0;
+    for (const OutputEvent& event : events_) {
+      num_told_accepted += event.num_accepted_tokens;
+    }
+    EXPECT_EQ(num_told_accepted, num_accepted);
   }
 }
 

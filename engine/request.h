@@ -76,8 +76,16 @@ struct Request {
   // value (API key, cache_salt).
   std::string cache_namespace;
   absl::Time arrival_time;  // Clock::Now() when the request was read.
+  // Whose share of the engine and of the prefix cache it uses (API key); among
+  // owners, those with more weight get more. [1, 1000]
+  std::string owner;
+  int32_t share_weight = 1;
+  // Not ended by then (Clock::Now()), it ends with DEADLINE_EXCEEDED.
+  absl::Time deadline = absl::InfiniteFuture();
   // Smaller is more urgent. Counts under SchedulingPolicy::kPriority only.
   int32_t priority = 0;
+  // Held while it waits; set by EngineLoop::Submit.
+  int64_t num_bytes = 0;
   // A later piece of a call that was accepted with its first request: no limit
   // of the queue and no draining refuses it.
   bool continues_call = false;
@@ -120,6 +128,8 @@ struct OutputEvent {
   std::optional<int32_t> stop_token_id;
   bool is_last = false;
   absl::Status error;  // Not OK with kError.
+  // Of an edge that has lost its cloud: the draft model's own tokens.
+  bool is_from_draft_model = false;
   // Drafts that the step verified for the choice, and how many of them became
   // tokens.
   int32_t num_draft_tokens = 0;

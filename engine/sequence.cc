@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/base/planted_bug.h"
+#include "engine/base/random.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -89,6 +90,10 @@ uint64_t Sequence::sequence_id() const {
   return (request->arrival_no << 7) + choice_idx;
 }
 
+uint64_t Sequence::draw_key() const {
+  return MixBits(request->seed, choice_idx);
+}
+
 absl::Span<const int32_t> Sequence::known_tokens() const {
   return has_started ? absl::MakeConstSpan(token_ids)
                      : absl::MakeConstSpan(request->request.prompt_token_ids);
@@ -112,6 +117,9 @@ int Sequence::NumTokensScoringAtMost(int max_scored) const {
 bool Sequence::IsBefore(const Sequence& other) const {
   if (request->priority != other.request->priority) {
     return request->priority < other.request->priority;
+  }
+  if (request->fair_tag() != other.request->fair_tag()) {
+    return request->fair_tag() < other.request->fair_tag();
   }
   if (request->arrival_no != other.request->arrival_no) {
     return request->arrival_no < other.request->arrival_no;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -78,14 +79,16 @@ struct Sequence {
   bool has_holdings() const { return slot >= 0; }
   // One choice of one request, never again: n is at most kMaxChoices (128).
   uint64_t sequence_id() const;
+  // Of what is drawn for it.
+  uint64_t draw_key() const;
   // Of the next `num_tokens` tokens to submit, those whose successor in the
   // prompt is to be scored and has not been: they are the last ones, before the
   // one that a token is drawn from.
   int NumScoredAmong(int num_tokens) const;
   // Tokens to submit next so that at most `max_scored` of them score.
   int NumTokensScoringAtMost(int max_scored) const;
-  // More urgent first, then in order of arrival; choices of one request in
-  // their order.
+  // More urgent first, then by fair share, then in order of arrival (the only
+  // order there is with one owner); choices of one request in their order.
   bool IsBefore(const Sequence& other) const;
 
   RequestState* const request;
@@ -122,6 +125,10 @@ struct Sequence {
   // verify behind them.
   int num_granted_tokens = 0;
   int num_granted_drafts = 0;
+  // EngineOptions::num_micro_batches: it decodes in another step than that, and
+  // the last step that it was in.
+  bool waits_for_step = false;
+  int64_t last_step_id = -1;
   // Proposed for the next row; then those of the row in flight.
   Draft draft;
   DraftTrack draft_track;
@@ -133,11 +140,35 @@ struct Sequence {
   int num_hit_tokens_guess = -1;
 };
 
+// What one owner's requests of one priority have had and are to have; changed
+// by FairShare only (engine/scheduler/fair_share.h says what tags are).
+struct ShareAccount {
+  int32_t weight = 1;
+  int64_t shift = 0;          // Of the tags of all its requests.
+  int64_t pending_shift = 0;  // Takes effect with FairShare::Settle.
+  int64_t next_tag = 0;       // As the requests' own, without the shift.
+  std::set<int64_t> started_tags;  // Of live requests.
+  int num_live = 0;
+  double mean_output_tokens = 0;  // Of recent answers.
+  // What has not started.
+  int num_queued = 0;
+  int64_t num_queued_tokens = 0;
+  int64_t num_queued_bytes = 0;
+  int64_t queued_cost = 0;
+};
+
 // A request the scheduler has accepted, with its choices.
 struct RequestState {
   Request request;
   uint64_t arrival_no = 0;  // Order in which the scheduler accepted it.
   int32_t priority = 0;     // The request's, or 0 where it does not count.
+  // Its place among requests of its priority, smaller first; see FairShare.
+  ShareAccount* account = nullptr;
+  int64_t tag = 0;
+  int64_t estimated_cost = 0;
+  int64_t fair_tag() const {
+    return account == nullptr ? 0 : tag + account->shift;
+  }
   uint64_t seed = 0;        // The request's, or the one drawn for it.
   std::vector<std::unique_ptr<Sequence>> sequences;  // [n]
   std::vector<int32_t> banned_before_min;

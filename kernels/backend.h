@@ -37,7 +37,8 @@
 //   of any dtype, queries after norm and RoPE, the probabilities of attention
 //   relative to the largest so far, a token's embedding before its position is
 //   added, and norm_input before its norm. What Pool reduces stays in f32.
-// - Quantized weights on a GPU (kFp8, kInt4, kQ8_0, kQ4_0): in steps of up to 64 tokens no
+// - Quantized weights on a GPU (kFp8, kInt4, kQ8_0, kQ4_0): in steps of up to
+// 64 tokens no
 //   weight is rounded, element times scale is exact in the sum. Above, kFp8
 //   meets x' rounded to e4m3, from compute capability 8.9 on: x' / s in f32,
 //   saturating, s = input_scale (the largest of the parts', if all have one),
@@ -77,6 +78,7 @@
 #include "absl/types/span.h"
 #include "engine/base/token_sequence_set.h"
 #include "kernels/communicator.h"
+#include "kernels/device_probe.h"
 #include "kernels/quant_format.h"
 #include "kernels/tensor_view.h"
 
@@ -204,6 +206,9 @@ struct EngineShape {
   int max_logit_rows = 0;  // Of one step.
   int max_model_len = 0;
   int vocab_size = 0;
+  // Input ids are below this; 0: below vocab_size. A head that drafts takes all
+  // ids of its target and draws from a part of them.
+  int num_input_ids = 0;
   int block_size = 16;
   int steps_in_flight = 1;
   // Of the rows of a decode, as a rule: what PrepareAhead prepares for.
@@ -220,6 +225,10 @@ struct EngineShape {
   // Those that Transfer is given. Null: none.
   Communicator* pipeline_ranks = nullptr;
 };
+
+constexpr int NumInputIds(const EngineShape& shape) {
+  return shape.num_input_ids > 0 ? shape.num_input_ids : shape.vocab_size;
+}
 
 struct MemoryPlan {
   int64_t weights_bytes = 0;
@@ -306,6 +315,10 @@ struct StepRow {
   // of their positions and accepts while the draw equals the draft.
   int32_t num_drafts = 0;
   TokenSource source = TokenSource::kHost;
+  // Where its tokens begin; -1: where the slot's computed ones end. Not beyond
+  // that: what the slot has computed from there on is taken back (drafts that
+  // the stage that draws has rejected).
+  int32_t first_position = -1;
 };
 
 struct StepPlan {
@@ -397,9 +410,8 @@ class Step;  // Opaque; valid from BeginStep to Collect.
 enum class ActivationRows : uint8_t { kTokens, kLogitRows };
 
 enum class TransferKind : uint8_t {
-  kSend,       // To `peer`, which receives.
-  kReceive,    // From `peer`.
-  kBroadcast,  // From `peer` to all of the group.
+  kSend,     // To `peer`, which receives.
+  kReceive,  // From `peer`.
 };
 
 class Backend {
@@ -413,9 +425,23 @@ class Backend {
   // workspace and KV cache are taken; none for one that uses the host's.
   virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
 
+  // Measures what such a device can do at best, with about `num_bytes` of its
+  // memory, between steps. The backend outlives it. For benchmarks.
+  virtual absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
+      int64_t /*num_bytes*/) {
+    return absl::UnimplementedError("memory is the host's");
+  }
+
   // EngineShape::steps_in_flight that is of use: 2 where the device computes
   // while the host plans.
   virtual int UsefulStepsInFlight() const { return 1; }
+
+  // Another backend on the same device, for a second model in this process (a
+  // draft model), which may share threads with this one: the two run no
+  // operation at the same time, and either may be destroyed first.
+  virtual absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() {
+    return absl::UnimplementedError("one model only");
+  }
 
   // ---- Loading: may allocate, block and start threads.
 
@@ -519,14 +545,28 @@ class Backend {
                               const PackedWeight& vocab, float scale,
                               float softcap, TensorView out) = 0;
 
+  // out[i] = x[token of logit row i], in row order: for what goes on from where
+  // a token was drawn.
+  //   x: [num_tokens, cols]; out: [num_logit_rows, cols], of the same dtype, and
+  //   no part of x.
+  virtual absl::Status GatherLogitRows(Step& step, TensorView x,
+                                       TensorView out) = 0;
+
   // Moves the step's rows of an activation buffer between the stages of a
   // pipeline, which run the same steps.
-  //   x: [num_tokens or num_logit_rows, cols], as `rows` says; whole rows, one
-  //   behind the other.
+  //   x: [num_tokens, cols]; whole rows, one behind the other.
   // UNIMPLEMENTED: the backend is not made for several ranks.
   virtual absl::Status Transfer(Step& /*step*/, TransferKind /*kind*/,
                                 Communicator& /*ranks*/, int /*peer*/,
-                                ActivationRows /*rows*/, TensorView /*x*/) {
+                                TensorView /*x*/) {
+    return absl::UnimplementedError("no pipeline of stages");
+  }
+
+  // In place of Logits and Sample (or Pool), of a stage behind which others
+  // follow: advances each slot by all tokens of its row, drafts included, of
+  // which StepRow::first_position may take some back. There are no results. No
+  // row may be kDeviceLast.
+  virtual absl::Status Advance(Step& /*step*/) {
     return absl::UnimplementedError("no pipeline of stages");
   }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "kernels/tensor_view.h"
 
 namespace quire {
@@ -58,6 +59,10 @@ class Communicator {
   // Returns when all ranks have called it (and, on a device, what they have
   // enqueued before it has run).
   virtual absl::Status Barrier() = 0;
+
+  // How long the operations from now on wait for a peer that says nothing.
+  // Without effect where the library has a limit of its own.
+  virtual void SetTimeout(absl::Duration /*timeout*/) {}
 
   // OK while nothing has gone wrong with what was enqueued.
   virtual absl::Status AsyncError() { return absl::OkStatus(); }

@@ -317,7 +317,11 @@ absl::StatusOr<Step*> ReferenceBackend::BeginStep(const StepPlan& plan) {
   step.scored_ids.assign(plan.scored_ids.begin(), plan.scored_ids.end());
   size_t next_token = 0;
   for (const StepRow& row : plan.rows) {
-    const Slot& slot = state_->slots.at(row.slot);
+    Slot& slot = state_->slots.at(row.slot);
+    if (row.first_position >= 0) {
+      QUIRE_CHECK(row.first_position <= slot.num_computed_tokens);
+      slot.num_computed_tokens = row.first_position;
+    }
     for (int i = 0; i < row.num_tokens; ++i) {
       TokenState token;
       token.slot = row.slot;
@@ -537,14 +541,33 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+absl::Status ReferenceBackend::GatherLogitRows(Step& step, TensorView x,
+                                               TensorView out) {
+  const std::vector<int64_t>& logit_tokens = AsReference(step).logit_tokens;
+  for (size_t i = 0; i < logit_tokens.size(); ++i) {
+    for (int64_t col = 0; col < x.cols; ++col) {
+      Store(out, i, col, Load(x, logit_tokens[i], col));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReferenceBackend::Transfer(Step& step, TransferKind kind,
                                         Communicator& ranks, int peer,
-                                        ActivationRows rows, TensorView x) {
-  const ReferenceStep& reference_step = AsReference(step);
-  x.rows = rows == ActivationRows::kTokens ? reference_step.tokens.size()
-                                           : reference_step.logit_tokens.size();
+                                        TensorView x) {
+  x.rows = AsReference(step).tokens.size();
   if (x.rows == 0) return absl::OkStatus();
-  return reference::TransferRows(kind, ranks, peer, x);
+  return kind == TransferKind::kSend ? ranks.Send(x, peer, nullptr)
+                                     : ranks.Receive(x, peer, nullptr);
+}
+
+absl::Status ReferenceBackend::Advance(Step& step) {
+  ReferenceStep& reference_step = AsReference(step);
+  reference_step.is_sampled = true;
+  for (const StepRow& row : reference_step.rows) {
+    state_->slots[row.slot].num_computed_tokens += row.num_tokens;
+  }
+  return absl::OkStatus();
 }
 
 bool ReferenceBackend::State::ScoreRow(const ReferenceStep& step,

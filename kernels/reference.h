@@ -112,8 +112,11 @@ class ReferenceBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status GatherLogitRows(Step& step, TensorView x,
+                               TensorView out) override;
   absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
-                        int peer, ActivationRows rows, TensorView x) override;
+                        int peer, TensorView x) override;
+  absl::Status Advance(Step& step) override;
   absl::Status Sample(Step& step, TensorView logits) override;
   absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override;

@@ -259,18 +259,5 @@ absl::Status GatherLogits(Communicator& ranks, const TensorView& slice,
   return absl::OkStatus();
 }
 
-absl::Status TransferRows(TransferKind kind, Communicator& ranks, int peer,
-                          TensorView x) {
-  switch (kind) {
-    case TransferKind::kSend:
-      return ranks.Send(x, peer, nullptr);
-    case TransferKind::kReceive:
-      return ranks.Receive(x, peer, nullptr);
-    case TransferKind::kBroadcast:
-      return ranks.Broadcast(x, peer, nullptr);
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace reference
 }  // namespace quire

@@ -51,10 +51,6 @@ std::vector<double> NormHeads(const NormSpec& norm, int head_dim,
 std::vector<double> NormBySquare(const NormSpec& norm, float mean_square,
                                  std::vector<double> heads);
 
-// Of host memory.
-absl::Status TransferRows(TransferKind kind, Communicator& ranks, int peer,
-                          TensorView x);
-
 // The whole rows of which every rank has a slice: [slice.rows, vocab_size].
 absl::Status GatherLogits(Communicator& ranks, const TensorView& slice,
                           int vocab_size, std::vector<float>* whole);

@@ -13,12 +13,10 @@
 // A sum of many ranks or bytes takes two operations: each rank adds up its part
 // of all slots and writes it where all read it. Each element is read size + 1
 // times in one operation and thrice in two.
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -34,10 +32,6 @@
 #include "kernels/host_views.h"
 #include "kernels/rank_sum.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace quire {
 namespace {
 
@@ -49,8 +43,7 @@ constexpr int64_t kOneOperationBytes = int64_t{32} << 10;
 // More than it takes to wake a sleeper (5 us, and 55 in a virtual machine under
 // load, where it was measured): with less, who has been waiting for a waker
 // falls asleep in turn, and each of many small sums costs a wake-up.
-constexpr std::chrono::microseconds kSpinTime(200);
-constexpr int kPausesPerLook = 32;
+constexpr absl::Duration kSpinTime = absl::Microseconds(200);
 // Between looks at whether the peer is alive.
 constexpr absl::Duration kLookAround = absl::Milliseconds(50);
 
@@ -93,14 +86,6 @@ int64_t ChannelDataOffset(int size) {
   return SumsOffset(size) + 2 * kSlotBytes;
 }
 
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
 class SharedCommunicator : public Communicator {
  public:
   SharedCommunicator(char* memory, const HostCommunicatorOptions& options)
@@ -108,6 +93,7 @@ class SharedCommunicator : public Communicator {
         options_(options),
         // With fewer CPUs than ranks, who spins keeps out who would be done.
         spins_(static_cast<int>(AllowedCpus().size()) >= options.size),
+        timeout_(options.timeout),
         watches_(options.size),
         num_sent_(options.size),
         num_received_(options.size) {}
@@ -263,6 +249,8 @@ class SharedCommunicator : public Communicator {
     return Arrive({});
   }
 
+  void SetTimeout(absl::Duration timeout) override { timeout_ = timeout; }
+
   void Abort() override { Fail(Failure::kAborted, rank()); }
 
  private:
@@ -387,16 +375,12 @@ class SharedCommunicator : public Communicator {
 
   absl::Status WaitFor(int peer, SharedCounter& counter, uint32_t target) {
     if (counter.HasReached(target)) return absl::OkStatus();
-    const auto spin_end = std::chrono::steady_clock::now() + kSpinTime;
-    while (spins_ && std::chrono::steady_clock::now() < spin_end) {
-      for (int i = 0; i < kPausesPerLook; ++i) {
-        if (counter.HasReached(target)) return absl::OkStatus();
-        Pause();
-      }
-      // Where CPUs are taken, the rank that is waited for may want this one.
-      sched_yield();
+    // Where CPUs are taken, the rank that is waited for may want this one.
+    if (spins_ && SpinUntil([&] { return counter.HasReached(target); },
+                            kSpinTime, SpinBetween::kYield)) {
+      return absl::OkStatus();
     }
-    const absl::Time deadline = Clock::Monotonic()->Now() + options_.timeout;
+    const absl::Time deadline = Clock::Monotonic()->Now() + timeout_;
     for (;;) {
       const uint32_t seen = counter.Load();
       if (static_cast<int32_t>(seen - target) >= 0) return absl::OkStatus();
@@ -411,7 +395,7 @@ class SharedCommunicator : public Communicator {
         Fail(Failure::kSilent, peer);
         return Broken();
       }
-      counter.WaitWhile(seen, std::min(kLookAround, options_.timeout));
+      counter.WaitWhile(seen, std::min(kLookAround, timeout_));
     }
   }
 
@@ -461,7 +445,7 @@ class SharedCommunicator : public Communicator {
       case Failure::kSilent:
         return absl::UnavailableError(
             absl::StrCat(who, " has been silent for ",
-                         absl::FormatDuration(options_.timeout), noticed));
+                         absl::FormatDuration(timeout_), noticed));
       case Failure::kMismatch:
         return absl::UnavailableError(
             absl::StrCat(who, " called another operation", noticed));
@@ -481,6 +465,7 @@ class SharedCommunicator : public Communicator {
   char* const memory_;
   const HostCommunicatorOptions options_;
   const bool spins_;
+  absl::Duration timeout_;
   std::vector<ProcessWatch> watches_;  // [size], opened when first needed.
   uint32_t num_arrived_ = 0;
   std::vector<uint32_t> num_sent_, num_received_;  // [size], pieces.

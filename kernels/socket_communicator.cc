@@ -63,6 +63,7 @@ class SocketCommunicator : public Communicator {
                      const HostCommunicatorOptions& options)
       : sockets_(std::move(sockets)),
         options_(options),
+        timeout_(options.timeout),
         wake_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
         num_sent_(options.size),
         num_received_(options.size),
@@ -192,6 +193,8 @@ class SocketCommunicator : public Communicator {
     return Run({});
   }
 
+  void SetTimeout(absl::Duration timeout) override { timeout_ = timeout; }
+
   void Abort() override {
     is_aborted_ = true;
     const uint64_t one = 1;
@@ -291,7 +294,7 @@ class SocketCommunicator : public Communicator {
       }
       if (++num_spins <= kSpins) continue;
       if (num_spins == kSpins + 1)
-        deadline = Clock::Monotonic()->Now() + options_.timeout;
+        deadline = Clock::Monotonic()->Now() + timeout_;
       QUIRE_RETURN_IF_ERROR(Wait(deadline));
     }
   }
@@ -368,7 +371,7 @@ class SocketCommunicator : public Communicator {
         if (transfer.is_done()) continue;
         return absl::UnavailableError(absl::StrCat(
             RankName(options_, transfer.peer), " has been silent for ",
-            absl::FormatDuration(options_.timeout)));
+            absl::FormatDuration(timeout_)));
       }
     }
     poll(fds.data(), fds.size(),
@@ -390,6 +393,7 @@ class SocketCommunicator : public Communicator {
 
   const std::vector<int> sockets_;  // [size], -1 for this rank.
   const HostCommunicatorOptions options_;
+  absl::Duration timeout_;
   const int wake_fd_;  // Readable once Abort was called.
   std::atomic<bool> is_aborted_{false};
   absl::Status broken_;

@@ -1,6 +1,7 @@
 #include "server/api_call.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -12,6 +13,10 @@
 
 namespace quire {
 namespace {
+
+// OpenAI's field for what computed an answer: an edge without its cloud.
+constexpr char kDraftModelFingerprint[] =
+    R"(,"system_fingerprint":"draft-model-offline")";
 
 // "65", and so on: a list without brackets.
 std::string JoinIds(absl::Span<const int32_t> ids) {
@@ -64,12 +69,14 @@ bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
     options_.ticket->CountTokens(event.tokens.size());
   }
   if (is_complete_) return false;
+  ObserveTimes(event);
   if (!event.prompt_tokens.empty() && !prompts_.empty()) {
     std::vector<TokenOutput>& scored = PromptOf(choice_idx).scored;
     scored.insert(scored.end(), event.prompt_tokens.begin(),
                   event.prompt_tokens.end());
   }
   if (choice.finish_reason.has_value()) return false;
+  has_draft_model_tokens_ |= event.is_from_draft_model;
   if (!event.tokens.empty() && !choice.is_begun) BeginChoice(choice_idx);
   num_draft_tokens_ += event.num_draft_tokens;
   for (size_t i = 0; i < event.tokens.size(); ++i) {
@@ -240,6 +247,7 @@ void ApiCall::BeginChunk(std::string* out) const {
                                                   : "text_completion",
                   R"(","created":)", options_.created, R"(,"model":)");
   AppendJsonString(options_.model, out);
+  if (has_draft_model_tokens_) *out += kDraftModelFingerprint;
 }
 
 void ApiCall::AppendChunk(int choice_idx, const Chunk& chunk,
@@ -430,11 +438,85 @@ std::vector<int> ApiCall::ReturnedChoices() const {
   return returned;
 }
 
-void ApiCall::AppendUsage(std::string* out) const {
-  int64_t num_completion_tokens = 0;
-  for (const Choice& choice : choices_) {
-    num_completion_tokens += choice.num_tokens;
+int64_t ApiCall::CountCompletionTokens() const {
+  int64_t num_tokens = 0;
+  for (const Choice& choice : choices_) num_tokens += choice.num_tokens;
+  return num_tokens;
+}
+
+void ApiCall::ObserveTimes(const OutputEvent& event) {
+  if (event.scheduled_time != absl::Time() &&
+      scheduled_time_ == absl::InfinitePast()) {
+    scheduled_time_ = event.scheduled_time;
   }
+  if (event.tokens.empty()) return;
+  if (first_token_time_ == absl::InfinitePast()) first_token_time_ = event.time;
+  last_token_time_ = event.time;
+}
+
+void ApiCall::FillRecord() {
+  if (options_.record == nullptr) return;
+  RequestRecord& record = *options_.record;
+  record.num_prompt_tokens = options_.num_prompt_tokens;
+  record.num_cached_tokens = num_cached_tokens_;
+  record.num_completion_tokens = CountCompletionTokens();
+  record.scheduled_time = scheduled_time_;
+  record.first_token_time = first_token_time_;
+  record.last_token_time = last_token_time_;
+  if (choices_.front().finish_reason.has_value()) {
+    record.finish_reason = FinishReasonName(*choices_.front().finish_reason);
+  }
+}
+
+// As vLLM's --enable-per-request-metrics (docs/features/
+// per_request_metrics.md): the times of one generation, so null for several.
+void ApiCall::AppendMetrics(std::string* out) const {
+  if (!options_.has_metrics) return;
+  *out += R"(,"metrics":)";
+  if (choices_.size() != 1) {
+    *out += "null";
+    return;
+  }
+  const auto is_known = [](absl::Time time) {
+    return time != absl::InfinitePast();
+  };
+  char separator = '{';
+  const auto append = [&](absl::string_view name, double value) {
+    absl::StrAppend(out, std::string(1, separator), "\"", name, "\":");
+    separator = ',';
+    // Microseconds are what the clock is good for.
+    if (std::isfinite(value)) {
+      AppendJsonNumber(std::round(value * 1000) / 1000, out);
+    } else {
+      *out += "null";
+    }
+  };
+  const auto append_interval = [&](absl::string_view name, absl::Time from,
+                                   absl::Time to) {
+    append(name, is_known(from) && is_known(to)
+                     ? absl::ToDoubleMilliseconds(to - from)
+                     : NAN);
+  };
+  append_interval("time_to_first_token_ms", scheduled_time_, first_token_time_);
+  append_interval("generation_time_ms", first_token_time_, last_token_time_);
+  append_interval("queue_time_ms", options_.arrival_time, scheduled_time_);
+  const double num_tokens = static_cast<double>(CountCompletionTokens());
+  append("mean_itl_ms", num_tokens > 1
+                            ? absl::ToDoubleMilliseconds(last_token_time_ -
+                                                         first_token_time_) /
+                                  (num_tokens - 1)
+                            : NAN);
+  const bool has_interval =
+      is_known(scheduled_time_) && last_token_time_ > scheduled_time_;
+  append("tokens_per_second",
+         has_interval ? num_tokens / absl::ToDoubleSeconds(last_token_time_ -
+                                                           scheduled_time_)
+                      : NAN);
+  *out += '}';
+}
+
+void ApiCall::AppendUsage(std::string* out) const {
+  const int64_t num_completion_tokens = CountCompletionTokens();
   absl::StrAppend(
       out, R"({"prompt_tokens":)", options_.num_prompt_tokens,
       R"(,"completion_tokens":)", num_completion_tokens, R"(,"total_tokens":)",
@@ -452,12 +534,14 @@ void ApiCall::AppendUsage(std::string* out) const {
 void ApiCall::Complete() {
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  FillRecord();
   std::string out;
   if (options_.stream) {
     if (options_.include_usage) {
       BeginChunk(&out);
       out += R"(,"choices":[],"usage":)";
       AppendUsage(&out);
+      AppendMetrics(&out);
       out += "}\n\n";
     }
     out += "data: [DONE]\n\n";
@@ -496,8 +580,11 @@ void ApiCall::Complete() {
   }
   out += R"(],"usage":)";
   AppendUsage(&out);
+  AppendMetrics(&out);
   if (is_chat && !prompts_.empty()) AppendPromptFields(prompts_.front(), &out);
-  out += R"(,"system_fingerprint":null})";
+  out += has_draft_model_tokens_ ? kDraftModelFingerprint
+                                 : R"(,"system_fingerprint":null)";
+  out += '}';
   responder_->Send(200, "application/json", std::move(out), options_.headers);
 }
 
@@ -505,6 +592,8 @@ void ApiCall::Fail(const absl::Status& error) {
   if (is_complete_) return;
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  FillRecord();
+  if (options_.record != nullptr) options_.record->finish_reason = "error";
   if (!is_started_) {
     HttpHeaders headers = options_.headers;
     const int http_status = HttpStatus(error);

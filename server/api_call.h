@@ -17,6 +17,7 @@
 #include "server/openai_api.h"
 #include "server/prompt_text.h"
 #include "server/stop_strings.h"
+#include "server/telemetry/request_record.h"
 #include "tokenizer/incremental_detokenizer.h"
 #include "tokenizer/tokenizer.h"
 
@@ -57,7 +58,11 @@ struct ApiCallOptions {
   std::vector<ApiCallPrompt> prompts;  // Empty: nothing of them is reported.
   int64_t num_prompt_tokens = 0;       // Of all prompts.
   HttpHeaders headers;
-  std::shared_ptr<KeyTicket> ticket;  // Null: no limits to keep.
+  std::shared_ptr<KeyTicket> ticket;      // Null: no limits to keep.
+  std::shared_ptr<RequestRecord> record;  // Null: nothing is to be told.
+  absl::Time arrival_time = absl::InfinitePast();
+  // The answer has vLLM's object "metrics" with the times of the request.
+  bool has_metrics = false;
 };
 
 // Thread-compatible: used by the output thread alone. Every choice ends once,
@@ -166,6 +171,12 @@ class ApiCall : public Call {
   void AppendCompletionLogprobs(absl::Span<const Logprob> logprobs,
                                 std::string* out) const;
   void AppendUsage(std::string* out) const;
+  // ,"metrics":{…} if asked for.
+  void AppendMetrics(std::string* out) const;
+  int64_t CountCompletionTokens() const;
+  // Times of the call, over all choices.
+  void ObserveTimes(const OutputEvent& event);
+  void FillRecord();
   std::string TokenText(int32_t token_id) const;
   void Complete();
 
@@ -178,6 +189,11 @@ class ApiCall : public Call {
   int64_t num_cached_tokens_ = 0;
   int64_t num_draft_tokens_ = 0;
   int64_t num_accepted_tokens_ = 0;
+  // InfinitePast: not yet.
+  absl::Time scheduled_time_ = absl::InfinitePast();
+  absl::Time first_token_time_ = absl::InfinitePast();
+  absl::Time last_token_time_ = absl::InfinitePast();
+  bool has_draft_model_tokens_ = false;  // OutputEvent::is_from_draft_model.
   bool is_started_ = false;
   bool is_complete_ = false;
 };

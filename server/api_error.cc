@@ -4,13 +4,15 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
 #include "server/json_text.h"
 
 namespace quire {
 namespace {
 
 constexpr char kCodePayload[] = "quire/code";
-constexpr char kRetryAfterPayload[] = "quire/retry-after";
+// Longer, and a client that obeys comes when all has changed.
+constexpr absl::Duration kMaxOverloadWait = absl::Seconds(60);
 constexpr size_t kMaxMessageBytes = 1024;
 
 const char* ErrorType(int http_status) {
@@ -23,6 +25,8 @@ const char* ErrorType(int http_status) {
       return "rate_limit_error";
     case 503:
       return "service_unavailable_error";
+    case 504:
+      return "timeout_error";
     default:
       return http_status < 500 ? "invalid_request_error" : "server_error";
   }
@@ -42,6 +46,8 @@ const char* DefaultCode(int http_status) {
       return "internal_error";
     case 503:
       return "service_unavailable";
+    case 504:
+      return "deadline_exceeded";
     default:
       return "";
   }
@@ -76,6 +82,13 @@ std::string Payload(const absl::Status& status, const char* name) {
   return payload.has_value() ? std::string(*payload) : std::string();
 }
 
+void SetRetryAfter(absl::Duration wait, absl::Status* status) {
+  const int64_t seconds = absl::ToInt64Seconds(
+      wait + absl::Seconds(1) - absl::Nanoseconds(1));  // Rounded up.
+  status->SetPayload(kRetryAfterPayload,
+                     absl::Cord(absl::StrCat(std::max<int64_t>(1, seconds))));
+}
+
 }  // namespace
 
 absl::Status ParameterError(absl::string_view parameter,
@@ -88,10 +101,13 @@ absl::Status ParameterError(absl::string_view parameter,
 
 absl::Status RateLimitError(absl::string_view message, absl::Duration wait) {
   absl::Status status = absl::ResourceExhaustedError(message);
-  const int64_t seconds = absl::ToInt64Seconds(
-      wait + absl::Seconds(1) - absl::Nanoseconds(1));  // Rounded up.
-  status.SetPayload(kRetryAfterPayload,
-                    absl::Cord(absl::StrCat(std::max<int64_t>(1, seconds))));
+  SetRetryAfter(wait, &status);
+  return status;
+}
+
+absl::Status OverloadError(absl::string_view message, absl::Duration wait) {
+  absl::Status status = absl::UnavailableError(message);
+  SetRetryAfter(std::min(wait, kMaxOverloadWait), &status);
   return status;
 }
 
@@ -117,6 +133,8 @@ int HttpStatus(const absl::Status& status) {
       return 429;
     case absl::StatusCode::kUnavailable:
       return 503;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 504;
     default:
       return 500;
   }

@@ -21,13 +21,16 @@ absl::Status ParameterError(absl::string_view parameter,
 // `wait`.
 absl::Status RateLimitError(absl::string_view message, absl::Duration wait);
 
+// UNAVAILABLE: a limit of the server's.
+absl::Status OverloadError(absl::string_view message, absl::Duration wait);
+
 // Seconds for the field Retry-After of a 429 or 503, at least 1; empty for what
 // has none.
 std::string RetryAfter(const absl::Status& status);
 
 // The HTTP status of an error: 400 INVALID_ARGUMENT and OUT_OF_RANGE, 401
 // UNAUTHENTICATED, 404 NOT_FOUND, 413 body too large, 429 RESOURCE_EXHAUSTED,
-// 503 UNAVAILABLE, 500 the rest.
+// 503 UNAVAILABLE, 504 DEADLINE_EXCEEDED, 500 the rest.
 int HttpStatus(const absl::Status& status);
 
 // {"error":{"message","type","param","code"}}.

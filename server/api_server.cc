@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
@@ -25,17 +26,23 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr char kJsonType[] = "application/json";
+// A tree of JSON takes up to 27 times its text (JsonLimits).
+constexpr size_t kMemoryPerBodyByte = 32;
+constexpr size_t kSmallBodyBytes = 64 << 10;  // Taken from the reserve, if any.
 constexpr size_t kMaxChoicesOfCall = 128;
 // Log-probabilities of prompt tokens in one answer: some 40 bytes of JSON each.
 constexpr int64_t kMaxScoresOfCall = 1 << 22;
 
+// `request_id`: the caller's own, harmless; it finds it again in the answer.
 void SendError(const absl::Status& error,
-               const std::shared_ptr<HttpResponder>& responder) {
+               const std::shared_ptr<HttpResponder>& responder,
+               const std::string& request_id = "") {
   const int http_status = HttpStatus(error);
   HttpHeaders headers;
   if (const std::string wait = RetryAfter(error); !wait.empty()) {
     headers.emplace_back("Retry-After", wait);
   }
+  if (!request_id.empty()) headers.emplace_back("X-Request-Id", request_id);
   responder->Send(http_status, kJsonType, ErrorBody(error), headers);
 }
 
@@ -60,6 +67,18 @@ std::string CacheNamespace(const HttpRequest& request,
                            const std::string& cache_salt) {
   const std::string owner = request.owner == nullptr ? "" : request.owner->name;
   return absl::StrCat(owner, "\n", cache_salt);
+}
+
+// What is begun may take from the reserve; while some of it is taken nothing
+// else is begun.
+absl::Status CheckMemory(const HttpRequest& request) {
+  const size_t body_bytes = request.body.size();
+  if (RefillMemoryReserve() &&
+      (body_bytes < kSmallBodyBytes ||
+       HasMemoryFor(kMemoryPerBodyByte * body_bytes))) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError("the server is short of memory");
 }
 
 absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
@@ -143,6 +162,14 @@ std::vector<ApiCallPrompt> MakeCallPrompts(
   return call_prompts;
 }
 
+// What is known before the engine has the request.
+void RecordCall(const char* operation, const std::string& model,
+                const std::shared_ptr<RequestRecord>& record) {
+  if (record == nullptr) return;
+  record->operation = operation;
+  record->model = model;
+}
+
 // All but the id and the headers.
 ApiCallOptions MakeCallOptions(
     const ServedModel& model, ApiRequest& request,
@@ -178,10 +205,12 @@ ApiCallOptions MakeCallOptions(
 
 }  // namespace
 
-ApiServer::ApiServer(HttpServer* http, std::string version)
+ApiServer::ApiServer(HttpServer* http, std::string version,
+                     const RequestGateOptions& gate_options)
     : http_(http),
       version_(std::move(version)),
-      limiter_(std::make_unique<KeyLimiter>(Clock::Monotonic())) {
+      limiter_(std::make_unique<KeyLimiter>(Clock::Monotonic())),
+      gate_(std::make_unique<RequestGate>(gate_options, Clock::Monotonic())) {
   const auto probe = [this](const char* path,
                             void (ApiServer::*handle)(const Responder&) const) {
     http_->AddRoute("GET", path, RouteAccess::kOperations,
@@ -193,6 +222,7 @@ ApiServer::ApiServer(HttpServer* http, std::string version)
   probe("/health/ready", &ApiServer::HandleReady);
   probe("/health/live", &ApiServer::HandleLive);
   probe("/metrics", &ApiServer::HandleMetrics);
+  probe("/load", &ApiServer::HandleLoad);
   http_->AddRoute(
       "GET", "/version", RouteAccess::kOperations,
       [this](const HttpRequest&, Responder responder) {
@@ -243,11 +273,25 @@ void ApiServer::AddApiRoute(
   http_->AddRoute(method, path, RouteAccess::kApi,
                   [this, handler = std::move(handler)](
                       const HttpRequest& request, Responder responder) {
+                    RecordBody(request);
                     absl::Status status = Refusal();
-                    if (status.ok())
-                      status = handler(model_, request, responder);
-                    if (!status.ok()) SendError(status, responder);
+                    if (status.ok()) status = CheckMemory(request);
+                    if (status.ok()) {
+                      // Held while the body is parsed: to the handler's end.
+                      const auto memory = gate_->Enter(request, *model_.engine);
+                      status = memory.ok() ? handler(model_, request, responder)
+                                           : memory.status();
+                    }
+                    if (!status.ok()) {
+                      SendError(status, responder, GivenRequestId(request, ""));
+                    }
                   });
+}
+
+void ApiServer::RecordBody(const HttpRequest& request) const {
+  if (request.record == nullptr) return;
+  const int64_t size = http_->max_recorded_body_bytes();
+  if (size > 0) request.record->body = request.body.substr(0, size);
 }
 
 absl::Status ApiServer::Refusal() const {
@@ -316,13 +360,22 @@ void ApiServer::HandleReady(const Responder& responder) const {
   } else if (state == State::kServing && !model_.engine->Health().ok()) {
     status = absl::UnavailableError("the engine has failed");
   }
+  std::string text = "ok";
+  if (state == State::kServing && status.ok() && model_.readiness) {
+    absl::StatusOr<std::string> readiness = model_.readiness();
+    if (readiness.ok()) {
+      text = *std::move(readiness);
+    } else {
+      status = readiness.status();
+    }
+  }
   if (!status.ok()) return SendError(status, responder);
   if (state == State::kWaiting) {
     responder->Send(200, kJsonType,
                     DumpJson({{"status", std::string(Refusal().message())}}));
     return;
   }
-  responder->Send(200, kJsonType, R"({"status":"ok"})");
+  responder->Send(200, kJsonType, DumpJson({{"status", text}}));
 }
 
 void ApiServer::HandleLive(const Responder& responder) const {
@@ -345,8 +398,40 @@ void ApiServer::HandleMetrics(const Responder& responder) const {
     responder->Send(200, "text/plain; version=0.0.4; charset=utf-8", "");
     return;
   }
-  responder->Send(200, "text/plain; version=0.0.4; charset=utf-8",
-                  model_.metrics->Render(model_.engine->Stats()));
+  responder->Send(
+      200, "text/plain; version=0.0.4; charset=utf-8",
+      model_.metrics->Render(model_.engine->Stats(), gate_->Figures()) +
+          (model_.more_metrics ? model_.more_metrics() : ""));
+}
+
+void ApiServer::HandleLoad(const Responder& responder) const {
+  const State state = state_.load(std::memory_order_acquire);
+  if (state != State::kServing && state != State::kDraining) {
+    return SendError(absl::UnavailableError("the model is not served here"),
+                     responder);
+  }
+  const EngineStats stats = model_.engine->Stats();
+  const double kv_use =
+      stats.num_blocks == 0
+          ? 0
+          : 1.0 - double(stats.num_free_blocks) / stats.num_blocks;
+  const int num_requests = stats.num_running + stats.num_waiting;
+  responder->Send(
+      200, kJsonType,
+      DumpJson(
+          {{"server_load", num_requests},  // vLLM
+           {"dp_rank", 0},                 // SGLang, to num_tokens
+           {"num_reqs", num_requests},
+           {"num_waiting_reqs", stats.num_waiting},
+           {"num_tokens", int64_t{stats.num_blocks - stats.num_free_blocks} *
+                              model_.block_size},
+           {"num_running_reqs", stats.num_running},
+           {"num_waiting_tokens", stats.num_waiting_tokens},
+           {"kv_cache_usage", kv_use},
+           {"predicted_queue_delay_seconds",
+            absl::ToDoubleSeconds(stats.predicted_delay)},
+           {"saturation", stats.saturation},
+           {"shed_stage", ShedStageName(gate_->Figures().stage)}}));
 }
 
 void ApiServer::HandleModels(const Responder& responder) const {
@@ -367,6 +452,9 @@ void ApiServer::HandleModels(const Responder& responder) const {
 absl::Status ApiServer::HandleTokenize(const ServedModel& model,
                                        const HttpRequest& request,
                                        const Responder& responder) const {
+  // Released when the answer is there.
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<KeyTicket> ticket,
+                         AdmitKey(request));
   QUIRE_ASSIGN_OR_RETURN(Json body, ParseJson(request.body));
   if (!body.is_object()) {
     return absl::InvalidArgumentError("the body must be a JSON object");
@@ -394,6 +482,8 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
     if (api_request.prompts.size() != 1 || text == nullptr) {
       return ParameterError("prompt", "'prompt' must be a string");
     }
+    QUIRE_RETURN_IF_ERROR(
+        CheckTokenizedLength("prompt", text->size(), model.limits));
     EncodeOptions options;
     options.add_special_tokens = api_request.add_special_tokens;
     options.parse_special_tokens = true;
@@ -423,6 +513,9 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
 absl::Status ApiServer::HandleDetokenize(const ServedModel& model,
                                          const HttpRequest& request,
                                          const Responder& responder) const {
+  // Released when the answer is there.
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<KeyTicket> ticket,
+                         AdmitKey(request));
   QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
   const auto tokens = body.is_object() ? body.find("tokens") : body.end();
   if (!body.is_object() || tokens == body.end() || !tokens->is_array()) {
@@ -480,8 +573,15 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   }
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
   QUIRE_RETURN_IF_ERROR(CheckNumScores(api_request, prompts));
+  RequestTraits traits;
+  traits.has_extras = prompts.size() * api_request.best_of > 1 ||
+                      api_request.sampling.num_prompt_logprobs >= 0;
+  traits.priority = api_request.priority;
+  QUIRE_RETURN_IF_ERROR(gate_->Check(traits, *model.engine));
+  QUIRE_ASSIGN_OR_RETURN(const absl::Time deadline,
+                         gate_->Deadline(request, api_request.timeout));
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
-             std::move(ticket), responder);
+             deadline, std::move(ticket), responder);
   return absl::OkStatus();
 }
 
@@ -512,6 +612,12 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, parsed.priority));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> inputs,
                          EncodeInputs(parsed, *model.tokenizer, model.limits));
+  RequestTraits traits;
+  traits.has_extras = inputs.size() > 1;
+  traits.priority = parsed.priority;
+  QUIRE_RETURN_IF_ERROR(gate_->Check(traits, *model.engine));
+  QUIRE_ASSIGN_OR_RETURN(const absl::Time deadline,
+                         gate_->Deadline(request, parsed.timeout));
   EmbeddingCallOptions options;
   if (ticket != nullptr) {
     for (const auto& input : inputs) ticket->CountTokens(input.size());
@@ -532,6 +638,8 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
     options.headers.emplace_back("X-Quire-Ignored-Fields",
                                  IgnoredFieldsHeader(parsed.ignored_fields));
   }
+  options.record = request.record;
+  RecordCall("embeddings", options.model, options.record);
   std::vector<Request> requests;
   for (std::vector<int32_t>& input : inputs) {
     Request engine_request;
@@ -541,7 +649,9 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
     // As for completions: a hit shows in the latency.
     engine_request.cache_namespace = CacheNamespace(request, parsed.cache_salt);
     engine_request.arrival_time = request.arrival_time;
+    engine_request.deadline = deadline;
     engine_request.priority = parsed.priority;
+    SetShare(request.owner.get(), &engine_request);
     requests.push_back(std::move(engine_request));
   }
   const auto call =
@@ -558,11 +668,24 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
 // From here on the call answers, whatever happens.
 void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            std::vector<std::vector<int32_t>> prompts,
-                           const HttpRequest& http_request,
+                           const HttpRequest& http_request, absl::Time deadline,
                            std::shared_ptr<KeyTicket> ticket,
                            const Responder& responder) const {
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
   options.ticket = ticket;
+  options.record = http_request.record;
+  options.arrival_time = http_request.arrival_time;
+  options.has_metrics = model.has_request_metrics;
+  RecordCall(api_request.kind == ApiKind::kChat ? "chat" : "text_completion",
+             options.model, options.record);
+  if (RequestRecord* const record = options.record.get()) {
+    record->is_stream = options.stream;
+    record->temperature = api_request.sampling.temperature;
+    record->top_p = api_request.sampling.top_p;
+    record->max_tokens = api_request.sampling.max_tokens;
+    record->n = api_request.n;
+    record->num_prompt_tokens = options.num_prompt_tokens;
+  }
   const absl::string_view prefix =
       api_request.kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-";
   const std::string given_id =
@@ -594,6 +717,8 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
     request.priority = api_request.priority;
     request.cache_namespace = cache_namespace;
     request.arrival_time = http_request.arrival_time;
+    request.deadline = deadline;
+    SetShare(http_request.owner.get(), &request);
     parts.push_back(
         {request.id, static_cast<int32_t>(parts.size()) * api_request.best_of,
          api_request.best_of, max_tokens, static_cast<int64_t>(prompt.size()),
@@ -606,13 +731,9 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
       std::make_shared<ApiCall>(std::move(options), model.tokenizer, responder);
   model.output->Register(call, parts);
   for (size_t i = 0; i < requests.size(); ++i) {
-    absl::Status status = model.engine->Submit(std::move(requests[i]));
+    const absl::Status status = model.engine->Submit(std::move(requests[i]));
     if (status.ok()) continue;
-    // A full queue is the server's limit, not the caller's.
-    if (absl::IsResourceExhausted(status)) {
-      status = absl::UnavailableError("the server is overloaded");
-    }
-    model.output->Reject(call, i, parts, status);
+    model.output->Reject(call, i, parts, SubmitRefusal(status));
     return;
   }
   // What a full queue refuses is not counted.

@@ -18,6 +18,7 @@
 #include "server/openai_api.h"
 #include "server/output_processor.h"
 #include "server/prompt.h"
+#include "server/request_gate.h"
 #include "server/sampling_strings.h"
 #include "server/server_metrics.h"
 #include "tokenizer/chat_template.h"
@@ -47,13 +48,20 @@ struct ServedModel {
   std::optional<ServedEmbedding> embedding;  // None: the model generates text.
   int64_t created = 0;                       // Unix seconds.
   bool has_priorities = false;               // SchedulingPolicy::kPriority.
+  int block_size = 16;                       // Of the KV cache, in tokens.
+  bool has_request_metrics = false;          // ApiCallOptions::has_metrics.
+  // Of an edge: what ready says, or why new requests are refused. Null: "ok".
+  std::function<absl::StatusOr<std::string>()> readiness;
+  // Appended to the metrics. Null: nothing.
+  std::function<std::string()> more_metrics;
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.
 class ApiServer {
  public:
   // Adds the routes; `http` must not be started yet and must outlive this.
-  ApiServer(HttpServer* http, std::string version);
+  ApiServer(HttpServer* http, std::string version,
+            const RequestGateOptions& gate_options = {});
 
   // What probes report until Serve: so many of the bytes to load are there.
   void SetLoadProgress(int64_t num_done, int64_t num_total);
@@ -65,6 +73,8 @@ class ApiServer {
   // ready is 200, API requests are refused with `reason`.
   void ServeAsWorker(const std::string& reason);
   void Serve(const ServedModel& model);
+  // Of keys, for other ways in than the routes here.
+  KeyLimiter* limiter() const { return limiter_.get(); }
   // Ready turns 503 at once, and new API requests are refused.
   void StartDraining();
 
@@ -85,6 +95,8 @@ class ApiServer {
   // 503 only if the engine can serve no more.
   void HandleLive(const Responder& responder) const;
   void HandleMetrics(const Responder& responder) const;
+  // In vLLM's and SGLang's words, and in our own.
+  void HandleLoad(const Responder& responder) const;
   void HandleModels(const Responder& responder) const;
   absl::Status HandleTokenize(const ServedModel& model,
                               const HttpRequest& request,
@@ -100,12 +112,14 @@ class ApiServer {
                                 const Responder& responder) const;
   void SubmitCall(const ServedModel& model, ApiRequest api_request,
                   std::vector<std::vector<int32_t>> prompts,
-                  const HttpRequest& http_request,
+                  const HttpRequest& http_request, absl::Time deadline,
                   std::shared_ptr<KeyTicket> ticket,
                   const Responder& responder) const;
   // One request more of the key, if it has any. RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(
       const HttpRequest& request) const;
+  // Keeps what may be told of the body.
+  void RecordBody(const HttpRequest& request) const;
   void AddApiRoute(
       const char* method, const char* path,
       std::function<absl::Status(const ServedModel&, const HttpRequest&,
@@ -119,6 +133,7 @@ class ApiServer {
   std::unique_ptr<SamplingStrings> sampling_strings_;
   // Outlives the calls, which the output processor of `model_` holds.
   const std::unique_ptr<KeyLimiter> limiter_;
+  const std::unique_ptr<RequestGate> gate_;
   std::atomic<State> state_{State::kLoading};
   mutable std::mutex reason_mu_;
   std::string reason_;  // Of kWaiting and kWorker; guarded by reason_mu_.

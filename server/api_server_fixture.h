@@ -42,6 +42,7 @@ inline constexpr Route kPublicRoutes[] = {{"GET", "/health"},
                                           {"GET", "/health/ready"},
                                           {"GET", "/health/live"},
                                           {"GET", "/metrics"},
+                                          {"GET", "/load"},
                                           {"GET", "/version"}};
 inline constexpr Route kApiRoutes[] = {
     {"GET", "/v1/models"},       {"POST", "/tokenize"},
@@ -78,7 +79,7 @@ class ApiServerTest : public testing::Test {
     auto http = HttpServer::Create(http_options_);
     ASSERT_TRUE(http.ok()) << http.status();
     http_ = *std::move(http);
-    api_ = std::make_unique<ApiServer>(http_.get(), "1.2.3");
+    api_ = std::make_unique<ApiServer>(http_.get(), "1.2.3", gate_options_);
     ASSERT_TRUE(http_->Start().ok());
   }
 
@@ -108,6 +109,9 @@ class ApiServerTest : public testing::Test {
     model.created = 1700000000;
     model.eos_token_ids = engine_options_.eos_token_ids;
     model.embedding = embedding_;
+    model.has_priorities =
+        engine_options_.scheduling_policy == SchedulingPolicy::kPriority;
+    model.has_request_metrics = has_request_metrics_;
     api_->Serve(model);
   }
 
@@ -172,7 +176,9 @@ class ApiServerTest : public testing::Test {
   }
 
   HttpServerOptions http_options_;
+  RequestGateOptions gate_options_;
   std::optional<ServedEmbedding> embedding_;
+  bool has_request_metrics_ = false;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;
   std::function<absl::Status(int64_t)> fail_collect_;

@@ -8,6 +8,7 @@
 #include "server/api_error.h"
 #include "server/embedding.h"
 #include "server/json_text.h"
+#include "server/request_gate.h"
 
 namespace quire {
 namespace {
@@ -24,13 +25,6 @@ void AppendFloats(absl::Span<const float> values, std::string* out) {
     separator = ',';
   }
   *out += values.empty() ? "[]" : "]";
-}
-
-absl::Status SubmitError(absl::Status status) {
-  // A full queue is the server's limit, not the caller's.
-  return absl::IsResourceExhausted(status)
-             ? absl::UnavailableError("the server is overloaded")
-             : status;
 }
 
 }  // namespace
@@ -64,7 +58,7 @@ CallPart EmbeddingCall::PartOf(int input_idx) const {
 }
 
 void EmbeddingCall::Submit() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   const int num_first = std::min(num_inputs_, options_.max_in_flight);
   std::vector<CallPart> parts;
   for (int i = 0; i < num_first; ++i) parts.push_back(PartOf(i));
@@ -75,7 +69,7 @@ void EmbeddingCall::Submit() {
     requests_[i].id = request.id;  // For Cancel.
     const absl::Status status = engine_->Submit(std::move(request));
     if (status.ok()) continue;
-    output_->Reject(shared_from_this(), i, parts, SubmitError(status));
+    output_->Reject(shared_from_this(), i, parts, SubmitRefusal(status));
     is_cancelled_ = true;
     return;
   }
@@ -84,7 +78,7 @@ void EmbeddingCall::Submit() {
 }
 
 void EmbeddingCall::SubmitNext() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   if (is_cancelled_ || next_input_ == num_inputs_) return;
   const CallPart part = PartOf(next_input_);
   Request request = std::move(requests_[next_input_++]);
@@ -94,17 +88,30 @@ void EmbeddingCall::SubmitNext() {
   const absl::Status status = engine_->Submit(std::move(request));
   if (status.ok()) return;
   is_cancelled_ = true;
-  output_->Reject(shared_from_this(), 0, {part}, SubmitError(status));
+  output_->Reject(shared_from_this(), 0, {part}, SubmitRefusal(status));
 }
 
 void EmbeddingCall::Cancel() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   is_cancelled_ = true;
   // Those that have ended are ignored.
   for (int i = 0; i < next_input_; ++i) engine_->Abort(requests_[i].id);
 }
 
+void EmbeddingCall::FillRecord(const char* finish_reason) {
+  if (options_.record == nullptr) return;
+  RequestRecord& record = *options_.record;
+  record.num_prompt_tokens = num_prompt_tokens_;
+  record.num_cached_tokens = num_cached_tokens_;
+  record.scheduled_time = scheduled_time_;
+  record.finish_reason = finish_reason;
+}
+
 bool EmbeddingCall::Append(int input_idx, const OutputEvent& event) {
+  if (event.scheduled_time != absl::Time() &&
+      scheduled_time_ == absl::InfinitePast()) {
+    scheduled_time_ = event.scheduled_time;
+  }
   if (is_complete_ || !event.finish_reason.has_value()) return false;
   if (event.embedding.empty()) {
     Fail(absl::UnavailableError("the request was aborted"));
@@ -137,6 +144,7 @@ void EmbeddingCall::Flush() {
 void EmbeddingCall::Complete() {
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  FillRecord("stop");
   std::string out =
       absl::StrCat(R"({"id":")", options_.id, R"(","object":"list","created":)",
                    options_.created, R"(,"model":)");
@@ -160,8 +168,9 @@ void EmbeddingCall::Fail(const absl::Status& error) {
   if (is_complete_) return;
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  FillRecord("error");
   {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     is_cancelled_ = true;
     for (int i = 0; i < next_input_; ++i) engine_->Abort(requests_[i].id);
   }

@@ -166,6 +166,12 @@ absl::Status SetField(const std::string& name, const Json& value,
         request.priority,
         IntIn(name, value, -std::numeric_limits<int32_t>::max(),
               std::numeric_limits<int32_t>::max()));
+  } else if (name == "timeout") {
+    if (!value.is_number() || !(value.get<double>() > 0) ||
+        !(value.get<double>() <= kMaxTimeoutSeconds)) {
+      return TypeError(name, "a number of seconds above 0, at most a year");
+    }
+    request.timeout = value.get<double>();
   } else if (name == "messages") {
     return ParameterError(name, "'messages' is not supported: use 'input'",
                           "unsupported_parameter");

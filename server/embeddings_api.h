@@ -32,8 +32,9 @@ struct EmbeddingsRequest {
   // Which ones: as vLLM for embedding models, the first.
   bool truncates_left = false;
   std::string cache_salt;
-  std::string request_id;  // Of the caller; empty if it gave none.
-  int32_t priority = 0;    // See Request::priority.
+  std::string request_id;         // Of the caller; empty if it gave none.
+  int32_t priority = 0;           // See Request::priority.
+  std::optional<double> timeout;  // Seconds from the request's arrival.
   // Unknown names: ignored, and listed in a response header.
   std::vector<std::string> ignored_fields;
 };

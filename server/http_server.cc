@@ -20,6 +20,7 @@
 #include "server/http/api_keys.h"
 #include "server/http/event_loop.h"
 #include "server/http/worker_pool.h"
+#include "server/telemetry/request_record.h"
 
 // The library is a compiled shared object: another version may move a virtual
 // function, and without the macros it was built with its classes have another
@@ -135,10 +136,15 @@ class QuireHttpServer : public HttpServer,
 
   void AddRoute(absl::string_view method, absl::string_view path,
                 RouteAccess access, HttpHandler handler) override;
+  std::vector<HttpRoute> routes() const override;
   absl::Status Start() override;
   int port() const override { return port_; }
   int ops_port() const override { return ops_port_; }
   int num_open_requests() const override { return loop_.num_open_requests(); }
+  int64_t max_recorded_body_bytes() const override {
+    return options_.observer == nullptr ? 0
+                                        : options_.observer->max_body_bytes();
+  }
   absl::StatusOr<bool> ReloadKeys() override {
     return api_keys_->ReloadIfChanged();
   }
@@ -257,6 +263,16 @@ absl::Status QuireHttpServer::Start() {
   return loop_.Start(std::move(main), std::move(tls), std::move(operations));
 }
 
+std::vector<HttpRoute> QuireHttpServer::routes() const {
+  std::vector<HttpRoute> routes;
+  for (const auto& [path, methods] : routes_) {
+    for (const auto& [method, route] : methods) {
+      routes.push_back({method, path, route.access});
+    }
+  }
+  return routes;
+}
+
 void QuireHttpServer::Stop(absl::Duration grace) {
   std::lock_guard<std::mutex> lock(stop_mu_);
   loop_.Stop(grace);
@@ -291,6 +307,7 @@ RequestSink::Verdict QuireHttpServer::Admit(const RequestHead& head,
     verdict.message = "no such path";
     return verdict;
   }
+  verdict.route = path->first;
   const Route* const route = FindRoute(head);
   if (route == nullptr) {
     std::string allowed;
@@ -303,6 +320,7 @@ RequestSink::Verdict QuireHttpServer::Admit(const RequestHead& head,
     verdict.headers = {{"Allow", allowed}};
     return verdict;
   }
+  verdict.access = route->access;
   if (route->access != RouteAccess::kApi) return verdict;
   verdict.owner = api_keys_->Authenticate(head.Field("authorization"));
   if (verdict.owner == nullptr) {
@@ -362,6 +380,7 @@ void QuireHttpServer::RunHandler(const HttpHandler& handler,
     request.body = std::move(current_->request.body);
     request.arrival_time = current_->request.arrival_time;
     request.owner = std::move(current_->request.owner);
+    request.record = std::move(current_->request.record);
     for (const auto& [name, value] : parsed.headers) {
       // Added by the library; the body's length is that of `body`.
       if (name == "REMOTE_ADDR" || name == "REMOTE_PORT" ||
@@ -375,6 +394,9 @@ void QuireHttpServer::RunHandler(const HttpHandler& handler,
     if (absl::string_view type = current_->request.head.Field("content-type");
         !type.empty()) {
       request.headers.emplace_back("content-type", std::string(type));
+    }
+    if (current_->request.head.offers_upgrade) {
+      request.upgrade = std::string(current_->request.head.Field("upgrade"));
     }
     handler(request, std::move(current_->responder));
   } catch (...) {

@@ -21,6 +21,9 @@
 
 namespace quire {
 
+class RequestObserver;  // server/telemetry/request_record.h
+struct RequestRecord;
+
 // What the requests of one key may take. 0: no bound.
 struct ApiKeyLimits {
   int64_t max_concurrent_requests = 0;
@@ -33,6 +36,9 @@ struct ApiKeyLimits {
 struct ApiKeyOwner {
   std::string name;  // Empty: nobody had to say who they are.
   ApiKeyLimits limits;
+  // Of the engine and the cache, among owners; [1, 1000].
+  int32_t share_weight = 1;
+  bool is_only_one = false;  // There is nobody to share with.
 };
 
 struct HttpRequest {
@@ -45,18 +51,34 @@ struct HttpRequest {
       arrival_time;  // Clock of the process when the first byte was read.
   // Of a route with kApi; null for others.
   std::shared_ptr<const ApiKeyOwner> owner;
+  // What will be told of the request; whoever answers it holds it until it has,
+  // and writes the API's part. Null in tests only.
+  std::shared_ptr<RequestRecord> record;
 
   // The first value of `name` (lower case); empty if absent.
   absl::string_view Header(absl::string_view name) const;
+  // The protocol that the peer offers to go on in; empty if it offers none.
+  std::string upgrade;
 };
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
-// The answer to one request: either one Send, or StartStream, then any number
-// of Write, then Finish. All methods are thread-safe, never block and may be
-// called from any thread, at once or long after the handler returned; after the
-// peer has gone they do nothing. Dropping the last reference unanswered sends
-// 500.
+// A connection that goes on in another protocol (RFC 9110 7.8).
+struct HttpUpgrade {
+  std::string protocol;  // As the answer names it.
+  // Takes what the peer sends, from its first byte on, in order; false cuts the
+  // connection off. On a thread of the server: must not block.
+  std::function<bool(absl::string_view bytes)> on_bytes;
+  int64_t max_buffered_bytes = 256 << 10;  // As HttpServerOptions'.
+  // A peer that is silent for longer is cut off.
+  absl::Duration idle_timeout = absl::InfiniteDuration();
+};
+
+// The answer to one request: either one Send, or StartStream or Upgrade, then
+// any number of Write, then Finish. All methods are thread-safe, never block
+// and may be called from any thread, at once or long after the handler
+// returned; after the peer has gone they do nothing. Dropping the last
+// reference unanswered sends 500.
 class HttpResponder {
  public:
   virtual ~HttpResponder() = default;
@@ -67,6 +89,9 @@ class HttpResponder {
 
   // Begins a chunked text/event-stream response with status 200.
   virtual void StartStream(const HttpHeaders& headers = {}) = 0;
+  // Answers 101; what is written goes out as it is. Only for a request that
+  // offers it (HttpRequest::upgrade). The server's Stop does not wait for it.
+  virtual void Upgrade(HttpUpgrade /*upgrade*/) {}
   // Queues bytes of the stream as one chunk; pieces are coalesced. If the peer
   // reads too slowly (HttpServerOptions::max_buffered_bytes) it is
   // disconnected.
@@ -132,6 +157,8 @@ struct HttpServerOptions {
   std::string api_keys_file;
   // A line for the log. Runs on the socket thread: must not block or throw.
   std::function<void(const std::string& line)> on_notice;
+  // Is told of every request. May be null.
+  std::shared_ptr<RequestObserver> observer;
   // Renders an error of the transport itself (404, 405, 400, 401, 408, 413,
   // 415, 431, 503) as a JSON body.
   std::function<std::string(int status, absl::string_view message)> error_body;
@@ -144,6 +171,11 @@ struct HttpServerOptions {
       on_response;
 };
 
+struct HttpRoute {
+  std::string method, path;
+  RouteAccess access = RouteAccess::kApi;
+};
+
 class HttpServer {
  public:
   static absl::StatusOr<std::unique_ptr<HttpServer>> Create(
@@ -154,6 +186,9 @@ class HttpServer {
   virtual void AddRoute(absl::string_view method, absl::string_view path,
                         RouteAccess access, HttpHandler handler) = 0;
 
+  // All that were added. Not before Start.
+  virtual std::vector<HttpRoute> routes() const = 0;
+
   // Binds and serves in the background. UNAVAILABLE with address and reason.
   virtual absl::Status Start() = 0;
   virtual int port() const = 0;      // After Start; 0 for a Unix socket.
@@ -163,6 +198,9 @@ class HttpServer {
   // error the keys in force stay. Not on a thread that must not block; one at a
   // time.
   virtual absl::StatusOr<bool> ReloadKeys() = 0;
+
+  // HttpServerOptions::observer's.
+  virtual int64_t max_recorded_body_bytes() const = 0;
 
   // Requests being handled or answered now, probes included.
   virtual int num_open_requests() const = 0;

@@ -111,6 +111,21 @@ TEST(ParseJsonTest, LimitsTheKeysOfAnObject) {
   const auto many = ParseJson(object(1025));
   ASSERT_FALSE(many.ok());
   EXPECT_NE(many.status().message().find("1024 keys"), std::string::npos);
+  // Of the outermost object no member is to blame.
+  EXPECT_FALSE(many.status().GetPayload(kParameterPayload).has_value());
+}
+
+TEST(ParseJsonTest, LimitsPlainValues) {
+  const JsonLimits limits = {.max_plain_values = 3};
+  EXPECT_TRUE(ParseJson("{\"a\":[1,true,null]}", limits).ok());
+  for (const char* fourth : {"2", "-1.5", "false", "null"}) {
+    const auto many =
+        ParseJson(std::string("{\"a\":[1,true,null,") + fourth + "]}", limits);
+    EXPECT_EQ(many.status().message(),
+              "the body exceeds a limit: more than 3 numbers, booleans and "
+              "nulls");
+    EXPECT_EQ(many.status().GetPayload(kParameterPayload), absl::Cord("a"));
+  }
 }
 
 TEST(AppendJsonStringTest, EscapesAndRepairs) {

@@ -332,6 +332,13 @@ const Field kFields[] = {
        r.priority = v.get<int32_t>();
        return absl::OkStatus();
      }},
+    {"timeout", kBoth, kNumber, 0, kMaxTimeoutSeconds, kUsed,
+     [](const Json& v, ApiRequest& r) -> absl::Status {
+       r.timeout = v.get<double>();
+       if (*r.timeout > 0) return absl::OkStatus();
+       return ParameterError("timeout",
+                             "'timeout' must be a number of seconds above 0");
+     }},
     {"request_id", kBoth, kString, -kNone, kNone, kUsed, SetRequestId},
     // Sampling.
     {"temperature", kBoth, kNumber, 0, 2, kUsed,
@@ -354,7 +361,8 @@ const Field kFields[] = {
      SetFloat<&SamplingParams::presence_penalty>},
     {"frequency_penalty", kBoth, kNumber, -2, 2, kUsed,
      SetFloat<&SamplingParams::frequency_penalty>},
-    // As low as a backend takes it (SlotParams): a refusal there fails the step.
+    // As low as a backend takes it (SlotParams): a refusal there fails the
+    // step.
     {"repetition_penalty", kBoth, kNumber, 1e-6, 10, kUsed,
      SetFloat<&SamplingParams::repetition_penalty>},
     {"seed", kBoth, kInt, -kNone, kNone, kUsed,
@@ -727,13 +735,6 @@ absl::Status CheckTogether(ApiRequest& request) {
 }
 
 }  // namespace
-
-bool IsHarmlessRequestId(absl::string_view id) {
-  return !id.empty() && id.size() <= kMaxRequestIdLength &&
-         std::all_of(id.begin(), id.end(), [](char c) {
-           return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
-         });
-}
 
 absl::StatusOr<ApiRequest> ParseApiRequest(ApiKind kind, const Json& body,
                                            const SamplingDefaults& defaults) {

@@ -13,10 +13,14 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/request.h"
+#include "server/telemetry/request_record.h"
 #include "nlohmann/json.hpp"
 #include "server/json_text.h"
 
 namespace quire {
+
+// A year: beyond it nobody means what they say, and times stay finite.
+inline constexpr double kMaxTimeoutSeconds = 365 * 86400.0;
 
 enum class ApiKind : uint8_t { kChat, kCompletion };
 
@@ -51,9 +55,10 @@ struct ApiRequest {
   bool return_tokens_as_token_ids = false;
   // Keeps so many prompt tokens; -1: as many as leave room for the answer.
   std::optional<int32_t> truncate_prompt_tokens;
-  bool truncates_right = false;  // Keeps the first ones, not the last ones.
-  int32_t priority = 0;          // Smaller is more urgent.
-  std::string request_id;        // Empty, or harmless in a header.
+  bool truncates_right = false;   // Keeps the first ones, not the last ones.
+  int32_t priority = 0;           // Smaller is more urgent.
+  std::optional<double> timeout;  // Seconds from the request's arrival.
+  std::string request_id;         // Empty, or harmless in a header.
   // The answer begins with the prompt (chat: with the final message, if it is
   // of the role that answers).
   bool echo = false;
@@ -86,11 +91,6 @@ struct ApiRequest {
   bool wants_logprobs = false;
   std::optional<int32_t> top_logprobs;
 };
-
-inline constexpr size_t kMaxRequestIdLength = 64;
-// True if `id` may stand in a header: 1 to kMaxRequestIdLength letters, digits,
-// '.', '_' and '-'.
-bool IsHarmlessRequestId(absl::string_view id);
 
 // INVALID_ARGUMENT naming the parameter for wrong types and ranges, and for
 // fields that would change the answer and are not built. Every field's type,

@@ -1,5 +1,7 @@
 #include "server/output_processor.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -120,6 +122,7 @@ void OutputProcessor::FlushCalls() {
 }
 
 void OutputProcessor::Run() {
+  pthread_setname_np(pthread_self(), "output");
   TakeShortSlices();
   std::vector<Item> items;
   while (TakeItems(&items)) {

@@ -100,8 +100,10 @@ struct ServerMetrics::Families {
 
   explicit Families(const ServerMetricsOptions& options)
       : labels{{"model_name", options.model_name}, {"engine", "0"}},
-        http_requests(options.http_requests) {
+        http_requests(options.http_requests),
+        telemetry(options.telemetry) {
     AddCounters();
+    AddLoad();
     if (options.num_speculative_tokens > 0) AddDrafts(options);
     AddHistograms(options.max_model_len);
     AddFinished();
@@ -134,6 +136,76 @@ struct ServerMetrics::Families {
     cache_hits = NewCounter("vllm:prefix_cache_hits_total",
                             "Prompt tokens found in the prefix cache.");
     steps = NewCounter("quire:steps_total", "Steps of the engine.");
+    if (telemetry == nullptr) return;
+    log_lines_dropped =
+        NewCounter("quire:log_lines_dropped_total",
+                   "Lines of the log that nobody took in time.");
+    spans_exported = NewCounter("quire:trace_spans_exported_total",
+                                "Spans that the collector has taken.");
+    spans_dropped = NewCounter("quire:trace_spans_dropped_total",
+                               "Spans that the collector did not take.");
+  }
+
+  // What is refused or given up, and why.
+  void AddLoad() {
+    saturation = NewGauge("quire:saturation",
+                          "Load from 0 to 1, to scale by: the largest of "
+                          "step use, KV use and predicted queue delay over "
+                          "its target, averaged over some seconds.");
+    step_use = NewGauge("quire:step_use", "Steps' part in quire:saturation.");
+    mean_kv_use = NewGauge("quire:kv_use", "KV's part in quire:saturation.");
+    delay_use =
+        NewGauge("quire:queue_delay_use", "The queue's part in saturation.");
+    predicted_delay =
+        NewGauge("quire:predicted_queue_delay_seconds",
+                 "Wait of a request that would come now, at the queue's end.");
+    queue_use = NewGauge("quire:queue_use",
+                         "Part of the queue's bounds in use, the largest.");
+    shed_stage = NewGauge("quire:shed_stage",
+                          "0: none, 1: extras are refused, 2: low priority, "
+                          "3: everything new.");
+    auto& refusals = BuildCounter()
+                         .Name("quire:requests_refused_total")
+                         .Help("Requests refused for load, by reason.")
+                         .Register(registry);
+    for (const char* reason :
+         {"queue_full", "share_full", "deadline", "memory", "stage_extras",
+          "stage_low_priority", "stage_everything"}) {
+      Labels with_reason = labels;
+      with_reason["reason"] = reason;
+      refused.push_back({&refusals.Add(with_reason)});
+    }
+    auto& overdue_family = BuildCounter()
+                               .Name("quire:requests_overdue_total")
+                               .Help("Requests ended by their deadline.")
+                               .Register(registry);
+    for (const char* state : {"waiting", "running"}) {
+      Labels with_state = labels;
+      with_state["state"] = state;
+      overdue.push_back({&overdue_family.Add(with_state)});
+    }
+  }
+
+  void SetLoad(const EngineStats& stats, const GateFigures& gate) {
+    saturation->Set(stats.saturation);
+    step_use->Set(stats.step_use);
+    mean_kv_use->Set(stats.kv_use);
+    delay_use->Set(stats.delay_use);
+    predicted_delay->Set(absl::ToDoubleSeconds(stats.predicted_delay));
+    queue_use->Set(stats.queue_use);
+    shed_stage->Set(static_cast<double>(gate.stage));
+    const int64_t counts[] = {stats.refusals.num_queue_full,
+                              stats.refusals.num_share_full,
+                              stats.refusals.num_too_late,
+                              gate.num_refused_memory,
+                              gate.num_refused[1],
+                              gate.num_refused[2],
+                              gate.num_refused[3]};
+    for (size_t i = 0; i < refused.size(); ++i) {
+      refused[i].Set(static_cast<double>(counts[i]));
+    }
+    overdue[0].Set(static_cast<double>(stats.num_overdue_waiting));
+    overdue[1].Set(static_cast<double>(stats.num_overdue_running));
   }
 
   void AddDrafts(const ServerMetricsOptions& options) {
@@ -263,6 +335,7 @@ struct ServerMetrics::Families {
   prometheus::Registry registry;
   const Labels labels;
   const HttpRequestCounts* const http_requests;
+  const std::shared_ptr<const TelemetryCounts> telemetry;
   Gauge *running, *waiting, *kv_usage, *old_kv_usage, *waiting_tokens;
   Gauge *resident, *virtual_memory;
   Histogram *first_token, *inter_token, *old_inter_token, *per_request_token;
@@ -273,10 +346,16 @@ struct ServerMetrics::Families {
   std::mutex mu;  // Guards the mirrored counters: one rendering at a time.
   Mirrored prompt_tokens, generation_tokens, cached_tokens, preemptions;
   Mirrored cache_queries, cache_hits, steps, cpu_seconds;
+  // Not there without telemetry.
+  Mirrored log_lines_dropped = {nullptr}, spans_exported = {nullptr};
+  Mirrored spans_dropped = {nullptr};
   // Not there without speculation.
   Mirrored drafts = {nullptr}, draft_tokens = {nullptr};
   Mirrored accepted_tokens = {nullptr}, drafter_failures = {nullptr};
   std::vector<Mirrored> accepted_at;
+  Gauge *saturation, *step_use, *mean_kv_use, *delay_use, *predicted_delay;
+  Gauge *queue_use, *shed_stage;
+  std::vector<Mirrored> refused, overdue;
 };
 
 ServerMetrics::ServerMetrics(const ServerMetricsOptions& options)
@@ -317,9 +396,11 @@ void ServerMetrics::ObserveFinished(const FinishedRequest& request) {
   if (gaps > 0) f.per_request_token->Observe(decode / gaps);
 }
 
-std::string ServerMetrics::Render(const EngineStats& stats) {
+std::string ServerMetrics::Render(const EngineStats& stats,
+                                  const GateFigures& gate) {
   Families& f = *families_;
   std::lock_guard<std::mutex> lock(f.mu);
+  f.SetLoad(stats, gate);
   f.running->Set(stats.num_running);
   f.waiting->Set(stats.num_waiting);
   f.waiting_tokens->Set(static_cast<double>(stats.num_waiting_tokens));
@@ -336,6 +417,12 @@ std::string ServerMetrics::Render(const EngineStats& stats) {
   f.cache_queries.Set(static_cast<double>(stats.prefix_cache_queries));
   f.cache_hits.Set(static_cast<double>(stats.prefix_cache_hits));
   f.steps.Set(static_cast<double>(stats.num_steps));
+  if (f.telemetry != nullptr) {
+    const TelemetryCounts& counts = *f.telemetry;
+    f.log_lines_dropped.Set(static_cast<double>(counts.num_log_lines_dropped));
+    f.spans_exported.Set(static_cast<double>(counts.num_spans_exported));
+    f.spans_dropped.Set(static_cast<double>(counts.num_spans_dropped));
+  }
   if (f.drafts.counter != nullptr) {
     f.drafts.Set(static_cast<double>(stats.num_drafts));
     f.draft_tokens.Set(static_cast<double>(stats.num_draft_tokens));

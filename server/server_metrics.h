@@ -10,6 +10,8 @@
 #include "engine/engine_loop.h"
 #include "engine/request.h"
 #include "server/http_request_counts.h"
+#include "server/request_gate.h"
+#include "server/telemetry/telemetry_counts.h"
 
 namespace quire {
 
@@ -24,6 +26,7 @@ struct ServerMetricsOptions {
   int num_speculative_tokens = 0;  // 0: nothing is drafted.
   // Shown, too, unless null; must outlive the metrics.
   const HttpRequestCounts* http_requests = nullptr;
+  std::shared_ptr<const TelemetryCounts> telemetry;  // The same.
 };
 
 // One request of the engine, when it has ended.
@@ -51,7 +54,7 @@ class ServerMetrics {
   void ObserveFinished(const FinishedRequest& request);
 
   // Prometheus' text format, version 0.0.4.
-  std::string Render(const EngineStats& stats);
+  std::string Render(const EngineStats& stats, const GateFigures& gate = {});
 
  private:
   struct Families;

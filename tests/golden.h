@@ -20,8 +20,19 @@ nlohmann::json ReadJson(const std::string& path);
 
 // The largest error of a log-probability over the recorded positions of all
 // cases; the prompts are prefilled in pieces that end at those positions.
+//   num_reported: the most likely ids that the harness's backend reports; one
+//     that it does not report should be no more likely than those.
 absl::StatusOr<double> MaxLogprobError(ModelHarness* harness,
-                                       const nlohmann::json& golden);
+                                       const nlohmann::json& golden,
+                                       int num_reported);
+
+// How much more likely than the recorded greedy token another one is at worst,
+// in log-probability: 0 if all are the recorded ones. Each is told what was
+// recorded before it, so that all are compared. Infinite if a recorded token is
+// not among those reported.
+absl::StatusOr<double> MaxGreedyShortfall(ModelHarness* harness,
+                                          const nlohmann::json& golden,
+                                          int chunk, int num_reported);
 
 }  // namespace quire
 

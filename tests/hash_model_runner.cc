@@ -481,9 +481,16 @@ absl::Status HashModelRunner::Submit(const SchedulerOutput& output) {
                                ": scores ", row.num_scored, " of ",
                                row.num_tokens, " tokens");
     }
-    if (!row.input_on_device) num_ids += row.num_tokens;
+    if (!row.input_on_device) {
+      num_ids += row.num_tokens;
+    } else if (options_.num_micro_batches > 1) {
+      violation = absl::StrCat("step ", output.step_id, ", slot ", row.slot,
+                               ": the token is drawn by another stage");
+    }
   }
-  if (num_tokens > options_.max_num_batched_tokens) {
+  const int num_micro_batches = options_.num_micro_batches;
+  if (num_tokens > (options_.max_num_batched_tokens + num_micro_batches - 1) /
+                       num_micro_batches) {
     violation =
         absl::StrCat("step ", output.step_id, " has ", num_tokens, " tokens");
   }

@@ -26,7 +26,21 @@ constexpr int kMaxNumSeqs = 8;
 
 using Outputs = std::map<std::pair<RequestId, int>, std::vector<TokenOutput>>;
 
-enum class Quality { kNgram, kSuffix, kRight, kWrong, kRandom };
+enum class Quality {
+  kNgram,
+  kSuffix,
+  kRight,
+  kWrong,
+  kRandom,
+  kSameModel,  // Drafts for itself.
+  kOtherModel
+};
+
+// Of as many or fewer tokens.
+const char* OtherModelOf(absl::string_view name) {
+  if (name == "llama") return "qwen2";
+  return name == "gemma3" ? "mistral" : "phi3";
+}
 
 // Knows what is told without speculation.
 class KnowingDrafter : public Drafter {
@@ -222,6 +236,14 @@ TEST_P(SpeculationTest, TokensAreThoseWithoutDrafts) {
       drafter = std::make_unique<NgramDrafter>(1, 4);
     } else if (quality == Quality::kSuffix) {
       drafter = std::make_unique<SuffixDrafter>(SuffixOptions());
+    } else if (quality == Quality::kSameModel ||
+               quality == Quality::kOtherModel) {
+      const char* name = std::get<0>(GetParam());
+      auto made = model_->MakeDrafter(absl::StrCat(
+          "tests/testdata/goldens/",
+          quality == Quality::kSameModel ? name : OtherModelOf(name)));
+      ASSERT_TRUE(made.ok()) << made.status();
+      drafter = *std::move(made);
     } else {
       drafter = std::make_unique<KnowingDrafter>(quality, model_->vocab_size(),
                                                  &expected);
@@ -229,9 +251,12 @@ TEST_P(SpeculationTest, TokensAreThoseWithoutDrafts) {
     const Outputs found =
         Run(2 + adapts_drafts, drafter.get(), adapts_drafts, &stats);
     ExpectSame(found, expected);
-    EXPECT_GT(stats.num_draft_tokens, adapts_drafts ? 50 : 500);
+    // Of the others few are worth it.
+    EXPECT_GT(stats.num_draft_tokens, !adapts_drafts                    ? 500
+                                      : quality == Quality::kOtherModel ? 20
+                                                                        : 50);
     num_preemptions += stats.num_preemptions;
-    if (quality == Quality::kRight) {
+    if (quality == Quality::kRight || quality == Quality::kSameModel) {
       EXPECT_GT(stats.num_accepted_tokens, stats.num_draft_tokens * 19 / 20);
     } else if (quality == Quality::kWrong) {
       EXPECT_EQ(stats.num_accepted_tokens, 0);
@@ -242,8 +267,9 @@ TEST_P(SpeculationTest, TokensAreThoseWithoutDrafts) {
 
 std::string NameOf(
     const testing::TestParamInfo<SpeculationTest::ParamType>& info) {
-  static constexpr const char* kNames[] = {"ngram", "suffix", "right", "wrong",
-                                           "random"};
+  static constexpr const char* kNames[] = {"ngram",      "suffix", "right",
+                                           "wrong",      "random", "same_model",
+                                           "other_model"};
   return absl::StrCat(std::get<0>(info.param), "_",
                       kNames[static_cast<int>(std::get<1>(info.param))]);
 }
@@ -253,7 +279,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values("llama", "gemma3", "phi3_longrope"),
                      testing::Values(Quality::kNgram, Quality::kSuffix,
                                      Quality::kRight, Quality::kWrong,
-                                     Quality::kRandom)),
+                                     Quality::kRandom, Quality::kSameModel,
+                                     Quality::kOtherModel)),
     NameOf);
 
 }  // namespace

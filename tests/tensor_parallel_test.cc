@@ -148,6 +148,8 @@ Answers AnswersOf(ThreadRanks& group, int num_requests = kNumRequests,
   options.max_num_batched_tokens = 24;  // Prompts come in chunks.
   options.max_num_scored_tokens = 8;
   options.num_blocks = loaded.memory.num_blocks;
+  // Of stages: as many micro-batches.
+  options.steps_in_flight = options.num_micro_batches = group.steps_in_flight();
   options.enable_prefix_caching = true;
   options.check_integrity = true;
   FakeClock clock;

@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<ThreadRanks>> ThreadRanks::Create(
         options.transport, options.pipeline_size));
   }
   group->models_.resize(size);
+  group->tensor_size_ = options.tensor_size;
   QUIRE_RETURN_IF_ERROR(group->OnAll([&](int rank) -> absl::Status {
     LoadOptions own = load_options;
     ParallelConfig& parallel = own.parallel;
@@ -131,13 +132,19 @@ absl::StatusOr<StepResult> ThreadRanks::Collect() {
     QUIRE_ASSIGN_OR_RETURN(results[rank], models_[rank]->runner->Collect());
     return absl::OkStatus();
   }));
-  for (int rank = 1; rank < size(); ++rank) {
-    if (!IsSame(results[rank], results[0])) {
+  // The ranks of the last stage draw.
+  const int first = size() - tensor_size_;
+  for (int rank = 0; rank < size(); ++rank) {
+    if (rank < first && !results[rank].rows.empty()) {
+      return absl::InternalError(
+          absl::StrCat("step ", results[0].step_id, ": rank ", rank, " draws"));
+    }
+    if (rank > first && !IsSame(results[rank], results[first])) {
       return absl::InternalError(absl::StrCat("step ", results[0].step_id,
                                               ": rank ", rank, " disagrees"));
     }
   }
-  return std::move(results[0]);
+  return std::move(results[first]);
 }
 
 }  // namespace quire

@@ -16,8 +16,9 @@
 
 namespace quire {
 
-// Runs each step on all ranks and answers as rank 0 does. INTERNAL if ranks
-// disagree in a token or in a bit of a log-probability. Thread-compatible.
+// Runs each step on all ranks and answers as the last stage's first one does.
+// INTERNAL if ranks of that stage disagree in a token or in a bit of a
+// log-probability, or others draw. Thread-compatible.
 class ThreadRanks : public ModelRunner {
  public:
   struct Options {
@@ -50,6 +51,7 @@ class ThreadRanks : public ModelRunner {
   // Runs body(rank) on a thread for each rank; the first error of any.
   absl::Status OnAll(const std::function<absl::Status(int)>& body);
 
+  int tensor_size_ = 1;
   // By stage, and by rank in the tensor group.
   std::vector<std::unique_ptr<HostTestGroup>> tensor_groups_;
   std::vector<std::unique_ptr<HostTestGroup>> pipeline_groups_;

@@ -24,7 +24,10 @@ class LocalCodec : public PromptCodec {
     }
   }
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text) override {
-    return tokenizer_->Encode(text);
+    // Not what a user sent: a data set may hold rendered templates.
+    EncodeOptions options;
+    options.parse_special_tokens = true;
+    return tokenizer_->Encode(text, options);
   }
   absl::Span<const int32_t> PlainIds() const override { return plain_ids_; }
   std::string Decode(absl::Span<const int32_t> ids) override {

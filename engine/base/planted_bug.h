@@ -40,6 +40,8 @@ enum class PlantedBug : uint8_t {
   kPreemptOldest,
   kPlaceLostByPreemption,  // A preempted sequence goes to the queue's end.
   kPriorityIgnored,
+  kSharesNotSorted,  // After a correction of an owner's account.
+  kDeadlineIgnored,
   kReserveTooLarge,   // What needs every block is never admitted.
   kComputedOffByOne,  // A hit counts for one token more.
   kBudgetOffByOne,

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -17,6 +18,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace quire {
 namespace {
@@ -129,6 +134,16 @@ void SharedCounter::WakeAll() {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(&value), FUTEX_WAKE, INT_MAX,
           nullptr, nullptr, 0);
 }
+
+void PauseSpinning() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void YieldSpinning() { sched_yield(); }
 
 ProcessWatch::ProcessWatch(int pid)
     : pid_(pid), fd_(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))) {

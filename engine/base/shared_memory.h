@@ -3,6 +3,7 @@
 #define QUIRE_ENGINE_BASE_SHARED_MEMORY_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 
 #include "absl/status/statusor.h"
@@ -62,6 +63,31 @@ struct alignas(64) SharedCounter {
   void WakeAll();
 };
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
+
+// What who spins does between looks: keeps its CPU, or gives it to others that
+// may want it.
+enum class SpinBetween : uint8_t { kPause, kYield };
+
+void PauseSpinning();  // Tells the core that this thread spins.
+void YieldSpinning();
+
+// Looks at `is_reached` again and again before somebody sleeps for it, which
+// costs more; false if it was not within `time`.
+template <typename IsReached>
+bool SpinUntil(const IsReached& is_reached, absl::Duration time,
+               SpinBetween between) {
+  constexpr int kPausesPerLook = 32;  // At the clock.
+  const auto end =
+      std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(time);
+  do {
+    for (int i = 0; i < kPausesPerLook; ++i) {
+      if (is_reached()) return true;
+      PauseSpinning();
+    }
+    if (between == SpinBetween::kYield) YieldSpinning();
+  } while (std::chrono::steady_clock::now() < end);
+  return is_reached();
+}
 
 // Says whether a process has ended, also while it is a zombie. Movable.
 class ProcessWatch {

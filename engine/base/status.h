@@ -12,6 +12,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+// Payloads of a Status that refuses a request. After how many seconds the caller
+// may come back, in decimal; and that the limit is the caller's own.
+namespace quire {
+inline constexpr char kRetryAfterPayload[] = "quire/retry-after";
+inline constexpr char kOwnLimitPayload[] = "quire/own-limit";
+}  // namespace quire
+
 // Returns from the calling function if `expr` is not OK.
 #define QUIRE_RETURN_IF_ERROR(expr)                \
   do {                                             \

@@ -6,6 +6,7 @@
 // Invariants, tested by CheckIntegrity:
 //   I1. Every block is in exactly one state: free, referenced (ref_count >= 1),
 //       or evictable (ref_count 0 and cached). The counts sum to num_blocks.
+//       An owner has as many cached blocks as are counted for it.
 #ifndef QUIRE_ENGINE_KV_CACHE_BLOCK_POOL_H_
 #define QUIRE_ENGINE_KV_CACHE_BLOCK_POOL_H_
 
@@ -46,12 +47,22 @@ class BlockPool {
   // last if it is cached, and free otherwise. Requires: ref_count >= 1.
   void Release(int32_t block_id);
 
-  // Says that the prefix cache holds the block, or no longer does; an evictable
-  // block that is no longer cached becomes free. Requires: not free.
-  void SetCached(int32_t block_id, bool is_cached);
+  // Says that the prefix cache holds the block for an owner, below
+  // num_owners(), or no longer does; an evictable block that is no longer
+  // cached becomes free. Requires: not free.
+  void SetCached(int32_t block_id, bool is_cached, int32_t owner_idx = 0);
 
-  // The evictable block released longest ago; kNoBlock if there is none.
-  int32_t OldestEvictable() const;
+  int num_owners() const { return static_cast<int>(num_cached_.size()); }
+  int32_t AddOwner();
+  int num_cached_of(int32_t owner_idx) const { return num_cached_[owner_idx]; }
+
+  // The block to give up next; kNoBlock if none is evictable. The one released
+  // longest ago, of the owner that has most cached blocks: as long as somebody
+  // has more than an equal share, nobody who has less loses any. A share is
+  // kept for somebody who uses it: what was released kNumProtectedTurns pools
+  // of blocks ago goes first, whoever owns it.
+  int32_t NextToEvict() const;
+  static constexpr int64_t kNumProtectedTurns = 64;
 
   // Tests I1. INTERNAL naming the invariant and the block.
   absl::Status CheckIntegrity() const;
@@ -60,7 +71,9 @@ class BlockPool {
   struct Block {
     int32_t ref_count = 0;
     bool is_cached = false;
-    // Neighbours in the list of evictable blocks; kNoBlock outside it.
+    int32_t owner_idx = 0;  // Of a cached block.
+    int64_t release_no = 0;
+    // Neighbours in the owner's list of evictable blocks; kNoBlock outside it.
     int32_t prev = kNoBlock;
     int32_t next = kNoBlock;
   };
@@ -69,9 +82,11 @@ class BlockPool {
   void RemoveEvictable(int32_t block_id);
 
   const int num_blocks_;
-  // One more than num_blocks: the last is the head of the circular list of
+  // After num_blocks blocks, the head of each owner's circular list of
   // evictable blocks, oldest first.
   std::vector<Block> blocks_;
+  std::vector<int> num_cached_;  // By owner.
+  int64_t num_releases_ = 0;
   std::vector<int32_t> free_;  // A stack.
   int num_evictable_ = 0;
 };

@@ -13,7 +13,7 @@ TEST(BlockPoolTest, StartsWithEveryBlockFree) {
     const BlockPool pool(num_blocks);
     EXPECT_EQ(pool.num_free(), num_blocks);
     EXPECT_EQ(pool.num_referenced(), 0);
-    EXPECT_EQ(pool.OldestEvictable(), kNoBlock);
+    EXPECT_EQ(pool.NextToEvict(), kNoBlock);
     EXPECT_TRUE(pool.CheckIntegrity().ok());
   }
 }
@@ -48,14 +48,14 @@ TEST(BlockPoolTest, CachedBlocksAreEvictedOldestFirst) {
   for (int32_t id : {b, a, c}) pool.Release(id);
   EXPECT_EQ(pool.num_evictable(), 3);
   EXPECT_EQ(pool.num_available(), 3);
-  EXPECT_EQ(pool.OldestEvictable(), b);
+  EXPECT_EQ(pool.NextToEvict(), b);
   // Used again, it is no longer the oldest.
   pool.AddRef(b);
-  EXPECT_EQ(pool.OldestEvictable(), a);
+  EXPECT_EQ(pool.NextToEvict(), a);
   pool.Release(b);
   pool.SetCached(a, false);
   EXPECT_EQ(pool.num_free(), 1);
-  EXPECT_EQ(pool.OldestEvictable(), c);
+  EXPECT_EQ(pool.NextToEvict(), c);
   EXPECT_TRUE(pool.CheckIntegrity().ok()) << pool.CheckIntegrity();
 }
 

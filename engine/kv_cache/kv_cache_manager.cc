@@ -14,11 +14,20 @@ KvCacheManager::KvCacheManager(int num_blocks, int block_size,
       enable_prefix_caching_(enable_prefix_caching),
       pool_(num_blocks),
       cache_(&pool_, block_size, seed),
+      owner_idxs_({{"", 0}}),
       is_distrusted_(num_blocks, 0) {}
+
+int32_t KvCacheManager::OwnerIdx(absl::string_view owner) {
+  const auto found = owner_idxs_.find(owner);
+  if (found != owner_idxs_.end()) return found->second;
+  const int32_t owner_idx = pool_.AddOwner();
+  owner_idxs_.emplace(owner, owner_idx);
+  return owner_idx;
+}
 
 int32_t KvCacheManager::TakeBlock() {
   if (pool_.num_free() == 0) {
-    const int32_t oldest = pool_.OldestEvictable();
+    const int32_t oldest = pool_.NextToEvict();
     QUIRE_CHECK(oldest != kNoBlock);
     cache_.Remove(oldest);
   }
@@ -174,7 +183,7 @@ void KvCacheManager::CacheFull(absl::Span<const int32_t> token_ids,
     const CacheEntryRef entry =
         cache_.FindOrInsert(blocks->last_entry, blocks->hashes[i],
                             token_ids.subspan(i * block_size_, block_size_),
-                            cache_namespace, block_id);
+                            cache_namespace, block_id, blocks->owner_idx);
     if (entry.is_root()) return;
     blocks->last_entry = entry;
     blocks->num_cached_blocks = i + 1;

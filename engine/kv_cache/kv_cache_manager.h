@@ -17,9 +17,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -38,6 +40,7 @@ struct SequenceBlocks {
   // equal content); the last of those entries.
   int num_cached_blocks = 0;
   CacheEntryRef last_entry;
+  int32_t owner_idx = 0;  // KvCacheManager::OwnerIdx: whose share they take.
 };
 
 // The longest cached prefix of some tokens; holds nothing. Valid until the
@@ -66,6 +69,11 @@ class KvCacheManager {
   int NumBlocksFor(int num_tokens) const {
     return (num_tokens + block_size_ - 1) / block_size_;
   }
+
+  // Of SequenceBlocks. Evictions leave each owner an equal share of the cache,
+  // if it uses it (BlockPool::NextToEvict). Names are kept for good: they are
+  // the operator's (API keys). "" is 0.
+  int32_t OwnerIdx(absl::string_view owner);
 
   // The longest cached prefix of token_ids under the namespace, in whole
   // blocks and shorter than token_ids: the last token is always computed, its
@@ -131,6 +139,7 @@ class KvCacheManager {
   const bool enable_prefix_caching_;
   BlockPool pool_;
   PrefixCache cache_;
+  absl::flat_hash_map<std::string, int32_t> owner_idxs_;
   std::vector<char> is_distrusted_;  // [num_blocks]
 };
 

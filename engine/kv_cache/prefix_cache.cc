@@ -75,7 +75,7 @@ CacheEntryRef PrefixCache::FindOrInsert(const CacheEntryRef& parent,
                                         const BlockHash& hash,
                                         absl::Span<const int32_t> token_ids,
                                         absl::string_view cache_namespace,
-                                        int32_t block_id) {
+                                        int32_t block_id, int32_t owner_idx) {
   const auto [it, inserted] = by_hash_.try_emplace(hash, block_id);
   if (!inserted) {
     if (!Matches(it->second, parent, token_ids, cache_namespace)) return {};
@@ -101,7 +101,7 @@ CacheEntryRef PrefixCache::FindOrInsert(const CacheEntryRef& parent,
   }
   std::copy(token_ids.begin(), token_ids.end(),
             tokens_.begin() + static_cast<size_t>(block_id) * block_size_);
-  pool_->SetCached(block_id, true);
+  pool_->SetCached(block_id, true, owner_idx);
   return {block_id, entry.entry_id};
 }
 

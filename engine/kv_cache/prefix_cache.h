@@ -69,12 +69,13 @@ class PrefixCache {
 
   // As Find, and makes `block_id` the entry if there is none. Returns the
   // entry, which may be another block of equal content; the root if the hash
-  // belongs to other content (the block then stays uncached). Requires:
+  // belongs to other content (the block then stays uncached). A new entry counts
+  // for the pool's owner of that index. Requires:
   // IsCurrent(parent), the block is referenced, full and not cached.
   CacheEntryRef FindOrInsert(const CacheEntryRef& parent, const BlockHash& hash,
                              absl::Span<const int32_t> token_ids,
                              absl::string_view cache_namespace,
-                             int32_t block_id);
+                             int32_t block_id, int32_t owner_idx = 0);
 
   // Removes the block's entry, if any, and all entries below it.
   void Remove(int32_t block_id);

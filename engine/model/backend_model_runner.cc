@@ -135,6 +135,7 @@ void BackendModelRunner::BuildPlan(const SchedulerOutput& output) {
                      (scheduled.needs_token ? 1 : 0);
     row.source = scheduled.input_on_device ? TokenSource::kDeviceLast
                                            : TokenSource::kHost;
+    if (!model_->draws()) row.first_position = scheduled.first_position;
     rows_.push_back(row);
     if (!scheduled.input_on_device) {
       QUIRE_CHECK(scheduled.first_token_idx >= 0 &&

@@ -170,6 +170,7 @@ class Renamer {
   // The inverse of what the writer did to each head: its row 2 j + s is the
   // model's row s * half + j.
   void RunTask(const Task& task) const {
+    if (task.from.empty()) return;  // Null, which memcpy does not take.
     const int64_t head_dim = config_.layers[0].head_dim;
     const int64_t half = head_dim / 2;
     const int64_t row_bytes = task.row_bytes;

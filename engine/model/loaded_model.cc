@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status.h"
+#include "engine/model/draft_head.h"
 #include "engine/model/gguf_model.h"
 #include "engine/weights/gguf.h"
 #include "engine/weights/safetensors.h"
@@ -236,8 +237,16 @@ absl::Status LackOfMemory(const std::string& directory, int64_t needed,
 // lowered to what the KV cache then holds.
 absl::Status FitModelLength(const LoadOptions& options, LoadedModel& loaded) {
   EngineShape& shape = loaded.shape;
-  QUIRE_ASSIGN_OR_RETURN(const MemoryPlan plan,
-                         loaded.backend->PlanMemory(shape));
+  QUIRE_ASSIGN_OR_RETURN(MemoryPlan plan, loaded.backend->PlanMemory(shape));
+  if (options.companion.kv_bytes_per_token > 0) {
+    // Of what the others leave, or of what was asked for.
+    const int64_t own =
+        KvBytesPerToken(loaded.config, loaded.kv_cache_dtype, options.parallel);
+    const int64_t both = own + options.companion.kv_bytes_per_token;
+    plan.num_blocks = static_cast<int>(std::max<int64_t>(plan.kv_bytes, 0) /
+                                       (both * options.block_size));
+    shape.kv_bytes = plan.num_blocks * int64_t{options.block_size} * own;
+  }
   const int64_t fitting = int64_t{plan.num_blocks} * shape.block_size;
   if (options.max_model_len > 0 || fitting >= shape.max_model_len ||
       fitting < 2) {
@@ -294,18 +303,23 @@ absl::StatusOr<OpenedModel> OpenModel(const std::string& path,
 
 }  // namespace
 
-absl::Status CheckModelConfig(const std::string& path,
-                              int tensor_parallel_size) {
+absl::Status CheckModelConfig(const std::string& path, int tensor_parallel_size,
+                              int pipeline_parallel_size) {
+  const auto check = [&](const ModelConfig& config) {
+    absl::Status status = CheckTensorParallelSize(config, tensor_parallel_size);
+    status.Update(LayersOfStage(config, {0, pipeline_parallel_size}).status());
+    return status;
+  };
   if (!IsGgufPath(path)) {
     QUIRE_ASSIGN_OR_RETURN(const ModelDirectoryConfig config,
                            ReadModelDirectoryConfig(path));
-    return CheckTensorParallelSize(config.model, tensor_parallel_size);
+    return check(config.model);
   }
   QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
                          GgufFile::Open(path));
   QUIRE_ASSIGN_OR_RETURN(const GgufModelConfig config,
                          ReadGgufModelConfig(*file));
-  return CheckTensorParallelSize(config.model, tensor_parallel_size);
+  return check(config.model);
 }
 
 int64_t AvailableMemoryBytes() {
@@ -354,8 +368,10 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     int64_t available, bool owns_memory) {
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   if (!owns_memory) available /= options.parallel.local_size;
-  const int64_t bytes_per_token = KvBytesPerToken(
+  const int64_t own_bytes_per_token = KvBytesPerToken(
       config, options.kv_cache_dtype.value_or(DType::kBF16), options.parallel);
+  const int64_t bytes_per_token =
+      own_bytes_per_token + options.companion.kv_bytes_per_token;
   const int64_t bytes_per_block = bytes_per_token * options.block_size;
   const auto sequence_bytes = [&](int64_t max_model_len) {
     return RoundUp(max_model_len, options.block_size) * bytes_per_token;
@@ -417,6 +433,10 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
       plan.kv_bytes = std::min(budget, needed);
     }
   }
+  if (bytes_per_token > own_bytes_per_token) {
+    plan.kv_bytes = plan.kv_bytes / bytes_per_block * options.block_size *
+                    own_bytes_per_token;
+  }
   return plan;
 }
 
@@ -454,14 +474,22 @@ absl::Status AgreeOnMemory(Communicator* ranks, int64_t bytes_per_token,
 
 }  // namespace
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
-                                      const LoadOptions& options,
-                                      std::unique_ptr<Backend> backend) {
+namespace {
+
+// What a load knows beside the model itself.
+struct LoadState {
+  WeightLoader weights;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  int64_t needed_bytes = 0;  // For weights.
+  int64_t usable_bytes = 0;  // For weights and all else.
+  std::optional<int64_t> free_device_bytes;
+};
+
+// Reads configuration and headers into `loaded`, and finds the weights' size.
+absl::StatusOr<LoadState> OpenForLoading(const std::string& path,
+                                         const LoadOptions& options,
+                                         LoadedModel& loaded) {
   QUIRE_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(path, options));
-  const std::shared_ptr<const Checkpoint> checkpoint =
-      std::move(opened.checkpoint);
-  LoadedModel loaded;
-  loaded.backend = std::move(backend);
   loaded.config = std::move(opened.config);
   loaded.generation_config = std::move(opened.generation);
   loaded.embedding = std::move(opened.embedding);
@@ -471,34 +499,106 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
         std::min(loaded.config.max_position_embeddings,
                  loaded.embedding->max_input_tokens);
   }
-
-  QUIRE_ASSIGN_OR_RETURN(WeightLoaderOptions loader_options,
-                         MakeLoaderOptions(path, *checkpoint, options, loaded));
-  WeightLoader weights(checkpoint, std::move(loader_options));
+  QUIRE_ASSIGN_OR_RETURN(
+      WeightLoaderOptions loader_options,
+      MakeLoaderOptions(path, *opened.checkpoint, options, loaded));
+  LoadState state{WeightLoader(opened.checkpoint, std::move(loader_options)),
+                  opened.checkpoint};
   const ParallelConfig& parallel = options.parallel;
   QUIRE_RETURN_IF_ERROR(
       CheckTensorParallelSize(loaded.config, parallel.tensor_size));
   QUIRE_RETURN_IF_ERROR(KvHeadsOfRank(loaded.config, parallel).status());
-  const int64_t needed =
-      weights.ExpectedBytes({parallel.tensor_rank(), parallel.tensor_size},
-                            {parallel.pipeline_rank(), parallel.pipeline_size});
-  const std::optional<int64_t> free_bytes = loaded.backend->FreeDeviceBytes();
+  state.needed_bytes = state.weights.ExpectedBytes(
+      {parallel.tensor_rank(), parallel.tensor_size},
+      {parallel.pipeline_rank(), parallel.pipeline_size});
+  state.free_device_bytes = loaded.backend->FreeDeviceBytes();
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
-  const int64_t usable =
-      free_bytes ? static_cast<int64_t>(options.device_memory_utilization *
-                                        static_cast<double>(*free_bytes))
-                 : AvailableMemoryBytes();
-  if (usable < needed) {
-    return LackOfMemory(path, needed, usable, free_bytes, options);
+  state.usable_bytes =
+      (state.free_device_bytes
+           ? static_cast<int64_t>(options.device_memory_utilization *
+                                  static_cast<double>(*state.free_device_bytes))
+           : AvailableMemoryBytes()) -
+      options.companion.other_bytes;
+  if (state.usable_bytes < state.needed_bytes) {
+    return LackOfMemory(path, state.needed_bytes, state.usable_bytes,
+                        state.free_device_bytes, options);
   }
   QUIRE_ASSIGN_OR_RETURN(
       loaded.kv_cache_dtype,
-      KvCacheDType(options, loaded.config, weights, *loaded.backend));
+      KvCacheDType(options, loaded.config, state.weights, *loaded.backend));
+  return state;
+}
+
+// Packs the weights.
+absl::Status LoadWeights(const LoadOptions& options, int max_model_len,
+                         LoadState& state, LoadedModel& loaded) {
+  ModelOptions model_options;
+  model_options.parallel = options.parallel;
+  model_options.max_model_len = max_model_len;
+  model_options.kv_dtype = loaded.kv_cache_dtype;
+  model_options.taps = options.taps;
+  if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
+  QUIRE_ASSIGN_OR_RETURN(
+      loaded.model, CreateModel(loaded.config, model_options, state.weights,
+                                *loaded.backend));
+  if (std::string unused = state.weights.UnusedTensorsWarning();
+      !unused.empty()) {
+    loaded.warnings.push_back(std::move(unused));
+  }
+  for (std::string& note : state.weights.Notes()) {
+    loaded.warnings.push_back(std::move(note));
+  }
+  if (options.progress) {
+    options.progress(state.checkpoint->num_bytes(),
+                     state.checkpoint->num_bytes());
+  }
+  loaded.num_parameters = state.weights.num_parameters();
+  loaded.dtype = loaded.model->dtype();
+  return absl::OkStatus();
+}
+
+// What options and configuration say of the shape; not its memory.
+void SetShape(const LoadOptions& options, int max_model_len,
+              LoadedModel& loaded) {
+  EngineShape& shape = loaded.shape;
+  shape.max_num_seqs = options.max_num_seqs;
+  shape.max_num_tokens = options.max_num_batched_tokens;
+  shape.num_drafts = options.num_drafts;
+  shape.max_model_len = max_model_len;
+  shape.vocab_size = loaded.config.vocab_size;
+  shape.block_size = options.block_size;
+  shape.steps_in_flight = options.steps_in_flight > 0
+                              ? options.steps_in_flight
+                              : std::max(loaded.backend->UsefulStepsInFlight(),
+                                         options.parallel.pipeline_size);
+}
+
+absl::Status PrepareToRun(LoadedModel& loaded) {
+  const EngineShape& shape = loaded.shape;
+  QUIRE_ASSIGN_OR_RETURN(loaded.memory, loaded.backend->Prepare(shape));
+  loaded.runner = std::make_unique<BackendModelRunner>(
+      loaded.backend.get(), loaded.model.get(), shape.max_num_seqs,
+      shape.steps_in_flight);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
+                                      const LoadOptions& options,
+                                      std::unique_ptr<Backend> backend) {
+  LoadedModel loaded;
+  loaded.backend = std::move(backend);
+  QUIRE_ASSIGN_OR_RETURN(LoadState state,
+                         OpenForLoading(path, options, loaded));
+  const bool owns_memory = state.free_device_bytes.has_value();
+  const ParallelConfig& parallel = options.parallel;
   LoadOptions kv_options = options;
   kv_options.kv_cache_dtype = loaded.kv_cache_dtype;
   QUIRE_ASSIGN_OR_RETURN(
-      KvPlan plan, PlanKvMemory(loaded.config, kv_options, usable - needed,
-                                free_bytes.has_value()));
+      KvPlan plan,
+      PlanKvMemory(loaded.config, kv_options,
+                   state.usable_bytes - state.needed_bytes, owns_memory));
   if (!plan.warning.empty()) loaded.warnings.push_back(plan.warning);
   // Of all in a tensor group, then of all groups.
   for (Communicator* const ranks : {parallel.tensor, parallel.pipeline}) {
@@ -506,56 +606,128 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
         ranks, KvBytesPerToken(loaded.config, loaded.kv_cache_dtype, parallel),
         &plan));
   }
-
-  ModelOptions model_options;
-  model_options.parallel = parallel;
-  model_options.max_model_len = plan.max_model_len;
-  model_options.kv_dtype = loaded.kv_cache_dtype;
-  if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
-  QUIRE_ASSIGN_OR_RETURN(loaded.model, CreateModel(loaded.config, model_options,
-                                                   weights, *loaded.backend));
-  if (std::string unused = weights.UnusedTensorsWarning(); !unused.empty()) {
-    loaded.warnings.push_back(std::move(unused));
-  }
-  for (std::string& note : weights.Notes()) {
-    loaded.warnings.push_back(std::move(note));
-  }
-  if (options.progress) {
-    options.progress(checkpoint->num_bytes(), checkpoint->num_bytes());
-  }
-  loaded.num_parameters = weights.num_parameters();
-  loaded.dtype = loaded.model->dtype();
-
+  QUIRE_RETURN_IF_ERROR(
+      LoadWeights(options, plan.max_model_len, state, loaded));
+  SetShape(options, plan.max_model_len, loaded);
   EngineShape& shape = loaded.shape;
-  shape.max_num_seqs = options.max_num_seqs;
-  shape.max_num_tokens = options.max_num_batched_tokens;
   loaded.max_num_scored_tokens =
       ScoredTokensPerStep(loaded.config.vocab_size, shape.max_num_tokens);
   shape.max_logit_rows =
       std::min(options.max_num_seqs * (1 + options.num_drafts) +
                    loaded.max_num_scored_tokens,
                options.max_num_batched_tokens);
-  shape.num_drafts = options.num_drafts;
-  shape.max_model_len = plan.max_model_len;
-  shape.vocab_size = loaded.config.vocab_size;
-  shape.block_size = options.block_size;
   shape.kv_bytes = plan.kv_bytes;
-  shape.steps_in_flight = options.steps_in_flight > 0
-                              ? options.steps_in_flight
-                              : loaded.backend->UsefulStepsInFlight();
   if (loaded.embedding) shape.pooled_cols = loaded.config.hidden_size;
   shape.tensor_ranks = parallel.tensor;
   shape.pipeline_ranks = parallel.pipeline;
-  if (free_bytes) {
-    shape.device_bytes = usable;
+  if (owns_memory) {
+    shape.device_bytes = state.usable_bytes;
     shape.kv_bytes = options.kv_cache_memory_bytes;
     QUIRE_RETURN_IF_ERROR(FitModelLength(options, loaded));
   }
-  QUIRE_ASSIGN_OR_RETURN(loaded.memory, loaded.backend->Prepare(shape));
-  loaded.runner = std::make_unique<BackendModelRunner>(
-      loaded.backend.get(), loaded.model.get(), shape.max_num_seqs,
-      shape.steps_in_flight);
+  QUIRE_RETURN_IF_ERROR(PrepareToRun(loaded));
   return loaded;
+}
+
+absl::StatusOr<LoadedModel> BeginLoadingCompanion(
+    const std::string& path, const LoadOptions& options,
+    std::unique_ptr<Backend> backend) {
+  LoadedModel loaded;
+  loaded.backend = std::move(backend);
+  QUIRE_ASSIGN_OR_RETURN(LoadState state,
+                         OpenForLoading(path, options, loaded));
+  int max_model_len = loaded.config.max_position_embeddings;
+  if (options.max_model_len > 0) {
+    max_model_len = std::min(max_model_len, options.max_model_len);
+  }
+  QUIRE_RETURN_IF_ERROR(LoadWeights(options, max_model_len, state, loaded));
+  SetShape(options, max_model_len, loaded);
+  loaded.shape.max_logit_rows = options.max_num_seqs;
+  return loaded;
+}
+
+absl::StatusOr<LoadedModel> BeginLoadingHead(const std::string& path,
+                                             const DraftHeadConfig& head,
+                                             const LoadOptions& options,
+                                             std::unique_ptr<Backend> backend) {
+  LoadedModel loaded;
+  loaded.backend = std::move(backend);
+  loaded.config = head.model;
+  loaded.warnings = head.kind == DraftHeadKind::kEagle3
+                        ? head.model.warnings
+                        : std::vector<std::string>();
+  QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
+                         Checkpoint::Open(path));
+  WeightLoaderOptions loader_options;
+  loader_options.dtype = options.dtype;
+  loader_options.supports = [backend = loaded.backend.get()](
+                                DType dtype, QuantFormat format) {
+    return backend->SupportsLinear(dtype, format);
+  };
+  loader_options.stored = head.model.quantization;
+  loader_options.num_threads = options.num_threads;
+  WeightLoader weights(checkpoint, std::move(loader_options));
+  const bool is_eagle = head.kind == DraftHeadKind::kEagle3;
+  QUIRE_ASSIGN_OR_RETURN(
+      const DType dtype,
+      weights.PackedDType(
+          is_eagle ? "fc.weight" : "model.mtp_layers.0.mlp.down_proj.weight"));
+  const DType activations = loaded.backend->ActivationDType(dtype);
+  loaded.kv_cache_dtype = options.kv_cache_dtype.value_or(
+      activations == DType::kF32 ? dtype : activations);
+  ModelOptions model_options;
+  // As long as the target: beyond its own positions it drafts no better than
+  // it can, and no worse than not at all.
+  model_options.max_model_len = options.max_model_len;
+  model_options.kv_dtype = loaded.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(
+      loaded.model, DraftHead::Create(head, model_options, *checkpoint, weights,
+                                      *loaded.backend));
+  if (std::string unused = weights.UnusedTensorsWarning();
+      is_eagle && !unused.empty()) {
+    loaded.warnings.push_back(std::move(unused));
+  }
+  loaded.num_parameters = weights.num_parameters();
+  loaded.dtype = loaded.model->dtype();
+  SetShape(options, options.max_model_len, loaded);
+  loaded.shape.max_num_seqs = 2 * options.max_num_seqs;
+  loaded.shape.max_logit_rows = options.max_num_seqs;
+  loaded.shape.num_input_ids = head.num_input_ids;
+  loaded.shape.steps_in_flight = 1;
+  return loaded;
+}
+
+absl::StatusOr<CompanionMemory> MemoryOfCompanion(
+    const LoadedModel& companion) {
+  CompanionMemory memory;
+  memory.kv_bytes_per_token =
+      KvBytesPerToken(companion.config, companion.kv_cache_dtype);
+  if (!companion.backend->FreeDeviceBytes().has_value()) return memory;
+  EngineShape shape = companion.shape;
+  // Only what does not grow with the cache counts.
+  shape.kv_bytes = memory.kv_bytes_per_token * shape.max_model_len;
+  QUIRE_ASSIGN_OR_RETURN(const MemoryPlan plan,
+                         companion.backend->PlanMemory(shape));
+  memory.other_bytes = plan.workspace_bytes + plan.graphs_bytes;
+  return memory;
+}
+
+absl::Status FinishLoadingCompanion(const LoadedModel& other,
+                                    LoadedModel* companion,
+                                    int num_more_blocks) {
+  EngineShape& shape = companion->shape;
+  shape.max_model_len =
+      std::min(shape.max_model_len, other.shape.max_model_len);
+  const int64_t num_blocks = int64_t{other.memory.num_blocks} + num_more_blocks;
+  shape.kv_bytes =
+      KvBytesPerToken(companion->config, companion->kv_cache_dtype) *
+      shape.block_size * num_blocks;
+  QUIRE_RETURN_IF_ERROR(PrepareToRun(*companion));
+  if (companion->memory.num_blocks == num_blocks) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("the KV caches have ", num_blocks, " and ",
+                   companion->memory.num_blocks, " blocks"));
 }
 
 }  // namespace quire

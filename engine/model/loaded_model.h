@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/model/backend_model_runner.h"
+#include "engine/model/draft_head_config.h"
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
 #include "engine/model/pooling_config.h"
@@ -18,6 +19,14 @@
 #include "kernels/backend.h"
 
 namespace quire {
+
+// What a model takes that has the same blocks of a KV cache of its own (a draft
+// model): known once it is loaded, before there is a cache.
+struct CompanionMemory {
+  int64_t kv_bytes_per_token = 0;
+  // Weights, workspace and graphs, as far as they are not taken yet.
+  int64_t other_bytes = 0;
+};
 
 struct LoadOptions {
   // Of the packed weights; none: as stored.
@@ -50,6 +59,9 @@ struct LoadOptions {
   // For conversions while loading; <= 0: all that the process may use.
   int num_threads = 0;
   LoadProgress progress;
+  // Memory is left for it; kv_cache_memory_bytes is for both.
+  CompanionMemory companion;
+  std::vector<int> taps;  // ModelOptions::taps.
   // Of this process among those that run the model; the communicators outlive
   // the LoadedModel. All ranks load with the same options otherwise, at the
   // same time: they agree on what their memory allows.
@@ -86,10 +98,32 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
                                       const LoadOptions& options,
                                       std::unique_ptr<Backend> backend);
 
+// LoadModel in two halves, for a model whose KV cache follows another one's.
+// The first loads everything but allocates no memory for steps; options.
+// max_model_len is an upper bound here (0: none). Errors as LoadModel's.
+absl::StatusOr<LoadedModel> BeginLoadingCompanion(
+    const std::string& path, const LoadOptions& options,
+    std::unique_ptr<Backend> backend);
+// The same for a head that drafts for `path`'s target: LoadedModel::model is a
+// DraftHead, which still has to be told of its target. It has twice
+// options.max_num_seqs slots.
+absl::StatusOr<LoadedModel> BeginLoadingHead(const std::string& path,
+                                             const DraftHeadConfig& head,
+                                             const LoadOptions& options,
+                                             std::unique_ptr<Backend> backend);
+absl::StatusOr<CompanionMemory> MemoryOfCompanion(const LoadedModel& companion);
+// `other` is loaded, with LoadOptions::companion. The companion gets
+// num_more_blocks beside those.
+absl::Status FinishLoadingCompanion(const LoadedModel& other,
+                                    LoadedModel* companion,
+                                    int num_more_blocks = 0);
+
 // Reads and checks the configuration of `path` alone, which is quick; also that
-// the model can be split over so many ranks. Errors as LoadModel's.
+// the model can be split over so many ranks, and cut into so many stages.
+// Errors as LoadModel's.
 absl::Status CheckModelConfig(const std::string& path,
-                              int tensor_parallel_size = 1);
+                              int tensor_parallel_size = 1,
+                              int pipeline_parallel_size = 1);
 
 // Bytes of KV that one position takes in all layers together, on this rank.
 // Requires: the heads can be split (CheckTensorParallelSize).

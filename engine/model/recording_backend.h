@@ -158,8 +158,23 @@ class RecordingBackend : public Backend {
     calls.push_back(absl::StrCat("logits ", vocab.rows));
     return absl::OkStatus();
   }
+  absl::Status GatherLogitRows(Step&, TensorView, TensorView) override {
+    calls.push_back("gather");
+    return absl::OkStatus();
+  }
   absl::Status Sample(Step&, TensorView) override {
     calls.push_back("sample");
+    return absl::OkStatus();
+  }
+  absl::Status Transfer(Step&, TransferKind kind, Communicator&, int peer,
+                        TensorView x) override {
+    calls.push_back(
+        absl::StrCat(kind == TransferKind::kSend ? "send to " : "receive from ",
+                     peer, " ", x.cols));
+    return absl::OkStatus();
+  }
+  absl::Status Advance(Step&) override {
+    calls.push_back("advance");
     return absl::OkStatus();
   }
   absl::Status Pool(Step&, TensorView hidden, const Prologue& prologue,

@@ -22,12 +22,16 @@ enum class MessageType : uint8_t {
   kLoaded,     // StepPlanLimits and more: what its shard was prepared for.
   kHeartbeat,  // Heartbeat, again and again.
   kFailure,    // Text: why it ends.
+  kResult,     // Of a step, from who draws for rank 0 (step_result_codec.h).
+  kKnock,      // A nonce, before the hello, of who knows the group's key.
+  kProof,      // Of the key: a MAC, then a Hello.
   // From rank 0.
-  kWelcome,  // Welcome.
-  kRefusal,  // Text: why this rank cannot take part.
-  kShared,   // Bytes that rank 0 shares with all.
-  kServe,    // All ranks have loaded.
-  kPlan,     // A step (step_plan_codec.h).
+  kWelcome,    // Welcome.
+  kChallenge,  // Answers kKnock: a nonce, and rank 0's proof of the key.
+  kRefusal,    // Text: why this rank cannot take part.
+  kShared,     // Bytes that rank 0 shares with all.
+  kServe,      // All ranks have loaded.
+  kPlan,       // A step (step_plan_codec.h).
   kPrepareAhead,
   kShutdown,  // In good order.
   // Between two ranks of a mesh.

@@ -2,17 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
 #include "engine/base/shared_memory.h"
 #include "engine/base/status.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace quire {
 namespace {
@@ -21,8 +16,7 @@ namespace {
 constexpr uint32_t kRingBytes = 1 << 20;
 // Between two steps under load a reader need not be woken, which would cost the
 // writer a system call (5 us, and 55 in a virtual machine under load).
-constexpr std::chrono::microseconds kSpinTime(200);
-constexpr int kPausesPerLook = 32;
+constexpr absl::Duration kSpinTime = absl::Microseconds(200);
 
 // The ring's data lie behind the header and one counter for each reader, of
 // which there are less than ranks of a host.
@@ -42,14 +36,6 @@ Header& HeaderOf(char* memory) { return *reinterpret_cast<Header*>(memory); }
 
 SharedCounter& NumRead(char* memory, int reader_idx) {
   return reinterpret_cast<SharedCounter*>(memory + sizeof(Header))[reader_idx];
-}
-
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
 }
 
 }  // namespace
@@ -134,14 +120,9 @@ bool PlanRingReader::HasMessage() const {
 
 uint32_t PlanRingReader::WaitForBytes(absl::Duration timeout) {
   SharedCounter& num_written = HeaderOf(memory_).num_written;
-  const auto spin_end = std::chrono::steady_clock::now() + kSpinTime;
-  while (num_written.Load() == num_read_ &&
-         std::chrono::steady_clock::now() < spin_end) {
-    for (int i = 0; i < kPausesPerLook; ++i) {
-      if (num_written.Load() != num_read_) break;
-      Pause();
-    }
-  }
+  // A yield between looks would let the writer of very fast steps run ahead.
+  SpinUntil([&] { return num_written.Load() != num_read_; }, kSpinTime,
+            SpinBetween::kPause);
   absl::Time deadline = absl::InfiniteFuture();
   while (num_written.Load() == num_read_) {
     if (deadline == absl::InfiniteFuture())

@@ -47,12 +47,6 @@ absl::Status HowItEnded(LocalRanks& local, const absl::Status& received) {
   return ended.ok() ? received : ended;
 }
 
-absl::StatusOr<Hello> ReadHello(const std::string& bytes) {
-  QUIRE_ASSIGN_OR_RETURN(Hello hello, FromBytes<Hello>(bytes));
-  MakePrintable(hello.name);
-  return hello;
-}
-
 }  // namespace
 
 std::string DescribeRank(int rank, const std::string& name) {
@@ -106,32 +100,89 @@ absl::Status RankReception::CheckHello(const Hello& hello,
   return absl::OkStatus();
 }
 
-absl::Status RankReception::Receive(std::unique_ptr<ControlLink> link,
-                                    std::string host, int local_rank) {
-  auto message =
-      link->Receive(kMaxHelloBytes, Clock::Monotonic()->Now() + kHelloTimeout);
-  if (!message.ok()) {
-    return absl::Status(message.status().code(),
-                        absl::StrCat(host, ": ", message.status().message()));
+absl::StatusOr<std::optional<Hello>> RankReception::TakeMessage(
+    Stranger& stranger, const Message& message, bool needs_proof) {
+  absl::string_view hello_bytes = message.body;
+  if (message.type == MessageType::kKnock && stranger.own_nonce.empty() &&
+      message.body.size() == GroupKey::kNonceBytes) {
+    if (!needs_proof) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the rank at ", stranger.host, " has a group key, and ",
+                       own_name_, " has none (--group-key-file)"));
+    }
+    stranger.nonce = message.body;
+    stranger.own_nonce = GroupKey::MakeNonce();
+    stranger.since = Clock::Monotonic()->Now();
+    QUIRE_RETURN_IF_ERROR(stranger.link->Send(
+        MessageType::kChallenge,
+        absl::StrCat(stranger.own_nonce,
+                     options_.ranks.key.Prove(kLeaderRole, stranger.nonce,
+                                              stranger.own_nonce)),
+        absl::ZeroDuration()));
+    return std::optional<Hello>();
   }
-  if (message->type == MessageType::kFailure) {
+  if (needs_proof) {
+    const size_t size = std::min(hello_bytes.size(), GroupKey::kMacBytes);
+    const absl::string_view proof = hello_bytes.substr(0, size);
+    hello_bytes.remove_prefix(size);
+    if (message.type != MessageType::kProof ||
+        !options_.ranks.key.IsProof(proof, kWorkerRole, stranger.nonce,
+                                    stranger.own_nonce, hello_bytes)) {
+      return absl::PermissionDeniedError(
+          absl::StrCat(stranger.host, " does not prove the group's key"));
+    }
+  } else if (message.type != MessageType::kHello) {
+    return absl::DataLossError(absl::StrCat(stranger.host, " says no hello"));
+  }
+  QUIRE_ASSIGN_OR_RETURN(Hello hello, FromBytes<Hello>(hello_bytes));
+  MakePrintable(hello.name);
+  return std::optional<Hello>(std::move(hello));
+}
+
+absl::StatusOr<std::optional<Hello>> RankReception::ReadHello(
+    Stranger& stranger, int local_rank) {
+  auto message = stranger.link->Receive(
+      kMaxHelloBytes, Clock::Monotonic()->Now() + kHelloTimeout);
+  if (!message.ok()) {
+    return absl::Status(
+        message.status().code(),
+        absl::StrCat(stranger.host, ": ", message.status().message()));
+  }
+  if (local_rank >= 0 && message->type == MessageType::kFailure) {
     return absl::UnavailableError(
         absl::StrCat("rank ", local_rank, ": ", message->body));
   }
-  if (message->type != MessageType::kHello) {
-    return absl::DataLossError(absl::StrCat(host, " says no hello"));
+  const bool needs_proof = local_rank < 0 && !options_.ranks.key.empty();
+  auto hello = TakeMessage(stranger, *message, needs_proof);
+  if (!hello.ok()) {
+    stranger.link
+        ->Send(MessageType::kRefusal,
+               needs_proof ? kPlainRefusal : hello.status().message(),
+               absl::ZeroDuration())
+        .IgnoreError();
   }
-  QUIRE_ASSIGN_OR_RETURN(Hello hello, ReadHello(message->body));
-  const std::string their_name = DescribeRank(hello.rank, hello.name);
-  if (const absl::Status status = CheckHello(hello, their_name); !status.ok()) {
-    link->Send(MessageType::kRefusal, status.message(), absl::ZeroDuration())
+  return hello;
+}
+
+absl::Status RankReception::Receive(Stranger stranger, int local_rank) {
+  QUIRE_ASSIGN_OR_RETURN(std::optional<Hello> hello,
+                         ReadHello(stranger, local_rank));
+  if (!hello.has_value()) {
+    strangers_.push_back(std::move(stranger));
+    return absl::OkStatus();
+  }
+  const std::string their_name = DescribeRank(hello->rank, hello->name);
+  if (const absl::Status status = CheckHello(*hello, their_name);
+      !status.ok()) {
+    stranger.link
+        ->Send(MessageType::kRefusal, status.message(), absl::ZeroDuration())
         .IgnoreError();
     return status;
   }
-  JoinedRank& place = joined_[hello.rank];
-  place.link = std::move(link);
-  place.hello = std::move(hello);
-  place.host = std::move(host);
+  JoinedRank& place = joined_[hello->rank];
+  place.link = std::move(stranger.link);
+  place.hello = *std::move(hello);
+  place.host = std::move(stranger.host);
   return absl::OkStatus();
 }
 
@@ -185,16 +236,17 @@ absl::Status RankReception::AwaitAll(LocalRanks& local) {
     for (size_t rank = 0; rank < pending_.size(); ++rank) {
       if (pending_[rank] == nullptr || !pending_[rank]->HasMessage()) continue;
       // A child that does not fit, or says why it cannot start, is the end.
+      Stranger child;
+      child.link = std::move(pending_[rank]);
       const absl::Status received =
-          Receive(std::move(pending_[rank]), "", static_cast<int>(rank));
+          Receive(std::move(child), static_cast<int>(rank));
       if (received.ok()) continue;
       return HowItEnded(local, received);
     }
     QUIRE_RETURN_IF_ERROR(local.Check());
     if (listener_ < 0) continue;
     for (Stranger& stranger : TakeStrangers()) {
-      const absl::Status received =
-          Receive(std::move(stranger.link), stranger.host, -1);
+      const absl::Status received = Receive(std::move(stranger), -1);
       if (received.ok()) continue;
       last_refusal_ = absl::StrCat("refused: ", received.message());
       Log(last_refusal_);
@@ -210,8 +262,8 @@ std::vector<RankReception::Stranger> RankReception::TakeStrangers() {
     SetTcpOptions(accepted->get(), options_.ranks.watchdog);
     std::string host = PeerAddress(accepted->get()).host;
     if (strangers_.size() >= kMaxStrangers) strangers_.pop_front();
-    strangers_.push_back(
-        {std::make_unique<ControlLink>(*std::move(accepted)), host, now});
+    strangers_.push_back({std::make_unique<ControlLink>(*std::move(accepted)),
+                          std::move(host), now, "", ""});
     // The others are served, too, whoever knocks how often.
     if (strangers_.size() >= kMaxStrangers) break;
   }
@@ -231,13 +283,15 @@ std::vector<RankReception::Stranger> RankReception::TakeStrangers() {
 }
 
 void RankReception::RefuseLate() {
-  for (const Stranger& stranger : TakeStrangers()) {
-    auto message = stranger.link->Receive(kMaxHelloBytes, absl::InfinitePast());
-    if (!message.ok() || message->type != MessageType::kHello) continue;
-    const auto hello = ReadHello(message->body);
+  for (Stranger& stranger : TakeStrangers()) {
+    const auto hello = ReadHello(stranger, -1);
     if (!hello.ok()) continue;
+    if (!hello->has_value()) {
+      strangers_.push_back(std::move(stranger));
+      continue;
+    }
     const std::string refusal = absl::StrCat(
-        DescribeRank(hello->rank, hello->name), " comes too late: the ",
+        DescribeRank((*hello)->rank, (*hello)->name), " comes too late: the ",
         joined_.size(), " ranks of ", own_name_, " run already");
     stranger.link->Send(MessageType::kRefusal, refusal, absl::ZeroDuration())
         .IgnoreError();

@@ -5,15 +5,23 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/parallel/control_link.h"
 #include "engine/parallel/rank_group.h"
 
 namespace quire {
+
+// What a rank is told that has not proved the group's key, where there is one.
+inline constexpr char kPlainRefusal[] = "refused";
+// Of GroupKey::Prove.
+inline constexpr char kLeaderRole[] = "leader";
+inline constexpr char kWorkerRole[] = "worker";
 
 // "rank 2 (worker-1, process 77)".
 std::string DescribeRank(int rank, const std::string& name);
@@ -53,13 +61,22 @@ class RankReception {
     std::unique_ptr<ControlLink> link;
     std::string host;
     absl::Time since;
+    // Once it has knocked: its nonce, and the one that it was answered with.
+    std::string nonce, own_nonce;
   };
 
   int CountJoined() const;
   absl::Status CheckHello(const Hello& hello, const std::string& their_name);
-  // Reads a hello, answers what is wrong, or keeps it.
-  absl::Status Receive(std::unique_ptr<ControlLink> link, std::string host,
-                       int local_rank);
+  // Reads a hello, answers what is wrong, or keeps it. local_rank: of a child;
+  // -1: a stranger, who knocks first if the group has a key.
+  absl::Status Receive(Stranger stranger, int local_rank);
+  // What the stranger has sent, if it is a hello of who may say one; none if it
+  // has knocked and is heard again. An error has been answered.
+  absl::StatusOr<std::optional<Hello>> ReadHello(Stranger& stranger,
+                                                 int local_rank);
+  absl::StatusOr<std::optional<Hello>> TakeMessage(Stranger& stranger,
+                                                   const Message& message,
+                                                   bool needs_proof);
   // Accepts who connects, and drops those who say nothing for long; who can be
   // read without waiting.
   std::vector<Stranger> TakeStrangers();

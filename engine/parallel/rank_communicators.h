@@ -20,6 +20,10 @@ struct RankCommunicators {
   std::unique_ptr<Communicator> tensor, pipeline;  // Null: alone in it.
 
   ParallelConfig Config(const RankLayout& layout, int rank) const;
+  // Of operations between stages from now on.
+  void SetStageTimeout(absl::Duration timeout) {
+    if (pipeline != nullptr) pipeline->SetTimeout(timeout);
+  }
   // From any thread.
   void Abort();
 };

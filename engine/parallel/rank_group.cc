@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <thread>
@@ -21,26 +22,24 @@
 #include "engine/base/shared_memory.h"
 #include "engine/base/status.h"
 #include "engine/parallel/control_link.h"
+#include "engine/parallel/device_abort.h"
 #include "engine/parallel/plan_ring.h"
 #include "engine/parallel/rank_bootstrap.h"
 #include "engine/parallel/rank_communicators.h"
 #include "engine/parallel/rank_digest.h"
+#include "engine/parallel/rank_timing.h"
 #include "engine/parallel/step_plan_codec.h"
+#include "engine/parallel/step_result_codec.h"
 
 namespace quire {
 namespace {
 
-// All ranks are there and alive when they connect to each other.
-constexpr absl::Duration kMeshTimeout = absl::Seconds(20);
 // From the failure of the group to the end of the process, if need be.
 constexpr absl::Duration kStuckTimeout = absl::Seconds(4);
 // From the last message of a run in good order to the end of its processes.
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(2);
 // Who finds the group broken waits so long for the monitor, which knows why.
 constexpr absl::Duration kVerdictTimeout = absl::Seconds(1);
-// A large model on a slow CPU computes 10 tokens of a prompt in a second; what
-// is slower than that while signs of life come is taken for a deadlock.
-constexpr absl::Duration kMaxTimePerToken = absl::Milliseconds(100);
 // Of rank 0's own steps, to compare with those of ranks that are behind.
 constexpr size_t kNumDigests = 4096;
 
@@ -72,7 +71,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     stopped_.notify_all();
     Wake();
     if (monitor_.joinable()) monitor_.join();
-    if (aborter_.joinable()) aborter_.join();
+    device_abort_.Join();
     if (is_healthy && is_serving_) ShutDown();
     if (wake_fd_ >= 0) close(wake_fd_);
   }
@@ -104,7 +103,9 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     }
     QUIRE_RETURN_IF_ERROR(reception_->AwaitAll(local_));
     QUIRE_RETURN_IF_ERROR(Connect());
-    for (Peer& peer : peers_) peer.last_heard = Clock::Monotonic()->Now();
+    const absl::Time now = Clock::Monotonic()->Now();
+    for (Peer& peer : peers_) peer.last_heard = now;
+    load_deadline_ = now + options_.ranks.load_timeout;
     monitor_ = std::thread([this] { Monitor(); });
     return AwaitPeers([](const Peer& peer) { return peer.has_joined; });
   }
@@ -123,25 +124,24 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   }
 
   void AbortOnFailure(std::function<void()> abort) override {
-    {
-      std::lock_guard<std::mutex> lock(mu_);
-      if (status_.ok()) {
-        abort_device_ = std::move(abort);
-        return;
-      }
-    }
-    abort();
+    device_abort_.Set(std::move(abort));
   }
 
-  absl::Status FinishLoading(const LoadedFacts& own) override {
+  absl::StatusOr<LoadedFacts> FinishLoading(const LoadedFacts& own) override {
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      peers_[0].loaded = own;
+    }
     QUIRE_RETURN_IF_ERROR(
         AwaitPeers([](const Peer& peer) { return peer.loaded.has_value(); }));
+    LoadedFacts least = own;
     for (size_t rank = 1; rank < peers_.size(); ++rank) {
       const Peer& peer = peers_[rank];
       const absl::Status status =
           CompareLoaded(own, DescribeRank(0, ProcessName()), *peer.loaded,
                         DescribeRank(static_cast<int>(rank), peer.name));
       if (!status.ok()) return Fail(absl::UnavailableError(status.message()));
+      least = LeastOf(least, *peer.loaded);
     }
     for (const Peer& peer : peers_) {
       if (peer.link == nullptr) continue;
@@ -149,13 +149,15 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
           peer.link->Send(MessageType::kServe, "", options_.ranks.watchdog);
       if (!sent.ok()) return Broken(sent);
     }
+    vocab_size_ = own.limits.vocab_size;
     is_serving_ = true;
-    return absl::OkStatus();
+    return least;
   }
 
   ModelRunner* WrapRunner(ModelRunner* own) override {
     QUIRE_CHECK(own_ == nullptr && is_serving_);
     own_ = own;
+    stage_limit_.emplace(options_.ranks.watchdog, own->steps_in_flight());
     return this;
   }
 
@@ -174,6 +176,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     plan_bytes_.push_back(static_cast<char>(MessageType::kPlan));
     EncodeStepPlan(output, &plan_bytes_);
     BeginStep(output);
+    communicators_.SetStageTimeout(stage_limit_->Next(NumTokensOf(output)));
     absl::Status status = SendEncoded();
     if (status.ok()) status = own_->Submit(output);
     return status.ok() ? status : Broken(status);
@@ -184,11 +187,18 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     if (!result.ok()) return Broken(result.status());
     // A rank that is gone may be found by the collectives or not: what was
     // computed is right either way.
-    EndStep(*result);
+    const int64_t step_idx = EndStep();
+    if (!layout_.Draws(0)) result = AwaitResult(result->step_id);
+    if (result.ok()) NoteDigest(DigestOf(step_idx, *result));
     return result;
   }
 
-  bool Done() const override { return own_->Done(); }
+  bool Done() const override {
+    if (!own_->Done()) return false;
+    if (layout_.Draws(0)) return true;
+    std::lock_guard<std::mutex> lock(mu_);
+    return !results_.empty() || !status_.ok();
+  }
 
   bool PrepareAhead() override {
     if (!Health().ok()) return false;
@@ -286,15 +296,13 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
 
   void BeginStep(const SchedulerOutput& output) {
     const absl::Time now = Clock::Monotonic()->Now();
-    int64_t num_tokens = 0;
-    for (const ScheduledRow& row : output.rows) num_tokens += row.num_tokens;
     std::lock_guard<std::mutex> lock(mu_);
     int64_t first_step = num_steps_sent_;
     for (const Peer& peer : peers_) {
       first_step = std::min(first_step, peer.num_steps_done);
     }
     // Of the steps that some rank has not done.
-    step_sizes_.push_back(num_tokens);
+    step_sizes_.push_back(NumTokensOf(output));
     while (static_cast<int64_t>(step_sizes_.size()) >
            num_steps_sent_ + 1 - first_step) {
       step_sizes_.pop_front();
@@ -305,14 +313,32 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     ++num_steps_sent_;
   }
 
-  void EndStep(const StepResult& result) {
+  // This rank's part of it; the number of steps before it.
+  int64_t EndStep() {
     std::lock_guard<std::mutex> lock(mu_);
-    const int64_t step_idx = peers_[0].num_steps_done++;
     peers_[0].behind_since = Clock::Monotonic()->Now();
-    // Ranks of a pipeline draw at its end only.
-    if (layout_.pipeline_size > 1) return;
-    digests_.push_back(DigestOf(step_idx, result));
+    return peers_[0].num_steps_done++;
+  }
+
+  void NoteDigest(const StepDigest& digest) {
+    std::lock_guard<std::mutex> lock(mu_);
+    digests_.push_back(digest);
     if (digests_.size() > kNumDigests) digests_.pop_front();
+  }
+
+  // What the last stage has drawn; the monitor takes it in.
+  absl::StatusOr<StepResult> AwaitResult(int64_t step_id) {
+    std::unique_lock<std::mutex> lock(mu_);
+    drawn_.wait(lock, [this] { return !results_.empty() || !status_.ok(); });
+    if (results_.empty()) return status_;
+    StepResult result = std::move(results_.front());
+    results_.pop_front();
+    if (result.step_id == step_id) return result;
+    FailLocked(absl::UnavailableError(absl::StrCat(
+        DescribeRank(layout_.drawing_rank(),
+                     peers_[layout_.drawing_rank()].name),
+        " tells of step ", result.step_id, " in place of ", step_id)));
+    return status_;
   }
 
   // Requires: mu_ is held. The first failure counts. All that waits ends, and
@@ -327,6 +353,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       if (peer.link != nullptr) peer.link->Disconnect();
     }
     changed_.notify_all();
+    drawn_.notify_all();
     Wake();
   }
 
@@ -345,19 +372,6 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     FailLocked(
         absl::UnavailableError(absl::StrCat("rank 0: ", status.message())));
     return status_;
-  }
-
-  // Requires: mu_ is held, the group has failed. Not on a thread that must get
-  // on: a library's abort waits for whom it likes.
-  void StartDeviceAbort() {
-    if (abort_device_ == nullptr) return;
-    is_aborting_ = true;
-    aborter_ = std::thread([this, abort = std::move(abort_device_)] {
-      abort();
-      std::lock_guard<std::mutex> lock(mu_);
-      is_aborting_ = false;
-      stopped_.notify_all();
-    });
   }
 
   void Wake() {
@@ -392,11 +406,15 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       if (const absl::Status status = local_.Check(); !status.ok()) {
         FailLocked(status);
       }
-      FindHungRank(Clock::Monotonic()->Now());
+      const absl::Time now = Clock::Monotonic()->Now();
+      FindHungRank(now);
+      if (now > load_deadline_) FindUnloadedRank();
     }
+    device_abort_.Start();
     std::unique_lock<std::mutex> lock(mu_);
-    StartDeviceAbort();
-    const auto is_stopping = [this] { return is_stopping_ && !is_aborting_; };
+    const auto is_stopping = [this] {
+      return is_stopping_ && !device_abort_.is_running();
+    };
     // What hears of its end ends by itself.
     stopped_.wait_for(lock, std::chrono::milliseconds(500), is_stopping);
     local_.Kill();
@@ -412,12 +430,28 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   void ReadMessages(int rank) {
     Peer& peer = peers_[rank];
     while (peer.link->HasMessage()) {
+      // Results may be long, and come from afar.
+      const bool draws = rank == layout_.drawing_rank();
       auto message = peer.link->Receive(
-          kMaxControlBytes, Clock::Monotonic()->Now() + absl::Seconds(1));
+          draws ? kMaxPlanBytes : kMaxControlBytes,
+          Clock::Monotonic()->Now() + absl::Seconds(1),
+          draws ? options_.ranks.watchdog : absl::Seconds(1));
+      std::optional<StepResult> result;
+      absl::Status status = message.status();
+      if (status.ok() && draws && message->type == MessageType::kResult) {
+        auto decoded = DecodeStepResult(message->body, vocab_size_);
+        status = decoded.status();
+        if (decoded.ok()) result = *std::move(decoded);
+      }
       std::lock_guard<std::mutex> lock(mu_);
       if (!status_.ok()) return;
-      const absl::Status status =
-          message.ok() ? TakeMessage(rank, *message) : message.status();
+      if (result.has_value()) {
+        peer.last_heard = Clock::Monotonic()->Now();
+        results_.push_back(*std::move(result));
+        drawn_.notify_one();
+      } else if (status.ok()) {
+        status = TakeMessage(rank, *message);
+      }
       if (status.ok()) continue;
       // How a child ended says more than that its connection did, or than what
       // another rank says of it.
@@ -500,8 +534,13 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     const int64_t num_left = num_steps_sent_ - peer.num_steps_done;
     // A rank that takes back what it has said is given no time for that.
     const int64_t num_known = static_cast<int64_t>(step_sizes_.size());
-    const int64_t num_tokens =
+    int64_t num_tokens =
         num_left <= num_known ? step_sizes_[num_known - num_left] : 0;
+    // Stages wait for each other, also for what others have done already.
+    if (layout_.pipeline_size > 1) {
+      num_tokens =
+          std::accumulate(step_sizes_.begin(), step_sizes_.end(), int64_t{0});
+    }
     return options_.ranks.watchdog + kMaxTimePerToken * num_tokens;
   }
 
@@ -523,7 +562,10 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       // Those that wait for the one that hangs have come further, or as far.
       if (peer.num_steps_done < num_steps_done) stuck.clear();
       num_steps_done = std::min(num_steps_done, peer.num_steps_done);
-      if (peer.num_steps_done == num_steps_done) {
+      // Of those that have come as far, later stages wait for the first.
+      if (peer.num_steps_done == num_steps_done &&
+          (stuck.empty() || layout_.StageOf(stuck[0]) ==
+                                layout_.StageOf(static_cast<int>(rank)))) {
         stuck.push_back(static_cast<int>(rank));
       }
     }
@@ -532,6 +574,23 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
         absl::StrCat("rank ", absl::StrJoin(stuck, ", "),
                      " hangs: has worked on step ", num_steps_done, " for ",
                      absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
+  }
+
+  void FindUnloadedRank() {
+    if (is_serving_) return;
+    std::vector<std::string> names;
+    for (size_t rank = 0; rank < peers_.size(); ++rank) {
+      if (peers_[rank].loaded.has_value()) continue;
+      names.push_back(
+          DescribeRank(static_cast<int>(rank),
+                       rank == 0 ? ProcessName() : peers_[rank].name));
+    }
+    if (names.empty()) return;
+    FailLocked(absl::UnavailableError(absl::StrCat(
+        absl::StrJoin(names, ", "), names.size() == 1 ? " has" : " have",
+        " not loaded ", absl::FormatDuration(options_.ranks.load_timeout),
+        " after all ranks had joined ", DescribeRank(0, ProcessName()),
+        " (--load-timeout)")));
   }
 
   const RankGroupOptions options_;
@@ -544,14 +603,18 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   OwnedFd listener_, mesh_listener_;
   std::optional<RankReception> reception_;  // The monitor's, once it runs.
   RankCommunicators communicators_;
+  absl::Time load_deadline_;
 
   // The engine thread's.
   ModelRunner* own_ = nullptr;
+  std::optional<StageTimeLimit> stage_limit_;
   std::string plan_bytes_;  // Reused.
-  bool is_serving_ = false;
+
+  std::atomic<int> vocab_size_{0};
+  std::atomic<bool> is_serving_{false};
 
   mutable std::mutex mu_;  // Guards the following; links are thread-safe.
-  std::condition_variable changed_, stopped_;
+  std::condition_variable changed_, drawn_, stopped_;
   std::vector<Peer> peers_;  // [size]
   LocalRanks local_;
   absl::Status status_;
@@ -560,11 +623,13 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   int64_t num_steps_sent_ = 0;
   std::deque<int64_t> step_sizes_;  // Tokens of the steps sent last.
   std::deque<StepDigest> digests_;  // Ascending by step.
+  std::deque<StepResult> results_;  // Of the last stage, not collected yet.
 
-  std::function<void()> abort_device_;  // Null: no device, or it has been.
-  bool is_aborting_ = false;
-
-  std::thread monitor_, aborter_;
+  DeviceAbort device_abort_{[this] {
+    std::lock_guard<std::mutex> lock(mu_);
+    stopped_.notify_all();
+  }};
+  std::thread monitor_;
 };
 
 }  // namespace

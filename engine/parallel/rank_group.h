@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/model_runner.h"
+#include "engine/parallel/group_key.h"
 #include "engine/parallel/local_ranks.h"
 #include "engine/parallel/parallel_config.h"
 #include "engine/parallel/rank_layout.h"
@@ -26,6 +27,11 @@ struct RankOptions {
   HostPort master;  // Where rank 0 listens; of use with several nodes.
   RankFacts facts;  // Compared with rank 0's.
   absl::Duration bootstrap_timeout = absl::Minutes(10);
+  // From when all have joined until all have loaded.
+  absl::Duration load_timeout = absl::Hours(1);
+  // Of ranks that join from other nodes; those that do not know it are refused
+  // without being told anything.
+  GroupKey key;
   // A rank that says nothing for so long hangs; so does one that says that it
   // lives, and works on one step for this and 100 ms for each of its tokens.
   absl::Duration watchdog = absl::Seconds(30);
@@ -69,13 +75,15 @@ class RankGroup {
   virtual void AbortOnFailure(std::function<void()> abort) = 0;
 
   // This rank has loaded its shard; blocks until the others have, compares what
-  // they prepared for, and lets them serve. No time limit but the watchdog's:
-  // loading takes what it takes. UNAVAILABLE if a rank fails meanwhile.
-  virtual absl::Status FinishLoading(const LoadedFacts& own) = 0;
+  // they prepared for, and lets them serve. What all of them can do: of the
+  // longest context and of the KV blocks the least that a rank has. UNAVAILABLE
+  // if a rank fails meanwhile or has not loaded in time.
+  virtual absl::StatusOr<LoadedFacts> FinishLoading(const LoadedFacts& own) = 0;
 
   // A runner that sends each plan to all ranks and executes it on `own`, which
-  // must outlive it. Every error ends the group: Submit and Collect then say
-  // UNAVAILABLE and why. Call once, after FinishLoading.
+  // must outlive it; results are those of the last stage. Every error ends the
+  // group: Submit and Collect then say UNAVAILABLE and why. Call once, after
+  // FinishLoading.
   virtual ModelRunner* WrapRunner(ModelRunner* own) = 0;
 
   // OK, or UNAVAILABLE and which rank failed how. Thread-safe.

@@ -19,6 +19,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
 #include "engine/engine_options.h"
+#include "engine/parallel/control_link.h"
 #include "engine/parallel/rank_worker.h"
 #include "gtest/gtest.h"
 #include "tests/hash_model_runner.h"
@@ -83,20 +84,24 @@ class ShardRunner : public ModelRunner {
   const ParallelConfig config_;
 };
 
-// One sequence that decodes for good, in slot 0: a step for every call.
+// One sequence that decodes for good, in one slot: a step for every call.
 class PlanMaker {
  public:
-  explicit PlanMaker(int num_prompt_tokens = 3)
-      : num_prompt_tokens_(num_prompt_tokens) {}
+  explicit PlanMaker(int num_prompt_tokens = 3, int slot = 0)
+      : num_prompt_tokens_(num_prompt_tokens), slot_(slot) {}
 
   SchedulerOutput Next() {
     SchedulerOutput plan;
     plan.step_id = step_id_++;
     ScheduledRow row;
     row.needs_token = true;
+    row.slot = slot_;
+    // As many as a sequence has.
+    const int first_block = 7 + 16 * slot_;
     if (position_ == 0) {
       SlotStart start;
       start.params = &params_;
+      start.slot = slot_;
       start.draw_key = 5;
       start.history.resize(num_prompt_tokens_, 3);
       start.num_prompt_tokens = num_prompt_tokens_;
@@ -105,15 +110,16 @@ class PlanMaker {
       row.num_tokens = num_prompt_tokens_;
       position_ = num_prompt_tokens_;
       BlockAppend append;
+      append.slot = slot_;
       for (int at = 0; at < num_prompt_tokens_; at += 4) {
-        append.block_ids.push_back(7 + at / 4);
+        append.block_ids.push_back(first_block + at / 4);
       }
       plan.block_appends.push_back(append);
     } else {
       row.num_tokens = 1;
       row.first_position = position_;
       if (position_ % 4 == 0) {
-        plan.block_appends.push_back({0, {7 + position_ / 4}});
+        plan.block_appends.push_back({slot_, {first_block + position_ / 4}});
       }
       plan.token_ids = {last_token_};
       ++position_;
@@ -129,6 +135,7 @@ class PlanMaker {
 
  private:
   const int num_prompt_tokens_;
+  const int slot_;
   SamplingParams params_;
   int64_t step_id_ = 100;
   int32_t position_ = 0;
@@ -171,8 +178,11 @@ absl::Status Work(const RankWorkerOptions& options, const std::string& fault) {
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<RankWorker> worker,
                          RankWorker::Join(options));
   QUIRE_ASSIGN_OR_RETURN(const std::string shared, worker->AwaitShared());
-  EngineOptions engine = SmallEngine(1);
+  // That of StagesHaveSeveralStepsInFlight.
+  EngineOptions engine = SmallEngine(fault == "two_steps" ? 2 : 1);
   if (fault == "blocks") engine.num_blocks = 63;
+  if (fault == "seqs") engine.max_num_seqs = 3;
+  if (fault == "load_hang") absl::SleepFor(absl::Seconds(100));
   if (fault == "load") return absl::DataLossError("a damaged file");
   if (fault == "load_exit") _exit(65);
   QUIRE_RETURN_IF_ERROR(worker->FinishLoading(FactsOf(engine)));
@@ -223,7 +233,7 @@ RankGroupOptions LocalGroup(int tensor, int pipeline,
                     absl::StrCat(tensor),
                     absl::StrCat(pipeline),
                     absl::StrCat(getpid()),
-                    rank == size - 1 ? fault : "none"};
+                    rank == size - 1 || fault == "two_steps" ? fault : "none"};
     options.local_workers.push_back(std::move(command));
   }
   return options;
@@ -234,18 +244,21 @@ struct RunningGroup {
   std::unique_ptr<RankGroup> group;
   std::unique_ptr<ShardRunner> shard;
   ModelRunner* runner = nullptr;
+  LoadedFacts agreed;
   absl::Status status;
 
-  explicit RunningGroup(RankGroupOptions options) {
+  explicit RunningGroup(RankGroupOptions options, int steps_in_flight = 1) {
     auto started = RankGroup::Start(std::move(options));
     status = started.status();
     if (!status.ok()) return;
     group = std::move(*started);
     status = group->Share("id");
     if (!status.ok()) return;
-    const EngineOptions engine = SmallEngine(1);
-    status = group->FinishLoading(FactsOf(engine));
+    const EngineOptions engine = SmallEngine(steps_in_flight);
+    const auto finished = group->FinishLoading(FactsOf(engine));
+    status = finished.status();
     if (!status.ok()) return;
+    agreed = *finished;
     shard = std::make_unique<ShardRunner>(engine, group->config());
     runner = group->WrapRunner(shard.get());
   }
@@ -357,7 +370,7 @@ TEST(RankGroupProcessesTest, WorkerThatDrawsOtherTokensIsNoticed) {
 }
 
 TEST(RankGroupProcessesTest, FailuresWhileLoadingAreNamed) {
-  for (const auto& [fault, expected] : {std::pair{"blocks", "63"},
+  for (const auto& [fault, expected] : {std::pair{"seqs", "3 on rank 1"},
                                         {"load", "exit code 70"},
                                         {"load_exit", "exit code 65"}}) {
     RunningGroup running(LocalGroup(2, 1, fault));
@@ -366,6 +379,78 @@ TEST(RankGroupProcessesTest, FailuresWhileLoadingAreNamed) {
         << running.status;
     EXPECT_TRUE(absl::StrContains(running.status.message(), expected))
         << running.status;
+  }
+}
+
+// What one rank has no memory for, nobody uses.
+TEST(RankGroupProcessesTest, TheLeastNumberOfBlocksCounts) {
+  RunningGroup running(LocalGroup(3, 1, "blocks"));
+  ASSERT_TRUE(running.status.ok()) << running.status;
+  EXPECT_EQ(running.agreed.limits.num_blocks, 63);
+  EXPECT_EQ(running.agreed.limits.max_num_seqs, 4);
+  PlanMaker plans;
+  EXPECT_TRUE(RunSteps(running.runner, plans, 20).ok());
+}
+
+// A rank that says that it lives and never gets its shard loaded.
+TEST(RankGroupProcessesTest, ARankThatHangsWhileLoadingIsGivenUp) {
+  RankGroupOptions options = LocalGroup(3, 1, "load_hang");
+  options.ranks.load_timeout = absl::Seconds(1);
+  const absl::Time begin = Clock::Monotonic()->Now();
+  RunningGroup running(std::move(options));
+  EXPECT_LT(Clock::Monotonic()->Now() - begin, absl::Seconds(5));
+  EXPECT_TRUE(absl::IsUnavailable(running.status));
+  // Both sides, and not rank 1, which has loaded.
+  for (const char* part :
+       {"rank 2 (", "has not loaded 1s after", "rank 0 (", "--load-timeout"}) {
+    EXPECT_TRUE(absl::StrContains(running.status.message(), part))
+        << running.status;
+  }
+  EXPECT_FALSE(absl::StrContains(running.status.message(), "rank 1"))
+      << running.status;
+}
+
+// Two steps in flight, whose results are the last stage's.
+TEST(RankGroupProcessesTest, StagesHaveSeveralStepsInFlight) {
+  RunningGroup running(LocalGroup(1, 3, "two_steps"), 2);
+  ASSERT_TRUE(running.status.ok()) << running.status;
+  PlanMaker plans[2] = {PlanMaker(3, 0), PlanMaker(5, 1)};
+  int64_t step_id = 100;
+  const auto submit = [&](PlanMaker& maker) {
+    SchedulerOutput plan = maker.Next();
+    plan.step_id = step_id++;
+    return running.runner->Submit(plan);
+  };
+  ASSERT_TRUE(submit(plans[0]).ok());
+  for (int i = 0; i < 200; ++i) {
+    const absl::Status status = submit(plans[(i + 1) % 2]);
+    ASSERT_TRUE(status.ok()) << status;
+    const auto result = running.runner->Collect();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->step_id, 100 + i);
+    ASSERT_EQ(result->rows.size(), 1u);
+    EXPECT_EQ(result->rows[0].slot, i % 2);
+    plans[i % 2].Took(*result);
+  }
+  ASSERT_TRUE(running.runner->Collect().ok());
+}
+
+// The drawing rank tells what it drew: rank 0 has no tokens of its own.
+TEST(RankGroupProcessesTest, AStageThatIsLostIsNamed) {
+  for (const auto& [fault, min_taken] :
+       {std::pair{"kill", 0.0}, {"stop", 1.7}, {"hang", 1.7}}) {
+    SCOPED_TRACE(fault);
+    RunningGroup running(LocalGroup(1, 2, fault));
+    ASSERT_TRUE(running.status.ok()) << running.status;
+    PlanMaker plans;
+    ASSERT_TRUE(RunSteps(running.runner, plans, 10).ok());
+    const absl::Time begin = Clock::Monotonic()->Now();
+    const absl::Status status = RunUntilFailure(running.runner, plans);
+    const absl::Duration taken = Clock::Monotonic()->Now() - begin;
+    EXPECT_GE(taken, absl::Seconds(min_taken));
+    EXPECT_LT(taken, absl::Seconds(min_taken + 1.6));
+    EXPECT_TRUE(absl::IsUnavailable(status));
+    EXPECT_TRUE(absl::StrContains(status.message(), "rank 1")) << status;
   }
 }
 
@@ -493,6 +578,87 @@ TEST(RankGroupNodesTest, RanksThatDoNotFitAreRefusedAndBothSidesNamed) {
   std::lock_guard<std::mutex> lock(mu);
   EXPECT_TRUE(absl::StrContains(log, "version is 1")) << log;
   EXPECT_TRUE(absl::StrContains(log, "quire's protocol")) << log;
+}
+
+// Who cannot prove the key learns nothing; who can hears what is wrong.
+TEST(RankGroupNodesTest, AGroupKeyIsAskedFor) {
+  RankGroupOptions options;
+  options.ranks = TestRanks(2, 1, 2);
+  options.ranks.key = *GroupKey::Create("a secret of the group");
+  std::mutex mu;
+  std::string log;
+  options.on_log = [&](const std::string& line) {
+    std::lock_guard<std::mutex> lock(mu);
+    absl::StrAppend(&log, line, "\n");
+  };
+  absl::StatusOr<std::unique_ptr<RankGroup>> group;
+  std::thread leader([&] { group = RankGroup::Start(options); });
+  RankOptions other = options.ranks;
+  other.key = GroupKey();
+  absl::Status refused = RemoteWorker(other, 1).Join();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused));
+  EXPECT_TRUE(absl::StrContains(refused.message(), "the group has a key"))
+      << refused;
+
+  // The bytes themselves: a version is not told.
+  auto fd = ConnectTcp(options.ranks.master, Clock::Monotonic()->Now());
+  ASSERT_TRUE(fd.ok());
+  ControlLink stranger(*std::move(fd));
+  Hello hello;
+  hello.rank = 1;
+  ASSERT_TRUE(
+      stranger.Send(MessageType::kHello, ToBytes(hello), absl::Seconds(5))
+          .ok());
+  const auto answer = stranger.Receive(
+      kMaxControlBytes, Clock::Monotonic()->Now() + absl::Seconds(5));
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->type, MessageType::kRefusal);
+  EXPECT_EQ(answer->body, "refused");
+
+  // It does not trust a leader that cannot prove it either.
+  other.key = *GroupKey::Create("a secret of somebody else");
+  refused = RemoteWorker(other, 1).Join();
+  EXPECT_TRUE(absl::StrContains(refused.message(), "does not know")) << refused;
+
+  other = options.ranks;
+  other.facts[0].second = "2";
+  refused = RemoteWorker(other, 1).Join();
+  EXPECT_TRUE(absl::StrContains(refused.message(), "version is 1 on rank 0"))
+      << refused;
+
+  RemoteWorker right(options.ranks, 1, "load");
+  leader.join();
+  ASSERT_TRUE(group.ok()) << group.status();
+  other = options.ranks;
+  other.key = GroupKey();
+  refused = RemoteWorker(other, 1).Join();
+  EXPECT_TRUE(absl::StrContains(refused.message(), "the group has a key"))
+      << refused;
+  refused = RemoteWorker(options.ranks, 1).Join();
+  EXPECT_TRUE(absl::StrContains(refused.message(), "comes too late"))
+      << refused;
+  EXPECT_TRUE((*group)->Share("").ok());
+  right.Join().IgnoreError();
+  std::lock_guard<std::mutex> lock(mu);
+  EXPECT_TRUE(absl::StrContains(log, "does not prove the group's key")) << log;
+}
+
+TEST(RankGroupNodesTest, AKeyThatOnlyTheWorkerHasIsNamedOnBothSides) {
+  RankGroupOptions options;
+  options.ranks = TestRanks(2, 1, 2);
+  absl::StatusOr<std::unique_ptr<RankGroup>> group;
+  std::thread leader([&] { group = RankGroup::Start(options); });
+  RankOptions other = options.ranks;
+  other.key = *GroupKey::Create("a secret of the group");
+  const absl::Status refused = RemoteWorker(other, 1).Join();
+  EXPECT_TRUE(
+      absl::StrContains(refused.message(), "has a group key, and rank 0"))
+      << refused;
+  RemoteWorker right(options.ranks, 1, "load");
+  leader.join();
+  ASSERT_TRUE(group.ok()) << group.status();
+  EXPECT_TRUE((*group)->Share("").ok());
+  right.Join().IgnoreError();
 }
 
 TEST(RankGroupNodesTest, RankThatJoinsTwiceIsRefused) {

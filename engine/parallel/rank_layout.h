@@ -20,6 +20,10 @@ struct RankLayout {
   int size() const { return tensor_size * pipeline_size; }
   int local_size() const { return size() / num_nodes; }
   int NodeOf(int rank) const { return rank / local_size(); }
+  int StageOf(int rank) const { return rank / tensor_size; }
+  bool Draws(int rank) const { return StageOf(rank) + 1 == pipeline_size; }
+  // Whose results count: the first rank of the last stage.
+  int drawing_rank() const { return size() - tensor_size; }
 
   // INVALID_ARGUMENT if the ranks cannot be spread over the nodes evenly, or
   // are too many.

@@ -45,8 +45,6 @@ absl::Status CompareLoaded(const LoadedFacts& ours, absl::string_view our_name,
   const auto facts = [](const LoadedFacts& loaded) {
     const StepPlanLimits& limits = loaded.limits;
     return RankFacts{
-        {"the longest context", absl::StrCat(limits.max_model_len)},
-        {"the number of KV blocks", absl::StrCat(limits.num_blocks)},
         {"the number of sequences", absl::StrCat(limits.max_num_seqs)},
         {"the number of tokens in a step",
          absl::StrCat(limits.max_num_batched_tokens)},
@@ -55,6 +53,14 @@ absl::Status CompareLoaded(const LoadedFacts& ours, absl::string_view our_name,
          absl::StrCat(loaded.steps_in_flight)}};
   };
   return CompareFacts(facts(ours), our_name, facts(theirs), their_name);
+}
+
+LoadedFacts LeastOf(const LoadedFacts& a, const LoadedFacts& b) {
+  LoadedFacts least = a;
+  least.limits.max_model_len =
+      std::min(a.limits.max_model_len, b.limits.max_model_len);
+  least.limits.num_blocks = std::min(a.limits.num_blocks, b.limits.num_blocks);
+  return least;
 }
 
 }  // namespace quire

@@ -43,7 +43,8 @@ struct MeshHello {
   int32_t from = 0;  // Rank of all.
 };
 
-// What a rank's runner was prepared for. All must be the same.
+// What a rank's runner was prepared for. All must be the same, but for the
+// longest context and the number of blocks, of which the least counts.
 struct LoadedFacts {
   StepPlanLimits limits;
   int32_t steps_in_flight = 1;
@@ -154,6 +155,8 @@ absl::Status CompareFacts(const RankFacts& ours, absl::string_view our_name,
 absl::Status CompareLoaded(const LoadedFacts& ours, absl::string_view our_name,
                            const LoadedFacts& theirs,
                            absl::string_view their_name);
+// What both can do. Requires: CompareLoaded is OK.
+LoadedFacts LeastOf(const LoadedFacts& a, const LoadedFacts& b);
 
 }  // namespace quire
 

@@ -18,19 +18,23 @@
 #include "engine/base/shared_memory.h"
 #include "engine/base/status.h"
 #include "engine/parallel/control_link.h"
+#include "engine/parallel/device_abort.h"
 #include "engine/parallel/plan_ring.h"
 #include "engine/parallel/rank_bootstrap.h"
 #include "engine/parallel/rank_communicators.h"
 #include "engine/parallel/rank_digest.h"
+#include "engine/parallel/rank_timing.h"
 #include "engine/parallel/step_plan_codec.h"
+#include "engine/parallel/step_result_codec.h"
 
 namespace quire {
 namespace {
 
-constexpr absl::Duration kMeshTimeout = absl::Seconds(20);
 constexpr absl::Duration kStuckTimeout = absl::Seconds(2);
 // In a heartbeat.
 constexpr size_t kMaxDigests = 256;
+// Rank 0 says first who has not loaded in time.
+constexpr absl::Duration kLoadVerdictTimeout = absl::Seconds(5);
 // Between looks at whether the group still exists, while no plan comes.
 constexpr absl::Duration kLookAround = absl::Milliseconds(100);
 
@@ -48,7 +52,7 @@ class RankWorkerImpl : public RankWorker {
     }
     stopped_.notify_all();
     if (watcher_.joinable()) watcher_.join();
-    if (aborter_.joinable()) aborter_.join();
+    device_abort_.Join();
     if (has_shut_down_) local_.WaitAndKill(absl::Seconds(2));
   }
 
@@ -83,7 +87,9 @@ class RankWorkerImpl : public RankWorker {
           ListenTcp(
               {is_remote ? own_address.host : options_.ranks.master.host, 0}));
     }
-    QUIRE_RETURN_IF_ERROR(SayHello(deadline));
+    QUIRE_RETURN_IF_ERROR(SayHello(deadline, is_remote));
+    load_deadline_ = Clock::Monotonic()->Now() + options_.ranks.load_timeout +
+                     kLoadVerdictTimeout;
     watcher_ = std::thread([this] { Watch(); });
     return absl::OkStatus();
   }
@@ -98,14 +104,7 @@ class RankWorkerImpl : public RankWorker {
   }
 
   void AbortOnFailure(std::function<void()> abort) override {
-    {
-      std::lock_guard<std::mutex> lock(mu_);
-      if (status_.ok()) {
-        abort_device_ = std::move(abort);
-        return;
-      }
-    }
-    abort();
+    device_abort_.Set(std::move(abort));
   }
 
   absl::Status FinishLoading(const LoadedFacts& own) override {
@@ -113,7 +112,9 @@ class RankWorkerImpl : public RankWorker {
     const absl::Status sent = link_->Send(MessageType::kLoaded, ToBytes(own),
                                           options_.ranks.watchdog);
     if (!sent.ok()) return Ended(sent);
-    return Await(MessageType::kServe).status();
+    QUIRE_RETURN_IF_ERROR(Await(MessageType::kServe).status());
+    is_serving_ = true;
+    return absl::OkStatus();
   }
 
   absl::Status Run(ModelRunner* runner) override {
@@ -163,16 +164,8 @@ class RankWorkerImpl : public RankWorker {
     return absl::OkStatus();
   }
 
-  absl::Status SayHello(absl::Time deadline) {
-    Hello hello;
-    hello.rank = options_.rank;
-    hello.name = name_;
-    hello.facts = options_.ranks.facts;
-    if (mesh_listener_.get() >= 0) {
-      hello.mesh_port = LocalAddress(mesh_listener_.get()).port;
-    }
-    QUIRE_RETURN_IF_ERROR(
-        link_->Send(MessageType::kHello, ToBytes(hello), absl::Seconds(10)));
+  // Rank 0's next message while it may be waiting for others.
+  absl::StatusOr<Message> AwaitAnswer(absl::Time deadline) {
     absl::StatusOr<Message> answer = absl::DeadlineExceededError("");
     while (absl::IsDeadlineExceeded(answer.status()) &&
            Clock::Monotonic()->Now() < deadline) {
@@ -186,13 +179,62 @@ class RankWorkerImpl : public RankWorker {
           options_.ranks.master.ToString(), ": ", answer.status().message()));
     }
     if (answer->type == MessageType::kRefusal) {
-      return absl::FailedPreconditionError(answer->body);
+      return absl::FailedPreconditionError(
+          answer->body == kPlainRefusal
+              ? absl::StrCat(DescribeRank(options_.rank, name_),
+                             " is refused at ",
+                             options_.ranks.master.ToString(),
+                             ": the group has a key, which this rank does not "
+                             "have (--group-key-file, QUIRE_GROUP_KEY)")
+              : answer->body);
     }
-    if (answer->type != MessageType::kWelcome) {
+    return answer;
+  }
+
+  // The hello, and before it the proof that this rank knows the group's key, if
+  // there is one.
+  absl::Status Introduce(const Hello& hello, absl::Time deadline,
+                         bool is_remote) {
+    const GroupKey& key = options_.ranks.key;
+    const std::string bytes = ToBytes(hello);
+    if (key.empty() || !is_remote) {
+      return link_->Send(MessageType::kHello, bytes, absl::Seconds(10));
+    }
+    const std::string nonce = GroupKey::MakeNonce();
+    QUIRE_RETURN_IF_ERROR(
+        link_->Send(MessageType::kKnock, nonce, absl::Seconds(10)));
+    QUIRE_ASSIGN_OR_RETURN(const Message answer, AwaitAnswer(deadline));
+    const absl::string_view body = answer.body;
+    const absl::string_view theirs = body.substr(0, GroupKey::kNonceBytes);
+    if (answer.type != MessageType::kChallenge ||
+        !key.IsProof(body.substr(theirs.size()), kLeaderRole, nonce, theirs)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(DescribeRank(options_.rank, name_), ": who answers at ",
+                       options_.ranks.master.ToString(),
+                       " does not know the group's key (--group-key-file)"));
+    }
+    return link_->Send(
+        MessageType::kProof,
+        absl::StrCat(key.Prove(kWorkerRole, nonce, theirs, bytes), bytes),
+        absl::Seconds(10));
+  }
+
+  absl::Status SayHello(absl::Time deadline, bool is_remote) {
+    Hello hello;
+    hello.rank = options_.rank;
+    hello.name = name_;
+    hello.facts = options_.ranks.facts;
+    if (mesh_listener_.get() >= 0) {
+      hello.mesh_port = LocalAddress(mesh_listener_.get()).port;
+    }
+    QUIRE_RETURN_IF_ERROR(Introduce(hello, deadline, is_remote));
+    QUIRE_ASSIGN_OR_RETURN(const Message answer, AwaitAnswer(deadline));
+    if (answer.type != MessageType::kWelcome) {
       return absl::UnavailableError("rank 0 does not say welcome");
     }
     CommunicatorOptions options;
-    QUIRE_ASSIGN_OR_RETURN(options.welcome, FromBytes<Welcome>(answer->body));
+    QUIRE_ASSIGN_OR_RETURN(options.welcome, FromBytes<Welcome>(answer.body));
+    leader_name_ = options.welcome.leader_name;
     if (options.welcome.mesh.size() != size_t(layout_.size())) {
       return absl::UnavailableError(absl::StrCat(
           options.welcome.leader_name, " has ", options.welcome.mesh.size(),
@@ -226,15 +268,19 @@ class RankWorkerImpl : public RankWorker {
 
   absl::Status RunUntilShutdown(ModelRunner* runner) {
     StepPlanDecoder decoder(limits_);
+    StageTimeLimit stage_limit(options_.ranks.watchdog,
+                               runner->steps_in_flight());
     SchedulerOutput plan;
     Message message;
     int num_pending = 0;
     for (;;) {
-      // While a step runs that can be collected, plans are only looked for.
+      // While a step runs that can be collected, plans are only looked for; one
+      // that is done may be waited for.
       const bool has_room = num_pending < runner->steps_in_flight();
-      if (num_pending > 0 && (!has_room || !HasPlan())) {
+      if (num_pending > 0 && (!has_room || runner->Done() || !HasPlan())) {
         QUIRE_ASSIGN_OR_RETURN(const StepResult result, runner->Collect());
         --num_pending;
+        QUIRE_RETURN_IF_ERROR(SendResult(result));
         EndStep(result);
         continue;
       }
@@ -243,6 +289,7 @@ class RankWorkerImpl : public RankWorker {
       switch (message.type) {
         case MessageType::kPlan:
           QUIRE_RETURN_IF_ERROR(decoder.Decode(message.body, &plan));
+          communicators_.SetStageTimeout(stage_limit.Next(NumTokensOf(plan)));
           QUIRE_RETURN_IF_ERROR(runner->Submit(plan));
           ++num_pending;
           break;
@@ -283,10 +330,19 @@ class RankWorkerImpl : public RankWorker {
     return true;
   }
 
+  // To rank 0, if this one draws for it.
+  absl::Status SendResult(const StepResult& result) {
+    if (options_.rank != layout_.drawing_rank()) return absl::OkStatus();
+    result_bytes_.clear();
+    EncodeStepResult(result, &result_bytes_);
+    return link_->Send(MessageType::kResult, result_bytes_,
+                       options_.ranks.watchdog);
+  }
+
   void EndStep(const StepResult& result) {
     std::lock_guard<std::mutex> lock(mu_);
     const int64_t step_idx = heartbeat_.num_steps_done++;
-    if (layout_.pipeline_size > 1) return;
+    if (!layout_.Draws(options_.rank)) return;
     // Of a very fast model's steps the last ones are compared: rank 0 no longer
     // has the first when the heartbeat comes.
     std::vector<StepDigest>& digests = heartbeat_.digests;
@@ -301,19 +357,6 @@ class RankWorkerImpl : public RankWorker {
       communicators_.Abort();
     }
     return status_;
-  }
-
-  // Requires: mu_ is held, the group has failed. Not on a thread that must get
-  // on: a library's abort waits for whom it likes.
-  void StartDeviceAbort() {
-    if (abort_device_ == nullptr) return;
-    is_aborting_ = true;
-    aborter_ = std::thread([this, abort = std::move(abort_device_)] {
-      abort();
-      std::lock_guard<std::mutex> lock(mu_);
-      is_aborting_ = false;
-      stopped_.notify_all();
-    });
   }
 
   // What the group ended of, if `status` is a consequence of that.
@@ -334,7 +377,14 @@ class RankWorkerImpl : public RankWorker {
       absl::Status status =
           link_->Send(MessageType::kHeartbeat, bytes, options_.ranks.watchdog);
       if (status.ok()) status = WaitForEnd(interval);
-      if (!status.ok()) {
+      if (status.ok() && !is_serving_ &&
+          Clock::Monotonic()->Now() > load_deadline_) {
+        status = absl::UnavailableError(absl::StrCat(
+            leader_name_, " does not serve, ",
+            absl::FormatDuration(options_.ranks.load_timeout),
+            " after all ranks had joined, says ",
+            DescribeRank(options_.rank, name_), " (--load-timeout)"));
+      } else if (!status.ok()) {
         status =
             absl::UnavailableError(absl::StrCat("rank 0: ", status.message()));
       } else {
@@ -354,9 +404,10 @@ class RankWorkerImpl : public RankWorker {
     }
     if (status_.ok()) return;
     communicators_.Abort();
-    StartDeviceAbort();
-    if (stopped_.wait_for(lock, absl::ToChronoNanoseconds(kStuckTimeout),
-                          [this] { return is_stopping_ && !is_aborting_; })) {
+    device_abort_.Start();
+    if (stopped_.wait_for(
+            lock, absl::ToChronoNanoseconds(kStuckTimeout),
+            [this] { return is_stopping_ && !device_abort_.is_running(); })) {
       return;
     }
     const absl::Status status = status_;
@@ -386,8 +437,12 @@ class RankWorkerImpl : public RankWorker {
   OwnedFd mesh_listener_;
   RankCommunicators communicators_;
 
+  std::string leader_name_;
+  absl::Time load_deadline_;
+  std::atomic<bool> is_serving_{false};
+
   StepPlanLimits limits_;
-  std::string ring_message_;  // Reused.
+  std::string ring_message_, result_bytes_;  // Reused.
 
   mutable std::mutex mu_;  // Guards the following.
   std::condition_variable stopped_;
@@ -397,10 +452,11 @@ class RankWorkerImpl : public RankWorker {
   Heartbeat heartbeat_;
   LocalRanks local_;  // The watcher's, once it runs.
 
-  std::function<void()> abort_device_;  // Null: no device, or it has been.
-  bool is_aborting_ = false;
-
-  std::thread watcher_, aborter_;
+  DeviceAbort device_abort_{[this] {
+    std::lock_guard<std::mutex> lock(mu_);
+    stopped_.notify_all();
+  }};
+  std::thread watcher_;
 };
 
 }  // namespace

@@ -69,10 +69,16 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
     max_num_tokens = num_prompt_tokens + 1;
   }
   QUIRE_CHECK(num_prompt_tokens < max_num_tokens);
+  const int32_t owner_idx = cache_->OwnerIdx(state->request.owner);
   state->num_unfinished = state->request.n;
+  shares_.Add(state.get());
+  if (state->request.deadline < absl::InfiniteFuture()) {
+    deadlines_.emplace(state->request.deadline, state->request.id);
+  }
   for (int i = 0; i < state->request.n; ++i) {
     state->sequences.push_back(
         std::make_unique<Sequence>(state.get(), i, max_num_tokens));
+    state->sequences.back()->blocks.owner_idx = owner_idx;
     InsertWaiting(state->sequences.back().get());
   }
   ++num_unstarted_requests_;
@@ -100,9 +106,14 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   steps_.back().step_id = next_step_id_;
   steps_.back().planned_time = now;
 
-  int budget = options_.max_num_batched_tokens +
-               HasPlantedBug(PlantedBug::kBudgetOffByOne);
+  // Rounded up, so that it covers the part of the decodes.
+  int budget =
+      (options_.max_num_batched_tokens + options_.num_micro_batches - 1) /
+          options_.num_micro_batches +
+      HasPlantedBug(PlantedBug::kBudgetOffByOne);
+  SettleShares();
   PreemptForUrgent();
+  ChooseDecodes();
   GrantDecodes(&budget);
   AdmitWaiting(now, &budget, output);
   GrantPrefills(&budget);
@@ -115,6 +126,15 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
   } else {
     ++next_step_id_;
   }
+}
+
+void Scheduler::SettleShares() {
+  if (!shares_.Settle() || HasPlantedBug(PlantedBug::kSharesNotSorted)) return;
+  const auto is_before = [](const Sequence* a, const Sequence* b) {
+    return a->IsBefore(*b);
+  };
+  std::sort(running_.begin(), running_.end(), is_before);
+  std::sort(waiting_.begin(), waiting_.end(), is_before);
 }
 
 void Scheduler::PreemptForUrgent() {
@@ -144,6 +164,31 @@ void Scheduler::PreemptForUrgent() {
   }
 }
 
+void Scheduler::ChooseDecodes() {
+  if (options_.num_micro_batches == 1) return;
+  decodes_.clear();
+  int num_decodes = 0;
+  for (Sequence* sequence : running_) {
+    sequence->waits_for_step = false;
+    if (!sequence->is_decode() || sequence->will_end()) continue;
+    ++num_decodes;
+    sequence->waits_for_step = true;
+    if (sequence->num_pending_tokens == 0) decodes_.push_back(sequence);
+  }
+  // Those that were in a step longest ago, so that nobody is passed for good
+  // where the steps in flight have fewer than their part.
+  const size_t part = (num_decodes + options_.num_micro_batches - 1) /
+                      options_.num_micro_batches;
+  if (decodes_.size() > part) {
+    std::stable_sort(decodes_.begin(), decodes_.end(),
+                     [](const Sequence* a, const Sequence* b) {
+                       return a->last_step_id < b->last_step_id;
+                     });
+    decodes_.resize(part);
+  }
+  for (Sequence* sequence : decodes_) sequence->waits_for_step = false;
+}
+
 void Scheduler::GrantDecodes(int* budget) {
   prefills_.clear();
   // running_ may lose elements at its end, beyond or at the current one, and
@@ -154,6 +199,7 @@ void Scheduler::GrantDecodes(int* budget) {
     sequence->num_granted_drafts = 0;
     if (!sequence->is_decode() || sequence->will_end()) continue;
     if (sequence->num_pending_drafts > 0) continue;
+    if (sequence->waits_for_step) continue;
     if (!sequence->is_beyond_rope_switch &&
         IsBeyondRopeSwitch(sequence->num_submitted_tokens + 1)) {
       // Once in its life: what it has computed so far counts for nothing.
@@ -279,6 +325,7 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
                               absl::Time now) {
   RequestState* request = sequence->request;
   if (!request->has_started) {
+    shares_.NoteStart(request);
     request->has_started = true;
     request->scheduled_time = now;
     request->num_cached_tokens = num_computed_tokens;
@@ -298,6 +345,7 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
   sequence->start_no = next_start_no_++;
   sequence->num_granted_tokens = 0;
   sequence->num_granted_drafts = 0;
+  sequence->waits_for_step = false;
   const auto is_before = [](const Sequence* a, const Sequence* b) {
     return a->IsBefore(*b);
   };
@@ -426,7 +474,7 @@ void Scheduler::EmitSlotChanges(Sequence* sequence, SchedulerOutput* output) {
     SlotStart start;
     start.slot = sequence->slot;
     start.params = &request.request.sampling;
-    start.draw_key = MixBits(request.seed, sequence->choice_idx);
+    start.draw_key = sequence->draw_key();
     start.banned_before_min = request.banned_before_min;
     start.history = sequence->token_ids;
     if (HasPlantedBug(PlantedBug::kHistoryNotResent)) {
@@ -488,6 +536,7 @@ void Scheduler::EmitRows(SchedulerOutput* output) {
     step.has_prompt |= !is_decode;
     sequence->num_submitted_tokens += num_tokens;
     sequence->num_pending_drafts = row.num_drafts;
+    sequence->last_step_id = step.step_id;
     if (row.needs_token) ++sequence->num_pending_tokens;
     ++sequence->num_inflight_rows;
     ++sequence->request->num_inflight_rows;
@@ -516,6 +565,7 @@ void Scheduler::ReleaseHoldingsIfUnused(Sequence* sequence) {
 void Scheduler::EraseRequestIfDone(RequestState* request) {
   if (request->num_unfinished > 0 || request->num_inflight_rows > 0) return;
   CompactQueues();  // They may still point to its sequences.
+  shares_.Remove(request);
   requests_.erase(request->request.id);
 }
 

@@ -28,6 +28,10 @@
 //   - Prompts whose tokens are scored (num_prompt_logprobs) read nothing from
 //     the prefix cache, and share max_num_scored_tokens per step as they share
 //     the token budget: the oldest is sure of half. Others do not notice.
+//   - Owners (API keys) share: "oldest", "order of arrival" and "last" above
+//     are by FairShare's tags, which with one owner is the order of arrival. So
+//     the flood of one owner waits behind the first requests of the others.
+//   - A request past its deadline ends with an error, wherever it is.
 //   - Under SchedulingPolicy::kPriority "older" reads "more urgent, then older"
 //     everywhere above, and the second half of a budget goes to the most urgent
 //     prompts, the shortest first. Before a step is planned, a waiting sequence
@@ -48,6 +52,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,6 +64,7 @@
 #include "engine/engine_options.h"
 #include "engine/kv_cache/kv_cache_manager.h"
 #include "engine/request.h"
+#include "engine/scheduler/fair_share.h"
 #include "engine/scheduler/scheduler_output.h"
 #include "engine/sequence.h"
 #include "engine/speculative/draft_control.h"
@@ -79,6 +85,9 @@ struct SchedulerCounters {
   int64_t num_draft_tokens = 0;
   int64_t num_accepted_tokens = 0;
   std::vector<int64_t> num_accepted_at;
+  // Requests ended by their deadline, before and after they started.
+  int64_t num_overdue_waiting = 0;
+  int64_t num_overdue_running = 0;
 };
 
 class Scheduler {
@@ -100,6 +109,8 @@ class Scheduler {
   // collected. Unknown requests and choices are ignored.
   void Abort(RequestId id, int choice_idx, FinishReason reason, absl::Time now,
              std::vector<OutputEvent>* events);
+  // Ends what is past its deadline with DEADLINE_EXCEEDED.
+  void EndOverdue(absl::Time now, std::vector<OutputEvent>* events);
   // Ends everything; `error` goes with FinishReason::kError.
   void AbortAll(FinishReason reason, const absl::Status& error, absl::Time now,
                 std::vector<OutputEvent>* events);
@@ -125,9 +136,16 @@ class Scheduler {
     std::string cache_namespace;
   };
   std::vector<EndedSequence> TakeEnded() { return std::exchange(ended_, {}); }
+  // The sequences that the rows of the oldest step in flight compute, in their
+  // order.
+  void ListOldestStep(std::vector<const Sequence*>* sequences) const;
   // Drafter::Propose took so long for the last plan.
   void NoteProposals(int depth, absl::Duration duration) {
     draft_control_.NoteProposals(depth, duration);
+  }
+  // Or for contexts that were new to the drafter.
+  void NoteCatchUp(absl::Duration duration) {
+    draft_control_.NoteCatchUp(duration);
   }
 
   // Plans the next step into *output (its capacity is reused). A plan with rows
@@ -158,6 +176,7 @@ class Scheduler {
   int num_unstarted_requests() const { return num_unstarted_requests_; }
   int64_t num_unstarted_tokens() const { return num_unstarted_tokens_; }
   const SchedulerCounters& counters() const { return counters_; }
+  const FairShare& shares() const { return shares_; }
 
   // The choice, as long as the scheduler knows its request; null otherwise. For
   // tests.
@@ -191,6 +210,8 @@ class Scheduler {
 
   // The parts of Schedule, in order; each takes what it grants off *budget.
   void PreemptForUrgent();
+  // Which sequences may decode in this step, if not all.
+  void ChooseDecodes();
   void GrantDecodes(int* budget);
   void AdmitWaiting(absl::Time now, int* budget, SchedulerOutput* output);
   void GrantPrefills(int* budget);
@@ -241,9 +262,11 @@ class Scheduler {
   // one. False if they ended the sequence, which never reaches the fault then.
   bool TakeTokensBeforeFault(const InFlightRow& row, SampledRow* sampled,
                              absl::Time now, std::vector<OutputEvent>* events);
-  // Takes the tokens. `event` may hold scored prompt tokens.
+  // Takes the tokens, of which the first num_accepted were drafts. `event` may
+  // hold scored prompt tokens.
   void AcceptTokens(const InFlightRow& row, absl::Span<TokenOutput> tokens,
-                    OutputEvent event, std::vector<OutputEvent>* events);
+                    int num_accepted, OutputEvent event,
+                    std::vector<OutputEvent>* events);
   void FailRows(InFlightStep step, const absl::Status& error, absl::Time now,
                 std::vector<OutputEvent>* events);
   void FailRequest(RequestState* request, const absl::Status& error,
@@ -258,6 +281,10 @@ class Scheduler {
   void ReleaseHoldingsIfUnused(Sequence* sequence);
   void EraseRequestIfDone(RequestState* request);
   void InsertWaiting(Sequence* sequence);
+  void SettleShares();
+  void EndWithError(RequestState* request, FinishReason reason,
+                    const absl::Status& error, absl::Time now,
+                    std::vector<OutputEvent>* events);
   // Removes from running_ and waiting_ what no longer belongs there.
   void CompactQueues();
   InFlightStep TakeSpareStep();
@@ -269,12 +296,16 @@ class Scheduler {
   const int max_num_tokens_;
   KvCacheManager* const cache_;
   absl::flat_hash_map<RequestId, std::unique_ptr<RequestState>> requests_;
-  std::vector<Sequence*> running_;         // In order of arrival.
-  std::vector<Sequence*> waiting_;         // In order of arrival.
+  FairShare shares_;
+  // Of unfinished requests that have one.
+  std::set<std::pair<absl::Time, RequestId>> deadlines_;
+  std::vector<Sequence*> running_;         // By Sequence::IsBefore.
+  std::vector<Sequence*> waiting_;         // As well.
   std::vector<int32_t> free_slots_;        // A stack.
   std::deque<InFlightStep> steps_;         // Oldest first.
   std::vector<InFlightStep> spare_steps_;  // Kept for their capacity.
   std::vector<Sequence*> prefills_;        // Scratch of Schedule.
+  std::vector<Sequence*> decodes_;         // Likewise, of ChooseDecodes.
   // Sequences that do not run but hold blocks until a step is collected.
   int num_releasing_ = 0;
   bool queues_need_compaction_ = false;

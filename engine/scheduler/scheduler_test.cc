@@ -442,6 +442,73 @@ TEST_F(SchedulerTest, PlansAheadOfTokensNotYetKnown) {
   EXPECT_FALSE(scheduler_->HasUnfinished());
 }
 
+// Sequences of a plan.
+#define EXPECT_ROWS_OF(...)                                     \
+  do {                                                          \
+    std::vector<int> found;                                     \
+    for (const ScheduledRow& row : output_.rows) {              \
+      EXPECT_FALSE(row.input_on_device);                        \
+      found.push_back(static_cast<int>(id_of_slot_[row.slot])); \
+    }                                                           \
+    EXPECT_EQ(found, (std::vector<int>{__VA_ARGS__}));          \
+  } while (false)
+
+// Each sequence is in one step at a time, and each step has its part of them.
+TEST_F(SchedulerTest, MicroBatchesShareTheSequences) {
+  options_.steps_in_flight = options_.num_micro_batches = 2;
+  options_.max_num_batched_tokens = 16;
+  MakeScheduler();
+  for (const int id : {1, 2, 3, 4}) Add(id, 2);
+  Plan();  // All four prompts fit into its part of the budget.
+  EXPECT_ROWS_OF(1, 2, 3, 4);
+  EXPECT_TRUE(Plan().empty());
+  plans_.pop_back();
+  Finish();
+  for (int round = 0; round < 3; ++round) {
+    Plan();
+    EXPECT_ROWS_OF(1, 2);
+    if (round > 0) Finish();
+    Plan();
+    EXPECT_ROWS_OF(3, 4);
+    Finish();
+  }
+  // Of three, the part is two; who waited longest comes first.
+  scheduler_->Abort(1, -1, FinishReason::kAbort, now_, &events_);
+  Finish();
+  Plan();
+  EXPECT_ROWS_OF(2, 3);
+  Plan();
+  EXPECT_ROWS_OF(4);
+  Finish();
+  Plan();
+  EXPECT_ROWS_OF(2, 3);
+}
+
+// Chunks of one prompt follow each other through the stages, with a part of the
+// budget each.
+TEST_F(SchedulerTest, MicroBatchesOfOnePrompt) {
+  options_.steps_in_flight = options_.num_micro_batches = 2;
+  options_.max_num_batched_tokens = 16;
+  MakeScheduler();
+  Add(1, 20);
+  Plan();
+  EXPECT_EQ(output_.rows[0].num_tokens, 8);
+  Plan();
+  EXPECT_EQ(output_.rows[0].first_position, 8);
+  EXPECT_EQ(output_.rows[0].num_tokens, 8);
+  Finish();
+  Plan();
+  EXPECT_EQ(output_.rows[0].num_tokens, 4);
+  EXPECT_TRUE(output_.rows[0].needs_token);
+  Finish();
+  // Its token is being drawn.
+  EXPECT_TRUE(Plan().empty());
+  plans_.pop_back();
+  Finish();
+  Plan();
+  EXPECT_EQ(output_.rows[0].first_position, 20);
+}
+
 TEST_F(SchedulerTest, RowOfAnEndedSequenceIsDroppedAndHoldsItsBlocks) {
   options_.steps_in_flight = 2;
   MakeScheduler();
@@ -576,6 +643,174 @@ TEST_F(SchedulerTest, CountsPromptsAndCacheHitsOncePerRequest) {
   EXPECT_EQ(counters.prefix_cache_queries, 24);
   EXPECT_EQ(counters.prefix_cache_hits, 8);
   EXPECT_EQ(counters.num_generation_tokens, 5);
+}
+
+// However much is drafted, each running sequence finds the block that its next
+// token may need, and none is preempted for drafts.
+TEST_F(SchedulerTest, DraftsLeaveTheBlockReserve) {
+  for (const int num_blocks : {6, 7, 8, 9, 12}) {
+    SCOPED_TRACE(num_blocks);
+    options_.num_blocks = num_blocks;
+    options_.num_speculative_tokens = 5;
+    options_.adapts_drafts = false;
+    options_.enable_prefix_caching = false;
+    plans_.clear();
+    MakeScheduler();
+    scheduler_->StartDrafting(false);
+    Add(1, 6);
+    Add(2, 6);
+    PlanAndFinish();
+    ASSERT_EQ(scheduler_->num_running(), 2);
+    // Both know 7 tokens, and their two blocks have room for 8.
+    std::vector<DraftSequence> sequences;
+    scheduler_->PlanDrafts(&sequences);
+    EXPECT_GE(cache_->num_available_blocks(), 2);
+    const int num_spare = num_blocks - 4 - 2;
+    ASSERT_EQ(sequences.size(), 2u);
+    EXPECT_EQ(sequences[0].max_num_drafts, num_spare > 0 ? 5 : 1);
+    EXPECT_EQ(sequences[1].max_num_drafts, num_spare > 1 ? 5 : 1);
+    std::vector<Draft> drafts(2);
+    for (size_t i = 0; i < drafts.size(); ++i) {
+      EXPECT_GE(sequences[i].block_table.size() * options_.block_size,
+                sequences[i].token_ids.size() + sequences[i].max_num_drafts);
+      drafts[i].token_ids.assign(sequences[i].max_num_drafts, 6);
+    }
+    ASSERT_TRUE(scheduler_->SetDrafts(absl::MakeSpan(drafts)).ok());
+    // None is accepted; the next token needs room that is there.
+    PlanAndFinish();
+    EXPECT_EQ(scheduler_->counters().num_drafts, 2);
+    PlanAndFinish();
+    EXPECT_EQ(output_.rows.size(), 2u);
+    EXPECT_EQ(scheduler_->counters().num_preemptions, 0);
+  }
+}
+
+// ------------------------------------------------------------------- Owners
+
+class SchedulerShareTest : public SchedulerTest {
+ protected:
+  void AddOf(const std::string& owner, RequestId id, int num_prompt_tokens,
+             int max_tokens, absl::Time deadline = absl::InfiniteFuture(),
+             int n = 1) {
+    Request request;
+    request.id = id;
+    request.n = n;
+    request.owner = owner;
+    request.prompt_token_ids.assign(num_prompt_tokens, 7);
+    request.prompt_token_ids[0] = static_cast<int32_t>(10 + id % 80);
+    request.sampling.max_tokens = max_tokens;
+    request.deadline = deadline;
+    scheduler_->AddRequest(std::move(request), 0);
+  }
+  // Steps until the request has started; returns how many others of `from` on
+  // started before it.
+  int StepsUntilStarted(RequestId id) {
+    int num_steps = 0;
+    while (scheduler_->FindSequence(id, 0) != nullptr &&
+           !scheduler_->FindSequence(id, 0)->has_started && num_steps < 5000) {
+      ++num_steps;
+      PlanAndFinish();
+    }
+    return num_steps;
+  }
+};
+
+TEST_F(SchedulerShareTest, AFloodOfOneOwnerDoesNotDelayTheOthers) {
+  options_.max_num_seqs = 4;
+  options_.max_model_len = 100;
+  MakeScheduler();
+  for (int i = 0; i < 300; ++i) AddOf("flood", 1000 + i, 20, 10);
+  for (int i = 0; i < 30; ++i) PlanAndFinish();
+  for (int k = 0; k < 10; ++k) {
+    AddOf("calm", 1 + k, 20, 10);
+    // As soon as a slot is free: an answer has 10 tokens.
+    EXPECT_LE(StepsUntilStarted(1 + k), 12);
+    while (scheduler_->FindSequence(1 + k, 0) != nullptr) PlanAndFinish();
+  }
+  int num_requests = 0;
+  int64_t num_tokens = 0;
+  scheduler_->CountWaiting(&num_requests, &num_tokens);
+  EXPECT_GT(num_requests, 100);  // The flood still waits.
+}
+
+TEST_F(SchedulerShareTest, BlocksAreTakenFromWhoIsBehindInItsShare) {
+  // Two sequences of "greedy" run when one of "calm" comes; when blocks end, it
+  // is not the newcomer that gives up its own.
+  options_.num_blocks = 18;
+  options_.max_num_seqs = 3;
+  options_.enable_prefix_caching = false;
+  MakeScheduler();
+  AddOf("greedy", 1, 12, 60);
+  AddOf("greedy", 2, 12, 60);
+  for (int i = 0; i < 3; ++i) PlanAndFinish();
+  AddOf("calm", 3, 12, 20);
+  while (scheduler_->counters().num_preemptions == 0) PlanAndFinish();
+  EXPECT_EQ(scheduler_->FindSequence(2, 0)->state, SequenceState::kWaiting);
+  EXPECT_EQ(scheduler_->FindSequence(3, 0)->state, SequenceState::kRunning);
+}
+
+TEST_F(SchedulerShareTest, PrioritiesComeBeforeShares) {
+  options_.scheduling_policy = SchedulingPolicy::kPriority;
+  options_.max_num_seqs = 1;
+  MakeScheduler();
+  Request urgent;
+  urgent.id = 9;
+  urgent.owner = "flood";
+  urgent.priority = -1;
+  urgent.prompt_token_ids = {3, 4};
+  urgent.sampling.max_tokens = 2;
+  for (int i = 0; i < 5; ++i) AddOf("flood", 20 + i, 4, 4);
+  AddOf("calm", 1, 4, 4);
+  scheduler_->AddRequest(urgent, 0);
+  Plan();
+  EXPECT_TRUE(scheduler_->FindSequence(9, 0)->has_started);
+  Finish();
+  PlanAndFinish();
+  Plan();
+  EXPECT_TRUE(scheduler_->FindSequence(20, 0)->has_started);
+  while (scheduler_->FindSequence(20, 0) != nullptr) {
+    Finish();
+    Plan();
+  }
+  // One of each, not the flood first.
+  EXPECT_TRUE(scheduler_->FindSequence(1, 0)->has_started);
+}
+
+TEST_F(SchedulerShareTest, DeadlinesEndWhatWaitsAndWhatRuns) {
+  options_.max_num_seqs = 2;
+  options_.steps_in_flight = 2;
+  MakeScheduler();
+  now_ = absl::UnixEpoch() + absl::Hours(1);
+  AddOf("a", 1, 4, 50, now_ + absl::Seconds(2), 2);
+  PlanAndFinish();
+  PlanAndFinish();
+  AddOf("a", 2, 4, 50, now_ + absl::Seconds(1));
+  AddOf("a", 3, 4, 50);
+  PlanAndFinish();
+  events_.clear();
+  scheduler_->EndOverdue(now_, &events_);
+  EXPECT_TRUE(events_.empty());
+  now_ += absl::Seconds(1);
+  Plan();  // Also with a step in flight.
+  scheduler_->EndOverdue(now_, &events_);
+  ASSERT_EQ(events_.size(), 1);
+  EXPECT_EQ(events_[0].request_id, 2);
+  EXPECT_TRUE(absl::StrContains(events_[0].error.message(), "waited"));
+  now_ += absl::Seconds(5);
+  scheduler_->EndOverdue(now_, &events_);
+  ASSERT_EQ(events_.size(), 3);
+  for (const int i : {1, 2}) {
+    EXPECT_EQ(events_[i].request_id, 1);
+    EXPECT_EQ(events_[i].finish_reason, FinishReason::kError);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(events_[i].error));
+    EXPECT_EQ(events_[i].is_last, i == 2);
+  }
+  EXPECT_EQ(scheduler_->counters().num_overdue_waiting, 1);
+  EXPECT_EQ(scheduler_->counters().num_overdue_running, 1);
+  Finish();
+  // What has none goes on.
+  PlanAndFinish();
+  EXPECT_TRUE(scheduler_->FindSequence(3, 0)->has_started);
 }
 
 }  // namespace

@@ -123,7 +123,8 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
   if (!row.needs_token) {
     events->push_back(std::move(event));
   } else if (AreValidTokens(row, sampled->tokens)) {
-    AcceptTokens(row, absl::MakeSpan(sampled->tokens), std::move(event),
+    AcceptTokens(row, absl::MakeSpan(sampled->tokens),
+                 static_cast<int>(sampled->tokens.size()) - 1, std::move(event),
                  events);
   } else {
     FailRequest(request, absl::InternalError("the model drew no valid token"),
@@ -143,8 +144,10 @@ bool Scheduler::TakeTokensBeforeFault(const InFlightRow& row,
   const size_t num_tokens = sampled->tokens.size();
   if (num_tokens <= size_t(row.num_drafts) &&
       AreValidTokens(row, sampled->tokens)) {
+    // The fault is in the place of the token after them.
     AcceptTokens(row, absl::MakeSpan(sampled->tokens),
-                 MakeEvent(*row.sequence, now), events);
+                 static_cast<int>(num_tokens), MakeEvent(*row.sequence, now),
+                 events);
   }
   return row.sequence->state != SequenceState::kFinished;
 }
@@ -167,11 +170,11 @@ bool Scheduler::AreValidTokens(const InFlightRow& row,
 }
 
 void Scheduler::AcceptTokens(const InFlightRow& row,
-                             absl::Span<TokenOutput> tokens, OutputEvent event,
+                             absl::Span<TokenOutput> tokens, int num_accepted,
+                             OutputEvent event,
                              std::vector<OutputEvent>* events) {
   Sequence* sequence = row.sequence;
   const RequestState& request = *sequence->request;
-  const int num_accepted = static_cast<int>(tokens.size()) - 1;
   NoteDrafts(row, num_accepted);
   event.num_draft_tokens = row.num_drafts;
   event.num_accepted_tokens = num_accepted;
@@ -183,11 +186,13 @@ void Scheduler::AcceptTokens(const InFlightRow& row,
     event.tokens.push_back(std::move(token));
     if (reason.has_value()) break;
   }
-  if (num_accepted > 0) {
+  if (tokens.size() > 1) {
     // Accepted drafts are in the cache already, and may enter the prefix cache
-    // now; the others are overwritten by what comes next.
-    sequence->num_submitted_tokens += num_accepted;
-    sequence->num_computed_tokens += num_accepted;
+    // now; the others are overwritten by what comes next. The last token counts
+    // as not computed, though before a fault it is a draft, too.
+    const int num_computed = static_cast<int>(tokens.size()) - 1;
+    sequence->num_submitted_tokens += num_computed;
+    sequence->num_computed_tokens += num_computed;
     cache_->CacheFull(
         sequence->token_ids,
         request.cache_namespaces[sequence->is_beyond_rope_switch],
@@ -228,15 +233,40 @@ void Scheduler::AbortAll(FinishReason reason, const absl::Status& error,
               return a->arrival_no < b->arrival_no;
             });
   for (RequestState* request : requests) {
-    for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
-      if (sequence->state == SequenceState::kFinished) continue;
-      OutputEvent event = MakeEvent(*sequence, now);
-      event.error = error;
-      FinishSequence(sequence.get(), reason, std::move(event), events);
-    }
+    EndWithError(request, reason, error, now, events);
   }
   CompactQueues();
   for (RequestState* request : requests) EraseRequestIfDone(request);
+}
+
+void Scheduler::EndWithError(RequestState* request, FinishReason reason,
+                             const absl::Status& error, absl::Time now,
+                             std::vector<OutputEvent>* events) {
+  for (const std::unique_ptr<Sequence>& sequence : request->sequences) {
+    if (sequence->state == SequenceState::kFinished) continue;
+    OutputEvent event = MakeEvent(*sequence, now);
+    event.error = error;
+    FinishSequence(sequence.get(), reason, std::move(event), events);
+  }
+}
+
+void Scheduler::EndOverdue(absl::Time now, std::vector<OutputEvent>* events) {
+  if (HasPlantedBug(PlantedBug::kDeadlineIgnored)) return;
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const auto it = requests_.find(deadlines_.begin()->second);
+    QUIRE_CHECK(it != requests_.end());
+    RequestState* request = it->second.get();
+    ++(request->has_started ? counters_.num_overdue_running
+                            : counters_.num_overdue_waiting);
+    const absl::Status error = absl::DeadlineExceededError(
+        request->has_started
+            ? "the request's timeout was over before its answer was complete"
+            : "the request's timeout was over while it waited");
+    // Erases the deadline.
+    EndWithError(request, FinishReason::kError, error, now, events);
+    CompactQueues();
+    EraseRequestIfDone(request);
+  }
 }
 
 void Scheduler::FailNewestStep(const absl::Status& error, absl::Time now,
@@ -327,6 +357,10 @@ void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
       !HasPlantedBug(PlantedBug::kUnstartedMiscounted)) {
     --num_unstarted_requests_;
     num_unstarted_tokens_ -= sequence->num_prompt_tokens;
+  }
+  if (request->num_unfinished == 0) {
+    shares_.NoteEnd(request);
+    deadlines_.erase({request->request.deadline, request->request.id});
   }
   if (HasPlantedBug(PlantedBug::kTwoTerminalEvents)) events->push_back(event);
   if (HasPlantedBug(PlantedBug::kLostEvent) && !request->has_started) return;

@@ -42,6 +42,7 @@ constexpr double kUnknownThreshold = 0.3;
 // none for so many steps.
 constexpr double kProbeShare = 0.004;
 constexpr double kMaxProbeCredit = 1;
+constexpr double kMaxProbeDebt = 100;
 constexpr int kStepsBeforeProbe = 16;
 constexpr int kProbeDrafts = 2;
 constexpr double kMinProbeCost = 1e-4;
@@ -152,6 +153,17 @@ void DraftControl::AllotProposals(int num_base_tokens,
     }
   }
   AllotToDepth(best_depth, num_base_tokens, candidates, &num_drafts);
+  only_probes_ = num_drafts == 0;
+  // A draft more takes a token's time in the step, and a part of a proposal for
+  // all sequences: it has to bring as much as steps do in that time.
+  min_chance_ = 0;
+  if (step_cost_.is_known() && num_drafts > 0) {
+    int num_proposing = 0;
+    for (const int count : allotted_) num_proposing += count > 0;
+    min_chance_ = static_cast<float>(std::min(
+        1.0,
+        best_rate * (step_cost_.slope() + proposal_seconds_ / num_proposing)));
+  }
   for (size_t i = 0; i < candidates.size(); ++i) {
     candidates[i].num_allotted = allotted_[i];
   }
@@ -246,9 +258,12 @@ void DraftControl::NoteResult(int num_drafts, int num_accepted,
   track->num_steps_without = 0;
   // Drafts behind the first rejected one were not tested.
   const int num_tested = std::min(num_accepted + 1, num_drafts);
+  // A costly drafter says when it is in doubt by ending a proposal
+  // (min_chance), and how much to ask for is decided before it has said
+  // anything.
   double tested = 0;
   for (int i = 0; i < num_tested; ++i) {
-    tested += probabilities.empty() ? 1.0 : probabilities[i];
+    tested += probabilities.empty() || is_costly_ ? 1.0 : probabilities[i];
   }
   track->num_tested = kSequenceFade * track->num_tested + tested;
   track->num_accepted = kSequenceFade * track->num_accepted + num_accepted;
@@ -264,6 +279,14 @@ void DraftControl::NoteProposals(int depth, absl::Duration duration) {
                           ? each
                           : 0.9 * proposal_seconds_ +
                                 0.1 * std::min(each, 4 * proposal_seconds_);
+}
+
+void DraftControl::NoteCatchUp(absl::Duration duration) {
+  const double seconds = absl::ToDoubleSeconds(duration);
+  if (!only_probes_ || !step_cost_.is_known() || !(seconds > 0)) return;
+  // The price of trying: paid back before the next try.
+  const double steps = seconds / step_cost_.Of(1);
+  probe_credit_ = std::max(probe_credit_ - steps, -kMaxProbeDebt);
 }
 
 void DraftControl::NoteStep(int num_tokens, absl::Duration duration) {

@@ -93,6 +93,9 @@ class DraftControl {
   // Lowers max_drafts to what to ask the drafter for.
   // num_base_tokens: of the step without drafts, >= 1.
   void AllotProposals(int num_base_tokens, absl::Span<Candidate> candidates);
+  // As of the last AllotProposals: a proposal ends before a draft whose chance,
+  // that of all before it included, is less.
+  float min_chance() const { return min_chance_; }
   // Which of the proposed drafts to verify, at most `budget` together.
   void AllotDrafts(int num_base_tokens, int budget,
                    absl::Span<Candidate> candidates);
@@ -107,6 +110,8 @@ class DraftControl {
                   absl::Span<const float> probabilities, DraftTrack* track);
   // Drafts of one sequence after the other took so long; depth: the longest.
   void NoteProposals(int depth, absl::Duration duration);
+  // A drafter computed contexts that were new to it.
+  void NoteCatchUp(absl::Duration duration);
   // A step without prompts was submitted and collected.
   void NoteStep(int num_tokens, absl::Duration duration);
 
@@ -129,7 +134,9 @@ class DraftControl {
   StepCost step_cost_;
   double proposal_seconds_ = 0;  // For each further draft.
   DraftTrack all_;               // Of all sequences together.
-  double probe_credit_ = 0;      // In steps.
+  double probe_credit_ = 0;      // In steps; a debt if negative.
+  float min_chance_ = 0;
+  bool only_probes_ = false;  // The last AllotProposals.
   int64_t num_steps_ = 0;
   std::vector<int> allotted_;  // Scratch.
 };

@@ -135,11 +135,16 @@ absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(
   }
   QUIRE_ASSIGN_OR_RETURN(ThreadPlacement placement,
                          PlaceThreads(options.threads));
-  return std::unique_ptr<CpuBackend>(new CpuBackend(isa, std::move(placement)));
+  return std::unique_ptr<CpuBackend>(
+      new CpuBackend(isa, std::make_shared<ThreadPool>(std::move(placement))));
 }
 
-CpuBackend::CpuBackend(Isa isa, ThreadPlacement placement)
-    : isa_(isa), pool_(std::move(placement)) {}
+CpuBackend::CpuBackend(Isa isa, std::shared_ptr<ThreadPool> pool)
+    : isa_(isa), shared_pool_(std::move(pool)), pool_(*shared_pool_) {}
+
+absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::CreateCompanion() {
+  return std::unique_ptr<Backend>(new CpuBackend(isa_, shared_pool_));
+}
 
 CpuBackend::~CpuBackend() = default;
 
@@ -438,9 +443,16 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
       !slots_[row.slot].is_active) {
     return fail("the slot holds no sequence");
   }
-  const SlotState& slot = slots_[row.slot];
+  SlotState& slot = slots_[row.slot];
   if (slot_step_[row.slot] == num_steps_) return fail("named twice");
   slot_step_[row.slot] = num_steps_;
+  if (row.first_position >= 0) {
+    if (row.first_position > slot.num_computed_tokens) {
+      return fail("begins at ", row.first_position, " with ",
+                  slot.num_computed_tokens, " tokens computed");
+    }
+    slot.num_computed_tokens = row.first_position;
+  }
   const int32_t num_drawn = row.num_logits - row.num_scored;
   const bool logits_ok =
       row.num_drafts > 0
@@ -481,8 +493,8 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
     }
     for (int i = 0; i < row.num_tokens; ++i) {
       const int32_t id = token_ids[(*next_token)++];
-      if (id < 0 || id >= shape_.vocab_size) {
-        return fail("token id ", id, " with vocab_size ", shape_.vocab_size);
+      if (id < 0 || id >= NumInputIds(shape_)) {
+        return fail("token id ", id, " with vocab_size ", NumInputIds(shape_));
       }
       step.token_ids.push_back(id);
     }

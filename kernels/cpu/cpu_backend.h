@@ -50,6 +50,7 @@ class CpuBackend : public Backend {
   ~CpuBackend() override;
 
   std::string Description() const override;
+  absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() override;
   DType ActivationDType(DType weights) const override;
   bool SupportsLinear(DType weights, QuantFormat format) const override;
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(
@@ -82,8 +83,11 @@ class CpuBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status GatherLogitRows(Step& step, TensorView x,
+                               TensorView out) override;
   absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
-                        int peer, ActivationRows rows, TensorView x) override;
+                        int peer, TensorView x) override;
+  absl::Status Advance(Step& step) override;
   absl::Status Sample(Step& step, TensorView logits) override;
   absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override;
@@ -96,7 +100,7 @@ class CpuBackend : public Backend {
     TensorView view;
   };
 
-  CpuBackend(Isa isa, ThreadPlacement placement);
+  CpuBackend(Isa isa, std::shared_ptr<ThreadPool> pool);
 
   absl::Status CheckShape(const EngineShape& shape) const;
   absl::StatusOr<int> NumBlocks(const EngineShape& shape) const;
@@ -139,7 +143,8 @@ class CpuBackend : public Backend {
   void ReserveForRanks();
 
   const Isa isa_;
-  ThreadPool pool_;
+  const std::shared_ptr<ThreadPool> shared_pool_;  // With companions.
+  ThreadPool& pool_;
   int64_t weights_bytes_ = 0;
   int64_t max_cols_ = 0;  // Of any weight: x' fits the scratch.
   std::vector<MappedMemory> uploads_;

@@ -100,22 +100,23 @@ void MergeRecords(const float* records, int num_ranks, int64_t stride,
 }  // namespace
 
 absl::Status CpuBackend::Transfer(Step& step, TransferKind kind,
-                                  Communicator& ranks, int peer,
-                                  ActivationRows rows, TensorView x) {
-  const CpuStep& cpu_step = AsCpuStep(step);
-  const int64_t num_rows = rows == ActivationRows::kTokens
-                               ? cpu_step.num_tokens
-                               : cpu_step.num_logits;
+                                  Communicator& ranks, int peer, TensorView x) {
+  const int64_t num_rows = AsCpuStep(step).num_tokens;
   if (num_rows == 0) return absl::OkStatus();
   QUIRE_RETURN_IF_ERROR(CheckView("Transfer: x", x, num_rows, x.cols));
   x.rows = num_rows;
-  switch (kind) {
-    case TransferKind::kSend:
-      return ranks.Send(x, peer, nullptr);
-    case TransferKind::kReceive:
-      return ranks.Receive(x, peer, nullptr);
-    case TransferKind::kBroadcast:
-      return ranks.Broadcast(x, peer, nullptr);
+  return kind == TransferKind::kSend ? ranks.Send(x, peer, nullptr)
+                                     : ranks.Receive(x, peer, nullptr);
+}
+
+absl::Status CpuBackend::Advance(Step& step) {
+  CpuStep& cpu_step = AsCpuStep(step);
+  if (cpu_step.is_sampled) {
+    return absl::FailedPreconditionError("Advance: the step was sampled");
+  }
+  cpu_step.is_sampled = true;
+  for (const StepRowState& state : cpu_step.rows) {
+    slots_[state.row.slot].num_computed_tokens += state.row.num_tokens;
   }
   return absl::OkStatus();
 }

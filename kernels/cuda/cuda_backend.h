@@ -10,9 +10,9 @@
 //
 // Weights: bf16 and f16 stay as they are, f32 is rounded to bf16. kFp8, kInt4,
 // kQ8_0 and kQ4_0 stay in 8 and 4 bits (kernels/cuda/quantized_linear.h) and
-// take activations in bf16 or f16; what the kernels do not know of them (parts of
-// several formats, groups that are no multiple of 32 columns, a vocabulary) is
-// decoded when packed, to f16 if the scales are in f16, else to bf16. GPUs
+// take activations in bf16 or f16; what the kernels do not know of them (parts
+// of several formats, groups that are no multiple of 32 columns, a vocabulary)
+// is decoded when packed, to f16 if the scales are in f16, else to bf16. GPUs
 // below compute capability 8.0 have no bf16: everything becomes f16 there, and
 // a weight beyond its range is an error. Columns of every matrix are multiples
 // of eight, of gate and up the rows too; others are refused. Biases are f32.
@@ -104,7 +104,13 @@ class CudaBackend : public Backend {
       int size, const cuda::NcclCommunicatorOptions& options = {});
 
   std::string Description() const override;
+  // With a stream of its own.
+  absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() override {
+    return Create(options_);
+  }
   std::optional<int64_t> FreeDeviceBytes() override;
+  absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
+      int64_t num_bytes) override;
   DType ActivationDType(DType weights) const override;
   bool SupportsLinear(DType weights, QuantFormat format) const override;
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(
@@ -140,8 +146,11 @@ class CudaBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status GatherLogitRows(Step& step, TensorView x,
+                               TensorView out) override;
   absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
-                        int peer, ActivationRows rows, TensorView x) override;
+                        int peer, TensorView x) override;
+  absl::Status Advance(Step& step) override;
   absl::Status Sample(Step& step, TensorView logits) override;
   absl::Status Pool(Step& step, TensorView hidden, const Prologue& prologue,
                     Pooling pooling) override;

@@ -101,8 +101,9 @@ absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
   result.model = model;
   result.shape = ShapeOf(step);
   result.is_sampled = step.is_sampled;
+  result.is_advanced = step.is_advanced;
   result.pooling = step.pooling;
-  step.is_sampled = false;
+  step.is_sampled = step.is_advanced = false;
   step.pooling = Pooling::kNone;
   if (!captured.ok()) {
     DisableGraphs(enqueued.ok() ? captured.status() : enqueued);
@@ -114,9 +115,9 @@ absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
   // Of a GPU that is shared, others' memory comes and goes too: what no graph
   // takes is not counted, else one jump of theirs would end the captures.
   graph_counts_.num_bytes = std::max<int64_t>(
-      graph_counts_.num_bytes +
-          std::clamp<int64_t>(free_before - FreeBytes(), -kMaxBytesOfGraph,
-                              kMaxBytesOfGraph),
+      graph_counts_.num_bytes + std::clamp<int64_t>(free_before - FreeBytes(),
+                                                    -kMaxBytesOfGraph,
+                                                    kMaxBytesOfGraph),
       0);
   *graph = &graphs_.emplace_back(std::move(result));
   return absl::OkStatus();
@@ -155,6 +156,7 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
     QUIRE_RETURN_IF_ERROR(cuda_step.status);
   }
   cuda_step.is_sampled = graph->is_sampled;
+  cuda_step.is_advanced = graph->is_advanced;
   cuda_step.pooling = graph->pooling;
   graph->last_use = num_steps_;
   ++graph_counts_.num_replays;
@@ -197,7 +199,7 @@ void CudaBackend::PlanAhead() {
 void CudaBackend::ShapeAhead(const CudaAhead& ahead, CudaStep& step) const {
   step.rows.clear();
   step.token_ids.clear();
-  step.is_sampled = false;
+  step.is_sampled = step.is_advanced = false;
   step.pooling = Pooling::kNone;
   step.num_plan_tokens = step.num_plan_logits = 0;
   step.num_rows = ahead.num_rows;

@@ -102,49 +102,42 @@ bool CudaBackend::UsesHostRanks() const {
 
 absl::Status CudaBackend::Transfer(Step& step, TransferKind kind,
                                    Communicator& ranks, int peer,
-                                   ActivationRows rows, TensorView x) {
-  const CudaStep& cuda_step = AsCudaStep(step);
-  const int64_t num_rows = rows == ActivationRows::kTokens
-                               ? cuda_step.num_tokens
-                               : cuda_step.num_logits;
+                                   TensorView x) {
+  const int64_t num_rows = AsCudaStep(step).num_tokens;
   if (num_rows == 0) return absl::OkStatus();
   QUIRE_RETURN_IF_ERROR(
       CheckCudaView("Transfer: x", x, x.dtype, num_rows, x.cols));
   x.rows = num_rows;
-  TensorView data = x;
-  const bool is_on_device = ranks.is_on_device();
-  const DeviceStream stream = is_on_device ? device_->stream() : nullptr;
-  const bool is_sent =
-      kind == TransferKind::kSend ||
-      (kind == TransferKind::kBroadcast && peer == ranks.rank());
-  if (!is_on_device) {
-    if (x.num_bytes() > rank_staging_.num_bytes()) {
-      return absl::FailedPreconditionError(
-          "Transfer: a communicator that Prepare was not told of");
-    }
-    data.data = rank_staging_.data();
-    if (is_sent) {
-      QUIRE_RETURN_IF_ERROR(
-          device_->CopyToHost(data.data, x.data, x.num_bytes()));
-    }
-    // Also for what was to be copied from the staging memory before.
-    QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+  const bool is_sent = kind == TransferKind::kSend;
+  if (ranks.is_on_device()) {
+    return is_sent ? ranks.Send(x, peer, device_->stream())
+                   : ranks.Receive(x, peer, device_->stream());
   }
-  absl::Status status;
-  switch (kind) {
-    case TransferKind::kSend:
-      status = ranks.Send(data, peer, stream);
-      break;
-    case TransferKind::kReceive:
-      status = ranks.Receive(data, peer, stream);
-      break;
-    case TransferKind::kBroadcast:
-      status = ranks.Broadcast(data, peer, stream);
-      break;
+  if (x.num_bytes() > rank_staging_.num_bytes()) {
+    return absl::FailedPreconditionError(
+        "Transfer: a communicator that Prepare was not told of");
   }
-  QUIRE_RETURN_IF_ERROR(status);
-  if (is_on_device || is_sent) return absl::OkStatus();
-  return device_->CopyToDevice(x.data, data.data, x.num_bytes());
+  TensorView host = x;
+  host.data = rank_staging_.data();
+  if (is_sent) {
+    QUIRE_RETURN_IF_ERROR(
+        device_->CopyToHost(host.data, x.data, x.num_bytes()));
+  }
+  // Also for what was to be copied from the staging memory before.
+  QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+  if (is_sent) return ranks.Send(host, peer, nullptr);
+  QUIRE_RETURN_IF_ERROR(ranks.Receive(host, peer, nullptr));
+  return device_->CopyToDevice(x.data, host.data, x.num_bytes());
+}
+
+absl::Status CudaBackend::Advance(Step& step) {
+  CudaStep& cuda_step = AsCudaStep(step);
+  if (cuda_step.is_sampled) {
+    return absl::FailedPreconditionError("Advance: the step was sampled");
+  }
+  // The rest, EndStep does.
+  cuda_step.is_sampled = cuda_step.is_advanced = true;
+  return absl::OkStatus();
 }
 
 // Whether one entry of each slice tells the draws of a slot.

@@ -123,7 +123,13 @@ absl::Status CudaBackend::CheckRow(const StepRow& row,
     return fail(row.num_tokens, " tokens, ", row.num_logits, " logits, ",
                 row.num_scored, " scored, ", row.num_drafts, " drafts");
   }
-  const int64_t end = slot.num_computed_tokens + row.num_tokens;
+  const int64_t begin =
+      row.first_position >= 0 ? row.first_position : slot.num_computed_tokens;
+  if (begin > slot.num_computed_tokens) {
+    return fail("begins at ", begin, " with ", slot.num_computed_tokens,
+                " tokens computed");
+  }
+  const int64_t end = begin + row.num_tokens;
   const int64_t capacity =
       static_cast<int64_t>(slot.blocks.size()) * shape_.block_size;
   if (end > shape_.max_model_len || end > capacity) {
@@ -158,10 +164,10 @@ absl::Status CudaBackend::AddRow(const StepRow& row,
     }
     for (int i = 0; i < row.num_tokens; ++i) {
       const int32_t id = token_ids[(*next_token)++];
-      if (id < 0 || id >= shape_.vocab_size) {
+      if (id < 0 || id >= NumInputIds(shape_)) {
         return absl::InvalidArgumentError(
             absl::StrCat("step row of slot ", row.slot, ": token id ", id,
-                         " with vocab_size ", shape_.vocab_size));
+                         " with vocab_size ", NumInputIds(shape_)));
       }
       step.token_ids.push_back(id);
     }
@@ -169,7 +175,8 @@ absl::Status CudaBackend::AddRow(const StepRow& row,
   if (row.num_logits > 0) {
     step.sampled_rows.push_back(static_cast<int32_t>(step.rows.size()));
   }
-  const CudaSlot& slot = slots_[row.slot];
+  CudaSlot& slot = slots_[row.slot];
+  if (row.first_position >= 0) slot.num_computed_tokens = row.first_position;
   step.rows.push_back({row, slot.num_computed_tokens, slot.num_start_tokens,
                        step.num_tokens, step.num_logits, slot.num_starts,
                        slot.num_logprobs, slot.num_prompt_logprobs});
@@ -219,7 +226,7 @@ absl::StatusOr<Step*> CudaBackend::BeginStep(const StepPlan& plan) {
     QUIRE_RETURN_IF_ERROR(ApplyUpdate(update));
   }
   ++num_steps_;
-  step.is_sampled = false;
+  step.is_sampled = step.is_advanced = false;
   step.pooling = Pooling::kNone;
   step.status = absl::OkStatus();
   step.num_tokens = step.num_logits = step.num_scored = 0;
@@ -533,6 +540,7 @@ absl::Status CudaBackend::EndStep(Step& step) {
   QUIRE_CHECK(cuda_step.state == CudaStep::State::kBegun);
   cuda_step.state = CudaStep::State::kEnded;
   const bool is_pooled = cuda_step.pooling != Pooling::kNone;
+  const bool is_advanced = cuda_step.is_advanced;
   if (cuda_step.status.ok() && !cuda_step.is_sampled &&
       cuda_step.num_plan_logits > 0) {
     cuda_step.status = absl::FailedPreconditionError(
@@ -543,6 +551,7 @@ absl::Status CudaBackend::EndStep(Step& step) {
       // Rejected drafts are taken back in Collect.
       CudaSlot& slot = slots_[state.row.slot];
       slot.num_computed_tokens += state.row.num_tokens;
+      if (is_advanced) continue;
       slot.has_pending_drafts = state.row.num_drafts > 0;
       if (is_pooled) slot.num_pooled_tokens += state.row.num_tokens;
       slot.has_last_token |=
@@ -554,7 +563,7 @@ absl::Status CudaBackend::EndStep(Step& step) {
         cuda_step.embeddings.data(), embeddings_.data(),
         static_cast<int64_t>(cuda_step.sampled_rows.size()) *
             shape_.pooled_cols * int64_t{sizeof(float)});
-  } else if (cuda_step.status.ok() && cuda_step.is_sampled &&
+  } else if (cuda_step.status.ok() && cuda_step.is_sampled && !is_advanced &&
              cuda_step.num_plan_logits > 0) {
     const SampleResults layout(cuda_step.num_logits, cuda_step.num_rows);
     cuda_step.status = device_->CopyToHost(
@@ -595,7 +604,7 @@ absl::StatusOr<absl::Span<const RowResult>> CudaBackend::Collect(Step& step) {
           !std::all_of(embedding, embedding + cols,
                        [](float x) { return std::isfinite(x); });
     }
-  } else {
+  } else if (!cuda_step.is_advanced) {
     CollectSampled(cuda_step);
   }
   return absl::Span<const RowResult>(cuda_step.results);

@@ -167,6 +167,7 @@ struct CudaGraph {
   std::unique_ptr<cuda::Graph> graph;
   // What the enqueued operations left in the step.
   bool is_sampled = false;
+  bool is_advanced = false;
   Pooling pooling = Pooling::kNone;
   int64_t last_use = 0;
 };
@@ -191,7 +192,8 @@ int PaddedRows(int num_rows);
 struct CudaStep {
   enum class State : uint8_t { kFree, kBegun, kEnded };
   State state = State::kFree;
-  bool is_sampled = false;  // Or pooled.
+  bool is_sampled = false;   // Or pooled, or advanced.
+  bool is_advanced = false;  // Another stage draws.
   Pooling pooling = Pooling::kNone;
   absl::Status status;
   // What the plan asks for.

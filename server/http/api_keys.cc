@@ -27,6 +27,7 @@ constexpr int64_t kMaxFileBytes = 4 << 20;
 constexpr size_t kMaxKeys = 10000;
 constexpr size_t kMaxNameBytes = 64;
 constexpr int64_t kMaxLimit = int64_t{1} << 50;
+constexpr int64_t kMaxWeight = 1000;
 
 std::array<uint8_t, 32> Sha256(absl::string_view text) {
   std::array<uint8_t, 32> digest;
@@ -65,6 +66,7 @@ bool ParseDigest(const std::string& text, std::array<uint8_t, 32>* digest) {
 struct Entry {
   std::array<uint8_t, 32> digest;
   ApiKeyOwner owner;
+  bool has_own_settings = false;  // Beside name and key.
 };
 
 // `where`: the entry, for the message.
@@ -76,7 +78,9 @@ absl::StatusOr<Entry> ParseEntry(const YAML::Node& node,
   if (!node.IsMap()) return error("must be a map of fields");
   Entry entry;
   std::set<std::string> seen;
+  int64_t weight = 1;
   std::map<std::string, int64_t*> limits = {
+      {"weight", &weight},
       {"max_concurrent_requests", &entry.owner.limits.max_concurrent_requests},
       {"requests_per_minute", &entry.owner.limits.requests_per_minute},
       {"tokens_per_minute", &entry.owner.limits.tokens_per_minute}};
@@ -101,15 +105,19 @@ absl::StatusOr<Entry> ParseEntry(const YAML::Node& node,
       }
     } else if (const auto limit = limits.find(name); limit != limits.end()) {
       if (!absl::SimpleAtoi(value, limit->second) || *limit->second < 1 ||
-          *limit->second > kMaxLimit) {
-        return error(absl::StrCat("'", name, "' must be a positive integer"));
+          *limit->second > (name == "weight" ? kMaxWeight : kMaxLimit)) {
+        return error(absl::StrCat(
+            "'", name, "' must be a positive integer",
+            name == "weight" ? absl::StrCat(", at most ", kMaxWeight) : ""));
       }
     } else {
       return error(
           "unknown field; there are name, sha256, max_concurrent_requests, "
-          "requests_per_minute, tokens_per_minute");
+          "requests_per_minute, tokens_per_minute, weight");
     }
   }
+  entry.owner.share_weight = static_cast<int32_t>(weight);
+  entry.has_own_settings = seen.size() > 2;
   if (seen.count("name") == 0 || seen.count("sha256") == 0) {
     return error("'name' and 'sha256' are needed");
   }
@@ -175,8 +183,19 @@ absl::StatusOr<std::unique_ptr<ApiKeys>> ApiKeys::Create(
 
 absl::StatusOr<std::shared_ptr<const ApiKeys::Keys>> ApiKeys::Load() const {
   auto keys = std::make_shared<Keys>(fixed_keys_);
-  if (file_.empty()) return keys;
-  QUIRE_ASSIGN_OR_RETURN(const std::vector<Entry> entries, ParseFile(file_));
+  std::vector<Entry> entries;
+  if (!file_.empty()) {
+    QUIRE_ASSIGN_OR_RETURN(entries, ParseFile(file_));
+  }
+  std::set<std::string> names;
+  for (const auto& [digest, owner] : *keys) names.insert(owner->name);
+  for (const Entry& entry : entries) names.insert(entry.owner.name);
+  const bool is_only_one = names.size() == 1;
+  for (auto& [digest, owner] : *keys) {
+    auto copy = std::make_shared<ApiKeyOwner>(*owner);
+    copy->is_only_one = is_only_one;
+    owner = std::move(copy);
+  }
   std::map<std::string, std::shared_ptr<const ApiKeyOwner>> owners;
   for (size_t i = 0; i < entries.size(); ++i) {
     const ApiKeyOwner& own = entries[i].owner;
@@ -186,8 +205,12 @@ absl::StatusOr<std::shared_ptr<const ApiKeys::Keys>> ApiKeys::Load() const {
     };
     std::shared_ptr<const ApiKeyOwner>& owner = owners[own.name];
     if (owner == nullptr) {
-      owner = std::make_shared<ApiKeyOwner>(own);
-    } else if (own.limits != ApiKeyLimits() && own.limits != owner->limits) {
+      auto first = std::make_shared<ApiKeyOwner>(own);
+      first->is_only_one = is_only_one;
+      owner = std::move(first);
+    } else if (entries[i].has_own_settings &&
+               (own.limits != owner->limits ||
+                own.share_weight != owner->share_weight)) {
       return error("other limits than an earlier key of this name");
     }
     if (!keys->emplace(Blind(entries[i].digest), owner).second) {

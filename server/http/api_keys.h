@@ -28,6 +28,7 @@ namespace quire {
 //       max_concurrent_requests: 8  # this and what follows may be left out
 //       requests_per_minute: 600
 //       tokens_per_minute: 100000
+//       weight: 2                   # of its share of the engine, to others' 1
 //     - name: team-a                # a name may have several keys, which share
 //       sha256: 60303ae22b998861…   # its limits, given with the first
 class ApiKeys {

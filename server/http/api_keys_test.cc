@@ -80,6 +80,27 @@ TEST(ApiKeysTest, FileHasDigestsNamesAndLimits) {
   EXPECT_EQ(keys->Authenticate(std::string("Bearer ") + kAlphaSha256), nullptr);
 }
 
+TEST(ApiKeysTest, WeightsAreOfTheNameAndALoneNameIsToldSo) {
+  const std::string alpha =
+      std::string("keys:\n- {name: a, weight: 3, sha256: ") + kAlphaSha256 +
+      "}\n";
+  const std::string path =
+      WriteFile(alpha + "- {name: a, sha256: " + kBetaSha256 + "}\n");
+  const auto keys = Make({}, path);
+  EXPECT_EQ(keys->Authenticate("Bearer alpha")->share_weight, 3);
+  EXPECT_EQ(keys->Authenticate("Bearer beta")->share_weight, 3);
+  // Two keys of one name share with nobody.
+  EXPECT_TRUE(keys->Authenticate("Bearer alpha")->is_only_one);
+  WriteFile(alpha + "- {name: b, sha256: " + kBetaSha256 + "}\n");
+  EXPECT_TRUE(*keys->ReloadIfChanged());
+  EXPECT_FALSE(keys->Authenticate("Bearer alpha")->is_only_one);
+  EXPECT_FALSE(keys->Authenticate("Bearer beta")->is_only_one);
+  EXPECT_EQ(keys->Authenticate("Bearer beta")->share_weight, 1);
+  const auto fixed = Make({"x"});
+  EXPECT_TRUE(fixed->Authenticate("Bearer x")->is_only_one);
+  EXPECT_FALSE(Make({"x", "y"})->Authenticate("Bearer x")->is_only_one);
+}
+
 TEST(ApiKeysTest, ChangedFileCountsAndABadOneDoesNot) {
   const std::string path = WriteFile("keys: []");
   const auto keys = Make({}, path);
@@ -113,6 +134,8 @@ TEST(ApiKeysTest, ErrorsNameFileEntryAndField) {
       {"keys:\n- {name: a, requests_per_minute: -1}",
        "'requests_per_minute' must be a positive integer"},
       {"keys:\n- {name: a, tokens_per_minute: 1e9}", "'tokens_per_minute'"},
+      {"keys:\n- {name: a, weight: 0}", "'weight' must be a positive"},
+      {"keys:\n- {name: a, weight: 1001}", "at most 1000"},
       {"keys:\n- {name: [a]}", "plain values"},
       {"keys:\n- {name: key-1, sha256: 12}", "must not begin with 'key-'"},
       {"keys:\n" + good + good, "keys[1]: the key is there already"},

@@ -175,7 +175,10 @@ void EventLoop::HandleEvent(void* tag, uint32_t events) {
   auto* const c = static_cast<Connection*>(tag);
   if (c->state == State::kClosed) return;
   if (events & (EPOLLERR | EPOLLHUP)) return Close(c);
-  if ((events & EPOLLRDHUP) && c->state == State::kAnswering) return Close(c);
+  if ((events & EPOLLRDHUP) &&
+      (c->state == State::kAnswering || c->state == State::kUpgraded)) {
+    return Close(c);
+  }
   const bool is_readable = (events & (EPOLLIN | EPOLLRDHUP)) ||
                            (c->tls != nullptr && c->tls->receive_needs_write());
   if (events & EPOLLOUT) {
@@ -297,7 +300,9 @@ void EventLoop::RefuseConnection(const Port& port, int fd) {
   head.content_type = "application/json";
   head.content_length = body.size();
   head.keep_alive = false;
-  AppendResponseHead(head, {{"Retry-After", "1"}}, std::time(nullptr), &out);
+  AppendResponseHead(head,
+                     {{"Retry-After", "1"}, {"X-Request-Id", NewTraceId()}},
+                     std::time(nullptr), &out);
   sink_->OnResponse(RequestHead(), head.status);
   out += body;
   // A new socket's buffer takes it whole; closing with unread data would reset
@@ -319,6 +324,17 @@ void EventLoop::RefuseForLackOfDescriptors(const Port& port) {
 void EventLoop::PauseAccepting() {
   for (const auto& port : ports_) WatchPort(port.get(), 0, EPOLL_CTL_MOD);
   accept_again_at_ = now_ + kAcceptPause;
+}
+
+void EventLoop::ResumeAccepting() {
+  accept_again_at_ = absl::InfiniteFuture();
+  if (spare_fd_ < 0) spare_fd_ = OpenSpare();
+  for (const auto& port : ports_) {
+    if (port->listener.fd() >= 0 &&
+        !WatchPort(port.get(), EPOLLIN, EPOLL_CTL_MOD)) {
+      accept_again_at_ = now_ + kAcceptPause;  // A port must not stay deaf.
+    }
+  }
 }
 
 void EventLoop::ReloadCertificates() {
@@ -347,6 +363,7 @@ void EventLoop::Close(Connection* c) {
     --num_open_requests_;
     exchange->EndDisconnected();
   }
+  EndRecord(c, /*is_cut_off=*/true);
 }
 
 void EventLoop::SetState(Connection* c, State state) {
@@ -386,14 +403,7 @@ void EventLoop::SetDeadline(Connection* c) {
 }
 
 void EventLoop::RunTimers() {
-  if (now_ >= accept_again_at_) {
-    accept_again_at_ = absl::InfiniteFuture();
-    if (spare_fd_ < 0) spare_fd_ = OpenSpare();
-    for (const auto& port : ports_) {
-      if (port->listener.fd() >= 0)
-        WatchPort(port.get(), EPOLLIN, EPOLL_CTL_MOD);
-    }
-  }
+  if (now_ >= accept_again_at_) ResumeAccepting();
   if (now_ >= reload_at_) ReloadCertificates();
   while (!timers_.empty() && timers_.begin()->first <= now_) {
     Connection* const c = timers_.begin()->second;

@@ -8,9 +8,13 @@
 // Life of a connection:
 //
 //   accept -> kHead --head ok--> kBody --complete--> kAnswering -+-> kLingering
-//               ^ |                |                     ^       |    -> closed
-//               | +---- error -----+---------------------+       |
+//               ^ |                |                  |  ^       |    -> closed
+//               | +---- error -----+------------------|--+       |
 //               +------------- keep-alive, next request ---------+
+//                                                     +-- 101 --> kUpgraded
+//
+// In kUpgraded bytes go both ways, to a callback and from the responder, until
+// one side ends it.
 //
 // A peer that shuts down its sending side (EPOLLRDHUP) counts as gone, though
 // TCP would let it still read: no HTTP client in use does that and waits, while
@@ -42,6 +46,7 @@
 #include "server/http/response_head.h"
 #include "server/http/tls.h"
 #include "server/http_server.h"
+#include "server/telemetry/request_record.h"
 
 namespace quire {
 
@@ -52,6 +57,7 @@ struct PendingRequest {
   std::string body;
   absl::Time arrival_time;
   std::shared_ptr<Exchange> exchange;
+  std::shared_ptr<RequestRecord> record;
 };
 
 enum class ListenerKind : uint8_t { kMain, kOperations };
@@ -65,6 +71,8 @@ class RequestSink {
     const char* message = "";
     HttpHeaders headers;
     std::shared_ptr<const ApiKeyOwner> owner;  // Of the key, where one counts.
+    absl::string_view route;  // Its path; empty if the request hits none.
+    RouteAccess access = RouteAccess::kPublic;  // Of the route.
   };
 
   virtual ~RequestSink() = default;
@@ -109,6 +117,7 @@ class EventLoop {
     kHead,  // Between requests, or in a head.
     kBody,
     kAnswering,  // From the last byte of the request to the last of the answer.
+    kUpgraded,   // Speaks another protocol, which is not ours.
     kLingering,  // Answered and shut down; reads on so that the answer arrives.
     kClosed,     // Freed at the end of this round of events.
   };
@@ -138,6 +147,8 @@ class EventLoop {
     HeadScanner scanner;
     RequestHead head;
     std::shared_ptr<const ApiKeyOwner> owner;  // As the head was admitted.
+    std::shared_ptr<RequestRecord>
+        record;  // From the head to the answer's end.
     ChunkedDecoder decoder{0};
     std::string body;
 
@@ -151,6 +162,7 @@ class EventLoop {
     bool is_chunked = false;
     bool is_complete = false;  // All of the answer is in `out`.
     bool is_in_read_again = false;
+    std::optional<HttpUpgrade> upgrade;  // Of kUpgraded.
 
     size_t num_unsent() const { return out.size() - num_sent; }
     bool is_established() const {
@@ -170,6 +182,7 @@ class EventLoop {
   void RefuseConnection(const Port& port, int fd);
   void RefuseForLackOfDescriptors(const Port& port);
   void PauseAccepting();
+  void ResumeAccepting();
   void ReloadCertificates();
 
   // As recv and send.
@@ -183,6 +196,10 @@ class EventLoop {
   bool AdvanceHead(Connection* c);
   bool AdvanceBody(Connection* c);
   void BeginRequest(Connection* c);
+  void BeginRecord(Connection* c);
+  // `headers` with what every answer carries besides.
+  HttpHeaders WithRecordHeaders(Connection* c, const HttpHeaders& headers);
+  void EndRecord(Connection* c, bool is_cut_off);
   void Dispatch(Connection* c);
 
   void RespondError(Connection* c, HttpError error, bool keep_alive,
@@ -191,6 +208,9 @@ class EventLoop {
   void AppendStart(Connection* c, const Exchange::Start& start,
                    size_t content_length);
   void AppendStreamData(Connection* c, absl::string_view data);
+  void AppendUpgrade(Connection* c, HttpUpgrade upgrade);
+  // Gives what came to the other protocol. May close the connection.
+  void AdvanceUpgraded(Connection* c);
   void Flush(Connection* c);
   void FinishResponse(Connection* c);
 

@@ -7,6 +7,7 @@
 #include <ctime>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "server/http/event_loop.h"
 
@@ -23,6 +24,10 @@ constexpr absl::Duration kLingerTimeout = absl::Seconds(2);
 constexpr int64_t kMaxLargestBodies = 64;
 // Buffers above this are freed when they are empty.
 constexpr size_t kKeptBufferBytes = 16 << 10;
+// Of a path that is no route's, for the log.
+constexpr size_t kMaxRecordedPath = 256;
+// As nginx counts clients that did not wait; never sent.
+constexpr int kStatusClientGone = 499;
 constexpr absl::string_view kPing = ": ping\n\n";
 
 void ReleaseIfLarge(std::string* buffer) {
@@ -75,7 +80,8 @@ void EventLoop::OnReadable(Connection* c) {
 }
 
 void EventLoop::ReadAgainIfPending(Connection* c) {
-  const bool reads = c->state == State::kHead || c->state == State::kBody;
+  const bool reads = c->state == State::kHead || c->state == State::kBody ||
+                     c->state == State::kUpgraded;
   if (!reads || c->tls == nullptr || !c->tls->has_pending()) return;
   // Once: a connection that is closed lives only to the end of its round.
   if (!std::exchange(c->is_in_read_again, true)) read_again_.push_back(c);
@@ -92,6 +98,10 @@ void EventLoop::Advance(Connection* c) {
         break;
       case State::kBody:
         goes_on = AdvanceBody(c);
+        break;
+      case State::kUpgraded:
+        AdvanceUpgraded(c);
+        goes_on = false;
         break;
       default:
         goes_on = false;
@@ -125,8 +135,59 @@ bool EventLoop::AdvanceHead(Connection* c) {
   return true;
 }
 
+// A record with what is known of any request, its head being readable or not.
+void EventLoop::BeginRecord(Connection* c) {
+  c->record = NewRequestRecord(options_.observer);
+  c->record->request_id = NewTraceId();
+  c->record->arrival_time = c->arrival_time;
+  c->record->wall_arrival = absl::Now() - (now_ - c->arrival_time);
+}
+
+HttpHeaders EventLoop::WithRecordHeaders(Connection* c,
+                                         const HttpHeaders& headers) {
+  if (c->record == nullptr) BeginRecord(c);
+  HttpHeaders all = headers;
+  const auto id = std::find_if(all.begin(), all.end(), [](const auto& field) {
+    return absl::EqualsIgnoreCase(field.first, "x-request-id");
+  });
+  if (id == all.end()) {
+    all.emplace_back("X-Request-Id", c->record->request_id);
+  } else {
+    c->record->request_id = id->second;
+  }
+  if (c->record->trace.has_trace()) {
+    all.emplace_back("traceresponse", TraceResponse(c->record->trace));
+  }
+  return all;
+}
+
+// The record lives on while whoever answered has more to write into it.
+void EventLoop::EndRecord(Connection* c, bool is_cut_off) {
+  const auto record = std::move(c->record);
+  if (record == nullptr) return;
+  record->end_time = now_;
+  record->is_cut_off = is_cut_off;
+  if (record->status == 0) record->status = kStatusClientGone;
+}
+
 void EventLoop::BeginRequest(Connection* c) {
   RequestSink::Verdict verdict = sink_->Admit(c->head, c->port->kind);
+  BeginRecord(c);
+  RequestRecord& record = *c->record;
+  if (const absl::string_view given = c->head.Field("x-request-id");
+      IsHarmlessRequestId(given)) {
+    record.request_id = std::string(given);
+  }
+  record.method = c->head.method;
+  record.route = std::string(verdict.route);
+  if (record.route.empty())
+    record.path = c->head.path.substr(0, kMaxRecordedPath);
+  record.is_probe =
+      !verdict.route.empty() && verdict.access == RouteAccess::kOperations;
+  record.is_api = verdict.status == 0 && verdict.access == RouteAccess::kApi;
+  if (verdict.owner != nullptr) record.owner = verdict.owner->name;
+  record.trace = ReadTraceContext(c->head.fields);
+  if (options_.observer != nullptr) options_.observer->OnBegin(&record);
   if (verdict.status != 0) {
     RespondError(c, {verdict.status, verdict.message},
                  c->head.keep_alive && !c->head.has_body(), verdict.headers);
@@ -187,6 +248,7 @@ void EventLoop::Dispatch(Connection* c) {
   request.arrival_time = c->arrival_time;
   request.head = c->head;
   request.owner = std::move(c->owner);
+  request.record = c->record;
   const int64_t num_body_bytes = request.body.size();
   SetState(c, State::kAnswering);
   ++num_open_requests_;
@@ -216,7 +278,9 @@ void EventLoop::RespondError(Connection* c, HttpError error, bool keep_alive,
   head.content_type = "application/json";
   head.content_length = body.size();
   head.keep_alive = c->keep_alive;
-  AppendResponseHead(head, headers, std::time(nullptr), &c->out);
+  const HttpHeaders all_headers = WithRecordHeaders(c, headers);
+  c->record->status = error.status;
+  AppendResponseHead(head, all_headers, std::time(nullptr), &c->out);
   sink_->OnResponse(c->head, error.status);
   if (c->head.method != "HEAD") c->out += body;
   c->is_complete = true;
@@ -229,7 +293,11 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
   if (c == nullptr) return;
   if (c->num_unsent() == 0) c->progress_at = now_;
   c->written_at = now_;
-  if (update.start) AppendStart(c, *update.start, update.data.size());
+  if (update.start && update.start->upgrade.has_value()) {
+    AppendUpgrade(c, *std::move(update.start->upgrade));
+  } else if (update.start) {
+    AppendStart(c, *update.start, update.data.size());
+  }
   if (!c->is_complete) {
     if (c->is_stream) {
       AppendStreamData(c, update.data);
@@ -242,10 +310,13 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
     }
   }
   const bool is_stream = c->is_stream;
+  const int64_t max_buffered = c->upgrade.has_value()
+                                   ? c->upgrade->max_buffered_bytes
+                                   : options_.max_buffered_bytes;
   Flush(c);
   if (c->state == State::kClosed) return;
-  if (update.is_broken || (is_stream && static_cast<int64_t>(c->num_unsent()) >
-                                            options_.max_buffered_bytes)) {
+  if (update.is_broken ||
+      (is_stream && static_cast<int64_t>(c->num_unsent()) > max_buffered)) {
     return Close(c);
   }
   Advance(c);
@@ -268,12 +339,42 @@ void EventLoop::AppendStart(Connection* c, const Exchange::Start& start,
                                               : BodyFraming::kClose;
   }
   head.keep_alive = c->keep_alive;
-  AppendResponseHead(head, start.headers, std::time(nullptr), &c->out);
+  const HttpHeaders all_headers = WithRecordHeaders(c, start.headers);
+  c->record->status = start.status;
+  AppendResponseHead(head, all_headers, std::time(nullptr), &c->out);
   sink_->OnResponse(c->head, start.status);
   // Neither has a body, whatever the handler sent.
   if (is_head || start.status == 204 || start.status == 304) {
     c->is_complete = true;
   }
+}
+
+void EventLoop::AppendUpgrade(Connection* c, HttpUpgrade upgrade) {
+  c->out +=
+      "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ";
+  c->out += upgrade.protocol;
+  c->out += "\r\n\r\n";
+  sink_->OnResponse(c->head, 101);
+  c->upgrade = std::move(upgrade);
+  c->is_stream = true;
+  c->is_chunked = false;
+  c->keep_alive = false;
+  c->since = now_;
+  SetState(c, State::kUpgraded);
+  Watch(c);
+}
+
+void EventLoop::AdvanceUpgraded(Connection* c) {
+  if (c->in.empty()) return;
+  c->since = now_;
+  bool goes_on = false;
+  try {
+    goes_on = c->upgrade->on_bytes(c->in);
+  } catch (...) {
+    // No memory, for instance: this connection ends, not the thread.
+  }
+  ReleaseIfLarge(&c->in);
+  if (!goes_on) Close(c);
 }
 
 void EventLoop::AppendStreamData(Connection* c, absl::string_view data) {
@@ -296,7 +397,9 @@ void EventLoop::Flush(Connection* c) {
   if (c->num_unsent() == 0) {
     ReleaseIfLarge(&c->out);
     c->num_sent = 0;
-    if (c->state == State::kAnswering && c->is_complete) FinishResponse(c);
+    const bool is_answering =
+        c->state == State::kAnswering || c->state == State::kUpgraded;
+    if (is_answering && c->is_complete) FinishResponse(c);
   } else if (c->num_sent > c->out.size() / 2) {
     c->out.erase(0, c->num_sent);
     c->num_sent = 0;
@@ -311,6 +414,7 @@ void EventLoop::FinishResponse(Connection* c) {
     --num_open_requests_;
     exchange->EndFlushed();
   }
+  EndRecord(c, /*is_cut_off=*/false);
   // While draining only what was announced as the last answer: a connection
   // that closes unannounced may cost its client the next request.
   if (!c->keep_alive || is_draining_) return Linger(c);
@@ -351,6 +455,11 @@ absl::Time EventLoop::DeadlineOf(const Connection& c) const {
       }
       if (c.is_stream) return c.written_at + options_.stream_ping_interval;
       return absl::InfiniteFuture();
+    case State::kUpgraded:
+      return std::min(c.since + c.upgrade->idle_timeout,
+                      c.num_unsent() > 0
+                          ? c.progress_at + options_.write_stall_timeout
+                          : absl::InfiniteFuture());
     case State::kLingering:
       return c.since + kLingerTimeout;
     case State::kClosed:
@@ -372,6 +481,7 @@ void EventLoop::OnDeadline(Connection* c) {
       AppendStreamData(c, kPing);
       c->written_at = c->progress_at = now_;
       return Flush(c);
+    case State::kUpgraded:
     case State::kLingering:
       return Close(c);
     case State::kClosed:

@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <utility>
 
 namespace quire {
@@ -34,6 +35,9 @@ class ExchangeResponder : public HttpResponder {
   }
   void StartStream(const HttpHeaders& headers) override {
     exchange_->StartStream(headers);
+  }
+  void Upgrade(HttpUpgrade upgrade) override {
+    exchange_->Upgrade(std::move(upgrade));
   }
   void Write(std::string data) override { exchange_->Write(std::move(data)); }
   void Finish() override { exchange_->Finish(); }
@@ -80,8 +84,9 @@ void Mailbox::WakeIfAsleep(std::unique_lock<std::mutex> lock) {
   const bool was_asleep = std::exchange(is_asleep_, false);
   lock.unlock();
   if (was_asleep) {
-    // Cannot fail: the counter would have to reach 2^64 - 1 first.
-    eventfd_write(event_fd_, 1);
+    // Interrupted at worst: at its limit, 2^64 - 1, it would wake as well.
+    while (eventfd_write(event_fd_, 1) != 0 && errno == EINTR) {
+    }
   }
 }
 
@@ -115,7 +120,8 @@ void Exchange::Send(int status, absl::string_view content_type,
   std::unique_lock<std::mutex> lock(mu_);
   if (is_ended_ || is_started_) return;
   is_started_ = is_finished_ = true;
-  update_.start = Start{false, status, std::string(content_type), headers};
+  update_.start =
+      Start{false, std::nullopt, status, std::string(content_type), headers};
   update_.data = std::move(body);
   update_.is_finished = true;
   PostLocked(std::move(lock));
@@ -125,7 +131,15 @@ void Exchange::StartStream(const HttpHeaders& headers) {
   std::unique_lock<std::mutex> lock(mu_);
   if (is_ended_ || is_started_) return;
   is_started_ = is_stream_ = true;
-  update_.start = Start{true, 200, "text/event-stream", headers};
+  update_.start = Start{true, std::nullopt, 200, "text/event-stream", headers};
+  PostLocked(std::move(lock));
+}
+
+void Exchange::Upgrade(HttpUpgrade upgrade) {
+  std::unique_lock<std::mutex> lock(mu_);
+  if (is_ended_ || is_started_) return;
+  is_started_ = is_stream_ = true;
+  update_.start = Start{true, std::move(upgrade), 101, "", {}};
   PostLocked(std::move(lock));
 }
 
@@ -156,7 +170,7 @@ void Exchange::Fail(int status, std::string body) {
     update_.is_broken = true;
   } else {
     is_started_ = true;
-    update_.start = Start{false, status, "application/json", {}};
+    update_.start = Start{false, std::nullopt, status, "application/json", {}};
     update_.data = std::move(body);
     update_.is_finished = true;
   }

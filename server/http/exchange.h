@@ -76,6 +76,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
  public:
   struct Start {
     bool is_stream = false;
+    std::optional<HttpUpgrade> upgrade;  // Then a stream besides.
     int status = 200;
     std::string content_type;
     HttpHeaders headers;
@@ -95,6 +96,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   void Send(int status, absl::string_view content_type, std::string body,
             const HttpHeaders& headers);
   void StartStream(const HttpHeaders& headers);
+  void Upgrade(HttpUpgrade upgrade);
   void Write(std::string data);
   void Finish();
   void OnDisconnect(std::function<void()> callback);

@@ -169,7 +169,8 @@ std::optional<HttpError> Interpret(RequestHead* head) {
   if (auto error = CheckHost(*head)) return error;
   if (auto error = ReadFraming(head)) return error;
   // A second value would be seen by some readers and not by others.
-  for (const char* name : {"authorization", "content-type", "expect"}) {
+  for (const char* name :
+       {"authorization", "content-type", "expect", "upgrade"}) {
     if (CountFields(*head, name) > 1) {
       return HttpError{400, "repeated header field"};
     }
@@ -182,6 +183,10 @@ std::optional<HttpError> Interpret(RequestHead* head) {
     }
     if (name == "connection" && ListContains(value, "close")) {
       head->keep_alive = false;
+    }
+    // HTTP/1.0 has no upgrades (RFC 9110 7.8).
+    if (name == "connection" && ListContains(value, "upgrade")) {
+      head->offers_upgrade = head->minor_version == 1 && !head->has_body();
     }
     // HTTP/1.0 clients do not wait for it (RFC 9110 10.1.1).
     if (name == "expect" && head->minor_version == 1) {

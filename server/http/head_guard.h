@@ -42,6 +42,8 @@ struct RequestHead {
 
   bool keep_alive = true;
   bool expect_continue = false;
+  // The connection may go on in the protocol that the field Upgrade names.
+  bool offers_upgrade = false;
   bool is_chunked = false;
   int64_t content_length = 0;  // 0 if absent; of no meaning if is_chunked.
 

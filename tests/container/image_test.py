@@ -195,8 +195,7 @@ def check_playground(playground, documents, runtime, popen):
     assert pod.pre_stop().wait(timeout=60) == 0
     assert time.monotonic() - start >= 5
     errors = check_serving(pod, name)
-    has_draft = "does not use drafts yet" in errors
-    assert has_draft == ("modelClaims" in playground["spec"]), errors
+    assert "--speculative-model" not in errors, errors
     print(f"Playground {name}: serves, drains, ends")
 
 

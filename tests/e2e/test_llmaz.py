@@ -85,12 +85,7 @@ def test_playground_serves_and_drains(name, tmp_path):
     errors = check_serving(pod, name)
     assert contents(tmp_path) == before
     lines = [line for line in errors.splitlines() if "--speculative-model" in line]
-    if "--speculative-model" in command:
-        (line,) = lines
-        assert option(command, "--speculative-model") in line
-        assert "does not use drafts yet" in line
-    else:
-        assert lines == []
+    assert lines == []
 
 
 def test_playground_arguments_win(tmp_path):
@@ -259,6 +254,9 @@ def test_draft_models_that_do_not_fit(tmp_path):
     assert_ends(command, 65, str(draft), "neither tokenizer.json nor tokenizer.model")
     shutil.rmtree(draft)
     assert_ends(command, 65, str(draft), "no such model directory")
+    larger = ["quire", "serve", "--device", "cpu", "--model", str(DRAFT)]
+    larger += ["--speculative-model", str(DEMO)]
+    assert_ends(larger, 65, str(DEMO), "5246208 parameters", "more than the model's 1115392")
     assert_ends([*command, "--speculative-config={}"], 64, "exclude each other")
 
 

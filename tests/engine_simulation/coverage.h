@@ -49,6 +49,8 @@ enum class Covered : uint8_t {
   kEndedByStopToken,
   kEndedByLength,
   kEndedByError,
+  kEndedOverdue,
+  kOvertakingRows,  // Before an earlier request's, by the shares of owners.
   kAbortedWaiting,
   kAbortedPrefill,
   kAbortedDecode,
@@ -118,6 +120,8 @@ struct Coverage {
         "by stop token",
         "by length",
         "by error",
+        "by deadline",
+        "rows that overtook by share",
         "aborted waiting",
         "in prefill",
         "decoding",

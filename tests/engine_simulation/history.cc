@@ -23,6 +23,7 @@ class HistoryDrawer {
   void DrawDocuments();
   void DrawRequests();
   void DrawStepFaults();
+  void DrawShares();
   std::vector<int32_t> DrawPrompt();
   Request DrawRequest();
   void MakeEmbedRequest(int namespace_no, Request* request);
@@ -78,6 +79,10 @@ void HistoryDrawer::DrawOptions() {
   SimulationRandom rope_random(options.random_seed);
   if (rope_random.Below(8) == 0) {
     options.rope_switch_length = static_cast<int>(rope_random.Between(1, 100));
+  }
+  SimulationRandom stage_random(options.random_seed + 1);
+  if (options.steps_in_flight > 1 && stage_random.Below(3) == 0) {
+    options.num_micro_batches = options.steps_in_flight;
   }
   DrawDrafter();
 }
@@ -286,11 +291,33 @@ void HistoryDrawer::DrawStepFaults() {
   }
 }
 
+// From a stream of its own: a seed keeps the rest of its history.
+void HistoryDrawer::DrawShares() {
+  SimulationRandom random(MixBits(history_.seed, 1));
+  const bool has_owners = random.Below(2) == 0;
+  const bool has_weights = random.Below(2) == 0;
+  const bool has_timeouts = random.Below(4) == 0;
+  for (PlannedRequest& planned : history_.requests) {
+    if (has_owners) {
+      // An owner may have several namespaces, but no namespace two owners.
+      planned.request.owner = planned.request.cache_namespace;
+      if (has_weights) {
+        planned.request.share_weight =
+            1 + static_cast<int32_t>(planned.request.owner.back() - '0') * 7;
+      }
+    }
+    if (has_timeouts && random.Below(3) == 0) {
+      planned.timeout_micros = random.Between(0, 100'000);
+    }
+  }
+}
+
 History HistoryDrawer::Draw() {
   DrawOptions();
   DrawDocuments();
   DrawRequests();
   DrawStepFaults();
+  DrawShares();
   if (Chance(150)) history_.shutdown_delay = Between(0, 40);
   return std::move(history_);
 }
@@ -367,6 +394,13 @@ std::string DescribeRequest(const PlannedRequest& planned) {
       request.cache_namespace, ", priority ", request.priority, ", ",
       request.kind == RequestKind::kEmbed ? "embed"
                                           : DescribeSampling(request.sampling));
+  if (!request.owner.empty()) {
+    absl::StrAppend(&text, "; of ", request.owner, ", weight ",
+                    request.share_weight);
+  }
+  if (planned.timeout_micros >= 0) {
+    absl::StrAppend(&text, "; timeout ", planned.timeout_micros, " us");
+  }
   if (planned.flaw != Flaw::kNone) {
     absl::StrAppend(
         &text, "; to be refused: ", kFlaws[static_cast<int>(planned.flaw)]);
@@ -419,7 +453,8 @@ std::string Describe(const History& history) {
       " slots, ", options.max_num_batched_tokens,
       " tokens per step, threshold ", options.long_prefill_token_threshold,
       ", RoPE switch ", options.rope_switch_length, ", ",
-      options.steps_in_flight, " steps in flight, prefix cache ",
+      options.steps_in_flight, " steps in flight, ", options.num_micro_batches,
+      " micro-batches, prefix cache ",
       options.enable_prefix_caching ? "on" : "off", ", ",
       options.scheduling_policy == SchedulingPolicy::kPriority ? "by priority"
                                                                : "by arrival",

@@ -72,6 +72,8 @@ struct PlannedRequest {
   // Arrives in this step, or later if kMaxLive requests are in the engine.
   int64_t arrival_step = 0;
   Request request;
+  // Its deadline, from its arrival on; < 0: none.
+  int64_t timeout_micros = -1;
   Flaw flaw = Flaw::kNone;
   std::vector<PlannedAbort> aborts;
   PlannedModelFault fault;

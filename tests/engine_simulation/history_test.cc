@@ -44,11 +44,12 @@ TEST(HistoryTest, OptionsAndRequestsAreValid) {
 TEST(HistoryTest, ReachesTheCorners) {
   int num_around_block = 0, num_requests = 0;
   std::set<int> pools, triggers, model_faults, flaws, step_faults, overlaps;
-  int num_backwards = 0;
+  int num_backwards = 0, num_in_stages = 0;
   for (uint64_t seed = 1; seed <= 1000; ++seed) {
     const History history = DrawHistory(seed);
     pools.insert(history.options.num_blocks);
     overlaps.insert(history.options.steps_in_flight);
+    num_in_stages += history.options.num_micro_batches > 1;
     for (const PlannedRequest& planned : history.requests) {
       ++num_requests;
       const int rest =
@@ -73,6 +74,7 @@ TEST(HistoryTest, ReachesTheCorners) {
   EXPECT_EQ(*pools.begin(), 8);
   EXPECT_GE(*pools.rbegin(), 500);
   EXPECT_LE(*pools.rbegin(), 512);
+  EXPECT_GT(num_in_stages, 100);
   EXPECT_EQ(overlaps, (std::set<int>{1, 2, 3}));
   EXPECT_EQ(triggers.size(), size_t{kNumAbortTriggers});
   EXPECT_EQ(model_faults.size(),

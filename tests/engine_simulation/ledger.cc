@@ -26,8 +26,12 @@ int64_t Ledger::StepsNeededAlone(const Request& request) const {
   const int64_t num_prompt = request.prompt_token_ids.size();
   const int64_t num_tokens = std::min<int64_t>(
       MaxNumTokens(options), num_prompt + request.sampling.max_tokens);
-  int64_t chunk = std::max(
-      1, (options.max_num_batched_tokens - options.max_num_seqs + 1) / 2);
+  // Of micro-batches, each has its part.
+  int64_t chunk =
+      std::max(1, ((options.max_num_batched_tokens - options.max_num_seqs) /
+                       options.num_micro_batches +
+                   1) /
+                      2);
   if (options.long_prefill_token_threshold > 0) {
     chunk = std::min<int64_t>(chunk, options.long_prefill_token_threshold);
   }
@@ -60,7 +64,7 @@ Ledger::Entry* Ledger::Add(const PlannedRequest& planned,
   }
   // Those that pass on the way may hold blocks for as long again.
   entry->last_step = step + 4 * num_steps;
-  PostponeLessUrgent(request, entry->last_step);
+  PostponeThoseBehind(request, entry->last_step);
   for (int i = 0; i < request.n; ++i) {
     by_draw_key_[MixBits(entry->seed, i)] = {entry.get(), i};
   }
@@ -69,12 +73,19 @@ Ledger::Entry* Ledger::Add(const PlannedRequest& planned,
   return entries_.emplace(request.id, std::move(entry)).first->second.get();
 }
 
-void Ledger::PostponeLessUrgent(const Request& newcomer, int64_t last_step) {
-  if (history_->options.scheduling_policy != SchedulingPolicy::kPriority) {
-    return;
-  }
+void Ledger::PostponeThoseBehind(const Request& newcomer, int64_t last_step) {
+  const bool has_priorities =
+      history_->options.scheduling_policy == SchedulingPolicy::kPriority;
   for (Entry* other : live_) {
-    if (other->request.priority <= newcomer.priority) continue;
+    const bool is_less_urgent =
+        has_priorities && other->request.priority > newcomer.priority;
+    // Another owner's may be first by its share, now or when accounts are
+    // corrected.
+    const bool is_equal =
+        !has_priorities || other->request.priority == newcomer.priority;
+    const bool is_behind_by_share =
+        is_equal && other->request.owner != newcomer.owner;
+    if (!is_less_urgent && !is_behind_by_share) continue;
     other->last_step = std::max(other->last_step, last_step);
   }
 }
@@ -296,6 +307,11 @@ absl::Status Ledger::CheckEnd(const OutputEvent& event, const Entry& entry,
       if (!choice.was_aborted) return Error("events: nobody aborted it");
       return absl::OkStatus();
     case FinishReason::kError:
+      if (absl::IsDeadlineExceeded(event.error)) {
+        ++(*coverage_)[Covered::kEndedOverdue];
+        if (event.time >= entry.request.deadline) return absl::OkStatus();
+        return Error("deadline: ended before its own");
+      }
       ++(*coverage_)[Covered::kEndedByError];
       // With several NaNs, or another fault before the NaN was reported, it is
       // not said which one was noticed.

@@ -101,8 +101,8 @@ class Ledger {
   absl::Status CheckScores(const Entry& entry, const HashModelAnswer& answer);
   absl::Status CheckNaturalEnd(const Entry& entry, const Choice& choice,
                                const HashModelAnswer& answer);
-  // Who is less urgent than a newcomer may have to begin anew after it.
-  void PostponeLessUrgent(const Request& newcomer, int64_t last_step);
+  // Who may be behind a newcomer may have to begin anew after it.
+  void PostponeThoseBehind(const Request& newcomer, int64_t last_step);
   absl::Status CheckEnd(const OutputEvent& event, const Entry& entry,
                         const Choice& choice, bool is_engine_healthy);
   // Every one, as the oldest, needs so many steps.

@@ -168,6 +168,15 @@ bool Shrinker::SimplifyRequest(size_t i) {
         return std::exchange(planned->request.priority, 0) != 0;
       },
       [](PlannedRequest* planned) {
+        return !std::exchange(planned->request.owner, "").empty();
+      },
+      [](PlannedRequest* planned) {
+        return std::exchange(planned->request.share_weight, 1) != 1;
+      },
+      [](PlannedRequest* planned) {
+        return std::exchange(planned->timeout_micros, -1) >= 0;
+      },
+      [](PlannedRequest* planned) {
         // The mark of an embed request is a bias more.
         planned->request.sampling.logit_bias.resize(1);
         return std::exchange(planned->request.kind, RequestKind::kGenerate) !=
@@ -267,8 +276,12 @@ bool Shrinker::SimplifyOptions() {
   });
   has_changed |= Edit(
       [](History* h) { return std::exchange(h->shutdown_delay, -1) != -1; });
+  has_changed |= Edit([](History* h) {
+    return std::exchange(h->options.num_micro_batches, 1) != 1;
+  });
   has_changed |= Reduce(
-      [](History & h) -> auto& { return h.options.steps_in_flight; }, 1);
+      [](History & h) -> auto& { return h.options.steps_in_flight; },
+      history_.options.num_micro_batches);
   has_changed |= Reduce(
       [](History & h) -> auto& { return h.options.max_num_seqs; }, 1);
   has_changed |= Reduce(

@@ -147,6 +147,10 @@ absl::Status Simulation::Arrive() {
 absl::Status Simulation::Submit(const PlannedRequest& planned) {
   Request request = planned.request;
   request.arrival_time = clock_.Now();
+  if (planned.timeout_micros >= 0) {
+    request.deadline =
+        clock_.Now() + absl::Microseconds(planned.timeout_micros);
+  }
   const absl::Status status = engine_->AddRequest(request);
   if (!status.ok()) {
     return Error("events: a valid request is refused: ", status.message());
@@ -229,7 +233,10 @@ bool Simulation::IsInState(const Ledger::Entry& entry,
   }
   const Sequence* sequence =
       engine_->scheduler().FindSequence(entry.request.id, choice_idx);
-  if (sequence == nullptr) return false;
+  // Ended by its deadline in this step, which has not told yet?
+  if (sequence == nullptr || sequence->state == SequenceState::kFinished) {
+    return false;
+  }
   const bool is_running = sequence->state == SequenceState::kRunning;
   switch (abort.trigger) {
     case AbortTrigger::kWaiting:
@@ -536,19 +543,30 @@ void Simulation::ObservePlan(const SchedulerOutput& output, Flight* flight) {
   coverage_[Covered::kCopies] += output.block_copies.size();
   bool has_decode = false;
   bool has_chunk = false;
-  std::tuple<int32_t, RequestId, int> last_place;
+  RequestId last_id = 0;
+  std::tuple<int32_t, int64_t, RequestId, int> last_place;
   for (const ScheduledRow& row : output.rows) {
     int choice_idx = 0;
     Ledger::Entry* entry =
         ledger_.FindByDrawKey(key_of_slot_[row.slot], &choice_idx);
     if (entry != nullptr) {
       flight->entries.push_back(entry);
-      // Requests arrive in the order of their ids.
-      const std::tuple<int32_t, RequestId, int> place = {
+      // Requests arrive in the order of their ids. What the tags of owners are
+      // worth is told by the tests of FairShare.
+      const Sequence* sequence =
+          engine_->scheduler().FindSequence(entry->request.id, choice_idx);
+      const std::tuple<int32_t, int64_t, RequestId, int> place = {
           options_.scheduling_policy == SchedulingPolicy::kPriority
               ? entry->request.priority
               : 0,
+          entry->request.owner.empty() || sequence == nullptr
+              ? 0
+              : sequence->request->fair_tag(),
           entry->request.id, choice_idx};
+      coverage_[Covered::kOvertakingRows] +=
+          last_id > entry->request.id &&
+          std::get<0>(place) == std::get<0>(last_place);
+      last_id = entry->request.id;
       if (&row != &output.rows[0] && place <= last_place) {
         NoteFault(Error("I8: the row of request ", entry->request.id,
                         " is not in its place"));
@@ -610,6 +628,7 @@ absl::Status Simulation::StepOnce() {
   clock_.Advance(absl::Microseconds(1 + MixBits(history_.seed, step_) % 1000));
   times_.clear();
   JumpClock(/*within_step=*/false);
+  const absl::Time began = clock_.Now();
   std::vector<OutputEvent> events;
   engine_->Step(&events);
   QUIRE_RETURN_IF_ERROR(hook_status_);
@@ -617,6 +636,12 @@ absl::Status Simulation::StepOnce() {
     return Error("plan: ", runner_->violation());
   }
   QUIRE_RETURN_IF_ERROR(Take(std::move(events)));
+  for (const Ledger::Entry* entry : ledger_.live()) {
+    if (entry->request.deadline <= began) {
+      return Error("deadline: request ", entry->request.id,
+                   " outlives its own");
+    }
+  }
   return CheckAfterStep();
 }
 
@@ -705,7 +730,7 @@ absl::Status Simulation::CheckAlone(const Ledger::Entry& entry) {
   // in flight, no cache, all the room it wants.
   EngineOptions options = options_;
   options.enable_prefix_caching = false;
-  options.steps_in_flight = 1;
+  options.steps_in_flight = options.num_micro_batches = 1;
   options.num_blocks = 4096;
   options.max_model_len = MaxNumTokens(options_);
   options.max_num_batched_tokens = 4096;
@@ -717,6 +742,7 @@ absl::Status Simulation::CheckAlone(const Ledger::Entry& entry) {
                          Engine::Create(options, &runner, &clock));
   Request request = entry.request;
   request.sampling.seed = entry.seed;
+  request.deadline = absl::InfiniteFuture();
   QUIRE_RETURN_IF_ERROR(engine->AddRequest(request));
   std::vector<OutputEvent> events;
   while (engine->HasWork()) engine->Step(&events);

@@ -58,6 +58,8 @@ TEST(SimulationTest, RandomHistoriesAreClean) {
       {Covered::kEndedByStopToken, 2000},
       {Covered::kEndedByLength, 40'000},
       {Covered::kEndedByError, 10'000},
+      {Covered::kEndedOverdue, 1000},
+      {Covered::kOvertakingRows, 10'000},
       {Covered::kAbortedWaiting, 5000},
       {Covered::kAbortedPrefill, 1000},
       {Covered::kAbortedDecode, 2000},

@@ -2,12 +2,13 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 
-def fuzz_target(name, deps):
+def fuzz_target(name, deps, num_mutants = 20000):
     """Declares `name` (manual: needs clang and --config=fuzz) and NAME_replay_test.
 
     Args:
       name: also the source file's name, NAME.cc; the seeds are seeds/NAME/*.
       deps: what the source includes.
+      num_mutants: random changes of the seeds that the test replays.
     """
     cc_library(
         name = name + "_lib",
@@ -29,7 +30,10 @@ def fuzz_target(name, deps):
     cc_test(
         name = name + "_replay_test",
         size = "small",
-        args = ["$(locations :" + name + "_seeds)"],
+        args = [
+            "--mutants=%d" % num_mutants,
+            "$(locations :" + name + "_seeds)",
+        ],
         data = [":" + name + "_seeds"],
         deps = [
             ":" + name + "_lib",

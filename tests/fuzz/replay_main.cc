@@ -1,5 +1,6 @@
-// Runs a fuzz target without libFuzzer, in the ordinary tests: the files named
-// as arguments, then random changes of them with a fixed seed. It keeps the
+// Runs a fuzz target without libFuzzer, in the ordinary tests: after
+// --mutants=N, the files named as arguments, then N random changes of them with
+// a fixed seed. It keeps the
 // targets from rotting; it does not replace fuzzing.
 #include <cstdint>
 #include <cstdio>
@@ -12,8 +13,6 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace {
-
-constexpr int kNumMutants = 20000;
 
 void RunOne(const std::string& input) {
   LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()),
@@ -52,7 +51,12 @@ std::string Mutate(std::string input, const std::vector<std::string>& seeds,
 
 int main(int argc, char** argv) {
   std::vector<std::string> seeds;
-  for (int i = 1; i < argc; ++i) {
+  int num_mutants = 0;
+  if (argc < 2 || std::sscanf(argv[1], "--mutants=%d", &num_mutants) != 1) {
+    std::fprintf(stderr, "--mutants=N must come first\n");
+    return 1;
+  }
+  for (int i = 2; i < argc; ++i) {
     std::ifstream file(argv[i], std::ios::binary);
     if (!file) {
       std::fprintf(stderr, "cannot read %s\n", argv[i]);
@@ -67,7 +71,7 @@ int main(int argc, char** argv) {
   }
   for (const std::string& seed : seeds) RunOne(seed);
   std::mt19937 random(1);
-  for (int i = 0; i < kNumMutants; ++i) {
+  for (int i = 0; i < num_mutants; ++i) {
     RunOne(Mutate(seeds[i % seeds.size()], seeds, &random));
   }
   return 0;

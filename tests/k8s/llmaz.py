@@ -3,15 +3,16 @@
 
     tests/k8s/llmaz.py FILE.yaml...
 
-checks OpenModels, Playgrounds and BackendRuntimes against the schemas in crds/
-and the rules of llmaz's webhooks, and prints the command of each Playground's
-container. Unknown fields are errors here, where an API server drops them in
+checks OpenModels, Playgrounds, Services and BackendRuntimes against the schemas in
+crds/ and the rules of llmaz's webhooks, and prints the command of each Playground's
+container, and those of a Service's pods. Unknown fields are errors here, where an API server drops them in
 silence. Not checked: the normal form of quantities, what a kubelet accepts.
 
 The rules are those of InftyAI/llmaz at commit 3c13ff3: pkg/webhook,
 pkg/controller_helper/backendruntime and pkg/controller_helper/modelsource.
 """
 
+import gzip
 import pathlib
 import re
 import sys
@@ -44,8 +45,13 @@ class RenderError(Exception):
 def load_crds(directory=CRDS):
     """{(apiVersion, kind): (schema, is_cluster_scoped)}"""
     crds = {}
-    for path in sorted(directory.glob("*.yaml")):
-        spec = yaml.safe_load(path.read_text())["spec"]
+    # libyaml's loader, where there is one: the schema of pods is long.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for path in sorted(directory.glob("*.yaml*")):
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        spec = yaml.load(data, Loader=loader)["spec"]
         for version in spec["versions"]:
             key = (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
             crds[key] = (version["schema"]["openAPIV3Schema"], spec["scope"] == "Cluster")
@@ -190,7 +196,28 @@ def backend_runtime_errors(spec):
     return errors
 
 
+def service_errors(spec):
+    errors = []
+    claims = spec.get("modelClaims", {}).get("models", [])
+    roles = [claim.get("role", "main") for claim in claims]
+    if "draft" in roles and (len(roles) != 2 or roles.count("main") != 1):
+        errors.append("modelClaims: a draft model goes with exactly one main model")
+    workload = spec.get("workloadTemplate", {})
+    containers = [
+        container
+        for name in ("leaderTemplate", "workerTemplate")
+        for container in workload.get(name, {}).get("spec", {}).get("containers", [])
+    ]
+    worker = workload.get("workerTemplate", {}).get("spec", {}).get("containers", [])
+    if not any(container.get("name") == "model-runner" for container in worker):
+        errors.append("workloadTemplate: no container of the workers is model-runner")
+    for container in containers:
+        errors += resource_errors(container.get("resources", {}))
+    return errors
+
+
 WEBHOOKS = {
+    "Service": service_errors,
     "OpenModel": open_model_errors,
     "Playground": playground_errors,
     "BackendRuntime": backend_runtime_errors,
@@ -297,6 +324,36 @@ def render(playground, documents):
     return backend["spec"].get("command", []) + args + own.get("args", [])
 
 
+def render_group(service, leader_address="leader"):
+    """The commands of a group's pods, the leader's first, as the kubelets run them.
+
+    LeaderWorkerSet (v0.6.2) puts its variables first in every container's
+    environment, so that arguments may name them.
+    """
+    workload = service["spec"]["workloadTemplate"]
+    size = workload["size"]
+    commands = []
+    for index in range(size):
+        template = workload.get("leaderTemplate" if index == 0 else "workerTemplate")
+        template = template or workload["workerTemplate"]
+        (container,) = (
+            c for c in template["spec"]["containers"] if c["name"] == "model-runner"
+        )
+        values = {
+            "LWS_LEADER_ADDRESS": leader_address,
+            "LWS_GROUP_SIZE": str(size),
+            "LWS_WORKER_INDEX": str(index),
+        }
+        # What is not defined stays as it is.
+        commands.append(
+            [
+                re.sub(r"\$\((\w+)\)", lambda m: values.get(m[1], m[0]), part)
+                for part in container["command"] + container["args"]
+            ]
+        )
+    return commands
+
+
 def main():
     crds = load_crds()
     documents = load_documents(*sys.argv[1:])
@@ -307,6 +364,9 @@ def main():
         is_bad |= bool(errors)
         print("\n  ".join([f"{name}: {'refused' if errors else 'ok'}", *errors]))
     for document in documents:
+        if document.get("kind") == "Service" and not is_bad:
+            for command in render_group(document):
+                print(f"{document['metadata']['name']}:", *command)
         if document.get("kind") == "Playground":
             try:
                 print(f"{document['metadata']['name']}:", *render(document, documents))

@@ -12,6 +12,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BACKEND = ROOT / "deploy" / "k8s" / "backendruntime.yaml"
+MULTI_HOST = ROOT / "deploy" / "k8s" / "multi-host.yaml"
 EXAMPLES = sorted((ROOT / "deploy" / "k8s" / "examples").glob("*.yaml"))
 
 

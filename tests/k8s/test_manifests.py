@@ -5,10 +5,10 @@ import copy
 import llmaz
 import pytest
 import yaml
-from pod import BACKEND, EXAMPLES, ROOT
+from pod import BACKEND, EXAMPLES, MULTI_HOST, ROOT
 
 CRDS = llmaz.load_crds()
-DOCUMENTS = llmaz.load_documents(BACKEND, *EXAMPLES)
+DOCUMENTS = llmaz.load_documents(BACKEND, *EXAMPLES, MULTI_HOST)
 
 
 def find(kind, name):
@@ -65,6 +65,43 @@ def test_a_draft_claim_selects_speculative_decoding():
     assert llmaz.render(swapped, DOCUMENTS) == command
 
 
+def test_the_pods_of_a_group():
+    service = find("Service", "llama3-1-405b")
+    leader, worker = llmaz.render_group(service, "leader.pods")
+    assert leader[:2] == ["quire", "serve"]
+    (differs,) = (i for i, (a, b) in enumerate(zip(leader, worker)) if a != b)
+    assert (leader[differs - 1], leader[differs], worker[differs]) == ("--node-rank", "0", "1")
+    for name, value in {
+        "--nnodes": "2",
+        "--pipeline-parallel-size": "2",
+        "--tensor-parallel-size": "8",
+        "--dist-init-addr": "leader.pods:20000",
+        "--port": "8080",
+    }.items():
+        assert leader[leader.index(name) + 1] == value
+    # What llmaz's loader makes of the model, and the GPUs that it injects.
+    model = find("OpenModel", "llama3-1-405b")
+    assert leader[leader.index("--model") + 1] == llmaz.model_path(model, False)
+    limits = model["spec"]["inferenceConfig"]["flavors"][0]["limits"]
+    assert limits["nvidia.com/gpu"] == int(leader[leader.index("--tensor-parallel-size") + 1])
+    # Drained before the kubelet kills it.
+    assert int(leader[leader.index("--shutdown-timeout") + 1]) < 130
+
+
+def renamed_worker():
+    service = changed("Service", "llama3-1-405b")
+    worker = service["spec"]["workloadTemplate"]["workerTemplate"]
+    worker["spec"]["containers"][0]["name"] = "main"
+    return service
+
+
+def misspelled_leader():
+    service = changed("Service", "llama3-1-405b")
+    container = service["spec"]["workloadTemplate"]["leaderTemplate"]["spec"]["containers"][0]
+    container["argz"] = container.pop("args")
+    return service
+
+
 def test_the_pod_has_time_to_drain():
     """llmaz fixes terminationGracePeriodSeconds at 130, preStop included."""
     spec = find("BackendRuntime", "quire")["spec"]
@@ -103,6 +140,8 @@ HUB = {"modelID": "Qwen/Qwen3-8B"}
     "document, error",
     [
         (changed("BackendRuntime", "quire", commands=["quire"]), "unknown field commands"),
+        (renamed_worker(), "no container of the workers is model-runner"),
+        (misspelled_leader(), "unknown field argz"),
         (changed("BackendRuntime", "quire", version=None), "version is missing"),
         (changed("BackendRuntime", "quire", version=1), "wants string"),
         (

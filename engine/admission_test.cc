@@ -1,0 +1,174 @@
+#include "engine/admission.h"
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "engine/base/status.h"
+#include "gtest/gtest.h"
+
+namespace quire {
+namespace {
+
+class AdmissionTest : public testing::Test {
+ protected:
+  static EngineOptions TestOptions() {
+    EngineOptions options;
+    options.max_num_seqs = 2;
+    options.max_num_batched_tokens = 64;
+    options.max_num_queued_reqs = 10;
+    options.max_num_queued_tokens = 1000;
+    return options;
+  }
+
+  static Request MakeRequest(int num_prompt_tokens,
+                             const std::string& owner = "", int weight = 1) {
+    Request request;
+    request.prompt_token_ids.assign(num_prompt_tokens, 3);
+    request.sampling.max_tokens = 10;
+    request.owner = owner;
+    request.share_weight = weight;
+    return request;
+  }
+  absl::Status Admit(Request request) {
+    return admission_->Admit(now_, &request);
+  }
+  // Of the scheduler, both slots in use: `queued` waits, and 1000 units of cost
+  // start in a second.
+  void ServeForAWhile(const std::vector<QueuedShare>& queued) {
+    for (int i = 0; i < 300; ++i) {
+      now_ += absl::Milliseconds(100);
+      started_cost_ += 100;
+      admission_->NoteStep(now_, {2, 64, 0.5, started_cost_, 10}, &queued, {});
+    }
+  }
+  static QueuedShare Queued(int num_requests, int64_t cost,
+                            const std::string& owner = "", int priority = 0,
+                            int weight = 1) {
+    return {owner,        priority,          weight,
+            num_requests, 10 * num_requests, 100 * num_requests,
+            cost};
+  }
+
+  EngineOptions options_ = TestOptions();
+  absl::Time now_ = absl::UnixEpoch();
+  int64_t started_cost_ = 0;
+  std::optional<Admission> admission_{std::in_place, options_,
+                                      absl::UnixEpoch()};
+};
+
+TEST_F(AdmissionTest, BoundsTheBytesOfWhatWaits) {
+  options_.max_num_queued_bytes = 50'000;
+  Admission admission(options_, now_);
+  Request large = MakeRequest(10);
+  large.sampling.logit_bias.resize(5000);
+  EXPECT_TRUE(admission.Admit(now_, &large).ok());
+  EXPECT_GT(large.num_bytes, 40'000);
+  Request other = large;
+  const absl::Status status = admission.Admit(now_, &other);
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_TRUE(absl::StrContains(status.message(), "bytes"));
+  Request small = MakeRequest(10);
+  EXPECT_TRUE(admission.Admit(now_, &small).ok());
+  EXPECT_EQ(admission.refusals().num_queue_full, 1);
+}
+
+TEST_F(AdmissionTest, EveryListCounts) {
+  const int64_t plain = NumBytesOf(MakeRequest(10));
+  Request request = MakeRequest(10);
+  request.n = 5;
+  EXPECT_GE(NumBytesOf(request), plain + 4 * 200);
+  request = MakeRequest(10);
+  request.sampling.allowed_token_ids.resize(1000);
+  EXPECT_EQ(NumBytesOf(request), plain + 4000);
+  request = MakeRequest(10);
+  request.sampling.stop_token_ids.resize(1000);
+  EXPECT_EQ(NumBytesOf(request), plain + 8000);
+  request = MakeRequest(10);
+  request.sampling.bad_words =
+      std::make_shared<std::vector<std::vector<int32_t>>>(
+          10, std::vector<int32_t>(100));
+  EXPECT_GE(NumBytesOf(request), plain + 4000);
+}
+
+TEST_F(AdmissionTest, SharesOfAQueueThatTwoFlood) {
+  int num_a = 0, num_b = 0;
+  for (int i = 0; i < 20; ++i) {
+    num_a += Admit(MakeRequest(10, "a")).ok();
+    num_b += Admit(MakeRequest(10, "b")).ok();
+  }
+  // Of ten places and two free slots.
+  EXPECT_EQ(num_a, 4);
+  EXPECT_EQ(num_b, 4);
+  EXPECT_TRUE(Admit(MakeRequest(10, "c")).ok());
+  EXPECT_TRUE(Admit(MakeRequest(10)).ok());
+}
+
+TEST_F(AdmissionTest, TheRefusalOfAShareIsTheCallersOwn) {
+  while (Admit(MakeRequest(10, "a")).ok()) {
+  }
+  const absl::Status own = Admit(MakeRequest(10, "a"));
+  EXPECT_TRUE(own.GetPayload(kOwnLimitPayload).has_value());
+  EXPECT_EQ(own.GetPayload(kRetryAfterPayload), absl::Cord("1"));
+  while (Admit(MakeRequest(10)).ok()) {
+  }
+  const absl::Status full = Admit(MakeRequest(10, "fresh"));
+  EXPECT_TRUE(absl::IsResourceExhausted(full));
+  EXPECT_FALSE(full.GetPayload(kOwnLimitPayload).has_value());
+}
+
+TEST_F(AdmissionTest, RefusesWhatWouldWaitBeyondItsDeadline) {
+  ServeForAWhile({Queued(5, 5000)});
+  EXPECT_NEAR(absl::ToDoubleSeconds(admission_->predicted_delay()), 5, 0.2);
+  Request request = MakeRequest(10);
+  request.deadline = now_ + absl::Seconds(6);
+  EXPECT_TRUE(Admit(request).ok());
+  request.deadline = now_ + absl::Seconds(2);
+  const absl::Status status = Admit(request);
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  // When the queue is short enough.
+  EXPECT_EQ(status.GetPayload(kRetryAfterPayload), absl::Cord("4"));
+  request.deadline = now_;
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Admit(request)));
+  EXPECT_EQ(admission_->refusals().num_too_late, 2);
+}
+
+TEST_F(AdmissionTest, ADeadlineIsMeasuredByTheOwnersOwnQueue) {
+  // The flood is long; a newcomer's turn comes soon.
+  ServeForAWhile({Queued(5, 50'000, "flood")});
+  Request request = MakeRequest(100, "calm");
+  request.deadline = now_ + absl::Seconds(1);
+  EXPECT_TRUE(Admit(request).ok());
+  request.owner = "flood";
+  request.prompt_token_ids.resize(1);
+  EXPECT_TRUE(absl::IsResourceExhausted(Admit(request)));
+}
+
+TEST_F(AdmissionTest, WhatIsLessUrgentIsNotAhead) {
+  options_.scheduling_policy = SchedulingPolicy::kPriority;
+  admission_.emplace(options_, now_);
+  ServeForAWhile({Queued(2, 10'000, "", 5), Queued(2, 500, "", -1)});
+  Request request = MakeRequest(10);
+  request.deadline = now_ + absl::Seconds(1);
+  EXPECT_TRUE(Admit(request).ok());
+  request.priority = 5;
+  EXPECT_TRUE(absl::IsResourceExhausted(Admit(request)));
+}
+
+TEST_F(AdmissionTest, QueueUseIsOfTheFullestBound) {
+  EXPECT_EQ(admission_->QueueUse(), 0);
+  EXPECT_TRUE(Admit(MakeRequest(900)).ok());
+  // Free slots take it.
+  EXPECT_EQ(admission_->QueueUse(), 0);
+  EXPECT_TRUE(Admit(MakeRequest(10)).ok());
+  EXPECT_TRUE(Admit(MakeRequest(10)).ok());
+  EXPECT_NEAR(admission_->QueueUse(), 0.92, 1e-9);
+  const std::vector<QueuedShare> queued = {Queued(8, 100)};
+  admission_->NoteStep(now_, {2, 64, 0.5, 0, 10}, &queued, {});
+  EXPECT_NEAR(admission_->QueueUse(), 0.8, 1e-9);
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,168 @@
+#include "engine/scheduler/fair_share.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "engine/base/status.h"
+
+namespace quire {
+namespace {
+
+// Tags are tokens of cost, times this, by weight: a weight of 1000, the
+// largest, still tells one token.
+constexpr int64_t kTagsPerCost = 1000;
+
+// One answer counts an eighth: some ten answers tell a new habit.
+constexpr double kMeanGain = 1.0 / 8;
+
+int64_t ToTags(int64_t cost, int32_t weight) {
+  return cost * kTagsPerCost / std::clamp<int32_t>(weight, 1, 1000);
+}
+
+int64_t EstimateCost(const Request& request, double mean_output_tokens) {
+  const int64_t prompt_cost =
+      kPromptTokenCost * std::max<int64_t>(1, request.prompt_token_ids.size());
+  if (request.kind == RequestKind::kEmbed) return prompt_cost;
+  const int64_t num_output =
+      std::min<int64_t>(request.sampling.max_tokens,
+                        std::llround(std::max(1.0, mean_output_tokens)));
+  return prompt_cost + kOutputTokenCost * request.n * num_output;
+}
+
+}  // namespace
+
+int64_t FairShare::VirtualTime(const Level& level) {
+  int64_t first = std::numeric_limits<int64_t>::max();
+  for (const auto& [owner, account] : level.accounts) {
+    if (account.started_tags.empty()) continue;
+    first = std::min(first, *account.started_tags.begin() + account.shift +
+                                account.pending_shift);
+  }
+  return first == std::numeric_limits<int64_t>::max() ? level.last_started_tag
+                                                      : first;
+}
+
+void FairShare::Add(RequestState* request) {
+  Level& level = levels_[request->priority];
+  const auto [it, is_new] = level.accounts.try_emplace(request->request.owner);
+  ShareAccount& account = it->second;
+  if (is_new) account.mean_output_tokens = mean_output_tokens_;
+  account.weight = request->request.share_weight;
+  request->account = &account;
+  request->estimated_cost =
+      EstimateCost(request->request, account.mean_output_tokens);
+  const int64_t shift = account.shift + account.pending_shift;
+  int64_t tag = account.next_tag;
+  // Alone, an owner's tags only follow each other.
+  if (level.accounts.size() > 1) {
+    tag = std::max(tag, VirtualTime(level) - shift);
+  }
+  request->tag = tag;
+  account.next_tag = tag + std::max<int64_t>(1, ToTags(request->estimated_cost,
+                                                       account.weight));
+  ++account.num_live;
+  ++account.num_queued;
+  account.num_queued_tokens += request->request.prompt_token_ids.size();
+  account.num_queued_bytes += request->request.num_bytes;
+  account.queued_cost += request->estimated_cost;
+  ++level.num_live;
+  ++queued_version_;
+}
+
+void FairShare::LeaveQueue(RequestState* request) {
+  ShareAccount& account = *request->account;
+  --account.num_queued;
+  account.num_queued_tokens -= request->request.prompt_token_ids.size();
+  account.num_queued_bytes -= request->request.num_bytes;
+  account.queued_cost -= request->estimated_cost;
+  ++queued_version_;
+}
+
+void FairShare::NoteStart(RequestState* request) {
+  LeaveQueue(request);
+  request->account->started_tags.insert(request->tag);
+  started_cost_ += request->estimated_cost;
+  Level& level = levels_[request->priority];
+  level.last_started_tag =
+      std::max(level.last_started_tag, request->fair_tag());
+  DropIdleAccounts(&level);
+}
+
+void FairShare::NoteEnd(RequestState* request) {
+  if (!request->has_started) LeaveQueue(request);
+  ShareAccount& account = *request->account;
+  int64_t num_output = 0;
+  for (const auto& sequence : request->sequences) {
+    num_output += sequence->num_generated_tokens();
+  }
+  int64_t cost = 0;
+  if (request->has_started) {
+    cost =
+        kPromptTokenCost * (int64_t(request->request.prompt_token_ids.size()) -
+                            request->num_cached_tokens) +
+        kOutputTokenCost * num_output;
+    const double mean = double(num_output) / request->sequences.size();
+    if (request->request.kind == RequestKind::kGenerate) {
+      account.mean_output_tokens +=
+          kMeanGain * (mean - account.mean_output_tokens);
+      mean_output_tokens_ += kMeanGain * (mean - mean_output_tokens_);
+    }
+  }
+  account.pending_shift += ToTags(cost, account.weight) -
+                           ToTags(request->estimated_cost, account.weight);
+  has_pending_ = true;
+}
+
+void FairShare::Remove(RequestState* request) {
+  const auto level = levels_.find(request->priority);
+  QUIRE_CHECK(level != levels_.end());
+  --request->account->num_live;
+  request->account->started_tags.erase(request->tag);
+  request->account = nullptr;
+  // Nobody is behind anybody any more: all begin anew.
+  if (--level->second.num_live == 0) {
+    levels_.erase(level);
+  }
+}
+
+void FairShare::DropIdleAccounts(Level* level) {
+  if (level->accounts.size() == 1) return;
+  const int64_t virtual_time = VirtualTime(*level);
+  for (auto it = level->accounts.begin(); it != level->accounts.end();) {
+    const ShareAccount& account = it->second;
+    const bool is_idle =
+        account.num_live == 0 &&
+        account.next_tag + account.shift + account.pending_shift <=
+            virtual_time;
+    it = is_idle ? level->accounts.erase(it) : std::next(it);
+  }
+}
+
+bool FairShare::Settle() {
+  if (!has_pending_) return false;
+  has_pending_ = false;
+  bool may_differ = false;
+  for (auto& [priority, level] : levels_) {
+    for (auto& [owner, account] : level.accounts) {
+      if (account.pending_shift == 0) continue;
+      account.shift += account.pending_shift;
+      account.pending_shift = 0;
+      may_differ |= level.accounts.size() > 1;
+    }
+  }
+  return may_differ;
+}
+
+void FairShare::AppendQueued(std::vector<QueuedShare>* queued) const {
+  for (const auto& [priority, level] : levels_) {
+    for (const auto& [owner, account] : level.accounts) {
+      if (account.num_queued == 0) continue;
+      queued->push_back({owner, priority, account.weight, account.num_queued,
+                         account.num_queued_tokens, account.num_queued_bytes,
+                         account.queued_cost});
+    }
+  }
+}
+
+}  // namespace quire

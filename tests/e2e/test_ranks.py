@@ -1,0 +1,101 @@
+"""A model on several processes of one host says what it says in one."""
+
+import concurrent.futures
+import subprocess
+
+import pytest
+
+from conftest import BINARY, Server
+
+PROMPTS = [
+    "Once upon a time there was a little robot",
+    "Once upon a time there was a little robot who liked the sea",
+    "The sun",
+    "One day, a girl found a big red box in the garden. " * 12,
+    "Tom and Anna went",
+    "It rained and rained",
+]
+# f32, so that the order of additions is all that differs; prompts in chunks.
+OPTIONS = (
+    "--device cpu --dtype float32 --kv-cache-dtype float32 --threads 1 "
+    "--max-num-batched-tokens 64 --max-num-seqs 8 --kv-cache-memory-bytes 64MiB"
+).split()
+
+
+def answers_of(*options):
+    """Text and log-probabilities of all prompts, asked for at the same time,
+    twice: the second time the prefix cache has them."""
+    server = Server(*OPTIONS, *options)
+    try:
+        client = server.client()
+
+        def ask(prompt):
+            choice = client.completions.create(
+                model="demo", prompt=prompt, max_tokens=40, temperature=0,
+                logprobs=3,
+            ).choices[0]
+            return choice.text, choice.logprobs
+
+        with concurrent.futures.ThreadPoolExecutor(len(PROMPTS)) as pool:
+            first = list(pool.map(ask, PROMPTS))
+            second = list(pool.map(ask, PROMPTS))
+        for (text, _), (again, _) in zip(first, second):
+            assert text == again
+        return server.banner, second
+    finally:
+        assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return answers_of()[1]
+
+
+@pytest.mark.parametrize(
+    "tensor,pipeline,speculation",
+    [(2, 1, False), (1, 2, False), (2, 2, False), (1, 4, True), (1, 2, True)],
+)
+def test_same_as_one_process(expected, tensor, pipeline, speculation):
+    options = [
+        f"--tensor-parallel-size={tensor}",
+        f"--pipeline-parallel-size={pipeline}",
+    ]
+    if speculation:
+        options += ["--speculative-model=[ngram]", "--num-speculative-tokens=4"]
+    banner, answers = answers_of(*options)
+    assert f"{tensor * pipeline} processes, tensor parallel {tensor}" in banner
+    if pipeline > 1:
+        assert f"pipeline parallel {pipeline}" in banner
+    for (text, logprobs), (expected_text, expected_logprobs) in zip(
+        answers, expected
+    ):
+        assert text == expected_text
+        assert logprobs.tokens == expected_logprobs.tokens
+        # Stages compute what one process computes, bit by bit. How far sums over
+        # a tensor group may be from that, tests/tensor_parallel_test.cc says.
+        if tensor == 1:
+            assert logprobs.token_logprobs == expected_logprobs.token_logprobs
+            assert logprobs.top_logprobs == expected_logprobs.top_logprobs
+
+
+def test_stages_that_cannot_be_are_refused():
+    refused = subprocess.run(
+        [str(BINARY), "generate", "--prompt", "x", "-n", "1",
+         "--pipeline-parallel-size", "63"],
+        capture_output=True, text=True, timeout=60,
+    )
+    assert refused.returncode == 64
+    assert "--pipeline-parallel-size 63: " in refused.stderr
+    assert "layers" in refused.stderr
+
+
+def test_a_short_group_key_is_refused():
+    refused = subprocess.run(
+        [str(BINARY), "serve", "--nnodes", "2", "--node-rank", "0",
+         "--tensor-parallel-size", "2", "--master-addr", "127.0.0.1:1",
+         "--port", "0"],
+        capture_output=True, text=True, timeout=60,
+        env={"QUIRE_GROUP_KEY": "short"},
+    )
+    assert refused.returncode == 64
+    assert "QUIRE_GROUP_KEY: the group's key has 5 bytes" in refused.stderr

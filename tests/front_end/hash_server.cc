@@ -1,0 +1,124 @@
+// `quire serve` with the hash model in the place of a model's computations: the
+// program's whole front end, scheduler and life cycle, tokens for nothing.
+//
+//   hash_server [--step-ms N] [--num-blocks N] serve <arguments of quire serve>
+//
+// A step takes N ms of waiting, as one of a GPU does. Blocks are those of the
+// hash model's cache. At its end it prints to stderr what the engine's thread
+// spent on handing out the events of a step.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "cli/options.h"
+#include "cli/serve.h"
+#include "tests/hash_model_runner.h"
+
+namespace quire {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+// Sleeps to the next multiple of the step since the last one; what is computed
+// meanwhile is part of the step.
+class Pace {
+ public:
+  explicit Pace(int step_ms) : step_(step_ms) {}
+  void WaitForEndOfStep() {
+    if (step_.count() == 0) return;
+    const auto now = SteadyClock::now();
+    end_ = std::max(end_ + step_, now - step_);
+    if (end_ < now) end_ = now + step_;  // The first one after a rest.
+    std::this_thread::sleep_until(end_);
+  }
+
+ private:
+  const std::chrono::milliseconds step_;
+  SteadyClock::time_point end_;
+};
+
+// By the engine's thread alone; reports when that has ended.
+class TimedSink : public OutputSink {
+ public:
+  explicit TimedSink(OutputSink* sink) : sink_(sink) {
+    pushes_.reserve(kMaxPushes);
+  }
+  ~TimedSink() override {
+    size_t most = 0;
+    for (const auto& [num_events, time] : pushes_) {
+      most = std::max(most, num_events);
+    }
+    std::vector<double> micros;
+    for (const auto& [num_events, time] : pushes_) {
+      if (2 * num_events >= most) micros.push_back(time.count() / 1e3);
+    }
+    if (micros.empty()) return;
+    std::sort(micros.begin(), micros.end());
+    std::fprintf(stderr,
+                 "output cost: %zu steps of up to %zu events, p50 %.1f p99 "
+                 "%.1f max %.1f us\n",
+                 micros.size(), most, micros[micros.size() / 2],
+                 micros[micros.size() * 99 / 100], micros.back());
+  }
+  void Push(std::vector<OutputEvent> events) override {
+    const size_t num_events = events.size();
+    const auto begin = SteadyClock::now();
+    sink_->Push(std::move(events));
+    // The newest of a long run, so that memory stays flat.
+    if (pushes_.size() < kMaxPushes) pushes_.emplace_back();
+    pushes_[num_pushes_++ % kMaxPushes] = {num_events,
+                                           SteadyClock::now() - begin};
+  }
+
+ private:
+  static constexpr size_t kMaxPushes = 1 << 14;
+  OutputSink* const sink_;
+  std::vector<std::pair<size_t, std::chrono::nanoseconds>> pushes_;
+  size_t num_pushes_ = 0;
+};
+
+int Main(std::vector<std::string> args) {
+  int step_ms = 0;
+  int num_blocks = 1 << 14;
+  while (args.size() > 1 && args[0] != "serve") {
+    int* const option = args[0] == "--step-ms"      ? &step_ms
+                        : args[0] == "--num-blocks" ? &num_blocks
+                                                    : nullptr;
+    if (option == nullptr || !absl::SimpleAtoi(args[1], option)) break;
+    args.erase(args.begin(), args.begin() + 2);
+  }
+  const absl::StatusOr<CommandLine> parsed = ParseCommandLine(std::move(args));
+  if (!parsed.ok() || parsed->command != Command::kServe) {
+    std::fprintf(stderr, "hash_server: %s\n",
+                 std::string(parsed.status().message()).c_str());
+    return 64;
+  }
+  Pace pace(step_ms);
+  ServeParts parts;
+  parts.make_runner = [&](EngineOptions* options) {
+    options->num_blocks = num_blocks;
+    options->steps_in_flight = 1;
+    auto runner =
+        std::make_unique<HashModelRunner>(*options, HashModelOptions());
+    runner->on_collect = [&pace] { pace.WaitForEndOfStep(); };
+    return runner;
+  };
+  parts.wrap_sink = [](OutputSink* sink) {
+    return std::make_unique<TimedSink>(sink);
+  };
+  return RunServe(parsed->serve, parts);
+}
+
+}  // namespace
+}  // namespace quire
+
+int main(int argc, char** argv) {
+  return quire::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -1,0 +1,67 @@
+// The command line: arguments, one per line, of which an empty one ends them;
+// what follows is the file of --config.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/string_view.h"
+#include "cli/options.h"
+#include "engine/base/status.h"
+#include "tests/fuzz/memory_file.h"
+
+namespace quire {
+namespace {
+
+constexpr size_t kMaxArguments = 64;
+
+void Run(absl::string_view input) {
+  static MemoryFile& config = *new MemoryFile;
+  std::vector<std::string> args;
+  while (!input.empty() && args.size() < kMaxArguments) {
+    const size_t end = std::min(input.find('\n'), input.size());
+    const absl::string_view line = input.substr(0, end);
+    input.remove_prefix(std::min(end + 1, input.size()));
+    if (line.empty()) break;
+    // A system's arguments hold no NUL.
+    if (absl::StrContains(line, '\0')) return;
+    args.emplace_back(line);
+  }
+  // Files of this machine are nobody's input.
+  for (std::string& argument : args) {
+    if (absl::StartsWith(argument, "--config=")) {
+      argument = "--config=" + config.path();
+    }
+    if (argument == "--config") argument = "--config=" + config.path();
+  }
+  config.Set(input);
+  const auto parsed = ParseCommandLine(args);
+  if (!parsed.ok()) {
+    QUIRE_CHECK(absl::IsInvalidArgument(parsed.status()));
+    QUIRE_CHECK(!parsed.status().message().empty());
+    return;
+  }
+  if (parsed->command == Command::kHelp) {
+    QUIRE_CHECK(!parsed->help.empty());
+    return;
+  }
+  // What later code relies on without another look.
+  const ServeOptions& serve = parsed->serve;
+  QUIRE_CHECK(serve.port >= 0 && serve.port <= 65535);
+  QUIRE_CHECK(serve.num_http_threads >= 1 && serve.max_connections >= 1);
+  QUIRE_CHECK(serve.model.num_threads >= 0 && serve.model.block_size >= 1);
+  QUIRE_CHECK(serve.model.max_num_seqs >= 1);
+  QUIRE_CHECK(serve.shutdown_timeout_seconds >= 0);
+  QUIRE_CHECK(serve.max_log_len >= 1);
+}
+
+}  // namespace
+}  // namespace quire
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  quire::Run(absl::string_view(reinterpret_cast<const char*>(data), size));
+  return 0;
+}

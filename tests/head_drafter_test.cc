@@ -1,0 +1,214 @@
+// Heads that draft from the target's hidden states: each draft and how likely
+// it is are what an oracle in PyTorch says (tools/goldens/
+// make_draft_head_goldens.py), for every prefix of an answer.
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/clock.h"
+#include "engine/engine.h"
+#include "engine/speculative/drafter.h"
+#include "engine/speculative/speculative_config.h"
+#include "gtest/gtest.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "nlohmann/json.hpp"
+#include "tests/model_harness.h"
+
+namespace quire {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr char kHeads[] = "tests/testdata/draft_heads/";
+constexpr char kTarget[] = "tests/testdata/goldens/llama";
+constexpr int kNumDrafts = 4;
+
+// Remembers what another one proposes, by the tokens known then.
+class WatchedDrafter : public Drafter {
+ public:
+  explicit WatchedDrafter(Drafter* inner) : inner_(inner) {}
+  std::map<size_t, Draft> proposals;
+  int num_proposals = 0;
+
+  absl::string_view method() const override { return inner_->method(); }
+  bool is_costly() const override { return true; }
+  bool UsesTargetSteps() const override { return inner_->UsesTargetSteps(); }
+  absl::Status ObserveStep(const TargetStep& step) override {
+    return inner_->ObserveStep(step);
+  }
+  absl::Status Propose(absl::Span<const DraftSequence> sequences,
+                       absl::Span<Draft> drafts) override {
+    const absl::Status status = inner_->Propose(sequences, drafts);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      num_proposals += !drafts[i].token_ids.empty();
+      proposals[sequences[i].token_ids.size()] = drafts[i];
+    }
+    return status;
+  }
+
+ private:
+  Drafter* const inner_;
+};
+
+struct Case {
+  const char* name;
+  DraftMethod method;
+};
+
+class HeadDrafterTest : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    std::ifstream file(absl::StrCat(kHeads, GetParam().name, "/golden.json"));
+    golden_ = Json::parse(file);
+  }
+  void Load(ModelHarness::Options options) {
+    const std::string head = absl::StrCat(kHeads, GetParam().name);
+    const bool is_mtp = GetParam().method == DraftMethod::kMtp;
+    options.speculative.method = GetParam().method;
+    options.speculative.num_speculative_tokens = kNumDrafts;
+    if (!is_mtp) options.speculative.model = head;
+    auto target = ModelHarness::Create(is_mtp ? head : kTarget, options);
+    ASSERT_TRUE(target.ok()) << target.status();
+    target_ = *std::move(target);
+    watched_ = std::make_unique<WatchedDrafter>(target_->drafter());
+  }
+  // Returns the answers' tokens.
+  std::vector<std::vector<int32_t>> Run(
+      const std::vector<std::vector<int32_t>>& prompts, int num_blocks,
+      Drafter* drafter) {
+    const LoadedModel& loaded = target_->model();
+    EngineOptions options;
+    options.vocab_size = loaded.config.vocab_size;
+    options.max_model_len = loaded.shape.max_model_len;
+    options.max_num_seqs = loaded.shape.max_num_seqs;
+    options.max_num_batched_tokens = loaded.shape.max_num_tokens;
+    options.max_num_scored_tokens = loaded.max_num_scored_tokens;
+    options.num_blocks = num_blocks;
+    options.steps_in_flight = loaded.runner->steps_in_flight();
+    options.check_integrity = true;
+    if (drafter != nullptr) options.num_speculative_tokens = kNumDrafts;
+    options.adapts_drafts = false;
+    auto engine =
+        Engine::Create(options, loaded.runner.get(), &clock_, drafter);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      Request request;
+      request.id = i + 1;
+      request.prompt_token_ids = prompts[i];
+      request.sampling.temperature = 0;
+      request.sampling.max_tokens = static_cast<int>(golden_["greedy"].size());
+      request.sampling.ignore_eos = true;
+      EXPECT_TRUE((*engine)->AddRequest(request).ok());
+    }
+    std::vector<OutputEvent> events;
+    while ((*engine)->HasWork()) (*engine)->Step(&events);
+    EXPECT_TRUE((*engine)->DrafterHealth().ok()) << (*engine)->DrafterHealth();
+    std::vector<std::vector<int32_t>> tokens(prompts.size());
+    for (const OutputEvent& event : events) {
+      EXPECT_TRUE(event.error.ok()) << event.error;
+      for (const TokenOutput& token : event.tokens) {
+        tokens[event.request_id - 1].push_back(token.token_id);
+      }
+    }
+    stats_ = (*engine)->Stats();
+    return tokens;
+  }
+  std::vector<int32_t> Prompt() const { return golden_["prompt"]; }
+  std::vector<int32_t> Greedy() const { return golden_["greedy"]; }
+
+  void ExpectOraclesDrafts(double tolerance) {
+    int num_drafts = 0;
+    for (const auto& [num_tokens, draft] : watched_->proposals) {
+      SCOPED_TRACE(absl::StrCat("after ", num_tokens, " tokens"));
+      const Json& chain = golden_["drafts"][std::to_string(num_tokens)];
+      ASSERT_LE(draft.token_ids.size(), chain.size());
+      // All but at the answer's end, where fewer are asked for.
+      for (size_t k = 0; k < draft.token_ids.size(); ++k) {
+        ++num_drafts;
+        EXPECT_EQ(draft.token_ids[k], chain[k][0].get<int32_t>());
+        EXPECT_NEAR(draft.probabilities[k], chain[k][1].get<double>(),
+                    tolerance);
+      }
+    }
+    EXPECT_GT(num_drafts, 40);
+  }
+
+  FakeClock clock_;
+  Json golden_;
+  std::unique_ptr<ModelHarness> target_;
+  std::unique_ptr<WatchedDrafter> watched_;
+  EngineStats stats_;
+};
+
+// The tolerance: f32 against f64 through four forwards, as for logits in
+// tests/golden_logits_test.
+TEST_P(HeadDrafterTest, DraftsAreTheOracles) {
+  Load(ModelHarness::Options());
+  EXPECT_EQ(Run({Prompt()}, 20, watched_.get())[0], Greedy());
+  ExpectOraclesDrafts(1e-4);
+}
+
+TEST_P(HeadDrafterTest, InChunksAndAmongOthersToo) {
+  ModelHarness::Options options;
+  options.max_num_batched_tokens = 16;
+  Load(options);
+  const std::vector<std::vector<int32_t>> others = {
+      {5, 6, 7},
+      {9, 8, 7, 6, 5, 4, 3, 9, 9, 9, 10, 11, 12, 13, 14, 15, 16, 17}};
+  const auto expected = Run(others, 30, nullptr);
+  // A whole prefix of the prompt's first block is found in the cache.
+  const auto answers =
+      Run({others[0], Prompt(), others[1], Prompt()}, 30, target_->drafter());
+  EXPECT_EQ(answers[0], expected[0]);
+  EXPECT_EQ(answers[2], expected[1]);
+  EXPECT_EQ(answers[1], Greedy());
+  EXPECT_EQ(answers[3], Greedy());
+  EXPECT_GT(stats_.num_draft_tokens, 100);
+  // The drafts for one of them after another's prefix are the oracle's, too.
+  EXPECT_EQ(Run({Prompt()}, 20, watched_.get())[0], Greedy());
+  ExpectOraclesDrafts(1e-4);
+}
+
+TEST_P(HeadDrafterTest, DraftsOnAGpu) {
+  ModelHarness::Options options;
+  options.make_backend = [] { return CudaBackend::Create({}).value(); };
+  options.dtype = DType::kBF16;
+  options.kv_cache_dtype = DType::kBF16;
+  options.kv_cache_memory_bytes = 16 << 20;
+  options.max_num_seqs = 2;
+  options.max_num_batched_tokens = 64;
+  options.max_model_len = 96;
+  Load(options);
+  const auto expected = Run({Prompt(), {5, 6, 7, 8}}, 20, nullptr);
+  EXPECT_EQ(Run({Prompt(), {5, 6, 7, 8}}, 20, watched_.get()), expected);
+  EXPECT_GT(stats_.num_draft_tokens, 40);
+  // In bf16 some draws differ; of the first of each chain most are the same.
+  int num_same = 0, num_all = 0;
+  for (const auto& [num_tokens, draft] : watched_->proposals) {
+    const Json& drafts = golden_["drafts"];
+    if (!drafts.contains(std::to_string(num_tokens)) ||
+        draft.token_ids.empty()) {
+      continue;
+    }
+    ++num_all;
+    num_same += draft.token_ids[0] ==
+                drafts[std::to_string(num_tokens)][0][0].get<int32_t>();
+  }
+  EXPECT_GT(num_all, 0);
+  std::printf("%d of %d drafts as the oracle's\n", num_same, num_all);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Heads, HeadDrafterTest,
+    testing::Values(Case{"eagle3", DraftMethod::kEagle3},
+                    Case{"eagle3_own_embedding", DraftMethod::kEagle3},
+                    Case{"mimo", DraftMethod::kMtp}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace quire
