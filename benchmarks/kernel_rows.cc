@@ -154,53 +154,25 @@ int64_t BytesOf(const LinearSpec& spec) {
   return sum;
 }
 
-class CopyCeilings : public KernelCeilings {
+class DeviceCeilings : public KernelCeilings {
  public:
-  static absl::StatusOr<std::unique_ptr<KernelCeilings>> Create(
-      std::unique_ptr<Backend> backend, int64_t num_bytes) {
-    auto ceilings = std::make_unique<CopyCeilings>();
-    AttentionSpec spec;
-    spec.num_layers = 1;
-    spec.num_heads = spec.num_kv_heads = 8;
-    spec.head_dim = 128;
-    spec.scale = 1;
-    QUIRE_RETURN_IF_ERROR(backend->AddAttention(spec).status());
-    const int64_t block_bytes = 2LL * 8 * 128 * kBlockSize * 2;
-    EngineShape shape;
-    shape.max_num_seqs = shape.max_num_tokens = shape.max_logit_rows = 1;
-    shape.max_model_len = kBlockSize;
-    shape.vocab_size = 8;
-    shape.block_size = kBlockSize;
-    shape.kv_bytes = num_bytes;
-    QUIRE_ASSIGN_OR_RETURN(const MemoryPlan memory, backend->Prepare(shape));
-    // The first half onto the second.
-    const int half = memory.num_blocks / 2;
-    for (int i = 0; i < half; ++i) ceilings->copies_.push_back({i, half + i});
-    ceilings->num_bytes_ = 2.0 * half * block_bytes;
-    ceilings->backend_ = std::move(backend);
-    return ceilings;
-  }
+  DeviceCeilings(std::unique_ptr<Backend> backend,
+                 std::unique_ptr<DeviceProbe> probe)
+      : backend_(std::move(backend)), probe_(std::move(probe)) {}
 
-  double Bandwidth() override {
-    StepPlan plan;
-    plan.block_copies = copies_;
-    const SteadyClock::time_point start = SteadyClock::now();
-    const auto step = backend_->BeginStep(plan);
-    if (!step.ok()) return 0;
-    if (!backend_->Run(**step, GraphKey(), [] { return absl::OkStatus(); })
-             .ok() ||
-        !backend_->EndStep(**step).ok() || !backend_->Collect(**step).ok()) {
-      return 0;
-    }
-    return num_bytes_ / SecondsSince(start);
+  double Bandwidth() override { return probe_->ReadBandwidth().value_or(0); }
+  const char* BandwidthName() const override { return "read"; }
+  double CopyBandwidth() override {
+    return probe_->CopyBandwidth().value_or(0);
   }
-  const char* BandwidthName() const override { return "copy"; }
-  double Peak(Arithmetic) override { return 0; }
+  double Peak(Arithmetic arithmetic) override {
+    if (arithmetic != Arithmetic::kBf16) return 0;
+    return probe_->Bf16Peak().value_or(0);
+  }
 
  private:
-  std::unique_ptr<Backend> backend_;
-  std::vector<std::pair<int32_t, int32_t>> copies_;
-  double num_bytes_ = 0;
+  const std::unique_ptr<Backend> backend_;
+  const std::unique_ptr<DeviceProbe> probe_;
 };
 
 class KernelBench {
@@ -404,9 +376,10 @@ absl::Status KernelBench::Linear(const char* layer, LinearKind kind,
   row.bytes = bytes;
   row.flops = 2.0 * num_tokens * rows * cols;
   // A step that has logits samples them: there is none without the operation.
-  return Measure(
-      std::move(row), LinearArithmetic(), num_copies, repeat,
-      [&](int) -> absl::StatusOr<double> { return is_vocab ? 0.0 : repeat(0); });
+  return Measure(std::move(row), LinearArithmetic(), num_copies, repeat,
+                 [&](int) -> absl::StatusOr<double> {
+                   return is_vocab ? 0.0 : repeat(0);
+                 });
 }
 
 absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
@@ -547,9 +520,10 @@ std::unique_ptr<KernelCeilings> NewCpuCeilings(CeilingProbe* probe) {
   return std::make_unique<CpuCeilings>(probe);
 }
 
-absl::StatusOr<std::unique_ptr<KernelCeilings>> NewCopyCeilings(
+absl::StatusOr<std::unique_ptr<KernelCeilings>> NewDeviceCeilings(
     std::unique_ptr<Backend> backend, int64_t num_bytes) {
-  return CopyCeilings::Create(std::move(backend), num_bytes);
+  QUIRE_ASSIGN_OR_RETURN(auto probe, backend->NewProbe(num_bytes));
+  return std::make_unique<DeviceCeilings>(std::move(backend), std::move(probe));
 }
 
 absl::Status MeasureKernels(

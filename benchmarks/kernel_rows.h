@@ -26,16 +26,17 @@ class KernelCeilings {
   // Bytes per second, and what they are: "read", "copy".
   virtual double Bandwidth() = 0;
   virtual const char* BandwidthName() const = 0;
+  // Bytes per second that are read and written, both counted; 0: as above.
+  virtual double CopyBandwidth() { return 0; }
   // Floating-point operations per second; 0: not known for this device.
   virtual double Peak(Arithmetic arithmetic) = 0;
 };
 
 // Of this machine's CPUs. `probe` must outlive it.
 std::unique_ptr<KernelCeilings> NewCpuCeilings(CeilingProbe* probe);
-// Of any backend, by what its interface can do: block copies within the KV
-// cache, read and written bytes both counted. No peaks. `backend`: fresh;
-// `num_bytes`: of KV cache to copy within.
-absl::StatusOr<std::unique_ptr<KernelCeilings>> NewCopyCeilings(
+// Of a backend with NewProbe: what it says of bandwidths and of products in
+// bf16. `num_bytes`: of its memory.
+absl::StatusOr<std::unique_ptr<KernelCeilings>> NewDeviceCeilings(
     std::unique_ptr<Backend> backend, int64_t num_bytes);
 
 struct KernelBenchPlan {

@@ -117,9 +117,10 @@ TEST_F(KernelRowsTest, OnAnEmulatedGpu) {
     plan_.filter = filter;
     EXPECT_EQ(Measure().rows.size(), 1u) << filter;
   }
-  auto ceilings = NewCopyCeilings(*NewEmulatedGpu(), 1 << 20);
+  auto ceilings = NewDeviceCeilings(*NewEmulatedGpu(), 1 << 20);
   ASSERT_TRUE(ceilings.ok()) << ceilings.status();
   EXPECT_GT((*ceilings)->Bandwidth(), 0);
+  EXPECT_GT((*ceilings)->CopyBandwidth(), 0);
   EXPECT_EQ((*ceilings)->Peak(Arithmetic::kBf16), 0);
 }
 

@@ -12,6 +12,8 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
+constexpr int kNumWarmUpTokens = 16;
+
 double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
 }
@@ -198,28 +200,32 @@ absl::StatusOr<ModelRowResult> MeasureModelRow(const LoadedModel& model,
                                                ModelDriver* driver,
                                                const ModelRow& row,
                                                int repetitions,
-                                               CeilingProbe* probe) {
+                                               const ModelCeilingProbe& probe) {
   ModelRowResult result;
   result.row = row;
   const RowWork work = WorkOf(model, row);
-  QUIRE_RETURN_IF_ERROR(RunRow(driver, row).status());
-  struct Ceiling {
-    double read, peak;
+  // What is done for the first time: threads, graphs, pages.
+  ModelRow warm_up = row;
+  warm_up.num_gen = std::min(row.num_gen, kNumWarmUpTokens);
+  QUIRE_RETURN_IF_ERROR(RunRow(driver, warm_up).status());
+  const auto measure = [&probe]() -> absl::StatusOr<ModelCeilings> {
+    if (probe == nullptr) return ModelCeilings();
+    return probe();
   };
-  const auto measure = [probe]() -> Ceiling {
-    if (probe == nullptr) return {};
-    return {probe->ReadBandwidth(), probe->Bf16Peak()};
+  const auto add = [](double rate, double before, double after,
+                      std::vector<double>* percents) {
+    if (before + after > 0) percents->push_back(200 * rate / (before + after));
   };
-  Ceiling before = measure();
+  QUIRE_ASSIGN_OR_RETURN(ModelCeilings before, measure());
   for (int i = 0; i < repetitions; ++i) {
     QUIRE_ASSIGN_OR_RETURN(const double seconds, RunRow(driver, row));
     result.seconds.push_back(seconds);
-    if (probe == nullptr) continue;
-    const Ceiling after = measure();
-    result.percent_of_read.push_back(200 * work.bytes / seconds /
-                                     (before.read + after.read));
-    result.percent_of_peak.push_back(200 * work.flops / seconds /
-                                     (before.peak + after.peak));
+    QUIRE_ASSIGN_OR_RETURN(const ModelCeilings after, measure());
+    const double bytes = work.bytes / seconds;
+    add(bytes, before.read, after.read, &result.percent_of_read);
+    add(bytes, before.copy, after.copy, &result.percent_of_copy);
+    add(work.flops / seconds, before.bf16_peak, after.bf16_peak,
+        &result.percent_of_peak);
     before = after;
   }
   return result;

@@ -5,12 +5,12 @@
 #define QUIRE_BENCHMARKS_MODEL_ROWS_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "benchmarks/ceilings.h"
 #include "engine/model/loaded_model.h"
 
 namespace quire {
@@ -34,9 +34,18 @@ struct ModelRowResult {
   ModelRow row;
   std::vector<double> seconds;  // One for each repetition.
   // With ceilings: of what each repetition had to read and compute, the percent
-  // of what the machine did beside it.
-  std::vector<double> percent_of_read, percent_of_peak;
+  // of what the machine did beside it; empty for one that is not known.
+  std::vector<double> percent_of_read, percent_of_copy, percent_of_peak;
 };
+
+// What the machine does at best; 0: not known.
+struct ModelCeilings {
+  double read = 0;       // Bytes per second.
+  double copy = 0;       // The same, read and written both counted.
+  double bf16_peak = 0;  // Floating-point operations per second.
+};
+// Null: nothing is probed.
+using ModelCeilingProbe = std::function<absl::StatusOr<ModelCeilings>()>;
 
 // Sequences that are driven without a scheduler. Thread-compatible; `model`
 // must outlive it. Requires: the model generates.
@@ -74,13 +83,14 @@ class ModelDriver {
   int num_in_flight_ = 0;
 };
 
-// Measures `row` after one repetition that does not count. `probe`: null, or
-// measured before and after each repetition.
+// Measures `row` after one repetition, of few generated tokens, that does not
+// count; `probe` is asked
+// before and after each repetition.
 absl::StatusOr<ModelRowResult> MeasureModelRow(const LoadedModel& model,
                                                ModelDriver* driver,
                                                const ModelRow& row,
                                                int repetitions,
-                                               CeilingProbe* probe);
+                                               const ModelCeilingProbe& probe);
 
 }  // namespace quire
 

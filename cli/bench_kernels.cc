@@ -25,7 +25,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kCopyProbeBytes = int64_t{2} << 30;
+constexpr int64_t kProbeBytes = int64_t{2} << 30;
 
 absl::StatusOr<QuantFormat> ParseFormat(const std::string& name) {
   if (name.empty()) return QuantFormat::kDense;
@@ -99,10 +99,10 @@ absl::Status KernelsBench::Init() {
   } else {
     // A slice of a GPU may have little memory.
     const int64_t free_bytes =
-        backend->FreeDeviceBytes().value_or(16 * kCopyProbeBytes);
+        backend->FreeDeviceBytes().value_or(16 * kProbeBytes);
     QUIRE_ASSIGN_OR_RETURN(
-        ceilings_, NewCopyCeilings(std::move(backend),
-                                   std::min(kCopyProbeBytes, free_bytes / 16)));
+        ceilings_, NewDeviceCeilings(std::move(backend),
+                                     std::min(kProbeBytes, free_bytes / 16)));
     plan_.rotation_bytes = std::min(plan_.rotation_bytes, free_bytes / 16);
   }
   plan_.new_backend = [this] { return NewBackend(); };
@@ -117,25 +117,32 @@ absl::Status KernelsBench::Init() {
 }
 
 void KernelsBench::PrintCeilings() {
-  std::vector<double> bandwidth, f32, bf16, int8;
+  std::vector<double> bandwidth, copy, f32, bf16, int8;
   for (int i = 0; i < options_.repetitions; ++i) {
     bandwidth.push_back(ceilings_->Bandwidth());
+    copy.push_back(ceilings_->CopyBandwidth());
     f32.push_back(ceilings_->Peak(Arithmetic::kF32));
     bf16.push_back(ceilings_->Peak(Arithmetic::kBf16));
     int8.push_back(ceilings_->Peak(Arithmetic::kInt8));
   }
   absl::PrintF("%-40s %s %s GB/s", "ceilings", ceilings_->BandwidthName(),
                Spread(bandwidth, 1e9, "%.1f"));
+  if (copy.front() > 0) {
+    absl::PrintF(", copy %s GB/s", Spread(copy, 1e9, "%.1f"));
+  }
   if (f32.front() > 0) {
     absl::PrintF(", f32 %s, bf16 %s, int8 %s TFLOP/s",
                  Spread(f32, 1e12, "%.2f"), Spread(bf16, 1e12, "%.2f"),
                  Spread(int8, 1e12, "%.2f"));
+  } else if (bf16.front() > 0) {
+    absl::PrintF(", bf16 %s TFLOP/s", Spread(bf16, 1e12, "%.2f"));
   }
   absl::PrintF("\n");
   std::fflush(stdout);
   ceilings_json_.push_back(
       {{absl::StrCat(ceilings_->BandwidthName(), "_bytes_per_second"),
         bandwidth},
+       {"copy_bytes_per_second", copy},
        {"f32_flops", f32},
        {"bf16_flops", bf16},
        {"int8_flops", int8}});

@@ -5,7 +5,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -98,6 +101,9 @@ class TemporaryDirectory {
   std::string path_;
 };
 
+// Two halves that no cache holds.
+constexpr int64_t kMaxProbeBytes = int64_t{2} << 30;
+
 class ModelBench {
  public:
   explicit ModelBench(const BenchModelOptions& options) : options_(options) {}
@@ -107,6 +113,7 @@ class ModelBench {
  private:
   // Sets exit_code_ on failure.
   absl::Status Load(const std::vector<ModelRow>& rows);
+  absl::Status MakeCeilingProbe(const PlacementRequest& placement);
   absl::Status Measure(const ModelRow& row);
   LoadedModel& model() { return session_ ? session_->loaded : preset_model_; }
   // "bf16", "q4_k", "gptq"; "gguf" for such a file, whose matrices differ.
@@ -125,7 +132,11 @@ class ModelBench {
   std::unique_ptr<Session> session_;
   LoadedModel preset_model_;
   std::string name_;
-  std::unique_ptr<HostCeilingProbe> probe_;
+  // Of --ceilings; one of them, and how it is asked.
+  std::unique_ptr<HostCeilingProbe> host_probe_;
+  std::unique_ptr<DeviceProbe> device_probe_;
+  ModelCeilingProbe probe_;
+  ModelCeilings last_ceilings_;  // Of a GPU.
   std::unique_ptr<ModelDriver> driver_;
   int num_printed_ = 0;
   int exit_code_ = kExitEngine;
@@ -196,15 +207,8 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
     name_ = options_.preset;
   }
   if (options_.has_ceilings) {
-    exit_code_ = kExitUsage;
-    // Whatever --device auto has chosen.
-    if (absl::StartsWith(model().backend->Description(), "cuda")) {
-      return absl::InvalidArgumentError(
-          "--ceilings probes the CPU and says nothing of --device cuda; "
-          "`quire bench kernels --device cuda` measures the GPU's copy "
-          "bandwidth");
-    }
-    QUIRE_ASSIGN_OR_RETURN(probe_, HostCeilingProbe::Create(placement));
+    exit_code_ = kExitDevice;
+    QUIRE_RETURN_IF_ERROR(MakeCeilingProbe(placement));
   }
   exit_code_ = kExitDevice;
   QUIRE_ASSIGN_OR_RETURN(
@@ -213,6 +217,39 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
                           session_ != nullptr ? session_->runner : nullptr));
   driver_ = std::make_unique<ModelDriver>(std::move(driver));
   exit_code_ = kExitEngine;
+  return absl::OkStatus();
+}
+
+// Of the device that computes, whatever --device auto has chosen.
+absl::Status ModelBench::MakeCeilingProbe(const PlacementRequest& placement) {
+  Backend& backend = *model().backend;
+  const std::optional<int64_t> free_bytes = backend.FreeDeviceBytes();
+  if (!free_bytes.has_value()) {
+    QUIRE_ASSIGN_OR_RETURN(host_probe_, HostCeilingProbe::Create(placement));
+    probe_ = [this]() -> absl::StatusOr<ModelCeilings> {
+      return ModelCeilings{host_probe_->probe.ReadBandwidth(), 0,
+                           host_probe_->probe.Bf16Peak()};
+    };
+    return absl::OkStatus();
+  }
+  // What --gpu-memory-utilization has left.
+  QUIRE_ASSIGN_OR_RETURN(device_probe_, backend.NewProbe(std::min(
+                                            kMaxProbeBytes, *free_bytes / 2)));
+  const auto peak = device_probe_->Bf16Peak();
+  if (!peak.ok()) {
+    std::fprintf(stderr, "quire: no bf16 peak: %s\n",
+                 std::string(peak.status().message()).c_str());
+  }
+  probe_ = [this, has_peak = peak.ok()]() -> absl::StatusOr<ModelCeilings> {
+    ModelCeilings ceilings;
+    QUIRE_ASSIGN_OR_RETURN(ceilings.read, device_probe_->ReadBandwidth());
+    QUIRE_ASSIGN_OR_RETURN(ceilings.copy, device_probe_->CopyBandwidth());
+    if (has_peak) {
+      QUIRE_ASSIGN_OR_RETURN(ceilings.bf16_peak, device_probe_->Bf16Peak());
+    }
+    last_ceilings_ = ceilings;
+    return ceilings;
+  };
   return absl::OkStatus();
 }
 
@@ -247,9 +284,11 @@ Json ModelBench::Object(const ModelRowResult& result) {
                {"stddev_ts", SampleDeviation(rates)},
                {"samples_ns", nanoseconds},
                {"samples_ts", rates}};
-  if (!result.percent_of_read.empty()) {
-    json["percent_of_read_bandwidth"] = result.percent_of_read;
-    json["percent_of_bf16_peak"] = result.percent_of_peak;
+  for (const auto& [name, percents] :
+       {std::pair("percent_of_read_bandwidth", &result.percent_of_read),
+        std::pair("percent_of_copy_bandwidth", &result.percent_of_copy),
+        std::pair("percent_of_bf16_peak", &result.percent_of_peak)}) {
+    if (!percents->empty()) json[name] = *percents;
   }
   return json;
 }
@@ -277,9 +316,11 @@ void ModelBench::Print(const ModelRowResult& result) {
   if (format == "md") {
     if (is_first) {
       std::printf("| model | size | params | backend | test | t/s |%s\n",
-                  probe_ ? " of read bandwidth | of bf16 peak |" : "");
+                  probe_ != nullptr
+                      ? " of read bandwidth | of copy | of bf16 peak |"
+                      : "");
       std::printf("| --- | ---: | ---: | --- | ---: | ---: |%s\n",
-                  probe_ ? " ---: | ---: |" : "");
+                  probe_ != nullptr ? " ---: | ---: | ---: |" : "");
     }
     absl::PrintF("| %s %s | %.2f GiB | %.2f B | %s | %s | %.2f ± %.2f |",
                  name_.substr(name_.rfind('/') + 1), WeightsName(),
@@ -287,10 +328,14 @@ void ModelBench::Print(const ModelRowResult& result) {
                  model().num_parameters / 1e9, model().backend->Description(),
                  result.row.Name(), json["avg_ts"].get<double>(),
                  json["stddev_ts"].get<double>());
-    if (probe_) {
-      absl::PrintF(" %s %% | %s %% |",
-                   Spread(result.percent_of_read, 1, "%.0f"),
-                   Spread(result.percent_of_peak, 1, "%.0f"));
+    if (probe_ != nullptr) {
+      for (const std::vector<double>* percents :
+           {&result.percent_of_read, &result.percent_of_copy,
+            &result.percent_of_peak}) {
+        absl::PrintF(" %s |", percents->empty()
+                                  ? "-"
+                                  : Spread(*percents, 1, "%.0f") + " %");
+      }
     }
     std::printf("\n");
   } else if (format == "csv") {
@@ -311,15 +356,20 @@ void ModelBench::Print(const ModelRowResult& result) {
 }
 
 void ModelBench::PrintEnd() {
+  // Of the end of the run, where a GPU computed.
+  if (options_.format == "md" && last_ceilings_.read > 0) {
+    absl::PrintF("ceilings read %.1f GB/s, copy %.1f GB/s, bf16 %.1f TFLOP/s\n",
+                 last_ceilings_.read / 1e9, last_ceilings_.copy / 1e9,
+                 last_ceilings_.bf16_peak / 1e12);
+  }
   if (options_.format != "json") return;
   std::printf(num_printed_ == 0 ? "[]\n" : "\n]\n");
 }
 
 absl::Status ModelBench::Measure(const ModelRow& row) {
-  QUIRE_ASSIGN_OR_RETURN(
-      const ModelRowResult result,
-      MeasureModelRow(model(), driver_.get(), row, options_.repetitions,
-                      probe_ != nullptr ? &probe_->probe : nullptr));
+  QUIRE_ASSIGN_OR_RETURN(const ModelRowResult result,
+                         MeasureModelRow(model(), driver_.get(), row,
+                                         options_.repetitions, probe_));
   Print(result);
   return absl::OkStatus();
 }
@@ -350,6 +400,13 @@ int RunBenchModel(const BenchModelOptions& options) {
     if (!shape.ok()) return FailBench(shape.status(), kExitUsage);
     const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
     return status.ok() ? kExitOk : FailBench(status, kExitDevice);
+  }
+  if (options.model.pipeline_parallel_size > 1) {
+    // One batch is in one stage at a time: that is not what stages are for.
+    return FailBench(absl::InvalidArgumentError(
+                         "--pipeline-parallel-size: bench throughput and bench "
+                         "serve measure stages, bench model does not"),
+                     kExitUsage);
   }
   return ModelBench(options).Run();
 }

@@ -117,6 +117,18 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
                   options->ready_check_timeout_seconds,
                   "Seconds to wait until the server answers a request")
       ->check(CLI::Range(0.0, 1e6));
+  app->add_option("--probe-request-rate", options->probe_request_rate,
+                  "Beside the load, and its concurrency, probes of one token a "
+                  "second, reported apart; 0: none")
+      ->check(CLI::Range(0.0, kMaxRate));
+  app->add_flag("--profile", options->profile,
+                "POST /start_profile before and /stop_profile after the load");
+  app->add_option("--lora-modules", options->lora_modules,
+                  "Names of adapters: each request names one as its model")
+      ->expected(1, 1024);
+  app->add_option("--lora-assignment", options->lora_assignment,
+                  "Which: random or round-robin")
+      ->check(CLI::IsMember({"random", "round-robin"}));
   app->add_option("--request-timeout", options->request_timeout_seconds,
                   "Seconds of silence after which a request has failed")
       ->check(CLI::Range(0.01, 1e6));
@@ -128,6 +140,9 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--top-p", options->top_p)->check(CLI::Range(0.0, 1.0));
   app->add_option("--top-k", options->top_k)->check(CLI::Range(-1, 1 << 30));
   app->add_option("--min-p", options->min_p)->check(CLI::Range(0.0, 1.0));
+  app->add_option("--logprobs", options->num_logprobs,
+                  "Log-probabilities to ask for with each token")
+      ->check(CLI::Range(0, 1 << 20));
   app->add_option("--extra-body", options->extra_body,
                   "JSON object whose members go into every request");
 }
@@ -157,6 +172,11 @@ void AddResult(CLI::App* app, BenchServeOptions* options) {
                   "In place of BACKEND in the file's name");
   app->add_option("--plot", options->plot,
                   "SVG file of latencies and throughput over time");
+  app->add_flag("--plot-timeline", options->plot_timeline,
+                "HTML page of when each request's tokens came, beside the "
+                "result's file (.timeline.html)");
+  app->add_option("--timeline-itl-thresholds", options->timeline_itl_thresholds,
+                  "Milliseconds from which its gaps are orange and red");
   app->add_flag("--disable-tqdm", options->disable_tqdm, "No progress bar");
 }
 
@@ -246,8 +266,8 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
   app->add_option("-r,--repetitions", options->repetitions)
       ->check(CLI::Range(1, 1 << 20));
   app->add_flag("--ceilings", options->has_ceilings,
-                "Probe the CPU's bandwidth and peak arithmetic beside each "
-                "repetition; not with --device cuda");
+                "Probe the bandwidth and peak arithmetic of the device beside "
+                "each repetition");
   app->add_option("-o,--format,--output", options->format,
                   "md, csv, json or jsonl")
       ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));

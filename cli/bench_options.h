@@ -53,6 +53,10 @@ struct BenchServeOptions {
   double ramp_up_end_rps = 0;
   int num_warmups = 0;
   double ready_check_timeout_seconds = 0;
+  double probe_request_rate = 0;  // 0: no probes.
+  bool profile = false;
+  std::vector<std::string> lora_modules;
+  std::string lora_assignment = "random";
   double request_timeout_seconds = 600;
   uint64_t seed = 0;
 
@@ -61,6 +65,7 @@ struct BenchServeOptions {
   double top_p = -1;
   int top_k = -2;
   double min_p = -1;
+  int num_logprobs = -1;  // -1: none.
   std::string extra_body;
 
   std::string percentile_metrics;  // Empty: ttft,tpot,itl (e2el with goodput).
@@ -74,6 +79,8 @@ struct BenchServeOptions {
   std::vector<std::string> metadata;  // "KEY=VALUE".
   std::string label;
   std::string plot;  // SVG file.
+  bool plot_timeline = false;
+  std::string timeline_itl_thresholds = "25,50";
   bool disable_tqdm = false;
 };
 

@@ -84,6 +84,18 @@ absl::Status Compare(LoadedModel* exact, LoadedModel* found,
   return absl::OkStatus();
 }
 
+// The means over the positions of each chunk, of which all have as many.
+std::vector<double> ChunkMeans(const std::vector<double>& divergences,
+                               size_t num_chunks) {
+  const size_t size = divergences.size() / num_chunks;
+  std::vector<double> means;
+  for (size_t i = 0; size > 0 && i + size <= divergences.size(); i += size) {
+    means.push_back(
+        Mean({divergences.begin() + i, divergences.begin() + i + size}));
+  }
+  return means;
+}
+
 }  // namespace
 
 int RunBenchQuality(const BenchQualityOptions& options) {
@@ -122,15 +134,18 @@ int RunBenchQuality(const BenchQualityOptions& options) {
                meter.ExactPerplexity());
   absl::PrintF("same likeliest    %.2f %%\n", 100 * meter.SameTopShare());
   if (!options.output_json.empty()) {
-    const Json json = {{"num_positions", meter.num_positions()},
-                       {"mean_divergence", mean},
-                       {"mean_divergence_deviation", deviation},
-                       {"median_divergence", Median(divergences)},
-                       {"p99_divergence", Percentile(divergences, 99)},
-                       {"max_divergence", Percentile(divergences, 100)},
-                       {"perplexity", meter.Perplexity()},
-                       {"reference_perplexity", meter.ExactPerplexity()},
-                       {"same_top_share", meter.SameTopShare()}};
+    const Json json = {
+        {"num_positions", meter.num_positions()},
+        {"mean_divergence", mean},
+        {"mean_divergence_deviation", deviation},
+        {"median_divergence", Median(divergences)},
+        {"p99_divergence", Percentile(divergences, 99)},
+        {"max_divergence", Percentile(divergences, 100)},
+        {"perplexity", meter.Perplexity()},
+        {"reference_perplexity", meter.ExactPerplexity()},
+        {"same_top_share", meter.SameTopShare()},
+        // For paired comparisons of programs.
+        {"chunk_divergences", ChunkMeans(divergences, chunks->size())}};
     const absl::Status status =
         WriteTextFile(options.output_json, json.dump(2) + "\n");
     if (!status.ok()) return FailBench(status, kExitDevice);

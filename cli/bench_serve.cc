@@ -21,6 +21,7 @@
 #include "benchmarks/serving/server_counters.h"
 #include "benchmarks/serving/serving_load.h"
 #include "benchmarks/serving/serving_metrics.h"
+#include "benchmarks/serving/timeline_plot.h"
 #include "cli/bench.h"
 #include "cli/bench_output.h"
 #include "cli/exit_codes.h"
@@ -43,6 +44,7 @@ struct Plan {
   DatasetOptions dataset;
   ArrivalOptions arrivals;
   ReportOptions report;
+  TimelineThresholds timeline;
   Json metadata = Json::object();
   std::unique_ptr<Tokenizer> tokenizer;
   std::string model;  // In the API; empty: the server's first.
@@ -200,6 +202,12 @@ absl::StatusOr<Plan> MakePlan(const BenchServeOptions& options) {
   plan.load.params.api =
       is_chat ? CompletionApi::kChat : CompletionApi::kCompletions;
   plan.load.params.ignore_eos = options.ignore_eos;
+  plan.load.params.num_logprobs = options.num_logprobs;
+  if (options.probe_request_rate > 0) {
+    plan.load.probe_interval = 1 / options.probe_request_rate;
+  }
+  QUIRE_ASSIGN_OR_RETURN(
+      plan.timeline, ParseTimelineThresholds(options.timeline_itl_thresholds));
   plan.load.max_concurrency = options.max_concurrency;
   plan.load.keeps_text = options.save_detailed;
   plan.dataset = MakeDataset(options);
@@ -241,6 +249,18 @@ std::string FirstModel(LoadClient* client, const HeaderList& headers) {
   const auto id = data->front().find("id");
   return id != data->front().end() && id->is_string() ? id->get<std::string>()
                                                       : "";
+}
+
+// Tells the server to begin or end its profile; it may not be able to.
+void Profile(LoadClient* client, const HeaderList& headers, const char* path) {
+  HttpMessage message;
+  message.path = path;
+  message.headers = headers;
+  const ResponseEnd end = client->Fetch(message, /*timeout_seconds=*/600);
+  if (end.status.ok() && end.http_status == 200) return;
+  absl::FPrintF(stderr, "quire: --profile: POST %s: %s\n", path,
+                end.status.ok() ? ErrorText(end.http_status, end.body)
+                                : std::string(end.status.message()));
 }
 
 // What the server counts itself; nothing if it does not tell.
@@ -331,6 +351,14 @@ absl::Status ServeBench::MakeLoad() {
   QUIRE_ASSIGN_OR_RETURN(
       prompts_, MakePrompts(plan_.dataset, plan_.load.params.api, codec_.get(),
                             &random_));
+  const std::vector<std::string>& modules = options_.lora_modules;
+  for (size_t i = 0; i < prompts_.size() && !modules.empty(); ++i) {
+    const bool is_random = options_.lora_assignment == "random";
+    const size_t idx = is_random
+                           ? random_.Below(static_cast<int>(modules.size()))
+                           : i % modules.size();
+    prompts_[i].model = modules[idx];
+  }
   plan_.load.arrival_times =
       ArrivalTimes(plan_.arrivals, static_cast<int>(prompts_.size()), &random_);
   plan_.load.is_cancelled = &is_interrupted_;
@@ -339,6 +367,7 @@ absl::Status ServeBench::MakeLoad() {
 
 absl::Status ServeBench::WarmUp() {
   ServingLoadOptions load = plan_.load;
+  load.probe_interval = 0;
   // Ready is who answers a short request.
   const double deadline =
       MonotonicSeconds() + options_.ready_check_timeout_seconds;
@@ -377,10 +406,16 @@ void ServeBench::Measure() {
                             ? absl::StrCat(", ", progress.num_failed, " failed")
                             : ""));
   };
+  if (options_.profile) {
+    Profile(client_.get(), plan_.load.headers, "/start_profile");
+  }
   const ServerCounters before =
       FetchCounters(client_.get(), plan_.load.headers);
   result_ = RunServingLoad(client_.get(), prompts_, plan_.load);
   counters_ = FetchCounters(client_.get(), plan_.load.headers).Since(before);
+  if (options_.profile) {
+    Profile(client_.get(), plan_.load.headers, "/stop_profile");
+  }
 }
 
 Json ServeBench::Result(const ServingMetrics& metrics) const {
@@ -410,6 +445,7 @@ Json ServeBench::Result(const ServingMetrics& metrics) const {
   const Json figures = ServingJson(metrics, result_.records, plan_.report,
                                    options_.save_detailed);
   for (const auto& [name, value] : figures.items()) json[name] = value;
+  if (plan_.load.probe_interval > 0) json.update(ProbeJson(result_.probes));
   return json;
 }
 
@@ -442,15 +478,25 @@ absl::Status ServeBench::Save(const ServingMetrics& metrics) {
                     absl::StrCat(plan_.model, " at ", plan_.url.Origin(), ", ",
                                  metrics.completed, " requests"))));
   }
-  if (!options_.save_result && !options_.save_detailed &&
-      !options_.append_result) {
-    return absl::OkStatus();
-  }
-  if (!options_.result_dir.empty()) {
+  const bool saves_result =
+      options_.save_result || options_.save_detailed || options_.append_result;
+  if ((saves_result || options_.plot_timeline) &&
+      !options_.result_dir.empty()) {
     std::error_code error;
     std::filesystem::create_directories(options_.result_dir, error);
   }
   const std::string path = ResultPath();
+  if (options_.plot_timeline) {
+    const std::string page_path = std::filesystem::path(path)
+                                      .replace_extension(".timeline.html")
+                                      .string();
+    QUIRE_RETURN_IF_ERROR(WriteTextFile(
+        page_path,
+        TimelinePage(result_.records, metrics.duration, plan_.timeline,
+                     absl::StrCat(plan_.model, " at ", plan_.url.Origin()))));
+    absl::FPrintF(stderr, "quire: the timeline is in %s\n", page_path);
+  }
+  if (!saves_result) return absl::OkStatus();
   QUIRE_RETURN_IF_ERROR(WriteTextFile(path, DumpJson(Result(metrics)) + "\n",
                                       options_.append_result));
   absl::FPrintF(stderr, "quire: the result is in %s\n", path);
@@ -514,6 +560,9 @@ int ServeBench::Run() {
       ComputeServingMetrics(result_.records, result_.duration, plan_.report);
   metrics.counters = counters_;
   std::fputs(ServingReport(metrics, plan_.report).c_str(), stdout);
+  if (plan_.load.probe_interval > 0 && connection_.ok()) {
+    std::fputs(ProbeReport(result_.probes).c_str(), stdout);
+  }
   std::fflush(stdout);
   PrintErrors(result_.records);
   if (const absl::Status status = Save(metrics); !status.ok()) {

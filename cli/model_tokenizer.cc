@@ -18,6 +18,7 @@ constexpr std::pair<const char*, const char*> kSpecialIds[] = {
     {"bos_token_id", "bos_token"},     {"eos_token_id", "eos_token"},
     {"unknown_token_id", "unk_token"}, {"seperator_token_id", "sep_token"},
     {"padding_token_id", "pad_token"}, {"mask_token_id", "mask_token"},
+    {"cls_token_id", "cls_token"},
 };
 
 // What the views of GgufTokenizerKeys point to.

@@ -276,6 +276,9 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
                   "Tokens drafted at once, at most")
       ->check(CLI::Range(1, 64));
+  app->add_flag("--enable-verify-link", options->enable_verify_link,
+                "serve: edges (--verify-url) may link to this server, with a "
+                "key like all clients, and have their drafts verified");
   app->add_option("--seed", options->seed,
                   "Draws the seeds of requests that bring none");
 }
@@ -439,6 +442,20 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                   "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)");
   app->add_flag("--enable-per-request-metrics", options->enable_request_metrics,
                 "Answers carry the times of their request, as vLLM's do");
+  app->add_option("--verify-url", options->verify_url,
+                  "Be an edge: this model drafts, and the quire at "
+                  "http[s]://HOST[:PORT] (with --enable-verify-link) draws "
+                  "every token");
+  app->add_option("--verify-api-key-file", options->verify_api_key_file,
+                  "File whose first line is this edge's key there; read again "
+                  "for each connection");
+  app->add_option("--verify-ca", options->verify_ca_file,
+                  "PEM authorities of the certificate there (default: the "
+                  "system's)");
+  app->add_option("--offline", options->offline,
+                  "Without the link: error, or draft: this model answers by "
+                  "itself and says so")
+      ->check(CLI::IsMember({"error", "draft"}));
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 1e6));

@@ -71,6 +71,8 @@ struct SessionOptions {
   std::string speculative_model;  // [ngram], [suffix], or a draft model's path.
   std::string speculative_config;  // JSON.
   int num_speculative_tokens = 0;  // 0: as the method is used to.
+  // Edges may link (server/verify_link.h): drafts come from them, too.
+  bool enable_verify_link = false;
   uint64_t seed = 0;
 };
 
@@ -99,6 +101,11 @@ struct ServeOptions {
   std::string otlp_traces_endpoint;  // Empty: as the environment says.
   bool enable_request_metrics = false;
   double shutdown_timeout_seconds = 120;
+  // Of an edge; empty URL: it is none.
+  std::string verify_url;
+  std::string verify_api_key_file;
+  std::string verify_ca_file;
+  std::string offline = "error";  // error or draft.
 };
 
 // Of one answer; a negative number leaves the default to the model.

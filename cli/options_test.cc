@@ -301,6 +301,19 @@ TEST(OptionsTest, BenchServeTakesTheFlagsOfVllm) {
                                         "X=Y",
                                         "--top-k",
                                         "5",
+                                        "--logprobs",
+                                        "3",
+                                        "--lora-modules",
+                                        "one",
+                                        "two",
+                                        "--lora-assignment",
+                                        "round-robin",
+                                        "--probe-request-rate",
+                                        "2.5",
+                                        "--profile",
+                                        "--plot-timeline",
+                                        "--timeline-itl-thresholds",
+                                        "2,5",
                                         "--save-result"});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   const BenchServeOptions& serve = parsed->bench->serve;
@@ -309,11 +322,21 @@ TEST(OptionsTest, BenchServeTakesTheFlagsOfVllm) {
   EXPECT_EQ(serve.goodput.size(), 2u);
   EXPECT_EQ(serve.metadata.size(), 2u);
   EXPECT_EQ(serve.top_k, 5);
+  EXPECT_EQ(serve.num_logprobs, 3);
+  EXPECT_EQ(serve.lora_modules, std::vector<std::string>({"one", "two"}));
+  EXPECT_EQ(serve.lora_assignment, "round-robin");
+  EXPECT_EQ(serve.probe_request_rate, 2.5);
+  EXPECT_TRUE(serve.profile);
+  EXPECT_TRUE(serve.plot_timeline);
+  EXPECT_EQ(serve.timeline_itl_thresholds, "2,5");
   EXPECT_TRUE(serve.save_result);
   for (const std::vector<std::string>& wrong :
        {std::vector<std::string>{"--backend", "tgi"},
         {"--num-prompts", "0"},
         {"--request-rate", "0"},
+        {"--logprobs", "-1"},
+        {"--probe-request-rate", "-1"},
+        {"--lora-assignment", "best"},
         {"--dataset-name", "sonnet"}}) {
     std::vector<std::string> args = {"bench", "serve"};
     args.insert(args.end(), wrong.begin(), wrong.end());

@@ -14,12 +14,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
+#include "cli/edge.h"
 #include "cli/exit_codes.h"
 #include "cli/telemetry.h"
 #include "cli/version.h"
 #include "cli/worker.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
+#include "engine/speculative/link/edge_engine.h"
+#include "engine/speculative/link/link_drafter.h"
 #include "server/api_error.h"
 #include "server/api_server.h"
 #include "server/heap_returner.h"
@@ -28,6 +32,7 @@
 #include "server/output_processor.h"
 #include "server/server_metrics.h"
 #include "server/ui/chat_page.h"
+#include "server/verify_link.h"
 
 namespace quire {
 namespace {
@@ -47,6 +52,7 @@ class RunningServerImpl : public RunningServer {
 
   absl::Status Listen() {
     QUIRE_ASSIGN_OR_RETURN(telemetry_, StartTelemetry(options_));
+    QUIRE_RETURN_IF_ERROR(CheckLinkOptions(options_));
     QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
                            MakeHttpServerOptions(options_));
     http.on_notice = [log = telemetry_.log](const std::string& line) {
@@ -64,6 +70,11 @@ class RunningServerImpl : public RunningServer {
                            MakeRequestGateOptions(options_));
     api_ = std::make_unique<ApiServer>(http_.get(), kVersion, gate);
     if (options_.enable_ui) AddChatPage(http_.get());
+    if (options_.model.enable_verify_link) {
+      VerifyLinkOptions link;
+      link.on_notice = http.on_notice;
+      verify_link_ = std::make_unique<VerifyLink>(http_.get(), link);
+    }
     return http_->Start();
   }
 
@@ -120,14 +131,12 @@ class RunningServerImpl : public RunningServer {
       own_sink_ = parts_.wrap_sink(sink);
       sink = own_sink_.get();
     }
-    auto engine = EngineLoop::Create(engine_options, runner, Clock::Monotonic(),
-                                     sink, session_->drafter.get());
-    if (!engine.ok()) {
-      *error = {engine.status(), kExitUsage};
+    if (const absl::Status status = CreateEngine(runner, sink); !status.ok()) {
+      *error = {status, kExitUsage};
       return false;
     }
-    engine_ = std::move(*engine);
     output_->Start(engine_.get());
+    if (!AwaitCloud(error)) return false;
 
     served.root = session_->model_path;
     served.tokenizer = session_->tokenizer.get();
@@ -137,7 +146,9 @@ class RunningServerImpl : public RunningServer {
     served.metrics = metrics_.get();
     served.block_size = loaded.shape.block_size;
     served.limits =
-        MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
+        MakePromptLimits(*session_->tokenizer,
+                         edge_ == nullptr ? loaded.shape.max_model_len
+                                          : edge_->Cloud().max_model_len,
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
     served.eos_token_ids = session_->engine_options.eos_token_ids;
@@ -150,7 +161,10 @@ class RunningServerImpl : public RunningServer {
     }
     served.created = time(nullptr);
     served.has_request_metrics = options_.enable_request_metrics;
+    if (edge_ != nullptr) AddEdge(&served);
+    if (verify_link_ != nullptr) ServeLinks(served);
     on_loaded();
+    InstallMemoryReserve();
     api_->Serve(served);
     load_time_ = absl::Now() - started_;
     return true;
@@ -240,6 +254,71 @@ class RunningServerImpl : public RunningServer {
     return address;
   }
 
+  // The engine that the model draws with, or that of an edge.
+  absl::Status CreateEngine(ModelRunner* runner, OutputSink* sink) {
+    const EngineOptions& engine_options = session_->engine_options;
+    if (!options_.verify_url.empty()) {
+      if (!engine_options.enable_generate) {
+        return absl::InvalidArgumentError(
+            "--verify-url: the model makes embeddings: it drafts nothing");
+      }
+      QUIRE_ASSIGN_OR_RETURN(const EdgeEngineOptions edge,
+                             MakeEdgeEngineOptions(options_, *session_));
+      QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<EdgeEngine> engine,
+                             EdgeEngine::Create(edge, engine_options, runner,
+                                                Clock::Monotonic(), sink));
+      edge_ = engine.get();
+      engine_ = std::move(engine);
+      return absl::OkStatus();
+    }
+    Drafter* drafter = session_->drafter.get();
+    if (verify_link_ != nullptr) {
+      link_drafter_ =
+          std::make_unique<LinkDrafter>(engine_options.vocab_size, drafter);
+      drafter = link_drafter_.get();
+    }
+    QUIRE_ASSIGN_OR_RETURN(
+        engine_, EngineLoop::Create(engine_options, runner, Clock::Monotonic(),
+                                    sink, drafter));
+    return absl::OkStatus();
+  }
+
+  // An edge whose cloud refuses it has the wrong options; one whose cloud does
+  // not answer may start before it. False with *error set.
+  bool AwaitCloud(CommandError* error) {
+    if (edge_ == nullptr) return true;
+    const absl::Status status = edge_->WaitForCloud(absl::Seconds(10));
+    if (status.ok() || absl::IsUnavailable(status)) return true;
+    *error = {absl::Status(status.code(),
+                           absl::StrCat("--verify-url ", options_.verify_url,
+                                        ": ", status.message())),
+              absl::IsFailedPrecondition(status) ? kExitModel : kExitUsage};
+    return false;
+  }
+
+  void AddEdge(ServedModel* served) {
+    served->readiness = [this]() -> absl::StatusOr<std::string> {
+      QUIRE_RETURN_IF_ERROR(edge_->Readiness());
+      return std::string(
+          edge_->LinkStats().is_up ? "ok" : "offline: the draft model answers");
+    };
+    served->more_metrics = [this, name = served->names.front()] {
+      return EdgeMetrics(edge_->LinkStats(), name);
+    };
+  }
+
+  void ServeLinks(const ServedModel& served) {
+    VerifyLinkModel model;
+    model.engine = engine_.get();
+    model.output = output_.get();
+    model.drafter = link_drafter_.get();
+    model.limiter = api_->limiter();
+    model.peer = MakeLinkPeer(*session_);
+    model.peer.model_name = served.names.front();
+    model.has_priorities = served.has_priorities;
+    verify_link_->Serve(model);
+  }
+
   const ServeOptions options_;
   Telemetry telemetry_;  // Ends last: it is told of what the others end.
   const ServeParts parts_;
@@ -249,9 +328,12 @@ class RunningServerImpl : public RunningServer {
   std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ApiServer> api_;
+  std::unique_ptr<VerifyLink> verify_link_;  // Null: no edges may link.
   std::unique_ptr<OutputProcessor> output_;
   std::unique_ptr<OutputSink> own_sink_;
+  std::unique_ptr<LinkDrafter> link_drafter_;  // Of verify_link_.
   std::unique_ptr<EngineLoop> engine_;
+  EdgeEngine* edge_ = nullptr;  // engine_, if this is an edge.
   // Of this object, not of the process: a shell that became this program by
   // exec may be old.
   const absl::Time started_ = absl::Now();

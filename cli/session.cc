@@ -365,6 +365,17 @@ std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
     *error = {config.status(), kExitUsage};
     return std::nullopt;
   }
+  if (config->method == DraftMethod::kEagle3) {
+    auto path = ResolveModelPath(config->model);
+    if (!path.ok()) {
+      *error = {absl::Status(path.status().code(),
+                             absl::StrCat("--speculative-config: model ",
+                                          path.status().message())),
+                kExitModel};
+      return std::nullopt;
+    }
+    config->model = *std::move(path);
+  }
   if (config->method == DraftMethod::kDraftModel) {
     if (config->model == kDemoDraftModel && !IsDirectory(config->model)) {
       config->model = absl::StrCat(FindDemoModel(), "-draft");
@@ -389,6 +400,7 @@ std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
 // on failure.
 std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
                                         const SessionOptions& options,
+                                        const std::string& model_path,
                                         Backend& backend, LoadOptions* load,
                                         CommandError* error) {
   // Drafts reach the other ranks with the plans of rank 0.
@@ -399,7 +411,7 @@ std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
     *error = {absl::InvalidArgumentError(kNothingToDraft), kExitUsage};
     return std::nullopt;
   }
-  auto begun = BeginDrafter(config, *load, backend);
+  auto begun = BeginDrafter(config, model_path, *load, backend);
   if (!begun.ok()) {
     const absl::Status& status = begun.status();
     *error = {absl::Status(status.code(), absl::StrCat("--speculative-model: ",
@@ -408,6 +420,7 @@ std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
     return std::nullopt;
   }
   load->companion = begun->memory;
+  if (begun->head.has_value()) load->taps = begun->head->taps;
   return *std::move(begun);
 }
 
@@ -493,7 +506,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
 
   const auto speculative = CheckSpeculation(options, *session, error);
   if (!speculative.has_value()) return nullptr;
-  if (speculative->method != DraftMethod::kNone) {
+  if (speculative->method != DraftMethod::kNone || options.enable_verify_link) {
     load_options->num_drafts = speculative->num_speculative_tokens;
   }
 
@@ -526,8 +539,8 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     load_options->parallel = *parallel;
     load_options->num_threads = options.num_threads;
   }
-  auto begun_drafter =
-      LoadDrafter(*speculative, options, **backend, &*load_options, error);
+  auto begun_drafter = LoadDrafter(*speculative, options, session->model_path,
+                                   **backend, &*load_options, error);
   if (!begun_drafter.has_value()) {
     return fail_on_rank(error->status, error->exit_code);
   }
@@ -557,6 +570,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
       MakeEngineOptions(options, *max_num_queued_bytes, *session);
   if (!AddDrafter(*std::move(begun_drafter), session.get(), error)) {
     return nullptr;
+  }
+  if (options.enable_verify_link) {
+    if (!session->engine_options.enable_generate) {
+      return fail(absl::InvalidArgumentError(
+                      "--enable-verify-link: the model makes embeddings: there "
+                      "is nothing to verify"),
+                  kExitUsage);
+    }
+    session->engine_options.num_speculative_tokens =
+        speculative->num_speculative_tokens;
   }
   if (const absl::Status status =
           ValidateEngineOptions(session->engine_options);

@@ -170,10 +170,13 @@ absl::StatusOr<SpeculativeConfig> MakeSpeculativeConfig(
     given.method = MethodOfModel(config.model);
   }
   if (!given.method.has_value()) {
-    if (options.num_speculative_tokens > 0) {
+    if (options.num_speculative_tokens > 0 && !options.enable_verify_link) {
       return absl::InvalidArgumentError(
-          "--num-speculative-tokens needs --speculative-model or "
-          "--speculative-config");
+          "--num-speculative-tokens needs --speculative-model, "
+          "--speculative-config or --enable-verify-link");
+    }
+    if (options.num_speculative_tokens > 0) {
+      config.num_speculative_tokens = options.num_speculative_tokens;
     }
     return config;
   }

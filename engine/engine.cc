@@ -364,8 +364,45 @@ void Engine::ShowStep(std::vector<TargetRow> rows, const StepResult& result) {
     row.num_kept_tokens =
         std::min(row.num_tokens, row.num_kept_tokens + it->second);
   }
-  const absl::Status status = drafter_->ObserveStep(rows);
+  DescribeRows(result, absl::MakeSpan(rows));
+  // It is the step planned last: no other one was beside it.
+  const absl::Status status =
+      drafter_->ObserveStep({rows, output_.block_copies});
   if (!status.ok()) StopDrafting(status);
+}
+
+void Engine::DescribeRows(const StepResult& result,
+                          absl::Span<TargetRow> rows) {
+  scheduler_.ListOldestStep(&observed_sequences_);
+  QUIRE_CHECK(observed_sequences_.size() == rows.size());
+  absl::flat_hash_map<int32_t, const SampledRow*> sampled;
+  for (const SampledRow& row : result.rows) sampled[row.slot] = &row;
+  size_t num_ids = 0;
+  for (const TargetRow& row : rows) num_ids += row.num_kept_tokens;
+  next_ids_.clear();
+  next_ids_.reserve(num_ids);  // The views must stay.
+  for (size_t i = 0; i < rows.size(); ++i) {
+    TargetRow& row = rows[i];
+    const Sequence& sequence = *observed_sequences_[i];
+    row.start_no = sequence.start_no;
+    row.block_table = sequence.blocks.block_table;
+    const auto it = sampled.find(row.slot);
+    const size_t num_known = sequence.token_ids.size();
+    const size_t first = next_ids_.size();
+    for (int k = 1; k <= row.num_kept_tokens; ++k) {
+      const size_t position = row.first_position + size_t(k);
+      int32_t id = -1;
+      if (position < num_known) {
+        id = sequence.token_ids[position];
+      } else if (it != sampled.end() &&
+                 position - num_known < it->second->tokens.size()) {
+        id = it->second->tokens[position - num_known].token_id;
+        row.has_drawn = k == row.num_kept_tokens;
+      }
+      next_ids_.push_back(id);
+    }
+    row.next_ids = absl::MakeConstSpan(next_ids_).subspan(first);
+  }
 }
 
 void Engine::StopDrafting(const absl::Status& error) {

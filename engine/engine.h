@@ -105,6 +105,8 @@ class Engine {
   void TellDrafterOfEnds();
   void NoteObservedRows(const SchedulerOutput& output);
   void ShowStep(std::vector<TargetRow> rows, const StepResult& result);
+  // Sets what follows each token of the rows, and where they are stored.
+  void DescribeRows(const StepResult& result, absl::Span<TargetRow> rows);
   void StopDrafting(const absl::Status& error);
 
   const EngineOptions options_;
@@ -119,6 +121,8 @@ class Engine {
   std::vector<Draft> drafts_;                   // Reused.
   // Of the steps in flight, if the drafter wants to see them.
   std::deque<std::vector<TargetRow>> observed_rows_;
+  std::vector<const Sequence*> observed_sequences_;  // Scratch.
+  std::vector<int32_t> next_ids_;                    // Scratch.
   absl::Status health_;
   int num_failures_in_a_row_ = 0;
   uint64_t num_seeds_drawn_ = 0;

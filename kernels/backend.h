@@ -78,6 +78,7 @@
 #include "absl/types/span.h"
 #include "engine/base/token_sequence_set.h"
 #include "kernels/communicator.h"
+#include "kernels/device_probe.h"
 #include "kernels/quant_format.h"
 #include "kernels/tensor_view.h"
 
@@ -205,6 +206,9 @@ struct EngineShape {
   int max_logit_rows = 0;  // Of one step.
   int max_model_len = 0;
   int vocab_size = 0;
+  // Input ids are below this; 0: below vocab_size. A head that drafts takes all
+  // ids of its target and draws from a part of them.
+  int num_input_ids = 0;
   int block_size = 16;
   int steps_in_flight = 1;
   // Of the rows of a decode, as a rule: what PrepareAhead prepares for.
@@ -221,6 +225,10 @@ struct EngineShape {
   // Those that Transfer is given. Null: none.
   Communicator* pipeline_ranks = nullptr;
 };
+
+constexpr int NumInputIds(const EngineShape& shape) {
+  return shape.num_input_ids > 0 ? shape.num_input_ids : shape.vocab_size;
+}
 
 struct MemoryPlan {
   int64_t weights_bytes = 0;
@@ -417,6 +425,13 @@ class Backend {
   // workspace and KV cache are taken; none for one that uses the host's.
   virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
 
+  // Measures what such a device can do at best, with about `num_bytes` of its
+  // memory, between steps. The backend outlives it. For benchmarks.
+  virtual absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
+      int64_t /*num_bytes*/) {
+    return absl::UnimplementedError("memory is the host's");
+  }
+
   // EngineShape::steps_in_flight that is of use: 2 where the device computes
   // while the host plans.
   virtual int UsefulStepsInFlight() const { return 1; }
@@ -529,6 +544,13 @@ class Backend {
                               const Prologue& prologue,
                               const PackedWeight& vocab, float scale,
                               float softcap, TensorView out) = 0;
+
+  // out[i] = x[token of logit row i], in row order: for what goes on from where
+  // a token was drawn.
+  //   x: [num_tokens, cols]; out: [num_logit_rows, cols], of the same dtype, and
+  //   no part of x.
+  virtual absl::Status GatherLogitRows(Step& step, TensorView x,
+                                       TensorView out) = 0;
 
   // Moves the step's rows of an activation buffer between the stages of a
   // pipeline, which run the same steps.

@@ -541,6 +541,17 @@ absl::Status ReferenceBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+absl::Status ReferenceBackend::GatherLogitRows(Step& step, TensorView x,
+                                               TensorView out) {
+  const std::vector<int64_t>& logit_tokens = AsReference(step).logit_tokens;
+  for (size_t i = 0; i < logit_tokens.size(); ++i) {
+    for (int64_t col = 0; col < x.cols; ++col) {
+      Store(out, i, col, Load(x, logit_tokens[i], col));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReferenceBackend::Transfer(Step& step, TransferKind kind,
                                         Communicator& ranks, int peer,
                                         TensorView x) {

@@ -112,6 +112,8 @@ class ReferenceBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status GatherLogitRows(Step& step, TensorView x,
+                               TensorView out) override;
   absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
                         int peer, TensorView x) override;
   absl::Status Advance(Step& step) override;

@@ -14,6 +14,10 @@
 namespace quire {
 namespace {
 
+// OpenAI's field for what computed an answer: an edge without its cloud.
+constexpr char kDraftModelFingerprint[] =
+    R"(,"system_fingerprint":"draft-model-offline")";
+
 // "65", and so on: a list without brackets.
 std::string JoinIds(absl::Span<const int32_t> ids) {
   return absl::StrJoin(ids, ",");
@@ -72,6 +76,7 @@ bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
                   event.prompt_tokens.end());
   }
   if (choice.finish_reason.has_value()) return false;
+  has_draft_model_tokens_ |= event.is_from_draft_model;
   if (!event.tokens.empty() && !choice.is_begun) BeginChoice(choice_idx);
   num_draft_tokens_ += event.num_draft_tokens;
   for (size_t i = 0; i < event.tokens.size(); ++i) {
@@ -242,6 +247,7 @@ void ApiCall::BeginChunk(std::string* out) const {
                                                   : "text_completion",
                   R"(","created":)", options_.created, R"(,"model":)");
   AppendJsonString(options_.model, out);
+  if (has_draft_model_tokens_) *out += kDraftModelFingerprint;
 }
 
 void ApiCall::AppendChunk(int choice_idx, const Chunk& chunk,
@@ -576,7 +582,9 @@ void ApiCall::Complete() {
   AppendUsage(&out);
   AppendMetrics(&out);
   if (is_chat && !prompts_.empty()) AppendPromptFields(prompts_.front(), &out);
-  out += R"(,"system_fingerprint":null})";
+  out += has_draft_model_tokens_ ? kDraftModelFingerprint
+                                 : R"(,"system_fingerprint":null)";
+  out += '}';
   responder_->Send(200, "application/json", std::move(out), options_.headers);
 }
 

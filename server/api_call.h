@@ -193,6 +193,7 @@ class ApiCall : public Call {
   absl::Time scheduled_time_ = absl::InfinitePast();
   absl::Time first_token_time_ = absl::InfinitePast();
   absl::Time last_token_time_ = absl::InfinitePast();
+  bool has_draft_model_tokens_ = false;  // OutputEvent::is_from_draft_model.
   bool is_started_ = false;
   bool is_complete_ = false;
 };

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
@@ -25,6 +26,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr char kJsonType[] = "application/json";
+// A tree of JSON takes up to 27 times its text (JsonLimits).
+constexpr size_t kMemoryPerBodyByte = 32;
+constexpr size_t kSmallBodyBytes = 64 << 10;  // Taken from the reserve, if any.
 constexpr size_t kMaxChoicesOfCall = 128;
 // Log-probabilities of prompt tokens in one answer: some 40 bytes of JSON each.
 constexpr int64_t kMaxScoresOfCall = 1 << 22;
@@ -63,6 +67,18 @@ std::string CacheNamespace(const HttpRequest& request,
                            const std::string& cache_salt) {
   const std::string owner = request.owner == nullptr ? "" : request.owner->name;
   return absl::StrCat(owner, "\n", cache_salt);
+}
+
+// What is begun may take from the reserve; while some of it is taken nothing
+// else is begun.
+absl::Status CheckMemory(const HttpRequest& request) {
+  const size_t body_bytes = request.body.size();
+  if (RefillMemoryReserve() &&
+      (body_bytes < kSmallBodyBytes ||
+       HasMemoryFor(kMemoryPerBodyByte * body_bytes))) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError("the server is short of memory");
 }
 
 absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
@@ -259,6 +275,7 @@ void ApiServer::AddApiRoute(
                       const HttpRequest& request, Responder responder) {
                     RecordBody(request);
                     absl::Status status = Refusal();
+                    if (status.ok()) status = CheckMemory(request);
                     if (status.ok()) {
                       // Held while the body is parsed: to the handler's end.
                       const auto memory = gate_->Enter(request, *model_.engine);
@@ -343,13 +360,22 @@ void ApiServer::HandleReady(const Responder& responder) const {
   } else if (state == State::kServing && !model_.engine->Health().ok()) {
     status = absl::UnavailableError("the engine has failed");
   }
+  std::string text = "ok";
+  if (state == State::kServing && status.ok() && model_.readiness) {
+    absl::StatusOr<std::string> readiness = model_.readiness();
+    if (readiness.ok()) {
+      text = *std::move(readiness);
+    } else {
+      status = readiness.status();
+    }
+  }
   if (!status.ok()) return SendError(status, responder);
   if (state == State::kWaiting) {
     responder->Send(200, kJsonType,
                     DumpJson({{"status", std::string(Refusal().message())}}));
     return;
   }
-  responder->Send(200, kJsonType, R"({"status":"ok"})");
+  responder->Send(200, kJsonType, DumpJson({{"status", text}}));
 }
 
 void ApiServer::HandleLive(const Responder& responder) const {
@@ -374,7 +400,8 @@ void ApiServer::HandleMetrics(const Responder& responder) const {
   }
   responder->Send(
       200, "text/plain; version=0.0.4; charset=utf-8",
-      model_.metrics->Render(model_.engine->Stats(), gate_->Figures()));
+      model_.metrics->Render(model_.engine->Stats(), gate_->Figures()) +
+          (model_.more_metrics ? model_.more_metrics() : ""));
 }
 
 void ApiServer::HandleLoad(const Responder& responder) const {
@@ -455,6 +482,8 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
     if (api_request.prompts.size() != 1 || text == nullptr) {
       return ParameterError("prompt", "'prompt' must be a string");
     }
+    QUIRE_RETURN_IF_ERROR(
+        CheckTokenizedLength("prompt", text->size(), model.limits));
     EncodeOptions options;
     options.add_special_tokens = api_request.add_special_tokens;
     options.parse_special_tokens = true;

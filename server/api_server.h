@@ -50,6 +50,10 @@ struct ServedModel {
   bool has_priorities = false;               // SchedulingPolicy::kPriority.
   int block_size = 16;                       // Of the KV cache, in tokens.
   bool has_request_metrics = false;          // ApiCallOptions::has_metrics.
+  // Of an edge: what ready says, or why new requests are refused. Null: "ok".
+  std::function<absl::StatusOr<std::string>()> readiness;
+  // Appended to the metrics. Null: nothing.
+  std::function<std::string()> more_metrics;
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.
@@ -69,6 +73,8 @@ class ApiServer {
   // ready is 200, API requests are refused with `reason`.
   void ServeAsWorker(const std::string& reason);
   void Serve(const ServedModel& model);
+  // Of keys, for other ways in than the routes here.
+  KeyLimiter* limiter() const { return limiter_.get(); }
   // Ready turns 503 at once, and new API requests are refused.
   void StartDraining();
 

@@ -58,7 +58,7 @@ CallPart EmbeddingCall::PartOf(int input_idx) const {
 }
 
 void EmbeddingCall::Submit() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   const int num_first = std::min(num_inputs_, options_.max_in_flight);
   std::vector<CallPart> parts;
   for (int i = 0; i < num_first; ++i) parts.push_back(PartOf(i));
@@ -78,7 +78,7 @@ void EmbeddingCall::Submit() {
 }
 
 void EmbeddingCall::SubmitNext() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   if (is_cancelled_ || next_input_ == num_inputs_) return;
   const CallPart part = PartOf(next_input_);
   Request request = std::move(requests_[next_input_++]);
@@ -92,7 +92,7 @@ void EmbeddingCall::SubmitNext() {
 }
 
 void EmbeddingCall::Cancel() {
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   is_cancelled_ = true;
   // Those that have ended are ignored.
   for (int i = 0; i < next_input_; ++i) engine_->Abort(requests_[i].id);
@@ -170,7 +170,7 @@ void EmbeddingCall::Fail(const absl::Status& error) {
   if (options_.ticket != nullptr) options_.ticket->Release();
   FillRecord("error");
   {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     is_cancelled_ = true;
     for (int i = 0; i < next_input_; ++i) engine_->Abort(requests_[i].id);
   }

@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "gtest/gtest.h"
 #include "server/http/server_fixture.h"
+#include "server/http/test_certificate.h"
 
 namespace quire {
 namespace {
@@ -100,6 +101,8 @@ TEST_F(ListenersTest, ProbesDoNotWaitForWorkers) {
   EXPECT_EQ(ConnectOps().Ask(kHealth).status, 200);
   goes_on = true;
   EXPECT_EQ(clients.front().Receive().status, 200);
+  // The handlers of those that waited look at goes_on, too.
+  server_->Stop(absl::ZeroDuration());
 }
 
 TEST_F(ListenersTest, OperationsListenerHasRoomWhileTheOtherIsFull) {
@@ -127,51 +130,6 @@ TEST_F(ListenersTest, ServesAUnixSocket) {
 }
 
 // ---------------------------------------------------------------- TLS
-
-// A key and its certificate, signed by itself, in PEM files of one directory.
-class Certificate {
- public:
-  Certificate(const std::string& stem, const std::string& name)
-      : certificate_file(absl::StrCat(stem, ".pem")),
-        key_file(absl::StrCat(stem, ".key")) {
-    EVP_PKEY* const key = EVP_EC_gen("P-256");
-    X509* const certificate = X509_new();
-    static long serial = 1;
-    ASN1_INTEGER_set(X509_get_serialNumber(certificate), serial++);
-    X509_set_version(certificate, X509_VERSION_3);
-    X509_gmtime_adj(X509_getm_notBefore(certificate), -3600);
-    X509_gmtime_adj(X509_getm_notAfter(certificate), 24 * 3600);
-    X509_set_pubkey(certificate, key);
-    X509_NAME* const subject = X509_get_subject_name(certificate);
-    X509_NAME_add_entry_by_txt(
-        subject, "CN", MBSTRING_ASC,
-        reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
-    X509_set_issuer_name(certificate, subject);
-    X509_sign(certificate, key, EVP_sha256());
-    Write(certificate_file,
-          [&](FILE* file) { return PEM_write_X509(file, certificate); });
-    Write(key_file, [&](FILE* file) {
-      return PEM_write_PrivateKey(file, key, nullptr, nullptr, 0, nullptr,
-                                  nullptr);
-    });
-    X509_free(certificate);
-    EVP_PKEY_free(key);
-  }
-
-  const std::string certificate_file, key_file;
-
- private:
-  // As tools that renew certificates do: a new file takes the place.
-  template <typename Writer>
-  static void Write(const std::string& path, Writer writer) {
-    const std::string temporary = absl::StrCat(path, ".new");
-    FILE* const file = std::fopen(temporary.c_str(), "w");
-    ASSERT_NE(file, nullptr);
-    EXPECT_EQ(writer(file), 1);
-    std::fclose(file);
-    ASSERT_EQ(std::rename(temporary.c_str(), path.c_str()), 0);
-  }
-};
 
 class TlsTest : public ListenersTest {
  protected:

@@ -23,16 +23,16 @@ class LimitedBuilder : public nlohmann::json_sax<Json> {
  public:
   explicit LimitedBuilder(const JsonLimits& limits) : limits_(limits) {}
 
-  bool null() override { return AddScalar(Json()); }
-  bool boolean(bool value) override { return AddScalar(Json(value)); }
+  bool null() override { return AddPlain(Json()); }
+  bool boolean(bool value) override { return AddPlain(Json(value)); }
   bool number_integer(number_integer_t value) override {
-    return AddScalar(Json(value));
+    return AddPlain(Json(value));
   }
   bool number_unsigned(number_unsigned_t value) override {
-    return AddScalar(Json(value));
+    return AddPlain(Json(value));
   }
   bool number_float(number_float_t value, const string_t&) override {
-    if (std::isfinite(value)) return AddScalar(Json(value));
+    if (std::isfinite(value)) return AddPlain(Json(value));
     return Fail("the body is not valid JSON: a number is out of range");
   }
   bool string(string_t& value) override {
@@ -115,6 +115,13 @@ class LimitedBuilder : public nlohmann::json_sax<Json> {
     *parent.next = std::move(value);
     return parent.next;
   }
+  bool AddPlain(Json value) {
+    if (++num_plain_values_ > limits_.max_plain_values) {
+      return FailLimit(absl::StrCat("more than ", limits_.max_plain_values,
+                                    " numbers, booleans and nulls"));
+    }
+    return AddScalar(std::move(value));
+  }
   bool AddScalar(Json value) {
     Place(std::move(value));
     return true;
@@ -145,6 +152,7 @@ class LimitedBuilder : public nlohmann::json_sax<Json> {
   std::vector<Open> open_;
   std::string member_;  // The newest key of the outermost object.
   int num_nodes_ = 0;
+  int num_plain_values_ = 0;
   bool is_limit_ = false;
   std::string problem_;
 };

@@ -14,9 +14,11 @@ namespace quire {
 struct JsonLimits {
   int max_depth = 64;  // nlohmann's copies and dumps recurse.
   // Strings, lists and objects: what takes memory of its own, up to 27 times
-  // its text. Numbers, booleans and null are bounded by the text alone: 16
-  // bytes each, twice that while a list grows, of at least two bytes of text.
+  // its text.
   int max_nodes = 100'000;
+  // Numbers, booleans and null: 16 bytes each, three times that while a list
+  // grows. As many token ids as the engine lets wait.
+  int max_plain_values = 1 << 20;
   // Of one object. They are a list, which whoever looks one up searches.
   int max_keys = 1024;
   // A member of the outermost object that may have max_wide_keys; null: none.

@@ -115,6 +115,19 @@ TEST(ParseJsonTest, LimitsTheKeysOfAnObject) {
   EXPECT_FALSE(many.status().GetPayload(kParameterPayload).has_value());
 }
 
+TEST(ParseJsonTest, LimitsPlainValues) {
+  const JsonLimits limits = {.max_plain_values = 3};
+  EXPECT_TRUE(ParseJson("{\"a\":[1,true,null]}", limits).ok());
+  for (const char* fourth : {"2", "-1.5", "false", "null"}) {
+    const auto many =
+        ParseJson(std::string("{\"a\":[1,true,null,") + fourth + "]}", limits);
+    EXPECT_EQ(many.status().message(),
+              "the body exceeds a limit: more than 3 numbers, booleans and "
+              "nulls");
+    EXPECT_EQ(many.status().GetPayload(kParameterPayload), absl::Cord("a"));
+  }
+}
+
 TEST(AppendJsonStringTest, EscapesAndRepairs) {
   std::string out;
   AppendJsonString("a\"\\\n\x01\x7f\xc3\xa9\xff\xf0\x9f\x98\x80\xe2\x82", &out);

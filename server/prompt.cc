@@ -75,11 +75,30 @@ void CutAfterFinalMessage(const std::string& content,
   }
 }
 
+}  // namespace
+
+absl::Status CheckTokenizedLength(absl::string_view parameter, size_t num_bytes,
+                                  const PromptLimits& limits) {
+  const size_t max_bytes = std::max<size_t>(limits.max_text_bytes, 2 << 20);
+  if (num_bytes <= max_bytes) return absl::OkStatus();
+  return ParameterError(
+      parameter,
+      absl::StrCat("a text of ", num_bytes, " bytes is more than the ",
+                   max_bytes, " that are tokenized at once"));
+}
+
+namespace {
+
 absl::Status CheckTextLength(const ApiRequest& request, size_t num_bytes,
                              const PromptLimits& limits) {
-  if (num_bytes <= static_cast<size_t>(limits.max_text_bytes) ||
-      request.truncate_prompt_tokens.has_value()) {
+  if (num_bytes <= static_cast<size_t>(limits.max_text_bytes)) {
     return absl::OkStatus();
+  }
+  // To be cut only when it is tokens.
+  if (request.truncate_prompt_tokens.has_value()) {
+    return CheckTokenizedLength(
+        request.kind == ApiKind::kChat ? "messages" : "prompt", num_bytes,
+        limits);
   }
   return ParameterError(
       request.kind == ApiKind::kChat ? "messages" : "prompt",

@@ -40,6 +40,13 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(
     const ApiRequest& request, const Tokenizer& tokenizer,
     const ChatTemplate* chat_template, const PromptLimits& limits);
 
+// INVALID_ARGUMENT naming `parameter` if a text, though it is to be cut or only
+// to be tokenized, has more bytes than are tokenized at once: the context's, or
+// 2 MiB if that is more. A token takes some 15 bytes of memory for each of
+// text.
+absl::Status CheckTokenizedLength(absl::string_view parameter, size_t num_bytes,
+                                  const PromptLimits& limits);
+
 // INVALID_ARGUMENT if an id in the sampling parameters is not below vocab_size.
 absl::Status CheckSamplingIds(const SamplingParams& sampling,
                               int32_t vocab_size);

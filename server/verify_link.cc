@@ -228,7 +228,8 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
     if (is_refused_) return absl::OkStatus();  // It has not heard yet.
     switch (type) {
       case LinkFrameType::kSubmit: {
-        QUIRE_ASSIGN_OR_RETURN(Request request, ParseSubmit(payload));
+        QUIRE_ASSIGN_OR_RETURN(Request request,
+                               ParseSubmit(payload, Clock::Monotonic()->Now()));
         Submit(std::move(request));
         return absl::OkStatus();
       }

@@ -10,6 +10,19 @@
 
 namespace quire {
 
+void ExpectNear(const std::vector<float>& got,
+                const std::vector<float>& expected,
+                const std::vector<double>& tolerance, const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size()) << what;
+  ASSERT_EQ(got.size(), tolerance.size()) << what;
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_TRUE(std::abs(static_cast<double>(got[i]) - expected[i]) <=
+                tolerance[i])
+        << what << ", element " << i << ": " << got[i] << " vs " << expected[i]
+        << ", tolerance " << tolerance[i];
+  }
+}
+
 void CheckOk(const absl::Status& status) {
   if (!status.ok()) std::cerr << status << std::endl;
   QUIRE_CHECK(status.ok());

@@ -94,6 +94,11 @@ void CopyIn(Backend& backend, const std::vector<float>& values,
             TensorView view);
 std::vector<float> CopyOut(Backend& backend, TensorView view, int64_t rows);
 
+// Every element within its tolerance; NaN is not. A fatal failure of the test.
+void ExpectNear(const std::vector<float>& got,
+                const std::vector<float>& expected,
+                const std::vector<double>& tolerance, const std::string& what);
+
 // Aborts with the message if not OK.
 void CheckOk(const absl::Status& status);
 template <typename T>

@@ -132,6 +132,7 @@ TEST(CudaOverlapTest, StepsInFlightHaveTheBitsOfOneAfterTheOther) {
   }
   for (const bool enforce_eager : {true, false}) {
     for (const int steps_in_flight : {1, 2, 3}) {
+      if (enforce_eager && steps_in_flight == 1) continue;
       SCOPED_TRACE(absl::StrCat(enforce_eager, " ", steps_in_flight));
       EXPECT_EQ(RunEngine(enforce_eager, steps_in_flight), expected);
     }

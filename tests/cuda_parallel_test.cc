@@ -25,20 +25,21 @@ namespace fs = std::filesystem;
 constexpr double kMaxError = 0.1;
 constexpr int kNumGenerated = 3;
 
-class CudaParallelTest : public testing::TestWithParam<const char*> {
+class CudaRanksTest : public testing::Test {
  protected:
-  CudaParallelTest()
+  CudaRanksTest()
       : directory_(fs::path(testing::TempDir()) /
                    absl::StrCat("cuda_parallel_", ::getpid())) {
     fs::remove_all(directory_);
     fs::create_directories(directory_);
   }
-  ~CudaParallelTest() override { fs::remove_all(directory_); }
+  ~CudaRanksTest() override { fs::remove_all(directory_); }
 
   // A prompt in two chunks, then decodes: greedy with reports (whole rows of
   // logits), or drawn (slices of them tell).
+  // `has_drafts`: every decode ends with a token that is hardly ever right.
   std::vector<TokenOutput> Generate(int tensor_size, int pipeline_size,
-                                    bool is_greedy) {
+                                    bool is_greedy, bool has_drafts = false) {
     LoadOptions options;
     options.dtype = options.kv_cache_dtype = DType::kBF16;
     options.max_num_seqs = 2;
@@ -85,6 +86,11 @@ class CudaParallelTest : public testing::TestWithParam<const char*> {
                               tokens.begin() + num_computed + row.num_tokens);
       num_computed += row.num_tokens;
       row.needs_token = num_computed == static_cast<int>(tokens.size());
+      if (has_drafts && row.num_tokens == 1 && !outputs.empty()) {
+        row.num_drafts = 1;
+        ++row.num_tokens;
+        output.token_ids.push_back(1);
+      }
       output.rows.push_back(row);
       const absl::Status status = (*ranks)->Submit(output);
       EXPECT_TRUE(status.ok()) << status;
@@ -94,6 +100,8 @@ class CudaParallelTest : public testing::TestWithParam<const char*> {
       if (!result.ok()) return outputs;
       for (const SampledRow& sampled : result->rows) {
         EXPECT_FALSE(sampled.non_finite);
+        // An accepted draft has been computed.
+        if (sampled.tokens.size() == 2) ++num_computed;
         for (const TokenOutput& token : sampled.tokens) {
           tokens.push_back(token.token_id);
           outputs.push_back(token);
@@ -105,6 +113,9 @@ class CudaParallelTest : public testing::TestWithParam<const char*> {
 
   const fs::path directory_;
 };
+
+class CudaParallelTest : public CudaRanksTest,
+                         public testing::WithParamInterface<const char*> {};
 
 TEST_P(CudaParallelTest, RanksAgreeWithOne) {
   const absl::Status status =
@@ -135,6 +146,22 @@ TEST_P(CudaParallelTest, RanksAgreeWithOne) {
   ASSERT_FALSE(drawn.empty());
   ASSERT_EQ(drawn_by_two[0].token_id, drawn[0].token_id);
   EXPECT_NEAR(drawn_by_two[0].logprob, drawn[0].logprob, kMaxError);
+}
+
+// A stage that does not draw is told by the next row that a draft was rejected.
+TEST_F(CudaRanksTest, StagesTakeRejectedDraftsBack) {
+  const absl::Status status =
+      WriteRandomFamily("tests/testdata/goldens/llama", RandomFamilyShape(), 7,
+                        directory_.string());
+  ASSERT_TRUE(status.ok()) << status;
+  const std::vector<TokenOutput> expected = Generate(1, 2, true);
+  const std::vector<TokenOutput> found = Generate(1, 2, true, true);
+  ASSERT_EQ(expected.size(), size_t{kNumGenerated});
+  ASSERT_GE(found.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_EQ(found[i].token_id, expected[i].token_id) << i;
+    EXPECT_NEAR(found[i].logprob, expected[i].logprob, kMaxError);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, CudaParallelTest,

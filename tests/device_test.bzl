@@ -2,7 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_library", "cc_test")
 
-def device_test(name, srcs, cuda_filter, deps, cuda_devices = ["cuda"], **kwargs):
+def device_test(name, srcs, cuda_filter, deps, cuda_devices = ["cuda"], visibility = [], **kwargs):
     """cc_test NAME, and NAME_cuda, of the same objects, with an emulated GPU.
 
     Args:
@@ -12,6 +12,7 @@ def device_test(name, srcs, cuda_filter, deps, cuda_devices = ["cuda"], **kwargs
         runs all that may run there (tests/gpu/check.sh).
       deps: of srcs.
       cuda_devices: values of QUIRE_TEST_DEVICE, a test each.
+      visibility: of NAME.
       **kwargs: of cc_test.
     """
     cc_library(
@@ -26,6 +27,7 @@ def device_test(name, srcs, cuda_filter, deps, cuda_devices = ["cuda"], **kwargs
     )
     cc_test(
         name = name,
+        visibility = visibility or None,
         deps = [":" + name + "_lib"],
         **kwargs
     )

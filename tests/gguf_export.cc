@@ -528,6 +528,37 @@ absl::Status ExportGgufTokenizer(const std::string& directory,
   return absl::OkStatus();
 }
 
+absl::Status ExportGgufWordPiece(const std::string& directory,
+                                 GgufWriter* writer) {
+  const json file = ReadJson(absl::StrCat(directory, "/tokenizer.json"));
+  if (!file.is_object() || file["model"]["type"] != "WordPiece") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(directory, "/tokenizer.json: no WordPiece"));
+  }
+  std::vector<std::string> tokens(file["model"]["vocab"].size());
+  std::vector<int32_t> types(tokens.size(), 1);
+  for (const auto& [text, id] : file["model"]["vocab"].items()) {
+    if (absl::StartsWith(text, "[") && absl::EndsWith(text, "]")) {
+      tokens[id] = text;
+    } else if (absl::StartsWith(text, "##")) {
+      tokens[id] = text.substr(2);
+    } else {
+      tokens[id] = absl::StrCat("\xE2\x96\x81", text);
+    }
+  }
+  for (const json& token : file["added_tokens"]) types[token["id"]] = 3;
+  writer->String("tokenizer.ggml.model", "bert");
+  writer->Strings("tokenizer.ggml.tokens", tokens);
+  writer->I32s("tokenizer.ggml.token_type", types);
+  for (const auto& [key, text] :
+       {std::pair("unknown", "[UNK]"), std::pair("cls", "[CLS]"),
+        std::pair("seperator", "[SEP]")}) {
+    writer->U32(absl::StrCat("tokenizer.ggml.", key, "_token_id"),
+                file["model"]["vocab"][text].get<int>());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ExportGgufSentencePiece(const std::string& directory,
                                      GgufWriter* writer) {
   std::ifstream file(absl::StrCat(directory, "/tokenizer.model"),

@@ -29,6 +29,8 @@ absl::Status ExportGgufModel(const std::string& directory,
 
 // Adds the keys of `directory`/tokenizer.json, byte-level BPE, and of
 // tokenizer_config.json if it is there, under the name `pre`.
+absl::Status ExportGgufWordPiece(const std::string& directory,
+                                 GgufWriter* writer);
 absl::Status ExportGgufTokenizer(const std::string& directory,
                                  const std::string& pre, GgufWriter* writer);
 

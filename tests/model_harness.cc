@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "engine/speculative/create_drafter.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace quire {
@@ -30,9 +31,38 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(
   load_options.kv_cache_memory_bytes = options.kv_cache_memory_bytes;
   load_options.task = options.task;
   load_options.pooling = options.pooling;
+  BegunDrafter begun;
+  const bool drafts = options.speculative.method != DraftMethod::kNone;
+  if (drafts) {
+    load_options.num_drafts = options.speculative.num_speculative_tokens;
+    QUIRE_ASSIGN_OR_RETURN(begun, BeginDrafter(options.speculative, directory,
+                                               load_options, *backend));
+    load_options.companion = begun.memory;
+    if (begun.head.has_value()) load_options.taps = begun.head->taps;
+  }
   QUIRE_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(directory, load_options,
                                                       std::move(backend)));
-  return std::unique_ptr<ModelHarness>(new ModelHarness(std::move(model)));
+  std::unique_ptr<ModelHarness> harness(
+      new ModelHarness(std::move(model), std::move(load_options)));
+  if (drafts) {
+    QUIRE_ASSIGN_OR_RETURN(harness->drafter_,
+                           FinishDrafter(std::move(begun), &harness->model_));
+  }
+  return harness;
+}
+
+absl::StatusOr<std::unique_ptr<ModelDrafter>> ModelHarness::MakeDrafter(
+    const std::string& directory, int max_model_len) const {
+  LoadOptions options = load_options_;
+  if (max_model_len > 0) options.max_model_len = max_model_len;
+  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
+                         model_.backend->CreateCompanion());
+  QUIRE_ASSIGN_OR_RETURN(
+      LoadedModel draft,
+      BeginLoadingCompanion(directory, options, std::move(backend)));
+  QUIRE_RETURN_IF_ERROR(FinishLoadingCompanion(model_, &draft));
+  return std::make_unique<ModelDrafter>(std::move(draft),
+                                        model_.config.vocab_size);
 }
 
 TestSequence ModelHarness::MakeSequence(int slot, std::vector<int32_t> prompt,

@@ -13,6 +13,9 @@
 #include "absl/status/statusor.h"
 #include "engine/model/loaded_model.h"
 #include "engine/request.h"
+#include "engine/speculative/drafter.h"
+#include "engine/speculative/model_drafter.h"
+#include "engine/speculative/speculative_config.h"
 
 namespace quire {
 
@@ -58,6 +61,8 @@ class ModelHarness {
     int64_t kv_cache_memory_bytes = 0;
     ModelTask task = ModelTask::kAuto;
     std::optional<Pooling> pooling;
+    // Not kNone: a drafter is made, as the command line does it.
+    SpeculativeConfig speculative;
   };
 
   static absl::StatusOr<std::unique_ptr<ModelHarness>> Create(
@@ -80,15 +85,25 @@ class ModelHarness {
   // Leaves the slot; computed state is dropped, as by preemption.
   void Preempt(TestSequence& sequence);
 
+  // Of Options::speculative.
+  Drafter* drafter() const { return drafter_.get(); }
+  // Loads another model beside this one, as its draft model, on a backend with
+  // the same threads and in the same dtype. max_model_len 0: as this one's.
+  absl::StatusOr<std::unique_ptr<ModelDrafter>> MakeDrafter(
+      const std::string& directory, int max_model_len = 0) const;
+
   int32_t TakeBlock() { return next_block_++; }
 
   const LoadedModel& model() const { return model_; }
   int vocab_size() const { return model_.config.vocab_size; }
 
  private:
-  explicit ModelHarness(LoadedModel model) : model_(std::move(model)) {}
+  ModelHarness(LoadedModel model, LoadOptions options)
+      : model_(std::move(model)), load_options_(std::move(options)) {}
 
   LoadedModel model_;
+  LoadOptions load_options_;
+  std::unique_ptr<Drafter> drafter_;
   int32_t next_block_ = 0;
   int64_t next_step_id_ = 0;
 };

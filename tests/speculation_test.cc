@@ -10,9 +10,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "engine/base/random.h"
 #include "engine/engine.h"
 #include "engine/speculative/ngram_drafter.h"
+#include "engine/speculative/speculative_config.h"
 #include "engine/speculative/suffix_drafter.h"
 #include "gtest/gtest.h"
 #include "tests/model_harness.h"
@@ -26,7 +28,40 @@ constexpr int kMaxNumSeqs = 8;
 
 using Outputs = std::map<std::pair<RequestId, int>, std::vector<TokenOutput>>;
 
-enum class Quality { kNgram, kSuffix, kRight, kWrong, kRandom };
+enum class Quality {
+  kNgram,
+  kSuffix,
+  kRight,
+  kWrong,
+  kRandom,
+  kSameModel,  // Drafts for itself.
+  kOtherModel,
+  kHead  // EAGLE-3 or MTP.
+};
+
+// Those with a head, on its target.
+std::string DirectoryOf(const std::string& name) {
+  if (name == "mimo") return "tests/testdata/draft_heads/mimo";
+  return absl::StrCat("tests/testdata/goldens/",
+                      name.substr(0, name.find('+')));
+}
+
+SpeculativeConfig HeadOf(const std::string& name) {
+  SpeculativeConfig config;
+  config.method = DraftMethod::kMtp;
+  config.num_speculative_tokens = 8;
+  if (name == "mimo") return config;
+  config.method = DraftMethod::kEagle3;
+  config.model = absl::StrCat("tests/testdata/draft_heads/",
+                              name.substr(name.find('+') + 1));
+  return config;
+}
+
+// Of as many or fewer tokens.
+const char* OtherModelOf(absl::string_view name) {
+  if (name == "llama") return "qwen2";
+  return name == "gemma3" ? "mistral" : "phi3";
+}
 
 // Knows what is told without speculation.
 class KnowingDrafter : public Drafter {
@@ -77,9 +112,11 @@ class SpeculationTest
     options.max_num_seqs = kMaxNumSeqs;
     options.max_num_batched_tokens = 96;
     options.max_model_len = 96;
-    auto model = ModelHarness::Create(
-        absl::StrCat("tests/testdata/goldens/", std::get<0>(GetParam())),
-        options);
+    const std::string name = std::get<0>(GetParam());
+    if (std::get<1>(GetParam()) == Quality::kHead) {
+      options.speculative = HeadOf(name);
+    }
+    auto model = ModelHarness::Create(DirectoryOf(name), options);
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
   }
@@ -222,16 +259,29 @@ TEST_P(SpeculationTest, TokensAreThoseWithoutDrafts) {
       drafter = std::make_unique<NgramDrafter>(1, 4);
     } else if (quality == Quality::kSuffix) {
       drafter = std::make_unique<SuffixDrafter>(SuffixOptions());
-    } else {
+    } else if (quality == Quality::kSameModel ||
+               quality == Quality::kOtherModel) {
+      const char* name = std::get<0>(GetParam());
+      auto made = model_->MakeDrafter(absl::StrCat(
+          "tests/testdata/goldens/",
+          quality == Quality::kSameModel ? name : OtherModelOf(name)));
+      ASSERT_TRUE(made.ok()) << made.status();
+      drafter = *std::move(made);
+    } else if (quality != Quality::kHead) {
       drafter = std::make_unique<KnowingDrafter>(quality, model_->vocab_size(),
                                                  &expected);
     }
     const Outputs found =
-        Run(2 + adapts_drafts, drafter.get(), adapts_drafts, &stats);
+        Run(2 + adapts_drafts,
+            quality == Quality::kHead ? model_->drafter() : drafter.get(),
+            adapts_drafts, &stats);
     ExpectSame(found, expected);
-    EXPECT_GT(stats.num_draft_tokens, adapts_drafts ? 50 : 500);
+    // Of the others few are worth it.
+    EXPECT_GT(stats.num_draft_tokens, !adapts_drafts                    ? 500
+                                      : quality >= Quality::kOtherModel ? 20
+                                                                        : 50);
     num_preemptions += stats.num_preemptions;
-    if (quality == Quality::kRight) {
+    if (quality == Quality::kRight || quality == Quality::kSameModel) {
       EXPECT_GT(stats.num_accepted_tokens, stats.num_draft_tokens * 19 / 20);
     } else if (quality == Quality::kWrong) {
       EXPECT_EQ(stats.num_accepted_tokens, 0);
@@ -242,10 +292,12 @@ TEST_P(SpeculationTest, TokensAreThoseWithoutDrafts) {
 
 std::string NameOf(
     const testing::TestParamInfo<SpeculationTest::ParamType>& info) {
-  static constexpr const char* kNames[] = {"ngram", "suffix", "right", "wrong",
-                                           "random"};
-  return absl::StrCat(std::get<0>(info.param), "_",
-                      kNames[static_cast<int>(std::get<1>(info.param))]);
+  static constexpr const char* kNames[] = {
+      "ngram",  "suffix",     "right",       "wrong",
+      "random", "same_model", "other_model", "head"};
+  return absl::StrCat(
+      absl::StrReplaceAll(std::get<0>(info.param), {{"+", "_"}}), "_",
+      kNames[static_cast<int>(std::get<1>(info.param))]);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -253,7 +305,15 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values("llama", "gemma3", "phi3_longrope"),
                      testing::Values(Quality::kNgram, Quality::kSuffix,
                                      Quality::kRight, Quality::kWrong,
-                                     Quality::kRandom)),
+                                     Quality::kRandom, Quality::kSameModel,
+                                     Quality::kOtherModel)),
+    NameOf);
+
+INSTANTIATE_TEST_SUITE_P(
+    Heads, SpeculationTest,
+    testing::Combine(testing::Values("llama+eagle3",
+                                     "llama+eagle3_own_embedding", "mimo"),
+                     testing::Values(Quality::kHead)),
     NameOf);
 
 }  // namespace

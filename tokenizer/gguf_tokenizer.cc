@@ -1,9 +1,13 @@
 #include "tokenizer/gguf_tokenizer.h"
 
+#include <algorithm>
 #include <cstring>
+#include <initializer_list>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "engine/base/status.h"
@@ -180,6 +184,103 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CreateByteLevel(
   return std::unique_ptr<Tokenizer>(std::move(tokenizer));
 }
 
+// ---------------------------------------------------------------- WordPiece
+
+// The format marks pieces that begin a word, where BERT's vocabularies mark the
+// others; names in brackets stay (llama.cpp, conversion of BertModel).
+std::string WordPieceText(absl::string_view text, PieceType type) {
+  constexpr absl::string_view kWordMark = "\xE2\x96\x81";
+  // The mark alone: a word cannot begin with nothing, so it is a piece itself.
+  if (absl::StartsWith(text, kWordMark) && text.size() > kWordMark.size()) {
+    return std::string(text.substr(kWordMark.size()));
+  }
+  const bool is_name = text.size() >= 2 && absl::StartsWith(text, "[") &&
+                       absl::EndsWith(text, "]");
+  if (is_name || type == PieceType::kControl) return std::string(text);
+  return absl::StrCat("##", text);
+}
+
+// The id of a special token, by its key or by the name that BERT gives it; -1
+// if there is none.
+int64_t WordPieceSpecial(const GgufTokenizerKeys& keys,
+                         std::initializer_list<const char*> names,
+                         absl::string_view text) {
+  for (const char* name : names) {
+    const auto it = keys.special_ids.find(name);
+    if (it != keys.special_ids.end()) return it->second;
+  }
+  const auto it = std::find(keys.tokens.begin(), keys.tokens.end(), text);
+  return it == keys.tokens.end() ? -1 : it - keys.tokens.begin();
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> CreateWordPieces(
+    const GgufTokenizerKeys& keys) {
+  const int64_t unk = WordPieceSpecial(keys, {"unk_token"}, "[UNK]");
+  if (unk < 0) return KeyError("unknown_token_id", "missing, and no \"[UNK]\"");
+  std::vector<std::string> texts(keys.tokens.size());
+  ModelDocument model;
+  model.has_vocab = true;
+  model.vocab.reserve(texts.size());
+  json added = json::array();
+  absl::flat_hash_set<absl::string_view> known;
+  bool has_upper_case = false;
+  for (size_t id = 0; id < texts.size(); ++id) {
+    const PieceType type = TypeOf(keys, id);
+    texts[id] = WordPieceText(keys.tokens[id], type);
+    const std::string& text = texts[id];
+    if (text.empty() || !known.insert(text).second) continue;
+    model.vocab.push_back({text, static_cast<int32_t>(id)});
+    model.num_vocab_bytes += text.size();
+    const bool is_special = type == PieceType::kControl;
+    if (is_special || type == PieceType::kUserDefined) {
+      added.push_back({{"id", id},
+                       {"content", text},
+                       {"single_word", false},
+                       {"lstrip", false},
+                       {"rstrip", false},
+                       {"normalized", false},
+                       {"special", is_special}});
+    } else if (text[0] != '[') {
+      has_upper_case |= std::any_of(text.begin(), text.end(), [](char c) {
+        return absl::ascii_isupper(static_cast<unsigned char>(c));
+      });
+    }
+  }
+  model.fields = {{"type", "WordPiece"},
+                  {"unk_token", texts[unk]},
+                  {"continuing_subword_prefix", "##"},
+                  {"max_input_chars_per_word", 100}};
+  json fields = {
+      {"added_tokens", std::move(added)},
+      {"normalizer",
+       {{"type", "BertNormalizer"},
+        {"clean_text", true},
+        {"handle_chinese_chars", true},
+        {"strip_accents", nullptr},
+        // The format does not say; no vocabulary of lower case has
+        // a piece that a text in it cannot yield.
+        {"lowercase", !has_upper_case}}},
+      {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+      {"decoder",
+       {{"type", "WordPiece"}, {"prefix", "##"}, {"cleanup", true}}}};
+  const int64_t cls =
+      WordPieceSpecial(keys, {"cls_token", "bos_token"}, "[CLS]");
+  const int64_t sep =
+      WordPieceSpecial(keys, {"sep_token", "eos_token"}, "[SEP]");
+  if (cls >= 0 && sep >= 0 && keys.add_bos_token.value_or(true)) {
+    fields["post_processor"] = {{"type", "BertProcessing"},
+                                {"sep", {texts[sep], sep}},
+                                {"cls", {texts[cls], cls}}};
+  }
+  QUIRE_ASSIGN_OR_RETURN(TokenizerConfig config, MakeConfig(keys));
+  config.add_bos_token.reset();
+  config.add_eos_token.reset();
+  QUIRE_ASSIGN_OR_RETURN(
+      std::unique_ptr<PipelineTokenizer> tokenizer,
+      BuildPipelineTokenizer(fields, model, std::move(config)));
+  return std::unique_ptr<Tokenizer>(std::move(tokenizer));
+}
+
 // ------------------------------------------------------------ sentencepiece
 
 // Writes the wire format of protocol buffers.
@@ -305,16 +406,25 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CreateSentencePiece(
 absl::StatusOr<std::unique_ptr<Tokenizer>> CreateGgufTokenizer(
     const GgufTokenizerKeys& keys, std::vector<std::string>* warnings) {
   if (keys.model.empty()) return KeyError("model", "missing");
-  if (keys.model != "gpt2" && keys.model != "llama" && keys.model != "t5") {
+  if (keys.model == "no_vocab" || keys.model == "none") {
+    return KeyError("model",
+                    absl::StrCat("\"", keys.model,
+                                 "\": the file has no tokenizer; name one "
+                                 "with --tokenizer"));
+  }
+  const bool is_bert = keys.model == "bert";
+  if (keys.model != "gpt2" && keys.model != "llama" && keys.model != "t5" &&
+      !is_bert) {
     return KeyError("model", absl::StrCat("\"", keys.model.substr(0, 100),
                                           "\" is not supported (supported: ",
-                                          "gpt2, llama, t5)"));
+                                          "gpt2, llama, t5, bert)"));
   }
   QUIRE_RETURN_IF_ERROR(CheckLists(keys));
-  if (keys.model != "gpt2")
+  if (keys.model != "gpt2" && !is_bert) {
     return CreateSentencePiece(keys, keys.model == "t5");
+  }
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-      CreateByteLevel(keys, warnings);
+      is_bert ? CreateWordPieces(keys) : CreateByteLevel(keys, warnings);
   if (tokenizer.ok() || tokenizer.status().message().substr(0, 3) == "key") {
     return tokenizer;
   }

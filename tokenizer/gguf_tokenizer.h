@@ -3,7 +3,9 @@
 // What the keys mean follows ggml-org/llama.cpp (src/llama-vocab.cpp); how text
 // is tokenized follows the model's own tokenizer, as published: models of type
 // "gpt2" are byte-level BPE of tokenizer.json, "llama" and "t5" are
-// sentencepiece's BPE and unigram.
+// sentencepiece's BPE and unigram, "bert" are WordPiece of tokenizer.json, in
+// lower case if the vocabulary is. "no_vocab" is an error that asks for a
+// tokenizer from elsewhere.
 #ifndef QUIRE_TOKENIZER_GGUF_TOKENIZER_H_
 #define QUIRE_TOKENIZER_GGUF_TOKENIZER_H_
 

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs every test. Arguments go
 # to `bazel test`. Ends with one line of counts; exits non-zero on any failure.
+# With --config=asan or --config=tsan first (tools/setup.sh --dev) only the tests
+# that tools/sanitizers/run.sh lists; further arguments may name other targets.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+case "${1:-}" in
+  --config=asan | --config=tsan) exec tools/sanitizers/run.sh "${1#--config=}" "${@:2}" ;;
+esac
 tools/setup.sh || exit
 
 failed=0

@@ -111,7 +111,8 @@ class ChunkReader : public nlohmann::json_sax<Json> {
 std::string CompletionBody(const CompletionParams& params,
                            const LoadPrompt& prompt) {
   Json body = Json::object();
-  if (!params.model.empty()) body["model"] = params.model;
+  const std::string& model = prompt.model.empty() ? params.model : prompt.model;
+  if (!model.empty()) body["model"] = model;
   if (params.api == CompletionApi::kChat) {
     body["messages"] =
         Json::array({{{"role", "user"}, {"content", prompt.text}}});
@@ -128,6 +129,14 @@ std::string CompletionBody(const CompletionParams& params,
   body["stream"] = true;
   body["stream_options"] = {{"include_usage", true}};
   if (params.ignore_eos) body["ignore_eos"] = true;
+  if (params.num_logprobs >= 0) {
+    if (params.api == CompletionApi::kChat) {
+      body["logprobs"] = true;
+      body["top_logprobs"] = params.num_logprobs;
+    } else {
+      body["logprobs"] = params.num_logprobs;
+    }
+  }
   for (const auto& [name, value] : params.extra.items()) body[name] = value;
   return DumpJson(body);
 }

@@ -22,12 +22,14 @@ struct LoadPrompt {
   std::vector<int32_t> token_ids;  // Instead of text; kCompletions only.
   int64_t num_tokens = 0;          // As far as known before the server counts.
   int64_t output_len = 128;
+  std::string model;  // Instead of CompletionParams::model.
 };
 
 struct CompletionParams {
   CompletionApi api = CompletionApi::kCompletions;
   std::string model;
   bool ignore_eos = false;
+  int num_logprobs = -1;  // Of each token; -1: none are asked for.
   // Further members of the body (--temperature, --extra-body, ...).
   nlohmann::ordered_json extra = nlohmann::ordered_json::object();
 };

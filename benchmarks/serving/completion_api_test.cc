@@ -106,6 +106,15 @@ TEST(CompletionApiTest, Bodies) {
   EXPECT_EQ(text["top_k"], 5);
   EXPECT_EQ(text["stream_options"]["include_usage"], true);
 
+  EXPECT_FALSE(text.contains("logprobs"));
+
+  params.num_logprobs = 0;
+  prompt.model = "adapter";
+  const auto asked = *ParseJson(CompletionBody(params, prompt));
+  EXPECT_EQ(asked["model"], "adapter");
+  EXPECT_EQ(asked["logprobs"], 0);
+  prompt.model.clear();
+
   prompt.token_ids = {1, 2};
   EXPECT_EQ((*ParseJson(CompletionBody(params, prompt)))["prompt"],
             nlohmann::ordered_json({1, 2}));
@@ -118,6 +127,10 @@ TEST(CompletionApiTest, Bodies) {
   EXPECT_EQ(chat["messages"][0]["content"], "hi");
   EXPECT_EQ(chat["max_completion_tokens"], 9);
   EXPECT_EQ(chat["temperature"], 0.0);
+  params.num_logprobs = 4;
+  const auto asked_chat = *ParseJson(CompletionBody(params, prompt));
+  EXPECT_EQ(asked_chat["logprobs"], true);
+  EXPECT_EQ(asked_chat["top_logprobs"], 4);
 }
 
 TEST(CompletionApiTest, ErrorTexts) {

@@ -1,6 +1,7 @@
 #include "benchmarks/serving/serving_load.h"
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -10,11 +11,21 @@ namespace {
 
 class Load;
 
+// As vLLM's: the shortest request there is.
+LoadPrompt ProbePrompt() {
+  LoadPrompt prompt;
+  prompt.text = "Hi";
+  prompt.num_tokens = 1;
+  prompt.output_len = 1;
+  return prompt;
+}
+
 // One request; outlives its response.
 class LoadRequest : public ResponseHandler {
  public:
-  LoadRequest(Load* load, const LoadPrompt* prompt, RequestRecord* record)
-      : load_(load), prompt_(prompt), record_(record) {
+  LoadRequest(Load* load, const LoadPrompt* prompt, RequestRecord* record,
+              bool is_probe = false)
+      : load_(load), prompt_(prompt), record_(record), is_probe_(is_probe) {
     record->prompt_len = prompt->num_tokens;
   }
   void OnEvent(absl::string_view data, double now) override;
@@ -27,6 +38,7 @@ class LoadRequest : public ResponseHandler {
   Load* const load_;
   const LoadPrompt* const prompt_;
   RequestRecord* const record_;
+  const bool is_probe_;
   double started_at_ = 0;
   double last_chunk_at_ = 0;
   int64_t num_chunks_ = 0;
@@ -54,7 +66,14 @@ class Load {
   bool IsCancelled() const {
     return options_.is_cancelled != nullptr && *options_.is_cancelled;
   }
+  // Without probes.
+  int NumOpen() const { return client_->num_open() - num_open_probes_; }
+  bool HasPlace() const {
+    return options_.max_concurrency == 0 ||
+           NumOpen() < options_.max_concurrency;
+  }
   void StartDue(double now);
+  void StartProbe(double now);
   void Report(double now);
 
   LoadClient* const client_;
@@ -62,6 +81,11 @@ class Load {
   std::vector<LoadRequest> requests_;
   ServingLoadResult result_;
   size_t num_started_ = 0;
+  const LoadPrompt probe_prompt_ = ProbePrompt();
+  std::deque<RequestRecord> probe_records_;  // Requests point to them.
+  std::deque<LoadRequest> probes_;
+  int num_open_probes_ = 0;
+  double next_probe_ = 0;
   double start_ = 0;
   double next_report_ = 0;
   LoadProgress progress_;
@@ -101,7 +125,7 @@ void LoadRequest::AddChunk(const CompletionChunk& chunk, double now) {
   last_chunk_at_ = now;
   record_->latency = now - started_at_;
   if (load_->options_.keeps_text) record_->generated_text += chunk.text;
-  ++load_->progress_.num_chunks;
+  if (!is_probe_) ++load_->progress_.num_chunks;
 }
 
 void LoadRequest::OnEvent(absl::string_view data, double now) {
@@ -115,7 +139,7 @@ void LoadRequest::OnEvent(absl::string_view data, double now) {
   AddChunk(chunk, now);
 }
 
-void LoadRequest::OnEnd(const ResponseEnd& end, double) {
+void LoadRequest::OnEnd(const ResponseEnd& end, double now) {
   if (!end.status.ok()) {
     record_->error = std::string(end.status.message());
   } else if (end.http_status != 200) {
@@ -128,46 +152,61 @@ void LoadRequest::OnEnd(const ResponseEnd& end, double) {
   }
   if (!has_usage_) record_->output_tokens = num_chunks_;
   record_->success = record_->error.empty();
+  if (is_probe_) {
+    --load_->num_open_probes_;
+    load_->next_probe_ = now + load_->options_.probe_interval;
+    return;
+  }
   ++load_->progress_.num_done;
   load_->progress_.num_failed += !record_->success;
 }
 
 void Load::StartDue(double now) {
-  const size_t limit = options_.max_concurrency > 0 ? options_.max_concurrency
-                                                    : requests_.size();
-  while (num_started_ < requests_.size() &&
-         static_cast<size_t>(client_->num_open()) < limit &&
+  while (num_started_ < requests_.size() && HasPlace() &&
          start_ + options_.arrival_times[num_started_] <= now) {
     requests_[num_started_++].Start(MonotonicSeconds());
   }
 }
 
+void Load::StartProbe(double now) {
+  if (options_.probe_interval <= 0 || num_open_probes_ > 0 ||
+      now < next_probe_) {
+    return;
+  }
+  ++num_open_probes_;
+  RequestRecord& record = probe_records_.emplace_back();
+  probes_.emplace_back(this, &probe_prompt_, &record, /*is_probe=*/true)
+      .Start(MonotonicSeconds());
+}
+
 void Load::Report(double now) {
   if (!options_.on_progress || now < next_report_) return;
   next_report_ = now + 0.1;
-  progress_.num_open = client_->num_open();
+  progress_.num_open = NumOpen();
   progress_.seconds = now - start_;
   options_.on_progress(progress_);
 }
 
 ServingLoadResult Load::Run() {
   start_ = MonotonicSeconds();
-  while (!IsCancelled() &&
-         (num_started_ < requests_.size() || client_->num_open() > 0)) {
+  while (!IsCancelled() && (num_started_ < requests_.size() || NumOpen() > 0)) {
     const double now = MonotonicSeconds();
     StartDue(now);
+    StartProbe(now);
     Report(now);
-    // Without a place, the next start waits for an end, which wakes Poll.
-    const bool has_place = options_.max_concurrency == 0 ||
-                           client_->num_open() < options_.max_concurrency;
     double wait = 0.1;  // For cancellation and progress.
-    if (num_started_ < requests_.size() && has_place) {
+    // Without a place, the next start waits for an end, which wakes Poll.
+    if (num_started_ < requests_.size() && HasPlace()) {
       wait =
           std::min(wait, start_ + options_.arrival_times[num_started_] - now);
+    }
+    if (options_.probe_interval > 0 && num_open_probes_ == 0) {
+      wait = std::min(wait, next_probe_ - now);
     }
     client_->Poll(std::max(wait, 0.0));
   }
   result_.duration = MonotonicSeconds() - start_;
+  while (!IsCancelled() && num_open_probes_ > 0) client_->Poll(0.1);
   if (IsCancelled()) {
     result_.was_cancelled = true;
     client_->CancelAll();
@@ -175,6 +214,7 @@ ServingLoadResult Load::Run() {
       result_.records[i].error = "cancelled before it started";
     }
   }
+  result_.probes.assign(probe_records_.begin(), probe_records_.end());
   next_report_ = 0;
   Report(MonotonicSeconds());
   return std::move(result_);

@@ -32,6 +32,9 @@ struct ServingLoadOptions {
   std::vector<double> arrival_times;
   int max_concurrency = 0;  // 0: unlimited. Due requests wait for a place.
   bool keeps_text = false;  // RequestRecord::generated_text.
+  // Seconds between the end of a probe and the next one; 0: no probes. Probes
+  // ask for one token and count for neither max_concurrency nor progress.
+  double probe_interval = 0;
   // Ends the load: open requests are recorded as cancelled, those not started
   // as such.
   const std::atomic<bool>* is_cancelled = nullptr;
@@ -40,6 +43,7 @@ struct ServingLoadOptions {
 
 struct ServingLoadResult {
   std::vector<RequestRecord> records;  // One for each prompt, in order.
+  std::vector<RequestRecord> probes;
   double duration = 0;
   bool was_cancelled = false;
 };

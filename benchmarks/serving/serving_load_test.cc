@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <string>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -180,6 +181,37 @@ TEST_F(ServingLoadTest, CancellationKeepsWhatEnded) {
   EXPECT_TRUE(result.records[0].success);
   EXPECT_EQ(result.records[1].error, "cancelled");
   EXPECT_EQ(result.records[4].error, "cancelled before it started");
+}
+
+// Beside a load that fills its one place, and apart from its records.
+TEST_F(ServingLoadTest, ProbesRunBesideTheLoad) {
+  options_.max_concurrency = 1;
+  options_.probe_interval = 0.001;
+  std::atomic<int> num_probes{0};
+  options_.on_progress = [](const LoadProgress& progress) {
+    EXPECT_LE(progress.num_open, 1);
+    EXPECT_LE(progress.num_done, 3);
+  };
+  const ServingLoadResult result = Run(3, [&](int, const std::string& request) {
+    if (absl::StrContains(request, R"("prompt":"Hi")")) {
+      EXPECT_TRUE(absl::StrContains(request, R"("max_tokens":1)"));
+      ++num_probes;
+      return FakeAnswer{StreamAnswer({Token("x"), "[DONE]"})};
+    }
+    // Each request of the load is held up until a probe has come.
+    const int seen = num_probes;
+    while (num_probes == seen) std::this_thread::yield();
+    return GoodAnswer();
+  });
+  EXPECT_GE(result.probes.size(), 3u);
+  for (const RequestRecord& probe : result.probes) {
+    EXPECT_TRUE(probe.success) << probe.error;
+    EXPECT_EQ(probe.output_tokens, 1);
+  }
+  for (const RequestRecord& record : result.records) {
+    EXPECT_TRUE(record.success) << record.error;
+    EXPECT_EQ(record.output_tokens, 5);
+  }
 }
 
 TEST_F(ServingLoadTest, ChatAnswers) {

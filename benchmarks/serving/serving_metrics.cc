@@ -300,6 +300,41 @@ std::string ServingReport(const ServingMetrics& metrics,
   return text;
 }
 
+Json ProbeJson(const std::vector<RequestRecord>& probes) {
+  std::vector<double> latencies;
+  for (const RequestRecord& probe : probes) {
+    if (probe.success) latencies.push_back(probe.latency * 1e3);
+  }
+  Json json;
+  json["probe_completed"] = latencies.size();
+  json["probe_failed"] = probes.size() - latencies.size();
+  if (latencies.empty()) return json;
+  json["probe_median_e2el_ms"] = Percentile(latencies, 50);
+  json["probe_p99_e2el_ms"] = Percentile(latencies, 99);
+  json["probe_max_e2el_ms"] = Percentile(latencies, 100);
+  return json;
+}
+
+std::string ProbeReport(const std::vector<RequestRecord>& probes) {
+  const Json json = ProbeJson(probes);
+  std::string text = absl::StrCat(std::string(18, '-'), "Probe Requests",
+                                  std::string(18, '-'), "\n");
+  absl::StrAppendFormat(&text, "%-40s %-10d\n", "Probe requests completed:",
+                        json["probe_completed"].get<int64_t>());
+  absl::StrAppendFormat(&text, "%-40s %-10d\n", "Probe requests failed:",
+                        json["probe_failed"].get<int64_t>());
+  for (const auto& [label, key] :
+       {std::pair("Median probe E2EL (ms):", "probe_median_e2el_ms"),
+        std::pair("P99 probe E2EL (ms):", "probe_p99_e2el_ms"),
+        std::pair("Max probe E2EL (ms):", "probe_max_e2el_ms")}) {
+    if (!json.contains(key)) continue;
+    absl::StrAppendFormat(&text, "%-40s %-10.2f\n", label,
+                          json[key].get<double>());
+  }
+  absl::StrAppend(&text, std::string(50, '='), "\n");
+  return text;
+}
+
 Json ServingJson(const ServingMetrics& metrics,
                  const std::vector<RequestRecord>& records,
                  const ReportOptions& options, bool detailed) {

@@ -94,6 +94,11 @@ ServingMetrics ComputeServingMetrics(const std::vector<RequestRecord>& records,
 std::string ServingReport(const ServingMetrics& metrics,
                           const ReportOptions& options);
 
+// What a load's probes saw: vLLM's block and members "probe_completed",
+// "probe_failed" and, if any completed, "probe_{median,p99,max}_e2el_ms".
+std::string ProbeReport(const std::vector<RequestRecord>& probes);
+nlohmann::ordered_json ProbeJson(const std::vector<RequestRecord>& probes);
+
 // The members of the result file that come from the measurement.
 //   detailed: with a list over the requests for each of their figures. The list
 //   of errors is there also if any request failed.

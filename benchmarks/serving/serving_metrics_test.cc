@@ -274,5 +274,23 @@ TEST(LatencyPlotTest, WithoutRequests) {
   }
 }
 
+TEST(ServingMetricsTest, Probes) {
+  std::vector<RequestRecord> probes(4);
+  for (int i = 0; i < 3; ++i) {
+    probes[i].success = true;
+    probes[i].latency = 0.001 * (i + 1);
+  }
+  const auto json = ProbeJson(probes);
+  EXPECT_EQ(json["probe_completed"], 3);
+  EXPECT_EQ(json["probe_failed"], 1);
+  EXPECT_DOUBLE_EQ(json["probe_median_e2el_ms"].get<double>(), 2);
+  EXPECT_DOUBLE_EQ(json["probe_p99_e2el_ms"].get<double>(), 2.98);
+  EXPECT_DOUBLE_EQ(json["probe_max_e2el_ms"].get<double>(), 3);
+  EXPECT_THAT(ProbeReport(probes),
+              HasSubstr("Max probe E2EL (ms):                     3.00"));
+  EXPECT_FALSE(ProbeJson({}).contains("probe_median_e2el_ms"));
+  EXPECT_THAT(ProbeReport({}), HasSubstr("Probe requests completed:"));
+}
+
 }  // namespace
 }  // namespace quire

@@ -35,6 +35,15 @@ class Decoder : public Model {
  public:
   absl::Status Forward(Backend& backend, Step& step) override;
   bool draws() const override { return is_last_stage(); }
+  absl::Span<const int> tap_buffers() const override { return tap_buffers_; }
+  const PackedWeight* embedding() const override {
+    return project_in_ == nullptr && positions_ == nullptr ? embedding_.get()
+                                                           : nullptr;
+  }
+  const PackedWeight* head() const override {
+    if (project_out_ != nullptr) return nullptr;
+    return head_ != nullptr ? head_.get() : embedding_.get();
+  }
   int64_t weights_bytes() const override { return weights_bytes_; }
   DType dtype() const override { return dtype_; }
 
@@ -42,6 +51,9 @@ class Decoder : public Model {
   friend class DecoderBuilder;
 
   absl::Status Embed(Backend& backend, Step& step);
+  // Keeps what is tapped at this place.
+  absl::Status Tap(Backend& backend, Step& step, int place,
+                   const NormSpec& norm);
   absl::Status ForwardLayer(Backend& backend, Step& step,
                             const DecoderLayer& layer);
   absl::Status Logits(Backend& backend, Step& step, TensorView logits);
@@ -66,6 +78,8 @@ class Decoder : public Model {
   float residual_scale_ = 1.0f;
   float logits_scale_ = 1.0f;
   float logits_softcap_ = 0.0f;
+  std::vector<int> taps_;
+  std::vector<int> tap_buffers_;
   int64_t weights_bytes_ = 0;
   DType dtype_ = DType::kF32;
   Pooling pooling_ = Pooling::kNone;
@@ -600,6 +614,10 @@ absl::Status DecoderBuilder::AddBuffers() {
   ids.qkv = backend_.AddActivation(qkv_cols, dtype, tokens);
   ids.attention = backend_.AddActivation(attention_cols, dtype, tokens);
   ids.mlp = backend_.AddActivation(mlp_cols, dtype, tokens);
+  for (size_t i = 0; i < options_.taps.size(); ++i) {
+    decoder_->tap_buffers_.push_back(
+        backend_.AddActivation(config_.hidden_size, dtype, tokens));
+  }
   if (options_.pooling == Pooling::kNone && IsLastStage()) {
     QUIRE_ASSIGN_OR_RETURN(const VocabShard vocab,
                            ShardVocab(config_.vocab_size, TensorShard()));
@@ -613,12 +631,20 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   const int num_layers = static_cast<int>(config_.layers.size());
   decoder_->layers_.resize(num_layers);
   decoder_->pooling_ = options_.pooling;
+  decoder_->taps_ = options_.taps;
+  for (const int tap : options_.taps) {
+    if (tap != ModelOptions::kAfterFinalNorm &&
+        (tap < 0 || tap >= num_layers)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the draft head wants what enters layer ", tap, " of ", num_layers));
+    }
+  }
   const ParallelConfig& parallel = options_.parallel;
   decoder_->tensor_ranks_ = parallel.tensor;
   decoder_->pipeline_ranks_ = parallel.pipeline;
   QUIRE_ASSIGN_OR_RETURN(decoder_->layer_range_,
-                         StageLayers(num_layers, {parallel.pipeline_rank(),
-                                                  parallel.pipeline_size}));
+                         LayersOfStage(config_, {parallel.pipeline_rank(),
+                                                 parallel.pipeline_size}));
   q_norms_.resize(num_layers);
   k_norms_.resize(num_layers);
   prefix_ = FindPrefix(config_, weights_);
@@ -649,6 +675,9 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   }
   QUIRE_ASSIGN_OR_RETURN(decoder_->final_norm_,
                          Norm(prefix_, config_.tensors.final_norm));
+  for (const std::string& prefix : config_.tensors.ignored_prefixes) {
+    weights_.IgnoreAll(prefix);
+  }
   QUIRE_RETURN_IF_ERROR(AddAttentionSpecs());
   QUIRE_RETURN_IF_ERROR(AddBuffers());
   return std::unique_ptr<Model>(std::move(decoder_));
@@ -748,11 +777,27 @@ absl::Status Decoder::Logits(Backend& backend, Step& step, TensorView logits) {
                         logits_softcap_, logits);
 }
 
+absl::Status Decoder::Tap(Backend& backend, Step& step, int place,
+                          const NormSpec& norm) {
+  for (size_t i = 0; i < taps_.size(); ++i) {
+    if (taps_[i] != place) continue;
+    Prologue prologue;
+    prologue.norm = norm;
+    QUIRE_RETURN_IF_ERROR(
+        backend.Norm(step, backend.Activation(buffers_.hidden), prologue,
+                     backend.Activation(tap_buffers_[i])));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Decoder::Forward(Backend& backend, Step& step) {
   QUIRE_RETURN_IF_ERROR(Embed(backend, step));
   for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
+    QUIRE_RETURN_IF_ERROR(Tap(backend, step, static_cast<int>(i), NormSpec()));
     QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layers_[i]));
   }
+  QUIRE_RETURN_IF_ERROR(
+      Tap(backend, step, ModelOptions::kAfterFinalNorm, final_norm_));
   if (!is_last_stage()) {
     QUIRE_RETURN_IF_ERROR(backend.Transfer(
         step, TransferKind::kSend, *pipeline_ranks_,

@@ -176,6 +176,16 @@ absl::Status AdaptPhi3(JsonFields& fields, const std::string& path,
   return absl::OkStatus();
 }
 
+// Xiaomi 2025, arXiv:2505.07608: Qwen 2's layers, and layers that draft.
+absl::Status AdaptMimo(JsonFields& fields, const std::string& path,
+                       const Family& family, ModelConfig& config) {
+  QUIRE_ASSIGN_OR_RETURN(const auto num_layers,
+                         fields.Int("num_nextn_predict_layers", 0, 64));
+  config.num_mtp_layers = static_cast<int>(num_layers.value_or(0));
+  config.tensors.ignored_prefixes = {"model.mtp_layers."};
+  return absl::OkStatus();
+}
+
 absl::Status AdaptGranite(JsonFields& fields, const std::string& path,
                           const Family& family, ModelConfig& config) {
   float attention_scale = 1.0f, logits_scaling = 1.0f;
@@ -279,6 +289,14 @@ std::vector<Family> MakeFamilies() {
                       .always_has_qkv_bias = true,
                       .window = WindowPattern::kQwen,
                       .default_window = 4096});
+  families.push_back({.model_type = "mimo",
+                      .architecture = "MiMoForCausalLM",
+                      .default_kv_heads = 32,
+                      .default_positions = 32768,
+                      .always_has_qkv_bias = true,
+                      .window = WindowPattern::kQwen,
+                      .default_window = 4096,
+                      .adapt = &AdaptMimo});
   families.push_back({.model_type = "qwen3",
                       .architecture = "Qwen3ForCausalLM",
                       .default_kv_heads = 32,

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status.h"
+#include "engine/model/draft_head.h"
 #include "engine/model/gguf_model.h"
 #include "engine/weights/gguf.h"
 #include "engine/weights/safetensors.h"
@@ -306,8 +307,7 @@ absl::Status CheckModelConfig(const std::string& path, int tensor_parallel_size,
                               int pipeline_parallel_size) {
   const auto check = [&](const ModelConfig& config) {
     absl::Status status = CheckTensorParallelSize(config, tensor_parallel_size);
-    status.Update(StageLayers(config.layers.size(), {0, pipeline_parallel_size})
-                      .status());
+    status.Update(LayersOfStage(config, {0, pipeline_parallel_size}).status());
     return status;
   };
   if (!IsGgufPath(path)) {
@@ -536,6 +536,7 @@ absl::Status LoadWeights(const LoadOptions& options, int max_model_len,
   model_options.parallel = options.parallel;
   model_options.max_model_len = max_model_len;
   model_options.kv_dtype = loaded.kv_cache_dtype;
+  model_options.taps = options.taps;
   if (loaded.embedding) model_options.pooling = loaded.embedding->pooling;
   QUIRE_ASSIGN_OR_RETURN(
       loaded.model, CreateModel(loaded.config, model_options, state.weights,
@@ -645,6 +646,58 @@ absl::StatusOr<LoadedModel> BeginLoadingCompanion(
   return loaded;
 }
 
+absl::StatusOr<LoadedModel> BeginLoadingHead(const std::string& path,
+                                             const DraftHeadConfig& head,
+                                             const LoadOptions& options,
+                                             std::unique_ptr<Backend> backend) {
+  LoadedModel loaded;
+  loaded.backend = std::move(backend);
+  loaded.config = head.model;
+  loaded.warnings = head.kind == DraftHeadKind::kEagle3
+                        ? head.model.warnings
+                        : std::vector<std::string>();
+  QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
+  QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
+                         Checkpoint::Open(path));
+  WeightLoaderOptions loader_options;
+  loader_options.dtype = options.dtype;
+  loader_options.supports = [backend = loaded.backend.get()](
+                                DType dtype, QuantFormat format) {
+    return backend->SupportsLinear(dtype, format);
+  };
+  loader_options.stored = head.model.quantization;
+  loader_options.num_threads = options.num_threads;
+  WeightLoader weights(checkpoint, std::move(loader_options));
+  const bool is_eagle = head.kind == DraftHeadKind::kEagle3;
+  QUIRE_ASSIGN_OR_RETURN(
+      const DType dtype,
+      weights.PackedDType(
+          is_eagle ? "fc.weight" : "model.mtp_layers.0.mlp.down_proj.weight"));
+  const DType activations = loaded.backend->ActivationDType(dtype);
+  loaded.kv_cache_dtype = options.kv_cache_dtype.value_or(
+      activations == DType::kF32 ? dtype : activations);
+  ModelOptions model_options;
+  // As long as the target: beyond its own positions it drafts no better than
+  // it can, and no worse than not at all.
+  model_options.max_model_len = options.max_model_len;
+  model_options.kv_dtype = loaded.kv_cache_dtype;
+  QUIRE_ASSIGN_OR_RETURN(
+      loaded.model, DraftHead::Create(head, model_options, *checkpoint, weights,
+                                      *loaded.backend));
+  if (std::string unused = weights.UnusedTensorsWarning();
+      is_eagle && !unused.empty()) {
+    loaded.warnings.push_back(std::move(unused));
+  }
+  loaded.num_parameters = weights.num_parameters();
+  loaded.dtype = loaded.model->dtype();
+  SetShape(options, options.max_model_len, loaded);
+  loaded.shape.max_num_seqs = 2 * options.max_num_seqs;
+  loaded.shape.max_logit_rows = options.max_num_seqs;
+  loaded.shape.num_input_ids = head.num_input_ids;
+  loaded.shape.steps_in_flight = 1;
+  return loaded;
+}
+
 absl::StatusOr<CompanionMemory> MemoryOfCompanion(
     const LoadedModel& companion) {
   CompanionMemory memory;
@@ -661,19 +714,19 @@ absl::StatusOr<CompanionMemory> MemoryOfCompanion(
 }
 
 absl::Status FinishLoadingCompanion(const LoadedModel& other,
-                                    LoadedModel* companion) {
+                                    LoadedModel* companion,
+                                    int num_more_blocks) {
   EngineShape& shape = companion->shape;
   shape.max_model_len =
       std::min(shape.max_model_len, other.shape.max_model_len);
+  const int64_t num_blocks = int64_t{other.memory.num_blocks} + num_more_blocks;
   shape.kv_bytes =
       KvBytesPerToken(companion->config, companion->kv_cache_dtype) *
-      shape.block_size * other.memory.num_blocks;
+      shape.block_size * num_blocks;
   QUIRE_RETURN_IF_ERROR(PrepareToRun(*companion));
-  if (companion->memory.num_blocks == other.memory.num_blocks) {
-    return absl::OkStatus();
-  }
+  if (companion->memory.num_blocks == num_blocks) return absl::OkStatus();
   return absl::InternalError(
-      absl::StrCat("the KV caches have ", other.memory.num_blocks, " and ",
+      absl::StrCat("the KV caches have ", num_blocks, " and ",
                    companion->memory.num_blocks, " blocks"));
 }
 

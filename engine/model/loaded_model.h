@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/model/backend_model_runner.h"
+#include "engine/model/draft_head_config.h"
 #include "engine/model/model.h"
 #include "engine/model/model_config.h"
 #include "engine/model/pooling_config.h"
@@ -60,6 +61,7 @@ struct LoadOptions {
   LoadProgress progress;
   // Memory is left for it; kv_cache_memory_bytes is for both.
   CompanionMemory companion;
+  std::vector<int> taps;  // ModelOptions::taps.
   // Of this process among those that run the model; the communicators outlive
   // the LoadedModel. All ranks load with the same options otherwise, at the
   // same time: they agree on what their memory allows.
@@ -102,10 +104,19 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path,
 absl::StatusOr<LoadedModel> BeginLoadingCompanion(
     const std::string& path, const LoadOptions& options,
     std::unique_ptr<Backend> backend);
+// The same for a head that drafts for `path`'s target: LoadedModel::model is a
+// DraftHead, which still has to be told of its target. It has twice
+// options.max_num_seqs slots.
+absl::StatusOr<LoadedModel> BeginLoadingHead(const std::string& path,
+                                             const DraftHeadConfig& head,
+                                             const LoadOptions& options,
+                                             std::unique_ptr<Backend> backend);
 absl::StatusOr<CompanionMemory> MemoryOfCompanion(const LoadedModel& companion);
-// `other` is loaded, with LoadOptions::companion.
+// `other` is loaded, with LoadOptions::companion. The companion gets
+// num_more_blocks beside those.
 absl::Status FinishLoadingCompanion(const LoadedModel& other,
-                                    LoadedModel* companion);
+                                    LoadedModel* companion,
+                                    int num_more_blocks = 0);
 
 // Reads and checks the configuration of `path` alone, which is quick; also that
 // the model can be split over so many ranks, and cut into so many stages.

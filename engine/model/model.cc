@@ -20,6 +20,7 @@ struct ModelEntry {
 constexpr ModelEntry kModels[] = {
     {"LlamaForCausalLM", &CreateDecoder},
     {"MistralForCausalLM", &CreateDecoder},
+    {"MiMoForCausalLM", &CreateDecoder},
     {"Qwen2ForCausalLM", &CreateDecoder},
     {"Qwen3ForCausalLM", &CreateDecoder},
     {"Gemma2ForCausalLM", &CreateDecoder},
@@ -44,13 +45,29 @@ absl::Status CheckTensorParallelSize(const ModelConfig& config, int size) {
   return ShardVocab(config.vocab_size, first).status();
 }
 
+absl::StatusOr<IndexRange> LayersOfStage(const ModelConfig& config,
+                                         ShardSpec stage) {
+  if (config.layers.empty()) return StageLayers(0, stage, 0);
+  const double hidden_size = config.hidden_size;
+  const LayerConfig& layer = config.layers[0];
+  const bool is_gated = layer.activation == MlpActivation::kSwiGlu ||
+                        layer.activation == MlpActivation::kGeGlu;
+  const double layer_weights =
+      hidden_size *
+      (2.0 * (layer.num_heads + layer.num_kv_heads) * layer.head_dim +
+       (is_gated ? 3.0 : 2.0) * layer.intermediate_size);
+  // Logits are computed of every token of a decode, and of the last one of a
+  // prompt: half of their product stands for both.
+  const double head_weights = 0.5 * hidden_size * config.vocab_size;
+  return StageLayers(config.layers.size(), stage, head_weights / layer_weights);
+}
+
 absl::StatusOr<std::vector<int>> KvHeadsOfRank(const ModelConfig& config,
                                                const ParallelConfig& parallel) {
   std::vector<int> kv_heads(config.layers.size());
-  QUIRE_ASSIGN_OR_RETURN(
-      const IndexRange range,
-      StageLayers(config.layers.size(),
-                  {parallel.pipeline_rank(), parallel.pipeline_size}));
+  QUIRE_ASSIGN_OR_RETURN(const IndexRange range,
+                         LayersOfStage(config, {parallel.pipeline_rank(),
+                                                parallel.pipeline_size}));
   for (int64_t i = range.begin; i < range.end; ++i) {
     const LayerConfig& layer = config.layers[i];
     QUIRE_ASSIGN_OR_RETURN(

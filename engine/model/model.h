@@ -21,6 +21,11 @@ struct ModelOptions {
   DType kv_dtype = DType::kBF16;
   // Not kNone: the model makes embeddings and has no head.
   Pooling pooling = Pooling::kNone;
+  // Hidden states that a draft head wants to see after a step: those that enter
+  // these layers, or (kAfterFinalNorm) those that the logits are made of. Of
+  // one rank with all layers.
+  static constexpr int kAfterFinalNorm = -1;
+  std::vector<int> taps;
   // Which part of the model this rank has, and whom it computes with.
   ParallelConfig parallel;
 };
@@ -40,6 +45,15 @@ class Model {
   // (StepRow::first_position).
   virtual bool draws() const { return true; }
 
+  // Activation buffers [num_tokens, hidden_size] of the backend, one for each
+  // of ModelOptions::taps; of the last step.
+  virtual absl::Span<const int> tap_buffers() const { return {}; }
+  // The token embedding [vocab_size, hidden_size] and the matrix of the logits
+  // (perhaps the same), for a draft head that shares them; null: there is none
+  // that fits. They live as long as the model.
+  virtual const PackedWeight* embedding() const { return nullptr; }
+  virtual const PackedWeight* head() const { return nullptr; }
+
   // Bytes of packed weights on the backend.
   virtual int64_t weights_bytes() const = 0;
 
@@ -51,6 +65,10 @@ class Model {
 // INVALID_ARGUMENT with the sizes that work. (Its weights' format may still
 // refuse, CreateModel says.)
 absl::Status CheckTensorParallelSize(const ModelConfig& config, int size);
+
+// The layers of a stage; INVALID_ARGUMENT if there are more stages than layers.
+absl::StatusOr<IndexRange> LayersOfStage(const ModelConfig& config,
+                                         ShardSpec stage);
 
 // The KV heads that one rank has of each layer; none of other stages' layers.
 absl::StatusOr<std::vector<int>> KvHeadsOfRank(const ModelConfig& config,

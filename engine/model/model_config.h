@@ -120,6 +120,8 @@ struct TensorNames {
   std::string final_norm = "norm";
   std::vector<std::string> heads = {"lm_head"};  // As prefixes, without one.
   LayerTensorNames layer;
+  // Of parts that generating without drafts does not need.
+  std::vector<std::string> ignored_prefixes;
 };
 
 struct ModelConfig {
@@ -151,6 +153,9 @@ struct ModelConfig {
   float logits_softcap = 0.0f;  // After the scale; cap * tanh(x / cap) if > 0.
   TensorNames tensors;
   std::vector<LayerConfig> layers;
+  // Layers that predict further tokens from the last hidden states (MTP),
+  // behind "model.mtp_layers.<i>.".
+  int num_mtp_layers = 0;
   // How quantized tensors are to be read.
   QuantizationConfig quantization;
   // The dtype the file says its weights are in; the weights themselves decide.

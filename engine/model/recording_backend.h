@@ -158,6 +158,10 @@ class RecordingBackend : public Backend {
     calls.push_back(absl::StrCat("logits ", vocab.rows));
     return absl::OkStatus();
   }
+  absl::Status GatherLogitRows(Step&, TensorView, TensorView) override {
+    calls.push_back("gather");
+    return absl::OkStatus();
+  }
   absl::Status Sample(Step&, TensorView) override {
     calls.push_back("sample");
     return absl::OkStatus();

@@ -1,6 +1,7 @@
 #include "engine/parallel/sharding.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -133,14 +134,24 @@ absl::StatusOr<VocabShard> ShardVocab(int64_t vocab_size, ShardSpec shard) {
                    shard.size, " ranks; at most ", vocab_size / 4, " work"));
 }
 
-absl::StatusOr<IndexRange> StageLayers(int64_t num_layers, ShardSpec stage) {
+absl::StatusOr<IndexRange> StageLayers(int64_t num_layers, ShardSpec stage,
+                                       double head_layers) {
   QUIRE_RETURN_IF_ERROR(ValidateShard(stage));
   if (num_layers < stage.size) {
     return absl::InvalidArgumentError(
         absl::StrCat(num_layers, " layers are not enough for ", stage.size,
                      " pipeline stages; at most ", num_layers, " work"));
   }
-  return ShardUnits(num_layers, 1, stage, "num_hidden_layers");
+  // To the nearest, so that no stage is half a layer behind; of two equal ones
+  // the smaller.
+  const double part = (num_layers + head_layers) / stage.size - head_layers;
+  const int64_t num_last =
+      std::clamp<int64_t>(static_cast<int64_t>(std::ceil(part - 0.5)), 1,
+                          num_layers - stage.size + 1);
+  const int64_t num_others = num_layers - num_last;
+  if (stage.rank + 1 == stage.size) return IndexRange{num_others, num_layers};
+  return ShardUnits(num_others, 1, {stage.rank, stage.size - 1},
+                    "num_hidden_layers");
 }
 
 }  // namespace quire

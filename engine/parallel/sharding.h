@@ -76,9 +76,12 @@ struct VocabShard {
 // INVALID_ARGUMENT if a rank would have no id.
 absl::StatusOr<VocabShard> ShardVocab(int64_t vocab_size, ShardSpec shard);
 
-// The layers of a pipeline stage: consecutive, and as ShardUnits distributes
-// them, since the last stage also has the vocabulary's product.
-absl::StatusOr<IndexRange> StageLayers(int64_t num_layers, ShardSpec stage);
+// The layers of a pipeline stage: consecutive, and as many as the others have
+// or one more on the first ones, but for the last stage, which also computes
+// the logits and is to be done as soon.
+//   head_layers: of how many layers' work the logits are.
+absl::StatusOr<IndexRange> StageLayers(int64_t num_layers, ShardSpec stage,
+                                       double head_layers);
 
 }  // namespace quire
 

@@ -181,13 +181,38 @@ TEST(ShardVocabTest, SlicesOfOneSizeCoverTheVocabulary) {
 }
 
 TEST(StageLayersTest, ConsecutiveAndTheFirstAreLarger) {
-  EXPECT_EQ(*StageLayers(7, {0, 3}), (IndexRange{0, 3}));
-  EXPECT_EQ(*StageLayers(7, {1, 3}), (IndexRange{3, 5}));
-  EXPECT_EQ(*StageLayers(7, {2, 3}), (IndexRange{5, 7}));
-  EXPECT_EQ(*StageLayers(7, {0, 1}), (IndexRange{0, 7}));
-  const auto too_many = StageLayers(3, {0, 4});
+  EXPECT_EQ(*StageLayers(7, {0, 3}, 0), (IndexRange{0, 3}));
+  EXPECT_EQ(*StageLayers(7, {1, 3}, 0), (IndexRange{3, 5}));
+  EXPECT_EQ(*StageLayers(7, {2, 3}, 0), (IndexRange{5, 7}));
+  EXPECT_EQ(*StageLayers(7, {0, 1}, 100), (IndexRange{0, 7}));
+  const auto too_many = StageLayers(3, {0, 4}, 0);
   EXPECT_THAT(std::string(too_many.status().message()),
               testing::HasSubstr("at most 3 work"));
+}
+
+TEST(StageLayersTest, TheLastOneHasFewerForTheLogits) {
+  // 24 layers and 4.5: 14.25 for each of two stages.
+  EXPECT_EQ(*StageLayers(24, {0, 2}, 4.5), (IndexRange{0, 14}));
+  EXPECT_EQ(*StageLayers(24, {1, 2}, 4.5), (IndexRange{14, 24}));
+  // Logits of a third of a layer's work cost the last one none.
+  EXPECT_EQ(*StageLayers(6, {0, 2}, 0.33), (IndexRange{0, 3}));
+  EXPECT_EQ(*StageLayers(6, {1, 2}, 0.33), (IndexRange{3, 6}));
+  // However large the vocabulary, every stage has a layer; and together all.
+  for (const double head_layers : {0.0, 0.6, 3.0, 50.0}) {
+    for (const int num_layers : {4, 5, 17, 80}) {
+      for (const int size : {1, 2, 3, 4}) {
+        int64_t next = 0;
+        for (int rank = 0; rank < size; ++rank) {
+          const auto range = StageLayers(num_layers, {rank, size}, head_layers);
+          ASSERT_TRUE(range.ok()) << range.status();
+          EXPECT_EQ(range->begin, next);
+          EXPECT_GE(range->size(), 1);
+          next = range->end;
+        }
+        EXPECT_EQ(next, num_layers);
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -136,6 +136,9 @@ class Scheduler {
     std::string cache_namespace;
   };
   std::vector<EndedSequence> TakeEnded() { return std::exchange(ended_, {}); }
+  // The sequences that the rows of the oldest step in flight compute, in their
+  // order.
+  void ListOldestStep(std::vector<const Sequence*>* sequences) const;
   // Drafter::Propose took so long for the last plan.
   void NoteProposals(int depth, absl::Duration duration) {
     draft_control_.NoteProposals(depth, duration);

@@ -20,6 +20,13 @@ void Scheduler::StopDrafting() {
   ended_.clear();
 }
 
+void Scheduler::ListOldestStep(std::vector<const Sequence*>* sequences) const {
+  sequences->clear();
+  for (const InFlightRow& row : steps_.front().rows) {
+    if (row.num_tokens > 0) sequences->push_back(row.sequence);
+  }
+}
+
 int Scheduler::MaxDraftsOf(const Sequence& sequence) const {
   if (sequence.request->request.kind == RequestKind::kEmbed ||
       sequence.request->needs_scores() || sequence.num_pending_tokens > 0 ||
@@ -79,11 +86,11 @@ void Scheduler::PlanDrafts(std::vector<DraftSequence>* sequences) {
     shown.block_table = sequence->blocks.block_table;
     shown.cache_namespace = sequence->request->request.cache_namespace;
     shown.max_num_drafts = num_drafts;
-    shown.request_id = sequence->request->request.id;
-    shown.choice_idx = sequence->choice_idx;
     shown.params = &sequence->request->request.sampling;
     shown.draw_key = sequence->draw_key();
     shown.min_chance = draft_control_.min_chance();
+    shown.request_id = sequence->request->request.id;
+    shown.choice_idx = sequence->choice_idx;
   }
   draft_plan_.resize(num_kept);
 }

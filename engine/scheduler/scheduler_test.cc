@@ -645,6 +645,46 @@ TEST_F(SchedulerTest, CountsPromptsAndCacheHitsOncePerRequest) {
   EXPECT_EQ(counters.num_generation_tokens, 5);
 }
 
+// However much is drafted, each running sequence finds the block that its next
+// token may need, and none is preempted for drafts.
+TEST_F(SchedulerTest, DraftsLeaveTheBlockReserve) {
+  for (const int num_blocks : {6, 7, 8, 9, 12}) {
+    SCOPED_TRACE(num_blocks);
+    options_.num_blocks = num_blocks;
+    options_.num_speculative_tokens = 5;
+    options_.adapts_drafts = false;
+    options_.enable_prefix_caching = false;
+    plans_.clear();
+    MakeScheduler();
+    scheduler_->StartDrafting(false);
+    Add(1, 6);
+    Add(2, 6);
+    PlanAndFinish();
+    ASSERT_EQ(scheduler_->num_running(), 2);
+    // Both know 7 tokens, and their two blocks have room for 8.
+    std::vector<DraftSequence> sequences;
+    scheduler_->PlanDrafts(&sequences);
+    EXPECT_GE(cache_->num_available_blocks(), 2);
+    const int num_spare = num_blocks - 4 - 2;
+    ASSERT_EQ(sequences.size(), 2u);
+    EXPECT_EQ(sequences[0].max_num_drafts, num_spare > 0 ? 5 : 1);
+    EXPECT_EQ(sequences[1].max_num_drafts, num_spare > 1 ? 5 : 1);
+    std::vector<Draft> drafts(2);
+    for (size_t i = 0; i < drafts.size(); ++i) {
+      EXPECT_GE(sequences[i].block_table.size() * options_.block_size,
+                sequences[i].token_ids.size() + sequences[i].max_num_drafts);
+      drafts[i].token_ids.assign(sequences[i].max_num_drafts, 6);
+    }
+    ASSERT_TRUE(scheduler_->SetDrafts(absl::MakeSpan(drafts)).ok());
+    // None is accepted; the next token needs room that is there.
+    PlanAndFinish();
+    EXPECT_EQ(scheduler_->counters().num_drafts, 2);
+    PlanAndFinish();
+    EXPECT_EQ(output_.rows.size(), 2u);
+    EXPECT_EQ(scheduler_->counters().num_preemptions, 0);
+  }
+}
+
 // ------------------------------------------------------------------- Owners
 
 class SchedulerShareTest : public SchedulerTest {
@@ -771,46 +811,6 @@ TEST_F(SchedulerShareTest, DeadlinesEndWhatWaitsAndWhatRuns) {
   // What has none goes on.
   PlanAndFinish();
   EXPECT_TRUE(scheduler_->FindSequence(3, 0)->has_started);
-}
-
-// However much is drafted, each running sequence finds the block that its next
-// token may need, and none is preempted for drafts.
-TEST_F(SchedulerTest, DraftsLeaveTheBlockReserve) {
-  for (const int num_blocks : {6, 7, 8, 9, 12}) {
-    SCOPED_TRACE(num_blocks);
-    options_.num_blocks = num_blocks;
-    options_.num_speculative_tokens = 5;
-    options_.adapts_drafts = false;
-    options_.enable_prefix_caching = false;
-    plans_.clear();
-    MakeScheduler();
-    scheduler_->StartDrafting(false);
-    Add(1, 6);
-    Add(2, 6);
-    PlanAndFinish();
-    ASSERT_EQ(scheduler_->num_running(), 2);
-    // Both know 7 tokens, and their two blocks have room for 8.
-    std::vector<DraftSequence> sequences;
-    scheduler_->PlanDrafts(&sequences);
-    EXPECT_GE(cache_->num_available_blocks(), 2);
-    const int num_spare = num_blocks - 4 - 2;
-    ASSERT_EQ(sequences.size(), 2u);
-    EXPECT_EQ(sequences[0].max_num_drafts, num_spare > 0 ? 5 : 1);
-    EXPECT_EQ(sequences[1].max_num_drafts, num_spare > 1 ? 5 : 1);
-    std::vector<Draft> drafts(2);
-    for (size_t i = 0; i < drafts.size(); ++i) {
-      EXPECT_GE(sequences[i].block_table.size() * options_.block_size,
-                sequences[i].token_ids.size() + sequences[i].max_num_drafts);
-      drafts[i].token_ids.assign(sequences[i].max_num_drafts, 6);
-    }
-    ASSERT_TRUE(scheduler_->SetDrafts(absl::MakeSpan(drafts)).ok());
-    // None is accepted; the next token needs room that is there.
-    PlanAndFinish();
-    EXPECT_EQ(scheduler_->counters().num_drafts, 2);
-    PlanAndFinish();
-    EXPECT_EQ(output_.rows.size(), 2u);
-    EXPECT_EQ(scheduler_->counters().num_preemptions, 0);
-  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/model/loaded_model.h"
@@ -16,15 +17,19 @@ namespace quire {
 struct BegunDrafter {
   SpeculativeConfig config;
   std::optional<LoadedModel> draft;  // Of the methods that have a model.
-  // For LoadOptions::companion of the target.
+  // kEagle3, kMtp: what it is, and draft is it.
+  std::optional<DraftHeadConfig> head;
+  // For LoadOptions::companion of the target; its taps are the head's.
   CompanionMemory memory;
 };
 
 // Loads what the drafter has of its own: first, so that what it takes is known
-// when the target plans its memory. `options` are the target's. Requires: a
+// when the target plans its memory. `target_path` and `options` are the
+// target's. Requires: a
 // method other than kNone. UNIMPLEMENTED for what does not go together;
 // otherwise errors as LoadModel's.
 absl::StatusOr<BegunDrafter> BeginDrafter(const SpeculativeConfig& config,
+                                          const std::string& target_path,
                                           const LoadOptions& options,
                                           Backend& target_backend);
 

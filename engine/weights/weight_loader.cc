@@ -635,6 +635,27 @@ int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
 
 // Of the codes of GPTQ, AWQ and compressed-tensors. Four bits in groups of
 // whole blocks of 32 columns stay so on every backend, all else becomes dense.
+// Whether gate or up has columns in another order than the other of the two:
+// they share a product, which then takes them in bf16.
+bool WeightLoader::HasOwnColumnOrder(absl::string_view module) const {
+  const auto indices_of = [&](absl::string_view name) -> absl::string_view {
+    for (const char* suffix : {".g_idx", ".weight_g_idx"}) {
+      const StoredTensor* tensor = FindStored(absl::StrCat(name, suffix));
+      if (tensor != nullptr) {
+        return {reinterpret_cast<const char*>(tensor->data.data()),
+                tensor->data.size()};
+      }
+    }
+    return {};
+  };
+  absl::string_view parent = module;
+  const char* partner = nullptr;
+  if (absl::ConsumeSuffix(&parent, ".gate_proj")) partner = ".up_proj";
+  if (absl::ConsumeSuffix(&parent, ".up_proj")) partner = ".gate_proj";
+  return partner != nullptr &&
+         indices_of(module) != indices_of(absl::StrCat(parent, partner));
+}
+
 int64_t WeightLoader::ExpectedIntBytes(absl::string_view module,
                                        const StoredTensor& codes) const {
   const auto size_of = [&](const char* suffix, size_t dim) {
@@ -672,6 +693,9 @@ int64_t WeightLoader::ExpectedIntBytes(absl::string_view module,
   const bool is_kept = codes_per_int == 8 && group_size > 0 &&
                        group_size % 32 == 0 && cols % group_size == 0 &&
                        Supports(DType::kU8, QuantFormat::kInt4);
+  if (is_kept && HasOwnColumnOrder(module)) {
+    return num_elements * DTypeSize(DType::kBF16);
+  }
   return is_kept ? static_cast<int64_t>(codes.data.size())
                  : num_elements *
                        DTypeSize(options_.dtype.value_or(kDequantizedDType));

@@ -133,6 +133,7 @@ class WeightLoader {
   const std::string& path() const { return checkpoint_->path(); }
 
  private:
+  bool HasOwnColumnOrder(absl::string_view module) const;
   int64_t ExpectedIntBytes(absl::string_view module,
                            const StoredTensor& codes) const;
   // Null if there is no such tensor.

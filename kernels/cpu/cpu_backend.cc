@@ -493,8 +493,8 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
     }
     for (int i = 0; i < row.num_tokens; ++i) {
       const int32_t id = token_ids[(*next_token)++];
-      if (id < 0 || id >= shape_.vocab_size) {
-        return fail("token id ", id, " with vocab_size ", shape_.vocab_size);
+      if (id < 0 || id >= NumInputIds(shape_)) {
+        return fail("token id ", id, " with vocab_size ", NumInputIds(shape_));
       }
       step.token_ids.push_back(id);
     }

@@ -447,6 +447,20 @@ absl::Status CpuBackend::Logits(Step& step, TensorView hidden,
   return absl::OkStatus();
 }
 
+absl::Status CpuBackend::GatherLogitRows(Step& step, TensorView x,
+                                         TensorView out) {
+  const CpuStep& cpu_step = AsCpuStep(step);
+  QUIRE_RETURN_IF_ERROR(
+      CheckView("GatherLogitRows: x", x, cpu_step.num_tokens, x.cols));
+  QUIRE_RETURN_IF_ERROR(
+      CheckView("GatherLogitRows: out", out, cpu_step.num_logits, x.cols));
+  for (int32_t i = 0; i < cpu_step.num_logits; ++i) {
+    std::copy_n(x.row<float>(cpu_step.logit_token[i]), x.cols,
+                out.row<float>(i));
+  }
+  return absl::OkStatus();
+}
+
 // Adds x' of every token, which lies in normed_, to its slot's sum.
 absl::Status CpuBackend::AddToPooledSums(const CpuStep& step) {
   for (const StepRowState& state : step.rows) {

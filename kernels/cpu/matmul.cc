@@ -183,7 +183,7 @@ const char* SourceRow(const LinearSpec& spec, int64_t row) {
 constexpr int64_t kBlockBytes = 16 << 10;
 // With many row tiles the block comes from L2, cheaply beside the arithmetic;
 // longer blocks spill the accumulators less often.
-constexpr int64_t kLargeBlockBytes = 32 << 10;
+constexpr int64_t kLargeBlockBytes = 48 << 10;
 
 }  // namespace
 

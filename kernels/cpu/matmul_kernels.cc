@@ -326,8 +326,10 @@ void PackX(const MatmulJob& job, int64_t tile) {
 
 // With a single row tile each weight is used once; prefetched this far ahead.
 constexpr int64_t kPrefetchBytes = 8 << 10;
-// Row tiles whose accumulators (1.75 KiB each with AVX-512) are kept at once.
-constexpr int kGroupTiles = 10;
+// Row tiles whose accumulators (1.75 KiB a panel with AVX-512) are kept at
+// once, in L2: enough for 512 rows, so that panels longer than L2 come from L3
+// once and not for every group.
+constexpr int kGroupTiles = 40;
 // Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
 // blocks of k outside, so that weights come from memory once. The first passes
 // over a block each prefetch a share of the next one: memory stays busy while
@@ -348,12 +350,16 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
     if (step_end > job.num_steps) step_end = job.num_steps;
     args.num_steps = step_end - step_begin;
     args.is_first = block == 0;
-    const bool prefetch = prefetch_next || step_end < job.num_steps;
+    const bool is_last = step_end == job.num_steps;
+    const bool prefetch = prefetch_next || !is_last;
     args.acc = acc;
     for (int64_t pass = 0; pass < num_tiles; ++pass) {
       const TileRange range =
           MatmulTile(job.num_rows, job.num_tiles, tile_begin + pass);
       args.x = PackedX(job, range, block, args.num_steps);
+      if (is_last && num_tiles > 1) {
+        PrefetchOutputs(job, panel, num_panels, range);
+      }
       for (int i = 0; i < num_panels; ++i) {
         args.panel = job.panels + (panel + i) * job.panel_bytes +
                      step_begin * step_bytes;
@@ -367,6 +373,7 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
               args.panel + args.num_steps * (step_bytes + pass * 64);
         }
         kTileTables[format].entries[lines][range.num_rows](args);
+        if (is_last) Epilogue(job, panel + i, range, args.acc);
         args.acc += kTileRows * kPanelWidth;
       }
     }
@@ -391,14 +398,6 @@ void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
       ComputeGroup(job, panel, num_panels, first, last,
                    panel + num_panels < panel_end || job.num_tiles < kManyTiles,
                    acc);
-      const float* tile_acc = acc;
-      for (int64_t tile = first; tile < last; ++tile) {
-        for (int i = 0; i < num_panels; ++i) {
-          Epilogue(job, panel + i,
-                   MatmulTile(job.num_rows, job.num_tiles, tile), tile_acc);
-          tile_acc += kTileFloats;
-        }
-      }
     }
   }
 }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/cuda/cuda_probe.h"
 #include "kernels/cuda/cuda_step.h"
 #include "kernels/cuda/large_linear.h"
 #include "kernels/engine_shape.h"
@@ -82,6 +83,12 @@ std::string CudaBackend::Description() const {
 }
 
 std::optional<int64_t> CudaBackend::FreeDeviceBytes() { return FreeBytes(); }
+
+absl::StatusOr<std::unique_ptr<DeviceProbe>> CudaBackend::NewProbe(
+    int64_t num_bytes) {
+  device_->MakeCurrent();
+  return cuda::NewCudaProbe(*device_, options_.open_matrix_library, num_bytes);
+}
 
 int CudaBackend::AddActivation(int64_t cols, DType dtype, ActivationRows rows) {
   activations_.push_back({cols, dtype, rows, {}});

@@ -109,6 +109,8 @@ class CudaBackend : public Backend {
     return Create(options_);
   }
   std::optional<int64_t> FreeDeviceBytes() override;
+  absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
+      int64_t num_bytes) override;
   DType ActivationDType(DType weights) const override;
   bool SupportsLinear(DType weights, QuantFormat format) const override;
   absl::StatusOr<std::unique_ptr<PackedWeight>> PackLinear(
@@ -144,6 +146,8 @@ class CudaBackend : public Backend {
   absl::Status Logits(Step& step, TensorView hidden, const Prologue& prologue,
                       const PackedWeight& vocab, float scale, float softcap,
                       TensorView out) override;
+  absl::Status GatherLogitRows(Step& step, TensorView x,
+                               TensorView out) override;
   absl::Status Transfer(Step& step, TransferKind kind, Communicator& ranks,
                         int peer, TensorView x) override;
   absl::Status Advance(Step& step) override;

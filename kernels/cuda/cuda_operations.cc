@@ -494,6 +494,22 @@ absl::Status CudaBackend::Logits(Step& step, TensorView hidden,
                             out);
 }
 
+absl::Status CudaBackend::GatherLogitRows(Step& step, TensorView x,
+                                          TensorView out) {
+  const CudaStep& cuda_step = AsCudaStep(step);
+  cuda::NormArguments norm;
+  QUIRE_RETURN_IF_ERROR(MakeNorm(Prologue(), x, cuda_step.num_tokens, &norm));
+  QUIRE_RETURN_IF_ERROR(CheckCudaView("GatherLogitRows: out", out, x.dtype,
+                                      cuda_step.num_logits, x.cols));
+  if (cuda_step.num_logits == 0) return absl::OkStatus();
+  norm.num_tokens = static_cast<int>(cuda_step.num_logits);
+  norm.rows = cuda_step.d_logit_tokens;
+  norm.out = out.row<uint16_t>(0);
+  return cuda::LaunchNorm(norm, device_->stream())
+             ? absl::OkStatus()
+             : device_->LaunchError("Norm");
+}
+
 absl::Status CudaBackend::CheckPool(const CudaStep& step,
                                     Pooling pooling) const {
   for (const CudaStepRow& state : step.rows) {

@@ -164,10 +164,10 @@ absl::Status CudaBackend::AddRow(const StepRow& row,
     }
     for (int i = 0; i < row.num_tokens; ++i) {
       const int32_t id = token_ids[(*next_token)++];
-      if (id < 0 || id >= shape_.vocab_size) {
+      if (id < 0 || id >= NumInputIds(shape_)) {
         return absl::InvalidArgumentError(
             absl::StrCat("step row of slot ", row.slot, ": token id ", id,
-                         " with vocab_size ", shape_.vocab_size));
+                         " with vocab_size ", NumInputIds(shape_)));
       }
       step.token_ids.push_back(id);
     }

@@ -326,6 +326,17 @@ void EventLoop::PauseAccepting() {
   accept_again_at_ = now_ + kAcceptPause;
 }
 
+void EventLoop::ResumeAccepting() {
+  accept_again_at_ = absl::InfiniteFuture();
+  if (spare_fd_ < 0) spare_fd_ = OpenSpare();
+  for (const auto& port : ports_) {
+    if (port->listener.fd() >= 0 &&
+        !WatchPort(port.get(), EPOLLIN, EPOLL_CTL_MOD)) {
+      accept_again_at_ = now_ + kAcceptPause;  // A port must not stay deaf.
+    }
+  }
+}
+
 void EventLoop::ReloadCertificates() {
   reload_at_ = now_ + kReloadInterval;
   const absl::StatusOr<bool> is_reloaded = tls_->ReloadIfChanged();
@@ -392,14 +403,7 @@ void EventLoop::SetDeadline(Connection* c) {
 }
 
 void EventLoop::RunTimers() {
-  if (now_ >= accept_again_at_) {
-    accept_again_at_ = absl::InfiniteFuture();
-    if (spare_fd_ < 0) spare_fd_ = OpenSpare();
-    for (const auto& port : ports_) {
-      if (port->listener.fd() >= 0)
-        WatchPort(port.get(), EPOLLIN, EPOLL_CTL_MOD);
-    }
-  }
+  if (now_ >= accept_again_at_) ResumeAccepting();
   if (now_ >= reload_at_) ReloadCertificates();
   while (!timers_.empty() && timers_.begin()->first <= now_) {
     Connection* const c = timers_.begin()->second;

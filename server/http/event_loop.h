@@ -182,6 +182,7 @@ class EventLoop {
   void RefuseConnection(const Port& port, int fd);
   void RefuseForLackOfDescriptors(const Port& port);
   void PauseAccepting();
+  void ResumeAccepting();
   void ReloadCertificates();
 
   // As recv and send.

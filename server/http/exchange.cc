@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <utility>
 
 namespace quire {
@@ -83,8 +84,9 @@ void Mailbox::WakeIfAsleep(std::unique_lock<std::mutex> lock) {
   const bool was_asleep = std::exchange(is_asleep_, false);
   lock.unlock();
   if (was_asleep) {
-    // Cannot fail: the counter would have to reach 2^64 - 1 first.
-    eventfd_write(event_fd_, 1);
+    // Interrupted at worst: at its limit, 2^64 - 1, it would wake as well.
+    while (eventfd_write(event_fd_, 1) != 0 && errno == EINTR) {
+    }
   }
 }
 

@@ -17,9 +17,9 @@ BINARY = ROOT / "bazel-bin" / "cli" / "quire"
 class Server:
     """A `quire serve` process on a free port; waits until it is ready."""
 
-    def __init__(self, *args, env=None):
+    def __init__(self, *args, env=None, binary=BINARY):
         self.process = subprocess.Popen(
-            [str(BINARY), "serve", "--port", "0", *args],
+            [str(binary), "serve", "--port", "0", *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -33,7 +33,8 @@ class Server:
             found = re.search(r"address\s+http://\S+:(\d+)", line)
             if found:
                 self.port = int(found.group(1))
-            if line.strip().startswith("ready in"):
+            # With --log-format json the table is one line.
+            if line.strip().startswith("ready in") or "\\n  ready in" in line:
                 break
         if self.port is None:
             raise RuntimeError(self.process.communicate()[1])

@@ -254,7 +254,8 @@ def test_draft_models_that_do_not_fit(tmp_path):
     assert_ends(command, 65, str(draft), "neither tokenizer.json nor tokenizer.model")
     shutil.rmtree(draft)
     assert_ends(command, 65, str(draft), "no such model directory")
-    larger = ["quire", "serve", "--model", str(DRAFT), "--speculative-model", str(DEMO)]
+    larger = ["quire", "serve", "--device", "cpu", "--model", str(DRAFT)]
+    larger += ["--speculative-model", str(DEMO)]
     assert_ends(larger, 65, str(DEMO), "5246208 parameters", "more than the model's 1115392")
     assert_ends([*command, "--speculative-config={}"], 64, "exclude each other")
 

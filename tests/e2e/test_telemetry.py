@@ -51,7 +51,7 @@ class JsonServer(Server):
 
 
 def test_a_json_line_for_each_request_and_nothing_else():
-    server = JsonServer("--api-key", "k", "--served-model-name", "m")
+    server = JsonServer("--device", "cpu", "--api-key", "k", "--served-model-name", "m")
     key = {"Authorization": "Bearer k"}
     headers, _ = post(
         server, "/v1/chat/completions", HI,
@@ -92,11 +92,11 @@ def test_prompts_are_logged_only_when_asked():
 
 
 def test_text_lines_and_levels():
-    server = Server("--log-level", "warning")
+    server = Server("--device", "cpu", "--log-level", "warning")
     post(server, "/v1/chat/completions", HI)
     code, out, err = finish(server)
     assert (code, out, err) == (0, "", "")
-    server = Server()
+    server = Server("--device", "cpu")
     post(server, "/v1/chat/completions", HI)
     code, out, err = finish(server)
     assert code == 0 and err == "quire: draining\n"

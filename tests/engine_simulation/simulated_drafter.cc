@@ -107,11 +107,17 @@ absl::Status SimulatedDrafter::Propose(
   return absl::OkStatus();
 }
 
-absl::Status SimulatedDrafter::ObserveStep(absl::Span<const TargetRow> rows) {
+absl::Status SimulatedDrafter::ObserveStep(const TargetStep& step) {
   int32_t num_tokens = 0;
-  for (const TargetRow& row : rows) {
+  for (const TargetRow& row : step.rows) {
+    const size_t num_kept = row.num_kept_tokens;
     if (row.first_token_idx != num_tokens || row.num_kept_tokens < 1 ||
-        row.num_kept_tokens > row.num_tokens) {
+        row.num_kept_tokens > row.num_tokens ||
+        row.next_ids.size() != num_kept ||
+        // All but the last are known.
+        std::count(row.next_ids.begin(), row.next_ids.end() - 1, -1) > 0 ||
+        row.block_table.size() * block_size_ <
+            row.first_position + size_t(row.num_tokens)) {
       violation_ = absl::StrCat("observed row of slot ", row.slot);
     }
     num_tokens += row.num_tokens;

@@ -28,7 +28,7 @@ class SimulatedDrafter : public Drafter {
   absl::Status Propose(absl::Span<const DraftSequence> sequences,
                        absl::Span<Draft> drafts) override;
   bool UsesTargetSteps() const override { return plan_.uses_target_steps; }
-  absl::Status ObserveStep(absl::Span<const TargetRow> rows) override;
+  absl::Status ObserveStep(const TargetStep& step) override;
   void End(uint64_t sequence_id, absl::Span<const int32_t> token_ids,
            int32_t num_prompt_tokens,
            absl::string_view cache_namespace) override;

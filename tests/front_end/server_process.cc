@@ -160,6 +160,11 @@ std::optional<int> ServerProcess::Terminate(absl::Duration timeout) {
   return WaitForExit(timeout);
 }
 
+void ServerProcess::CloseOutput() {
+  if (output_fd_ >= 0) close(output_fd_);
+  output_fd_ = -1;
+}
+
 std::string ServerProcess::ErrorText() const { return ReadFile(error_path_); }
 
 std::string ServerProcess::ProcFile(const char* name) const {

@@ -44,6 +44,7 @@ class ServerProcess {
   int ops_port() const { return ops_port_; }
   // Its standard output, to be read on.
   int output_fd() const { return output_fd_; }
+  void CloseOutput();
 
   bool IsAlive();
   void Signal(int signal);

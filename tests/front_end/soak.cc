@@ -10,12 +10,17 @@
 #include <string>
 #include <vector>
 
+#include "tests/front_end/attacks.h"
+#include "tests/front_end/failing_calls.h"
 #include "tests/front_end/figure.h"
+#include "tests/front_end/life.h"
 #include "tests/front_end/request_table.h"
 #include "tests/front_end/streams.h"
 
 namespace quire {
 namespace {
+
+constexpr char kHashServer[] = "tests/front_end/hash_server";
 
 struct Part {
   const char* name;
@@ -26,13 +31,30 @@ std::vector<Part> Parts(bool is_brief) {
   const double seconds = is_brief ? 8 : 60;
   const int num_tokens = static_cast<int>(seconds * 1000 / 30);
   return {
+      {"attacks", [] { return RunAttacks(/*is_full=*/true); }},
       {"bad_requests",
        [=] {
          return RunRequestTable(RequestTable::kBad, is_brief ? 20 : 100,
-                                "tests/front_end/hash_server");
+                                kHashServer);
        }},
       {"odd_requests",
        [] { return RunRequestTable(RequestTable::kOdd, 1, "cli/quire"); }},
+      {"failing_allocations",
+       [=] {
+         return RunFailingCalls(FaultKind::kAllocations, is_brief ? 4 : 1, 0,
+                                kHashServer);
+       }},
+      {"failing_system_calls",
+       [] {
+         return RunFailingCalls(FaultKind::kSystemCalls, 1, 0, kHashServer);
+       }},
+      {"disconnects", [] { return RunDisconnects(1000); }},
+      {"overload", [=] { return RunOverload(is_brief ? 5 : 30); }},
+      {"shutdowns", [] { return RunShutdowns(100, 256); }},
+      {"system_faults", [] { return RunSystemFaults(); }},
+      {"idle_program", [=] { return RunIdleProgram(is_brief ? 5 : 60); }},
+      {"many_requests",
+       [=] { return RunManyRequests(is_brief ? 200'000 : 1'000'000); }},
       {"streams_1024",
        [=] {
          return RunStreams({.num_streams = 1024, .num_tokens = num_tokens});

@@ -86,6 +86,8 @@ Input Parse(absl::string_view data) {
   input.num_choices = 1 + next() % 3;
   const size_t end = std::min(data.find('\xFF'), data.size());
   input.stop = std::string(data.substr(0, end));
+  // Requests are UTF-8: no stop string begins within a character.
+  if (!IsValidUtf8(input.stop)) input.stop.clear();
   data.remove_prefix(std::min(end + 1, data.size()));
   while (!data.empty()) {
     Input::Event& event = input.events.emplace_back();

@@ -73,12 +73,12 @@ class EdgeEngineImpl final : public EdgeEngine,
     {
       std::lock_guard<std::mutex> lock(mu_);
       is_stopping_ = true;
+      is_up_ = false;  // From here on the link is not used any more.
     }
     // Both call this object from threads of theirs.
     link_.reset();
     {
       std::lock_guard<std::mutex> lock(mu_);
-      is_up_ = false;
       EndAll(FinishReason::kAbort, absl::OkStatus());
     }
     local_.reset();
@@ -114,6 +114,7 @@ class EdgeEngineImpl final : public EdgeEngine,
   }
   EngineStats Stats() const override;
   absl::Status Health() const override { return local_->Health(); }
+  bool is_hanging() const override { return local_->is_hanging(); }
 
   absl::Status WaitForCloud(absl::Duration timeout) override {
     return link_->WaitForAnswer(timeout);
@@ -128,8 +129,7 @@ class EdgeEngineImpl final : public EdgeEngine,
     if (state.ok() || options_.offline == OfflinePolicy::kDraft) {
       return absl::OkStatus();
     }
-    return absl::UnavailableError(
-        absl::StrCat("no link to the cloud: ", state.message()));
+    return absl::UnavailableError("there is no link to the cloud");
   }
 
  private:
@@ -187,8 +187,7 @@ class EdgeEngineImpl final : public EdgeEngine,
   bool is_draining_ = false;
   bool is_up_ = false;
   LinkPeer cloud_;
-  absl::Status down_reason_ =
-      absl::UnavailableError("the link is being set up");
+  bool has_told_of_offline_ = false;  // Since the link was up.
   DraftAheadPolicy policy_{0};
   absl::Duration round_trip_;
   RequestId next_request_id_ = 1;
@@ -248,13 +247,13 @@ absl::Status EdgeEngineImpl::Submit(Request request) {
   }
   if (!is_up_) {
     if (options_.offline == OfflinePolicy::kError) {
-      return absl::UnavailableError(absl::StrCat(
-          "the model cannot be reached: ", down_reason_.message()));
+      // Why is in the log: users need not know where the cloud is.
+      return absl::UnavailableError("the model cannot be reached now");
     }
     QUIRE_RETURN_IF_ERROR(StartOffline(state.get()));
   } else {
     frame_.clear();
-    if (!AppendSubmit(state->request, &frame_)) {
+    if (!AppendSubmit(state->request, state->submitted_at, &frame_)) {
       return absl::InvalidArgumentError(
           "the request is too large for the link to the model");
     }
@@ -351,6 +350,7 @@ void EdgeEngineImpl::OnUp(const LinkPeer& cloud) {
   started_.wait(lock, [this] { return is_started_ || is_stopping_; });
   cloud_ = cloud;
   is_up_ = !is_stopping_;
+  has_told_of_offline_ = false;
   policy_ = DraftAheadPolicy(cloud.max_drafts);
 }
 
@@ -453,6 +453,23 @@ void EdgeEngineImpl::HandleCloudEvent(EdgeRequest* state, OutputEvent event) {
     }
     choice.heard_at = now;
   }
+  if (event.is_last) {
+    // The cloud has nothing more to say, also where it refused the request and
+    // named one choice only.
+    const absl::Status error =
+        event.error.ok() ? absl::InternalError("the model did not end it")
+                         : event.error;
+    int num_others = state->num_unfinished - 1;
+    for (int i = 0; num_others > 0; ++i) {
+      if (i == choice_idx || state->choices[i].is_finished) continue;
+      --num_others;
+      FinishChoice(state, i, FinishReason::kError, error);
+    }
+    if (!event.finish_reason.has_value()) {
+      event.finish_reason = FinishReason::kError;
+      event.error = error;
+    }
+  }
   if (event.finish_reason.has_value()) {
     Emit(state, std::move(event));  // May delete `state`.
     return;
@@ -467,10 +484,9 @@ void EdgeEngineImpl::HandleCloudEvent(EdgeRequest* state, OutputEvent event) {
   Draft(state, choice_idx);
 }
 
-void EdgeEngineImpl::OnDown(const absl::Status& reason) {
+void EdgeEngineImpl::OnDown(const absl::Status& /*reason*/) {
   std::lock_guard<std::mutex> lock(mu_);
   is_up_ = false;
-  down_reason_ = reason;
   ++num_breaks_;
   if (is_stopping_) return;
   std::vector<EdgeRequest*> cut;
@@ -522,6 +538,9 @@ Request EdgeEngineImpl::MakeLocalRequest(const EdgeRequest& state,
   local.cache_namespace = state.request.cache_namespace;
   local.arrival_time = clock_->Now();
   local.priority = state.request.priority;
+  local.owner = state.request.owner;
+  local.share_weight = state.request.share_weight;
+  local.deadline = state.request.deadline;
   return local;
 }
 
@@ -616,7 +635,7 @@ void EdgeEngineImpl::HandleDrafts(EdgeRequest* state, int choice_idx,
     }
     ++choice.draft_position;
   }
-  if (!drafts.token_ids.empty()) {
+  if (!drafts.token_ids.empty() && is_up_) {
     drafts.request_id = state->request.id;
     drafts.choice_idx = choice_idx;
     drafts.chain_no = choice.chain.chain_no();
@@ -650,6 +669,9 @@ absl::Status EdgeEngineImpl::StartOffline(EdgeRequest* state) {
           1, engine_options_.max_model_len -
                  static_cast<int64_t>(local.prompt_token_ids.size())));
   QUIRE_RETURN_IF_ERROR(local_->Submit(std::move(local)));
+  if (!std::exchange(has_told_of_offline_, true)) {
+    Notice("while there is no link, the draft model answers new requests");
+  }
   state->is_offline = true;
   state->offline_id = local_id;
   local_uses_[local_id] = {state->request.id, 0, /*is_draft=*/false};

@@ -184,7 +184,8 @@ class EdgeLinkImpl : public EdgeLink {
         Notice(absl::StrCat("the link to ", options_.url.host, ":",
                             options_.url.port, " is up: ", cloud->model_name,
                             " (quire ", cloud->software_version, ")"));
-        reason = Serve(&session);
+        // A link that broke is no refusal, whatever broke it.
+        reason = absl::UnavailableError(Serve(&session).message());
       }
       SetDown(reason);
       if (cloud.ok()) handler_->OnDown(reason);

@@ -58,8 +58,8 @@ class LinkDrafter : public Drafter {
   bool UsesTargetSteps() const override {
     return inner_ != nullptr && inner_->UsesTargetSteps();
   }
-  absl::Status ObserveStep(absl::Span<const TargetRow> rows) override {
-    return inner_ == nullptr ? absl::OkStatus() : inner_->ObserveStep(rows);
+  absl::Status ObserveStep(const TargetStep& step) override {
+    return inner_ == nullptr ? absl::OkStatus() : inner_->ObserveStep(step);
   }
   void End(uint64_t sequence_id, absl::Span<const int32_t> token_ids,
            int32_t num_prompt_tokens,

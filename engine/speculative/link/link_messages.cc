@@ -22,6 +22,7 @@ constexpr size_t kMaxDraftsBytes = 32 + kMaxLinkDrafts * 8;
 constexpr size_t kMaxEventBytes = 16 << 20;
 // Ids are at most those of a vocabulary: sets of them take memory for each.
 constexpr int32_t kMaxTokenId = 1 << 24;
+constexpr int64_t kNoDeadline = std::numeric_limits<int64_t>::max();
 
 template <int kNumBytes>
 struct UnsignedOf;
@@ -228,7 +229,7 @@ void VisitSampling(Wire& wire, SamplingParams& params) {
 }
 
 template <typename Wire>
-void VisitRequest(Wire& wire, Request& request) {
+void VisitRequest(Wire& wire, absl::Time now, Request& request) {
   wire.Number(request.id);
   uint8_t kind = static_cast<uint8_t>(request.kind);
   wire.Number(kind);
@@ -242,6 +243,15 @@ void VisitRequest(Wire& wire, Request& request) {
   wire.Text(request.cache_namespace);
   wire.Number(request.priority);
   wire.Bool(request.continues_call);
+  // Clocks differ: what is left of the time travels.
+  int64_t micros = request.deadline == absl::InfiniteFuture()
+                       ? kNoDeadline
+                       : absl::ToInt64Microseconds(request.deadline - now);
+  wire.Number(micros);
+  if constexpr (Wire::kIsReader) {
+    request.deadline = micros == kNoDeadline ? absl::InfiniteFuture()
+                                             : now + absl::Microseconds(micros);
+  }
 }
 
 template <typename Wire>
@@ -428,10 +438,12 @@ void AppendRefusal(const absl::Status& reason, std::string* out) {
       out);
 }
 
-bool AppendSubmit(const Request& request, std::string* out) {
+bool AppendSubmit(const Request& request, absl::Time now, std::string* out) {
   return AppendFrame(
       LinkFrameType::kSubmit,
-      [&request](Writer& w) { VisitRequest(w, const_cast<Request&>(request)); },
+      [&request, now](Writer& w) {
+        VisitRequest(w, now, const_cast<Request&>(request));
+      },
       out);
 }
 
@@ -481,10 +493,10 @@ absl::Status ParseRefusal(absl::string_view payload) {
   return reason;
 }
 
-absl::StatusOr<Request> ParseSubmit(absl::string_view payload) {
+absl::StatusOr<Request> ParseSubmit(absl::string_view payload, absl::Time now) {
   Reader reader(payload);
   Request request;
-  VisitRequest(reader, request);
+  VisitRequest(reader, now, request);
   if (!reader.AtEnd()) return Malformed("Submit");
   return request;
 }

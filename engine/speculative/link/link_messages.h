@@ -30,6 +30,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "engine/request.h"
 
 namespace quire {
@@ -110,8 +111,9 @@ void AppendHello(const LinkPeer& peer, std::string* out);
 void AppendWelcome(const LinkPeer& peer, std::string* out);
 void AppendRefusal(const absl::Status& reason, std::string* out);
 // What travels of the request: id, kind, prompt, sampling, n, namespace,
-// priority. False, and nothing is appended, if that is too large for a frame.
-bool AppendSubmit(const Request& request, std::string* out);
+// priority, and how long after `now` its deadline is. False, and nothing is
+// appended, if that is too large for a frame.
+bool AppendSubmit(const Request& request, absl::Time now, std::string* out);
 void AppendAbort(const LinkAbort& abort, std::string* out);
 void AppendDrafts(const LinkDrafts& drafts, std::string* out);
 // Everything but the times. False as above.
@@ -124,7 +126,7 @@ absl::StatusOr<LinkPeer> ParseHello(absl::string_view payload);
 absl::StatusOr<LinkPeer> ParseWelcome(absl::string_view payload);
 // Never OK: the reason, or that it could not be read.
 absl::Status ParseRefusal(absl::string_view payload);
-absl::StatusOr<Request> ParseSubmit(absl::string_view payload);
+absl::StatusOr<Request> ParseSubmit(absl::string_view payload, absl::Time now);
 absl::StatusOr<LinkAbort> ParseAbort(absl::string_view payload);
 absl::StatusOr<LinkDrafts> ParseDrafts(absl::string_view payload);
 absl::StatusOr<OutputEvent> ParseEvent(absl::string_view payload);

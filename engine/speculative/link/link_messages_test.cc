@@ -14,6 +14,9 @@
 namespace quire {
 namespace {
 
+const absl::Time kNow = absl::FromUnixSeconds(1000);
+const absl::Time kLater = absl::FromUnixSeconds(5000);
+
 Request FullRequest() {
   Request request;
   request.id = 0x1122334455667788;
@@ -53,6 +56,7 @@ Request FullRequest() {
   request.cache_namespace = std::string("key\n\0salt", 9);
   request.priority = -3;
   request.continues_call = true;
+  request.deadline = kNow + absl::Seconds(3);
   return request;
 }
 
@@ -98,11 +102,11 @@ void ExpectSame(const SamplingParams& found, const SamplingParams& expected) {
 TEST(LinkMessagesTest, RequestsKeepEveryField) {
   for (const Request& request : {FullRequest(), Request()}) {
     std::string bytes;
-    ASSERT_TRUE(AppendSubmit(request, &bytes));
+    ASSERT_TRUE(AppendSubmit(request, kNow, &bytes));
     LinkFrameReader reader;
     const auto frame = Only(reader, bytes);
     EXPECT_EQ(frame.type, LinkFrameType::kSubmit);
-    const auto found = ParseSubmit(frame.payload);
+    const auto found = ParseSubmit(frame.payload, kLater);
     ASSERT_TRUE(found.ok()) << found.status();
     EXPECT_EQ(found->id, request.id);
     EXPECT_EQ(found->kind, request.kind);
@@ -112,6 +116,8 @@ TEST(LinkMessagesTest, RequestsKeepEveryField) {
     EXPECT_EQ(found->cache_namespace, request.cache_namespace);
     EXPECT_EQ(found->priority, request.priority);
     EXPECT_EQ(found->continues_call, request.continues_call);
+    // By the reader's clock.
+    EXPECT_EQ(found->deadline - kLater, request.deadline - kNow);
   }
 }
 
@@ -230,7 +236,7 @@ TEST(LinkMessagesTest, WhatIsTooLargeIsNotSent) {
   Request request;
   request.prompt_token_ids.assign(3 << 20, 1);
   std::string bytes = "before";
-  EXPECT_FALSE(AppendSubmit(request, &bytes));
+  EXPECT_FALSE(AppendSubmit(request, kNow, &bytes));
   EXPECT_EQ(bytes, "before");
 }
 
@@ -267,7 +273,7 @@ TEST(LinkMessagesTest, RefusesFramesThatAreNone) {
 // refused, but never more memory than the bytes could ask for.
 TEST(LinkMessagesTest, MutationsNeverHurt) {
   std::vector<std::string> seeds(3);
-  AppendSubmit(FullRequest(), &seeds[0]);
+  AppendSubmit(FullRequest(), kNow, &seeds[0]);
   AppendEvent(FullEvent(), &seeds[1]);
   AppendHello({"1", "m", {1, 2, 3}, 4, 5, 6}, &seeds[2]);
   AppendDrafts({9, 1, 7, 20, {4, 5}, {0.5f, 1.0f}}, &seeds[2]);
@@ -301,7 +307,7 @@ TEST(LinkMessagesTest, MutationsNeverHurt) {
       if (!frame.ok() || !frame->has_value()) break;
       const absl::string_view payload = (*frame)->payload;
       const bool is_parsed =
-          ParseSubmit(payload).ok() + ParseEvent(payload).ok() +
+          ParseSubmit(payload, kLater).ok() + ParseEvent(payload).ok() +
           ParseHello(payload).ok() + ParseDrafts(payload).ok() +
           ParseAbort(payload).ok() + ParsePing(payload).ok();
       EXPECT_FALSE(ParseRefusal(payload).ok());
@@ -315,13 +321,13 @@ TEST(LinkMessagesTest, MutationsNeverHurt) {
 
 TEST(LinkMessagesTest, EveryTruncationIsRefused) {
   std::string bytes;
-  AppendSubmit(FullRequest(), &bytes);
+  AppendSubmit(FullRequest(), kNow, &bytes);
   const absl::string_view payload =
       absl::string_view(bytes).substr(kLinkHeaderBytes);
   for (size_t size = 0; size < payload.size(); ++size) {
-    EXPECT_FALSE(ParseSubmit(payload.substr(0, size)).ok()) << size;
+    EXPECT_FALSE(ParseSubmit(payload.substr(0, size), kLater).ok()) << size;
   }
-  EXPECT_FALSE(ParseSubmit(std::string(payload) + "x").ok());
+  EXPECT_FALSE(ParseSubmit(std::string(payload) + "x", kLater).ok());
 }
 
 }  // namespace

@@ -1,0 +1,133 @@
+#include "cli/edge.h"
+
+#include <xxhash.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "cli/version.h"
+#include "engine/base/status.h"
+
+namespace quire {
+
+VocabularyDigest DigestVocabulary(const Tokenizer& tokenizer) {
+  VocabularyDigest digest;
+  for (int32_t id = tokenizer.vocab_size(); id > 0; --id) {
+    if (tokenizer.IdToToken(id - 1).empty()) continue;
+    digest.num_tokens = id;
+    break;
+  }
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(
+      XXH3_createState(), &XXH3_freeState);
+  QUIRE_CHECK(state != nullptr);
+  XXH3_128bits_reset(state.get());
+  for (int32_t id = 0; id < digest.num_tokens; ++id) {
+    const std::string token = tokenizer.IdToToken(id);
+    // The length first, so that borders count.
+    const uint32_t size = static_cast<uint32_t>(token.size());
+    XXH3_128bits_update(state.get(), &size, sizeof(size));
+    XXH3_128bits_update(state.get(), token.data(), token.size());
+  }
+  const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
+  digest.high = hash.high64;
+  digest.low = hash.low64;
+  return digest;
+}
+
+LinkPeer MakeLinkPeer(const Session& session) {
+  LinkPeer peer;
+  peer.software_version = kVersion;
+  peer.model_name = session.model_name;
+  peer.vocabulary = DigestVocabulary(*session.tokenizer);
+  peer.max_model_len = session.engine_options.max_model_len;
+  peer.vocab_size = session.engine_options.vocab_size;
+  peer.max_drafts = session.engine_options.num_speculative_tokens;
+  return peer;
+}
+
+absl::Status CheckLinkOptions(const ServeOptions& options) {
+  if (options.verify_url.empty()) {
+    for (const auto& [name, value] :
+         {std::pair("--verify-api-key-file", options.verify_api_key_file),
+          std::pair("--verify-ca", options.verify_ca_file)}) {
+      if (!value.empty()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(name, " needs --verify-url"));
+      }
+    }
+    return absl::OkStatus();
+  }
+  if (const auto url = ParseLinkUrl(options.verify_url); !url.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--verify-url ", url.status().message()));
+  }
+  if (!options.model.speculative_model.empty() ||
+      !options.model.speculative_config.empty()) {
+    return absl::InvalidArgumentError(
+        "--verify-url: the edge's own model is the draft model; what else is "
+        "to draft belongs to the cloud's options");
+  }
+  if (options.model.enable_verify_link) {
+    return absl::InvalidArgumentError(
+        "--enable-verify-link and --verify-url: an edge draws no tokens that "
+        "others could rely on");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
+    const ServeOptions& options, const Session& session) {
+  EdgeEngineOptions edge;
+  QUIRE_ASSIGN_OR_RETURN(edge.link.url, ParseLinkUrl(options.verify_url));
+  edge.link.ca_file = options.verify_ca_file;
+  edge.link.api_key_file = options.verify_api_key_file;
+  edge.link.peer = MakeLinkPeer(session);
+  edge.link.on_notice = [](const std::string& line) {
+    absl::FPrintF(stderr, "quire: %s\n", line);
+  };
+  edge.offline = options.offline == "draft" ? OfflinePolicy::kDraft
+                                            : OfflinePolicy::kError;
+  edge.max_requests = options.model.max_num_queued_reqs;
+  // Another stream than the engine's own: these seeds go to the cloud.
+  edge.random_seed = session.engine_options.random_seed ^ 0xED6E;
+  return edge;
+}
+
+std::string EdgeMetrics(const EdgeLinkStats& stats,
+                        const std::string& model_name) {
+  std::string label;
+  for (const char c : model_name) {
+    if (c == '"' || c == '\\') label += '\\';
+    if (c == '\n') {
+      label += "\\n";
+    } else {
+      label += c;
+    }
+  }
+  std::string out;
+  const auto add = [&](const char* name, const char* type, const char* help,
+                       double value) {
+    absl::StrAppendFormat(&out,
+                          "# HELP %s %s\n# TYPE %s %s\n%s{model_name=\"%s\"} "
+                          "%.9g\n",
+                          name, help, name, type, name, label, value);
+  };
+  add("quire:verify_link_up", "gauge", "1 while the link to the cloud is up",
+      stats.is_up ? 1 : 0);
+  add("quire:verify_link_round_trip_seconds", "gauge",
+      "The last round trip of the link",
+      absl::ToDoubleSeconds(stats.round_trip));
+  add("quire:verify_link_breaks_total", "counter",
+      "Times that the link broke while it was up", stats.num_breaks);
+  add("quire:verify_link_draft_tokens_total", "counter",
+      "Drafts sent to the cloud", stats.num_draft_tokens_sent);
+  add("quire:offline_requests_total", "counter",
+      "Requests that the draft model answered or went on with",
+      stats.num_offline_requests);
+  return out;
+}
+
+}  // namespace quire

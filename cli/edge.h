@@ -1,0 +1,36 @@
+// Both ends of a verify link, from command-line options.
+#ifndef QUIRE_CLI_EDGE_H_
+#define QUIRE_CLI_EDGE_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cli/options.h"
+#include "cli/session.h"
+#include "engine/speculative/link/edge_engine.h"
+#include "engine/speculative/link/link_messages.h"
+#include "tokenizer/tokenizer.h"
+
+namespace quire {
+
+VocabularyDigest DigestVocabulary(const Tokenizer& tokenizer);
+
+// What this side of a link says of itself.
+LinkPeer MakeLinkPeer(const Session& session);
+
+// Whether the options about links fit each other; INVALID_ARGUMENT naming one.
+// Before the model is loaded.
+absl::Status CheckLinkOptions(const ServeOptions& options);
+
+// Of an edge. Requires: CheckLinkOptions.
+absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
+    const ServeOptions& options, const Session& session);
+
+// In Prometheus' text format.
+std::string EdgeMetrics(const EdgeLinkStats& stats,
+                        const std::string& model_name);
+
+}  // namespace quire
+
+#endif  // QUIRE_CLI_EDGE_H_

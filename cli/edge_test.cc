@@ -1,0 +1,72 @@
+#include "cli/edge.h"
+
+#include <string>
+
+#include "gtest/gtest.h"
+#include "server/fake_tokenizer.h"
+
+namespace quire {
+namespace {
+
+// FakeTokenizer with another spelling of one token, and padded.
+class ChangedTokenizer : public FakeTokenizer {
+ public:
+  ChangedTokenizer(int32_t changed_id, int32_t padding)
+      : changed_id_(changed_id), padding_(padding) {}
+  std::string IdToToken(int32_t id) const override {
+    return id == changed_id_ ? "changed" : FakeTokenizer::IdToToken(id);
+  }
+  int32_t vocab_size() const override {
+    return FakeTokenizer::kVocabSize + padding_;
+  }
+
+ private:
+  const int32_t changed_id_;
+  const int32_t padding_;
+};
+
+TEST(EdgeTest, DigestsTellVocabulariesApart) {
+  const VocabularyDigest digest = DigestVocabulary(FakeTokenizer());
+  EXPECT_EQ(digest.num_tokens, FakeTokenizer::kVocabSize);
+  EXPECT_EQ(DigestVocabulary(FakeTokenizer()), digest);
+  // Ids without a text at the end pad a vocabulary.
+  EXPECT_EQ(DigestVocabulary(ChangedTokenizer(-1, 100)), digest);
+  for (const int32_t id :
+       {0, 255, FakeTokenizer::kEos, FakeTokenizer::kVocabSize - 1,
+        FakeTokenizer::kVocabSize}) {
+    EXPECT_NE(DigestVocabulary(ChangedTokenizer(id, 1)), digest) << id;
+  }
+}
+
+TEST(EdgeTest, ChecksOptions) {
+  ServeOptions options;
+  EXPECT_TRUE(CheckLinkOptions(options).ok());
+  options.verify_ca_file = "x";
+  EXPECT_FALSE(CheckLinkOptions(options).ok());
+  options.verify_url = "https://cloud";
+  EXPECT_TRUE(CheckLinkOptions(options).ok());
+  options.verify_url = "cloud";
+  EXPECT_FALSE(CheckLinkOptions(options).ok());
+  options.verify_url = "https://cloud";
+  options.model.speculative_model = "[ngram]";
+  EXPECT_FALSE(CheckLinkOptions(options).ok());
+  options.model.speculative_model.clear();
+  options.model.enable_verify_link = true;
+  EXPECT_FALSE(CheckLinkOptions(options).ok());
+}
+
+TEST(EdgeTest, MetricsEscapeTheName) {
+  EdgeLinkStats stats;
+  stats.is_up = true;
+  stats.num_breaks = 3;
+  const std::string text = EdgeMetrics(stats, "a\"b\\c\nd");
+  EXPECT_NE(
+      text.find("quire:verify_link_up{model_name=\"a\\\"b\\\\c\\nd\"} 1\n"),
+      std::string::npos)
+      << text;
+  EXPECT_NE(text.find("quire:verify_link_breaks_total{model_name=\"a"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,147 @@
+#include "engine/model/draft_head_config.h"
+
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/base/status.h"
+#include "engine/model/json_fields.h"
+#include "engine/weights/mapped_file.h"
+#include "nlohmann/json.hpp"
+
+namespace quire {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxConfigBytes = 1 << 20;
+constexpr int kNumTaps = 3;
+
+// The layers that the published heads were trained on: after the second one, in
+// the middle, and three before the end (EAGLE's ea_model; vLLM's
+// get_eagle3_aux_hidden_state_layers).
+std::vector<int> DefaultTaps(int num_layers) {
+  return {2, num_layers / 2, num_layers - 3};
+}
+
+absl::StatusOr<std::vector<int>> ReadTaps(JsonFields& fields,
+                                          const std::string& path,
+                                          int num_layers) {
+  std::vector<int64_t> layers;
+  QUIRE_ASSIGN_OR_RETURN(const json* eagle, fields.Object("eagle_config"));
+  if (eagle != nullptr) {
+    JsonFields inner(*eagle, path, "eagle_config.");
+    QUIRE_ASSIGN_OR_RETURN(const auto uses_them,
+                           inner.Bool("use_aux_hidden_state"));
+    if (!uses_them.value_or(true)) {
+      return inner.Error("use_aux_hidden_state", "false is not supported");
+    }
+    QUIRE_ASSIGN_OR_RETURN(
+        layers,
+        inner.Ints("eagle_aux_hidden_state_layer_ids", 0, num_layers - 1));
+    if (!layers.empty() && layers.size() != kNumTaps) {
+      return inner.Error("eagle_aux_hidden_state_layer_ids",
+                         "must have 3 layers");
+    }
+  }
+  if (!layers.empty()) return std::vector<int>(layers.begin(), layers.end());
+  std::vector<int> taps = DefaultTaps(num_layers);
+  if (taps.back() < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": eagle_config names no layers, and the model has only ",
+        num_layers));
+  }
+  return taps;
+}
+
+}  // namespace
+
+absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
+                                                 const ModelConfig& target) {
+  const std::string path = absl::StrCat(directory, "/config.json");
+  QUIRE_ASSIGN_OR_RETURN(const std::string text,
+                         ReadTextFile(path, kMaxConfigBytes));
+  json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!document.is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": not a valid JSON object"));
+  }
+  DraftHeadConfig config;
+  JsonFields fields(document, path);
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> architectures,
+                         fields.Strings("architectures"));
+  // LlamaForCausalLMEagle3, Eagle3LlamaForCausalLM.
+  if (architectures.size() != 1 ||
+      !absl::StrContains(architectures[0], "Eagle3") ||
+      !absl::StrContains(architectures[0], "Llama")) {
+    return fields.Error("architectures",
+                        "no EAGLE-3 head of Llama's kind "
+                        "(LlamaForCausalLMEagle3)");
+  }
+  QUIRE_ASSIGN_OR_RETURN(
+      config.taps,
+      ReadTaps(fields, path, static_cast<int>(target.layers.size())));
+  QUIRE_ASSIGN_OR_RETURN(const auto draft_vocab_size,
+                         fields.Int("draft_vocab_size", 1, 1 << 24));
+  QUIRE_ASSIGN_OR_RETURN(const auto target_hidden_size,
+                         fields.Int("target_hidden_size", 1, 1 << 17));
+  QUIRE_ASSIGN_OR_RETURN(const auto norm_before_residual,
+                         fields.Bool("norm_before_residual"));
+  config.norm_before_residual = norm_before_residual.value_or(false);
+  // The rest is as of a Llama.
+  document["architectures"] = {"LlamaForCausalLM"};
+  for (const char* name : {"draft_vocab_size", "target_hidden_size",
+                           "norm_before_residual", "eagle_config"}) {
+    document.erase(name);
+  }
+  QUIRE_ASSIGN_OR_RETURN(
+      config.model,
+      ParseModelConfig(
+          document.dump(-1, ' ', false, json::error_handler_t::replace), path));
+  if (config.model.layers.size() != 1) {
+    return fields.Error("num_hidden_layers", "must be 1");
+  }
+  if (config.model.vocab_size != target.vocab_size) {
+    return fields.Error("vocab_size",
+                        absl::StrCat("is ", config.model.vocab_size,
+                                     ", the model's is ", target.vocab_size));
+  }
+  config.num_input_ids = target.vocab_size;
+  config.target_hidden_size =
+      static_cast<int>(target_hidden_size.value_or(config.model.hidden_size));
+  if (config.target_hidden_size != target.hidden_size) {
+    return fields.Error(
+        target_hidden_size ? "target_hidden_size" : "hidden_size",
+        absl::StrCat("is ", config.target_hidden_size, ", the model's is ",
+                     target.hidden_size));
+  }
+  config.model.vocab_size =
+      static_cast<int>(draft_vocab_size.value_or(target.vocab_size));
+  if (config.model.vocab_size > target.vocab_size) {
+    return fields.Error(
+        "draft_vocab_size",
+        absl::StrCat("is ", config.model.vocab_size,
+                     ", the model's vocabulary has ", target.vocab_size));
+  }
+  return config;
+}
+
+absl::StatusOr<DraftHeadConfig> MakeMtpConfig(const std::string& path,
+                                              const ModelConfig& target) {
+  if (target.num_mtp_layers < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": the model has no layers that draft (MTP, as MiMo-7B has)"));
+  }
+  DraftHeadConfig config;
+  config.kind = DraftHeadKind::kMtp;
+  config.model = target;
+  config.model.layers = {target.layers.back()};
+  config.model.layers[0].sliding_window = 0;
+  config.num_input_ids = target.vocab_size;
+  config.target_hidden_size = target.hidden_size;
+  config.taps = {-1};  // ModelOptions::kAfterFinalNorm
+  return config;
+}
+
+}  // namespace quire

@@ -1,0 +1,212 @@
+"""An edge and its cloud as processes."""
+
+import json
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+
+import openai
+import pytest
+from conftest import BINARY, Server, wait_until
+
+KEY = "an-edge-key"
+PROMPT = "Write a short story about a lighthouse."
+
+
+def get(url):
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def metric(server, name):
+    for line in get(server.url + "/metrics")[1].splitlines():
+        if line.startswith(name + "{"):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(f"no metric {name}")
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(KEY + "\n")
+    return str(path)
+
+
+def start_cloud(*args):
+    return Server("--api-key", KEY, "--enable-verify-link", "-t", "1", *args)
+
+
+def start_edge(cloud, key_file, *args):
+    return Server(
+        "--verify-url", cloud.url, "--verify-api-key-file", key_file,
+        "-t", "1", *args,
+    )  # fmt: skip
+
+
+def ask(client, **options):
+    answer = client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": PROMPT}],
+        max_tokens=60,
+        logprobs=True,
+        top_logprobs=2,
+        **options,
+    )
+    return [
+        (
+            choice.message.content,
+            choice.finish_reason,
+            [(t.token, t.logprob) for t in choice.logprobs.content],
+        )
+        for choice in answer.choices
+    ]
+
+
+def test_answers_are_those_of_the_cloud(key_file):
+    # In f32 the cloud's logits do not depend on what is verified beside.
+    cloud = start_cloud("--dtype", "float32")
+    edge = start_edge(cloud, key_file)
+    try:
+        assert get(edge.url + "/health/ready") == (200, '{"status":"ok"}')
+        alone, linked = cloud.client(KEY), edge.client()
+        for options in (
+            {"temperature": 0},
+            {"temperature": 0.9, "seed": 5, "n": 3},
+            {"temperature": 1, "seed": 6, "presence_penalty": 0.7},
+            {"temperature": 0.8, "seed": 7, "stop": ["the"]},
+        ):
+            assert ask(linked, **options) == ask(alone, **options)
+        assert metric(edge, "quire:verify_link_up") == 1
+        assert metric(edge, "quire:verify_link_round_trip_seconds") > 0
+        assert metric(edge, "quire:offline_requests_total") == 0
+    finally:
+        assert edge.stop() == 0
+        assert cloud.stop() == 0
+
+
+def test_an_edge_without_its_cloud(key_file):
+    cloud = start_cloud()
+    strict = start_edge(cloud, key_file)
+    lenient = start_edge(cloud, key_file, "--offline", "draft")
+    try:
+        # A cloud that dies in the middle of answers.
+        streams = {}
+
+        def read(name, server):
+            pieces, fingerprints, error = "", set(), None
+            try:
+                for chunk in server.client().completions.create(
+                    model="demo",
+                    prompt="Once",
+                    max_tokens=1900,
+                    stream=True,
+                    seed=1,
+                    extra_body={"ignore_eos": True},
+                ):
+                    pieces += chunk.choices[0].text
+                    fingerprints.add(chunk.system_fingerprint)
+                    if not started[name].is_set():
+                        started[name].set()
+            except openai.APIError as raised:
+                error = raised
+            streams[name] = (pieces, fingerprints, error)
+
+        started = {"strict": threading.Event(), "lenient": threading.Event()}
+        threads = [
+            threading.Thread(target=read, args=("strict", strict)),
+            threading.Thread(target=read, args=("lenient", lenient)),
+        ]
+        for thread in threads:
+            thread.start()
+        for event in started.values():
+            assert event.wait(30)
+        cloud.process.kill()
+        for thread in threads:
+            thread.join(60)
+        pieces, fingerprints, error = streams["strict"]
+        assert pieces and error is not None and "link" in str(error)
+        assert fingerprints == {None}
+        pieces, fingerprints, error = streams["lenient"]
+        assert pieces and error is None
+        assert fingerprints == {None, "draft-model-offline"}
+
+        # New requests.
+        assert get(strict.url + "/health/ready")[0] == 503
+        assert get(strict.url + "/health/live")[0] == 200
+        with pytest.raises(openai.InternalServerError) as refused:
+            ask(strict.client())
+        assert refused.value.status_code == 503
+        status, body = get(lenient.url + "/health/ready")
+        assert status == 200 and "offline" in json.loads(body)["status"]
+        answer = lenient.client().completions.create(
+            model="demo", prompt="Hello", max_tokens=4
+        )
+        assert answer.system_fingerprint == "draft-model-offline"
+        assert metric(lenient, "quire:offline_requests_total") == 2
+        assert metric(lenient, "quire:verify_link_breaks_total") == 1
+
+        # The cloud comes back where it was.
+        again = subprocess.Popen(
+            [str(BINARY), "serve", "--port", str(cloud.port), "--api-key", KEY,
+             "--enable-verify-link", "-t", "1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            for edge in (strict, lenient):
+                wait_until(
+                    lambda: get(edge.url + "/health/ready")
+                    == (200, '{"status":"ok"}'),
+                    timeout=60,
+                )
+                assert ask(edge.client(), temperature=0)
+        finally:
+            again.terminate()
+            again.wait(60)
+    finally:
+        strict.stop()
+        lenient.stop()
+        cloud.process.communicate()
+
+
+def run(*args):
+    return subprocess.run(
+        [str(BINARY), "serve", "--port", "0", "-t", "1", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_what_is_refused(key_file, tmp_path):
+    cloud = start_cloud()
+    plain = Server("-t", "1")
+    try:
+        wrong = tmp_path / "wrong"
+        wrong.write_text("wrong\n")
+        answer = run("--verify-url", cloud.url, "--verify-api-key-file", str(wrong))
+        assert answer.returncode == 64 and "401" in answer.stderr
+        answer = run("--verify-url", cloud.url)
+        assert answer.returncode == 64 and "401" in answer.stderr
+        # A server that accepts no links.
+        answer = run("--verify-url", plain.url)
+        assert answer.returncode == 65 and "--enable-verify-link" in answer.stderr
+        # Options that do not fit.
+        for options in (
+            ["--verify-url", "cloud.example"],
+            ["--verify-url", cloud.url, "--speculative-model", "[ngram]"],
+            ["--verify-url", cloud.url, "--enable-verify-link"],
+            ["--verify-ca", "x.pem"],
+        ):
+            answer = run(*options)
+            assert answer.returncode == 64 and "--verify" in answer.stderr
+        # Whoever is no edge gets an answer.
+        assert get(plain.url + "/v1/verify")[0] == 404
+        assert get(cloud.url + "/v1/verify")[0] == 401
+    finally:
+        assert cloud.stop() == 0
+        assert plain.stop() == 0

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The tests under a sanitizer, built with clang-19: `run.sh asan [ARGUMENT...]`
+# (addresses, leaks and undefined behaviour) or `run.sh tsan` (data races).
+# Arguments go to `bazel test`; those that name targets take the place of the
+# list below. Exits non-zero if a test fails or a sanitizer finds something.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+kind=$1
+shift
+command -v clang-19 >/dev/null || { echo "sanitizers: needs tools/setup.sh --dev" >&2; exit 69; }
+
+# Left out of both: what runs device code that nvcc has compiled, without the
+# sanitizer.
+targets=(//... -//tests/gpu/...)
+if [[ $kind == tsan ]]; then
+  # What has threads. Left out: the emulated GPU, whose fibers switch stacks that
+  # this sanitizer is not told of.
+  targets=(
+    //server/... //engine/... //cli/... //kernels/cpu/... //tests/ranks/...
+    //tests/engine_simulation/... //tests:engine_equivalence_test
+    //tests:equivalence_test //tests:tensor_parallel_test
+  )
+fi
+options=()
+given=()
+for argument in "$@"; do
+  case "$argument" in
+    // | //* | -//*) given+=("$argument") ;;
+    *) options+=("$argument") ;;
+  esac
+done
+((${#given[@]} == 0)) || targets=("${given[@]}")
+
+# Of the packages' libraries only: nothing of ours is suppressed.
+suppressions=$PWD/tools/sanitizers/tsan.supp
+# An output base of its own: another compiler would throw away the other's.
+export CC=clang-19
+bazel --output_base="${QUIRE_SANITIZER_DIR:-$HOME/.cache/quire/sanitizers}/$kind" \
+  test --config="$kind" --symlink_prefix=/ --keep_going --test_timeout=3600 \
+  --test_env=ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 \
+  --test_env=UBSAN_OPTIONS=print_stacktrace=1 \
+  --test_env="TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$suppressions" \
+  --sandbox_add_mount_pair="$suppressions" \
+  "${options[@]}" -- "${targets[@]}"
