@@ -1,7 +1,7 @@
 // Several emulated GPUs, a thread each, over the host's communicators: all
 // ranks agree to the bit, and their answers are one GPU's but for the rounding
 // of the ranks' parts to 16 bits.
-#include <unistd.h>
+#include <stdlib.h>
 
 #include <cmath>
 #include <filesystem>
@@ -25,14 +25,17 @@ namespace fs = std::filesystem;
 constexpr double kMaxError = 0.1;
 constexpr int kNumGenerated = 3;
 
+// A new one: shards of a test are processes of one number in sandboxes that may
+// share what is temporary.
+fs::path MakeDirectory() {
+  std::string path = testing::TempDir() + "/cuda_parallel_XXXXXX";
+  EXPECT_NE(mkdtemp(path.data()), nullptr);
+  return path;
+}
+
 class CudaRanksTest : public testing::Test {
  protected:
-  CudaRanksTest()
-      : directory_(fs::path(testing::TempDir()) /
-                   absl::StrCat("cuda_parallel_", ::getpid())) {
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-  }
+  CudaRanksTest() : directory_(MakeDirectory()) {}
   ~CudaRanksTest() override { fs::remove_all(directory_); }
 
   // A prompt in two chunks, then decodes: greedy with reports (whole rows of

@@ -1,7 +1,7 @@
 // What several ranks compute together against what one computes, in f32 on the
 // CPU and under the real engine: the same tokens, greedy and sampled, and
 // log-probabilities within 1e-5, with chunked prefill and the prefix cache on.
-#include <unistd.h>
+#include <stdlib.h>
 
 #include <cmath>
 #include <cstdint>
@@ -246,14 +246,17 @@ void ExpectFirstTokensNear(const Answers& found, const Answers& expected) {
   }
 }
 
+// A new one: shards of a test are processes of one number in sandboxes that may
+// share what is temporary.
+fs::path MakeDirectory() {
+  std::string path = testing::TempDir() + "/tensor_parallel_XXXXXX";
+  EXPECT_NE(mkdtemp(path.data()), nullptr);
+  return path;
+}
+
 class TensorParallelTest : public testing::Test {
  protected:
-  TensorParallelTest()
-      : directory_(fs::path(testing::TempDir()) /
-                   absl::StrCat("tensor_parallel_", ::getpid())) {
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-  }
+  TensorParallelTest() : directory_(MakeDirectory()) {}
   ~TensorParallelTest() override { fs::remove_all(directory_); }
 
   // The file's name behind the directory's; empty: the directory.

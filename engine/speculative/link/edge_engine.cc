@@ -114,6 +114,7 @@ class EdgeEngineImpl final : public EdgeEngine,
   }
   EngineStats Stats() const override;
   absl::Status Health() const override { return local_->Health(); }
+  bool is_hanging() const override { return local_->is_hanging(); }
 
   absl::Status WaitForCloud(absl::Duration timeout) override {
     return link_->WaitForAnswer(timeout);
