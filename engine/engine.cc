@@ -397,7 +397,13 @@ void Engine::DescribeRows(const StepResult& result,
       } else if (it != sampled.end() &&
                  position - num_known < it->second->tokens.size()) {
         id = it->second->tokens[position - num_known].token_id;
-        row.has_drawn = k == row.num_kept_tokens;
+        // Its sequence ends by it, and what follows is not looked at.
+        if (id < 0 || id >= options_.vocab_size) {
+          id = -1;
+          row.num_kept_tokens = k;
+        } else {
+          row.has_drawn = k == row.num_kept_tokens;
+        }
       }
       next_ids_.push_back(id);
     }

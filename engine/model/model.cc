@@ -48,17 +48,16 @@ absl::Status CheckTensorParallelSize(const ModelConfig& config, int size) {
 absl::StatusOr<IndexRange> LayersOfStage(const ModelConfig& config,
                                          ShardSpec stage) {
   if (config.layers.empty()) return StageLayers(0, stage, 0);
-  const double hidden_size = config.hidden_size;
   const LayerConfig& layer = config.layers[0];
   const bool is_gated = layer.activation == MlpActivation::kSwiGlu ||
                         layer.activation == MlpActivation::kGeGlu;
+  // Of each column of the hidden state.
   const double layer_weights =
-      hidden_size *
-      (2.0 * (layer.num_heads + layer.num_kv_heads) * layer.head_dim +
-       (is_gated ? 3.0 : 2.0) * layer.intermediate_size);
+      2.0 * (layer.num_heads + layer.num_kv_heads) * layer.head_dim +
+      (is_gated ? 3.0 : 2.0) * layer.intermediate_size;
   // Logits are computed of every token of a decode, and of the last one of a
   // prompt: half of their product stands for both.
-  const double head_weights = 0.5 * hidden_size * config.vocab_size;
+  const double head_weights = 0.5 * config.vocab_size;
   return StageLayers(config.layers.size(), stage, head_weights / layer_weights);
 }
 

@@ -142,6 +142,7 @@ absl::StatusOr<IndexRange> StageLayers(int64_t num_layers, ShardSpec stage,
         absl::StrCat(num_layers, " layers are not enough for ", stage.size,
                      " pipeline stages; at most ", num_layers, " work"));
   }
+  if (stage.size == 1) return IndexRange{0, num_layers};
   // To the nearest, so that no stage is half a layer behind; of two equal ones
   // the smaller.
   const double part = (num_layers + head_layers) / stage.size - head_layers;

@@ -18,8 +18,6 @@ DASHBOARD = ROOT / "deploy" / "grafana" / "quire.json"
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
-# Named by dashboard and alerts, and built in another change.
-ARRIVING = {"quire:saturation"}
 HI = {"messages": [{"role": "user", "content": "a secret of mine"}], "max_tokens": 4}
 
 
@@ -250,14 +248,12 @@ def test_every_metric_of_dashboard_and_alerts_is_there():
         assert expression.count("(") == expression.count(")"), where
         found = names_in(expression)
         assert found, where
-        for name in found - ARRIVING:
+        for name in found:
             assert name in samples, f"{where}: no metric {name}"
             num_checked += 1
         # Labels that are ours; the scrape adds the others.
         for name, selector in re.findall(r"([\w:]+)\{([^}]*)\}", expression):
             for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector):
-                if name in ARRIVING:
-                    continue
                 assert label in samples[name] | {"instance", "job"}, f"{where}: {name} {label}"
     assert num_checked > 50
 
