@@ -76,7 +76,7 @@ class OfflineEngine {
     // Everything is submitted at once.
     options.max_num_queued_reqs = 1 << 20;
     options.max_num_queued_tokens = int64_t{1} << 40;
-    options.max_num_queued_bytes = int64_t{1} << 40;
+    options.max_num_queued_bytes = "1024GiB";
     auto engine = std::make_unique<OfflineEngine>();
     engine->session_ = LoadSession(options, error);
     if (engine->session_ == nullptr) return nullptr;
