@@ -365,8 +365,10 @@ def test_throughput_and_latency(tmp_path):
     assert list(result) == [
         "elapsed_time", "num_requests", "total_num_tokens",
         "requests_per_second", "tokens_per_second",
+        "host_us_per_step", "exposed_host_us_per_step",
     ]  # fmt: skip
     assert result["num_requests"] == 10
+    assert 0 <= result["exposed_host_us_per_step"] <= result["host_us_per_step"]
     assert "Total num output tokens:  50" in done.stdout
 
     done = bench(
