@@ -2,8 +2,10 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -44,7 +46,8 @@ LinkPeer MakeLinkPeer(const Session& session) {
   peer.vocabulary = DigestVocabulary(*session.tokenizer);
   peer.max_model_len = session.engine_options.max_model_len;
   peer.vocab_size = session.engine_options.vocab_size;
-  peer.max_drafts = session.engine_options.num_speculative_tokens;
+  peer.max_drafts =
+      std::min(session.engine_options.num_speculative_tokens, kMaxLinkDrafts);
   return peer;
 }
 
@@ -79,15 +82,14 @@ absl::Status CheckLinkOptions(const ServeOptions& options) {
 }
 
 absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
-    const ServeOptions& options, const Session& session) {
+    const ServeOptions& options, const Session& session,
+    std::function<void(const std::string& line)> on_notice) {
   EdgeEngineOptions edge;
   QUIRE_ASSIGN_OR_RETURN(edge.link.url, ParseLinkUrl(options.verify_url));
   edge.link.ca_file = options.verify_ca_file;
   edge.link.api_key_file = options.verify_api_key_file;
   edge.link.peer = MakeLinkPeer(session);
-  edge.link.on_notice = [](const std::string& line) {
-    absl::FPrintF(stderr, "quire: %s\n", line);
-  };
+  edge.link.on_notice = std::move(on_notice);
   edge.offline = options.offline == "draft" ? OfflinePolicy::kDraft
                                             : OfflinePolicy::kError;
   edge.max_requests = options.model.max_num_queued_reqs;

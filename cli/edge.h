@@ -2,6 +2,7 @@
 #ifndef QUIRE_CLI_EDGE_H_
 #define QUIRE_CLI_EDGE_H_
 
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -25,7 +26,8 @@ absl::Status CheckLinkOptions(const ServeOptions& options);
 
 // Of an edge. Requires: CheckLinkOptions.
 absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
-    const ServeOptions& options, const Session& session);
+    const ServeOptions& options, const Session& session,
+    std::function<void(const std::string& line)> on_notice);
 
 // In Prometheus' text format.
 std::string EdgeMetrics(const EdgeLinkStats& stats,

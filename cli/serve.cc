@@ -262,8 +262,13 @@ class RunningServerImpl : public RunningServer {
         return absl::InvalidArgumentError(
             "--verify-url: the model makes embeddings: it drafts nothing");
       }
-      QUIRE_ASSIGN_OR_RETURN(const EdgeEngineOptions edge,
-                             MakeEdgeEngineOptions(options_, *session_));
+      QUIRE_ASSIGN_OR_RETURN(
+          const EdgeEngineOptions edge,
+          MakeEdgeEngineOptions(
+              options_, *session_,
+              [log = telemetry_.log](const std::string& line) {
+                log->Message(LogLevel::kWarning, line);
+              }));
       QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<EdgeEngine> engine,
                              EdgeEngine::Create(edge, engine_options, runner,
                                                 Clock::Monotonic(), sink));
@@ -313,6 +318,7 @@ class RunningServerImpl : public RunningServer {
     model.output = output_.get();
     model.drafter = link_drafter_.get();
     model.limiter = api_->limiter();
+    model.gate = api_->gate();
     model.peer = MakeLinkPeer(*session_);
     model.peer.model_name = served.names.front();
     model.has_priorities = served.has_priorities;
@@ -469,11 +475,16 @@ int RunServe(const ServeOptions& options, const ServeParts& parts) {
     fflush(stdout);
   }
   int exit_code = kExitOk;
+  // A process that was frozen as a whole finds its engine late, too: what hangs
+  // does so for twenty of our own waits.
+  int num_hanging = 0;
   // A quarter of a second bounds how late a failed engine ends the process, and
   // how late a changed file of keys counts.
   while (!signals.WaitForSignal(absl::Milliseconds(250))) {
     server->ReloadKeys();
     server->ReturnMemory();
+    num_hanging = server->is_hanging() ? num_hanging + 1 : 0;
+    if (num_hanging > 0 && num_hanging < 20) continue;
     if (!server->Health().ok()) {
       server->log().Message(LogLevel::kError, server->Health().message());
       exit_code = kExitEngine;

@@ -231,13 +231,13 @@ void Engine::SubmitPlanned(std::vector<OutputEvent>* events) {
 
 void Engine::CollectOldest(std::vector<OutputEvent>* events) {
   absl::StatusOr<StepResult> result = runner_->Collect();
-  num_tokens_in_flight_ -= tokens_in_flight_.front();
-  tokens_in_flight_.pop_front();
   if (!observed_rows_.empty()) {
     std::vector<TargetRow> rows = std::move(observed_rows_.front());
     observed_rows_.pop_front();
     if (result.ok()) ShowStep(std::move(rows), *result);
   }
+  num_tokens_in_flight_ -= tokens_in_flight_.front();
+  tokens_in_flight_.pop_front();
   const absl::Time now = clock_->Now();
   last_step_time_ = now;
   absl::Status status;
@@ -309,15 +309,21 @@ void Engine::ProposeDrafts() {
   if (draft_sequences_.empty()) return;
   drafts_.resize(draft_sequences_.size());
   int depth = 0;
+  int64_t num_tokens = 0;
   for (size_t i = 0; i < drafts_.size(); ++i) {
     drafts_[i].token_ids.clear();
     drafts_[i].probabilities.clear();
     depth = std::max(depth, draft_sequences_[i].max_num_drafts);
+    // At most: a drafter that catches up computes contexts.
+    num_tokens += draft_sequences_[i].token_ids.size() +
+                  draft_sequences_[i].max_num_drafts;
   }
+  num_tokens_in_flight_ += num_tokens;
   const absl::Time start = clock_->Now();
   absl::Status status =
       drafter_->Propose(draft_sequences_, absl::MakeSpan(drafts_));
   const absl::Duration duration = clock_->Now() - start;
+  num_tokens_in_flight_ -= num_tokens;
   if (drafter_->has_caught_up()) {
     scheduler_.NoteCatchUp(duration);
   } else {

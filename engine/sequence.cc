@@ -118,8 +118,8 @@ bool Sequence::IsBefore(const Sequence& other) const {
   if (request->priority != other.request->priority) {
     return request->priority < other.request->priority;
   }
-  if (request->fair_tag() != other.request->fair_tag()) {
-    return request->fair_tag() < other.request->fair_tag();
+  if (request->tag != other.request->tag) {
+    return request->tag < other.request->tag;
   }
   if (request->arrival_no != other.request->arrival_no) {
     return request->arrival_no < other.request->arrival_no;

@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <set>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -140,16 +139,23 @@ struct Sequence {
   int num_hit_tokens_guess = -1;
 };
 
+struct RequestState;
+
 // What one owner's requests of one priority have had and are to have; changed
 // by FairShare only (engine/scheduler/fair_share.h says what tags are).
 struct ShareAccount {
+  // What a request was charged too little (too much: < 0), to be made up for by
+  // those that came after it.
+  struct Correction {
+    int64_t tag = 0;  // The request's.
+    int64_t delta = 0;
+  };
+
   int32_t weight = 1;
-  int64_t shift = 0;          // Of the tags of all its requests.
-  int64_t pending_shift = 0;  // Takes effect with FairShare::Settle.
-  int64_t next_tag = 0;       // As the requests' own, without the shift.
-  std::set<int64_t> started_tags;  // Of live requests.
-  int num_live = 0;
-  double mean_output_tokens = 0;  // Of recent answers.
+  int64_t next_tag = 0;
+  std::vector<RequestState*> live;      // In order of their tags.
+  std::vector<Correction> corrections;  // Take effect with FairShare::Settle.
+  double mean_output_tokens = 0;        // Of recent answers.
   // What has not started.
   int num_queued = 0;
   int64_t num_queued_tokens = 0;
@@ -166,10 +172,7 @@ struct RequestState {
   ShareAccount* account = nullptr;
   int64_t tag = 0;
   int64_t estimated_cost = 0;
-  int64_t fair_tag() const {
-    return account == nullptr ? 0 : tag + account->shift;
-  }
-  uint64_t seed = 0;        // The request's, or the one drawn for it.
+  uint64_t seed = 0;  // The request's, or the one drawn for it.
   std::vector<std::unique_ptr<Sequence>> sequences;  // [n]
   std::vector<int32_t> banned_before_min;
   // Keys of the prefix cache, by is_beyond_rope_switch: what one kind of

@@ -398,10 +398,10 @@ void ApiServer::HandleMetrics(const Responder& responder) const {
     responder->Send(200, "text/plain; version=0.0.4; charset=utf-8", "");
     return;
   }
-  responder->Send(
-      200, "text/plain; version=0.0.4; charset=utf-8",
-      model_.metrics->Render(model_.engine->Stats(), gate_->Figures()) +
-          (model_.more_metrics ? model_.more_metrics() : ""));
+  const EngineStats stats = model_.engine->Stats();
+  responder->Send(200, "text/plain; version=0.0.4; charset=utf-8",
+                  model_.metrics->Render(stats, gate_->Figures(stats)) +
+                      (model_.more_metrics ? model_.more_metrics() : ""));
 }
 
 void ApiServer::HandleLoad(const Responder& responder) const {
@@ -431,7 +431,7 @@ void ApiServer::HandleLoad(const Responder& responder) const {
            {"predicted_queue_delay_seconds",
             absl::ToDoubleSeconds(stats.predicted_delay)},
            {"saturation", stats.saturation},
-           {"shed_stage", ShedStageName(gate_->Figures().stage)}}));
+           {"shed_stage", ShedStageName(gate_->Figures(stats).stage)}}));
 }
 
 void ApiServer::HandleModels(const Responder& responder) const {

@@ -75,6 +75,7 @@ class ApiServer {
   void Serve(const ServedModel& model);
   // Of keys, for other ways in than the routes here.
   KeyLimiter* limiter() const { return limiter_.get(); }
+  RequestGate* gate() const { return gate_.get(); }
   // Ready turns 503 at once, and new API requests are refused.
   void StartDraining();
 

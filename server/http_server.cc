@@ -148,6 +148,10 @@ class QuireHttpServer : public HttpServer,
   absl::StatusOr<bool> ReloadKeys() override {
     return api_keys_->ReloadIfChanged();
   }
+  std::shared_ptr<const ApiKeyOwner> Authenticate(
+      absl::string_view authorization) const override {
+    return api_keys_->Authenticate(authorization);
+  }
   void SetCloseConnections() override { loop_.SetCloseConnections(); }
   void Stop(absl::Duration grace) override;
 

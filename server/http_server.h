@@ -198,6 +198,10 @@ class HttpServer {
   // error the keys in force stay. Not on a thread that must not block; one at a
   // time.
   virtual absl::StatusOr<bool> ReloadKeys() = 0;
+  // Whose key the value of an Authorization field holds now. Null: nobody's.
+  // For connections that outlive the request that opened them.
+  virtual std::shared_ptr<const ApiKeyOwner> Authenticate(
+      absl::string_view authorization) const = 0;
 
   // HttpServerOptions::observer's.
   virtual int64_t max_recorded_body_bytes() const = 0;

@@ -20,14 +20,18 @@ double RequestGate::RecentHostMemoryUse() {
   return host_memory_use_;
 }
 
-absl::StatusOr<MemoryBudget::Reservation> RequestGate::Enter(
-    const HttpRequest& request, const EngineLoop& engine) {
-  const EngineStats stats = engine.Stats();
+void RequestGate::Update(const EngineStats& stats) {
   LoadSignals signals;
   signals.queue = stats.queue_use;
   signals.body_memory = std::min(1.0, budget_.use());
   signals.host_memory = RecentHostMemoryUse();
   shedder_.Update(signals);
+}
+
+absl::StatusOr<MemoryBudget::Reservation> RequestGate::Enter(
+    const HttpRequest& request, const EngineLoop& engine) {
+  const EngineStats stats = engine.Stats();
+  Update(stats);
   QUIRE_RETURN_IF_ERROR(shedder_.Check(stats.predicted_delay));
   MemoryBudget::Reservation reservation =
       budget_.TryReserve(options_.parsing_bytes_per_body_byte *
@@ -74,7 +78,20 @@ absl::StatusOr<absl::Time> RequestGate::Deadline(
   return request.arrival_time + duration;
 }
 
-GateFigures RequestGate::Figures() const {
+absl::Time RequestGate::Deadline(absl::Time arrival_time,
+                                 absl::Time deadline) const {
+  if (deadline == absl::InfiniteFuture() &&
+      options_.default_timeout > absl::ZeroDuration()) {
+    deadline = arrival_time + options_.default_timeout;
+  }
+  if (options_.max_timeout > absl::ZeroDuration()) {
+    deadline = std::min(deadline, arrival_time + options_.max_timeout);
+  }
+  return deadline;
+}
+
+GateFigures RequestGate::Figures(const EngineStats& stats) {
+  Update(stats);
   GateFigures figures;
   figures.stage = shedder_.stage();
   for (int i = 0; i < kNumShedStages; ++i) {

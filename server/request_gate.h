@@ -45,6 +45,8 @@ class RequestGate {
   // if there is none, or nothing new is accepted.
   absl::StatusOr<MemoryBudget::Reservation> Enter(const HttpRequest& request,
                                                   const EngineLoop& engine);
+  // Takes the load of now into account; Enter does so, too.
+  void Update(const EngineStats& stats);
   // UNAVAILABLE if a request like this one is refused now.
   absl::Status Check(const RequestTraits& traits, const EngineLoop& engine);
 
@@ -54,7 +56,12 @@ class RequestGate {
   absl::StatusOr<absl::Time> Deadline(const HttpRequest& request,
                                       std::optional<double> timeout) const;
 
-  GateFigures Figures() const;
+  // The same for a request that came without HTTP, at `arrival_time`, and asks
+  // for `deadline` (InfiniteFuture: for none).
+  absl::Time Deadline(absl::Time arrival_time, absl::Time deadline) const;
+
+  // As of now.
+  GateFigures Figures(const EngineStats& stats);
 
  private:
   double RecentHostMemoryUse();

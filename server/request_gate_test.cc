@@ -64,7 +64,7 @@ TEST_F(RequestGateTest, BodiesShareOneBudgetOfMemory) {
     EXPECT_EQ(HttpStatus(third.status()), 503);
     EXPECT_EQ(RetryAfter(third.status()), "1");
     EXPECT_TRUE(absl::StrContains(third.status().message(), "memory"));
-    EXPECT_EQ(gate.Figures().num_refused_memory, 1);
+    EXPECT_EQ(gate.Figures(engine_.stats).num_refused_memory, 1);
   }
   EXPECT_TRUE(gate.Enter(MakeRequest(1000), engine_).ok());
 }
@@ -73,12 +73,31 @@ TEST_F(RequestGateTest, MemoryForParsingMovesTheStages) {
   RequestGateOptions options;
   options.max_parsing_bytes = 32 * 1000;
   RequestGate gate(options, &clock_);
-  const auto held = gate.Enter(MakeRequest(900), engine_);
-  ASSERT_TRUE(held.ok());
-  const auto other = gate.Enter(MakeRequest(40), engine_);
-  EXPECT_EQ(gate.Figures().stage, ShedStage::kExtras);
-  EXPECT_FALSE(gate.Check({.has_extras = true}, engine_).ok());
-  EXPECT_TRUE(gate.Check({}, engine_).ok());
+  {
+    const auto held = gate.Enter(MakeRequest(900), engine_);
+    ASSERT_TRUE(held.ok());
+    const auto other = gate.Enter(MakeRequest(10), engine_);
+    EXPECT_EQ(gate.Figures(engine_.stats).stage, ShedStage::kExtras);
+    EXPECT_FALSE(gate.Check({.has_extras = true}, engine_).ok());
+    EXPECT_TRUE(gate.Check({}, engine_).ok());
+  }
+  // Also where nobody comes any more.
+  EXPECT_EQ(gate.Figures(engine_.stats).stage, ShedStage::kNone);
+}
+
+TEST_F(RequestGateTest, DeadlinesOfALinkAreHeldToTheServers) {
+  const absl::Time arrival = absl::UnixEpoch() + absl::Seconds(100);
+  const absl::Time never = absl::InfiniteFuture();
+  EXPECT_EQ(RequestGate({}, &clock_).Deadline(arrival, never), never);
+  RequestGateOptions options;
+  options.default_timeout = absl::Seconds(10);
+  options.max_timeout = absl::Seconds(30);
+  const RequestGate gate(options, &clock_);
+  EXPECT_EQ(gate.Deadline(arrival, never), arrival + absl::Seconds(10));
+  EXPECT_EQ(gate.Deadline(arrival, arrival + absl::Seconds(20)),
+            arrival + absl::Seconds(20));
+  EXPECT_EQ(gate.Deadline(arrival, arrival + absl::Hours(1)),
+            arrival + absl::Seconds(30));
 }
 
 TEST_F(RequestGateTest, RefusalsTellThePredictedWait) {
@@ -90,7 +109,7 @@ TEST_F(RequestGateTest, RefusalsTellThePredictedWait) {
   EXPECT_EQ(RetryAfter(refused.status()), "4");
   engine_.stats.predicted_delay = absl::Hours(24);
   EXPECT_EQ(RetryAfter(gate.Enter(MakeRequest(1), engine_).status()), "60");
-  EXPECT_EQ(gate.Figures().num_refused[3], 2);
+  EXPECT_EQ(gate.Figures(engine_.stats).num_refused[3], 2);
 }
 
 TEST_F(RequestGateTest, TheShortestTimeoutCounts) {

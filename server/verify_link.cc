@@ -10,9 +10,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
+#include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
 #include "server/api_error.h"
 #include "server/call.h"
+#include "server/load_shedder.h"
 #include "server/request_gate.h"
 
 namespace quire {
@@ -117,12 +119,14 @@ absl::Status CheckLinkRequest(const Request& request, int vocab_size) {
 class VerifyLink::Session : public std::enable_shared_from_this<Session> {
  public:
   Session(const VerifyLinkOptions& options, const VerifyLinkModel& model,
-          std::shared_ptr<const ApiKeyOwner> owner,
+          const HttpServer* http, const HttpRequest& request,
           std::shared_ptr<HttpResponder> responder,
           std::shared_ptr<std::atomic<int>> num_links)
       : options_(options),
         model_(model),
-        owner_(std::move(owner)),
+        http_(http),
+        authorization_(request.Header("authorization")),
+        owner_(request.owner),
         responder_(std::move(responder)),
         num_links_(std::move(num_links)),
         frame_credit_(options.max_frames_per_second),
@@ -270,13 +274,17 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
 
   void Submit(Request request);
   // OK if the edge may have one more.
-  absl::StatusOr<std::shared_ptr<KeyTicket>> Admit(const Request& request);
+  absl::StatusOr<std::shared_ptr<KeyTicket>> Admit(const Request& request,
+                                                   const ApiKeyOwner* owner);
   // Of a request that was not accepted.
   void SendFailure(RequestId edge_id, const absl::Status& error);
 
   const VerifyLinkOptions options_;
   const VerifyLinkModel model_;
-  const std::shared_ptr<const ApiKeyOwner> owner_;
+  const HttpServer* const http_;  // Whose socket thread calls.
+  // A link lives longer than keys do: each request is its key's of then.
+  const std::string authorization_;
+  const std::shared_ptr<const ApiKeyOwner> owner_;  // When it was opened.
   const std::shared_ptr<HttpResponder> responder_;
   const std::shared_ptr<std::atomic<int>> num_links_;
   // Of the socket thread.
@@ -369,7 +377,7 @@ class VerifyLink::LinkCall : public Call {
 };
 
 absl::StatusOr<std::shared_ptr<KeyTicket>> VerifyLink::Session::Admit(
-    const Request& request) {
+    const Request& request, const ApiKeyOwner* owner) {
   QUIRE_RETURN_IF_ERROR(CheckLinkRequest(request, model_.peer.vocab_size));
   if (request.priority != 0 && !model_.has_priorities) {
     return absl::InvalidArgumentError(
@@ -387,9 +395,20 @@ absl::StatusOr<std::shared_ptr<KeyTicket>> VerifyLink::Session::Admit(
                        options_.max_requests_per_link));
     }
   }
-  if (owner_ == nullptr || model_.limiter == nullptr) return nullptr;
+  if (!RefillMemoryReserve()) {
+    return absl::UnavailableError("the server is short of memory");
+  }
+  if (model_.gate != nullptr) {
+    RequestTraits traits;
+    traits.has_extras =
+        request.n > 1 || request.sampling.num_prompt_logprobs >= 0;
+    traits.priority = request.priority;
+    model_.gate->Update(model_.engine->Stats());
+    QUIRE_RETURN_IF_ERROR(model_.gate->Check(traits, *model_.engine));
+  }
+  if (owner == nullptr || model_.limiter == nullptr) return nullptr;
   QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<KeyTicket> ticket,
-                         model_.limiter->Admit(*owner_));
+                         model_.limiter->Admit(*owner));
   return ticket;
 }
 
@@ -408,7 +427,12 @@ void VerifyLink::Session::SendFailure(RequestId edge_id,
 
 void VerifyLink::Session::Submit(Request request) {
   const RequestId edge_id = request.id;
-  auto ticket = Admit(request);
+  const auto owner = http_->Authenticate(authorization_);
+  if (owner == nullptr) {
+    return SendFailure(
+        edge_id, absl::UnauthenticatedError("the API key is no longer valid"));
+  }
+  auto ticket = Admit(request, owner.get());
   if (!ticket.ok()) return SendFailure(edge_id, ticket.status());
   // Before anything is allocated for its choices.
   if (request.n < 1 || request.n > 128) {
@@ -418,10 +442,14 @@ void VerifyLink::Session::Submit(Request request) {
   const RequestId id = model_.engine->NewRequestId();
   request.id = id;
   request.arrival_time = Clock::Monotonic()->Now();
+  if (model_.gate != nullptr) {
+    request.deadline =
+        model_.gate->Deadline(request.arrival_time, request.deadline);
+  }
   // As for requests of the API: keys do not share a cache.
-  request.cache_namespace = absl::StrCat(owner_ == nullptr ? "" : owner_->name,
-                                         "\n", request.cache_namespace);
-  SetShare(owner_.get(), &request);
+  request.cache_namespace =
+      absl::StrCat(owner->name, "\n", request.cache_namespace);
+  SetShare(owner.get(), &request);
   request.continues_call = false;
   const int n = request.n;
   const int64_t num_prompt_tokens = request.prompt_token_ids.size();
@@ -453,7 +481,9 @@ void VerifyLink::Session::Submit(Request request) {
 }
 
 VerifyLink::VerifyLink(HttpServer* http, const VerifyLinkOptions& options)
-    : options_(options), num_links_(std::make_shared<std::atomic<int>>(0)) {
+    : http_(http),
+      options_(options),
+      num_links_(std::make_shared<std::atomic<int>>(0)) {
   http->AddRoute("GET", kLinkPath, RouteAccess::kApi,
                  [this](const HttpRequest& request,
                         std::shared_ptr<HttpResponder> responder) {
@@ -487,7 +517,7 @@ void VerifyLink::Handle(const HttpRequest& request,
     return SendError(503, "too many links", responder, {{"Retry-After", "1"}});
   }
   const auto session = std::make_shared<Session>(
-      options_, model_, request.owner, responder, num_links_);
+      options_, model_, http_, request, responder, num_links_);
   HttpUpgrade upgrade;
   upgrade.protocol = kLinkProtocol;
   upgrade.max_buffered_bytes = options_.max_buffered_bytes;

@@ -20,6 +20,7 @@
 #include "server/http_server.h"
 #include "server/key_limiter.h"
 #include "server/output_processor.h"
+#include "server/request_gate.h"
 
 namespace quire {
 
@@ -42,6 +43,7 @@ struct VerifyLinkModel {
   OutputProcessor* output = nullptr;
   LinkDrafter* drafter = nullptr;  // Null: drafts are ignored.
   KeyLimiter* limiter = nullptr;   // Null: keys have no limits.
+  RequestGate* gate = nullptr;     // Null: no load is shed, and no deadlines.
   LinkPeer peer;                   // What Welcome says.
   bool has_priorities = false;     // SchedulingPolicy::kPriority.
 };
@@ -68,6 +70,7 @@ class VerifyLink {
   void Handle(const HttpRequest& request,
               const std::shared_ptr<HttpResponder>& responder);
 
+  HttpServer* const http_;
   const VerifyLinkOptions options_;
   // Sessions hold it, and may outlive this.
   const std::shared_ptr<std::atomic<int>> num_links_;

@@ -468,6 +468,8 @@ class RawEdge {
 };
 
 TEST_F(EdgeCloudFaultsTest, HostileEdgesAreCutOff) {
+  // Not because they are silent.
+  cloud_options_.link.silence_timeout = absl::Hours(1);
   StartCloud();
   std::string hello;
   AppendHello(cloud_options_.peer, &hello);
@@ -486,6 +488,7 @@ TEST_F(EdgeCloudFaultsTest, HostileEdgesAreCutOff) {
 
 TEST_F(EdgeCloudFaultsTest, FloodsAreCutOff) {
   cloud_options_.link.max_frames_per_second = 100;
+  cloud_options_.link.silence_timeout = absl::Hours(1);
   StartCloud();
   RawEdge edge(cloud_->port());
   std::string bytes;

@@ -30,17 +30,37 @@ int64_t EstimateCost(const Request& request, double mean_output_tokens) {
   return prompt_cost + kOutputTokenCost * request.n * num_output;
 }
 
+int64_t PendingDelta(const ShareAccount& account) {
+  int64_t sum = 0;
+  for (const ShareAccount::Correction& c : account.corrections) sum += c.delta;
+  return sum;
+}
+
 }  // namespace
 
 int64_t FairShare::VirtualTime(const Level& level) {
   int64_t first = std::numeric_limits<int64_t>::max();
   for (const auto& [owner, account] : level.accounts) {
-    if (account.started_tags.empty()) continue;
-    first = std::min(first, *account.started_tags.begin() + account.shift +
-                                account.pending_shift);
+    const auto started =
+        std::find_if(account.live.begin(), account.live.end(),
+                     [](const RequestState* r) { return r->has_started; });
+    if (started != account.live.end()) first = std::min(first, (*started)->tag);
   }
   return first == std::numeric_limits<int64_t>::max() ? level.last_started_tag
                                                       : first;
+}
+
+int64_t FairShare::ServicePosition(const Level& level) {
+  int64_t first = level.last_started_tag;
+  for (const auto& [owner, account] : level.accounts) {
+    if (account.num_queued == 0) continue;
+    const auto started =
+        std::find_if(account.live.rbegin(), account.live.rend(),
+                     [](const RequestState* r) { return r->has_started; });
+    if (started != account.live.rend())
+      first = std::min(first, (*started)->tag);
+  }
+  return first;
 }
 
 void FairShare::Add(RequestState* request) {
@@ -52,16 +72,18 @@ void FairShare::Add(RequestState* request) {
   request->account = &account;
   request->estimated_cost =
       EstimateCost(request->request, account.mean_output_tokens);
-  const int64_t shift = account.shift + account.pending_shift;
-  int64_t tag = account.next_tag;
+  int64_t from = account.next_tag;
+  request->tag = from;
   // Alone, an owner's tags only follow each other.
   if (level.accounts.size() > 1) {
-    tag = std::max(tag, VirtualTime(level) - shift);
+    // Corrections that have not taken effect are yet to move it.
+    const int64_t pending = PendingDelta(account);
+    request->tag = std::max(from, VirtualTime(level) - pending);
+    from = std::max(request->tag, ServicePosition(level) - pending);
   }
-  request->tag = tag;
-  account.next_tag = tag + std::max<int64_t>(1, ToTags(request->estimated_cost,
-                                                       account.weight));
-  ++account.num_live;
+  account.next_tag = from + std::max<int64_t>(1, ToTags(request->estimated_cost,
+                                                        account.weight));
+  account.live.push_back(request);
   ++account.num_queued;
   account.num_queued_tokens += request->request.prompt_token_ids.size();
   account.num_queued_bytes += request->request.num_bytes;
@@ -81,11 +103,10 @@ void FairShare::LeaveQueue(RequestState* request) {
 
 void FairShare::NoteStart(RequestState* request) {
   LeaveQueue(request);
-  request->account->started_tags.insert(request->tag);
+  request->has_started = true;
   started_cost_ += request->estimated_cost;
   Level& level = levels_[request->priority];
-  level.last_started_tag =
-      std::max(level.last_started_tag, request->fair_tag());
+  level.last_started_tag = std::max(level.last_started_tag, request->tag);
   DropIdleAccounts(&level);
 }
 
@@ -109,16 +130,17 @@ void FairShare::NoteEnd(RequestState* request) {
       mean_output_tokens_ += kMeanGain * (mean - mean_output_tokens_);
     }
   }
-  account.pending_shift += ToTags(cost, account.weight) -
-                           ToTags(request->estimated_cost, account.weight);
+  account.corrections.push_back(
+      {request->tag, ToTags(cost, account.weight) -
+                         ToTags(request->estimated_cost, account.weight)});
   has_pending_ = true;
 }
 
 void FairShare::Remove(RequestState* request) {
   const auto level = levels_.find(request->priority);
   QUIRE_CHECK(level != levels_.end());
-  --request->account->num_live;
-  request->account->started_tags.erase(request->tag);
+  std::vector<RequestState*>& live = request->account->live;
+  live.erase(std::find(live.begin(), live.end(), request));
   request->account = nullptr;
   // Nobody is behind anybody any more: all begin anew.
   if (--level->second.num_live == 0) {
@@ -132,11 +154,28 @@ void FairShare::DropIdleAccounts(Level* level) {
   for (auto it = level->accounts.begin(); it != level->accounts.end();) {
     const ShareAccount& account = it->second;
     const bool is_idle =
-        account.num_live == 0 &&
-        account.next_tag + account.shift + account.pending_shift <=
-            virtual_time;
+        account.live.empty() &&
+        account.next_tag + PendingDelta(account) <= virtual_time;
     it = is_idle ? level->accounts.erase(it) : std::next(it);
   }
+}
+
+// Only what came after the request was placed by its estimate: what waited
+// before it gains nothing from a long prompt that is withdrawn.
+void FairShare::Correct(ShareAccount* account) {
+  auto& corrections = account->corrections;
+  for (size_t i = 0; i < corrections.size(); ++i) {
+    const auto [tag, delta] = corrections[i];
+    for (auto it = account->live.rbegin();
+         it != account->live.rend() && (*it)->tag > tag; ++it) {
+      (*it)->tag += delta;
+    }
+    for (size_t k = i + 1; k < corrections.size(); ++k) {
+      if (corrections[k].tag > tag) corrections[k].tag += delta;
+    }
+    account->next_tag += delta;
+  }
+  corrections.clear();
 }
 
 bool FairShare::Settle() {
@@ -145,9 +184,8 @@ bool FairShare::Settle() {
   bool may_differ = false;
   for (auto& [priority, level] : levels_) {
     for (auto& [owner, account] : level.accounts) {
-      if (account.pending_shift == 0) continue;
-      account.shift += account.pending_shift;
-      account.pending_shift = 0;
+      if (account.corrections.empty()) continue;
+      Correct(&account);
       may_differ |= level.accounts.size() > 1;
     }
   }

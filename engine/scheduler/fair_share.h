@@ -51,7 +51,7 @@ class FairShare {
   // Gives the request its account, tag and estimate. Requires: its priority is
   // set.
   void Add(RequestState* request);
-  // The request starts for the first time.
+  // The request starts for the first time; sets has_started.
   void NoteStart(RequestState* request);
   // All its choices have ended. Its tag stays good until Remove.
   void NoteEnd(RequestState* request);
@@ -81,6 +81,11 @@ class FairShare {
   // The tag of who comes after a while: beside the first of those that run (so
   // that those which had more give up their blocks before it), as VTC does.
   static int64_t VirtualTime(const Level& level);
+  // How far service has come with those who still wait: from there on an owner
+  // that comes back goes on, after its first request. A long answer that still
+  // runs holds the virtual time back; it is no credit to others.
+  static int64_t ServicePosition(const Level& level);
+  static void Correct(ShareAccount* account);
   static void DropIdleAccounts(Level* level);
   void LeaveQueue(RequestState* request);
 

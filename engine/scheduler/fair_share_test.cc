@@ -42,7 +42,6 @@ class FairShareTest : public testing::Test {
     waiting_.erase(first);
     RequestState* request = sequence->request;
     shares_.NoteStart(request);
-    request->has_started = true;
     sequence->Start(0, 0);
     sequence->token_ids.resize(sequence->num_prompt_tokens + num_output_tokens);
     sequence->Finish();
@@ -144,6 +143,37 @@ TEST_F(FairShareTest, WhatNeverStartedCostsNothing) {
   EXPECT_TRUE(shares_.Settle());
   EXPECT_EQ(ServeFirst(10), first_of_b);
   EXPECT_EQ(ServeFirst(10), next);  // Not after the 5000 tokens.
+}
+
+TEST_F(FairShareTest, WhatIsWithdrawnMovesNothingThatWaitedBeforeIt) {
+  for (int i = 0; i < 100; ++i) Add("b", 100, 10);
+  for (int i = 0; i < 100; ++i) Add("a", 100, 10);
+  for (int i = 0; i < 50; ++i) {
+    RequestState* withdrawn = Add("a", 100'000, 10);
+    waiting_.pop_back();
+    withdrawn->sequences[0]->Finish();
+    shares_.NoteEnd(withdrawn);
+    shares_.Remove(withdrawn);
+    shares_.Settle();
+  }
+  for (int i = 0; i < 100; ++i) ServeFirst(10);
+  EXPECT_NEAR(cost_["a"], cost_["b"], 2 * 120);
+}
+
+TEST_F(FairShareTest, ALongAnswerThatStillRunsIsNoCreditForOthers) {
+  Sequence* running = Add("a", 100, 1000)->sequences[0].get();
+  Add("b", 1, 1);
+  waiting_.erase(waiting_.begin());
+  shares_.NoteStart(running->request);
+  for (int i = 0; i < 400; ++i) {
+    Add("a", 100, 10);
+    ServeFirst(10);
+  }
+  for (int i = 0; i < 300; ++i) Add("a", 100, 10);
+  for (int i = 0; i < 300; ++i) Add("b", 100, 10);
+  cost_.clear();
+  for (int i = 0; i < 200; ++i) ServeFirst(10);
+  EXPECT_NEAR(cost_["a"], cost_["b"], 3 * 120);
 }
 
 TEST_F(FairShareTest, PrioritiesHaveAccountsOfTheirOwn) {

@@ -326,7 +326,6 @@ void Scheduler::StartSequence(Sequence* sequence, int num_computed_tokens,
   RequestState* request = sequence->request;
   if (!request->has_started) {
     shares_.NoteStart(request);
-    request->has_started = true;
     request->scheduled_time = now;
     request->num_cached_tokens = num_computed_tokens;
     --num_unstarted_requests_;

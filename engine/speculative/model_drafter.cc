@@ -69,6 +69,14 @@ void ModelDrafter::BeginSequence(const DraftSequence& sequence, Slot* slot) {
     std::erase_if(params.logit_bias,
                   [&](const auto& bias) { return is_unknown(bias.first); });
     std::erase_if(params.allowed_token_ids, is_unknown);
+    // The target does not draw them either.
+    if (params.bad_words != nullptr &&
+        std::any_of(params.bad_words->begin(), params.bad_words->end(),
+                    [&](const auto& word) {
+                      return std::any_of(word.begin(), word.end(), is_unknown);
+                    })) {
+      params.bad_words = nullptr;
+    }
   }
   params.num_logprobs = 0;  // That of the draft itself.
 

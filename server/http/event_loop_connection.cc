@@ -354,6 +354,8 @@ void EventLoop::AppendUpgrade(Connection* c, HttpUpgrade upgrade) {
       "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ";
   c->out += upgrade.protocol;
   c->out += "\r\n\r\n";
+  if (c->record == nullptr) BeginRecord(c);
+  c->record->status = 101;
   sink_->OnResponse(c->head, 101);
   c->upgrade = std::move(upgrade);
   c->is_stream = true;

@@ -222,8 +222,10 @@ absl::StatusOr<PostAnswer> ParseAnswer(absl::string_view head) {
 
 absl::StatusOr<PostTarget> ParsePostTarget(absl::string_view url) {
   const auto error = [url](absl::string_view what) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", url, "' is no address of a collector: ", what));
+    // Not with the credentials that it may hold.
+    return absl::InvalidArgumentError(absl::StrCat(
+        absl::StrContains(url, "@") ? "the URL" : absl::StrCat("'", url, "'"),
+        " is no address of a collector: ", what));
   };
   PostTarget target;
   absl::string_view rest = url;

@@ -561,7 +561,7 @@ void Simulation::ObservePlan(const SchedulerOutput& output, Flight* flight) {
               : 0,
           entry->request.owner.empty() || sequence == nullptr
               ? 0
-              : sequence->request->fair_tag(),
+              : sequence->request->tag,
           entry->request.id, choice_idx};
       coverage_[Covered::kOvertakingRows] +=
           last_id > entry->request.id &&

@@ -21,7 +21,7 @@ constexpr size_t kMaxDraftsBytes = 32 + kMaxLinkDrafts * 8;
 // A chunk of a scored prompt with its top entries.
 constexpr size_t kMaxEventBytes = 16 << 20;
 // Ids are at most those of a vocabulary: sets of them take memory for each.
-constexpr int32_t kMaxTokenId = 1 << 24;
+constexpr int32_t kMaxTokenId = 1 << 20;
 constexpr int64_t kNoDeadline = std::numeric_limits<int64_t>::max();
 
 template <int kNumBytes>
@@ -384,7 +384,9 @@ absl::StatusOr<LinkPeer> ParsePeer(absl::string_view payload,
   LinkPeer peer;
   VisitPeer(reader, peer);
   if (!reader.AtEnd() || peer.vocabulary.num_tokens < 0 ||
-      peer.max_model_len < 0 || peer.vocab_size < 0 || peer.max_drafts < 0) {
+      peer.max_model_len < 0 || peer.vocab_size < 0 ||
+      peer.vocab_size > kMaxTokenId || peer.max_drafts < 0 ||
+      peer.max_drafts > kMaxLinkDrafts) {
     return Malformed(name);
   }
   return peer;
