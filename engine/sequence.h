@@ -153,6 +153,7 @@ struct ShareAccount {
 
   int32_t weight = 1;
   int64_t next_tag = 0;
+  std::optional<int64_t> last_started_tag;
   std::vector<RequestState*> live;      // In order of their tags.
   std::vector<Correction> corrections;  // Take effect with FairShare::Settle.
   double mean_output_tokens = 0;        // Of recent answers.

@@ -53,12 +53,8 @@ int64_t FairShare::VirtualTime(const Level& level) {
 int64_t FairShare::ServicePosition(const Level& level) {
   int64_t first = level.last_started_tag;
   for (const auto& [owner, account] : level.accounts) {
-    if (account.num_queued == 0) continue;
-    const auto started =
-        std::find_if(account.live.rbegin(), account.live.rend(),
-                     [](const RequestState* r) { return r->has_started; });
-    if (started != account.live.rend())
-      first = std::min(first, (*started)->tag);
+    if (account.num_queued == 0 || !account.last_started_tag) continue;
+    first = std::min(first, *account.last_started_tag);
   }
   return first;
 }
@@ -104,6 +100,7 @@ void FairShare::LeaveQueue(RequestState* request) {
 void FairShare::NoteStart(RequestState* request) {
   LeaveQueue(request);
   request->has_started = true;
+  request->account->last_started_tag = request->tag;
   started_cost_ += request->estimated_cost;
   Level& level = levels_[request->priority];
   level.last_started_tag = std::max(level.last_started_tag, request->tag);
@@ -173,6 +170,7 @@ void FairShare::Correct(ShareAccount* account) {
     for (size_t k = i + 1; k < corrections.size(); ++k) {
       if (corrections[k].tag > tag) corrections[k].tag += delta;
     }
+    if (account->last_started_tag > tag) *account->last_started_tag += delta;
     account->next_tag += delta;
   }
   corrections.clear();
