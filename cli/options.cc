@@ -372,6 +372,45 @@ absl::Status ApplyGroupEnvironment(const CLI::App& app,
   return absl::OkStatus();
 }
 
+void AddTelemetryOptions(CLI::App* app, ServeOptions* options) {
+  app->add_option("--log-format", options->log_format,
+                  "text, or json: one object per line on stdout")
+      ->check(CLI::IsMember({"text", "json"}));
+  app->add_option("--log-level", options->log_level,
+                  "debug (probes, too), info (a line per request), warning or "
+                  "error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+  app->add_flag("--enable-log-requests,--log-prompts",
+                options->enable_log_requests,
+                "Log what requests ask: the beginning of each body");
+  app->add_option("--max-log-len", options->max_log_len,
+                  "Bytes of a body that --enable-log-requests logs")
+      ->check(CLI::Range(1, 1 << 16));
+  app->add_option("--otlp-traces-endpoint", options->otlp_traces_endpoint,
+                  "OpenTelemetry collector for traces, OTLP over HTTP: "
+                  "http://host:4318/v1/traces (default: "
+                  "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)");
+  app->add_flag("--enable-per-request-metrics", options->enable_request_metrics,
+                "Answers carry the times of their request, as vLLM's do");
+}
+
+void AddEdgeOptions(CLI::App* app, ServeOptions* options) {
+  app->add_option("--verify-url", options->verify_url,
+                  "Be an edge: this model drafts, and the quire at "
+                  "http[s]://HOST[:PORT] (with --enable-verify-link) draws "
+                  "every token");
+  app->add_option("--verify-api-key-file", options->verify_api_key_file,
+                  "File whose first line is this edge's key there; read again "
+                  "for each connection");
+  app->add_option("--verify-ca", options->verify_ca_file,
+                  "PEM authorities of the certificate there (default: the "
+                  "system's)");
+  app->add_option("--offline", options->offline,
+                  "Without the link: error, or draft: this model answers by "
+                  "itself and says so")
+      ->check(CLI::IsMember({"error", "draft"}));
+}
+
 void AddServe(CLI::App* app, ServeOptions* options) {
   AddModelOptions(app, &options->model);
   AddNodeOptions(app, &options->model);
@@ -423,39 +462,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(CLI::Range(0.0, 3e7));
   app->add_flag("--ui,!--no-ui", options->enable_ui,
                 "Serve the chat page at / (default: on)");
-  app->add_option("--log-format", options->log_format,
-                  "text, or json: one object per line on stdout")
-      ->check(CLI::IsMember({"text", "json"}));
-  app->add_option("--log-level", options->log_level,
-                  "debug (probes, too), info (a line per request), warning or "
-                  "error")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
-  app->add_flag("--enable-log-requests,--log-prompts",
-                options->enable_log_requests,
-                "Log what requests ask: the beginning of each body");
-  app->add_option("--max-log-len", options->max_log_len,
-                  "Bytes of a body that --enable-log-requests logs")
-      ->check(CLI::Range(1, 1 << 16));
-  app->add_option("--otlp-traces-endpoint", options->otlp_traces_endpoint,
-                  "OpenTelemetry collector for traces, OTLP over HTTP: "
-                  "http://host:4318/v1/traces (default: "
-                  "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)");
-  app->add_flag("--enable-per-request-metrics", options->enable_request_metrics,
-                "Answers carry the times of their request, as vLLM's do");
-  app->add_option("--verify-url", options->verify_url,
-                  "Be an edge: this model drafts, and the quire at "
-                  "http[s]://HOST[:PORT] (with --enable-verify-link) draws "
-                  "every token");
-  app->add_option("--verify-api-key-file", options->verify_api_key_file,
-                  "File whose first line is this edge's key there; read again "
-                  "for each connection");
-  app->add_option("--verify-ca", options->verify_ca_file,
-                  "PEM authorities of the certificate there (default: the "
-                  "system's)");
-  app->add_option("--offline", options->offline,
-                  "Without the link: error, or draft: this model answers by "
-                  "itself and says so")
-      ->check(CLI::IsMember({"error", "draft"}));
+  AddTelemetryOptions(app, options);
+  AddEdgeOptions(app, options);
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
       ->check(CLI::Range(0.0, 1e6));

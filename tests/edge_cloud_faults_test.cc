@@ -597,7 +597,6 @@ TEST_F(EdgeCloudFaultsTest, AHostileCloudEndsRequestsAndNoMore) {
       [](OutputEvent* e) { e->num_draft_tokens = -1; },
       [](OutputEvent* e) { e->num_cached_tokens = 99; },
       [](OutputEvent* e) { e->tokens[0].top_logprobs.resize(3); },
-      [](OutputEvent* e) { e->finish_reason = FinishReason::kError; },
   };
   HostileCloud cloud(edge_options_.link.peer);
   edge_options_.link.url.host = "127.0.0.1";
@@ -622,6 +621,9 @@ TEST_F(EdgeCloudFaultsTest, AHostileCloudEndsRequestsAndNoMore) {
     OutputEvent event;
     event.request_id = id;
     event.tokens = {{5, -1.0f, {}, 0}};
+    // Who did not look would take it for a good end.
+    event.finish_reason = FinishReason::kStop;
+    event.is_last = true;
     spoil(&event);
     std::string bytes;
     ASSERT_TRUE(AppendEvent(event, &bytes));

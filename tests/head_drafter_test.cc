@@ -91,17 +91,8 @@ class HeadDrafterTest : public testing::TestWithParam<Case> {
       const std::vector<std::vector<int32_t>>& prompts, int num_blocks,
       Drafter* drafter) {
     const LoadedModel& loaded = target_->model();
-    EngineOptions options;
-    options.vocab_size = loaded.config.vocab_size;
-    options.max_model_len = loaded.shape.max_model_len;
-    options.max_num_seqs = loaded.shape.max_num_seqs;
-    options.max_num_batched_tokens = loaded.shape.max_num_tokens;
-    options.max_num_scored_tokens = loaded.max_num_scored_tokens;
-    options.num_blocks = num_blocks;
-    options.steps_in_flight = loaded.runner->steps_in_flight();
-    options.check_integrity = true;
-    if (drafter != nullptr) options.num_speculative_tokens = kNumDrafts;
-    options.adapts_drafts = false;
+    const EngineOptions options = target_->MakeEngineOptions(
+        num_blocks, drafter == nullptr ? 0 : kNumDrafts);
     auto engine =
         Engine::Create(options, loaded.runner.get(), &clock_, drafter);
     EXPECT_TRUE(engine.ok()) << engine.status();

@@ -178,4 +178,20 @@ std::vector<float> LogprobsById(const TokenOutput& output) {
   return logprobs;
 }
 
+EngineOptions ModelHarness::MakeEngineOptions(
+    int num_blocks, int num_speculative_tokens) const {
+  EngineOptions options;
+  options.vocab_size = model_.config.vocab_size;
+  options.max_model_len = model_.shape.max_model_len;
+  options.max_num_seqs = model_.shape.max_num_seqs;
+  options.max_num_batched_tokens = model_.shape.max_num_tokens;
+  options.max_num_scored_tokens = model_.max_num_scored_tokens;
+  options.num_blocks = num_blocks;
+  options.steps_in_flight = model_.runner->steps_in_flight();
+  options.check_integrity = true;
+  options.num_speculative_tokens = num_speculative_tokens;
+  options.adapts_drafts = false;
+  return options;
+}
+
 }  // namespace quire

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/engine_options.h"
 #include "engine/model/loaded_model.h"
 #include "engine/request.h"
 #include "engine/speculative/drafter.h"
@@ -93,6 +94,11 @@ class ModelHarness {
       const std::string& directory, int max_model_len = 0) const;
 
   int32_t TakeBlock() { return next_block_++; }
+
+  // Of an engine on the model's runner, with integrity checks and drafts of a
+  // fixed number.
+  EngineOptions MakeEngineOptions(int num_blocks,
+                                  int num_speculative_tokens) const;
 
   const LoadedModel& model() const { return model_; }
   int vocab_size() const { return model_.config.vocab_size; }
