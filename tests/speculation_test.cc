@@ -23,7 +23,7 @@ namespace quire {
 namespace {
 
 // Of every one of the models.
-constexpr int kNumRequests = 260;
+constexpr int kNumRequests = 520;
 constexpr int kMaxNumSeqs = 8;
 
 using Outputs = std::map<std::pair<RequestId, int>, std::vector<TokenOutput>>;
