@@ -97,6 +97,7 @@ class EdgeCloudFaultsTest : public testing::Test {
     edge_options_.link.url.host = "127.0.0.1";
     edge_options_.link.url.port =
         proxy_ != nullptr ? proxy_->port() : cloud_->port();
+    edge_.reset();  // It uses the runner.
     draft_runner_ =
         std::make_unique<HashModelRunner>(MakeOptions(0), HashModelOptions());
     draft_runner_->on_result = spoil_;

@@ -16,6 +16,9 @@ rm -rf bazel-testlogs/*/
 # One configuration for tests, image and package: what is released.
 architectures=--//kernels/cuda:architectures=all
 bazel test --keep_going "$architectures" "$@" //... || failed=1
+# What failed is said again at the end: much is printed in between.
+failures=$(find -L bazel-testlogs -name test.xml -print0 |
+  xargs -0 grep -lE '<(failure|error)' | sort)
 read -r num_passed num_failed num_skipped < <(
   bazel query --noshow_progress 'tests(//...)' 2>/dev/null |
     python3 tools/count_test_cases.py
@@ -80,5 +83,9 @@ esac
 ((failed == 0 || num_failed > 0)) || num_failed=1
 ((num_failed == 0)) || failed=1
 
+for failure in $failures; do
+  echo "failed: ${failure%/test.xml}"
+  tail -n 30 "${failure%.xml}.log"
+done
 echo "$num_passed passed, $num_failed failed, $num_skipped skipped"
 exit "$failed"

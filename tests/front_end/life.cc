@@ -399,9 +399,11 @@ std::vector<Figure> RunManyRequests(int64_t num_requests) {
                      num_started % 3 == 0 ? R"(","stream":true})" : R"("})")));
     }
     client->Poll(0.01);
+    if (warm_bytes == 0) {
+      warm_files = std::max(warm_files, server->CountOpenFiles());
+    }
     if (warm_bytes == 0 && num_started >= num_warm) {
       warm_bytes = server->ResidentBytes();
-      warm_files = server->CountOpenFiles();
       warm_threads = server->CountThreads();
       begin = MonotonicSeconds();
     }
@@ -410,6 +412,12 @@ std::vector<Figure> RunManyRequests(int64_t num_requests) {
   const double rate = (num_requests - num_warm) / (MonotonicSeconds() - begin);
   const bool is_idle = server->WaitUntilIdle();
   const double growth = (server->ResidentBytes() - warm_bytes) / kMiB;
+  // The server may not have seen yet that the last ones hung up.
+  const double deadline = MonotonicSeconds() + 10;
+  while (server->CountOpenFiles() > warm_files &&
+         MonotonicSeconds() < deadline) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
   return {
       {name + "failed or refused",
        double(totals.num_refused + totals.num_errors + totals.num_other)},
