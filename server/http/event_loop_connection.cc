@@ -165,7 +165,8 @@ HttpHeaders EventLoop::WithRecordHeaders(Connection* c,
 void EventLoop::EndRecord(Connection* c, bool is_cut_off) {
   const auto record = std::move(c->record);
   if (record == nullptr) return;
-  record->end_time = now_;
+  // Not now_: tokens came since the loop woke.
+  record->end_time = Clock::Monotonic()->Now();
   record->is_cut_off = is_cut_off;
   if (record->status == 0) record->status = kStatusClientGone;
 }
