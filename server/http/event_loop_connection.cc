@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/clock.h"
 #include "server/http/event_loop.h"
 
 namespace quire {
