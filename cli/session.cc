@@ -411,6 +411,17 @@ std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
     *error = {absl::InvalidArgumentError(kNothingToDraft), kExitUsage};
     return std::nullopt;
   }
+  const ParallelConfig& parallel = load->parallel;
+  if (IsHeadMethod(config.method) && parallel.size > 1) {
+    *error = {absl::InvalidArgumentError(absl::StrCat(
+                  "--speculative-config: ", DraftMethodName(config.method),
+                  " drafts in one process only, and --tensor-parallel-size ",
+                  parallel.tensor_size, " and --pipeline-parallel-size ",
+                  parallel.pipeline_size, " make ", parallel.size,
+                  "; ngram, suffix and draft_model draft there")),
+              kExitUsage};
+    return std::nullopt;
+  }
   auto begun = BeginDrafter(config, model_path, *load, backend);
   if (!begun.ok()) {
     const absl::Status& status = begun.status();

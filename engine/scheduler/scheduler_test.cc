@@ -663,7 +663,7 @@ TEST_F(SchedulerTest, DraftsLeaveTheBlockReserve) {
     ASSERT_EQ(scheduler_->num_running(), 2);
     // Both know 7 tokens, and their two blocks have room for 8.
     std::vector<DraftSequence> sequences;
-    scheduler_->PlanDrafts(&sequences);
+    scheduler_->PlanDrafts(nullptr, &sequences);
     EXPECT_GE(cache_->num_available_blocks(), 2);
     const int num_spare = num_blocks - 4 - 2;
     ASSERT_EQ(sequences.size(), 2u);

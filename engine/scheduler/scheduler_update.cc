@@ -339,6 +339,7 @@ void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
   const bool was_running = sequence->state == SequenceState::kRunning;
   sequence->Finish();
   if (is_drafting_ && sequence->has_started) {
+    draft_control_.NoteEnd(sequence->num_generated_tokens());
     ended_.push_back({sequence->sequence_id(), sequence->token_ids,
                       sequence->num_prompt_tokens,
                       sequence->request->request.cache_namespace});

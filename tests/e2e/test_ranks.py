@@ -1,11 +1,12 @@
 """A model on several processes of one host says what it says in one."""
 
 import concurrent.futures
+import json
 import subprocess
 
 import pytest
 
-from conftest import BINARY, Server
+from conftest import BINARY, ROOT, Server
 
 PROMPTS = [
     "Once upon a time there was a little robot",
@@ -87,6 +88,23 @@ def test_stages_that_cannot_be_are_refused():
     assert refused.returncode == 64
     assert "--pipeline-parallel-size 63: " in refused.stderr
     assert "layers" in refused.stderr
+
+
+@pytest.mark.parametrize("method", ["eagle3", "mtp"])
+def test_heads_beside_several_ranks_are_refused(method):
+    head = ROOT / "tests" / "testdata" / "draft_heads" / "eagle3"
+    config = {"method": method}
+    if method == "eagle3":
+        config["model"] = str(head)
+    refused = subprocess.run(
+        [str(BINARY), "generate", "--prompt", "x", "-n", "1", "--device", "cpu",
+         "--tensor-parallel-size", "2",
+         "--speculative-config", json.dumps(config)],
+        capture_output=True, text=True, timeout=60,
+    )
+    assert refused.returncode == 64
+    assert f"--speculative-config: {method} " in refused.stderr
+    assert "--tensor-parallel-size 2" in refused.stderr
 
 
 def test_a_short_group_key_is_refused():
