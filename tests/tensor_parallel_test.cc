@@ -208,7 +208,8 @@ Answers AnswersOf(ThreadRanks& group, int num_requests = kNumRequests,
   EXPECT_GT((*engine)->Stats().prefix_cache_hits, 0);
   if (expected != nullptr) {
     EXPECT_TRUE((*engine)->DrafterHealth().ok());
-    EXPECT_GT((*engine)->Stats().num_accepted_tokens, 40);
+    // Fewer than 40 where LongRoPE computes sequences anew.
+    EXPECT_GT((*engine)->Stats().num_accepted_tokens, 20);
   }
   return answers;
 }
@@ -387,11 +388,11 @@ TEST_F(TensorParallelTest, TheDemoModel) {
 }
 
 // Drafts change how many steps it takes and nothing else, on ranks and stages.
-TEST_F(TensorParallelTest, Speculation) {
-  Write("gemma3", RandomFamilyShape());
+TEST_P(FamilyTest, Speculation) {
+  Write(GetParam(), RandomFamilyShape());
   const Answers expected = RunOn(F32(), 1);
   for (const auto& [tensor_size, pipeline_size] :
-       {std::pair(1, 1), std::pair(4, 1), std::pair(2, 2)}) {
+       {std::pair(4, 1), std::pair(2, 2)}) {
     SCOPED_TRACE(absl::StrCat(tensor_size, " x ", pipeline_size));
     ThreadRanks::Options group;
     group.tensor_size = tensor_size;
