@@ -38,12 +38,9 @@ struct Route {
   const char* method;
   const char* path;
 };
-inline constexpr Route kPublicRoutes[] = {{"GET", "/health"},
-                                          {"GET", "/health/ready"},
-                                          {"GET", "/health/live"},
-                                          {"GET", "/metrics"},
-                                          {"GET", "/load"},
-                                          {"GET", "/version"}};
+inline constexpr Route kPublicRoutes[] = {
+    {"GET", "/health"},  {"GET", "/health/ready"}, {"GET", "/health/live"},
+    {"GET", "/metrics"}, {"GET", "/load"},         {"GET", "/version"}};
 inline constexpr Route kApiRoutes[] = {
     {"GET", "/v1/models"},       {"POST", "/tokenize"},
     {"POST", "/detokenize"},     {"POST", "/v1/chat/completions"},
