@@ -229,13 +229,22 @@ absl::StatusOr<GroupKey> ReadGroupKey(const SessionOptions& options) {
 }
 
 // Who owns the ranks does not get on: the process must end all the same.
-void EndProcess(const absl::Status& status) {
-  absl::FPrintF(stderr, "quire: %s\n", status.message());
+[[noreturn]] void EndProcess(const RankCallbacks& callbacks,
+                             const absl::Status& status) {
+  Tell(callbacks, LogLevel::kError, std::string(status.message()));
+  fflush(stdout);
   fflush(stderr);
   _exit(kExitEngine);
 }
 
 }  // namespace
+
+void Tell(const RankCallbacks& callbacks, LogLevel level,
+          const std::string& text) {
+  if (callbacks.on_message) return callbacks.on_message(level, text);
+  absl::FPrintF(stderr, "quire: %s%s\n",
+                level == LogLevel::kWarning ? "warning: " : "", text);
+}
 
 NodeDevices FindNodeDevices(const SessionOptions& options) {
   NodeDevices devices;
@@ -385,7 +394,7 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
       PlanRanks(*options, FindNodeDevices(*options),
                 [&](int size) { return CheckModelConfig(model_path, size); }));
   RankPlan& plan = ranks->plan_;
-  if (!plan.notice.empty()) absl::FPrintF(stderr, "quire: %s\n", plan.notice);
+  if (!plan.notice.empty()) Tell(callbacks, LogLevel::kInfo, plan.notice);
   if (plan.layout.size() == 1) return std::unique_ptr<SessionRanks>();
   options->rank = plan.rank;
   RankOptions rank_options;
@@ -415,10 +424,12 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     group.ranks = std::move(rank_options);
     group.local_workers = std::move(local_workers);
     group.on_waiting = callbacks.on_waiting;
-    group.on_log = [](const std::string& line) {
-      absl::FPrintF(stderr, "quire: %s\n", line);
+    group.on_log = [callbacks](const std::string& line) {
+      Tell(callbacks, LogLevel::kInfo, line);
     };
-    group.on_stuck = EndProcess;
+    group.on_stuck = [callbacks](const absl::Status& status) {
+      EndProcess(callbacks, status);
+    };
     QUIRE_ASSIGN_OR_RETURN(ranks->group_, RankGroup::Start(std::move(group)));
     ranks->config_ = ranks->group_->config();
     return ranks;
@@ -431,7 +442,9 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     worker.memory_fd = kWorkerMemoryFd;
     if (plan.layout.NodeOf(plan.rank) == 0) worker.link_fd = kWorkerLinkFd;
   }
-  worker.on_stuck = EndProcess;
+  worker.on_stuck = [callbacks](const absl::Status& status) {
+    EndProcess(callbacks, status);
+  };
   QUIRE_ASSIGN_OR_RETURN(ranks->worker_, RankWorker::Join(std::move(worker)));
   ranks->config_ = ranks->worker_->config();
   return ranks;
