@@ -91,6 +91,13 @@ class RunningServerImpl : public RunningServer {
         api_->SetWaiting(num_joined < size ? waiting : "");
       };
     }
+    if (options_.log_format == "json") {
+      callbacks.on_message = [log = telemetry_.log](LogLevel level,
+                                                    const std::string& text) {
+        log->Message(level, text);
+        if (level == LogLevel::kError) log->Flush(absl::Seconds(1));
+      };
+    }
     session_ = LoadSession(
         options_.model, error,
         [this](int64_t done, int64_t total) {
@@ -420,8 +427,8 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
   http.tls_certificate_file = options.ssl_certfile;
   http.tls_private_key_file = options.ssl_keyfile;
   http.tls_client_ca_file = options.ssl_ca_certs;
-  http.on_notice = [](const std::string& line) {
-    absl::FPrintF(stderr, "quire: %s\n", line);
+  http.on_notice = [options](const std::string& line) {
+    PrintMessage(options, LogLevel::kWarning, line);
   };
   http.num_workers = options.num_http_threads;
   http.max_connections = options.max_connections;

@@ -254,6 +254,8 @@ class Scheduler {
                 std::vector<OutputEvent>* events);
   void ApplyResult(const InFlightRow& row, SampledRow* sampled, absl::Time now,
                    std::vector<OutputEvent>* events);
+  // The token itself, and those it is told with.
+  bool IsInVocabulary(const TokenOutput& token) const;
   // Whether the tokens can be what became of the row and its drafts.
   bool AreValidTokens(const InFlightRow& row,
                       absl::Span<const TokenOutput> tokens) const;
