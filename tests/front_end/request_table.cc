@@ -162,6 +162,11 @@ std::vector<Figure> RunRequestTable(RequestTable table, int num_rounds,
     }
     // What caches and arenas take once they have taken in the first rounds.
     if (round == num_rounds / 10) warm_bytes = server->ResidentBytes();
+    // A leak goes on to the end, other growth does not.
+    if (num_rounds >= 10 && round % (num_rounds / 10) == 0) {
+      std::fprintf(stderr, "%sround %d: %.1f MiB\n", name.c_str(), round,
+                   double(server->ResidentBytes()) / (1 << 20));
+    }
   }
   std::vector<Figure> figures = {
       {name + "in the table", double(names.size()), "", Bound::kAtLeast,
