@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <thread>
 #include <utility>
@@ -62,6 +63,8 @@ class RunningServerImpl : public RunningServer {
     http.on_response = [this](absl::string_view method, absl::string_view route,
                               int status) {
       http_requests_.Count(method, route, status);
+      // Probes and metrics, which never cease, do not keep anything busy.
+      if (method != "GET") ++num_answers_;
     };
     auto created = HttpServer::Create(http);
     if (!created.ok()) return created.status();
@@ -193,7 +196,8 @@ class RunningServerImpl : public RunningServer {
   bool is_hanging() const override { return engine_->is_hanging(); }
 
   void ReturnMemory() override {
-    heap_returner_.Poll(Clock::Monotonic()->Now(), http_->num_open_requests());
+    heap_returner_.Poll(Clock::Monotonic()->Now(), http_->num_open_requests(),
+                        num_answers_);
   }
 
   void AnswerAndExit(int exit_code) override {
@@ -346,6 +350,7 @@ class RunningServerImpl : public RunningServer {
   std::unique_ptr<Session> session_;
   std::unique_ptr<ModelRunner> own_runner_;  // Of parts_, as own_sink_.
   HttpRequestCounts http_requests_;
+  std::atomic<int64_t> num_answers_{0};  // Without probes.
   std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ApiServer> api_;
@@ -471,6 +476,7 @@ std::unique_ptr<RunningServer> RunningServer::Start(
 
 int RunServe(const ServeOptions& options, const ServeParts& parts) {
   if (options.model.node_rank > 0) return RunWorker(options);
+  LimitFreeMemory();
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;

@@ -30,7 +30,8 @@ class Call {
 
   // The client has not taken what was written before: more can wait.
   virtual bool is_behind() const { return false; }
-  // Of who flushes: will be, when there is time.
+  // Of who calls this: events wait, and a flush, until there is time.
+  bool are_events_deferred = false;
   bool is_flush_deferred = false;
 
   virtual void AddCachedTokens(int num_tokens) = 0;

@@ -174,6 +174,10 @@ void OutputProcessor::Run() {
     }
     items.clear();
     FlushCalls();
+    if (!deferred_.empty()) {
+      HandleDeferred();
+      FlushCalls();
+    }
     std::lock_guard<std::mutex> lock(mu_);
     for (const RequestId id : begun_) not_begun_.erase(id);
     begun_.clear();
@@ -218,7 +222,28 @@ void OutputProcessor::Handle(AllFailed& item) {
 }
 
 void OutputProcessor::Handle(std::vector<OutputEvent>& events) {
-  for (const OutputEvent& event : events) HandleEvent(event);
+  for (OutputEvent& event : events) {
+    const auto found = parts_.find(event.request_id);
+    if (found == parts_.end()) continue;
+    Call& call = *found->second.call;
+    // Once, for all events of a call: they stay in order.
+    if (call.are_events_deferred || call.is_behind()) {
+      call.are_events_deferred = true;
+      deferred_.push_back(std::move(event));
+    } else {
+      HandleEvent(event);
+    }
+  }
+}
+
+void OutputProcessor::HandleDeferred() {
+  for (const OutputEvent& event : deferred_) {
+    const auto found = parts_.find(event.request_id);
+    if (found == parts_.end()) continue;
+    found->second.call->are_events_deferred = false;
+    HandleEvent(event);
+  }
+  deferred_.clear();
 }
 
 void OutputProcessor::ObserveTokens(Part& part, const OutputEvent& event) {

@@ -105,6 +105,7 @@ class OutputProcessor : public OutputSink {
   void Handle(Rejected& item);
   void Handle(AllFailed& item);
   void Handle(std::vector<OutputEvent>& events);
+  void HandleDeferred();
   void HandleEvent(const OutputEvent& event);
   void ObserveTokens(Part& part, const OutputEvent& event);
   // One write per stream, whatever arrived for it; first those whose readers
@@ -132,6 +133,8 @@ class OutputProcessor : public OutputSink {
   std::vector<RequestId> begun_;                // To leave not_begun_.
   std::vector<std::shared_ptr<Call>> touched_;  // Since all were flushed.
   std::vector<std::shared_ptr<Call>> urgent_;   // To be flushed now.
+  // Of calls whose readers are behind: handled when all others are flushed.
+  std::vector<OutputEvent> deferred_;
   // Touched, but their readers are behind: flushed in time that is left.
   std::deque<std::shared_ptr<Call>> behind_;
   std::chrono::steady_clock::time_point next_flush_;

@@ -293,7 +293,7 @@ TEST_F(DraftLoadTest, ALongContextIsCaughtUpForALongAnswer) {
   load.long_tokens = 6;
   EXPECT_GE(Speedups({load}, 0.9)[0], 0.97);
   load.long_tokens = 110;
-  EXPECT_GE(Speedups({load}, 0.9)[0], 1.3);
+  EXPECT_GE(Speedups({load}, 0.9)[0], 1.25);
 }
 
 }  // namespace

@@ -232,13 +232,8 @@ void Scheduler::NoteDrafts(const InFlightRow& row, int num_accepted) {
 }
 
 void Scheduler::NoteStepTime(const InFlightStep& step, absl::Time now) {
-  // Chunks of prompts are no drafts, but as good a measure of what a token more
-  // costs, as long as drafts could have made as much of the step. Where
-  // requests are short, hardly a step is without.
-  const size_t max_tokens =
-      step.rows.size() * (1 + size_t(options_.num_speculative_tokens));
-  if (is_drafting_ &&
-      (!step.has_prompt || size_t(step.num_tokens) <= max_tokens)) {
+  // Tokens of prompts cost less than drafts, which have logits.
+  if (is_drafting_ && !step.has_prompt) {
     draft_control_.NoteStep(
         step.num_tokens, now - std::max(step.planned_time, last_update_time_));
   }

@@ -45,6 +45,11 @@ constexpr double kMaxProbeCredit = 1;
 constexpr int kStepsBeforeProbe = 16;
 constexpr int kProbeDrafts = 2;
 constexpr double kMinProbeCost = 1e-4;
+// Until costs are known, a costly drafter is tried in every other one of so
+// many steps, then as often as the share allows.
+constexpr int64_t kFreeLearningPlans = 64;
+// Where drafts pay, a step without some is seen at times.
+constexpr int64_t kPlansBetweenPlain = 32;
 
 // Waiting for tokens in flight costs a few percent of a step.
 constexpr double kYieldWorthWaiting = 0.1;
@@ -181,7 +186,13 @@ DraftControl::Plan DraftControl::AllotToDepth(
 void DraftControl::AllotToLearn(int num_base_tokens,
                                 absl::Span<Candidate> candidates) {
   int num_left = 0;
-  if (++num_learning_plans_ % 2 == 1) {
+  bool is_allowed = ++num_learning_plans_ % 2 == 1;
+  // Every step may have prompts in it, and none be measured.
+  if (is_allowed && num_learning_plans_ > kFreeLearningPlans) {
+    is_allowed = probe_credit_ >= kMaxProbeCredit;
+    if (is_allowed) probe_credit_ = 0;
+  }
+  if (is_allowed) {
     num_left = std::max(max_drafts_,
                         static_cast<int>(kUnmeasuredGrowth * num_base_tokens));
   }
@@ -219,8 +230,12 @@ void DraftControl::AllotProposals(int num_base_tokens,
       best_depth = depth;
     }
   }
-  // The cost of steps without drafts has to be seen now and then.
-  if (!step_cost_.is_measured() && ++num_learning_plans_ % 2 == 0) {
+  // The cost of steps without drafts has to be seen now and then: of large ones
+  // alone it would be a guess, and drafting could go on that does not pay.
+  if (best_depth > 0 &&
+      ++num_drafting_plans_ %
+              (step_cost_.is_measured() ? kPlansBetweenPlain : 2) ==
+          0) {
     best_depth = 0;
   }
   const Plan plan = AllotToDepth(best_depth, num_base_tokens, candidates);

@@ -132,8 +132,7 @@ class DraftControl {
   // num_caught_up_tokens: Drafter's.
   void NoteProposals(int depth, int num_rows, int num_caught_up_tokens,
                      absl::Duration duration);
-  // A step was submitted and collected; of prompts, only what is no larger than
-  // drafts could make a step.
+  // A step without prompts was submitted and collected.
   void NoteStep(int num_tokens, absl::Duration duration);
   // A sequence has ended with so many tokens.
   void NoteEnd(int num_generated);
@@ -182,7 +181,8 @@ class DraftControl {
   double tokens_of_ended_ = 0;
   float min_chance_ = 0;
   int64_t num_steps_ = 0;
-  int64_t num_learning_plans_ = 0;  // While a cost is not measured.
+  int64_t num_learning_plans_ = 0;  // While the costs are not measured.
+  int64_t num_drafting_plans_ = 0;  // Plans that found drafts to pay.
   std::vector<int> allotted_;       // Scratch.
   std::vector<int> order_;          // Scratch.
 };
