@@ -156,9 +156,7 @@ class RunningServerImpl : public RunningServer {
     served.metrics = metrics_.get();
     served.block_size = loaded.shape.block_size;
     served.limits =
-        MakePromptLimits(*session_->tokenizer,
-                         edge_ == nullptr ? loaded.shape.max_model_len
-                                          : edge_->Cloud().max_model_len,
+        MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
     served.eos_token_ids = session_->engine_options.eos_token_ids;
@@ -172,7 +170,7 @@ class RunningServerImpl : public RunningServer {
     served.created = time(nullptr);
     served.has_request_metrics = options_.enable_request_metrics;
     if (edge_ != nullptr) AddEdge(&served);
-    if (verify_link_ != nullptr) ServeLinks(served);
+    if (verify_link_ != nullptr) ServeLinks(&served);
     on_loaded();
     InstallMemoryReserve();
     api_->Serve(served);
@@ -313,6 +311,13 @@ class RunningServerImpl : public RunningServer {
   }
 
   void AddEdge(ServedModel* served) {
+    // The cloud may come up, or come back with another context, at any time.
+    served->current_limits = [this, own = served->limits] {
+      const LinkPeer cloud = edge_->Cloud();
+      PromptLimits limits = WithMaxModelLen(own, cloud.max_model_len);
+      limits.vocab_size = cloud.vocab_size;
+      return limits;
+    };
     served->readiness = [this]() -> absl::StatusOr<std::string> {
       QUIRE_RETURN_IF_ERROR(edge_->Readiness());
       return std::string(
@@ -323,7 +328,10 @@ class RunningServerImpl : public RunningServer {
     };
   }
 
-  void ServeLinks(const ServedModel& served) {
+  void ServeLinks(ServedModel* served) {
+    served->more_metrics = [this, name = served->names.front()] {
+      return VerifyLinkMetrics(verify_link_->Stats(), name);
+    };
     VerifyLinkModel model;
     model.engine = engine_.get();
     model.output = output_.get();
@@ -331,8 +339,8 @@ class RunningServerImpl : public RunningServer {
     model.limiter = api_->limiter();
     model.gate = api_->gate();
     model.peer = MakeLinkPeer(*session_);
-    model.peer.model_name = served.names.front();
-    model.has_priorities = served.has_priorities;
+    model.peer.model_name = served->names.front();
+    model.has_priorities = served->has_priorities;
     verify_link_->Serve(model);
   }
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <climits>
-#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <optional>
@@ -313,10 +312,6 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
       load.kv_cache_memory_bytes,
       ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
   load.device_memory_utilization = options.device_memory_utilization;
-  // What the command line's own check lets pass.
-  if (std::isnan(load.device_memory_utilization)) {
-    return absl::InvalidArgumentError("--gpu-memory-utilization is no number");
-  }
   load.max_num_seqs = options.max_num_seqs;
   // Every running sequence gets a token per step, so the budget covers them.
   load.max_num_batched_tokens =
@@ -418,6 +413,17 @@ std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
   }
   if (load->task == ModelTask::kEmbed) {
     *error = {absl::InvalidArgumentError(kNothingToDraft), kExitUsage};
+    return std::nullopt;
+  }
+  const ParallelConfig& parallel = load->parallel;
+  if (IsHeadMethod(config.method) && parallel.size > 1) {
+    *error = {absl::InvalidArgumentError(absl::StrCat(
+                  "--speculative-config: ", DraftMethodName(config.method),
+                  " drafts in one process only, and --tensor-parallel-size ",
+                  parallel.tensor_size, " and --pipeline-parallel-size ",
+                  parallel.pipeline_size, " make ", parallel.size,
+                  "; ngram, suffix and draft_model draft there")),
+              kExitUsage};
     return std::nullopt;
   }
   auto begun = BeginDrafter(config, model_path, *load, backend);

@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/clock.h"
 #include "server/http/event_loop.h"
 
 namespace quire {
@@ -166,7 +167,8 @@ HttpHeaders EventLoop::WithRecordHeaders(Connection* c,
 void EventLoop::EndRecord(Connection* c, bool is_cut_off) {
   const auto record = std::move(c->record);
   if (record == nullptr) return;
-  record->end_time = now_;
+  // Not now_: tokens came since the loop woke.
+  record->end_time = Clock::Monotonic()->Now();
   record->is_cut_off = is_cut_off;
   if (record->status == 0) record->status = kStatusClientGone;
 }
