@@ -104,6 +104,7 @@ class ApiServerTest : public testing::Test {
     model.metrics = &metrics_;
     model.limits =
         MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
+    model.current_limits = current_limits_;
     model.created = 1700000000;
     model.eos_token_ids = engine_options_.eos_token_ids;
     model.embedding = embedding_;
@@ -176,6 +177,7 @@ class ApiServerTest : public testing::Test {
   HttpServerOptions http_options_;
   RequestGateOptions gate_options_;
   std::optional<ServedEmbedding> embedding_;
+  std::function<PromptLimits()> current_limits_;
   bool has_request_metrics_ = false;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;

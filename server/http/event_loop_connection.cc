@@ -1,4 +1,5 @@
 // What happens on one connection: reading requests, writing answers, deadlines.
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -293,6 +294,10 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
   Exchange::Update update = exchange->Take();
   auto* const c = static_cast<Connection*>(exchange->connection);
   if (c == nullptr) return;
+  // The kernel takes no more and will tell when it does: trying costs a system
+  // call for each write to each reader who does not keep up.
+  const bool is_blocked =
+      c->num_unsent() > 0 && (c->watched_events & EPOLLOUT) != 0;
   if (c->num_unsent() == 0) c->progress_at = now_;
   c->written_at = now_;
   if (update.start && update.start->upgrade.has_value()) {
@@ -315,7 +320,7 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
   const int64_t max_buffered = c->upgrade.has_value()
                                    ? c->upgrade->max_buffered_bytes
                                    : options_.max_buffered_bytes;
-  Flush(c);
+  if (!is_blocked) Flush(c);
   if (c->state == State::kClosed) return;
   if (update.is_broken ||
       (is_stream && static_cast<int64_t>(c->num_unsent()) > max_buffered)) {
@@ -408,6 +413,7 @@ void EventLoop::Flush(Connection* c) {
     c->out.erase(0, c->num_sent);
     c->num_sent = 0;
   }
+  if (c->exchange != nullptr) c->exchange->SetBehind(c->num_unsent() > 0);
   Watch(c);
   SetDeadline(c);
 }
