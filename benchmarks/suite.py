@@ -513,7 +513,7 @@ class QualityJob(Job):
             path = pathlib.Path(self.folder.name) / "quality.json"
             # The peers' cache is f16: only weights are to differ.
             run(
-                [*self.suite.quire, "bench", "quality", "-t", "2"]
+                [*self.suite.quire, "bench", "quality", "-t", "1"]
                 + ["-m", str(self.suite.models / f"demo-{type_}.gguf")]
                 + ["--reference", str(self.exact), "--text", self.text(number)]
                 + ["--context", "256", "--kv-cache-dtype", "f16"]
@@ -524,7 +524,7 @@ class QualityJob(Job):
 
     def measure_peer(self, peer, number):
         base = pathlib.Path(self.folder.name) / f"{peer.name}.logits"
-        common = ["-f", self.text(number), "-c", "256", "-t", "2"]
+        common = ["-f", self.text(number), "-c", "256", "-t", "1"]
         program = peer.program("llama-perplexity")
         run([program, "-m", str(self.exact), *common, "--kl-divergence-base", str(base)])
         figures = {}

@@ -18,7 +18,8 @@ tests=(
   //tests:backend_conformance_test //tests:backend_invariance_test
 )
 slow_tests=(
-  //kernels/cpu:attention_test //kernels/cpu:sampling_test
+  //kernels/cpu:attention_test //kernels/cpu:fp8_matmul_test
+  //kernels/cpu:sampling_test
   //tests:backend_attention_test //tests:backend_pooling_test
   //tests:backend_sampling_test //tests:equivalence_test
   //tests:golden_embeddings_test //tests:golden_logits_test
