@@ -37,7 +37,12 @@ def ratio_row(report, figure, goal, uses_low=False, others=None):
         return None
     if not peers:
         return {**row, "met": ""}
-    best = max(peers, key=lambda name: statistics.median(peers[name].values()))
+    # Whoever was left out was behind somebody in the rounds that both had; a median
+    # of these rounds may be above one of all rounds all the same.
+    stayed = [name for name in peers if name not in report["dropped"]]
+    best = max(
+        stayed or peers, key=lambda name: statistics.median(peers[name].values())
+    )
     result = compare(*paired(ours, peers[best]))
     row.update(
         peer=best, theirs=values(peers[best]), ratio=result["ratio"],

@@ -13,7 +13,8 @@ up; a round runs every contender once, in an order that is reversed from round t
 round. A contender that is far behind another peer in everything a job measures is
 left out of the job's further rounds. Ratios are geometric means of paired rounds
 with their 95 % interval (Student's t of the logarithms); the best peer is the one
-with the highest median. What fails is reported and the rest goes on.
+with the highest median of those that stayed. What fails is reported and the rest
+goes on.
 """
 
 import argparse

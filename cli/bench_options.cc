@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "cli/finite_range.h"
 
 namespace quire {
 namespace {
@@ -69,7 +70,7 @@ void AddDataset(CLI::App* app, BenchServeOptions* options) {
       ->check(CLI::Range(1, kMaxLen));
   app->add_option("--random-range-ratio", options->random_range_ratio,
                   "Lengths vary by this part of themselves")
-      ->check(CLI::Range(0.0, 0.999));
+      ->check(FiniteRange(0.0, 0.999));
   app->add_option("--random-prefix-len", options->random_prefix_len,
                   "Tokens that all prompts share, before the rest")
       ->check(CLI::Range(0, kMaxLen));
@@ -107,20 +108,20 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
                   "--ramp-up-start-rps to --ramp-up-end-rps")
       ->check(CLI::IsMember({"linear", "exponential"}));
   app->add_option("--ramp-up-start-rps", options->ramp_up_start_rps)
-      ->check(CLI::Range(1e-6, kMaxRate));
+      ->check(FiniteRange(1e-6, kMaxRate));
   app->add_option("--ramp-up-end-rps", options->ramp_up_end_rps)
-      ->check(CLI::Range(1e-6, kMaxRate));
+      ->check(FiniteRange(1e-6, kMaxRate));
   app->add_option("--num-warmups", options->num_warmups,
                   "Requests before the measurement")
       ->check(CLI::Range(0, 1 << 20));
   app->add_option("--ready-check-timeout-sec",
                   options->ready_check_timeout_seconds,
                   "Seconds to wait until the server answers a request")
-      ->check(CLI::Range(0.0, 1e6));
+      ->check(FiniteRange(0.0, 1e6));
   app->add_option("--probe-request-rate", options->probe_request_rate,
                   "Beside the load, and its concurrency, probes of one token a "
                   "second, reported apart; 0: none")
-      ->check(CLI::Range(0.0, kMaxRate));
+      ->check(FiniteRange(0.0, kMaxRate));
   app->add_flag("--profile", options->profile,
                 "POST /start_profile before and /stop_profile after the load");
   app->add_option("--lora-modules", options->lora_modules,
@@ -131,15 +132,15 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
       ->check(CLI::IsMember({"random", "round-robin"}));
   app->add_option("--request-timeout", options->request_timeout_seconds,
                   "Seconds of silence after which a request has failed")
-      ->check(CLI::Range(0.01, 1e6));
+      ->check(FiniteRange(0.01, 1e6));
   app->add_option("--seed", options->seed, "Of prompts and arrivals");
   app->add_flag("--ignore-eos", options->ignore_eos,
                 "Generate to the asked length");
   app->add_option("--temperature", options->temperature, "Default: 0, greedy")
-      ->check(CLI::Range(0.0, 100.0));
-  app->add_option("--top-p", options->top_p)->check(CLI::Range(0.0, 1.0));
+      ->check(FiniteRange(0.0, 100.0));
+  app->add_option("--top-p", options->top_p)->check(FiniteRange(0.0, 1.0));
   app->add_option("--top-k", options->top_k)->check(CLI::Range(-1, 1 << 30));
-  app->add_option("--min-p", options->min_p)->check(CLI::Range(0.0, 1.0));
+  app->add_option("--min-p", options->min_p)->check(FiniteRange(0.0, 1.0));
   app->add_option("--logprobs", options->num_logprobs,
                   "Log-probabilities to ask for with each token")
       ->check(CLI::Range(0, 1 << 20));
@@ -197,11 +198,11 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
                   "Output tokens; 0: of custom, each line's output_tokens")
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--random-range-ratio", options->random_range_ratio)
-      ->check(CLI::Range(0.0, 0.999));
+      ->check(FiniteRange(0.0, 0.999));
   app->add_option("--random-prefix-len", options->random_prefix_len)
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--temperature", options->temperature, "0: greedy")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(FiniteRange(0.0, 100.0));
   app->add_flag("--stop-at-eos", options->stop_at_eos,
                 "Answers end where the model ends them; lengths are limits");
   app->add_option("--output-json", options->output_json, "File of the result");

@@ -98,38 +98,70 @@ absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
   return edge;
 }
 
-std::string EdgeMetrics(const EdgeLinkStats& stats,
-                        const std::string& model_name) {
-  std::string label;
-  for (const char c : model_name) {
-    if (c == '"' || c == '\\') label += '\\';
-    if (c == '\n') {
-      label += "\\n";
-    } else {
-      label += c;
+namespace {
+
+class MetricsText {
+ public:
+  explicit MetricsText(const std::string& model_name) {
+    for (const char c : model_name) {
+      if (c == '"' || c == '\\') label_ += '\\';
+      if (c == '\n') {
+        label_ += "\\n";
+      } else {
+        label_ += c;
+      }
     }
   }
-  std::string out;
-  const auto add = [&](const char* name, const char* type, const char* help,
-                       double value) {
-    absl::StrAppendFormat(&out,
+  void Add(const char* name, const char* type, const char* help, double value) {
+    absl::StrAppendFormat(&text_,
                           "# HELP %s %s\n# TYPE %s %s\n%s{model_name=\"%s\"} "
                           "%.9g\n",
-                          name, help, name, type, name, label, value);
-  };
-  add("quire:verify_link_up", "gauge", "1 while the link to the cloud is up",
-      stats.is_up ? 1 : 0);
-  add("quire:verify_link_round_trip_seconds", "gauge",
-      "The last round trip of the link",
-      absl::ToDoubleSeconds(stats.round_trip));
-  add("quire:verify_link_breaks_total", "counter",
-      "Times that the link broke while it was up", stats.num_breaks);
-  add("quire:verify_link_draft_tokens_total", "counter",
-      "Drafts sent to the cloud", stats.num_draft_tokens_sent);
-  add("quire:offline_requests_total", "counter",
-      "Requests that the draft model answered or went on with",
-      stats.num_offline_requests);
-  return out;
+                          name, help, name, type, name, label_, value);
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string label_, text_;
+};
+
+}  // namespace
+
+std::string EdgeMetrics(const EdgeLinkStats& stats,
+                        const std::string& model_name) {
+  MetricsText out(model_name);
+  out.Add("quire:verify_link_up", "gauge",
+          "1 while the link to the cloud is up", stats.is_up ? 1 : 0);
+  out.Add("quire:verify_link_round_trip_seconds", "gauge",
+          "The last round trip of the link",
+          absl::ToDoubleSeconds(stats.round_trip));
+  out.Add("quire:verify_link_breaks_total", "counter",
+          "Times that the link broke while it was up", stats.num_breaks);
+  out.Add("quire:verify_link_draft_tokens_total", "counter",
+          "Drafts sent to the cloud", stats.num_draft_tokens_sent);
+  out.Add("quire:offline_requests_total", "counter",
+          "Requests that the draft model answered or went on with",
+          stats.num_offline_requests);
+  return out.text();
+}
+
+std::string VerifyLinkMetrics(const VerifyLinkStats& stats,
+                              const std::string& model_name) {
+  MetricsText out(model_name);
+  out.Add("quire:verify_links", "gauge", "Edges that are linked",
+          stats.num_links);
+  out.Add("quire:verify_links_opened_total", "counter",
+          "Links that were welcomed", stats.num_opened);
+  out.Add("quire:verify_links_refused_total", "counter",
+          "Links refused because the edge has another vocabulary",
+          stats.num_refused);
+  out.Add("quire:verify_links_cut_off_total", "counter",
+          "Links ended because the edge did not keep to the protocol",
+          stats.num_cut_off);
+  out.Add("quire:verify_links_requests_total", "counter",
+          "Requests that came over links", stats.num_requests);
+  out.Add("quire:verify_links_draft_tokens_total", "counter",
+          "Drafts that came over links", stats.num_draft_tokens);
+  return out.text();
 }
 
 }  // namespace quire

@@ -11,6 +11,7 @@
 #include "cli/session.h"
 #include "engine/speculative/link/edge_engine.h"
 #include "engine/speculative/link/link_messages.h"
+#include "server/verify_link.h"
 #include "tokenizer/tokenizer.h"
 
 namespace quire {
@@ -29,9 +30,11 @@ absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
     const ServeOptions& options, const Session& session,
     std::function<void(const std::string& line)> on_notice);
 
-// In Prometheus' text format.
+// In Prometheus' text format, of an edge and of its cloud.
 std::string EdgeMetrics(const EdgeLinkStats& stats,
                         const std::string& model_name);
+std::string VerifyLinkMetrics(const VerifyLinkStats& stats,
+                              const std::string& model_name);
 
 }  // namespace quire
 

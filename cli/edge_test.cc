@@ -66,6 +66,16 @@ TEST(EdgeTest, MetricsEscapeTheName) {
       << text;
   EXPECT_NE(text.find("quire:verify_link_breaks_total{model_name=\"a"),
             std::string::npos);
+  VerifyLinkStats cloud;
+  cloud.num_links = 2;
+  cloud.num_requests = 7;
+  const std::string of_cloud = VerifyLinkMetrics(cloud, "c\"");
+  EXPECT_NE(of_cloud.find("quire:verify_links{model_name=\"c\\\"\"} 2\n"),
+            std::string::npos)
+      << of_cloud;
+  EXPECT_NE(of_cloud.find(
+                "quire:verify_links_requests_total{model_name=\"c\\\"\"} 7\n"),
+            std::string::npos);
 }
 
 }  // namespace

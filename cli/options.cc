@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
+#include <exception>
 #include <limits>
 #include <set>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "cli/bench_options.h"
+#include "cli/finite_range.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -197,7 +199,7 @@ void AddWeightOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--gpu-memory-utilization,--device-memory-utilization",
                   options->device_memory_utilization,
                   "The part of a GPU's free memory that may be taken")
-      ->check(CLI::Range(0.01, 1.0));
+      ->check(FiniteRange(0.01, 1.0));
   app->add_flag("--enforce-eager", options->enforce_eager,
                 "On a GPU: launch kernel by kernel, without CUDA graphs");
 }
@@ -240,13 +242,13 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--target-queue-delay", options->target_queue_delay_seconds,
                   "Predicted wait in seconds that counts as full load in "
                   "quire:saturation")
-      ->check(CLI::Range(0.001, 1e6));
+      ->check(FiniteRange(0.001, 1e6));
   app->add_option(
          "--watchdog-timeout", options->watchdog_timeout_seconds,
          "Seconds without a finished step after which the engine is "
          "taken for dead, and 0.1 s longer for each token of the step; "
          "0: never")
-      ->check(CLI::Range(0.0, 1e6));
+      ->check(FiniteRange(0.0, 1e6));
   app->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching",
                 options->enable_prefix_caching,
                 "Reuse the KV of equal prompt beginnings (default: on)");
@@ -262,11 +264,11 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
          "--worker-timeout", options->worker_timeout_seconds,
          "Seconds without a sign of life after which a process is given "
          "up; a step may take 0.1 s longer for each of its tokens")
-      ->check(CLI::Range(0.1, 1e6));
+      ->check(FiniteRange(0.1, 1e6));
   app->add_option("--load-timeout", options->load_timeout_seconds,
                   "Seconds in which all processes must have loaded, once all "
                   "are there")
-      ->check(CLI::Range(0.1, 1e6));
+      ->check(FiniteRange(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
                   "Drafts tokens that are verified together: [ngram], [suffix] "
                   "or the directory of a draft model");
@@ -294,9 +296,9 @@ void AddSamplingOptions(CLI::App* app, SamplingOptions* options) {
                   "Tokens to generate at most; 0: to the end of the context")
       ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   app->add_option("--temperature", options->temperature, "0: greedy")
-      ->check(CLI::Range(0.0, 2.0));
+      ->check(FiniteRange(0.0, 2.0));
   app->add_option("--top-p", options->top_p, "Nucleus sampling")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(FiniteRange(0.0, 1.0));
   app->add_option("--top-k", options->top_k, "Most likely tokens to draw from")
       ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   app->add_option("--sampling-seed", options->seed, "Repeats a draw")
@@ -319,7 +321,7 @@ void AddNodeOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::Range(1, 65535));
   app->add_option("--bootstrap-timeout", options->bootstrap_timeout_seconds,
                   "Seconds in which all must have come")
-      ->check(CLI::Range(0.1, 1e6));
+      ->check(FiniteRange(0.1, 1e6));
   app->add_option("--group-key-file", options->group_key_file,
                   "A secret of at least 16 bytes that all hosts have; who does "
                   "not know it cannot join (or its text in QUIRE_GROUP_KEY)");
@@ -456,17 +458,17 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   app->add_option("--request-timeout", options->request_timeout_seconds,
                   "Seconds after which a request ends with 504, if it asks for "
                   "no other 'timeout'; 0: never")
-      ->check(CLI::Range(0.0, 3e7));
+      ->check(FiniteRange(0.0, 3e7));
   app->add_option("--max-request-timeout", options->max_request_timeout_seconds,
                   "The longest such time, whatever a request asks for; 0: any")
-      ->check(CLI::Range(0.0, 3e7));
+      ->check(FiniteRange(0.0, 3e7));
   app->add_flag("--ui,!--no-ui", options->enable_ui,
                 "Serve the chat page at / (default: on)");
   AddTelemetryOptions(app, options);
   AddEdgeOptions(app, options);
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
                   "Seconds that running requests get after SIGTERM")
-      ->check(CLI::Range(0.0, 1e6));
+      ->check(FiniteRange(0.0, 1e6));
 }
 
 void AddChat(CLI::App* app, ChatOptions* options) {
@@ -497,10 +499,14 @@ void AddGenerate(CLI::App* app, GenerateOptions* options) {
 // All options of loading a model that `app` was given, whence ever, as
 // arguments.
 std::vector<std::string> SessionArgs(const CLI::App& app) {
-  CLI::App known;
-  SessionOptions unused;
-  AddModelOptions(&known, &unused);
-  AddNodeOptions(&known, &unused);
+  // Made once: a grammar takes longer to build than a command line to parse.
+  static const CLI::App& known = []() -> CLI::App& {
+    SessionOptions& unused = *new SessionOptions;
+    CLI::App& app = *new CLI::App;
+    AddModelOptions(&app, &unused);
+    AddNodeOptions(&app, &unused);
+    return app;
+  }();
   std::vector<std::string> args;
   for (const CLI::Option* option : app.get_options()) {
     if (option->count() == 0 || option->get_lnames().empty()) continue;
@@ -561,10 +567,10 @@ void AddDrain(CLI::App* app, DrainOptions* options) {
   app->add_option("--url", options->url, "The server");
   app->add_option("--settle", options->settle_seconds,
                   "Seconds to wait at least, while endpoints are withdrawn")
-      ->check(CLI::Range(0.0, 1e6));
+      ->check(FiniteRange(0.0, 1e6));
   app->add_option("--timeout", options->timeout_seconds,
                   "Seconds to wait at most, --settle included")
-      ->check(CLI::Range(0.0, 1e6));
+      ->check(FiniteRange(0.0, 1e6));
 }
 
 // Only the options of `chosen`, a command's name: there are hundreds, and most
@@ -670,22 +676,35 @@ absl::Status TakeResult(const Commands& commands, CommandLine* result) {
 
 }  // namespace
 
-absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
+// The grammar of the command that a command line names, if any.
+struct CommandLineParser::Grammar {
+  explicit Grammar(absl::string_view command) {
+    AddCommands(command, &commands, &result);
+  }
+
+  // What the options fill is as before the first parse; CLI11 clears its own.
+  void Reset() {
+    result = CommandLine();
+    result.bench = commands.bench_options;
+    *commands.bench_options = BenchOptions();
+    commands.worker_options = ServeOptions();
+    commands.wants_version = false;
+  }
+
+  absl::Status Parse(std::vector<std::string> args);
+
   CommandLine result;
   Commands commands;
-  const auto chosen =
-      std::find_if(args.begin(), args.end(), [](const std::string& argument) {
-        return std::find(std::begin(kCommands), std::end(kCommands),
-                         argument) != std::end(kCommands);
-      });
-  AddCommands(chosen == args.end() ? "" : *chosen, &commands, &result);
+};
+
+absl::Status CommandLineParser::Grammar::Parse(std::vector<std::string> args) {
   for (std::string& argument : args) {
     if (argument == "--") break;
     argument = NormalizeArgument(argument);
   }
   if (args.size() == 1 && args[0] == "--version") {
     result.command = Command::kVersion;
-    return result;
+    return absl::OkStatus();
   }
   QUIRE_RETURN_IF_ERROR(PrepareArguments(commands, &args));
   std::reverse(args.begin(), args.end());  // As CLI11 takes a vector.
@@ -697,13 +716,46 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
       chosen = chosen->get_subcommands().front();
     }
     result.help = chosen->help();
-    return result;
+    return absl::OkStatus();
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(error.what(), "\nRun with --help for the options."));
+  } catch (const std::exception&) {
+    // CLI11 lets through what std::stoll says of --no-ui=99999999999999999999.
+    return absl::InvalidArgumentError(
+        "the value of a flag is out of range\n"
+        "Run with --help for the options.");
   }
-  QUIRE_RETURN_IF_ERROR(TakeResult(commands, &result));
+  return TakeResult(commands, &result);
+}
+
+CommandLineParser::CommandLineParser() = default;
+CommandLineParser::~CommandLineParser() = default;
+
+absl::StatusOr<CommandLine> CommandLineParser::Parse(
+    std::vector<std::string> args) {
+  const auto chosen =
+      std::find_if(args.begin(), args.end(), [](const std::string& argument) {
+        return std::find(std::begin(kCommands), std::end(kCommands),
+                         argument) != std::end(kCommands);
+      });
+  const std::string command = chosen == args.end() ? "" : *chosen;
+  std::unique_ptr<Grammar>& grammar = grammars_[command];
+  if (grammar == nullptr) {
+    grammar = std::make_unique<Grammar>(command);
+  } else {
+    grammar->Reset();
+  }
+  QUIRE_RETURN_IF_ERROR(grammar->Parse(std::move(args)));
+  CommandLine result = grammar->result;
+  // The next parse writes into the grammar's own.
+  result.bench =
+      std::make_shared<BenchOptions>(*grammar->commands.bench_options);
   return result;
+}
+
+absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args) {
+  return CommandLineParser().Parse(std::move(args));
 }
 
 }  // namespace quire

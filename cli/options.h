@@ -3,6 +3,7 @@
 #define QUIRE_CLI_OPTIONS_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -170,6 +171,22 @@ struct CommandLine {
 // an option comes from the command line, else from the YAML file of --config,
 // else from QUIRE_<NAME>. INVALID_ARGUMENT with a message for the user.
 absl::StatusOr<CommandLine> ParseCommandLine(std::vector<std::string> args);
+
+// The same for many command lines, one after another: builds the grammar of
+// each command, which takes much longer than to parse with it, only once. The
+// environment must not change meanwhile. For one thread at a time.
+class CommandLineParser {
+ public:
+  CommandLineParser();
+  ~CommandLineParser();
+
+  absl::StatusOr<CommandLine> Parse(std::vector<std::string> args);
+
+ private:
+  struct Grammar;
+
+  std::map<std::string, std::unique_ptr<Grammar>> grammars_;
+};
 
 // "32k" = 32 * 1024, "4GiB", "100MB", "512". vLLM tells "1K" = 1024 from "1k" =
 // 1000; here both are 1024. INVALID_ARGUMENT otherwise.

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "cli/bench_options.h"
 #include "gtest/gtest.h"
 
@@ -60,6 +62,74 @@ TEST(ParseCommandLineTest, LimitsOfLoad) {
   for (const char* option :
        {"--request-timeout", "--watchdog-timeout", "--target-queue-delay"}) {
     EXPECT_FALSE(ParseCommandLine({"serve", option, "-1"}).ok()) << option;
+  }
+}
+
+// What a parse says, for comparisons.
+std::string Describe(const absl::StatusOr<CommandLine>& parsed) {
+  if (!parsed.ok()) return std::string(parsed.status().message());
+  std::string text = absl::StrCat(
+      static_cast<int>(parsed->command), " port ", parsed->serve.port, " url ",
+      parsed->drain.url, " prompt ", parsed->generate.prompt, " repetitions ",
+      parsed->bench->model.repetitions, " help ", parsed->help);
+  for (const auto* names :
+       {&parsed->serve.api_keys, &parsed->serve.model.args,
+        &parsed->chat.model.args, &parsed->bench->model.model.args}) {
+    absl::StrAppend(&text, " [", absl::StrJoin(*names, ","), "]");
+  }
+  return text;
+}
+
+TEST(CommandLineParserTest, ForgetsWhatItParsedBefore) {
+  const std::vector<std::string> lines[] = {
+      {"serve", "m", "--port=1", "--api-key", "a", "b", "--seed=3"},
+      {"serve", "--port", "x"},
+      {"serve", "--no-such-option"},
+      {"serve"},
+      {"serve", "--help"},
+      {"worker", "--port=7", "--rank=1"},
+      {"worker"},
+      {"bench", "model", "-r", "7", "--model=m"},
+      {"bench", "model"},
+      {"bench", "serve", "--num-prompts=0"},
+      {"chat", "--threads=2"},
+      {"chat"},
+      {"generate", "--prompt", "hi"},
+      {"generate"},
+      {"drain", "--url=u"},
+      {"drain"},
+      {"--version"},
+      {"nothing"},
+      {}};
+  CommandLineParser parser;
+  for (const auto& first : lines) {
+    for (const auto& line : lines) {
+      (void)parser.Parse(first);
+      EXPECT_EQ(Describe(parser.Parse(line)), Describe(ParseCommandLine(line)))
+          << absl::StrJoin(line, " ") << " after " << absl::StrJoin(first, " ");
+    }
+  }
+}
+
+TEST(ParseCommandLineTest, NotANumberIsInNoRange) {
+  for (const char* option :
+       {"--shutdown-timeout", "--request-timeout", "--watchdog-timeout",
+        "--gpu-memory-utilization", "--worker-timeout"}) {
+    for (const char* value : {"nan", "-nan", "NAN(1)", "inf", "-inf"}) {
+      EXPECT_FALSE(ParseCommandLine({"serve", option, value}).ok())
+          << option << " " << value;
+    }
+  }
+  EXPECT_FALSE(ParseCommandLine({"chat", "--temperature=nan"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"bench", "serve", "--top-p=nan"}).ok());
+  EXPECT_FALSE(ParseCommandLine({"drain", "--timeout=nan"}).ok());
+}
+
+TEST(ParseCommandLineTest, FlagsOutOfRangeAreRefused) {
+  for (const char* option :
+       {"--no-ui=99999999999999999999", "--no-ui=-99999999999999999999",
+        "--no-enable-prefix-caching=99999999999999999999"}) {
+    EXPECT_FALSE(ParseCommandLine({"serve", option}).ok()) << option;
   }
 }
 

@@ -79,34 +79,70 @@ absl::StatusOr<int> TensorSize(const SessionOptions& options,
   return 1;
 }
 
-std::vector<RankShare> ShareDevices(const SessionOptions& options,
-                                    const NodeDevices& devices, int size) {
-  std::vector<RankShare> shares(size);
-  if (size == 1) return shares;
-  const int num_nodes = static_cast<int>(devices.cpus_of_nodes.size());
-  const auto cpus = ParseCpuList(options.cpu_cores);
-  for (int i = 0; i < size; ++i) {
-    if (devices.is_gpu) {
-      if (i < static_cast<int>(devices.gpus.size())) {
-        shares[i].gpu = devices.gpus[i];
-      }
-      continue;
+// The CPUs of each of `size` ranks, as --cpu-cores; empty: wherever the system
+// puts them. A process of its own pins its threads where it would on several
+// NUMA nodes: ranks would all choose the same CPUs.
+std::vector<std::string> ShareCpus(const SessionOptions& options,
+                                   const NodeDevices& devices, int size) {
+  std::vector<std::string> shares(size);
+  if (!options.cpu_cores.empty()) {
+    const auto cpus = ParseCpuList(options.cpu_cores);
+    if (!cpus.ok()) return shares;  // Each rank will say so.
+    const int num_cpus = static_cast<int>(cpus->size());
+    for (int i = 0; i < size; ++i) {
+      shares[i] = num_cpus >= size ? Slice(*cpus, i, size)
+                                   : absl::StrCat((*cpus)[i % num_cpus]);
     }
-    if (!options.cpu_cores.empty()) {
-      if (cpus.ok() && static_cast<int>(cpus->size()) >= size) {
-        shares[i].cpu_cores = Slice(*cpus, i, size);
-      }
-    } else if (num_nodes > 1 && num_nodes % size == 0 &&
-               options.numa != "off") {
-      // A process for each NUMA node, or for some neighbouring ones.
+    return shares;
+  }
+  if (options.numa == "off") return shares;
+  const int num_nodes = static_cast<int>(devices.cpus_of_nodes.size());
+  if (num_nodes > 1 && num_nodes % size == 0) {
+    // A process for each NUMA node, or for some neighbouring ones.
+    const int each = num_nodes / size;
+    for (int i = 0; i < size; ++i) {
       std::vector<int> own;
-      const int each = num_nodes / size;
       for (int node = i * each; node < (i + 1) * each; ++node) {
         const std::vector<int>& of_node = devices.cpus_of_nodes[node];
         own.insert(own.end(), of_node.begin(), of_node.end());
       }
-      shares[i].cpu_cores = absl::StrJoin(own, ",");
+      shares[i] = absl::StrJoin(own, ",");
     }
+    return shares;
+  }
+  std::vector<int> all;
+  for (const std::vector<int>& of_node : devices.cpus_of_nodes) {
+    all.insert(all.end(), of_node.begin(), of_node.end());
+  }
+  // Of one node, only where the ranks take it all: each step waits for the
+  // slowest, and two that the system puts on one CPU are slow. Who takes a part
+  // cannot know which part others have left.
+  const int num_threads = options.num_threads > 0
+                              ? options.num_threads
+                              : std::max(1, devices.num_threads / size);
+  const int num_cpus = static_cast<int>(all.size());
+  const bool takes_all = num_threads * size == num_cpus;
+  if (takes_all || (num_nodes > 1 && num_cpus >= size)) {
+    for (int i = 0; i < size; ++i) shares[i] = Slice(all, i, size);
+  }
+  return shares;
+}
+
+std::vector<RankShare> ShareDevices(const SessionOptions& options,
+                                    const NodeDevices& devices, int size) {
+  std::vector<RankShare> shares(size);
+  if (size == 1) return shares;
+  if (devices.is_gpu) {
+    for (int i = 0; i < size; ++i) {
+      if (i < static_cast<int>(devices.gpus.size())) {
+        shares[i].gpu = devices.gpus[i];
+      }
+    }
+    return shares;
+  }
+  const std::vector<std::string> cpus = ShareCpus(options, devices, size);
+  for (int i = 0; i < size; ++i) {
+    shares[i].cpu_cores = cpus[i];
     if (options.num_threads == 0) {
       shares[i].num_threads = std::max(1, devices.num_threads / size);
     }
@@ -193,13 +229,22 @@ absl::StatusOr<GroupKey> ReadGroupKey(const SessionOptions& options) {
 }
 
 // Who owns the ranks does not get on: the process must end all the same.
-void EndProcess(const absl::Status& status) {
-  absl::FPrintF(stderr, "quire: %s\n", status.message());
+[[noreturn]] void EndProcess(const RankCallbacks& callbacks,
+                             const absl::Status& status) {
+  Tell(callbacks, LogLevel::kError, std::string(status.message()));
+  fflush(stdout);
   fflush(stderr);
   _exit(kExitEngine);
 }
 
 }  // namespace
+
+void Tell(const RankCallbacks& callbacks, LogLevel level,
+          const std::string& text) {
+  if (callbacks.on_message) return callbacks.on_message(level, text);
+  absl::FPrintF(stderr, "quire: %s%s\n",
+                level == LogLevel::kWarning ? "warning: " : "", text);
+}
 
 NodeDevices FindNodeDevices(const SessionOptions& options) {
   NodeDevices devices;
@@ -349,7 +394,7 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
       PlanRanks(*options, FindNodeDevices(*options),
                 [&](int size) { return CheckModelConfig(model_path, size); }));
   RankPlan& plan = ranks->plan_;
-  if (!plan.notice.empty()) absl::FPrintF(stderr, "quire: %s\n", plan.notice);
+  if (!plan.notice.empty()) Tell(callbacks, LogLevel::kInfo, plan.notice);
   if (plan.layout.size() == 1) return std::unique_ptr<SessionRanks>();
   options->rank = plan.rank;
   RankOptions rank_options;
@@ -379,10 +424,12 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     group.ranks = std::move(rank_options);
     group.local_workers = std::move(local_workers);
     group.on_waiting = callbacks.on_waiting;
-    group.on_log = [](const std::string& line) {
-      absl::FPrintF(stderr, "quire: %s\n", line);
+    group.on_log = [callbacks](const std::string& line) {
+      Tell(callbacks, LogLevel::kInfo, line);
     };
-    group.on_stuck = EndProcess;
+    group.on_stuck = [callbacks](const absl::Status& status) {
+      EndProcess(callbacks, status);
+    };
     QUIRE_ASSIGN_OR_RETURN(ranks->group_, RankGroup::Start(std::move(group)));
     ranks->config_ = ranks->group_->config();
     return ranks;
@@ -395,7 +442,9 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     worker.memory_fd = kWorkerMemoryFd;
     if (plan.layout.NodeOf(plan.rank) == 0) worker.link_fd = kWorkerLinkFd;
   }
-  worker.on_stuck = EndProcess;
+  worker.on_stuck = [callbacks](const absl::Status& status) {
+    EndProcess(callbacks, status);
+  };
   QUIRE_ASSIGN_OR_RETURN(ranks->worker_, RankWorker::Join(std::move(worker)));
   ranks->config_ = ranks->worker_->config();
   return ranks;

@@ -15,6 +15,7 @@
 #include "engine/parallel/rank_worker.h"
 #include "kernels/backend.h"
 #include "kernels/backend_factory.h"
+#include "server/telemetry/server_log.h"
 
 namespace quire {
 
@@ -62,7 +63,14 @@ RankFacts SessionFacts(const SessionOptions& options,
 
 struct RankCallbacks {
   std::function<void(int num_joined, int size)> on_waiting;
+  // What loading and the ranks have to tell, from any thread; null: lines on
+  // stderr. At kError the process ends next.
+  std::function<void(LogLevel level, const std::string& text)> on_message;
 };
+
+// A message to who listens.
+void Tell(const RankCallbacks& callbacks, LogLevel level,
+          const std::string& text);
 
 // This process among the ranks of a session of more than one. Thread-compatible
 // but for Health.

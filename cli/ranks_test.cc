@@ -93,6 +93,53 @@ TEST(PlanRanksTest, RanksShareTheThreadsOrTheNodesOfTheCpu) {
   EXPECT_EQ(PlanRanks(options, Cpu(8), FitsAll)->shares[1].num_threads, 0);
 }
 
+// Ranks that pin their threads pin them to different CPUs.
+TEST(PlanRanksTest, RanksThatTakeTheWholeMachineHaveCpusOfTheirOwn) {
+  const auto cpus_of = [](const SessionOptions& options,
+                          const NodeDevices& devices) {
+    std::vector<std::string> cpus;
+    const auto plan = PlanRanks(options, devices, FitsAll);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    if (!plan.ok()) return cpus;
+    for (const RankShare& share : plan->shares) {
+      cpus.push_back(share.cpu_cores);
+    }
+    return cpus;
+  };
+  using Cpus = std::vector<std::string>;
+  SessionOptions options;
+  options.tensor_parallel_size = "2";
+  NodeDevices devices;
+  devices.num_threads = 4;
+  devices.cpus_of_nodes = {{0, 2, 4, 6}};
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"0,2", "4,6"}));
+  options.num_threads = 2;
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"0,2", "4,6"}));
+  // A part of the machine, and more than there is of it.
+  options.num_threads = 1;
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"", ""}));
+  options.num_threads = 3;
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"", ""}));
+  options.num_threads = 2;
+  options.numa = "off";
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"", ""}));
+  // A quota of two CPUs: which ones they are the system says.
+  options = SessionOptions();
+  options.tensor_parallel_size = "2";
+  devices.num_threads = 2;
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"", ""}));
+  // Four ranks on two nodes.
+  options.tensor_parallel_size = "4";
+  devices.num_threads = 8;
+  devices.cpus_of_nodes = {{0, 1, 2, 3}, {8, 9, 10, 11}};
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"0,1", "2,3", "8,9", "10,11"}));
+  options.num_threads = 1;
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"0,1", "2,3", "8,9", "10,11"}));
+  // Fewer CPUs than ranks take turns.
+  options.cpu_cores = "3,5";
+  EXPECT_EQ(cpus_of(options, devices), (Cpus{"3", "5", "3", "5"}));
+}
+
 TEST(PlanRanksTest, StagesMultiplyTheRanks) {
   SessionOptions options;
   options.pipeline_parallel_size = 2;

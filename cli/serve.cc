@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <thread>
 #include <utility>
@@ -62,6 +63,8 @@ class RunningServerImpl : public RunningServer {
     http.on_response = [this](absl::string_view method, absl::string_view route,
                               int status) {
       http_requests_.Count(method, route, status);
+      // Probes and metrics, which never cease, do not keep anything busy.
+      if (method != "GET") ++num_answers_;
     };
     auto created = HttpServer::Create(http);
     if (!created.ok()) return created.status();
@@ -89,6 +92,13 @@ class RunningServerImpl : public RunningServer {
                          size, " processes of ", num_nodes, " nodes are here");
         log().Message(LogLevel::kInfo, waiting);
         api_->SetWaiting(num_joined < size ? waiting : "");
+      };
+    }
+    if (options_.log_format == "json") {
+      callbacks.on_message = [log = telemetry_.log](LogLevel level,
+                                                    const std::string& text) {
+        log->Message(level, text);
+        if (level == LogLevel::kError) log->Flush(absl::Seconds(1));
       };
     }
     session_ = LoadSession(
@@ -146,9 +156,7 @@ class RunningServerImpl : public RunningServer {
     served.metrics = metrics_.get();
     served.block_size = loaded.shape.block_size;
     served.limits =
-        MakePromptLimits(*session_->tokenizer,
-                         edge_ == nullptr ? loaded.shape.max_model_len
-                                          : edge_->Cloud().max_model_len,
+        MakePromptLimits(*session_->tokenizer, loaded.shape.max_model_len,
                          loaded.config.vocab_size);
     served.defaults = session_->defaults;
     served.eos_token_ids = session_->engine_options.eos_token_ids;
@@ -162,7 +170,7 @@ class RunningServerImpl : public RunningServer {
     served.created = time(nullptr);
     served.has_request_metrics = options_.enable_request_metrics;
     if (edge_ != nullptr) AddEdge(&served);
-    if (verify_link_ != nullptr) ServeLinks(served);
+    if (verify_link_ != nullptr) ServeLinks(&served);
     on_loaded();
     InstallMemoryReserve();
     api_->Serve(served);
@@ -188,7 +196,8 @@ class RunningServerImpl : public RunningServer {
   bool is_hanging() const override { return engine_->is_hanging(); }
 
   void ReturnMemory() override {
-    heap_returner_.Poll(Clock::Monotonic()->Now(), http_->num_open_requests());
+    heap_returner_.Poll(Clock::Monotonic()->Now(), http_->num_open_requests(),
+                        num_answers_);
   }
 
   void AnswerAndExit(int exit_code) override {
@@ -302,6 +311,13 @@ class RunningServerImpl : public RunningServer {
   }
 
   void AddEdge(ServedModel* served) {
+    // The cloud may come up, or come back with another context, at any time.
+    served->current_limits = [this, own = served->limits] {
+      const LinkPeer cloud = edge_->Cloud();
+      PromptLimits limits = WithMaxModelLen(own, cloud.max_model_len);
+      limits.vocab_size = cloud.vocab_size;
+      return limits;
+    };
     served->readiness = [this]() -> absl::StatusOr<std::string> {
       QUIRE_RETURN_IF_ERROR(edge_->Readiness());
       return std::string(
@@ -312,7 +328,10 @@ class RunningServerImpl : public RunningServer {
     };
   }
 
-  void ServeLinks(const ServedModel& served) {
+  void ServeLinks(ServedModel* served) {
+    served->more_metrics = [this, name = served->names.front()] {
+      return VerifyLinkMetrics(verify_link_->Stats(), name);
+    };
     VerifyLinkModel model;
     model.engine = engine_.get();
     model.output = output_.get();
@@ -320,8 +339,8 @@ class RunningServerImpl : public RunningServer {
     model.limiter = api_->limiter();
     model.gate = api_->gate();
     model.peer = MakeLinkPeer(*session_);
-    model.peer.model_name = served.names.front();
-    model.has_priorities = served.has_priorities;
+    model.peer.model_name = served->names.front();
+    model.has_priorities = served->has_priorities;
     verify_link_->Serve(model);
   }
 
@@ -331,6 +350,7 @@ class RunningServerImpl : public RunningServer {
   std::unique_ptr<Session> session_;
   std::unique_ptr<ModelRunner> own_runner_;  // Of parts_, as own_sink_.
   HttpRequestCounts http_requests_;
+  std::atomic<int64_t> num_answers_{0};  // Without probes.
   std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ApiServer> api_;
@@ -412,8 +432,8 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
   http.tls_certificate_file = options.ssl_certfile;
   http.tls_private_key_file = options.ssl_keyfile;
   http.tls_client_ca_file = options.ssl_ca_certs;
-  http.on_notice = [](const std::string& line) {
-    absl::FPrintF(stderr, "quire: %s\n", line);
+  http.on_notice = [options](const std::string& line) {
+    PrintMessage(options, LogLevel::kWarning, line);
   };
   http.num_workers = options.num_http_threads;
   http.max_connections = options.max_connections;
@@ -456,6 +476,7 @@ std::unique_ptr<RunningServer> RunningServer::Start(
 
 int RunServe(const ServeOptions& options, const ServeParts& parts) {
   if (options.model.node_rank > 0) return RunWorker(options);
+  LimitFreeMemory();
   // Lives as long as its thread: to the end of the process.
   SignalWaiter& signals = *new SignalWaiter;
   CommandError error;

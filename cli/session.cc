@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <climits>
-#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <optional>
@@ -125,23 +124,32 @@ absl::StatusOr<ModelTask> ParseTask(const SessionOptions& options) {
   return options.runner == "generate" ? ModelTask::kGenerate : ModelTask::kAuto;
 }
 
-// A line on stderr once a load has taken a second, then four a second.
-LoadProgress ShowProgress(LoadProgress on_progress) {
+// A line on stderr once a load has taken a second, then four a second, each in
+// the place of the one before; as messages one in ten seconds.
+LoadProgress ShowProgress(LoadProgress on_progress,
+                          const RankCallbacks& callbacks) {
   struct State {
     absl::Time start = Clock::Monotonic()->Now();
     absl::Time last = start;
   };
-  return [state = State(), on_progress = std::move(on_progress)](
+  return [state = State(), on_progress = std::move(on_progress), callbacks](
              int64_t done, int64_t total) mutable {
     if (on_progress) on_progress(done, total);
+    const bool is_line = callbacks.on_message == nullptr;
     const absl::Time now = Clock::Monotonic()->Now();
     const bool is_late = now - state.start > absl::Seconds(1);
-    const bool is_due = now - state.last > absl::Milliseconds(250);
+    const bool is_due = now - state.last >
+                        (is_line ? absl::Milliseconds(250) : absl::Seconds(10));
     if (!is_late || (!is_due && done < total)) return;
     state.last = now;
-    absl::FPrintF(stderr, "\rloading weights: %d of %d MiB (%d%%)%s",
-                  done >> 20, total >> 20, total > 0 ? done * 100 / total : 100,
-                  done >= total ? "\n" : "");
+    const std::string text =
+        absl::StrFormat("loading weights: %d of %d MiB (%d%%)", done >> 20,
+                        total >> 20, total > 0 ? done * 100 / total : 100);
+    if (is_line) {
+      absl::FPrintF(stderr, "\r%s%s", text, done >= total ? "\n" : "");
+    } else {
+      callbacks.on_message(LogLevel::kInfo, text);
+    }
   };
 }
 
@@ -304,10 +312,6 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
       load.kv_cache_memory_bytes,
       ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
   load.device_memory_utilization = options.device_memory_utilization;
-  // What the command line's own check lets pass.
-  if (std::isnan(load.device_memory_utilization)) {
-    return absl::InvalidArgumentError("--gpu-memory-utilization is no number");
-  }
   load.max_num_seqs = options.max_num_seqs;
   // Every running sequence gets a token per step, so the budget covers them.
   load.max_num_batched_tokens =
@@ -411,6 +415,17 @@ std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
     *error = {absl::InvalidArgumentError(kNothingToDraft), kExitUsage};
     return std::nullopt;
   }
+  const ParallelConfig& parallel = load->parallel;
+  if (IsHeadMethod(config.method) && parallel.size > 1) {
+    *error = {absl::InvalidArgumentError(absl::StrCat(
+                  "--speculative-config: ", DraftMethodName(config.method),
+                  " drafts in one process only, and --tensor-parallel-size ",
+                  parallel.tensor_size, " and --pipeline-parallel-size ",
+                  parallel.pipeline_size, " make ", parallel.size,
+                  "; ngram, suffix and draft_model draft there")),
+              kExitUsage};
+    return std::nullopt;
+  }
   auto begun = BeginDrafter(config, model_path, *load, backend);
   if (!begun.ok()) {
     const absl::Status& status = begun.status();
@@ -470,7 +485,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   if (!max_num_queued_bytes.ok()) {
     return fail(max_num_queued_bytes.status(), kExitUsage);
   }
-  load_options->progress = ShowProgress(std::move(on_progress));
+  load_options->progress = ShowProgress(std::move(on_progress), callbacks);
   auto session = std::make_unique<Session>();
   session->model_path = options.model.empty() ? FindDemoModel() : options.model;
   if (session->model_path.empty()) {
@@ -495,7 +510,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   auto tokenizer = OpenModelTokenizer(tokenizer_path, &warnings);
   if (!tokenizer.ok()) return fail(tokenizer.status(), kExitModel);
   for (const std::string& warning : warnings) {
-    absl::FPrintF(stderr, "quire: warning: %s\n", warning);
+    Tell(callbacks, LogLevel::kWarning, warning);
   }
   session->tokenizer = std::move(*tokenizer);
   if (const absl::Status status =
@@ -550,10 +565,10 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     return fail_on_rank(loaded.status(), ExitCodeOf(loaded.status()));
   }
   // Now, so that a model that cannot be served is one line of log.
-  if (!notice.empty()) absl::FPrintF(stderr, "quire: %s\n", notice);
+  if (!notice.empty()) Tell(callbacks, LogLevel::kInfo, notice);
   session->loaded = std::move(*loaded);
   for (const std::string& warning : session->loaded.warnings) {
-    absl::FPrintF(stderr, "quire: warning: %s\n", warning);
+    Tell(callbacks, LogLevel::kWarning, warning);
   }
   if (session->tokenizer->vocab_size() > session->loaded.config.vocab_size) {
     return fail(absl::InvalidArgumentError(

@@ -51,9 +51,10 @@ absl::StatusOr<PlacementRequest> MakePlacementRequest(
     int num_threads, const std::string& cpu_cores, const std::string& numa);
 
 // Loads the model, with all ranks of it; long loads show progress on stderr,
-// and so do warnings. `on_progress`, which may be null, hears of every load. On
-// failure `error` says how to exit and the result is null; nothing half-loaded
-// stays. A worker's session ends here, too: see SessionRanks.
+// and so do warnings (or see RankCallbacks::on_message). `on_progress`, which
+// may be null, hears of every load. On failure `error` says how to exit and the
+// result is null; nothing half-loaded stays. A worker's session ends here, too:
+// see SessionRanks.
 std::unique_ptr<Session> LoadSession(const SessionOptions& options,
                                      CommandError* error,
                                      LoadProgress on_progress = nullptr,

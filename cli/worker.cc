@@ -15,6 +15,7 @@
 #include "cli/exit_codes.h"
 #include "cli/serve.h"
 #include "cli/session.h"
+#include "cli/telemetry.h"
 #include "cli/version.h"
 #include "engine/base/status.h"
 #include "engine/parallel/local_ranks.h"
@@ -47,15 +48,16 @@ class WorkerProbes {
 // second signal, the process ends at once.
 class WorkerSignals {
  public:
-  explicit WorkerSignals(double shutdown_timeout_seconds) {
+  explicit WorkerSignals(const ServeOptions& options) {
     sigemptyset(&signals_);
     sigaddset(&signals_, SIGTERM);
     sigaddset(&signals_, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
-    std::thread([this, shutdown_timeout_seconds] {
+    std::thread([this, options,
+                 shutdown_timeout_seconds = options.shutdown_timeout_seconds] {
       WaitForSignal();
       if (!is_serving_) _exit(kExitOk);
-      absl::FPrintF(stderr, "quire: waiting for rank 0 to drain\n");
+      PrintMessage(options, LogLevel::kInfo, "waiting for rank 0 to drain");
       std::thread([shutdown_timeout_seconds] {
         absl::SleepFor(absl::Seconds(shutdown_timeout_seconds));
         _exit(kExitDrainTimeout);
@@ -84,8 +86,9 @@ void LeaveSignalsToTheParent() {
   signal(SIGTERM, SIG_IGN);
 }
 
-int Fail(const absl::Status& status, int exit_code) {
-  absl::FPrintF(stderr, "quire: %s\n", status.message());
+int Fail(const ServeOptions& options, const absl::Status& status,
+         int exit_code) {
+  PrintMessage(options, LogLevel::kError, status.message());
   return exit_code;
 }
 
@@ -95,7 +98,8 @@ int RunWorker(const ServeOptions& options) {
   const SessionOptions& model = options.model;
   const bool is_child = model.parent_pid != 0;
   if (!is_child && model.node_rank == 0) {
-    return Fail(absl::InvalidArgumentError(
+    return Fail(options,
+                absl::InvalidArgumentError(
                     "a worker needs --nnodes, --node-rank (at least 1) and "
                     "--master-addr; node 0 runs `quire serve`, which starts "
                     "the workers of its own host"),
@@ -108,22 +112,31 @@ int RunWorker(const ServeOptions& options) {
     DieWithParent(model.parent_pid);
     LeaveSignalsToTheParent();
   } else {
-    signals = new WorkerSignals(options.shutdown_timeout_seconds);
+    signals = new WorkerSignals(options);
     probes = std::make_unique<WorkerProbes>();
     if (const absl::Status status = probes->Listen(options); !status.ok()) {
-      return Fail(status,
+      return Fail(options, status,
                   absl::IsInvalidArgument(status) ? kExitUsage : kExitDevice);
     }
   }
   const absl::Time started = absl::Now();
   CommandError error;
-  const std::unique_ptr<Session> session =
-      LoadSession(model, &error, [&probes](int64_t done, int64_t total) {
+  RankCallbacks callbacks;
+  if (options.log_format == "json") {
+    callbacks.on_message = [options](LogLevel level, const std::string& text) {
+      PrintMessage(options, level, text);
+    };
+  }
+  const std::unique_ptr<Session> session = LoadSession(
+      model, &error,
+      [&probes](int64_t done, int64_t total) {
         if (probes != nullptr) probes->api().SetLoadProgress(done, total);
-      });
-  if (session == nullptr) return Fail(error.status, error.exit_code);
+      },
+      callbacks);
+  if (session == nullptr) return Fail(options, error.status, error.exit_code);
   if (session->ranks == nullptr) {
-    return Fail(absl::InvalidArgumentError(
+    return Fail(options,
+                absl::InvalidArgumentError(
                     "the model runs in one process: there is nothing for a "
                     "worker to do"),
                 kExitUsage);
@@ -134,16 +147,22 @@ int RunWorker(const ServeOptions& options) {
     probes->api().ServeAsWorker(absl::StrCat(
         "this is rank ", rank, " of the model; rank 0 answers requests, at ",
         model.master_addr));
-    absl::PrintF("quire %s, rank %d\n%s", kVersion, rank,
-                 DescribeSession(*session,
-                                 absl::StrCat("http://", options.host, ":",
-                                              probes->port(), "/health"),
-                                 absl::Now() - started));
-    fflush(stdout);
+    const std::string description =
+        absl::StrCat("quire ", kVersion, ", rank ", rank, "\n",
+                     DescribeSession(*session,
+                                     absl::StrCat("http://", options.host, ":",
+                                                  probes->port(), "/health"),
+                                     absl::Now() - started));
+    if (options.log_format == "json") {
+      PrintMessage(options, LogLevel::kInfo, description);
+    } else {
+      absl::PrintF("%s", description);
+      fflush(stdout);
+    }
   }
   const absl::Status status =
       session->ranks->worker()->Run(session->loaded.runner.get());
-  return status.ok() ? kExitOk : Fail(status, kExitEngine);
+  return status.ok() ? kExitOk : Fail(options, status, kExitEngine);
 }
 
 }  // namespace quire

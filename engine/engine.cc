@@ -305,7 +305,7 @@ void Engine::ProposeDrafts() {
       (options_.num_micro_batches == 1 || drafter_->UsesTargetSteps())) {
     return;
   }
-  scheduler_.PlanDrafts(&draft_sequences_);
+  scheduler_.PlanDrafts(drafter_, &draft_sequences_);
   if (draft_sequences_.empty()) return;
   drafts_.resize(draft_sequences_.size());
   int depth = 0;
@@ -324,10 +324,15 @@ void Engine::ProposeDrafts() {
       drafter_->Propose(draft_sequences_, absl::MakeSpan(drafts_));
   const absl::Duration duration = clock_->Now() - start;
   num_tokens_in_flight_ -= num_tokens;
-  if (drafter_->has_caught_up()) {
-    scheduler_.NoteCatchUp(duration);
-  } else {
-    scheduler_.NoteProposals(depth, duration);
+  const int num_caught_up = drafter_->num_caught_up_tokens();
+  // A drafter that could not draft for any of them did not work either.
+  const bool has_worked =
+      num_caught_up > 0 ||
+      std::any_of(drafts_.begin(), drafts_.end(),
+                  [](const Draft& draft) { return !draft.token_ids.empty(); });
+  if (has_worked) {
+    scheduler_.NoteProposals(depth, static_cast<int>(drafts_.size()),
+                             num_caught_up, duration);
   }
   if (status.ok()) status = scheduler_.SetDrafts(absl::MakeSpan(drafts_));
   if (!status.ok()) StopDrafting(status);

@@ -50,9 +50,10 @@
 // - Epilogue::all_reduce: what each rank adds is rounded to the dtype of the
 //   view (norm_input's), and so is the sum; the rest of the epilogue takes
 //   that. With f32 activations a split therefore changes the order of additions
-//   only. What Linear rounds of x' per 32 columns or row it rounds of the
-//   rank's columns, which are whole blocks of 32. AttentionSpec::norm_ranks:
-//   the sums of squares are added in f32.
+//   only, and not even that where LinearSpec::num_column_segments applies. What
+//   Linear rounds of x' per 32 columns or row it rounds of the rank's columns,
+//   which are whole blocks of 32. AttentionSpec::norm_ranks: the sums of
+//   squares are added in f32.
 //
 // Tensor parallelism: each rank has a backend of its own with its part of the
 // weights and heads, runs every step of the others in the same order and gets
@@ -125,6 +126,9 @@ enum class LinearKind : uint8_t {
   kVocab,   // serves Embed and Logits: a tied table is stored once
 };
 
+// Ranks up to which a sum over them can have the bits of one rank's.
+inline constexpr int kMaxColumnSegments = 8;
+
 struct LinearSpec {
   LinearKind kind = LinearKind::kPlain;
   std::vector<WeightPart> parts;  // Concatenated along rows; equal cols.
@@ -133,6 +137,14 @@ struct LinearSpec {
   // from it: a backend whose weights and activations share a dtype converts.
   // None: as the parts.
   std::optional<DType> model_dtype;
+  // For f32 weights on a backend whose products have one order of additions
+  // (the CPU; others ignore it): x W^T is summed over so many equal parts of
+  // the columns, whose sums are added pairwise, ((0 + 1) + (2 + 3)), the bias
+  // to the first of them. Communicator::AllReduceSum goes on so: ranks that
+  // have one, two, four... of the parts each give the bits of one that has all.
+  // A power of two up to kMaxColumnSegments that divides cols; else
+  // INVALID_ARGUMENT.
+  int num_column_segments = 1;
   // Keeps the memory behind `parts` alive for as long as the backend reads it.
   std::shared_ptr<const void> keep_alive;
 };
@@ -547,8 +559,8 @@ class Backend {
 
   // out[i] = x[token of logit row i], in row order: for what goes on from where
   // a token was drawn.
-  //   x: [num_tokens, cols]; out: [num_logit_rows, cols], of the same dtype, and
-  //   no part of x.
+  //   x: [num_tokens, cols]; out: [num_logit_rows, cols], of the same dtype,
+  //   and no part of x.
   virtual absl::Status GatherLogitRows(Step& step, TensorView x,
                                        TensorView out) = 0;
 

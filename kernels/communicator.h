@@ -33,9 +33,9 @@ class Communicator {
   // Of device memory: operations are enqueued and may be captured in a graph.
   virtual bool is_on_device() const { return false; }
 
-  // data = sum of all ranks' data. On the host in f32 and in the order of the
-  // ranks, rounded once to the dtype: the same bits on every rank and in every
-  // run. NCCL rounds as it does.
+  // data = sum of all ranks' data. On the host in f32, neighbours first
+  // (rank_sum.h), rounded once to the dtype: the same bits on every rank and in
+  // every run. NCCL rounds as it does.
   virtual absl::Status AllReduceSum(TensorView data, DeviceStream stream) = 0;
 
   // to: [size * from.rows, cols]; rank r's `from` are rows r * from.rows

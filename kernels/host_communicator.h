@@ -1,7 +1,7 @@
 // Collectives between ranks that compute on CPUs: over memory that processes
 // (or threads) of one host share, or over TCP between hosts.
 //
-// Both give the same bits, on every rank and in every run: sums are f32, in the
+// Both give the same bits, on every rank and in every run: sums are f32, in one
 // order of the ranks, rounded once (rank_sum.h).
 #ifndef QUIRE_KERNELS_HOST_COMMUNICATOR_H_
 #define QUIRE_KERNELS_HOST_COMMUNICATOR_H_

@@ -44,7 +44,7 @@ std::vector<char> ExpectedSum(DType dtype, int64_t count, uint64_t seed,
   }
   std::vector<char> sum(count * DTypeSize(dtype));
   for (int64_t i = 0; i < count; ++i) {
-    float total = 0;
+    std::vector<float> sums;
     for (int rank = 0; rank < size; ++rank) {
       float value;
       if (dtype == DType::kF32) {
@@ -54,8 +54,18 @@ std::vector<char> ExpectedSum(DType dtype, int64_t count, uint64_t seed,
         std::memcpy(&half, parts[rank].data() + i * 2, 2);
         value = dtype == DType::kF16 ? HalfToFloat(half) : Bf16ToFloat(half);
       }
-      total = rank == 0 ? value : total + value;
+      sums.push_back(value);
     }
+    // Neighbours, again and again; an odd one waits for the next round.
+    while (sums.size() > 1) {
+      for (size_t pair = 0; 2 * pair < sums.size(); ++pair) {
+        const bool is_odd = 2 * pair + 1 == sums.size();
+        sums[pair] =
+            is_odd ? sums[2 * pair] : sums[2 * pair] + sums[2 * pair + 1];
+      }
+      sums.resize((sums.size() + 1) / 2);
+    }
+    const float total = sums[0];
     if (dtype == DType::kF32) {
       std::memcpy(sum.data() + i * 4, &total, 4);
     } else {

@@ -12,8 +12,8 @@ namespace quire {
 // Each returns the first thing that is wrong, or "".
 
 // Sums, gathers, parts and broadcasts of random values in every dtype and of
-// sizes from none to several pieces, compared bit by bit with the sum in the
-// order of the ranks; ranks are late at random.
+// sizes from none to several pieces, compared bit by bit with the sum of
+// neighbours and their sums; ranks are late at random.
 std::string CheckCollectives(HostTransport transport, int size);
 // Messages of many sizes between all pairs, in both directions.
 std::string CheckMessages(HostTransport transport, int size);

@@ -88,6 +88,9 @@ class ApiCall : public Call {
   // stream that has begun.
   void Fail(const absl::Status& error) override;
 
+  bool is_behind() const override {
+    return options_.stream && responder_->is_behind();
+  }
   void AddCachedTokens(int num_tokens) override {
     num_cached_tokens_ += num_tokens;
   }

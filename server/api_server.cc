@@ -443,7 +443,7 @@ void ApiServer::HandleModels(const Responder& responder) const {
                     {"owned_by", "quire"},
                     {"root", model_.root},
                     {"parent", nullptr},
-                    {"max_model_len", model_.limits.max_model_len}});
+                    {"max_model_len", model_.Limits().max_model_len}});
   }
   responder->Send(200, kJsonType,
                   DumpJson({{"object", "list"}, {"data", list}}));
@@ -475,15 +475,16 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
   std::vector<int32_t> ids;
   if (kind == ApiKind::kChat) {
-    QUIRE_ASSIGN_OR_RETURN(ids, EncodeChat(api_request, *model.tokenizer,
-                                           model.chat_template, model.limits));
+    QUIRE_ASSIGN_OR_RETURN(
+        ids, EncodeChat(api_request, *model.tokenizer, model.chat_template,
+                        model.Limits()));
   } else {
     const auto* text = std::get_if<std::string>(&api_request.prompts.front());
     if (api_request.prompts.size() != 1 || text == nullptr) {
       return ParameterError("prompt", "'prompt' must be a string");
     }
     QUIRE_RETURN_IF_ERROR(
-        CheckTokenizedLength("prompt", text->size(), model.limits));
+        CheckTokenizedLength("prompt", text->size(), model.Limits()));
     EncodeOptions options;
     options.add_special_tokens = api_request.add_special_tokens;
     options.parse_special_tokens = true;
@@ -492,7 +493,7 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
   // Written without a tree: a body of megabytes has millions of tokens.
   std::string answer =
       absl::StrCat(R"({"count":)", ids.size(), R"(,"max_model_len":)",
-                   model.limits.max_model_len, R"(,"tokens":[)",
+                   model.Limits().max_model_len, R"(,"tokens":[)",
                    absl::StrJoin(ids, ","), R"(],"token_strs":)");
   if (return_token_strs) {
     char separator = '[';
@@ -523,11 +524,12 @@ absl::Status ApiServer::HandleDetokenize(const ServedModel& model,
   }
   std::vector<int32_t> ids;
   ids.reserve(tokens->size());
+  const int32_t vocab_size = model.Limits().vocab_size;
   for (const Json& id : *tokens) {
-    if (!id.is_number_integer() || id < 0 || id >= model.limits.vocab_size) {
+    if (!id.is_number_integer() || id < 0 || id >= vocab_size) {
       return ParameterError(
           "tokens", absl::StrCat("token ids must be integers from 0 to ",
-                                 model.limits.vocab_size - 1));
+                                 vocab_size - 1));
     }
     ids.push_back(id.get<int32_t>());
   }
@@ -558,13 +560,13 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
         "unsupported_model");
   }
   QUIRE_RETURN_IF_ERROR(
-      CheckSamplingIds(api_request.sampling, model.limits.vocab_size));
+      CheckSamplingIds(api_request.sampling, model.Limits().vocab_size));
   QUIRE_RETURN_IF_ERROR(sampling_strings_->Resolve(&api_request));
   QUIRE_RETURN_IF_ERROR(
       CheckSomeTokenIsAllowed(api_request.sampling, model.eos_token_ids));
   QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts,
                          EncodePrompts(api_request, *model.tokenizer,
-                                       model.chat_template, model.limits));
+                                       model.chat_template, model.Limits()));
   if (prompts.size() * api_request.best_of > kMaxChoicesOfCall) {
     return ParameterError(
         api_request.best_of > api_request.n ? "best_of" : "n",
@@ -610,8 +612,9 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
       ParseEmbeddingsRequest(body, model.embedding->hidden_size));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, parsed.model));
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, parsed.priority));
-  QUIRE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> inputs,
-                         EncodeInputs(parsed, *model.tokenizer, model.limits));
+  QUIRE_ASSIGN_OR_RETURN(
+      std::vector<std::vector<int32_t>> inputs,
+      EncodeInputs(parsed, *model.tokenizer, model.Limits()));
   RequestTraits traits;
   traits.has_extras = inputs.size() > 1;
   traits.priority = parsed.priority;
@@ -710,7 +713,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
     request.id = model.engine->NewRequestId();
     request.sampling = api_request.sampling;
     const int32_t room =
-        model.limits.max_model_len - static_cast<int32_t>(prompt.size());
+        model.Limits().max_model_len - static_cast<int32_t>(prompt.size());
     int32_t& max_tokens = request.sampling.max_tokens;
     max_tokens = max_tokens > 0 ? std::min(max_tokens, room) : room;
     request.n = api_request.best_of;

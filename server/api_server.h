@@ -50,10 +50,16 @@ struct ServedModel {
   bool has_priorities = false;               // SchedulingPolicy::kPriority.
   int block_size = 16;                       // Of the KV cache, in tokens.
   bool has_request_metrics = false;          // ApiCallOptions::has_metrics.
+  // Of an edge: what its cloud takes now, in place of `limits`. Null: these.
+  std::function<PromptLimits()> current_limits;
   // Of an edge: what ready says, or why new requests are refused. Null: "ok".
   std::function<absl::StatusOr<std::string>()> readiness;
   // Appended to the metrics. Null: nothing.
   std::function<std::string()> more_metrics;
+
+  PromptLimits Limits() const {
+    return current_limits ? current_limits() : limits;
+  }
 };
 
 // Thread-safe. Probes and 503 until Serve; then everything.

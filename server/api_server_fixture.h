@@ -38,12 +38,9 @@ struct Route {
   const char* method;
   const char* path;
 };
-inline constexpr Route kPublicRoutes[] = {{"GET", "/health"},
-                                          {"GET", "/health/ready"},
-                                          {"GET", "/health/live"},
-                                          {"GET", "/metrics"},
-                                          {"GET", "/load"},
-                                          {"GET", "/version"}};
+inline constexpr Route kPublicRoutes[] = {
+    {"GET", "/health"},  {"GET", "/health/ready"}, {"GET", "/health/live"},
+    {"GET", "/metrics"}, {"GET", "/load"},         {"GET", "/version"}};
 inline constexpr Route kApiRoutes[] = {
     {"GET", "/v1/models"},       {"POST", "/tokenize"},
     {"POST", "/detokenize"},     {"POST", "/v1/chat/completions"},
@@ -106,6 +103,7 @@ class ApiServerTest : public testing::Test {
     model.metrics = &metrics_;
     model.limits =
         MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
+    model.current_limits = current_limits_;
     model.created = 1700000000;
     model.eos_token_ids = engine_options_.eos_token_ids;
     model.embedding = embedding_;
@@ -178,6 +176,7 @@ class ApiServerTest : public testing::Test {
   HttpServerOptions http_options_;
   RequestGateOptions gate_options_;
   std::optional<ServedEmbedding> embedding_;
+  std::function<PromptLimits()> current_limits_;
   bool has_request_metrics_ = false;
   EngineOptions engine_options_;
   std::function<void()> on_collect_;

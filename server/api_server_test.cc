@@ -497,6 +497,27 @@ TEST_F(ApiServerTest, SearchForTheFinalMessageIsLinear) {
             "<s>[user]aab\n[assistant] aa b aab");
 }
 
+// Those of an edge are its cloud's, which may change while it serves.
+TEST_F(ApiServerTest, LimitsMayChange) {
+  const PromptLimits own =
+      MakePromptLimits(tokenizer_, kMaxModelLen, FakeTokenizer::kVocabSize);
+  std::atomic<int32_t> max_model_len{8};
+  current_limits_ = [&] { return WithMaxModelLen(own, max_model_len); };
+  Start();
+  const Route route = {"POST", "/v1/completions"};
+  const char* const body = R"({"prompt": "abcdefghijkl", "max_tokens": 2})";
+  for (const int32_t length : {8, 64, kMaxModelLen, 8}) {
+    max_model_len = length;
+    EXPECT_EQ(Parse(Ask({"GET", "/v1/models"}))["data"][0]["max_model_len"],
+              length);
+    EXPECT_EQ(Ask(route, body).status, length > 8 ? 200 : 400);
+  }
+  const PromptLimits other =
+      MakePromptLimits(tokenizer_, 100, FakeTokenizer::kVocabSize);
+  EXPECT_EQ(WithMaxModelLen(own, 100).max_text_bytes, other.max_text_bytes);
+  EXPECT_EQ(WithMaxModelLen(own, 100).vocab_size, other.vocab_size);
+}
+
 // A text that cannot fit is refused before it is encoded; one that is to be cut
 // is not.
 TEST_F(ApiServerTest, HugeTextIsRefusedByItsLength) {

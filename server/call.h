@@ -28,6 +28,12 @@ class Call {
   // Ends the call with an error.
   virtual void Fail(const absl::Status& error) = 0;
 
+  // The client has not taken what was written before: more can wait.
+  virtual bool is_behind() const { return false; }
+  // Of who calls this: events wait, and a flush, until there is time.
+  bool are_events_deferred = false;
+  bool is_flush_deferred = false;
+
   virtual void AddCachedTokens(int num_tokens) = 0;
   virtual bool is_complete() const = 0;
   // Why the choice ended, as the client is told; none if it has not, or Fail

@@ -1,5 +1,5 @@
-// Gives memory back to the system after a burst: the allocator keeps what was
-// freed, a gigabyte as well as a kilobyte.
+// Gives memory back to the system: the allocator keeps what was freed, a
+// gigabyte as well as a kilobyte, for each thread that ever had it.
 #ifndef QUIRE_SERVER_HEAP_RETURNER_H_
 #define QUIRE_SERVER_HEAP_RETURNER_H_
 
@@ -19,9 +19,10 @@ class HeapReturner {
   explicit HeapReturner(std::function<void()> trim) : trim_(std::move(trim)) {}
 
   // To be called a few times a second. Trims once the load has been a quarter
-  // of its peak, or less, for kCalm; then waits for the next peak.
-  // num_requests: open now.
-  void Poll(absl::Time now, int64_t num_requests);
+  // of its peak, or less, for kCalm; then waits for the next peak. Besides,
+  // once nothing was answered for kCalm after something was. num_requests: open
+  // now. num_answers: since the start, without probes.
+  void Poll(absl::Time now, int64_t num_requests, int64_t num_answers);
 
   static constexpr absl::Duration kCalm = absl::Seconds(2);
   // Fewer requests than these are no burst.
@@ -31,7 +32,14 @@ class HeapReturner {
   const std::function<void()> trim_;
   int64_t peak_ = 0;  // Since the last trim.
   absl::Time calm_since_ = absl::InfiniteFuture();
+  int64_t num_answers_ = 0;
+  absl::Time idle_since_ = absl::InfiniteFuture();  // Trimmed, or never busy.
 };
+
+// Keeps glibc from raising, with the largest piece that was ever freed, the
+// size from which pieces are mapped on their own and what each thread's heap
+// keeps free at its end (mallopt(3): to 32 and 64 MiB). Call once, early.
+void LimitFreeMemory();
 
 }  // namespace quire
 

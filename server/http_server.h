@@ -96,6 +96,9 @@ class HttpResponder {
   // reads too slowly (HttpServerOptions::max_buffered_bytes) it is
   // disconnected.
   virtual void Write(std::string data) = 0;
+  // The peer has not taken all that was written: what is written now waits,
+  // too. As seen a moment ago.
+  virtual bool is_behind() const { return false; }
   // The last chunk; the connection may then serve another request.
   virtual void Finish() = 0;
 

@@ -173,6 +173,30 @@ TEST_F(HttpServerTest, SlowReadersAreDisconnected) {
   EXPECT_EQ(Ask(kHealth).body, "ok");
 }
 
+TEST_F(HttpServerTest, SaysWhichReadersAreBehind) {
+  options_.max_buffered_bytes = 64 << 20;
+  Start();
+  auto [client, responder] = Park(/*receive_buffer_bytes=*/4096);
+  const auto is_behind = [&responder = responder] {
+    return responder->is_behind();
+  };
+  responder->StartStream();
+  responder->Write("data: 1\n\n");
+  client.ReceiveUntil("data: 1\n\n\r\n");
+  EXPECT_FALSE(is_behind());
+  responder->Write(std::string(4 << 20, 'x'));
+  EXPECT_TRUE(WaitUntil(is_behind));
+  // Nothing is lost of what comes meanwhile.
+  responder->Write("data: 2\n\n");
+  responder->Write("data: 3\n\n");
+  client.ReceiveUntil("data: 3\n\n\r\n");
+  EXPECT_TRUE(WaitUntil([&] { return !is_behind(); }));
+  responder->Write("data: 4\n\n");
+  responder->Finish();
+  EXPECT_EQ(client.ReceiveUntil("\r\n0\r\n\r\n"),
+            "9\r\ndata: 4\n\n\r\n0\r\n\r\n");
+}
+
 TEST_F(HttpServerTest, StalledReadersAreDisconnected) {
   options_.write_stall_timeout = absl::Milliseconds(100);
   options_.max_buffered_bytes = 64 << 20;

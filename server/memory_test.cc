@@ -65,7 +65,7 @@ TEST(HeapReturnerTest, TrimsOnceAfterABurst) {
   const auto poll = [&](int64_t num_requests, int seconds) {
     for (int i = 0; i < 4 * seconds; ++i) {
       now += absl::Milliseconds(250);
-      returner.Poll(now, num_requests);
+      returner.Poll(now, num_requests, /*num_answers=*/0);
     }
   };
   poll(3, 100);
@@ -82,6 +82,27 @@ TEST(HeapReturnerTest, TrimsOnceAfterABurst) {
   poll(0, 100);
   EXPECT_EQ(num_trims, 2);
   poll(0, 100);
+  EXPECT_EQ(num_trims, 2);
+}
+
+TEST(HeapReturnerTest, TrimsOnceWhenNothingComesAnyMore) {
+  int num_trims = 0;
+  HeapReturner returner([&] { ++num_trims; });
+  absl::Time now = absl::UnixEpoch();
+  const auto poll = [&](int64_t num_answers) {
+    now += absl::Milliseconds(250);
+    returner.Poll(now, /*num_requests=*/0, num_answers);
+  };
+  for (int i = 0; i < 100; ++i) poll(0);
+  EXPECT_EQ(num_trims, 0);  // Nothing has come yet.
+  for (int i = 1; i <= 100; ++i) poll(i);
+  EXPECT_EQ(num_trims, 0);
+  for (int i = 0; i < 7; ++i) poll(100);
+  EXPECT_EQ(num_trims, 0);  // Perhaps a pause.
+  for (int i = 0; i < 100; ++i) poll(100);
+  EXPECT_EQ(num_trims, 1);
+  poll(101);
+  for (int i = 0; i < 100; ++i) poll(101);
   EXPECT_EQ(num_trims, 2);
 }
 
@@ -111,9 +132,9 @@ TEST(HeapReturnerTest, MallocTrimReturnsWhatABurstTook) {
   EXPECT_GT(peak - before, 50 << 20);
   pieces.erase(pieces.begin(), pieces.end() - 1);
   HeapReturner returner([] { malloc_trim(0); });
-  returner.Poll(absl::UnixEpoch(), 100);
-  returner.Poll(absl::UnixEpoch(), 0);
-  returner.Poll(absl::UnixEpoch() + HeapReturner::kCalm, 0);
+  returner.Poll(absl::UnixEpoch(), 100, 0);
+  returner.Poll(absl::UnixEpoch(), 0, 0);
+  returner.Poll(absl::UnixEpoch() + HeapReturner::kCalm, 0, 0);
   EXPECT_LT(ResidentBytes() - before, 16 << 20);
 }
 

@@ -13,9 +13,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/request.h"
-#include "server/telemetry/request_record.h"
 #include "nlohmann/json.hpp"
 #include "server/json_text.h"
+#include "server/telemetry/request_record.h"
 
 namespace quire {
 

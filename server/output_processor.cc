@@ -15,6 +15,13 @@ namespace {
 // for each stream) would slow down the steps themselves; nobody reads faster.
 constexpr auto kFlushInterval = std::chrono::milliseconds(1);
 
+// Streams whose readers have not taken what was written before are written when
+// all others were, for so long at a time or so many: they lose nothing by it
+// (the kernel still has pieces for them), and the formatting of a thousand such
+// streams would delay everybody else's tokens in every step.
+constexpr auto kTimeForBehind = std::chrono::milliseconds(1);
+constexpr int kMinCallsOfBehind = 16;
+
 }  // namespace
 
 OutputProcessor::OutputProcessor(ServerMetrics* metrics) : metrics_(metrics) {}
@@ -51,6 +58,7 @@ void OutputProcessor::Register(std::shared_ptr<Call> call,
   {
     std::lock_guard<std::mutex> lock(mu_);
     num_parts_ += static_cast<int>(parts.size());
+    for (const CallPart& part : parts) not_begun_.insert(part.request_id);
     inbox_.push_back(Registered{std::move(call), std::move(parts)});
     if (is_resting_) return;
   }
@@ -76,15 +84,27 @@ void OutputProcessor::FailAll(absl::Status error) {
   Enqueue(AllFailed{std::move(error)}, /*is_urgent=*/true);
 }
 
+bool OutputProcessor::IsUrgent(const std::vector<OutputEvent>& events) const {
+  return std::any_of(
+      events.begin(), events.end(), [this](const OutputEvent& event) {
+        return event.finish_reason.has_value() || event.is_last ||
+               (!not_begun_.empty() && !event.tokens.empty() &&
+                not_begun_.contains(event.request_id));
+      });
+}
+
 void OutputProcessor::Push(std::vector<OutputEvent> events) {
-  bool is_urgent = false;
-  for (const OutputEvent& event : events) {
-    is_urgent |=
-        event.finish_reason.has_value() || event.is_last ||
-        (!event.tokens.empty() && begun_.insert(event.request_id).second);
-    if (event.is_last) begun_.erase(event.request_id);
+  {
+    std::lock_guard<std::mutex> lock(mu_);
+    // Looked at only where it decides something: a thread that does not rest
+    // is woken by anything, and the thousand events of a step are not touched.
+    const bool is_urgent = is_resting_ && IsUrgent(events);
+    inbox_.push_back(std::move(events));
+    is_urgent_ |= is_urgent;
+    if (is_resting_ && !is_urgent) return;
   }
-  Enqueue(std::move(events), is_urgent);
+  other_core_.Avoid();
+  has_work_.notify_one();
 }
 
 bool OutputProcessor::WaitUntilIdle(absl::Duration timeout) {
@@ -97,13 +117,15 @@ bool OutputProcessor::WaitUntilIdle(absl::Duration timeout) {
 
 bool OutputProcessor::TakeItems(std::vector<Item>* items) {
   std::unique_lock<std::mutex> lock(mu_);
-  is_resting_ = true;
-  has_work_.wait_until(lock, next_flush_,
-                       [this] { return is_stopping_ || is_urgent_; });
-  is_resting_ = false;
-  has_work_.wait(lock, [this] {
-    return is_stopping_ || !inbox_.empty() || !touched_.empty();
-  });
+  if (behind_.empty()) {
+    is_resting_ = true;
+    has_work_.wait_until(lock, next_flush_,
+                         [this] { return is_stopping_ || is_urgent_; });
+    is_resting_ = false;
+    has_work_.wait(lock, [this] {
+      return is_stopping_ || !inbox_.empty() || !touched_.empty();
+    });
+  }
   is_urgent_ = false;
   std::swap(*items, inbox_);
   return !is_stopping_;
@@ -111,19 +133,35 @@ bool OutputProcessor::TakeItems(std::vector<Item>* items) {
 
 void OutputProcessor::FlushCalls() {
   const auto now = std::chrono::steady_clock::now();
-  if (now < next_flush_) {
-    for (const auto& call : urgent_) call->Flush();
-  } else if (!touched_.empty()) {
-    for (const auto& call : touched_) call->Flush();
+  for (const auto& call : urgent_) call->Flush();
+  urgent_.clear();
+  if (now >= next_flush_ && !touched_.empty()) {
+    for (auto& call : touched_) {
+      if (!call->is_behind()) {
+        call->Flush();
+      } else if (!std::exchange(call->is_flush_deferred, true)) {
+        behind_.push_back(std::move(call));
+      }
+    }
     touched_.clear();
     next_flush_ = now + kFlushInterval;
   }
-  urgent_.clear();
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; !behind_.empty(); ++i) {
+    if (i >= kMinCallsOfBehind &&
+        std::chrono::steady_clock::now() - begin > kTimeForBehind) {
+      return;
+    }
+    behind_.front()->is_flush_deferred = false;
+    behind_.front()->Flush();
+    behind_.pop_front();
+  }
 }
 
 void OutputProcessor::Run() {
   pthread_setname_np(pthread_self(), "output");
   TakeShortSlices();
+  other_core_.Bind();
   std::vector<Item> items;
   while (TakeItems(&items)) {
     const size_t num_before = parts_.size();
@@ -136,7 +174,13 @@ void OutputProcessor::Run() {
     }
     items.clear();
     FlushCalls();
+    if (!deferred_.empty()) {
+      HandleDeferred();
+      FlushCalls();
+    }
     std::lock_guard<std::mutex> lock(mu_);
+    for (const RequestId id : begun_) not_begun_.erase(id);
+    begun_.clear();
     num_parts_ -= static_cast<int>(num_before + num_added - parts_.size());
     if (num_parts_ == 0) is_idle_.notify_all();
   }
@@ -166,6 +210,7 @@ void OutputProcessor::Handle(Rejected& item) {
   item.call->Fail(item.error);
   for (const CallPart& part : item.not_submitted) {
     parts_.erase(part.request_id);
+    begun_.push_back(part.request_id);
   }
 }
 
@@ -177,7 +222,28 @@ void OutputProcessor::Handle(AllFailed& item) {
 }
 
 void OutputProcessor::Handle(std::vector<OutputEvent>& events) {
-  for (const OutputEvent& event : events) HandleEvent(event);
+  for (OutputEvent& event : events) {
+    const auto found = parts_.find(event.request_id);
+    if (found == parts_.end()) continue;
+    Call& call = *found->second.call;
+    // Once, for all events of a call: they stay in order.
+    if (call.are_events_deferred || call.is_behind()) {
+      call.are_events_deferred = true;
+      deferred_.push_back(std::move(event));
+    } else {
+      HandleEvent(event);
+    }
+  }
+}
+
+void OutputProcessor::HandleDeferred() {
+  for (const OutputEvent& event : deferred_) {
+    const auto found = parts_.find(event.request_id);
+    if (found == parts_.end()) continue;
+    found->second.call->are_events_deferred = false;
+    HandleEvent(event);
+  }
+  deferred_.clear();
 }
 
 void OutputProcessor::ObserveTokens(Part& part, const OutputEvent& event) {
@@ -206,10 +272,11 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
     part.figures.num_cached_tokens = event.num_cached_tokens;
     call.AddCachedTokens(event.num_cached_tokens);
   }
+  const bool begins = !event.tokens.empty() &&
+                      part.figures.first_token_time == absl::InfinitePast();
+  if (begins || event.is_last) begun_.push_back(event.request_id);
   const bool is_urgent =
-      event.finish_reason.has_value() || event.is_last ||
-      (!event.tokens.empty() &&
-       part.figures.first_token_time == absl::InfinitePast());
+      event.finish_reason.has_value() || event.is_last || begins;
   ObserveTokens(part, event);
   if (event.finish_reason == FinishReason::kError) {
     call.Fail(event.error);

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/time/time.h"
+#include "engine/base/other_core.h"
 #include "engine/engine_loop.h"
 #include "engine/request.h"
 #include "server/call.h"
@@ -91,6 +93,9 @@ class OutputProcessor : public OutputSink {
   };
 
   void Enqueue(Item item, bool is_urgent);
+  // Something in it is not to wait for the time at which streams are written.
+  // Requires: mu_.
+  bool IsUrgent(const std::vector<OutputEvent>& events) const;
   // Waits until it is time to handle what is in the inbox, and takes it; false
   // at the end of the thread.
   bool TakeItems(std::vector<Item>* items);
@@ -100,9 +105,11 @@ class OutputProcessor : public OutputSink {
   void Handle(Rejected& item);
   void Handle(AllFailed& item);
   void Handle(std::vector<OutputEvent>& events);
+  void HandleDeferred();
   void HandleEvent(const OutputEvent& event);
   void ObserveTokens(Part& part, const OutputEvent& event);
-  // One write per stream, whatever arrived for it.
+  // One write per stream, whatever arrived for it; first those whose readers
+  // keep up.
   void FlushCalls();
 
   ServerMetrics* const metrics_;
@@ -110,19 +117,26 @@ class OutputProcessor : public OutputSink {
   // A std::mutex, not absl's: race detectors see through it without a rebuilt
   // abseil.
   std::mutex mu_;
+  // The engine's thread goes on with the next step while this one writes.
+  OtherCore other_core_;
   std::condition_variable has_work_;
   std::condition_variable is_idle_;
-  std::vector<Item> inbox_;  // Guarded by mu_, as the next four.
+  std::vector<Item> inbox_;  // Guarded by mu_, as the next five.
   bool is_stopping_ = false;
   bool is_urgent_ = false;   // Something in the inbox is.
   bool is_resting_ = false;  // The thread waits for what is urgent only.
   int num_parts_ = 0;        // Registered and not ended.
-  // Of the thread that calls Push: requests that have a token already.
-  absl::flat_hash_set<RequestId> begun_;
+  // Registered, and no token or end of it was handled yet: its first is urgent.
+  absl::flat_hash_set<RequestId> not_begun_;
   // Of the output thread alone.
   absl::flat_hash_map<RequestId, Part> parts_;
+  std::vector<RequestId> begun_;                // To leave not_begun_.
   std::vector<std::shared_ptr<Call>> touched_;  // Since all were flushed.
   std::vector<std::shared_ptr<Call>> urgent_;   // To be flushed now.
+  // Of calls whose readers are behind: handled when all others are flushed.
+  std::vector<OutputEvent> deferred_;
+  // Touched, but their readers are behind: flushed in time that is left.
+  std::deque<std::shared_ptr<Call>> behind_;
   std::chrono::steady_clock::time_point next_flush_;
   std::thread thread_;
 };

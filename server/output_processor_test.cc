@@ -292,6 +292,97 @@ TEST_F(OutputProcessorTest, WritesWhatItHasThoughNothingFollows) {
   EXPECT_TRUE(responder->AwaitTokens(10));
 }
 
+// Who wrote, in order, of responders that share it. Thread-safe.
+class WriteOrder {
+ public:
+  void Add(int who) {
+    std::lock_guard<std::mutex> lock(mu_);
+    order_.push_back(who);
+    changed_.notify_all();
+  }
+  // The first `count`; fewer if they do not come.
+  std::vector<int> Await(size_t count) {
+    std::unique_lock<std::mutex> lock(mu_);
+    changed_.wait_for(lock, absl::ToChronoMilliseconds(kHangTimeout),
+                      [&] { return order_.size() >= count; });
+    return order_;
+  }
+
+ private:
+  std::mutex mu_;
+  std::condition_variable changed_;
+  std::vector<int> order_;  // Guarded by mu_.
+};
+
+class OrderedResponder : public RecordingResponder {
+ public:
+  OrderedResponder(WriteOrder* order, int who, bool is_behind)
+      : order_(order), who_(who), is_behind_(is_behind) {}
+  void Write(std::string data) override {
+    RecordingResponder::Write(std::move(data));
+    order_->Add(who_);
+  }
+  bool is_behind() const override { return is_behind_; }
+
+ private:
+  WriteOrder* const order_;
+  const int who_;
+  const bool is_behind_;
+};
+
+// More of those who are behind than are written without a look at the clock.
+TEST_F(OutputProcessorTest, WritesToWhoIsBehindWhenTheOthersHaveTheirs) {
+  constexpr int kNumBehind = 40;
+  constexpr int kKeepsUp = kNumBehind;
+  Start();
+  WriteOrder order;
+  std::vector<Call> calls;
+  for (int i = 0; i <= kNumBehind; ++i) {
+    Call call = MakeCall(/*stream=*/true);
+    ApiCallOptions options;
+    options.kind = ApiKind::kCompletion;
+    options.id = "cmpl-1";
+    options.model = "m";
+    options.stream = true;
+    call.responder =
+        std::make_shared<OrderedResponder>(&order, i, i < kNumBehind);
+    call.call = std::make_shared<ApiCall>(std::move(options), &tokenizer_,
+                                          call.responder);
+    output_.Register(call.call, call.parts);
+    output_.Accept(call.call);
+    calls.push_back(std::move(call));
+  }
+  const auto push = [&](bool is_last) {
+    std::vector<OutputEvent> events;
+    for (const Call& call : calls) {
+      OutputEvent event;
+      event.request_id = call.parts[0].request_id;
+      event.tokens.push_back({.token_id = 'x'});
+      event.time = event.scheduled_time = Clock::Monotonic()->Now();
+      event.is_last = is_last;
+      if (is_last) event.finish_reason = FinishReason::kLength;
+      events.push_back(std::move(event));
+    }
+    output_.Push(std::move(events));
+  };
+  // The order of the events is not that of the writes, neither of first tokens
+  // nor of others.
+  for (size_t num_before : {0, kNumBehind + 1}) {
+    push(/*is_last=*/false);
+    const size_t num_after = num_before + kNumBehind + 1;
+    const std::vector<int> who = order.Await(num_after);
+    ASSERT_EQ(who.size(), num_after);
+    EXPECT_EQ(who[num_before], kKeepsUp);
+    for (int i = 0; i < kNumBehind; ++i) EXPECT_EQ(who[num_before + 1 + i], i);
+  }
+  push(/*is_last=*/true);
+  ExpectIdle();
+  for (const Call& call : calls) {
+    EXPECT_TRUE(call.responder->answer().is_finished);
+    EXPECT_TRUE(absl::EndsWith(call.responder->answer().body, "[DONE]\n\n"));
+  }
+}
+
 TEST_F(OutputProcessorTest, CountsEachRequestOnce) {
   model_options_.eos_per_1000 = 0;
   Start();

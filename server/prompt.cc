@@ -189,6 +189,15 @@ PromptLimits MakePromptLimits(const Tokenizer& tokenizer, int32_t max_model_len,
   return limits;
 }
 
+PromptLimits WithMaxModelLen(const PromptLimits& limits,
+                             int32_t max_model_len) {
+  PromptLimits result = limits;
+  result.max_model_len = max_model_len;
+  result.max_text_bytes =
+      limits.max_text_bytes / limits.max_model_len * max_model_len;
+  return result;
+}
+
 absl::StatusOr<std::vector<int32_t>> EncodeChat(
     const ApiRequest& request, const Tokenizer& tokenizer,
     const ChatTemplate* chat_template, const PromptLimits& limits) {

@@ -27,6 +27,9 @@ struct PromptLimits {
 PromptLimits MakePromptLimits(const Tokenizer& tokenizer, int32_t max_model_len,
                               int32_t vocab_size);
 
+// The same for another context.
+PromptLimits WithMaxModelLen(const PromptLimits& limits, int32_t max_model_len);
+
 // The prompts of a request, one for a chat; each has 1 to max_model_len - 1
 // tokens with ids below vocab_size. INVALID_ARGUMENT naming the parameter
 // otherwise. `chat_template` may be null: chats are then refused.

@@ -114,6 +114,12 @@ absl::Status CheckLinkRequest(const Request& request, int vocab_size) {
   return absl::OkStatus();
 }
 
+struct VerifyLink::Counters {
+  std::atomic<int> num_links{0};
+  std::atomic<int64_t> num_opened{0}, num_refused{0}, num_cut_off{0},
+      num_requests{0}, num_draft_tokens{0};
+};
+
 // One edge. OnBytes runs on the socket thread, the calls' methods on the output
 // thread; what they share is under mu_.
 class VerifyLink::Session : public std::enable_shared_from_this<Session> {
@@ -121,19 +127,19 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
   Session(const VerifyLinkOptions& options, const VerifyLinkModel& model,
           const HttpServer* http, const HttpRequest& request,
           std::shared_ptr<HttpResponder> responder,
-          std::shared_ptr<std::atomic<int>> num_links)
+          std::shared_ptr<Counters> counters)
       : options_(options),
         model_(model),
         http_(http),
         authorization_(request.Header("authorization")),
         owner_(request.owner),
         responder_(std::move(responder)),
-        num_links_(std::move(num_links)),
+        counters_(std::move(counters)),
         frame_credit_(options.max_frames_per_second),
         credited_at_(Clock::Monotonic()->Now()) {
-    ++*num_links_;
+    ++counters_->num_links;
   }
-  ~Session() { --*num_links_; }
+  ~Session() { --counters_->num_links; }
 
   // False: the edge does not keep to the protocol.
   bool OnBytes(absl::string_view bytes) {
@@ -148,6 +154,7 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
                              : Greet((*frame)->type, (*frame)->payload);
       }
       if (status.ok()) continue;
+      ++counters_->num_cut_off;
       Notice(absl::StrCat("is cut off: ", status.message()));
       return false;
     }
@@ -212,6 +219,7 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
           ") is not that of the cloud's model ", model_.peer.model_name, " (",
           ToString(model_.peer.vocabulary), ", quire ",
           model_.peer.software_version, ")"));
+      ++counters_->num_refused;
       AppendRefusal(refusal, &answer);
       Write(std::move(answer));
       responder_->Finish();
@@ -221,6 +229,7 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
       return absl::OkStatus();
     }
     is_greeted_ = true;
+    ++counters_->num_opened;
     AppendWelcome(model_.peer, &answer);
     Write(std::move(answer));
     Notice(absl::StrCat("is linked (quire ", Printable(edge.software_version),
@@ -234,6 +243,7 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
       case LinkFrameType::kSubmit: {
         QUIRE_ASSIGN_OR_RETURN(Request request,
                                ParseSubmit(payload, Clock::Monotonic()->Now()));
+        ++counters_->num_requests;
         Submit(std::move(request));
         return absl::OkStatus();
       }
@@ -246,6 +256,7 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
       }
       case LinkFrameType::kDrafts: {
         QUIRE_ASSIGN_OR_RETURN(const LinkDrafts drafts, ParseDrafts(payload));
+        counters_->num_draft_tokens += drafts.token_ids.size();
         const auto id = FindId(drafts.request_id);
         if (id.has_value() && model_.drafter != nullptr) {
           model_.drafter->Put(*id, drafts);
@@ -286,7 +297,7 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
   const std::string authorization_;
   const std::shared_ptr<const ApiKeyOwner> owner_;  // When it was opened.
   const std::shared_ptr<HttpResponder> responder_;
-  const std::shared_ptr<std::atomic<int>> num_links_;
+  const std::shared_ptr<Counters> counters_;
   // Of the socket thread.
   LinkFrameReader reader_;
   bool is_greeted_ = false;
@@ -481,9 +492,7 @@ void VerifyLink::Session::Submit(Request request) {
 }
 
 VerifyLink::VerifyLink(HttpServer* http, const VerifyLinkOptions& options)
-    : http_(http),
-      options_(options),
-      num_links_(std::make_shared<std::atomic<int>>(0)) {
+    : http_(http), options_(options), counters_(std::make_shared<Counters>()) {
   http->AddRoute("GET", kLinkPath, RouteAccess::kApi,
                  [this](const HttpRequest& request,
                         std::shared_ptr<HttpResponder> responder) {
@@ -498,7 +507,16 @@ void VerifyLink::Serve(const VerifyLinkModel& model) {
   is_serving_ = true;
 }
 
-int VerifyLink::num_links() const { return *num_links_; }
+VerifyLinkStats VerifyLink::Stats() const {
+  VerifyLinkStats stats;
+  stats.num_links = counters_->num_links;
+  stats.num_opened = counters_->num_opened;
+  stats.num_refused = counters_->num_refused;
+  stats.num_cut_off = counters_->num_cut_off;
+  stats.num_requests = counters_->num_requests;
+  stats.num_draft_tokens = counters_->num_draft_tokens;
+  return stats;
+}
 
 void VerifyLink::Handle(const HttpRequest& request,
                         const std::shared_ptr<HttpResponder>& responder) {
@@ -516,8 +534,8 @@ void VerifyLink::Handle(const HttpRequest& request,
   if (num_links() >= options_.max_links) {
     return SendError(503, "too many links", responder, {{"Retry-After", "1"}});
   }
-  const auto session = std::make_shared<Session>(
-      options_, model_, http_, request, responder, num_links_);
+  const auto session = std::make_shared<Session>(options_, model_, http_,
+                                                 request, responder, counters_);
   HttpUpgrade upgrade;
   upgrade.protocol = kLinkProtocol;
   upgrade.max_buffered_bytes = options_.max_buffered_bytes;

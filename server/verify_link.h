@@ -48,6 +48,16 @@ struct VerifyLinkModel {
   bool has_priorities = false;     // SchedulingPolicy::kPriority.
 };
 
+// Counters only grow.
+struct VerifyLinkStats {
+  int num_links = 0;
+  int64_t num_opened = 0;   // Links that were welcomed,
+  int64_t num_refused = 0;  // were refused for their vocabulary,
+  int64_t num_cut_off = 0;  // or did not keep to the protocol.
+  int64_t num_requests = 0;
+  int64_t num_draft_tokens = 0;  // That came, of use or not.
+};
+
 // INVALID_ARGUMENT naming the parameter, for what no client of the API could
 // have asked for (an edge may be anybody's program). What ValidateRequest finds
 // is left to it.
@@ -61,19 +71,21 @@ class VerifyLink {
   ~VerifyLink();
 
   void Serve(const VerifyLinkModel& model);
-  int num_links() const;
+  int num_links() const { return Stats().num_links; }
+  VerifyLinkStats Stats() const;
 
  private:
   class Session;
   class LinkCall;
+  struct Counters;
 
   void Handle(const HttpRequest& request,
               const std::shared_ptr<HttpResponder>& responder);
 
   HttpServer* const http_;
   const VerifyLinkOptions options_;
-  // Sessions hold it, and may outlive this.
-  const std::shared_ptr<std::atomic<int>> num_links_;
+  // Sessions hold them, and may outlive this.
+  const std::shared_ptr<Counters> counters_;
   std::atomic<bool> is_serving_{false};
   VerifyLinkModel model_;  // Written once, before is_serving_.
 };

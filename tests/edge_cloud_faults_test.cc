@@ -372,16 +372,72 @@ TEST_F(EdgeCloudFaultsTest, ADeadLinkIsNoticedOnBothSides) {
   ASSERT_TRUE(WaitUntil([this] { return edge_->LinkStats().is_up; }));
 }
 
+// A deadline is held while the cloud is silent, and before a link is found
+// dead.
+TEST_F(EdgeCloudFaultsTest, ADeadlineIsHeldWithoutTheCloud) {
+  Start();
+  Request request = MakeRequest(1, 4000, 2);
+  request.deadline = Clock::Monotonic()->Now() + absl::Milliseconds(500);
+  ASSERT_TRUE(edge_->Submit(std::move(request)).ok());
+  sink_.WaitForTokens(1, 3);
+  proxy_->SetMuted(true);
+  const TestAnswer answer = sink_.Wait(1);
+  EXPECT_TRUE(edge_->LinkStats().is_up);
+  for (const TestAnswer::Choice& choice : answer.choices) {
+    EXPECT_EQ(choice.finish_reason, FinishReason::kError);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(choice.error)) << choice.error;
+  }
+  EXPECT_EQ(edge_->Stats().num_overdue_running, 1);
+  EXPECT_TRUE(edge_->WaitUntilIdle(absl::ZeroDuration()));
+  proxy_->SetMuted(false);
+  EXPECT_TRUE(cloud_->BecomesIdle());
+  // Others go on; one that is late before it is sent is refused.
+  request = MakeRequest(2, 4);
+  request.deadline = Clock::Monotonic()->Now() + absl::Minutes(5);
+  ASSERT_TRUE(edge_->Submit(std::move(request)).ok());
+  ExpectRight(2, 4);
+  request = MakeRequest(3, 4);
+  request.deadline = Clock::Monotonic()->Now() - absl::Milliseconds(1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(edge_->Submit(std::move(request))));
+}
+
+TEST_F(EdgeCloudFaultsTest, ADeadlineIsHeldOffline) {
+  edge_options_.offline = OfflinePolicy::kDraft;
+  Start();
+  draft_runner_->on_collect = [] { absl::SleepFor(absl::Milliseconds(1)); };
+  for (RequestId id = 1; id <= 2; ++id) {
+    if (id == 2) {
+      proxy_->SetClosed(true);
+      proxy_->Cut();
+      ASSERT_TRUE(WaitUntil([this] { return !edge_->LinkStats().is_up; }));
+    }
+    Request request = MakeRequest(id, 4000, 2);
+    request.deadline = Clock::Monotonic()->Now() + absl::Seconds(1);
+    ASSERT_TRUE(edge_->Submit(std::move(request)).ok());
+    sink_.WaitForTokens(id, 3);
+  }
+  // One that went on with the draft model, and one that began with it.
+  for (RequestId id = 1; id <= 2; ++id) {
+    for (const TestAnswer::Choice& choice : sink_.Wait(id).choices) {
+      EXPECT_TRUE(absl::IsDeadlineExceeded(choice.error)) << choice.error;
+    }
+  }
+  EXPECT_TRUE(edge_->WaitUntilIdle(absl::Seconds(60)));
+}
+
 TEST_F(EdgeCloudFaultsTest, AnEdgeMayStartBeforeItsCloud) {
+  cloud_options_.peer.max_model_len = 1000;
   StartCloud();
   StartProxy();
   proxy_->SetClosed(true);
   StartEdge();
+  EXPECT_EQ(edge_->Cloud().max_model_len, MakeOptions(0).max_model_len);
   const absl::Status status = edge_->WaitForCloud(absl::Milliseconds(20));
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_TRUE(absl::IsUnavailable(edge_->Submit(MakeRequest(1, 4))));
   proxy_->SetClosed(false);
   ASSERT_TRUE(edge_->WaitForCloud(absl::Seconds(60)).ok());
+  EXPECT_EQ(edge_->Cloud().max_model_len, 1000);
   ASSERT_TRUE(edge_->Submit(MakeRequest(2, 4)).ok());
   ExpectRight(2, 4);
 }

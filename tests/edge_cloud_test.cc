@@ -18,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "server/http/test_client.h"
 #include "tests/model_harness.h"
+#include "tests/random_sampling.h"
 
 namespace quire {
 namespace {
@@ -65,46 +66,16 @@ class EdgeCloudTest : public testing::TestWithParam<Pair> {
 
   static Request MakeRequest(RequestId id, int vocab_size) {
     SimulationRandom random(id);
-    const auto one_in = [&random](int n) { return random.Below(n) == 0; };
-    const auto token = [&] {
-      return static_cast<int32_t>(random.Below(vocab_size));
-    };
     Request request;
     request.id = id;
     for (int64_t i = random.Between(1, 40); i > 0; --i) {
-      request.prompt_token_ids.push_back(token());
+      request.prompt_token_ids.push_back(
+          static_cast<int32_t>(random.Below(vocab_size)));
     }
-    SamplingParams& sampling = request.sampling;
-    sampling.seed = id * 77;
-    sampling.max_tokens = static_cast<int32_t>(random.Between(1, 50));
-    sampling.temperature = one_in(2) ? 0.0f : 0.7f;
-    sampling.num_logprobs = static_cast<int32_t>(random.Between(-1, 3));
-    if (one_in(8)) sampling.num_prompt_logprobs = 1;
-    if (one_in(3)) sampling.top_k = 5;
-    if (one_in(4)) sampling.top_p = 0.7f;
-    if (one_in(4)) sampling.presence_penalty = 0.5f;
-    if (one_in(4)) sampling.frequency_penalty = -0.5f;
-    if (one_in(4)) sampling.repetition_penalty = 1.2f;
-    if (one_in(4)) sampling.logit_bias = {{token(), 4.0f}, {token(), -3.0f}};
-    if (one_in(3)) sampling.min_tokens = static_cast<int32_t>(random.Below(9));
-    sampling.ignore_eos = one_in(2);
-    if (one_in(3)) {
-      for (int i = 0; i < 20; ++i) sampling.stop_token_ids.push_back(token());
-    }
-    if (one_in(4)) {
-      for (int32_t i = 0; i < 8; ++i) sampling.allowed_token_ids.push_back(i);
-      sampling.bad_words =
-          std::make_shared<const std::vector<std::vector<int32_t>>>(
-              std::vector<std::vector<int32_t>>{{1, 2}, {3, 3}, {5, 1, 0}});
-    }
-    if (one_in(4)) {
-      sampling.dry_multiplier = 1.0f;
-      sampling.dry_allowed_length = 1;
-      sampling.dry_breakers = std::make_shared<const TokenSequenceSet>(
-          std::vector<std::vector<int32_t>>{{7}, {2, 3}});
-    }
-    if (one_in(4)) sampling.xtc_probability = 0.5f;
-    if (one_in(4)) request.n = 3;
+    request.sampling = DrawSamplingParams(vocab_size, &random);
+    request.sampling.seed = id * 77;
+    request.sampling.max_tokens = static_cast<int32_t>(random.Between(1, 50));
+    if (random.Below(4) == 0) request.n = 3;
     return request;
   }
 

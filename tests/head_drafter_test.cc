@@ -38,7 +38,7 @@ class WatchedDrafter : public Drafter {
  public:
   WatchedDrafter(Drafter* inner, size_t num_prompt_tokens)
       : inner_(inner), num_prompt_tokens_(num_prompt_tokens) {}
-  std::map<size_t, Draft> proposals;
+  std::multimap<size_t, Draft> proposals;
 
   absl::string_view method() const override { return inner_->method(); }
   bool is_costly() const override { return true; }
@@ -52,7 +52,7 @@ class WatchedDrafter : public Drafter {
     for (size_t i = 0; i < sequences.size(); ++i) {
       const DraftSequence& sequence = sequences[i];
       if (size_t(sequence.num_prompt_tokens) != num_prompt_tokens_) continue;
-      proposals[sequence.token_ids.size()] = drafts[i];
+      proposals.emplace(sequence.token_ids.size(), drafts[i]);
     }
     return status;
   }
@@ -164,13 +164,17 @@ TEST_P(HeadDrafterTest, InChunksAndAmongOthersToo) {
   const auto expected = Run(others, 30, nullptr);
   // A whole prefix of the prompt's first block is found in the cache.
   const auto answers =
-      Run({others[0], Prompt(), others[1], Prompt()}, 30, target_->drafter());
+      Run({others[0], Prompt(), others[1], Prompt()}, 30, watched_.get());
   EXPECT_EQ(answers[0], expected[0]);
   EXPECT_EQ(answers[2], expected[1]);
   EXPECT_EQ(answers[1], Greedy());
   EXPECT_EQ(answers[3], Greedy());
   EXPECT_GT(stats_.num_draft_tokens, 100);
-  // The drafts for one of them after another's prefix are the oracle's, too.
+  // And so are the drafts for both of them, those of a whole run.
+  ExpectOraclesDrafts(1e-4);
+  EXPECT_GT(watched_->proposals.size(), 20u);
+  // Alone, after others' prefix, as well.
+  watched_->proposals.clear();
   EXPECT_EQ(Run({Prompt()}, 20, watched_.get())[0], Greedy());
   ExpectOraclesDrafts(1e-4);
 }

@@ -2,6 +2,8 @@
 // where it stops, and that it works on a GPU's backend.
 #include "engine/speculative/model_drafter.h"
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -133,6 +135,57 @@ TEST_F(ModelDrafterTest, ALongContextIsCaughtUpInPieces) {
   EXPECT_GT(engine_->Stats().num_draft_tokens, 50);
   EXPECT_EQ(engine_->Stats().num_accepted_tokens,
             engine_->Stats().num_draft_tokens);
+}
+
+// Compares what the drafter says that it misses with what it then computes.
+class AskedDrafter : public Drafter {
+ public:
+  explicit AskedDrafter(ModelDrafter* inner) : inner_(inner) {}
+  absl::string_view method() const override { return inner_->method(); }
+  bool is_costly() const override { return true; }
+  int NumMissingTokens(const DraftSequence& sequence) override {
+    const int num_missing = inner_->NumMissingTokens(sequence);
+    EXPECT_EQ(inner_->NumMissingTokens(sequence), num_missing);
+    missing_[sequence.sequence_id] = num_missing;
+    return num_missing;
+  }
+  int num_caught_up_tokens() const override {
+    return inner_->num_caught_up_tokens();
+  }
+  absl::Status Propose(absl::Span<const DraftSequence> sequences,
+                       absl::Span<Draft> drafts) override {
+    const int64_t num_before = inner_->num_context_tokens();
+    const absl::Status status = inner_->Propose(sequences, drafts);
+    int num_missing = 0;
+    for (const DraftSequence& sequence : sequences) {
+      num_missing += missing_.at(sequence.sequence_id);
+    }
+    EXPECT_EQ(inner_->num_caught_up_tokens(), num_missing);
+    // And the last token of each.
+    EXPECT_EQ(inner_->num_context_tokens() - num_before,
+              num_missing + static_cast<int64_t>(sequences.size()));
+    num_missing_ += num_missing;
+    return status;
+  }
+  int num_missing() const { return num_missing_; }
+
+ private:
+  ModelDrafter* const inner_;
+  std::map<uint64_t, int> missing_;
+  int num_missing_ = 0;
+};
+
+TEST_F(ModelDrafterTest, SaysWhatItMisses) {
+  ModelHarness::Options options;
+  options.max_num_batched_tokens = 512;
+  Load(options);
+  AskedDrafter asked(drafter_.get());
+  MakeEngine(60, &asked);
+  for (RequestId id = 1; id <= 3; ++id) Add(id, Prompt(30 * id, id), 20, 2);
+  RunOn(3);
+  // The prompts; the second choices take over whole blocks of them.
+  EXPECT_GE(asked.num_missing(), 30 + 60 + 90);
+  EXPECT_LE(asked.num_missing(), 30 + 60 + 90 + 3 * 16 + 6 * 20);
 }
 
 TEST_F(ModelDrafterTest, BeyondItsContextNothingIsDrafted) {

@@ -1,24 +1,42 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets with clang and runs each for a while, several at a
-# time, beginning from the seeds and from what earlier runs on this machine have
-# found. Adds the executions to tests/fuzz/README.md. Fails if one finds a crash,
-# a leak, a timeout or too much memory; the input is kept.
+# time, beginning from the seeds, from tests/fuzz/corpus and from what earlier
+# runs on this machine have found. Adds the executions to tests/fuzz/README.md as
+# each target ends; what an interrupted run did is added by the next one. Fails
+# if one finds a crash, a leak, a timeout or too much memory; the input is kept.
 #
-#   tools/fuzz.sh [--seconds N] [--jobs N] [--no-count] [TARGET...]
+#   tools/fuzz.sh [--fast] [--goal N] [--seconds N] [--timeout N] [--jobs N]
+#                 [--no-count] [TARGET...]
+#   tools/fuzz.sh --save [TARGET...]
 #
+# --fast: without sanitizers, with assertions, many times as fast, and on inputs
+#   of 1 KiB or as long as the longest seed; then the whole corpus, with all that
+#   it has found, runs under the sanitizers.
+# --goal: no target runs beyond so many executions in all; the least executed
+#   come first.
+# --timeout: seconds that one input may take (20); more on a busy machine.
+# --save: what the corpora reach beyond the seeds goes to tests/fuzz/corpus.
 # QUIRE_FUZZ_DIR: where corpora and findings are kept (~/.cache/quire/fuzz).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+mode=sanitized
+goal=0
 seconds=60
+timeout=20
 jobs=$(nproc)
 counts=1
+saves=0
 targets=()
 while (($# > 0)); do
   case "$1" in
+    --fast) mode=fast && shift ;;
+    --goal) goal=$2 && shift 2 ;;
     --seconds) seconds=$2 && shift 2 ;;
+    --timeout) timeout=$2 && shift 2 ;;
     --jobs) jobs=$2 && shift 2 ;;
     --no-count) counts=0 && shift ;;
-    -*) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2 && exit 64 ;;
+    --save) saves=1 && mode=fast && shift ;;
+    -*) sed -n '2,18s/^# \{0,1\}//p' "$0" >&2 && exit 64 ;;
     *) targets+=("$1") && shift ;;
   esac
 done
@@ -33,25 +51,75 @@ if ((${#targets[@]} == 0)); then
   mapfile -t targets < <("${bazel[@]}" query --noshow_progress \
     'kind(cc_binary, //tests/fuzz:all)' 2>/dev/null | sed 's/.*://' | sort)
 fi
-"${bazel[@]}" build --config=fuzz --symlink_prefix=/ "${targets[@]/#///tests/fuzz:}"
-binaries=$("${bazel[@]}" info --config=fuzz bazel-bin 2>/dev/null)/tests/fuzz
-
-run_one() {
-  local target=$1
-  local corpus=$directory/corpus/$target found=$directory/found/$target
-  mkdir -p "$corpus" "$found"
-  # 20 s: a single input under sanitizers on a busy machine.
-  "$binaries/$target" -max_total_time="$seconds" -timeout=20 \
-    -rss_limit_mb=2048 -print_final_stats=1 -verbosity=1 \
-    -artifact_prefix="$found/" "$corpus" "tests/fuzz/seeds/$target" \
-    >"$directory/$target.log" 2>&1 ||
-    { echo "fuzz: $target failed, see $directory/$target.log" >&2; return 1; }
+build() {
+  "${bazel[@]}" build "--config=$1" --symlink_prefix=/ "${targets[@]/#///tests/fuzz:}"
 }
-export -f run_one
-export directory seconds binaries
-failed=0
-printf '%s\n' "${targets[@]}" |
-  xargs -P "$jobs" -I{} bash -c 'run_one {}' || failed=1
+binaries() {
+  echo "$("${bazel[@]}" info "--config=$1" bazel-bin 2>/dev/null)/tests/fuzz"
+}
+fast_binaries=
+sanitized_binaries=
+if [[ $mode == fast ]]; then
+  build fuzz_fast
+  fast_binaries=$(binaries fuzz_fast)
+fi
+if ((saves == 0)); then
+  build fuzz
+  sanitized_binaries=$(binaries fuzz)
+fi
 "${bazel[@]}" shutdown
-python3 tools/fuzz_counts.py "$directory" "$counts" "${targets[@]}"
+
+# The least inputs that together reach every edge that the corpus does.
+save_one() {
+  local target=$1 merged
+  merged=$(mktemp -d)
+  cp "tests/fuzz/seeds/$target"/* "$merged"
+  "$fast_binaries/$target" -merge=1 -set_cover_merge=1 -use_counters=0 \
+    -timeout="$timeout" "$merged" "$directory/corpus/$target" \
+    >"$directory/$target.merge.log" 2>&1 &&
+    python3 tools/fuzz_corpus.py pack "$merged" "$target"
+  local status=$?
+  rm -r "$merged"
+  return "$status"
+}
+
+# Both modes leave TARGET.MODE.log, which fuzz_counts.py moves out of the way
+# when it is counted, and TARGET.sanitized.log or TARGET.replay.log.
+run_one() {
+  local target=$1 num_runs=$2 failed=0
+  local corpus=$directory/corpus/$target found=$directory/found/$target
+  local log=$directory/$target.$mode.log
+  local inputs=("$corpus" "tests/fuzz/seeds/$target")
+  local options=(-timeout="$timeout" -rss_limit_mb=2048 -print_final_stats=1
+    -verbosity=1 -artifact_prefix="$found/")
+  mkdir -p "$corpus" "$found"
+  python3 tools/fuzz_corpus.py unpack "$corpus" "$target"
+  local runs=(-max_total_time="$seconds" -runs="$num_runs")
+  if [[ $mode == fast ]]; then
+    local longest
+    longest=$(find "tests/fuzz/seeds/$target" -type f -printf '%s\n' | sort -n | tail -1)
+    "$fast_binaries/$target" "${options[@]}" "${runs[@]}" \
+      -max_len=$((longest > 1024 ? longest : 1024)) "${inputs[@]}" >"$log" 2>&1 ||
+      { failed=1; echo "fuzz: $target failed, see $log" >&2; }
+    log=$directory/$target.replay.log
+    runs=(-runs=0)
+  fi
+  "$sanitized_binaries/$target" "${options[@]}" "${runs[@]}" "${inputs[@]}" \
+    >"$log" 2>&1 || { failed=1; echo "fuzz: $target failed, see $log" >&2; }
+  python3 tools/fuzz_counts.py add "$directory" "$counts" "$target"
+  return "$failed"
+}
+export -f run_one save_one
+export directory seconds timeout fast_binaries sanitized_binaries mode counts
+failed=0
+if ((saves == 1)); then
+  printf '%s\n' "${targets[@]}" | xargs -P "$jobs" -I{} bash -c 'save_one {}' || failed=1
+else
+  # Of runs that were interrupted.
+  for target in "${targets[@]}"; do
+    python3 tools/fuzz_counts.py add "$directory" "$counts" "$target"
+  done
+  python3 tools/fuzz_counts.py order "$goal" "${targets[@]}" |
+    xargs -r -P "$jobs" -L 1 bash -c 'run_one "$@"' run_one || failed=1
+fi
 exit "$failed"

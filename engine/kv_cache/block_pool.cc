@@ -18,6 +18,7 @@ int32_t BlockPool::AddOwner() {
   blocks_[head].prev = head;
   blocks_[head].next = head;
   num_cached_.push_back(0);
+  weights_.push_back(1);
   return head - num_blocks_;
 }
 
@@ -65,7 +66,7 @@ void BlockPool::SetCached(int32_t block_id, bool is_cached, int32_t owner_idx) {
 int32_t BlockPool::NextToEvict() const {
   int32_t oldest = kNoBlock;
   int32_t chosen = kNoBlock;
-  int most = 0;
+  int32_t chosen_owner = 0;
   for (int32_t owner_idx = 0; owner_idx < num_owners(); ++owner_idx) {
     const int32_t first = blocks_[num_blocks_ + owner_idx].next;
     if (first >= num_blocks_) continue;  // Nothing of it is evictable.
@@ -74,10 +75,15 @@ int32_t BlockPool::NextToEvict() const {
              blocks_[first].release_no < blocks_[other].release_no;
     };
     if (is_older(oldest)) oldest = first;
-    const int num_cached = num_cached_[owner_idx];
-    if (num_cached > most || (num_cached == most && is_older(chosen))) {
+    // Of two quotients, multiplied out: counts and weights are below 2^31.
+    const int64_t here =
+        int64_t{num_cached_[owner_idx]} * weights_[chosen_owner];
+    const int64_t there =
+        int64_t{num_cached_[chosen_owner]} * weights_[owner_idx];
+    if (chosen == kNoBlock || here > there ||
+        (here == there && is_older(chosen))) {
       chosen = first;
-      most = num_cached;
+      chosen_owner = owner_idx;
     }
   }
   if (oldest == kNoBlock) return kNoBlock;

@@ -54,13 +54,18 @@ class BlockPool {
 
   int num_owners() const { return static_cast<int>(num_cached_.size()); }
   int32_t AddOwner();
+  // Of the owner's share among the others'; 1 at first. Requires: weight >= 1.
+  void SetWeight(int32_t owner_idx, int32_t weight) {
+    weights_[owner_idx] = weight;
+  }
   int num_cached_of(int32_t owner_idx) const { return num_cached_[owner_idx]; }
 
   // The block to give up next; kNoBlock if none is evictable. The one released
-  // longest ago, of the owner that has most cached blocks: as long as somebody
-  // has more than an equal share, nobody who has less loses any. A share is
-  // kept for somebody who uses it: what was released kNumProtectedTurns pools
-  // of blocks ago goes first, whoever owns it.
+  // longest ago, of the owner that has most cached blocks for its weight: as
+  // long as somebody has more than its share (the pool divided by weights),
+  // nobody who has less loses any. A share is kept for somebody who uses it:
+  // what was released kNumProtectedTurns pools of blocks ago goes first,
+  // whoever owns it.
   int32_t NextToEvict() const;
   static constexpr int64_t kNumProtectedTurns = 64;
 
@@ -86,6 +91,7 @@ class BlockPool {
   // evictable blocks, oldest first.
   std::vector<Block> blocks_;
   std::vector<int> num_cached_;  // By owner.
+  std::vector<int32_t> weights_;
   int64_t num_releases_ = 0;
   std::vector<int32_t> free_;  // A stack.
   int num_evictable_ = 0;

@@ -1,5 +1,5 @@
 // What owners (API keys) can see of each other in the prefix cache: nothing;
-// and take from each other: what is beyond an equal share.
+// and take from each other: what is beyond a share by weight.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,9 +23,9 @@ class Tenants {
 
   // Tokens that were in the cache.
   int Serve(const std::string& owner, const std::string& cache_namespace,
-            absl::Span<const int32_t> prompt) {
+            absl::Span<const int32_t> prompt, int32_t weight = 1) {
     SequenceBlocks blocks;
-    blocks.owner_idx = cache_.OwnerIdx(owner);
+    blocks.owner_idx = cache_.OwnerIdx(owner, weight);
     const PrefixHit hit = cache_.Lookup(prompt, cache_namespace, &blocks);
     for (const CacheEntryRef& entry : hit.entries) {
       num_foreign_hits_ += writer_of_[entry.block_id] != cache_namespace;
@@ -110,6 +110,39 @@ TEST(CacheShareTest, WhoUsesLessThanAShareLeavesTheRestToTheOthers) {
   tenants.Serve("large", "large\n", large);
   EXPECT_EQ(tenants.Serve("large", "large\n", large), 59 * kBlockSize);
   EXPECT_EQ(tenants.Serve("small", "small\n", std::vector<int32_t>(9, 3)), 8);
+}
+
+// Both ask for twelve documents of eight blocks in turn, 192 blocks in all.
+TEST(CacheShareTest, SharesAreByWeight) {
+  const auto hit_blocks_of = [](int32_t weight, bool has_changed) {
+    Tenants tenants(96);
+    const auto ask = [&](const std::string& owner, int document, int32_t w) {
+      std::vector<int32_t> prompt(8 * kBlockSize + 1, document);
+      return tenants.Serve(owner, owner + "\n", prompt, w) / kBlockSize;
+    };
+    int num_blocks = 0;
+    for (int round = 0; round < 8; ++round) {
+      const int32_t now = has_changed && round < 4 ? 1 : weight;
+      if (round == 7) num_blocks = 0;
+      // Newest first in every other round, so that the newest are found.
+      for (int i = 0; i < 12; ++i) {
+        const int document = round % 2 == 0 ? i : 11 - i;
+        num_blocks += ask("heavy", document, now);
+        ask("light", document, 1);
+      }
+    }
+    EXPECT_TRUE(tenants.cache_.CheckIntegrity({}).ok());
+    return num_blocks;
+  };
+  // A pool of 96: an equal share is 48 blocks, three quarters are 72.
+  const int equal = hit_blocks_of(1, false);
+  const int triple = hit_blocks_of(3, false);
+  EXPECT_GE(equal, 40);
+  EXPECT_LE(equal, 48);
+  EXPECT_GE(triple, 64);
+  EXPECT_LE(triple, 72);
+  // The file of keys was changed meanwhile.
+  EXPECT_EQ(hit_blocks_of(3, true), triple);
 }
 
 TEST(CacheShareTest, AShareThatNobodyUsesIsGivenUp) {

@@ -17,12 +17,13 @@ KvCacheManager::KvCacheManager(int num_blocks, int block_size,
       owner_idxs_({{"", 0}}),
       is_distrusted_(num_blocks, 0) {}
 
-int32_t KvCacheManager::OwnerIdx(absl::string_view owner) {
-  const auto found = owner_idxs_.find(owner);
-  if (found != owner_idxs_.end()) return found->second;
-  const int32_t owner_idx = pool_.AddOwner();
-  owner_idxs_.emplace(owner, owner_idx);
-  return owner_idx;
+int32_t KvCacheManager::OwnerIdx(absl::string_view owner, int32_t weight) {
+  auto found = owner_idxs_.find(owner);
+  if (found == owner_idxs_.end()) {
+    found = owner_idxs_.emplace(owner, pool_.AddOwner()).first;
+  }
+  pool_.SetWeight(found->second, weight);
+  return found->second;
 }
 
 int32_t KvCacheManager::TakeBlock() {

@@ -70,10 +70,10 @@ class KvCacheManager {
     return (num_tokens + block_size_ - 1) / block_size_;
   }
 
-  // Of SequenceBlocks. Evictions leave each owner an equal share of the cache,
-  // if it uses it (BlockPool::NextToEvict). Names are kept for good: they are
-  // the operator's (API keys). "" is 0.
-  int32_t OwnerIdx(absl::string_view owner);
+  // Of SequenceBlocks. Evictions leave each owner a share of the cache by its
+  // weight, which is the last one said, if it uses it (BlockPool::NextToEvict).
+  // Names are kept for good: they are the operator's (API keys). "" is 0.
+  int32_t OwnerIdx(absl::string_view owner, int32_t weight = 1);
 
   // The longest cached prefix of token_ids under the namespace, in whole
   // blocks and shorter than token_ids: the last token is always computed, its

@@ -186,7 +186,15 @@ class DecoderBuilder {
            options_.parallel.pipeline_size;
   }
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(
-      LinearKind kind, const std::vector<LinearSource>& sources);
+      LinearKind kind, const std::vector<LinearSource>& sources,
+      int num_column_segments = 1);
+  // Of a matrix whose products are summed over the ranks.
+  absl::StatusOr<std::unique_ptr<PackedWeight>> PackSummed(
+      const LinearSource& source) {
+    return Pack(LinearKind::kPlain, {source},
+                ColumnSegments(source.cols, source.col_range, TensorShard(),
+                               kMaxColumnSegments));
+  }
   absl::StatusOr<TensorView> RopeTableFor(const LayerConfig& layer,
                                           bool is_long);
   std::string LayerPrefix(int layer_idx) const {
@@ -277,9 +285,11 @@ absl::StatusOr<NormSpec> DecoderBuilder::HeadNorm(const std::string& name,
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> DecoderBuilder::Pack(
-    LinearKind kind, const std::vector<LinearSource>& sources) {
+    LinearKind kind, const std::vector<LinearSource>& sources,
+    int num_column_segments) {
   QUIRE_ASSIGN_OR_RETURN(LinearSpec spec, weights_.Linear(kind, sources));
   spec.model_dtype = decoder_->dtype_;
+  spec.num_column_segments = num_column_segments;
   for (size_t i = 0; i < spec.parts.size(); ++i) {
     const WeightPart& part = spec.parts[i];
     if (!backend_.SupportsLinear(part.data.dtype, part.format)) {
@@ -471,9 +481,9 @@ absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
   built.activation = ToEpilogue(layer.activation);
   QUIRE_ASSIGN_OR_RETURN(
       built.down,
-      Pack(LinearKind::kPlain,
-           {{prefix + names.down, config_.hidden_size, inner_size, all_hidden,
-             inner, HasBias(prefix + names.down, layer.has_mlp_bias)}}));
+      PackSummed({prefix + names.down, config_.hidden_size, inner_size,
+                  all_hidden, inner,
+                  HasBias(prefix + names.down, layer.has_mlp_bias)}));
   return absl::OkStatus();
 }
 
@@ -488,13 +498,12 @@ absl::Status DecoderBuilder::BuildLayer(int layer_idx, const LayerConfig& layer,
   QUIRE_RETURN_IF_ERROR(BuildQkv(layer_idx, layer, heads));
   QUIRE_ASSIGN_OR_RETURN(
       built.output,
-      Pack(LinearKind::kPlain,
-           {{prefix + names.output,
-             config_.hidden_size,
-             layer.num_heads * head_dim,
-             {0, config_.hidden_size},
-             {heads.heads.begin * head_dim, heads.heads.end * head_dim},
-             HasBias(prefix + names.output, layer.has_output_bias)}}));
+      PackSummed({prefix + names.output,
+                  config_.hidden_size,
+                  layer.num_heads * head_dim,
+                  {0, config_.hidden_size},
+                  {heads.heads.begin * head_dim, heads.heads.end * head_dim},
+                  HasBias(prefix + names.output, layer.has_output_bias)}));
   QUIRE_ASSIGN_OR_RETURN(built.attention_branch_norm,
                          Norm(prefix, names.attention_branch_norm));
   QUIRE_ASSIGN_OR_RETURN(built.attention_sum_norm,

@@ -149,7 +149,6 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
           peer.link->Send(MessageType::kServe, "", options_.ranks.watchdog);
       if (!sent.ok()) return Broken(sent);
     }
-    vocab_size_ = own.limits.vocab_size;
     is_serving_ = true;
     return least;
   }
@@ -439,7 +438,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       std::optional<StepResult> result;
       absl::Status status = message.status();
       if (status.ok() && draws && message->type == MessageType::kResult) {
-        auto decoded = DecodeStepResult(message->body, vocab_size_);
+        auto decoded = DecodeStepResult(message->body);
         status = decoded.status();
         if (decoded.ok()) result = *std::move(decoded);
       }
@@ -610,7 +609,6 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   std::optional<StageTimeLimit> stage_limit_;
   std::string plan_bytes_;  // Reused.
 
-  std::atomic<int> vocab_size_{0};
   std::atomic<bool> is_serving_{false};
 
   mutable std::mutex mu_;  // Guards the following; links are thread-safe.

@@ -56,6 +56,7 @@ class ShardRunner : public ModelRunner {
 
   std::function<void(int64_t step_id)> before_sum;
   bool draws_other_tokens = false;
+  bool draws_no_token = false;  // One step's is outside the vocabulary.
 
   int steps_in_flight() const override { return model_.steps_in_flight(); }
   absl::Status Submit(const SchedulerOutput& output) override {
@@ -75,6 +76,9 @@ class ShardRunner : public ModelRunner {
       return absl::InternalError(model_.violation());
     }
     if (draws_other_tokens) result.rows[0].tokens[0].token_id ^= 1;
+    if (draws_no_token && result.step_id == 105) {
+      result.rows[0].tokens[0].token_id = kVocabSize;
+    }
     return result;
   }
   bool Done() const override { return model_.Done(); }
@@ -87,8 +91,11 @@ class ShardRunner : public ModelRunner {
 // One sequence that decodes for good, in one slot: a step for every call.
 class PlanMaker {
  public:
-  explicit PlanMaker(int num_prompt_tokens = 3, int slot = 0)
-      : num_prompt_tokens_(num_prompt_tokens), slot_(slot) {}
+  explicit PlanMaker(int num_prompt_tokens = 3, int slot = 0,
+                     int64_t first_step_id = 100)
+      : num_prompt_tokens_(num_prompt_tokens),
+        slot_(slot),
+        step_id_(first_step_id) {}
 
   SchedulerOutput Next() {
     SchedulerOutput plan;
@@ -137,7 +144,7 @@ class PlanMaker {
   const int num_prompt_tokens_;
   const int slot_;
   SamplingParams params_;
-  int64_t step_id_ = 100;
+  int64_t step_id_;
   int32_t position_ = 0;
   int32_t last_token_ = 0;
 };
@@ -188,6 +195,7 @@ absl::Status Work(const RankWorkerOptions& options, const std::string& fault) {
   QUIRE_RETURN_IF_ERROR(worker->FinishLoading(FactsOf(engine)));
   ShardRunner runner(engine, worker->config());
   runner.draws_other_tokens = fault == "tokens";
+  runner.draws_no_token = fault == "no_token";
   runner.before_sum = [&](int64_t step_id) {
     if (fault == "slow") BeSlow(step_id);
     if (step_id < 110) return;
@@ -452,6 +460,23 @@ TEST(RankGroupProcessesTest, AStageThatIsLostIsNamed) {
     EXPECT_TRUE(absl::IsUnavailable(status));
     EXPECT_TRUE(absl::StrContains(status.message(), "rank 1")) << status;
   }
+}
+
+// It costs the request that the scheduler finds it for, not the group.
+TEST(RankGroupProcessesTest, ATokenOutsideTheVocabularyReachesTheScheduler) {
+  RunningGroup running(LocalGroup(1, 2, "no_token"));
+  ASSERT_TRUE(running.status.ok()) << running.status;
+  PlanMaker plans;
+  ASSERT_TRUE(RunSteps(running.runner, plans, 5).ok());
+  ASSERT_TRUE(running.runner->Submit(plans.Next()).ok());
+  const auto result = running.runner->Collect();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->rows[0].tokens[0].token_id, kVocabSize);
+  // The slot's next sequence.
+  PlanMaker others(3, 0, /*first_step_id=*/106);
+  const absl::Status status = RunSteps(running.runner, others, 4);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_TRUE(running.group->Health().ok()) << running.group->Health();
 }
 
 TEST(RankGroupProcessesTest, ProgramThatIsNotThereIsAnError) {

@@ -81,6 +81,15 @@ absl::StatusOr<IndexRange> ShardUnits(int64_t total, int64_t unit,
   return IndexRange{begin_of(shard.rank), begin_of(shard.rank + 1)};
 }
 
+int ColumnSegments(int64_t total, IndexRange own, ShardSpec shard,
+                   int max_segments) {
+  const int64_t segments = std::gcd(total, int64_t{max_segments});
+  if (segments % shard.size != 0) return 1;
+  const int64_t part = total / shard.size;
+  const IndexRange equal = {part * shard.rank, part * (shard.rank + 1)};
+  return own == equal ? static_cast<int>(segments / shard.size) : 1;
+}
+
 std::vector<int> HeadShardSizes(int64_t num_heads, int64_t num_kv_heads) {
   std::vector<int> sizes;
   for (int size = 1; size <= num_heads; ++size) {

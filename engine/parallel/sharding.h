@@ -48,6 +48,15 @@ int64_t CutUnit(QuantFormat format, int group_size);
 absl::StatusOr<IndexRange> ShardUnits(int64_t total, int64_t unit,
                                       ShardSpec shard, absl::string_view what);
 
+// Into how many equal segments this rank cuts its columns for products that are
+// summed over the ranks (LinearSpec::num_column_segments), so that the segments
+// of all ranks are those of one rank that has all. 1 where that cannot be: the
+// bits of a sum over `shard.size` ranks, no power of two up to max_segments, or
+// of parts of unequal size differ from those on one rank.
+//   total: columns of all ranks; own: this rank's.
+int ColumnSegments(int64_t total, IndexRange own, ShardSpec shard,
+                   int max_segments);
+
 struct HeadShard {
   IndexRange heads;
   IndexRange kv_heads;

@@ -37,6 +37,31 @@ TEST(ShardEvenlyTest, InvalidSpecs) {
   EXPECT_FALSE(ShardEvenly(8, {-1, 2}, "rows").ok());
 }
 
+// The segments of all ranks, side by side, are those of one rank.
+TEST(ColumnSegmentsTest, RanksShareTheSegmentsOfOne) {
+  for (const int64_t total : {8, 24, 768, 11008}) {
+    for (const int size : {1, 2, 4, 8}) {
+      for (int rank = 0; rank < size; ++rank) {
+        const auto own = ShardEvenly(total, {rank, size}, "columns");
+        ASSERT_TRUE(own.ok()) << own.status();
+        EXPECT_EQ(ColumnSegments(total, *own, {rank, size}, 8), 8 / size);
+      }
+    }
+  }
+  // As many as divide the columns.
+  EXPECT_EQ(ColumnSegments(12, {0, 12}, {0, 1}, 8), 4);
+  EXPECT_EQ(ColumnSegments(12, {6, 12}, {1, 2}, 8), 2);
+  EXPECT_EQ(ColumnSegments(7, {0, 7}, {0, 1}, 8), 1);
+}
+
+TEST(ColumnSegmentsTest, NoneWhereRanksCannotShareThem) {
+  EXPECT_EQ(ColumnSegments(24, {8, 16}, {1, 3}, 8), 1);
+  EXPECT_EQ(ColumnSegments(64, {4, 8}, {1, 16}, 8), 1);
+  // 24 columns in units of 8 over two ranks: 16 and 8.
+  EXPECT_EQ(ColumnSegments(24, {0, 16}, {0, 2}, 8), 1);
+  EXPECT_EQ(ColumnSegments(24, {16, 24}, {1, 2}, 8), 1);
+}
+
 // Every query head is owned once, and its rank holds the KV head it reads:
 // head h reads KV head h / (num_heads / num_kv_heads).
 TEST(ShardHeadsTest, EveryHeadFindsItsKvHeadOnItsRank) {

@@ -13,10 +13,10 @@ namespace quire {
 // Appends the result to `out`.
 void EncodeStepResult(const StepResult& result, std::string* out);
 
-// INVALID_ARGUMENT if the bytes are no result, or name a token outside the
-// vocabulary. Whether it is the result of a step is the scheduler's to say.
-absl::StatusOr<StepResult> DecodeStepResult(absl::string_view bytes,
-                                            int vocab_size);
+// INVALID_ARGUMENT if the bytes are no result. Whether it is the result of a
+// step, and its tokens are in the vocabulary, is the scheduler's to say: there
+// a token that cannot be costs its request alone, as it does without stages.
+absl::StatusOr<StepResult> DecodeStepResult(absl::string_view bytes);
 
 }  // namespace quire
 

@@ -69,7 +69,8 @@ void Scheduler::AddRequest(Request request, uint64_t seed) {
     max_num_tokens = num_prompt_tokens + 1;
   }
   QUIRE_CHECK(num_prompt_tokens < max_num_tokens);
-  const int32_t owner_idx = cache_->OwnerIdx(state->request.owner);
+  const int32_t owner_idx =
+      cache_->OwnerIdx(state->request.owner, state->request.share_weight);
   state->num_unfinished = state->request.n;
   shares_.Add(state.get());
   if (state->request.deadline < absl::InfiniteFuture()) {

@@ -123,8 +123,9 @@ class Scheduler {
   // one is planned: only then something can be drafted.
   bool ShouldCollectFirst();
   // What to draft for in the next step, in order of arrival; the views are
-  // valid until the scheduler is called again, other than by SetDrafts.
-  void PlanDrafts(std::vector<DraftSequence>* sequences);
+  // valid until the scheduler is called again, other than by SetDrafts. A
+  // costly drafter is asked what it misses of each sequence; null: nobody is.
+  void PlanDrafts(Drafter* drafter, std::vector<DraftSequence>* sequences);
   // The drafts for these, in their order; they are taken. INTERNAL if some are
   // impossible: then none is used.
   absl::Status SetDrafts(absl::Span<Draft> drafts);
@@ -139,13 +140,11 @@ class Scheduler {
   // The sequences that the rows of the oldest step in flight compute, in their
   // order.
   void ListOldestStep(std::vector<const Sequence*>* sequences) const;
-  // Drafter::Propose took so long for the last plan.
-  void NoteProposals(int depth, absl::Duration duration) {
-    draft_control_.NoteProposals(depth, duration);
-  }
-  // Or for contexts that were new to the drafter.
-  void NoteCatchUp(absl::Duration duration) {
-    draft_control_.NoteCatchUp(duration);
+  // As DraftControl's, of Drafter::Propose for the last plan.
+  void NoteProposals(int depth, int num_rows, int num_caught_up_tokens,
+                     absl::Duration duration) {
+    draft_control_.NoteProposals(depth, num_rows, num_caught_up_tokens,
+                                 duration);
   }
 
   // Plans the next step into *output (its capacity is reused). A plan with rows
@@ -220,6 +219,8 @@ class Scheduler {
 
   // Drafts that the sequence's next row may have.
   int MaxDraftsOf(const Sequence& sequence) const;
+  // The sequence as a drafter is shown it.
+  static DraftSequence Show(const Sequence& sequence);
   // Gets blocks for so many drafts, or as many as can be had; returns how many.
   int CoverDrafts(Sequence* sequence, int num_drafts);
   void NoteDrafts(const InFlightRow& row, int num_accepted);
@@ -253,6 +254,8 @@ class Scheduler {
                 std::vector<OutputEvent>* events);
   void ApplyResult(const InFlightRow& row, SampledRow* sampled, absl::Time now,
                    std::vector<OutputEvent>* events);
+  // The token itself, and those it is told with.
+  bool IsInVocabulary(const TokenOutput& token) const;
   // Whether the tokens can be what became of the row and its drafts.
   bool AreValidTokens(const InFlightRow& row,
                       absl::Span<const TokenOutput> tokens) const;

@@ -58,7 +58,24 @@ bool Scheduler::ShouldCollectFirst() {
   return draft_control_.IsWorthWaiting(tracks_);
 }
 
-void Scheduler::PlanDrafts(std::vector<DraftSequence>* sequences) {
+DraftSequence Scheduler::Show(const Sequence& sequence) {
+  DraftSequence shown;
+  shown.sequence_id = sequence.sequence_id();
+  shown.slot = sequence.slot;
+  shown.start_no = sequence.start_no;
+  shown.token_ids = sequence.token_ids;
+  shown.num_prompt_tokens = sequence.num_prompt_tokens;
+  shown.block_table = sequence.blocks.block_table;
+  shown.cache_namespace = sequence.request->request.cache_namespace;
+  shown.params = &sequence.request->request.sampling;
+  shown.draw_key = sequence.draw_key();
+  shown.request_id = sequence.request->request.id;
+  shown.choice_idx = sequence.choice_idx;
+  return shown;
+}
+
+void Scheduler::PlanDrafts(Drafter* drafter,
+                           std::vector<DraftSequence>* sequences) {
   sequences->clear();
   draft_plan_.clear();
   candidates_.clear();
@@ -66,8 +83,17 @@ void Scheduler::PlanDrafts(std::vector<DraftSequence>* sequences) {
   for (Sequence* sequence : running_) {
     const int num_drafts = MaxDraftsOf(*sequence);
     if (num_drafts == 0) continue;
+    DraftControl::Candidate candidate{
+        &sequence->draft_track, num_drafts, {}, 0};
+    if (drafter != nullptr && drafter->is_costly()) {
+      candidate.num_missing = drafter->NumMissingTokens(Show(*sequence));
+      if (candidate.num_missing < 0) continue;
+      candidate.num_generated = sequence->num_generated_tokens();
+      candidate.max_remaining =
+          sequence->max_num_tokens - sequence->num_known_tokens();
+    }
     draft_plan_.push_back(sequence);
-    candidates_.push_back({&sequence->draft_track, num_drafts, {}, 0});
+    candidates_.push_back(candidate);
   }
   if (draft_plan_.empty()) return;
   draft_control_.AllotProposals(num_running(), absl::MakeSpan(candidates_));
@@ -77,20 +103,9 @@ void Scheduler::PlanDrafts(std::vector<DraftSequence>* sequences) {
     const int num_drafts = CoverDrafts(sequence, candidates_[i].max_drafts);
     if (num_drafts == 0) continue;
     draft_plan_[num_kept++] = sequence;
-    DraftSequence& shown = sequences->emplace_back();
-    shown.sequence_id = sequence->sequence_id();
-    shown.slot = sequence->slot;
-    shown.start_no = sequence->start_no;
-    shown.token_ids = sequence->token_ids;
-    shown.num_prompt_tokens = sequence->num_prompt_tokens;
-    shown.block_table = sequence->blocks.block_table;
-    shown.cache_namespace = sequence->request->request.cache_namespace;
+    DraftSequence& shown = sequences->emplace_back(Show(*sequence));
     shown.max_num_drafts = num_drafts;
-    shown.params = &sequence->request->request.sampling;
-    shown.draw_key = sequence->draw_key();
     shown.min_chance = draft_control_.min_chance();
-    shown.request_id = sequence->request->request.id;
-    shown.choice_idx = sequence->choice_idx;
   }
   draft_plan_.resize(num_kept);
 }
@@ -217,6 +232,7 @@ void Scheduler::NoteDrafts(const InFlightRow& row, int num_accepted) {
 }
 
 void Scheduler::NoteStepTime(const InFlightStep& step, absl::Time now) {
+  // Tokens of prompts cost less than drafts, which have logits.
   if (is_drafting_ && !step.has_prompt) {
     draft_control_.NoteStep(
         step.num_tokens, now - std::max(step.planned_time, last_update_time_));

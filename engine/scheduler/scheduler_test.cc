@@ -613,6 +613,38 @@ TEST_F(SchedulerTest, TokenOutsideTheVocabularyFailsTheRequest) {
   EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
 }
 
+TEST_F(SchedulerTest, AlternativesAndScoresAreOfTheVocabularyToo) {
+  options_.max_num_scored_tokens = 6;
+  for (const bool is_scored : {false, true}) {
+    MakeScheduler();
+    events_.clear();
+    Add(1, 4, 50, 1, 0, is_scored ? 0 : -1);
+    Add(2, 4);
+    const SchedulerOutput plan = Plan();
+    plans_.clear();
+    StepResult result;
+    result.step_id = plan.step_id;
+    for (const ScheduledRow& row : plan.rows) {
+      SampledRow sampled;
+      sampled.slot = row.slot;
+      sampled.scored.resize(row.num_scored);
+      if (row.needs_token) sampled.tokens.push_back({5, 0, {}});
+      if (id_of_slot_[row.slot] == 1) {
+        TokenOutput& token = is_scored ? sampled.scored[1] : sampled.tokens[0];
+        token.top_logprobs = {{99, -1.0f}, {-1, -2.0f}};
+      }
+      result.rows.push_back(sampled);
+    }
+    ASSERT_TRUE(scheduler_->Update(std::move(result), now_, &events_).ok());
+    CheckIntegrity();
+    ASSERT_EQ(events_.size(), 2);
+    EXPECT_EQ(events_[0].finish_reason, FinishReason::kError);
+    EXPECT_TRUE(events_[0].tokens.empty());
+    EXPECT_TRUE(events_[0].prompt_tokens.empty());
+    EXPECT_EQ(events_[1].finish_reason, std::nullopt);
+  }
+}
+
 TEST_F(SchedulerTest, ResultOfAnotherStepFailsTheStep) {
   MakeScheduler();
   Add(1, 4);
@@ -663,7 +695,7 @@ TEST_F(SchedulerTest, DraftsLeaveTheBlockReserve) {
     ASSERT_EQ(scheduler_->num_running(), 2);
     // Both know 7 tokens, and their two blocks have room for 8.
     std::vector<DraftSequence> sequences;
-    scheduler_->PlanDrafts(&sequences);
+    scheduler_->PlanDrafts(nullptr, &sequences);
     EXPECT_GE(cache_->num_available_blocks(), 2);
     const int num_spare = num_blocks - 4 - 2;
     ASSERT_EQ(sequences.size(), 2u);

@@ -1,4 +1,5 @@
 // What becomes of a step: its tokens, aborts and failures.
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -119,6 +120,12 @@ void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,
         now, events);
     return;
   }
+  for (const TokenOutput& token : sampled->scored) {
+    if (IsInVocabulary(token)) continue;
+    FailRequest(request, absl::InternalError("the model scored no valid token"),
+                now, events);
+    return;
+  }
   event.prompt_tokens = std::move(sampled->scored);
   if (!row.needs_token) {
     events->push_back(std::move(event));
@@ -152,14 +159,24 @@ bool Scheduler::TakeTokensBeforeFault(const InFlightRow& row,
   return row.sequence->state != SequenceState::kFinished;
 }
 
+bool Scheduler::IsInVocabulary(const TokenOutput& token) const {
+  const auto is_in = [this](int32_t id) {
+    return id >= 0 && id < options_.vocab_size;
+  };
+  return is_in(token.token_id) &&
+         std::all_of(
+             token.top_logprobs.begin(), token.top_logprobs.end(),
+             [&](const TopLogprob& top) { return is_in(top.token_id); });
+}
+
 bool Scheduler::AreValidTokens(const InFlightRow& row,
                                absl::Span<const TokenOutput> tokens) const {
   const size_t num_tokens = tokens.size();
   if (num_tokens < 1 || num_tokens > size_t(row.num_drafts) + 1) return false;
   const std::vector<int32_t>& drafts = row.sequence->draft.token_ids;
   for (size_t i = 0; i < num_tokens; ++i) {
+    if (!IsInVocabulary(tokens[i])) return false;
     const int32_t id = tokens[i].token_id;
-    if (id < 0 || id >= options_.vocab_size) return false;
     // What the cache holds behind the row's first token are the drafts.
     if (i + 1 < num_tokens && id != drafts[i] &&
         !HasPlantedBug(PlantedBug::kUndraftedAccepted)) {
@@ -339,6 +356,7 @@ void Scheduler::FinishSequence(Sequence* sequence, FinishReason reason,
   const bool was_running = sequence->state == SequenceState::kRunning;
   sequence->Finish();
   if (is_drafting_ && sequence->has_started) {
+    draft_control_.NoteEnd(sequence->num_generated_tokens());
     ended_.push_back({sequence->sequence_id(), sequence->token_ids,
                       sequence->num_prompt_tokens,
                       sequence->request->request.cache_namespace});

@@ -16,10 +16,6 @@ namespace quire {
 
 namespace {
 
-bool IsHead(DraftMethod method) {
-  return method == DraftMethod::kEagle3 || method == DraftMethod::kMtp;
-}
-
 absl::Status BeginHead(const std::string& target_path,
                        const LoadOptions& options,
                        std::unique_ptr<Backend> backend, BegunDrafter* begun) {
@@ -67,7 +63,7 @@ absl::StatusOr<BegunDrafter> BeginDrafter(const SpeculativeConfig& config,
   }
   const bool has_ranks =
       options.parallel.tensor_size * options.parallel.pipeline_size > 1;
-  if (has_ranks && IsHead(config.method)) {
+  if (has_ranks && IsHeadMethod(config.method)) {
     return absl::UnimplementedError(
         absl::StrCat("drafting by ", DraftMethodName(config.method),
                      " with several ranks; ngram, suffix and draft_model draft "
@@ -91,7 +87,7 @@ absl::StatusOr<BegunDrafter> BeginDrafter(const SpeculativeConfig& config,
   draft_options.parallel = ParallelConfig();
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
                          target_backend.CreateCompanion());
-  if (IsHead(config.method)) {
+  if (IsHeadMethod(config.method)) {
     QUIRE_RETURN_IF_ERROR(
         BeginHead(target_path, draft_options, std::move(backend), &begun));
     return begun;

@@ -39,21 +39,30 @@ constexpr double kMargin = 1.15;
 constexpr double kUnknownThreshold = 0.3;
 
 // Of the time, for drafts that are not expected to pay; of a sequence that had
-// none for so many steps.
+// none for so many steps, or of any if none had some.
 constexpr double kProbeShare = 0.004;
 constexpr double kMaxProbeCredit = 1;
-constexpr double kMaxProbeDebt = 100;
 constexpr int kStepsBeforeProbe = 16;
 constexpr int kProbeDrafts = 2;
 constexpr double kMinProbeCost = 1e-4;
+// Until costs are known, a costly drafter is tried in every other one of so
+// many steps, then as often as the share allows.
+constexpr int64_t kFreeLearningPlans = 64;
+// Where drafts pay, a step without some is seen at times.
+constexpr int64_t kPlansBetweenPlain = 32;
 
 // Waiting for tokens in flight costs a few percent of a step.
 constexpr double kYieldWorthWaiting = 0.1;
 constexpr int64_t kStepsBetweenWaits = 64;
 
+// Tokens of an answer, before some have ended; the last fifty decide.
+constexpr double kFirstLength = 64;
+constexpr double kLengthPrior = 1;
+constexpr double kLengthFade = 0.98;
+
 }  // namespace
 
-void StepCost::Note(int num_tokens, double seconds) {
+void StepCost::Note(double num_tokens, double seconds) {
   if (!(seconds > 0)) return;  // The clock went backwards.
   if (is_known()) seconds = std::min(seconds, kMaxOutlier * Of(num_tokens));
   const double n = num_tokens;
@@ -68,7 +77,9 @@ void StepCost::Note(int num_tokens, double seconds) {
       std::max(sum_tokens_squared_ / weight_ - mean_tokens * mean_tokens, 0.0);
   const double covariance =
       sum_products_ / weight_ - mean_tokens * mean_seconds;
-  const double share = is_measured() ? measured_share_ : kGuessedShare;
+  const bool has_share =
+      is_measured() || (keeps_measurement_ && was_measured());
+  const double share = has_share ? measured_share_ : kGuessedShare;
   ++num_steps_since_measured_;
   const double guess = share * mean_seconds / mean_tokens;
   const double guess_weight = kGuessWeight * mean_tokens * mean_tokens;
@@ -83,6 +94,15 @@ void StepCost::Note(int num_tokens, double seconds) {
   }
 }
 
+void DraftControl::set_is_costly(bool is_costly) {
+  is_costly_ = is_costly;
+  if (!is_costly) return;
+  // Guessing anew would mean to catch up on contexts in order to learn what is
+  // known already.
+  step_cost_.set_keeps_measurement();
+  proposal_cost_.set_keeps_measurement();
+}
+
 double DraftControl::AcceptanceOf(const DraftTrack& track) const {
   const double of_all = (all_.num_accepted + kAllPrior * kFirstAcceptance) /
                         (all_.num_tested + kAllPrior);
@@ -92,6 +112,7 @@ double DraftControl::AcceptanceOf(const DraftTrack& track) const {
 
 void DraftControl::BeginStep() {
   ++num_steps_;
+  ++all_.num_steps_without;
   probe_credit_ = std::min(probe_credit_ + kProbeShare, kMaxProbeCredit);
 }
 
@@ -101,22 +122,43 @@ double DraftControl::Threshold(double num_expected, int num_tokens) const {
          step_cost_.Of(num_tokens);
 }
 
-double DraftControl::AllotToDepth(int depth, int num_base_tokens,
-                                  absl::Span<const Candidate> candidates,
-                                  int* num_drafts) {
+double DraftControl::ExpectedRemaining(const Candidate& candidate) const {
+  const double mean = (tokens_of_ended_ + kLengthPrior * kFirstLength) /
+                      (num_ended_ + kLengthPrior);
+  return std::min<double>(std::max<double>(mean, candidate.num_generated),
+                          candidate.max_remaining);
+}
+
+double DraftControl::CatchUpSecondsPerStep(const Candidate& candidate,
+                                           int count, double num_extra,
+                                           int num_base_tokens) const {
+  if (candidate.num_missing == 0 || !proposal_cost_.is_known()) return 0;
+  const double token_seconds = step_cost_.Of(num_base_tokens) / num_base_tokens;
+  const double saved_per_step =
+      num_extra * token_seconds -
+      count * (step_cost_.slope() + proposal_cost_.slope());
+  const double num_steps = ExpectedRemaining(candidate) / (1 + num_extra);
+  const double seconds = candidate.num_missing * proposal_cost_.slope();
+  if (saved_per_step * num_steps <= kMargin * seconds) return -1;
+  return seconds / num_steps;
+}
+
+DraftControl::Plan DraftControl::AllotToDepth(
+    int depth, int num_base_tokens, absl::Span<const Candidate> candidates) {
   allotted_.assign(candidates.size(), 0);
-  double num_expected = num_base_tokens;
-  *num_drafts = 0;
+  Plan plan;
+  plan.num_expected = num_base_tokens;
   // What is allotted raises the price of the rest: three rounds come close.
   for (int round = 0; round < 3; ++round) {
     const double threshold =
-        Threshold(num_expected, num_base_tokens + *num_drafts);
-    num_expected = num_base_tokens;
-    *num_drafts = 0;
+        Threshold(plan.num_expected, num_base_tokens + plan.num_drafts);
+    plan = Plan();
+    plan.num_expected = num_base_tokens;
     for (size_t i = 0; i < candidates.size(); ++i) {
       const Candidate& candidate = candidates[i];
       const double acceptance = AcceptanceOf(*candidate.track);
       double chance = 1;
+      double num_extra = 0;
       int count = 0;
       for (; count < std::min(depth, candidate.max_drafts); ++count) {
         const double probability = candidate.probabilities.empty()
@@ -124,45 +166,86 @@ double DraftControl::AllotToDepth(int depth, int num_base_tokens,
                                        : candidate.probabilities[count];
         chance *= std::min(1.0, probability * acceptance);
         if (chance <= threshold) break;
-        num_expected += chance;
+        num_extra += chance;
       }
+      allotted_[i] = 0;
+      if (count == 0) continue;
+      const double catch_up_seconds =
+          CatchUpSecondsPerStep(candidate, count, num_extra, num_base_tokens);
+      if (catch_up_seconds < 0) continue;
       allotted_[i] = count;
-      *num_drafts += count;
+      plan.num_expected += num_extra;
+      plan.num_drafts += count;
+      ++plan.num_rows;
+      plan.catch_up_seconds += catch_up_seconds;
     }
   }
-  return num_expected;
+  return plan;
+}
+
+void DraftControl::AllotToLearn(int num_base_tokens,
+                                absl::Span<Candidate> candidates) {
+  int num_left = 0;
+  bool is_allowed = ++num_learning_plans_ % 2 == 1;
+  // Every step may have prompts in it, and none be measured.
+  if (is_allowed && num_learning_plans_ > kFreeLearningPlans) {
+    is_allowed = probe_credit_ >= kMaxProbeCredit;
+    if (is_allowed) probe_credit_ = 0;
+  }
+  if (is_allowed) {
+    num_left = std::max(max_drafts_,
+                        static_cast<int>(kUnmeasuredGrowth * num_base_tokens));
+  }
+  order_.resize(candidates.size());
+  for (size_t i = 0; i < order_.size(); ++i) order_[i] = static_cast<int>(i);
+  std::stable_sort(order_.begin(), order_.end(), [&](int a, int b) {
+    return candidates[a].num_missing < candidates[b].num_missing;
+  });
+  min_chance_ = 0;
+  for (const int i : order_) {
+    Candidate& candidate = candidates[i];
+    candidate.max_drafts = std::min(candidate.max_drafts, num_left);
+    num_left -= candidate.max_drafts;
+  }
 }
 
 void DraftControl::AllotProposals(int num_base_tokens,
                                   absl::Span<Candidate> candidates) {
   if (!adapts_ || !is_costly_) return;  // Proposals cost nothing.
-  int num_drafts = 0;
+  if (!step_cost_.was_measured() || !proposal_cost_.is_known()) {
+    AllotToLearn(num_base_tokens, candidates);
+    return;
+  }
   int best_depth = 0;
   double best_rate = 0;
   for (int depth = 0; depth <= max_drafts_; ++depth) {
-    const double num_expected =
-        AllotToDepth(depth, num_base_tokens, candidates, &num_drafts);
-    if (depth > 0 && num_drafts == 0) break;
-    const double seconds = step_cost_.is_known()
-                               ? step_cost_.Of(num_base_tokens + num_drafts)
-                               : 1.0;
-    const double rate = num_expected / (seconds + depth * proposal_seconds_);
+    const Plan plan = AllotToDepth(depth, num_base_tokens, candidates);
+    if (depth > 0 && plan.num_drafts == 0) break;
+    const double seconds = step_cost_.Of(num_base_tokens + plan.num_drafts) +
+                           depth * proposal_cost_.Of(plan.num_rows) +
+                           plan.catch_up_seconds;
+    const double rate = plan.num_expected / seconds;
     if (depth == 0 || rate > (best_depth == 0 ? kMargin : 1.0) * best_rate) {
       best_rate = rate;
       best_depth = depth;
     }
   }
-  AllotToDepth(best_depth, num_base_tokens, candidates, &num_drafts);
-  only_probes_ = num_drafts == 0;
+  // The cost of steps without drafts has to be seen now and then: of large ones
+  // alone it would be a guess, and drafting could go on that does not pay.
+  if (best_depth > 0 &&
+      ++num_drafting_plans_ %
+              (step_cost_.is_measured() ? kPlansBetweenPlain : 2) ==
+          0) {
+    best_depth = 0;
+  }
+  const Plan plan = AllotToDepth(best_depth, num_base_tokens, candidates);
   // A draft more takes a token's time in the step, and a part of a proposal for
   // all sequences: it has to bring as much as steps do in that time.
   min_chance_ = 0;
-  if (step_cost_.is_known() && num_drafts > 0) {
-    int num_proposing = 0;
-    for (const int count : allotted_) num_proposing += count > 0;
+  if (plan.num_drafts > 0) {
     min_chance_ = static_cast<float>(std::min(
-        1.0,
-        best_rate * (step_cost_.slope() + proposal_seconds_ / num_proposing)));
+        1.0, best_rate * (step_cost_.slope() +
+                          proposal_cost_.Of(plan.num_rows) / plan.num_rows)));
   }
   for (size_t i = 0; i < candidates.size(); ++i) {
     candidates[i].num_allotted = allotted_[i];
@@ -179,14 +262,14 @@ void DraftControl::AllotDrafts(int num_base_tokens, int budget,
     candidate.num_allotted = candidate.max_drafts;
   }
   if (adapts_ && !is_costly_) {
-    int num_drafts = 0;
-    AllotToDepth(max_drafts_, num_base_tokens, candidates, &num_drafts);
+    AllotToDepth(max_drafts_, num_base_tokens, candidates);
     for (size_t i = 0; i < candidates.size(); ++i) {
       candidates[i].num_allotted = allotted_[i];
     }
     Probe(num_base_tokens, candidates);
   }
-  if (adapts_ && !step_cost_.is_measured()) {
+  // Of a costly drafter no more was proposed.
+  if (adapts_ && !is_costly_ && !step_cost_.is_measured()) {
     const int growth = std::max(
         max_drafts_, static_cast<int>(kUnmeasuredGrowth * num_base_tokens));
     budget = num_steps_ % 2 == 0 ? 0 : std::min(budget, growth);
@@ -213,24 +296,43 @@ void DraftControl::AllotDrafts(int num_base_tokens, int budget,
   }
 }
 
+double DraftControl::ProbePrice(const Candidate& candidate,
+                                int num_base_tokens) const {
+  double price = kMinProbeCost;
+  if (!step_cost_.is_known()) return price;
+  const int num_drafts = std::min(candidate.max_drafts, kProbeDrafts);
+  double seconds = num_drafts * step_cost_.slope();
+  if (proposal_cost_.is_known()) {
+    seconds += num_drafts * proposal_cost_.Of(1) +
+               candidate.num_missing * proposal_cost_.slope();
+  }
+  return price + seconds / step_cost_.Of(num_base_tokens);
+}
+
 void DraftControl::Probe(int num_base_tokens,
                          absl::Span<Candidate> candidates) {
-  for (Candidate& candidate : candidates) {
-    if (candidate.num_allotted > 0 || candidate.max_drafts == 0 ||
-        candidate.track->num_steps_without < kStepsBeforeProbe) {
-      continue;
+  for (;;) {
+    Candidate* cheapest = nullptr;
+    double least = 0;
+    for (Candidate& candidate : candidates) {
+      if (candidate.num_allotted > 0 || candidate.max_drafts == 0 ||
+          (candidate.track->num_steps_without < kStepsBeforeProbe &&
+           all_.num_steps_without < kStepsBeforeProbe)) {
+        continue;
+      }
+      const double price = ProbePrice(candidate, num_base_tokens);
+      if (cheapest != nullptr && price >= least) continue;
+      cheapest = &candidate;
+      least = price;
     }
-    const int num_drafts = std::min(candidate.max_drafts, kProbeDrafts);
-    double cost = kMinProbeCost;
-    if (step_cost_.is_known()) {
-      cost += num_drafts * (step_cost_.slope() + proposal_seconds_) /
-              step_cost_.Of(num_base_tokens);
+    // However dear it is, it is tried when enough has been saved, and then paid
+    // for before anything else is.
+    if (cheapest == nullptr ||
+        std::min(least, kMaxProbeCredit) > probe_credit_) {
+      return;
     }
-    // However dear it seems, it is tried when enough has been saved.
-    cost = std::min(cost, kMaxProbeCredit);
-    if (cost > probe_credit_) break;
-    probe_credit_ -= cost;
-    candidate.num_allotted = num_drafts;
+    probe_credit_ -= least;
+    cheapest->num_allotted = std::min(cheapest->max_drafts, kProbeDrafts);
   }
 }
 
@@ -256,6 +358,7 @@ void DraftControl::NoteResult(int num_drafts, int num_accepted,
     return;
   }
   track->num_steps_without = 0;
+  all_.num_steps_without = 0;
   // Drafts behind the first rejected one were not tested.
   const int num_tested = std::min(num_accepted + 1, num_drafts);
   // A costly drafter says when it is in doubt by ending a proposal
@@ -271,22 +374,22 @@ void DraftControl::NoteResult(int num_drafts, int num_accepted,
   all_.num_accepted = kAllFade * all_.num_accepted + num_accepted;
 }
 
-void DraftControl::NoteProposals(int depth, absl::Duration duration) {
-  const double seconds = absl::ToDoubleSeconds(duration);
-  if (depth < 1 || !(seconds > 0)) return;
-  const double each = seconds / depth;
-  proposal_seconds_ = proposal_seconds_ == 0
-                          ? each
-                          : 0.9 * proposal_seconds_ +
-                                0.1 * std::min(each, 4 * proposal_seconds_);
+void DraftControl::NoteProposals(int depth, int num_rows,
+                                 int num_caught_up_tokens,
+                                 absl::Duration duration) {
+  if (depth < 1 || num_rows < 1) return;
+  // One step of the drafter for each draft; contexts make the first one longer.
+  // Both cost and tokens are taken of the mean of them, which is as good for
+  // the fit of a line.
+  proposal_cost_.Note(
+      num_rows + static_cast<double>(num_caught_up_tokens) / depth,
+      absl::ToDoubleSeconds(duration) / depth);
 }
 
-void DraftControl::NoteCatchUp(absl::Duration duration) {
-  const double seconds = absl::ToDoubleSeconds(duration);
-  if (!only_probes_ || !step_cost_.is_known() || !(seconds > 0)) return;
-  // The price of trying: paid back before the next try.
-  const double steps = seconds / step_cost_.Of(1);
-  probe_credit_ = std::max(probe_credit_ - steps, -kMaxProbeDebt);
+void DraftControl::NoteEnd(int num_generated) {
+  if (num_generated < 1) return;
+  num_ended_ = kLengthFade * num_ended_ + 1;
+  tokens_of_ended_ = kLengthFade * tokens_of_ended_ + num_generated;
 }
 
 void DraftControl::NoteStep(int num_tokens, absl::Duration duration) {

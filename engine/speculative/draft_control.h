@@ -14,8 +14,17 @@
 // 2023, arXiv:2211.17192, section 3.5, where the cost of a step is taken as
 // constant; choosing by goodput: Liu et al. 2024, arXiv:2406.14066.)
 //
+// A costly drafter (a model) takes time of its own, P(n) for n tokens, and has
+// to know a sequence before it can draft for it: m tokens of context, once. So
+// drafts have to earn P as well, and a sequence is caught up only if what they
+// will save until it ends is more than P'(m): as many tokens as answers have
+// had on average, or as this one has had already, which for long tails is what
+// to expect. Under load a token is worth little more than a row of the step,
+// and prompts would be read twice for answers that end before that is earned.
+//
 // Where drafting has stopped nothing would be learnt, so a small part of the
-// time (kProbeShare) is spent on trying again.
+// time (kProbeShare) is spent on trying again; contexts that have to be caught
+// up for it are part of the price.
 //
 // A function of what it is told: durations are handed in, nothing is drawn at
 // random. Thread-compatible: used by the engine thread only.
@@ -23,6 +32,7 @@
 #define QUIRE_ENGINE_SPECULATIVE_DRAFT_CONTROL_H_
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -44,11 +54,15 @@ struct DraftTrack {
 // How long a step of n tokens takes, fitted to the last ones.
 class StepCost {
  public:
-  void Note(int num_tokens, double seconds);
+  void Note(double num_tokens, double seconds);
   bool is_known() const { return weight_ > 0; }
   // Seconds. Requires: is_known().
-  double Of(int num_tokens) const { return base_ + slope_ * num_tokens; }
+  double Of(double num_tokens) const { return base_ + slope_ * num_tokens; }
+  double base() const { return base_; }
   double slope() const { return slope_; }
+  // Once measured, the slope is not guessed again.
+  void set_keeps_measurement() { keeps_measurement_ = true; }
+  bool was_measured() const { return measured_share_ >= 0; }
   // Steps of different sizes were seen, so that the slope is no guess.
   bool is_measured() const {
     return measured_share_ >= 0 && num_steps_since_measured_ < kMeasuredFor;
@@ -66,6 +80,7 @@ class StepCost {
   static constexpr int kMeasuredFor = 500;  // Steps.
   double measured_share_ = -1;  // Of the time that grew with the tokens.
   int num_steps_since_measured_ = 0;
+  bool keeps_measurement_ = false;
 };
 
 class DraftControl {
@@ -75,8 +90,8 @@ class DraftControl {
   DraftControl(int max_drafts, bool adapts)
       : max_drafts_(max_drafts), adapts_(adapts) {}
 
-  // Drafter::is_costly().
-  void set_is_costly(bool is_costly) { is_costly_ = is_costly; }
+  // Drafter::is_costly(). Before the first step.
+  void set_is_costly(bool is_costly);
 
   // One sequence in a step.
   struct Candidate {
@@ -85,6 +100,11 @@ class DraftControl {
     // Of these drafts, if the drafter gave them; else empty.
     absl::Span<const float> probabilities;
     int num_allotted = 0;  // Set by AllotDrafts.
+    // For AllotProposals: Drafter::NumMissingTokens(), >= 0; tokens that the
+    // sequence was given, and more that it can be given at most.
+    int num_missing = 0;
+    int num_generated = 0;
+    int max_remaining = std::numeric_limits<int>::max();
   };
 
   // Another step is about to be planned, with drafts or without.
@@ -108,23 +128,44 @@ class DraftControl {
   // probabilities or none, and how many were accepted.
   void NoteResult(int num_drafts, int num_accepted,
                   absl::Span<const float> probabilities, DraftTrack* track);
-  // Drafts of one sequence after the other took so long; depth: the longest.
-  void NoteProposals(int depth, absl::Duration duration);
-  // A drafter computed contexts that were new to it.
-  void NoteCatchUp(absl::Duration duration);
+  // Drafts for num_rows sequences took so long; depth: the longest asked for;
+  // num_caught_up_tokens: Drafter's.
+  void NoteProposals(int depth, int num_rows, int num_caught_up_tokens,
+                     absl::Duration duration);
   // A step without prompts was submitted and collected.
   void NoteStep(int num_tokens, absl::Duration duration);
+  // A sequence has ended with so many tokens.
+  void NoteEnd(int num_generated);
 
   // How likely a draft of probability 1 is accepted.
   double AcceptanceOf(const DraftTrack& track) const;
 
  private:
+  // What came of AllotToDepth, beside allotted_.
+  struct Plan {
+    double num_expected = 0;  // Tokens of the step.
+    int num_drafts = 0;
+    int num_rows = 0;  // Sequences with drafts.
+    // Of contexts, each spread over the steps that its sequence will have.
+    double catch_up_seconds = 0;
+  };
+
   // Drafts less likely than this do not pay.
   double Threshold(double num_expected, int num_tokens) const;
-  // Sets allotted_ to what pays, at most `depth` for each; returns the tokens
-  // expected of the step.
-  double AllotToDepth(int depth, int num_base_tokens,
-                      absl::Span<const Candidate> candidates, int* num_drafts);
+  // Sets allotted_ to what pays, at most `depth` for each.
+  Plan AllotToDepth(int depth, int num_base_tokens,
+                    absl::Span<const Candidate> candidates);
+  // What catching up costs in each step that the sequence will have with
+  // `count` drafts that bring num_extra tokens, if that pays; else a negative
+  // number.
+  double CatchUpSecondsPerStep(const Candidate& candidate, int count,
+                               double num_extra, int num_base_tokens) const;
+  // Tokens that a sequence may still be given.
+  double ExpectedRemaining(const Candidate& candidate) const;
+  // While nothing is known of the costs: few drafts, where they are cheapest.
+  void AllotToLearn(int num_base_tokens, absl::Span<Candidate> candidates);
+  // In steps.
+  double ProbePrice(const Candidate& candidate, int num_base_tokens) const;
   // Spends credit on sequences that have not been tried for long.
   void Probe(int num_base_tokens, absl::Span<Candidate> candidates);
 
@@ -132,13 +173,18 @@ class DraftControl {
   const bool adapts_;
   bool is_costly_ = false;
   StepCost step_cost_;
-  double proposal_seconds_ = 0;  // For each further draft.
-  DraftTrack all_;               // Of all sequences together.
-  double probe_credit_ = 0;      // In steps; a debt if negative.
+  StepCost proposal_cost_;   // Of one step of the drafter.
+  DraftTrack all_;           // Of all sequences together.
+  double probe_credit_ = 0;  // In steps; a debt if negative.
+  // Answers that have ended, fading.
+  double num_ended_ = 0;
+  double tokens_of_ended_ = 0;
   float min_chance_ = 0;
-  bool only_probes_ = false;  // The last AllotProposals.
   int64_t num_steps_ = 0;
-  std::vector<int> allotted_;  // Scratch.
+  int64_t num_learning_plans_ = 0;  // While the costs are not measured.
+  int64_t num_drafting_plans_ = 0;  // Plans that found drafts to pay.
+  std::vector<int> allotted_;       // Scratch.
+  std::vector<int> order_;          // Scratch.
 };
 
 }  // namespace quire

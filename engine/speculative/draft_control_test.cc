@@ -170,12 +170,94 @@ TEST(DraftControlTest, ACostlyDrafterIsAskedForWhatPays) {
     control.AllotProposals(1, absl::MakeSpan(&candidate, 1));
     return candidate.max_drafts;
   };
-  control.NoteProposals(5, absl::Microseconds(50));
+  control.NoteProposals(5, 1, 0, absl::Microseconds(50));
   for (int i = 0; i < 30; ++i) control.NoteResult(5, 4, {}, &track);
   EXPECT_GE(ask(), 4);
   // A drafter as slow as the target is of no use.
-  for (int i = 0; i < 100; ++i) control.NoteProposals(5, absl::Milliseconds(5));
+  for (int i = 0; i < 500; ++i) {
+    control.NoteProposals(5, 1, 0, absl::Milliseconds(5));
+  }
   EXPECT_EQ(ask(), 0);
+}
+
+// A model that has measured its costs: a step of n tokens takes 1000 + 200 n
+// us, one of its own 50 + 2 n; five drafts of six are accepted.
+class CatchingUpTest : public testing::Test {
+ protected:
+  CatchingUpTest() {
+    control_.set_is_costly(true);
+    for (int i = 0; i < 200; ++i) {
+      control_.NoteStep(1 + i % 6, absl::Microseconds(1200 + 200 * (i % 6)));
+      const int num_context = i % 2 * 100;
+      control_.NoteProposals(
+          5, 1, num_context,
+          absl::Microseconds(5 * (50 + 2) + 2 * num_context));
+      control_.NoteResult(5, 5, {}, &track_);
+    }
+    for (int i = 0; i < 5; ++i) control_.NoteResult(5, 4, {}, &track_);
+  }
+  int Ask(int num_missing, int num_generated = 1, int max_remaining = 1000) {
+    DraftControl::Candidate candidate{&track_, 5, {}, 0};
+    candidate.num_missing = num_missing;
+    candidate.num_generated = num_generated;
+    candidate.max_remaining = max_remaining;
+    control_.AllotProposals(1, absl::MakeSpan(&candidate, 1));
+    return candidate.max_drafts;
+  }
+
+  DraftControl control_{5, /*adapts=*/true};
+  DraftTrack track_;
+};
+
+TEST_F(CatchingUpTest, ItHasToBeEarnedByTheRestOfTheAnswer) {
+  for (int i = 0; i < 200; ++i) control_.NoteEnd(20);
+  EXPECT_GT(Ask(0), 3);
+  EXPECT_GT(Ask(1000), 3);  // 2 ms, for 20 tokens that take 24 without drafts.
+  EXPECT_EQ(Ask(20000), 0);
+  EXPECT_EQ(Ask(1000, 1, 2), 0);  // Two tokens are left.
+  // What has gone on for long will go on.
+  EXPECT_GT(Ask(20000, 500), 3);
+  // Answers have become longer.
+  for (int i = 0; i < 200; ++i) control_.NoteEnd(500);
+  EXPECT_GT(Ask(20000), 3);
+}
+
+TEST_F(CatchingUpTest, WhatCannotBeEarnedIsTriedAtItsPrice) {
+  for (int i = 0; i < 200; ++i) control_.NoteEnd(20);
+  // 40 ms are some 33 steps: of a thousand steps four may be spent on trying.
+  int num_tries = 0;
+  for (int i = 0; i < 50000; ++i) {
+    control_.BeginStep();
+    const int num_drafts = Ask(20000);
+    EXPECT_LE(num_drafts, 2);
+    num_tries += num_drafts > 0;
+    if (num_drafts == 0) control_.NoteResult(0, 0, {}, &track_);
+  }
+  EXPECT_GE(num_tries, 3);
+  EXPECT_LE(num_tries, 7);
+}
+
+TEST(DraftControlTest, LearnsWithFewDraftsWhereTheyAreCheapest) {
+  DraftControl control(5, /*adapts=*/true);
+  control.set_is_costly(true);
+  std::vector<DraftTrack> tracks(32);
+  int num_asked = 0;
+  for (int i = 0; i < 40; ++i) {
+    std::vector<DraftControl::Candidate> candidates;
+    for (DraftTrack& track : tracks) {
+      candidates.push_back({&track, 5, {}, 0});
+      candidates.back().num_missing = 100;
+    }
+    candidates[7].num_missing = candidates[9].num_missing = 1;
+    control.BeginStep();
+    control.AllotProposals(32, absl::MakeSpan(candidates));
+    int num_drafts = 0;
+    for (const auto& candidate : candidates) num_drafts += candidate.max_drafts;
+    EXPECT_LE(num_drafts, 8);  // A quarter of the step.
+    EXPECT_EQ(candidates[7].max_drafts + candidates[9].max_drafts, num_drafts);
+    num_asked += num_drafts > 0;
+  }
+  EXPECT_EQ(num_asked, 20);
 }
 
 TEST(DraftControlTest, TheBudgetIsShared) {

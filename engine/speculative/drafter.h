@@ -115,9 +115,13 @@ class Drafter {
   virtual absl::Status Propose(absl::Span<const DraftSequence> sequences,
                                absl::Span<Draft> drafts) = 0;
 
-  // The last Propose was busy with more than drafting (a long context that was
-  // new to it): its time says little of what a draft costs.
-  virtual bool has_caught_up() const { return false; }
+  // Tokens of its context that Propose would have to compute for the sequence
+  // before it can draft, beyond the last one; -1: it cannot draft for it at
+  // all. Asked before every plan of a costly drafter; control weighs them
+  // against what drafts will bring.
+  virtual int NumMissingTokens(const DraftSequence& /*sequence*/) { return 0; }
+  // Of those, how many the last Propose has computed.
+  virtual int num_caught_up_tokens() const { return 0; }
 
   // A step of the target was collected; rows in its order, prompts' chunks
   // included. Not called unless UsesTargetSteps, which also keeps the engine

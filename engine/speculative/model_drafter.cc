@@ -10,9 +10,6 @@
 namespace quire {
 namespace {
 
-// A row of so many tokens costs hardly more than one of a single token.
-constexpr int kUsualRow = 8;
-
 // Whether draws look at the tokens before: then the slot must know them, the
 // ones that others drew included.
 bool LooksBack(const SamplingParams& params) {
@@ -255,9 +252,16 @@ absl::Status ModelDrafter::Collect() {
   return absl::OkStatus();
 }
 
+int ModelDrafter::NumMissingTokens(const DraftSequence& sequence) {
+  Slot& slot = slots_[sequence.slot];
+  CatchUp(sequence, &slot);
+  if (!CanTake(sequence, slot)) return -1;
+  return static_cast<int>(sequence.token_ids.size()) - 1 - slot.num_computed;
+}
+
 absl::Status ModelDrafter::Propose(absl::Span<const DraftSequence> sequences,
                                    absl::Span<Draft> drafts) {
-  has_caught_up_ = false;
+  num_caught_up_tokens_ = 0;
   ClearOutput();
   chains_.clear();
   int budget = draft_.shape.max_num_tokens;
@@ -272,7 +276,8 @@ absl::Status ModelDrafter::Propose(absl::Span<const DraftSequence> sequences,
     const int num_missing = num_tokens - slot.num_computed;
     const int num_granted = std::min(num_missing, budget - num_others);
     if (num_granted <= 0 || !CanTake(sequence, slot)) continue;
-    has_caught_up_ |= num_granted > kUsualRow;
+    // A draft is drawn from the last one.
+    num_caught_up_tokens_ += std::min(num_granted, num_missing - 1);
     budget -= num_granted;
     AddContextRow(sequence, num_granted, &slot);
     TagBlocks(sequence, &slot);

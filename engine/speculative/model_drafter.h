@@ -36,7 +36,9 @@ class ModelDrafter : public Drafter {
   bool is_costly() const override { return true; }
   absl::Status Propose(absl::Span<const DraftSequence> sequences,
                        absl::Span<Draft> drafts) override;
-  bool has_caught_up() const override { return has_caught_up_; }
+  // Looks at the sequence as Propose does: a new one is looked up once.
+  int NumMissingTokens(const DraftSequence& sequence) override;
+  int num_caught_up_tokens() const override { return num_caught_up_tokens_; }
   bool PrepareAhead() override { return draft_.runner->PrepareAhead(); }
 
   const LoadedModel& model() const { return draft_; }
@@ -94,7 +96,7 @@ class ModelDrafter : public Drafter {
   SchedulerOutput output_;  // Being planned.
   int num_in_flight_ = 0;
   int64_t next_step_id_ = 0;
-  bool has_caught_up_ = false;
+  int num_caught_up_tokens_ = 0;
   int64_t num_context_tokens_ = 0;
 };
 

@@ -8,4 +8,8 @@ const char* DraftMethodName(DraftMethod method) {
   return kNames[static_cast<int>(method)];
 }
 
+bool IsHeadMethod(DraftMethod method) {
+  return method == DraftMethod::kEagle3 || method == DraftMethod::kMtp;
+}
+
 }  // namespace quire

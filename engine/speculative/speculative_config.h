@@ -21,6 +21,8 @@ enum class DraftMethod : uint8_t {
 
 // As in vLLM's configuration: "ngram".
 const char* DraftMethodName(DraftMethod method);
+// Drafts by the target's hidden states, so beside one that is not split.
+bool IsHeadMethod(DraftMethod method);
 
 struct SpeculativeConfig {
   DraftMethod method = DraftMethod::kNone;

@@ -82,14 +82,17 @@ absl::Status CheckHeadNorm(const char* name, const NormSpec& norm,
   return absl::OkStatus();
 }
 
-absl::Status CheckNormRanks(const AttentionSpec& spec) {
-  if (spec.norm_ranks == nullptr) return absl::OkStatus();
+bool HasRmsNormsOfAllHeads(const AttentionSpec& spec) {
   const auto spans_all = [&](const NormSpec& norm, int num_heads) {
     return norm.kind == NormSpec::Kind::kRms && norm.weight.rows == 1 &&
            norm.weight.cols == int64_t{num_heads} * spec.head_dim;
   };
-  if (spans_all(spec.q_norm, spec.num_heads) &&
-      spans_all(spec.k_norm, spec.num_kv_heads)) {
+  return spans_all(spec.q_norm, spec.num_heads) &&
+         spans_all(spec.k_norm, spec.num_kv_heads);
+}
+
+absl::Status CheckNormRanks(const AttentionSpec& spec) {
+  if (spec.norm_ranks == nullptr || HasRmsNormsOfAllHeads(spec)) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
@@ -97,6 +100,12 @@ absl::Status CheckNormRanks(const AttentionSpec& spec) {
 }
 
 }  // namespace
+
+bool MeasuresHeads(const AttentionSpec& spec) {
+  return spec.norm_ranks != nullptr ||
+         (HasRmsNormsOfAllHeads(spec) &&
+          spec.q_norm.weight.cols != spec.head_dim);
+}
 
 absl::Status CheckView(const char* name, const TensorView& view, int64_t rows,
                        int64_t cols) {
@@ -360,6 +369,10 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
                                    SlotTable::MaxHistoryTokens(shape));
   }
   if (shape.tensor_ranks != nullptr) ReserveForRanks();
+  if (std::any_of(kv_.begin(), kv_.end(),
+                  [](const KvLayers& kv) { return MeasuresHeads(kv.spec); })) {
+    norm_factors_.resize(int64_t{2} * shape.max_num_tokens);
+  }
   for (int i = 0; i < shape.steps_in_flight; ++i) {
     steps_.push_back(std::make_unique<CpuStep>());
     ReserveResults(*steps_.back());
@@ -380,7 +393,6 @@ absl::StatusOr<MemoryPlan> CpuBackend::Prepare(const EngineShape& shape) {
 
 // What the ranks exchange beside activations.
 void CpuBackend::ReserveForRanks() {
-  norm_factors_.resize(int64_t{2} * shape_.max_num_tokens);
   if (shape_.pooled_cols > 0) return;
   // Enough for all threads to have a row, and for the drafts of one: 19 MB for
   // a vocabulary of 152,000.

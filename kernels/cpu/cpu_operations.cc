@@ -267,8 +267,27 @@ void CpuBackend::FinishProduct(const Epilogue& epilogue, int64_t num_rows,
   });
 }
 
-// AttentionSpec::norm_ranks: the factors of the norms of q and k of every
-// token, in norm_factors_.
+// The sum of squares of heads. That of a head is in double, those of the heads
+// are added by halves, as ranks that have half of the heads each do it.
+float SumHeadSquares(const float* heads, int num_heads, int head_dim) {
+  if (num_heads > 1 && num_heads % 2 == 0) {
+    const int half = num_heads / 2;
+    return SumHeadSquares(heads, half, head_dim) +
+           SumHeadSquares(heads + int64_t{half} * head_dim, half, head_dim);
+  }
+  float sum = 0.0f;
+  for (int head = 0; head < num_heads; ++head) {
+    const float* const x = heads + int64_t{head} * head_dim;
+    // Four chains: additions wait for their predecessors.
+    double sums[4] = {};
+    for (int i = 0; i < head_dim; ++i) sums[i % 4] += double{x[i]} * x[i];
+    sum += static_cast<float>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  }
+  return sum;
+}
+
+// RMS norms of all heads together: the factors of q and k of every token, in
+// norm_factors_.
 absl::Status CpuBackend::MeasureHeads(const CpuStep& step,
                                       const AttentionSpec& spec,
                                       TensorView qkv) {
@@ -276,20 +295,19 @@ absl::Status CpuBackend::MeasureHeads(const CpuStep& step,
   const int64_t k_cols = int64_t{spec.num_kv_heads} * spec.head_dim;
   float* const factors = norm_factors_.data();
   pool_.ParallelFor(step.num_tokens, 4, [&](int64_t begin, int64_t end, int) {
-    const auto square = [](const float* x, int64_t cols) {
-      double sum = 0.0;
-      for (int64_t i = 0; i < cols; ++i) sum += double{x[i]} * x[i];
-      return static_cast<float>(sum);
-    };
     for (int64_t t = begin; t < end; ++t) {
       const float* const heads = qkv.row<const float>(t);
-      factors[2 * t] = square(heads, q_cols);
-      factors[2 * t + 1] = square(heads + q_cols, k_cols);
+      factors[2 * t] = SumHeadSquares(heads, spec.num_heads, spec.head_dim);
+      factors[2 * t + 1] =
+          SumHeadSquares(heads + q_cols, spec.num_kv_heads, spec.head_dim);
     }
   });
-  QUIRE_RETURN_IF_ERROR(spec.norm_ranks->AllReduceSum(
-      TensorView::Matrix(factors, DType::kF32, step.num_tokens, 2), nullptr));
-  const float size = static_cast<float>(spec.norm_ranks->size());
+  float size = 1.0f;
+  if (spec.norm_ranks != nullptr) {
+    QUIRE_RETURN_IF_ERROR(spec.norm_ranks->AllReduceSum(
+        TensorView::Matrix(factors, DType::kF32, step.num_tokens, 2), nullptr));
+    size = static_cast<float>(spec.norm_ranks->size());
+  }
   for (int64_t t = 0; t < step.num_tokens; ++t) {
     const auto factor = [size](float sum, int64_t cols, float eps) {
       return 1.0f / std::sqrt(sum / (size * static_cast<float>(cols)) + eps);
@@ -327,13 +345,14 @@ void CpuBackend::WriteKv(const CpuStep& step, const KvLayers& kv, int layer,
   // Tokens of a block share cache lines of K: whole blocks where there are
   // many.
   const int64_t chunk = step.num_tokens < 64 ? 4 : 16;
+  const bool is_measured = MeasuresHeads(spec);
   pool_.ParallelFor(
       step.num_tokens, chunk, [&](int64_t begin, int64_t end, int thread_idx) {
         for (int64_t t = begin; t < end; ++t) {
           const int64_t position = step.positions[t];
           float* head = qkv.row<float>(t);
           float* const k = head + int64_t{spec.num_heads} * head_dim;
-          if (spec.norm_ranks == nullptr) {
+          if (!is_measured) {
             NormHeads(spec.q_norm, spec.num_heads, head_dim, head);
             NormHeads(spec.k_norm, spec.num_kv_heads, head_dim, k);
           } else {
@@ -380,7 +399,7 @@ absl::Status CpuBackend::Attention(Step& step, int spec_id, int layer,
   QUIRE_RETURN_IF_ERROR(
       CheckView("Attention: out", out, cpu_step.num_tokens, q_cols));
   if (cpu_step.num_tokens == 0) return absl::OkStatus();
-  if (spec.norm_ranks != nullptr) {
+  if (MeasuresHeads(spec)) {
     QUIRE_RETURN_IF_ERROR(MeasureHeads(cpu_step, spec, qkv));
   }
   WriteKv(cpu_step, kv, layer, qkv);

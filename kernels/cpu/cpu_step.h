@@ -103,6 +103,10 @@ absl::Status CheckView(const char* name, const TensorView& view, int64_t rows,
 // The same for the weight and bias of a norm over `cols`.
 absl::Status CheckNorm(const char* name, const NormSpec& norm, int64_t cols);
 
+// Whether the norms of q and k are RMS norms of all heads together, perhaps of
+// other ranks, too: they are computed in one way on any number of ranks.
+bool MeasuresHeads(const AttentionSpec& spec);
+
 }  // namespace quire
 
 #endif  // QUIRE_KERNELS_CPU_CPU_STEP_H_

@@ -116,6 +116,15 @@ absl::Status CheckSpec(const LinearSpec& spec) {
     }
     rows += data.rows;
   }
+  const int num_segments = spec.num_column_segments;
+  if (num_segments < 1 || num_segments > kMaxColumnSegments ||
+      (num_segments & (num_segments - 1)) != 0 ||
+      first.cols() % num_segments != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a linear layer of ", first.cols(), " columns in ", num_segments,
+        " segments, not a power of two that divides them, up to ",
+        kMaxColumnSegments));
+  }
   if (spec.kind == LinearKind::kGateUp &&
       (spec.parts.size() != 2 || spec.parts[1].rows() != first.rows())) {
     return absl::InvalidArgumentError(
@@ -342,6 +351,8 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
     return packed;
   }
 
+  static_assert(kMaxSegments == kMaxColumnSegments);
+  if (p.dtype_ == DType::kF32) p.num_segments_ = spec.num_column_segments;
   const bool is_bf16 = p.dtype_ == DType::kBF16;
   const int64_t width = 2 * p.lanes_;
   const int64_t unit_bytes = is_bf16 ? 4 : DTypeSize(p.dtype_);
@@ -401,7 +412,8 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   job.panels = weight.panels_.data();
   job.panel_bytes = weight.panel_bytes_;
   job.num_steps = weight.num_steps_;
-  job.bias = weight.bias_.floats();
+  job.num_segments = weight.num_segments_;
+  (job.num_segments > 1 ? job.segment_bias : job.bias) = weight.bias_.floats();
   job.is_gated = weight.kind == LinearKind::kGateUp;
   job.num_outputs = job.is_gated ? weight.rows / 2 : weight.rows;
   job.activation = ToKernelActivation(params.activation);
@@ -421,7 +433,7 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
     const int64_t max_steps =
         (job.num_tiles < kManyTiles ? kBlockBytes : kLargeBlockBytes) /
         kernels.panel_step_bytes[format];
-    job.block_steps = EvenPart(job.num_steps, max_steps);
+    job.block_steps = EvenPart(job.num_steps / job.num_segments, max_steps);
   }
   job.out = params.out;
   job.out_stride = params.out_stride;

@@ -8,7 +8,8 @@
 // Determinism: on one instruction set the bits of an output element depend only
 // on its row of x and its weights: one chain of fused multiply-adds over k
 // ascending, the same in every register tile, for any number of rows, chunking
-// and threads.
+// and threads. With LinearSpec::num_column_segments, one chain for each
+// segment.
 #ifndef QUIRE_KERNELS_CPU_MATMUL_H_
 #define QUIRE_KERNELS_CPU_MATMUL_H_
 
@@ -52,6 +53,7 @@ class PackedMatrix : public PackedWeight {
   int lanes_ = 0;
   int64_t num_panels_ = 0;
   int64_t num_steps_ = 0;
+  int num_segments_ = 1;  // Of f32 weights.
   int64_t panel_bytes_ = 0;
   AlignedBuffer panels_;
   AlignedBuffer bias_;  // f32 [num_panels][2 * lanes]; empty for none.
@@ -73,8 +75,8 @@ bool IsPackable(DType dtype, QuantFormat format);
 // groups that are not multiples of 32 columns or do not divide them, kFp8 with
 // an odd group_size, gate and up that differ in layout.
 // INVALID_ARGUMENT if the parts disagree in cols, a shape does not suit the
-// kind or the format, or the bias is not f32 of `rows` elements; UNIMPLEMENTED
-// for what is not IsPackable.
+// kind or the format, num_column_segments does not suit the columns, or the
+// bias is not f32 of `rows` elements; UNIMPLEMENTED for what is not IsPackable.
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(const LinearSpec& spec,
                                                          Isa isa,
                                                          ThreadPool& pool);

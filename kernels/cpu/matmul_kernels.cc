@@ -237,12 +237,44 @@ constexpr int kXStepBytes[kNumPanelFormats] = {4, 4, kBf16XStepBytes};
 constexpr int kPanelStepBytes[kNumPanelFormats] = {
     kPanelWidth * 4, kPanelWidth * 2, kPanelWidth * 4};
 
-// Where the rows of a tile begin within block `block` of packed x.
-QUIRE_INLINE char* PackedX(const MatmulJob& job, TileRange range, int64_t block,
-                           int64_t steps_in_block) {
+// Blocks of steps that row tiles take in turn; none spans two segments.
+struct StepBlock {
+  int segment;
+  int64_t begin;
+  int64_t end;
+  bool begins_segment;
+  bool ends_segment;
+};
+
+// At least one block of each segment: no columns at all still give zeros.
+QUIRE_INLINE int64_t BlocksPerSegment(const MatmulJob& job) {
+  const int64_t steps = job.num_steps / job.num_segments;
+  return steps <= job.block_steps
+             ? 1
+             : (steps + job.block_steps - 1) / job.block_steps;
+}
+
+QUIRE_INLINE StepBlock BlockOf(const MatmulJob& job, int64_t blocks_per_segment,
+                               int64_t block) {
+  const int64_t steps = job.num_steps / job.num_segments;
+  StepBlock result;
+  result.segment = static_cast<int>(block / blocks_per_segment);
+  const int64_t part = block % blocks_per_segment;
+  const int64_t segment_end = (result.segment + 1) * steps;
+  result.begin = result.segment * steps + part * job.block_steps;
+  result.end = result.begin + job.block_steps;
+  if (result.end > segment_end) result.end = segment_end;
+  result.begins_segment = part == 0;
+  result.ends_segment = part + 1 == blocks_per_segment;
+  return result;
+}
+
+// Where the rows of a tile begin within the block of packed x.
+QUIRE_INLINE char* PackedX(const MatmulJob& job, TileRange range,
+                           const StepBlock& block) {
   const int64_t x_step_bytes = kXStepBytes[static_cast<int>(job.format)];
-  return job.packed_x + (block * job.block_steps * job.num_rows +
-                         steps_in_block * range.first_row) *
+  return job.packed_x + (block.begin * job.num_rows +
+                         (block.end - block.begin) * range.first_row) *
                             x_step_bytes;
 }
 
@@ -288,14 +320,14 @@ void PackX(const MatmulJob& job, int64_t tile) {
   const int64_t lanes_per_step = (is_bf16 ? 2 : 1) / k_per_lane;
   const int64_t rows = range.num_rows;
   const float* const x = job.x + range.first_row * job.x_stride;
-  for (int64_t block = 0; block * job.block_steps < job.num_steps; ++block) {
-    const int64_t step_begin = block * job.block_steps;
-    int64_t steps = job.num_steps - step_begin;
-    if (steps > job.block_steps) steps = job.block_steps;
-    float* out = reinterpret_cast<float*>(PackedX(job, range, block, steps));
+  const int64_t blocks_per_segment = BlocksPerSegment(job);
+  const int64_t num_blocks = blocks_per_segment * job.num_segments;
+  for (int64_t i_block = 0; i_block < num_blocks; ++i_block) {
+    const StepBlock block = BlockOf(job, blocks_per_segment, i_block);
+    float* out = reinterpret_cast<float*>(PackedX(job, range, block));
     // In units of packed 32-bit values of one row.
-    const int64_t begin = step_begin * lanes_per_step;
-    const int64_t end = begin + steps * lanes_per_step;
+    const int64_t begin = block.begin * lanes_per_step;
+    const int64_t end = block.end * lanes_per_step;
     for (int64_t i = begin; i < end; i += kLanes) {
       const int64_t count = end - i < kLanes ? end - i : kLanes;
       const int64_t k = i * k_per_lane;
@@ -341,10 +373,48 @@ constexpr int kGroupTiles = 40;
 // late, for x goes through L2 meanwhile, and so many that memory keeps up.
 constexpr int kPrefetchPasses = 4;
 
+// Sums of segments that wait for their neighbours: of one segment, of two, of
+// four, each with room for the accumulators of a group.
+constexpr int kSumLevels = 3;
+static_assert(kMaxSegments == 1 << kSumLevels);
+constexpr int kSegmentedGroupTiles = kGroupTiles / (1 + kSumLevels);
+constexpr int kTileFloats = kTileRows * kPanelWidth;
+
+// What is done with the finished sum of a segment: it is added to those of the
+// same size before it, as a binary counter carries, and, but for the last one,
+// put aside.
+//   acc: [num_rows][kPanelWidth]; levels: where the sums of this tile lie, one
+//   `stride` after the other.
+QUIRE_INLINE void FinishSegment(const MatmulJob& job, int64_t panel,
+                                int64_t num_rows, int segment, float* acc,
+                                float* levels, int64_t stride) {
+  const int64_t size = num_rows * kPanelWidth;
+  if (segment == 0 && job.segment_bias != nullptr) {
+    const float* const bias = job.segment_bias + panel * kPanelWidth;
+    for (int64_t row = 0; row < num_rows; ++row) {
+      float* const sums = acc + row * kPanelWidth;
+      Store(sums, Load(sums) + Load(bias));
+      Store(sums + kLanes, Load(sums + kLanes) + Load(bias + kLanes));
+    }
+  }
+  int level = 0;
+  for (; (segment >> level) & 1; ++level) {
+    const float* const left = levels + level * stride;
+    for (int64_t i = 0; i < size; i += kLanes) {
+      Store(acc + i, Load(left + i) + Load(acc + i));
+    }
+  }
+  if (segment + 1 == job.num_segments) return;
+  float* const to = levels + level * stride;
+  for (int64_t i = 0; i < size; i += kLanes) Store(to + i, Load(acc + i));
+}
+
 // Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
 // blocks of k outside, so that weights come from memory once. Some passes over
 // a block each prefetch a share of the next one, or of the first one of the
 // panels after these: memory stays busy while the row tiles compute.
+//   acc: room for the accumulators of the group; with several segments 1 +
+//   kSumLevels times.
 void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
                   int64_t tile_begin, int64_t tile_end, bool prefetch_next,
                   float* acc) {
@@ -358,33 +428,32 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
                                  ? lines_per_step
                                  : kPrefetchPasses;
   const int64_t first_share_pass = has_many_tiles ? num_tiles - num_shares : 0;
+  const int64_t acc_size = num_tiles * num_panels * kTileFloats;
   TileArgs args;
-  // At least one block: no columns at all still give zeros.
-  int64_t block = 0;
-  do {
-    const int64_t step_begin = block * job.block_steps;
-    int64_t step_end = step_begin + job.block_steps;
-    if (step_end > job.num_steps) step_end = job.num_steps;
-    args.num_steps = step_end - step_begin;
-    args.is_first = block == 0;
-    const bool is_last = step_end == job.num_steps;
+  const int64_t blocks_per_segment = BlocksPerSegment(job);
+  const int64_t num_blocks = blocks_per_segment * job.num_segments;
+  for (int64_t i_block = 0; i_block < num_blocks; ++i_block) {
+    const StepBlock block = BlockOf(job, blocks_per_segment, i_block);
+    args.num_steps = block.end - block.begin;
+    args.is_first = block.begins_segment;
+    const bool is_last = i_block + 1 == num_blocks;
     const bool prefetch = prefetch_next || !is_last;
     // From args.panel; blocks are alike but for the last one.
     const int64_t next_block =
-        is_last ? num_panels * job.panel_bytes - step_begin * step_bytes
+        is_last ? num_panels * job.panel_bytes - block.begin * step_bytes
                 : args.num_steps * step_bytes;
     args.acc = acc;
     for (int64_t pass = 0; pass < num_tiles; ++pass) {
       const TileRange range =
           MatmulTile(job.num_rows, job.num_tiles, tile_begin + pass);
-      args.x = PackedX(job, range, block, args.num_steps);
+      args.x = PackedX(job, range, block);
       if (is_last && num_tiles > 1) {
         PrefetchOutputs(job, panel, num_panels, range);
       }
       const int64_t share = pass - first_share_pass;
       for (int i = 0; i < num_panels; ++i) {
         args.panel = job.panels + (panel + i) * job.panel_bytes +
-                     step_begin * step_bytes;
+                     block.begin * step_bytes;
         int lines = 0;
         if (num_tiles == 1) {
           lines = lines_per_step;
@@ -397,20 +466,24 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
                           share * args.num_steps * args.prefetch_stride;
         }
         kTileTables[format].entries[lines][range.num_rows](args);
+        if (block.ends_segment && job.num_segments > 1) {
+          FinishSegment(job, panel + i, range.num_rows, block.segment, args.acc,
+                        args.acc + acc_size, acc_size);
+        }
         if (is_last) Epilogue(job, panel + i, range, args.acc);
-        args.acc += kTileRows * kPanelWidth;
+        args.acc += kTileFloats;
       }
     }
-    ++block;
-  } while (block * job.block_steps < job.num_steps);
+  }
 }
 
 void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
              int64_t tile_begin, int64_t tile_end) {
-  constexpr int kTileFloats = kTileRows * kPanelWidth;
   alignas(64) float acc[kGroupTiles * kMaxPassPanels * kTileFloats];
   const int64_t num_tiles = tile_end - tile_begin;
-  const int64_t num_groups = (num_tiles + kGroupTiles - 1) / kGroupTiles;
+  const int64_t group_tiles =
+      job.num_segments > 1 ? kSegmentedGroupTiles : kGroupTiles;
+  const int64_t num_groups = (num_tiles + group_tiles - 1) / group_tiles;
   const int64_t pass_panels = num_tiles >= kManyTiles ? kMaxPassPanels : 1;
   for (int64_t panel = panel_begin; panel < panel_end; panel += pass_panels) {
     const int num_panels = static_cast<int>(

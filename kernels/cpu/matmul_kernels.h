@@ -23,19 +23,27 @@ constexpr int kNumPanelFormats = 3;
 // The largest number of rows of x that any kernel handles at once.
 constexpr int kMaxTileRows = 16;
 
+// The most segments of a sum; a power of two.
+constexpr int kMaxSegments = 8;
+
 struct MatmulJob : MatmulOutput {
   PanelFormat format;
   const char* panels;
   int64_t panel_bytes;
   int64_t num_steps;
+  // Sums of equal segments of the steps are added pairwise; a power of two that
+  // divides num_steps. With more than one, `bias` is null and this is added to
+  // the first segment's sum.
+  int num_segments = 1;
+  const float* segment_bias;  // As `bias`.
 
   const float* x;  // [num_rows, cols]
   int64_t x_stride;
   int64_t cols;
   // Row tiles of x, packed in the order in which they are read: blocks of
-  // `block_steps` steps (the last one shorter), in each block the row tiles, in
-  // each tile [steps of the block][tile rows] elements or pairs. A row takes
-  // num_steps * packed_x_step_bytes.
+  // `block_steps` steps (the last one of a segment shorter), in each block the
+  // row tiles, in each tile [steps of the block][tile rows] elements or pairs.
+  // A row takes num_steps * packed_x_step_bytes.
   char* packed_x;
   int64_t block_steps;
   int64_t num_rows;
@@ -51,7 +59,7 @@ struct MatmulKernels {
   void (*pack_x)(const MatmulJob& job, int64_t tile);
   // Outputs of panels [panel_begin, panel_end) for row tiles [tile_begin,
   // tile_end). The arithmetic of one output element is one chain over k
-  // ascending, whatever the arguments.
+  // ascending for each segment, whatever the arguments.
   void (*compute)(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
                   int64_t tile_begin, int64_t tile_end);
   // Element-wise functions, for tests: exp, tanh, silu, gelu_tanh.

@@ -90,12 +90,14 @@ struct Case {
   float out_scale = 1.0f;
   int64_t padding = 0;
   int64_t offset = 0;
+  int num_segments = 1;
 };
 
 void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
   SimulationRandom random(seed);
   LinearSpec spec;
   spec.kind = c.kind;
+  spec.num_column_segments = c.num_segments;
   std::vector<Matrix> parts;
   parts.reserve(c.part_rows.size());
   std::vector<const double*> weight_rows;
@@ -304,6 +306,101 @@ TEST_P(MatmulTest, BitwiseInvariant) {
                 0)
           << num_threads << " threads, " << num_rows << " rows";
     }
+  }
+}
+
+// Of other weights than f32 they change nothing.
+TEST_P(MatmulTest, Segments) {
+  uint64_t seed = 200;
+  for (int num_segments : {2, 4, 8}) {
+    for (int64_t cols : {0, 8, 88, 2080}) {
+      for (int64_t num_rows : {1, 15, 29}) {
+        Case c;
+        c.dtype = dtype();
+        c.part_rows = {48, 17};
+        c.cols = cols;
+        c.num_rows = num_rows;
+        c.has_bias = c.has_residual = num_rows != 15;
+        c.out_scale = 0.5f;
+        c.num_segments = num_segments;
+        CheckCase(isa(), pool_, c, seed++);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+  SimulationRandom random(1);
+  Matrix weights(dtype(), 3, 12, random);
+  for (const int num_segments : {-1, 0, 3, 8, 16}) {
+    LinearSpec spec;
+    spec.parts.push_back({weights.view, QuantFormat::kDense});
+    spec.num_column_segments = num_segments;
+    EXPECT_EQ(PackMatrix(spec, isa(), pool_).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << num_segments;
+  }
+}
+
+// Ranks that have a part of the columns each, and add their sums as the
+// segments are added, have the bits of one that has all; in any batch.
+TEST_P(MatmulTest, RanksOfSegmentsAddUpToTheBitsOfOne) {
+  if (dtype() != DType::kF32) GTEST_SKIP() << "f32 only";
+  SimulationRandom random(13);
+  constexpr int64_t kCols = 2080, kRows = 70, kMaxRows = 301;
+  Matrix weights(DType::kF32, kRows, kCols, random);
+  std::vector<float> bias(kRows), x(kMaxRows * kCols);
+  for (float& b : bias) b = Uniform(random);
+  for (float& v : x) v = Uniform(random);
+  MatmulScratch scratch(1, 1);  // Grows.
+  // The products of columns [first_col, first_col + cols) with rows of x.
+  const auto run = [&](int64_t first_col, int64_t cols, int num_segments,
+                       int64_t first_row, int64_t num_rows) {
+    LinearSpec spec;
+    TensorView part = weights.view;
+    part.data = weights.view.row<float>(0) + first_col;
+    part.cols = cols;
+    spec.parts.push_back({part, QuantFormat::kDense});
+    spec.num_column_segments = num_segments;
+    if (first_col == 0) {
+      spec.bias = TensorView::Vector(bias.data(), DType::kF32, kRows);
+    }
+    const auto packed = PackMatrix(spec, isa(), pool_);
+    EXPECT_TRUE(packed.ok()) << packed.status();
+    std::vector<float> out(num_rows * kRows);
+    MatmulParams params;
+    params.x = x.data() + first_row * kCols + first_col;
+    params.x_stride = kCols;
+    params.num_rows = num_rows;
+    params.out = out.data();
+    params.out_stride = kRows;
+    Matmul(pool_, isa(), **packed, params, scratch);
+    return out;
+  };
+  const std::vector<float> expected = run(0, kCols, 8, 0, kMaxRows);
+  for (const int64_t num_rows : {1, 2, 14, 85, 300}) {
+    const std::vector<float> got = run(0, kCols, 8, 1, num_rows);
+    EXPECT_EQ(std::memcmp(got.data(), expected.data() + kRows,
+                          got.size() * sizeof(float)),
+              0)
+        << num_rows << " rows";
+  }
+  for (const int num_ranks : {2, 4, 8}) {
+    std::vector<std::vector<float>> sums;
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      sums.push_back(run(rank * kCols / num_ranks, kCols / num_ranks,
+                         8 / num_ranks, 0, kMaxRows));
+    }
+    while (sums.size() > 1) {
+      for (size_t pair = 0; 2 * pair < sums.size(); ++pair) {
+        for (size_t i = 0; i < sums[0].size(); ++i) {
+          sums[pair][i] = sums[2 * pair][i] + sums[2 * pair + 1][i];
+        }
+      }
+      sums.resize(sums.size() / 2);
+    }
+    EXPECT_EQ(std::memcmp(sums[0].data(), expected.data(),
+                          expected.size() * sizeof(float)),
+              0)
+        << num_ranks << " ranks";
   }
 }
 

@@ -49,6 +49,9 @@ CudaGraph* CudaBackend::FindGraph(int32_t model, const CudaStepShape& shape) {
 // fail again.
 void CudaBackend::DisableGraphs(const absl::Status& reason) {
   graph_counts_.is_disabled = true;
+  // A GPU that is broken fails at whatever comes next: that is the step's to
+  // tell, and graphs have nothing to do with it.
+  if (!device_->Synchronize().ok()) return;
   std::fprintf(stderr,
                "quire: warning: no CUDA graphs from here on, a capture failed: "
                "%s\n",

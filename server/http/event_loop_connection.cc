@@ -1,4 +1,5 @@
 // What happens on one connection: reading requests, writing answers, deadlines.
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/clock.h"
 #include "server/http/event_loop.h"
 
 namespace quire {
@@ -165,7 +167,8 @@ HttpHeaders EventLoop::WithRecordHeaders(Connection* c,
 void EventLoop::EndRecord(Connection* c, bool is_cut_off) {
   const auto record = std::move(c->record);
   if (record == nullptr) return;
-  record->end_time = now_;
+  // Not now_: tokens came since the loop woke.
+  record->end_time = Clock::Monotonic()->Now();
   record->is_cut_off = is_cut_off;
   if (record->status == 0) record->status = kStatusClientGone;
 }
@@ -291,6 +294,10 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
   Exchange::Update update = exchange->Take();
   auto* const c = static_cast<Connection*>(exchange->connection);
   if (c == nullptr) return;
+  // The kernel takes no more and will tell when it does: trying costs a system
+  // call for each write to each reader who does not keep up.
+  const bool is_blocked =
+      c->num_unsent() > 0 && (c->watched_events & EPOLLOUT) != 0;
   if (c->num_unsent() == 0) c->progress_at = now_;
   c->written_at = now_;
   if (update.start && update.start->upgrade.has_value()) {
@@ -313,7 +320,7 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
   const int64_t max_buffered = c->upgrade.has_value()
                                    ? c->upgrade->max_buffered_bytes
                                    : options_.max_buffered_bytes;
-  Flush(c);
+  if (!is_blocked) Flush(c);
   if (c->state == State::kClosed) return;
   if (update.is_broken ||
       (is_stream && static_cast<int64_t>(c->num_unsent()) > max_buffered)) {
@@ -406,6 +413,7 @@ void EventLoop::Flush(Connection* c) {
     c->out.erase(0, c->num_sent);
     c->num_sent = 0;
   }
+  if (c->exchange != nullptr) c->exchange->SetBehind(c->num_unsent() > 0);
   Watch(c);
   SetDeadline(c);
 }

@@ -40,6 +40,7 @@ class ExchangeResponder : public HttpResponder {
     exchange_->Upgrade(std::move(upgrade));
   }
   void Write(std::string data) override { exchange_->Write(std::move(data)); }
+  bool is_behind() const override { return exchange_->is_behind(); }
   void Finish() override { exchange_->Finish(); }
   void OnDisconnect(std::function<void()> callback) override {
     exchange_->OnDisconnect(std::move(callback));

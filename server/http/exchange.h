@@ -9,6 +9,7 @@
 #ifndef QUIRE_SERVER_HTTP_EXCHANGE_H_
 #define QUIRE_SERVER_HTTP_EXCHANGE_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -100,6 +101,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   void Write(std::string data);
   void Finish();
   void OnDisconnect(std::function<void()> callback);
+  bool is_behind() const { return is_behind_; }
 
   // The handler failed or dropped its responder: sends `status` with `body` as
   // JSON if nothing was sent yet, cuts an unfinished stream off, and does
@@ -110,6 +112,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   Update Take();
   void EndFlushed();       // The answer is with the kernel.
   void EndDisconnected();  // Runs the callback of OnDisconnect.
+  void SetBehind(bool is_behind) { is_behind_ = is_behind; }
 
   // The connection that the answer goes to. Owned and read by the socket thread
   // only; null once the connection is gone.
@@ -119,6 +122,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   void PostLocked(std::unique_lock<std::mutex> lock);
 
   const std::shared_ptr<Mailbox> mailbox_;
+  std::atomic<bool> is_behind_{false};
   std::mutex mu_;
   Update update_;           // Guarded by mu_, as all below.
   bool is_posted_ = false;  // In the mailbox, not taken yet.

@@ -4,6 +4,7 @@
 
 #include <openssl/pem.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 
 #include <cstdio>
 #include <string>
@@ -13,10 +14,24 @@
 
 namespace quire {
 
-// A key and its certificate, signed by itself, in PEM files of one directory.
+// A key and its certificate, in PEM files of one directory. Signed by itself,
+// and then an authority's, or by `issuer`, for what is in `alternative_name`
+// ("DNS:localhost", "IP:127.0.0.1").
 class Certificate {
+  // Before its uses: its type is what the reader returns.
+  template <typename Reader>
+  static auto Read(const std::string& path, Reader reader) {
+    FILE* const file = std::fopen(path.c_str(), "r");
+    EXPECT_NE(file, nullptr) << path;
+    const auto read = reader(file);
+    std::fclose(file);
+    return read;
+  }
+
  public:
-  Certificate(const std::string& stem, const std::string& name)
+  Certificate(const std::string& stem, const std::string& name,
+              const Certificate* issuer = nullptr,
+              const std::string& alternative_name = "")
       : certificate_file(absl::StrCat(stem, ".pem")),
         key_file(absl::StrCat(stem, ".key")) {
     EVP_PKEY* const key = EVP_EC_gen("P-256");
@@ -31,8 +46,26 @@ class Certificate {
     X509_NAME_add_entry_by_txt(
         subject, "CN", MBSTRING_ASC,
         reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
-    X509_set_issuer_name(certificate, subject);
-    X509_sign(certificate, key, EVP_sha256());
+    EVP_PKEY* issuer_key = nullptr;
+    X509* issuer_certificate = nullptr;
+    if (issuer != nullptr) {
+      issuer_key = Read(issuer->key_file, [](FILE* file) {
+        return PEM_read_PrivateKey(file, nullptr, nullptr, nullptr);
+      });
+      issuer_certificate = Read(issuer->certificate_file, [](FILE* file) {
+        return PEM_read_X509(file, nullptr, nullptr, nullptr);
+      });
+    }
+    X509* const by = issuer == nullptr ? certificate : issuer_certificate;
+    X509_set_issuer_name(certificate, X509_get_subject_name(by));
+    AddExtension(certificate, by, NID_basic_constraints,
+                 issuer == nullptr ? "critical,CA:TRUE" : "CA:FALSE");
+    if (!alternative_name.empty()) {
+      AddExtension(certificate, by, NID_subject_alt_name, alternative_name);
+    }
+    X509_sign(certificate, issuer == nullptr ? key : issuer_key, EVP_sha256());
+    EVP_PKEY_free(issuer_key);
+    X509_free(issuer_certificate);
     Write(certificate_file,
           [&](FILE* file) { return PEM_write_X509(file, certificate); });
     Write(key_file, [&](FILE* file) {
@@ -46,6 +79,16 @@ class Certificate {
   const std::string certificate_file, key_file;
 
  private:
+  static void AddExtension(X509* certificate, X509* issuer, int kind,
+                           const std::string& value) {
+    X509V3_CTX context;
+    X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
+    X509_EXTENSION* const extension =
+        X509V3_EXT_conf_nid(nullptr, &context, kind, value.c_str());
+    ASSERT_NE(extension, nullptr) << value;
+    X509_add_ext(certificate, extension, -1);
+    X509_EXTENSION_free(extension);
+  }
   // As tools that renew certificates do: a new file takes the place.
   template <typename Writer>
   static void Write(const std::string& path, Writer writer) {

@@ -2,11 +2,15 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <openssl/ssl.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -16,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gtest/gtest.h"
+#include "server/http/test_certificate.h"
 #include "server/json_text.h"
 #include "server/telemetry/http_post.h"
 #include "server/telemetry/otlp_span.h"
@@ -28,7 +33,8 @@ using Json = nlohmann::ordered_json;
 constexpr absl::Duration kHangTimeout = absl::Seconds(30);
 
 // A collector on loopback: takes HTTP/1.1 requests, one per connection, and
-// gives them the answers of a list, the last one for ever.
+// gives them the answers of a list, the last one for ever. With a certificate
+// it speaks TLS only.
 class Collector {
  public:
   struct Taken {
@@ -37,8 +43,20 @@ class Collector {
     std::string body;
   };
 
-  explicit Collector(std::vector<std::string> answers = {"200 OK"})
+  explicit Collector(std::vector<std::string> answers = {"200 OK"},
+                     const Certificate* certificate = nullptr)
       : answers_(std::move(answers)) {
+    if (certificate != nullptr) {
+      tls_.reset(SSL_CTX_new(TLS_server_method()));
+      EXPECT_EQ(SSL_CTX_use_certificate_file(
+                    tls_.get(), certificate->certificate_file.c_str(),
+                    SSL_FILETYPE_PEM),
+                1);
+      EXPECT_EQ(
+          SSL_CTX_use_PrivateKey_file(tls_.get(), certificate->key_file.c_str(),
+                                      SSL_FILETYPE_PEM),
+          1);
+    }
     fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_in address = {};
     address.sin_family = AF_INET;
@@ -57,9 +75,11 @@ class Collector {
     close(fd_);
   }
 
-  std::string url() const {
-    return absl::StrCat("http://127.0.0.1:", port_, "/v1/traces");
+  std::string url(absl::string_view host = "127.0.0.1") const {
+    return absl::StrCat(tls_ == nullptr ? "http://" : "https://", host, ":",
+                        port_, "/v1/traces");
   }
+  int num_refused_handshakes() const { return num_refused_handshakes_; }
   // The first `count` requests; fewer if they do not come.
   std::vector<Taken> Wait(size_t count) {
     std::unique_lock<std::mutex> lock(mu_);
@@ -73,12 +93,24 @@ class Collector {
     for (;;) {
       const int peer = accept(fd_, nullptr, nullptr);
       if (peer < 0) return;
+      const std::unique_ptr<SSL, decltype(&SSL_free)> session(
+          tls_ == nullptr ? nullptr : SSL_new(tls_.get()), &SSL_free);
+      if (session != nullptr && (SSL_set_fd(session.get(), peer) != 1 ||
+                                 SSL_accept(session.get()) != 1)) {
+        ++num_refused_handshakes_;
+        close(peer);
+        continue;
+      }
+      const auto receive = [&](char* to, int size) -> ssize_t {
+        return session == nullptr ? recv(peer, to, size, 0)
+                                  : SSL_read(session.get(), to, size);
+      };
       std::string data;
       size_t head_size = std::string::npos;
       size_t body_size = 0;
       char buffer[4096];
       Taken taken;
-      for (ssize_t size; (size = recv(peer, buffer, sizeof(buffer), 0)) > 0;) {
+      for (ssize_t size; (size = receive(buffer, sizeof(buffer))) > 0;) {
         data.append(buffer, size);
         if (head_size == std::string::npos) {
           head_size = data.find("\r\n\r\n");
@@ -107,13 +139,21 @@ class Collector {
       }
       const std::string text =
           absl::StrCat("HTTP/1.1 ", answer, "\r\nContent-Length: 2\r\n\r\n{}");
-      (void)!send(peer, text.data(), text.size(), MSG_NOSIGNAL);
+      if (session == nullptr) {
+        (void)!send(peer, text.data(), text.size(), MSG_NOSIGNAL);
+      } else {
+        SSL_write(session.get(), text.data(), static_cast<int>(text.size()));
+        SSL_shutdown(session.get());
+      }
       close(peer);
       changed_.notify_all();
     }
   }
 
   std::vector<std::string> answers_;
+  std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> tls_{nullptr,
+                                                         &SSL_CTX_free};
+  std::atomic<int> num_refused_handshakes_{0};
   int fd_ = -1;
   int port_ = 0;
   std::mutex mu_;
@@ -334,6 +374,84 @@ TEST(SpanExporterTest, SilentCollectorDelaysTheEndByItsBound) {
   }
   EXPECT_LT(absl::Now() - start, absl::Seconds(20));
   close(fd);
+}
+
+// Sends one span; how many the collector took.
+size_t NumTakenOverTls(Collector& collector, absl::string_view host,
+                       const std::string& authorities_file) {
+  const auto counts = std::make_shared<TelemetryCounts>();
+  SpanExporterOptions options;
+  options.endpoint = collector.url(host);
+  options.authorities_file = authorities_file;
+  {
+    const auto exporter = SpanExporter::Create(options, counts);
+    EXPECT_TRUE(exporter.ok()) << exporter.status();
+    if (!exporter.ok()) return 0;
+    (*exporter)->OnEnd(ARecord());
+  }
+  EXPECT_EQ(counts->num_spans_exported + counts->num_spans_dropped, 1);
+  return counts->num_spans_exported;
+}
+
+TEST(SpanExporterTest, OverTlsOnlyToWhomAnAuthorityVouchesFor) {
+  // The collector writes to peers that have hung up.
+  signal(SIGPIPE, SIG_IGN);
+  const std::string stem = testing::TempDir() + "spans_";
+  const Certificate authority(stem + "ca", "an authority of ours");
+  const Certificate stranger(stem + "other", "another authority");
+  const Certificate certificate(stem + "collector", "collector", &authority,
+                                "IP:127.0.0.1,DNS:localhost");
+  Collector collector({"200 OK"}, &certificate);
+  const auto taken_from = [&](absl::string_view host, const std::string& file) {
+    return NumTakenOverTls(collector, host, file);
+  };
+  EXPECT_EQ(taken_from("127.0.0.1", authority.certificate_file), 1u);
+  EXPECT_EQ(taken_from("localhost", authority.certificate_file), 1u);
+  const auto taken = collector.Wait(2);
+  ASSERT_EQ(taken.size(), 2u);
+  EXPECT_EQ(taken[0].request_line, "POST /v1/traces HTTP/1.1");
+  EXPECT_TRUE(ParseJson(taken[1].body).ok());
+  EXPECT_EQ(collector.num_refused_handshakes(), 0);
+
+  // Nobody vouches for it: another authority, or the system's.
+  EXPECT_EQ(taken_from("127.0.0.1", stranger.certificate_file), 0u);
+  EXPECT_EQ(taken_from("127.0.0.1", ""), 0u);
+  // The certificate is another host's.
+  const Certificate elsewhere(stem + "elsewhere", "127.0.0.1", &authority,
+                              "IP:127.0.0.2,DNS:collector");
+  Collector impostor({"200 OK"}, &elsewhere);
+  EXPECT_EQ(NumTakenOverTls(impostor, "127.0.0.1", authority.certificate_file),
+            0u);
+  // No span was sent to any of them.
+  EXPECT_EQ(collector.Wait(2).size(), 2u);
+  EXPECT_EQ(impostor.Wait(0).size(), 0u);
+  EXPECT_GE(collector.num_refused_handshakes(), 2);
+  EXPECT_GE(impostor.num_refused_handshakes(), 1);
+
+  SpanExporterOptions options;
+  options.endpoint = collector.url();
+  options.authorities_file = stem + "missing.pem";
+  const auto refused =
+      SpanExporter::Create(options, std::make_shared<TelemetryCounts>());
+  ASSERT_TRUE(absl::IsInvalidArgument(refused.status()));
+  EXPECT_TRUE(
+      absl::StrContains(refused.status().message(), options.authorities_file));
+}
+
+// One that expects no TLS answers with what is none.
+TEST(SpanExporterTest, PlainCollectorBehindHttps) {
+  Collector collector;
+  const auto counts = std::make_shared<TelemetryCounts>();
+  SpanExporterOptions options;
+  options.endpoint = "https" + collector.url().substr(4);
+  options.timeout = absl::Milliseconds(200);
+  {
+    const auto exporter = SpanExporter::Create(options, counts);
+    ASSERT_TRUE(exporter.ok());
+    (*exporter)->OnEnd(ARecord());
+  }
+  EXPECT_EQ(counts->num_spans_dropped, 1);
+  EXPECT_EQ(counts->num_spans_exported, 0);
 }
 
 TEST(SpanExporterTest, SamplesByTrace) {

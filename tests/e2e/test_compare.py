@@ -145,6 +145,18 @@ def rows_of(*args, **kwargs):
     return {row["figure"]: row for row in goals.rows([job_report(*args, **kwargs)])}
 
 
+def test_who_was_left_out_is_not_the_best():
+    report = job_report("model", "x q8_0", {"tg32": {"quire": 120, "a": 100, "b": 110}})
+    # b's rounds were the machine's fastest.
+    report["samples"]["tg32"]["b"] = {0: 110, 1: 110}
+    report["dropped"] = {"b": "below 0.8 of the best peer, 2 rounds"}
+    (row,) = (row for row in goals.rows([report]) if row["figure"] == "tg32")
+    assert row["peer"] == "a" and row["rounds"] == 5 and row["met"] == "yes"
+    report["dropped"] = {}
+    (row,) = (row for row in goals.rows([report]) if row["figure"] == "tg32")
+    assert row["peer"] == "b"
+
+
 def test_goals_of_a_model():
     samples = {
         "pp512": {"quire": 160, "a": 100, "b": 90},

@@ -1,5 +1,6 @@
 """An edge and its cloud as processes."""
 
+import hashlib
 import json
 import subprocess
 import threading
@@ -83,6 +84,14 @@ def test_answers_are_those_of_the_cloud(key_file):
         assert metric(edge, "quire:verify_link_up") == 1
         assert metric(edge, "quire:verify_link_round_trip_seconds") > 0
         assert metric(edge, "quire:offline_requests_total") == 0
+        # The cloud's side; drafts that came too late came, too.
+        assert metric(cloud, "quire:verify_links") == 1
+        assert metric(cloud, "quire:verify_links_opened_total") == 1
+        assert metric(cloud, "quire:verify_links_requests_total") == 4
+        assert metric(cloud, "quire:verify_links_cut_off_total") == 0
+        assert metric(cloud, "quire:verify_links_draft_tokens_total") <= metric(
+            edge, "quire:verify_link_draft_tokens_total"
+        )
     finally:
         assert edge.stop() == 0
         assert cloud.stop() == 0
@@ -149,10 +158,10 @@ def test_an_edge_without_its_cloud(key_file):
         assert metric(lenient, "quire:offline_requests_total") == 2
         assert metric(lenient, "quire:verify_link_breaks_total") == 1
 
-        # The cloud comes back where it was.
+        # The cloud comes back where it was, with another context.
         again = subprocess.Popen(
             [str(BINARY), "serve", "--port", str(cloud.port), "--api-key", KEY,
-             "--enable-verify-link", "-t", "1"],
+             "--enable-verify-link", "-t", "1", "--max-model-len", "1000"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -164,6 +173,8 @@ def test_an_edge_without_its_cloud(key_file):
                     timeout=60,
                 )
                 assert ask(edge.client(), temperature=0)
+                served = json.loads(get(edge.url + "/v1/models")[1])["data"][0]
+                assert served["max_model_len"] == 1000
         finally:
             again.terminate()
             again.wait(60)
@@ -171,6 +182,48 @@ def test_an_edge_without_its_cloud(key_file):
         strict.stop()
         lenient.stop()
         cloud.process.communicate()
+
+
+def test_limits_of_a_key_hold_over_a_link(key_file, tmp_path):
+    keys = tmp_path / "keys.yaml"
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    keys.write_text(
+        f"keys:\n- {{name: team, sha256: {digest}, max_concurrent_requests: 1, "
+        "tokens_per_minute: 100}\n"
+    )
+    cloud = Server(
+        "--api-key-file", str(keys), "--enable-verify-link", "-t", "1"
+    )
+    edge = start_edge(cloud, key_file)
+    try:
+        client = edge.client()
+
+        def tell(max_tokens, stream=False):
+            return client.completions.create(
+                model="demo", prompt="Once", max_tokens=max_tokens,
+                stream=stream, extra_body={"ignore_eos": True},
+            )  # fmt: skip
+
+        # Of two at once the second is refused, until the first has ended.
+        first = tell(1500, stream=True)
+        next(iter(first))
+        with pytest.raises(openai.RateLimitError) as refused:
+            tell(4)
+        assert "1 requests at a time" in refused.value.message
+        for _ in first:
+            pass
+        # It took more tokens than a minute has.
+        with pytest.raises(openai.RateLimitError) as refused:
+            tell(4)
+        assert "100 tokens" in refused.value.message
+        # As for the key's own clients.
+        with pytest.raises(openai.RateLimitError):
+            cloud.client(KEY).completions.create(
+                model="demo", prompt="Once", max_tokens=4
+            )
+    finally:
+        assert edge.stop() == 0
+        assert cloud.stop() == 0
 
 
 def run(*args):

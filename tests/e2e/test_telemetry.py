@@ -5,6 +5,7 @@ import http.server
 import json
 import pathlib
 import re
+import shutil
 import signal
 import threading
 import urllib.error
@@ -79,6 +80,22 @@ def test_a_json_line_for_each_request_and_nothing_else():
     assert nowhere["request_id"] == given and nowhere["status"] == 404
     assert nowhere["path"] == '/no"where\\{}'
     assert "secret" not in out
+
+
+def test_what_loading_says_is_a_line_of_the_log(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "models" / "demo", model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "field_of_tomorrow": 1}))
+    server = JsonServer("--device", "cpu", str(model))
+    code, out, err = finish(server)
+    assert code == 0 and err == ""
+    lines = [json.loads(line) for line in (server.banner + out).splitlines()]
+    (warning,) = [line for line in lines if line["level"] == "WARNING"]
+    assert "field_of_tomorrow" in warning["message"]
+    server = Server("--device", "cpu", str(model))
+    code, _, err = finish(server)
+    assert code == 0 and re.search("^quire: warning: .*field_of_tomorrow", err)
 
 
 def test_prompts_are_logged_only_when_asked():

@@ -22,6 +22,10 @@ namespace quire {
 namespace {
 
 constexpr absl::Duration kHang = absl::Seconds(8);
+// A leak grows whenever a call fails, caches a few times, not always in a row:
+// which thread, slot, or of two buffers that take turns, comes first is chance.
+constexpr int kGrowthsOfALeak = 12;
+constexpr int kSameAfterCaches = 4;
 // A call beyond these does not end the loop.
 constexpr int kMaxCalls = 100'000;
 
@@ -110,13 +114,25 @@ class Torture {
     if (!is_usable_ || !has_failed) return has_failed;
     ++num_failed_;
     ++by_function_[control_->function];
-    // What grows once may be a cache; what grows each time is a leak.
     int num_grown = 0;
-    while (Grows() && num_grown < 3) {
-      ++num_grown;
-      if (!FailOnce(kind, index) || !is_usable_) return is_usable_;
+    int num_same = 0;
+    for (bool has_grown = Grows(); num_same < kSameAfterCaches;) {
+      num_same = has_grown ? 0 : num_same + 1;
+      num_grown += has_grown;
+      if (num_grown == 0 || num_grown == kGrowthsOfALeak) break;
+      // What the last round leaves behind is told.
+      control_->records = num_grown == kGrowthsOfALeak - 1;
+      const bool goes_on = FailOnce(kind, index) && is_usable_;
+      control_->records = false;
+      if (!goes_on) return is_usable_;
+      has_grown = Grows();
     }
-    if (num_grown == 3) Report(index, "memory leaks", &num_leaks_);
+    if (num_grown == kGrowthsOfALeak) {
+      Report(index, "memory leaks", &num_leaks_);
+      control_->prints = true;
+      Ask(/*is_stream=*/false);
+      std::fprintf(stderr, "%s\n", server_->ErrorText().c_str());
+    }
     return true;
   }
 

@@ -23,6 +23,10 @@ struct FaultControl {
   char function[24];
   // Always: allocated and not freed since the start.
   std::atomic<int64_t> num_live_allocations;
+  // While it is set, where memory is allocated is remembered until it is freed.
+  std::atomic<bool> records;
+  // Set: the next allocation tells stderr what is remembered, and resets this.
+  std::atomic<bool> prints;
 };
 
 }  // namespace quire

@@ -19,7 +19,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 
 #include "tests/front_end/fault_control.h"
 
@@ -101,8 +104,64 @@ void Count(int64_t change) {
   }
 }
 
+// Where memory was allocated that is not freed yet: a hash table with a bounded
+// search, which forgets what finds no place. Nothing here may allocate.
+struct Origin {
+  std::atomic<void*> memory;
+  int num_frames;
+  void* frames[24];
+};
+constexpr size_t kNumOrigins = 1 << 12;
+constexpr size_t kSearched = 32;
+Origin origins[kNumOrigins];
+std::atomic<int> num_origins{0};
+__attribute__((tls_model("initial-exec"))) thread_local bool is_recording;
+
+Origin* OriginAt(void* memory, size_t step) {
+  const auto address = reinterpret_cast<uintptr_t>(memory) >> 4;
+  return &origins[(address * 0x9e3779b97f4a7c15 + step) % kNumOrigins];
+}
+
+void Remember(void* memory) {
+  if (is_recording) return;
+  is_recording = true;
+  for (size_t i = 0; i < kSearched; ++i) {
+    Origin* const origin = OriginAt(memory, i);
+    void* expected = nullptr;
+    if (!origin->memory.compare_exchange_strong(expected, memory)) continue;
+    origin->num_frames = backtrace(origin->frames, 24);
+    ++num_origins;
+    break;
+  }
+  is_recording = false;
+}
+
+void Forget(void* memory) {
+  if (num_origins == 0) return;
+  for (size_t i = 0; i < kSearched; ++i) {
+    void* expected = memory;
+    if (OriginAt(memory, i)->memory.compare_exchange_strong(expected,
+                                                            nullptr)) {
+      --num_origins;
+      return;
+    }
+  }
+}
+
+void PrintOrigins() {
+  for (Origin& origin : origins) {
+    if (origin.memory == nullptr) continue;
+    (void)!write(STDERR_FILENO, "left behind, allocated at\n", 26);
+    backtrace_symbols_fd(origin.frames, origin.num_frames, STDERR_FILENO);
+  }
+}
+
 void* Counted(void* memory) {
-  if (memory != nullptr) Count(1);
+  if (memory == nullptr) return nullptr;
+  Count(1);
+  if (control == nullptr) return memory;
+  if (control->prints.exchange(false)) PrintOrigins();
+  if (control->records) Remember(memory);
   return memory;
 }
 
@@ -125,8 +184,12 @@ void* calloc(size_t count, size_t size) {
 void* realloc(void* memory, size_t size) {
   if (size > 0 && AllocationFails("realloc")) return nullptr;
   void* const moved = __libc_realloc(memory, size);
-  if (memory == nullptr && moved != nullptr) Count(1);
-  if (memory != nullptr && size == 0) Count(-1);
+  if (memory == nullptr) return Counted(moved);
+  if (moved != nullptr || size == 0) Forget(memory);
+  if (size == 0) Count(-1);
+  if (moved != nullptr && control != nullptr && control->records) {
+    Remember(moved);
+  }
   return moved;
 }
 void* memalign(size_t alignment, size_t size) {
@@ -147,7 +210,10 @@ int posix_memalign(void** memory, size_t alignment, size_t size) {
   return 0;
 }
 void free(void* memory) {
-  if (memory != nullptr) Count(-1);
+  if (memory != nullptr) {
+    Count(-1);
+    Forget(memory);
+  }
   __libc_free(memory);
 }
 

@@ -6,6 +6,8 @@
 // A step takes N ms of waiting, as one of a GPU does. Blocks are those of the
 // hash model's cache. At its end it prints to stderr what the engine's thread
 // spent on handing out the events of a step.
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -44,7 +46,16 @@ class Pace {
   SteadyClock::time_point end_;
 };
 
-// By the engine's thread alone; reports when that has ended.
+std::chrono::nanoseconds ThreadCpuTime() {
+  timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) +
+         std::chrono::nanoseconds(time.tv_nsec);
+}
+
+// By the engine's thread alone; reports when that has ended: by the clock,
+// which counts also when others have the thread's core, and by what it
+// computes.
 class TimedSink : public OutputSink {
  public:
   explicit TimedSink(OutputSink* sink) : sink_(sink) {
@@ -52,35 +63,47 @@ class TimedSink : public OutputSink {
   }
   ~TimedSink() override {
     size_t most = 0;
-    for (const auto& [num_events, time] : pushes_) {
-      most = std::max(most, num_events);
+    for (const Cost& push : pushes_) most = std::max(most, push.num_events);
+    std::vector<double> wall, cpu;
+    for (const Cost& push : pushes_) {
+      if (2 * push.num_events < most) continue;
+      wall.push_back(push.wall.count() / 1e3);
+      cpu.push_back(push.cpu.count() / 1e3);
     }
-    std::vector<double> micros;
-    for (const auto& [num_events, time] : pushes_) {
-      if (2 * num_events >= most) micros.push_back(time.count() / 1e3);
-    }
-    if (micros.empty()) return;
-    std::sort(micros.begin(), micros.end());
+    if (wall.empty()) return;
+    std::sort(wall.begin(), wall.end());
+    std::sort(cpu.begin(), cpu.end());
+    const auto at = [](const std::vector<double>& sorted, size_t percent) {
+      return sorted[sorted.size() * percent / 100];
+    };
     std::fprintf(stderr,
                  "output cost: %zu steps of up to %zu events, p50 %.1f p99 "
-                 "%.1f max %.1f us\n",
-                 micros.size(), most, micros[micros.size() / 2],
-                 micros[micros.size() * 99 / 100], micros.back());
+                 "%.1f max %.1f us; CPU p50 %.1f p99 %.1f max %.1f us\n",
+                 wall.size(), most, at(wall, 50), at(wall, 99), wall.back(),
+                 at(cpu, 50), at(cpu, 99), cpu.back());
   }
   void Push(std::vector<OutputEvent> events) override {
     const size_t num_events = events.size();
+    const auto cpu_begin = ThreadCpuTime();
     const auto begin = SteadyClock::now();
     sink_->Push(std::move(events));
+    const auto end = SteadyClock::now();
     // The newest of a long run, so that memory stays flat.
     if (pushes_.size() < kMaxPushes) pushes_.emplace_back();
-    pushes_[num_pushes_++ % kMaxPushes] = {num_events,
-                                           SteadyClock::now() - begin};
+    pushes_[num_pushes_++ % kMaxPushes] = {num_events, end - begin,
+                                           ThreadCpuTime() - cpu_begin};
   }
 
  private:
+  struct Cost {
+    size_t num_events = 0;
+    std::chrono::nanoseconds wall{0};
+    std::chrono::nanoseconds cpu{0};
+  };
+
   static constexpr size_t kMaxPushes = 1 << 14;
   OutputSink* const sink_;
-  std::vector<std::pair<size_t, std::chrono::nanoseconds>> pushes_;
+  std::vector<Cost> pushes_;
   size_t num_pushes_ = 0;
 };
 

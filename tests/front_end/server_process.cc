@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -163,6 +164,14 @@ std::optional<int> ServerProcess::Terminate(absl::Duration timeout) {
 void ServerProcess::CloseOutput() {
   if (output_fd_ >= 0) close(output_fd_);
   output_fd_ = -1;
+}
+
+void ServerProcess::DropOutput() {
+  char buffer[4096];
+  pollfd waiting = {output_fd_, POLLIN, 0};
+  while (poll(&waiting, 1, 0) > 0 &&
+         read(output_fd_, buffer, sizeof(buffer)) > 0) {
+  }
 }
 
 std::string ServerProcess::ErrorText() const { return ReadFile(error_path_); }

@@ -6,7 +6,8 @@ def fuzz_target(name, deps, num_mutants = 20000):
     """Declares `name` (manual: needs clang and --config=fuzz) and NAME_replay_test.
 
     Args:
-      name: also the source file's name, NAME.cc; the seeds are seeds/NAME/*.
+      name: also the source file's name, NAME.cc; the seeds are seeds/NAME/* and
+        the lines of corpus/NAME.txt.
       deps: what the source includes.
       num_mutants: random changes of the seeds that the test replays.
     """
@@ -27,14 +28,17 @@ def fuzz_target(name, deps, num_mutants = 20000):
         name = name + "_seeds",
         srcs = native.glob(["seeds/" + name + "/*"]),
     )
+    corpus = native.glob(["corpus/" + name + ".txt"])
     cc_test(
         name = name + "_replay_test",
         size = "small",
-        args = [
-            "--mutants=%d" % num_mutants,
+        args = ["--mutants=%d" % num_mutants] + [
+            "--lines=$(location %s)" % file
+            for file in corpus
+        ] + [
             "$(locations :" + name + "_seeds)",
         ],
-        data = [":" + name + "_seeds"],
+        data = [":" + name + "_seeds"] + corpus,
         deps = [
             ":" + name + "_lib",
             ":replay_main",

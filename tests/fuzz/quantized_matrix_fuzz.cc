@@ -1,5 +1,6 @@
 // Any tensors as a quantized matrix of a checkpoint: what is accepted can be
 // cut and decoded.
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -16,6 +17,11 @@ class Input {
  public:
   Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
   uint8_t Byte() { return at_ < size_ ? data_[at_++] : 0; }
+  void Fill(std::vector<uint8_t>* bytes) {
+    const size_t count = std::min(bytes->size(), size_ - at_);
+    std::copy_n(data_ + at_, count, bytes->begin());
+    at_ += count;
+  }
 
  private:
   const uint8_t* data_;
@@ -35,16 +41,18 @@ Tensor MakeTensor(Input& input, const std::string* path) {
                                      StoredDType::kBF16};
   Tensor tensor;
   StoredTensor& stored = tensor.stored;
-  stored.name = "t";
+  stored.name = std::string(1, 't');
   stored.path = path;
   stored.dtype = kDTypes[input.Byte() % 7];
   stored.num_elements = 1;
   for (int i = input.Byte() % 4; i > 0; --i) {
-    stored.shape.push_back(input.Byte() % 80);
+    // A third dimension is one too many for everybody, so it may be small;
+    // megabytes of zeros would take most of the time.
+    stored.shape.push_back(input.Byte() % (stored.shape.size() < 2 ? 80 : 4));
     stored.num_elements *= stored.shape.back();
   }
   tensor.bytes.resize(stored.num_elements * StoredDTypeSize(stored.dtype));
-  for (uint8_t& byte : tensor.bytes) byte = input.Byte();
+  input.Fill(&tensor.bytes);
   stored.data = tensor.bytes;
   return tensor;
 }

@@ -1,7 +1,7 @@
 // Runs a fuzz target without libFuzzer, in the ordinary tests: after
-// --mutants=N, the files named as arguments, then N random changes of them with
-// a fixed seed. It keeps the
-// targets from rotting; it does not replace fuzzing.
+// --mutants=N, the files named as arguments and the lines of --lines=FILE
+// (tools/fuzz_corpus.py), then N random changes of them with a fixed seed. It
+// keeps the targets from rotting; it does not replace fuzzing.
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
@@ -9,6 +9,10 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
@@ -47,6 +51,23 @@ std::string Mutate(std::string input, const std::vector<std::string>& seeds,
   return input;
 }
 
+// False if the file cannot be read, or a line of --lines is malformed.
+bool ReadInputs(absl::string_view argument, std::vector<std::string>* inputs) {
+  const bool has_lines = absl::ConsumePrefix(&argument, "--lines=");
+  std::ifstream file(std::string(argument), std::ios::binary);
+  if (!file) return false;
+  if (!has_lines) {
+    inputs->emplace_back(std::istreambuf_iterator<char>(file),
+                         std::istreambuf_iterator<char>());
+    return true;
+  }
+  for (std::string line, input; std::getline(file, line);) {
+    if (!absl::CUnescape(line, &input)) return false;
+    inputs->push_back(input);
+  }
+  return true;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -57,13 +78,10 @@ int main(int argc, char** argv) {
     return 1;
   }
   for (int i = 2; i < argc; ++i) {
-    std::ifstream file(argv[i], std::ios::binary);
-    if (!file) {
+    if (!ReadInputs(argv[i], &seeds)) {
       std::fprintf(stderr, "cannot read %s\n", argv[i]);
       return 1;
     }
-    seeds.emplace_back(std::istreambuf_iterator<char>(file),
-                       std::istreambuf_iterator<char>());
   }
   if (seeds.empty()) {
     std::fprintf(stderr, "no seeds\n");

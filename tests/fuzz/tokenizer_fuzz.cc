@@ -83,8 +83,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // Ids straight from the input.
   std::vector<int32_t> ids;
   for (const char c : text) {
-    const int value = static_cast<unsigned char>(c);
-    ids.push_back(value * (tokenizer->vocab_size() + 1) / 255);
+    const int64_t value = static_cast<unsigned char>(c);
+    ids.push_back(
+        static_cast<int32_t>(value * (tokenizer->vocab_size() + 1) / 255));
   }
   CheckStream(*tokenizer, ids, true);
   CheckStream(*tokenizer, ids, false);

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <condition_variable>
 #include <mutex>
+#include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "engine/base/random.h"
 #include "engine/base/status.h"
 #include "engine/engine.h"
+#include "engine/speculative/link/cloud_event.h"
 #include "engine/speculative/link/draft_ahead.h"
 
 namespace quire {
@@ -74,7 +77,9 @@ class EdgeEngineImpl final : public EdgeEngine,
       std::lock_guard<std::mutex> lock(mu_);
       is_stopping_ = true;
       is_up_ = false;  // From here on the link is not used any more.
+      deadlines_changed_.notify_all();
     }
+    if (deadline_thread_.joinable()) deadline_thread_.join();
     // Both call this object from threads of theirs.
     link_.reset();
     {
@@ -91,6 +96,7 @@ class EdgeEngineImpl final : public EdgeEngine,
     std::lock_guard<std::mutex> lock(mu_);
     is_started_ = true;
     started_.notify_all();
+    deadline_thread_ = std::thread([this] { WatchDeadlines(); });
     return absl::OkStatus();
   }
 
@@ -151,8 +157,6 @@ class EdgeEngineImpl final : public EdgeEngine,
   // Goes on with the draft model; what cannot ends with an error.
   void ContinueOffline(EdgeRequest* state);
   void ContinueChoiceOffline(EdgeRequest* state, int choice_idx);
-  absl::Status CheckEvent(const EdgeRequest& state,
-                          const OutputEvent& event) const;
   void HandleCloudEvent(EdgeRequest* state, OutputEvent event);
   void HandleDrafts(EdgeRequest* state, int choice_idx,
                     const OutputEvent& event);
@@ -168,6 +172,10 @@ class EdgeEngineImpl final : public EdgeEngine,
   void FinishChoice(EdgeRequest* state, int choice_idx, FinishReason reason,
                     const absl::Status& error);
   void EndAll(FinishReason reason, const absl::Status& error);
+  void EndOverdue(EdgeRequest* state);
+  // The body of deadline_thread_: the cloud may be silent when a deadline
+  // comes.
+  void WatchDeadlines();
   void Notice(const std::string& line) const {
     if (options_.link.on_notice) options_.link.on_notice(line);
   }
@@ -194,12 +202,16 @@ class EdgeEngineImpl final : public EdgeEngine,
   uint64_t num_seeds_drawn_ = 0;
   absl::flat_hash_map<RequestId, std::unique_ptr<EdgeRequest>> requests_;
   absl::flat_hash_map<RequestId, LocalUse> local_uses_;
+  // Of unfinished requests that have one.
+  std::set<std::pair<absl::Time, RequestId>> deadlines_;
+  std::condition_variable deadlines_changed_;
   std::string frame_;   // Scratch.
   EngineStats totals_;  // Counters of what the cloud and this engine drew.
   int64_t num_draft_tokens_sent_ = 0;
   int64_t num_breaks_ = 0;
   int64_t num_offline_requests_ = 0;
 
+  std::thread deadline_thread_;  // Joined first.
   std::unique_ptr<EngineLoop> local_;
   std::unique_ptr<EdgeLink> link_;  // Last: its thread uses all of the above.
 };
@@ -231,6 +243,10 @@ absl::Status EdgeEngineImpl::Submit(Request request) {
                      options_.max_requests));
   }
   QUIRE_RETURN_IF_ERROR(Validate(request));
+  if (request.deadline <= clock_->Now()) {
+    return absl::DeadlineExceededError(
+        "the request's timeout was over before it could be sent");
+  }
   auto state = std::make_unique<EdgeRequest>();
   state->seed = request.sampling.seed.has_value()
                     ? *request.sampling.seed
@@ -262,6 +278,10 @@ absl::Status EdgeEngineImpl::Submit(Request request) {
   totals_.num_prompt_tokens += state->request.prompt_token_ids.size();
   EdgeRequest* const added = state.get();
   requests_.emplace(id, std::move(state));
+  if (added->request.deadline < absl::InfiniteFuture()) {
+    deadlines_.emplace(added->request.deadline, id);
+    deadlines_changed_.notify_one();
+  }
   if (!added->is_offline) {
     for (int i = 0; i < added->request.n; ++i) Draft(added, i);
   }
@@ -324,6 +344,7 @@ void EdgeEngineImpl::Emit(EdgeRequest* state, OutputEvent event) {
   sink_->Push(std::move(events));
   if (!is_last) return;
   if (state->offline_id != 0) local_uses_.erase(state->offline_id);
+  deadlines_.erase({state->request.deadline, id});
   requests_.erase(id);
   if (requests_.empty()) idle_.notify_all();
 }
@@ -339,6 +360,44 @@ void EdgeEngineImpl::EndAll(FinishReason reason, const absl::Status& error) {
       --num_left;
       FinishChoice(state, i, reason, error);
     }
+  }
+}
+
+void EdgeEngineImpl::EndOverdue(EdgeRequest* state) {
+  ++totals_.num_overdue_running;
+  if (!state->is_offline) {
+    // It has the deadline, too, but may be late or gone.
+    frame_.clear();
+    AppendAbort({state->request.id, -1, /*reason_is_stop=*/false}, &frame_);
+    link_->Send(frame_);
+  } else if (state->offline_id != 0) {
+    local_->Abort(state->offline_id);
+  }
+  const absl::Status error = absl::DeadlineExceededError(
+      "the request's timeout was over before its answer was complete");
+  int num_left = state->num_unfinished;
+  for (int i = 0; num_left > 0; ++i) {
+    if (state->choices[i].is_finished) continue;
+    --num_left;
+    FinishChoice(state, i, FinishReason::kError, error);
+  }
+}
+
+void EdgeEngineImpl::WatchDeadlines() {
+  std::unique_lock<std::mutex> lock(mu_);
+  while (!is_stopping_) {
+    if (deadlines_.empty()) {
+      deadlines_changed_.wait(lock);
+      continue;
+    }
+    const auto [deadline, id] = *deadlines_.begin();
+    const absl::Duration left = deadline - clock_->Now();
+    if (left > absl::ZeroDuration()) {
+      deadlines_changed_.wait_for(
+          lock, absl::ToChronoNanoseconds(std::min(left, absl::Hours(1))));
+      continue;
+    }
+    EndOverdue(requests_[id].get());  // Erases the deadline.
   }
 }
 
@@ -369,58 +428,16 @@ absl::Status EdgeEngineImpl::OnFrame(LinkFrameType type,
     return absl::OkStatus();
   }
   EdgeRequest* const state = found->second.get();
-  QUIRE_RETURN_IF_ERROR(CheckEvent(*state, event));
-  if (state->choices[event.choice_idx].is_finished) return absl::OkStatus();
-  HandleCloudEvent(state, std::move(event));
-  return absl::OkStatus();
-}
-
-// What the rest of the edge relies on.
-absl::Status EdgeEngineImpl::CheckEvent(const EdgeRequest& state,
-                                        const OutputEvent& event) const {
-  const auto malformed = [](absl::string_view what) {
+  if (event.choice_idx >= state->request.n) {
     return absl::InvalidArgumentError(
-        absl::StrCat("verify link: an event with ", what));
-  };
-  const SamplingParams& sampling = state.request.sampling;
-  if (event.choice_idx >= state.request.n) return malformed("no such choice");
-  const Choice& choice = state.choices[event.choice_idx];
-  const int64_t num_tokens = event.tokens.size();
-  if (choice.chain.num_heard() + num_tokens > sampling.max_tokens) {
-    return malformed("more tokens than were asked for");
+        "verify link: an event with no such choice");
   }
-  const int64_t num_scored =
-      state.num_scored + static_cast<int64_t>(event.prompt_tokens.size());
-  if (num_scored >=
-          static_cast<int64_t>(state.request.prompt_token_ids.size()) ||
-      (num_scored > 0 && sampling.num_prompt_logprobs < 0)) {
-    return malformed("scores that were not asked for");
-  }
-  const auto has_odd_token = [this](const std::vector<TokenOutput>& tokens,
-                                    int max_top) {
-    for (const TokenOutput& token : tokens) {
-      // The drawn token may be listed besides.
-      if (token.token_id >= cloud_.vocab_size ||
-          static_cast<int>(token.top_logprobs.size()) > std::max(max_top, 0)) {
-        return true;
-      }
-      for (const TopLogprob& top : token.top_logprobs) {
-        if (top.token_id >= cloud_.vocab_size) return true;
-      }
-    }
-    return false;
-  };
-  if (has_odd_token(event.tokens, sampling.num_logprobs) ||
-      has_odd_token(event.prompt_tokens, sampling.num_prompt_logprobs)) {
-    return malformed("tokens outside the vocabulary, or too many of them");
-  }
-  if (event.num_draft_tokens < 0 || event.num_accepted_tokens < 0 ||
-      event.num_accepted_tokens > event.num_draft_tokens ||
-      event.num_accepted_tokens > num_tokens || event.num_cached_tokens < 0 ||
-      event.num_cached_tokens >
-          static_cast<int64_t>(state.request.prompt_token_ids.size())) {
-    return malformed("figures that cannot be");
-  }
+  const Choice& choice = state->choices[event.choice_idx];
+  QUIRE_RETURN_IF_ERROR(CheckCloudEvent(event, state->request,
+                                        choice.chain.num_heard(),
+                                        state->num_scored, cloud_.vocab_size));
+  if (choice.is_finished) return absl::OkStatus();
+  HandleCloudEvent(state, std::move(event));
   return absl::OkStatus();
 }
 
@@ -540,7 +557,6 @@ Request EdgeEngineImpl::MakeLocalRequest(const EdgeRequest& state,
   local.priority = state.request.priority;
   local.owner = state.request.owner;
   local.share_weight = state.request.share_weight;
-  local.deadline = state.request.deadline;
   return local;
 }
 
@@ -760,6 +776,7 @@ EngineStats EdgeEngineImpl::Stats() const {
   stats.num_accepted_tokens = totals_.num_accepted_tokens;
   stats.num_accepted_at = totals_.num_accepted_at;
   stats.is_idle = requests_.empty();
+  stats.num_overdue_running += totals_.num_overdue_running;
   // While the cloud computes, nothing here is late.
   if (is_local_idle) stats.last_step_time = clock_->Now();
   return stats;

@@ -7,6 +7,8 @@
 // makes the next chunk, or a new beginning after a correction, cheap. The local
 // draws use the cloud's draw key (D8), so that also sampled drafts agree as
 // often as the models do.
+//
+// Deadlines are held here, whatever the link does; the cloud has them, too.
 #ifndef QUIRE_ENGINE_SPECULATIVE_LINK_EDGE_ENGINE_H_
 #define QUIRE_ENGINE_SPECULATIVE_LINK_EDGE_ENGINE_H_
 
