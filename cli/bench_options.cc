@@ -60,10 +60,12 @@ void AddDataset(CLI::App* app, BenchServeOptions* options) {
       ->check(CLI::Range(1, 1 << 24));
   app->add_option("--input-len", options->input_len,
                   "Prompt tokens, whatever the dataset")
-      ->check(CLI::Range(1, kMaxLen));
+      ->check(CLI::Range(1, kMaxLen))
+      ->default_str("the dataset's");
   app->add_option("--output-len", options->output_len,
                   "Output tokens, whatever the dataset")
-      ->check(CLI::Range(1, kMaxLen));
+      ->check(CLI::Range(1, kMaxLen))
+      ->default_str("the dataset's");
   app->add_option("--random-input-len", options->random_input_len)
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--random-output-len", options->random_output_len)
@@ -75,7 +77,8 @@ void AddDataset(CLI::App* app, BenchServeOptions* options) {
                   "Tokens that all prompts share, before the rest")
       ->check(CLI::Range(0, kMaxLen));
   app->add_option("--sharegpt-output-len", options->sharegpt_output_len)
-      ->check(CLI::Range(1, kMaxLen));
+      ->check(CLI::Range(1, kMaxLen))
+      ->default_str("those of its answers");
   app->add_option("--custom-output-len", options->custom_output_len,
                   "-1: as each line's output_tokens says")
       ->check(CLI::Range(-1, kMaxLen));
@@ -95,22 +98,26 @@ void AddDataset(CLI::App* app, BenchServeOptions* options) {
 
 void AddLoad(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--request-rate", options->request_rate,
-                  "Requests a second; inf (default): all at once")
-      ->check(CheckPositive);
+                  "Requests a second; inf: all at once")
+      ->check(CheckPositive)
+      ->default_str("inf");
   app->add_option("--burstiness", options->burstiness,
                   "Shape of the gaps' gamma distribution; 1: Poisson")
       ->check(CheckPositive);
   app->add_option("--max-concurrency", options->max_concurrency,
                   "Most requests at once")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(CLI::Range(1, 1 << 20))
+      ->default_str("any");
   app->add_option("--ramp-up-strategy", options->ramp_up_strategy,
                   "linear or exponential: the rate goes from "
                   "--ramp-up-start-rps to --ramp-up-end-rps")
       ->check(CLI::IsMember({"linear", "exponential"}));
   app->add_option("--ramp-up-start-rps", options->ramp_up_start_rps)
-      ->check(FiniteRange(1e-6, kMaxRate));
+      ->check(FiniteRange(1e-6, kMaxRate))
+      ->default_str("");
   app->add_option("--ramp-up-end-rps", options->ramp_up_end_rps)
-      ->check(FiniteRange(1e-6, kMaxRate));
+      ->check(FiniteRange(1e-6, kMaxRate))
+      ->default_str("");
   app->add_option("--num-warmups", options->num_warmups,
                   "Requests before the measurement")
       ->check(CLI::Range(0, 1 << 20));
@@ -136,14 +143,22 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--seed", options->seed, "Of prompts and arrivals");
   app->add_flag("--ignore-eos", options->ignore_eos,
                 "Generate to the asked length");
-  app->add_option("--temperature", options->temperature, "Default: 0, greedy")
-      ->check(FiniteRange(0.0, 100.0));
-  app->add_option("--top-p", options->top_p)->check(FiniteRange(0.0, 1.0));
-  app->add_option("--top-k", options->top_k)->check(CLI::Range(-1, 1 << 30));
-  app->add_option("--min-p", options->min_p)->check(FiniteRange(0.0, 1.0));
+  app->add_option("--temperature", options->temperature, "0: greedy")
+      ->check(FiniteRange(0.0, 100.0))
+      ->default_str("0");
+  app->add_option("--top-p", options->top_p)
+      ->check(FiniteRange(0.0, 1.0))
+      ->default_str("the server's");
+  app->add_option("--top-k", options->top_k)
+      ->check(CLI::Range(-1, 1 << 30))
+      ->default_str("the server's");
+  app->add_option("--min-p", options->min_p)
+      ->check(FiniteRange(0.0, 1.0))
+      ->default_str("the server's");
   app->add_option("--logprobs", options->num_logprobs,
                   "Log-probabilities to ask for with each token")
-      ->check(CLI::Range(0, 1 << 20));
+      ->check(CLI::Range(0, 1 << 20))
+      ->default_str("none");
   app->add_option("--extra-body", options->extra_body,
                   "JSON object whose members go into every request");
 }
@@ -192,8 +207,9 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
   app->add_option("--num-prompts", options->num_prompts, "Requests")
       ->check(CLI::Range(1, 1 << 24));
   app->add_option("--input-len,--random-input-len", options->input_len,
-                  "Prompt tokens of random (default: 1024)")
-      ->check(CLI::Range(1, kMaxLen));
+                  "Prompt tokens of random")
+      ->check(CLI::Range(1, kMaxLen))
+      ->default_str("1024");
   app->add_option("--output-len,--random-output-len", options->output_len,
                   "Output tokens; 0: of custom, each line's output_tokens")
       ->check(CLI::Range(0, kMaxLen));
@@ -211,9 +227,9 @@ void AddThroughput(CLI::App* app, const AddModel& add_model,
 void AddLatency(CLI::App* app, const AddModel& add_model,
                 BenchOfflineOptions* options) {
   add_model(app, &options->model);
-  app->add_option("--input-len", options->input_len,
-                  "Prompt tokens (default: 32)")
-      ->check(CLI::Range(1, kMaxLen));
+  app->add_option("--input-len", options->input_len, "Prompt tokens")
+      ->check(CLI::Range(1, kMaxLen))
+      ->default_str("32");
   app->add_option("--output-len", options->output_len, "Output tokens")
       ->check(CLI::Range(1, kMaxLen));
   app->add_option("--batch-size", options->batch_size, "Requests at once")

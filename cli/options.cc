@@ -15,6 +15,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "cli/bench_options.h"
 #include "cli/finite_range.h"
 #include "engine/base/status.h"
@@ -129,12 +131,35 @@ absl::Status ExpandConfig(std::vector<std::string>* args) {
   return absl::OkStatus();
 }
 
+// A flag with an opposite.
+void AddSwitch(CLI::App* app, const std::string& names, bool* is_on,
+               const std::string& description) {
+  app->add_flag(
+      names, *is_on,
+      absl::StrCat(description, " (default: ", *is_on ? "on" : "off", ")"));
+}
+
+// Moves the default, which is the value of the variable behind the option or
+// what default_str() said, to the end of the description: CLI11 would write it
+// into the option's type.
+void ShowDefault(CLI::Option* option) {
+  const std::string captured = option->get_default_str();
+  option->default_str("");
+  absl::string_view text = captured;
+  if (absl::ConsumePrefix(&text, "[")) absl::ConsumeSuffix(&text, "]");
+  if (text.empty()) return;
+  const std::string& description = option->get_description();
+  option->description(absl::StrCat(description, description.empty() ? "" : " ",
+                                   "(default: ", text, ")"));
+}
+
 // Every option also comes from the environment, and the last one given wins.
 void Finish(CLI::App* app) {
   for (CLI::Option* option : app->get_options()) {
     if (option->get_lnames().empty()) continue;
     const std::string& name = option->get_lnames().front();
     if (name == "help") continue;
+    ShowDefault(option);
     const std::string variable = absl::StrCat(
         "QUIRE_",
         absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}})));
@@ -249,9 +274,9 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
          "taken for dead, and 0.1 s longer for each token of the step; "
          "0: never")
       ->check(FiniteRange(0.0, 1e6));
-  app->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching",
-                options->enable_prefix_caching,
-                "Reuse the KV of equal prompt beginnings (default: on)");
+  AddSwitch(app, "--enable-prefix-caching,!--no-enable-prefix-caching",
+            &options->enable_prefix_caching,
+            "Reuse the KV of equal prompt beginnings");
   app->add_option("--tensor-parallel-size", options->tensor_parallel_size,
                   "Processes that the model is split over; auto: all GPUs that "
                   "divide it, one on the CPU");
@@ -277,7 +302,8 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
                   "num_speculative_tokens, prompt_lookup_max, ...");
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
                   "Tokens drafted at once, at most")
-      ->check(CLI::Range(1, 64));
+      ->check(CLI::Range(1, 64))
+      ->default_str("the method's");
   app->add_flag("--enable-verify-link", options->enable_verify_link,
                 "serve: edges (--verify-url) may link to this server, with a "
                 "key like all clients, and have their drafts verified");
@@ -296,23 +322,29 @@ void AddSamplingOptions(CLI::App* app, SamplingOptions* options) {
                   "Tokens to generate at most; 0: to the end of the context")
       ->check(CLI::Range(0, std::numeric_limits<int>::max()));
   app->add_option("--temperature", options->temperature, "0: greedy")
-      ->check(FiniteRange(0.0, 2.0));
+      ->check(FiniteRange(0.0, 2.0))
+      ->default_str("the model's");
   app->add_option("--top-p", options->top_p, "Nucleus sampling")
-      ->check(FiniteRange(0.0, 1.0));
+      ->check(FiniteRange(0.0, 1.0))
+      ->default_str("the model's");
   app->add_option("--top-k", options->top_k, "Most likely tokens to draw from")
-      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()))
+      ->default_str("the model's");
   app->add_option("--sampling-seed", options->seed, "Repeats a draw")
-      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()));
+      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()))
+      ->default_str("another one each time");
 }
 
 void AddNodeOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--nnodes", options->num_nodes,
                   "Hosts that run the model together (LWS_GROUP_SIZE, "
                   "WORLD_SIZE)")
-      ->check(CLI::Range(1, 1024));
+      ->check(CLI::Range(1, 1024))
+      ->default_str("1");
   app->add_option("--node-rank", options->node_rank,
                   "Which of them this is; 0 serves (LWS_WORKER_INDEX, RANK)")
-      ->check(CLI::Range(0, 1023));
+      ->check(CLI::Range(0, 1023))
+      ->default_str("0");
   app->add_option("--master-addr,--dist-init-addr", options->master_addr,
                   "Host of node 0, or host:port (LWS_LEADER_ADDRESS, "
                   "MASTER_ADDR)");
@@ -462,8 +494,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   app->add_option("--max-request-timeout", options->max_request_timeout_seconds,
                   "The longest such time, whatever a request asks for; 0: any")
       ->check(FiniteRange(0.0, 3e7));
-  app->add_flag("--ui,!--no-ui", options->enable_ui,
-                "Serve the chat page at / (default: on)");
+  AddSwitch(app, "--ui,!--no-ui", &options->enable_ui,
+            "Serve the chat page at /");
   AddTelemetryOptions(app, options);
   AddEdgeOptions(app, options);
   app->add_option("--shutdown-timeout", options->shutdown_timeout_seconds,
@@ -574,10 +606,11 @@ void AddDrain(CLI::App* app, DrainOptions* options) {
 }
 
 // Only the options of `chosen`, a command's name: there are hundreds, and most
-// of the time of a parse goes into them.
-void AddCommands(absl::string_view chosen, Commands* commands,
+// of the time of a parse goes into them. Their defaults are read for help only.
+void AddCommands(absl::string_view chosen, bool wants_help, Commands* commands,
                  CommandLine* result) {
   CLI::App& app = commands->app;
+  app.option_defaults()->always_capture_default(wants_help);
   app.require_subcommand(1);
   app.add_flag("--version", commands->wants_version,
                "Version, backends, instruction sets, architectures");
@@ -678,8 +711,8 @@ absl::Status TakeResult(const Commands& commands, CommandLine* result) {
 
 // The grammar of the command that a command line names, if any.
 struct CommandLineParser::Grammar {
-  explicit Grammar(absl::string_view command) {
-    AddCommands(command, &commands, &result);
+  Grammar(absl::string_view command, bool wants_help) {
+    AddCommands(command, wants_help, &commands, &result);
   }
 
   // What the options fill is as before the first parse; CLI11 clears its own.
@@ -740,9 +773,14 @@ absl::StatusOr<CommandLine> CommandLineParser::Parse(
                          argument) != std::end(kCommands);
       });
   const std::string command = chosen == args.end() ? "" : *chosen;
-  std::unique_ptr<Grammar>& grammar = grammars_[command];
+  const bool wants_help =
+      std::any_of(args.begin(), args.end(), [](const std::string& argument) {
+        return argument == "--help" || argument == "-h";
+      });
+  std::unique_ptr<Grammar>& grammar =
+      grammars_[absl::StrCat(command, wants_help ? " --help" : "")];
   if (grammar == nullptr) {
-    grammar = std::make_unique<Grammar>(command);
+    grammar = std::make_unique<Grammar>(command, wants_help);
   } else {
     grammar->Reset();
   }

@@ -5,12 +5,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "cli/bench_options.h"
 #include "gtest/gtest.h"
 
@@ -327,6 +330,98 @@ TEST(ParseCommandLineTest, HelpAndVersion) {
   ASSERT_TRUE(help.ok());
   EXPECT_EQ(help->command, Command::kHelp);
   EXPECT_NE(help->help.find("--max-model-len"), std::string::npos);
+}
+
+// The options of a command's help, each with its description, by long name.
+std::map<std::string, std::string> HelpOf(std::vector<std::string> command) {
+  command.push_back("--help");
+  const auto parsed = ParseCommandLine(command);
+  EXPECT_TRUE(parsed.ok()) << parsed.status();
+  std::map<std::string, std::string> entries;
+  std::string entry;
+  const auto finish = [&] {
+    const size_t begin = entry.find("--");
+    if (begin != std::string::npos) {
+      entries[entry.substr(begin, entry.find_first_of(" ,\n", begin) - begin)] =
+          entry;
+    }
+  };
+  for (const absl::string_view line : absl::StrSplit(parsed->help, '\n')) {
+    if (absl::StartsWith(line, "  -")) {
+      finish();
+      entry.clear();
+    }
+    absl::StrAppend(&entry, line, "\n");
+  }
+  finish();
+  return entries;
+}
+
+TEST(OptionsTest, HelpShowsTheDefaultsOfTheStructs) {
+  const auto serve = HelpOf({"serve"});
+  const ServeOptions defaults;
+  const auto expect = [](const std::map<std::string, std::string>& help,
+                         const char* name, const std::string& value) {
+    ASSERT_EQ(help.count(name), 1u) << name;
+    EXPECT_TRUE(absl::StrContains(help.at(name),
+                                  absl::StrCat("(default: ", value, ")")))
+        << help.at(name);
+  };
+  expect(serve, "--port", absl::StrCat(defaults.port));
+  expect(serve, "--host", defaults.host);
+  expect(serve, "--device", defaults.model.device);
+  expect(serve, "--max-body-size", defaults.max_body_size);
+  expect(serve, "--max-num-seqs", absl::StrCat(defaults.model.max_num_seqs));
+  expect(serve, "--gpu-memory-utilization", "0.9");
+  expect(serve, "--shutdown-timeout", "120");
+  expect(serve, "--max-num-queued-tokens", "1048576");
+  expect(serve, "--ui", "on");
+  expect(serve, "--enable-prefix-caching", "on");
+  // Where a number stands for what is decided later.
+  expect(serve, "--nnodes", "1");
+  expect(serve, "--num-speculative-tokens", "the method's");
+  expect(HelpOf({"generate"}), "--temperature", "the model's");
+  expect(HelpOf({"drain"}), "--url", DrainOptions().url);
+  expect(HelpOf({"bench", "serve"}), "--random-input-len", "1024");
+  expect(HelpOf({"bench", "model"}), "--n-prompt", "512");
+  expect(HelpOf({"bench", "kernels"}), "--rows", "1,16,512");
+  expect(HelpOf({"bench", "throughput"}), "--enable-prefix-caching", "off");
+}
+
+// Each once, and none that says nothing.
+TEST(OptionsTest, HelpShowsOneDefaultOfEachOption) {
+  const std::vector<std::string> commands[] = {{"serve"},
+                                               {"worker"},
+                                               {"chat"},
+                                               {"generate"},
+                                               {"drain"},
+                                               {"bench", "serve"},
+                                               {"bench", "model"},
+                                               {"bench", "latency"},
+                                               {"bench", "throughput"},
+                                               {"bench", "kernels"},
+                                               {"bench", "quality"},
+                                               {"bench", "startup"}};
+  for (const std::vector<std::string>& command : commands) {
+    const auto help = HelpOf(command);
+    EXPECT_GE(help.size(), 4u) << command.back();
+    for (const auto& [name, entry] : help) {
+      const std::vector<std::string> parts =
+          absl::StrSplit(entry, "(default: ");
+      EXPECT_LE(parts.size(), 2u) << entry;
+      EXPECT_FALSE(absl::StrContains(entry, "(default: )")) << entry;
+      // A number that stands for what is decided later.
+      EXPECT_FALSE(absl::StrContains(entry, "(default: -1)")) << entry;
+      EXPECT_FALSE(absl::StrContains(entry, "(default: -2)")) << entry;
+      const bool is_number = absl::StrContains(entry, " INT") ||
+                             absl::StrContains(entry, " UINT") ||
+                             absl::StrContains(entry, " FLOAT");
+      if (is_number && !absl::StartsWith(name, "--ramp-up") &&
+          name != "--concurrency") {
+        EXPECT_EQ(parts.size(), 2u) << entry;
+      }
+    }
+  }
 }
 
 TEST(OptionsTest, BenchCommands) {

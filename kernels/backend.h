@@ -394,9 +394,18 @@ struct Prologue {
 // where all_reduce, if there is one, replaces x' W^T + bias by its sum over the
 // ranks.
 struct Epilogue {
-  // kSwiGlu and kGeGlu need kGateUp weights: silu(gate) * up,
-  // gelu_tanh(gate) * up.
-  enum class Activation : uint8_t { kNone, kSwiGlu, kGeGlu, kGelu, kRelu };
+  // The gated ones need kGateUp weights: silu(gate) * up, gelu_tanh(gate) * up,
+  // gelu(gate) * up. kGelu is the tanh form, kGeluErf the exact one:
+  // x / 2 (1 + erf(x / sqrt 2)).
+  enum class Activation : uint8_t {
+    kNone,
+    kSwiGlu,
+    kGeGlu,
+    kGelu,
+    kRelu,
+    kGeGluErf,
+    kGeluErf,
+  };
   Activation activation = Activation::kNone;
   // For weights of which each rank has some of the columns (and one rank alone
   // the bias). There is no activation then.
@@ -409,6 +418,13 @@ struct Epilogue {
   float scale = 1.0f;
   TensorView residual;  // Empty: none; may alias out.
 };
+
+// Whether the activation takes two halves, gate and up, to one.
+inline constexpr bool IsGated(Epilogue::Activation activation) {
+  return activation == Epilogue::Activation::kSwiGlu ||
+         activation == Epilogue::Activation::kGeGlu ||
+         activation == Epilogue::Activation::kGeGluErf;
+}
 
 // How the hidden states of a sequence become one embedding.
 enum class Pooling : uint8_t {

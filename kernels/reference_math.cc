@@ -18,6 +18,8 @@ double GeluTanh(double x) {
          (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
+double GeluErf(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
+
 // norm(y) with row `row` of the weight and the bias.
 std::vector<double> NormWithRow(const NormSpec& norm, int64_t row,
                                 absl::Span<const double> y) {
@@ -203,6 +205,13 @@ std::vector<double> Activate(Epilogue::Activation activation,
     case Epilogue::Activation::kGeGlu:
       for (size_t i = 0; i < half; ++i) x[i] = GeluTanh(x[i]) * x[half + i];
       x.resize(half);
+      break;
+    case Epilogue::Activation::kGeGluErf:
+      for (size_t i = 0; i < half; ++i) x[i] = GeluErf(x[i]) * x[half + i];
+      x.resize(half);
+      break;
+    case Epilogue::Activation::kGeluErf:
+      for (double& value : x) value = GeluErf(value);
       break;
     case Epilogue::Activation::kGelu:
       for (double& value : x) value = GeluTanh(value);

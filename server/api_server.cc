@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "engine/base/clock.h"
 #include "engine/base/memory_reserve.h"
+#include "engine/base/percent_encoding.h"
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
@@ -234,6 +235,12 @@ ApiServer::ApiServer(HttpServer* http, std::string version,
                 HandleModels(responder);
                 return absl::OkStatus();
               });
+  // Names may have slashes.
+  AddApiRoute("GET", "/v1/models/{model}",
+              [this](const ServedModel&, const HttpRequest& request,
+                     const Responder& responder) {
+                return HandleModel(request.path_tail, responder);
+              });
   AddApiRoute("POST", "/tokenize",
               [this](const ServedModel& model, const HttpRequest& request,
                      const Responder& responder) {
@@ -434,19 +441,31 @@ void ApiServer::HandleLoad(const Responder& responder) const {
            {"shed_stage", ShedStageName(gate_->Figures(stats).stage)}}));
 }
 
+Json ApiServer::DescribeModel(const std::string& name) const {
+  return {{"id", name},
+          {"object", "model"},
+          {"created", model_.created},
+          {"owned_by", "quire"},
+          {"root", model_.root},
+          {"parent", nullptr},
+          {"max_model_len", model_.Limits().max_model_len}};
+}
+
 void ApiServer::HandleModels(const Responder& responder) const {
   Json list = Json::array();
   for (const std::string& name : model_.names) {
-    list.push_back({{"id", name},
-                    {"object", "model"},
-                    {"created", model_.created},
-                    {"owned_by", "quire"},
-                    {"root", model_.root},
-                    {"parent", nullptr},
-                    {"max_model_len", model_.Limits().max_model_len}});
+    list.push_back(DescribeModel(name));
   }
   responder->Send(200, kJsonType,
                   DumpJson({{"object", "list"}, {"data", list}}));
+}
+
+absl::Status ApiServer::HandleModel(absl::string_view encoded_name,
+                                    const Responder& responder) const {
+  const std::string name = PercentDecoded(encoded_name);
+  QUIRE_RETURN_IF_ERROR(CheckModelName(model_, name));
+  responder->Send(200, kJsonType, DumpJson(DescribeModel(name)));
+  return absl::OkStatus();
 }
 
 absl::Status ApiServer::HandleTokenize(const ServedModel& model,

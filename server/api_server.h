@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "engine/engine_loop.h"
+#include "nlohmann/json.hpp"
 #include "server/http_server.h"
 #include "server/key_limiter.h"
 #include "server/openai_api.h"
@@ -104,7 +106,12 @@ class ApiServer {
   void HandleMetrics(const Responder& responder) const;
   // In vLLM's and SGLang's words, and in our own.
   void HandleLoad(const Responder& responder) const;
+  // What the API tells of one of the served names.
+  nlohmann::ordered_json DescribeModel(const std::string& name) const;
   void HandleModels(const Responder& responder) const;
+  // `encoded_name`: as the path has it. NOT_FOUND.
+  absl::Status HandleModel(absl::string_view encoded_name,
+                           const Responder& responder) const;
   absl::Status HandleTokenize(const ServedModel& model,
                               const HttpRequest& request,
                               const Responder& responder) const;

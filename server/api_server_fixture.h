@@ -42,10 +42,11 @@ inline constexpr Route kPublicRoutes[] = {
     {"GET", "/health"},  {"GET", "/health/ready"}, {"GET", "/health/live"},
     {"GET", "/metrics"}, {"GET", "/load"},         {"GET", "/version"}};
 inline constexpr Route kApiRoutes[] = {
-    {"GET", "/v1/models"},       {"POST", "/tokenize"},
-    {"POST", "/detokenize"},     {"POST", "/v1/chat/completions"},
-    {"POST", "/v1/completions"}, {"POST", "/completions"},
-    {"POST", "/v1/embeddings"},  {"POST", "/embeddings"}};
+    {"GET", "/v1/models"},       {"GET", "/v1/models/m"},
+    {"POST", "/tokenize"},       {"POST", "/detokenize"},
+    {"POST", "/v1/completions"}, {"POST", "/v1/chat/completions"},
+    {"POST", "/completions"},    {"POST", "/v1/embeddings"},
+    {"POST", "/embeddings"}};
 
 class ApiServerTest : public testing::Test {
  protected:
@@ -94,7 +95,7 @@ class ApiServerTest : public testing::Test {
     ASSERT_TRUE(chat_template.ok()) << chat_template.status();
     chat_template_ = *std::move(chat_template);
     ServedModel model;
-    model.names = {"m", "alias"};
+    model.names = {"m", "alias", "org/m"};
     model.root = "models/m";
     model.tokenizer = &tokenizer_;
     model.chat_template = chat_template_.get();

@@ -199,12 +199,15 @@ TEST_F(TelemetryTest, NoRouteForgetsTheKey) {
     EXPECT_EQ(Ask(as_asked, "{}").status == 401, !is_public) << route.path;
     EXPECT_NE(Ask(as_asked, "{}", "Authorization: Bearer k\r\n").status, 401);
     // Other spellings of the path are other paths.
+    // But for what may stand for a name.
+    const std::string own_end =
+        absl::EndsWith(route.path, "}") ? "" : absl::StrCat(route.path, "/");
     for (const std::string& path :
-         {absl::StrCat("/", route.path), absl::StrCat(route.path, "/"),
+         {absl::StrCat("/", route.path), own_end,
           absl::StrCat("/.", route.path), absl::StrCat("/x/..", route.path),
           absl::StrReplaceAll(route.path, {{"e", "%65"}}),
           absl::AsciiStrToUpper(route.path)}) {
-      if (path == route.path) continue;
+      if (path == route.path || path.empty()) continue;
       EXPECT_EQ(Ask({route.method.c_str(), path.c_str()}, "{}").status, 404)
           << path;
     }

@@ -86,7 +86,7 @@ TEST_F(ApiServerTest, ServesEveryRoute) {
             "text/plain; version=0.0.4; charset=utf-8");
   EXPECT_TRUE(absl::StrContains(metrics.body, "vllm:num_requests_running"));
   const Json models = Parse(Ask({"GET", "/v1/models"}));
-  ASSERT_EQ(models["data"].size(), 2u);
+  ASSERT_EQ(models["data"].size(), 3u);
   EXPECT_EQ(models["data"][0]["id"], "m");
   EXPECT_EQ(models["data"][0]["max_model_len"], kMaxModelLen);
   EXPECT_EQ(models["data"][0]["created"], 1700000000);
@@ -111,6 +111,32 @@ TEST_F(ApiServerTest, ServesEveryRoute) {
     EXPECT_EQ(text["usage"]["completion_tokens"], 64);
   }
   ExpectIdle();
+}
+
+TEST_F(ApiServerTest, TellsOfOneModel) {
+  Start();
+  const Json list = Parse(Ask({"GET", "/v1/models"}))["data"];
+  const std::pair<const char*, int> paths[] = {
+      {"/v1/models/m", 0},         {"/v1/models/alias", 1},
+      {"/v1/models/org/m", 2},     {"/v1/models/org%2Fm", 2},
+      {"/v1/models/org%2fm?a", 2}, {"/v1/models/%6D", 0}};
+  for (const auto& [path, index] : paths) {
+    const TestResponse response = Ask({"GET", path});
+    ASSERT_EQ(response.status, 200) << path;
+    EXPECT_EQ(Parse(response), list[index]) << path;
+  }
+  for (const char* path :
+       {"/v1/models/x", "/v1/models/org", "/v1/models/m/", "/v1/models//m",
+        "/v1/models/m%00", "/v1/models/%256D", "/v1/models/../models",
+        "/v1/models/%0a", "/v1/models/%ff", "/v1/models/{model}"}) {
+    ExpectError(Ask({"GET", path}), 404, "not_found_error", nullptr,
+                "model_not_found");
+  }
+  EXPECT_TRUE(absl::StrContains(Ask({"GET", "/v1/models/org%2Fx"}).body,
+                                "The model `org/x` does not exist."));
+  const TestResponse refused = Ask({"DELETE", "/v1/models/m"});
+  EXPECT_EQ(refused.status, 405);
+  EXPECT_EQ(refused.Field("allow"), "GET, HEAD");
 }
 
 // What the parameters leave must be something while they all hold.

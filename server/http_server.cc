@@ -113,6 +113,11 @@ struct Route {
   HttpHandler handler;
 };
 
+// The part of a route's path before its "{...}"; all of it if it has none.
+absl::string_view LiteralPart(absl::string_view route_path) {
+  return route_path.substr(0, route_path.find('{'));
+}
+
 // cpp-httplib parses and routes; sockets are the event loop's.
 //
 // Threads: AddRoute and Start on one thread; Admit, Dispatch and ErrorBody on
@@ -159,6 +164,8 @@ class QuireHttpServer : public HttpServer,
   // The request that this worker thread runs through the library.
   struct Current {
     PendingRequest request;
+    std::string path;
+    size_t tail_begin = 0;  // Of `path`.
     std::shared_ptr<HttpResponder> responder;
   };
 
@@ -168,7 +175,7 @@ class QuireHttpServer : public HttpServer,
   std::string ErrorBody(int status, absl::string_view message) override;
   void OnResponse(const RequestHead& head, int status) override {
     if (!options_.on_response) return;
-    const auto path = routes_.find(head.path);
+    const auto path = FindPath(head.path);
     options_.on_response(
         head.method, path == routes_.end() ? absl::string_view() : path->first,
         status);
@@ -176,6 +183,12 @@ class QuireHttpServer : public HttpServer,
   void OnNotice(const std::string& line) override {
     if (options_.on_notice) options_.on_notice(line);
   }
+  // By path, then method.
+  using Routes =
+      std::map<std::string, std::map<std::string, Route>, std::less<>>;
+
+  // The end if there is no such path.
+  Routes::const_iterator FindPath(absl::string_view path) const;
   // Null if the path has none for the method.
   const Route* FindRoute(const RequestHead& head) const;
 
@@ -194,8 +207,7 @@ class QuireHttpServer : public HttpServer,
 
   const HttpServerOptions options_;
   const std::unique_ptr<ApiKeys> api_keys_;
-  std::map<std::string, std::map<std::string, Route>, std::less<>>
-      routes_;  // By path, then method. Immutable after Start.
+  Routes routes_;  // Immutable after Start.
   EventLoop loop_;
   WorkerPool workers_;
   WorkerPool ops_workers_;  // Of RouteAccess::kOperations.
@@ -213,6 +225,9 @@ void QuireHttpServer::AddRoute(absl::string_view method, absl::string_view path,
                                RouteAccess access, HttpHandler handler) {
   QUIRE_CHECK(!is_started_);
   QUIRE_CHECK(absl::StartsWith(path, "/"));
+  const absl::string_view literal = LiteralPart(path);
+  QUIRE_CHECK(literal.size() == path.size() ||
+              (absl::EndsWith(literal, "/") && absl::EndsWith(path, "}")));
   QUIRE_CHECK(std::find(std::begin(kMethods), std::end(kMethods), method) !=
               std::end(kMethods));
   Route& route = routes_[std::string(path)][std::string(method)];
@@ -286,8 +301,19 @@ void QuireHttpServer::Stop(absl::Duration grace) {
   ops_workers_.Stop();
 }
 
+QuireHttpServer::Routes::const_iterator QuireHttpServer::FindPath(
+    absl::string_view path) const {
+  const auto same = routes_.find(path);
+  if (same != routes_.end()) return same;
+  return std::find_if(routes_.begin(), routes_.end(), [&](const auto& entry) {
+    const absl::string_view literal = LiteralPart(entry.first);
+    return literal.size() < entry.first.size() &&
+           literal.size() < path.size() && absl::StartsWith(path, literal);
+  });
+}
+
 const Route* QuireHttpServer::FindRoute(const RequestHead& head) const {
-  const auto path = routes_.find(head.path);
+  const auto path = FindPath(head.path);
   if (path == routes_.end()) return nullptr;
   auto method = path->second.find(head.method);
   if (method == path->second.end() && head.method == "HEAD") {
@@ -299,7 +325,7 @@ const Route* QuireHttpServer::FindRoute(const RequestHead& head) const {
 RequestSink::Verdict QuireHttpServer::Admit(const RequestHead& head,
                                             ListenerKind listener) {
   Verdict verdict;
-  const auto path = routes_.find(head.path);
+  const auto path = FindPath(head.path);
   const bool is_known =
       path != routes_.end() &&
       (listener == ListenerKind::kMain ||
@@ -360,7 +386,19 @@ void QuireHttpServer::Handle(PendingRequest request) {
   Current current;
   current.responder = MakeResponder(request.exchange, unanswered_body_);
   current.request = std::move(request);
-  MemoryStream stream(CleanHead(current.request.head));
+  RequestHead& head = current.request.head;
+  current.path = head.path;
+  current.tail_begin = current.path.size();
+  // The library decodes and matches paths in its own way: it gets the route's
+  // own path, whatever stands for its "{...}".
+  if (const auto path = FindPath(head.path); path != routes_.end()) {
+    const absl::string_view literal = LiteralPart(path->first);
+    if (literal.size() < path->first.size()) {
+      current.tail_begin = literal.size();
+      head.path = path->first;
+    }
+  }
+  MemoryStream stream(CleanHead(head));
   current_ = &current;
   bool is_closed = false;
   try {
@@ -380,7 +418,8 @@ void QuireHttpServer::RunHandler(const HttpHandler& handler,
   try {
     HttpRequest request;
     request.method = parsed.method;
-    request.path = parsed.path;
+    request.path = std::move(current_->path);
+    request.path_tail = request.path.substr(current_->tail_begin);
     request.body = std::move(current_->request.body);
     request.arrival_time = current_->request.arrival_time;
     request.owner = std::move(current_->request.owner);

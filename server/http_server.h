@@ -44,6 +44,9 @@ struct ApiKeyOwner {
 struct HttpRequest {
   std::string method;  // "GET", "POST", ...
   std::string path;    // Without the query.
+  // What stands in `path` for the "{...}" of the route, percent-encoded as it
+  // came.
+  std::string path_tail;
   std::string body;
   std::vector<std::pair<std::string, std::string>>
       headers;  // Names lower case.
@@ -185,7 +188,9 @@ class HttpServer {
       const HttpServerOptions& options);
   virtual ~HttpServer() = default;  // Stops, see Stop.
 
-  // Literal paths only. Call before Start. HEAD is answered for GET routes.
+  // Paths are literal, but the last segment may be "{a name}": it stands for
+  // one character or more, slashes included. A literal path comes first. Call
+  // before Start. HEAD is answered for GET routes.
   virtual void AddRoute(absl::string_view method, absl::string_view path,
                         RouteAccess access, HttpHandler handler) = 0;
 

@@ -118,6 +118,34 @@ TEST_F(HttpServerTest, LeavesTheQueryOutOfThePath) {
   EXPECT_TRUE(absl::StartsWith(response.body, "GET /echo\n"));
 }
 
+// The tail is everything, as it came; the library in between decodes nothing.
+TEST_F(HttpServerTest, LastSegmentOfARouteMayStandForAnything) {
+  Start();
+  const auto get = [this](absl::string_view target) {
+    return Ask(absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: x\r\n\r\n"));
+  };
+  for (const char* tail :
+       {"a", "a/b/c", "/", "a%2Fb", "%00%0d%0a", "%zz%", "..", "../echo",
+        "{name}", "literal/", "liter%61l", "a;b=c", "()[]*\\|"}) {
+    const TestResponse response = get(absl::StrCat("/names/", tail, "?query"));
+    EXPECT_EQ(response.status, 200) << tail;
+    EXPECT_EQ(response.body, absl::StrCat("/names/", tail, "\n", tail));
+  }
+  EXPECT_EQ(get("/names/literal").body, "literal");
+  for (const char* target : {"/names/", "/names", "/name/a", "//names/a"}) {
+    EXPECT_EQ(get(target).status, 404) << target;
+  }
+}
+
+TEST_F(HttpServerTest, LastSegmentOfARouteIsBehindTheKeyToo) {
+  options_.api_keys = {"k"};
+  Start();
+  const std::string get = "GET /names/a HTTP/1.1\r\nHost: x\r\n";
+  EXPECT_EQ(Ask(get + "\r\n").status, 401);
+  EXPECT_EQ(Ask(get + "Authorization: Bearer k\r\n\r\n").status, 200);
+  EXPECT_EQ(Ask("POST /names/a HTTP/1.1\r\nHost: x\r\n\r\n").status, 405);
+}
+
 TEST_F(HttpServerTest, HeadHasTheLengthButNoBody) {
   Start();
   TestClient client = Connect();
@@ -496,6 +524,7 @@ TEST_F(HttpServerTest, TellsOfEveryResponse) {
         "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n",
         "BREW /health HTTP/1.1\r\nHost: x\r\n\r\n",
         "GET /echo HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /names/secret HTTP/1.1\r\nHost: x\r\n\r\n",
         "POST /park HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n",
         "GET /drop HTTP/1.1\r\nHost: x\r\n\r\n", "\x01\r\n\r\n"}) {
     Ask(request);
@@ -506,9 +535,11 @@ TEST_F(HttpServerTest, TellsOfEveryResponse) {
   responder->Finish();
   EXPECT_EQ(client.Receive().status, 200);
   const std::vector<Response> expected = {
-      {"GET", "/health", 200}, {"GET", "", 404},       {"BREW", "/health", 405},
-      {"GET", "/echo", 401},   {"POST", "/park", 413}, {"GET", "/drop", 500},
-      {"", "", 400},           {"GET", "/park", 200}};
+      {"GET", "/health", 200},       {"GET", "", 404},
+      {"BREW", "/health", 405},      {"GET", "/echo", 401},
+      {"GET", "/names/{name}", 401}, {"POST", "/park", 413},
+      {"GET", "/drop", 500},         {"", "", 400},
+      {"GET", "/park", 200}};
   std::lock_guard<std::mutex> lock(mu);
   EXPECT_EQ(seen, expected);
 }

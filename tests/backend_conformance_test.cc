@@ -201,8 +201,7 @@ struct LinearData {
       parts.push_back(HostMatrix::Random(random, part_rows, c.cols, c.dtype));
       rows += part_rows;
     }
-    const bool is_gated = c.activation == Epilogue::Activation::kSwiGlu ||
-                          c.activation == Epilogue::Activation::kGeGlu;
+    const bool is_gated = IsGated(c.activation);
     out_cols = is_gated ? rows / 2 : rows;
     if (c.has_bias) bias = HostMatrix::Random(random, 1, rows, DType::kF32);
     x = HostMatrix::Random(random, c.num_tokens, c.cols, c.activations);
@@ -295,13 +294,26 @@ LinearResult RunLinear(Backend& backend, const LinearData& data) {
 }
 
 // |activation(a) - activation(b)| <= slope * |a - b|: the slopes of silu and
-// gelu_tanh stay below 1.13. Their own evaluation costs some 16 roundings of
-// numbers of magnitude |x| and 1 + |x|.
+// GELU, in both forms, stay below 1.13. Their own evaluation costs some 16
+// roundings of numbers of magnitude |x| and 1 + |x|.
 constexpr double kActivationSlope = 1.13;
 
 double GeluTanh(double x) {
   return 0.5 * x *
          (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+double GeluErf(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2)); }
+
+double Gate(Epilogue::Activation activation, double x) {
+  switch (activation) {
+    case Epilogue::Activation::kGeGlu:
+      return GeluTanh(x);
+    case Epilogue::Activation::kGeGluErf:
+      return GeluErf(x);
+    default:
+      return x / (1 + std::exp(-x));
+  }
 }
 
 // Bounds the error of every output. x' carries the error of the prologue;
@@ -359,21 +371,23 @@ std::vector<double> LinearTolerance(const TestBackend& backend,
           activated[col] = std::max(gate, 0.0);
           break;
         case Epilogue::Activation::kGelu:
-          activated[col] = GeluTanh(gate);
+        case Epilogue::Activation::kGeluErf:
+          activated[col] = c.activation == Epilogue::Activation::kGelu
+                               ? GeluTanh(gate)
+                               : GeluErf(gate);
           bound = kActivationSlope * bound + 16 * kRoundoff * (1 + a);
           break;
         case Epilogue::Activation::kSwiGlu:
-        case Epilogue::Activation::kGeGlu: {
+        case Epilogue::Activation::kGeGlu:
+        case Epilogue::Activation::kGeGluErf: {
           const double up = std::abs(product[data.out_cols + col]);
           const double up_error = error[data.out_cols + col];
           const double gate_error =
               kActivationSlope * bound + 16 * kRoundoff * (1 + a);
           bound = gate_error * (up + up_error) + a * up_error +
                   2 * kRoundoff * a * up;
-          activated[col] = product[data.out_cols + col] *
-                           (c.activation == Epilogue::Activation::kGeGlu
-                                ? GeluTanh(gate)
-                                : gate / (1 + std::exp(-gate)));
+          activated[col] =
+              product[data.out_cols + col] * Gate(c.activation, gate);
           break;
         }
       }
@@ -486,9 +500,9 @@ TEST_P(BackendConformanceTest, LinearFeatures) {
       case 0:
         c.kind = LinearKind::kPlain;
         c.part_rows = {rows};
-        c.activation =
-            std::vector<Activation>{Activation::kNone, Activation::kGelu,
-                                    Activation::kRelu}[random.Below(3)];
+        c.activation = std::vector<Activation>{
+            Activation::kNone, Activation::kGelu, Activation::kRelu,
+            Activation::kGeluErf}[random.Below(4)];
         break;
       case 1:
         c.kind = LinearKind::kQkv;
@@ -498,7 +512,8 @@ TEST_P(BackendConformanceTest, LinearFeatures) {
         c.kind = LinearKind::kGateUp;
         c.part_rows = {rows, rows};
         c.activation =
-            random.Below(2) == 0 ? Activation::kSwiGlu : Activation::kGeGlu;
+            std::vector<Activation>{Activation::kSwiGlu, Activation::kGeGlu,
+                                    Activation::kGeGluErf}[random.Below(3)];
     }
     c.dtype = std::vector<DType>{DType::kF32, DType::kF16,
                                  DType::kBF16}[random.Below(3)];

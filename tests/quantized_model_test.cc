@@ -1,35 +1,46 @@
 // The demo model with weights quantized at load: how far its distributions are
-// from those of the f32 model, and that the CPU computes what the reference
-// does with the same rounding.
+// from those of the f32 model, and that the CPU, or a GPU (test_device.h),
+// computes what the reference does with the same rounding.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "engine/weights/weight_loader.h"
 #include "gtest/gtest.h"
 #include "kernels/reference.h"
 #include "tests/model_harness.h"
+#include "tests/model_rounding.h"
+#include "tests/test_device.h"
 
 namespace quire {
 namespace {
 
 constexpr char kModel[] = "models/demo";
+constexpr int kHiddenSize = 256;
 constexpr int kNumPositions = 48;
+constexpr int kNumGpuPositions = 8;  // Emulated: some 50 ms each.
 
 std::unique_ptr<ModelHarness> MakeHarness(std::optional<QuantFormat> format,
-                                          bool is_reference = false) {
-  ModelHarness::Options options;
+                                          ModelHarness::Options options = {}) {
   options.num_threads = 2;
   if (format) options.quantization = QuantizationScheme{.format = *format};
-  if (is_reference) {
-    options.make_backend = [] {
-      return std::make_unique<ReferenceBackend>(QuantizedProducts::kInt8);
-    };
-  }
   auto harness = ModelHarness::Create(kModel, options);
   EXPECT_TRUE(harness.ok()) << harness.status();
   return harness.ok() ? *std::move(harness) : nullptr;
+}
+
+ModelHarness::Options OnReference(QuantizedProducts products) {
+  ModelHarness::Options options;
+  options.make_backend = [products] {
+    return std::make_unique<ReferenceBackend>(products);
+  };
+  return options;
 }
 
 // Text of the model's own: its f32 form, sampled.
@@ -42,16 +53,24 @@ std::vector<int32_t> SampleText() {
   return sequence.tokens;
 }
 
+// What is reported at the first positions of `text`.
+std::vector<TokenOutput> Outputs(ModelHarness& harness,
+                                 std::vector<int32_t> text, int num_positions,
+                                 int num_reported) {
+  TestSequence sequence =
+      harness.MakeSequence(0, std::move(text), num_reported);
+  for (int i = 0; i < num_positions; ++i) {
+    EXPECT_TRUE(harness.Step({{&sequence, 1, true}}).ok());
+  }
+  return sequence.outputs;
+}
+
 // Log-probabilities by id, at every position of `text`.
 std::vector<std::vector<float>> Distributions(ModelHarness& harness,
                                               std::vector<int32_t> text) {
-  TestSequence sequence =
-      harness.MakeSequence(0, std::move(text), harness.vocab_size());
-  for (int i = 0; i < kNumPositions; ++i) {
-    EXPECT_TRUE(harness.Step({{&sequence, 1, true}}).ok());
-  }
   std::vector<std::vector<float>> result;
-  for (const TokenOutput& output : sequence.outputs) {
+  for (const TokenOutput& output :
+       Outputs(harness, std::move(text), kNumPositions, harness.vocab_size())) {
     result.push_back(LogprobsById(output));
   }
   return result;
@@ -72,17 +91,49 @@ double MeanKl(const std::vector<std::vector<float>>& p,
 
 struct Quantization {
   QuantFormat format;
-  double max_kl;  // From f32, in nats.
+  double max_kl = 0.0;  // Of the CPU from f32, in nats.
 };
 
 class QuantizedModelTest : public testing::TestWithParam<Quantization> {};
 
+// The reference with a GPU's rounding points is so far from the one without, on
+// the same codes; the GPU is no further from it (tests/model_rounding.h). A
+// head in fewer bits is rounded to 16 for it, where the reference has its
+// codes: every product of the logits then has two roundings of 16 bits, the
+// weight's and that of the hidden state, of which `rounding` has one; so twice
+// as far.
+void ExpectAsTheReferenceOnAGpu(QuantFormat format) {
+  const std::vector<int32_t> text = SampleText();
+  const auto outputs = [&](const ModelHarness::Options& options) {
+    return Outputs(*MakeHarness(format, options), text, kNumGpuPositions,
+                   kNumRoundingTop);
+  };
+  const auto exact = outputs(OnReference(QuantizedProducts::kExact));
+  const auto expected = outputs(OnRoundingReference());
+  const auto found = outputs(OnTestDevice());
+  double rounding = 0.0, difference = 0.0;
+  for (int i = 0; i < kNumGpuPositions; ++i) {
+    rounding = std::max(rounding, LargestDifference(expected[i], exact[i]));
+    difference = std::max(difference, LargestDifference(found[i], expected[i]));
+  }
+  // Otherwise it would bound nothing: trained, the model is no more sensitive.
+  EXPECT_LE(rounding, 1.0);
+  const bool has_rounded_head =
+      SchemeForMatrix({.format = format}, LinearKind::kVocab, kHiddenSize)
+          .has_value();
+  EXPECT_LE(difference, (has_rounded_head ? 2 : 1) * rounding);
+  std::printf("%.3g from the reference, which is %.3g from the exact one\n",
+              difference, rounding);
+}
+
 TEST_P(QuantizedModelTest, NearF32AndAsTheReference) {
+  if (TestsRunOnCuda()) return ExpectAsTheReferenceOnAGpu(GetParam().format);
   const std::vector<int32_t> text = SampleText();
   const auto exact = Distributions(*MakeHarness(std::nullopt), text);
   const auto found = Distributions(*MakeHarness(GetParam().format), text);
-  const auto expected =
-      Distributions(*MakeHarness(GetParam().format, true), text);
+  const auto expected = Distributions(
+      *MakeHarness(GetParam().format, OnReference(QuantizedProducts::kInt8)),
+      text);
   const double kl = MeanKl(exact, found);
   EXPECT_TRUE(kl <= GetParam().max_kl) << kl;
   EXPECT_GE(kl, 1e-7);  // Something was quantized.
@@ -98,16 +149,27 @@ TEST_P(QuantizedModelTest, NearF32AndAsTheReference) {
   EXPECT_TRUE(from_reference.back() <= 2e-3) << from_reference.back();
 }
 
-// Twice what was measured.
-INSTANTIATE_TEST_SUITE_P(
-    Formats, QuantizedModelTest,
-    testing::Values(Quantization{QuantFormat::kQ8_0, 1.2e-5},
-                    Quantization{QuantFormat::kQ6_K, 2.5e-4},
-                    Quantization{QuantFormat::kQ4_K, 4.2e-4},
-                    Quantization{QuantFormat::kQ4_0, 7.2e-4}),
-    [](const auto& info) {
-      return std::string(QuantFormatName(info.param.format));
-    });
+std::vector<Quantization> Quantizations() {
+  // What a GPU computes with in its own bits.
+  if (TestsRunOnCuda()) {
+    return {{QuantFormat::kQ8_0},
+            {QuantFormat::kQ4_0},
+            {QuantFormat::kFp8},
+            {QuantFormat::kInt4}};
+  }
+  // Twice what was measured.
+  return {{QuantFormat::kQ8_0, 1.2e-5},
+          {QuantFormat::kQ6_K, 2.5e-4},
+          {QuantFormat::kQ4_K, 4.2e-4},
+          {QuantFormat::kQ4_0, 7.2e-4}};
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizedModelTest,
+                         testing::ValuesIn(Quantizations()),
+                         [](const auto& info) {
+                           return std::string(
+                               QuantFormatName(info.param.format));
+                         });
 
 }  // namespace
 }  // namespace quire

@@ -39,7 +39,8 @@ struct TextSegment {
 // raise_exception and strftime_now; a tojson filter that escapes no HTML.
 // Differences: integers have 64 bits (a wider result is RESOURCE_EXHAUSTED; a
 // wider number in the context becomes a float), tags that load templates do
-// not exist, and unknown filters and tests are errors when they are reached.
+// not exist, nor do the filters pprint, random, striptags, urlize and wordwrap,
+// and unknown filters and tests are errors when they are reached.
 //
 // Where text of a message goes through an operation, its result is marked byte
 // by byte; only the JSON or Python text of a list or dictionary is marked as a

@@ -55,7 +55,9 @@ cp -rL models/demo models/demo-draft "$folder/models/"
 if ((${#checks[@]} > 0)); then
   mkdir -p "$folder/gpu-check/tests/testdata"
   install -m 0755 tests/gpu/check.sh tests/gpu/sass_check.sh "$folder/gpu-check/"
-  cp -rL tests/testdata/goldens "$folder/gpu-check/tests/testdata/"
+  cp -rL tests/testdata/goldens tests/testdata/quantized \
+    "$folder/gpu-check/tests/testdata/"
+  ln -s ../models "$folder/gpu-check/models"
 fi
 
 # The libraries, but for those of glibc, which belong to the system's loader:

@@ -49,12 +49,10 @@ absl::StatusOr<IndexRange> LayersOfStage(const ModelConfig& config,
                                          ShardSpec stage) {
   if (config.layers.empty()) return StageLayers(0, stage, 0);
   const LayerConfig& layer = config.layers[0];
-  const bool is_gated = layer.activation == MlpActivation::kSwiGlu ||
-                        layer.activation == MlpActivation::kGeGlu;
   // Of each column of the hidden state.
   const double layer_weights =
       2.0 * (layer.num_heads + layer.num_kv_heads) * layer.head_dim +
-      (is_gated ? 3.0 : 2.0) * layer.intermediate_size;
+      (IsGated(layer.activation) ? 3.0 : 2.0) * layer.intermediate_size;
   // Logits are computed of every token of a decode, and of the last one of a
   // prompt: half of their product stands for both.
   const double head_weights = 0.5 * config.vocab_size;

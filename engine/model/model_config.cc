@@ -299,8 +299,7 @@ absl::Status ParseHeads(JsonFields& fields, const Family& family,
 
 absl::Status ParseActivation(JsonFields& fields, const Family& family,
                              LayerConfig& layer) {
-  const bool is_gated = family.default_activation == MlpActivation::kSwiGlu ||
-                        family.default_activation == MlpActivation::kGeGlu;
+  const bool is_gated = IsGated(family.default_activation);
   layer.activation = family.default_activation;
   // Some writers use the name that the family's code does not read as well.
   for (const std::string& name :
@@ -316,13 +315,15 @@ absl::Status ParseActivation(JsonFields& fields, const Family& family,
       found = MlpActivation::kSwiGlu;
     } else if (is_gelu) {
       found = is_gated ? MlpActivation::kGeGlu : MlpActivation::kGelu;
+    } else if (*act == "gelu") {
+      found = is_gated ? MlpActivation::kGeGluErf : MlpActivation::kGeluErf;
     } else if (!is_gated && *act == "relu") {
       found = MlpActivation::kRelu;
     } else {
       return fields.Error(
-          name,
-          absl::StrCat("\"", *act, "\" is not supported (supported: ",
-                       is_gated ? "silu" : "relu", ", gelu_pytorch_tanh)"));
+          name, absl::StrCat("\"", *act, "\" is not supported (supported: ",
+                             is_gated ? "silu" : "relu",
+                             ", gelu, gelu_pytorch_tanh)"));
     }
     if (name != family.activation_field && found != layer.activation) {
       return fields.Error(name, absl::StrCat("\"", *act,

@@ -64,9 +64,22 @@ enum class QkNorm : uint8_t {
   kAllHeads,  // All heads together: a weight [num_heads * head_dim].
 };
 
-// kSwiGlu and kGeGlu multiply act(gate) by up; the others have no gate.
-// GELU is the tanh form.
-enum class MlpActivation : uint8_t { kSwiGlu, kGeGlu, kGelu, kRelu };
+// The gated ones multiply act(gate) by up. GELU is the tanh form; the exact one
+// has Erf in its name.
+enum class MlpActivation : uint8_t {
+  kSwiGlu,
+  kGeGlu,
+  kGelu,
+  kRelu,
+  kGeGluErf,
+  kGeluErf,
+};
+
+inline constexpr bool IsGated(MlpActivation activation) {
+  return activation == MlpActivation::kSwiGlu ||
+         activation == MlpActivation::kGeGlu ||
+         activation == MlpActivation::kGeGluErf;
+}
 
 struct LayerConfig {
   int num_heads = 0;

@@ -211,7 +211,7 @@ TEST(ModelConfigTest, ErrorsNameFileAndField) {
       {R"({"head_dim": 33})", "head_dim"},
       {R"({"head_dim": 2.5})", "head_dim"},
       {R"({"rms_norm_eps": "small"})", "rms_norm_eps"},
-      {R"({"hidden_act": "gelu"})", "hidden_act"},
+      {R"({"hidden_act": "gelu_10"})", "hidden_act"},
       {R"({"quantization": {"bits": 4}})", "quantization"},
       {R"({"quantization_config": 4})", "quantization_config"},
       {R"({"quantization_config": {"bits": 4}})",
@@ -418,10 +418,40 @@ TEST(ModelConfigTest, Opt350m) {
   EXPECT_EQ(config.layers[1].activation, MlpActivation::kRelu);
   EXPECT_TRUE(config.layers[1].has_qkv_bias && config.layers[1].has_mlp_bias);
   for (const char* changes : {R"({"layer_norm_elementwise_affine": false})",
-                              R"({"activation_function": "gelu"})",
+                              R"({"activation_function": "silu"})",
                               R"({"partial_rotary_factor": 0.5})"}) {
     EXPECT_FALSE(Parse(Changed(document, json::parse(changes))).ok())
         << changes;
+  }
+}
+
+// Each name is its own function: "gelu" is the exact form, not the tanh form.
+TEST(ModelConfigTest, Activations) {
+  const auto activation_of = [](json config, const char* field,
+                                const char* name) {
+    config[field] = name;
+    return MustParse(config).layers[0].activation;
+  };
+  const std::pair<const char*, MlpActivation> gated[] = {
+      {"silu", MlpActivation::kSwiGlu},
+      {"gelu", MlpActivation::kGeGluErf},
+      {"gelu_new", MlpActivation::kGeGlu},
+      {"gelu_pytorch_tanh", MlpActivation::kGeGlu}};
+  for (const auto& [name, activation] : gated) {
+    EXPECT_EQ(activation_of(LlamaJson(), "hidden_act", name), activation);
+  }
+  json opt = Qwen("opt", json::object());
+  opt["ffn_dim"] = 512;
+  for (const char* name :
+       {"intermediate_size", "num_key_value_heads", "hidden_act"}) {
+    opt.erase(name);
+  }
+  const std::pair<const char*, MlpActivation> plain[] = {
+      {"relu", MlpActivation::kRelu},
+      {"gelu", MlpActivation::kGeluErf},
+      {"gelu_new", MlpActivation::kGelu}};
+  for (const auto& [name, activation] : plain) {
+    EXPECT_EQ(activation_of(opt, "activation_function", name), activation);
   }
 }
 

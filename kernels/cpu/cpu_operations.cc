@@ -13,11 +13,6 @@
 namespace quire {
 namespace {
 
-bool IsGated(Epilogue::Activation activation) {
-  return activation == Epilogue::Activation::kSwiGlu ||
-         activation == Epilogue::Activation::kGeGlu;
-}
-
 // Elements of kSize bytes, `stride` bytes apart in `to`.
 template <int kSize>
 void ScatterElements(const char* from, int64_t count, int64_t stride,

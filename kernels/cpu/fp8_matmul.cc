@@ -178,8 +178,7 @@ void Fp8Matmul(ThreadPool& pool, Isa isa, const Fp8Matrix& weight,
   job.is_gated = weight.is_gated_;
   job.num_outputs = job.is_gated ? weight.rows_ / 2 : weight.rows_;
   job.activation = ToKernelActivation(params.activation);
-  QUIRE_CHECK(job.is_gated || (job.activation != MatmulActivation::kSwiGlu &&
-                               job.activation != MatmulActivation::kGeGlu));
+  QUIRE_CHECK(job.is_gated || !IsGated(params.activation));
   job.out = params.out;
   job.out_stride = params.out_stride;
   job.residual = params.residual;

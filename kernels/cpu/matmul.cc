@@ -417,8 +417,7 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   job.is_gated = weight.kind == LinearKind::kGateUp;
   job.num_outputs = job.is_gated ? weight.rows / 2 : weight.rows;
   job.activation = ToKernelActivation(params.activation);
-  QUIRE_CHECK(job.is_gated || (job.activation != MatmulActivation::kSwiGlu &&
-                               job.activation != MatmulActivation::kGeGlu));
+  QUIRE_CHECK(job.is_gated || !IsGated(params.activation));
   job.x = params.x;
   job.x_stride = params.x_stride;
   job.cols = weight.cols;

@@ -15,6 +15,8 @@ QUIRE_INLINE F32 Activate(MatmulActivation activation, F32 v) {
   switch (activation) {
     case MatmulActivation::kGelu:
       return GeluTanh(v);
+    case MatmulActivation::kGeluErf:
+      return GeluErf(v);
     case MatmulActivation::kRelu:
       // NaN stays NaN: the comparison is false.
       return v < 0.0f ? Set1(0.0f) : v;
@@ -63,6 +65,8 @@ QUIRE_INLINE void Epilogue(const MatmulOutput& output, int64_t panel,
         StoreOutputs(output, row, channel, count, Silu(v0) * v1 * scale);
       } else if (output.activation == MatmulActivation::kGeGlu) {
         StoreOutputs(output, row, channel, count, GeluTanh(v0) * v1 * scale);
+      } else if (output.activation == MatmulActivation::kGeGluErf) {
+        StoreOutputs(output, row, channel, count, GeluErf(v0) * v1 * scale);
       } else {
         StoreOutputs(output, row, channel, count,
                      Activate(output.activation, v0) * scale);

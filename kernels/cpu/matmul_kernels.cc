@@ -516,6 +516,7 @@ const MatmulKernels kMatmulKernels = {
     Compute,
     Map<Exp>,
     Map<Tanh>,
+    Map<GeluErf>,
 };
 
 }  // namespace QUIRE_ISA_NAMESPACE

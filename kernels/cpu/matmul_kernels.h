@@ -62,9 +62,10 @@ struct MatmulKernels {
   // ascending for each segment, whatever the arguments.
   void (*compute)(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
                   int64_t tile_begin, int64_t tile_end);
-  // Element-wise functions, for tests: exp, tanh, silu, gelu_tanh.
+  // Element-wise functions, for tests.
   void (*exp)(const float* x, float* y, int64_t size);
   void (*tanh)(const float* x, float* y, int64_t size);
+  void (*gelu_erf)(const float* x, float* y, int64_t size);
 };
 
 QUIRE_DECLARE_ISA_TABLES(MatmulKernels, kMatmulKernels)

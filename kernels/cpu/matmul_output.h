@@ -7,7 +7,16 @@
 
 namespace quire {
 
-enum class MatmulActivation : int { kNone, kSwiGlu, kGeGlu, kGelu, kRelu };
+// As Epilogue::Activation in kernels/backend.h.
+enum class MatmulActivation : int {
+  kNone,
+  kSwiGlu,
+  kGeGlu,
+  kGelu,
+  kRelu,
+  kGeGluErf,
+  kGeluErf,
+};
 
 // From this many row tiles on, arithmetic and not memory is the limit: a block
 // of a row tile, in L1, then meets the blocks of several panels, in L2, which

@@ -17,11 +17,11 @@ struct MatmulParams {
   const float* x = nullptr;  // [num_rows, weight.cols], f32
   int64_t x_stride = 0;
   int64_t num_rows = 0;
-  // [num_rows, weight.rows], f32; half as many columns for kSwiGlu and kGeGlu.
+  // [num_rows, weight.rows], f32; half as many columns if gated (IsGated).
   // Must not overlap x.
   float* out = nullptr;
   int64_t out_stride = 0;
-  // kSwiGlu and kGeGlu require kGateUp weights. kGelu is the tanh form.
+  // Gated ones require kGateUp weights.
   Epilogue::Activation activation = Epilogue::Activation::kNone;
   const float* residual = nullptr;  // Shaped as out, may be out; null: none.
   int64_t residual_stride = 0;
@@ -62,6 +62,10 @@ inline MatmulActivation ToKernelActivation(Epilogue::Activation activation) {
       return MatmulActivation::kGelu;
     case Epilogue::Activation::kRelu:
       return MatmulActivation::kRelu;
+    case Epilogue::Activation::kGeGluErf:
+      return MatmulActivation::kGeGluErf;
+    case Epilogue::Activation::kGeluErf:
+      return MatmulActivation::kGeluErf;
   }
   return MatmulActivation::kNone;
 }

@@ -61,6 +61,9 @@ double ReferenceActivation(Activation activation, double x) {
     case Activation::kGelu:
       return 0.5 * x *
              (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::kGeGluErf:
+    case Activation::kGeluErf:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2));
     case Activation::kRelu:
       return std::isnan(x) ? x : std::max(x, 0.0);
     case Activation::kNone:
@@ -126,8 +129,7 @@ void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
     for (int64_t k = 0; k < c.cols; ++k) ASSERT_EQ(row[k], weight_rows[r][k]);
   }
 
-  const bool is_gated =
-      c.activation == Activation::kSwiGlu || c.activation == Activation::kGeGlu;
+  const bool is_gated = IsGated(c.activation);
   const int64_t out_cols = is_gated ? n / 2 : n;
   const int64_t x_stride = c.cols + 3;
   const int64_t out_stride = out_cols + 5;
@@ -239,7 +241,8 @@ TEST_P(MatmulTest, Activations) {
   uint64_t seed = 100;
   for (Activation activation :
        {Activation::kNone, Activation::kSwiGlu, Activation::kGeGlu,
-        Activation::kGelu, Activation::kRelu}) {
+        Activation::kGelu, Activation::kRelu, Activation::kGeGluErf,
+        Activation::kGeluErf}) {
     for (int64_t half : {1, 15, 16, 17, 53}) {
       Case c;
       c.kind = LinearKind::kGateUp;
@@ -550,6 +553,30 @@ TEST(VectorMathTest, ExpAndTanhWithinAFewUlp) {
       worst = std::max(worst, Ulps(y[i], std::tanh(static_cast<double>(x[i]))));
     }
     EXPECT_LE(worst, 4.0) << IsaName(isa);
+  }
+}
+
+// Of Phi: 7.5e-8 of the formula; two roundings (a coefficient's and a product's
+// or sum's) of the terms, whose magnitudes, times 1 / sqrt(2 pi), sum up
+// to 2.3; a few ulp of a half for the exponential and the rest.
+TEST(VectorMathTest, GeluErfWithinTheRoundingsOfItsTerms) {
+  constexpr double kBound = 7.5e-8 + 2 * 2.3 * kRoundoff + 0.5 * 2 * kRoundoff;
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (Isa isa : SupportedIsas()) {
+    std::vector<float> x = {0.0f, infinity, -infinity, NAN};
+    for (double v = -15; v < 15; v += 0.000137) x.push_back(v);
+    std::vector<float> y(x.size());
+    Kernels(isa).gelu_erf(x.data(), y.data(), x.size());
+    EXPECT_EQ(y[0], 0.0f);
+    EXPECT_EQ(y[1], infinity);
+    // -infinity * 0, as PyTorch has it.
+    EXPECT_TRUE(std::isnan(y[2]) && std::isnan(y[3]));
+    for (size_t i = 4; i < x.size(); ++i) {
+      const double v = x[i];
+      const double expected = 0.5 * v * std::erfc(-v / std::sqrt(2));
+      ASSERT_TRUE(std::abs(y[i] - expected) <= kBound * std::abs(v))
+          << IsaName(isa) << " " << v;
+    }
   }
 }
 

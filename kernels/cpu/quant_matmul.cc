@@ -350,8 +350,7 @@ QuantJob QuantMatrix::MakeJob(const QuantKernels& kernels,
   job.is_gated = is_gated_;
   job.out_stride = params.out_stride;
   job.activation = ToKernelActivation(params.activation);
-  QUIRE_CHECK(job.is_gated || (job.activation != MatmulActivation::kSwiGlu &&
-                               job.activation != MatmulActivation::kGeGlu));
+  QUIRE_CHECK(job.is_gated || !IsGated(params.activation));
   job.residual_stride = params.residual_stride;
   job.out_scale = params.out_scale;
   return job;

@@ -331,6 +331,24 @@ QUIRE_INLINE F32 GeluTanh(F32 x) {
   return x / (1.0f + Exp(cubic * -1.5957691216057308f));
 }
 
+// Exact GELU: x Phi(x), Phi the distribution function of the normal
+// distribution. The tail of Phi by Hastings' formula (Abramowitz & Stegun 1964,
+// 26.2.17), whose error is below 7.5e-8; with that of the arithmetic the result
+// is within 4e-7 |x|.
+QUIRE_INLINE F32 GeluErf(F32 x) {
+  const F32 magnitude = (F32)((U32)x & 0x7fffffffu);
+  const F32 t = 1.0f / Fma(magnitude, Set1(0.2316419f), Set1(1.0f));
+  F32 p = Set1(1.330274429f);
+  p = Fma(p, t, Set1(-1.821255978f));
+  p = Fma(p, t, Set1(1.781477937f));
+  p = Fma(p, t, Set1(-0.356563782f));
+  p = Fma(p, t, Set1(0.319381530f));
+  // 1 / sqrt(2 pi).
+  const F32 density = Exp(x * x * -0.5f) * 0.3989422804f;
+  const F32 tail = p * t * density;
+  return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
 }  // namespace QUIRE_ISA_NAMESPACE
 }  // namespace quire
 

@@ -11,11 +11,6 @@
 namespace quire {
 namespace {
 
-bool IsGated(Epilogue::Activation activation) {
-  return activation == Epilogue::Activation::kSwiGlu ||
-         activation == Epilogue::Activation::kGeGlu;
-}
-
 cuda::LinearActivation ToLinearActivation(Epilogue::Activation activation) {
   switch (activation) {
     case Epilogue::Activation::kSwiGlu:
@@ -26,6 +21,10 @@ cuda::LinearActivation ToLinearActivation(Epilogue::Activation activation) {
       return cuda::LinearActivation::kGelu;
     case Epilogue::Activation::kRelu:
       return cuda::LinearActivation::kRelu;
+    case Epilogue::Activation::kGeGluErf:
+      return cuda::LinearActivation::kGeGluErf;
+    case Epilogue::Activation::kGeluErf:
+      return cuda::LinearActivation::kGeluErf;
     case Epilogue::Activation::kNone:
       break;
   }

@@ -191,6 +191,38 @@ SIMT_DEVICE void NormHead(const HeadNorm& norm, const float* statistics,
   }
 }
 
+// Rotates a head that a warp holds. The partner of a dimension lies in another
+// lane, at a distance that depends on rotary_dim: through `mine`, [256],
+// shared.
+SIMT_DEVICE void Rotate(const RopeArguments& arguments, int64_t token,
+                        int position, float* mine,
+                        float (&values)[kMaxPerLane]) {
+  const int lane = simt::ThreadX() % 32;
+  SIMT_UNROLL
+  for (int i = 0; i < kMaxPerLane; ++i) mine[i * 32 + lane] = values[i];
+  simt::SyncWarp();
+  const int half = arguments.rotary_dim / 2;
+  const bool is_long =
+      arguments.long_rope_table &&
+      arguments.start_tokens[token] > arguments.long_rope_after;
+  const float* table =
+      (is_long ? arguments.long_rope_table : arguments.rope_table) +
+      int64_t{position} * arguments.rotary_dim;
+  SIMT_UNROLL
+  for (int i = 0; i < kMaxPerLane; ++i) {
+    const int d = i * 32 + lane;
+    if (d >= arguments.rotary_dim) continue;
+    const bool is_second = arguments.is_interleaved ? d % 2 == 1 : d >= half;
+    const int pair = arguments.is_interleaved ? d / 2 : d % half;
+    const int partner = arguments.is_interleaved ? d ^ 1
+                        : is_second              ? d - half
+                                                 : d + half;
+    const float cosine = table[pair], sine = table[half + pair];
+    values[i] = is_second ? mine[d] * cosine + mine[partner] * sine
+                          : mine[d] * cosine - mine[partner] * sine;
+  }
+}
+
 template <DType kType, DType kKv>
 SIMT_KERNEL(kThreads)
 RopeKernel(const RopeArguments arguments) {
@@ -226,32 +258,7 @@ RopeKernel(const RopeArguments arguments) {
   }
   const int position = arguments.positions[token];
   if (arguments.rope_table && !is_v) {
-    // The partner of a dimension lies in another lane, at a distance that
-    // depends on rotary_dim: through shared memory.
-    float* mine = rows + warp * 256;
-    SIMT_UNROLL
-    for (int i = 0; i < kMaxPerLane; ++i) mine[i * 32 + lane] = values[i];
-    simt::SyncWarp();
-    const int half = arguments.rotary_dim / 2;
-    const bool is_long =
-        arguments.long_rope_table &&
-        arguments.start_tokens[token] > arguments.long_rope_after;
-    const float* table =
-        (is_long ? arguments.long_rope_table : arguments.rope_table) +
-        int64_t{position} * arguments.rotary_dim;
-    SIMT_UNROLL
-    for (int i = 0; i < kMaxPerLane; ++i) {
-      const int d = i * 32 + lane;
-      if (d >= arguments.rotary_dim) continue;
-      const bool is_second = arguments.is_interleaved ? d % 2 == 1 : d >= half;
-      const int pair = arguments.is_interleaved ? d / 2 : d % half;
-      const int partner = arguments.is_interleaved ? d ^ 1
-                          : is_second              ? d - half
-                                                   : d + half;
-      const float cosine = table[pair], sine = table[half + pair];
-      values[i] = is_second ? mine[d] * cosine + mine[partner] * sine
-                            : mine[d] * cosine - mine[partner] * sine;
-    }
+    Rotate(arguments, token, position, rows + warp * 256, values);
   }
   const auto store = [&](auto* to, auto from_float) {
     SIMT_UNROLL

@@ -147,7 +147,8 @@ TEST_P(ElementwiseTest, GatesInterleavedColumns) {
   for (const int cols : {8, 2048, 2064}) {
     const std::vector<uint16_t> x = Values(2 * 2 * cols);
     for (const LinearActivation activation :
-         {LinearActivation::kSwiGlu, LinearActivation::kGeGlu}) {
+         {LinearActivation::kSwiGlu, LinearActivation::kGeGlu,
+          LinearActivation::kGeGluErf}) {
       std::vector<uint16_t> out(2 * cols, 0xffff);
       ASSERT_TRUE(LaunchGated({.dtype = GetParam(),
                                .activation = activation,
@@ -164,6 +165,8 @@ TEST_P(ElementwiseTest, GatesInterleavedColumns) {
           const double factor =
               activation == LinearActivation::kSwiGlu
                   ? gate / (1 + std::exp(-gate))
+              : activation == LinearActivation::kGeGluErf
+                  ? 0.5 * gate * std::erfc(-gate / std::sqrt(2))
                   : 0.5 * gate *
                         (1 + std::tanh(std::sqrt(2 / M_PI) *
                                        (gate + 0.044715 * gate * gate * gate)));

@@ -135,6 +135,9 @@ class LinearProblem {
         } else if (case_.activation == LinearActivation::kGelu) {
           value = Gelu(value);
           slope = 1.2;
+        } else if (case_.activation == LinearActivation::kGeluErf) {
+          value = GeluErf(value);
+          slope = 1.2;
         } else if (case_.activation == LinearActivation::kRelu) {
           value = std::max(value, 0.0);
         }
@@ -165,10 +168,18 @@ class LinearProblem {
     return 0.5 * x *
            (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
   }
+  static double GeluErf(double x) {
+    return 0.5 * x * std::erfc(-x / std::sqrt(2));
+  }
   double Gate(double x) const {
-    return case_.activation == LinearActivation::kSwiGlu
-               ? x / (1 + std::exp(-x))
-               : Gelu(x);
+    switch (case_.activation) {
+      case LinearActivation::kSwiGlu:
+        return x / (1 + std::exp(-x));
+      case LinearActivation::kGeGluErf:
+        return GeluErf(x);
+      default:
+        return Gelu(x);
+    }
   }
   double Product(int token, int row, double& magnitude) const {
     double sum = 0;

@@ -94,7 +94,7 @@ TEST_F(LinearTest, FinishesInEveryWay) {
   for (const LinearKernel kernel :
        {LinearKernel::kSkinny, LinearKernel::kTiled}) {
     for (const LinearActivation activation :
-         {kNone, kSwiGlu, kGeGlu, kGelu, kRelu}) {
+         {kNone, kSwiGlu, kGeGlu, kGelu, kRelu, kGeGluErf, kGeluErf}) {
       for (const bool has_bias : {false, true}) {
         for (const bool has_residual : {false, true}) {
           ExpectRight({.kernel = kernel,

@@ -96,6 +96,51 @@ constexpr int NormedPhaseOf(QuantFormat format) {
   return format == QuantFormat::kFp8 ? kNormedPhaseOfFp8 : kNormedPhase;
 }
 
+// Adds the products of the step's columns, from `k` on, that `weights` holds.
+// `parts`: of the current scale's columns; zero before and after.
+//   normed: x', a row behind every normed_bytes; with kHasNorm.
+template <DType kType, QuantFormat kFormat, int kGroups, int kTiles,
+          bool kHasNorm>
+SIMT_DEVICE void MultiplyStep(const LinearArguments& linear,
+                              const SkinnyWeights<kFormat, kGroups>& weights,
+                              int k, const unsigned char* normed,
+                              int64_t normed_bytes, float (&sums)[kTiles][4],
+                              float (&parts)[kTiles][4]) {
+  using Weights = SkinnyWeights<kFormat, kGroups>;
+  const int group = simt::ThreadX() % 32 / 4;
+  SIMT_UNROLL
+  for (int s = 0; s < 4; ++s) {
+    uint32_t a[2][4];
+    weights.template Fragment<kType>(s, 0, a[0]);
+    weights.template Fragment<kType>(s, 1, a[1]);
+    const int column = k + Weights::Column(s);
+    SIMT_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int token = tile * 8 + group;
+      simt::Bytes16 b = {{0, 0, 0, 0}};
+      if (token < linear.num_tokens && column < linear.cols) {
+        if constexpr (kHasNorm) {
+          b = simt::LoadShared16(normed + token * normed_bytes + column * 2);
+        } else {
+          b = simt::Load16(linear.x + token * linear.x_stride + column);
+        }
+      }
+      auto& to = kGroups > 0 ? parts[tile] : sums[tile];
+      Element<kType>::Mma(to, a[0], b.words[0], b.words[1]);
+      Element<kType>::Mma(to, a[1], b.words[2], b.words[3]);
+      if (kGroups == 0 || (s + 1) % (4 / Weights::kNumScales) != 0) continue;
+      // Tile by tile: with a scale for every 32 columns no other tile's parts
+      // have to be kept.
+      const int g = s / (4 / Weights::kNumScales);
+      SIMT_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        sums[tile][i] += weights.scales[i / 2][g] * parts[tile][i];
+        parts[tile][i] = 0;
+      }
+    }
+  }
+}
+
 // kTiles: tiles of eight tokens. kUnroll: steps whose loads are in flight
 // together. kHasNorm: as in skinny_linear.cc.
 template <DType kType, QuantFormat kFormat, int kGroups, int kTiles,
@@ -105,7 +150,6 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
   constexpr int kUnroll = kTiles <= 2 ? 2 : 1;
   constexpr int kScratch = kSkinnyWarps * kTiles * 128;
   static_assert(kScratch >= kNormScratch);
-  using Weights = SkinnyWeights<kFormat, kGroups>;
   SIMT_SHARED(float, scratch, kScratch*(kHasNorm ? 2 : 1));
   const LinearArguments& linear = arguments.linear;
   const QuantizedWeight& weight = arguments.weight;
@@ -115,7 +159,7 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
   const int warp = simt::ThreadX() / 32, group = simt::ThreadX() % 32 / 4;
   const int first_k = warp * kTurn;
 
-  Weights weights[kUnroll];
+  SkinnyWeights<kFormat, kGroups> weights[kUnroll];
   const auto load = [&](int first_row, int k) {
     const int last_row = linear.rows - 1, row = first_row + group;
     const int rows[2] = {row < last_row ? row : last_row,
@@ -152,40 +196,9 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
       if (piece > 0) load(first_row, k);
       SIMT_UNROLL
       for (int u = 0; u < kUnroll; ++u) {
-        SIMT_UNROLL
-        for (int s = 0; s < 4; ++s) {
-          uint32_t a[2][4];
-          weights[u].template Fragment<kType>(s, 0, a[0]);
-          weights[u].template Fragment<kType>(s, 1, a[1]);
-          const int column = k + u * kStep + Weights::Column(s);
-          SIMT_UNROLL
-          for (int tile = 0; tile < kTiles; ++tile) {
-            const int token = tile * 8 + group;
-            simt::Bytes16 b = {{0, 0, 0, 0}};
-            if (token < linear.num_tokens && column < linear.cols) {
-              if constexpr (kHasNorm) {
-                b = simt::LoadShared16(normed + token * normed_bytes +
-                                       column * 2);
-              } else {
-                b = simt::Load16(linear.x + token * linear.x_stride + column);
-              }
-            }
-            auto& to = kGroups > 0 ? parts[tile] : sums[tile];
-            Element<kType>::Mma(to, a[0], b.words[0], b.words[1]);
-            Element<kType>::Mma(to, a[1], b.words[2], b.words[3]);
-            if (kGroups == 0 || (s + 1) % (4 / Weights::kNumScales) != 0) {
-              continue;
-            }
-            // Tile by tile: with a scale for every 32 columns no other tile's
-            // parts have to be kept.
-            const int g = s / (4 / Weights::kNumScales);
-            SIMT_UNROLL
-            for (int i = 0; i < 4; ++i) {
-              sums[tile][i] += weights[u].scales[i / 2][g] * parts[tile][i];
-              parts[tile][i] = 0;
-            }
-          }
-        }
+        MultiplyStep<kType, kFormat, kGroups, kTiles, kHasNorm>(
+            linear, weights[u], k + u * kStep, normed, normed_bytes, sums,
+            parts);
       }
     }
     const int next_row = first_row + static_cast<int>(simt::NumCtasX()) * 16;

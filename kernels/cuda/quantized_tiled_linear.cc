@@ -285,6 +285,42 @@ struct TiledWeights {
   }
 };
 
+// Widens what the thread holds of step `step` (the `s`-th of its weights) into
+// its two chunks of the tile's row, which is row `row` of the matrix.
+template <DType kType, QuantFormat kFormat>
+SIMT_DEVICE void WidenStep(const QuantizedWeight& weight,
+                           const TiledWeights<kFormat>& weights, int step,
+                           int s, int row, unsigned char* weight_tile) {
+  const int tile_row = simt::ThreadX() / 2, half = simt::ThreadX() % 2;
+  float scale = 1;
+  uint32_t zero = 0;
+  if (weight.group_size > 0) {
+    const int64_t at =
+        step * kStepCols / weight.group_size * weight.scale_stride +
+        (row >> weight.scale_shift);
+    scale = LoadScale(weight, at);
+    if constexpr (TiledWeights<kFormat>::kIsInt4) {
+      zero = Int4Zero<kType>(LoadZero(weight, at));
+    }
+  }
+  SIMT_UNROLL
+  for (int chunk = 0; chunk < 2; ++chunk) {
+    simt::Bytes16 wide;
+    SIMT_UNROLL
+    for (int p = 0; p < 4; ++p) {
+      uint32_t pair = weights.template Pair<kType>(s, chunk, p, zero);
+      if (weight.group_size > 0) {
+        pair =
+            Element<kType>::Pack(Element<kType>::ToFloat(pair & 0xffff) * scale,
+                                 Element<kType>::ToFloat(pair >> 16) * scale);
+      }
+      wide.words[p] = pair;
+    }
+    simt::StoreShared16(T::Chunk(weight_tile, tile_row, half * 2 + chunk),
+                        wide);
+  }
+}
+
 template <DType kType, QuantFormat kFormat>
 SIMT_KERNEL(T::kThreads, 1)
 WideningLinearKernel(const QuantizedLinearArguments arguments) {
@@ -296,7 +332,7 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
   const int first_row = static_cast<int>(simt::CtaX()) * T::kRows;
   const int first_token = static_cast<int>(simt::CtaY()) * T::kTokens;
   const int num_steps = (linear.cols + kStepCols - 1) / kStepCols;
-  const int tile_row = simt::ThreadX() / 2, half = simt::ThreadX() % 2;
+  const int tile_row = simt::ThreadX() / 2;
   const int row = first_row + tile_row < linear.rows ? first_row + tile_row
                                                      : linear.rows - 1;
   const uint8_t* row_data =
@@ -333,33 +369,7 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
         simt::SyncThreads();
       }
       load(step + T::kNumStages - 1);
-      float scale = 1;
-      uint32_t zero = 0;
-      if (weight.group_size > 0) {
-        const int64_t at =
-            step * kStepCols / weight.group_size * weight.scale_stride +
-            (row >> weight.scale_shift);
-        scale = LoadScale(weight, at);
-        if constexpr (Weights::kIsInt4) {
-          zero = Int4Zero<kType>(LoadZero(weight, at));
-        }
-      }
-      SIMT_UNROLL
-      for (int chunk = 0; chunk < 2; ++chunk) {
-        simt::Bytes16 wide;
-        SIMT_UNROLL
-        for (int p = 0; p < 4; ++p) {
-          uint32_t pair = weights.template Pair<kType>(s, chunk, p, zero);
-          if (weight.group_size > 0) {
-            pair = Element<kType>::Pack(
-                Element<kType>::ToFloat(pair & 0xffff) * scale,
-                Element<kType>::ToFloat(pair >> 16) * scale);
-          }
-          wide.words[p] = pair;
-        }
-        simt::StoreShared16(T::Chunk(weight_tile, tile_row, half * 2 + chunk),
-                            wide);
-      }
+      WidenStep<kType, kFormat>(weight, weights, step, s, row, weight_tile);
       if (!HasPlantedBug(PlantedBug::kWideningNoBarrierBeforeMultiply)) {
         simt::SyncThreads();
       }

@@ -295,49 +295,38 @@ SIMT_DEVICE void SumTile(const float (&z)[kChunksPerWarp][4], uint64_t* scratch,
   }
 }
 
-SIMT_KERNEL(kThreads)
-ProcessKernel(const SampleArguments a) {
-  SIMT_SHARED(float, z, kSamplingTile);
-  SIMT_SHARED(int32_t, lengths, kSamplingTile);
-  SIMT_SHARED(uint64_t, scratch, kWarps);
-  SIMT_SHARED(int32_t, newest, 1);
-  simt::WaitForPrevious();
-  simt::LaunchNext();
-  const int64_t logit = simt::CtaY();
-  const int32_t row_idx = a.logit_rows[logit];
-  if (row_idx < 0) return;
-  const SamplingRow row = a.rows[row_idx];
-  if (row.slot < 0) return;
+SIMT_DEVICE Tile MakeTile(const SampleArguments& a, const SamplingRow& row,
+                          int64_t logit) {
   const SlotSampling& p = a.slots[row.slot];
   const int32_t offset = static_cast<int32_t>(logit) - row.first_logit;
-  const bool is_scored = offset < row.num_scored;
-  const int warp = simt::ThreadX() / 32, lane = simt::ThreadX() % 32;
-  const SamplingWorkspace w =
-      SamplingWorkspaceAt(a.workspace, a.num_logits, a.num_ids, nullptr);
-  const int64_t tile_idx = logit * w.num_tiles + simt::CtaX();
-
+  const int32_t token = a.logit_tokens[logit];
   Tile tile;
   tile.slot = &p;
   tile.lists = a.lists + row.slot * a.lists_stride;
   tile.begin = a.first_id + static_cast<int32_t>(simt::CtaX()) * kSamplingTile;
-  const int32_t end_id = a.first_id + a.num_ids;
-  const int32_t token = a.logit_tokens[logit];
   tile.position = int64_t{a.positions[token]} + 1;
-  tile.num_drafts = is_scored ? 0 : offset - row.num_scored;
+  tile.num_drafts = offset < row.num_scored ? 0 : offset - row.num_scored;
   tile.drafts = a.token_ids + token + 1 - tile.num_drafts;
   tile.tokens.history = a.history + row.slot * a.history_stride;
   tile.tokens.drafts = tile.drafts;
   tile.tokens.history_size = p.has_history ? a.history_sizes[row.slot] : 0;
   tile.tokens.size = tile.tokens.history_size + tile.num_drafts;
+  return tile;
+}
 
-  // By id.
-  const float* logits = a.logits + logit * a.logits_stride - a.first_id;
+// Where a thread's chunk c begins in its tile.
+SIMT_DEVICE int32_t InTile(int c) {
+  const int warp = simt::ThreadX() / 32, lane = simt::ThreadX() % 32;
+  return (c * kWarps + warp) * kSamplingChunk + lane * 4;
+}
+
+// `logits`: by id. -infinity from end_id on.
+SIMT_DEVICE void LoadTile(const float* logits, int32_t tile_begin,
+                          int32_t end_id, float (&v)[kChunksPerWarp][4]) {
   const bool is_aligned = reinterpret_cast<uintptr_t>(logits) % 16 == 0;
-  float v[kChunksPerWarp][4];
   SIMT_UNROLL
   for (int c = 0; c < kChunksPerWarp; ++c) {
-    const int32_t id =
-        tile.begin + (c * kWarps + warp) * kSamplingChunk + lane * 4;
+    const int32_t id = tile_begin + InTile(c);
     if (is_aligned && id + 4 <= end_id) {
       const simt::Bytes16 bytes = simt::Load16(logits + id);
       SIMT_UNROLL
@@ -350,46 +339,46 @@ ProcessKernel(const SampleArguments a) {
       }
     }
   }
-  MeasureRaw(a, logits, v, is_scored || p.num_logprobs >= 0,
-             is_scored ? a.scored_ids[row.first_scored + offset] : -1,
-             w.raw_chunks + tile_idx * kChunksPerTile, end_id, tile.begin,
-             scratch, &w.tiles[tile_idx]);
-  if (is_scored) return;
+}
 
-  if (p.bias_ids.size > 0 || p.banned_before_min.size > 0 ||
-      p.bad_word_begins.size > 0) {
+// ApplyLists on entries that lie in registers.
+SIMT_DEVICE void ApplyListsTo(const Tile& tile, float* z,
+                              float (&v)[kChunksPerWarp][4]) {
+  SIMT_UNROLL
+  for (int c = 0; c < kChunksPerWarp; ++c) {
     SIMT_UNROLL
-    for (int c = 0; c < kChunksPerWarp; ++c) {
-      SIMT_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        z[(c * kWarps + warp) * kSamplingChunk + lane * 4 + i] = v[c][i];
-      }
-    }
-    simt::SyncThreads();
-    ApplyLists(tile, z);
-    SIMT_UNROLL
-    for (int c = 0; c < kChunksPerWarp; ++c) {
-      SIMT_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        v[c][i] = z[(c * kWarps + warp) * kSamplingChunk + lane * 4 + i];
-      }
-    }
+    for (int i = 0; i < 4; ++i) z[InTile(c) + i] = v[c][i];
   }
-  const bool has_dry = p.dry_multiplier != 0.0f;
-  if (has_dry) MeasureRepeats(tile, newest, lengths);
+  simt::SyncThreads();
+  ApplyLists(tile, z);
+  SIMT_UNROLL
+  for (int c = 0; c < kChunksPerWarp; ++c) {
+    SIMT_UNROLL
+    for (int i = 0; i < 4; ++i) v[c][i] = z[InTile(c) + i];
+  }
+}
 
+// The allowed ids, steps 3 to 5 and, without filters, the draw: returns the
+// thread's best score. With filters the entries go to the workspace.
+//   lengths: MeasureRepeats's.
+SIMT_DEVICE uint64_t FinishEntries(const SampleArguments& a, int32_t slot,
+                                   const Tile& tile, const int32_t* lengths,
+                                   int32_t end_id, float* z, uint32_t* chunks,
+                                   float (&v)[kChunksPerWarp][4]) {
+  const SlotSampling& p = *tile.slot;
+  const int warp = simt::ThreadX() / 32, lane = simt::ThreadX() % 32;
+  const bool has_dry = p.dry_multiplier != 0.0f;
   const bool is_greedy = p.temperature < kMinTemperature;
   const bool has_filters = HasFilters(p);
   const float divisor =
       is_greedy || p.dynatemp_range > 0.0f ? 1.0f : p.temperature;
   const int32_t* allowed = p.allowed.size > 0 ? tile.List(p.allowed) : nullptr;
   const uint32_t* counts =
-      p.has_counts ? a.token_counts + int64_t{row.slot} * a.vocab_size
-                   : nullptr;
+      p.has_counts ? a.token_counts + int64_t{slot} * a.vocab_size : nullptr;
   uint64_t best = 0;
   SIMT_UNROLL
   for (int c = 0; c < kChunksPerWarp; ++c) {
-    const int32_t in_tile = (c * kWarps + warp) * kSamplingChunk + lane * 4;
+    const int32_t in_tile = InTile(c);
     const int32_t id = tile.begin + in_tile;
     uint32_t key = 0;
     Philox4 words = {};
@@ -420,15 +409,56 @@ ProcessKernel(const SampleArguments a) {
       key = entry > key ? entry : key;
     }
     if (has_filters) {
-      simt::Store16(w.z + logit * w.row_stride + id, bytes);
+      simt::Store16(z + id, bytes);
       key = simt::ReduceMax(key);
-      if (lane == 0) {
-        w.chunks[tile_idx * kChunksPerTile + c * kWarps + warp] = key;
-      }
+      if (lane == 0) chunks[c * kWarps + warp] = key;
     }
   }
+  return best;
+}
+
+SIMT_KERNEL(kThreads)
+ProcessKernel(const SampleArguments a) {
+  SIMT_SHARED(float, z, kSamplingTile);
+  SIMT_SHARED(int32_t, lengths, kSamplingTile);
+  SIMT_SHARED(uint64_t, scratch, kWarps);
+  SIMT_SHARED(int32_t, newest, 1);
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const int64_t logit = simt::CtaY();
+  const int32_t row_idx = a.logit_rows[logit];
+  if (row_idx < 0) return;
+  const SamplingRow row = a.rows[row_idx];
+  if (row.slot < 0) return;
+  const SlotSampling& p = a.slots[row.slot];
+  const int32_t offset = static_cast<int32_t>(logit) - row.first_logit;
+  const bool is_scored = offset < row.num_scored;
+  const SamplingWorkspace w =
+      SamplingWorkspaceAt(a.workspace, a.num_logits, a.num_ids, nullptr);
+  const int64_t tile_idx = logit * w.num_tiles + simt::CtaX();
+  const Tile tile = MakeTile(a, row, logit);
+  const int32_t end_id = a.first_id + a.num_ids;
+
+  // By id.
+  const float* logits = a.logits + logit * a.logits_stride - a.first_id;
+  float v[kChunksPerWarp][4];
+  LoadTile(logits, tile.begin, end_id, v);
+  MeasureRaw(a, logits, v, is_scored || p.num_logprobs >= 0,
+             is_scored ? a.scored_ids[row.first_scored + offset] : -1,
+             w.raw_chunks + tile_idx * kChunksPerTile, end_id, tile.begin,
+             scratch, &w.tiles[tile_idx]);
+  if (is_scored) return;
+
+  if (p.bias_ids.size > 0 || p.banned_before_min.size > 0 ||
+      p.bad_word_begins.size > 0) {
+    ApplyListsTo(tile, z, v);
+  }
+  if (p.dry_multiplier != 0.0f) MeasureRepeats(tile, newest, lengths);
+  uint64_t best = FinishEntries(a, row.slot, tile, lengths, end_id,
+                                w.z + logit * w.row_stride,
+                                w.chunks + tile_idx * kChunksPerTile, v);
   if (HasRowSum(p)) SumTile(v, scratch, &w.tiles[tile_idx]);
-  if (has_filters) return;
+  if (HasFilters(p)) return;
   best = CtaReduce<kThreads>(best, TakeMax(), scratch);
   if (simt::ThreadX() == 0) w.tiles[tile_idx].best = best;
 }

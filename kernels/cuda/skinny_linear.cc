@@ -43,6 +43,47 @@ struct SkinnyWeights {
   }
 };
 
+// Adds the products of the columns from `k` on that `weights` holds.
+//   normed: x', a row behind every normed_bytes; with kHasNorm.
+template <DType kType, int kTiles, int kUnroll, bool kHasNorm>
+SIMT_DEVICE void MultiplyPiece(const LinearArguments& arguments,
+                               const SkinnyWeights<kUnroll>& weights, int k,
+                               const unsigned char* normed,
+                               int64_t normed_bytes,
+                               float (&accumulators)[kTiles][4]) {
+  const int lane = simt::ThreadX() % 32;
+  const int group = lane / 4, quad = lane % 4;
+  SIMT_UNROLL
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int token = tile * 8 + group;
+    const bool is_valid =
+        token <
+        arguments.num_tokens -
+            (HasPlantedBug(PlantedBug::kSkinnyLosesTheLastToken) ? 1 : 0);
+    SIMT_UNROLL
+    for (int u = 0; u < kUnroll; ++u) {
+      const int column = k + u * kStep + quad * 8;
+      simt::Bytes16 b = {{0, 0, 0, 0}};
+      if (is_valid && column < arguments.cols) {
+        if constexpr (kHasNorm) {
+          // A quarter warp: 64 bytes of each of two rows; no conflicts.
+          b = simt::LoadShared16(normed + token * normed_bytes + column * 2);
+        } else {
+          b = simt::Load16(arguments.x + token * arguments.x_stride + column);
+        }
+      }
+      SIMT_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const uint32_t a[4] = {
+            weights.row0[u].words[2 * h], weights.row1[u].words[2 * h],
+            weights.row0[u].words[2 * h + 1], weights.row1[u].words[2 * h + 1]};
+        Element<kType>::Mma(accumulators[tile], a, b.words[2 * h],
+                            b.words[2 * h + 1]);
+      }
+    }
+  }
+}
+
 // kTiles: tiles of eight tokens. kUnroll: steps whose weight loads are in
 // flight together; 16 rows x 32 columns x 2 bytes x 8 warps x kUnroll = 32 KiB
 // at 4, what hides memory latency on an H100. kHasNorm: x' is made here; the
@@ -60,9 +101,7 @@ SkinnyLinearKernel(const LinearArguments arguments) {
   [[maybe_unused]] const int64_t normed_bytes = NormedRowBytes(
       arguments.cols,
       HasPlantedBug(PlantedBug::kSkinnyNormNoPadding) ? 0 : kNormedPhase);
-  const int lane = simt::ThreadX() % 32, warp = simt::ThreadX() / 32;
-  const int group = lane / 4, quad = lane % 4;
-  const int first_k = warp * kTurn;
+  const int first_k = static_cast<int>(simt::ThreadX() / 32) * kTurn;
 
   int first_row = static_cast<int>(simt::CtaX()) * 16;
   SkinnyWeights<kUnroll> weights;
@@ -94,38 +133,8 @@ SkinnyLinearKernel(const LinearArguments arguments) {
                     piece % kPieces * kUnroll * kStep;
       if (k >= arguments.cols) break;  // Later pieces lie further on.
       if (piece > 0) weights.Load(arguments, first_row, k);
-      SIMT_UNROLL
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const int token = tile * 8 + group;
-        const bool is_valid =
-            token <
-            arguments.num_tokens -
-                (HasPlantedBug(PlantedBug::kSkinnyLosesTheLastToken) ? 1 : 0);
-        SIMT_UNROLL
-        for (int u = 0; u < kUnroll; ++u) {
-          const int column = k + u * kStep + quad * 8;
-          simt::Bytes16 b = {{0, 0, 0, 0}};
-          if (is_valid && column < arguments.cols) {
-            if constexpr (kHasNorm) {
-              // A quarter warp: 64 bytes of each of two rows; no conflicts.
-              b = simt::LoadShared16(normed + token * normed_bytes +
-                                     column * 2);
-            } else {
-              b = simt::Load16(arguments.x + token * arguments.x_stride +
-                               column);
-            }
-          }
-          SIMT_UNROLL
-          for (int h = 0; h < 2; ++h) {
-            const uint32_t a[4] = {weights.row0[u].words[2 * h],
-                                   weights.row1[u].words[2 * h],
-                                   weights.row0[u].words[2 * h + 1],
-                                   weights.row1[u].words[2 * h + 1]};
-            Element<kType>::Mma(accumulators[tile], a, b.words[2 * h],
-                                b.words[2 * h + 1]);
-          }
-        }
-      }
+      MultiplyPiece<kType, kTiles, kUnroll, kHasNorm>(
+          arguments, weights, k, normed, normed_bytes, accumulators);
     }
     const int next_row = first_row + static_cast<int>(simt::NumCtasX()) * 16;
     const bool is_last =

@@ -30,7 +30,8 @@ class HttpServerTest : public testing::Test {
   }
 
   // Routes: GET /health (public, "ok"), GET and POST /echo (kApi; headers, then
-  // the body), /park (keeps the responder for the test), /throw, /drop.
+  // the body), GET /names/{name} (kApi; the tail of the path), /park (keeps the
+  // responder for the test), /throw, /drop.
   void Start() {
     auto server = HttpServer::Create(options_);
     ASSERT_TRUE(server.ok()) << server.status();
@@ -61,6 +62,17 @@ class HttpServerTest : public testing::Test {
     };
     server_->AddRoute("GET", "/echo", RouteAccess::kApi, echo);
     server_->AddRoute("POST", "/echo", RouteAccess::kApi, echo);
+    server_->AddRoute(
+        "GET", "/names/{name}", RouteAccess::kApi,
+        [](const HttpRequest& request, auto responder) {
+          responder->Send(200, "text/plain",
+                          absl::StrCat(request.path, "\n", request.path_tail));
+        });
+    add("GET", "/names/literal",
+        [](const HttpRequest& request, auto responder) {
+          responder->Send(200, "text/plain",
+                          absl::StrCat("literal", request.path_tail));
+        });
     for (const char* method : {"GET", "POST"}) {
       add(method, "/park", [this](const HttpRequest&, auto responder) {
         std::lock_guard<std::mutex> lock(mu_);

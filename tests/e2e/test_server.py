@@ -201,13 +201,33 @@ def test_api_key():
     try:
         for key in ("one", "two"):
             assert server.client(key).models.list().data[0].id == "m"
+            assert server.client(key).models.retrieve("m").id == "m"
         for key in ("three", "on", "onee"):
             with pytest.raises(openai.AuthenticationError):
                 server.client(key).models.list()
+            with pytest.raises(openai.AuthenticationError):
+                server.client(key).models.retrieve("m")
         assert get(server, "/v1/models")[0] == 401
         assert get(server, "/tokenize")[0] in (401, 405)
         assert get(server, "/health")[0] == 200
         assert get(server, "/metrics")[0] == 200
+    finally:
+        assert server.stop() == 0
+
+
+def test_models_by_name():
+    """Also those whose names have slashes, however a client writes them."""
+    names = ["m", "org/m", "a b é"]
+    server = Server("--served-model-name", *names)
+    try:
+        client = server.client()
+        listed = client.models.list().data
+        assert [model.id for model in listed] == names
+        assert [client.models.retrieve(name) for name in names] == listed
+        assert json.loads(get(server, "/v1/models/org/m")[1])["id"] == "org/m"
+        for name in ("n", "org", "m/", "M"):
+            with pytest.raises(openai.NotFoundError, match=f"The model `{name}` does not exist"):
+                client.models.retrieve(name)
     finally:
         assert server.stop() == 0
 

@@ -1,7 +1,6 @@
 #include "tests/engine_simulation/simulation.h"
 
 #include <algorithm>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -9,120 +8,12 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "engine/base/clock.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
-#include "engine/engine.h"
-#include "tests/engine_simulation/ledger.h"
-#include "tests/engine_simulation/simulated_drafter.h"
+#include "tests/engine_simulation/simulation_run.h"
 #include "tests/engine_simulation/trace.h"
-#include "tests/hash_model_runner.h"
 
 namespace quire {
-namespace {
-
-template <typename... Parts>
-absl::Status Error(const Parts&... parts) {
-  return absl::InternalError(absl::StrCat(parts...));
-}
-
-class Simulation {
- public:
-  Simulation(const History& history, int64_t max_steps, Coverage* coverage,
-             const TraceSink& trace)
-      : history_(history),
-        options_(history.options),
-        max_steps_(max_steps),
-        coverage_(*coverage),
-        trace_(trace),
-        ledger_(&history, coverage),
-        key_of_slot_(history.options.max_num_seqs) {}
-
-  absl::Status Run();
-  int64_t num_steps() const { return num_steps_; }
-
- private:
-  // A step the runner has and did not hand back yet.
-  struct Flight {
-    int64_t step_id = 0;
-    std::optional<StepFault> fault;
-    std::vector<Ledger::Entry*> entries;  // Of its rows.
-  };
-
-  // What happens between steps.
-  absl::Status Arrive();
-  absl::Status Submit(const PlannedRequest& planned);
-  absl::Status SubmitFlawed(const PlannedRequest& planned);
-  absl::Status ApplyCommotions();
-  absl::Status FireAborts(bool is_collecting);
-  absl::Status Abort(Ledger::Entry* entry, int choice_idx, bool is_stop);
-  absl::Status ShutDown();
-
-  // The step, and what holds after it.
-  absl::Status StepOnce();
-  absl::Status CheckAfterStep();
-  absl::Status CheckHealth();
-  absl::Status CheckQuiescent();
-  absl::Status CheckDrafter();
-  absl::Status CheckAlone(const Ledger::Entry& entry);
-
-  // What the runner asks and tells.
-  void SetHooks();
-  absl::Status OnSubmit(const SchedulerOutput& output, bool* is_applied);
-  void OnCollect();
-  void OnResult(StepResult* result);
-  void SpoilResult(StepFault fault, StepResult* result);
-  void SpoilToken(SampledRow* row);
-  int PoisonFrom(const ScheduledRow& row);
-  void OnNotFinite(uint64_t draw_key, uint64_t source);
-  std::optional<StepFault> NextStepFault();
-  void ObservePlan(const SchedulerOutput& output, Flight* flight);
-
-  void JumpClock(bool within_step);
-  void NoteTime() { times_.push_back(clock_.Now()); }
-  void NoteAdmissions();
-  bool IsInState(const Ledger::Entry& entry, const PlannedAbort& abort,
-                 bool is_collecting) const;
-  void CountAbort(const Sequence& sequence, bool is_collecting);
-  absl::Status Take(std::vector<OutputEvent> events);
-  void NoteFault(absl::Status status) {
-    if (hook_status_.ok()) hook_status_ = std::move(status);
-  }
-  template <typename... Parts>
-  void Trace(const Parts&... parts) {
-    if (trace_) trace_(absl::StrCat(parts...));
-  }
-
-  const History& history_;
-  const EngineOptions& options_;
-  const int64_t max_steps_;
-  Coverage& coverage_;
-  const TraceSink trace_;
-  FakeClock clock_;
-  Ledger ledger_;
-  std::unique_ptr<HashModelRunner> runner_;
-  std::unique_ptr<SimulatedDrafter> drafter_;  // Null: none.
-  std::unique_ptr<Engine> engine_;
-  std::vector<uint64_t> key_of_slot_;  // Draw keys.
-  std::deque<Flight> flights_;
-  std::optional<StepFault> collected_fault_;
-  StepResult last_result_;
-  std::vector<Ledger::Entry*> must_end_;  // In this step.
-  std::vector<absl::Time> times_;         // Shown since the engine was called.
-  absl::Status hook_status_;              // What a hook found wrong.
-  bool is_collecting_ = false;
-  bool is_shut_down_ = false;
-  bool must_be_dead_ = false;
-  int num_failures_in_a_row_ = 0;
-  size_t num_arrived_ = 0;  // And the next of each other kind.
-  size_t num_step_faults_ = 0;
-  size_t num_jumps_ = 0;
-  size_t num_commotions_ = 0;
-  uint64_t num_added_ = 0;
-  int64_t num_submits_ = 0;
-  int64_t num_steps_ = 0;
-  int64_t step_ = 0;  // Includes those skipped while nothing was to do.
-};
 
 // ------------------------------------------------------------- Between steps
 
@@ -645,132 +536,6 @@ absl::Status Simulation::StepOnce() {
   return CheckAfterStep();
 }
 
-absl::Status Simulation::CheckAfterStep() {
-  QUIRE_RETURN_IF_ERROR(engine_->CheckIntegrity());
-  QUIRE_RETURN_IF_ERROR(CheckHealth());
-  QUIRE_RETURN_IF_ERROR(CheckDrafter());
-  const bool is_healthy = engine_->Health().ok();
-  for (int32_t block_id : runner_->BlocksInFlight()) {
-    if (is_healthy && !engine_->cache().IsReferenced(block_id)) {
-      return Error("I5: block ", block_id,
-                   " is named by a step in flight and not held");
-    }
-  }
-  for (const Ledger::Entry* entry : must_end_) {
-    if (!entry->has_ended) {
-      return Error("events: request ", entry->request.id,
-                   " outlives the failure of its step");
-    }
-  }
-  must_end_.clear();
-  coverage_[Covered::kFullPoolSteps] +=
-      engine_->cache().num_available_blocks() == 0;
-  for (const Ledger::Entry* entry : ledger_.live()) {
-    if (step_ > entry->last_step) {
-      return Error("liveness: request ", entry->request.id,
-                   " has not ended within ",
-                   entry->last_step - entry->first_step, " steps");
-    }
-  }
-  for (const Ledger::Entry* entry : ledger_.TakeEnded()) {
-    // One in 50 is asked of a fresh engine, too.
-    if (MixBits(history_.seed, entry->request.id) % 50 == 0) {
-      QUIRE_RETURN_IF_ERROR(CheckAlone(*entry));
-    }
-  }
-  NoteAdmissions();
-  return absl::OkStatus();
-}
-
-absl::Status Simulation::CheckHealth() {
-  if (engine_->Health().ok() != must_be_dead_) return absl::OkStatus();
-  return Error(
-      "health: ",
-      must_be_dead_ ? "the engine goes on after " : "the engine gave up after ",
-      num_failures_in_a_row_, " failures in a row");
-}
-
-absl::Status Simulation::CheckQuiescent() {
-  if (!ledger_.live().empty()) {
-    return Error("events: idle, and request ", ledger_.live()[0]->request.id,
-                 " has no last event");
-  }
-  const EngineStats stats = engine_->Stats();
-  if (engine_->cache().num_referenced_blocks() != 0 ||
-      stats.num_free_blocks != stats.num_blocks) {
-    return Error("leak: ", engine_->cache().num_referenced_blocks(),
-                 " blocks are held by nobody");
-  }
-  if (stats.num_running != 0 || stats.num_waiting != 0 || !stats.is_idle ||
-      engine_->scheduler().num_unstarted_requests() != 0 ||
-      engine_->scheduler().num_unstarted_tokens() != 0) {
-    return Error("leak: idle, but something is still counted");
-  }
-  QUIRE_RETURN_IF_ERROR(
-      ledger_.CheckCounts(stats.num_prompt_tokens, stats.num_generation_tokens,
-                          stats.prefix_cache_hits, stats.num_draft_tokens,
-                          stats.num_accepted_tokens));
-  return engine_->CheckIntegrity();
-}
-
-absl::Status Simulation::CheckDrafter() {
-  if (drafter_ == nullptr) return absl::OkStatus();
-  if (!drafter_->violation().empty()) {
-    return Error("drafter: ", drafter_->violation());
-  }
-  if (drafter_->has_failed() == engine_->DrafterHealth().ok()) {
-    return Error("drafter: its health is ",
-                 engine_->DrafterHealth().ToString());
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Simulation::CheckAlone(const Ledger::Entry& entry) {
-  // A fresh engine that does none of what can go wrong: one request, one step
-  // in flight, no cache, all the room it wants.
-  EngineOptions options = options_;
-  options.enable_prefix_caching = false;
-  options.steps_in_flight = options.num_micro_batches = 1;
-  options.num_blocks = 4096;
-  options.max_model_len = MaxNumTokens(options_);
-  options.max_num_batched_tokens = 4096;
-  options.max_num_seqs = 1;
-  options.num_speculative_tokens = 0;
-  HashModelRunner runner(options, history_.model_options);
-  FakeClock clock;
-  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                         Engine::Create(options, &runner, &clock));
-  Request request = entry.request;
-  request.sampling.seed = entry.seed;
-  request.deadline = absl::InfiniteFuture();
-  QUIRE_RETURN_IF_ERROR(engine->AddRequest(request));
-  std::vector<OutputEvent> events;
-  while (engine->HasWork()) engine->Step(&events);
-  std::vector<std::vector<int32_t>> answers(request.n);
-  std::vector<float> embedding;
-  for (const OutputEvent& event : events) {
-    embedding = event.embedding;
-    for (const TokenOutput& token : event.tokens) {
-      answers[event.choice_idx].push_back(token.token_id);
-    }
-  }
-  ++coverage_[Covered::kCheckedAlone];
-  const std::vector<float>& told_embedding = entry.choices[0].embedding;
-  if (!told_embedding.empty() && told_embedding != embedding) {
-    return Error("answer: a fresh engine embeds request ", request.id,
-                 " differently");
-  }
-  for (int i = 0; i < request.n; ++i) {
-    const std::vector<int32_t>& told = entry.choices[i].token_ids;
-    if (told.size() > answers[i].size() ||
-        !std::equal(told.begin(), told.end(), answers[i].begin())) {
-      return Error("answer: a fresh engine answers request ", request.id,
-                   " differently");
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Simulation::Run() {
   runner_ = std::make_unique<HashModelRunner>(options_, history_.model_options);
   SetHooks();
@@ -820,8 +585,6 @@ absl::Status Simulation::Run() {
   }
   return CheckQuiescent();
 }
-
-}  // namespace
 
 std::string SignatureOf(const absl::Status& status) {
   std::string signature;

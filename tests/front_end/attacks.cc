@@ -359,7 +359,8 @@ Row Asks(const char* name, absl::string_view path, std::string body,
   return {name, Sends(Post(path, body), status)};
 }
 
-std::vector<Row> ModelServerRows() {
+// Counts that multiply, and numbers out of range.
+std::vector<Row> NumberRows() {
   std::vector<Row> rows;
   rows.push_back(Asks("CVE-2026-34756 n of 16384", kComplete,
                       R"({"prompt":"a","n":16384})", 400));
@@ -385,6 +386,11 @@ std::vector<Row> ModelServerRows() {
         Asks("CVE-2026-21869, 24173, 24214 numbers out of range", kComplete,
              absl::StrCat(R"({"prompt":"a","max_tokens":)", value, "}"), 400));
   }
+  return rows;
+}
+
+std::vector<Row> ModelServerRows() {
+  std::vector<Row> rows;
   rows.push_back(Asks("CVE-2025-48942 bad schema", kComplete,
                       R"({"prompt":"a","guided_json":{"type":"nothing"}})",
                       400));
@@ -458,7 +464,12 @@ std::vector<Row> ModelServerRows() {
                       R"({"prompt":[]})", 400));
   rows.push_back({"log injection", LogInjection});
   rows.push_back({"origins of others", CrossOrigin});
-  // 1.2: what the packages under us do.
+  return rows;
+}
+
+// What the packages under us do.
+std::vector<Row> PackageRows() {
+  std::vector<Row> rows;
   rows.push_back(Asks("nlohmann: nesting of 87,000", kComplete,
                       absl::StrCat(R"({"prompt":)", Repeat("[", 87'000),
                                    Repeat("]", 87'000), "}"),
@@ -497,7 +508,9 @@ std::vector<Figure> RunAttacks(bool is_full) {
   constexpr double kMiB = 1 << 20;
   std::vector<Figure> figures;
   std::vector<Row> rows = HttpRows();
-  for (Row& row : ModelServerRows()) rows.push_back(std::move(row));
+  for (auto* more : {&NumberRows, &ModelServerRows, &PackageRows}) {
+    for (Row& row : more()) rows.push_back(std::move(row));
+  }
   ServerProcessOptions options;
   options.serve_args = {"--api-key",      kKey, "--max-model-len", "2048",
                         "--max-num-seqs", "256"};

@@ -294,7 +294,7 @@ run_gpu_checks() {
   # Whole models against transformers, as tests/test_device.h says.
   if ((has_bf16)); then
     QUIRE_TEST_DEVICE=cuda gtest_step "goldens, bf16" 35 \
-      '*/GoldenTest.LogprobsInChunks/*:*/GoldenTest.GreedyTokens*:*/GoldenEmbeddingsTest.*:*/PromptLogprobsTest.*:*/GgufGoldenTest.*' none
+      '*/GoldenTest.LogprobsInChunks/*:*/GoldenTest.GreedyTokens*:*/GoldenEmbeddingsTest.*:*/PromptLogprobsTest.*:*/GgufGoldenTest.*:*/QuantizedCheckpointTest.Logprobs*:*/QuantizedModelTest.*' none
   fi
   QUIRE_TEST_DEVICE=cuda_f16 gtest_step "goldens, f16" 10 \
     '*/GoldenTest.LogprobsInChunks/*' none

@@ -77,8 +77,8 @@ def opt(**changes):
     return base_config(
         "opt", "OPTForCausalLM", hidden_act=..., intermediate_size=...,
         rms_norm_eps=..., num_key_value_heads=..., head_dim=...,
-        activation_function="relu", ffn_dim=96, tie_word_embeddings=...,
-        torch_dtype="float16", max_position_embeddings=256, **changes)
+        ffn_dim=96, tie_word_embeddings=..., torch_dtype="float16",
+        max_position_embeddings=256, **{"activation_function": "relu", **changes})
 
 
 def phi3(**changes):
@@ -96,6 +96,7 @@ FAMILIES = {
     "llama_bias": dict(config=llama(
         head_dim=..., num_attention_heads=1, attention_bias=True, mlp_bias=True,
         tie_word_embeddings=True, rope_theta=5000.0)),
+    "llama_gelu": dict(config=llama(rope_theta=10000.0, hidden_act="gelu")),
     "llama_linear": dict(config=llama(
         rope_theta=10000.0, rope_scaling={"type": "linear", "factor": 4.0})),
     "llama_llama3": dict(config=llama(
@@ -155,6 +156,11 @@ FAMILIES = {
     "opt": dict(generic=True, config=opt(
         do_layer_norm_before=True, word_embed_proj_dim=64,
         _remove_final_layer_norm=False)),
+    # As Galactica: exact GELU, no biases but those of the norms.
+    "opt_gelu": dict(generic=True, config=opt(
+        do_layer_norm_before=True, word_embed_proj_dim=64,
+        activation_function="gelu", enable_bias=False,
+        layer_norm_elementwise_affine=True, _remove_final_layer_norm=False)),
     "opt_post_norm": dict(generic=True, config=opt(
         do_layer_norm_before=False, word_embed_proj_dim=32,
         enable_bias=True)),
