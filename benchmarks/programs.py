@@ -123,7 +123,7 @@ def parse_divergence(text):
 
 def divergence(command):
     """The same of a command."""
-    for _ in range(5):  # As in batched_rows.
+    for _ in range(30):  # As in batched_rows, and the output is longer.
         text = "\n".join(run(command))
         found = parse_divergence(text)
         if found:

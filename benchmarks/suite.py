@@ -57,7 +57,8 @@ CLIENTS = [1, 4, 16, 32]
 INPUT_LEN, OUTPUT_LEN = 64, 64
 PREFIX_LEN = 2000
 # What the demo model was trained to answer; its answers are the text that the
-# quantized forms are scored on.
+# quantized forms are scored on, so many of them in a round.
+ANSWERS = 40
 PROMPTS = [
     "Tell me a short story.", "What is 7 + 5?", "Name some animals, please.",
     "Hello! Who are you?", "Count from 1 to 10.", "Say something nice.",
@@ -464,10 +465,15 @@ class GemmJob(Job):
 
 
 class QualityJob(Job):
-    """Divergence of the demo model's quantized forms from its f32 form."""
+    """Divergence of the demo model's quantized forms from its f32 form.
 
-    def __init__(self, suite):
-        super().__init__("quality", "divergence from f32, demo model", 1)
+    Every round scores a text of its own, the same for all contenders, so that
+    rounds are pairs here too: the difference between programs is far smaller
+    than that between texts.
+    """
+
+    def __init__(self, suite, num_rounds):
+        super().__init__("quality", "divergence from f32, demo model", num_rounds)
         self.suite = suite
         self.exact = suite.models / "demo-f32.gguf"
         self.types = [
@@ -476,60 +482,57 @@ class QualityJob(Job):
             if path.stem not in ("demo-f32", "demo-f16", "demo-bf16")
         ]
         self.folder = tempfile.TemporaryDirectory()
-        self.text = suite.args.text
         self.contenders["quire"] = self.measure_quire
         for peer in suite.peers:
             if peer.repack is None:
-                self.contenders[peer.name] = lambda n, peer=peer: self.measure_peer(peer)
+                self.contenders[peer.name] = lambda n, peer=peer: self.measure_peer(peer, n)
 
-    def begin(self):
-        if self.text:
-            return
-        # Text of the model's own language.
+    def text(self, number):
+        """The path of a round's text."""
+        path = pathlib.Path(self.folder.name) / f"text-{number}.txt"
+        if path.exists():
+            return str(path)
+        if self.suite.args.text:
+            lines = pathlib.Path(self.suite.args.text).read_text().splitlines()
+            first, last = (len(lines) * i // self.want for i in (number, number + 1))
+            path.write_text("\n".join(lines[first:last]) + "\n")
+            return str(path)
+        # Of the model's own language.
         answers = []
-        for seed in range(150):
+        for i in range(ANSWERS):
+            seed = ANSWERS * number + i
             command = [*self.suite.quire, "generate", "-m", str(self.exact), "--chat"]
             command += ["--prompt", PROMPTS[seed % len(PROMPTS)], "-t", "1"]
             command += ["--temperature", "1", "--seed", str(seed), "--max-tokens", "120"]
-            try:
-                answers.append(run(command)[0].strip())
-            except ProgramError as error:
-                self.failures.append(f"{self.title}: {error}")
-                self.want = 0
-                return
-        path = pathlib.Path(self.folder.name) / "text.txt"
+            answers.append(run(command)[0].strip())
         path.write_text("\n".join(answers) + "\n")
-        self.text = str(path)
+        return str(path)
 
-    def measure_quire(self, _):
+    def measure_quire(self, number):
         figures = {}
         for type_ in self.types:
             path = pathlib.Path(self.folder.name) / "quality.json"
             # The peers' cache is f16: only weights are to differ.
             run(
-                [*self.suite.quire, "bench", "quality", "-t", "2"]
+                [*self.suite.quire, "bench", "quality", "-t", "1"]
                 + ["-m", str(self.suite.models / f"demo-{type_}.gguf")]
-                + ["--reference", str(self.exact), "--text", str(self.text)]
+                + ["--reference", str(self.exact), "--text", self.text(number)]
                 + ["--context", "256", "--kv-cache-dtype", "f16"]
                 + ["--output-json", str(path)]
             )
-            result = json.loads(path.read_text())
-            figures[f"{type_} divergence"] = result["mean_divergence"]
-            figures[f"{type_} standard error"] = result["mean_divergence_deviation"]
+            figures[f"{type_} divergence"] = json.loads(path.read_text())["mean_divergence"]
         return figures
 
-    def measure_peer(self, peer):
+    def measure_peer(self, peer, number):
         base = pathlib.Path(self.folder.name) / f"{peer.name}.logits"
-        common = ["-f", str(self.text), "-c", "256", "-t", "2"]
+        common = ["-f", self.text(number), "-c", "256", "-t", "1"]
         program = peer.program("llama-perplexity")
         run([program, "-m", str(self.exact), *common, "--kl-divergence-base", str(base)])
         figures = {}
         for type_ in self.types:
             command = [program, "-m", str(self.suite.models / f"demo-{type_}.gguf")]
             command += [*common, "--kl-divergence-base", str(base), "--kl-divergence"]
-            mean, error = divergence(command)
-            figures[f"{type_} divergence"] = mean
-            figures[f"{type_} standard error"] = error
+            figures[f"{type_} divergence"] = divergence(command)[0]
         return figures
 
     def drop_hopeless(self):
@@ -578,7 +581,7 @@ class Suite:
             elif part == "gemm":
                 jobs.append(GemmJob(self, min(few, 3)))
             elif part == "quality" and (self.models / "demo-f32.gguf").exists():
-                jobs.append(QualityJob(self))
+                jobs.append(QualityJob(self, args.rounds))
             elif part in ("prefix", "load"):
                 make = PrefixJob if part == "prefix" else LoadJob
                 paths = [self.model(shape, "q8_0") for shape in args.shapes[:1]]
@@ -718,7 +721,7 @@ def parse_arguments(argv):
                         default=[str(ROOT / "bazel-bin" / "cli" / "quire")])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=25, help="end by then")
-    parser.add_argument("--rounds", type=int, default=20, help="of decode; 5 of others")
+    parser.add_argument("--rounds", type=int, default=20, help="of decode and quality; 5 of others")
     parser.add_argument("--gen", type=int, default=32, help="tokens of a decode")
     parser.add_argument("--batched-prompt", type=int, default=32)
     parser.add_argument("--batched-gen", type=int, default=16)

@@ -91,7 +91,7 @@ struct ThreadPool::State {
 
   // Written by the caller while the gate is closed and nobody is inside.
   const Body* body = nullptr;
-  bool has_streams = false;
+  int64_t max_run = 0;  // Of streams; 0 if the job has none.
   int64_t num_items = 0;
   int64_t chunk = 1;
   int num_ranges = 1;
@@ -118,16 +118,18 @@ struct ThreadPool::State {
     return end << 32 | begin;
   }
 
-  // Takes the first item of a stream, or, for another thread, the last half of
-  // them. Returns the span of what was taken, empty if nothing is left.
-  static uint64_t Take(Stream& stream, bool is_own) {
+  // Takes the first items of a stream, a quarter but at most max_run, or, for
+  // another thread, the last half of them. Returns the span of what was taken,
+  // empty if nothing is left.
+  uint64_t Take(Stream& stream, bool is_own) const {
     // Relaxed, as above.
     uint64_t span = stream.span.load(std::memory_order_relaxed);
     for (;;) {
       const uint64_t begin = static_cast<uint32_t>(span);
       const uint64_t end = span >> 32;
       if (begin >= end) return 0;
-      const uint64_t middle = is_own ? begin + 1 : begin + (end - begin) / 2;
+      const uint64_t run = std::min<uint64_t>(max_run, (end - begin + 3) / 4);
+      const uint64_t middle = begin + (is_own ? run : (end - begin) / 2);
       const uint64_t rest = is_own ? Span(middle, end) : Span(begin, middle);
       if (stream.span.compare_exchange_weak(span, rest,
                                             std::memory_order_relaxed)) {
@@ -140,8 +142,7 @@ struct ThreadPool::State {
     const size_t own = stream_idxs[thread_idx];
     for (size_t i = 0; i < streams.size();) {
       while (const uint64_t taken = Take(streams[own], true)) {
-        const int64_t item = static_cast<uint32_t>(taken);
-        (*body)(item, item + 1, thread_idx);
+        (*body)(static_cast<uint32_t>(taken), taken >> 32, thread_idx);
       }
       // Half of what another has left becomes this thread's stream, of which
       // others may take halves in turn.
@@ -155,7 +156,7 @@ struct ThreadPool::State {
   }
 
   void RunChunks(int thread_idx) {
-    if (has_streams) {
+    if (max_run > 0) {
       RunStreams(thread_idx);
       return;
     }
@@ -322,11 +323,16 @@ void ThreadPool::ParallelForByNode(int64_t num_items, int64_t chunk,
   Run(num_items, chunk, static_cast<int>(state_->ranges.size()), body);
 }
 
-void ThreadPool::ParallelForStreams(int64_t num_items, Body body) {
-  QUIRE_CHECK(num_items <= INT_MAX);
-  state_->has_streams = true;
+void ThreadPool::ParallelForStreams(int64_t num_items, int64_t max_run,
+                                    Body body) {
+  QUIRE_CHECK(num_items <= INT_MAX && max_run > 0);
+  if (state_->workers.empty()) {
+    Run(num_items, max_run, 1, body);
+    return;
+  }
+  state_->max_run = max_run;
   Run(num_items, 1, 1, body);
-  state_->has_streams = false;
+  state_->max_run = 0;
 }
 
 void ThreadPool::Run(int64_t num_items, int64_t chunk, int num_ranges,
@@ -348,7 +354,7 @@ void ThreadPool::Run(int64_t num_items, int64_t chunk, int num_ranges,
   state.num_items = num_items;
   state.chunk = chunk;
   state.num_ranges = num_ranges;
-  if (state.has_streams) {
+  if (state.max_run > 0) {
     state.SetStreams();
   } else {
     state.SetRanges();

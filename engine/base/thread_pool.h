@@ -56,12 +56,13 @@ class ThreadPool {
   // loop touches first is near the threads that come back to it.
   void ParallelForByNode(int64_t num_items, int64_t chunk, Body body);
 
-  // Calls body(i, i + 1, thread_idx) for every item. For items that are
-  // consecutive pieces of memory read once: each thread begins with
-  // consecutive items of its own, in order, so that what it prefetches across
-  // their borders is not in vain, and without any left takes the last half of
-  // another's. Requires: num_items < 2^31.
-  void ParallelForStreams(int64_t num_items, Body body);
+  // Calls body(begin, end, thread_idx) over disjoint runs of at most `max_run`
+  // items. For items that are consecutive pieces of memory read once: each
+  // thread begins with consecutive items of its own, in order, so that what it
+  // prefetches across their borders is not in vain, and without any left takes
+  // the last half of another's. Runs become shorter towards the end, when the
+  // threads wait for the last. Requires: num_items < 2^31, max_run > 0.
+  void ParallelForStreams(int64_t num_items, int64_t max_run, Body body);
 
  private:
   struct State;

@@ -143,11 +143,13 @@ TEST(ThreadPoolTest, StreamsCoverEveryItemOnce) {
     ThreadPool pool(num_threads);
     for (int64_t num_items : {0, 1, 2, 5, 64, 1000}) {
       for (int round = 0; round < 20; ++round) {
+        const int64_t max_run = round % 2 == 0 ? 1 : 4;
         std::vector<std::atomic<int>> counts(num_items);
         pool.ParallelForStreams(
-            num_items, [&](int64_t begin, int64_t end, int thread_idx) {
+            num_items, max_run,
+            [&](int64_t begin, int64_t end, int thread_idx) {
               EXPECT_LT(thread_idx, num_threads);
-              // With one thread all at once, as in the other loops.
+              EXPECT_LE(end - begin, max_run);
               for (int64_t i = begin; i < end; ++i) ++counts[i];
             });
         for (const std::atomic<int>& count : counts) EXPECT_EQ(count, 1);
@@ -166,7 +168,7 @@ TEST(ThreadPoolTest, StreamsBeginWithItemsOfTheirOwn) {
   ThreadPool pool(placement);
   std::atomic<int> num_started{0};
   std::vector<int64_t> first(4, -1);
-  pool.ParallelForStreams(8, [&](int64_t begin, int64_t, int thread_idx) {
+  pool.ParallelForStreams(8, 1, [&](int64_t begin, int64_t, int thread_idx) {
     if (first[thread_idx] >= 0) return;
     first[thread_idx] = begin;
     ++num_started;
@@ -181,13 +183,37 @@ TEST(ThreadPoolTest, StreamsOfASlowThreadAreTakenOver) {
   constexpr int64_t kItems = 90;
   std::atomic<int64_t> num_done{0};
   std::atomic<bool> is_held{false};
-  pool.ParallelForStreams(kItems, [&](int64_t, int64_t, int thread_idx) {
+  pool.ParallelForStreams(kItems, 1, [&](int64_t, int64_t, int thread_idx) {
     if (thread_idx == 0 && !is_held.exchange(true)) {
       while (num_done < kItems - 1) sched_yield();
     }
     ++num_done;
   });
   EXPECT_EQ(num_done, kItems);
+}
+
+// The other thread stands still with its first run until this one has done all
+// of its own.
+TEST(ThreadPoolTest, RunsOfStreamsBecomeShorterTowardsTheEnd) {
+  ThreadPool pool(2);
+  constexpr int64_t kItems = 64;
+  std::atomic<bool> is_held{false};
+  std::atomic<int64_t> num_own{0};
+  std::vector<int64_t> runs;
+  pool.ParallelForStreams(kItems, 4,
+                          [&](int64_t begin, int64_t end, int thread_idx) {
+                            if (thread_idx == 1) {
+                              if (is_held.exchange(true)) return;
+                              while (num_own < kItems / 2) sched_yield();
+                              return;
+                            }
+                            while (!is_held) sched_yield();
+                            if (num_own == kItems / 2)
+                              return;  // Taken from the other.
+                            runs.push_back(end - begin);
+                            num_own += end - begin;
+                          });
+  EXPECT_EQ(runs, (std::vector<int64_t>{4, 4, 4, 4, 4, 3, 3, 2, 1, 1, 1, 1}));
 }
 
 TEST(ThreadPoolTest, ByNodeEachNodeBeginsWithItsPart) {

@@ -444,27 +444,19 @@ TensorView CpuBackend::Activation(int id) const {
 
 // ---------------------------------------------------------------- a step
 
-absl::Status CpuBackend::AddRow(const StepRow& row,
-                                absl::Span<const int32_t> token_ids,
-                                size_t* next_token, CpuStep& step) {
-  const auto fail = [&row](const auto&... what) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("step row of slot ", row.slot, ": ", what...));
-  };
-  if (row.slot < 0 || row.slot >= slots_.num_slots() ||
-      !slots_[row.slot].is_active) {
-    return fail("the slot holds no sequence");
-  }
-  SlotState& slot = slots_[row.slot];
-  if (slot_step_[row.slot] == num_steps_) return fail("named twice");
-  slot_step_[row.slot] = num_steps_;
-  if (row.first_position >= 0) {
-    if (row.first_position > slot.num_computed_tokens) {
-      return fail("begins at ", row.first_position, " with ",
-                  slot.num_computed_tokens, " tokens computed");
-    }
-    slot.num_computed_tokens = row.first_position;
-  }
+namespace {
+
+template <typename... What>
+absl::Status RowError(const StepRow& row, const What&... what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("step row of slot ", row.slot, ": ", what...));
+}
+
+}  // namespace
+
+// Whether the step and the sequence have room for what the row asks for.
+absl::Status CpuBackend::CheckRow(const StepRow& row, const SlotState& slot,
+                                  const CpuStep& step) const {
   const int32_t num_drawn = row.num_logits - row.num_scored;
   const bool logits_ok =
       row.num_drafts > 0
@@ -472,45 +464,76 @@ absl::Status CpuBackend::AddRow(const StepRow& row,
           : row.num_scored >= 0 && (num_drawn == 0 || num_drawn == 1);
   if (row.num_tokens < 1 || row.num_drafts < 0 || !logits_ok ||
       row.num_logits > row.num_tokens) {
-    return fail(row.num_tokens, " tokens, ", row.num_logits, " logits, ",
-                row.num_scored, " scored, ", row.num_drafts, " drafts");
+    return RowError(row, row.num_tokens, " tokens, ", row.num_logits,
+                    " logits, ", row.num_scored, " scored, ", row.num_drafts,
+                    " drafts");
   }
   const int64_t end = slot.num_computed_tokens + row.num_tokens;
   if (end > shape_.max_model_len ||
       end > int64_t{slot.num_blocks} * shape_.block_size) {
-    return fail("positions up to ", end, " with max_model_len ",
-                shape_.max_model_len, " and ", slot.num_blocks, " blocks of ",
-                shape_.block_size);
+    return RowError(row, "positions up to ", end, " with max_model_len ",
+                    shape_.max_model_len, " and ", slot.num_blocks,
+                    " blocks of ", shape_.block_size);
   }
   if (int64_t{step.num_tokens} + row.num_tokens > shape_.max_num_tokens ||
       int64_t{step.num_logits} + row.num_logits > shape_.max_logit_rows) {
-    return fail("the step exceeds ", shape_.max_num_tokens, " tokens or ",
-                shape_.max_logit_rows, " logit rows");
+    return RowError(row, "the step exceeds ", shape_.max_num_tokens,
+                    " tokens or ", shape_.max_logit_rows, " logit rows");
   }
+  return absl::OkStatus();
+}
+
+// Appends the row's tokens, of which *next_token is the first in `token_ids`.
+absl::Status CpuBackend::AddTokenIds(const StepRow& row, const SlotState& slot,
+                                     absl::Span<const int32_t> token_ids,
+                                     size_t* next_token, CpuStep& step) const {
+  if (row.source == TokenSource::kDeviceLast) {
+    if (row.num_tokens != 1 || slot.last_token < 0) {
+      return RowError(row, "kDeviceLast with ", row.num_tokens,
+                      " tokens and last token ", slot.last_token);
+    }
+    step.token_ids.push_back(slot.last_token);
+    return absl::OkStatus();
+  }
+  if (token_ids.size() - *next_token < static_cast<size_t>(row.num_tokens)) {
+    return RowError(row, "token_ids ends before its tokens");
+  }
+  for (int i = 0; i < row.num_tokens; ++i) {
+    const int32_t id = token_ids[(*next_token)++];
+    if (id < 0 || id >= NumInputIds(shape_)) {
+      return RowError(row, "token id ", id, " with vocab_size ",
+                      NumInputIds(shape_));
+    }
+    step.token_ids.push_back(id);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::AddRow(const StepRow& row,
+                                absl::Span<const int32_t> token_ids,
+                                size_t* next_token, CpuStep& step) {
+  if (row.slot < 0 || row.slot >= slots_.num_slots() ||
+      !slots_[row.slot].is_active) {
+    return RowError(row, "the slot holds no sequence");
+  }
+  SlotState& slot = slots_[row.slot];
+  if (slot_step_[row.slot] == num_steps_) return RowError(row, "named twice");
+  slot_step_[row.slot] = num_steps_;
+  if (row.first_position >= 0) {
+    if (row.first_position > slot.num_computed_tokens) {
+      return RowError(row, "begins at ", row.first_position, " with ",
+                      slot.num_computed_tokens, " tokens computed");
+    }
+    slot.num_computed_tokens = row.first_position;
+  }
+  QUIRE_RETURN_IF_ERROR(CheckRow(row, slot, step));
   StepRowState state;
   state.row = row;
   state.first_position = slot.num_computed_tokens;
   state.first_token = step.num_tokens;
   state.first_logit = step.num_logits;
   const int32_t row_idx = static_cast<int32_t>(step.rows.size());
-  if (row.source == TokenSource::kDeviceLast) {
-    if (row.num_tokens != 1 || slot.last_token < 0) {
-      return fail("kDeviceLast with ", row.num_tokens,
-                  " tokens and last token ", slot.last_token);
-    }
-    step.token_ids.push_back(slot.last_token);
-  } else {
-    if (token_ids.size() - *next_token < static_cast<size_t>(row.num_tokens)) {
-      return fail("token_ids ends before its tokens");
-    }
-    for (int i = 0; i < row.num_tokens; ++i) {
-      const int32_t id = token_ids[(*next_token)++];
-      if (id < 0 || id >= NumInputIds(shape_)) {
-        return fail("token id ", id, " with vocab_size ", NumInputIds(shape_));
-      }
-      step.token_ids.push_back(id);
-    }
-  }
+  QUIRE_RETURN_IF_ERROR(AddTokenIds(row, slot, token_ids, next_token, step));
   for (int i = 0; i < row.num_tokens; ++i) {
     step.positions.push_back(static_cast<int32_t>(state.first_position) + i);
     step.token_row.push_back(row_idx);

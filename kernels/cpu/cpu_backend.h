@@ -107,6 +107,11 @@ class CpuBackend : public Backend {
   absl::Status AllocateKv();
   absl::Status AllocateWorkspace();
   void CopyBlocks(absl::Span<const std::pair<int32_t, int32_t>> copies);
+  absl::Status CheckRow(const StepRow& row, const SlotState& slot,
+                        const CpuStep& step) const;
+  absl::Status AddTokenIds(const StepRow& row, const SlotState& slot,
+                           absl::Span<const int32_t> token_ids,
+                           size_t* next_token, CpuStep& step) const;
   absl::Status AddRow(const StepRow& row, absl::Span<const int32_t> token_ids,
                       size_t* next_token, CpuStep& step);
   absl::Status CheckPrologue(const Prologue& prologue, int64_t rows,

@@ -192,7 +192,15 @@ const char* SourceRow(const LinearSpec& spec, int64_t row) {
 constexpr int64_t kBlockBytes = 16 << 10;
 // With many row tiles the block comes from L2, cheaply beside the arithmetic;
 // longer blocks spill the accumulators less often.
-constexpr int64_t kLargeBlockBytes = 48 << 10;
+constexpr int64_t kLargeBlockBytes = 64 << 10;
+
+// Of `size`, cut into as few parts of at most `max_part` as possible, all alike
+// but for the last.
+int64_t EvenPart(int64_t size, int64_t max_part) {
+  const int64_t num_parts =
+      std::max<int64_t>(1, (size + max_part - 1) / max_part);
+  return std::max<int64_t>(1, (size + num_parts - 1) / num_parts);
+}
 
 }  // namespace
 
@@ -421,9 +429,10 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   job.num_tiles = (params.num_rows + max_tile_rows - 1) / max_tile_rows;
   job.block_steps = job.num_steps;
   if (job.num_tiles > 1) {
-    job.block_steps =
+    const int64_t max_steps =
         (job.num_tiles < kManyTiles ? kBlockBytes : kLargeBlockBytes) /
         kernels.panel_step_bytes[format];
+    job.block_steps = EvenPart(job.num_steps / job.num_segments, max_steps);
   }
   job.out = params.out;
   job.out_stride = params.out_stride;
@@ -432,8 +441,10 @@ void Matmul(ThreadPool& pool, Isa isa, const PackedMatrix& weight,
   job.out_scale = params.out_scale;
 
   const int64_t num_packed = job.num_steps == 0 ? 0 : job.num_tiles;
-  pool.ParallelFor(num_packed, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t tile = begin; tile < end; ++tile) kernels.pack_x(job, tile);
+  pool.ParallelForStreams(num_packed, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      kernels.pack_x(job, tile);
+    }
   });
   const WorkSplit split =
       SplitWork(weight.num_panels_, job.num_tiles, pool.num_threads());

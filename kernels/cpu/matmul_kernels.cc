@@ -28,9 +28,12 @@ struct TileArgs {
   const char* panel;
   const char* x;  // [num_steps][kRows] elements or pairs.
   int64_t num_steps;
-  float* acc;            // [kRows][kPanelWidth]
-  bool is_first;         // Start from zero instead of acc.
-  const char* prefetch;  // kLines cache lines per step from here on.
+  float* acc;     // [kRows][kPanelWidth]
+  bool is_first;  // Start from zero instead of acc.
+  // Of the weights that come next: kLines cache lines per step from here on,
+  // or, with kLines == 1, one every prefetch_stride bytes.
+  const char* prefetch;
+  int64_t prefetch_stride;
 };
 
 // Accumulators live in registers during a call and in L1 between calls: storing
@@ -59,10 +62,10 @@ QUIRE_INLINE void StoreTile(const TileArgs& args, const F32 (&acc)[kRows][2]) {
 }
 
 template <int kLines>
-QUIRE_INLINE void Prefetch(const char*& p) {
+QUIRE_INLINE void Prefetch(const char*& p, int64_t stride) {
   if constexpr (kLines >= 1) __builtin_prefetch(p);
   if constexpr (kLines >= 2) __builtin_prefetch(p + 64);
-  p += kLines * 64;
+  p += kLines == 1 ? stride : kLines * 64;
 }
 
 // One k per step; x in f32.
@@ -72,6 +75,7 @@ void FloatTile(const TileArgs& args) {
   LoadTile(args, acc);
   const char* panel = args.panel;
   const char* prefetch = args.prefetch;
+  const int64_t stride = args.prefetch_stride;
   const float* x = reinterpret_cast<const float*>(args.x);
   for (int64_t step = args.num_steps; step > 0; --step) {
     F32 w0, w1;
@@ -86,7 +90,7 @@ void FloatTile(const TileArgs& args) {
       w1 = LoadF16(w + kLanes);
       panel += kPanelWidth * 2;
     }
-    Prefetch<kLines>(prefetch);
+    Prefetch<kLines>(prefetch, stride);
     FmaRows(w0, w1, x, acc);
     x += kRows;
   }
@@ -105,12 +109,13 @@ void Bf16Tile(const TileArgs& args) {
   LoadTile(args, acc);
   const char* panel = args.panel;
   const char* prefetch = args.prefetch;
+  const int64_t stride = args.prefetch_stride;
   const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
   for (int64_t step = args.num_steps; step > 0; --step) {
     const __m512bh w0 = (__m512bh)_mm512_loadu_si512(panel);
     const __m512bh w1 = (__m512bh)_mm512_loadu_si512(panel + 64);
     panel += 128;
-    Prefetch<kLines>(prefetch);
+    Prefetch<kLines>(prefetch, stride);
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
       const __m512bh xv = (__m512bh)_mm512_set1_epi32(x[row]);
@@ -130,12 +135,13 @@ void Bf16Tile(const TileArgs& args) {
   LoadTile(args, acc);
   const char* panel = args.panel;
   const char* prefetch = args.prefetch;
+  const int64_t stride = args.prefetch_stride;
   const int32_t* x = reinterpret_cast<const int32_t*>(args.x);
   for (int64_t step = args.num_steps; step > 0; --step) {
     const bfloat16x8_t w0 = (bfloat16x8_t)vld1q_u8((const uint8_t*)panel);
     const bfloat16x8_t w1 = (bfloat16x8_t)vld1q_u8((const uint8_t*)panel + 16);
     panel += 32;
-    Prefetch<kLines>(prefetch);
+    Prefetch<kLines>(prefetch, stride);
     int row = 0;
 #define QUIRE_DOT(lane)                                                     \
   acc[row + lane][0] = vbfdotq_laneq_f32(acc[row + lane][0], w0, xv, lane); \
@@ -167,12 +173,13 @@ void Bf16Tile(const TileArgs& args) {
   LoadTile(args, acc);
   const char* panel = args.panel;
   const char* prefetch = args.prefetch;
+  const int64_t stride = args.prefetch_stride;
   const float* x = reinterpret_cast<const float*>(args.x);
   for (int64_t step = args.num_steps; step > 0; --step) {
     const uint16_t* w = reinterpret_cast<const uint16_t*>(panel);
     F32 w0 = EvenBf16(LoadPairs(w));
     F32 w1 = EvenBf16(LoadPairs(w + 2 * kLanes));
-    Prefetch<kLines>(prefetch);
+    Prefetch<kLines>(prefetch, stride);
     FmaRows(w0, w1, x, acc);
     // Loaded again: one register less to keep.
     w0 = OddBf16(LoadPairs(w));
@@ -362,6 +369,10 @@ constexpr int64_t kPrefetchBytes = 8 << 10;
 // once, in L2: enough for 512 rows, so that panels longer than L2 come from L3
 // once and not for every group.
 constexpr int kGroupTiles = 40;
+// With many row tiles, the last passes over a block that prefetch the next one:
+// late, for x goes through L2 meanwhile, and so many that memory keeps up.
+constexpr int kPrefetchPasses = 4;
+
 // Sums of segments that wait for their neighbours: of one segment, of two, of
 // four, each with room for the accumulators of a group.
 constexpr int kSumLevels = 3;
@@ -399,9 +410,9 @@ QUIRE_INLINE void FinishSegment(const MatmulJob& job, int64_t panel,
 }
 
 // Panels [panel, panel + num_panels) against row tiles [tile_begin, tile_end):
-// blocks of k outside, so that weights come from memory once. The first passes
-// over a block each prefetch a share of the next one: memory stays busy while
-// later row tiles only compute.
+// blocks of k outside, so that weights come from memory once. Some passes over
+// a block each prefetch a share of the next one, or of the first one of the
+// panels after these: memory stays busy while the row tiles compute.
 //   acc: room for the accumulators of the group; with several segments 1 +
 //   kSumLevels times.
 void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
@@ -411,6 +422,12 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
   const int64_t step_bytes = kPanelStepBytes[format];
   const int64_t num_tiles = tile_end - tile_begin;
   const int lines_per_step = step_bytes / 64;
+  // With few tiles memory is the limit: the first passes, a line a step each.
+  const bool has_many_tiles = num_tiles >= kManyTiles;
+  const int64_t num_shares = !has_many_tiles || num_tiles < kPrefetchPasses
+                                 ? lines_per_step
+                                 : kPrefetchPasses;
+  const int64_t first_share_pass = has_many_tiles ? num_tiles - num_shares : 0;
   const int64_t acc_size = num_tiles * num_panels * kTileFloats;
   TileArgs args;
   const int64_t blocks_per_segment = BlocksPerSegment(job);
@@ -421,6 +438,10 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
     args.is_first = block.begins_segment;
     const bool is_last = i_block + 1 == num_blocks;
     const bool prefetch = prefetch_next || !is_last;
+    // From args.panel; blocks are alike but for the last one.
+    const int64_t next_block =
+        is_last ? num_panels * job.panel_bytes - block.begin * step_bytes
+                : args.num_steps * step_bytes;
     args.acc = acc;
     for (int64_t pass = 0; pass < num_tiles; ++pass) {
       const TileRange range =
@@ -429,6 +450,7 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
       if (is_last && num_tiles > 1) {
         PrefetchOutputs(job, panel, num_panels, range);
       }
+      const int64_t share = pass - first_share_pass;
       for (int i = 0; i < num_panels; ++i) {
         args.panel = job.panels + (panel + i) * job.panel_bytes +
                      block.begin * step_bytes;
@@ -436,10 +458,12 @@ void ComputeGroup(const MatmulJob& job, int64_t panel, int num_panels,
         if (num_tiles == 1) {
           lines = lines_per_step;
           args.prefetch = args.panel + kPrefetchBytes;
-        } else if (prefetch && pass < lines_per_step) {
+          args.prefetch_stride = 64;
+        } else if (prefetch && share >= 0 && share < num_shares) {
           lines = 1;
-          args.prefetch =
-              args.panel + args.num_steps * (step_bytes + pass * 64);
+          args.prefetch_stride = step_bytes / num_shares;
+          args.prefetch = args.panel + next_block +
+                          share * args.num_steps * args.prefetch_stride;
         }
         kTileTables[format].entries[lines][range.num_rows](args);
         if (block.ends_segment && job.num_segments > 1) {
@@ -467,10 +491,8 @@ void Compute(const MatmulJob& job, int64_t panel_begin, int64_t panel_end,
     for (int64_t group = 0; group < num_groups; ++group) {
       const int64_t first = tile_begin + group * num_tiles / num_groups;
       const int64_t last = tile_begin + (group + 1) * num_tiles / num_groups;
-      // With few tiles the next panel is mostly this thread's, too.
-      ComputeGroup(job, panel, num_panels, first, last,
-                   panel + num_panels < panel_end || job.num_tiles < kManyTiles,
-                   acc);
+      // The next panels are mostly this thread's, too.
+      ComputeGroup(job, panel, num_panels, first, last, last == tile_end, acc);
     }
   }
 }

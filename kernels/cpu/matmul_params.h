@@ -70,34 +70,30 @@ inline MatmulActivation ToKernelActivation(Epilogue::Activation activation) {
   return MatmulActivation::kNone;
 }
 
-// Work items: panels_per_chunk panels by a part of the row tiles.
+// Work items: panels_per_chunk panels by a part of the row tiles. All panels of
+// the first part, then those of the next: a thread begins with a part of x that
+// it has packed itself and, mostly, keeps in its own cache.
 struct WorkSplit {
-  bool is_stream;  // For ParallelForStreams: weights are read once.
   int64_t panels_per_chunk;
   int64_t num_tile_parts;
+  int64_t max_run;  // Items that a thread takes at once.
 };
 
 inline WorkSplit SplitWork(int64_t num_panels, int64_t num_tiles,
                            int num_threads) {
-  WorkSplit split;
-  split.is_stream = num_tiles < kManyTiles;
-  if (split.is_stream) {
+  if (num_tiles < kManyTiles) {
     // Memory is the limit. The chunks of a thread follow each other, so they
     // may be short: a slow thread holds the others up by no more than one.
-    split.panels_per_chunk =
-        std::max<int64_t>(1, num_panels / (64 * num_threads));
-    split.num_tile_parts = 1;
-  } else {
-    // Arithmetic is: panels that share a pass over x, or, where panels are few,
-    // parts of x of at least 8 row tiles; at least 8 items to a thread.
-    const int64_t num_items = 8 * num_threads;
-    split.panels_per_chunk =
-        std::clamp<int64_t>(num_panels / num_items, 1, kMaxPassPanels);
-    split.num_tile_parts =
-        std::clamp<int64_t>((num_items + num_panels - 1) / num_panels, 1,
-                            std::max<int64_t>(1, num_tiles / 8));
+    return {std::max<int64_t>(1, num_panels / (64 * num_threads)), 1, 1};
   }
-  return split;
+  // Arithmetic is: panels that share a pass over x. Where panels are few, each
+  // thread has a part of x, of at least 8 row tiles; where they are many, the
+  // threads share the weights instead, which would else come to each of them.
+  const int64_t num_parts =
+      num_panels < 32 * num_threads
+          ? std::clamp<int64_t>(num_tiles / 8, 1, num_threads)
+          : 1;
+  return {1, num_parts, kMaxPassPanels};
 }
 
 // Runs compute(panel_begin, panel_end, tile_begin, tile_end) for all items of
@@ -107,20 +103,21 @@ void RunSplit(ThreadPool& pool, const WorkSplit& split, int64_t num_panels,
               int64_t num_tiles, const Compute& compute) {
   const int64_t num_chunks =
       (num_panels + split.panels_per_chunk - 1) / split.panels_per_chunk;
-  const auto run = [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t panel = i / split.num_tile_parts * split.panels_per_chunk;
-      const int64_t part = i % split.num_tile_parts;
-      compute(panel, std::min(panel + split.panels_per_chunk, num_panels),
-              part * num_tiles / split.num_tile_parts,
-              (part + 1) * num_tiles / split.num_tile_parts);
-    }
-  };
-  if (split.is_stream) {
-    pool.ParallelForStreams(num_chunks, run);
-  } else {
-    pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1, run);
-  }
+  const int64_t num_parts = split.num_tile_parts;
+  pool.ParallelForStreams(
+      num_chunks * num_parts, split.max_run,
+      [&](int64_t begin, int64_t end, int) {
+        while (begin < end) {
+          const int64_t part = begin / num_chunks;
+          const int64_t chunk = begin % num_chunks;
+          const int64_t count = std::min(end - begin, num_chunks - chunk);
+          compute(
+              chunk * split.panels_per_chunk,
+              std::min((chunk + count) * split.panels_per_chunk, num_panels),
+              part * num_tiles / num_parts, (part + 1) * num_tiles / num_parts);
+          begin += count;
+        }
+      });
 }
 
 // The row of a matrix of `rows` in a lane of a panel of 2 * lanes channels, or

@@ -131,12 +131,12 @@ struct PanelSource {
       return;
     }
     if constexpr (kLayout.code_bits == 2 || kLayout.code_bits == 3) {
-      TwoBits<kHalf>(codes, i, w0, w1);
+      TwoBits<kHalf, 0>(codes, i, w0, w1);
       if constexpr (kLayout.code_bits == 3) {
         U32 h0, h1;
-        OneBit<kHalf>(codes + 4 * kVectorBytes, i, h0, h1);
-        w0 |= h0 << 2;
-        w1 |= h1 << 2;
+        OneBit<kHalf, 2>(codes + 4 * kVectorBytes, i, h0, h1);
+        w0 |= h0;
+        w1 |= h1;
       }
       return;
     }
@@ -145,14 +145,14 @@ struct PanelSource {
     const char* const high = codes + 8 * kVectorBytes;
     if constexpr (kLayout.code_bits == 5) {
       U32 h0, h1;
-      OneBit<kHalf>(high, i, h0, h1);
-      w0 |= h0 << 4;
-      w1 |= h1 << 4;
+      OneBit<kHalf, 4>(high, i, h0, h1);
+      w0 |= h0;
+      w1 |= h1;
     } else if constexpr (kLayout.code_bits == 6) {
       U32 h0, h1;
-      TwoBits<kHalf>(high, i, h0, h1);
-      w0 |= h0 << 4;
-      w1 |= h1 << 4;
+      TwoBits<kHalf, 4>(high, i, h0, h1);
+      w0 |= h0;
+      w1 |= h1;
     }
     if constexpr (kLayout.table != 0) {
       w0 = LookUp(kQuantTables[kLayout.table - 1], w0);
@@ -160,18 +160,25 @@ struct PanelSource {
     }
   }
 
-  template <int kHalf>
+  // The bits of `mask` at bit `from` of each byte, moved to bit `to` by one
+  // shift; what crosses into other bytes is masked away.
+  static QUIRE_INLINE_METHOD U32 MoveBits(U32 v, uint32_t mask, int from,
+                                          int to) {
+    return (from <= to ? v << (to - from) : v >> (from - to)) &
+           ((mask * 0x01010101u) << to);
+  }
+  template <int kHalf, int kTo>
   static QUIRE_INLINE_METHOD void TwoBits(const char* plane, int i, U32& w0,
                                           U32& w1) {
     const char* const p = plane + 2 * kHalf * kVectorBytes;
-    w0 = (LoadBytes(p) >> (2 * i)) & 0x03030303u;
-    w1 = (LoadBytes(p + kVectorBytes) >> (2 * i)) & 0x03030303u;
+    w0 = MoveBits(LoadBytes(p), 3, 2 * i, kTo);
+    w1 = MoveBits(LoadBytes(p + kVectorBytes), 3, 2 * i, kTo);
   }
-  template <int kHalf>
+  template <int kHalf, int kTo>
   static QUIRE_INLINE_METHOD void OneBit(const char* plane, int i, U32& w0,
                                          U32& w1) {
-    w0 = (LoadBytes(plane) >> (4 * kHalf + i)) & 0x01010101u;
-    w1 = (LoadBytes(plane + kVectorBytes) >> (4 * kHalf + i)) & 0x01010101u;
+    w0 = MoveBits(LoadBytes(plane), 1, 4 * kHalf + i, kTo);
+    w1 = MoveBits(LoadBytes(plane + kVectorBytes), 1, 4 * kHalf + i, kTo);
   }
 
   // Field `field` of `vector`.
@@ -713,8 +720,12 @@ void ComputeGroup(const QuantJob& job, int64_t panel, int num_panels,
         args.mins = scratch.mins + i * kScratchScales;
         // The next tile's x, or the same chunk's of the next group.
         args.next_x = args.x + x_bytes + i * (x_bytes / num_panels);
+        // The next chunk, or the first one of the panels after these, which
+        // are mostly this thread's, too.
         args.next_weights =
-            args.panel + (begin + chunk.num_blocks) * block_bytes +
+            args.panel +
+            (is_last ? num_panels * weights.panel_bytes
+                     : (begin + chunk.num_blocks) * block_bytes) +
             (tile - tile_begin) * chunk.num_blocks * args.num_weight_lines * 64;
         args.acc = acc;
         table.entries[range.num_rows](args);

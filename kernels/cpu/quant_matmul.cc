@@ -365,8 +365,9 @@ int64_t QuantMatrix::NumChunks(const WorkSplit& split) const {
   return num_chunks;
 }
 
-QuantMatrix::ChunkPlace QuantMatrix::FindChunk(const WorkSplit& split,
-                                               int64_t chunk) const {
+QuantMatrix::ChunkPlace QuantMatrix::FindChunks(const WorkSplit& split,
+                                                int64_t chunk,
+                                                int64_t num_chunks) const {
   const Segment* segment = segments_.data();
   for (;; ++segment) {
     const int64_t count = (segment->num_panels + split.panels_per_chunk - 1) /
@@ -374,9 +375,14 @@ QuantMatrix::ChunkPlace QuantMatrix::FindChunk(const WorkSplit& split,
     if (chunk < count) break;
     chunk -= count;
   }
-  const int64_t panel = chunk * split.panels_per_chunk;
-  return {segment, panel,
-          std::min(panel + split.panels_per_chunk, segment->num_panels)};
+  const int64_t count =
+      std::min(num_chunks, (segment->num_panels + split.panels_per_chunk - 1) /
+                                   split.panels_per_chunk -
+                               chunk);
+  return {
+      segment, chunk * split.panels_per_chunk,
+      std::min((chunk + count) * split.panels_per_chunk, segment->num_panels),
+      count};
 }
 
 void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
@@ -385,9 +391,12 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
   if (params.num_rows <= 0 || weight.rows_ == 0) return;
   QUIRE_CHECK(kernels.lanes == weight.lanes_);
   const QuantJob job = weight.MakeJob(kernels, params, scratch);
-  pool.ParallelFor(job.num_tiles, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t tile = begin; tile < end; ++tile) kernels.pack_x(job, tile);
-  });
+  pool.ParallelForStreams(job.num_tiles, 1,
+                          [&](int64_t begin, int64_t end, int) {
+                            for (int64_t tile = begin; tile < end; ++tile) {
+                              kernels.pack_x(job, tile);
+                            }
+                          });
 
   int64_t num_panels = 0;
   for (const auto& segment : weight.segments_) num_panels += segment.num_panels;
@@ -396,10 +405,12 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
   const int64_t num_chunks = weight.NumChunks(split);
   char* const thread_scratch =
       scratch.Threads(kernels.scratch_bytes * pool.num_threads());
-  const auto run = [&](int64_t item, int thread_idx) {
+  // Item `item` and what follows it in its segment; returns how many it did.
+  const auto run = [&](int64_t item, int64_t num_items, int thread_idx) {
+    const int64_t num_parts = split.num_tile_parts;
+    const int64_t part = item / num_chunks;
     const QuantMatrix::ChunkPlace place =
-        weight.FindChunk(split, item / split.num_tile_parts);
-    const int64_t part = item % split.num_tile_parts;
+        weight.FindChunks(split, item % num_chunks, num_items);
     const QuantMatrix::Segment& segment = *place.segment;
     QuantJob own = job;
     own.weights = {segment.code, segment.panels.data(), segment.panel_bytes,
@@ -411,18 +422,16 @@ void QuantMatmul(ThreadPool& pool, const QuantKernels& kernels,
                        ? nullptr
                        : params.residual + segment.first_row;
     kernels.compute(own, place.panel_begin, place.panel_end,
-                    part * job.num_tiles / split.num_tile_parts,
-                    (part + 1) * job.num_tiles / split.num_tile_parts,
+                    part * job.num_tiles / num_parts,
+                    (part + 1) * job.num_tiles / num_parts,
                     thread_scratch + thread_idx * kernels.scratch_bytes);
+    return place.num_chunks;
   };
-  const auto run_all = [&](int64_t begin, int64_t end, int thread_idx) {
-    for (int64_t i = begin; i < end; ++i) run(i, thread_idx);
-  };
-  if (split.is_stream) {
-    pool.ParallelForStreams(num_chunks, run_all);
-  } else {
-    pool.ParallelForByNode(num_chunks * split.num_tile_parts, 1, run_all);
-  }
+  pool.ParallelForStreams(num_chunks * split.num_tile_parts, split.max_run,
+                          [&](int64_t begin, int64_t end, int thread_idx) {
+                            while (begin < end)
+                              begin += run(begin, end - begin, thread_idx);
+                          });
 }
 
 void UnpackQuantRow(const QuantMatrix& weight, int64_t row, float* out) {

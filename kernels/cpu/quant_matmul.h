@@ -54,14 +54,17 @@ class QuantMatrix {
     AlignedBuffer panels;
     AlignedBuffer bias;  // f32 [num_panels][2 * lanes]; empty for none.
   };
-  // Panels [panel_begin, panel_end) of a segment.
+  // Panels [panel_begin, panel_end) of a segment, `num_chunks` chunks.
   struct ChunkPlace {
     const Segment* segment;
     int64_t panel_begin;
     int64_t panel_end;
+    int64_t num_chunks;
   };
   int64_t NumChunks(const WorkSplit& split) const;
-  ChunkPlace FindChunk(const WorkSplit& split, int64_t chunk) const;
+  // Chunk `chunk` and up to num_chunks - 1 more, as far as its segment goes.
+  ChunkPlace FindChunks(const WorkSplit& split, int64_t chunk,
+                        int64_t num_chunks) const;
   // What is the same for all segments.
   QuantJob MakeJob(const QuantKernels& kernels, const MatmulParams& params,
                    MatmulScratch& scratch) const;

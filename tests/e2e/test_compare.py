@@ -190,7 +190,7 @@ def test_goals_of_batches_and_one_thread():
     assert rows["tg32"]["met"] == "yes" and "tg32 % of read" not in rows
 
 
-def test_goals_of_servers_quality_and_load():
+def test_goals_of_servers_and_load():
     samples = {
         "1 clients, requests/s": {"quire": 90, "in-process": 100, "a": 40},
         "1 clients, 1 / median TTFT": {"quire": 1000, "a": 100},
@@ -212,13 +212,25 @@ def test_goals_of_servers_quality_and_load():
                                  "resident % of the file": {"quire": 120}})  # fmt: skip
     assert rows["seconds to ready"]["met"] == "yes"
     assert rows["resident % of the file"]["met"] == "no"
-    for ours, expected in ((1.0, "yes"), (1.05, "within error"), (1.5, "no")):
-        samples = {
-            "q4_0 divergence": {"quire": ours, "a": 1.0, "b": 2.0},
-            "q4_0 standard error": {"quire": 0.1, "a": 0.1, "b": 0.1},
-        }
-        rows = rows_of("quality", "q", samples, rounds=1)
-        assert rows["q4_0 divergence, nats"]["met"] == expected
+
+
+def test_goals_of_quality():
+    # Texts differ by far more than the programs: rounds are pairs.
+    texts = [1.0, 4.0, 2.0, 0.5, 3.0]
+    noise = [1.1, 0.9, 1.05, 0.95, 1.1]
+    for factors, expected in (
+        ([1.0] * 5, "yes"), ([0.99] * 5, "yes"), (noise, "within error"),
+        ([1.02] * 5, "no"), ([1.5], "not established"),
+    ):  # fmt: skip
+        rounds = len(factors)
+        report = job_report("quality", "q", {"q4_0 divergence": {"b": 90}}, rounds)
+        report["samples"]["q4_0 divergence"].update(
+            a=dict(enumerate(texts[:rounds])),
+            quire={i: t * f for i, (t, f) in enumerate(zip(texts, factors))},
+        )
+        (row,) = goals.rows([report])
+        assert row["figure"] == "q4_0 divergence, nats" and row["peer"] == "a"
+        assert row["met"] == expected, factors
 
 
 # The suite.
