@@ -102,9 +102,10 @@ TEST_P(GoldenTest, FirstStringsHaveTheReferencesIdsAndTexts) {
         << "strings are made differently";
     const auto expected = full.at("ids").get<std::vector<int32_t>>();
     EXPECT_EQ(EncodeLikeReference(text), expected) << text;
-    EXPECT_EQ(tokenizer_->Decode(expected, true), full.at("decoded")[0]);
-    EXPECT_EQ(tokenizer_->Decode(expected, is_sentencepiece()),
-              full.at("decoded")[1]);
+    const auto decoded = full.at("decoded").get<std::vector<std::string>>();
+    ASSERT_EQ(decoded.size(), 2u);
+    EXPECT_EQ(tokenizer_->Decode(expected, true), decoded[0]);
+    EXPECT_EQ(tokenizer_->Decode(expected, is_sentencepiece()), decoded[1]);
   }
 }
 
@@ -213,24 +214,21 @@ TEST_P(GoldenTest, ParsedSegmentsBetweenOrdinaryOnesEncodeAsTheWholeText) {
   for (int32_t id = 0; id < tokenizer_->vocab_size(); ++id) {
     if (!tokenizer_->IsSpecial(id)) continue;
     const std::string token = tokenizer_->IdToToken(id);
-    const EncodeSegment segments[] = {{token, true},
-                                      {"Hello you ", false},
-                                      {" and " + token, true},
-                                      {"the rest\n", false},
-                                      {token, true}};
-    // The second temporary above must live as long as the call.
     const std::string middle = " and " + token;
-    std::vector<EncodeSegment> kept(std::begin(segments), std::end(segments));
-    kept[2].text = middle;
+    const std::vector<EncodeSegment> segments = {{token, true},
+                                                 {"Hello you ", false},
+                                                 {middle, true},
+                                                 {"the rest\n", false},
+                                                 {token, true}};
     std::string whole;
-    for (const EncodeSegment& segment : kept) {
+    for (const EncodeSegment& segment : segments) {
       whole += std::string(segment.text);
     }
     EncodeOptions options;
     options.add_special_tokens = false;
     options.parse_special_tokens = true;
     const auto expected = tokenizer_->Encode(whole, options);
-    const auto got = tokenizer_->EncodeSegments(kept);
+    const auto got = tokenizer_->EncodeSegments(segments);
     ASSERT_TRUE(expected.ok() && got.ok());
     EXPECT_EQ(*got, *expected) << token;
   }
