@@ -3,6 +3,7 @@
 import re
 import subprocess
 
+import pytest
 from conftest import BINARY
 
 
@@ -34,6 +35,13 @@ def test_stacks_are_guarded():
     symbols = readelf("--dyn-syms")
     assert "__stack_chk_fail" in symbols
     assert re.search(r"__\w+_chk\b", symbols.replace("__stack_chk_fail", ""))
+
+
+def test_indirect_branches_have_landing_pads():
+    """ENDBR64 at the beginning of functions; the start files alone have a few."""
+    if "X86-64" not in readelf("-h"):
+        pytest.skip("x86-64 only")
+    assert BINARY.read_bytes().count(b"\xf3\x0f\x1e\xfa") > 1000
 
 
 def test_libraries_come_from_beside_the_program_only():
