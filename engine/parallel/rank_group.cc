@@ -561,18 +561,19 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       // Those that wait for the one that hangs have come further, or as far.
       if (peer.num_steps_done < num_steps_done) stuck.clear();
       num_steps_done = std::min(num_steps_done, peer.num_steps_done);
-      // Of those that have come as far, later stages wait for the first.
-      if (peer.num_steps_done == num_steps_done &&
-          (stuck.empty() || layout_.StageOf(stuck[0]) ==
-                                layout_.StageOf(static_cast<int>(rank)))) {
+      if (peer.num_steps_done == num_steps_done) {
         stuck.push_back(static_cast<int>(rank));
       }
     }
     if (stuck.empty()) return;
-    FailLocked(absl::UnavailableError(
-        absl::StrCat("rank ", absl::StrJoin(stuck, ", "),
-                     " hangs: has worked on step ", num_steps_done, " for ",
-                     absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
+    // Of stages that have come as far as each other the later one may wait for
+    // activations, or the first one for somebody to take them.
+    const bool is_one_stage =
+        layout_.StageOf(stuck.front()) == layout_.StageOf(stuck.back());
+    FailLocked(absl::UnavailableError(absl::StrCat(
+        "rank ", absl::StrJoin(stuck, is_one_stage ? ", " : " or "),
+        " hangs: has worked on step ", num_steps_done, " for ",
+        absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
   }
 
   void FindUnloadedRank() {
