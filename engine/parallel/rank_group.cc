@@ -552,20 +552,22 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
             " hangs: no sign of life for ", absl::FormatDuration(watchdog))));
       }
     }
+    bool is_late = false;
     int64_t num_steps_done = num_steps_sent_;
+    for (const Peer& peer : peers_) {
+      if (peer.num_steps_done == num_steps_sent_) continue;
+      is_late |= now - peer.behind_since > StepTimeout(peer);
+      num_steps_done = std::min(num_steps_done, peer.num_steps_done);
+    }
+    if (!is_late) return;
+    // Those that wait for the one that hangs have come further, or as far; and
+    // by heartbeats rank 0 does not know who came there last.
     std::vector<int> stuck;
     for (size_t rank = 0; rank < peers_.size(); ++rank) {
-      const Peer& peer = peers_[rank];
-      const bool is_behind = peer.num_steps_done < num_steps_sent_;
-      if (!is_behind || now - peer.behind_since <= StepTimeout(peer)) continue;
-      // Those that wait for the one that hangs have come further, or as far.
-      if (peer.num_steps_done < num_steps_done) stuck.clear();
-      num_steps_done = std::min(num_steps_done, peer.num_steps_done);
-      if (peer.num_steps_done == num_steps_done) {
+      if (peers_[rank].num_steps_done == num_steps_done) {
         stuck.push_back(static_cast<int>(rank));
       }
     }
-    if (stuck.empty()) return;
     // Of stages that have come as far as each other the later one may wait for
     // activations, or the first one for somebody to take them.
     const bool is_one_stage =
