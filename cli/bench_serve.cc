@@ -470,14 +470,9 @@ std::string ServeBench::ResultPath() const {
   return (std::filesystem::path(options_.result_dir) / name).string();
 }
 
+// The result first, and whatever else can be written: a run is not lost for a
+// picture of it. Returns the first error.
 absl::Status ServeBench::Save(const ServingMetrics& metrics) {
-  if (!options_.plot.empty()) {
-    QUIRE_RETURN_IF_ERROR(WriteTextFile(
-        options_.plot,
-        LatencyPlot(result_.records, metrics.duration,
-                    absl::StrCat(plan_.model, " at ", plan_.url.Origin(), ", ",
-                                 metrics.completed, " requests"))));
-  }
   const bool saves_result =
       options_.save_result || options_.save_detailed || options_.append_result;
   if ((saves_result || options_.plot_timeline) &&
@@ -486,21 +481,35 @@ absl::Status ServeBench::Save(const ServingMetrics& metrics) {
     std::filesystem::create_directories(options_.result_dir, error);
   }
   const std::string path = ResultPath();
+  absl::Status status;
+  if (saves_result) {
+    status = WriteTextFile(path, DumpJson(Result(metrics)) + "\n",
+                           options_.append_result);
+    if (status.ok()) {
+      absl::FPrintF(stderr, "quire: the result is in %s\n", path);
+    }
+  }
   if (options_.plot_timeline) {
     const std::string page_path = std::filesystem::path(path)
                                       .replace_extension(".timeline.html")
                                       .string();
-    QUIRE_RETURN_IF_ERROR(WriteTextFile(
+    const absl::Status page_status = WriteTextFile(
         page_path,
         TimelinePage(result_.records, metrics.duration, plan_.timeline,
-                     absl::StrCat(plan_.model, " at ", plan_.url.Origin()))));
-    absl::FPrintF(stderr, "quire: the timeline is in %s\n", page_path);
+                     absl::StrCat(plan_.model, " at ", plan_.url.Origin())));
+    if (page_status.ok()) {
+      absl::FPrintF(stderr, "quire: the timeline is in %s\n", page_path);
+    }
+    status.Update(page_status);
   }
-  if (!saves_result) return absl::OkStatus();
-  QUIRE_RETURN_IF_ERROR(WriteTextFile(path, DumpJson(Result(metrics)) + "\n",
-                                      options_.append_result));
-  absl::FPrintF(stderr, "quire: the result is in %s\n", path);
-  return absl::OkStatus();
+  if (!options_.plot.empty()) {
+    status.Update(WriteTextFile(
+        options_.plot,
+        LatencyPlot(result_.records, metrics.duration,
+                    absl::StrCat(plan_.model, " at ", plan_.url.Origin(), ", ",
+                                 metrics.completed, " requests"))));
+  }
+  return status;
 }
 
 int ServeBench::ExitCode(const ServingMetrics& metrics) const {

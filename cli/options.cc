@@ -454,8 +454,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   app->add_option("--uds", options->unix_socket,
                   "Unix socket to listen on, in place of host and port");
   app->add_option("--ops-port", options->ops_port,
-                  "A second port, for /health and /metrics only, always plain "
-                  "HTTP; 0: any free one (default: none)")
+                  "A second port, for /health, /metrics, /load and /version "
+                  "only, always plain HTTP; 0: any free one (default: none)")
       ->check(CLI::Range(0, 65535));
   app->add_option("--ops-host", options->ops_host,
                   "Address of --ops-port (default: --host)");

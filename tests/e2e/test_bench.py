@@ -58,6 +58,16 @@ def test_serve_counts_what_the_server_did(server, tmp_path, backend):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def test_serve_saves_the_result_though_the_plot_cannot_be(server, tmp_path):
+    done = bench(
+        "serve", "--base-url", server.url, *SMALL, "--save-result",
+        "--result-dir", tmp_path, "--result-filename", "result.json",
+        "--plot", tmp_path / "missing" / "plot.svg",
+    )  # fmt: skip
+    assert done.returncode == 69 and "plot.svg" in done.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["completed"] == 12
+
+
 def test_serve_takes_a_tokenizer_and_the_datasets(server, tmp_path):
     lines = tmp_path / "prompts.jsonl"
     lines.write_text('{"prompt": "What is 7 + 5?"}\n{"prompt": "Say hello."}\n')
