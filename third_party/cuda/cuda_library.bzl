@@ -53,8 +53,6 @@ def _cuda_object_impl(ctx):
         "-Xptxas=-v",
         "-Werror=all-warnings",
         "-cudart=static",
-        # The program and the device tests both hold the kernels of every architecture.
-        "--compress-mode=size",
         "-I.",
         "-DNDEBUG",
         "-DQUIRE_CUDA_ARCHITECTURES=\"{}\"".format(
