@@ -666,6 +666,9 @@ absl::Status PrepareArguments(const Commands& commands,
                      "' is no command: serve, worker, chat, generate, drain or "
                      "bench"));
   }
+  if (args->size() > 1 && (*args)[0] == "bench") {
+    QUIRE_RETURN_IF_ERROR(CheckBenchmark(*commands.bench, (*args)[1]));
+  }
   // llama-bench has no commands: `quire bench -p 512` is one of models.
   if (args->size() > 1 && (*args)[0] == "bench" &&
       absl::StartsWith((*args)[1], "-") && (*args)[1] != "--help" &&
@@ -744,11 +747,8 @@ absl::Status CommandLineParser::Grammar::Parse(std::vector<std::string> args) {
   try {
     commands.app.parse(args);
   } catch (const CLI::CallForHelp&) {
-    const CLI::App* chosen = &commands.app;
-    while (!chosen->get_subcommands().empty()) {
-      chosen = chosen->get_subcommands().front();
-    }
-    result.help = chosen->help();
+    // Of the subcommand that was parsed, with the names before it.
+    result.help = commands.app.help();
     return absl::OkStatus();
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(

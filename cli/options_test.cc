@@ -261,6 +261,30 @@ TEST(ParseCommandLineTest, ConfigFileIsNamedByTheEnvironmentToo) {
   EXPECT_EQ(help->command, Command::kHelp);
 }
 
+TEST(ParseCommandLineTest, WhatIsNoBenchmarkIsNamed) {
+  const absl::Status status = ParseCommandLine({"bench", "foo"}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(absl::StartsWith(
+      status.message(), "'foo' is no benchmark: serve, throughput, latency"))
+      << status;
+  EXPECT_FALSE(ParseCommandLine({"bench"}).ok());
+}
+
+TEST(ParseCommandLineTest, UsageBeginsWithTheProgram) {
+  for (const auto& [args, usage] :
+       {std::pair(std::vector<std::string>{"--help"}, "Usage: quire "),
+        std::pair(std::vector<std::string>{"drain", "--help"},
+                  "Usage: quire drain "),
+        std::pair(std::vector<std::string>{"bench", "--help"},
+                  "Usage: quire bench "),
+        std::pair(std::vector<std::string>{"bench", "serve", "--help"},
+                  "Usage: quire bench serve ")}) {
+    const auto parsed = ParseCommandLine(args);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_TRUE(absl::StrContains(parsed->help, usage)) << parsed->help;
+  }
+}
+
 TEST(ParseCommandLineTest, EnvironmentYieldsToTheRest) {
   setenv("QUIRE_PORT", "21", 1);
   setenv("QUIRE_MAX_NUM_SEQS", "5", 1);
