@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "engine/model/decoder.h"
+#include "engine/model/pack_linear.h"
 #include "engine/model/rope.h"
 
 namespace quire {
@@ -23,24 +24,6 @@ std::string FindPrefix(const ModelConfig& config, const WeightLoader& weights) {
     }
   }
   return config.tensors.prefixes[0];  // The error will name it.
-}
-
-Epilogue::Activation ToEpilogue(MlpActivation activation) {
-  switch (activation) {
-    case MlpActivation::kSwiGlu:
-      return Epilogue::Activation::kSwiGlu;
-    case MlpActivation::kGeGlu:
-      return Epilogue::Activation::kGeGlu;
-    case MlpActivation::kGelu:
-      return Epilogue::Activation::kGelu;
-    case MlpActivation::kRelu:
-      return Epilogue::Activation::kRelu;
-    case MlpActivation::kGeGluErf:
-      return Epilogue::Activation::kGeGluErf;
-    case MlpActivation::kGeluErf:
-      return Epilogue::Activation::kGeluErf;
-  }
-  return Epilogue::Activation::kNone;
 }
 
 }  // namespace
@@ -201,24 +184,9 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> DecoderBuilder::Pack(
   QUIRE_ASSIGN_OR_RETURN(LinearSpec spec, weights_.Linear(kind, sources));
   spec.model_dtype = decoder_->dtype_;
   spec.num_column_segments = num_column_segments;
-  for (size_t i = 0; i < spec.parts.size(); ++i) {
-    const WeightPart& part = spec.parts[i];
-    if (!backend_.SupportsLinear(part.data.dtype, part.format)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          weights_.path(), ": tensor \"", sources[i].name,
-          ".weight\": ", backend_.Description(), " does not compute with ",
-          DTypeName(part.data.dtype), " weights"));
-    }
-  }
-  absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
-      backend_.PackLinear(spec);
-  if (!packed.ok()) {
-    return absl::Status(
-        packed.status().code(),
-        absl::StrCat(weights_.path(), ": tensor \"", sources[0].name,
-                     ".weight\": ", packed.status().message()));
-  }
-  decoder_->weights_bytes_ += (*packed)->num_bytes;
+  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<PackedWeight> packed,
+                         PackLinear(spec, sources, weights_, backend_));
+  decoder_->weights_bytes_ += packed->num_bytes;
   return packed;
 }
 
@@ -389,7 +357,7 @@ absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
   QUIRE_ASSIGN_OR_RETURN(
       built.gate_up,
       Pack(is_gated ? LinearKind::kGateUp : LinearKind::kPlain, parts));
-  built.activation = ToEpilogue(layer.activation);
+  built.activation = layer.activation;
   QUIRE_ASSIGN_OR_RETURN(
       built.down,
       PackSummed({prefix + names.down, config_.hidden_size, inner_size,
