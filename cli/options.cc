@@ -503,11 +503,19 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(FiniteRange(0.0, 1e6));
 }
 
+void AddCaFile(CLI::App* app, std::string* ca_file) {
+  app->add_option("--ca-file", *ca_file,
+                  "PEM authorities of the certificate at --url (default: the "
+                  "system's)");
+}
+
 void AddChat(CLI::App* app, ChatOptions* options) {
   AddModelOptions(app, &options->model);
   AddSamplingOptions(app, &options->sampling);
   app->add_option("--url", options->url,
-                  "A running server, instead of a model in this process");
+                  "A running server, instead of a model in this process: "
+                  "http[s]://HOST[:PORT] or unix:PATH");
+  AddCaFile(app, &options->ca_file);
   app->add_option("--api-key", options->api_key, "Key for --url");
   app->add_option("--served-model-name", options->served_model_name,
                   "Name of the model at --url");
@@ -596,12 +604,14 @@ struct Commands {
 };
 
 void AddDrain(CLI::App* app, DrainOptions* options) {
-  app->add_option("--url", options->url, "The server");
+  app->add_option("--url", options->url,
+                  "The server: http[s]://HOST[:PORT] or unix:PATH");
+  AddCaFile(app, &options->ca_file);
   app->add_option("--settle", options->settle_seconds,
                   "Seconds to wait at least, while endpoints are withdrawn")
       ->check(FiniteRange(0.0, 1e6));
   app->add_option("--timeout", options->timeout_seconds,
-                  "Seconds to wait at most, --settle included")
+                  "Seconds to wait at most, --settle included: not shorter")
       ->check(FiniteRange(0.0, 1e6));
 }
 
@@ -679,6 +689,41 @@ absl::Status PrepareArguments(const Commands& commands,
   return ExpandConfig(args);
 }
 
+// A variable that was not set makes an empty option, and that no server without
+// keys.
+absl::Status CheckKeys(const CLI::App& app, const ServeOptions& options) {
+  const auto is_empty = [](const std::string& key) { return key.empty(); };
+  const auto is_given = [&app](const char* option, const char* variable) {
+    const char* const value = getenv(variable);
+    return app.get_option(option)->count() > 0 ||
+           (value != nullptr && *value == '\0');
+  };
+  if (is_given("--api-key", "QUIRE_API_KEY") &&
+      (options.api_keys.empty() ||
+       std::any_of(options.api_keys.begin(), options.api_keys.end(),
+                   is_empty))) {
+    return absl::InvalidArgumentError(
+        "--api-key (QUIRE_API_KEY) is empty: give a key, or leave it out to "
+        "serve without keys");
+  }
+  if (is_given("--api-key-file", "QUIRE_API_KEY_FILE") &&
+      options.api_key_file.empty()) {
+    return absl::InvalidArgumentError(
+        "--api-key-file (QUIRE_API_KEY_FILE) is empty: give a file, or leave "
+        "it out");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDrain(const DrainOptions& options) {
+  if (options.settle_seconds <= options.timeout_seconds) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--settle ", options.settle_seconds, " is longer than --timeout ",
+      options.timeout_seconds, ", which includes it"));
+}
+
 absl::Status TakeResult(const Commands& commands, CommandLine* result) {
   const std::pair<const CLI::App*, Command> kinds[] = {
       {commands.serve, Command::kServe},
@@ -695,6 +740,10 @@ absl::Status TakeResult(const Commands& commands, CommandLine* result) {
     if (!app->parsed()) continue;
     QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(*app, &result->serve.model));
     result->serve.model.args = SessionArgs(*app);
+    QUIRE_RETURN_IF_ERROR(CheckKeys(*app, result->serve));
+  }
+  if (commands.drain->parsed()) {
+    QUIRE_RETURN_IF_ERROR(CheckDrain(result->drain));
   }
   if (commands.chat->parsed()) {
     result->chat.model.args = SessionArgs(*commands.chat);

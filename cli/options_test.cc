@@ -211,6 +211,44 @@ TEST(ParseCommandLineTest, Drain) {
   EXPECT_EQ(parsed->drain.settle_seconds, 5);
   EXPECT_EQ(parsed->drain.timeout_seconds, 110);
   EXPECT_FALSE(ParseCommandLine({"drain", "--timeout", "5x"}).ok());
+  // It would end too early, or never in good order.
+  EXPECT_EQ(ParseCommandLine({"drain", "--settle", "5", "--timeout", "1"})
+                .status()
+                .message(),
+            "--settle 5 is longer than --timeout 1, which includes it");
+  EXPECT_TRUE(
+      ParseCommandLine({"drain", "--settle", "5", "--timeout", "5"}).ok());
+  const auto socket = ParseCommandLine(
+      {"drain", "--url=unix:/run/q.sock", "--ca-file", "ca.pem"});
+  ASSERT_TRUE(socket.ok()) << socket.status();
+  EXPECT_EQ(socket->drain.url, "unix:/run/q.sock");
+  EXPECT_EQ(socket->drain.ca_file, "ca.pem");
+  EXPECT_EQ(ParseCommandLine({"chat", "--ca-file=ca.pem"})->chat.ca_file,
+            "ca.pem");
+}
+
+// What a variable that nobody has set makes of a command line.
+TEST(ParseCommandLineTest, AnEmptyKeyIsNoServerWithoutKeys) {
+  const auto message = [](std::vector<std::string> args) {
+    return std::string(ParseCommandLine(std::move(args)).status().message());
+  };
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{"serve", "--api-key", ""},
+        {"serve", "--api-key", "a", "--api-key", ""},
+        {"serve", "--api-key", "a", "", "--port=1"}}) {
+    EXPECT_TRUE(absl::StartsWith(message(args), "--api-key"))
+        << absl::StrJoin(args, " ");
+  }
+  EXPECT_TRUE(absl::StartsWith(message({"serve", "--api-key-file", ""}),
+                               "--api-key-file"));
+  setenv("QUIRE_API_KEY", "", 1);
+  EXPECT_TRUE(absl::StrContains(message({"serve"}), "QUIRE_API_KEY"));
+  EXPECT_TRUE(ParseCommandLine({"serve", "--api-key", "a"}).ok());
+  setenv("QUIRE_API_KEY", "b", 1);
+  EXPECT_EQ(ParseCommandLine({"serve"})->serve.api_keys,
+            std::vector<std::string>{"b"});
+  unsetenv("QUIRE_API_KEY");
+  EXPECT_TRUE(ParseCommandLine({"serve"}).ok());
 }
 
 TEST(ParseCommandLineTest, ModelIsPositionalOrNamed) {
