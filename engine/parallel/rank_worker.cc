@@ -175,7 +175,14 @@ class RankWorkerImpl : public RankWorker {
            Clock::Monotonic()->Now() < deadline) {
       answer = link_->Receive(kMaxControlBytes,
                               Clock::Monotonic()->Now() + kLookAround);
-      QUIRE_RETURN_IF_ERROR(local_.Check());
+      const absl::Status ended = local_.Check();
+      if (ended.ok()) continue;
+      // A child that was refused ends before this rank has heard the same.
+      if (!answer.ok()) {
+        answer = link_->Receive(kMaxControlBytes,
+                                Clock::Monotonic()->Now() + kVerdictTimeout);
+      }
+      if (!answer.ok() || answer->type != MessageType::kRefusal) return ended;
     }
     if (!answer.ok()) {
       return absl::UnavailableError(absl::StrCat(
