@@ -19,6 +19,7 @@
 #include "absl/strings/strip.h"
 #include "cli/bench_options.h"
 #include "cli/finite_range.h"
+#include "cli/group_environment.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -31,6 +32,9 @@ std::string NormalizeArgument(const std::string& argument) {
   if (argument == "-pg") return "--prompt-gen";
   if (absl::StartsWith(argument, "-tp=")) {
     return absl::StrCat("--tensor-parallel-size=", argument.substr(4));
+  }
+  if (absl::StartsWith(argument, "-pp=")) {
+    return absl::StrCat("--pipeline-parallel-size=", argument.substr(4));
   }
   if (!absl::StartsWith(argument, "--")) return argument;
   const size_t end = std::min(argument.find('='), argument.size());
@@ -338,11 +342,12 @@ void AddSamplingOptions(CLI::App* app, SamplingOptions* options) {
 void AddNodeOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--nnodes", options->num_nodes,
                   "Hosts that run the model together (LWS_GROUP_SIZE, "
-                  "WORLD_SIZE)")
+                  "GROUP_WORLD_SIZE, WORLD_SIZE / LOCAL_WORLD_SIZE)")
       ->check(CLI::Range(1, 1024))
       ->default_str("1");
   app->add_option("--node-rank", options->node_rank,
-                  "Which of them this is; 0 serves (LWS_WORKER_INDEX, RANK)")
+                  "Which of them this is; 0 serves (LWS_WORKER_INDEX, "
+                  "GROUP_RANK, RANK / LOCAL_WORLD_SIZE)")
       ->check(CLI::Range(0, 1023))
       ->default_str("0");
   app->add_option("--master-addr,--dist-init-addr", options->master_addr,
@@ -357,53 +362,6 @@ void AddNodeOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--group-key-file", options->group_key_file,
                   "A secret of at least 16 bytes that all hosts have; who does "
                   "not know it cannot join (or its text in QUIRE_GROUP_KEY)");
-}
-
-// What the environment of a group of pods says (LeaderWorkerSet, then torchrun
-// and the operators that set its names), where the command line does not.
-absl::Status ApplyGroupEnvironment(const CLI::App& app,
-                                   SessionOptions* options) {
-  const auto number = [](const char* variable, int min,
-                         int* value) -> absl::Status {
-    const char* const text = getenv(variable);
-    if (text == nullptr) return absl::OkStatus();
-    if (!absl::SimpleAtoi(text, value) || *value < min) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          variable, "='", text, "' is no number of at least ", min));
-    }
-    return absl::OkStatus();
-  };
-  static constexpr struct {
-    const char *size, *rank, *address, *port;
-  } kNames[] = {
-      {"LWS_GROUP_SIZE", "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS", ""},
-      {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"}};
-  for (const auto& names : kNames) {
-    if (options->num_nodes > 0 || getenv(names.size) == nullptr) continue;
-    QUIRE_RETURN_IF_ERROR(number(names.size, 1, &options->num_nodes));
-    if (options->node_rank < 0) {
-      QUIRE_RETURN_IF_ERROR(number(names.rank, 0, &options->node_rank));
-    }
-    const char* const address = getenv(names.address);
-    if (options->master_addr.empty() && address != nullptr) {
-      options->master_addr = address;
-    }
-    if (app.count("--master-port") == 0 && *names.port != '\0') {
-      QUIRE_RETURN_IF_ERROR(number(names.port, 1, &options->master_port));
-    }
-  }
-  if (options->num_nodes == 0) options->num_nodes = 1;
-  if (options->node_rank < 0) options->node_rank = 0;
-  if (options->node_rank >= options->num_nodes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--node-rank ", options->node_rank, " is none of ",
-                     options->num_nodes, " nodes (--nnodes)"));
-  }
-  if (options->num_nodes > 1 && options->master_addr.empty()) {
-    return absl::InvalidArgumentError(
-        "--nnodes needs --master-addr, the host of node 0");
-  }
-  return absl::OkStatus();
 }
 
 void AddTelemetryOptions(CLI::App* app, ServeOptions* options) {
@@ -738,7 +696,8 @@ absl::Status TakeResult(const Commands& commands, CommandLine* result) {
   if (commands.worker->parsed()) result->serve = commands.worker_options;
   for (const CLI::App* app : {commands.serve, commands.worker}) {
     if (!app->parsed()) continue;
-    QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(*app, &result->serve.model));
+    QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(app->count("--master-port") > 0,
+                                                &result->serve.model));
     result->serve.model.args = SessionArgs(*app);
     QUIRE_RETURN_IF_ERROR(CheckKeys(*app, result->serve));
   }
