@@ -40,7 +40,7 @@ TEST(SimulationTest, RandomHistoriesAreClean) {
       {Covered::kInnerChunks, 100'000},
       {Covered::kMixedSteps, 50'000},
       {Covered::kPenalizedTokens, 100'000},
-      {Covered::kDraftedHistories, 2000},
+      {Covered::kDraftedHistories, 1000},
       {Covered::kDraftTokens, 100'000},
       {Covered::kAcceptedTokens, 30'000},
       {Covered::kDrafterFailures, 100},
