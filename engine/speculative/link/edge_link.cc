@@ -188,11 +188,13 @@ class EdgeLinkImpl : public EdgeLink {
         // A link that broke is no refusal, whatever broke it.
         reason = absl::UnavailableError(Serve(&session).message());
       }
+      // Before whoever waits is woken.
+      const bool is_for_waiter = IsRefusal(reason) && IsFirst();
       SetDown(reason);
       if (cloud.ok()) handler_->OnDown(reason);
       if (is_stopping()) break;
       // Once for each reason: an edge may be without its cloud for days.
-      if (reason != told && !(IsRefusal(reason) && IsFirst())) {
+      if (reason != told && !is_for_waiter) {
         Notice(absl::StrCat("the link is down: ", reason.message(),
                             "; it will be tried again"));
         told = reason;
