@@ -23,6 +23,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
+#include "engine/base/warning.h"
 #include "engine/speculative/link/edge_engine.h"
 #include "engine/speculative/link/link_drafter.h"
 #include "server/api_error.h"
@@ -49,10 +50,14 @@ class RunningServerImpl : public RunningServer {
     if (http_ != nullptr) http_->Stop(absl::Seconds(2));
     if (output_ != nullptr) output_->Stop();
     engine_.reset();
+    SetWarningHandler(nullptr);
   }
 
   absl::Status Listen() {
     QUIRE_ASSIGN_OR_RETURN(telemetry_, StartTelemetry(options_));
+    SetWarningHandler([log = telemetry_.log](const std::string& text) {
+      log->Message(LogLevel::kWarning, text);
+    });
     QUIRE_RETURN_IF_ERROR(CheckLinkOptions(options_));
     QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
                            MakeHttpServerOptions(options_));
@@ -441,6 +446,10 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
   if (!max_body.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-body-size: ", max_body.status().message()));
+  }
+  if (*max_body < 1) {
+    return absl::InvalidArgumentError(
+        "--max-body-size must be at least 1 byte: every request has a body");
   }
   HttpServerOptions http;
   http.host = options.host;

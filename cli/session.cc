@@ -536,17 +536,21 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     load_options->num_drafts = speculative->num_speculative_tokens;
   }
 
-  auto ranks = SessionRanks::Create(session->model_path, callbacks, &options);
+  auto ranks = SessionRanks::Create(
+      session->model_path, load_options->quantization, callbacks, &options);
   if (!ranks.ok()) return fail(ranks.status(), RanksExitCode(ranks.status()));
   session->ranks = *std::move(ranks);
+  const auto report_failure = [&](const absl::Status& status) {
+    if (session->ranks != nullptr && session->ranks->worker() != nullptr) {
+      session->ranks->worker()->ReportFailure(status);
+    }
+  };
   // What breaks while ranks are lost is a consequence of that.
   const auto fail_on_rank = [&](const absl::Status& status, int exit_code) {
     const absl::Status health =
         session->ranks == nullptr ? absl::OkStatus() : session->ranks->Health();
     if (!health.ok()) return fail(health, kExitEngine);
-    if (session->ranks != nullptr && session->ranks->worker() != nullptr) {
-      session->ranks->worker()->ReportFailure(status);
-    }
+    report_failure(status);
     return fail(status, exit_code);
   };
 
@@ -558,7 +562,12 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
       CreateBackend({options.device, placement->num_threads,
                      options.enforce_eager, placement->cpus, placement->numa},
                     &notice);
-  if (!backend.ok()) return fail_on_rank(backend.status(), kExitDevice);
+  if (!backend.ok()) {
+    // Of this process alone: another rank that lacks its device as well must
+    // not decide, by being faster, how this one ends.
+    report_failure(backend.status());
+    return fail(backend.status(), kExitDevice);
+  }
   if (session->ranks != nullptr) {
     auto parallel = session->ranks->JoinDevices(backend->get());
     if (!parallel.ok()) return fail_on_rank(parallel.status(), kExitDevice);
