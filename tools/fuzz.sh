@@ -74,7 +74,9 @@ if ((${#targets[@]} == 0)); then
     'kind(cc_binary, //tests/fuzz:all)' 2>/dev/null | sed 's/.*://' | sort)
 fi
 build() {
-  "${bazel[@]}" build "--config=$1" --symlink_prefix=/ "${targets[@]/#///tests/fuzz:}"
+  # The linker warns of each symbol of the sanitizers; errors are shown.
+  "${bazel[@]}" build "--config=$1" --symlink_prefix=/ --output_filter='^none$' \
+    "${targets[@]/#///tests/fuzz:}"
 }
 binaries() {
   echo "$("${bazel[@]}" info "--config=$1" bazel-bin 2>/dev/null)/tests/fuzz"
