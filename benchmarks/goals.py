@@ -16,8 +16,16 @@ def paired(ours, theirs):
     return [ours[n] for n in common], [theirs[n] for n in common]
 
 
-def met(is_met, is_clear=True):
-    return ("yes" if is_met else "no") if is_clear else "not established"
+# Rounds that a verdict needs: the median of five, and twenty for the lower bound of
+# a decode to mean something.
+ROUNDS = 5
+DECODE_ROUNDS = 20
+
+
+def met(is_met, rounds, needs=ROUNDS):
+    if rounds < needs:
+        return f"{rounds} round{'s' * (rounds != 1)}, needs {needs}"
+    return "yes" if is_met else "no"
 
 
 def ratio_row(report, figure, goal, uses_low=False, others=None):
@@ -52,18 +60,16 @@ def ratio_row(report, figure, goal, uses_low=False, others=None):
     if goal is None:
         return {**row, "met": ""}
     if uses_low:
-        # Enough rounds for the interval to mean something.
-        row["met"] = met(
-            result["low"] is not None and result["low"] >= goal, result["rounds"] >= 5
-        )
+        is_above = result["low"] is not None and result["low"] >= goal
+        row["met"] = met(is_above, result["rounds"], DECODE_ROUNDS)
         row["goal"] = f"lower bound ≥ {goal:g}"
     else:
-        row["met"] = met(result["ratio"] >= goal, result["rounds"] >= 3)
+        row["met"] = met(result["ratio"] >= goal, result["rounds"])
         row["goal"] = f"≥ {goal:g}×"
     return row
 
 
-def value_row(report, figure, goal, is_met):
+def value_row(report, figure, goal, is_met, needs=ROUNDS):
     """A figure of quire alone."""
     ours = report["samples"].get(figure, {}).get("quire")
     if not ours:
@@ -71,7 +77,8 @@ def value_row(report, figure, goal, is_met):
     return {
         "part": report["part"], "what": report["title"], "figure": figure,
         "quire": values(ours), "goal": goal,
-        "met": met(is_met(statistics.median(ours.values()))) if is_met else "",
+        "met": met(is_met(statistics.median(ours.values())), len(ours), needs)
+        if is_met else "",
     }  # fmt: skip
 
 
@@ -87,7 +94,7 @@ def model_rows(report):
         elif figure.endswith("% of read"):
             if report["part"] == "one-thread":
                 continue
-            yield value_row(report, figure, "≥ 90 %", lambda v: v >= 90)
+            yield value_row(report, figure, "≥ 90 %", lambda v: v >= 90, DECODE_ROUNDS)
         elif report["part"] == "one-thread":
             yield ratio_row(report, figure, 1.2)
         elif figure.startswith("pp"):
@@ -119,7 +126,7 @@ def server_rows(report):
                     "part": "server", "what": report["title"],
                     "figure": "1 client, median TTFT, ms",
                     "quire": [1e3 / v for v in values(ours)], "goal": "≤ 5 ms",
-                    "met": met(1e3 / statistics.median(ours.values()) <= 5),
+                    "met": met(1e3 / statistics.median(ours.values()) <= 5, len(ours)),
                 }  # fmt: skip
 
 
@@ -134,7 +141,7 @@ def prefix_rows(report):
         "figure": "TTFT of the first, s", "quire": values(both[0]),
         "theirs": values(both[1]), "ratio": result["ratio"], "low": result["low"],
         "high": result["high"], "rounds": result["rounds"], "goal": "≥ 10×",
-        "met": met(result["ratio"] >= 10),
+        "met": met(result["ratio"] >= 10, result["rounds"]),
     }  # fmt: skip
 
 
@@ -146,7 +153,7 @@ def load_rows(report):
         yield {
             "part": "load", "what": report["title"], "figure": "seconds to ready",
             "quire": [1 / v for v in values(ours)], "goal": "≤ 0.5 s",
-            "met": met(1 / statistics.median(ours.values()) <= 0.5),
+            "met": met(1 / statistics.median(ours.values()) <= 0.5, len(ours)),
         }  # fmt: skip
     yield value_row(report, "resident % of the file", "≤ 115 %", lambda v: v <= 115)
     yield value_row(report, "peak % of the file", None, None)
@@ -172,7 +179,7 @@ def quality_rows(report):
             "ratio": result["ratio"], "low": result["low"], "high": result["high"],
             "rounds": result["rounds"], "goal": "≤ 1×",
         }  # fmt: skip
-        row["met"] = met(row["ratio"] <= 1, result["rounds"] >= 5)
+        row["met"] = met(row["ratio"] <= 1, result["rounds"])
         if row["met"] == "no" and row["low"] <= 1:
             row["met"] = "within error"
         yield row
@@ -204,7 +211,7 @@ def markdown_row(row):
             ratio += f" [{row['low']:.3f}, {row['high']:.3f}]"
     theirs = f"{shown(row['theirs'])} ({row['peer']})" if row.get("theirs") else ""
     cells = [row["what"], row["figure"], shown(row["quire"]), theirs, ratio]
-    cells += [str(row.get("rounds", len(row["quire"]))), str(row["goal"] or "")]
+    cells += [str(row.get("rounds", len(row["quire"]))), str(row["goal"] or "none")]
     cells += [row["met"]]
     return "| " + " | ".join(cells) + " |"
 

@@ -136,7 +136,7 @@ def probe(quire, threads):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "ceilings.json"
         run(
-            [*quire, "bench", "kernels", "-r", "3", "--filter", "(none)"]
+            [*quire, "bench", "kernels", "-r", "3", "--filter", "ceilings"]
             + ["--threads", str(threads), "--output-json", str(path)]
         )
         ceilings = json.loads(path.read_text())["ceilings"]

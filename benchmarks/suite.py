@@ -549,6 +549,8 @@ class Suite:
         self.probes = []
         self.start_clock()
         self.jobs = self.make_jobs()
+        measured = {job.part for job in self.jobs}
+        self.without_files = [part for part in args.parts if part not in measured]
 
     def model(self, shape, type_):
         return self.models / f"{shape}-{type_}.gguf"
@@ -579,7 +581,7 @@ class Suite:
             elif part == "server" and self.tiny.exists():
                 jobs.append(ServerJob(self, few))
             elif part == "gemm":
-                jobs.append(GemmJob(self, min(few, 3)))
+                jobs.append(GemmJob(self, few))
             elif part == "quality" and (self.models / "demo-f32.gguf").exists():
                 jobs.append(QualityJob(self, args.rounds))
             elif part in ("prefix", "load"):
@@ -727,12 +729,17 @@ def parse_arguments(argv):
     parser.add_argument("--batched-gen", type=int, default=16)
     parser.add_argument("--shapes", type=lambda text: text.split(","), default=SHAPES)
     parser.add_argument("--types", type=choice_list(TYPES), default=TYPES)
-    parser.add_argument("--parts", type=choice_list(PARTS), default=PARTS)
+    parser.add_argument("--parts", type=choice_list(PARTS),
+                        help="of " + ",".join(PARTS) + " (default: all that have files)")
     parser.add_argument("--text", help="scored by quality (default: the model's own)")
     parser.add_argument("--json", help="file for everything, kept up to date")
     parser.add_argument("--markdown", help="file for the tables, kept up to date")
     args = parser.parse_args(argv)
+    if not args.models.is_dir():
+        parser.error(f"--models {args.models} is no directory")
     args.models = args.models.resolve()
+    args.parts_are_named = args.parts is not None
+    args.parts = args.parts or PARTS
     args.quire = [str(pathlib.Path(args.quire[0]).resolve()), *args.quire[1:]]
     if args.rounds < 1 or args.threads < 1:
         parser.error("--rounds and --threads are at least 1")
@@ -741,8 +748,14 @@ def parse_arguments(argv):
 
 def main(argv):
     suite = Suite(parse_arguments(argv))
-    if not suite.jobs:
-        return f"compare.py: nothing to measure in {suite.models}"
+    missing = f"no files in {suite.models} for {', '.join(suite.without_files)} (benchmarks/suite.py says which)"
+    # Part gemm needs no files: alone, it is not what somebody meant.
+    if all(job.part == "gemm" for job in suite.jobs) and suite.without_files:
+        return f"compare.py: {missing}"
+    if suite.without_files:
+        if suite.args.parts_are_named:
+            return f"compare.py: {missing}"
+        print(f"compare.py: {missing}", file=sys.stderr)
     try:
         suite.run()
     except KeyboardInterrupt:

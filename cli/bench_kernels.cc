@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "benchmarks/ceilings.h"
@@ -55,6 +56,8 @@ class KernelsBench {
   int Run();
 
  private:
+  // What the options say, before anything is measured.
+  absl::Status CheckOptions();
   absl::Status Init();
   absl::StatusOr<std::unique_ptr<Backend>> NewBackend() const {
     std::string fallback_reason;
@@ -74,10 +77,10 @@ class KernelsBench {
   KernelBenchPlan plan_;
   Json rows_ = Json::array();
   Json ceilings_json_ = Json::array();
-  int exit_code_ = kExitUsage;
+  int exit_code_ = kExitDevice;
 };
 
-absl::Status KernelsBench::Init() {
+absl::Status KernelsBench::CheckOptions() {
   QUIRE_ASSIGN_OR_RETURN(plan_.format, ParseFormat(options_.quantization));
   QUIRE_ASSIGN_OR_RETURN(
       placement_, MakePlacementRequest(options_.num_threads, options_.cpu_cores,
@@ -85,7 +88,10 @@ absl::Status KernelsBench::Init() {
   for (const std::string& name : options_.presets) {
     QUIRE_RETURN_IF_ERROR(PresetShape(name).status());
   }
-  exit_code_ = kExitDevice;
+  return absl::OkStatus();
+}
+
+absl::Status KernelsBench::Init() {
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, NewBackend());
   absl::PrintF(
       "%s, weights %s; median [min, max] of %d\n", backend->Description(),
@@ -178,6 +184,9 @@ void KernelsBench::AddTimed(const std::string& name,
 }
 
 int KernelsBench::Run() {
+  if (const absl::Status status = CheckOptions(); !status.ok()) {
+    return FailBench(status, kExitUsage);
+  }
   // First of all: it forks, and there are no threads yet.
   if (options_.device == "cpu") {
     const absl::Status status = MeasureRanks(
@@ -209,6 +218,13 @@ int KernelsBench::Run() {
           absl::PrintF("%s: skipped\n", reason);
         });
     if (!status.ok()) return FailBench(status, kExitEngine);
+  }
+  // The ceilings are a row, too: --filter ceilings measures nothing else.
+  if (rows_.empty() && !absl::StrContains("ceilings", options_.filter)) {
+    return FailBench(
+        absl::InvalidArgumentError(absl::StrCat("--filter '", options_.filter,
+                                                "' leaves no row to measure")),
+        kExitUsage);
   }
   PrintCeilings();
   if (options_.output_json.empty()) return kExitOk;

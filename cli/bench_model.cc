@@ -39,6 +39,11 @@ using Json = nlohmann::ordered_json;
 
 absl::StatusOr<std::vector<ModelRow>> PlanRows(
     const BenchModelOptions& options) {
+  if (!options.preset.empty() && !options.model.model.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("--preset ", options.preset,
+                                                   " contradicts --model ",
+                                                   options.model.model));
+  }
   std::vector<ModelRow> rows;
   for (int depth : options.depth) {
     for (int n : options.num_prompt) {
@@ -100,6 +105,16 @@ class TemporaryDirectory {
  private:
   std::string path_;
 };
+
+// Of --ceilings.
+struct PercentColumn {
+  const char* name;
+  std::vector<double> ModelRowResult::*values;
+};
+constexpr PercentColumn kPercentColumns[] = {
+    {"percent_of_read_bandwidth", &ModelRowResult::percent_of_read},
+    {"percent_of_copy_bandwidth", &ModelRowResult::percent_of_copy},
+    {"percent_of_bf16_peak", &ModelRowResult::percent_of_peak}};
 
 // Two halves that no cache holds.
 constexpr int64_t kMaxProbeBytes = int64_t{2} << 30;
@@ -284,11 +299,9 @@ Json ModelBench::Object(const ModelRowResult& result) {
                {"stddev_ts", SampleDeviation(rates)},
                {"samples_ns", nanoseconds},
                {"samples_ts", rates}};
-  for (const auto& [name, percents] :
-       {std::pair("percent_of_read_bandwidth", &result.percent_of_read),
-        std::pair("percent_of_copy_bandwidth", &result.percent_of_copy),
-        std::pair("percent_of_bf16_peak", &result.percent_of_peak)}) {
-    if (!percents->empty()) json[name] = *percents;
+  for (const PercentColumn& column : kPercentColumns) {
+    const std::vector<double>& percents = result.*column.values;
+    if (!percents.empty()) json[column.name] = percents;
   }
   return json;
 }
@@ -329,12 +342,11 @@ void ModelBench::Print(const ModelRowResult& result) {
                  result.row.Name(), json["avg_ts"].get<double>(),
                  json["stddev_ts"].get<double>());
     if (probe_ != nullptr) {
-      for (const std::vector<double>* percents :
-           {&result.percent_of_read, &result.percent_of_copy,
-            &result.percent_of_peak}) {
-        absl::PrintF(" %s |", percents->empty()
+      for (const PercentColumn& column : kPercentColumns) {
+        const std::vector<double>& percents = result.*column.values;
+        absl::PrintF(" %s |", percents.empty()
                                   ? "-"
-                                  : Spread(*percents, 1, "%.0f") + " %");
+                                  : Spread(percents, 1, "%.0f") + " %");
       }
     }
     std::printf("\n");
@@ -344,6 +356,14 @@ void ModelBench::Print(const ModelRowResult& result) {
       if (value.is_array()) continue;
       names.push_back(name);
       values.push_back(CsvField(value));
+    }
+    for (const PercentColumn& column : kPercentColumns) {
+      if (probe_ == nullptr) break;
+      // In every row, or rows would differ in their columns.
+      const std::vector<double>& percents = result.*column.values;
+      names.push_back(column.name);
+      values.push_back(
+          CsvField(percents.empty() ? Json("") : Json(Median(percents))));
     }
     if (is_first) std::printf("%s\n", absl::StrJoin(names, ",").c_str());
     std::printf("%s\n", absl::StrJoin(values, ",").c_str());

@@ -146,6 +146,7 @@ absl::StatusOr<std::vector<LoadPrompt>> MakeOfflinePrompts(
       std::vector<LoadPrompt> prompts,
       MakePrompts(dataset, CompletionApi::kCompletions, codec.get(), &random));
   for (LoadPrompt& prompt : prompts) {
+    if (!prompt.error.empty()) continue;
     QUIRE_ASSIGN_OR_RETURN(prompt.token_ids, codec->Encode(prompt.text));
   }
   return prompts;
@@ -157,6 +158,59 @@ int SaveJson(const std::string& path, const Json& json, int exit_code) {
   const absl::Status status = WriteTextFile(
       path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   return status.ok() ? exit_code : FailBench(status, kExitDevice);
+}
+
+// What a run of the throughput benchmark came to.
+struct ThroughputFigures {
+  double elapsed = 0;  // Seconds.
+  int64_t num_ended = 0;
+  int64_t num_prompt_tokens = 0;
+  int64_t num_output_tokens = 0;
+};
+
+Json ReportThroughput(const ThroughputFigures& figures) {
+  const double elapsed = figures.elapsed;
+  const int64_t num_tokens =
+      figures.num_prompt_tokens + figures.num_output_tokens;
+  absl::PrintF(
+      "Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output "
+      "tokens/s\nTotal num prompt tokens:  %d\nTotal num output tokens:  %d\n",
+      figures.num_ended / elapsed, num_tokens / elapsed,
+      figures.num_output_tokens / elapsed, figures.num_prompt_tokens,
+      figures.num_output_tokens);
+  return {{"elapsed_time", elapsed},
+          {"num_requests", figures.num_ended},
+          {"total_num_tokens", num_tokens},
+          {"requests_per_second", figures.num_ended / elapsed},
+          {"tokens_per_second", num_tokens / elapsed}};
+}
+
+void ReportDrafts(const EngineStats& stats, Json* json) {
+  if (stats.num_drafts == 0) return;
+  const double drafted = static_cast<double>(stats.num_draft_tokens);
+  const double accepted = static_cast<double>(stats.num_accepted_tokens);
+  const double length = 1 + accepted / static_cast<double>(stats.num_drafts);
+  absl::PrintF(
+      "Drafts: %d tokens, %.1f %% accepted; acceptance length %.2f; %d "
+      "steps\n",
+      stats.num_draft_tokens, 100 * accepted / drafted, length,
+      stats.num_steps);
+  (*json)["spec_decode_num_draft_tokens"] = stats.num_draft_tokens;
+  (*json)["spec_decode_acceptance_rate"] = accepted / drafted;
+  (*json)["spec_decode_acceptance_length"] = length;
+}
+
+// Of a GPU: a CPU is the host and the device. Ends the engine.
+void ReportHostTime(OfflineEngine* engine, Json* json) {
+  if (!engine->session().loaded.backend->FreeDeviceBytes().has_value()) return;
+  const StepTimes times = engine->Times();
+  if (times.num_steps == 0) return;
+  absl::PrintF(
+      "Host per step: %.1f us, at most %.1f us of it with an idle device "
+      "(medians of %d steps; %.0f %% began with one)\n",
+      times.host, times.exposed, times.num_steps, times.exposed_steps);
+  (*json)["host_us_per_step"] = times.host;
+  (*json)["exposed_host_us_per_step"] = times.exposed;
 }
 
 }  // namespace
@@ -173,10 +227,15 @@ int RunBenchThroughput(const BenchOfflineOptions& options) {
   if (engine == nullptr) return FailBench(error.status, error.exit_code);
   auto prompts = MakeOfflinePrompts(options, *engine->session().tokenizer);
   if (!prompts.ok()) return FailBench(prompts.status(), kExitUsage);
-  int64_t num_prompt_tokens = 0;
+  ThroughputFigures figures;
+  std::vector<std::string> errors;  // Of malformed lines.
   const double start = MonotonicSeconds();
   for (LoadPrompt& prompt : *prompts) {
-    num_prompt_tokens += prompt.token_ids.size();
+    if (!prompt.error.empty()) {
+      errors.push_back(std::move(prompt.error));
+      continue;
+    }
+    figures.num_prompt_tokens += prompt.token_ids.size();
     const absl::Status status =
         engine->Submit(std::move(prompt.token_ids), prompt.output_len,
                        options.temperature, options.stop_at_eos);
@@ -184,54 +243,33 @@ int RunBenchThroughput(const BenchOfflineOptions& options) {
   }
   ProgressLine line(true);
   TokenCounter& counter = engine->counter();
-  const int64_t num_requests = static_cast<int64_t>(prompts->size());
+  const auto num_requests =
+      static_cast<int64_t>(prompts->size() - errors.size());
   while (!counter.WaitForEnds(num_requests, 0.1) && !is_interrupted) {
     line.Show("requests", counter.num_ended(), num_requests,
               absl::StrFormat("%.0f tok/s", counter.num_tokens() /
                                                 (MonotonicSeconds() - start)));
   }
-  const double elapsed = MonotonicSeconds() - start;
+  figures.elapsed = MonotonicSeconds() - start;
+  line.Clear();
   if (!counter.error().ok()) return FailBench(counter.error(), kExitEngine);
   // Interrupted: of what has ended, with the prompts' mean length.
-  const int64_t num_ended = counter.num_ended();
-  num_prompt_tokens = num_prompt_tokens * num_ended / num_requests;
-  const int64_t num_output_tokens = counter.num_tokens();
-  const int64_t num_tokens = num_prompt_tokens + num_output_tokens;
-  absl::PrintF(
-      "Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output "
-      "tokens/s\nTotal num prompt tokens:  %d\nTotal num output tokens:  %d\n",
-      num_ended / elapsed, num_tokens / elapsed, num_output_tokens / elapsed,
-      num_prompt_tokens, num_output_tokens);
-  Json json = {{"elapsed_time", elapsed},
-               {"num_requests", num_ended},
-               {"total_num_tokens", num_tokens},
-               {"requests_per_second", num_ended / elapsed},
-               {"tokens_per_second", num_tokens / elapsed}};
-  const EngineStats stats = engine->Stats();
-  if (stats.num_drafts > 0) {
-    const double drafted = static_cast<double>(stats.num_draft_tokens);
-    const double accepted = static_cast<double>(stats.num_accepted_tokens);
-    const double length = 1 + accepted / static_cast<double>(stats.num_drafts);
-    absl::PrintF(
-        "Drafts: %d tokens, %.1f %% accepted; acceptance length %.2f; %d "
-        "steps\n",
-        stats.num_draft_tokens, 100 * accepted / drafted, length,
-        stats.num_steps);
-    json["spec_decode_num_draft_tokens"] = stats.num_draft_tokens;
-    json["spec_decode_acceptance_rate"] = accepted / drafted;
-    json["spec_decode_acceptance_length"] = length;
-  }
-  const StepTimes times = engine->Times();
-  if (times.num_steps > 0) {
-    absl::PrintF(
-        "Host per step: %.1f us, at most %.1f us of it with an idle device "
-        "(medians of %d steps; %.0f %% began with one)\n",
-        times.host, times.exposed, times.num_steps, times.exposed_steps);
-    json["host_us_per_step"] = times.host;
-    json["exposed_host_us_per_step"] = times.exposed;
+  figures.num_ended = counter.num_ended();
+  figures.num_prompt_tokens =
+      figures.num_prompt_tokens * figures.num_ended / num_requests;
+  figures.num_output_tokens = counter.num_tokens();
+  Json json = ReportThroughput(figures);
+  ReportDrafts(engine->Stats(), &json);
+  ReportHostTime(engine.get(), &json);
+  if (!errors.empty()) {
+    json["failed"] = errors.size();
+    json["errors"] = errors;
+    PrintRequestErrors(errors);
   }
   return SaveJson(options.output_json, json,
-                  is_interrupted ? kExitInterrupted : kExitOk);
+                  is_interrupted   ? kExitInterrupted
+                  : errors.empty() ? kExitOk
+                                   : kExitRequestsFailed);
 }
 
 int RunBenchLatency(const BenchOfflineOptions& options) {
@@ -275,6 +313,7 @@ int RunBenchLatency(const BenchOfflineOptions& options) {
       seconds.push_back(MonotonicSeconds() - start);
     }
   }
+  line.Clear();
   if (seconds.empty()) return kExitInterrupted;
   Json percentiles = Json::object();
   absl::PrintF("Avg latency: %.6f seconds\n", Mean(seconds));

@@ -2,8 +2,10 @@
 
 #include <CLI/CLI.hpp>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "cli/finite_range.h"
 
 namespace quire {
@@ -317,7 +319,8 @@ void AddKernels(CLI::App* app, BenchKernelOptions* options) {
   app->add_option("-r,--repetitions", options->repetitions)
       ->check(CLI::Range(1, 1 << 20));
   app->add_option("--filter", options->filter,
-                  "Only what has this text in its name");
+                  "Only what has this text in its name; ceilings: no "
+                  "operation");
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
@@ -380,6 +383,18 @@ void AddBench(CLI::App* bench, const AddModel& add_model,
   AddStartup(add("startup", "From exec to ready and to the first token",
                  Kind::kStartup),
              &options->startup);
+}
+
+absl::Status CheckBenchmark(const CLI::App& bench,
+                            const std::string& argument) {
+  if (absl::StartsWith(argument, "-")) return absl::OkStatus();
+  std::vector<std::string> names;
+  for (const CLI::App* benchmark : bench.get_subcommands(nullptr)) {
+    if (benchmark->get_name() == argument) return absl::OkStatus();
+    names.push_back(benchmark->get_name());
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "'", argument, "' is no benchmark: ", absl::StrJoin(names, ", ")));
 }
 
 }  // namespace quire

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "cli/options.h"
 
 namespace CLI {
@@ -183,6 +184,10 @@ void AddBench(
     CLI::App* bench,
     const std::function<void(CLI::App*, SessionOptions*)>& add_model_options,
     BenchOptions* options);
+
+// INVALID_ARGUMENT, with the benchmarks that there are, if `argument` is
+// neither one of `bench` nor an option.
+absl::Status CheckBenchmark(const CLI::App& bench, const std::string& argument);
 
 }  // namespace quire
 

@@ -3,9 +3,13 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -17,6 +21,17 @@ std::atomic<bool> is_interrupted{false};
 
 void OnInterrupt(int) { is_interrupted = true; }
 
+// A progress line stands on the terminal, of which there is one.
+bool is_line_shown = false;
+
+void ClearLine() {
+  if (is_line_shown) std::fputs("\r\033[K", stderr);
+  is_line_shown = false;
+}
+
+// A pipe or a device (/dev/stdout), which is written to, not replaced.
+bool IsDevice(const std::string& path) { return path.rfind("/dev/", 0) == 0; }
+
 }  // namespace
 
 absl::Status WriteTextFile(const std::string& path, absl::string_view text,
@@ -25,8 +40,7 @@ absl::Status WriteTextFile(const std::string& path, absl::string_view text,
     return absl::UnavailableError(
         absl::StrCat(path, ": cannot write: ", std::strerror(errno)));
   };
-  // A pipe or a device (/dev/stdout) is written to, not replaced.
-  const bool is_replaced = !appends && path.rfind("/dev/", 0) != 0;
+  const bool is_replaced = !appends && !IsDevice(path);
   const std::string target = is_replaced ? path + ".part" : path;
   std::FILE* const file = std::fopen(target.c_str(), appends ? "ae" : "we");
   if (file == nullptr) return error();
@@ -39,7 +53,52 @@ absl::Status WriteTextFile(const std::string& path, absl::string_view text,
   return absl::OkStatus();
 }
 
+absl::Status CheckWritable(const std::string& path, bool appends) {
+  if (path.empty() || IsDevice(path)) return absl::OkStatus();
+  std::error_code error;
+  const bool is_directory = std::filesystem::is_directory(path, error);
+  if (is_directory) errno = EISDIR;
+  std::string folder = std::filesystem::path(path).parent_path().string();
+  if (folder.empty()) folder = ".";
+  // A file that is replaced need not be writable itself.
+  const bool is_kept = appends && access(path.c_str(), F_OK) == 0;
+  if (!is_directory && (is_kept ? access(path.c_str(), W_OK)
+                                : access(folder.c_str(), W_OK | X_OK)) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError(
+      absl::StrCat(path, ": cannot write: ", std::strerror(errno)));
+}
+
+void PrintRequestErrors(const std::vector<std::string>& errors) {
+  std::vector<std::pair<std::string, int>> counts;
+  for (const std::string& error : errors) {
+    if (error.empty()) continue;
+    const auto it =
+        std::find_if(counts.begin(), counts.end(),
+                     [&](const auto& c) { return c.first == error; });
+    if (it == counts.end()) {
+      counts.emplace_back(error, 1);
+    } else {
+      ++it->second;
+    }
+  }
+  std::stable_sort(
+      counts.begin(), counts.end(),
+      [](const auto& a, const auto& b) { return a.second > b.second; });
+  constexpr size_t kMost = 10;
+  for (size_t i = 0; i < std::min(counts.size(), kMost); ++i) {
+    absl::FPrintF(stderr, "quire: %d request%s failed: %s\n", counts[i].second,
+                  counts[i].second == 1 ? "" : "s", counts[i].first);
+  }
+  if (counts.size() > kMost) {
+    absl::FPrintF(stderr, "quire: and %d other errors\n",
+                  counts.size() - kMost);
+  }
+}
+
 int FailBench(const absl::Status& status, int exit_code) {
+  ClearLine();
   absl::FPrintF(stderr, "quire: %s\n", status.message());
   return exit_code;
 }
@@ -58,14 +117,12 @@ const std::atomic<bool>& InterruptFlag() {
 ProgressLine::ProgressLine(bool is_enabled)
     : is_enabled_(is_enabled && isatty(STDERR_FILENO)) {}
 
-ProgressLine::~ProgressLine() {
-  if (is_shown_) std::fputc('\n', stderr);
-}
+void ProgressLine::Clear() { ClearLine(); }
 
 void ProgressLine::Show(absl::string_view label, int64_t done, int64_t total,
                         absl::string_view rest) {
   if (!is_enabled_) return;
-  is_shown_ = true;
+  is_line_shown = true;
   constexpr int kWidth = 24;
   const int64_t full = total > 0 ? done * kWidth / total : 0;
   const std::string bar =

@@ -37,6 +37,32 @@ TEST(BenchOutputTest, WhereNothingCanBeWritten) {
   EXPECT_TRUE(absl::StrContains(status.message(), "/no/such/directory/file"));
 }
 
+TEST(BenchOutputTest, KnowsBeforeWhereNothingCanBeWritten) {
+  const std::string folder = getenv("TEST_TMPDIR");
+  EXPECT_TRUE(CheckWritable("").ok());
+  EXPECT_TRUE(CheckWritable("here").ok());
+  EXPECT_TRUE(CheckWritable("/dev/stdout").ok());
+  EXPECT_TRUE(CheckWritable(folder + "/new").ok());
+  EXPECT_TRUE(CheckWritable(folder + "/new", /*appends=*/true).ok());
+  EXPECT_FALSE(std::ifstream(folder + "/new").good());
+  for (const std::string& path :
+       {folder, std::string("/no/such/directory/file"), folder + "/a/b"}) {
+    const absl::Status status = CheckWritable(path);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << path;
+    EXPECT_TRUE(absl::StrContains(status.message(), path)) << status;
+  }
+}
+
+TEST(BenchOutputTest, CountsErrors) {
+  testing::internal::CaptureStderr();
+  PrintRequestErrors({"", "one", "two", "", "two"});
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "quire: 2 requests failed: two\nquire: 1 request failed: one\n");
+  testing::internal::CaptureStderr();
+  PrintRequestErrors({"", ""});
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
 TEST(BenchOutputTest, TheFirstSignalSetsTheFlag) {
   const std::atomic<bool>& is_interrupted = InterruptFlag();
   EXPECT_FALSE(is_interrupted);

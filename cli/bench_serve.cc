@@ -290,6 +290,12 @@ class ServeBench {
   // Requests before the measurement, of the load's own prompts.
   absl::Status WarmUp();
   void Measure();
+  bool SavesResult() const {
+    return options_.save_result || options_.save_detailed ||
+           options_.append_result;
+  }
+  // Makes the directory of the results; that all of them can be written there.
+  absl::Status CheckFiles() const;
   absl::Status Save(const ServingMetrics& metrics);
   Json Result(const ServingMetrics& metrics) const;
   std::string ResultPath() const;
@@ -366,6 +372,10 @@ absl::Status ServeBench::MakeLoad() {
 }
 
 absl::Status ServeBench::WarmUp() {
+  std::vector<const LoadPrompt*> usable;  // There is one: MakePrompts.
+  for (const LoadPrompt& prompt : prompts_) {
+    if (prompt.error.empty()) usable.push_back(&prompt);
+  }
   ServingLoadOptions load = plan_.load;
   load.probe_interval = 0;
   // Ready is who answers a short request.
@@ -373,7 +383,7 @@ absl::Status ServeBench::WarmUp() {
       MonotonicSeconds() + options_.ready_check_timeout_seconds;
   while (options_.ready_check_timeout_seconds > 0 && !is_interrupted_) {
     load.arrival_times = {0};
-    LoadPrompt prompt = prompts_.front();
+    LoadPrompt prompt = *usable.front();
     prompt.output_len = std::min<int64_t>(prompt.output_len, 2);
     const ServingLoadResult ready =
         RunServingLoad(client_.get(), {prompt}, load);
@@ -387,7 +397,7 @@ absl::Status ServeBench::WarmUp() {
   if (options_.num_warmups == 0) return absl::OkStatus();
   std::vector<LoadPrompt> prompts;
   for (int i = 0; i < options_.num_warmups; ++i) {
-    prompts.push_back(prompts_[i % prompts_.size()]);
+    prompts.push_back(*usable[i % usable.size()]);
   }
   load.arrival_times.assign(prompts.size(), 0);
   RunServingLoad(client_.get(), prompts, load);
@@ -400,7 +410,7 @@ void ServeBench::Measure() {
     line.Show(
         "requests", progress.num_done, progress.num_requests,
         absl::StrFormat("%.0fs %.0f tok/s, %d open%s", progress.seconds,
-                        progress.num_chunks / std::max(progress.seconds, 1e-3),
+                        progress.num_tokens / std::max(progress.seconds, 1e-3),
                         progress.num_open,
                         progress.num_failed > 0
                             ? absl::StrCat(", ", progress.num_failed, " failed")
@@ -470,19 +480,23 @@ std::string ServeBench::ResultPath() const {
   return (std::filesystem::path(options_.result_dir) / name).string();
 }
 
-// The result first, and whatever else can be written: a run is not lost for a
-// picture of it. Returns the first error.
-absl::Status ServeBench::Save(const ServingMetrics& metrics) {
-  const bool saves_result =
-      options_.save_result || options_.save_detailed || options_.append_result;
-  if ((saves_result || options_.plot_timeline) &&
-      !options_.result_dir.empty()) {
+absl::Status ServeBench::CheckFiles() const {
+  QUIRE_RETURN_IF_ERROR(CheckWritable(options_.plot));
+  if (!SavesResult() && !options_.plot_timeline) return absl::OkStatus();
+  if (!options_.result_dir.empty()) {
     std::error_code error;
     std::filesystem::create_directories(options_.result_dir, error);
   }
+  // The model's name, which may become a part of the file's, is not known yet.
+  return CheckWritable(ResultPath(), options_.append_result);
+}
+
+// The result first, and whatever else can be written: a run is not lost for a
+// picture of it. Returns the first error.
+absl::Status ServeBench::Save(const ServingMetrics& metrics) {
   const std::string path = ResultPath();
   absl::Status status;
-  if (saves_result) {
+  if (SavesResult()) {
     status = WriteTextFile(path, DumpJson(Result(metrics)) + "\n",
                            options_.append_result);
     if (status.ok()) {
@@ -518,40 +532,18 @@ int ServeBench::ExitCode(const ServingMetrics& metrics) const {
   return metrics.failed > 0 ? kExitRequestsFailed : kExitOk;
 }
 
-// Errors with how many requests had each, the most frequent first.
-void PrintErrors(const std::vector<RequestRecord>& records) {
-  std::vector<std::pair<std::string, int>> counts;
-  for (const RequestRecord& record : records) {
-    if (record.success) continue;
-    const auto it =
-        std::find_if(counts.begin(), counts.end(),
-                     [&](const auto& c) { return c.first == record.error; });
-    if (it == counts.end()) {
-      counts.emplace_back(record.error, 1);
-    } else {
-      ++it->second;
-    }
-  }
-  std::stable_sort(
-      counts.begin(), counts.end(),
-      [](const auto& a, const auto& b) { return a.second > b.second; });
-  constexpr size_t kMost = 10;
-  for (size_t i = 0; i < std::min(counts.size(), kMost); ++i) {
-    absl::FPrintF(stderr, "quire: %d requests failed: %s\n", counts[i].second,
-                  counts[i].first);
-  }
-  if (counts.size() > kMost) {
-    absl::FPrintF(stderr, "quire: and %d other errors\n",
-                  counts.size() - kMost);
-  }
-}
-
 int ServeBench::Run() {
   RaiseOpenFileLimit();
   TakeShortSlices();  // A late reader would see late tokens.
+  if (const absl::Status status = CheckFiles(); !status.ok()) {
+    return FailBench(status, kExitDevice);
+  }
   connection_ = Connect();
   if (const absl::Status status = MakeLoad(); !status.ok()) {
-    return FailBench(status, kExitUsage);
+    // Else it is the server that did not count tokens.
+    const bool is_usage =
+        absl::IsInvalidArgument(status) || absl::IsNotFound(status);
+    return FailBench(status, is_usage ? kExitUsage : kExitDevice);
   }
   if (connection_.ok()) {
     connection_ = WarmUp();
@@ -561,8 +553,10 @@ int ServeBench::Run() {
   } else {
     // The result says for each request why there is none.
     result_.records.resize(prompts_.size());
-    for (RequestRecord& record : result_.records) {
-      record.error = std::string(connection_.message());
+    for (size_t i = 0; i < prompts_.size(); ++i) {
+      result_.records[i].error = !prompts_[i].error.empty()
+                                     ? prompts_[i].error
+                                     : std::string(connection_.message());
     }
   }
   ServingMetrics metrics =
@@ -573,7 +567,11 @@ int ServeBench::Run() {
     std::fputs(ProbeReport(result_.probes).c_str(), stdout);
   }
   std::fflush(stdout);
-  PrintErrors(result_.records);
+  std::vector<std::string> errors;
+  for (const RequestRecord& record : result_.records) {
+    errors.push_back(record.error);
+  }
+  PrintRequestErrors(errors);
   if (const absl::Status status = Save(metrics); !status.ok()) {
     return FailBench(status, kExitDevice);
   }

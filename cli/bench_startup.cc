@@ -43,9 +43,7 @@ class ServeProcess {
     if (output_ != nullptr) std::fclose(output_);
     if (pid_ <= 0) return;
     kill(pid_, SIGTERM);
-    int status = 0;
-    while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-    }
+    Wait();
   }
 
   absl::Status Start(const std::vector<std::string>& serve_args) {
@@ -73,7 +71,8 @@ class ServeProcess {
     return absl::OkStatus();
   }
 
-  // Waits for the table that start-up prints; the port in it.
+  // Waits for the table that start-up prints; the port in it. UNAVAILABLE if
+  // the process ends before; exit_code() is then its own.
   absl::StatusOr<int> WaitForPort() {
     int port = 0;
     char line[4096];
@@ -83,16 +82,28 @@ class ServeProcess {
       if (absl::StrContains(text, " address ") &&
           colon != absl::string_view::npos) {
         const absl::string_view digits = text.substr(colon + 1);
-        if (!absl::SimpleAtoi(digits, &port)) break;
+        if (!absl::SimpleAtoi(digits, &port)) port = 0;
       }
       if (absl::StrContains(text, "ready in") && port > 0) return port;
     }
-    return absl::UnavailableError("quire serve ended before it was ready");
+    Wait();
+    return absl::UnavailableError(absl::StrCat(
+        "quire serve ended with ", exit_code_, " before it was ready"));
   }
 
   int pid() const { return pid_; }
+  int exit_code() const { return exit_code_; }
 
  private:
+  void Wait() {
+    int status = 0;
+    while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+    }
+    exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : kExitEngine;
+    pid_ = -1;
+  }
+
+  int exit_code_ = kExitDevice;
   pid_t pid_ = -1;
   std::FILE* output_ = nullptr;
 };
@@ -123,13 +134,41 @@ struct StartupSample {
   double peak_bytes = 0;           // After the token.
 };
 
-absl::StatusOr<StartupSample> StartOnce(
+// INVALID_ARGUMENT for arguments of `quire serve` that it would refuse, or with
+// which it cannot be reached from here.
+absl::StatusOr<ServeOptions> ReadServeArgs(
     const std::vector<std::string>& serve_args) {
+  std::vector<std::string> args = {"serve"};
+  args.insert(args.end(), serve_args.begin(), serve_args.end());
+  QUIRE_ASSIGN_OR_RETURN(CommandLine parsed, ParseCommandLine(args));
+  if (parsed.command != Command::kServe) {
+    return absl::InvalidArgumentError("behind -- are arguments of quire serve");
+  }
+  for (const auto& [name, value] :
+       {std::pair("--uds", &parsed.serve.unix_socket),
+        std::pair("--ssl-certfile", &parsed.serve.ssl_certfile)}) {
+    if (value->empty()) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, " ", *value, ": bench startup reaches a server over plain TCP"));
+  }
+  return std::move(parsed.serve);
+}
+
+// On failure `exit_code` says how to exit.
+absl::StatusOr<StartupSample> StartOnce(
+    const std::vector<std::string>& serve_args, const std::string& api_key,
+    int* exit_code) {
   StartupSample sample;
+  *exit_code = kExitDevice;
   const double start = MonotonicSeconds();
   ServeProcess process;
   QUIRE_RETURN_IF_ERROR(process.Start(serve_args));
-  QUIRE_ASSIGN_OR_RETURN(const int port, process.WaitForPort());
+  const auto found_port = process.WaitForPort();
+  if (!found_port.ok()) {
+    *exit_code = process.exit_code();
+    return found_port.status();
+  }
+  const int port = *found_port;
   QUIRE_ASSIGN_OR_RETURN(const ServerUrl url, ParseServerUrl(absl::StrCat(
                                                   "http://127.0.0.1:", port)));
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<LoadClient> client,
@@ -152,6 +191,9 @@ absl::StatusOr<StartupSample> StartOnce(
   message = HttpMessage();
   message.path = "/v1/completions";
   message.headers = {{"Content-Type", "application/json"}};
+  if (!api_key.empty()) {
+    message.headers.emplace_back("Authorization", "Bearer " + api_key);
+  }
   message.body = CompletionBody(params, prompt);
   FirstEvent first;
   client->Start(message, &first);
@@ -168,6 +210,10 @@ absl::StatusOr<StartupSample> StartOnce(
 
 int RunBenchStartup(const BenchStartupOptions& options) {
   const std::atomic<bool>& is_interrupted = InterruptFlag();
+  const auto serve = ReadServeArgs(options.serve_args);
+  if (!serve.ok()) return FailBench(serve.status(), kExitUsage);
+  const std::string api_key =
+      serve->api_keys.empty() ? "" : serve->api_keys.front();
   struct Row {
     const char* name;
     const char* key;
@@ -187,10 +233,14 @@ int RunBenchStartup(const BenchStartupOptions& options) {
   ProgressLine line(true);
   for (int i = 0; i < options.repetitions && !is_interrupted; ++i) {
     line.Show("starts", i, options.repetitions, "");
-    auto sample = StartOnce(options.serve_args);
-    if (!sample.ok()) return FailBench(sample.status(), kExitDevice);
+    int exit_code = 0;
+    auto sample = StartOnce(options.serve_args, api_key, &exit_code);
+    if (!sample.ok() && is_interrupted) break;
+    if (!sample.ok()) return FailBench(sample.status(), exit_code);
     samples.push_back(*sample);
   }
+  line.Clear();
+  if (samples.empty()) return kExitInterrupted;
   Json json = {{"repetitions", samples.size()}};
   for (const Row& row : kRows) {
     std::vector<double> values;

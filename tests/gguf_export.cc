@@ -38,12 +38,20 @@ QuantFormat FormatOf(uint32_t type) {
       return QuantFormat::kQ5_1;
     case GgufTensorType::kQ8_0:
       return QuantFormat::kQ8_0;
+    case GgufTensorType::kQ2_K:
+      return QuantFormat::kQ2_K;
+    case GgufTensorType::kQ3_K:
+      return QuantFormat::kQ3_K;
     case GgufTensorType::kQ4_K:
       return QuantFormat::kQ4_K;
+    case GgufTensorType::kQ5_K:
+      return QuantFormat::kQ5_K;
     case GgufTensorType::kQ6_K:
       return QuantFormat::kQ6_K;
     case GgufTensorType::kIQ4_NL:
       return QuantFormat::kIQ4_NL;
+    case GgufTensorType::kIQ4_XS:
+      return QuantFormat::kIQ4_XS;
     case GgufTensorType::kMXFP4:
       return QuantFormat::kMXFP4;
     default:

@@ -61,7 +61,9 @@ uint64_t SlotValue(uint64_t predecessor, int32_t token_id, int position,
 }
 
 // Folds one more slot into the state that a token is drawn from.
-uint64_t Fold(uint64_t state, uint64_t slot_value) {
+uint64_t Fold(const HashModelOptions& options, uint64_t state,
+              uint64_t slot_value) {
+  if (options.reads_last_slot_only) state = 0;
   return (state ^ slot_value) * 0x9FB21C651E98DF25 + (state >> 29);
 }
 
@@ -147,7 +149,7 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
   for (int32_t token : request.prompt_token_ids) {
     if (position > 0) answer.prompt_logprobs.push_back(ScoreOf(state, token));
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
-    state = Fold(state, predecessor);
+    state = Fold(options, state, predecessor);
     penalty += PenaltyOf(params, token, /*is_prompt=*/true);
     pooled = AddPooled(pooled, predecessor);
   }
@@ -191,11 +193,11 @@ HashModelAnswer AnswerAlone(const EngineOptions& engine_options,
                       i < num_prompt ? request.prompt_token_ids[i]
                                      : answer.token_ids[i - num_prompt],
                       i, namespace_no);
-        state = Fold(state, predecessor);
+        state = Fold(options, state, predecessor);
       }
     }
     predecessor = SlotValue(predecessor, token, position++, namespace_no);
-    state = Fold(state, predecessor);
+    state = Fold(options, state, predecessor);
     penalty += PenaltyOf(params, token, /*is_prompt=*/false);
   }
 }
@@ -340,7 +342,7 @@ void HashModelRunner::ScoreRow(const SchedulerOutput& output,
       row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
   uint64_t state = 0;
   for (int position = 0; position < end; ++position) {
-    state = Fold(state, *SlotAt(slot, position));
+    state = Fold(model_options_, state, *SlotAt(slot, position));
     const int i = position - (end - row.num_scored);
     if (i < 0) continue;
     TokenOutput scored;
@@ -394,7 +396,9 @@ void HashModelRunner::RunRow(const SchedulerOutput& output,
 }
 
 bool HashModelRunner::FindNan(const Slot& slot, int end) {
-  for (int position = 0; position < end; ++position) {
+  // Once one is there, all after it are.
+  const int first = model_options_.reads_last_slot_only ? end - 1 : 0;
+  for (int position = first; position < end; ++position) {
     const uint64_t value = *SlotAt(slot, position);
     if (!IsNan(value)) continue;
     if (on_non_finite) {
@@ -410,8 +414,9 @@ void HashModelRunner::DrawRow(const SchedulerOutput& output,
   Slot& slot = slots_[row.slot];
   int end = slot.num_computed_tokens;
   uint64_t state = 0;
-  for (int position = 0; position < end; ++position) {
-    state = Fold(state, *SlotAt(slot, position));
+  const int first = model_options_.reads_last_slot_only ? end - 1 : 0;
+  for (int position = first; position < end; ++position) {
+    state = Fold(model_options_, state, *SlotAt(slot, position));
   }
   for (int num_accepted = 0;; ++num_accepted) {
     sampled->non_finite = FindNan(slot, end);
@@ -447,7 +452,7 @@ void HashModelRunner::DrawRow(const SchedulerOutput& output,
         output.token_ids[row.first_token_idx + row.num_tokens - row.num_drafts +
                          num_accepted];
     if (draft != token_id) return;
-    state = Fold(state, *SlotAt(slot, end));
+    state = Fold(model_options_, state, *SlotAt(slot, end));
     slot.num_computed_tokens = ++end;
   }
 }

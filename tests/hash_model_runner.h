@@ -43,6 +43,10 @@ std::vector<std::pair<int32_t, float>> HashNamespaceBias(
 // the others are spread over the vocabulary.
 struct HashModelOptions {
   int eos_per_1000 = 20;
+  // A token depends on the slot before it only (and through that slot's value
+  // on the tokens before it): a step costs the same however long its sequences
+  // are, but blocks that are not written any more are not looked at.
+  bool reads_last_slot_only = false;
 };
 
 // What the hash model says to a request run alone, computed without an engine,

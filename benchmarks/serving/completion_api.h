@@ -23,6 +23,9 @@ struct LoadPrompt {
   int64_t num_tokens = 0;          // As far as known before the server counts.
   int64_t output_len = 128;
   std::string model;  // Instead of CompletionParams::model.
+  // Not empty: what is wrong with the line of the dataset that this was to be.
+  // Such a request is not sent, and has failed.
+  std::string error;
 };
 
 struct CompletionParams {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <utility>
 
@@ -203,12 +204,76 @@ absl::StatusOr<int64_t> CountTokens(PromptCodec* codec,
   return static_cast<int64_t>(ids.size());
 }
 
-// Repeats prompts in order until there are `count`.
-void Oversample(int count, std::vector<LoadPrompt>* prompts) {
-  const size_t num_read = prompts->size();
-  for (size_t i = 0; static_cast<int>(prompts->size()) < count; ++i) {
-    prompts->push_back((*prompts)[i % num_read]);
+LoadPrompt Malformed(std::string error) {
+  LoadPrompt prompt;
+  prompt.output_len = 0;
+  prompt.error = std::move(error);
+  return prompt;
+}
+
+bool IsMalformed(const LoadPrompt& prompt) { return !prompt.error.empty(); }
+
+// INVALID_ARGUMENT if all of `prompts` are malformed: the first one's error, or
+// `what` if there is none.
+absl::Status CheckUsable(const std::vector<LoadPrompt>& prompts,
+                         const std::string& path, absl::string_view what) {
+  if (prompts.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
   }
+  if (!std::all_of(prompts.begin(), prompts.end(), IsMalformed)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(prompts.front().error, "; nothing in the file is usable"));
+}
+
+// Keeps the first `count` prompts, of which one can be sent if any can.
+void Cut(size_t count, std::vector<LoadPrompt>* prompts) {
+  if (prompts->size() <= count) return;
+  const auto usable =
+      std::find_if_not(prompts->begin(), prompts->end(), IsMalformed);
+  const auto last = prompts->begin() + (count - 1);
+  if (usable != prompts->end() && usable > last) std::iter_swap(usable, last);
+  prompts->resize(count);
+}
+
+// Repeats in order those that can be sent until there are `count` in all.
+// Requires: one can be sent.
+void Oversample(size_t count, std::vector<LoadPrompt>* prompts) {
+  std::vector<LoadPrompt> usable;
+  std::copy_if(prompts->begin(), prompts->end(), std::back_inserter(usable),
+               [](const LoadPrompt& prompt) { return !IsMalformed(prompt); });
+  for (size_t i = 0; prompts->size() < count; ++i) {
+    prompts->push_back(usable[i % usable.size()]);
+  }
+}
+
+// One line of kCustom, at `place`.
+LoadPrompt CustomPrompt(const DatasetOptions& options, const std::string& line,
+                        const std::string& place) {
+  const auto malformed = [&](absl::string_view what) {
+    return Malformed(absl::StrCat(place, ": ", what));
+  };
+  JsonLimits limits;
+  limits.max_nodes = 1 << 20;
+  const auto json = ParseJson(line, limits);
+  if (!json.ok() || !json->is_object()) return malformed("not a JSON object");
+  const auto text = json->find("prompt");
+  if (text == json->end() || !text->is_string() ||
+      text->get_ref<const std::string&>().empty()) {
+    return malformed("\"prompt\" is not a text");
+  }
+  LoadPrompt prompt;
+  prompt.text = text->get<std::string>();
+  prompt.output_len = options.custom_output_len;
+  if (options.custom_output_len >= 0) return prompt;
+  const auto output = json->find("output_tokens");
+  if (output == json->end() || !output->is_number_unsigned() ||
+      output->get<uint64_t>() < 1 || output->get<uint64_t>() > 1 << 24) {
+    return malformed("\"output_tokens\" is not a number of at least 1");
+  }
+  prompt.output_len = output->get<int64_t>();
+  return prompt;
 }
 
 absl::StatusOr<std::vector<LoadPrompt>> CustomPrompts(
@@ -221,41 +286,14 @@ absl::StatusOr<std::vector<LoadPrompt>> CustomPrompts(
   for (std::string line; std::getline(lines, line);) {
     ++line_number;
     if (absl::StripAsciiWhitespace(line).empty()) continue;
-    const auto error = [&](absl::string_view what) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(options.path, ":", line_number, ": ", what));
-    };
-    JsonLimits limits;
-    limits.max_nodes = 1 << 20;
-    const auto json = ParseJson(line, limits);
-    if (!json.ok() || !json->is_object()) return error("not a JSON object");
-    const auto prompt_text = json->find("prompt");
-    if (prompt_text == json->end() || !prompt_text->is_string() ||
-        prompt_text->get_ref<const std::string&>().empty()) {
-      return error("\"prompt\" is not a text");
-    }
-    LoadPrompt prompt;
-    prompt.text = prompt_text->get<std::string>();
-    prompt.output_len = options.custom_output_len;
-    if (options.custom_output_len < 0) {
-      const auto output = json->find("output_tokens");
-      if (output == json->end() || !output->is_number_unsigned() ||
-          output->get<uint64_t>() < 1 || output->get<uint64_t>() > 1 << 24) {
-        return error("\"output_tokens\" is not a number of at least 1");
-      }
-      prompt.output_len = output->get<int64_t>();
-    }
-    prompts.push_back(std::move(prompt));
+    prompts.push_back(CustomPrompt(
+        options, line, absl::StrCat(options.path, ":", line_number)));
   }
-  if (prompts.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(options.path, ": holds no prompt"));
-  }
+  QUIRE_RETURN_IF_ERROR(CheckUsable(prompts, options.path, "holds no prompt"));
   Shuffle(&prompts, random);
-  if (static_cast<int>(prompts.size()) > options.num_prompts) {
-    prompts.resize(options.num_prompts);
-  }
+  Cut(options.num_prompts, &prompts);
   for (LoadPrompt& prompt : prompts) {
+    if (IsMalformed(prompt)) continue;
     QUIRE_ASSIGN_OR_RETURN(prompt.num_tokens, CountTokens(codec, prompt.text));
   }
   Oversample(options.num_prompts, &prompts);
@@ -291,68 +329,100 @@ bool HasUsualLength(int64_t prompt_len, int64_t output_len, bool is_fixed) {
          prompt_len <= 1024 && prompt_len + output_len <= 2048;
 }
 
-absl::StatusOr<std::vector<LoadPrompt>> ShareGptPrompts(
-    const DatasetOptions& options, PromptCodec* codec,
-    SimulationRandom* random) {
-  QUIRE_ASSIGN_OR_RETURN(const std::string text, ReadFile(options.path));
-  const Json root = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+// The first two turns of a conversation, or why it has none.
+struct Turns {
+  const std::string* question = nullptr;
+  const std::string* answer = nullptr;
+  std::string error;
+};
+
+// Those of the file's conversations, in order; shorter ones are left out.
+std::vector<Turns> ReadTurns(const Json& root, const std::string& path) {
+  std::vector<Turns> all;
+  for (size_t i = 0; i < root.size(); ++i) {
+    const auto malformed = [&](absl::string_view what) {
+      all.push_back({nullptr, nullptr,
+                     absl::StrCat(path, ": conversation ", i, ": ", what)});
+    };
+    if (!root[i].is_object()) {
+      malformed("not an object");
+      continue;
+    }
+    const auto list = root[i].find("conversations");
+    if (list == root[i].end()) continue;
+    if (!list->is_array()) {
+      malformed("\"conversations\" is not a list");
+      continue;
+    }
+    if (list->size() < 2) continue;
+    const auto text_of = [](const Json& turn) -> const std::string* {
+      if (!turn.is_object()) return nullptr;
+      const auto value = turn.find("value");
+      if (value == turn.end() || !value->is_string()) return nullptr;
+      return &value->get_ref<const std::string&>();
+    };
+    const Turns turns = {text_of((*list)[0]), text_of((*list)[1]), ""};
+    if (turns.question == nullptr || turns.answer == nullptr) {
+      malformed("a turn has no text as its \"value\"");
+      continue;
+    }
+    all.push_back(turns);
+  }
+  return all;
+}
+
+absl::StatusOr<Json> ReadShareGpt(const std::string& path) {
+  QUIRE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  Json root = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (root.is_discarded()) {
     ErrorFinder finder;
     Json::sax_parse(text, &finder);
     const auto end = text.begin() + std::min(finder.position_, text.size());
-    return absl::InvalidArgumentError(
-        absl::StrCat(options.path, ":", 1 + std::count(text.begin(), end, '\n'),
-                     ": not JSON"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ":", 1 + std::count(text.begin(), end, '\n'), ": not JSON"));
   }
   if (!root.is_array()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(options.path, ": not a list of conversations"));
+        absl::StrCat(path, ": not a list of conversations"));
   }
-  std::vector<std::pair<const std::string*, const std::string*>> turns;
-  for (size_t i = 0; i < root.size(); ++i) {
-    const auto error = [&](absl::string_view what) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(options.path, ": conversation ", i, ": ", what));
-    };
-    if (!root[i].is_object()) return error("not an object");
-    const auto list = root[i].find("conversations");
-    if (list == root[i].end()) continue;
-    if (!list->is_array()) return error("\"conversations\" is not a list");
-    if (list->size() < 2) continue;
-    const std::string* texts[2] = {};
-    for (int turn = 0; turn < 2; ++turn) {
-      const Json& entry = (*list)[turn];
-      if (!entry.is_object() || !entry.contains("value") ||
-          !entry["value"].is_string()) {
-        return error("a turn has no text as its \"value\"");
-      }
-      texts[turn] = &entry["value"].get_ref<const std::string&>();
-    }
-    turns.emplace_back(texts[0], texts[1]);
-  }
-  Shuffle(&turns, random);
+  return root;
+}
+
+absl::StatusOr<std::vector<LoadPrompt>> ShareGptPrompts(
+    const DatasetOptions& options, PromptCodec* codec,
+    SimulationRandom* random) {
+  QUIRE_ASSIGN_OR_RETURN(const Json root, ReadShareGpt(options.path));
+  std::vector<Turns> all = ReadTurns(root, options.path);
+  Shuffle(&all, random);
+  const size_t count = options.num_prompts;
   std::vector<LoadPrompt> prompts;
-  for (const auto& [question, answer] : turns) {
-    if (static_cast<int>(prompts.size()) == options.num_prompts) break;
+  bool has_usable = false;
+  for (const Turns& turns : all) {
+    if (prompts.size() >= count && has_usable) break;
+    if (!turns.error.empty()) {
+      prompts.push_back(Malformed(turns.error));
+      continue;
+    }
     LoadPrompt prompt;
-    prompt.text = *question;
-    QUIRE_ASSIGN_OR_RETURN(prompt.num_tokens, CountTokens(codec, *question));
+    prompt.text = *turns.question;
+    QUIRE_ASSIGN_OR_RETURN(prompt.num_tokens, CountTokens(codec, prompt.text));
     prompt.output_len = options.sharegpt_output_len;
     if (options.sharegpt_output_len == 0) {
-      QUIRE_ASSIGN_OR_RETURN(prompt.output_len, CountTokens(codec, *answer));
+      QUIRE_ASSIGN_OR_RETURN(prompt.output_len,
+                             CountTokens(codec, *turns.answer));
     }
     if (HasUsualLength(prompt.num_tokens, prompt.output_len,
                        options.sharegpt_output_len > 0)) {
       prompts.push_back(std::move(prompt));
+      has_usable = true;
     }
   }
-  if (prompts.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(options.path,
-                     ": holds no conversation of two turns with 4 to 1024 "
-                     "prompt tokens and 2048 in all"));
-  }
-  Oversample(options.num_prompts, &prompts);
+  QUIRE_RETURN_IF_ERROR(
+      CheckUsable(prompts, options.path,
+                  "holds no conversation of two turns with 4 to 1024 prompt "
+                  "tokens and 2048 in all"));
+  Cut(count, &prompts);
+  Oversample(count, &prompts);
   return prompts;
 }
 

@@ -43,9 +43,11 @@ struct DatasetOptions {
 // Draws or reads the prompts.
 //   codec: null if nothing counts tokens; random prompts are then token ids for
 //   kCompletions and words, about one token each, for kChat.
-// INVALID_ARGUMENT naming file and line (kCustom) or conversation (kShareGpt)
-// of what is malformed; NOT_FOUND if the file cannot be read. A file with fewer
-// prompts than asked for is repeated.
+// A malformed line (kCustom) or conversation (kShareGpt) is a prompt whose
+// `error` names it; at least one other prompt is returned. A file with fewer
+// prompts than asked for is repeated, but for what is malformed.
+// INVALID_ARGUMENT if the file has no prompt, with the first error if there is
+// one; NOT_FOUND if it cannot be read; the codec's own errors.
 absl::StatusOr<std::vector<LoadPrompt>> MakePrompts(
     const DatasetOptions& options, CompletionApi api, PromptCodec* codec,
     SimulationRandom* random);

@@ -182,14 +182,80 @@ TEST_F(DatasetTest, CustomLines) {
   EXPECT_EQ((*Make())[0].output_len, 7);
 }
 
-TEST_F(DatasetTest, MalformedLinesAreNamed) {
-  using Kind = DatasetOptions::Kind;
-  const std::string good = "{\"prompt\": \"a\", \"output_tokens\": 5}\n";
+// The errors of the prompts that cannot be sent, without the path before them.
+std::vector<std::string> ErrorsOf(const std::vector<LoadPrompt>& prompts) {
+  std::vector<std::string> errors;
+  for (const LoadPrompt& prompt : prompts) {
+    if (prompt.error.empty()) continue;
+    EXPECT_TRUE(prompt.text.empty());
+    errors.push_back(prompt.error.substr(prompt.error.rfind('/') + 1));
+  }
+  return errors;
+}
+
+TEST_F(DatasetTest, MalformedLinesArePromptsThatSaySo) {
+  options_.kind = DatasetOptions::Kind::kCustom;
   options_.custom_output_len = -1;
-  EXPECT_THAT(ErrorOf(Kind::kCustom, good + "\n{\"prompt\": \n"),
-              HasSubstr("malformed:3: not a JSON object"));
-  EXPECT_THAT(ErrorOf(Kind::kCustom, good + "{\"promt\": \"a\"}\n"),
-              HasSubstr("malformed:2: \"prompt\""));
+  const std::string good = "{\"prompt\": \"a\", \"output_tokens\": 5}\n";
+  options_.path =
+      WriteFile("lines", good + "\n{\"prompt\": \n" + "{\"promt\": \"a\"}\n" +
+                             good + "{\"prompt\": \"a\"}\n");
+  const std::vector<std::string> expected = {
+      "lines:3: not a JSON object", "lines:4: \"prompt\" is not a text",
+      "lines:6: \"output_tokens\" is not a number of at least 1"};
+  // Once each: what repeats is what can be sent.
+  for (int count : {5, 12}) {
+    options_.num_prompts = count;
+    const auto prompts = Make(codec_.get());
+    ASSERT_TRUE(prompts.ok()) << prompts.status();
+    EXPECT_EQ(prompts->size(), static_cast<size_t>(count));
+    EXPECT_THAT(ErrorsOf(*prompts),
+                testing::UnorderedElementsAreArray(expected));
+    for (const LoadPrompt& prompt : *prompts) {
+      EXPECT_EQ(prompt.num_tokens > 0, prompt.error.empty());
+    }
+  }
+  // However few are drawn, one can be sent.
+  options_.num_prompts = 1;
+  for (seed_ = 0; seed_ < 20; ++seed_) {
+    const auto prompts = Make();
+    ASSERT_TRUE(prompts.ok()) << prompts.status();
+    ASSERT_EQ(prompts->size(), 1u);
+    EXPECT_EQ((*prompts)[0].error, "");
+  }
+}
+
+TEST_F(DatasetTest, MalformedConversationsArePromptsThatSaySo) {
+  options_.kind = DatasetOptions::Kind::kShareGpt;
+  const std::string good =
+      R"({"conversations": [{"value": "Name some animals, please."},)"
+      R"({"value": "A cat, a dog, and a whale."}]})";
+  options_.path = WriteFile(
+      "talks", absl::StrCat("[3,", good, R"(, {"conversations": [{}, {}]},)",
+                            good, R"(, {"conversations": 1}])"));
+  const std::vector<std::string> expected = {
+      "talks: conversation 0: not an object",
+      "talks: conversation 2: a turn has no text as its \"value\"",
+      "talks: conversation 4: \"conversations\" is not a list"};
+  options_.num_prompts = 9;
+  const auto prompts = Make(codec_.get());
+  ASSERT_TRUE(prompts.ok()) << prompts.status();
+  EXPECT_EQ(prompts->size(), 9u);
+  EXPECT_THAT(ErrorsOf(*prompts), testing::UnorderedElementsAreArray(expected));
+  options_.num_prompts = 1;
+  for (seed_ = 0; seed_ < 20; ++seed_) {
+    const auto one = Make(codec_.get());
+    ASSERT_TRUE(one.ok()) << one.status();
+    ASSERT_EQ(one->size(), 1u);
+    EXPECT_EQ((*one)[0].error, "");
+  }
+}
+
+TEST_F(DatasetTest, FilesWithoutAPromptAreErrors) {
+  using Kind = DatasetOptions::Kind;
+  options_.custom_output_len = -1;
+  EXPECT_THAT(ErrorOf(Kind::kCustom, "\n{\"prompt\": \n3\n"),
+              HasSubstr("malformed:2: not a JSON object"));
   EXPECT_THAT(ErrorOf(Kind::kCustom, "{\"prompt\": \"a\"}\n"),
               HasSubstr("malformed:1: \"output_tokens\""));
   EXPECT_THAT(ErrorOf(Kind::kCustom, "\n"), HasSubstr("no prompt"));

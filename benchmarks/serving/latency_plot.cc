@@ -146,11 +146,11 @@ std::string LatencyPlot(const std::vector<RequestRecord>& records,
     if (record.ttft <= 0) continue;
     double time = record.start_time + record.ttft;
     ttfts.Add(time, record.ttft * 1e3);
-    ++tokens[ttfts.IndexOf(time)];
-    for (double gap : record.itls) {
-      time += gap;
-      itls.Add(time, gap * 1e3);
-      ++tokens[itls.IndexOf(time)];
+    tokens[ttfts.IndexOf(time)] += record.TokensOfChunk(0);
+    for (size_t i = 0; i < record.itls.size(); ++i) {
+      time += record.itls[i];
+      itls.Add(time, record.itls[i] * 1e3);
+      tokens[itls.IndexOf(time)] += record.TokensOfChunk(i + 1);
     }
     const size_t last = itls.IndexOf(record.start_time + record.latency);
     for (size_t i = itls.IndexOf(record.start_time); i <= last; ++i) ++open[i];
@@ -174,7 +174,7 @@ std::string LatencyPlot(const std::vector<RequestRecord>& records,
   AddPanel(top, duration, "Time to first token (ms)", ttfts.Percentiles(),
            &svg);
   top += kPanelHeight + kPanelGap;
-  AddPanel(top, duration, "Gap between tokens (ms)", itls.Percentiles(), &svg);
+  AddPanel(top, duration, "Gap between chunks (ms)", itls.Percentiles(), &svg);
   top += kPanelHeight + kPanelGap;
   AddPanel(top, duration, "Output tokens per second, requests open",
            {rate, concurrency}, &svg);

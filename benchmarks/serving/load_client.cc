@@ -126,6 +126,8 @@ class EpollLoadClient : public LoadClient {
   ~EpollLoadClient() override;
 
   absl::Status Init();
+  // One handshake, waited for; UNAVAILABLE with the reason.
+  absl::Status TryTls() const;
   void Start(const HttpMessage& message, ResponseHandler* handler) override;
   void Poll(double seconds) override;
   void CancelAll() override;
@@ -148,6 +150,8 @@ class EpollLoadClient : public LoadClient {
     double last_activity = 0;
   };
 
+  SSL* NewTls(int fd) const;
+  absl::Status TlsFailure(const SSL* tls) const;
   void Begin(std::string request, ResponseHandler* handler);
   void BeginOn(Connection* connection, std::string request,
                ResponseHandler* handler);
@@ -206,6 +210,59 @@ absl::Status EpollLoadClient::Init() {
   return absl::OkStatus();
 }
 
+SSL* EpollLoadClient::NewTls(int fd) const {
+  SSL* const tls = SSL_new(tls_context_);
+  SSL_set_fd(tls, fd);
+  SSL_set_tlsext_host_name(tls, url_.host.c_str());
+  if (options_.verify_certificate) SSL_set1_host(tls, url_.host.c_str());
+  return tls;
+}
+
+absl::Status EpollLoadClient::TlsFailure(const SSL* tls) const {
+  const long verify = SSL_get_verify_result(tls);
+  return absl::UnavailableError(
+      absl::StrCat(url_.Origin(), ": TLS: ",
+                   verify != X509_V_OK ? X509_verify_cert_error_string(verify)
+                                       : TlsError()));
+}
+
+absl::Status EpollLoadClient::TryTls() const {
+  if (tls_context_ == nullptr) return absl::OkStatus();
+  const int fd = BeginConnect(address_);
+  if (fd < 0) {
+    return absl::UnavailableError(
+        absl::StrCat(url_.Origin(), ": ", std::strerror(errno)));
+  }
+  SSL* const tls = NewTls(fd);
+  const double deadline = MonotonicSeconds() + options_.connect_timeout_seconds;
+  absl::Status status;
+  int events = POLLOUT;  // Until it is connected.
+  for (;;) {
+    pollfd waited = {fd, static_cast<short>(events), 0};
+    const double left = std::max(0.0, deadline - MonotonicSeconds());
+    const int count = poll(&waited, 1, static_cast<int>(std::ceil(left * 1e3)));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 1) {
+      status = absl::UnavailableError(
+          absl::StrCat(url_.Origin(), ": TLS: no handshake within ",
+                       options_.connect_timeout_seconds, " s"));
+      break;
+    }
+    ERR_clear_error();
+    const int result = SSL_connect(tls);
+    if (result == 1) break;
+    const int error = SSL_get_error(tls, result);
+    if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) {
+      status = TlsFailure(tls);
+      break;
+    }
+    events = error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT;
+  }
+  SSL_free(tls);
+  close(fd);
+  return status;
+}
+
 void EpollLoadClient::Watch(Connection* connection, uint32_t interest) {
   if (connection->interest == interest) return;
   epoll_event event = {};
@@ -249,14 +306,7 @@ void EpollLoadClient::Begin(std::string request, ResponseHandler* handler) {
                      absl::StrCat(url_.Origin(), ": ", std::strerror(errno))));
     return;
   }
-  if (tls_context_ != nullptr) {
-    connection->tls = SSL_new(tls_context_);
-    SSL_set_fd(connection->tls, connection->fd);
-    SSL_set_tlsext_host_name(connection->tls, url_.host.c_str());
-    if (options_.verify_certificate) {
-      SSL_set1_host(connection->tls, url_.host.c_str());
-    }
-  }
+  if (tls_context_ != nullptr) connection->tls = NewTls(connection->fd);
   connections_.emplace(connection, std::move(owned));
   connection->handler = handler;
   connection->reader.emplace(options_.limits);
@@ -325,11 +375,7 @@ void EpollLoadClient::ContinueHandshake(Connection* connection) {
   const int error = SSL_get_error(connection->tls, result);
   if (error == SSL_ERROR_WANT_READ) return Watch(connection, EPOLLIN);
   if (error == SSL_ERROR_WANT_WRITE) return Watch(connection, EPOLLOUT);
-  const long verify = SSL_get_verify_result(connection->tls);
-  const std::string reason =
-      verify != X509_V_OK ? X509_verify_cert_error_string(verify) : TlsError();
-  Fail(connection,
-       absl::UnavailableError(absl::StrCat(url_.Origin(), ": TLS: ", reason)));
+  Fail(connection, TlsFailure(connection->tls));
 }
 
 void EpollLoadClient::SendMore(Connection* connection) {
@@ -525,7 +571,9 @@ absl::StatusOr<std::unique_ptr<LoadClient>> LoadClient::Create(
     error = TryConnect(address, options.connect_timeout_seconds);
     if (error != 0) continue;
     auto client = std::make_unique<EpollLoadClient>(url, options, address);
-    if (absl::Status status = client->Init(); !status.ok()) return status;
+    absl::Status status = client->Init();
+    if (status.ok()) status = client->TryTls();
+    if (!status.ok()) return status;
     return client;
   }
   return absl::UnavailableError(

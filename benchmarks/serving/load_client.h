@@ -72,7 +72,8 @@ double MonotonicSeconds();
 // Thread-compatible.
 class LoadClient {
  public:
-  // Resolves the host and connects once. UNAVAILABLE with address and reason.
+  // Resolves the host, connects once and, for https, shakes hands. UNAVAILABLE
+  // with address and reason.
   static absl::StatusOr<std::unique_ptr<LoadClient>> Create(
       const ServerUrl& url, const LoadClientOptions& options);
   virtual ~LoadClient() = default;  // Drops what is open without a word.

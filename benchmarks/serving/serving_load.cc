@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <memory>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 
@@ -34,6 +35,8 @@ class LoadRequest : public ResponseHandler {
 
  private:
   void AddChunk(const CompletionChunk& chunk, double now);
+  // Sets the record's output_tokens, unless the server did, and chunk_tokens.
+  void CountTokens();
 
   Load* const load_;
   const LoadPrompt* const prompt_;
@@ -43,6 +46,10 @@ class LoadRequest : public ResponseHandler {
   double last_chunk_at_ = 0;
   int64_t num_chunks_ = 0;
   bool has_usage_ = false;
+  // Of each chunk: bytes of text, and the tokens up to its end as far as the
+  // server has said so with it (continuous_usage_stats).
+  std::vector<double> chunk_bytes_;
+  std::vector<int64_t> usage_at_chunk_;
 };
 
 class Load {
@@ -93,6 +100,12 @@ class Load {
 
 void LoadRequest::Start(double now) {
   record_->start_time = now - load_->start_;
+  if (!prompt_->error.empty()) {
+    record_->error = prompt_->error;
+    ++load_->progress_.num_done;
+    ++load_->progress_.num_failed;
+    return;
+  }
   HttpMessage message;
   message.path = load_->options_.endpoint;
   message.headers = load_->options_.headers;
@@ -124,8 +137,43 @@ void LoadRequest::AddChunk(const CompletionChunk& chunk, double now) {
   }
   last_chunk_at_ = now;
   record_->latency = now - started_at_;
+  chunk_bytes_.push_back(static_cast<double>(chunk.text.size()));
+  if (chunk.completion_tokens.has_value()) {
+    usage_at_chunk_.push_back(*chunk.completion_tokens);
+  }
   if (load_->options_.keeps_text) record_->generated_text += chunk.text;
-  if (!is_probe_) ++load_->progress_.num_chunks;
+  if (!is_probe_) ++load_->progress_.num_tokens;
+}
+
+void LoadRequest::CountTokens() {
+  if (!has_usage_) record_->output_tokens = num_chunks_;
+  const auto num_tokens = static_cast<double>(record_->output_tokens);
+  // One token in each chunk, as servers mostly send them.
+  if (record_->output_tokens == num_chunks_ || num_chunks_ == 0) return;
+  std::vector<double>& tokens = record_->chunk_tokens;
+  if (static_cast<int64_t>(usage_at_chunk_.size()) == num_chunks_) {
+    // What is told after the last chunk came with it.
+    usage_at_chunk_.back() = record_->output_tokens;
+    int64_t before = 0;
+    for (const int64_t count : usage_at_chunk_) {
+      tokens.push_back(
+          static_cast<double>(std::max<int64_t>(0, count - before)));
+      before = count;
+    }
+    return;
+  }
+  const auto num_with_text = std::count_if(
+      chunk_bytes_.begin(), chunk_bytes_.end(), [](double n) { return n > 0; });
+  const double num_bytes =
+      std::accumulate(chunk_bytes_.begin(), chunk_bytes_.end(), 0.0);
+  for (const double bytes : chunk_bytes_) {
+    if (num_with_text == record_->output_tokens) {
+      tokens.push_back(bytes > 0 ? 1 : 0);  // A chat's role has no token.
+    } else {
+      tokens.push_back(num_tokens *
+                       (num_bytes > 0 ? bytes / num_bytes : 1.0 / num_chunks_));
+    }
+  }
 }
 
 void LoadRequest::OnEvent(absl::string_view data, double now) {
@@ -150,7 +198,7 @@ void LoadRequest::OnEnd(const ResponseEnd& end, double now) {
   } else if (num_chunks_ == 0 && record_->error.empty()) {
     record_->error = "the stream brought no token";
   }
-  if (!has_usage_) record_->output_tokens = num_chunks_;
+  CountTokens();
   record_->success = record_->error.empty();
   if (is_probe_) {
     --load_->num_open_probes_;
@@ -159,6 +207,7 @@ void LoadRequest::OnEnd(const ResponseEnd& end, double now) {
   }
   ++load_->progress_.num_done;
   load_->progress_.num_failed += !record_->success;
+  load_->progress_.num_tokens += record_->output_tokens - num_chunks_;
 }
 
 void Load::StartDue(double now) {

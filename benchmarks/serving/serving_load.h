@@ -20,7 +20,8 @@ struct LoadProgress {
   int num_failed = 0;
   int num_open = 0;
   int num_requests = 0;
-  int64_t num_chunks = 0;
+  // Of ended requests as their records say; of open ones, chunks.
+  int64_t num_tokens = 0;
   double seconds = 0;
 };
 
@@ -48,7 +49,8 @@ struct ServingLoadResult {
   bool was_cancelled = false;
 };
 
-// Blocks until all requests have ended.
+// Blocks until all requests have ended. Prompts with an error fail when they
+// are due.
 ServingLoadResult RunServingLoad(LoadClient* client,
                                  const std::vector<LoadPrompt>& prompts,
                                  const ServingLoadOptions& options);

@@ -48,6 +48,7 @@ class ServingLoadTest : public testing::Test {
       prompts[i].text = absl::StrCat("prompt ", i);
       prompts[i].num_tokens = 2;
     }
+    for (int i : bad_prompts_) prompts[i].error = "line 7: malformed";
     if (options_.arrival_times.empty()) {
       options_.arrival_times.assign(count, 0);
     }
@@ -66,6 +67,7 @@ class ServingLoadTest : public testing::Test {
   }
 
   ServingLoadOptions options_;
+  std::vector<int> bad_prompts_;
   double idle_timeout_seconds_ = 60;
 };
 
@@ -93,6 +95,58 @@ TEST_F(ServingLoadTest, CountsWhereTheServerDoesNot) {
   EXPECT_TRUE(result.records[0].success);
   EXPECT_EQ(result.records[0].prompt_len, 2);
   EXPECT_EQ(result.records[0].output_tokens, 2);
+}
+
+// What the server sent as a whole is shared out over the chunks.
+TEST_F(ServingLoadTest, CountsTheTokensOfChunks) {
+  using Chunks = std::vector<double>;
+  const auto chunks_of = [this](const std::vector<std::string>& events) {
+    const ServingLoadResult result = Run(1, [&](int, const std::string&) {
+      return FakeAnswer{StreamAnswer(events)};
+    });
+    EXPECT_TRUE(result.records[0].success) << result.records[0].error;
+    return result.records[0].chunk_tokens;
+  };
+  // As many as tokens, or not counted: one each.
+  EXPECT_EQ(chunks_of({Token("a"), Token("bcd"), Usage(11, 2)}), Chunks());
+  EXPECT_EQ(chunks_of({Token("a"), Token("bcd")}), Chunks());
+  // By the length of the texts.
+  EXPECT_EQ(chunks_of({Token("a"), Token("bcd"), Usage(11, 8)}),
+            Chunks({2, 6}));
+  EXPECT_EQ(chunks_of({Token(""), Token(""), Usage(11, 8)}), Chunks({4, 4}));
+  // One chunk without a token.
+  EXPECT_EQ(chunks_of({Token(""), Token("a"), Token("bcd"), Usage(11, 2)}),
+            Chunks({0, 1, 1}));
+  // As the server says with each (continuous_usage_stats).
+  const auto counted = [](const std::string& text, int num_tokens) {
+    return absl::StrCat(R"({"choices": [{"index": 0, "text": ")", text,
+                        R"("}], "usage": {"prompt_tokens": 3, )",
+                        R"("completion_tokens": )", num_tokens, "}}");
+  };
+  EXPECT_EQ(chunks_of({counted("a", 3), counted("bcd", 4), Usage(3, 4)}),
+            Chunks({3, 1}));
+  EXPECT_EQ(chunks_of({counted("a", 3), counted("bcd", 4), Usage(3, 5)}),
+            Chunks({3, 2}));
+}
+
+TEST_F(ServingLoadTest, WhatCannotBeSentHasFailed) {
+  int num_requests = 0;
+  bad_prompts_ = {1, 3};
+  options_.max_concurrency = 1;
+  LoadProgress last;
+  options_.on_progress = [&](const LoadProgress& now) { last = now; };
+  const ServingLoadResult result = Run(4, [&](int, const std::string&) {
+    ++num_requests;
+    return GoodAnswer();
+  });
+  EXPECT_EQ(num_requests, 2);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(result.records[i].success, i % 2 == 0);
+    EXPECT_EQ(result.records[i].error, i % 2 == 0 ? "" : "line 7: malformed");
+  }
+  EXPECT_EQ(last.num_done, 4);
+  EXPECT_EQ(last.num_failed, 2);
+  EXPECT_EQ(last.num_tokens, 10);
 }
 
 TEST_F(ServingLoadTest, FailuresAreRecordedEach) {

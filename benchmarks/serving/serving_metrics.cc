@@ -60,39 +60,42 @@ bool IsGood(const RequestRecord& record, const GoodputLimits& limits) {
          record.latency <= limits.e2el.value_or(INFINITY);
 }
 
-// Chunks and open requests in each second from the first start.
-void FindPeaks(const std::vector<RequestRecord>& records,
-               ServingMetrics* metrics) {
+// The most tokens in a second from the first start.
+double PeakOutput(const std::vector<RequestRecord>& records) {
   double first = INFINITY, last = 0;
   for (const RequestRecord& record : records) {
     if (!record.success) continue;
     first = std::min(first, record.start_time);
     last = std::max(last, record.start_time + record.latency);
   }
-  if (first > last) return;
-  const auto num_seconds = static_cast<size_t>(std::ceil(last - first)) + 1;
-  std::vector<int64_t> tokens(num_seconds, 0);
-  // Changes of the number of open requests from second to second.
-  std::vector<int> opened(num_seconds + 1, 0);
-  const auto second_of = [&](double time) {
-    return std::min(num_seconds - 1, static_cast<size_t>(time - first));
-  };
+  if (first > last) return 0;
+  std::vector<double> tokens(static_cast<size_t>(std::ceil(last - first)) + 1);
   for (const RequestRecord& record : records) {
     if (!record.success) continue;
     double time = record.start_time + record.ttft;
-    ++tokens[second_of(time)];
-    for (double gap : record.itls) ++tokens[second_of(time += gap)];
-    ++opened[second_of(record.start_time)];
-    --opened[second_of(record.start_time + record.latency) + 1];
+    for (size_t i = 0; i <= record.itls.size(); ++i) {
+      if (i > 0) time += record.itls[i - 1];
+      const auto second = static_cast<size_t>(time - first);
+      tokens[std::min(second, tokens.size() - 1)] += record.TokensOfChunk(i);
+    }
   }
-  metrics->max_output_tokens_per_s =
-      *std::max_element(tokens.begin(), tokens.end());
-  int num_open = 0;
-  for (int change : opened) {
-    num_open += change;
-    metrics->max_concurrent_requests =
-        std::max(metrics->max_concurrent_requests, num_open);
+  return *std::max_element(tokens.begin(), tokens.end());
+}
+
+int PeakConcurrency(const std::vector<RequestRecord>& records) {
+  // An end comes before a start of the same time.
+  std::vector<std::pair<double, int>> changes;
+  for (const RequestRecord& record : records) {
+    if (!record.success) continue;
+    changes.emplace_back(record.start_time, 1);
+    changes.emplace_back(record.start_time + record.latency, -1);
   }
+  std::sort(changes.begin(), changes.end());
+  int num_open = 0, most = 0;
+  for (const auto& [time, change] : changes) {
+    most = std::max(most, num_open += change);
+  }
+  return most;
 }
 
 // In percent and tokens; 0 where nothing was drafted. A step of a sequence
@@ -224,7 +227,8 @@ ServingMetrics ComputeServingMetrics(const std::vector<RequestRecord>& records,
   metrics.tpot = Summarize(std::move(tpots), options.percentiles);
   metrics.itl = Summarize(std::move(itls), options.percentiles);
   metrics.e2el = Summarize(std::move(e2els), options.percentiles);
-  FindPeaks(records, &metrics);
+  metrics.max_output_tokens_per_s = PeakOutput(records);
+  metrics.max_concurrent_requests = PeakConcurrency(records);
   return metrics;
 }
 

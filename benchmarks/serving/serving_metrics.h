@@ -28,8 +28,15 @@ struct RequestRecord {
   double ttft = 0;           // To the first chunk.
   double latency = 0;        // To the last chunk.
   std::vector<double> itls;  // Gaps between chunks.
+  // Tokens in each chunk; empty: one each. Where the server counts the answer
+  // as a whole only, shared out by the length of the texts.
+  std::vector<double> chunk_tokens;
   std::string generated_text;
   std::optional<double> queue_seconds;  // As the server says, if it does.
+
+  double TokensOfChunk(size_t idx) const {
+    return idx < chunk_tokens.size() ? chunk_tokens[idx] : 1;
+  }
 };
 
 enum class LatencyMetric : uint8_t { kTtft, kTpot, kItl, kE2el };
@@ -76,8 +83,9 @@ struct ServingMetrics {
   std::optional<double> request_goodput;
   double output_throughput = 0;
   double total_token_throughput = 0;
-  // Of whole seconds from the first start.
-  double max_output_tokens_per_s = 0;
+  double max_output_tokens_per_s = 0;  // Of whole seconds from the first start.
+  // Most that were open at one time. (vLLM counts all that were open at some
+  // time of one second, which short requests take beyond any limit.)
   int max_concurrent_requests = 0;
   LatencySummary ttft, tpot, itl, e2el;
   // What the server counted during the load; nothing if it does not tell.

@@ -79,6 +79,25 @@ TEST(ServingMetricsTest, Peaks) {
       {Record(0, 0.1, {1.5}, 1), Record(1.2, 0.1, {}, 1)}, 2, ReportOptions());
   EXPECT_EQ(together.max_output_tokens_per_s, 2);
   EXPECT_EQ(together.max_concurrent_requests, 2);
+  // One after the other within a second.
+  const ServingMetrics in_turn =
+      ComputeServingMetrics({Record(0, 0.1, {}, 1), Record(0.1, 0.1, {}, 1),
+                             Record(0.3, 0.1, {0.1}, 1)},
+                            2, ReportOptions());
+  EXPECT_EQ(in_turn.max_output_tokens_per_s, 4);
+  EXPECT_EQ(in_turn.max_concurrent_requests, 1);
+}
+
+TEST(ServingMetricsTest, PeaksCountTokens) {
+  std::vector<RequestRecord> records = Records();
+  records[0].output_tokens = 9;
+  records[0].chunk_tokens = {1, 5.5, 2.5};
+  const ServingMetrics metrics =
+      ComputeServingMetrics(records, 2, ReportOptions());
+  EXPECT_EQ(metrics.max_output_tokens_per_s, 9);
+  // Gaps are of chunks, as vLLM's.
+  EXPECT_NEAR(metrics.itl.mean, 300, kError);
+  EXPECT_NEAR(metrics.tpot.mean, 75, kError);
 }
 
 TEST(ServingMetricsTest, Goodput) {

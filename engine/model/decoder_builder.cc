@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "engine/model/decoder.h"
+#include "engine/model/pack_linear.h"
 #include "engine/model/rope.h"
 
 namespace quire {
@@ -23,24 +24,6 @@ std::string FindPrefix(const ModelConfig& config, const WeightLoader& weights) {
     }
   }
   return config.tensors.prefixes[0];  // The error will name it.
-}
-
-Epilogue::Activation ToEpilogue(MlpActivation activation) {
-  switch (activation) {
-    case MlpActivation::kSwiGlu:
-      return Epilogue::Activation::kSwiGlu;
-    case MlpActivation::kGeGlu:
-      return Epilogue::Activation::kGeGlu;
-    case MlpActivation::kGelu:
-      return Epilogue::Activation::kGelu;
-    case MlpActivation::kRelu:
-      return Epilogue::Activation::kRelu;
-    case MlpActivation::kGeGluErf:
-      return Epilogue::Activation::kGeGluErf;
-    case MlpActivation::kGeluErf:
-      return Epilogue::Activation::kGeluErf;
-  }
-  return Epilogue::Activation::kNone;
 }
 
 }  // namespace
@@ -95,7 +78,7 @@ class DecoderBuilder {
   // ranks: the sum must hold it once.
   bool HasBias(const std::string& name, bool has_bias) {
     if (!has_bias || TensorShard().rank == 0) return has_bias;
-    weights_.Ignore(absl::StrCat(name, ".bias"));
+    weights_.LeaveToOthers(absl::StrCat(name, ".bias"));
     return false;
   }
   // The part of the vocabulary's matrix that makes this rank's logits.
@@ -201,24 +184,9 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> DecoderBuilder::Pack(
   QUIRE_ASSIGN_OR_RETURN(LinearSpec spec, weights_.Linear(kind, sources));
   spec.model_dtype = decoder_->dtype_;
   spec.num_column_segments = num_column_segments;
-  for (size_t i = 0; i < spec.parts.size(); ++i) {
-    const WeightPart& part = spec.parts[i];
-    if (!backend_.SupportsLinear(part.data.dtype, part.format)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          weights_.path(), ": tensor \"", sources[i].name,
-          ".weight\": ", backend_.Description(), " does not compute with ",
-          DTypeName(part.data.dtype), " weights"));
-    }
-  }
-  absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
-      backend_.PackLinear(spec);
-  if (!packed.ok()) {
-    return absl::Status(
-        packed.status().code(),
-        absl::StrCat(weights_.path(), ": tensor \"", sources[0].name,
-                     ".weight\": ", packed.status().message()));
-  }
-  decoder_->weights_bytes_ += (*packed)->num_bytes;
+  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<PackedWeight> packed,
+                         PackLinear(spec, sources, weights_, backend_));
+  decoder_->weights_bytes_ += packed->num_bytes;
   return packed;
 }
 
@@ -237,7 +205,7 @@ absl::Status DecoderBuilder::BuildVocabulary() {
                                                       {0, embedding_size},
                                                       /*has_bias=*/false}}));
   } else {
-    weights_.IgnoreAll(absl::StrCat(prefix_, names.embedding, "."));
+    weights_.LeaveToOthers(absl::StrCat(prefix_, names.embedding, "."));
   }
   if (!names.project_in.empty()) {
     QUIRE_ASSIGN_OR_RETURN(
@@ -264,7 +232,8 @@ absl::Status DecoderBuilder::BuildVocabulary() {
 absl::Status DecoderBuilder::BuildPositions() {
   if (config_.tensors.positions.empty()) return absl::OkStatus();
   if (!IsFirstStage()) {
-    weights_.IgnoreAll(absl::StrCat(prefix_, config_.tensors.positions, "."));
+    weights_.LeaveToOthers(
+        absl::StrCat(prefix_, config_.tensors.positions, "."));
     return absl::OkStatus();
   }
   const int64_t offset = config_.position_offset;
@@ -291,8 +260,13 @@ absl::Status DecoderBuilder::BuildHead() {
   const bool is_tied = config_.tie_word_embeddings;
   if (is_tied || options_.pooling != Pooling::kNone || !IsLastStage()) {
     // Some writers store the shared table twice; embeddings need no head.
+    const bool is_others = !is_tied && options_.pooling == Pooling::kNone;
     for (const std::string& name : names) {
-      weights_.Ignore(absl::StrCat(name, ".weight"));
+      if (is_others) {
+        weights_.LeaveToOthers(absl::StrCat(name, "."));
+      } else {
+        weights_.Ignore(absl::StrCat(name, ".weight"));
+      }
     }
     // One rank of one stage has the embedding's table for both.
     const bool has_table = IsFirstStage() && !IsSharded();
@@ -368,8 +342,7 @@ absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
   const IndexRange all_hidden{0, config_.hidden_size};
   QUIRE_ASSIGN_OR_RETURN(
       const IndexRange inner,
-      ShardUnits(inner_size, weights_.CutUnit(prefix + names.down, inner_size),
-                 TensorShard(), "intermediate_size"));
+      MlpColumns(config_, weights_, layer_idx, TensorShard()));
   const bool is_fused = !names.gate_up.empty();
   const bool is_gated = is_fused || !names.gate.empty();
   std::vector<LinearSource> parts;
@@ -389,7 +362,7 @@ absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
   QUIRE_ASSIGN_OR_RETURN(
       built.gate_up,
       Pack(is_gated ? LinearKind::kGateUp : LinearKind::kPlain, parts));
-  built.activation = ToEpilogue(layer.activation);
+  built.activation = layer.activation;
   QUIRE_ASSIGN_OR_RETURN(
       built.down,
       PackSummed({prefix + names.down, config_.hidden_size, inner_size,
@@ -584,7 +557,7 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   QUIRE_RETURN_IF_ERROR(BuildVocabulary());
   for (int i = 0; i < num_layers; ++i) {
     if (i < decoder_->layer_range_.begin || i >= decoder_->layer_range_.end) {
-      weights_.IgnoreAll(LayerPrefix(i));
+      weights_.LeaveToOthers(LayerPrefix(i));
       continue;
     }
     const LayerConfig& layer = config_.layers[i];
@@ -607,6 +580,17 @@ absl::StatusOr<std::unique_ptr<Model>> CreateDecoder(
     const ModelConfig& config, const ModelOptions& options,
     WeightLoader& weights, Backend& backend) {
   return DecoderBuilder(config, options, weights, backend).Build();
+}
+
+absl::StatusOr<IndexRange> MlpColumns(const ModelConfig& config,
+                                      const WeightLoader& weights,
+                                      int layer_idx, ShardSpec shard) {
+  const int64_t size = config.layers[layer_idx].intermediate_size;
+  const int64_t unit =
+      weights.CutUnit(absl::StrCat(FindPrefix(config, weights), "layers.",
+                                   layer_idx, ".", config.tensors.layer.down),
+                      size);
+  return ShardUnits(size, unit, shard, "intermediate_size");
 }
 
 absl::StatusOr<DType> WeightDType(const ModelConfig& config,

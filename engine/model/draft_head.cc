@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "engine/model/pack_linear.h"
 #include "engine/model/rope.h"
 
 namespace quire {
@@ -100,15 +101,9 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> DraftHeadBuilder::Pack(
     LinearKind kind, std::vector<LinearSource> sources) {
   QUIRE_ASSIGN_OR_RETURN(LinearSpec spec, weights_.Linear(kind, sources));
   spec.model_dtype = head_->dtype_;
-  absl::StatusOr<std::unique_ptr<PackedWeight>> packed =
-      backend_.PackLinear(spec);
-  if (!packed.ok()) {
-    return absl::Status(
-        packed.status().code(),
-        absl::StrCat(weights_.path(), ": tensor \"", sources[0].name,
-                     ".weight\": ", packed.status().message()));
-  }
-  head_->weights_bytes_ += (*packed)->num_bytes;
+  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<PackedWeight> packed,
+                         PackLinear(spec, sources, weights_, backend_));
+  head_->weights_bytes_ += packed->num_bytes;
   return packed;
 }
 
@@ -274,7 +269,7 @@ absl::StatusOr<std::unique_ptr<DraftHead>> DraftHeadBuilder::Build() {
   head_->config_ = config_;
   if (layer_.rope.type == RopeType::kLongRope ||
       layer_.qk_norm != QkNorm::kNone || layer_.has_mlp_bias ||
-      layer_.activation != MlpActivation::kSwiGlu) {
+      layer_.activation != Epilogue::Activation::kSwiGlu) {
     return absl::UnimplementedError(
         absl::StrCat(weights_.path(),
                      ": a draft head of another kind than "

@@ -40,7 +40,7 @@ struct Family {
   int64_t default_positions = 2048;
   double default_eps = 1e-6;
   bool default_tied = false;
-  MlpActivation default_activation = MlpActivation::kSwiGlu;
+  Epilogue::Activation default_activation = Epilogue::Activation::kSwiGlu;
   RopeDefaults rope;
   // Names of fields; an empty eps_field: always the default.
   std::string intermediate_field = "intermediate_size";

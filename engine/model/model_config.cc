@@ -310,15 +310,17 @@ absl::Status ParseActivation(JsonFields& fields, const Family& family,
     if (!act) continue;
     const bool is_silu = *act == "silu" || *act == "swish";
     const bool is_gelu = *act == "gelu_pytorch_tanh" || *act == "gelu_new";
-    MlpActivation found;
+    Epilogue::Activation found;
     if (is_gated && is_silu) {
-      found = MlpActivation::kSwiGlu;
+      found = Epilogue::Activation::kSwiGlu;
     } else if (is_gelu) {
-      found = is_gated ? MlpActivation::kGeGlu : MlpActivation::kGelu;
+      found =
+          is_gated ? Epilogue::Activation::kGeGlu : Epilogue::Activation::kGelu;
     } else if (*act == "gelu") {
-      found = is_gated ? MlpActivation::kGeGluErf : MlpActivation::kGeluErf;
+      found = is_gated ? Epilogue::Activation::kGeGluErf
+                       : Epilogue::Activation::kGeluErf;
     } else if (!is_gated && *act == "relu") {
-      found = MlpActivation::kRelu;
+      found = Epilogue::Activation::kRelu;
     } else {
       return fields.Error(
           name, absl::StrCat("\"", *act, "\" is not supported (supported: ",

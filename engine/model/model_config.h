@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/weights/quantization_config.h"
+#include "kernels/backend.h"
 #include "kernels/dtype.h"
 
 namespace quire {
@@ -64,23 +65,6 @@ enum class QkNorm : uint8_t {
   kAllHeads,  // All heads together: a weight [num_heads * head_dim].
 };
 
-// The gated ones multiply act(gate) by up. GELU is the tanh form; the exact one
-// has Erf in its name.
-enum class MlpActivation : uint8_t {
-  kSwiGlu,
-  kGeGlu,
-  kGelu,
-  kRelu,
-  kGeGluErf,
-  kGeluErf,
-};
-
-inline constexpr bool IsGated(MlpActivation activation) {
-  return activation == MlpActivation::kSwiGlu ||
-         activation == MlpActivation::kGeGlu ||
-         activation == MlpActivation::kGeGluErf;
-}
-
 struct LayerConfig {
   int num_heads = 0;
   int num_kv_heads = 0;
@@ -91,7 +75,7 @@ struct LayerConfig {
   float attention_scale = 0.0f;    // Of q . k.
   float attention_softcap = 0.0f;  // cap * tanh(score / cap) if > 0.
   QkNorm qk_norm = QkNorm::kNone;
-  MlpActivation activation = MlpActivation::kSwiGlu;
+  Epilogue::Activation activation = Epilogue::Activation::kSwiGlu;
   // Attention and MLP both read the attention's norm of the same input.
   bool is_parallel = false;
   bool has_qkv_bias = false;

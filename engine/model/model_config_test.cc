@@ -365,7 +365,7 @@ TEST(ModelConfigTest, NestedGemma3) {
   EXPECT_EQ(local.num_heads, 8);
   EXPECT_EQ(local.num_kv_heads, 4);
   EXPECT_EQ(local.head_dim, 256);
-  EXPECT_EQ(local.activation, MlpActivation::kGeGlu);
+  EXPECT_EQ(local.activation, Epilogue::Activation::kGeGlu);
   EXPECT_EQ(local.qk_norm, QkNorm::kHead);
   EXPECT_FLOAT_EQ(local.attention_scale, 1 / 16.0f);
   EXPECT_EQ(local.rope.type, RopeType::kDefault);
@@ -415,7 +415,7 @@ TEST(ModelConfigTest, Opt350m) {
   EXPECT_EQ(config.tensors.layer.attention_norm, "");
   EXPECT_EQ(config.tensors.layer.mlp_sum_norm, "final_layer_norm");
   EXPECT_EQ(config.layers[1].rope.type, RopeType::kNone);
-  EXPECT_EQ(config.layers[1].activation, MlpActivation::kRelu);
+  EXPECT_EQ(config.layers[1].activation, Epilogue::Activation::kRelu);
   EXPECT_TRUE(config.layers[1].has_qkv_bias && config.layers[1].has_mlp_bias);
   for (const char* changes : {R"({"layer_norm_elementwise_affine": false})",
                               R"({"activation_function": "silu"})",
@@ -432,11 +432,11 @@ TEST(ModelConfigTest, Activations) {
     config[field] = name;
     return MustParse(config).layers[0].activation;
   };
-  const std::pair<const char*, MlpActivation> gated[] = {
-      {"silu", MlpActivation::kSwiGlu},
-      {"gelu", MlpActivation::kGeGluErf},
-      {"gelu_new", MlpActivation::kGeGlu},
-      {"gelu_pytorch_tanh", MlpActivation::kGeGlu}};
+  const std::pair<const char*, Epilogue::Activation> gated[] = {
+      {"silu", Epilogue::Activation::kSwiGlu},
+      {"gelu", Epilogue::Activation::kGeGluErf},
+      {"gelu_new", Epilogue::Activation::kGeGlu},
+      {"gelu_pytorch_tanh", Epilogue::Activation::kGeGlu}};
   for (const auto& [name, activation] : gated) {
     EXPECT_EQ(activation_of(LlamaJson(), "hidden_act", name), activation);
   }
@@ -446,10 +446,10 @@ TEST(ModelConfigTest, Activations) {
        {"intermediate_size", "num_key_value_heads", "hidden_act"}) {
     opt.erase(name);
   }
-  const std::pair<const char*, MlpActivation> plain[] = {
-      {"relu", MlpActivation::kRelu},
-      {"gelu", MlpActivation::kGeluErf},
-      {"gelu_new", MlpActivation::kGelu}};
+  const std::pair<const char*, Epilogue::Activation> plain[] = {
+      {"relu", Epilogue::Activation::kRelu},
+      {"gelu", Epilogue::Activation::kGeluErf},
+      {"gelu_new", Epilogue::Activation::kGelu}};
   for (const auto& [name, activation] : plain) {
     EXPECT_EQ(activation_of(opt, "activation_function", name), activation);
   }

@@ -86,8 +86,12 @@ std::string TensorTypeError(uint32_t number) {
   for (const OtherType& other : kOtherTypes) {
     if (other.number == number) name = other.name;
   }
-  std::string supported;
+  std::string supported;  // For weights: integers and F64 are not.
   for (const TensorType& type : kTensorTypes) {
+    const bool is_weight =
+        type.dtype == StoredDType::kU8 || type.dtype == StoredDType::kF32 ||
+        type.dtype == StoredDType::kF16 || type.dtype == StoredDType::kBF16;
+    if (!is_weight) continue;
     absl::StrAppend(&supported, supported.empty() ? "" : ", ", type.name);
   }
   return absl::StrCat("type ", name,

@@ -22,9 +22,13 @@ struct GgufTensorType {
   static constexpr uint32_t kQ5_0 = 6;
   static constexpr uint32_t kQ5_1 = 7;
   static constexpr uint32_t kQ8_0 = 8;
+  static constexpr uint32_t kQ2_K = 10;
+  static constexpr uint32_t kQ3_K = 11;
   static constexpr uint32_t kQ4_K = 12;
+  static constexpr uint32_t kQ5_K = 13;
   static constexpr uint32_t kQ6_K = 14;
   static constexpr uint32_t kIQ4_NL = 20;
+  static constexpr uint32_t kIQ4_XS = 23;
   static constexpr uint32_t kBF16 = 30;
   static constexpr uint32_t kMXFP4 = 39;
 };

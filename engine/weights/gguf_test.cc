@@ -159,7 +159,9 @@ TEST(ParseGgufTest, AnUnknownTensorTypeIsNamedBesideTheSupportedOnes) {
   GgufWriter writer;
   writer.Tensor("blk.0.ffn_up.weight", 16, {256}, std::string(66, '\0'));
   ExpectError(writer.Build(), "tensor \"blk.0.ffn_up.weight\": type IQ2_XXS");
-  ExpectError(writer.Build(), "Q4_K");
+  ExpectError(writer.Build(),
+              "(supported: F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, "
+              "Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, BF16, MXFP4)");
   GgufWriter other;
   other.Tensor("x", 99, {256}, "");
   ExpectError(other.Build(), "type number 99 is not supported");

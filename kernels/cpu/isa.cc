@@ -8,8 +8,10 @@
 #endif
 
 #include <cstdlib>
+#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 
 namespace quire {
@@ -75,20 +77,21 @@ absl::StatusOr<Isa> SelectIsa() {
   const std::vector<Isa> supported = SupportedIsas();
   const char* const forced = std::getenv("QUIRE_CPU_ISA");
   if (forced == nullptr || *forced == '\0') return supported.back();
+  for (Isa isa : supported) {
+    if (absl::string_view(forced) == IsaName(isa)) return isa;
+  }
+  const std::string message = absl::StrCat(
+      "QUIRE_CPU_ISA=", forced, ": this CPU has ",
+      absl::StrJoin(supported, ", ", [](std::string* out, Isa isa) {
+        out->append(IsaName(isa));
+      }));
   for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16,
                   Isa::kNeon, Isa::kNeonBf16}) {
-    if (absl::string_view(forced) != IsaName(isa)) continue;
-    for (Isa candidate : supported) {
-      if (candidate == isa) return isa;
+    if (absl::string_view(forced) == IsaName(isa)) {
+      return absl::FailedPreconditionError(message);
     }
-    return absl::FailedPreconditionError(absl::StrCat(
-        "QUIRE_CPU_ISA=", forced, ": this CPU supports no more than ",
-        IsaName(supported.back())));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("QUIRE_CPU_ISA=", forced,
-                   ": expected scalar, avx2, avx512, avx512_bf16, neon or "
-                   "neon_bf16"));
+  return absl::InvalidArgumentError(message);
 }
 
 }  // namespace quire

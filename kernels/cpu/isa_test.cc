@@ -40,5 +40,21 @@ TEST_F(IsaTest, UnknownNameIsAnError) {
   EXPECT_EQ(SelectIsa().status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+// What the CPU lacks is refused with what it has.
+TEST_F(IsaTest, AnotherCpusIsAnError) {
+#if defined(__aarch64__)
+  setenv("QUIRE_CPU_ISA", "avx2", 1);
+#else
+  setenv("QUIRE_CPU_ISA", "neon", 1);
+#endif
+  const absl::Status status = SelectIsa().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  std::string list;
+  for (Isa isa : SupportedIsas()) {
+    list += std::string(list.empty() ? "this CPU has " : ", ") + IsaName(isa);
+  }
+  EXPECT_NE(status.message().find(list), absl::string_view::npos) << status;
+}
+
 }  // namespace
 }  // namespace quire

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "engine/base/random.h"
@@ -96,107 +98,155 @@ struct Case {
   int num_segments = 1;
 };
 
-void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
+// A case with its weights and input, and what comes out.
+class Problem {
+ public:
+  Problem(const Case& c, uint64_t seed);
+
+  // Packs; unpacked rows are those that went in.
+  void Pack(Isa isa, ThreadPool& pool);
+  void Multiply(Isa isa, ThreadPool& pool);
+  // The output and what lies beside it.
+  void CheckOutput(Isa isa) const;
+
+ private:
+  double Dot(int64_t row, int64_t channel, double* tolerance) const;
+  // An element of out, in double.
+  double Expected(int64_t row, int64_t channel, double* tolerance) const;
+
+  static constexpr float kGuard = 12345.0f;
+
+  const Case case_;
+  LinearSpec spec_;
+  std::vector<Matrix> parts_;
+  std::vector<const double*> weight_rows_;  // Of all parts.
+  std::vector<float> bias_;
+  int64_t num_channels_ = 0;
+  int64_t x_stride_ = 0;
+  int64_t out_cols_ = 0;
+  int64_t out_stride_ = 0;
+  std::vector<float> x_, out_, residual_;
+  std::unique_ptr<PackedMatrix> packed_;
+};
+
+Problem::Problem(const Case& c, uint64_t seed) : case_(c) {
   SimulationRandom random(seed);
-  LinearSpec spec;
-  spec.kind = c.kind;
-  spec.num_column_segments = c.num_segments;
-  std::vector<Matrix> parts;
-  parts.reserve(c.part_rows.size());
-  std::vector<const double*> weight_rows;
+  spec_.kind = c.kind;
+  spec_.num_column_segments = c.num_segments;
+  parts_.reserve(c.part_rows.size());
   for (int64_t rows : c.part_rows) {
-    parts.emplace_back(c.dtype, rows, c.cols, random, c.padding, c.offset);
-    spec.parts.push_back({parts.back().view, QuantFormat::kDense});
+    parts_.emplace_back(c.dtype, rows, c.cols, random, c.padding, c.offset);
+    spec_.parts.push_back({parts_.back().view, QuantFormat::kDense});
     for (int64_t r = 0; r < rows; ++r) {
-      weight_rows.push_back(parts.back().values.data() + r * c.cols);
+      weight_rows_.push_back(parts_.back().values.data() + r * c.cols);
     }
   }
-  const int64_t n = weight_rows.size();
-  std::vector<float> bias(n);
-  for (float& b : bias) b = Uniform(random);
-  if (c.has_bias) spec.bias = TensorView::Vector(bias.data(), DType::kF32, n);
+  num_channels_ = weight_rows_.size();
+  bias_.resize(num_channels_);
+  for (float& b : bias_) b = Uniform(random);
+  if (c.has_bias) {
+    spec_.bias = TensorView::Vector(bias_.data(), DType::kF32, num_channels_);
+  }
+  out_cols_ = IsGated(c.activation) ? num_channels_ / 2 : num_channels_;
+  x_stride_ = c.cols + 3;
+  out_stride_ = out_cols_ + 5;
+  x_.resize(c.num_rows * x_stride_ + 1);
+  for (float& v : x_) v = Uniform(random);
+  out_.assign(c.num_rows * out_stride_ + 1, kGuard);
+  residual_.resize(out_.size());
+  for (float& v : residual_) v = Uniform(random);
+}
 
-  const auto packed = PackMatrix(spec, isa, pool);
+void Problem::Pack(Isa isa, ThreadPool& pool) {
+  auto packed = PackMatrix(spec_, isa, pool);
   ASSERT_TRUE(packed.ok()) << packed.status();
-  EXPECT_EQ((*packed)->rows, n);
-  EXPECT_EQ((*packed)->cols, c.cols);
-  EXPECT_EQ((*packed)->kind, c.kind);
-  EXPECT_GE((*packed)->num_bytes, n * c.cols * DTypeSize(c.dtype));
-
-  std::vector<float> row(c.cols);
-  for (int64_t r = 0; r < n; ++r) {
-    UnpackRow(**packed, r, row.data());
-    for (int64_t k = 0; k < c.cols; ++k) ASSERT_EQ(row[k], weight_rows[r][k]);
+  packed_ = *std::move(packed);
+  const int64_t cols = case_.cols;
+  EXPECT_EQ(packed_->rows, num_channels_);
+  EXPECT_EQ(packed_->cols, cols);
+  EXPECT_EQ(packed_->kind, case_.kind);
+  EXPECT_GE(packed_->num_bytes, num_channels_ * cols * DTypeSize(case_.dtype));
+  std::vector<float> row(cols);
+  for (int64_t r = 0; r < num_channels_; ++r) {
+    UnpackRow(*packed_, r, row.data());
+    for (int64_t k = 0; k < cols; ++k) ASSERT_EQ(row[k], weight_rows_[r][k]);
   }
+}
 
-  const bool is_gated = IsGated(c.activation);
-  const int64_t out_cols = is_gated ? n / 2 : n;
-  const int64_t x_stride = c.cols + 3;
-  const int64_t out_stride = out_cols + 5;
-  std::vector<float> x(c.num_rows * x_stride + 1);
-  for (float& v : x) v = Uniform(random);
-  const float kGuard = 12345.0f;
-  std::vector<float> out(c.num_rows * out_stride + 1, kGuard);
-  std::vector<float> residual(out.size());
-  for (float& v : residual) v = Uniform(random);
-
+void Problem::Multiply(Isa isa, ThreadPool& pool) {
   MatmulParams params;
-  params.x = x.data();
-  params.x_stride = x_stride;
-  params.num_rows = c.num_rows;
-  params.out = out.data();
-  params.out_stride = out_stride;
-  params.activation = c.activation;
-  params.out_scale = c.out_scale;
-  if (c.has_residual) {
-    params.residual = residual.data();
-    params.residual_stride = out_stride;
+  params.x = x_.data();
+  params.x_stride = x_stride_;
+  params.num_rows = case_.num_rows;
+  params.out = out_.data();
+  params.out_stride = out_stride_;
+  params.activation = case_.activation;
+  params.out_scale = case_.out_scale;
+  if (case_.has_residual) {
+    params.residual = residual_.data();
+    params.residual_stride = out_stride_;
   }
-  MatmulScratch scratch(c.num_rows, c.cols);
-  Matmul(pool, isa, **packed, params, scratch);
+  MatmulScratch scratch(case_.num_rows, case_.cols);
+  Matmul(pool, isa, *packed_, params, scratch);
+}
 
-  const auto dot = [&](int64_t r, int64_t channel, double* tolerance) {
-    double sum = c.has_bias ? bias[channel] : 0.0;
-    double sum_abs = std::abs(sum);
-    for (int64_t k = 0; k < c.cols; ++k) {
-      float xv = x[r * x_stride + k];
-      if (c.dtype == DType::kBF16) xv = Bf16ToFloat(FloatToBf16(xv));
-      const double product = static_cast<double>(xv) * weight_rows[channel][k];
-      sum += product;
-      sum_abs += std::abs(product);
-    }
-    *tolerance = DotTolerance(c.cols, sum_abs);
-    return sum;
-  };
-  for (int64_t r = 0; r < c.num_rows; ++r) {
-    for (int64_t j = 0; j < out_cols; ++j) {
+double Problem::Dot(int64_t row, int64_t channel, double* tolerance) const {
+  double sum = case_.has_bias ? bias_[channel] : 0.0;
+  double sum_abs = std::abs(sum);
+  for (int64_t k = 0; k < case_.cols; ++k) {
+    float x = x_[row * x_stride_ + k];
+    if (case_.dtype == DType::kBF16) x = Bf16ToFloat(FloatToBf16(x));
+    const double product = static_cast<double>(x) * weight_rows_[channel][k];
+    sum += product;
+    sum_abs += std::abs(product);
+  }
+  *tolerance = DotTolerance(case_.cols, sum_abs);
+  return sum;
+}
+
+double Problem::Expected(int64_t row, int64_t channel,
+                         double* tolerance) const {
+  const double pre = Dot(row, channel, tolerance);
+  double expected = ReferenceActivation(case_.activation, pre);
+  // The slope of silu and gelu is below 1.13; a few ulp of their own.
+  *tolerance = 1.13 * *tolerance + 8 * kRoundoff * std::abs(expected);
+  if (IsGated(case_.activation)) {
+    double up_tolerance = 0;
+    const double up = Dot(row, num_channels_ / 2 + channel, &up_tolerance);
+    *tolerance = *tolerance * (std::abs(up) + up_tolerance) +
+                 up_tolerance * std::abs(expected);
+    expected *= up;
+  }
+  expected *= case_.out_scale;
+  *tolerance =
+      *tolerance * std::abs(case_.out_scale) + kRoundoff * std::abs(expected);
+  if (case_.has_residual) expected += residual_[row * out_stride_ + channel];
+  *tolerance += 2 * kRoundoff * std::abs(expected);
+  return expected;
+}
+
+void Problem::CheckOutput(Isa isa) const {
+  for (int64_t r = 0; r < case_.num_rows; ++r) {
+    for (int64_t j = 0; j < out_cols_; ++j) {
       double tolerance = 0;
-      const double pre = dot(r, j, &tolerance);
-      double expected = ReferenceActivation(c.activation, pre);
-      // The slope of silu and gelu is below 1.13; a few ulp of their own.
-      tolerance = 1.13 * tolerance + 8 * kRoundoff * std::abs(expected);
-      if (is_gated) {
-        double up_tolerance = 0;
-        const double up = dot(r, n / 2 + j, &up_tolerance);
-        tolerance = tolerance * (std::abs(up) + up_tolerance) +
-                    up_tolerance * std::abs(expected);
-        expected *= up;
-      }
-      expected *= c.out_scale;
-      tolerance =
-          tolerance * std::abs(c.out_scale) + kRoundoff * std::abs(expected);
-      if (c.has_residual) expected += residual[r * out_stride + j];
-      tolerance += 2 * kRoundoff * std::abs(expected);
-      const float got = out[r * out_stride + j];
+      const double expected = Expected(r, j, &tolerance);
+      const float got = out_[r * out_stride_ + j];
       ASSERT_TRUE(std::abs(got - expected) <= tolerance)
-          << IsaName(isa) << " " << DTypeName(c.dtype) << " row " << r
-          << " channel " << j << " of " << n << " x " << c.cols << ": " << got
-          << " vs " << expected << " +- " << tolerance;
+          << IsaName(isa) << " " << DTypeName(case_.dtype) << " row " << r
+          << " channel " << j << " of " << num_channels_ << " x " << case_.cols
+          << ": " << got << " vs " << expected << " +- " << tolerance;
     }
-    for (int64_t j = out_cols; j < out_stride; ++j) {
-      ASSERT_EQ(out[r * out_stride + j], kGuard);
+    for (int64_t j = out_cols_; j < out_stride_; ++j) {
+      ASSERT_EQ(out_[r * out_stride_ + j], kGuard);
     }
   }
+}
+
+void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
+  Problem problem(c, seed);
+  ASSERT_NO_FATAL_FAILURE(problem.Pack(isa, pool));
+  problem.Multiply(isa, pool);
+  problem.CheckOutput(isa);
 }
 
 class MatmulTest : public testing::TestWithParam<std::tuple<Isa, DType>> {

@@ -3,8 +3,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "engine/base/random.h"
@@ -52,15 +54,15 @@ void RoundX(const float* x, int64_t cols, std::vector<double>* rounded) {
 
 // Exact weights, and what the kernels add up for each: |scale * code| and
 // |minimum| (of formats without one |value|).
-struct Expected {
+struct Dequantized {
   std::vector<float> values;     // [rows, cols]
   std::vector<float> magnitude;  // [rows, cols]
 };
 
-Expected Dequantize(const RandomWeights& weights) {
+Dequantized Dequantize(const RandomWeights& weights) {
   const WeightPart& part = weights.part;
   const int64_t cols = part.cols();
-  Expected expected;
+  Dequantized expected;
   expected.values.resize(part.rows() * cols);
   expected.magnitude.resize(part.rows() * cols);
   const bool has_min =
@@ -115,121 +117,183 @@ struct Case {
   bool has_column_order = false;
 };
 
-void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
+// A case with its weights and input, and what comes out.
+class Problem {
+ public:
+  Problem(const Case& c, uint64_t seed);
+
+  // Packs; unpacked rows are those that went in.
+  void Pack(Isa isa, ThreadPool& pool);
+  void Multiply(Isa isa, ThreadPool& pool);
+  // The output and what lies beside it.
+  void CheckOutput(Isa isa) const;
+
+ private:
+  // A row of x as it is rounded, in the model's order of columns.
+  std::vector<double> RoundedX(int64_t row) const;
+  double Dot(const std::vector<double>& x, int64_t channel,
+             double* tolerance) const;
+  // An element of out, in double; x is RoundedX(row).
+  double Expected(int64_t row, const std::vector<double>& x, int64_t channel,
+                  double* tolerance) const;
+  bool is_gated() const { return case_.activation == Activation::kSwiGlu; }
+
+  static constexpr float kGuard = 12345.0f;
+
+  const Case case_;
+  LinearSpec spec_;
+  std::vector<RandomWeights> parts_;
+  std::vector<float> values_;  // Of all parts.
+  std::vector<float> magnitude_;
+  std::vector<float> bias_;
+  int64_t num_channels_ = 0;
+  int64_t x_stride_ = 0;
+  int64_t out_cols_ = 0;
+  int64_t out_stride_ = 0;
+  std::vector<float> x_, out_, residual_;
+  std::unique_ptr<PackedMatrix> packed_;
+};
+
+Problem::Problem(const Case& c, uint64_t seed) : case_(c) {
   SimulationRandom random(seed);
-  LinearSpec spec;
-  spec.kind = c.kind;
-  std::vector<RandomWeights> parts;
-  std::vector<float> values;
-  std::vector<float> magnitude;
+  spec_.kind = c.kind;
   for (size_t i = 0; i < c.part_rows.size(); ++i) {
     // All parts have the same column order: it depends on the seed only.
-    parts.push_back(MakeRandomWeights(c.formats[i % c.formats.size()],
-                                      c.part_rows[i], c.cols, seed,
-                                      c.group_size, c.has_column_order));
-    const Expected part = Dequantize(parts.back());
-    values.insert(values.end(), part.values.begin(), part.values.end());
-    magnitude.insert(magnitude.end(), part.magnitude.begin(),
-                     part.magnitude.end());
+    parts_.push_back(MakeRandomWeights(c.formats[i % c.formats.size()],
+                                       c.part_rows[i], c.cols, seed,
+                                       c.group_size, c.has_column_order));
+    const Dequantized part = Dequantize(parts_.back());
+    values_.insert(values_.end(), part.values.begin(), part.values.end());
+    magnitude_.insert(magnitude_.end(), part.magnitude.begin(),
+                      part.magnitude.end());
   }
-  for (const RandomWeights& part : parts) spec.parts.push_back(part.part);
-  const int64_t n = values.size() / c.cols;
-  std::vector<float> bias(n);
-  for (float& b : bias) b = Uniform(random);
-  if (c.has_bias) spec.bias = TensorView::Vector(bias.data(), DType::kF32, n);
+  for (const RandomWeights& part : parts_) spec_.parts.push_back(part.part);
+  num_channels_ = values_.size() / c.cols;
+  bias_.resize(num_channels_);
+  for (float& b : bias_) b = Uniform(random);
+  if (c.has_bias) {
+    spec_.bias = TensorView::Vector(bias_.data(), DType::kF32, num_channels_);
+  }
+  out_cols_ = is_gated() ? num_channels_ / 2 : num_channels_;
+  x_stride_ = c.cols + 3;
+  out_stride_ = out_cols_ + 5;
+  x_.resize(c.num_rows * x_stride_ + 1);
+  for (float& v : x_) v = Uniform(random);
+  out_.assign(c.num_rows * out_stride_ + 1, kGuard);
+  residual_.resize(out_.size());
+  for (float& v : residual_) v = Uniform(random);
+}
 
-  const auto packed = PackMatrix(spec, isa, pool);
+void Problem::Pack(Isa isa, ThreadPool& pool) {
+  auto packed = PackMatrix(spec_, isa, pool);
   ASSERT_TRUE(packed.ok()) << packed.status();
-  EXPECT_EQ((*packed)->rows, n);
-  EXPECT_EQ((*packed)->cols, c.cols);
-  std::vector<float> unpacked(c.cols);
-  for (int64_t row = 0; row < n; ++row) {
-    UnpackRow(**packed, row, unpacked.data());
-    for (int64_t col = 0; col < c.cols; ++col) {
-      ASSERT_EQ(unpacked[col], values[row * c.cols + col])
-          << QuantFormatName(c.formats[0]) << " row " << row << " col " << col;
+  packed_ = *std::move(packed);
+  const int64_t cols = case_.cols;
+  EXPECT_EQ(packed_->rows, num_channels_);
+  EXPECT_EQ(packed_->cols, cols);
+  std::vector<float> unpacked(cols);
+  for (int64_t row = 0; row < num_channels_; ++row) {
+    UnpackRow(*packed_, row, unpacked.data());
+    for (int64_t col = 0; col < cols; ++col) {
+      ASSERT_EQ(unpacked[col], values_[row * cols + col])
+          << QuantFormatName(case_.formats[0]) << " row " << row << " col "
+          << col;
     }
   }
+}
 
-  const bool is_gated = c.activation == Activation::kSwiGlu;
-  const int64_t out_cols = is_gated ? n / 2 : n;
-  const int64_t x_stride = c.cols + 3;
-  const int64_t out_stride = out_cols + 5;
-  std::vector<float> x(c.num_rows * x_stride + 1);
-  for (float& v : x) v = Uniform(random);
-  const float kGuard = 12345.0f;
-  std::vector<float> out(c.num_rows * out_stride + 1, kGuard);
-  std::vector<float> residual(out.size());
-  for (float& v : residual) v = Uniform(random);
+void Problem::Multiply(Isa isa, ThreadPool& pool) {
   MatmulParams params;
-  params.x = x.data();
-  params.x_stride = x_stride;
-  params.num_rows = c.num_rows;
-  params.out = out.data();
-  params.out_stride = out_stride;
-  params.activation = c.activation;
-  params.out_scale = c.out_scale;
-  if (c.has_residual) {
-    params.residual = residual.data();
-    params.residual_stride = out_stride;
+  params.x = x_.data();
+  params.x_stride = x_stride_;
+  params.num_rows = case_.num_rows;
+  params.out = out_.data();
+  params.out_stride = out_stride_;
+  params.activation = case_.activation;
+  params.out_scale = case_.out_scale;
+  if (case_.has_residual) {
+    params.residual = residual_.data();
+    params.residual_stride = out_stride_;
   }
-  MatmulScratch scratch(c.num_rows, c.cols);
-  Matmul(pool, isa, **packed, params, scratch);
+  MatmulScratch scratch(case_.num_rows, case_.cols);
+  Matmul(pool, isa, *packed_, params, scratch);
+}
 
-  std::vector<double> row_x;
-  std::vector<float> ordered(c.cols);
-  for (int64_t r = 0; r < c.num_rows; ++r) {
-    const float* const xr = x.data() + r * x_stride;
-    if (c.has_column_order) {
-      // Rounded in the weights' order, and back in the model's.
-      const std::vector<int32_t>& order = parts[0].column_order;
-      std::vector<double> rounded;
-      for (int64_t i = 0; i < c.cols; ++i) ordered[i] = xr[order[i]];
-      RoundX(ordered.data(), c.cols, &rounded);
-      row_x.resize(c.cols);
-      for (int64_t i = 0; i < c.cols; ++i) row_x[order[i]] = rounded[i];
-    } else {
-      RoundX(xr, c.cols, &row_x);
-    }
-    const auto dot = [&](int64_t channel, double* tolerance) {
-      double sum = c.has_bias ? bias[channel] : 0.0;
-      double sum_abs = std::abs(sum);
-      for (int64_t k = 0; k < c.cols; ++k) {
-        sum += row_x[k] * values[channel * c.cols + k];
-        sum_abs += std::abs(row_x[k]) * magnitude[channel * c.cols + k];
-      }
-      *tolerance = DotTolerance(c.cols, sum_abs);
-      return sum;
-    };
-    for (int64_t j = 0; j < out_cols; ++j) {
+std::vector<double> Problem::RoundedX(int64_t row) const {
+  const int64_t cols = case_.cols;
+  const float* const x = x_.data() + row * x_stride_;
+  std::vector<double> rounded;
+  if (!case_.has_column_order) {
+    RoundX(x, cols, &rounded);
+    return rounded;
+  }
+  // Rounded in the weights' order, and back in the model's.
+  const std::vector<int32_t>& order = parts_[0].column_order;
+  std::vector<float> ordered(cols);
+  for (int64_t i = 0; i < cols; ++i) ordered[i] = x[order[i]];
+  RoundX(ordered.data(), cols, &rounded);
+  std::vector<double> back(cols);
+  for (int64_t i = 0; i < cols; ++i) back[order[i]] = rounded[i];
+  return back;
+}
+
+double Problem::Dot(const std::vector<double>& x, int64_t channel,
+                    double* tolerance) const {
+  double sum = case_.has_bias ? bias_[channel] : 0.0;
+  double sum_abs = std::abs(sum);
+  for (int64_t k = 0; k < case_.cols; ++k) {
+    sum += x[k] * values_[channel * case_.cols + k];
+    sum_abs += std::abs(x[k]) * magnitude_[channel * case_.cols + k];
+  }
+  *tolerance = DotTolerance(case_.cols, sum_abs);
+  return sum;
+}
+
+double Problem::Expected(int64_t row, const std::vector<double>& x,
+                         int64_t channel, double* tolerance) const {
+  double expected = Dot(x, channel, tolerance);
+  if (is_gated()) {
+    double up_tolerance = 0;
+    const double up = Dot(x, num_channels_ / 2 + channel, &up_tolerance);
+    expected = expected / (1 + std::exp(-expected));
+    // The slope of silu is below 1.13; a few ulp of its own.
+    *tolerance = 1.13 * *tolerance + 8 * kRoundoff * std::abs(expected);
+    *tolerance = *tolerance * (std::abs(up) + up_tolerance) +
+                 up_tolerance * std::abs(expected);
+    expected *= up;
+  }
+  expected *= case_.out_scale;
+  *tolerance =
+      *tolerance * std::abs(case_.out_scale) + kRoundoff * std::abs(expected);
+  if (case_.has_residual) expected += residual_[row * out_stride_ + channel];
+  *tolerance += 2 * kRoundoff * std::abs(expected);
+  return expected;
+}
+
+void Problem::CheckOutput(Isa isa) const {
+  for (int64_t r = 0; r < case_.num_rows; ++r) {
+    const std::vector<double> x = RoundedX(r);
+    for (int64_t j = 0; j < out_cols_; ++j) {
       double tolerance = 0;
-      double expected = dot(j, &tolerance);
-      if (is_gated) {
-        double up_tolerance = 0;
-        const double up = dot(n / 2 + j, &up_tolerance);
-        expected = expected / (1 + std::exp(-expected));
-        // The slope of silu is below 1.13; a few ulp of its own.
-        tolerance = 1.13 * tolerance + 8 * kRoundoff * std::abs(expected);
-        tolerance = tolerance * (std::abs(up) + up_tolerance) +
-                    up_tolerance * std::abs(expected);
-        expected *= up;
-      }
-      expected *= c.out_scale;
-      tolerance =
-          tolerance * std::abs(c.out_scale) + kRoundoff * std::abs(expected);
-      if (c.has_residual) expected += residual[r * out_stride + j];
-      tolerance += 2 * kRoundoff * std::abs(expected);
-      const float got = out[r * out_stride + j];
+      const double expected = Expected(r, x, j, &tolerance);
+      const float got = out_[r * out_stride_ + j];
       ASSERT_TRUE(std::abs(got - expected) <= tolerance)
-          << IsaName(isa) << " " << QuantFormatName(c.formats[0]) << " row "
-          << r << " of " << c.num_rows << ", channel " << j << " of " << n
-          << " x " << c.cols << ": " << got << " vs " << expected << " +- "
-          << tolerance;
+          << IsaName(isa) << " " << QuantFormatName(case_.formats[0]) << " row "
+          << r << " of " << case_.num_rows << ", channel " << j << " of "
+          << num_channels_ << " x " << case_.cols << ": " << got << " vs "
+          << expected << " +- " << tolerance;
     }
-    for (int64_t j = out_cols; j < out_stride; ++j) {
-      ASSERT_EQ(out[r * out_stride + j], kGuard);
+    for (int64_t j = out_cols_; j < out_stride_; ++j) {
+      ASSERT_EQ(out_[r * out_stride_ + j], kGuard);
     }
   }
+}
+
+void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
+  Problem problem(c, seed);
+  ASSERT_NO_FATAL_FAILURE(problem.Pack(isa, pool));
+  problem.Multiply(isa, pool);
+  problem.CheckOutput(isa);
 }
 
 class QuantMatmulTest

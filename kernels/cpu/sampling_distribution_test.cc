@@ -263,8 +263,9 @@ std::function<Row(Row)> Then(const std::function<void(Row&)>& change) {
   };
 }
 
-std::vector<Case> Cases() {
-  std::vector<Case> cases = {
+// What cuts or reshapes the distribution by its probabilities.
+std::vector<Case> FilterCases() {
+  return {
       {"temperature", [](SlotParams& p) { p.temperature = 0.7f; },
        Then([](Row& z) { Divide(z, 0.7f); })},
       {"top_k", [](SlotParams& p) { p.top_k = 7; },
@@ -293,6 +294,12 @@ std::vector<Case> Cases() {
          ExcludeTopChoices(cut, 0.05f);
          return Mixture(Softmax(z), Softmax(cut), 0.3f);
        }},
+  };
+}
+
+// What changes the logits of tokens by what came before.
+std::vector<Case> PenaltyCases() {
+  return {
       {"repetition_penalty", [](SlotParams& p) { p.repetition_penalty = 1.5f; },
        Then([](Row& z) {
          for (int id : {0, 1, 2, 3, 4, 5, 6}) {
@@ -308,6 +315,20 @@ std::vector<Case> Cases() {
        Then([](Row& z) {
          for (int id : {0, 1, 2, 5, 6}) z[id] += 0.4f;
        })},
+      {"dry",
+       [](SlotParams& p) {
+         p.dry_multiplier = 0.5f;
+         p.dry_base = 1.5f;
+         p.dry_allowed_length = 1;
+       },
+       // 0 1 2 is followed by 3.
+       Then([](Row& z) { z[3] -= 0.5 * 1.5 * 1.5; })},
+  };
+}
+
+// What names tokens.
+std::vector<Case> ListCases() {
+  return {
       {"logit_bias",
        [](SlotParams& p) {
          p.bias_ids = {3, 20, 2};
@@ -341,58 +362,61 @@ std::vector<Case> Cases() {
        // 6 always, 5 after 1 2; not 3 after 9 0, nor 1 after part of the
        // prompt.
        Then([](Row& z) { z[6] = z[5] = -INFINITY; })},
-      {"dry",
-       [](SlotParams& p) {
-         p.dry_multiplier = 0.5f;
-         p.dry_base = 1.5f;
-         p.dry_allowed_length = 1;
-       },
-       // 0 1 2 is followed by 3.
-       Then([](Row& z) { z[3] -= 0.5 * 1.5 * 1.5; })},
   };
-  cases.push_back({"all",
-                   [](SlotParams& p) {
-                     p.bias_ids = {3, 20};
-                     p.bias = {1.0f, 3.0f};
-                     p.bad_word_ids = {1, 2, 6};
-                     p.bad_word_lengths = {3};
-                     p.repetition_penalty = 1.2f;
-                     p.frequency_penalty = 0.3f;
-                     p.presence_penalty = 0.2f;
-                     p.dry_multiplier = 0.4f;
-                     p.temperature = 1.4f;
-                     p.dynatemp_range = 0.3f;
-                     p.top_n_sigma = 2.5f;
-                     p.min_p = 0.03f;
-                     p.top_k = 20;
-                     p.typical_p = 0.95f;
-                     p.top_p = 0.97f;
-                     p.xtc_probability = 0.5f;
-                     p.xtc_threshold = 0.06f;
-                   },
-                   [](Row z) {
-                     z[3] += 1;
-                     z[20] += 3;
-                     z[6] = -INFINITY;
-                     for (int id : {0, 1, 2, 3, 4, 5, 6}) {
-                       z[id] = z[id] > 0 ? z[id] / 1.2f : z[id] * 1.2f;
-                     }
-                     for (int id : {0, 1, 2, 5, 6}) z[id] -= 0.3f + 0.2f;
-                     z[5] -= 0.3f;
-                     z[3] -= 0.4f * 1.75f;
-                     // Of 40 entries one is masked.
-                     Row others = z;
-                     others.erase(others.begin() + 6);
-                     Divide(z, DynamicTemperatureOf(others, 1.4f, 0.3f, 1));
-                     TopNSigma(z, 2.5);
-                     MinP(z, 0.03f);
-                     TopK(z, 20);
-                     Typical(z, 0.95f);
-                     TopP(z, 0.97f);
-                     Row cut = z;
-                     ExcludeTopChoices(cut, 0.06f);
-                     return Mixture(Softmax(z), Softmax(cut), 0.5);
-                   }});
+}
+
+Case AllAtOnce() {
+  return {"all",
+          [](SlotParams& p) {
+            p.bias_ids = {3, 20};
+            p.bias = {1.0f, 3.0f};
+            p.bad_word_ids = {1, 2, 6};
+            p.bad_word_lengths = {3};
+            p.repetition_penalty = 1.2f;
+            p.frequency_penalty = 0.3f;
+            p.presence_penalty = 0.2f;
+            p.dry_multiplier = 0.4f;
+            p.temperature = 1.4f;
+            p.dynatemp_range = 0.3f;
+            p.top_n_sigma = 2.5f;
+            p.min_p = 0.03f;
+            p.top_k = 20;
+            p.typical_p = 0.95f;
+            p.top_p = 0.97f;
+            p.xtc_probability = 0.5f;
+            p.xtc_threshold = 0.06f;
+          },
+          [](Row z) {
+            z[3] += 1;
+            z[20] += 3;
+            z[6] = -INFINITY;
+            for (int id : {0, 1, 2, 3, 4, 5, 6}) {
+              z[id] = z[id] > 0 ? z[id] / 1.2f : z[id] * 1.2f;
+            }
+            for (int id : {0, 1, 2, 5, 6}) z[id] -= 0.3f + 0.2f;
+            z[5] -= 0.3f;
+            z[3] -= 0.4f * 1.75f;
+            // Of 40 entries one is masked.
+            Row others = z;
+            others.erase(others.begin() + 6);
+            Divide(z, DynamicTemperatureOf(others, 1.4f, 0.3f, 1));
+            TopNSigma(z, 2.5);
+            MinP(z, 0.03f);
+            TopK(z, 20);
+            Typical(z, 0.95f);
+            TopP(z, 0.97f);
+            Row cut = z;
+            ExcludeTopChoices(cut, 0.06f);
+            return Mixture(Softmax(z), Softmax(cut), 0.5);
+          }};
+}
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases = FilterCases();
+  for (const auto& more : {PenaltyCases(), ListCases()}) {
+    cases.insert(cases.end(), more.begin(), more.end());
+  }
+  cases.push_back(AllAtOnce());
   return cases;
 }
 

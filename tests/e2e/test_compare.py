@@ -146,12 +146,13 @@ def rows_of(*args, **kwargs):
 
 
 def test_who_was_left_out_is_not_the_best():
-    report = job_report("model", "x q8_0", {"tg32": {"quire": 120, "a": 100, "b": 110}})
+    samples = {"tg32": {"quire": 120, "a": 100, "b": 110}}
+    report = job_report("model", "x q8_0", samples, rounds=20)
     # b's rounds were the machine's fastest.
     report["samples"]["tg32"]["b"] = {0: 110, 1: 110}
     report["dropped"] = {"b": "below 0.8 of the best peer, 2 rounds"}
     (row,) = (row for row in goals.rows([report]) if row["figure"] == "tg32")
-    assert row["peer"] == "a" and row["rounds"] == 5 and row["met"] == "yes"
+    assert row["peer"] == "a" and row["rounds"] == 20 and row["met"] == "yes"
     report["dropped"] = {}
     (row,) = (row for row in goals.rows([report]) if row["figure"] == "tg32")
     assert row["peer"] == "b"
@@ -164,7 +165,7 @@ def test_goals_of_a_model():
         "tg32": {"quire": 10, "a": 10, "b": 12},
         "tg32 % of read": {"quire": 91},
     }
-    rows = rows_of("model", "llama1b q8_0", samples)
+    rows = rows_of("model", "llama1b q8_0", samples, rounds=20)
     assert rows["pp512"]["peer"] == "a" and rows["pp512"]["met"] == "yes"
     assert rows["pp512"]["ratio"] == pytest.approx(1.6)
     assert rows["pp512"]["all_ratios"]["b"] == pytest.approx(160 / 90)
@@ -174,8 +175,39 @@ def test_goals_of_a_model():
     assert rows["pp512 % of peak"]["met"] == ""  # A goal of bf16 only.
     rows = rows_of("model", "llama1b bf16", samples)
     assert rows["pp512 % of peak"]["met"] == "no"
-    rows = rows_of("model", "llama1b q4_0", samples, rounds=2)
-    assert rows["tg32"]["met"] == "not established"
+
+
+def test_a_verdict_needs_its_rounds():
+    samples = {
+        "pp512": {"quire": 160, "a": 100},
+        "pp512 % of peak": {"quire": 80},
+        "tg32": {"quire": 12, "a": 10},
+        "tg32 % of read": {"quire": 91},
+    }
+    for rounds, prefill, decode in (
+        (1, "1 round, needs 5", "1 round, needs 20"),
+        (4, "4 rounds, needs 5", "4 rounds, needs 20"),
+        (19, "yes", "19 rounds, needs 20"),
+        (20, "yes", "yes"),
+    ):
+        rows = rows_of("model", "llama1b bf16", samples, rounds=rounds)
+        assert rows["pp512"]["met"] == rows["pp512 % of peak"]["met"] == prefill
+        assert rows["tg32"]["met"] == rows["tg32 % of read"]["met"] == decode
+    for part, title, samples in (
+        ("batched", "x q4_0", {"tg16 x 8": {"quire": 15, "a": 10}}),
+        ("one-thread", "x q4_0", {"tg16": {"quire": 15, "a": 10}}),
+        ("gemm", "g", {"llama % of peak": {"quire": 95}}),
+        ("load", "l", {"resident % of the file": {"quire": 102}}),
+    ):
+        for rounds, expected in ((4, "4 rounds, needs 5"), (5, "yes")):
+            (row,) = rows_of(part, title, samples, rounds=rounds).values()
+            assert row["met"] == expected, part
+    samples = {"1 / seconds to ready": {"quire": 4, "a": 1}}
+    rows = rows_of("load", "l", samples, rounds=4)
+    assert rows["seconds to ready"]["met"] == "4 rounds, needs 5"
+    samples = {"first TTFT, s": {"quire": 2.0}, "second TTFT, s": {"quire": 0.1}}
+    (row,) = goals.rows([job_report("prefix", "p", samples, rounds=2)])
+    assert row["met"] == "2 rounds, needs 5"
 
 
 def test_goals_of_batches_and_one_thread():
@@ -220,7 +252,7 @@ def test_goals_of_quality():
     noise = [1.1, 0.9, 1.05, 0.95, 1.1]
     for factors, expected in (
         ([1.0] * 5, "yes"), ([0.99] * 5, "yes"), (noise, "within error"),
-        ([1.02] * 5, "no"), ([1.5], "not established"),
+        ([1.02] * 5, "no"), ([1.5], "1 round, needs 5"),
     ):  # fmt: skip
         rounds = len(factors)
         report = job_report("quality", "q", {"q4_0 divergence": {"b": 90}}, rounds)
@@ -259,6 +291,23 @@ def test_a_peer_that_fails_is_reported_and_left_out():
     assert job.num_rounds == 3 and job.failures == ["x q4_0, peer: no such option"]
     (row,) = goals.rows([job.report()])
     assert row["quire"] == [2.0] * 3 and row["met"] == ""
+
+
+def run_suite(*args):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "compare.py"), "suite", *args],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_suite_says_that_there_are_no_models(tmp_path):
+    done = run_suite("--models", str(tmp_path / "nosuch"))
+    assert done.returncode == 2 and "nosuch is no directory" in done.stderr
+    for parts in ([], ["--parts", "model,gemm"]):
+        done = run_suite("--models", str(tmp_path), *parts)
+        assert done.returncode == 1, done.stderr
+        assert f"no files in {tmp_path} for model" in done.stderr
+        assert done.stdout == ""
 
 
 PEER = """#!/bin/sh

@@ -128,8 +128,9 @@ int Main(std::vector<std::string> args) {
   parts.make_runner = [&](EngineOptions* options) {
     options->num_blocks = num_blocks;
     options->steps_in_flight = 1;
-    auto runner =
-        std::make_unique<HashModelRunner>(*options, HashModelOptions());
+    HashModelOptions model_options;
+    model_options.reads_last_slot_only = true;
+    auto runner = std::make_unique<HashModelRunner>(*options, model_options);
     runner->on_collect = [&pace] { pace.WaitForEndOfStep(); };
     return runner;
   };
