@@ -286,11 +286,19 @@ class RunningServerImpl : public RunningServer {
               [log = telemetry_.log](const std::string& line) {
                 log->Message(LogLevel::kWarning, line);
               }));
-      QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<EdgeEngine> engine,
-                             EdgeEngine::Create(edge, engine_options, runner,
-                                                Clock::Monotonic(), sink));
-      edge_ = engine.get();
-      engine_ = std::move(engine);
+      auto engine = EdgeEngine::Create(edge, engine_options, runner,
+                                       Clock::Monotonic(), sink);
+      if (!engine.ok()) {
+        const absl::Status& status = engine.status();
+        const bool is_of_file =
+            !edge.link.ca_file.empty() &&
+            absl::StartsWith(status.message(), edge.link.ca_file);
+        return absl::Status(status.code(),
+                            absl::StrCat(is_of_file ? "--verify-ca " : "",
+                                         status.message()));
+      }
+      edge_ = engine->get();
+      engine_ = *std::move(engine);
       return absl::OkStatus();
     }
     Drafter* drafter = session_->drafter.get();

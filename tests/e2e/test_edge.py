@@ -283,6 +283,7 @@ def test_what_is_refused(key_file, tmp_path):
             ["--verify-ca", "x.pem"],
             ["--verify-url", cloud.url, "--verify-ca", "/nonexistent"],
             ["--verify-url", cloud.url, "--verify-api-key-file", "/nonexistent"],
+            ["--verify-url", "https://127.0.0.1:1", "--verify-ca", key_file],
         ):
             answer = run(*options)
             assert answer.returncode == 64 and "--verify" in answer.stderr
