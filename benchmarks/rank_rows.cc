@@ -12,10 +12,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "benchmarks/statistics.h"
+#include "engine/base/clock.h"
 #include "engine/base/shared_memory.h"
 #include "engine/base/status.h"
 #include "engine/parallel/plan_ring.h"
 #include "engine/parallel/step_plan_codec.h"
+#include "engine/parallel/tcp.h"
 #include "kernels/host_communicator.h"
 
 namespace quire {
@@ -61,30 +63,75 @@ absl::Status RunRanks(int size, const Body& body) {
   return status;
 }
 
+absl::Status TimeAllReduce(Communicator& group, int64_t num_bytes,
+                           int repetitions, std::vector<double>* seconds) {
+  std::vector<float> data(num_bytes / sizeof(float), 0.0f);
+  const TensorView view =
+      TensorView::Vector(data.data(), DType::kF32, data.size());
+  for (int i = 0; i < repetitions; ++i) {
+    std::vector<double> each;
+    for (int j = 0; j < kExecutions; ++j) {
+      const double begin = Now();
+      QUIRE_RETURN_IF_ERROR(group.AllReduceSum(view, nullptr));
+      each.push_back(Now() - begin);
+    }
+    seconds->push_back(Median(each));
+  }
+  return absl::OkStatus();
+}
+
+HostCommunicatorOptions OptionsOf(int rank, int size) {
+  HostCommunicatorOptions options;
+  options.rank = rank;
+  options.size = size;
+  options.timeout = kTimeout;
+  return options;
+}
+
 absl::Status MeasureAllReduce(int size, int64_t num_bytes, int repetitions,
                               std::vector<double>* seconds) {
   QUIRE_ASSIGN_OR_RETURN(const SharedMemory memory,
                          SharedMemory::Create(SharedCommunicatorBytes(size)));
   return RunRanks(size, [&](int rank) -> absl::Status {
-    HostCommunicatorOptions options;
-    options.rank = rank;
-    options.size = size;
-    options.timeout = kTimeout;
-    QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> group,
-                           NewSharedCommunicator(memory.data(), options));
-    std::vector<float> data(num_bytes / sizeof(float), 0.0f);
-    const TensorView view =
-        TensorView::Vector(data.data(), DType::kF32, data.size());
-    for (int i = 0; i < repetitions; ++i) {
-      std::vector<double> each;
-      for (int j = 0; j < kExecutions; ++j) {
-        const double begin = Now();
-        QUIRE_RETURN_IF_ERROR(group->AllReduceSum(view, nullptr));
-        each.push_back(Now() - begin);
-      }
-      seconds->push_back(Median(each));
+    QUIRE_ASSIGN_OR_RETURN(
+        const std::unique_ptr<Communicator> group,
+        NewSharedCommunicator(memory.data(), OptionsOf(rank, size)));
+    return TimeAllReduce(*group, num_bytes, repetitions, seconds);
+  });
+}
+
+// Connections over loopback between every two ranks: [rank][peer].
+using Mesh = std::vector<std::vector<OwnedFd>>;
+
+absl::StatusOr<Mesh> ConnectMesh(int size) {
+  QUIRE_ASSIGN_OR_RETURN(const OwnedFd listener, ListenTcp({"127.0.0.1", 0}));
+  const HostPort address = {"127.0.0.1", LocalAddress(listener.get()).port};
+  Mesh mesh(size);
+  for (std::vector<OwnedFd>& links : mesh) links.resize(size);
+  for (int a = 0; a < size; ++a) {
+    for (int b = 0; b < a; ++b) {
+      const absl::Time deadline = Clock::Monotonic()->Now() + kTimeout;
+      QUIRE_ASSIGN_OR_RETURN(mesh[a][b], ConnectTcp(address, deadline));
+      QUIRE_ASSIGN_OR_RETURN(mesh[b][a], AcceptTcp(listener.get(), deadline));
+      SetTcpOptions(mesh[a][b].get(), kTimeout);
+      SetTcpOptions(mesh[b][a].get(), kTimeout);
     }
-    return absl::OkStatus();
+  }
+  return mesh;
+}
+
+absl::Status MeasureTcpAllReduce(int size, int64_t num_bytes, int repetitions,
+                                 std::vector<double>* seconds) {
+  QUIRE_ASSIGN_OR_RETURN(Mesh mesh, ConnectMesh(size));
+  return RunRanks(size, [&](int rank) -> absl::Status {
+    std::vector<int> sockets;
+    for (OwnedFd& link : mesh[rank]) sockets.push_back(link.release());
+    // The others' ends, so that a rank that ends is noticed.
+    mesh.clear();
+    QUIRE_ASSIGN_OR_RETURN(
+        const std::unique_ptr<Communicator> group,
+        NewSocketCommunicator(std::move(sockets), OptionsOf(rank, size)));
+    return TimeAllReduce(*group, num_bytes, repetitions, seconds);
   });
 }
 
@@ -191,13 +238,16 @@ absl::Status MeasureRanks(
   }
   for (const int size : {2, 4}) {
     for (const int64_t kib : {8, 256}) {
-      const std::string name =
-          absl::StrCat("all-reduce ", kib, " KiB, ", size, " ranks");
-      if (!is_wanted(name)) continue;
-      std::vector<double> seconds;
-      QUIRE_RETURN_IF_ERROR(
-          MeasureAllReduce(size, kib << 10, repetitions, &seconds));
-      on_row(name, seconds);
+      for (const bool is_tcp : {false, true}) {
+        const std::string name =
+            absl::StrCat("all-reduce ", kib, " KiB, ", size, " ranks",
+                         is_tcp ? ", TCP" : "");
+        if (!is_wanted(name)) continue;
+        std::vector<double> seconds;
+        const auto measure = is_tcp ? &MeasureTcpAllReduce : &MeasureAllReduce;
+        QUIRE_RETURN_IF_ERROR(measure(size, kib << 10, repetitions, &seconds));
+        on_row(name, seconds);
+      }
     }
   }
   return absl::OkStatus();

@@ -18,6 +18,8 @@ namespace quire {
 //     taken to be half of a round trip of an empty message.
 //   "plan 64 decodes, send": the part of it that rank 0 computes.
 //   "all-reduce 8 KiB, 2 ranks": one sum in shared memory.
+//   "all-reduce 8 KiB, 2 ranks, TCP": the same over the loopback device, as
+//     between hosts, without a network's latency.
 // `filter`: only rows with this in their name. Each gets `repetitions` medians
 // of many executions, in seconds.
 absl::Status MeasureRanks(

@@ -18,11 +18,12 @@ TEST(RankRowsTest, MeasuresPlansAndSums) {
   for (const char* name :
        {"plan 1 decodes, 2 ranks", "plan 1 decodes, 2 ranks, send",
         "plan 64 decodes, 2 ranks", "all-reduce 8 KiB, 2 ranks",
-        "all-reduce 256 KiB, 2 ranks"}) {
+        "all-reduce 8 KiB, 2 ranks, TCP", "all-reduce 256 KiB, 2 ranks",
+        "all-reduce 256 KiB, 2 ranks, TCP"}) {
     ASSERT_EQ(rows[name].size(), 1u) << name;
     EXPECT_GT(rows[name][0], 0) << name;
   }
-  EXPECT_EQ(rows.size(), 6u);
+  EXPECT_EQ(rows.size(), 8u);
 }
 
 }  // namespace

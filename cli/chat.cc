@@ -116,6 +116,14 @@ absl::Status AnswerWithinContext(const HttpClient& client,
   }
 }
 
+int ExitCodeOf(const absl::Status& status) {
+  if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+      absl::IsFailedPrecondition(status)) {
+    return kExitDevice;
+  }
+  return absl::IsInvalidArgument(status) ? kExitUsage : kExitEngine;
+}
+
 int Converse(const HttpClient& client, const ChatOptions& options) {
   const bool is_terminal = isatty(STDIN_FILENO);
   if (is_terminal) {
@@ -147,9 +155,7 @@ int Converse(const HttpClient& client, const ChatOptions& options) {
     if (!status.ok()) {
       absl::FPrintF(stderr, "quire: %s\n", status.message());
       messages.erase(messages.size() - 1);
-      exit_code = absl::IsUnavailable(status)       ? kExitDevice
-                  : absl::IsInvalidArgument(status) ? kExitUsage
-                                                    : kExitEngine;
+      exit_code = ExitCodeOf(status);
       if (!is_terminal) break;
     } else {
       exit_code = kExitOk;
@@ -180,7 +186,7 @@ int RunChat(const ChatOptions& options) {
     }
     url = absl::StrCat("http://127.0.0.1:", server->port());
   }
-  const auto client = HttpClient::Create(url, api_key);
+  const auto client = HttpClient::Create(url, api_key, options.ca_file);
   if (!client.ok()) {
     absl::FPrintF(stderr, "quire: %s\n", client.status().message());
     return kExitUsage;

@@ -6,8 +6,9 @@
 
 namespace quire {
 
-// Polls /metrics until no request runs or waits. Returns the exit code: 75 if
-// the timeout passed, 69 if nobody answers.
+// Polls /metrics until no request runs or waits, or the server that has
+// answered is there no more. Returns the exit code: 75 if the timeout passed,
+// 69 if nobody ever answered, 64 for a URL or authorities that are none.
 int RunDrain(const DrainOptions& options);
 
 }  // namespace quire

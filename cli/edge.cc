@@ -1,10 +1,13 @@
 #include "cli/edge.h"
 
-#include <xxhash.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
-#include <memory>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,38 +15,35 @@
 #include "absl/time/time.h"
 #include "cli/version.h"
 #include "engine/base/status.h"
+#include "engine/speculative/link/vocabulary.h"
+#include "tokenizer/tokenizer.h"
 
 namespace quire {
 
-VocabularyDigest DigestVocabulary(const Tokenizer& tokenizer) {
-  VocabularyDigest digest;
-  for (int32_t id = tokenizer.vocab_size(); id > 0; --id) {
-    if (tokenizer.IdToToken(id - 1).empty()) continue;
-    digest.num_tokens = id;
-    break;
-  }
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(
-      XXH3_createState(), &XXH3_freeState);
-  QUIRE_CHECK(state != nullptr);
-  XXH3_128bits_reset(state.get());
-  for (int32_t id = 0; id < digest.num_tokens; ++id) {
-    const std::string token = tokenizer.IdToToken(id);
-    // The length first, so that borders count.
-    const uint32_t size = static_cast<uint32_t>(token.size());
-    XXH3_128bits_update(state.get(), &size, sizeof(size));
-    XXH3_128bits_update(state.get(), token.data(), token.size());
-  }
-  const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
-  digest.high = hash.high64;
-  digest.low = hash.low64;
-  return digest;
+namespace {
+
+// OK if the file can be opened; else why not.
+absl::Status CheckReadable(const char* option, const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  struct stat info = {};
+  const bool is_there = fd >= 0 && fstat(fd, &info) == 0;
+  const int problem = !is_there ? errno : S_ISDIR(info.st_mode) ? EISDIR : 0;
+  if (fd >= 0) close(fd);
+  if (problem == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(option, " ", path, ": ", std::strerror(problem)));
 }
+
+}  // namespace
 
 LinkPeer MakeLinkPeer(const Session& session) {
   LinkPeer peer;
   peer.software_version = kVersion;
   peer.model_name = session.model_name;
-  peer.vocabulary = DigestVocabulary(*session.tokenizer);
+  peer.vocabulary = DigestVocabulary(
+      session.tokenizer->vocab_size(),
+      [&session](int32_t id) { return session.tokenizer->IdToToken(id); });
+  peer.num_parameters = session.loaded.num_parameters;
   peer.max_model_len = session.engine_options.max_model_len;
   peer.vocab_size = session.engine_options.vocab_size;
   peer.max_drafts =
@@ -60,6 +60,10 @@ absl::Status CheckLinkOptions(const ServeOptions& options) {
         return absl::InvalidArgumentError(
             absl::StrCat(name, " needs --verify-url"));
       }
+    }
+    if (options.offline != ServeOptions().offline) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--offline ", options.offline, " needs --verify-url"));
     }
     return absl::OkStatus();
   }
@@ -78,6 +82,13 @@ absl::Status CheckLinkOptions(const ServeOptions& options) {
         "--enable-verify-link and --verify-url: an edge draws no tokens that "
         "others could rely on");
   }
+  if (!options.verify_ca_file.empty()) {
+    QUIRE_RETURN_IF_ERROR(CheckReadable("--verify-ca", options.verify_ca_file));
+  }
+  if (!options.verify_api_key_file.empty()) {
+    QUIRE_RETURN_IF_ERROR(
+        CheckReadable("--verify-api-key-file", options.verify_api_key_file));
+  }
   return absl::OkStatus();
 }
 
@@ -89,6 +100,9 @@ absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
   edge.link.ca_file = options.verify_ca_file;
   edge.link.api_key_file = options.verify_api_key_file;
   edge.link.peer = MakeLinkPeer(session);
+  edge.link.token_text = [tokenizer = session.tokenizer.get()](int32_t id) {
+    return tokenizer->IdToToken(id);
+  };
   edge.link.on_notice = std::move(on_notice);
   edge.offline = options.offline == "draft" ? OfflinePolicy::kDraft
                                             : OfflinePolicy::kError;
@@ -152,7 +166,8 @@ std::string VerifyLinkMetrics(const VerifyLinkStats& stats,
   out.Add("quire:verify_links_opened_total", "counter",
           "Links that were welcomed", stats.num_opened);
   out.Add("quire:verify_links_refused_total", "counter",
-          "Links refused because the edge has another vocabulary",
+          "Links refused because the edge has another vocabulary or a larger "
+          "model",
           stats.num_refused);
   out.Add("quire:verify_links_cut_off_total", "counter",
           "Links ended because the edge did not keep to the protocol",

@@ -12,17 +12,14 @@
 #include "engine/speculative/link/edge_engine.h"
 #include "engine/speculative/link/link_messages.h"
 #include "server/verify_link.h"
-#include "tokenizer/tokenizer.h"
 
 namespace quire {
-
-VocabularyDigest DigestVocabulary(const Tokenizer& tokenizer);
 
 // What this side of a link says of itself.
 LinkPeer MakeLinkPeer(const Session& session);
 
-// Whether the options about links fit each other; INVALID_ARGUMENT naming one.
-// Before the model is loaded.
+// Whether the options about links fit each other, and their files can be read;
+// INVALID_ARGUMENT naming one. Before the model is loaded.
 absl::Status CheckLinkOptions(const ServeOptions& options);
 
 // Of an edge. Requires: CheckLinkOptions.

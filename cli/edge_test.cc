@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "absl/strings/match.h"
+#include "engine/speculative/link/vocabulary.h"
 #include "gtest/gtest.h"
 #include "server/fake_tokenizer.h"
 
@@ -25,16 +27,22 @@ class ChangedTokenizer : public FakeTokenizer {
   const int32_t padding_;
 };
 
+VocabularyDigest Digest(const Tokenizer& tokenizer) {
+  return DigestVocabulary(tokenizer.vocab_size(), [&tokenizer](int32_t id) {
+    return tokenizer.IdToToken(id);
+  });
+}
+
 TEST(EdgeTest, DigestsTellVocabulariesApart) {
-  const VocabularyDigest digest = DigestVocabulary(FakeTokenizer());
+  const VocabularyDigest digest = Digest(FakeTokenizer());
   EXPECT_EQ(digest.num_tokens, FakeTokenizer::kVocabSize);
-  EXPECT_EQ(DigestVocabulary(FakeTokenizer()), digest);
+  EXPECT_EQ(Digest(FakeTokenizer()), digest);
   // Ids without a text at the end pad a vocabulary.
-  EXPECT_EQ(DigestVocabulary(ChangedTokenizer(-1, 100)), digest);
+  EXPECT_EQ(Digest(ChangedTokenizer(-1, 100)), digest);
   for (const int32_t id :
        {0, 255, FakeTokenizer::kEos, FakeTokenizer::kVocabSize - 1,
         FakeTokenizer::kVocabSize}) {
-    EXPECT_NE(DigestVocabulary(ChangedTokenizer(id, 1)), digest) << id;
+    EXPECT_FALSE(Digest(ChangedTokenizer(id, 1)) == digest) << id;
   }
 }
 
@@ -44,7 +52,23 @@ TEST(EdgeTest, ChecksOptions) {
   options.verify_ca_file = "x";
   EXPECT_FALSE(CheckLinkOptions(options).ok());
   options.verify_url = "https://cloud";
-  EXPECT_TRUE(CheckLinkOptions(options).ok());
+  const auto check = [&options] {
+    return std::string(CheckLinkOptions(options).message());
+  };
+  EXPECT_EQ(check(), "--verify-ca x: No such file or directory");
+  options.verify_ca_file = testing::TempDir();
+  EXPECT_TRUE(absl::StrContains(check(), "Is a directory")) << check();
+  options.verify_ca_file.clear();
+  options.verify_api_key_file = "/nonexistent";
+  EXPECT_EQ(check(),
+            "--verify-api-key-file /nonexistent: No such file or directory");
+  options.verify_api_key_file.clear();
+  EXPECT_EQ(check(), "");
+  options.offline = "draft";
+  EXPECT_EQ(check(), "");
+  options.verify_url.clear();
+  EXPECT_EQ(check(), "--offline draft needs --verify-url");
+  options.offline = "error";
   options.verify_url = "cloud";
   EXPECT_FALSE(CheckLinkOptions(options).ok());
   options.verify_url = "https://cloud";

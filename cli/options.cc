@@ -19,6 +19,7 @@
 #include "absl/strings/strip.h"
 #include "cli/bench_options.h"
 #include "cli/finite_range.h"
+#include "cli/group_environment.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -31,6 +32,9 @@ std::string NormalizeArgument(const std::string& argument) {
   if (argument == "-pg") return "--prompt-gen";
   if (absl::StartsWith(argument, "-tp=")) {
     return absl::StrCat("--tensor-parallel-size=", argument.substr(4));
+  }
+  if (absl::StartsWith(argument, "-pp=")) {
+    return absl::StrCat("--pipeline-parallel-size=", argument.substr(4));
   }
   if (!absl::StartsWith(argument, "--")) return argument;
   const size_t end = std::min(argument.find('='), argument.size());
@@ -296,12 +300,12 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
       ->check(FiniteRange(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
                   "Drafts tokens that are verified together: [ngram], [suffix] "
-                  "or the directory of a draft model");
+                  "or the directory or GGUF file of a draft model");
   app->add_option("--speculative-config", options->speculative_config,
                   "The same as JSON with vLLM's fields: method, model, "
                   "num_speculative_tokens, prompt_lookup_max, ...");
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
-                  "Tokens drafted at once, at most")
+                  "Tokens drafted at once, at most (1 to 64)")
       ->check(CLI::Range(1, 64))
       ->default_str("the method's");
   app->add_flag("--enable-verify-link", options->enable_verify_link,
@@ -338,11 +342,12 @@ void AddSamplingOptions(CLI::App* app, SamplingOptions* options) {
 void AddNodeOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--nnodes", options->num_nodes,
                   "Hosts that run the model together (LWS_GROUP_SIZE, "
-                  "WORLD_SIZE)")
+                  "GROUP_WORLD_SIZE, WORLD_SIZE / LOCAL_WORLD_SIZE)")
       ->check(CLI::Range(1, 1024))
       ->default_str("1");
   app->add_option("--node-rank", options->node_rank,
-                  "Which of them this is; 0 serves (LWS_WORKER_INDEX, RANK)")
+                  "Which of them this is; 0 serves (LWS_WORKER_INDEX, "
+                  "GROUP_RANK, RANK / LOCAL_WORLD_SIZE)")
       ->check(CLI::Range(0, 1023))
       ->default_str("0");
   app->add_option("--master-addr,--dist-init-addr", options->master_addr,
@@ -357,53 +362,6 @@ void AddNodeOptions(CLI::App* app, SessionOptions* options) {
   app->add_option("--group-key-file", options->group_key_file,
                   "A secret of at least 16 bytes that all hosts have; who does "
                   "not know it cannot join (or its text in QUIRE_GROUP_KEY)");
-}
-
-// What the environment of a group of pods says (LeaderWorkerSet, then torchrun
-// and the operators that set its names), where the command line does not.
-absl::Status ApplyGroupEnvironment(const CLI::App& app,
-                                   SessionOptions* options) {
-  const auto number = [](const char* variable, int min,
-                         int* value) -> absl::Status {
-    const char* const text = getenv(variable);
-    if (text == nullptr) return absl::OkStatus();
-    if (!absl::SimpleAtoi(text, value) || *value < min) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          variable, "='", text, "' is no number of at least ", min));
-    }
-    return absl::OkStatus();
-  };
-  static constexpr struct {
-    const char *size, *rank, *address, *port;
-  } kNames[] = {
-      {"LWS_GROUP_SIZE", "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS", ""},
-      {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"}};
-  for (const auto& names : kNames) {
-    if (options->num_nodes > 0 || getenv(names.size) == nullptr) continue;
-    QUIRE_RETURN_IF_ERROR(number(names.size, 1, &options->num_nodes));
-    if (options->node_rank < 0) {
-      QUIRE_RETURN_IF_ERROR(number(names.rank, 0, &options->node_rank));
-    }
-    const char* const address = getenv(names.address);
-    if (options->master_addr.empty() && address != nullptr) {
-      options->master_addr = address;
-    }
-    if (app.count("--master-port") == 0 && *names.port != '\0') {
-      QUIRE_RETURN_IF_ERROR(number(names.port, 1, &options->master_port));
-    }
-  }
-  if (options->num_nodes == 0) options->num_nodes = 1;
-  if (options->node_rank < 0) options->node_rank = 0;
-  if (options->node_rank >= options->num_nodes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--node-rank ", options->node_rank, " is none of ",
-                     options->num_nodes, " nodes (--nnodes)"));
-  }
-  if (options->num_nodes > 1 && options->master_addr.empty()) {
-    return absl::InvalidArgumentError(
-        "--nnodes needs --master-addr, the host of node 0");
-  }
-  return absl::OkStatus();
 }
 
 void AddTelemetryOptions(CLI::App* app, ServeOptions* options) {
@@ -503,11 +461,19 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       ->check(FiniteRange(0.0, 1e6));
 }
 
+void AddCaFile(CLI::App* app, std::string* ca_file) {
+  app->add_option("--ca-file", *ca_file,
+                  "PEM authorities of the certificate at --url (default: the "
+                  "system's)");
+}
+
 void AddChat(CLI::App* app, ChatOptions* options) {
   AddModelOptions(app, &options->model);
   AddSamplingOptions(app, &options->sampling);
   app->add_option("--url", options->url,
-                  "A running server, instead of a model in this process");
+                  "A running server, instead of a model in this process: "
+                  "http[s]://HOST[:PORT] or unix:PATH");
+  AddCaFile(app, &options->ca_file);
   app->add_option("--api-key", options->api_key, "Key for --url");
   app->add_option("--served-model-name", options->served_model_name,
                   "Name of the model at --url");
@@ -596,12 +562,14 @@ struct Commands {
 };
 
 void AddDrain(CLI::App* app, DrainOptions* options) {
-  app->add_option("--url", options->url, "The server");
+  app->add_option("--url", options->url,
+                  "The server: http[s]://HOST[:PORT] or unix:PATH");
+  AddCaFile(app, &options->ca_file);
   app->add_option("--settle", options->settle_seconds,
                   "Seconds to wait at least, while endpoints are withdrawn")
       ->check(FiniteRange(0.0, 1e6));
   app->add_option("--timeout", options->timeout_seconds,
-                  "Seconds to wait at most, --settle included")
+                  "Seconds to wait at most, --settle included: not shorter")
       ->check(FiniteRange(0.0, 1e6));
 }
 
@@ -679,6 +647,41 @@ absl::Status PrepareArguments(const Commands& commands,
   return ExpandConfig(args);
 }
 
+// A variable that was not set makes an empty option, and that no server without
+// keys.
+absl::Status CheckKeys(const CLI::App& app, const ServeOptions& options) {
+  const auto is_empty = [](const std::string& key) { return key.empty(); };
+  const auto is_given = [&app](const char* option, const char* variable) {
+    const char* const value = getenv(variable);
+    return app.get_option(option)->count() > 0 ||
+           (value != nullptr && *value == '\0');
+  };
+  if (is_given("--api-key", "QUIRE_API_KEY") &&
+      (options.api_keys.empty() ||
+       std::any_of(options.api_keys.begin(), options.api_keys.end(),
+                   is_empty))) {
+    return absl::InvalidArgumentError(
+        "--api-key (QUIRE_API_KEY) is empty: give a key, or leave it out to "
+        "serve without keys");
+  }
+  if (is_given("--api-key-file", "QUIRE_API_KEY_FILE") &&
+      options.api_key_file.empty()) {
+    return absl::InvalidArgumentError(
+        "--api-key-file (QUIRE_API_KEY_FILE) is empty: give a file, or leave "
+        "it out");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDrain(const DrainOptions& options) {
+  if (options.settle_seconds <= options.timeout_seconds) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--settle ", options.settle_seconds, " is longer than --timeout ",
+      options.timeout_seconds, ", which includes it"));
+}
+
 absl::Status TakeResult(const Commands& commands, CommandLine* result) {
   const std::pair<const CLI::App*, Command> kinds[] = {
       {commands.serve, Command::kServe},
@@ -693,8 +696,13 @@ absl::Status TakeResult(const Commands& commands, CommandLine* result) {
   if (commands.worker->parsed()) result->serve = commands.worker_options;
   for (const CLI::App* app : {commands.serve, commands.worker}) {
     if (!app->parsed()) continue;
-    QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(*app, &result->serve.model));
+    QUIRE_RETURN_IF_ERROR(ApplyGroupEnvironment(app->count("--master-port") > 0,
+                                                &result->serve.model));
     result->serve.model.args = SessionArgs(*app);
+    QUIRE_RETURN_IF_ERROR(CheckKeys(*app, result->serve));
+  }
+  if (commands.drain->parsed()) {
+    QUIRE_RETURN_IF_ERROR(CheckDrain(result->drain));
   }
   if (commands.chat->parsed()) {
     result->chat.model.args = SessionArgs(*commands.chat);

@@ -121,7 +121,8 @@ struct SamplingOptions {
 struct ChatOptions {
   SessionOptions model;
   SamplingOptions sampling;
-  std::string url;  // Empty: loads `model` in this process.
+  std::string url;      // Empty: loads `model` in this process.
+  std::string ca_file;  // Authorities of the server there; empty: the system's.
   std::string api_key;
   std::string served_model_name;
   std::string system;
@@ -139,6 +140,7 @@ struct GenerateOptions {
 
 struct DrainOptions {
   std::string url = "http://127.0.0.1:8080";
+  std::string ca_file;  // As of ChatOptions.
   double settle_seconds = 0;
   double timeout_seconds = 120;
 };

@@ -211,6 +211,44 @@ TEST(ParseCommandLineTest, Drain) {
   EXPECT_EQ(parsed->drain.settle_seconds, 5);
   EXPECT_EQ(parsed->drain.timeout_seconds, 110);
   EXPECT_FALSE(ParseCommandLine({"drain", "--timeout", "5x"}).ok());
+  // It would end too early, or never in good order.
+  EXPECT_EQ(ParseCommandLine({"drain", "--settle", "5", "--timeout", "1"})
+                .status()
+                .message(),
+            "--settle 5 is longer than --timeout 1, which includes it");
+  EXPECT_TRUE(
+      ParseCommandLine({"drain", "--settle", "5", "--timeout", "5"}).ok());
+  const auto socket = ParseCommandLine(
+      {"drain", "--url=unix:/run/q.sock", "--ca-file", "ca.pem"});
+  ASSERT_TRUE(socket.ok()) << socket.status();
+  EXPECT_EQ(socket->drain.url, "unix:/run/q.sock");
+  EXPECT_EQ(socket->drain.ca_file, "ca.pem");
+  EXPECT_EQ(ParseCommandLine({"chat", "--ca-file=ca.pem"})->chat.ca_file,
+            "ca.pem");
+}
+
+// What a variable that nobody has set makes of a command line.
+TEST(ParseCommandLineTest, AnEmptyKeyIsNoServerWithoutKeys) {
+  const auto message = [](std::vector<std::string> args) {
+    return std::string(ParseCommandLine(std::move(args)).status().message());
+  };
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{"serve", "--api-key", ""},
+        {"serve", "--api-key", "a", "--api-key", ""},
+        {"serve", "--api-key", "a", "", "--port=1"}}) {
+    EXPECT_TRUE(absl::StartsWith(message(args), "--api-key"))
+        << absl::StrJoin(args, " ");
+  }
+  EXPECT_TRUE(absl::StartsWith(message({"serve", "--api-key-file", ""}),
+                               "--api-key-file"));
+  setenv("QUIRE_API_KEY", "", 1);
+  EXPECT_TRUE(absl::StrContains(message({"serve"}), "QUIRE_API_KEY"));
+  EXPECT_TRUE(ParseCommandLine({"serve", "--api-key", "a"}).ok());
+  setenv("QUIRE_API_KEY", "b", 1);
+  EXPECT_EQ(ParseCommandLine({"serve"})->serve.api_keys,
+            std::vector<std::string>{"b"});
+  unsetenv("QUIRE_API_KEY");
+  EXPECT_TRUE(ParseCommandLine({"serve"}).ok());
 }
 
 TEST(ParseCommandLineTest, ModelIsPositionalOrNamed) {
@@ -610,6 +648,107 @@ TEST(OptionsTest, NodesComeFromTheCommandLineOrTheGroupsEnvironment) {
   EXPECT_FALSE(ParseCommandLine({"serve", "--nnodes", "2", "--node-rank", "2",
                                  "--master-addr", "x"})
                    .ok());
+  // One host is one, whatever the environment says of others.
+  EXPECT_TRUE(ParseCommandLine({"serve", "--nnodes", "1"}).ok());
+}
+
+// "nodes/rank/address:port", or the error.
+std::string NodesOf(const ScopedEnvironment::Variables& variables,
+                    std::vector<std::string> args) {
+  const ScopedEnvironment environment(variables);
+  args.insert(args.begin(), "serve");
+  const auto parsed = ParseCommandLine(args);
+  if (!parsed.ok()) return std::string(parsed.status().message());
+  const SessionOptions& model = parsed->serve.model;
+  return absl::StrCat(model.num_nodes, "/", model.node_rank, "/",
+                      model.master_addr, ":", model.master_port);
+}
+
+TEST(OptionsTest, AnOptionCountsBeforeItsVariableAlone) {
+  const ScopedEnvironment::Variables lws = {{"LWS_GROUP_SIZE", "3"},
+                                            {"LWS_WORKER_INDEX", "2"},
+                                            {"LWS_LEADER_ADDRESS", "leader"}};
+  EXPECT_EQ(NodesOf(lws, {"--nnodes", "4"}), "4/2/leader:29500");
+  EXPECT_EQ(NodesOf(lws, {"--node-rank", "1"}), "3/1/leader:29500");
+  EXPECT_EQ(NodesOf(lws, {"--master-addr", "a"}), "3/2/a:29500");
+  EXPECT_EQ(NodesOf(lws, {"--master-port", "7"}), "3/2/leader:7");
+  EXPECT_EQ(NodesOf(lws, {"--nnodes", "1"}), "1/0/:29500");
+  EXPECT_EQ(NodesOf(lws, {"--nnodes", "2"}),
+            "LWS_WORKER_INDEX=2 is none of 2 nodes (--nnodes)");
+  EXPECT_EQ(NodesOf(lws, {"--node-rank", "3"}),
+            "--node-rank 3 is none of 3 nodes (LWS_GROUP_SIZE)");
+  // The address alone, as a pod's template may set it.
+  EXPECT_EQ(NodesOf({{"MASTER_ADDR", "m"}, {"MASTER_PORT", "8"}},
+                    {"--nnodes", "2", "--node-rank", "1"}),
+            "2/1/m:8");
+  EXPECT_EQ(NodesOf({{"MASTER_ADDR", "m"}, {"RANK", "1"}}, {}), "1/0/:29500");
+}
+
+TEST(OptionsTest, TorchrunCountsProcesses) {
+  using Variables = ScopedEnvironment::Variables;
+  const auto with = [](Variables more) {
+    more.push_back({"MASTER_ADDR", "m"});
+    return more;
+  };
+  // Of an operator that starts one launcher on each host.
+  const Variables pods =
+      with({{"WORLD_SIZE", "16"}, {"RANK", "8"}, {"LOCAL_WORLD_SIZE", "8"}});
+  EXPECT_EQ(NodesOf(pods, {}), "2/1/m:29500");
+  EXPECT_EQ(NodesOf(with({{"WORLD_SIZE", "3"}, {"RANK", "2"}}), {}),
+            "3/2/m:29500");
+  EXPECT_EQ(NodesOf(with({{"WORLD_SIZE", "3"},
+                          {"RANK", "2"},
+                          {"LOCAL_RANK", "0"},
+                          {"LOCAL_WORLD_SIZE", "1"},
+                          {"GROUP_WORLD_SIZE", "3"},
+                          {"GROUP_RANK", "2"}}),
+                    {}),
+            "3/2/m:29500");
+  EXPECT_EQ(NodesOf(with({{"WORLD_SIZE", "16"},
+                          {"NNODES", "2"},
+                          {"NODE_RANK", "1"},
+                          {"RANK", "8"}}),
+                    {}),
+            "2/1/m:29500");
+  // One of eight processes of a host.
+  const std::string one_of_many = NodesOf(with({{"WORLD_SIZE", "16"},
+                                                {"RANK", "9"},
+                                                {"LOCAL_RANK", "1"},
+                                                {"LOCAL_WORLD_SIZE", "8"},
+                                                {"GROUP_RANK", "1"}}),
+                                          {});
+  EXPECT_TRUE(absl::StrContains(one_of_many,
+                                "LOCAL_WORLD_SIZE=8 and "
+                                "LOCAL_RANK=1: one process"))
+      << one_of_many;
+  EXPECT_EQ(NodesOf(with({{"WORLD_SIZE", "15"},
+                          {"RANK", "0"},
+                          {"LOCAL_WORLD_SIZE", "8"}}),
+                    {}),
+            "WORLD_SIZE=15 processes are no multiple of LOCAL_WORLD_SIZE=8");
+}
+
+TEST(OptionsTest, WhatTheGroupsEnvironmentLacksIsNamed) {
+  EXPECT_EQ(NodesOf({{"LWS_GROUP_SIZE", "2"}, {"LWS_LEADER_ADDRESS", "x"}}, {}),
+            "LWS_GROUP_SIZE says that there are several hosts, and neither "
+            "LWS_WORKER_INDEX nor --node-rank which one this is");
+  EXPECT_EQ(NodesOf({{"WORLD_SIZE", "2"}, {"MASTER_ADDR", "x"}}, {}),
+            "WORLD_SIZE says that there are several hosts, and neither RANK "
+            "nor --node-rank which one this is");
+  EXPECT_EQ(NodesOf({{"LWS_GROUP_SIZE", "1"}}, {}), "1/0/:29500");
+  EXPECT_EQ(NodesOf({{"LWS_GROUP_SIZE", "2"}, {"LWS_WORKER_INDEX", "1"}}, {}),
+            "LWS_GROUP_SIZE needs --master-addr or LWS_LEADER_ADDRESS, the "
+            "host of node 0");
+  EXPECT_EQ(NodesOf({}, {"--nnodes", "2"}),
+            "--nnodes needs --master-addr, the host of node 0");
+  EXPECT_EQ(NodesOf({{"WORLD_SIZE", "2"},
+                     {"RANK", "0"},
+                     {"MASTER_ADDR", "x"},
+                     {"MASTER_PORT", "70000"}},
+                    {}),
+            "MASTER_PORT='70000' is no number from 1 to 65535");
+  EXPECT_EQ(NodesOf({{"LWS_GROUP_SIZE", "two"}}, {}),
+            "LWS_GROUP_SIZE='two' is no number from 1 to 1024");
 }
 
 TEST(OptionsTest, WorkersAreStartedWithTheSessionsOptions) {

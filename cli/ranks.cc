@@ -7,8 +7,8 @@
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -75,6 +75,16 @@ absl::StatusOr<int> TensorSize(const SessionOptions& options,
       return 1;
     }
     return size;
+  }
+  if (num_nodes > options.pipeline_parallel_size) {
+    const absl::Status largest =
+        fits(num_ranks / options.pipeline_parallel_size);
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--tensor-parallel-size auto: on ", num_nodes,
+        " nodes (--nnodes) no number of ranks up to ", num_ranks,
+        " that is a multiple of them divides the model",
+        largest.ok() ? "" : absl::StrCat(": ", largest.message()),
+        "; --pipeline-parallel-size ", num_nodes, " cuts its layers instead"));
   }
   return 1;
 }
@@ -306,53 +316,42 @@ absl::StatusOr<RankPlan> PlanRanks(
   return plan;
 }
 
-std::string ModelFingerprint(const std::string& path) {
-  constexpr int64_t kEndBytes = 64 << 10;
-  std::vector<std::filesystem::path> files;
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
-    for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
-      const std::string extension = entry.path().extension();
-      if (extension == ".json" || extension == ".safetensors" ||
-          extension == ".bin" || extension == ".gguf") {
-        files.push_back(entry.path());
-      }
-    }
-  } else {
-    files.push_back(path);
-  }
-  std::sort(files.begin(), files.end());
-  XXH3_state_t* const hash = XXH3_createState();
-  XXH3_128bits_reset(hash);
-  std::string bytes(kEndBytes, '\0');
-  for (const std::filesystem::path& file : files) {
-    std::ifstream stream(file, std::ios::binary);
-    const int64_t size =
-        static_cast<int64_t>(std::filesystem::file_size(file, error));
-    const std::string name = file.filename();
-    XXH3_128bits_update(hash, name.data(), name.size());
-    XXH3_128bits_update(hash, &size, sizeof(size));
-    for (const int64_t at :
-         {int64_t{0}, std::max<int64_t>(0, size - kEndBytes)}) {
-      stream.clear();
-      stream.seekg(at);
-      stream.read(bytes.data(), kEndBytes);
-      XXH3_128bits_update(hash, bytes.data(), stream.gcount());
+RankFacts ModelFacts(const std::vector<ModelFile>& files) {
+  // Of a hello's kMaxHelloBytes, the options take the rest.
+  constexpr size_t kMaxBytes = 8 << 10;
+  RankFacts facts;
+  size_t num_bytes = 0;
+  std::string others;
+  int num_others = 0;
+  for (const ModelFile& file : files) {
+    std::string name = absl::StrCat("the model's file ", file.name);
+    std::string value =
+        absl::StrCat(file.num_bytes, " bytes with hash ", file.hash);
+    num_bytes += name.size() + value.size();
+    if (num_bytes <= kMaxBytes) {
+      facts.emplace_back(std::move(name), std::move(value));
+    } else {
+      ++num_others;
+      absl::StrAppend(&others, name, "\n", value, "\n");
     }
   }
-  const XXH128_hash_t digest = XXH3_128bits_digest(hash);
-  XXH3_freeState(hash);
-  return absl::StrFormat("%016x%016x", digest.high64, digest.low64);
+  if (num_others > 0) {
+    facts.emplace_back(
+        "the rest of the model's files",
+        absl::StrFormat("%d with hash %016x", num_others,
+                        XXH3_64bits(others.data(), others.size())));
+  }
+  return facts;
 }
 
 RankFacts SessionFacts(const SessionOptions& options,
                        const std::string& model_path) {
   const auto text = [](const auto& value) { return absl::StrCat(value); };
-  return {
+  RankFacts facts = {
       {"the version", kVersion},
-      {"the model", ModelFingerprint(model_path)},
       {"--tensor-parallel-size", options.tensor_parallel_size},
       {"--pipeline-parallel-size", text(options.pipeline_parallel_size)},
+      {"--nnodes", text(std::max(1, options.num_nodes))},
       {"--device", options.device},
       {"--dtype", options.dtype},
       {"--quantization", options.quantization},
@@ -374,11 +373,16 @@ RankFacts SessionFacts(const SessionOptions& options,
       {"--worker-timeout", text(options.worker_timeout_seconds)},
       {"--load-timeout", text(options.load_timeout_seconds)},
   };
+  RankFacts of_model = ModelFacts(FingerprintModel(model_path));
+  facts.insert(facts.end(), std::make_move_iterator(of_model.begin()),
+               std::make_move_iterator(of_model.end()));
+  return facts;
 }
 
 absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
-    const std::string& model_path, const RankCallbacks& callbacks,
-    SessionOptions* options) {
+    const std::string& model_path,
+    const std::optional<QuantizationScheme>& quantization,
+    const RankCallbacks& callbacks, SessionOptions* options) {
   auto ranks = std::make_unique<SessionRanks>();
   if (options->pipeline_parallel_size > 1) {
     const absl::Status status =
@@ -389,10 +393,20 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
           status.message()));
     }
   }
-  QUIRE_ASSIGN_OR_RETURN(
-      ranks->plan_,
-      PlanRanks(*options, FindNodeDevices(*options),
-                [&](int size) { return CheckModelConfig(model_path, size); }));
+  std::optional<TensorSplit> split;
+  const auto fits = [&](int size) -> absl::Status {
+    if (size == 1) return absl::OkStatus();
+    if (!split.has_value()) {
+      auto opened = TensorSplit::Open(model_path, quantization);
+      // What is wrong with its weights, the load says.
+      if (!opened.ok()) return CheckModelConfig(model_path, size);
+      split.emplace(*std::move(opened));
+    }
+    return split->Check(size);
+  };
+  QUIRE_ASSIGN_OR_RETURN(ranks->plan_,
+                         PlanRanks(*options, FindNodeDevices(*options), fits));
+  split.reset();
   RankPlan& plan = ranks->plan_;
   if (!plan.notice.empty()) Tell(callbacks, LogLevel::kInfo, plan.notice);
   if (plan.layout.size() == 1) return std::unique_ptr<SessionRanks>();

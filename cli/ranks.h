@@ -5,12 +5,15 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "cli/model_fingerprint.h"
 #include "cli/options.h"
+#include "engine/model/loaded_model.h"
 #include "engine/parallel/rank_group.h"
 #include "engine/parallel/rank_worker.h"
 #include "kernels/backend.h"
@@ -53,9 +56,9 @@ absl::StatusOr<RankPlan> PlanRanks(
     const SessionOptions& options, const NodeDevices& devices,
     const std::function<absl::Status(int)>& fits);
 
-// A hash of the model's files, that any two copies of a model share: names,
-// sizes, and of each file the first and last 64 KiB. Empty if there are none.
-std::string ModelFingerprint(const std::string& path);
+// What any two copies of a model share, file by file, so that what differs can
+// be named; of very many files the last ones together.
+RankFacts ModelFacts(const std::vector<ModelFile>& files);
 
 // What all ranks must have in common, by name of option.
 RankFacts SessionFacts(const SessionOptions& options,
@@ -78,10 +81,13 @@ class SessionRanks {
  public:
   // Starts or awaits the others (rank 0), or joins them; blocks. Null if the
   // session is one process. `options` is changed to what this rank computes
-  // with. Errors as of RankGroup and RankWorker.
+  // with. quantization: LoadOptions::quantization. INVALID_ARGUMENT, before any
+  // process is started, if the model cannot be split so; other errors as of
+  // RankGroup and RankWorker.
   static absl::StatusOr<std::unique_ptr<SessionRanks>> Create(
-      const std::string& model_path, const RankCallbacks& callbacks,
-      SessionOptions* options);
+      const std::string& model_path,
+      const std::optional<QuantizationScheme>& quantization,
+      const RankCallbacks& callbacks, SessionOptions* options);
 
   // Joins the collectives of GPUs, if `backend` is one; what to load with.
   absl::StatusOr<ParallelConfig> JoinDevices(Backend* backend);

@@ -2,10 +2,9 @@
 
 #include <stdlib.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
+#include "engine/parallel/rank_messages.h"
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -186,26 +185,50 @@ TEST(PlanRanksTest, WhatCannotBeIsRefusedWithTheFigures) {
   options.tensor_parallel_size = "1";
   options.num_nodes = 2;
   EXPECT_TRUE(absl::StrContains(error(options, Cpu(4)), "2 nodes"));
+  // One process on each of three nodes, and no such split.
+  options.tensor_parallel_size = "auto";
+  options.num_nodes = 3;
+  EXPECT_EQ(error(options, Cpu(4)),
+            "--tensor-parallel-size auto: on 3 nodes (--nnodes) no number of "
+            "ranks up to 3 that is a multiple of them divides the model: heads "
+            "are not divisible; --pipeline-parallel-size 3 cuts its layers "
+            "instead");
+  EXPECT_TRUE(absl::StrContains(error(options, Gpus(2)), "ranks up to 6"));
+  options.pipeline_parallel_size = 3;
+  EXPECT_EQ(PlanRanks(options, Cpu(4), FitsPowersOfTwo)->layout.size(), 3);
 }
 
-TEST(ModelFingerprintTest, TellsModelsApartWhereverTheyLie) {
-  const std::string root = testing::TempDir() + "/fingerprint";
-  const auto write = [&](const std::string& name, const std::string& text) {
-    std::filesystem::create_directories(root + "/a");
-    std::ofstream(root + "/a/" + name) << text;
-  };
-  write("config.json", "{}");
-  write("model.safetensors", std::string(200000, 'x'));
-  write("README.md", "not of the model");
-  const std::string first = ModelFingerprint(root + "/a");
-  std::filesystem::remove_all(root + "/b");
-  std::filesystem::copy(root + "/a", root + "/b");
-  EXPECT_EQ(ModelFingerprint(root + "/b"), first);
-  write("README.md", "still not");
-  EXPECT_EQ(ModelFingerprint(root + "/a"), first);
-  write("model.safetensors", std::string(199999, 'x') + "y");
-  EXPECT_NE(ModelFingerprint(root + "/a"), first);
-  EXPECT_NE(ModelFingerprint(root + "/a/config.json"), first);
+TEST(ModelFactsTest, WhatDiffersIsNamed) {
+  const std::vector<ModelFile> files = {{"config.json", 700, "00ff"},
+                                        {"model.safetensors", 9000, "abcd"}};
+  const RankFacts facts = ModelFacts(files);
+  ASSERT_EQ(facts.size(), 2u);
+  std::vector<ModelFile> others = files;
+  others[1].hash = "abce";
+  absl::Status status = CompareFacts(facts, "A", ModelFacts(others), "B");
+  EXPECT_EQ(status.message(),
+            "the model's file model.safetensors is 9000 bytes with hash abcd "
+            "on A and 9000 bytes with hash abce on B");
+  others.pop_back();
+  status = CompareFacts(facts, "A", ModelFacts(others), "B");
+  EXPECT_EQ(status.message(),
+            "the model's file model.safetensors is 9000 bytes with hash abcd "
+            "on A and missing on B");
+}
+
+TEST(ModelFactsTest, VeryManyFilesFitAHelloAndCountAll) {
+  std::vector<ModelFile> files;
+  for (int i = 0; i < 1000; ++i) {
+    files.push_back({absl::StrFormat("model-%05d-of-01000.safetensors", i),
+                     int64_t{5} << 30, "0123456789abcdef"});
+  }
+  const RankFacts facts = ModelFacts(files);
+  EXPECT_LT(ToBytes(facts).size(), 12u << 10);
+  EXPECT_TRUE(absl::StrContains(facts.back().second, " with hash "));
+  files.back().hash = "0123456789abcdee";
+  const absl::Status status = CompareFacts(facts, "A", ModelFacts(files), "B");
+  EXPECT_TRUE(absl::StrContains(status.message(), "the rest of the model's"))
+      << status;
 }
 
 }  // namespace

@@ -23,6 +23,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/memory_reserve.h"
 #include "engine/base/status.h"
+#include "engine/base/warning.h"
 #include "engine/speculative/link/edge_engine.h"
 #include "engine/speculative/link/link_drafter.h"
 #include "server/api_error.h"
@@ -49,10 +50,14 @@ class RunningServerImpl : public RunningServer {
     if (http_ != nullptr) http_->Stop(absl::Seconds(2));
     if (output_ != nullptr) output_->Stop();
     engine_.reset();
+    SetWarningHandler(nullptr);
   }
 
   absl::Status Listen() {
     QUIRE_ASSIGN_OR_RETURN(telemetry_, StartTelemetry(options_));
+    SetWarningHandler([log = telemetry_.log](const std::string& text) {
+      log->Message(LogLevel::kWarning, text);
+    });
     QUIRE_RETURN_IF_ERROR(CheckLinkOptions(options_));
     QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
                            MakeHttpServerOptions(options_));
@@ -132,6 +137,8 @@ class RunningServerImpl : public RunningServer {
         session_->engine_options.enable_prefix_caching;
     metrics.num_speculative_tokens =
         session_->engine_options.num_speculative_tokens;
+    // Those of an edge are its cloud's to say.
+    if (!options_.verify_url.empty()) metrics.num_speculative_tokens = 1;
     metrics.http_requests = &http_requests_;
     metrics.telemetry = telemetry_.counts;
     metrics_ = std::make_unique<ServerMetrics>(metrics);
@@ -169,6 +176,7 @@ class RunningServerImpl : public RunningServer {
     }
     served.created = time(nullptr);
     served.has_request_metrics = options_.enable_request_metrics;
+    served.has_drafts = metrics.num_speculative_tokens > 0;
     if (edge_ != nullptr) AddEdge(&served);
     if (verify_link_ != nullptr) ServeLinks(&served);
     on_loaded();
@@ -278,11 +286,19 @@ class RunningServerImpl : public RunningServer {
               [log = telemetry_.log](const std::string& line) {
                 log->Message(LogLevel::kWarning, line);
               }));
-      QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<EdgeEngine> engine,
-                             EdgeEngine::Create(edge, engine_options, runner,
-                                                Clock::Monotonic(), sink));
-      edge_ = engine.get();
-      engine_ = std::move(engine);
+      auto engine = EdgeEngine::Create(edge, engine_options, runner,
+                                       Clock::Monotonic(), sink);
+      if (!engine.ok()) {
+        const absl::Status& status = engine.status();
+        const bool is_of_file =
+            !edge.link.ca_file.empty() &&
+            absl::StartsWith(status.message(), edge.link.ca_file);
+        return absl::Status(status.code(),
+                            absl::StrCat(is_of_file ? "--verify-ca " : "",
+                                         status.message()));
+      }
+      edge_ = engine->get();
+      engine_ = *std::move(engine);
       return absl::OkStatus();
     }
     Drafter* drafter = session_->drafter.get();
@@ -297,8 +313,9 @@ class RunningServerImpl : public RunningServer {
     return absl::OkStatus();
   }
 
-  // An edge whose cloud refuses it has the wrong options; one whose cloud does
-  // not answer may start before it. False with *error set.
+  // An edge that is refused, or does not trust its cloud, has the wrong
+  // options; one whose cloud does not answer may start before it. False with
+  // *error set.
   bool AwaitCloud(CommandError* error) {
     if (edge_ == nullptr) return true;
     const absl::Status status = edge_->WaitForCloud(absl::Seconds(10));
@@ -340,6 +357,13 @@ class RunningServerImpl : public RunningServer {
     model.gate = api_->gate();
     model.peer = MakeLinkPeer(*session_);
     model.peer.model_name = served->names.front();
+    // Those of the first stage are not all.
+    if (options_.model.pipeline_parallel_size > 1) {
+      model.peer.num_parameters = 0;
+    }
+    model.token_text = [tokenizer = session_->tokenizer.get()](int32_t id) {
+      return tokenizer->IdToToken(id);
+    };
     model.has_priorities = served->has_priorities;
     verify_link_->Serve(model);
   }
@@ -422,6 +446,10 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
   if (!max_body.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-body-size: ", max_body.status().message()));
+  }
+  if (*max_body < 1) {
+    return absl::InvalidArgumentError(
+        "--max-body-size must be at least 1 byte: every request has a body");
   }
   HttpServerOptions http;
   http.host = options.host;

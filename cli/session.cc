@@ -391,13 +391,26 @@ std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
       status = CheckDraftModel(config->model, *session.tokenizer);
     }
     if (!status.ok()) {
-      *error = {absl::Status(status.code(), absl::StrCat("--speculative-model ",
-                                                         status.message())),
+      *error = {absl::Status(status.code(),
+                             absl::StrCat(options.speculative_config.empty()
+                                              ? "--speculative-model "
+                                              : "--speculative-config: model ",
+                                          status.message())),
                 kExitModel};
       return std::nullopt;
     }
   }
   return *std::move(config);
+}
+
+// The error of a drafter under the option that asked for it.
+absl::Status WithDraftOption(const SessionOptions& options,
+                             const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrCat(options.speculative_config.empty()
+                                       ? "--speculative-model: "
+                                       : "--speculative-config: ",
+                                   status.message()));
 }
 
 // Loads what drafts, as far as it comes before the model. Null with *error set
@@ -429,8 +442,7 @@ std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
   auto begun = BeginDrafter(config, model_path, *load, backend);
   if (!begun.ok()) {
     const absl::Status& status = begun.status();
-    *error = {absl::Status(status.code(), absl::StrCat("--speculative-model: ",
-                                                       status.message())),
+    *error = {WithDraftOption(options, status),
               absl::IsUnimplemented(status) ? kExitUsage : ExitCodeOf(status)};
     return std::nullopt;
   }
@@ -441,7 +453,8 @@ std::optional<BegunDrafter> LoadDrafter(const SpeculativeConfig& config,
 
 // Requires: the model is loaded and the engine's options are made. False with
 // *error set.
-bool AddDrafter(BegunDrafter begun, Session* session, CommandError* error) {
+bool AddDrafter(const SessionOptions& options, BegunDrafter begun,
+                Session* session, CommandError* error) {
   const SpeculativeConfig config = begun.config;
   if (config.method == DraftMethod::kNone) return true;
   if (!session->engine_options.enable_generate) {
@@ -451,9 +464,7 @@ bool AddDrafter(BegunDrafter begun, Session* session, CommandError* error) {
   auto drafter = FinishDrafter(std::move(begun), &session->loaded);
   if (!drafter.ok()) {
     const absl::Status& status = drafter.status();
-    *error = {absl::Status(status.code(), absl::StrCat("--speculative-model: ",
-                                                       status.message())),
-              ExitCodeOf(status)};
+    *error = {WithDraftOption(options, status), ExitCodeOf(status)};
     return false;
   }
   session->drafter = *std::move(drafter);
@@ -525,17 +536,21 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     load_options->num_drafts = speculative->num_speculative_tokens;
   }
 
-  auto ranks = SessionRanks::Create(session->model_path, callbacks, &options);
+  auto ranks = SessionRanks::Create(
+      session->model_path, load_options->quantization, callbacks, &options);
   if (!ranks.ok()) return fail(ranks.status(), RanksExitCode(ranks.status()));
   session->ranks = *std::move(ranks);
+  const auto report_failure = [&](const absl::Status& status) {
+    if (session->ranks != nullptr && session->ranks->worker() != nullptr) {
+      session->ranks->worker()->ReportFailure(status);
+    }
+  };
   // What breaks while ranks are lost is a consequence of that.
   const auto fail_on_rank = [&](const absl::Status& status, int exit_code) {
     const absl::Status health =
         session->ranks == nullptr ? absl::OkStatus() : session->ranks->Health();
     if (!health.ok()) return fail(health, kExitEngine);
-    if (session->ranks != nullptr && session->ranks->worker() != nullptr) {
-      session->ranks->worker()->ReportFailure(status);
-    }
+    report_failure(status);
     return fail(status, exit_code);
   };
 
@@ -547,7 +562,12 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
       CreateBackend({options.device, placement->num_threads,
                      options.enforce_eager, placement->cpus, placement->numa},
                     &notice);
-  if (!backend.ok()) return fail_on_rank(backend.status(), kExitDevice);
+  if (!backend.ok()) {
+    // Of this process alone: another rank that lacks its device as well must
+    // not decide, by being faster, how this one ends.
+    report_failure(backend.status());
+    return fail(backend.status(), kExitDevice);
+  }
   if (session->ranks != nullptr) {
     auto parallel = session->ranks->JoinDevices(backend->get());
     if (!parallel.ok()) return fail_on_rank(parallel.status(), kExitDevice);
@@ -583,7 +603,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   }
   session->engine_options =
       MakeEngineOptions(options, *max_num_queued_bytes, *session);
-  if (!AddDrafter(*std::move(begun_drafter), session.get(), error)) {
+  if (!AddDrafter(options, *std::move(begun_drafter), session.get(), error)) {
     return nullptr;
   }
   if (options.enable_verify_link) {

@@ -70,6 +70,30 @@ DraftMethod MethodOfModel(const std::string& model) {
   return DraftMethod::kDraftModel;
 }
 
+bool IsLookup(DraftMethod method) {
+  return method == DraftMethod::kNgram || method == DraftMethod::kSuffix;
+}
+
+// "[mtp]": of that form a method's name is meant.
+bool IsBracketed(const std::string& model) {
+  return model.size() >= 2 && model.front() == '[' && model.back() == ']';
+}
+
+// OK if the model may be one.
+absl::Status CheckModelName(const std::string& option,
+                            const std::string& model) {
+  if (!IsBracketed(model) || MethodOfModel(model) != DraftMethod::kDraftModel) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      option, " ", model,
+      ": there are [ngram], [suffix], and the directory or GGUF file of a "
+      "draft "
+      "model; heads are asked for by --speculative-config "
+      "'{\"method\": \"mtp\"}' and '{\"method\": \"eagle3\", \"model\": "
+      "HEAD}'"));
+}
+
 // What was given, beside the fields of the configuration itself.
 struct Given {
   std::optional<DraftMethod> method;
@@ -127,6 +151,8 @@ absl::Status ReadConfig(const std::string& text, SpeculativeConfig* config,
   if (!given->method.has_value() && config->model.empty()) {
     return Error("neither method nor model is given");
   }
+  QUIRE_RETURN_IF_ERROR(
+      CheckModelName("--speculative-config: model", config->model));
   const DraftMethod of_model = MethodOfModel(config->model);
   if (!given->method.has_value()) {
     given->method = of_model;
@@ -134,6 +160,14 @@ absl::Status ReadConfig(const std::string& text, SpeculativeConfig* config,
              of_model != DraftMethod::kDraftModel) {
     return Error("method ", DraftMethodName(*given->method),
                  " contradicts model '", config->model, "'");
+  } else if (!config->model.empty() && of_model == DraftMethod::kDraftModel &&
+             (IsLookup(*given->method) ||
+              *given->method == DraftMethod::kMtp)) {
+    return Error("method ", DraftMethodName(*given->method),
+                 " takes no model, and '", config->model, "' is given",
+                 *given->method == DraftMethod::kMtp
+                     ? ": its layer is in the model that is served"
+                     : "; draft_model and eagle3 take one");
   }
   return absl::OkStatus();
 }
@@ -167,6 +201,7 @@ absl::StatusOr<SpeculativeConfig> MakeSpeculativeConfig(
         ReadConfig(options.speculative_config, &config, &given));
   } else if (!options.speculative_model.empty()) {
     config.model = options.speculative_model;
+    QUIRE_RETURN_IF_ERROR(CheckModelName("--speculative-model", config.model));
     given.method = MethodOfModel(config.model);
   }
   if (!given.method.has_value()) {
@@ -190,9 +225,7 @@ absl::StatusOr<SpeculativeConfig> MakeSpeculativeConfig(
     given.has_num_tokens = true;
     config.num_speculative_tokens = options.num_speculative_tokens;
   }
-  const bool is_lookup = config.method == DraftMethod::kNgram ||
-                         config.method == DraftMethod::kSuffix;
-  if (is_lookup) config.model.clear();
+  if (IsLookup(config.method)) config.model.clear();
   if (config.model.empty() && (config.method == DraftMethod::kDraftModel ||
                                config.method == DraftMethod::kEagle3)) {
     return Error("method ", DraftMethodName(config.method), " needs a model");

@@ -1,6 +1,7 @@
 #include "cli/speculative_options.h"
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -81,6 +82,10 @@ TEST(SpeculativeOptionsTest, ErrorsNameTheField) {
       {R"({"method": "suffix", "suffix_decoding_min_token_prob": 2})",
        "suffix_decoding_min_token_prob is 2"},
       {R"({"method": "suffix", "model": "[ngram]"})", "contradicts"},
+      {R"({"method": "suffix", "model": "/some/dir"})", "takes no model"},
+      {R"({"method": "ngram", "model": "/some/dir"})", "takes no model"},
+      {R"({"method": "mtp", "model": "/some/dir"})", "takes no model"},
+      {R"({"model": "[mtp]"})", "model [mtp]: there are [ngram], [suffix]"},
       {R"({"method": "draft_model"})", "needs a model"},
       {R"({"method": "eagle3"})", "needs a model"},
   };
@@ -90,6 +95,15 @@ TEST(SpeculativeOptionsTest, ErrorsNameTheField) {
     EXPECT_TRUE(absl::StrContains(made.status().message(), part))
         << made.status();
   }
+  for (const char* model : {"[mtp]", "[foo]", "[]"}) {
+    const auto made = Make(model, "");
+    ASSERT_FALSE(made.ok()) << model;
+    EXPECT_TRUE(absl::StartsWith(
+        made.status().message(),
+        absl::StrCat("--speculative-model ", model, ": there are [ngram], ")))
+        << made.status();
+  }
+  EXPECT_TRUE(Make("[", "").ok());  // A name like others.
   EXPECT_FALSE(Make("[ngram]", R"({"method": "ngram"})").ok());
   EXPECT_FALSE(
       Make("", R"({"method": "ngram", "num_speculative_tokens": 2})", 3).ok());

@@ -91,6 +91,25 @@ int64_t Admission::CostAhead(const Request& request, int64_t cost) const {
   return ahead;
 }
 
+// Of what is ahead, what has to be done before the next one starts: whole
+// answers where slots are taken one after the other, the prompts alone of those
+// who find a free slot.
+int64_t Admission::CostInTheWay(int64_t cost_ahead) const {
+  if (total_.num_requests == 0 || total_.cost <= 0) return cost_ahead;
+  const double free_part =
+      lacks_blocks_
+          ? 0
+          : std::min(1.0, double(NumFreeSlots()) / total_.num_requests);
+  const double prompt_part =
+      std::min(1.0, double(kPromptTokenCost * total_.num_tokens) / total_.cost);
+  return std::llround(cost_ahead * (1 - free_part * (1 - prompt_part)));
+}
+
+absl::Duration Admission::PredictDelay(int64_t cost_ahead,
+                                       absl::Duration stalled) const {
+  return monitor_.PredictDelay(CostInTheWay(cost_ahead), stalled);
+}
+
 absl::Status Admission::Refuse(absl::Status status, absl::Duration wait) const {
   const int64_t seconds = absl::ToInt64Seconds(
       absl::Ceil(std::clamp(wait, kMinWait, kMaxWait), absl::Seconds(1)));
@@ -98,7 +117,8 @@ absl::Status Admission::Refuse(absl::Status status, absl::Duration wait) const {
   return status;
 }
 
-absl::Status Admission::CheckBounds(const Request& request, int64_t cost) {
+absl::Status Admission::CheckBounds(const Request& request, int64_t cost,
+                                    absl::Duration stalled) {
   // What the free slots will take with the next step does not wait.
   const int64_t max_requests =
       options_.max_num_queued_reqs + int64_t{NumFreeSlots()};
@@ -108,7 +128,7 @@ absl::Status Admission::CheckBounds(const Request& request, int64_t cost) {
     // Until a good part of the queue has gone.
     return Refuse(absl::ResourceExhaustedError(
                       absl::StrCat("the queue is full: ", parts...)),
-                  predicted_delay() / 4);
+                  predicted_delay(stalled) / 4);
   };
   if (total_.num_requests >= max_requests) {
     return full(total_.num_requests, " requests wait, the limit is ",
@@ -146,13 +166,13 @@ absl::Status Admission::CheckBounds(const Request& request, int64_t cost) {
       Refuse(absl::ResourceExhaustedError(absl::StrCat(
                  "this API key has its share of the queue: ", own.num_requests,
                  " requests with ", own.num_tokens, " prompt tokens wait")),
-             monitor_.PredictDelay(CostAhead(request, cost)) / 4);
+             PredictDelay(CostAhead(request, cost), stalled) / 4);
   status.SetPayload(kOwnLimitPayload, absl::Cord("queue"));
   return status;
 }
 
 absl::Status Admission::CheckDeadline(absl::Time now, const Request& request,
-                                      int64_t cost) {
+                                      int64_t cost, absl::Duration stalled) {
   if (request.deadline == absl::InfiniteFuture()) return absl::OkStatus();
   const absl::Duration left = request.deadline - now;
   if (left <= absl::ZeroDuration()) {
@@ -160,7 +180,7 @@ absl::Status Admission::CheckDeadline(absl::Time now, const Request& request,
     return absl::DeadlineExceededError(
         "the request's timeout was over before it could wait");
   }
-  const absl::Duration delay = monitor_.PredictDelay(CostAhead(request, cost));
+  const absl::Duration delay = PredictDelay(CostAhead(request, cost), stalled);
   if (delay < left) return absl::OkStatus();
   ++refusals_.num_too_late;
   return Refuse(absl::ResourceExhaustedError(
@@ -169,12 +189,13 @@ absl::Status Admission::CheckDeadline(absl::Time now, const Request& request,
                 delay - left);
 }
 
-absl::Status Admission::Admit(absl::Time now, Request* request) {
+absl::Status Admission::Admit(absl::Time now, Request* request,
+                              absl::Duration stalled) {
   request->num_bytes = NumBytesOf(*request);
   const int64_t cost = CostOf(*request);
   if (!request->continues_call) {
-    QUIRE_RETURN_IF_ERROR(CheckBounds(*request, cost));
-    QUIRE_RETURN_IF_ERROR(CheckDeadline(now, *request, cost));
+    QUIRE_RETURN_IF_ERROR(CheckBounds(*request, cost, stalled));
+    QUIRE_RETURN_IF_ERROR(CheckDeadline(now, *request, cost, stalled));
   }
   Add(*request, cost);
   return absl::OkStatus();
@@ -206,25 +227,29 @@ void Admission::NoteStep(absl::Time now, const Snapshot& snapshot,
     total_.cost += share.cost;
   }
   LoadMonitor::Interval interval;
-  // What has just come may start with the next step.
+  // Who waits now was there when the step was planned: the inbox comes later.
   const bool has_queue = total_.num_requests > 0;
-  interval.has_queue = had_queue_;
+  interval.has_queue = had_queue_ || has_queue;
   had_queue_ = has_queue;
-  interval.queued_cost = total_.cost;
+  // Half of it: prompts that lack budget fill a step, but for its last row.
+  lacks_blocks_ = has_queue && int64_t{2} * snapshot.num_step_tokens *
+                                       options_.num_micro_batches <
+                                   options_.max_num_batched_tokens;
+  interval.queued_cost = CostInTheWay(total_.cost);
   interval.step_use = std::min(
       1.0,
       std::max(double(snapshot.num_step_tokens) * options_.num_micro_batches /
                    options_.max_num_batched_tokens,
                double(snapshot.num_running) / options_.max_num_seqs));
   interval.kv_use = snapshot.kv_use;
-  interval.started_cost = snapshot.started_cost;
+  interval.work = snapshot.work;
   monitor_.Note(now, interval);
   for (const Request* request : inbox) Add(*request, CostOf(*request));
 }
 
 void Admission::NoteIdle(absl::Time now) {
   LoadMonitor::Interval interval;
-  interval.started_cost = last_.started_cost;
+  interval.work = last_.work;
   had_queue_ = false;
   monitor_.Note(now, interval);
 }

@@ -43,7 +43,9 @@ class Admission {
   // kRetryAfterPayload, and kOwnLimitPayload if the bound is the owner's;
   // DEADLINE_EXCEEDED if its deadline has passed. Sets request->num_bytes.
   // Request::continues_call: always OK.
-  absl::Status Admit(absl::Time now, Request* request);
+  // stalled: see LoadMonitor::PredictDelay.
+  absl::Status Admit(absl::Time now, Request* request,
+                     absl::Duration stalled = absl::ZeroDuration());
 
   // The state of the engine between two steps.
   struct Snapshot {
@@ -51,7 +53,7 @@ class Admission {
     // Of the last step.
     int num_step_tokens = 0;
     double kv_use = 0;
-    int64_t started_cost = 0;
+    int64_t work = 0;  // SchedulerCounters::work.
     double mean_output_tokens = 0;
   };
   // Once per step, and when the engine becomes idle or begins again. `queued`:
@@ -64,8 +66,9 @@ class Admission {
   void NoteIdle(absl::Time now);
 
   // Until a request at the end of the whole queue starts.
-  absl::Duration predicted_delay() const {
-    return monitor_.PredictDelay(total_.cost);
+  absl::Duration predicted_delay(
+      absl::Duration stalled = absl::ZeroDuration()) const {
+    return PredictDelay(total_.cost, stalled);
   }
   // Of the queue's bounds, the largest part in use; the free slots take some.
   double QueueUse() const;
@@ -76,12 +79,15 @@ class Admission {
  private:
   using Key = std::pair<int32_t, std::string>;  // Priority, owner.
 
-  absl::Status CheckBounds(const Request& request, int64_t cost);
+  absl::Status CheckBounds(const Request& request, int64_t cost,
+                           absl::Duration stalled);
   absl::Status CheckDeadline(absl::Time now, const Request& request,
-                             int64_t cost);
+                             int64_t cost, absl::Duration stalled);
   int32_t PriorityOf(const Request& request) const;
   int64_t CostOf(const Request& request) const;
   int64_t CostAhead(const Request& request, int64_t cost) const;
+  int64_t CostInTheWay(int64_t cost_ahead) const;
+  absl::Duration PredictDelay(int64_t cost_ahead, absl::Duration stalled) const;
   void Add(const Request& request, int64_t cost);
   int NumFreeSlots() const;
   absl::Status Refuse(absl::Status status, absl::Duration wait) const;
@@ -89,6 +95,8 @@ class Admission {
   const EngineOptions options_;
   LoadMonitor monitor_;
   Snapshot last_;
+  // Requests wait although the last step had room for their tokens.
+  bool lacks_blocks_ = false;
   std::vector<QueuedShare> scheduler_queued_;
   std::map<Key, QueuedShare> queued_;  // With the inbox.
   QueuedShare total_;

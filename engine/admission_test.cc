@@ -35,14 +35,19 @@ class AdmissionTest : public testing::Test {
   absl::Status Admit(Request request) {
     return admission_->Admit(now_, &request);
   }
-  // Of the scheduler, both slots in use: `queued` waits, and 1000 units of cost
-  // start in a second.
+  // Of the scheduler, both slots in use: `queued` waits, and 1000 units of work
+  // are done in a second.
   void ServeForAWhile(const std::vector<QueuedShare>& queued) {
     for (int i = 0; i < 300; ++i) {
       now_ += absl::Milliseconds(100);
-      started_cost_ += 100;
-      admission_->NoteStep(now_, {2, 64, 0.5, started_cost_, 10}, &queued, {});
+      NoteStep(queued, /*num_running=*/2, /*num_step_tokens=*/64);
     }
+  }
+  void NoteStep(const std::vector<QueuedShare>& queued, int num_running,
+                int num_step_tokens) {
+    work_ += 100;
+    admission_->NoteStep(now_, {num_running, num_step_tokens, 0.5, work_, 10},
+                         &queued, {});
   }
   static QueuedShare Queued(int num_requests, int64_t cost,
                             const std::string& owner = "", int priority = 0,
@@ -54,7 +59,7 @@ class AdmissionTest : public testing::Test {
 
   EngineOptions options_ = TestOptions();
   absl::Time now_ = absl::UnixEpoch();
-  int64_t started_cost_ = 0;
+  int64_t work_ = 0;
   std::optional<Admission> admission_{std::in_place, options_,
                                       absl::UnixEpoch()};
 };
@@ -125,7 +130,7 @@ TEST_F(AdmissionTest, RefusesWhatWouldWaitBeyondItsDeadline) {
   Request request = MakeRequest(10);
   request.deadline = now_ + absl::Seconds(6);
   EXPECT_TRUE(Admit(request).ok());
-  request.deadline = now_ + absl::Seconds(2);
+  request.deadline = now_ + absl::Milliseconds(1500);
   const absl::Status status = Admit(request);
   EXPECT_TRUE(absl::IsResourceExhausted(status));
   // When the queue is short enough.
@@ -133,6 +138,44 @@ TEST_F(AdmissionTest, RefusesWhatWouldWaitBeyondItsDeadline) {
   request.deadline = now_;
   EXPECT_TRUE(absl::IsDeadlineExceeded(Admit(request)));
   EXPECT_EQ(admission_->refusals().num_too_late, 2);
+}
+
+TEST_F(AdmissionTest, OfThoseWhoFindAFreeSlotThePromptsAreAhead) {
+  options_.max_num_seqs = 8;
+  admission_.emplace(options_, now_);
+  const auto delay = [this] {
+    return absl::ToDoubleSeconds(admission_->predicted_delay());
+  };
+  // Five with prompts of 10 tokens; 1000 units are done in a second.
+  const std::vector<QueuedShare> queued = {Queued(5, 5000)};
+  ServeForAWhile(queued);
+  NoteStep(queued, /*num_running=*/8, 64);
+  EXPECT_NEAR(delay(), 5, 0.3);
+  NoteStep(queued, /*num_running=*/3, 64);
+  EXPECT_NEAR(delay(), 0.05, 0.01);
+  // A free slot for each second one.
+  const std::vector<QueuedShare> more = {Queued(10, 10'000)};
+  NoteStep(more, /*num_running=*/3, 64);
+  EXPECT_NEAR(delay(), 5.05, 0.5);
+  // The step had room for them: it is blocks that are missing, and those come
+  // with the ends of answers.
+  NoteStep(queued, /*num_running=*/3, /*num_step_tokens=*/10);
+  EXPECT_NEAR(delay(), 5, 0.3);
+}
+
+// On a server that has just started any time may be enough, and on one whose
+// step does not end none that is short beside it.
+TEST_F(AdmissionTest, NobodyIsRefusedForWhatIsNotKnown) {
+  Request request = MakeRequest(10);
+  request.deadline = now_ + absl::Milliseconds(1);
+  for (int i = 0; i < 9; ++i) EXPECT_TRUE(Admit(request).ok());
+  request.deadline = now_ + absl::Seconds(10);
+  EXPECT_TRUE(admission_->Admit(now_, &request, absl::Seconds(9)).ok());
+  const absl::Status status =
+      admission_->Admit(now_, &request, absl::Seconds(12));
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_EQ(status.GetPayload(kRetryAfterPayload), absl::Cord("2"));
+  EXPECT_EQ(admission_->predicted_delay(absl::Seconds(12)), absl::Seconds(12));
 }
 
 TEST_F(AdmissionTest, ADeadlineIsMeasuredByTheOwnersOwnQueue) {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <cstdio>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -14,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
+#include "engine/base/warning.h"
 #include "engine/engine.h"
 
 namespace quire {
@@ -68,7 +68,7 @@ class EngineLoopImpl final : public EngineLoop {
     if (is_stopping_ || (is_draining_ && !request.continues_call)) {
       return absl::UnavailableError("the engine is shutting down");
     }
-    QUIRE_RETURN_IF_ERROR(admission_.Admit(now, &request));
+    QUIRE_RETURN_IF_ERROR(admission_.Admit(now, &request, OverdueFor(now)));
     // From here on there is something to do.
     if (IsIdle()) progress_time_ = now;
     ++num_inbox_reqs_;
@@ -112,12 +112,13 @@ class EngineLoopImpl final : public EngineLoop {
     stats.num_waiting_tokens += num_inbox_tokens_;
     stats.is_idle = IsIdle();
     const LoadMonitor& monitor = admission_.monitor();
-    stats.saturation = monitor.Saturation(clock_->Now());
+    const absl::Time now = clock_->Now();
+    stats.saturation = monitor.Saturation(now);
     stats.step_use = monitor.step_use();
     stats.kv_use = monitor.kv_use();
     stats.delay_use = monitor.queue_use();
     stats.queue_use = admission_.QueueUse();
-    stats.predicted_delay = admission_.predicted_delay();
+    stats.predicted_delay = admission_.predicted_delay(OverdueFor(now));
     stats.refusals = admission_.refusals();
     return stats;
   }
@@ -141,6 +142,13 @@ class EngineLoopImpl final : public EngineLoop {
 
  private:
   bool IsIdle() const { return is_idle_ && inbox_.empty(); }
+  // How much longer the step takes than its tokens may.
+  absl::Duration OverdueFor(absl::Time now) const {
+    if (IsIdle()) return absl::ZeroDuration();
+    const absl::Duration limit = absl::Seconds(
+        options_.watchdog_seconds_per_token * engine_->num_tokens_in_flight());
+    return std::max(absl::ZeroDuration(), now - progress_time_ - limit);
+  }
   // Zero as long as the watchdog has nothing to say.
   absl::Duration StalledFor(absl::Time now) const {
     if (options_.watchdog_seconds == 0 || IsIdle()) return absl::ZeroDuration();
@@ -232,16 +240,16 @@ class EngineLoopImpl final : public EngineLoop {
     EngineStats stats = engine_->Stats();
     if (stats.num_drafter_failures > 0 && !has_told_of_drafter_) {
       has_told_of_drafter_ = true;
-      std::fprintf(stderr, "quire: warning: %s\n",
-                   std::string(engine_->DrafterHealth().message()).c_str());
+      Warn(engine_->DrafterHealth().message());
     }
-    const FairShare& shares = engine_->scheduler().shares();
+    const Scheduler& scheduler = engine_->scheduler();
+    const FairShare& shares = scheduler.shares();
     Admission::Snapshot snapshot;
     snapshot.num_running = stats.num_running;
     snapshot.num_step_tokens = engine_->num_step_tokens();
     snapshot.kv_use =
         1.0 - double(stats.num_free_blocks) / std::max(1, stats.num_blocks);
-    snapshot.started_cost = shares.started_cost();
+    snapshot.work = scheduler.counters().work();
     snapshot.mean_output_tokens = shares.mean_output_tokens();
     const bool has_changed = shares.queued_version() != queued_version_;
     queued_version_ = shares.queued_version();
@@ -253,8 +261,7 @@ class EngineLoopImpl final : public EngineLoop {
     std::lock_guard<std::mutex> lock(mu_);
     // Going round without a step is no progress.
     if (stats.num_steps != stats_.num_steps ||
-        stats.last_step_time != stats_.last_step_time ||
-        !engine_->HasWork()) {
+        stats.last_step_time != stats_.last_step_time || !engine_->HasWork()) {
       progress_time_ = now;
     }
     stats_ = std::move(stats);

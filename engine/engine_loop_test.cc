@@ -341,6 +341,31 @@ TEST_F(BlockedLoopTest, DeadlinesAreKeptAndRefused) {
   EXPECT_EQ(loop_->Stats().refusals.num_too_late, 1);
 }
 
+TEST_F(BlockedLoopTest, AStepThatDoesNotEndDelaysLongerAndLonger) {
+  EngineOptions options = TestOptions();
+  options.watchdog_seconds_per_token = 0.1;
+  options.watchdog_seconds = 1000;
+  StartBlocked(options);
+  const auto submit = [this](absl::Duration timeout) {
+    Request request = MakeRequest(loop_->NewRequestId(), 5, 3);
+    request.deadline = clock_.Now() + timeout;
+    return loop_->Submit(request);
+  };
+  // Its five prompt tokens may take half a second.
+  clock_.Advance(absl::Milliseconds(490));
+  EXPECT_EQ(loop_->Stats().predicted_delay, absl::ZeroDuration());
+  EXPECT_TRUE(submit(absl::Milliseconds(1)).ok());
+  clock_.Advance(absl::Milliseconds(30'010));
+  EXPECT_EQ(loop_->Stats().predicted_delay, absl::Seconds(30));
+  EXPECT_TRUE(absl::IsResourceExhausted(submit(absl::Seconds(29))));
+  EXPECT_TRUE(submit(absl::Seconds(31)).ok());
+  clock_.Advance(absl::Seconds(30));
+  EXPECT_EQ(loop_->Stats().predicted_delay, absl::Seconds(60));
+  release_.Notify();
+  EXPECT_TRUE(loop_->WaitUntilIdle(kHangTimeout));
+  EXPECT_EQ(loop_->Stats().predicted_delay, absl::ZeroDuration());
+}
+
 // Only the first request of a call is held to the limits.
 TEST_F(BlockedLoopTest, WhatContinuesACallIsAccepted) {
   EngineOptions options = TestOptions();

@@ -1,5 +1,5 @@
-// How loaded an engine is: the rate at which its queue is served, and one
-// figure from 0 to 1 to scale by.
+// How loaded an engine is: the rate at which it works while requests wait, and
+// one figure from 0 to 1 to scale by.
 #ifndef QUIRE_ENGINE_LOAD_MONITOR_H_
 #define QUIRE_ENGINE_LOAD_MONITOR_H_
 
@@ -26,19 +26,25 @@ class LoadMonitor {
   struct Interval {
     double step_use = 0;  // Of the token budget or the slots, the larger one.
     double kv_use = 0;    // Of the blocks.
-    bool has_queue = false;    // Something waited all the time.
-    int64_t started_cost = 0;  // FairShare::started_cost, now.
-    int64_t queued_cost = 0;   // Of what waits now.
+    bool has_queue = false;   // Something waited while the step ran.
+    int64_t work = 0;         // SchedulerCounters::work, now.
+    int64_t queued_cost = 0;  // Of what waits now, in the same units.
   };
   // The time since the last call was so. Time that seems to go back counts for
   // nothing.
   void Note(absl::Time now, const Interval& interval);
 
-  // Cost per second at which waiting requests started lately, while others
-  // waited. None as long as nobody ever waited.
+  // Work per second lately, while requests waited. Work and not starts: where
+  // all slots are taken nothing starts until the first answer ends, however
+  // fast all of them come along. None as long as nothing was done while
+  // somebody waited.
   std::optional<double> service_rate() const;
-  // Until a request starts that is behind so much.
-  absl::Duration PredictDelay(int64_t cost_ahead) const;
+  // Until a request starts that is behind so much. What is not known delays
+  // nobody: without a rate it is the time for which others have waited and
+  // nothing was done. `stalled`: for so long the present step should have been
+  // over; a wait is never shorter than that, and the rate falls by it.
+  absl::Duration PredictDelay(
+      int64_t cost_ahead, absl::Duration stalled = absl::ZeroDuration()) const;
 
   // The largest of these, at most 1. `now`: no later than the next Note.
   double Saturation(absl::Time now) const;
@@ -51,13 +57,16 @@ class LoadMonitor {
  private:
   const absl::Duration target_queue_delay_;
   absl::Time last_;
-  int64_t last_started_cost_ = 0;
+  int64_t last_work_ = 0;
   double step_use_ = 0;
   double kv_use_ = 0;
   double queue_use_ = 0;
   // While something waited; both fade, so that their quotient is recent.
-  double served_cost_ = 0;
+  double served_work_ = 0;
   double served_seconds_ = 0;
+  bool has_rate_ = false;
+  // Something waits, and nothing has been done.
+  double seconds_without_work_ = 0;
 };
 
 }  // namespace quire

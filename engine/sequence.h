@@ -182,6 +182,8 @@ struct RequestState {
   bool has_started = false;
   absl::Time scheduled_time;
   int num_cached_tokens = 0;
+  // Of the prompt, by whichever choice has come farthest, ever.
+  int num_prefilled_tokens = 0;
   // Prompt tokens whose successor was scored by a collected step, whichever
   // choice computed it.
   int num_scored_tokens = 0;

@@ -522,7 +522,7 @@ void ApiCall::AppendUsage(std::string* out) const {
       R"(,"completion_tokens":)", num_completion_tokens, R"(,"total_tokens":)",
       options_.num_prompt_tokens + num_completion_tokens,
       R"(,"prompt_tokens_details":{"cached_tokens":)", num_cached_tokens_, "}");
-  if (num_draft_tokens_ > 0) {
+  if (options_.has_drafts || num_draft_tokens_ > 0) {
     absl::StrAppend(
         out, R"(,"completion_tokens_details":{"accepted_prediction_tokens":)",
         num_accepted_tokens_, R"(,"rejected_prediction_tokens":)",

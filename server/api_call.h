@@ -61,6 +61,8 @@ struct ApiCallOptions {
   std::shared_ptr<KeyTicket> ticket;      // Null: no limits to keep.
   std::shared_ptr<RequestRecord> record;  // Null: nothing is to be told.
   absl::Time arrival_time = absl::InfinitePast();
+  // Usage tells of drafts, also where there were none.
+  bool has_drafts = false;
   // The answer has vLLM's object "metrics" with the times of the request.
   bool has_metrics = false;
 };

@@ -145,6 +145,23 @@ TEST(ApiCallTest, UsageTellsOfDrafts) {
                             "rejected_prediction_tokens":4})"));
 }
 
+TEST(ApiCallTest, UsageTellsThatNothingWasDrafted) {
+  for (const bool has_drafts : {false, true}) {
+    ApiCallOptions options = MakeOptions(ApiKind::kChat, /*stream=*/false);
+    options.has_drafts = has_drafts;
+    TestCall test(options);
+    OutputEvent event = Tokens(Bytes("ab"));
+    event.finish_reason = FinishReason::kLength;
+    EXPECT_FALSE(test.Append(0, event));
+    const Json usage = Json::parse(test.answer().body)["usage"];
+    ASSERT_EQ(usage.contains("completion_tokens_details"), has_drafts);
+    if (!has_drafts) continue;
+    EXPECT_EQ(usage["completion_tokens_details"],
+              Json::parse(R"({"accepted_prediction_tokens":0,
+                              "rejected_prediction_tokens":0})"));
+  }
+}
+
 TEST(ApiCallTest, RoleIsTheFirstChunkOfEveryChoice) {
   ApiCallOptions options = MakeOptions(ApiKind::kChat, /*stream=*/true);
   options.num_choices = 3;

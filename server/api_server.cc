@@ -698,6 +698,7 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
   options.record = http_request.record;
   options.arrival_time = http_request.arrival_time;
   options.has_metrics = model.has_request_metrics;
+  options.has_drafts = model.has_drafts;
   RecordCall(api_request.kind == ApiKind::kChat ? "chat" : "text_completion",
              options.model, options.record);
   if (RequestRecord* const record = options.record.get()) {

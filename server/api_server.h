@@ -52,6 +52,7 @@ struct ServedModel {
   bool has_priorities = false;               // SchedulingPolicy::kPriority.
   int block_size = 16;                       // Of the KV cache, in tokens.
   bool has_request_metrics = false;          // ApiCallOptions::has_metrics.
+  bool has_drafts = false;                   // ApiCallOptions::has_drafts.
   // Of an edge: what its cloud takes now, in place of `limits`. Null: these.
   std::function<PromptLimits()> current_limits;
   // Of an edge: what ready says, or why new requests are refused. Null: "ok".

@@ -28,7 +28,13 @@ void HeapReturner::Poll(absl::Time now, int64_t num_requests,
 void LimitFreeMemory() {
   constexpr int kThreshold = 128 << 10;  // What glibc begins with.
   mallopt(M_MMAP_THRESHOLD, kThreshold);
-  mallopt(M_TRIM_THRESHOLD, kThreshold);
+  // Beyond what a heap keeps at its end when it has given back (M_TOP_PAD, as
+  // much again): otherwise each further page freed would be a system call.
+  mallopt(M_TRIM_THRESHOLD, 2 * kThreshold);
+  // Small pieces that wait, free, for others of their size keep what lies
+  // around them from growing together; malloc_trim joins them to the end of a
+  // thread's heap and leaves it there, some megabytes of a request long gone.
+  mallopt(M_MXFAST, 0);
 }
 
 }  // namespace quire

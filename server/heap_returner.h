@@ -38,7 +38,8 @@ class HeapReturner {
 
 // Keeps glibc from raising, with the largest piece that was ever freed, the
 // size from which pieces are mapped on their own and what each thread's heap
-// keeps free at its end (mallopt(3): to 32 and 64 MiB). Call once, early.
+// keeps free at its end (mallopt(3): to 32 and 64 MiB), and from keeping small
+// pieces apart that were freed. Call once, early.
 void LimitFreeMemory();
 
 }  // namespace quire

@@ -151,7 +151,9 @@ class QuireHttpServer : public HttpServer,
                                         : options_.observer->max_body_bytes();
   }
   absl::StatusOr<bool> ReloadKeys() override {
-    return api_keys_->ReloadIfChanged();
+    QUIRE_ASSIGN_OR_RETURN(const bool is_changed, api_keys_->ReloadIfChanged());
+    if (is_changed) NoticeIfNobodyMayAsk();
+    return is_changed;
   }
   std::shared_ptr<const ApiKeyOwner> Authenticate(
       absl::string_view authorization) const override {
@@ -161,6 +163,14 @@ class QuireHttpServer : public HttpServer,
   void Stop(absl::Duration grace) override;
 
  private:
+  // A server that refuses everybody looks like one whose clients are wrong.
+  void NoticeIfNobodyMayAsk() const {
+    if (!options_.on_notice || !api_keys_->LetsNobodyIn()) return;
+    options_.on_notice(absl::StrCat(
+        "no API key is known (keys file ", options_.api_keys_file,
+        "): every request that needs one gets 401 until the file lists some"));
+  }
+
   // The request that this worker thread runs through the library.
   struct Current {
     PendingRequest request;
@@ -254,6 +264,7 @@ absl::Status QuireHttpServer::Start() {
   unanswered_body_ = ErrorBody(500, "the request was not answered");
   signal(SIGPIPE, SIG_IGN);
   RaiseDescriptorLimit(options_.max_connections);
+  NoticeIfNobodyMayAsk();
 
   std::unique_ptr<TlsContext> tls;
   if (!options_.tls_certificate_file.empty()) {

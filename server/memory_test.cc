@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -113,14 +114,62 @@ int64_t ResidentBytes() {
   return num_resident * sysconf(_SC_PAGESIZE);
 }
 
-TEST(HeapReturnerTest, MallocTrimReturnsWhatABurstTook) {
+constexpr bool HasAllocatorOfItsOwn() {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "another allocator";
+  return true;
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-  GTEST_SKIP() << "another allocator";
+  return true;
 #endif
 #endif
+  return false;
+}
+
+// Those of a request that another thread handled: its heap's end is not
+// malloc_trim's to give back.
+TEST(HeapReturnerTest, SmallPiecesOfAThreadGoBack) {
+  if (HasAllocatorOfItsOwn()) GTEST_SKIP() << "another allocator";
+  LimitFreeMemory();
+  // Nothing but the pieces may be allocated there: what waits for is an atomic.
+  enum Stage { kBegun, kFull, kFree, kFreed, kEnd };
+  std::atomic<Stage> stage{kBegun};
+  const auto go_to = [&stage](Stage next) {
+    stage = next;
+    stage.notify_all();
+  };
+  const int64_t before = ResidentBytes();
+  std::thread worker([&] {
+    // As the nodes of a tree; the last one is freed at the end of the heap.
+    struct Piece {
+      std::unique_ptr<Piece> next;
+      char data[56] = {};
+    };
+    std::unique_ptr<Piece> pieces;
+    std::unique_ptr<Piece>* end = &pieces;
+    for (int i = 0; i < 200'000; ++i) {
+      *end = std::make_unique<Piece>();
+      end = &(*end)->next;
+    }
+    go_to(kFull);
+    stage.wait(kFull);
+    while (pieces != nullptr) pieces = std::exchange(pieces->next, nullptr);
+    go_to(kFreed);
+    stage.wait(kFreed);
+  });
+  stage.wait(kBegun);
+  const int64_t peak = ResidentBytes();
+  go_to(kFree);
+  stage.wait(kFree);
+  malloc_trim(0);
+  const int64_t after = ResidentBytes();
+  go_to(kEnd);
+  worker.join();
+  EXPECT_GT(peak - before, 12 << 20);
+  EXPECT_LT(after - before, 1 << 20);
+}
+
+TEST(HeapReturnerTest, MallocTrimReturnsWhatABurstTook) {
+  if (HasAllocatorOfItsOwn()) GTEST_SKIP() << "another allocator";
   const int64_t before = ResidentBytes();
   // 64 MiB in pieces; the last one stays and holds the top of the heap.
   std::vector<std::unique_ptr<char[]>> pieces;

@@ -592,16 +592,29 @@ const Field* FindField(ApiKind kind, const std::string& name) {
   return nullptr;
 }
 
+// As people write it: no exponent for what is a whole number.
+std::string FormatNumber(double value) {
+  constexpr double kMaxWhole = 1e15;
+  if (value == std::floor(value) && std::abs(value) < kMaxWhole) {
+    return absl::StrCat(static_cast<int64_t>(value));
+  }
+  return absl::StrCat(value);
+}
+
 absl::Status CheckRange(const Field& field, double value) {
   if (value >= field.min && value <= field.max) return absl::OkStatus();
   std::string range;
   if (std::isinf(field.max) || field.max == kMaxInt32) {
-    range = absl::StrCat("at least ", field.min);
+    range = value < field.min
+                ? absl::StrCat("at least ", FormatNumber(field.min))
+                : absl::StrCat("at most ", FormatNumber(field.max));
   } else {
-    range = absl::StrCat("between ", field.min, " and ", field.max);
+    range = absl::StrCat("between ", FormatNumber(field.min), " and ",
+                         FormatNumber(field.max));
   }
-  return ParameterError(field.name, absl::StrCat("'", field.name, "' must be ",
-                                                 range, ", not ", value));
+  return ParameterError(
+      field.name, absl::StrCat("'", field.name, "' must be ", range, ", not ",
+                               FormatNumber(value)));
 }
 
 absl::Status CheckType(const Field& field, const Json& value) {

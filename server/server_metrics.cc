@@ -218,15 +218,19 @@ struct ServerMetrics::Families {
     drafter_failures =
         NewCounter("quire:drafter_failures_total",
                    "Drafters that failed; nothing is drafted after that.");
-    auto& by_position =
-        BuildCounter()
-            .Name("vllm:spec_decode_num_accepted_tokens_per_pos_total")
-            .Help("Drafts that became tokens, by their place.")
-            .Register(registry);
-    for (int i = 0; i < options.num_speculative_tokens; ++i) {
+    accepted_by_position =
+        &BuildCounter()
+             .Name("vllm:spec_decode_num_accepted_tokens_per_pos_total")
+             .Help("Drafts that became tokens, by their place.")
+             .Register(registry);
+    AddDraftPositions(options.num_speculative_tokens);
+  }
+  // An edge learns from its cloud how many there are.
+  void AddDraftPositions(size_t count) {
+    while (accepted_at.size() < count) {
       Labels with_position = labels;
-      with_position["position"] = absl::StrCat(i);
-      accepted_at.push_back({&by_position.Add(with_position)});
+      with_position["position"] = absl::StrCat(accepted_at.size());
+      accepted_at.push_back({&accepted_by_position->Add(with_position)});
     }
   }
 
@@ -352,6 +356,7 @@ struct ServerMetrics::Families {
   // Not there without speculation.
   Mirrored drafts = {nullptr}, draft_tokens = {nullptr};
   Mirrored accepted_tokens = {nullptr}, drafter_failures = {nullptr};
+  prometheus::Family<Counter>* accepted_by_position = nullptr;
   std::vector<Mirrored> accepted_at;
   Gauge *saturation, *step_use, *mean_kv_use, *delay_use, *predicted_delay;
   Gauge *queue_use, *shed_stage;
@@ -428,9 +433,8 @@ std::string ServerMetrics::Render(const EngineStats& stats,
     f.draft_tokens.Set(static_cast<double>(stats.num_draft_tokens));
     f.accepted_tokens.Set(static_cast<double>(stats.num_accepted_tokens));
     f.drafter_failures.Set(static_cast<double>(stats.num_drafter_failures));
-    const size_t num_positions =
-        std::min(f.accepted_at.size(), stats.num_accepted_at.size());
-    for (size_t i = 0; i < num_positions; ++i) {
+    f.AddDraftPositions(stats.num_accepted_at.size());
+    for (size_t i = 0; i < stats.num_accepted_at.size(); ++i) {
       f.accepted_at[i].Set(static_cast<double>(stats.num_accepted_at[i]));
     }
   }

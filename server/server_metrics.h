@@ -23,7 +23,8 @@ struct ServerMetricsOptions {
   int max_model_len = 0;
   std::string cache_dtype;
   bool enable_prefix_caching = true;
-  int num_speculative_tokens = 0;  // 0: nothing is drafted.
+  // 0: nothing is drafted. More positions are shown once they are counted.
+  int num_speculative_tokens = 0;
   // Shown, too, unless null; must outlive the metrics.
   const HttpRequestCounts* http_requests = nullptr;
   std::shared_ptr<const TelemetryCounts> telemetry;  // The same.

@@ -326,6 +326,10 @@ TEST(ServerMetricsTest, DraftsAreShownWhereThereIsADrafter) {
     EXPECT_EQ(by_position,
               (std::map<std::string, double>{{"0", 4}, {"1", 2}, {"2", 1}}));
   }
+  // An edge's cloud has come back with more.
+  stats.num_accepted_at = {5, 2, 1, 0, 1};
+  EXPECT_NE(metrics.Render(stats).find("position=\"4\"} 1\n"),
+            std::string::npos);
   stats.num_drafter_failures = 1;
   EXPECT_EQ(ParseExposition(metrics.Render(stats))
                 .Value("quire:drafter_failures_total"),

@@ -43,6 +43,16 @@ std::string Printable(absl::string_view name) {
   return result;
 }
 
+// An error for an edge's user.
+absl::Status Shortened(const absl::Status& error) {
+  absl::Status result(error.code(),
+                      std::string(error.message().substr(0, 2048)));
+  if (const std::string wait = RetryAfter(error); !wait.empty()) {
+    result.SetPayload(kRetryAfterPayload, absl::Cord(wait));
+  }
+  return result;
+}
+
 }  // namespace
 
 absl::Status CheckLinkRequest(const Request& request, int vocab_size) {
@@ -210,24 +220,15 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
     if (owner_ != nullptr && !owner_->name.empty()) {
       absl::StrAppend(&name_, " (key ", Printable(owner_->name), ")");
     }
-    std::string answer;
-    if (!(edge.vocabulary == model_.peer.vocabulary)) {
-      const absl::Status refusal = absl::FailedPreconditionError(absl::StrCat(
-          "the vocabulary of the edge's model ", Printable(edge.model_name),
-          " (", ToString(edge.vocabulary), ", quire ",
-          Printable(edge.software_version),
-          ") is not that of the cloud's model ", model_.peer.model_name, " (",
-          ToString(model_.peer.vocabulary), ", quire ",
-          model_.peer.software_version, ")"));
-      ++counters_->num_refused;
-      AppendRefusal(refusal, &answer);
-      Write(std::move(answer));
-      responder_->Finish();
-      Notice(absl::StrCat("is refused: ", refusal.message()));
-      is_refused_ = true;
-      is_greeted_ = true;
+    LinkPeer printable = edge;
+    printable.model_name = Printable(edge.model_name);
+    printable.software_version = Printable(edge.software_version);
+    if (const absl::Status fits = CheckPeers(printable, model_.peer);
+        !fits.ok()) {
+      Refuse(edge, fits);
       return absl::OkStatus();
     }
+    std::string answer;
     is_greeted_ = true;
     ++counters_->num_opened;
     AppendWelcome(model_.peer, &answer);
@@ -235,6 +236,22 @@ class VerifyLink::Session : public std::enable_shared_from_this<Session> {
     Notice(absl::StrCat("is linked (quire ", Printable(edge.software_version),
                         ")"));
     return absl::OkStatus();
+  }
+
+  void Refuse(const LinkPeer& edge, const absl::Status& reason) {
+    LinkRefusal refusal = {reason, {}};
+    const int32_t first_id =
+        FirstDifferentRange(edge.vocabulary, model_.peer.vocabulary);
+    if (first_id >= 0 && model_.token_text != nullptr) {
+      refusal.vocabulary = TakeVocabularyPart(first_id, model_.token_text);
+    }
+    ++counters_->num_refused;
+    std::string answer;
+    AppendRefusal(refusal, &answer);
+    Write(std::move(answer));
+    responder_->Finish();
+    Notice(absl::StrCat("is refused: ", reason.message()));
+    is_refused_ = is_greeted_ = true;
   }
 
   absl::Status HandleFrame(LinkFrameType type, absl::string_view payload) {
@@ -349,8 +366,7 @@ class VerifyLink::LinkCall : public Call {
       event.request_id = edge_id_;
       event.choice_idx = static_cast<int32_t>(i);
       event.finish_reason = FinishReason::kError;
-      event.error = absl::Status(error.code(),
-                                 std::string(error.message().substr(0, 2048)));
+      event.error = Shortened(error);
       event.is_last = num_open_ == 1;
       AppendEvent(event, &out_);
       --num_open_;
@@ -428,8 +444,7 @@ void VerifyLink::Session::SendFailure(RequestId edge_id,
   OutputEvent event;
   event.request_id = edge_id;
   event.finish_reason = FinishReason::kError;
-  event.error =
-      absl::Status(error.code(), std::string(error.message().substr(0, 2048)));
+  event.error = Shortened(error);
   event.is_last = true;
   std::string out;
   AppendEvent(event, &out);

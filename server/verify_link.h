@@ -17,6 +17,7 @@
 #include "engine/engine_loop.h"
 #include "engine/speculative/link/link_drafter.h"
 #include "engine/speculative/link/link_messages.h"
+#include "engine/speculative/link/vocabulary.h"
 #include "server/http_server.h"
 #include "server/key_limiter.h"
 #include "server/output_processor.h"
@@ -45,6 +46,7 @@ struct VerifyLinkModel {
   KeyLimiter* limiter = nullptr;   // Null: keys have no limits.
   RequestGate* gate = nullptr;     // Null: no load is shed, and no deadlines.
   LinkPeer peer;                   // What Welcome says.
+  TokenText token_text;            // Null: refusals name no token.
   bool has_priorities = false;     // SchedulingPolicy::kPriority.
 };
 
@@ -52,7 +54,7 @@ struct VerifyLinkModel {
 struct VerifyLinkStats {
   int num_links = 0;
   int64_t num_opened = 0;   // Links that were welcomed,
-  int64_t num_refused = 0;  // were refused for their vocabulary,
+  int64_t num_refused = 0;  // were refused for their vocabulary or size,
   int64_t num_cut_off = 0;  // or did not keep to the protocol.
   int64_t num_requests = 0;
   int64_t num_draft_tokens = 0;  // That came, of use or not.

@@ -76,6 +76,7 @@ TestCloud::TestCloud(const Options& options)
   model.drafter = drafter_.get();
   model.limiter = &limiter_;
   model.peer = options_.peer;
+  model.token_text = options_.token_text;
   link_->Serve(model);
 }
 

@@ -40,6 +40,7 @@ class TestCloud {
     EngineOptions engine;  // num_speculative_tokens > 0: with drafts.
     ModelRunner* runner = nullptr;
     LinkPeer peer;
+    TokenText token_text;
     HttpServerOptions http;
     VerifyLinkOptions link;
     Drafter* inner_drafter = nullptr;

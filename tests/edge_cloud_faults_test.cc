@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "engine/base/clock.h"
 #include "engine/base/random.h"
+#include "engine/base/status.h"
 #include "engine/speculative/link/edge_engine.h"
 #include "engine/speculative/link/link_messages.h"
 #include "gtest/gtest.h"
@@ -455,6 +456,44 @@ TEST_F(EdgeCloudFaultsTest, AVocabularyMismatchIsRefusedNamingBoth) {
   }
 }
 
+TEST_F(EdgeCloudFaultsTest, TheFirstTokenThatDiffersIsNamed) {
+  const auto text = [](int32_t changed_id) {
+    return [changed_id](int32_t id) {
+      return id >= 3000 ? ""
+                        : absl::StrCat("t", id, id == changed_id ? "x" : "");
+    };
+  };
+  cloud_options_.token_text = text(-1);
+  cloud_options_.peer.vocabulary = DigestVocabulary(3000, text(-1));
+  StartCloud();
+  edge_options_.link.token_text = text(1500);
+  edge_options_.link.min_backoff = absl::Hours(1);  // It is tried once.
+  edge_options_.link.max_backoff = absl::Hours(1);
+  edge_options_.link.peer.vocabulary = DigestVocabulary(3000, text(1500));
+  const std::string told(Refusal().message());
+  EXPECT_NE(told.find("id 1500 is \"t1500x\" at the edge and \"t1500\" in the "
+                      "cloud"),
+            std::string::npos)
+      << told;
+  EXPECT_NE(told.find("an id in [1024, 2048)"), std::string::npos) << told;
+  // Whoever waited tells of it; the log does not, and does not promise more.
+  EXPECT_EQ(notices(), "");
+  EXPECT_GE(cloud_->link().Stats().num_refused, 1);
+}
+
+TEST_F(EdgeCloudFaultsTest, ALargerModelIsNoDraftModel) {
+  cloud_options_.peer.num_parameters = 1000;
+  StartCloud();
+  edge_options_.link.peer.num_parameters = 1001;
+  const absl::Status status = Refusal();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_NE(std::string(status.message()).find("has 1001 parameters"),
+            std::string::npos)
+      << status;
+  edge_options_.link.peer.num_parameters = 1000;
+  EXPECT_TRUE(Refusal().ok());
+}
+
 TEST_F(EdgeCloudFaultsTest, KeysDecide) {
   const std::string path = absl::StrCat(testing::TempDir(), "/edge_key");
   const auto write_key = [&path](const std::string& key) {
@@ -489,6 +528,9 @@ TEST_F(EdgeCloudFaultsTest, ErrorsOfTheCloudReachTheUser) {
   const TestAnswer answer = sink_.Wait(3);
   EXPECT_EQ(answer.choices[0].finish_reason, FinishReason::kError);
   EXPECT_TRUE(absl::IsUnavailable(answer.choices[0].error));
+  // And when to come again.
+  EXPECT_EQ(answer.choices[0].error.GetPayload(kRetryAfterPayload),
+            absl::Cord("1"));
   edge_->Abort(1, -1, false);
   edge_->Abort(2, -1, false);
   // What the API would never send.
@@ -595,9 +637,9 @@ TEST_F(EdgeCloudFaultsTest, ThePathIsForEdgesOnly) {
         .status;
   };
   EXPECT_EQ(ask(""), 426);
-  EXPECT_EQ(ask("Upgrade: quire-verify/1\r\n"), 426);
+  EXPECT_EQ(ask("Upgrade: quire-verify/2\r\n"), 426);
   EXPECT_EQ(ask("Connection: Upgrade\r\nUpgrade: websocket\r\n"), 426);
-  EXPECT_EQ(ask("Connection: Upgrade\r\nUpgrade: quire-verify/2\r\n"), 426);
+  EXPECT_EQ(ask("Connection: Upgrade\r\nUpgrade: quire-verify/1\r\n"), 426);
 }
 
 // A cloud that answers whatever it hears with bytes of the test's.
@@ -727,6 +769,8 @@ TEST_F(EdgeCloudFaultsTest, TlsChecksCertificateAndName) {
     EXPECT_NE(std::string(status.message()).find("certificate"),
               std::string::npos)
         << status;
+    // Final where an edge starts.
+    EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
   };
   untrusted("localhost", other.certificate_file);
   untrusted("localhost", "");  // The system does not know it.

@@ -407,7 +407,9 @@ TEST_P(FamilyTest, Speculation) {
 // Two stages, and both kinds of parallelism together.
 TEST_P(FamilyTest, Stages) {
   Write(GetParam(), RandomFamilyShape());
-  const Answers expected = RunOn(F32(), 1);
+  auto one = Load(F32(), 1);
+  ASSERT_TRUE(one.ok()) << one.status();
+  const Answers expected = AnswersOf(**one);
   for (const auto& [tensor_size, pipeline_size] :
        {std::pair(1, 2), std::pair(2, 2)}) {
     SCOPED_TRACE(absl::StrCat(tensor_size, " x ", pipeline_size));
@@ -420,6 +422,9 @@ TEST_P(FamilyTest, Stages) {
       EXPECT_THAT(
           (*ranks)->rank(i).warnings,
           testing::Not(testing::Contains(testing::HasSubstr("are not used"))));
+      // Of the model, whichever part of it is here.
+      EXPECT_EQ((*ranks)->rank(i).num_parameters,
+                (*one)->rank(0).num_parameters);
     }
     ExpectNear(AnswersOf(**ranks), expected, Split::kExact);
   }
@@ -508,7 +513,16 @@ TEST_F(TensorParallelTest, QuantizedCheckpoints) {
     uses_reference_ = true;
     ExpectSameOn(F32(), {2}, Split::kInexact);
     uses_reference_ = false;
-    ExpectFirstTokensNear(RunOn(F32(), 2), RunOn(F32(), 1));
+    auto one = Load(F32(), 1);
+    ASSERT_TRUE(one.ok()) << one.status();
+    ExpectFirstTokensNear(RunOn(F32(), 2), AnswersOf(**one));
+    // Scales and the like are no parameters, wherever they are.
+    ThreadRanks::Options stages;
+    stages.pipeline_size = 2;
+    auto two = ThreadRanks::Create(directory_.string() + file_, F32(), stages);
+    ASSERT_TRUE(two.ok()) << two.status();
+    EXPECT_EQ((*two)->rank(0).num_parameters, (*one)->rank(0).num_parameters);
+    EXPECT_EQ((*two)->rank(1).num_parameters, (*one)->rank(0).num_parameters);
   }
 }
 
@@ -548,9 +562,49 @@ TEST_F(TensorParallelTest, ASplitThatIsNoneNamesTheSizesThatWork) {
   options.quantization = QuantizationScheme{.format = QuantFormat::kQ4_K};
   const auto too_few = Load(options, 4);
   EXPECT_EQ(too_few.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(too_few.status().message()),
-              testing::AllOf(testing::HasSubstr("intermediate_size 512"),
-                             testing::HasSubstr("at most 2 work")));
+  EXPECT_THAT(
+      std::string(too_few.status().message()),
+      testing::AllOf(testing::HasSubstr("intermediate_size 512"),
+                     testing::HasSubstr("with these weights 1 or 2 work")));
+}
+
+// What can be told from headers alone, before any process is started: blocks
+// of 256 columns make two parts of 512, and of 1280 five.
+TEST_F(TensorParallelTest, HeadersSayOverHowManyRanksAModelCanBeSplit) {
+  RandomFamilyShape shape = WideShape();
+  shape.intermediate_size = 512;
+  Write("llama", shape);
+  const auto dense = TensorSplit::Open(directory_.string(), std::nullopt);
+  ASSERT_TRUE(dense.ok()) << dense.status();
+  EXPECT_TRUE(dense->Check(4).ok());
+  EXPECT_TRUE(dense->Check(8).ok());
+  EXPECT_EQ(dense->Check(3).message(),
+            "num_attention_heads 8 and num_key_value_heads 4 cannot be split "
+            "over 3 ranks, but over 1, 2, 4 or 8");
+  const std::string refused =
+      "intermediate_size 512 can be cut every 256, into 2 parts at most, which "
+      "is not enough for 4 ranks; with these weights 1 or 2 work";
+  const auto quantized = TensorSplit::Open(
+      directory_.string(), QuantizationScheme{.format = QuantFormat::kQ4_K});
+  ASSERT_TRUE(quantized.ok()) << quantized.status();
+  EXPECT_TRUE(quantized->Check(2).ok());
+  EXPECT_EQ(quantized->Check(4).message(), refused);
+  EXPECT_THAT(std::string(quantized->Check(3).message()),
+              testing::HasSubstr("; with these weights 1 or 2 work"));
+
+  GgufWriter writer;
+  GgufExportOptions export_options;
+  export_options.matrix_type = GgufTensorType::kQ4_K;
+  const absl::Status status =
+      ExportGgufModel(directory_.string(), export_options, &writer);
+  ASSERT_TRUE(status.ok()) << status;
+  const std::string path = directory_.string() + "/model.gguf";
+  std::ofstream(path, std::ios::binary) << writer.Build();
+  const auto gguf = TensorSplit::Open(path, std::nullopt);
+  ASSERT_TRUE(gguf.ok()) << gguf.status();
+  EXPECT_TRUE(gguf->Check(2).ok());
+  EXPECT_EQ(gguf->Check(4).message(), refused);
+  EXPECT_FALSE(TensorSplit::Open(path + "x", std::nullopt).ok());
 }
 
 // Over sockets, and with an 8-bit KV cache.

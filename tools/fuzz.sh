@@ -6,7 +6,8 @@
 # if one finds a crash, a leak, a timeout or too much memory; the input is kept.
 #
 #   tools/fuzz.sh [--fast] [--goal N] [--seconds N] [--timeout N] [--jobs N]
-#                 [--no-count] [TARGET...]
+#                 [--processes N] [--no-count] [TARGET...]
+#   tools/fuzz.sh --brief [--seconds N] [TARGET...]
 #   tools/fuzz.sh --save [TARGET...]
 #
 # --fast: without sanitizers, with assertions, many times as fast, and on inputs
@@ -15,6 +16,10 @@
 # --goal: no target runs beyond so many executions in all; the least executed
 #   come first.
 # --timeout: seconds that one input may take (20); more on a busy machine.
+# --jobs: targets that run at a time (one for each core).
+# --processes: of each target (1); they share what they find.
+# --brief: the form of the tests: what clients and model files reach first, for a
+#   minute, all at once, sanitized, from seeds and tests/fuzz/corpus alone.
 # --save: what the corpora reach beyond the seeds goes to tests/fuzz/corpus.
 # QUIRE_FUZZ_DIR: where corpora and findings are kept (~/.cache/quire/fuzz).
 set -euo pipefail
@@ -24,9 +29,12 @@ goal=0
 seconds=60
 timeout=20
 jobs=$(nproc)
+processes=1
 counts=1
 saves=0
+brief=0
 targets=()
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 while (($# > 0)); do
   case "$1" in
     --fast) mode=fast && shift ;;
@@ -34,9 +42,12 @@ while (($# > 0)); do
     --seconds) seconds=$2 && shift 2 ;;
     --timeout) timeout=$2 && shift 2 ;;
     --jobs) jobs=$2 && shift 2 ;;
+    --processes) processes=$2 && shift 2 ;;
     --no-count) counts=0 && shift ;;
+    --brief) brief=1 && shift ;;
     --save) saves=1 && mode=fast && shift ;;
-    -*) sed -n '2,18s/^# \{0,1\}//p' "$0" >&2 && exit 64 ;;
+    --help) usage && exit ;;
+    -*) usage >&2 && exit 64 ;;
     *) targets+=("$1") && shift ;;
   esac
 done
@@ -47,12 +58,25 @@ command -v "$CC" >/dev/null || { echo "fuzz: needs tools/setup.sh --dev" >&2; ex
 directory=${QUIRE_FUZZ_DIR:-$HOME/.cache/quire/fuzz}
 mkdir -p "$directory"
 bazel=(bazel "--output_base=$directory/build")
+if ((brief == 1)); then
+  # Findings aside, nothing is kept: every run has the same start.
+  mode=sanitized counts=0 goal=0 timeout=300
+  directory=$(mktemp -d)
+  trap 'rm -rf "$directory"' EXIT
+  # All at once in 4 GB: freed memory is held back for less long.
+  export ASAN_OPTIONS=quarantine_size_mb=32
+  ((${#targets[@]} > 0)) || targets=({api_request,chat_template,command_line,gguf,http_head}_fuzz
+    {safetensors,sse_writer,stop_strings,tokenizer}_fuzz)
+  jobs=${#targets[@]}
+fi
 if ((${#targets[@]} == 0)); then
   mapfile -t targets < <("${bazel[@]}" query --noshow_progress \
     'kind(cc_binary, //tests/fuzz:all)' 2>/dev/null | sed 's/.*://' | sort)
 fi
 build() {
-  "${bazel[@]}" build "--config=$1" --symlink_prefix=/ "${targets[@]/#///tests/fuzz:}"
+  # The linker warns of each symbol of the sanitizers; errors are shown.
+  "${bazel[@]}" build "--config=$1" --symlink_prefix=/ --output_filter='^none$' \
+    "${targets[@]/#///tests/fuzz:}"
 }
 binaries() {
   echo "$("${bazel[@]}" info "--config=$1" bazel-bin 2>/dev/null)/tests/fuzz"
@@ -83,34 +107,53 @@ save_one() {
   return "$status"
 }
 
-# Both modes leave TARGET.MODE.log, which fuzz_counts.py moves out of the way
-# when it is counted, and TARGET.sanitized.log or TARGET.replay.log.
+# `fuzz BINARY MODE TARGET NUM_RUNS OPTION...` leaves TARGET.MODE.K.log of each
+# process K, which fuzz_counts.py moves out of the way when it is counted.
+fuzz() {
+  local binary=$1/$3 log=$directory/$3.$2 num_runs=$4
+  shift 4
+  ((num_runs < 0)) || num_runs=$(((num_runs + processes - 1) / processes))
+  local pids=() k failed=0
+  for ((k = 0; k < processes; ++k)); do
+    "$binary" "$@" -runs="$num_runs" >"$log.$k.log" 2>&1 &
+    pids+=($!)
+  done
+  for ((k = 0; k < processes; ++k)); do
+    wait "${pids[k]}" || { failed=1; echo "fuzz: failed, see $log.$k.log" >&2; }
+  done
+  return "$failed"
+}
+
 run_one() {
   local target=$1 num_runs=$2 failed=0
   local corpus=$directory/corpus/$target found=$directory/found/$target
-  local log=$directory/$target.$mode.log
-  local inputs=("$corpus" "tests/fuzz/seeds/$target")
-  local options=(-timeout="$timeout" -rss_limit_mb=2048 -print_final_stats=1
-    -verbosity=1 -artifact_prefix="$found/")
   mkdir -p "$corpus" "$found"
   python3 tools/fuzz_corpus.py unpack "$corpus" "$target"
-  local runs=(-max_total_time="$seconds" -runs="$num_runs")
+  local options=(-timeout="$timeout" -rss_limit_mb=2048 -print_final_stats=1
+    -verbosity=1 -artifact_prefix="$found/" "$corpus" "tests/fuzz/seeds/$target")
+  local longest
+  longest=$(find "tests/fuzz/seeds/$target" -type f -printf '%s\n' | sort -n | tail -1)
+  local length=$((longest > 1024 ? longest : 1024))
   if [[ $mode == fast ]]; then
-    local longest
-    longest=$(find "tests/fuzz/seeds/$target" -type f -printf '%s\n' | sort -n | tail -1)
-    "$fast_binaries/$target" "${options[@]}" "${runs[@]}" \
-      -max_len=$((longest > 1024 ? longest : 1024)) "${inputs[@]}" >"$log" 2>&1 ||
-      { failed=1; echo "fuzz: $target failed, see $log" >&2; }
-    log=$directory/$target.replay.log
-    runs=(-runs=0)
+    fuzz "$fast_binaries" fast "$target" "$num_runs" \
+      -max_total_time="$seconds" -max_len="$length" "${options[@]}" || failed=1
+    "$sanitized_binaries/$target" -runs=0 "${options[@]}" \
+      >"$directory/$target.replay.log" 2>&1 ||
+      { failed=1; echo "fuzz: failed, see $directory/$target.replay.log" >&2; }
+  else
+    fuzz "$sanitized_binaries" sanitized "$target" "$num_runs" \
+      -max_total_time="$seconds" "${options[@]}" || failed=1
   fi
-  "$sanitized_binaries/$target" "${options[@]}" "${runs[@]}" "${inputs[@]}" \
-    >"$log" 2>&1 || { failed=1; echo "fuzz: $target failed, see $log" >&2; }
+  if ((brief == 1 && failed == 1)); then
+    # Whole: the files are soon gone.
+    tail -n 60 "$directory/$target.sanitized.0.log"
+    find "$found" -type f -printf '%p\n' -exec base64 {} \;
+  fi
   python3 tools/fuzz_counts.py add "$directory" "$counts" "$target"
   return "$failed"
 }
-export -f run_one save_one
-export directory seconds timeout fast_binaries sanitized_binaries mode counts
+export -f fuzz run_one save_one
+export directory seconds timeout processes fast_binaries sanitized_binaries mode counts brief
 failed=0
 if ((saves == 1)); then
   printf '%s\n' "${targets[@]}" | xargs -P "$jobs" -I{} bash -c 'save_one {}' || failed=1

@@ -66,9 +66,9 @@ class Table:
 def add(directory, counts, target):
     counted = {}
     for mode in MODES:
-        log = directory / f"{target}.{mode}.log"
-        if log.exists():
-            counted[mode] = executions(log)
+        # One of each process.
+        for log in sorted(directory.glob(f"{target}.{mode}.[0-9]*.log")):
+            counted[mode] = counted.get(mode, 0) + executions(log)
             log.rename(directory / f"{target}.{mode}.counted.log")
     if not any(counted.values()):
         return

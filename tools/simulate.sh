@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the engine's simulation (tests/engine_simulation) for longer than the
 # tests do, or looks at one seed. Arguments: --seed S --steps N --jobs J
-# [--trace] [--no-shrink]; --bug NAME switches on a planted bug.
+# [--drafted-cases N] [--trace] [--no-shrink]; --bug NAME switches on a planted bug.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=simulate

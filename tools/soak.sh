@@ -2,11 +2,29 @@
 # Holds the promises of the front end in full and measures their times: streams
 # at scale, attacks, disconnects, shutdowns, failing calls, memory. Prints each
 # figure beside its target; exits non-zero if a promise is broken. --brief: every
-# figure within a quarter of an hour; --only NAME: one part.
+# figure within a quarter of an hour; --only NAME: one part. With --config=asan or
+# --config=tsan first (tools/setup.sh --dev) counts, leaks and order only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bazel build //tests/front_end:soak
+case "${1:-}" in
+  --config=asan | --config=tsan) kind=${1#--config=} && shift ;;
+  *) kind= ;;
+esac
 # Thousands of connections on both sides.
 ulimit -n "$(ulimit -Hn)"
-export QUIRE_RUNFILES=$PWD/bazel-bin/tests/front_end/soak.runfiles/quire
-exec bazel-bin/tests/front_end/soak "$@"
+if [[ -z $kind ]]; then
+  bazel build //tests/front_end:soak
+  binaries=$PWD/bazel-bin
+else
+  command -v clang-19 >/dev/null || { echo "soak: needs tools/setup.sh --dev" >&2; exit 69; }
+  # As tools/sanitizers/run.sh, whose output it uses.
+  export CC=clang-19
+  bazel=(bazel "--output_base=${QUIRE_SANITIZER_DIR:-$HOME/.cache/quire/sanitizers}/$kind")
+  "${bazel[@]}" build "--config=$kind" --symlink_prefix=/ //tests/front_end:soak
+  binaries=$("${bazel[@]}" info "--config=$kind" bazel-bin 2>/dev/null)
+  export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
+  export UBSAN_OPTIONS=print_stacktrace=1
+  export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tools/sanitizers/tsan.supp
+fi
+export QUIRE_RUNFILES=$binaries/tests/front_end/soak.runfiles/quire
+exec "$binaries/tests/front_end/soak" "$@"

@@ -79,6 +79,16 @@ case $? in
     ;;
   *) num_failed=$((num_failed + 1)) ;;
 esac
+# A minute of fuzzing, from the committed corpus; minutes more to build.
+tools/fuzz.sh --brief
+case $? in
+  0) num_passed=$((num_passed + 1)) ;;
+  69)
+    echo "skipped: fuzzing needs tools/setup.sh --dev"
+    num_skipped=$((num_skipped + 1))
+    ;;
+  *) num_failed=$((num_failed + 1)) ;;
+esac
 # Whatever else went wrong is a failure, too.
 ((failed == 0 || num_failed > 0)) || num_failed=1
 ((num_failed == 0)) || failed=1

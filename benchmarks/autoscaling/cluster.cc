@@ -110,7 +110,7 @@ class Replica {
     snapshot.num_running = stats.num_running;
     snapshot.num_step_tokens = engine_->num_step_tokens();
     snapshot.kv_use = 1.0 - double(stats.num_free_blocks) / stats.num_blocks;
-    snapshot.started_cost = engine_->scheduler().shares().started_cost();
+    snapshot.work = engine_->scheduler().counters().work();
     snapshot.mean_output_tokens =
         engine_->scheduler().shares().mean_output_tokens();
     queued_.clear();

@@ -114,6 +114,12 @@ class Decoder : public Model {
   } buffers_;
 };
 
+// The part of a layer's intermediate_size that a rank has: whole blocks or
+// groups of down's format. INVALID_ARGUMENT if there are fewer than ranks.
+absl::StatusOr<IndexRange> MlpColumns(const ModelConfig& config,
+                                      const WeightLoader& weights,
+                                      int layer_idx, ShardSpec shard);
+
 // A factory of model.h.
 absl::StatusOr<std::unique_ptr<Model>> CreateDecoder(
     const ModelConfig& config, const ModelOptions& options,

@@ -78,7 +78,7 @@ class DecoderBuilder {
   // ranks: the sum must hold it once.
   bool HasBias(const std::string& name, bool has_bias) {
     if (!has_bias || TensorShard().rank == 0) return has_bias;
-    weights_.Ignore(absl::StrCat(name, ".bias"));
+    weights_.LeaveToOthers(absl::StrCat(name, ".bias"));
     return false;
   }
   // The part of the vocabulary's matrix that makes this rank's logits.
@@ -205,7 +205,7 @@ absl::Status DecoderBuilder::BuildVocabulary() {
                                                       {0, embedding_size},
                                                       /*has_bias=*/false}}));
   } else {
-    weights_.IgnoreAll(absl::StrCat(prefix_, names.embedding, "."));
+    weights_.LeaveToOthers(absl::StrCat(prefix_, names.embedding, "."));
   }
   if (!names.project_in.empty()) {
     QUIRE_ASSIGN_OR_RETURN(
@@ -232,7 +232,8 @@ absl::Status DecoderBuilder::BuildVocabulary() {
 absl::Status DecoderBuilder::BuildPositions() {
   if (config_.tensors.positions.empty()) return absl::OkStatus();
   if (!IsFirstStage()) {
-    weights_.IgnoreAll(absl::StrCat(prefix_, config_.tensors.positions, "."));
+    weights_.LeaveToOthers(
+        absl::StrCat(prefix_, config_.tensors.positions, "."));
     return absl::OkStatus();
   }
   const int64_t offset = config_.position_offset;
@@ -259,8 +260,13 @@ absl::Status DecoderBuilder::BuildHead() {
   const bool is_tied = config_.tie_word_embeddings;
   if (is_tied || options_.pooling != Pooling::kNone || !IsLastStage()) {
     // Some writers store the shared table twice; embeddings need no head.
+    const bool is_others = !is_tied && options_.pooling == Pooling::kNone;
     for (const std::string& name : names) {
-      weights_.Ignore(absl::StrCat(name, ".weight"));
+      if (is_others) {
+        weights_.LeaveToOthers(absl::StrCat(name, "."));
+      } else {
+        weights_.Ignore(absl::StrCat(name, ".weight"));
+      }
     }
     // One rank of one stage has the embedding's table for both.
     const bool has_table = IsFirstStage() && !IsSharded();
@@ -336,8 +342,7 @@ absl::Status DecoderBuilder::BuildMlp(int layer_idx, const LayerConfig& layer) {
   const IndexRange all_hidden{0, config_.hidden_size};
   QUIRE_ASSIGN_OR_RETURN(
       const IndexRange inner,
-      ShardUnits(inner_size, weights_.CutUnit(prefix + names.down, inner_size),
-                 TensorShard(), "intermediate_size"));
+      MlpColumns(config_, weights_, layer_idx, TensorShard()));
   const bool is_fused = !names.gate_up.empty();
   const bool is_gated = is_fused || !names.gate.empty();
   std::vector<LinearSource> parts;
@@ -552,7 +557,7 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   QUIRE_RETURN_IF_ERROR(BuildVocabulary());
   for (int i = 0; i < num_layers; ++i) {
     if (i < decoder_->layer_range_.begin || i >= decoder_->layer_range_.end) {
-      weights_.IgnoreAll(LayerPrefix(i));
+      weights_.LeaveToOthers(LayerPrefix(i));
       continue;
     }
     const LayerConfig& layer = config_.layers[i];
@@ -575,6 +580,17 @@ absl::StatusOr<std::unique_ptr<Model>> CreateDecoder(
     const ModelConfig& config, const ModelOptions& options,
     WeightLoader& weights, Backend& backend) {
   return DecoderBuilder(config, options, weights, backend).Build();
+}
+
+absl::StatusOr<IndexRange> MlpColumns(const ModelConfig& config,
+                                      const WeightLoader& weights,
+                                      int layer_idx, ShardSpec shard) {
+  const int64_t size = config.layers[layer_idx].intermediate_size;
+  const int64_t unit =
+      weights.CutUnit(absl::StrCat(FindPrefix(config, weights), "layers.",
+                                   layer_idx, ".", config.tensors.layer.down),
+                      size);
+  return ShardUnits(size, unit, shard, "intermediate_size");
 }
 
 absl::StatusOr<DType> WeightDType(const ModelConfig& config,

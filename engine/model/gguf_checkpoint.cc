@@ -271,4 +271,9 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenGgufCheckpoint(
   return Renamer(std::move(file), config, is_interleaved).Run(num_threads);
 }
 
+absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenGgufHeaders(
+    std::shared_ptr<const GgufFile> file, const ModelConfig& config) {
+  return Renamer(std::move(file), config, /*is_interleaved=*/false).Run(1);
+}
+
 }  // namespace quire

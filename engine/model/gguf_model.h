@@ -42,6 +42,11 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenGgufCheckpoint(
     std::shared_ptr<const GgufFile> file, const ModelConfig& config,
     int num_threads = 1);
 
+// The same names, shapes and formats, to look at: queries and keys are not
+// copied and so keep the order of the file.
+absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenGgufHeaders(
+    std::shared_ptr<const GgufFile> file, const ModelConfig& config);
+
 // Values of general.architecture that ReadGgufModelConfig accepts.
 std::vector<std::string> SupportedGgufArchitectures();
 

@@ -322,6 +322,36 @@ absl::Status CheckModelConfig(const std::string& path, int tensor_parallel_size,
   return check(config.model);
 }
 
+absl::StatusOr<TensorSplit> TensorSplit::Open(
+    const std::string& path,
+    const std::optional<QuantizationScheme>& quantization) {
+  ModelConfig config;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  if (IsGgufPath(path)) {
+    QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file,
+                           GgufFile::Open(path));
+    QUIRE_ASSIGN_OR_RETURN(GgufModelConfig of_file, ReadGgufModelConfig(*file));
+    config = std::move(of_file.model);
+    QUIRE_ASSIGN_OR_RETURN(checkpoint, OpenGgufHeaders(file, config));
+  } else {
+    QUIRE_ASSIGN_OR_RETURN(ModelDirectoryConfig of_directory,
+                           ReadModelDirectoryConfig(path));
+    config = std::move(of_directory.model);
+    QUIRE_ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(path));
+  }
+  WeightLoaderOptions options;
+  options.stored = config.quantization;
+  if (StoredQuantization(*checkpoint, config).empty()) {
+    options.quantization = quantization;
+  }
+  return TensorSplit(std::move(config),
+                     WeightLoader(std::move(checkpoint), std::move(options)));
+}
+
+absl::Status TensorSplit::Check(int size) const {
+  return CheckTensorParallelSize(config_, weights_, size);
+}
+
 int64_t AvailableMemoryBytes() {
   int64_t available = MachineAvailableBytes();
   // Inside a container the own group is usually mounted at the root.
@@ -505,8 +535,8 @@ absl::StatusOr<LoadState> OpenForLoading(const std::string& path,
   LoadState state{WeightLoader(opened.checkpoint, std::move(loader_options)),
                   opened.checkpoint};
   const ParallelConfig& parallel = options.parallel;
-  QUIRE_RETURN_IF_ERROR(
-      CheckTensorParallelSize(loaded.config, parallel.tensor_size));
+  QUIRE_RETURN_IF_ERROR(CheckTensorParallelSize(loaded.config, state.weights,
+                                                parallel.tensor_size));
   QUIRE_RETURN_IF_ERROR(KvHeadsOfRank(loaded.config, parallel).status());
   state.needed_bytes = state.weights.ExpectedBytes(
       {parallel.tensor_rank(), parallel.tensor_size},
@@ -725,9 +755,9 @@ absl::Status FinishLoadingCompanion(const LoadedModel& other,
       shape.block_size * num_blocks;
   QUIRE_RETURN_IF_ERROR(PrepareToRun(*companion));
   if (companion->memory.num_blocks == num_blocks) return absl::OkStatus();
-  return absl::InternalError(
-      absl::StrCat("the KV caches have ", num_blocks, " and ",
-                   companion->memory.num_blocks, " blocks"));
+  return absl::InternalError(absl::StrCat("the KV caches have ", num_blocks,
+                                          " and ", companion->memory.num_blocks,
+                                          " blocks"));
 }
 
 }  // namespace quire

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -124,6 +125,26 @@ absl::Status FinishLoadingCompanion(const LoadedModel& other,
 absl::Status CheckModelConfig(const std::string& path,
                               int tensor_parallel_size = 1,
                               int pipeline_parallel_size = 1);
+
+// Over how many ranks a model can be split, by its sizes and by how its weights
+// are stored or will be quantized at load. Thread-compatible.
+class TensorSplit {
+ public:
+  // Reads configuration and headers, no weights. Errors as LoadModel's.
+  static absl::StatusOr<TensorSplit> Open(
+      const std::string& path,
+      const std::optional<QuantizationScheme>& quantization);
+
+  // OK, or INVALID_ARGUMENT with the sizes that work.
+  absl::Status Check(int size) const;
+
+ private:
+  TensorSplit(ModelConfig config, WeightLoader weights)
+      : config_(std::move(config)), weights_(std::move(weights)) {}
+
+  ModelConfig config_;
+  WeightLoader weights_;  // Loads nothing.
+};
 
 // Bytes of KV that one position takes in all layers together, on this rank.
 // Requires: the heads can be split (CheckTensorParallelSize).

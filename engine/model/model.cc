@@ -1,5 +1,6 @@
 #include "engine/model/model.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "engine/model/decoder.h"
@@ -43,6 +44,32 @@ absl::Status CheckTensorParallelSize(const ModelConfig& config, int size) {
         ShardHeads(layer.num_heads, layer.num_kv_heads, first).status());
   }
   return ShardVocab(config.vocab_size, first).status();
+}
+
+absl::Status CheckTensorParallelSize(const ModelConfig& config,
+                                     const WeightLoader& weights, int size) {
+  const auto check = [&](int ranks) {
+    absl::Status status = CheckTensorParallelSize(config, ranks);
+    for (size_t i = 0; status.ok() && i < config.layers.size(); ++i) {
+      status =
+          MlpColumns(config, weights, static_cast<int>(i), {0, ranks}).status();
+    }
+    return status;
+  };
+  const absl::Status status = check(size);
+  if (status.ok()) return status;
+  std::vector<int> sizes;
+  for (int ranks = 1; ranks <= kMaxListedSize; ++ranks) {
+    if (check(ranks).ok()) sizes.push_back(ranks);
+  }
+  const std::string working = OneOf(sizes);
+  // The heads alone may say so already.
+  if (absl::EndsWith(status.message(), absl::StrCat(" ", working))) {
+    return status;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(status.message(), "; with these weights ", working,
+                   sizes.size() == 1 ? " works" : " work"));
 }
 
 absl::StatusOr<IndexRange> LayersOfStage(const ModelConfig& config,

@@ -63,8 +63,12 @@ class Model {
 
 // OK if the model's heads and vocabulary can be split over so many ranks; else
 // INVALID_ARGUMENT with the sizes that work. (Its weights' format may still
-// refuse, CreateModel says.)
+// refuse.)
 absl::Status CheckTensorParallelSize(const ModelConfig& config, int size);
+// The same, and that the weights can be cut as they are stored, or as they will
+// be quantized.
+absl::Status CheckTensorParallelSize(const ModelConfig& config,
+                                     const WeightLoader& weights, int size);
 
 // The layers of a stage; INVALID_ARGUMENT if there are more stages than layers.
 absl::StatusOr<IndexRange> LayersOfStage(const ModelConfig& config,

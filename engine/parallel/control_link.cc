@@ -51,11 +51,29 @@ ControlLink::ControlLink(OwnedFd fd) : fd_(std::move(fd)) {
 
 absl::Status ControlLink::Send(MessageType type, absl::string_view body,
                                absl::Duration timeout) {
+  std::lock_guard<std::mutex> lock(send_mu_);
+  return SendLocked(type, body, timeout);
+}
+
+absl::StatusOr<bool> ControlLink::TrySend(MessageType type,
+                                          absl::string_view body) {
+  // A socket that can be written has room for more than a short message; if it
+  // has not after all, half a message must not stay.
+  constexpr absl::Duration kTimeout = absl::Milliseconds(100);
+  std::unique_lock<std::mutex> lock(send_mu_, std::try_to_lock);
+  if (!lock.owns_lock()) return false;
+  pollfd poll_fd = {fd_.get(), POLLOUT, 0};
+  if (poll(&poll_fd, 1, 0) <= 0) return false;
+  QUIRE_RETURN_IF_ERROR(SendLocked(type, body, kTimeout));
+  return true;
+}
+
+absl::Status ControlLink::SendLocked(MessageType type, absl::string_view body,
+                                     absl::Duration timeout) {
   Head head;
   head.type = static_cast<uint32_t>(type);
   head.num_bytes = body.size();
   const int64_t total = sizeof(head) + body.size();
-  std::lock_guard<std::mutex> lock(send_mu_);
   absl::Time deadline = absl::InfinitePast();  // Set when it has to wait.
   for (int64_t done = 0; done < total;) {
     iovec parts[2];
@@ -96,6 +114,7 @@ absl::Status ControlLink::ReceiveBytes(char* to, size_t size,
   while (size > 0) {
     const ssize_t received = recv(fd_.get(), to, size, 0);
     if (received > 0) {
+      num_received_bytes_ += received;
       to += received;
       size -= received;
       // A peer that sends a byte now and then is not waited for either.
@@ -120,6 +139,44 @@ absl::Status ControlLink::ReceiveBytes(char* to, size_t size,
 absl::StatusOr<Message> ControlLink::Receive(int64_t max_bytes,
                                              absl::Time deadline,
                                              absl::Duration message_timeout) {
+  std::lock_guard<std::mutex> lock(receive_mu_);
+  return ReceiveLocked(max_bytes, deadline, message_timeout);
+}
+
+std::optional<Message> ControlLink::TryReceive(int64_t max_bytes) {
+  std::unique_lock<std::mutex> lock(receive_mu_, std::try_to_lock);
+  if (!lock.owns_lock() || !HasMessage()) return std::nullopt;
+  auto message =
+      ReceiveLocked(max_bytes, absl::InfinitePast(), absl::ZeroDuration());
+  if (!message.ok()) return std::nullopt;
+  return *std::move(message);
+}
+
+void ControlLink::SkipHeartbeats() {
+  std::unique_lock<std::mutex> lock(receive_mu_, std::try_to_lock);
+  if (!lock.owns_lock()) return;
+  for (;;) {
+    Head head;
+    const ssize_t peeked = recv(fd_.get(), &head, sizeof(head), MSG_PEEK);
+    if (peeked < ssize_t{sizeof(head)} || !IsHead(head) ||
+        head.type != static_cast<uint32_t>(MessageType::kHeartbeat) ||
+        head.num_bytes != 0) {
+      return;
+    }
+    // All of it is there.
+    num_received_bytes_ += recv(fd_.get(), &head, sizeof(head), 0);
+  }
+}
+
+int64_t ControlLink::NumBytesArrived() const {
+  const int64_t num_received = num_received_bytes_;
+  int num_waiting = 0;
+  ioctl(fd_.get(), FIONREAD, &num_waiting);
+  return num_received + num_waiting;
+}
+
+absl::StatusOr<Message> ControlLink::ReceiveLocked(
+    int64_t max_bytes, absl::Time deadline, absl::Duration message_timeout) {
   if (!WaitUntil(fd_.get(), POLLIN, deadline) && !HasMessage()) {
     return absl::DeadlineExceededError("no message has come in time");
   }

@@ -129,5 +129,70 @@ TEST(ControlLinkTest, PeerThatTakesNothingIsAnError) {
       MessageType::kPlan, std::string(16 << 20, 'x'), absl::Milliseconds(50))));
 }
 
+// Who must not wait sends what there is room for.
+TEST(ControlLinkTest, TrySendWaitsForNobody) {
+  Pair pair;
+  ControlLink from(std::move(pair.a)), to(std::move(pair.b));
+  int num_sent = 0;
+  for (;;) {
+    const auto is_sent = from.TrySend(MessageType::kHeartbeat, "");
+    ASSERT_TRUE(is_sent.ok());
+    if (!*is_sent) break;
+    ASSERT_LT(++num_sent, 1 << 20);
+  }
+  EXPECT_GT(num_sent, 10);
+  // All that was sent is whole.
+  to.SkipHeartbeats();
+  EXPECT_FALSE(to.HasMessage());
+  EXPECT_EQ(to.NumBytesArrived(), 16 * num_sent);
+  EXPECT_TRUE(*from.TrySend(MessageType::kFailure, "why"));
+  EXPECT_EQ(to.TryReceive(100)->body, "why");
+  EXPECT_FALSE(to.TryReceive(100).has_value());
+  from.Disconnect();
+  EXPECT_TRUE(
+      absl::IsUnavailable(from.TrySend(MessageType::kHeartbeat, "").status()));
+}
+
+TEST(ControlLinkTest, BytesArriveWhetherTheyAreReadOrNot) {
+  Pair pair;
+  ControlLink from(std::move(pair.a)), to(std::move(pair.b));
+  EXPECT_EQ(to.NumBytesArrived(), 0);
+  EXPECT_TRUE(*from.TrySend(MessageType::kHeartbeat, ""));
+  EXPECT_TRUE(*from.TrySend(MessageType::kPlan, "x"));
+  EXPECT_TRUE(*from.TrySend(MessageType::kHeartbeat, ""));
+  EXPECT_EQ(to.NumBytesArrived(), 49);
+  // Only what nobody waits for is skipped.
+  to.SkipHeartbeats();
+  EXPECT_EQ(to.NumBytesArrived(), 49);
+  EXPECT_EQ(to.Receive(10, Soon())->type, MessageType::kPlan);
+  EXPECT_TRUE(to.HasMessage());
+  to.SkipHeartbeats();
+  EXPECT_FALSE(to.HasMessage());
+  EXPECT_EQ(to.NumBytesArrived(), 49);
+  // One with a body is a worker's, and somebody's to read.
+  EXPECT_TRUE(*from.TrySend(MessageType::kHeartbeat, "body"));
+  to.SkipHeartbeats();
+  EXPECT_TRUE(to.HasMessage());
+}
+
+// While one thread waits for a message, another one takes none.
+TEST(ControlLinkTest, TryReceiveLeavesWhatAnotherThreadWaitsFor) {
+  Pair pair;
+  ControlLink from(std::move(pair.a)), to(std::move(pair.b));
+  std::atomic<bool> has_come = false;
+  std::thread reader([&] {
+    const auto message = to.Receive(100, Soon());
+    EXPECT_TRUE(message.ok() && message->body == "for the reader");
+    has_come = true;
+  });
+  // Until it waits (and if it does not yet, there is nothing to take).
+  absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_FALSE(to.TryReceive(100).has_value());
+  EXPECT_TRUE(
+      from.Send(MessageType::kPlan, "for the reader", absl::Seconds(1)).ok());
+  while (!has_come) to.SkipHeartbeats();
+  reader.join();
+}
+
 }  // namespace
 }  // namespace quire

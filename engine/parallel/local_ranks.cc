@@ -130,7 +130,7 @@ void LocalRanks::Reap() {
 
 absl::Status LocalRanks::EndOf(const Child& child) {
   return absl::UnavailableError(absl::StrCat(
-      "rank ", child.rank, " (process ", child.pid, ") ",
+      "rank ", child.rank, " (", OwnHostName(), ", process ", child.pid, ") ",
       WIFSIGNALED(child.wait_status)
           ? absl::StrCat("was ended by signal ", WTERMSIG(child.wait_status))
           : absl::StrCat("has ended with exit code ",

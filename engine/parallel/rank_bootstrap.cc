@@ -54,9 +54,7 @@ std::string DescribeRank(int rank, const std::string& name) {
 }
 
 std::string ProcessName() {
-  char host[256] = "localhost";
-  gethostname(host, sizeof(host) - 1);
-  return absl::StrCat(host, ", process ", getpid());
+  return absl::StrCat(OwnHostName(), ", process ", getpid());
 }
 
 RankReception::RankReception(const RankGroupOptions& options, int listener)
@@ -83,13 +81,14 @@ void RankReception::Log(const std::string& line) const {
 absl::Status RankReception::CheckHello(const Hello& hello,
                                        const std::string& their_name) {
   const RankLayout& layout = options_.ranks.layout;
+  // Another number of ranks has its option among the facts, which says more.
+  QUIRE_RETURN_IF_ERROR(
+      CompareFacts(options_.ranks.facts, own_name_, hello.facts, their_name));
   if (hello.rank < 1 || hello.rank >= layout.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat(their_name, " is none of the ranks 1 to ",
                      layout.size() - 1, " of ", own_name_));
   }
-  QUIRE_RETURN_IF_ERROR(
-      CompareFacts(options_.ranks.facts, own_name_, hello.facts, their_name));
   const JoinedRank& place = joined_[hello.rank];
   if (place.link != nullptr) {
     return absl::AlreadyExistsError(absl::StrCat(
@@ -106,9 +105,9 @@ absl::StatusOr<std::optional<Hello>> RankReception::TakeMessage(
   if (message.type == MessageType::kKnock && stranger.own_nonce.empty() &&
       message.body.size() == GroupKey::kNonceBytes) {
     if (!needs_proof) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the rank at ", stranger.host, " has a group key, and ",
-                       own_name_, " has none (--group-key-file)"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the rank at ", stranger.address.ToString(), " has a group key, and ",
+          own_name_, " has none (--group-key-file)"));
     }
     stranger.nonce = message.body;
     stranger.own_nonce = GroupKey::MakeNonce();
@@ -129,13 +128,19 @@ absl::StatusOr<std::optional<Hello>> RankReception::TakeMessage(
         !options_.ranks.key.IsProof(proof, kWorkerRole, stranger.nonce,
                                     stranger.own_nonce, hello_bytes)) {
       return absl::PermissionDeniedError(
-          absl::StrCat(stranger.host, " does not prove the group's key"));
+          absl::StrCat(stranger.address.ToString(),
+                       " does not prove the group's key (--group-key-file)"));
     }
   } else if (message.type != MessageType::kHello) {
-    return absl::DataLossError(absl::StrCat(stranger.host, " says no hello"));
+    return absl::DataLossError(
+        absl::StrCat(stranger.address.ToString(), " says no hello"));
   }
   QUIRE_ASSIGN_OR_RETURN(Hello hello, FromBytes<Hello>(hello_bytes));
   MakePrintable(hello.name);
+  for (auto& [name, value] : hello.facts) {
+    MakePrintable(name);
+    MakePrintable(value);
+  }
   return std::optional<Hello>(std::move(hello));
 }
 
@@ -143,10 +148,17 @@ absl::StatusOr<std::optional<Hello>> RankReception::ReadHello(
     Stranger& stranger, int local_rank) {
   auto message = stranger.link->Receive(
       kMaxHelloBytes, Clock::Monotonic()->Now() + kHelloTimeout);
+  if (!message.ok() && !stranger.own_nonce.empty()) {
+    // It has heard rank 0's proof, and does not take it for one.
+    return absl::PermissionDeniedError(absl::StrCat(
+        stranger.address.ToString(), " has left when ", own_name_,
+        " proved the group's key: it has another one (--group-key-file)"));
+  }
+  if (!message.ok() && local_rank >= 0) return message.status();
   if (!message.ok()) {
-    return absl::Status(
-        message.status().code(),
-        absl::StrCat(stranger.host, ": ", message.status().message()));
+    return absl::Status(message.status().code(),
+                        absl::StrCat(stranger.address.ToString(), ": ",
+                                     message.status().message()));
   }
   if (local_rank >= 0 && message->type == MessageType::kFailure) {
     return absl::UnavailableError(
@@ -182,7 +194,7 @@ absl::Status RankReception::Receive(Stranger stranger, int local_rank) {
   JoinedRank& place = joined_[hello->rank];
   place.link = std::move(stranger.link);
   place.hello = *std::move(hello);
-  place.host = std::move(stranger.host);
+  place.host = std::move(stranger.address.host);
   return absl::OkStatus();
 }
 
@@ -260,10 +272,10 @@ std::vector<RankReception::Stranger> RankReception::TakeStrangers() {
     auto accepted = AcceptTcp(listener_, absl::InfinitePast());
     if (!accepted.ok()) break;
     SetTcpOptions(accepted->get(), options_.ranks.watchdog);
-    std::string host = PeerAddress(accepted->get()).host;
+    HostPort address = PeerAddress(accepted->get());
     if (strangers_.size() >= kMaxStrangers) strangers_.pop_front();
     strangers_.push_back({std::make_unique<ControlLink>(*std::move(accepted)),
-                          std::move(host), now, "", ""});
+                          std::move(address), now, "", ""});
     // The others are served, too, whoever knocks how often.
     if (strangers_.size() >= kMaxStrangers) break;
   }
@@ -275,7 +287,8 @@ std::vector<RankReception::Stranger> RankReception::TakeStrangers() {
     } else if (now - stranger.since < kHelloTimeout) {
       silent.push_back(std::move(stranger));
     } else {
-      Log(absl::StrCat("refused: ", stranger.host, " says no hello"));
+      Log(absl::StrCat("refused: ", stranger.address.ToString(),
+                       " says no hello"));
     }
   }
   strangers_ = std::move(silent);
@@ -285,7 +298,13 @@ std::vector<RankReception::Stranger> RankReception::TakeStrangers() {
 void RankReception::RefuseLate() {
   for (Stranger& stranger : TakeStrangers()) {
     const auto hello = ReadHello(stranger, -1);
-    if (!hello.ok()) continue;
+    if (!hello.ok()) {
+      // Whoever scans ports is not worth a line, for as long as this serves.
+      if (absl::IsPermissionDenied(hello.status())) {
+        Log(absl::StrCat("refused: ", hello.status().message()));
+      }
+      continue;
+    }
     if (!hello->has_value()) {
       strangers_.push_back(std::move(stranger));
       continue;

@@ -59,7 +59,7 @@ class RankReception {
   // Who has connected, but has not said all of its hello.
   struct Stranger {
     std::unique_ptr<ControlLink> link;
-    std::string host;
+    HostPort address;
     absl::Time since;
     // Once it has knocked: its nonce, and the one that it was answered with.
     std::string nonce, own_nonce;

@@ -341,15 +341,20 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   }
 
   // Requires: mu_ is held. The first failure counts. All that waits ends, and
-  // so do the other ranks, which see their connection end.
+  // so do the other ranks, which are told why and see their connection end.
   void FailLocked(absl::Status status) {
     if (!status_.ok()) return;
     status_ = std::move(status);
     failed_at_ = Clock::Monotonic()->Now();
     if (ring_.has_value()) ring_->Stop();
     communicators_.Abort();
+    constexpr size_t kMaxTextBytes = 2048;
+    const absl::string_view why =
+        absl::string_view(status_.message()).substr(0, kMaxTextBytes);
     for (const Peer& peer : peers_) {
-      if (peer.link != nullptr) peer.link->Disconnect();
+      if (peer.link == nullptr) continue;
+      peer.link->TrySend(MessageType::kFailure, why).status().IgnoreError();
+      peer.link->Disconnect();
     }
     changed_.notify_all();
     drawn_.notify_all();
@@ -368,8 +373,8 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     std::unique_lock<std::mutex> lock(mu_);
     changed_.wait_for(lock, absl::ToChronoNanoseconds(kVerdictTimeout),
                       [this] { return !status_.ok(); });
-    FailLocked(
-        absl::UnavailableError(absl::StrCat("rank 0: ", status.message())));
+    FailLocked(absl::UnavailableError(
+        absl::StrCat(DescribeRank(0, ProcessName()), ": ", status.message())));
     return status_;
   }
 
@@ -381,8 +386,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   // The monitor's thread.
 
   void Monitor() {
-    const absl::Duration tick =
-        std::min(absl::Milliseconds(50), options_.ranks.watchdog / 40);
+    const absl::Duration tick = HeartbeatInterval(options_.ranks.watchdog) / 2;
     std::vector<pollfd> fds;
     for (const Peer& peer : peers_) {
       if (peer.link != nullptr) fds.push_back({peer.link->fd(), POLLIN, 0});
@@ -397,6 +401,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
         if (is_stopping_) return;
         if (!status_.ok()) break;
       }
+      ShowLife();
       if (listener_.get() >= 0) reception_->RefuseLate();
       for (size_t rank = 1; rank < peers_.size(); ++rank) {
         ReadMessages(static_cast<int>(rank));
@@ -424,6 +429,19 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     const absl::Status status = status_;
     lock.unlock();
     if (options_.on_stuck != nullptr) options_.on_stuck(status);
+  }
+
+  // The others give up a rank 0 that says nothing. Who does not read is not
+  // waited for.
+  void ShowLife() {
+    const absl::Time now = Clock::Monotonic()->Now();
+    if (now < next_heartbeat_) return;
+    next_heartbeat_ = now + HeartbeatInterval(options_.ranks.watchdog);
+    for (const Peer& peer : peers_) {
+      if (peer.link == nullptr) continue;
+      // That a connection has ended, ReadMessages finds.
+      peer.link->TrySend(MessageType::kHeartbeat, "").status().IgnoreError();
+    }
   }
 
   void ReadMessages(int rank) {
@@ -563,19 +581,24 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     // Those that wait for the one that hangs have come further, or as far; and
     // by heartbeats rank 0 does not know who came there last.
     std::vector<int> stuck;
+    std::vector<std::string> names;
     for (size_t rank = 0; rank < peers_.size(); ++rank) {
-      if (peers_[rank].num_steps_done == num_steps_done) {
-        stuck.push_back(static_cast<int>(rank));
-      }
+      if (peers_[rank].num_steps_done != num_steps_done) continue;
+      stuck.push_back(static_cast<int>(rank));
+      names.push_back(NameOf(stuck.back()));
     }
     // Of stages that have come as far as each other the later one may wait for
     // activations, or the first one for somebody to take them.
     const bool is_one_stage =
         layout_.StageOf(stuck.front()) == layout_.StageOf(stuck.back());
-    FailLocked(absl::UnavailableError(absl::StrCat(
-        "rank ", absl::StrJoin(stuck, is_one_stage ? ", " : " or "),
-        " hangs: has worked on step ", num_steps_done, " for ",
-        absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
+    FailLocked(absl::UnavailableError(
+        absl::StrCat(absl::StrJoin(names, is_one_stage ? ", " : " or "),
+                     " hangs: has worked on step ", num_steps_done, " for ",
+                     absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
+  }
+
+  std::string NameOf(int rank) const {
+    return DescribeRank(rank, rank == 0 ? ProcessName() : peers_[rank].name);
   }
 
   void FindUnloadedRank() {
@@ -583,9 +606,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     std::vector<std::string> names;
     for (size_t rank = 0; rank < peers_.size(); ++rank) {
       if (peers_[rank].loaded.has_value()) continue;
-      names.push_back(
-          DescribeRank(static_cast<int>(rank),
-                       rank == 0 ? ProcessName() : peers_[rank].name));
+      names.push_back(NameOf(static_cast<int>(rank)));
     }
     if (names.empty()) return;
     FailLocked(absl::UnavailableError(absl::StrCat(
@@ -604,6 +625,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   std::optional<PlanRingWriter> ring_;
   OwnedFd listener_, mesh_listener_;
   std::optional<RankReception> reception_;  // The monitor's, once it runs.
+  absl::Time next_heartbeat_;               // The monitor's.
   RankCommunicators communicators_;
   absl::Time load_deadline_;
 

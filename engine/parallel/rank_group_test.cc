@@ -56,11 +56,15 @@ class ShardRunner : public ModelRunner {
 
   std::function<void(int64_t step_id)> before_sum;
   bool draws_other_tokens = false;
+  bool fails = false;           // By itself.
   bool draws_no_token = false;  // One step's is outside the vocabulary.
 
   int steps_in_flight() const override { return model_.steps_in_flight(); }
   absl::Status Submit(const SchedulerOutput& output) override {
     if (before_sum != nullptr) before_sum(output.step_id);
+    if (fails && output.step_id >= 110) {
+      return absl::InternalError("a broken device");
+    }
     for (Communicator* group : {config_.tensor, config_.pipeline}) {
       if (group == nullptr) continue;
       std::vector<float> ones(100, 1);
@@ -203,6 +207,7 @@ absl::Status Work(const RankWorkerOptions& options, const std::string& fault) {
     if (fault == "stop") kill(getpid(), SIGSTOP);
     if (fault == "hang") absl::SleepFor(absl::Seconds(100));
   };
+  runner.fails = fault == "fail";
   return worker->Run(&runner);
 }
 
@@ -586,6 +591,15 @@ TEST(RankGroupNodesTest, RanksThatDoNotFitAreRefusedAndBothSidesNamed) {
   EXPECT_TRUE(absl::StrContains(refused.message(), "none of the ranks 1 to 1"))
       << refused;
 
+  // As the program says how many ranks there are.
+  other.facts.push_back({"--tensor-parallel-size", "3"});
+  refused = RemoteWorker(other, 2).Join();
+  EXPECT_TRUE(absl::StrContains(
+      refused.message(), "--tensor-parallel-size is not given on rank 0"))
+      << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "and 3 on rank 2"))
+      << refused;
+
   // Nobody who speaks another protocol is in the way.
   auto stranger = ConnectTcp(options.ranks.master, Clock::Monotonic()->Now());
   ASSERT_TRUE(stranger.ok());
@@ -644,6 +658,18 @@ TEST(RankGroupNodesTest, AGroupKeyIsAskedFor) {
   other.key = *GroupKey::Create("a secret of somebody else");
   refused = RemoteWorker(other, 1).Join();
   EXPECT_TRUE(absl::StrContains(refused.message(), "does not know")) << refused;
+  // Rank 0 hears of it by the end of the connection, and says whose it was.
+  const auto is_logged = [&](absl::string_view text) {
+    std::lock_guard<std::mutex> lock(mu);
+    return absl::StrContains(log, text);
+  };
+  const absl::Time deadline = Clock::Monotonic()->Now() + absl::Seconds(10);
+  while (!is_logged("it has another one") &&
+         Clock::Monotonic()->Now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(is_logged("refused: 127.0.0.1:"));
+  EXPECT_TRUE(is_logged("it has another one (--group-key-file)"));
 
   other = options.ranks;
   other.facts[0].second = "2";
@@ -684,6 +710,64 @@ TEST(RankGroupNodesTest, AKeyThatOnlyTheWorkerHasIsNamedOnBothSides) {
   ASSERT_TRUE(group.ok()) << group.status();
   EXPECT_TRUE((*group)->Share("").ok());
   right.Join().IgnoreError();
+}
+
+// Of three nodes: rank 2 is lost, and rank 1 hears which one it was.
+TEST(RankGroupNodesTest, TheOthersHearWhoWasLost) {
+  RankGroupOptions options;
+  options.ranks = TestRanks(3, 1, 3);
+  RemoteWorker first(options.ranks, 1), second(options.ranks, 2, "fail");
+  RunningGroup running(options);
+  ASSERT_TRUE(running.status.ok()) << running.status;
+  PlanMaker plans;
+  const absl::Status status = RunUntilFailure(running.runner, plans);
+  for (const absl::Status& ended : {status, first.Join()}) {
+    EXPECT_TRUE(absl::IsUnavailable(ended)) << ended;
+    EXPECT_TRUE(absl::StrContains(
+        ended.message(), absl::StrCat("rank 2 (", OwnHostName(), ", process ")))
+        << ended;
+    EXPECT_TRUE(absl::StrContains(ended.message(), "a broken device")) << ended;
+  }
+  EXPECT_TRUE(absl::StrContains(second.Join().message(), "a broken device"));
+}
+
+// Rank 0 whose process says nothing, as one that was stopped: a link that
+// nobody serves stands for it.
+TEST(RankGroupNodesTest, ARank0ThatSaysNothingIsGivenUp) {
+  RankOptions ranks = TestRanks(1, 2, 2);
+  ranks.watchdog = absl::Seconds(1);
+  auto listener = ListenTcp(ranks.master);
+  ASSERT_TRUE(listener.ok());
+  auto mesh_listener = ListenTcp({"127.0.0.1", 0});
+  ASSERT_TRUE(mesh_listener.ok());
+  RemoteWorker worker(ranks, 1);
+  const absl::Time soon = Clock::Monotonic()->Now() + absl::Seconds(20);
+  auto fd = AcceptTcp(listener->get(), soon);
+  ASSERT_TRUE(fd.ok()) << fd.status();
+  ControlLink link(*std::move(fd));
+  EXPECT_EQ(link.Receive(kMaxHelloBytes, soon)->type, MessageType::kHello);
+  Welcome welcome;
+  welcome.leader_name = "rank 0 (leader, process 7)";
+  welcome.mesh.resize(2);
+  welcome.mesh[0].port = LocalAddress(mesh_listener->get()).port;
+  ASSERT_TRUE(
+      link.Send(MessageType::kWelcome, ToBytes(welcome), absl::Seconds(5))
+          .ok());
+  auto mesh = AcceptTcp(mesh_listener->get(), soon);
+  ASSERT_TRUE(mesh.ok()) << mesh.status();
+  // Signs of life count, and then there are none.
+  absl::Time last;
+  for (int i = 0; i < 30; ++i) {
+    ASSERT_TRUE(*link.TrySend(MessageType::kHeartbeat, ""));
+    last = Clock::Monotonic()->Now();
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  const absl::Status ended = worker.Join();
+  EXPECT_GT(Clock::Monotonic()->Now() - last, absl::Seconds(0.9));
+  EXPECT_TRUE(absl::StrContains(
+      ended.message(),
+      "rank 0 (leader, process 7) hangs: no sign of life for 1s, says rank 1"))
+      << ended;
 }
 
 TEST(RankGroupNodesTest, RankThatJoinsTwiceIsRefused) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "engine/base/status.h"
 
 namespace quire {
@@ -10,9 +11,11 @@ namespace {
 absl::Status Differ(absl::string_view what, absl::string_view ours,
                     absl::string_view our_name, absl::string_view theirs,
                     absl::string_view their_name) {
+  const absl::string_view nothing =
+      absl::StartsWith(what, "--") ? "not given" : "missing";
   return absl::InvalidArgumentError(absl::StrCat(
-      what, " is ", ours.empty() ? "not given" : ours, " on ", our_name,
-      " and ", theirs.empty() ? "not given" : theirs, " on ", their_name));
+      what, " is ", ours.empty() ? nothing : ours, " on ", our_name, " and ",
+      theirs.empty() ? nothing : theirs, " on ", their_name));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #ifndef QUIRE_ENGINE_PARALLEL_RANK_TIMING_H_
 #define QUIRE_ENGINE_PARALLEL_RANK_TIMING_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 
@@ -15,6 +16,11 @@ inline constexpr absl::Duration kMeshTimeout = absl::Seconds(20);
 // A large model on a slow CPU computes 10 tokens of a prompt in a second; what
 // is slower than that while signs of life come is taken for a deadlock.
 inline constexpr absl::Duration kMaxTimePerToken = absl::Milliseconds(100);
+
+// Between signs of life, of rank 0 and of the others.
+inline absl::Duration HeartbeatInterval(absl::Duration watchdog) {
+  return std::min(absl::Milliseconds(100), watchdog / 20);
+}
 
 inline int64_t NumTokensOf(const SchedulerOutput& plan) {
   int64_t num_tokens = 0;

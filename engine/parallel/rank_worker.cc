@@ -35,6 +35,10 @@ constexpr absl::Duration kStuckTimeout = absl::Seconds(2);
 constexpr size_t kMaxDigests = 256;
 // Rank 0 says first who has not loaded in time.
 constexpr absl::Duration kLoadVerdictTimeout = absl::Seconds(5);
+// Who meets an error waits so long for what rank 0 says of it.
+constexpr absl::Duration kVerdictTimeout = absl::Seconds(1);
+// For whoever reads rank 0's last messages, once the connection has ended.
+constexpr absl::Duration kLastWordsTimeout = absl::Milliseconds(200);
 // Between looks at whether the group still exists, while no plan comes.
 constexpr absl::Duration kLookAround = absl::Milliseconds(100);
 
@@ -171,7 +175,14 @@ class RankWorkerImpl : public RankWorker {
            Clock::Monotonic()->Now() < deadline) {
       answer = link_->Receive(kMaxControlBytes,
                               Clock::Monotonic()->Now() + kLookAround);
-      QUIRE_RETURN_IF_ERROR(local_.Check());
+      const absl::Status ended = local_.Check();
+      if (ended.ok()) continue;
+      // A child that was refused ends before this rank has heard the same.
+      if (!answer.ok()) {
+        answer = link_->Receive(kMaxControlBytes,
+                                Clock::Monotonic()->Now() + kVerdictTimeout);
+      }
+      if (!answer.ok() || answer->type != MessageType::kRefusal) return ended;
     }
     if (!answer.ok()) {
       return absl::UnavailableError(absl::StrCat(
@@ -260,9 +271,12 @@ class RankWorkerImpl : public RankWorker {
       if (absl::IsDeadlineExceeded(message.status())) continue;
       if (!message.ok()) return Ended(message.status());
       if (message->type == type) return message;
-      return Fail(
-          absl::UnavailableError("rank 0 sends another message than "
-                                 "the one expected"));
+      if (message->type == MessageType::kHeartbeat) continue;
+      if (message->type == MessageType::kFailure) {
+        return Fail(GroupFailed(*message));
+      }
+      return Fail(absl::UnavailableError(absl::StrCat(
+          leader_name_, " sends another message than the one expected")));
     }
   }
 
@@ -296,10 +310,15 @@ class RankWorkerImpl : public RankWorker {
         case MessageType::kPrepareAhead:
           runner->PrepareAhead();
           break;
+        case MessageType::kHeartbeat:
+          break;
         case MessageType::kShutdown:
           return absl::OkStatus();
+        case MessageType::kFailure:
+          return Fail(GroupFailed(message));
         default:
-          return absl::DataLossError("rank 0 sends what is no plan");
+          return absl::DataLossError(
+              absl::StrCat(leader_name_, " sends what is no plan"));
       }
     }
   }
@@ -352,59 +371,58 @@ class RankWorkerImpl : public RankWorker {
 
   absl::Status Fail(absl::Status status) {
     std::lock_guard<std::mutex> lock(mu_);
-    if (status_.ok()) {
-      status_ = std::move(status);
-      communicators_.Abort();
-    }
+    FailLocked(std::move(status));
     return status_;
   }
 
-  // What the group ended of, if `status` is a consequence of that.
+  // Requires: mu_ is held. The first failure counts.
+  void FailLocked(absl::Status status) {
+    if (!status_.ok()) return;
+    status_ = std::move(status);
+    failed_.notify_all();
+    communicators_.Abort();
+  }
+
+  // What the group ended of, if `status` is a consequence of that: rank 0 knows
+  // who was lost, and says so before it ends the connection.
   absl::Status Ended(const absl::Status& status) {
+    if (absl::IsUnavailable(status)) {
+      std::unique_lock<std::mutex> lock(mu_);
+      failed_.wait_for(lock, absl::ToChronoNanoseconds(kVerdictTimeout),
+                       [this] { return !status_.ok(); });
+    }
     return Fail(absl::UnavailableError(status.message()));
+  }
+
+  absl::Status GroupFailed(const Message& farewell) const {
+    return absl::UnavailableError(
+        absl::StrCat(leader_name_, " ends the group: ", farewell.body));
   }
 
   // Signs of life, and what is not to be waited for by who computes. On its own
   // thread.
   void Watch() {
-    const absl::Duration interval =
-        std::min(absl::Milliseconds(100), options_.ranks.watchdog / 20);
-    std::unique_lock<std::mutex> lock(mu_);
-    while (!is_stopping_ && !has_shut_down_ && status_.ok()) {
-      const std::string bytes = ToBytes(heartbeat_);
-      heartbeat_.digests.clear();
-      lock.unlock();
-      absl::Status status =
-          link_->Send(MessageType::kHeartbeat, bytes, options_.ranks.watchdog);
-      if (status.ok()) status = WaitForEnd(interval);
-      if (status.ok() && !is_serving_ &&
-          Clock::Monotonic()->Now() > load_deadline_) {
-        status = absl::UnavailableError(absl::StrCat(
-            leader_name_, " does not serve, ",
-            absl::FormatDuration(options_.ranks.load_timeout),
-            " after all ranks had joined, says ",
-            DescribeRank(options_.rank, name_), " (--load-timeout)"));
-      } else if (!status.ok()) {
-        status =
-            absl::UnavailableError(absl::StrCat("rank 0: ", status.message()));
-      } else {
+    last_heard_ = Clock::Monotonic()->Now();
+    for (;;) {
+      absl::Status status = SendHeartbeat();
+      if (status.ok()) {
+        status = WaitForEnd(HeartbeatInterval(options_.ranks.watchdog));
+      }
+      const bool has_ended = !status.ok();
+      if (status.ok()) status = CheckLeader();
+      if (status.ok()) {
+        std::lock_guard<std::mutex> lock(mu_);
         status = local_.Check();
       }
-      lock.lock();
+      if (has_ended) status = AwaitLastWords(std::move(status));
+      std::lock_guard<std::mutex> lock(mu_);
       // In good order rank 0 says so first, and then goes.
-      if (!status.ok() && !has_shut_down_ && !is_stopping_ && status_.ok()) {
-        const bool may_be_in_order = HasPlan();
-        lock.unlock();
-        // The message of good order is read by who computes.
-        if (may_be_in_order) absl::SleepFor(absl::Milliseconds(200));
-        lock.lock();
-        if (has_shut_down_ || is_stopping_) return;
-        if (status_.ok()) status_ = std::move(status);
-      }
+      if (is_stopping_ || has_shut_down_) return;
+      if (!status.ok()) FailLocked(std::move(status));
+      if (!status_.ok()) break;
     }
-    if (status_.ok()) return;
-    communicators_.Abort();
     device_abort_.Start();
+    std::unique_lock<std::mutex> lock(mu_);
     if (stopped_.wait_for(
             lock, absl::ToChronoNanoseconds(kStuckTimeout),
             [this] { return is_stopping_ && !device_abort_.is_running(); })) {
@@ -415,13 +433,78 @@ class RankWorkerImpl : public RankWorker {
     if (options_.on_stuck != nullptr) options_.on_stuck(status);
   }
 
+  // Without waiting for a rank 0 that takes nothing.
+  absl::Status SendHeartbeat() {
+    Heartbeat heartbeat;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      heartbeat = heartbeat_;
+    }
+    const absl::StatusOr<bool> is_sent =
+        link_->TrySend(MessageType::kHeartbeat, ToBytes(heartbeat));
+    if (!is_sent.ok()) {
+      return absl::UnavailableError(
+          absl::StrCat(leader_name_, ": ", is_sent.status().message()));
+    }
+    if (!*is_sent || heartbeat.digests.empty()) return absl::OkStatus();
+    // Those that came meanwhile are still to be told.
+    const int64_t last = heartbeat.digests.back().step_idx;
+    std::lock_guard<std::mutex> lock(mu_);
+    std::erase_if(heartbeat_.digests, [last](const StepDigest& digest) {
+      return digest.step_idx <= last;
+    });
+    return absl::OkStatus();
+  }
+
+  // That rank 0 lives, and serves in time.
+  absl::Status CheckLeader() {
+    const absl::Time now = Clock::Monotonic()->Now();
+    // While this rank computes or loads nobody else reads them.
+    link_->SkipHeartbeats();
+    const int64_t num_arrived = link_->NumBytesArrived();
+    if (num_arrived != num_arrived_) {
+      num_arrived_ = num_arrived;
+      last_heard_ = now;
+    }
+    if (now - last_heard_ > options_.ranks.watchdog) {
+      return absl::UnavailableError(
+          absl::StrCat(leader_name_, " hangs: no sign of life for ",
+                       absl::FormatDuration(options_.ranks.watchdog), ", says ",
+                       DescribeRank(options_.rank, name_)));
+    }
+    if (is_serving_ || now <= load_deadline_) return absl::OkStatus();
+    return absl::UnavailableError(
+        absl::StrCat(leader_name_, " does not serve, ",
+                     absl::FormatDuration(options_.ranks.load_timeout),
+                     " after all ranks had joined, says ",
+                     DescribeRank(options_.rank, name_), " (--load-timeout)"));
+  }
+
+  // The connection has ended: what rank 0 has said of that, or `status`. Its
+  // last messages are those of who computes (one may say that all is in order),
+  // who is given time to read them.
+  absl::Status AwaitLastWords(absl::Status status) {
+    const absl::Time deadline = Clock::Monotonic()->Now() + kLastWordsTimeout;
+    while (HasPlan() && Clock::Monotonic()->Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(5));
+      std::lock_guard<std::mutex> lock(mu_);
+      if (is_stopping_ || has_shut_down_ || !status_.ok()) return status;
+    }
+    while (const std::optional<Message> message =
+               link_->TryReceive(kMaxPlanBytes)) {
+      if (message->type == MessageType::kFailure) return GroupFailed(*message);
+    }
+    return status;
+  }
+
   // Sleeps, but not beyond the end of the connection.
   absl::Status WaitForEnd(absl::Duration interval) {
     pollfd poll_fd = {link_->fd(), POLLRDHUP, 0};
     const int milliseconds =
         static_cast<int>(absl::ToInt64Milliseconds(interval)) + 1;
     if (poll(&poll_fd, 1, milliseconds) > 0) {
-      return absl::UnavailableError("the connection has ended");
+      return absl::UnavailableError(
+          absl::StrCat(leader_name_, ": the connection has ended"));
     }
     return absl::OkStatus();
   }
@@ -437,15 +520,19 @@ class RankWorkerImpl : public RankWorker {
   OwnedFd mesh_listener_;
   RankCommunicators communicators_;
 
-  std::string leader_name_;
+  std::string leader_name_ = "rank 0";
   absl::Time load_deadline_;
   std::atomic<bool> is_serving_{false};
 
   StepPlanLimits limits_;
   std::string ring_message_, result_bytes_;  // Reused.
 
+  // The watcher's.
+  absl::Time last_heard_;  // Of rank 0.
+  int64_t num_arrived_ = 0;
+
   mutable std::mutex mu_;  // Guards the following.
-  std::condition_variable stopped_;
+  std::condition_variable stopped_, failed_;
   absl::Status status_;
   bool is_stopping_ = false;
   bool has_shut_down_ = false;

@@ -21,22 +21,18 @@ absl::Status ValidateShard(ShardSpec shard) {
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// "1, 2, 4 or 8".
-std::string OneOf(const std::vector<int>& sizes) {
-  if (sizes.size() < 2) return absl::StrJoin(sizes, "");
-  return absl::StrCat(absl::StrJoin(sizes.begin(), sizes.end() - 1, ", "),
-                      " or ", sizes.back());
-}
-
-// More ranks than anybody has are of no use in a message.
-constexpr int kMaxListedSize = 128;
-
 bool CanSplitHeads(int64_t num_heads, int64_t num_kv_heads, int64_t size) {
   return num_heads % size == 0 &&
          (num_kv_heads % size == 0 || size % num_kv_heads == 0);
 }
 
 }  // namespace
+
+std::string OneOf(const std::vector<int>& sizes) {
+  if (sizes.size() < 2) return absl::StrJoin(sizes, "");
+  return absl::StrCat(absl::StrJoin(sizes.begin(), sizes.end() - 1, ", "),
+                      " or ", sizes.back());
+}
 
 absl::StatusOr<IndexRange> ShardEvenly(int64_t total, ShardSpec shard,
                                        absl::string_view what) {
@@ -69,9 +65,8 @@ absl::StatusOr<IndexRange> ShardUnits(int64_t total, int64_t unit,
   const int64_t num_units = CeilDivide(total, unit);
   if (num_units < shard.size) {
     return absl::InvalidArgumentError(absl::StrCat(
-        what, " ", total, " can be cut every ", unit,
-        ", which is not enough for ", shard.size, " ranks; at most ", num_units,
-        num_units == 1 ? " works" : " work"));
+        what, " ", total, " can be cut every ", unit, ", into ", num_units,
+        " parts at most, which is not enough for ", shard.size, " ranks"));
   }
   const int64_t base = num_units / shard.size;
   const int64_t extra = num_units % shard.size;

@@ -9,6 +9,7 @@
 #define QUIRE_ENGINE_PARALLEL_SHARDING_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -30,6 +31,11 @@ struct IndexRange {
   int64_t size() const { return end - begin; }
   friend bool operator==(const IndexRange&, const IndexRange&) = default;
 };
+
+// More ranks than anybody has are of no use in a message.
+inline constexpr int kMaxListedSize = 128;
+// "1, 2, 4 or 8".
+std::string OneOf(const std::vector<int>& sizes);
 
 // This rank's equal part of `total`. INVALID_ARGUMENT naming `what` if `total`
 // is not divisible or the spec is not valid.

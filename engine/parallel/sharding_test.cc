@@ -168,7 +168,7 @@ TEST(ShardUnitsTest, TooFewUnitsAreAnErrorThatSaysHowMany) {
   EXPECT_EQ(range.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(range.status().message()),
               testing::AllOf(testing::HasSubstr("intermediate_size 768"),
-                             testing::HasSubstr("at most 3 work")));
+                             testing::HasSubstr("into 3 parts at most")));
 }
 
 TEST(ShardVocabTest, SlicesOfOneSizeCoverTheVocabulary) {

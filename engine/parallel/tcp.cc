@@ -161,6 +161,12 @@ absl::StatusOr<OwnedFd> AcceptTcp(int listener, absl::Time deadline) {
   }
 }
 
+std::string OwnHostName() {
+  char host[256] = "localhost";
+  gethostname(host, sizeof(host) - 1);
+  return host;
+}
+
 HostPort LocalAddress(int fd) {
   sockaddr_storage address = {};
   socklen_t size = sizeof(address);

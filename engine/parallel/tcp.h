@@ -49,6 +49,9 @@ absl::StatusOr<OwnedFd> ConnectTcp(const HostPort& to, absl::Time deadline);
 // UNAVAILABLE after the deadline.
 absl::StatusOr<OwnedFd> AcceptTcp(int listener, absl::Time deadline);
 
+// This host's name, for people.
+std::string OwnHostName();
+
 HostPort LocalAddress(int fd);
 HostPort PeerAddress(int fd);
 

@@ -101,7 +101,6 @@ void FairShare::NoteStart(RequestState* request) {
   LeaveQueue(request);
   request->has_started = true;
   request->account->last_started_tag = request->tag;
-  started_cost_ += request->estimated_cost;
   Level& level = levels_[request->priority];
   level.last_started_tag = std::max(level.last_started_tag, request->tag);
   DropIdleAccounts(&level);

@@ -62,8 +62,6 @@ class FairShare {
   // True if the order of what is queued may have changed.
   bool Settle();
 
-  // Only grows: the estimates of all requests that have started.
-  int64_t started_cost() const { return started_cost_; }
   // Of an answer, over all owners.
   double mean_output_tokens() const { return mean_output_tokens_; }
   // Changes with what AppendQueued would say.
@@ -93,7 +91,6 @@ class FairShare {
   // Of all answers, for owners that have none yet; 128 is a paragraph.
   double mean_output_tokens_ = 128;
   bool has_pending_ = false;
-  int64_t started_cost_ = 0;
   int64_t queued_version_ = 0;
 };
 

@@ -74,7 +74,10 @@ namespace quire {
 
 // Only grow.
 struct SchedulerCounters {
-  int64_t num_prompt_tokens = 0;      // Of requests that were scheduled.
+  int64_t num_prompt_tokens = 0;  // Of requests that were scheduled.
+  // Of prompts, computed or found in the cache; each once, however often it is
+  // computed.
+  int64_t num_prefilled_tokens = 0;
   int64_t num_generation_tokens = 0;  // Handed out in events.
   int64_t num_preemptions = 0;
   int64_t prefix_cache_queries = 0;  // Prompt tokens, once per request.
@@ -88,6 +91,12 @@ struct SchedulerCounters {
   // Requests ended by their deadline, before and after they started.
   int64_t num_overdue_waiting = 0;
   int64_t num_overdue_running = 0;
+
+  // What has been done, in the units of FairShare's estimates of requests.
+  int64_t work() const {
+    return kPromptTokenCost * num_prefilled_tokens +
+           kOutputTokenCost * num_generation_tokens;
+  }
 };
 
 class Scheduler {
@@ -252,6 +261,7 @@ class Scheduler {
   // The parts of Update.
   void ApplyRow(const InFlightRow& row, SampledRow* sampled, absl::Time now,
                 std::vector<OutputEvent>* events);
+  void NotePrefilled(const Sequence& sequence);
   void ApplyResult(const InFlightRow& row, SampledRow* sampled, absl::Time now,
                    std::vector<OutputEvent>* events);
   // The token itself, and those it is told with.

@@ -576,6 +576,10 @@ TEST_F(SchedulerTest, CountsPromptsAndCacheHitsOncePerRequest) {
   EXPECT_EQ(counters.prefix_cache_queries, 24);
   EXPECT_EQ(counters.prefix_cache_hits, 8);
   EXPECT_EQ(counters.num_generation_tokens, 5);
+  // What was found in the cache is done as well, and a prompt once for all of
+  // its choices.
+  EXPECT_EQ(counters.num_prefilled_tokens, 24);
+  EXPECT_EQ(counters.work(), 24 * kPromptTokenCost + 5 * kOutputTokenCost);
 }
 
 // However much is drafted, each running sequence finds the block that its next

@@ -77,6 +77,7 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
       sequence->num_computed_tokens =
           row.first_position + row.num_tokens -
           (HasPlantedBug(PlantedBug::kRejectedCounted) ? 0 : row.num_drafts);
+      NotePrefilled(*sequence);
       cache_->CacheFull(
           sequence->token_ids,
           request->cache_namespaces[sequence->is_beyond_rope_switch],
@@ -88,6 +89,16 @@ void Scheduler::ApplyRow(const InFlightRow& row, SampledRow* sampled,
     ReleaseHoldingsIfUnused(sequence);
   }
   EraseRequestIfDone(request);
+}
+
+void Scheduler::NotePrefilled(const Sequence& sequence) {
+  RequestState* request = sequence.request;
+  const int num_prefilled =
+      std::min(sequence.num_computed_tokens, sequence.num_prompt_tokens);
+  if (num_prefilled <= request->num_prefilled_tokens) return;
+  counters_.num_prefilled_tokens +=
+      num_prefilled - request->num_prefilled_tokens;
+  request->num_prefilled_tokens = num_prefilled;
 }
 
 void Scheduler::ApplyResult(const InFlightRow& row, SampledRow* sampled,

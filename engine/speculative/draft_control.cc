@@ -24,12 +24,25 @@ constexpr double kUnmeasuredGrowth = 0.25;
 constexpr double kMaxOutlier = 2;
 
 // A sequence is judged by its last ten verified drafts or so; to begin with, by
-// what became of those of all sequences.
+// what became of those of all sequences, the last ten or more of them: each
+// counts for 1 / (1 - kSequenceFade) verifications at most.
 constexpr double kSequenceFade = 0.9;
 constexpr double kSequencePrior = 2;
 constexpr double kAllFade = 0.99;
-constexpr double kAllPrior = 4;
+constexpr double kAllPrior = 10;
 constexpr double kFirstAcceptance = 0.7;
+// Two kinds of sequences. A draft model at its own task is accepted at 0.9 and
+// more, and 0.3 pays nowhere; in between, an acceptance of 0.64 speaks for
+// neither. Of sequences, the last twenty decide.
+constexpr double kGoodAcceptance = 0.9;
+constexpr double kBadAcceptance = 0.3;
+constexpr double kKindPrior = 1;
+constexpr double kKindFade = 0.95;
+// A trial is to bring twice what it costs: one alone may not tell.
+constexpr double kTrialMargin = 2;
+// A sequence of which so much is known is no trial any more: if its drafts do
+// not pay by what they are, they do not.
+constexpr double kTrialDrafts = 4;
 constexpr double kTryFade = 0.95;
 constexpr double kFirstYield = 0.5;
 
@@ -108,6 +121,13 @@ double DraftControl::AcceptanceOf(const DraftTrack& track) const {
                         (all_.num_tested + kAllPrior);
   return (track.num_accepted + kSequencePrior * of_all) /
          (track.num_tested + kSequencePrior);
+}
+
+double DraftControl::ChanceOfGood(const DraftTrack& track) const {
+  // Its own share counts among all, but only as one of them.
+  const double good = num_good_ + kKindPrior;
+  const double bad = num_judged_ - num_good_ + kKindPrior;
+  return 1 / (1 + bad / good * std::exp(-track.evidence));
 }
 
 void DraftControl::BeginStep() {
@@ -232,12 +252,12 @@ void DraftControl::AllotProposals(int num_base_tokens,
   }
   // The cost of steps without drafts has to be seen now and then: of large ones
   // alone it would be a guess, and drafting could go on that does not pay.
-  if (best_depth > 0 &&
+  const bool is_plain =
+      best_depth > 0 &&
       ++num_drafting_plans_ %
               (step_cost_.is_measured() ? kPlansBetweenPlain : 2) ==
-          0) {
-    best_depth = 0;
-  }
+          0;
+  if (is_plain) best_depth = 0;
   const Plan plan = AllotToDepth(best_depth, num_base_tokens, candidates);
   // A draft more takes a token's time in the step, and a part of a proposal for
   // all sequences: it has to bring as much as steps do in that time.
@@ -250,9 +270,55 @@ void DraftControl::AllotProposals(int num_base_tokens,
   for (size_t i = 0; i < candidates.size(); ++i) {
     candidates[i].num_allotted = allotted_[i];
   }
+  if (!is_plain) Try(num_base_tokens, candidates);
   Probe(num_base_tokens, candidates);
   for (Candidate& candidate : candidates) {
     candidate.max_drafts = candidate.num_allotted;
+  }
+}
+
+double DraftControl::GainOfGood(const Candidate& candidate, int num_rows,
+                                int num_base_tokens) const {
+  const double token_seconds = step_cost_.Of(num_base_tokens) / num_base_tokens;
+  const double draft_seconds =
+      step_cost_.slope() + proposal_cost_.Of(num_rows) / num_rows;
+  double best = 0;
+  double chance = 1;
+  double num_extra = 0;
+  for (int count = 1; count <= candidate.max_drafts; ++count) {
+    chance *= kGoodAcceptance;
+    num_extra += chance;
+    const double saved =
+        num_extra * token_seconds - kMargin * count * draft_seconds;
+    best = std::max(best, saved / (1 + num_extra));
+  }
+  return best * ExpectedRemaining(candidate);
+}
+
+void DraftControl::Try(int num_base_tokens, absl::Span<Candidate> candidates) {
+  // In the company that drafts already: that others would follow is a hope.
+  const int num_rows =
+      1 + static_cast<int>(std::count_if(
+              candidates.begin(), candidates.end(),
+              [](const Candidate& c) { return c.num_allotted > 0; }));
+  Candidate* best = nullptr;
+  double most = 0;
+  for (Candidate& candidate : candidates) {
+    if (candidate.num_allotted > 0 || candidate.max_drafts == 0 ||
+        candidate.track->num_tested >= kTrialDrafts) {
+      continue;
+    }
+    const double gain = GainOfGood(candidate, num_rows, num_base_tokens);
+    const double price =
+        ProbePrice(candidate, num_base_tokens) * step_cost_.Of(num_base_tokens);
+    const double worth =
+        ChanceOfGood(*candidate.track) * gain - kTrialMargin * price;
+    if (worth <= most) continue;
+    best = &candidate;
+    most = worth;
+  }
+  if (best != nullptr) {
+    best->num_allotted = std::min(best->max_drafts, kProbeDrafts);
   }
 }
 
@@ -370,8 +436,33 @@ void DraftControl::NoteResult(int num_drafts, int num_accepted,
   }
   track->num_tested = kSequenceFade * track->num_tested + tested;
   track->num_accepted = kSequenceFade * track->num_accepted + num_accepted;
-  all_.num_tested = kAllFade * all_.num_tested + tested;
-  all_.num_accepted = kAllFade * all_.num_accepted + num_accepted;
+  NoteAmongAll(tested, num_accepted, num_tested - num_accepted, track);
+}
+
+void DraftControl::NoteAmongAll(double num_tested, int num_accepted,
+                                int num_rejected, DraftTrack* track) {
+  const double weight = track->weight_among_all;
+  track->weight_among_all *= kSequenceFade;
+  const double kept = 1 - (1 - kAllFade) * weight;
+  all_.num_tested = kept * all_.num_tested + weight * num_tested;
+  all_.num_accepted = kept * all_.num_accepted + weight * num_accepted;
+
+  if (!track->is_counted) {
+    track->is_counted = true;
+    num_judged_ = kKindFade * num_judged_ + 1;
+    num_good_ *= kKindFade;
+  }
+  static const double kAccepted = std::log(kGoodAcceptance / kBadAcceptance);
+  static const double kRejected =
+      std::log((1 - kGoodAcceptance) / (1 - kBadAcceptance));
+  track->evidence = kSequenceFade * track->evidence + num_accepted * kAccepted +
+                    num_rejected * kRejected;
+  // Of all that are counted, this one's share alone changes; what has faded of
+  // an old one is little.
+  const double good = ChanceOfGood(*track);
+  num_good_ =
+      std::clamp(num_good_ + good - track->counted_good, 0.0, num_judged_);
+  track->counted_good = good;
 }
 
 void DraftControl::NoteProposals(int depth, int num_rows,

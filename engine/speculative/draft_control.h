@@ -22,9 +22,25 @@
 // to expect. Under load a token is worth little more than a row of the step,
 // and prompts would be read twice for answers that end before that is earned.
 //
-// Where drafting has stopped nothing would be learnt, so a small part of the
-// time (kProbeShare) is spent on trying again; contexts that have to be caught
-// up for it are part of the price.
+// Sequences differ: a free answer at a high temperature says little about the
+// copy that is asked for next. So what all sequences tell a new one is a prior
+// that no sequence can set alone: each weighs as its first ten verifications or
+// so, however long it is. And where the mean would not pay, a costly drafter is
+// still tried at the beginning of a sequence if that may be worth it, by a
+// model of two kinds of sequences, good ones (drafts are accepted with
+// kGoodAcceptance) and bad ones: with the chance p that this one is good, by
+// Bayes' rule from what it was tried so far and from how many of the last ones
+// were, a trial of kProbeDrafts has to satisfy
+//   p G > kTrialMargin C,
+// G the time that drafts would save until a good one ends, in the company that
+// drafts now, and C the price of the trial, its context included. As p falls
+// with each failure, so do trials end: at the lowest p, all of the last
+// sequences being bad, they cost less than p / kTrialMargin of what drafts
+// would save of a good one's time.
+//
+// Where drafting has stopped for good nothing would be learnt, so a small part
+// of the time (kProbeShare) is spent on trying again; contexts that have to be
+// caught up for it are part of the price.
 //
 // A function of what it is told: durations are handed in, nothing is drawn at
 // random. Thread-compatible: used by the engine thread only.
@@ -49,6 +65,14 @@ struct DraftTrack {
   double num_tries = 0;
   double tokens_of_tries = 0;
   int num_steps_without = 0;  // Since drafts were last verified.
+  // What its next verification counts among those of all sequences.
+  double weight_among_all = 1;
+  // Log of how much more likely what became of its drafts is in a good
+  // sequence than in a bad one; fading. And the share of it that was counted
+  // as good, once one was verified.
+  double evidence = 0;
+  double counted_good = 0;
+  bool is_counted = false;
 };
 
 // How long a step of n tokens takes, fitted to the last ones.
@@ -139,6 +163,8 @@ class DraftControl {
 
   // How likely a draft of probability 1 is accepted.
   double AcceptanceOf(const DraftTrack& track) const;
+  // How likely the sequence is one whose drafts are good.
+  double ChanceOfGood(const DraftTrack& track) const;
 
  private:
   // What came of AllotToDepth, beside allotted_.
@@ -168,13 +194,26 @@ class DraftControl {
   double ProbePrice(const Candidate& candidate, int num_base_tokens) const;
   // Spends credit on sequences that have not been tried for long.
   void Probe(int num_base_tokens, absl::Span<Candidate> candidates);
+  // Seconds that drafts will save until the sequence ends if it is good, and
+  // num_rows sequences draft together; <= 0: none.
+  double GainOfGood(const Candidate& candidate, int num_rows,
+                    int num_base_tokens) const;
+  // Allots drafts to the sequence, of those without, that is most worth a
+  // trial, if one is. One at a time: what becomes of it tells of the others.
+  void Try(int num_base_tokens, absl::Span<Candidate> candidates);
+  // Counts a verification among those of all sequences.
+  void NoteAmongAll(double num_tested, int num_accepted, int num_rejected,
+                    DraftTrack* track);
 
   const int max_drafts_;
   const bool adapts_;
   bool is_costly_ = false;
   StepCost step_cost_;
-  StepCost proposal_cost_;   // Of one step of the drafter.
-  DraftTrack all_;           // Of all sequences together.
+  StepCost proposal_cost_;  // Of one step of the drafter.
+  DraftTrack all_;          // Of all sequences together.
+  // Sequences whose drafts were verified, fading, and the good ones of them.
+  double num_judged_ = 0;
+  double num_good_ = 0;
   double probe_credit_ = 0;  // In steps; a debt if negative.
   // Answers that have ended, fading.
   double num_ended_ = 0;

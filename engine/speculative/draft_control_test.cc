@@ -237,6 +237,60 @@ TEST_F(CatchingUpTest, WhatCannotBeEarnedIsTriedAtItsPrice) {
   EXPECT_LE(num_tries, 7);
 }
 
+// Drafts of a sequence of its own, `is_good` or not, of so many tokens; returns
+// in how many steps there were some.
+class KindsOfSequencesTest : public CatchingUpTest {
+ protected:
+  int Run(bool is_good, int num_tokens, int num_missing) {
+    DraftTrack track;
+    int num_drafted = 0;
+    for (int num_generated = 1; num_generated < num_tokens;) {
+      control_.BeginStep();
+      DraftControl::Candidate candidate{&track, 5, {}, 0};
+      candidate.num_missing = num_missing;
+      candidate.num_generated = num_generated;
+      candidate.max_remaining = num_tokens - num_generated;
+      control_.AllotProposals(1, absl::MakeSpan(&candidate, 1));
+      const int count = candidate.max_drafts;
+      control_.NoteResult(count, is_good ? count : 0, {}, &track);
+      num_generated += is_good ? 1 + count : 1;
+      num_drafted += count > 0;
+      if (count > 0) num_missing = 0;
+    }
+    control_.NoteEnd(num_tokens);
+    return num_drafted;
+  }
+};
+
+TEST_F(KindsOfSequencesTest, ABadOneSpoilsNothingForTheNext) {
+  EXPECT_LT(Run(/*is_good=*/false, 400, 20), 40);
+  EXPECT_GE(Run(/*is_good=*/true, 60, 20), 10);
+  // One after the other, each is seen for what it is.
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_LE(Run(/*is_good=*/false, 60, 20), 10) << i;
+    EXPECT_GE(Run(/*is_good=*/true, 60, 20), 10) << i;
+  }
+}
+
+TEST_F(KindsOfSequencesTest, WhereAllAreBadTrialsEnd) {
+  for (int i = 0; i < 50; ++i) Run(/*is_good=*/false, 60, 20);
+  // For long answers one trial may still be worth it, of some 15 us in 72 ms;
+  // for shorter ones only probes are left, of their share of the time.
+  int num_drafted = 0;
+  for (int i = 0; i < 50; ++i) num_drafted += Run(false, 60, 20);
+  EXPECT_LE(num_drafted, 100);
+  // And begin again with the first good ones.
+  int num_tried = 0;
+  for (int i = 0; i < 40; ++i) num_tried += Run(true, 60, 20) > 5;
+  EXPECT_GE(num_tried, 30);
+}
+
+TEST_F(KindsOfSequencesTest, ATrialHasToBeWorthItsContext) {
+  for (int i = 0; i < 5; ++i) Run(/*is_good=*/false, 60, 20);
+  // 2 us a token: 60 tokens take 72 ms without drafts.
+  EXPECT_EQ(Run(/*is_good=*/true, 60, 200'000), 0);
+}
+
 TEST(DraftControlTest, LearnsWithFewDraftsWhereTheyAreCheapest) {
   DraftControl control(5, /*adapts=*/true);
   control.set_is_costly(true);

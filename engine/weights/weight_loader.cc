@@ -226,6 +226,34 @@ void WeightLoader::IgnoreAll(absl::string_view prefix) {
   }
 }
 
+void WeightLoader::LeaveToOthers(absl::string_view prefix) {
+  absl::string_view without_model = prefix;
+  absl::ConsumePrefix(&without_model, "model.");
+  for (const auto& [name, tensor] : checkpoint_->tensors()) {
+    if ((absl::StartsWith(name, prefix) ||
+         absl::StartsWith(name, without_model)) &&
+        used_.count(&tensor) == 0) {
+      num_parameters_ += NumParametersOf(tensor);
+      done_bytes_ += Use(tensor);
+    }
+  }
+}
+
+int64_t WeightLoader::NumParametersOf(const StoredTensor& tensor) const {
+  absl::string_view module = tensor.name;
+  if (absl::ConsumeSuffix(&module, ".qweight") ||
+      absl::ConsumeSuffix(&module, ".weight_packed")) {
+    return SizeOfInts(module, tensor).num_elements;
+  }
+  for (const char* beside :
+       {".scales", ".qzeros", ".g_idx", ".weight_g_idx", ".weight_scale",
+        ".weight_scale_inv", ".weight_zero_point", ".weight_shape",
+        ".input_scale"}) {
+    if (absl::EndsWith(tensor.name, beside)) return 0;
+  }
+  return IsKnownUnused(tensor.name) ? 0 : tensor.num_elements;
+}
+
 absl::StatusOr<DType> WeightLoader::PackedDType(absl::string_view name) const {
   if (options_.dtype) return *options_.dtype;
   const StoredTensor* tensor = FindStored(name);
@@ -633,8 +661,6 @@ int64_t WeightLoader::CutUnit(const std::string& name, int64_t cols) const {
   return quire::CutUnit(format, static_cast<int>(group_size));
 }
 
-// Of the codes of GPTQ, AWQ and compressed-tensors. Four bits in groups of
-// whole blocks of 32 columns stay so on every backend, all else becomes dense.
 // Whether gate or up has columns in another order than the other of the two:
 // they share a product, which then takes them in bf16.
 bool WeightLoader::HasOwnColumnOrder(absl::string_view module) const {
@@ -656,33 +682,42 @@ bool WeightLoader::HasOwnColumnOrder(absl::string_view module) const {
          indices_of(module) != indices_of(absl::StrCat(parent, partner));
 }
 
-int64_t WeightLoader::ExpectedIntBytes(absl::string_view module,
-                                       const StoredTensor& codes) const {
+WeightLoader::IntMatrixSize WeightLoader::SizeOfInts(
+    absl::string_view module, const StoredTensor& codes) const {
   const auto size_of = [&](const char* suffix, size_t dim) {
     const StoredTensor* tensor = FindStored(absl::StrCat(module, suffix));
     return tensor != nullptr && tensor->shape.size() == 2 ? tensor->shape[dim]
                                                           : int64_t{0};
   };
   const bool is_packed = absl::EndsWith(codes.name, ".weight_packed");
-  const int64_t rows =
+  IntMatrixSize size;
+  size.rows =
       size_of(is_packed ? ".weight_scale" : ".scales", is_packed ? 0 : 1);
-  const int64_t num_groups =
+  size.num_groups =
       size_of(is_packed ? ".weight_scale" : ".scales", is_packed ? 1 : 0);
-  int64_t codes_per_int = 8;
   if (const int64_t cols = size_of(".qzeros", 1); cols > 0) {
-    codes_per_int = rows / cols;
+    size.codes_per_int = size.rows / cols;
   }
-  int64_t num_elements = codes.num_elements * codes_per_int;
+  size.num_elements = codes.num_elements * size.codes_per_int;
   const StoredTensor* shape = FindStored(absl::StrCat(module, ".weight_shape"));
   if (is_packed && shape != nullptr && shape->dtype == StoredDType::kI64 &&
       shape->num_elements == 2) {
     const int64_t cols = ReadUnaligned<int64_t>(shape->data.data() + 8);
     // More is not in the file; a nonsensical size is refused when it is read.
-    if (cols > 0 && rows > 0 && cols <= num_elements / rows) {
-      num_elements = rows * cols;
+    if (cols > 0 && size.rows > 0 && cols <= size.num_elements / size.rows) {
+      size.num_elements = size.rows * cols;
     }
-    codes_per_int = num_elements > codes.num_elements * 4 ? 8 : 4;
+    size.codes_per_int = size.num_elements > codes.num_elements * 4 ? 8 : 4;
   }
+  return size;
+}
+
+// Four bits in groups of whole blocks of 32 columns stay so on every backend,
+// all else becomes dense.
+int64_t WeightLoader::ExpectedIntBytes(absl::string_view module,
+                                       const StoredTensor& codes) const {
+  const auto [rows, num_elements, num_groups, codes_per_int] =
+      SizeOfInts(module, codes);
   const int64_t cols = rows > 0 ? num_elements / rows : 0;
   int64_t group_size = cols;
   if (num_groups > 1) {

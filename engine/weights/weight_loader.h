@@ -106,8 +106,10 @@ class WeightLoader {
   // Says that the tensor, if it exists, is known and not needed.
   void Ignore(absl::string_view name);
 
-  // Ignore, for all tensors whose names begin so: another rank has them.
+  // Ignore, for all tensors whose names begin so.
   void IgnoreAll(absl::string_view prefix);
+  // The same, of tensors that another rank has: they are parameters, too.
+  void LeaveToOthers(absl::string_view prefix);
 
   // The dtype in which a matrix "x.weight" will be packed, or would be if it
   // were not quantized: bf16, or f16 where its scales are. Requires nothing: an
@@ -127,15 +129,27 @@ class WeightLoader {
   //   stage: the layers are divided once more.
   int64_t ExpectedBytes(ShardSpec shard = {}, ShardSpec stage = {}) const;
 
-  // Elements of all tensors loaded, each counted once; of quantized matrices
-  // those of the model.
+  // Elements of all tensors loaded or left to other ranks, each counted once;
+  // of quantized matrices those of the model.
   int64_t num_parameters() const { return num_parameters_; }
   const std::string& path() const { return checkpoint_->path(); }
 
  private:
   bool HasOwnColumnOrder(absl::string_view module) const;
+  // Of the codes of GPTQ, AWQ and compressed-tensors, as the shapes of what
+  // lies beside them say.
+  struct IntMatrixSize {
+    int64_t rows = 0;
+    int64_t num_elements = 0;
+    int64_t num_groups = 0;  // Of columns.
+    int64_t codes_per_int = 8;
+  };
+  IntMatrixSize SizeOfInts(absl::string_view module,
+                           const StoredTensor& codes) const;
   int64_t ExpectedIntBytes(absl::string_view module,
                            const StoredTensor& codes) const;
+  // What it adds to num_parameters.
+  int64_t NumParametersOf(const StoredTensor& tensor) const;
   // Null if there is no such tensor.
   const StoredTensor* FindStored(absl::string_view name) const;
   absl::StatusOr<const StoredTensor*> Find(absl::string_view name,

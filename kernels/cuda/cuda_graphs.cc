@@ -7,9 +7,10 @@
 // steps run with the same launches if they run eagerly, so that results do not
 // depend on whether there is a graph.
 #include <algorithm>
-#include <cstdio>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "engine/base/warning.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_step.h"
 
@@ -52,10 +53,8 @@ void CudaBackend::DisableGraphs(const absl::Status& reason) {
   // A GPU that is broken fails at whatever comes next: that is the step's to
   // tell, and graphs have nothing to do with it.
   if (!device_->Synchronize().ok()) return;
-  std::fprintf(stderr,
-               "quire: warning: no CUDA graphs from here on, a capture failed: "
-               "%s\n",
-               std::string(reason.message()).c_str());
+  Warn(absl::StrCat("no CUDA graphs from here on, a capture failed: ",
+                    reason.message()));
 }
 
 int64_t CudaBackend::FreeBytes() {

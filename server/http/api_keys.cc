@@ -235,6 +235,12 @@ std::string ApiKeys::FileVersion() const {
                       " ", info.st_mtim.tv_nsec);
 }
 
+bool ApiKeys::LetsNobodyIn() const {
+  if (anybody_ != nullptr) return false;
+  std::lock_guard<std::mutex> lock(mu_);
+  return keys_->empty();
+}
+
 absl::StatusOr<bool> ApiKeys::ReloadIfChanged() {
   std::string version = FileVersion();
   if (version == file_version_) return false;

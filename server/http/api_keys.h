@@ -33,16 +33,19 @@ namespace quire {
 //       sha256: 60303ae22b998861…   # its limits, given with the first
 class ApiKeys {
  public:
-  // Without keys and file, everybody is accepted. Empty keys are ignored; those
-  // of `keys` belong to owners "key-1", "key-2", … without limits, names that
-  // the file may not use.
-  // INVALID_ARGUMENT naming file, entry and field if the file is not as above.
+  // Without keys and file, everybody is accepted. An empty key is nobody's;
+  // those of `keys` belong to owners "key-1", "key-2", … without limits, names
+  // that the file may not use. INVALID_ARGUMENT naming file, entry and field if
+  // the file is not as above.
   static absl::StatusOr<std::unique_ptr<ApiKeys>> Create(
       const std::vector<std::string>& keys, const std::string& file);
 
   // Whose key the value of an Authorization field carries; null: nobody's.
   std::shared_ptr<const ApiKeyOwner> Authenticate(
       absl::string_view authorization) const;
+
+  // Keys are asked for, and there is none: the file lists nobody.
+  bool LetsNobodyIn() const;
 
   // Reads the file again if it has changed. True if it did. With an error, as
   // Create's (also where there is no file any more), the keys in force stay,

@@ -64,6 +64,19 @@ TEST(ApiKeysTest, AnEmptyKeyOpensNothing) {
   EXPECT_EQ(keys->Authenticate("Bearer x"), nullptr);
 }
 
+TEST(ApiKeysTest, KnowsThatItLetsNobodyIn) {
+  EXPECT_FALSE(Make({})->LetsNobodyIn());
+  EXPECT_FALSE(Make({"alpha"})->LetsNobodyIn());
+  const std::string path = WriteFile("keys: []\n");
+  const auto keys = Make({}, path);
+  EXPECT_TRUE(keys->LetsNobodyIn());
+  EXPECT_EQ(keys->Authenticate("Bearer alpha"), nullptr);
+  EXPECT_FALSE(Make({"alpha"}, path)->LetsNobodyIn());
+  WriteFile(std::string("keys:\n- {name: a, sha256: ") + kAlphaSha256 + "}\n");
+  EXPECT_TRUE(*keys->ReloadIfChanged());
+  EXPECT_FALSE(keys->LetsNobodyIn());
+}
+
 TEST(ApiKeysTest, FileHasDigestsNamesAndLimits) {
   const std::string path = WriteFile(
       std::string("keys:\n- name: team-a\n  sha256: ") + kAlphaSha256 +

@@ -283,6 +283,7 @@ void EventLoop::RespondError(Connection* c, HttpError error, bool keep_alive,
   head.keep_alive = c->keep_alive;
   const HttpHeaders all_headers = WithRecordHeaders(c, headers);
   c->record->status = error.status;
+  c->record->refusal = error.message;
   AppendResponseHead(head, all_headers, std::time(nullptr), &c->out);
   sink_->OnResponse(c->head, error.status);
   if (c->head.method != "HEAD") c->out += body;

@@ -1,11 +1,14 @@
 #include "server/http/tls.h"
 
 #include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,19 +17,31 @@
 namespace quire {
 namespace {
 
-// What OpenSSL last complained of; its texts name no secrets.
-std::string LastError() {
-  char text[256] = "unknown error";
-  if (const unsigned long code = ERR_peek_last_error(); code != 0) {
-    ERR_error_string_n(code, text, sizeof(text));
-  }
+// What OpenSSL first complained of: the cause, what follows is who passed it
+// on. Its texts name no secrets.
+std::string FirstError() {
+  const unsigned long code = ERR_peek_error();
   ERR_clear_error();
-  return text;
+  if (ERR_SYSTEM_ERROR(code)) return std::strerror(ERR_GET_REASON(code));
+  if (ERR_GET_LIB(code) == ERR_LIB_PEM &&
+      ERR_GET_REASON(code) == PEM_R_NO_START_LINE) {
+    return "it holds none in PEM";
+  }
+  if (ERR_GET_LIB(code) == ERR_LIB_PEM &&
+      ERR_GET_REASON(code) == PEM_R_BAD_PASSWORD_READ) {
+    return "it is encrypted, and there is nobody to ask for the passphrase";
+  }
+  if (ERR_GET_LIB(code) == ERR_LIB_X509 &&
+      ERR_GET_REASON(code) == X509_R_KEY_VALUES_MISMATCH) {
+    return "it is not the key of the certificate";
+  }
+  const char* const reason = ERR_reason_error_string(code);
+  return reason == nullptr ? "unknown error" : reason;
 }
 
 absl::Status BadFile(const char* what, const std::string& path) {
   return absl::InvalidArgumentError(
-      absl::StrCat("TLS ", what, " ", path, ": ", LastError()));
+      absl::StrCat("TLS ", what, " ", path, ": ", FirstError()));
 }
 
 // Of what a client offers, HTTP/1.1; one that offers only others is told so.
@@ -130,7 +145,7 @@ std::vector<TlsContext::FileVersion> TlsContext::Versions() const {
 absl::StatusOr<TlsContext::Context> TlsContext::Load() const {
   ERR_clear_error();
   Context context(SSL_CTX_new(TLS_server_method()), &SSL_CTX_free);
-  if (context == nullptr) return absl::ResourceExhaustedError(LastError());
+  if (context == nullptr) return absl::ResourceExhaustedError(FirstError());
   SSL_CTX* const ctx = context.get();
   SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
   SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |

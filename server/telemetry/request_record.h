@@ -32,6 +32,8 @@ struct RequestRecord {
   absl::Time wall_arrival;                     // Wall clock.
   int status = 0;                              // 0: no answer was begun.
   bool is_cut_off = false;  // The peer went before the answer was complete.
+  // Why the transport refused it; our own words. Null: it did not.
+  const char* refusal = nullptr;
 
   // The API's; of a request that reached the engine only.
   const char* operation = nullptr;  // "chat", "text_completion", "embeddings".

@@ -118,6 +118,7 @@ std::string FormatRequestLine(LogFormat format, const RequestRecord& record,
   line.Add("route", record.route);
   line.Add("path", record.path);
   line.AddNumber("status", record.status);
+  if (record.refusal != nullptr) line.Add("reason", record.refusal);
   if (record.is_cut_off) line.AddFlag("client_gone");
   line.Add("owner", record.owner);
   if (record.operation != nullptr) {
@@ -158,11 +159,11 @@ void ServerLog::Message(LogLevel level, absl::string_view text) {
   if (level < options_.level) return;
   LogWriter& writer =
       message_writer_ != nullptr ? *message_writer_ : request_writer_;
-  // As programs do that say little: the name in front, for people.
-  writer.Write(
-      options_.format == LogFormat::kText
-          ? absl::StrCat("quire: ", text)
-          : FormatMessageLine(options_.format, level, text, absl::Now()));
+  // In text with the name in front: standard error may be that of many.
+  const std::string named = options_.format == LogFormat::kText
+                                ? absl::StrCat("quire: ", text)
+                                : std::string(text);
+  writer.Write(FormatMessageLine(options_.format, level, named, absl::Now()));
 }
 
 void ServerLog::OnEnd(const RequestRecord& record) {

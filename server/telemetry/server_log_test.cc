@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <random>
 #include <set>
 #include <string>
@@ -102,11 +103,13 @@ TEST(ServerLogTest, RequestAsText) {
   record.method = "GET";
   record.path = "/a b\"\n";
   record.status = 404;
+  record.refusal = "no such path";
   record.is_cut_off = true;
   EXPECT_EQ(FormatRequestLine(LogFormat::kText, record,
                               absl::FromUnixMillis(1'700'000'000'123)),
             "2023-11-14T22:13:20.123Z INFO request request_id=r method=GET "
-            "path=\"/a b\\\"\\n\" status=404 client_gone=true");
+            "path=\"/a b\\\"\\n\" status=404 "
+            "reason=\"no such path\" client_gone=true");
 }
 
 // R-L1 and G-L1: nothing that a client sends makes a line of its own, or one
@@ -217,7 +220,10 @@ TEST(ServerLogTest, Levels) {
   log->Message(LogLevel::kInfo, "yes");
   ASSERT_TRUE(log->Flush(kHangTimeout));
   EXPECT_EQ(requests.Contents(), "");
-  EXPECT_EQ(messages.Contents(), "quire: yes\n");
+  const std::string message = messages.Contents();
+  EXPECT_TRUE(absl::EndsWith(message, "Z INFO quire: yes\n")) << message;
+  EXPECT_EQ(message.size(),
+            strlen("2023-11-14T22:13:20.123Z INFO quire: yes\n"));
   log = log_at(LogLevel::kWarning);
   EXPECT_EQ(log->max_body_bytes(), 0);
   log->OnEnd(FullRecord());

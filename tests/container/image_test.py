@@ -182,7 +182,8 @@ def check_default_command(config, runtime, popen):
     lines = errors.splitlines()
     if lines and lines[0].startswith("quire: computing on the CPU: "):
         del lines[0]
-    assert (code, lines) == (0, ["quire: draining"]), errors
+    assert code == 0 and len(lines) == 1, errors
+    assert lines[0].endswith(" INFO quire: draining"), errors
     return times, memory
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import threading
 import urllib.error
@@ -9,7 +10,7 @@ import urllib.request
 
 import openai
 import pytest
-from conftest import BINARY, Server, wait_until
+from conftest import BINARY, ROOT, Server, wait_until
 
 KEY = "an-edge-key"
 PROMPT = "Write a short story about a lighthouse."
@@ -84,6 +85,24 @@ def test_answers_are_those_of_the_cloud(key_file):
         assert metric(edge, "quire:verify_link_up") == 1
         assert metric(edge, "quire:verify_link_round_trip_seconds") > 0
         assert metric(edge, "quire:offline_requests_total") == 0
+        # Drafts as a server with a draft model of its own counts them.
+        names = ("drafts", "draft_tokens", "accepted_tokens")
+        drafts, drafted, accepted = (
+            metric(edge, f"vllm:spec_decode_num_{name}_total") for name in names
+        )
+        by_position = [
+            float(line.rsplit(" ", 1)[1])
+            for line in get(edge.url + "/metrics")[1].splitlines()
+            if line.startswith("vllm:spec_decode_num_accepted_tokens_per_pos_total{")
+        ]
+        assert len(by_position) == 5 and sum(by_position) == accepted
+        assert drafts <= drafted and accepted <= drafted
+        assert drafted <= metric(edge, "quire:verify_link_draft_tokens_total")
+        usage = alone.completions.create(
+            model="demo", prompt="Once", max_tokens=1
+        ).usage.completion_tokens_details
+        assert usage.accepted_prediction_tokens == 0
+        assert usage.rejected_prediction_tokens == 0
         # The cloud's side; drafts that came too late came, too.
         assert metric(cloud, "quire:verify_links") == 1
         assert metric(cloud, "quire:verify_links_opened_total") == 1
@@ -210,17 +229,23 @@ def test_limits_of_a_key_hold_over_a_link(key_file, tmp_path):
         with pytest.raises(openai.RateLimitError) as refused:
             tell(4)
         assert "1 requests at a time" in refused.value.message
+        assert int(refused.value.response.headers["retry-after"]) >= 1
         for _ in first:
             pass
         # It took more tokens than a minute has.
         with pytest.raises(openai.RateLimitError) as refused:
             tell(4)
         assert "100 tokens" in refused.value.message
-        # As for the key's own clients.
-        with pytest.raises(openai.RateLimitError):
+        # As the key's own clients are told.
+        with pytest.raises(openai.RateLimitError) as direct:
             cloud.client(KEY).completions.create(
                 model="demo", prompt="Once", max_tokens=4
             )
+        waits = [
+            int(error.value.response.headers["retry-after"])
+            for error in (refused, direct)
+        ]
+        assert waits[0] > 1 and abs(waits[0] - waits[1]) <= 2
     finally:
         assert edge.stop() == 0
         assert cloud.stop() == 0
@@ -243,6 +268,8 @@ def test_what_is_refused(key_file, tmp_path):
         wrong.write_text("wrong\n")
         answer = run("--verify-url", cloud.url, "--verify-api-key-file", str(wrong))
         assert answer.returncode == 64 and "401" in answer.stderr
+        # It ends: nothing is to be tried again.
+        assert "again" not in answer.stderr
         answer = run("--verify-url", cloud.url)
         assert answer.returncode == 64 and "401" in answer.stderr
         # A server that accepts no links.
@@ -254,12 +281,61 @@ def test_what_is_refused(key_file, tmp_path):
             ["--verify-url", cloud.url, "--speculative-model", "[ngram]"],
             ["--verify-url", cloud.url, "--enable-verify-link"],
             ["--verify-ca", "x.pem"],
+            ["--verify-url", cloud.url, "--verify-ca", "/nonexistent"],
+            ["--verify-url", cloud.url, "--verify-api-key-file", "/nonexistent"],
+            ["--verify-url", "https://127.0.0.1:1", "--verify-ca", key_file],
         ):
             answer = run(*options)
             assert answer.returncode == 64 and "--verify" in answer.stderr
+        answer = run("--offline", "draft")
+        assert answer.returncode == 64
+        assert "--offline draft needs --verify-url" in answer.stderr
+        # What drafts may not be larger than what verifies.
+        small = Server(
+            str(ROOT / "models" / "demo-draft"), "--enable-verify-link", "-t", "1"
+        )
+        try:
+            answer = run("--verify-url", small.url)
+            assert answer.returncode == 65 and "parameters" in answer.stderr
+            assert "again" not in answer.stderr
+        finally:
+            assert small.stop() == 0
         # Whoever is no edge gets an answer.
         assert get(plain.url + "/v1/verify")[0] == 404
         assert get(cloud.url + "/v1/verify")[0] == 401
     finally:
         assert cloud.stop() == 0
         assert plain.stop() == 0
+
+
+def test_a_certificate_that_is_not_trusted_ends_the_edge(tmp_path):
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+        " -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+        f" -keyout {key} -out {certificate}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    cloud = subprocess.Popen(
+        [str(BINARY), "serve", "--port", "0", "--enable-verify-link", "-t", "1",
+         "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        banner = ""
+        for line in cloud.stdout:
+            banner += line
+            if line.strip().startswith("ready in"):
+                break
+        port = re.search(r"https://127.0.0.1:(\d+)", banner).group(1)
+        answer = run("--verify-url", f"https://127.0.0.1:{port}")
+        assert answer.returncode == 64
+        assert "certificate is not trusted" in answer.stderr
+        assert "again" not in answer.stderr
+    finally:
+        cloud.terminate()
+        cloud.communicate(timeout=60)

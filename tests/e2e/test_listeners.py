@@ -35,6 +35,12 @@ def start(*args):
     raise RuntimeError(process.communicate()[1])
 
 
+def run(*args, input=""):
+    return subprocess.run(
+        [str(BINARY), *map(str, args)], input=input, capture_output=True, text=True, timeout=120
+    )
+
+
 def stop(process):
     process.terminate()
     process.communicate(timeout=60)
@@ -79,9 +85,20 @@ def test_unix_socket():
                 {"Content-Type": "application/json"},
             )
             assert connection.getresponse().status == 200
+            connection.close()
+            for url in (f"unix:{path}", f"unix://{path}"):
+                assert run("drain", "--url", url, "--timeout", "60").returncode == 0
+            chat = run(
+                "chat", "--url", f"unix:{path}", "--temperature", "0",
+                input="What is 7 + 5?\n",
+            )
+            assert chat.returncode == 0 and "12" in chat.stdout, chat.stderr
         finally:
             assert stop(process) == 0
         assert not os.path.exists(path)
+        gone = run("drain", "--url", f"unix:{path}")
+        assert gone.returncode == 69 and path in gone.stderr
+        assert run("drain", "--url", "unix:").returncode == 64
 
 
 def test_tls():
@@ -105,8 +122,29 @@ def test_tls():
             assert status == 200 and '"data"' in text
             with pytest.raises(OSError):
                 get(f"http://127.0.0.1:{port}/health")
+            url = f"https://127.0.0.1:{port}"
+            own = ["--url", url, "--ca-file", certificate]
+            assert run("drain", *own).returncode == 0
+            chat = run("chat", *own, "--temperature", "0", input="What is 7 + 5?\n")
+            assert chat.returncode == 0 and "12" in chat.stdout, chat.stderr
+            stranger = run("drain", "--url", url)
+            assert stranger.returncode == 69
+            assert "the system's certificates" in stranger.stderr
+            for wrong in (key, "/nowhere.pem"):
+                result = run("drain", "--url", url, "--ca-file", wrong)
+                assert result.returncode == 64 and wrong in result.stderr
         finally:
             assert stop(process) == 0
+
+
+def test_files_of_tls_that_are_none_say_why(tmp_path):
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate\n")
+    for path, why in (("/nowhere.pem", "No such file"), (text, "holds none in PEM")):
+        result = run("serve", "--port", "0", "--ssl-certfile", path, "--ssl-keyfile", path)
+        assert result.returncode == 64
+        assert f"TLS certificate {path}: " in result.stderr and why in result.stderr
+        assert "error:" not in result.stderr
 
 
 def test_certificate_without_key_is_a_usage_error():

@@ -294,7 +294,7 @@ class Metrics(http.server.BaseHTTPRequestHandler):
         ([(0, 0)], ["--settle", "0.3"], 0, 1, 0.3),
         ([(1, 0)], ["--timeout", "0.3"], 75, 1, 0.3),
         # The timeout includes the time to settle.
-        ([(0, 0)], ["--settle", "60", "--timeout", "0.3"], 0, 1, 0.3),
+        ([(0, 0)], ["--settle", "60", "--timeout", "0.3"], 64, 0, 0),
     ],
 )
 def test_drain_waits_for_what_runs_and_waits(
@@ -316,3 +316,19 @@ def test_drain_waits_for_what_runs_and_waits(
     assert result.returncode == code, result.stderr
     assert server.num_polls >= least_polls
     assert least_seconds <= time.monotonic() - start < 60
+
+
+def test_drain_is_over_when_the_server_has_gone():
+    server = http.server.HTTPServer(("127.0.0.1", 0), Metrics)
+    server.figures, server.num_polls = [(1, 0)] * 2, 0
+    url = f"http://127.0.0.1:{server.server_port}"
+    process = popen(["quire", "drain", "--url", url], stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(2):
+            server.handle_request()
+        server.server_close()
+        assert process.wait(timeout=60) == 0
+        assert "the server has ended" in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()

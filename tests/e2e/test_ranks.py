@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import pathlib
 import subprocess
 
 import pytest
@@ -68,6 +69,8 @@ def test_same_as_one_process(expected, tensor, pipeline, speculation):
     assert f"{tensor * pipeline} processes, tensor parallel {tensor}" in banner
     if pipeline > 1:
         assert f"pipeline parallel {pipeline}" in banner
+    # Of all stages.
+    assert "parameters   5.25M" in banner
     for (text, logprobs), (expected_text, expected_logprobs) in zip(
         answers, expected
     ):
@@ -96,6 +99,35 @@ def test_stages_that_cannot_be_are_refused():
     assert refused.returncode == 64
     assert "--pipeline-parallel-size 63: " in refused.stderr
     assert "layers" in refused.stderr
+
+
+def test_a_split_that_the_blocks_forbid_is_refused_before_anything_starts():
+    """768 columns are three blocks of 256: four heads are not all that counts."""
+    refused = subprocess.run(
+        [str(BINARY), "generate", "--prompt", "x", "-n", "1", "--device", "cpu",
+         "--quantization", "q4_k", "-tp", "4"],
+        capture_output=True, text=True, timeout=60,
+    )
+    assert refused.returncode == 64
+    assert refused.stderr == (
+        "quire: --tensor-parallel-size 4: intermediate_size 768 can be cut every "
+        "256, into 3 parts at most, which is not enough for 4 ranks; with these "
+        "weights 1 or 2 work\n"
+    )
+
+
+@pytest.mark.skipif(
+    pathlib.Path("/dev/nvidia0").exists(), reason="this machine has a GPU"
+)
+def test_a_missing_gpu_is_one_exit_code_on_several_ranks():
+    """Whichever rank is the first to miss it."""
+    for _ in range(3):
+        refused = subprocess.run(
+            [str(BINARY), "generate", "--prompt", "x", "-n", "1",
+             "--device", "cuda", "-tp", "2"],
+            capture_output=True, text=True, timeout=60,
+        )
+        assert refused.returncode == 69, refused.stderr
 
 
 @pytest.mark.parametrize("method", ["eagle3", "mtp"])

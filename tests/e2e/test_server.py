@@ -352,6 +352,9 @@ def test_version_and_usage_errors():
         (["serve", "--dtype", "int3"], "--dtype"),
         (["serve", "--kv-cache-dtype", "fp4"], "--kv-cache-dtype"),
         (["serve", "--max-model-len", "-5"], "--max-model-len"),
+        (["serve", "--max-body-size", "0"], "--max-body-size"),
+        (["serve", "--api-key", ""], "--api-key"),
+        (["serve", "--api-key-file", ""], "--api-key-file"),
     ):
         result = run(*arguments)
         assert result.returncode == 64 and word in result.stderr, result.stderr

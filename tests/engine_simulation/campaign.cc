@@ -56,20 +56,37 @@ void WriteAll(int fd, absl::string_view text) {
   }
 }
 
+absl::Status RunSeed(uint64_t seed, HistoryKind kind, int64_t max_steps,
+                     Progress* progress) {
+  progress->seed = seed;
+  progress->steps_before = progress->coverage[Covered::kSteps];
+  alarm(kMaxSecondsPerHistory);
+  const Outcome outcome = Simulate(DrawHistory(seed, kind), max_steps,
+                                   &progress->coverage, nullptr);
+  alarm(0);
+  return outcome.status;
+}
+
 }  // namespace
 
 absl::Status RunSeeds(uint64_t first_seed, uint64_t stride, int64_t max_steps,
                       Progress* progress) {
   for (uint64_t seed = first_seed;
        progress->coverage[Covered::kSteps] < max_steps; seed += stride) {
-    progress->seed = seed;
-    progress->steps_before = progress->coverage[Covered::kSteps];
-    alarm(kMaxSecondsPerHistory);
-    const Outcome outcome =
-        Simulate(DrawHistory(seed), max_steps - progress->steps_before,
-                 &progress->coverage, nullptr);
-    alarm(0);
-    QUIRE_RETURN_IF_ERROR(outcome.status);
+    QUIRE_RETURN_IF_ERROR(
+        RunSeed(seed, HistoryKind::kAny,
+                max_steps - progress->coverage[Covered::kSteps], progress));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunDraftedSeeds(uint64_t first_seed, uint64_t stride,
+                             int64_t num_cases, Progress* progress) {
+  for (uint64_t seed = first_seed;
+       progress->coverage[Covered::kDraftedHistories] < num_cases;
+       seed += stride) {
+    QUIRE_RETURN_IF_ERROR(
+        RunSeed(seed, HistoryKind::kDrafted, INT64_MAX, progress));
   }
   return absl::OkStatus();
 }
@@ -142,6 +159,16 @@ absl::Status RunSeedsApart(uint64_t first_seed, uint64_t stride,
                            int64_t max_steps, Progress* progress) {
   Campaign campaign([=](Progress* shared) {
     return RunSeeds(first_seed, stride, max_steps, shared);
+  });
+  absl::Status status = campaign.Wait();
+  *progress = campaign.progress();
+  return status;
+}
+
+absl::Status RunDraftedSeedsApart(uint64_t first_seed, uint64_t stride,
+                                  int64_t num_cases, Progress* progress) {
+  Campaign campaign([=](Progress* shared) {
+    return RunDraftedSeeds(first_seed, stride, num_cases, shared);
   });
   absl::Status status = campaign.Wait();
   *progress = campaign.progress();

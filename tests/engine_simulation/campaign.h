@@ -34,6 +34,11 @@ inline constexpr int kMaxSecondsPerHistory = 60;
 absl::Status RunSeeds(uint64_t first_seed, uint64_t stride, int64_t max_steps,
                       Progress* progress);
 
+// The same for histories of HistoryKind::kDrafted, whole ones, until in
+// num_cases of them drafts were verified.
+absl::Status RunDraftedSeeds(uint64_t first_seed, uint64_t stride,
+                             int64_t num_cases, Progress* progress);
+
 // A forked process. Thread-compatible; fork only while no other thread runs.
 class Campaign {
  public:
@@ -61,10 +66,12 @@ class Campaign {
   std::string text_;
 };
 
-// RunSeeds and Simulate, each in a child of its own; *progress is what the
+// What has the same name, each in a child of its own; *progress is what the
 // child left.
 absl::Status RunSeedsApart(uint64_t first_seed, uint64_t stride,
                            int64_t max_steps, Progress* progress);
+absl::Status RunDraftedSeedsApart(uint64_t first_seed, uint64_t stride,
+                                  int64_t num_cases, Progress* progress);
 absl::Status SimulateApart(const History& history, int64_t max_steps);
 
 }  // namespace quire

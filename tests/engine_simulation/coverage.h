@@ -31,6 +31,7 @@ enum class Covered : uint8_t {
   kEmbeddedCached,      // With a part from the prefix cache.
   kEmbeddedEveryToken,  // Which must not have one.
   kEmbeddedPreempted,
+  kDraftedHistories,  // In which drafts were verified.
   kDraftTokens,
   kAcceptedTokens,
   kDrafterFailures,
@@ -102,6 +103,7 @@ struct Coverage {
         "with cached tokens",
         "of every token",
         "preempted on the way",
+        "histories with drafts",
         "drafts",
         "accepted",
         "drafters failed",

@@ -12,7 +12,7 @@ namespace {
 
 class HistoryDrawer {
  public:
-  explicit HistoryDrawer(uint64_t seed) : random_(seed) {
+  HistoryDrawer(uint64_t seed, HistoryKind kind) : kind_(kind), random_(seed) {
     history_.seed = seed;
   }
   History Draw();
@@ -45,6 +45,7 @@ class HistoryDrawer {
     return values[random_.Below(kSize)];
   }
 
+  const HistoryKind kind_;
   SimulationRandom random_;
   History history_;
   std::vector<std::vector<int32_t>> documents_;
@@ -93,7 +94,7 @@ void HistoryDrawer::DrawDrafter() {
   const auto chance = [&random](int per_1000) {
     return static_cast<int>(random.Below(1000)) < per_1000;
   };
-  if (!chance(600)) return;
+  if (!chance(600) && kind_ != HistoryKind::kDrafted) return;
   EngineOptions& options = history_.options;
   options.num_speculative_tokens =
       static_cast<int>(random.Between(1, chance(500) ? 4 : 20));
@@ -234,7 +235,9 @@ PlannedModelFault HistoryDrawer::DrawFault(const Request& request) {
 }
 
 void HistoryDrawer::DrawRequests() {
-  const int num_requests = Between(1, OneOf({8, 40, 120}));
+  const int num_requests = kind_ == HistoryKind::kDrafted
+                               ? Between(1, 6)
+                               : Between(1, OneOf({8, 40, 120}));
   const int arrivals_per_1000 = OneOf({20, 100, 400, 1000});
   const int burst_size = Between(1, 5);
   const int aborts_per_1000 = OneOf({0, 50, 500});
@@ -434,7 +437,9 @@ int MaxNumTokens(const EngineOptions& options) {
                   options.num_blocks * options.block_size);
 }
 
-History DrawHistory(uint64_t seed) { return HistoryDrawer(seed).Draw(); }
+History DrawHistory(uint64_t seed, HistoryKind kind) {
+  return HistoryDrawer(seed, kind).Draw();
+}
 
 std::string Describe(const History& history) {
   static constexpr const char* kFaults[] = {"is refused",

@@ -140,8 +140,13 @@ struct History {
   int shutdown_delay = -1;
 };
 
-// A pure function of the seed.
-History DrawHistory(uint64_t seed);
+enum class HistoryKind : uint8_t {
+  kAny,
+  kDrafted,  // With a drafter and few requests: many cases in little time.
+};
+
+// A pure function of its arguments.
+History DrawHistory(uint64_t seed, HistoryKind kind = HistoryKind::kAny);
 
 // Tokens that a sequence can have under these options.
 int MaxNumTokens(const EngineOptions& options);

@@ -25,11 +25,16 @@ constexpr int kReportEveryMs = 60'000;
 struct Args {
   uint64_t seed = 1;
   int64_t steps = 1'000'000;
+  int64_t drafted_cases = 0;  // Not 0: in place of steps.
   int jobs = 1;
   bool trace = false;
   bool no_shrink = false;
   std::string bug;
 };
+
+HistoryKind KindOf(const Args& args) {
+  return args.drafted_cases > 0 ? HistoryKind::kDrafted : HistoryKind::kAny;
+}
 
 void Print(const std::string& line) { std::printf("%s\n", line.c_str()); }
 
@@ -51,10 +56,11 @@ void ReportFailure(const Args& args, const Campaign& campaign,
                    const absl::Status& status) {
   const uint64_t seed = campaign.progress().seed;
   const int64_t num_steps = campaign.progress().num_steps();
-  std::printf("FAILED: %s\nreplay: --seed %llu --steps %lld%s%s\n",
+  std::printf("FAILED: %s\nreplay: --seed %llu --steps %lld%s%s%s\n",
               std::string(status.message()).c_str(),
               static_cast<unsigned long long>(seed),
               static_cast<long long>(num_steps),
+              args.drafted_cases > 0 ? " --drafted-cases 1" : "",
               args.bug.empty() ? "" : " --bug ", args.bug.c_str());
   if (args.no_shrink) return;
   const std::string signature = SignatureOf(status);
@@ -63,7 +69,8 @@ void ReportFailure(const Args& args, const Campaign& campaign,
   const auto fails = [&](const History& history) {
     return SignatureOf(SimulateApart(history, max_steps)) == signature;
   };
-  const History small = Shrink(DrawHistory(seed), fails, kMaxShrinkRuns);
+  const History small =
+      Shrink(DrawHistory(seed, KindOf(args)), fails, kMaxShrinkRuns);
   std::printf("\nshrunk:\n%s\n", Describe(small).c_str());
   PrintTrace(small, max_steps);
 }
@@ -78,11 +85,15 @@ int Run(const Args& args) {
   std::vector<std::unique_ptr<Campaign>> campaigns;
   std::vector<pollfd> fds;
   for (int i = 0; i < args.jobs; ++i) {
-    const int64_t share = args.steps / args.jobs + (i < args.steps % args.jobs);
-    campaigns.push_back(
-        std::make_unique<Campaign>([&args, i, share](Progress* progress) {
-          return RunSeeds(args.seed + i, args.jobs, share, progress);
-        }));
+    const int64_t total =
+        args.drafted_cases > 0 ? args.drafted_cases : args.steps;
+    const int64_t share = total / args.jobs + (i < total % args.jobs);
+    campaigns.push_back(std::make_unique<Campaign>([&args, i,
+                                                    share](Progress* progress) {
+      return args.drafted_cases > 0
+                 ? RunDraftedSeeds(args.seed + i, args.jobs, share, progress)
+                 : RunSeeds(args.seed + i, args.jobs, share, progress);
+    }));
     fds.push_back({campaigns.back()->fd(), POLLIN, 0});
   }
   const auto total = [&campaigns] {
@@ -144,6 +155,10 @@ int main(int argc, char** argv) {
   app.add_option("--seed", args.seed, "Of the first history");
   app.add_option("--steps", args.steps, "Of the engine, in all")
       ->check(CLI::PositiveNumber);
+  app.add_option("--drafted-cases", args.drafted_cases,
+                 "In place of --steps: small histories with a drafter, until "
+                 "drafts were verified in so many")
+      ->check(CLI::PositiveNumber);
   app.add_option("--jobs", args.jobs, "Processes")->check(CLI::Range(1, 256));
   app.add_flag("--trace", args.trace,
                "Print what happens in the first history, and stop");
@@ -152,7 +167,8 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (!args.bug.empty() && !quire::PlantBug(args.bug)) return 2;
   if (args.trace) {
-    const quire::History history = quire::DrawHistory(args.seed);
+    const quire::History history =
+        quire::DrawHistory(args.seed, quire::KindOf(args));
     quire::Print(quire::Describe(history));
     quire::PrintTrace(history, args.steps);
     return 0;

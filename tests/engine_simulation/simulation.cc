@@ -600,9 +600,12 @@ std::string SignatureOf(const absl::Status& status) {
 
 Outcome Simulate(const History& history, int64_t max_steps, Coverage* coverage,
                  const TraceSink& trace) {
+  const int64_t num_drafts_before = (*coverage)[Covered::kDraftTokens];
   Simulation simulation(history, max_steps, coverage, trace);
   Outcome outcome;
   outcome.status = simulation.Run();
+  (*coverage)[Covered::kDraftedHistories] +=
+      (*coverage)[Covered::kDraftTokens] > num_drafts_before;
   outcome.num_steps = simulation.num_steps();
   return outcome;
 }

@@ -6,15 +6,17 @@
 
 #include "gtest/gtest.h"
 #include "tests/front_end/figure.h"
+#include "tests/front_end/server_process.h"
 
 namespace quire {
 
 inline void ExpectFigures(const std::vector<Figure>& figures) {
   EXPECT_FALSE(figures.empty());
   for (const Figure& figure : figures) {
-    if (figure.is_timing) continue;
+    if (DependsOnTheMachine(figure)) continue;
     EXPECT_TRUE(IsKept(figure)) << Describe(figure);
   }
+  EXPECT_EQ(ServerProcess::num_sanitizer_reports(), 0);
 }
 
 }  // namespace quire

@@ -21,6 +21,8 @@ struct Figure {
 
 // A value that is no number is a broken promise.
 bool IsKept(const Figure& figure);
+// Not a count: of time, or of memory under a sanitizer, which takes its own.
+bool DependsOnTheMachine(const Figure& figure);
 std::string Describe(const Figure& figure);
 
 // Of sorted or unsorted values; 0 of none.

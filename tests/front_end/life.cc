@@ -216,19 +216,25 @@ std::vector<Figure> RunOverload(double seconds) {
   const auto client = MakeClient(*server);
   if (client == nullptr) return {{name + "client not connected", 1}};
   const HttpMessage message = Message(StreamBody(kNumTokens));
-  // Each asks again as soon as it was answered; who was refused, after the
-  // second that Retry-After says, or four times the load would be one of
-  // refusals only.
+  // Each asks again as soon as it was answered; who was refused, after a while,
+  // as Retry-After says, or four times the load would be one of refusals only.
+  // They begin one after the other: four times the rate is not four hundred
+  // connects in one moment, which is RunConnectStorm's, and all of which would
+  // come back together.
+  constexpr double kPause = 0.2;
   const auto run = [&](int num_clients, Totals* totals) {
     std::vector<Client> clients(num_clients, Client(totals));
-    std::vector<double> next_start(num_clients, 0);
     const double begin = MonotonicSeconds();
+    std::vector<double> next_start(num_clients);
+    for (int i = 0; i < num_clients; ++i) {
+      next_start[i] = begin + kPause * i / num_clients;
+    }
     while (MonotonicSeconds() - begin < seconds) {
       const double now = MonotonicSeconds();
       for (int i = 0; i < num_clients; ++i) {
         if (clients[i].is_open() || now < next_start[i]) continue;
         clients[i].Start(client.get(), message);
-        next_start[i] = now + 0.2;
+        next_start[i] = now + kPause;
       }
       client->Poll(0.002);
     }

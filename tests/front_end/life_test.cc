@@ -17,5 +17,7 @@ TEST(LifeTest, ManyRequests) { ExpectFigures(RunManyRequests(4000)); }
 
 TEST(LifeTest, SystemFaults) { ExpectFigures(RunSystemFaults()); }
 
+TEST(LifeTest, IdleProgram) { ExpectFigures(RunIdleProgram(0.1)); }
+
 }  // namespace
 }  // namespace quire

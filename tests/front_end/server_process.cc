@@ -19,9 +19,12 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "server/http/test_client.h"
+#include "tests/front_end/sanitized.h"
 
 namespace quire {
 namespace {
+
+int num_reports = 0;
 
 std::string ReadFile(const std::string& path) {
   std::ifstream file(path);
@@ -124,7 +127,21 @@ std::unique_ptr<ServerProcess> ServerProcess::Start(
   return nullptr;
 }
 
+int ServerProcess::num_sanitizer_reports() { return num_reports; }
+
+void ServerProcess::CollectSanitizerReport() {
+  // A second signal ends what still runs.
+  for (int i = 0; i < 2 && IsAlive(); ++i) Terminate(absl::Seconds(10));
+  const std::string text = ErrorText();
+  if (absl::StrContains(text, "Sanitizer") ||
+      absl::StrContains(text, "runtime error:")) {
+    std::fprintf(stderr, "%s\n", text.c_str());
+    ++num_reports;
+  }
+}
+
 ServerProcess::~ServerProcess() {
+  if (kIsSanitized && pid_ > 0) CollectSanitizerReport();
   if (pid_ > 0 && !exit_code_.has_value()) {
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);

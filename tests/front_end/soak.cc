@@ -2,7 +2,8 @@
 //
 //   soak [--brief] [--only NAME]...
 //
-// Exits with 1 if one is broken.
+// Exits with 1 if one is broken. Built with a sanitizer it holds counts, leaks
+// and order only, and what the sanitizer finds in the servers.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -15,6 +16,8 @@
 #include "tests/front_end/figure.h"
 #include "tests/front_end/life.h"
 #include "tests/front_end/request_table.h"
+#include "tests/front_end/sanitized.h"
+#include "tests/front_end/server_process.h"
 #include "tests/front_end/streams.h"
 
 namespace quire {
@@ -87,20 +90,44 @@ int Main(int argc, char** argv) {
   app.add_flag("--brief", is_brief, "every figure, in less time");
   app.add_option("--only", only, "parts by name");
   CLI11_PARSE(app, argc, argv);
+  const std::vector<Part> parts = Parts(is_brief);
+  for (const std::string& name : only) {
+    if (std::any_of(parts.begin(), parts.end(),
+                    [&](const Part& part) { return name == part.name; })) {
+      continue;
+    }
+    std::fprintf(stderr, "soak: '%s' is no part; there are", name.c_str());
+    for (const Part& part : parts) std::fprintf(stderr, " %s", part.name);
+    std::fprintf(stderr, "\n");
+    return 64;
+  }
   int num_broken = 0;
   int num_figures = 0;
   std::printf("| %-58s | %-16s | %-11s | %s |\n", "promise", "measured",
               "target", "");
   std::printf("|---|---|---|---|\n");
-  for (const Part& part : Parts(is_brief)) {
+  for (const Part& part : parts) {
     if (!only.empty() &&
         std::find(only.begin(), only.end(), part.name) == only.end()) {
       continue;
     }
-    for (const Figure& figure : part.run()) {
+    if (kIsSanitized && std::string(part.name).rfind("failing_", 0) == 0) {
+      std::printf("skipped: %s: a sanitizer takes the calls itself\n",
+                  part.name);
+      continue;
+    }
+    const int num_reports = ServerProcess::num_sanitizer_reports();
+    std::vector<Figure> figures = part.run();
+    if (kIsSanitized) {
+      figures.push_back(
+          {std::string(part.name) + ": found by the sanitizer",
+           double(ServerProcess::num_sanitizer_reports() - num_reports)});
+    }
+    for (const Figure& figure : figures) {
       std::printf("%s\n", Describe(figure).c_str());
       ++num_figures;
-      num_broken += !IsKept(figure);
+      num_broken +=
+          !IsKept(figure) && !(kIsSanitized && DependsOnTheMachine(figure));
     }
     std::fflush(stdout);
   }

@@ -1,5 +1,6 @@
 // Any bytes as a model in a GGUF file: configuration, names of tensors,
-// tokenizer. What follows the last byte 0xFF is a text to encode.
+// tokenizer. What follows the last byte 0xFF, at most 192 bytes, is a text to
+// encode.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -30,7 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string input(reinterpret_cast<const char*>(data), size);
   const size_t border = input.rfind('\xFF');
   const std::string text =
-      border == std::string::npos ? "a b" : input.substr(border + 1);
+      border == std::string::npos ? "a b" : input.substr(border + 1, 192);
   const auto file =
       quire::GgufFile::Parse(absl::MakeConstSpan(data, size), "fuzz");
   RequireNamed(file.status());

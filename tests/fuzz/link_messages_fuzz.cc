@@ -1,24 +1,58 @@
 // Frames of a verify link as the other side sends them, read by both sides and
-// given to the drafter: what is accepted has the same payload when it is
-// encoded again, and no draft leaves the vocabulary.
+// given to the drafter: what is accepted has the same payload, byte for byte,
+// when it is encoded again, and no draft leaves the vocabulary.
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "engine/base/status.h"
 #include "engine/speculative/link/link_drafter.h"
 #include "engine/speculative/link/link_messages.h"
+#include "engine/speculative/link/vocabulary.h"
 
 namespace quire {
 namespace {
 
 constexpr int kVocabSize = 1000;
 
-void CheckSame(absl::string_view payload, const std::string& frame) {
-  // Lists of breakers are sorted and made unique where they are read.
+// `frame` is what was read from `payload`, encoded again; empty: it was
+// refused.
+void CheckSame(LinkFrameType type, absl::string_view payload,
+               const std::string& frame) {
+  if (frame.empty()) return;
+  LinkFrameReader reader;
+  reader.Append(frame);
+  const auto again = reader.Next();
+  QUIRE_CHECK(again.ok() && again->has_value());
+  QUIRE_CHECK((*again)->type == type);
+  QUIRE_CHECK((*again)->payload == payload);
+}
+
+// Lists of breakers are sorted and made unique where they are read: with them
+// the second reading decides.
+void CheckSubmit(absl::string_view payload, Request request, absl::Time now) {
+  std::string frame;
+  QUIRE_CHECK(AppendSubmit(request, now, &frame));
+  if (request.sampling.dry_breakers == nullptr) {
+    return CheckSame(LinkFrameType::kSubmit, payload, frame);
+  }
   QUIRE_CHECK(frame.size() <= kLinkHeaderBytes + payload.size());
+  auto again =
+      ParseSubmit(absl::string_view(frame).substr(kLinkHeaderBytes), now);
+  QUIRE_CHECK(again.ok());
+  std::string second;
+  QUIRE_CHECK(AppendSubmit(*again, now, &second));
+  QUIRE_CHECK(second == frame);
+  QUIRE_CHECK(again->sampling.dry_breakers->sequences() ==
+              request.sampling.dry_breakers->sequences());
+  QUIRE_CHECK(again->prompt_token_ids == request.prompt_token_ids);
+  again->sampling.dry_breakers = request.sampling.dry_breakers;
+  // Pointers, whose contents `second` has compared.
+  again->sampling.bad_words = request.sampling.bad_words;
+  QUIRE_CHECK(again->sampling == request.sampling);
 }
 
 void CheckProposals(LinkDrafter& drafter) {
@@ -42,18 +76,27 @@ void ReadFrame(const LinkFrameReader::Frame& frame, LinkDrafter& drafter) {
   QUIRE_CHECK(frame.payload.size() <= MaxLinkPayload(frame.type));
   std::string again;
   switch (frame.type) {
-    case LinkFrameType::kHello:
-    case LinkFrameType::kWelcome: {
+    case LinkFrameType::kHello: {
       const auto peer = ParseHello(frame.payload);
       if (peer.ok()) AppendHello(*peer, &again);
       break;
     }
-    case LinkFrameType::kRefusal:
-      QUIRE_CHECK(!ParseRefusal(frame.payload).ok());
+    case LinkFrameType::kWelcome: {
+      const auto peer = ParseWelcome(frame.payload);
+      if (peer.ok()) AppendWelcome(*peer, &again);
       break;
+    }
+    case LinkFrameType::kRefusal: {
+      const auto refusal = ParseRefusal(frame.payload);
+      if (!refusal.ok()) break;
+      QUIRE_CHECK(!refusal->reason.ok());
+      AppendRefusal(*refusal, &again);
+      NameDifference(refusal->vocabulary, [](int32_t) { return "a"; });
+      break;
+    }
     case LinkFrameType::kSubmit: {
-      const auto request = ParseSubmit(frame.payload, now);
-      if (request.ok()) QUIRE_CHECK(AppendSubmit(*request, now, &again));
+      auto request = ParseSubmit(frame.payload, now);
+      if (request.ok()) CheckSubmit(frame.payload, *std::move(request), now);
       break;
     }
     case LinkFrameType::kAbort: {
@@ -81,7 +124,7 @@ void ReadFrame(const LinkFrameReader::Frame& frame, LinkDrafter& drafter) {
       break;
     }
   }
-  CheckSame(frame.payload, again);
+  CheckSame(frame.type, frame.payload, again);
 }
 
 }  // namespace

@@ -7,9 +7,11 @@
 // object on one line, in the order that clients rely on, and all of them
 // together must hold the same text as the answer in one piece.
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,7 +22,6 @@
 #include "engine/base/status.h"
 #include "server/api_call.h"
 #include "server/fake_tokenizer.h"
-#include "server/json_text.h"
 
 namespace quire {
 namespace {
@@ -164,11 +165,81 @@ struct Texts {
   bool operator==(const Texts&) const = default;
 };
 
-std::string StringAt(const Json& object, const char* name) {
-  const auto found = object.find(name);
-  return found != object.end() && found->is_string() ? found->get<std::string>()
-                                                     : "";
-}
+// What a client takes from a chunk or from the whole answer, without the tree:
+// to build it took most of an execution.
+class AnswerReader final : public nlohmann::json_sax<Json> {
+ public:
+  struct Choice {
+    int64_t index = -1;
+    std::string text;  // Or content.
+    std::string finish_reason;
+    bool has_role = false;
+    bool has_finish_reason = false;
+  };
+
+  // Aborts unless `text` is one JSON object.
+  explicit AnswerReader(absl::string_view text) {
+    QUIRE_CHECK(Json::sax_parse(text.data(), text.data() + text.size(), this));
+  }
+
+  bool has_error() const { return has_error_; }
+  const std::vector<Choice>& choices() const { return choices_; }
+
+  bool null() override { return depth_ > 0; }
+  bool boolean(bool) override { return depth_ > 0; }
+  bool number_integer(number_integer_t) override { return depth_ > 0; }
+  bool number_unsigned(number_unsigned_t value) override {
+    if (IsInChoice() && keys_[3] == "index") {
+      choices_.back().index = static_cast<int64_t>(value);
+    }
+    return depth_ > 0;
+  }
+  bool number_float(number_float_t, const string_t&) override {
+    return depth_ > 0;
+  }
+  bool string(string_t& value) override {
+    if (IsInChoice() && keys_[3] == "finish_reason") {
+      choices_.back().finish_reason = value;
+    } else if ((IsInChoice() && keys_[3] == "text") ||
+               (IsInMessage() && keys_[4] == "content")) {
+      choices_.back().text = value;
+    }
+    return depth_ > 0;
+  }
+  bool binary(binary_t&) override { return false; }
+  bool start_object(std::size_t) override {
+    if (++depth_ == 3 && keys_[1] == "choices") choices_.emplace_back();
+    return true;
+  }
+  bool start_array(std::size_t) override { return depth_++ > 0; }
+  bool end_object() override { return depth_-- > 0; }
+  bool end_array() override { return depth_-- > 0; }
+  bool key(string_t& key) override {
+    if (depth_ < static_cast<int>(keys_.size())) keys_[depth_] = key;
+    has_error_ |= depth_ == 1 && key == "error";
+    if (IsInChoice()) {
+      choices_.back().has_finish_reason |= key == "finish_reason";
+    }
+    if (IsInMessage()) choices_.back().has_role |= key == "role";
+    return true;
+  }
+  bool parse_error(std::size_t, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    return false;
+  }
+
+ private:
+  bool IsInChoice() const { return depth_ == 3 && keys_[1] == "choices"; }
+  bool IsInMessage() const {
+    return depth_ == 4 && keys_[1] == "choices" &&
+           (keys_[3] == "delta" || keys_[3] == "message");
+  }
+
+  int depth_ = 0;                    // Open objects and arrays.
+  std::array<std::string, 5> keys_;  // The newest of the object at each depth.
+  bool has_error_ = false;
+  std::vector<Choice> choices_;
+};
 
 Texts ReadStream(const Input& input, const std::string& body) {
   const bool is_chat = input.flags & 1;
@@ -182,49 +253,42 @@ Texts ReadStream(const Input& input, const std::string& body) {
     if (event.empty()) continue;
     QUIRE_CHECK(!absl::StrContains(event, '\n'));
     QUIRE_CHECK(absl::ConsumePrefix(&event, "data: "));
-    const auto parsed = ParseJson(event);
-    QUIRE_CHECK(parsed.ok() && parsed->is_object());
+    const AnswerReader parsed(event);
     QUIRE_CHECK(!read.has_failed);  // Nothing comes behind an error.
-    if (parsed->contains("error")) {
+    if (parsed.has_error()) {
       read.has_failed = true;
       continue;
     }
-    for (const Json& choice : (*parsed)["choices"]) {
-      const int index = choice["index"].get<int>();
+    for (const AnswerReader::Choice& choice : parsed.choices()) {
+      const int64_t index = choice.index;
       QUIRE_CHECK(index >= 0 && index < input.num_choices);
       QUIRE_CHECK(read.finish_reasons[index].empty());
       if (is_chat) {
-        const Json& delta = choice["delta"];
-        QUIRE_CHECK(delta.contains("role") == !has_role[index]);
+        QUIRE_CHECK(choice.has_role == !has_role[index]);
         has_role[index] = true;
-        read.texts[index] += StringAt(delta, "content");
-      } else {
-        read.texts[index] += StringAt(choice, "text");
       }
+      read.texts[index] += choice.text;
       // null, or the last of the choice; never empty.
-      QUIRE_CHECK(choice.contains("finish_reason"));
-      read.finish_reasons[index] = StringAt(choice, "finish_reason");
+      QUIRE_CHECK(choice.has_finish_reason);
+      read.finish_reasons[index] = choice.finish_reason;
     }
   }
   return read;
 }
 
 Texts ReadWhole(const Input& input, const Client& client) {
-  const bool is_chat = input.flags & 1;
   Texts read;
   read.texts.resize(input.num_choices);
   read.finish_reasons.resize(input.num_choices);
-  const auto parsed = ParseJson(client.body);
-  QUIRE_CHECK(parsed.ok() && parsed->is_object());
+  const AnswerReader parsed(client.body);
   read.has_failed = client.status != 200;
-  QUIRE_CHECK(read.has_failed == parsed->contains("error"));
+  QUIRE_CHECK(read.has_failed == parsed.has_error());
   if (read.has_failed) return read;
-  const Json& choices = (*parsed)["choices"];
-  QUIRE_CHECK(choices.size() == static_cast<size_t>(input.num_choices));
+  QUIRE_CHECK(parsed.choices().size() ==
+              static_cast<size_t>(input.num_choices));
   for (int i = 0; i < input.num_choices; ++i) {
-    read.texts[i] = is_chat ? StringAt(choices[i]["message"], "content")
-                            : StringAt(choices[i], "text");
-    read.finish_reasons[i] = StringAt(choices[i], "finish_reason");
+    read.texts[i] = parsed.choices()[i].text;
+    read.finish_reasons[i] = parsed.choices()[i].finish_reason;
   }
   return read;
 }

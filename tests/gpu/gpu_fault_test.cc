@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -270,9 +271,12 @@ TEST(GpuFaultTest, EndsEveryRequestAndTheProcess) {
       << refused.body;
 
   EXPECT_EQ(program.WaitForExit(), kExitEngine);
-  EXPECT_EQ(program.ErrorText(),
-            "quire: the engine stopped: GPU error: an illegal address "
-            "(injected)\n");
+  const std::string said = program.ErrorText();
+  EXPECT_TRUE(absl::EndsWith(said,
+                             " ERROR quire: the engine stopped: GPU error: an "
+                             "illegal address (injected)\n"))
+      << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
 }
 
 }  // namespace

@@ -5,11 +5,17 @@ Each repetition starts two ranks of the demo model, which share its matrices or
 are two stages of its layers, on one host or on two (two network namespaces
 joined by a cable; without the right to make them, two loopback addresses),
 checks the answer to a request, then does something to one side while it loads,
-computes a prompt, decodes or drains, and checks what is promised (engine/DESIGN.md, "Several ranks"): who ends, with which code, how
-soon, and that a request in flight gets an error event.
+computes a prompt, decodes, drains or rests, and checks what is promised
+(engine/DESIGN.md, "Several ranks"): who ends, with which code, how soon, that a
+request in flight gets an error event, and that both sides say who was lost. The
+faults: a process is killed; stopped for good; stalled for less than what counts
+as hanging; killed and started again, with whatever ends of that, as the pods of
+a group are.
 
   tools/rank_faults.sh --repetitions 100 --seed 1
   tools/rank_faults.sh --seed 1 --only 17     # repeats one of them
+  tools/rank_faults.sh --repetitions 0        # each combination once
+  tools/rank_faults.sh --cover                # half of them: see cover()
 """
 
 import argparse
@@ -19,6 +25,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -29,10 +36,17 @@ import threading
 import time
 
 TIMEOUT = 2.0  # --worker-timeout: when a rank that hangs is given up.
-SLACK = 3.0  # For a busy machine, beyond what is promised.
+# What is promised, in seconds after a process has died; of one that hangs, after
+# TIMEOUT and a tenth of it. --allowance multiplies them, for a busy machine.
+EVENT = 2.0  # Who waits for an answer has an error.
+EXIT = 5.0  # The processes of the group have ended.
+ORPHAN = 1.0  # A child of a dead leader has ended.
 PROMPT = "Once upon a time there was a little robot"
-FAULTS = ("kill worker", "stop worker", "kill leader", "stall leader")
-MOMENTS = ("load", "prefill", "decode", "drain")
+FAULTS = (
+    "kill worker", "stop worker", "stall worker", "restart worker",
+    "kill leader", "stop leader", "stall leader", "restart leader",
+)
+MOMENTS = ("load", "prefill", "decode", "drain", "idle")
 KINDS = ("tensor", "pipeline")  # --...-parallel-size 2
 CLONE_NEWNET = 0x40000000
 
@@ -143,11 +157,12 @@ class Process:
             return []
 
     def end(self):
-        for pid in [*self.children(), self.pid]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        if self.process.poll() is None:
+            for pid in [*self.children(), self.pid]:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
         self.process.wait()
 
 
@@ -241,9 +256,10 @@ class Run:
 
     answers = {}  # By kind, of the first run: the others must give the same.
 
-    def __init__(self, quire, hosts, random_source, number, scenario):
+    def __init__(self, quire, hosts, random_source, number, scenario, allowance):
         self.quire, self.hosts, self.random = quire, hosts, random_source
         self.kind, self.is_local, self.fault, self.moment = scenario
+        self.allowance = allowance
         self.name = (
             f"{number}: {self.kind}, {'one host' if self.is_local else 'two hosts'}, "
             f"{self.fault}, {self.moment}"
@@ -251,6 +267,7 @@ class Run:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="rank_faults."))
         self.port, self.master_port = free_port(), free_port()
         self.leader = self.worker = self.client = None
+        self.processes = []
 
     def args(self, rank):
         host = self.hosts[rank]
@@ -267,16 +284,22 @@ class Run:
             ]
         return args
 
+    def process(self, rank):
+        name = f"{len(self.processes)}-{'worker' if rank else 'leader'}.log"
+        self.processes.append(
+            Process(self.quire, self.hosts[rank], self.folder, name, self.args(rank))
+        )
+        return self.processes[-1]
+
+    def start_leader(self):
+        self.leader = self.process(0)
+
     def start_worker(self):
         if not self.is_local:
-            self.worker = Process(
-                self.quire, self.hosts[1], self.folder, "worker.log", self.args(1)
-            )
+            self.worker = self.process(1)
 
     def start(self):
-        self.leader = Process(
-            self.quire, self.hosts[0], self.folder, "leader.log", self.args(0)
-        )
+        self.start_leader()
         self.start_worker()
 
     def worker_pid(self):
@@ -311,6 +334,8 @@ class Run:
         expect(first.is_done, f"no answer: {first.error}")
         known = Run.answers.setdefault(self.kind, first.text)
         expect(known == first.text, f"another answer: {first.text}")
+        if self.moment == "idle":
+            return
         if self.moment == "prefill":
             words = self.random.choices(("robot", "tree", "the", "sea"), k=400)
             self.client = self.request(100, prompt=" ".join(words), stream=True)
@@ -355,14 +380,19 @@ class Run:
                 return pid
         except ProcessLookupError:
             pass
-        code = self.leader.wait(5)
+        code = self.leader.wait(EXIT * self.allowance)
         is_in_order = self.moment == "drain" and code == 0
         expect(is_in_order, f"the worker was gone; the leader ends with {code}")
         return None
 
-    def expect_leader_fails(self, since, allowed):
-        code = self.leader.wait(allowed)
-        expect(code is not None, f"the leader still runs after {allowed} s")
+    def after(self, promised, hangs=False):
+        """Seconds that something promised may take."""
+        return ((1.1 * TIMEOUT if hangs else 0) + promised) * self.allowance
+
+    def expect_leader_fails(self, since, hangs=False):
+        code = self.leader.wait(self.after(EXIT, hangs))
+        expect(code is not None, "the leader still runs after "
+               f"{time.monotonic() - since:.1f} s")
         # A request that was over before may have let it drain.
         is_over = self.client is not None and self.client.is_done
         expected = [70]
@@ -371,6 +401,9 @@ class Run:
         if self.moment == "load":
             expected.append(69)  # Before all had joined.
         expect(code in expected, f"the leader ends with {code} instead of 70")
+        self.expect_error_event(since, hangs)
+
+    def expect_error_event(self, since, hangs):
         if self.client is None:
             return
         self.client.join(5)
@@ -381,84 +414,117 @@ class Run:
                f"a request ends without an error event: {self.client.error}")
         expect(self.client.status in (200, 500, 503),
                f"the request was wrong: {self.client.error}")
-        expect(self.client.ended_at - since < allowed, "the error comes too late")
+        took = self.client.ended_at - since
+        expect(took < self.after(EVENT, hangs), f"the error comes after {took:.1f} s")
+
+    def expect_named(self, process, rank, pid):
+        """That a log says which rank was lost, of which host and process."""
+        if process.process.returncode != 0 and self.moment != "load":
+            expect(re.search(rf"rank {rank} \([^)]+, process {pid}\)", process.log),
+                   f"rank {rank} (process {pid}) is not named")
 
     def kill_worker(self):
         since = time.monotonic()
-        if self.hit_worker(signal.SIGKILL) is None:
+        pid = self.hit_worker(signal.SIGKILL)
+        if pid is None:
             return
         if self.moment == "load" and not self.is_local:
-            return self.kill_worker_that_may_not_have_joined()
-        self.expect_leader_fails(since, 5 + SLACK)
-        expect("rank 1" in self.leader.log or self.leader.process.returncode == 0,
-               "rank 1 is not named")
-
-    def kill_worker_that_may_not_have_joined(self):
-        """Before it has joined the leader waits on: a new one takes its place."""
-        code = self.leader.wait(2)
-        if code is not None:
-            expect(code in (69, 70), f"the leader ends with {code}")
-            return
-        self.worker.end()
-        self.start_worker()
-        self.await_ready()
-        answer = self.request(20)
-        answer.join(30)
-        expect(answer.is_done, f"no answer after a restart: {answer.error}")
+            # Before it has joined the leader waits on: a new one takes its place.
+            return self.await_revival()
+        self.expect_leader_fails(since)
+        self.expect_named(self.leader, 1, pid)
 
     def stop_worker(self):
         since = time.monotonic()
         pid = self.hit_worker(signal.SIGSTOP)
         if pid is None:
             return
-        allowed = TIMEOUT + 5 + SLACK
         if self.moment == "load":
             # Before it has joined nobody misses it; then it is given up.
-            code = self.leader.wait(allowed)
+            code = self.leader.wait(self.after(EXIT, hangs=True))
             os.kill(pid, signal.SIGCONT) if not is_gone(pid) else None
             if code is not None:
                 expect(code in (69, 70), f"the leader ends with {code}")
                 return
             self.await_ready()
             return
-        self.expect_leader_fails(since, allowed)
+        self.expect_leader_fails(since, hangs=True)
+        self.expect_named(self.leader, 1, pid)
         if not self.is_local:
             os.kill(pid, signal.SIGCONT)
-            code = self.worker.wait(5 + SLACK)
+            code = self.worker.wait(self.after(EXIT))
             # In good order if the leader was done before it was stopped.
             expect(code == 70 or self.leader.process.returncode == 0,
                    f"the stopped worker ends with {code} instead of 70")
         else:
-            expect(wait_until(lambda: is_gone(pid), 1 + SLACK), "an orphan is left")
+            expect(wait_until(lambda: is_gone(pid), self.after(ORPHAN)),
+                   "an orphan is left")
 
     def kill_leader(self):
         pid = self.worker_pid()
         self.leader.signal(signal.SIGKILL)
-        allowed = (1 if self.is_local else 3) + SLACK
         if self.moment == "load" and not self.is_local:
             # A worker that has not met its leader waits for one.
-            if not wait_until(lambda: self.worker.process.poll() is not None, allowed):
-                self.leader.end()
-                self.leader = Process(
-                    self.quire, self.hosts[0], self.folder, "leader.log",
-                    self.args(0),
-                )
-                self.await_ready()
-            return
+            return self.await_revival()
         if self.is_local:
-            expect(pid is None or wait_until(lambda: is_gone(pid), allowed),
+            expect(pid is None or wait_until(lambda: is_gone(pid), self.after(ORPHAN)),
                    "a worker outlives its leader")
-        else:
-            code = self.worker.wait(allowed)
-            # In good order if the leader had just drained when it was killed.
-            expect(code == 70 or (code == 0 and self.moment == "drain"),
-                   f"the worker ends with {code} instead of 70")
+            return
+        self.expect_worker_fails(self.after(EXIT))
+
+    def expect_worker_fails(self, allowed):
+        code = self.worker.wait(allowed)
+        # In good order if the leader had just drained.
+        expect(code == 70 or (code == 0 and self.moment == "drain"),
+               f"the worker ends with {code} instead of 70")
+        if code == 70:
+            self.expect_named(self.worker, 0, self.leader.pid)
+
+    def stop_leader(self):
+        pid = self.worker_pid()
+        since = time.monotonic()
+        self.leader.signal(signal.SIGSTOP)
+        try:
+            allowed = self.after(EXIT, hangs=True)
+            is_missed = wait_until(lambda: pid is None or is_gone(pid), allowed)
+            # Before they have met nobody misses it.
+            expect(is_missed or self.moment == "load",
+                   "a worker does not miss its leader")
+            if not self.is_local and self.moment != "load":
+                # Its other threads may take a moment longer.
+                self.expect_worker_fails(1)
+        finally:
+            self.leader.signal(signal.SIGCONT)
+        if not is_missed:
+            self.await_ready()
+            return
+        code = self.leader.wait(self.after(EXIT))
+        is_over = self.moment == "drain" and code == 0
+        expect(code in (69, 70) or is_over,
+               f"the leader that was stopped ends with {code}")
+        if not is_over and self.client is not None:
+            self.client.join(5)
+            expect(self.client.ended_at is not None, "a request hangs")
+            expect(self.client.is_done or not self.client.is_cut,
+                   "a request ends without an error event, "
+                   f"{time.monotonic() - since:.1f} s after the stop")
 
     def stall_leader(self):
         """For less than what counts as hanging: nothing is lost."""
-        self.leader.signal(signal.SIGSTOP)
-        time.sleep(self.random.uniform(0.1, 0.4) * TIMEOUT)
-        self.leader.signal(signal.SIGCONT)
+        self.stall(self.leader.pid)
+
+    def stall_worker(self):
+        pid = self.worker_pid()
+        # A leader that has just drained has none.
+        self.stall(pid if pid is not None else self.leader.pid)
+
+    def stall(self, pid):
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(self.random.uniform(0.1, 0.4) * TIMEOUT)
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            expect(self.moment == "drain", "a process has ended by itself")
         if self.moment != "drain":
             self.await_ready()
             answer = self.request(20)
@@ -468,36 +534,96 @@ class Run:
             self.client.join(60)
             expect(self.client.is_done, f"a stall cost a request: {self.client.error}")
         self.leader.signal(signal.SIGTERM)
-        code = self.leader.wait(10 + SLACK)
+        code = self.leader.wait(self.after(10))
         expect(code == 0, f"the leader drains with {code}")
         if not self.is_local:
-            code = self.worker.wait(3 + SLACK)
+            code = self.worker.wait(self.after(3))
             expect(code == 0, f"the worker ends with {code} instead of 0")
 
+    def restart_worker(self):
+        if self.hit_worker(signal.SIGKILL) is not None:
+            self.await_revival()
+
+    def restart_leader(self):
+        self.leader.signal(signal.SIGKILL)
+        self.await_revival()
+
+    def await_revival(self):
+        """Whatever ends is started again, until there is the same answer."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            # A worker that comes while the leader has not missed the first one
+            # yet is refused (64), as any that comes too late.
+            for process, start, codes in (
+                (self.leader, self.start_leader, (0, 69, 70, -signal.SIGKILL)),
+                (self.worker, self.start_worker, (0, 64, 69, 70, -signal.SIGKILL)),
+            ):
+                code = process.process.poll() if process is not None else None
+                if code is not None:
+                    expect(code in codes, f"{process.log_path.name}: ends with {code}")
+                    start()
+            if "ready in" in self.leader.log and self.leader.process.poll() is None:
+                answer = self.request(20)
+                answer.join(30)
+                if answer.is_done:
+                    known = Run.answers.setdefault(self.kind, answer.text)
+                    expect(known == answer.text, f"another answer: {answer.text}")
+                    return
+            time.sleep(0.05)
+        raise Failure("the group does not come up again")
+
     def clean_up(self, keep):
-        for process in (self.worker, self.leader):
-            if process is not None:
-                process.end()
+        for process in reversed(self.processes):
+            process.end()
         if not keep:
             shutil.rmtree(self.folder)
 
 
-def scenarios(count, seed):
-    """Every fault at every moment, of both kinds, on one host and on two, in
-    random order."""
-    source = random.Random(seed)
-    every = [
+def combinations():
+    """(kind, is_local, fault, moment); resting ranks are only stopped, which is
+    what nobody would notice by a step."""
+    return [
         (kind, is_local, fault, moment)
         for kind in KINDS
         for fault in FAULTS
         for moment in MOMENTS
         for is_local in (True, False)
+        if moment != "idle" or fault.startswith("stop")
     ]
+
+
+def cover(seed):
+    """Every fault at every moment on one host and on two, of one kind: each kind
+    meets every fault, every moment and both numbers of hosts."""
+    result = [
+        (kind, is_local, fault, moment)
+        for kind, is_local, fault, moment in combinations()
+        if (KINDS.index(kind) + FAULTS.index(fault) + MOMENTS.index(moment)
+            + is_local) % 2 == 0
+    ]
+    random.Random(seed).shuffle(result)
+    return result
+
+
+def scenarios(count, seed):
+    """So many of all combinations, each as often as the others, in random order;
+    0: each once."""
+    source = random.Random(seed)
+    every = combinations()
     result = []
-    while len(result) < count:
+    while len(result) < max(count, 1):
         source.shuffle(every)
         result += every
-    return result[:count]
+    return result[: count or len(every)]
+
+
+def own_shard(todo):
+    """What Bazel has this process do."""
+    status_file = os.environ.get("TEST_SHARD_STATUS_FILE")
+    if status_file:
+        pathlib.Path(status_file).touch()
+    count = int(os.environ.get("TEST_TOTAL_SHARDS", "1"))
+    return todo[int(os.environ.get("TEST_SHARD_INDEX", "0")) :: count]
 
 
 def main():
@@ -506,6 +632,10 @@ def main():
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="one repetition's number")
+    parser.add_argument("--cover", action="store_true",
+                        help="in place of --repetitions: see cover()")
+    parser.add_argument("--allowance", type=float, default=1.0,
+                        help="factor of the promised times")
     arguments = parser.parse_args()
     quire = pathlib.Path(arguments.quire).resolve()
     inside = "RANK_FAULTS_INSIDE" in os.environ
@@ -523,14 +653,19 @@ def main():
               "iproute2); two loopback addresses stand for the two hosts")
         hosts = [Host("127.0.0.1"), Host("127.0.0.2")]
     num_failed = 0
-    todo = list(enumerate(scenarios(arguments.repetitions, arguments.seed)))
+    if arguments.cover:
+        todo = list(enumerate(cover(arguments.seed)))
+    else:
+        count = arguments.repetitions
+        if arguments.only is not None:
+            count = max(count, arguments.only + 1)
+        todo = list(enumerate(scenarios(count, arguments.seed)))
     if arguments.only is not None:
-        todo = [
-            list(enumerate(scenarios(arguments.only + 1, arguments.seed)))[-1]
-        ]
+        todo = [todo[arguments.only]]
+    todo = own_shard(todo)
     for number, scenario in todo:
         source = random.Random(arguments.seed * 100003 + number)
-        run = Run(quire, hosts, source, number, scenario)
+        run = Run(quire, hosts, source, number, scenario, arguments.allowance)
         began = time.monotonic()
         failed = None
         try:

@@ -128,6 +128,7 @@ class EdgeLinkImpl : public EdgeLink {
     answered_.wait_for(
         lock, absl::ToChronoMilliseconds(std::min(timeout, absl::Hours(24))),
         [this] { return is_up_ || IsRefusal(state_); });
+    has_waited_ = true;
     return state_;
   }
 
@@ -177,7 +178,7 @@ class EdgeLinkImpl : public EdgeLink {
         handler_->OnUp(*cloud);
         {
           std::lock_guard<std::mutex> lock(mu_);
-          is_up_ = true;
+          is_up_ = was_up_ = true;
           state_ = absl::OkStatus();
         }
         answered_.notify_all();
@@ -187,11 +188,13 @@ class EdgeLinkImpl : public EdgeLink {
         // A link that broke is no refusal, whatever broke it.
         reason = absl::UnavailableError(Serve(&session).message());
       }
+      // Before whoever waits is woken.
+      const bool is_for_waiter = IsRefusal(reason) && IsFirst();
       SetDown(reason);
       if (cloud.ok()) handler_->OnDown(reason);
       if (is_stopping()) break;
       // Once for each reason: an edge may be without its cloud for days.
-      if (reason != told) {
+      if (reason != told && !is_for_waiter) {
         Notice(absl::StrCat("the link is down: ", reason.message(),
                             "; it will be tried again"));
         told = reason;
@@ -203,6 +206,12 @@ class EdgeLinkImpl : public EdgeLink {
 
   void Notice(const std::string& line) const {
     if (options_.on_notice) options_.on_notice(line);
+  }
+
+  // Nobody has been told how the link is.
+  bool IsFirst() const {
+    std::lock_guard<std::mutex> lock(mu_);
+    return !has_waited_ && !was_up_;
   }
 
   void SetDown(const absl::Status& reason) {
@@ -300,21 +309,31 @@ class EdgeLinkImpl : public EdgeLink {
         continue;
       }
       if (frame->type == LinkFrameType::kRefusal) {
-        return ParseRefusal(frame->payload);
+        QUIRE_ASSIGN_OR_RETURN(const LinkRefusal refusal,
+                               ParseRefusal(frame->payload));
+        return Explain(refusal);
       }
       if (frame->type != LinkFrameType::kWelcome) {
         return absl::UnavailableError("the cloud says no Welcome");
       }
       QUIRE_ASSIGN_OR_RETURN(const LinkPeer cloud,
                              ParseWelcome(frame->payload));
-      if (cloud.vocabulary == options_.peer.vocabulary) return cloud;
       // The cloud compares, too; this side does not rely on it.
-      return absl::FailedPreconditionError(absl::StrCat(
-          "the vocabulary of the cloud's model ", cloud.model_name, " (",
-          ToString(cloud.vocabulary), ") is not that of the edge's model ",
-          options_.peer.model_name, " (", ToString(options_.peer.vocabulary),
-          ")"));
+      QUIRE_RETURN_IF_ERROR(CheckPeers(options_.peer, cloud));
+      return cloud;
     }
+  }
+
+  // What the cloud says, and which token differs first if it tells.
+  absl::Status Explain(const LinkRefusal& refusal) const {
+    const std::string difference =
+        options_.token_text == nullptr
+            ? ""
+            : NameDifference(refusal.vocabulary, options_.token_text);
+    if (difference.empty()) return refusal.reason;
+    return absl::Status(
+        refusal.reason.code(),
+        absl::StrCat(refusal.reason.message(), "; first, ", difference));
   }
 
   // Until the link breaks; why it did.
@@ -412,6 +431,8 @@ class EdgeLinkImpl : public EdgeLink {
   bool is_stopping_ = false;
   bool is_connected_ = false;  // What is sent goes out.
   bool is_up_ = false;         // And the handler has been told.
+  bool was_up_ = false;
+  bool has_waited_ = false;  // WaitForAnswer has returned.
   absl::Status state_ = absl::UnavailableError("the link is being set up");
   std::string unsent_;
   std::thread thread_;  // Last: it uses all of the above.

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "engine/speculative/link/link_messages.h"
+#include "engine/speculative/link/vocabulary.h"
 
 namespace quire {
 
@@ -32,6 +33,9 @@ struct EdgeLinkOptions {
   std::string ca_file;
   std::string api_key_file;  // Read for each connection; empty: no key.
   LinkPeer peer;             // What this side says in Hello.
+  // Of the draft model; names what differs where the cloud refuses for its
+  // vocabulary. Null: nothing is named.
+  TokenText token_text;
   absl::Duration connect_timeout = absl::Seconds(5);
   // A cloud that says nothing for so long is gone; asked every ping_interval.
   absl::Duration silence_timeout = absl::Seconds(4);
@@ -69,11 +73,14 @@ class EdgeLink {
   // nowhere.
   virtual void Send(absl::string_view frames) = 0;
 
-  // OK while the link is up; else UNAVAILABLE with the last reason, or what the
-  // cloud refuses: UNAUTHENTICATED (key), FAILED_PRECONDITION (vocabulary,
-  // version), ...
+  // OK while the link is up; else UNAVAILABLE with the last reason, or why it
+  // is refused, which another try would hardly change: UNAUTHENTICATED (the
+  // key, or the cloud's certificate), FAILED_PRECONDITION (vocabulary, size of
+  // the model, version), ...
   virtual absl::Status State() const = 0;
-  // Waits until the link is up or the cloud has refused it; State() then.
+  // Waits until the link is up or refused; State() then. Until the first call
+  // has returned, or the link was up, refusals are not in the log: they are the
+  // caller's to tell.
   virtual absl::Status WaitForAnswer(absl::Duration timeout) = 0;
 };
 

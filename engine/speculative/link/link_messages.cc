@@ -1,5 +1,6 @@
 #include "engine/speculative/link/link_messages.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -7,14 +8,24 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/status.h"
 
 namespace quire {
 namespace {
 
-constexpr size_t kMaxPeerBytes = 4 << 10;
-constexpr size_t kMaxRefusalBytes = 4 << 10;
+// Names, and the digests of the longest vocabulary's prefixes.
+constexpr size_t kMaxPeerBytes = 16 << 10;
+constexpr size_t kMaxPrefixes = 1024;
+// A reason, and texts of a part of a vocabulary, some tens of bytes each.
+constexpr size_t kMaxRefusalBytes = 64 << 10;
+constexpr size_t kMaxRefusalTextBytes = 48 << 10;
+constexpr size_t kMaxReasonBytes = 2048;
+constexpr size_t kMaxVersionBytes = 256;
+constexpr size_t kMaxNameBytes = 1024;
 // A prompt of a million tokens, with its lists.
 constexpr size_t kMaxSubmitBytes = 8 << 20;
 constexpr size_t kMaxDraftsBytes = 32 + kMaxLinkDrafts * 8;
@@ -22,6 +33,7 @@ constexpr size_t kMaxDraftsBytes = 32 + kMaxLinkDrafts * 8;
 constexpr size_t kMaxEventBytes = 16 << 20;
 // Ids are at most those of a vocabulary: sets of them take memory for each.
 constexpr int32_t kMaxTokenId = 1 << 20;
+static_assert(kMaxPrefixes * kVocabularyRange >= size_t{kMaxTokenId});
 constexpr int64_t kNoDeadline = std::numeric_limits<int64_t>::max();
 
 template <int kNumBytes>
@@ -266,18 +278,40 @@ void VisitTokenOutput(Wire& wire, TokenOutput& token) {
 }
 constexpr size_t kMinTokenOutputBytes = 16;
 
+constexpr uint32_t kMaxRetrySeconds = 1'000'000;
+
+uint32_t RetrySeconds(const absl::Status& status) {
+  const auto payload = status.GetPayload(kRetryAfterPayload);
+  uint32_t seconds = 0;
+  if (!payload.has_value() ||
+      !absl::SimpleAtoi(std::string(*payload), &seconds)) {
+    return 0;
+  }
+  return std::min(seconds, kMaxRetrySeconds);
+}
+
 template <typename Wire>
 void VisitStatus(Wire& wire, absl::Status& status) {
   int32_t code = static_cast<int32_t>(status.code());
   std::string message(status.message());
+  // Seconds until it may be tried again; 0: not said.
+  uint32_t retry_after = 0;
+  if constexpr (!Wire::kIsReader) retry_after = RetrySeconds(status);
   wire.Number(code);
   wire.Text(message);
+  wire.Number(retry_after);
   if constexpr (Wire::kIsReader) {
     if (code < 0 ||
-        code > static_cast<int32_t>(absl::StatusCode::kUnauthenticated)) {
+        code > static_cast<int32_t>(absl::StatusCode::kUnauthenticated) ||
+        retry_after > kMaxRetrySeconds ||
+        (code == 0 && (retry_after != 0 || !message.empty()))) {
       wire.Fail();
-    } else {
-      status = absl::Status(static_cast<absl::StatusCode>(code), message);
+      return;
+    }
+    status = absl::Status(static_cast<absl::StatusCode>(code), message);
+    if (retry_after > 0) {
+      status.SetPayload(kRetryAfterPayload,
+                        absl::Cord(absl::StrCat(retry_after)));
     }
   }
 }
@@ -307,7 +341,7 @@ void VisitEvent(Wire& wire, OutputEvent& event) {
   wire.Number(event.num_cached_tokens);
   if constexpr (Wire::kIsReader) {
     if (reason > static_cast<uint8_t>(FinishReason::kError) + 1 ||
-        event.choice_idx < 0) {
+        event.choice_idx < 0 || (!has_stop_token && stop_token_id != 0)) {
       wire.Fail();
     }
     if (wire.ok() && reason > 0) event.finish_reason = FinishReason(reason - 1);
@@ -326,9 +360,20 @@ void VisitPeer(Wire& wire, LinkPeer& peer) {
   wire.Number(peer.vocabulary.num_tokens);
   wire.Number(peer.vocabulary.high);
   wire.Number(peer.vocabulary.low);
+  wire.List(peer.vocabulary.prefixes, 8,
+            [&wire](uint64_t& prefix) { wire.Number(prefix); });
+  wire.Number(peer.num_parameters);
   wire.Number(peer.max_model_len);
   wire.Number(peer.vocab_size);
   wire.Number(peer.max_drafts);
+}
+
+template <typename Wire>
+void VisitRefusal(Wire& wire, LinkRefusal& refusal) {
+  VisitStatus(wire, refusal.reason);
+  wire.Number(refusal.vocabulary.first_id);
+  wire.List(refusal.vocabulary.texts, 4,
+            [&wire](std::string& text) { wire.Text(text); });
 }
 
 template <typename Wire>
@@ -373,8 +418,11 @@ bool AppendFrame(LinkFrameType type, const Visitor& visit, std::string* out) {
 
 LinkPeer ShortenedPeer(const LinkPeer& peer) {
   LinkPeer copy = peer;
-  copy.software_version = Shortened(peer.software_version, 256);
-  copy.model_name = Shortened(peer.model_name, 1024);
+  copy.software_version = Shortened(peer.software_version, kMaxVersionBytes);
+  copy.model_name = Shortened(peer.model_name, kMaxNameBytes);
+  if (copy.vocabulary.prefixes.size() > kMaxPrefixes) {
+    copy.vocabulary.prefixes.resize(kMaxPrefixes);
+  }
   return copy;
 }
 
@@ -384,6 +432,9 @@ absl::StatusOr<LinkPeer> ParsePeer(absl::string_view payload,
   LinkPeer peer;
   VisitPeer(reader, peer);
   if (!reader.AtEnd() || peer.vocabulary.num_tokens < 0 ||
+      peer.vocabulary.prefixes.size() > kMaxPrefixes ||
+      peer.software_version.size() > kMaxVersionBytes ||
+      peer.model_name.size() > kMaxNameBytes || peer.num_parameters < 0 ||
       peer.max_model_len < 0 || peer.vocab_size < 0 ||
       peer.vocab_size > kMaxTokenId || peer.max_drafts < 0 ||
       peer.max_drafts > kMaxLinkDrafts) {
@@ -433,10 +484,21 @@ void AppendWelcome(const LinkPeer& peer, std::string* out) {
       LinkFrameType::kWelcome, [&copy](Writer& w) { VisitPeer(w, copy); }, out);
 }
 
-void AppendRefusal(const absl::Status& reason, std::string* out) {
-  absl::Status copy(reason.code(), Shortened(reason.message(), 2048));
+void AppendRefusal(const LinkRefusal& refusal, std::string* out) {
+  LinkRefusal copy;
+  copy.reason =
+      absl::Status(refusal.reason.code(),
+                   Shortened(refusal.reason.message(), kMaxReasonBytes));
+  copy.vocabulary.first_id = refusal.vocabulary.first_id;
+  size_t num_bytes = 0;
+  for (const std::string& text : refusal.vocabulary.texts) {
+    std::string shortened = Shortened(text, kMaxLinkTokenBytes);
+    num_bytes += 4 + shortened.size();
+    if (num_bytes > kMaxRefusalTextBytes) break;
+    copy.vocabulary.texts.push_back(std::move(shortened));
+  }
   AppendFrame(
-      LinkFrameType::kRefusal, [&copy](Writer& w) { VisitStatus(w, copy); },
+      LinkFrameType::kRefusal, [&copy](Writer& w) { VisitRefusal(w, copy); },
       out);
 }
 
@@ -487,12 +549,25 @@ absl::StatusOr<LinkPeer> ParseWelcome(absl::string_view payload) {
   return ParsePeer(payload, "Welcome");
 }
 
-absl::Status ParseRefusal(absl::string_view payload) {
+absl::StatusOr<LinkRefusal> ParseRefusal(absl::string_view payload) {
   Reader reader(payload);
-  absl::Status reason;
-  VisitStatus(reader, reason);
-  if (!reader.AtEnd() || reason.ok()) return Malformed("Refusal");
-  return reason;
+  LinkRefusal refusal;
+  VisitRefusal(reader, refusal);
+  const VocabularyPart& part = refusal.vocabulary;
+  bool is_valid = reader.AtEnd() && !refusal.reason.ok() &&
+                  part.first_id >= 0 && part.first_id < kMaxTokenId &&
+                  part.texts.size() <= size_t{kVocabularyRange} &&
+                  refusal.reason.message().size() <= kMaxReasonBytes &&
+                  // A refusal is for good: the edge decides when to try again.
+                  !refusal.reason.GetPayload(kRetryAfterPayload).has_value();
+  size_t num_bytes = 0;
+  for (const std::string& text : part.texts) {
+    is_valid = is_valid && text.size() <= kMaxLinkTokenBytes;
+    num_bytes += 4 + text.size();
+  }
+  if (!is_valid || num_bytes > kMaxRefusalTextBytes)
+    return Malformed("Refusal");
+  return refusal;
 }
 
 absl::StatusOr<Request> ParseSubmit(absl::string_view payload, absl::Time now) {

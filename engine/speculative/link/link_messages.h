@@ -2,7 +2,7 @@
 // cloud, which verifies (engine/DESIGN.md, "Edge and cloud").
 //
 // The edge opens one HTTP/1.1 connection (GET /v1/verify, Upgrade:
-// quire-verify/1) and says Hello; the cloud answers Welcome or Refusal. Then
+// quire-verify/2) and says Hello; the cloud answers Welcome or Refusal. Then
 // all requests of the edge share the connection:
 //
 //   edge  -> cloud   Submit, Abort, Drafts, Ping
@@ -36,7 +36,7 @@
 namespace quire {
 
 // The name in the field Upgrade; a change of any layout changes the number.
-inline constexpr char kLinkProtocol[] = "quire-verify/1";
+inline constexpr char kLinkProtocol[] = "quire-verify/2";
 inline constexpr char kLinkPath[] = "/v1/verify";
 
 enum class LinkFrameType : uint8_t {
@@ -64,23 +64,45 @@ inline constexpr int kMaxLinkDrafts = 256;
 struct VocabularyDigest {
   int32_t num_tokens = 0;  // One more than the last id with a text.
   uint64_t high = 0, low = 0;
+  // [k]: of the texts of ids [0, (k + 1) * kVocabularyRange), as far as there
+  // are some. They tell where two vocabularies begin to differ.
+  std::vector<uint64_t> prefixes;
 
-  friend bool operator==(const VocabularyDigest&,
-                         const VocabularyDigest&) = default;
+  // What is compared; `prefixes` follow from it.
+  friend bool operator==(const VocabularyDigest& a, const VocabularyDigest& b) {
+    return a.num_tokens == b.num_tokens && a.high == b.high && a.low == b.low;
+  }
 };
+inline constexpr int32_t kVocabularyRange = 1024;
 // "151936 tokens, 0f3a…".
 std::string ToString(const VocabularyDigest& digest);
+
+// Some texts of a vocabulary, in order of their ids, each cut at
+// kMaxLinkTokenBytes.
+struct VocabularyPart {
+  int32_t first_id = 0;
+  std::vector<std::string> texts;  // At most kVocabularyRange.
+};
+inline constexpr size_t kMaxLinkTokenBytes = 256;
 
 // Hello and Welcome: who speaks.
 struct LinkPeer {
   std::string software_version;
   std::string model_name;
   VocabularyDigest vocabulary;
+  int64_t num_parameters = 0;  // Of the model; 0: it does not say.
   // Of the cloud only: what requests are held to.
   int32_t max_model_len = 0;
   int32_t vocab_size = 0;
   // Drafts of one sequence that it verifies in one step; 0: it verifies none.
   int32_t max_drafts = 0;
+};
+
+struct LinkRefusal {
+  absl::Status reason;  // Not OK.
+  // The cloud's, where the vocabularies begin to differ; else empty. What does
+  // not fit the frame is left off.
+  VocabularyPart vocabulary;
 };
 
 struct LinkAbort {
@@ -109,14 +131,15 @@ struct LinkPing {
 // Each appends a whole frame to `out`.
 void AppendHello(const LinkPeer& peer, std::string* out);
 void AppendWelcome(const LinkPeer& peer, std::string* out);
-void AppendRefusal(const absl::Status& reason, std::string* out);
+void AppendRefusal(const LinkRefusal& refusal, std::string* out);
 // What travels of the request: id, kind, prompt, sampling, n, namespace,
 // priority, and how long after `now` its deadline is. False, and nothing is
 // appended, if that is too large for a frame.
 bool AppendSubmit(const Request& request, absl::Time now, std::string* out);
 void AppendAbort(const LinkAbort& abort, std::string* out);
 void AppendDrafts(const LinkDrafts& drafts, std::string* out);
-// Everything but the times. False as above.
+// Everything but the times; of an error code, message and when to come again.
+// False as above.
 bool AppendEvent(const OutputEvent& event, std::string* out);
 void AppendPing(LinkFrameType type, const LinkPing& ping, std::string* out);
 
@@ -124,8 +147,7 @@ void AppendPing(LinkFrameType type, const LinkPing& ping, std::string* out);
 // not negative; whether they are in the vocabulary is the reader's to check.
 absl::StatusOr<LinkPeer> ParseHello(absl::string_view payload);
 absl::StatusOr<LinkPeer> ParseWelcome(absl::string_view payload);
-// Never OK: the reason, or that it could not be read.
-absl::Status ParseRefusal(absl::string_view payload);
+absl::StatusOr<LinkRefusal> ParseRefusal(absl::string_view payload);
 absl::StatusOr<Request> ParseSubmit(absl::string_view payload, absl::Time now);
 absl::StatusOr<LinkAbort> ParseAbort(absl::string_view payload);
 absl::StatusOr<LinkDrafts> ParseDrafts(absl::string_view payload);

@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "engine/base/random.h"
+#include "engine/base/status.h"
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -158,6 +159,13 @@ TEST(LinkMessagesTest, ErrorsKeepCodeAndMessage) {
   const auto found = ParseEvent(Only(reader, bytes).payload);
   ASSERT_TRUE(found.ok()) << found.status();
   EXPECT_EQ(found->error, event.error);
+  // When to come again is told, too.
+  event.error.SetPayload(kRetryAfterPayload, absl::Cord("17"));
+  bytes.clear();
+  ASSERT_TRUE(AppendEvent(event, &bytes));
+  const auto later = ParseEvent(Only(reader, bytes).payload);
+  ASSERT_TRUE(later.ok()) << later.status();
+  EXPECT_EQ(later->error.GetPayload(kRetryAfterPayload), absl::Cord("17"));
   // A reason without an error, and an error without its reason.
   event.error = absl::OkStatus();
   bytes.clear();
@@ -171,11 +179,12 @@ TEST(LinkMessagesTest, ErrorsKeepCodeAndMessage) {
 }
 
 TEST(LinkMessagesTest, SmallMessages) {
-  LinkPeer peer{"1.2", "a model", {512, 3, 4}, 4096, 520, 5};
+  LinkPeer peer{"1.2", "a model", {512, 3, 4, {9}}, 77, 4096, 520, 5};
   std::string bytes;
   AppendHello(peer, &bytes);
   AppendWelcome(peer, &bytes);
-  AppendRefusal(absl::FailedPreconditionError("no"), &bytes);
+  AppendRefusal({absl::FailedPreconditionError("no"), {8, {"a", "", "b"}}},
+                &bytes);
   AppendAbort({8, 1, true}, &bytes);
   AppendDrafts({9, 1, 7, 20, {4, 5}, {0.5f, 1.0f}}, &bytes);
   AppendPing(LinkFrameType::kPing, {6}, &bytes);
@@ -197,13 +206,19 @@ TEST(LinkMessagesTest, SmallMessages) {
   EXPECT_EQ(hello->software_version, "1.2");
   EXPECT_EQ(hello->model_name, "a model");
   EXPECT_EQ(hello->vocabulary, peer.vocabulary);
+  EXPECT_EQ(hello->vocabulary.prefixes, peer.vocabulary.prefixes);
+  EXPECT_EQ(hello->num_parameters, 77);
   const auto welcome = ParseWelcome(frames[1].second);
   ASSERT_TRUE(welcome.ok());
   EXPECT_EQ(welcome->max_model_len, 4096);
   EXPECT_EQ(welcome->vocab_size, 520);
   EXPECT_EQ(welcome->max_drafts, 5);
-  EXPECT_EQ(ParseRefusal(frames[2].second),
-            absl::FailedPreconditionError("no"));
+  const auto refusal = ParseRefusal(frames[2].second);
+  ASSERT_TRUE(refusal.ok());
+  EXPECT_EQ(refusal->reason, absl::FailedPreconditionError("no"));
+  EXPECT_EQ(refusal->vocabulary.first_id, 8);
+  EXPECT_EQ(refusal->vocabulary.texts,
+            (std::vector<std::string>{"a", "", "b"}));
   const auto abort = ParseAbort(frames[3].second);
   ASSERT_TRUE(abort.ok());
   EXPECT_EQ(abort->request_id, 8u);
@@ -225,11 +240,21 @@ TEST(LinkMessagesTest, ThePeerCannotMakeTextsTooLong) {
   peer.software_version.assign(1 << 20, 'y');
   std::string bytes;
   AppendHello(peer, &bytes);
-  AppendRefusal(absl::InternalError(std::string(1 << 20, 'z')), &bytes);
+  LinkRefusal refusal;
+  refusal.reason = absl::InternalError(std::string(1 << 20, 'z'));
+  refusal.vocabulary.texts.assign(kVocabularyRange, std::string(1 << 10, 'a'));
+  peer.vocabulary.prefixes.assign(1 << 20, 1);
+  AppendHello(peer, &bytes);
+  AppendRefusal(refusal, &bytes);
   LinkFrameReader reader;
   reader.Append(bytes);
   EXPECT_TRUE(ParseHello((*reader.Next())->payload).ok());
-  EXPECT_TRUE(absl::IsInternal(ParseRefusal((*reader.Next())->payload)));
+  EXPECT_TRUE(ParseHello((*reader.Next())->payload).ok());
+  const auto found = ParseRefusal((*reader.Next())->payload);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_TRUE(absl::IsInternal(found->reason));
+  EXPECT_GT(found->vocabulary.texts.size(), 100u);
+  EXPECT_LT(found->vocabulary.texts.size(), 200u);
 }
 
 TEST(LinkMessagesTest, WhatIsTooLargeIsNotSent) {
@@ -275,7 +300,8 @@ TEST(LinkMessagesTest, MutationsNeverHurt) {
   std::vector<std::string> seeds(3);
   AppendSubmit(FullRequest(), kNow, &seeds[0]);
   AppendEvent(FullEvent(), &seeds[1]);
-  AppendHello({"1", "m", {1, 2, 3}, 4, 5, 6}, &seeds[2]);
+  AppendHello({"1", "m", {1, 2, 3, {4}}, 5, 6, 7, 8}, &seeds[2]);
+  AppendRefusal({absl::InternalError("x"), {5, {"a", "b"}}}, &seeds[2]);
   AppendDrafts({9, 1, 7, 20, {4, 5}, {0.5f, 1.0f}}, &seeds[2]);
   AppendAbort({8, 1, true}, &seeds[2]);
   SimulationRandom random(1);
@@ -310,7 +336,8 @@ TEST(LinkMessagesTest, MutationsNeverHurt) {
           ParseSubmit(payload, kLater).ok() + ParseEvent(payload).ok() +
           ParseHello(payload).ok() + ParseDrafts(payload).ok() +
           ParseAbort(payload).ok() + ParsePing(payload).ok();
-      EXPECT_FALSE(ParseRefusal(payload).ok());
+      const auto refusal = ParseRefusal(payload);
+      EXPECT_FALSE(refusal.ok() && refusal->reason.ok());
       num_parsed += is_parsed;
       num_refused += !is_parsed;
     }

@@ -122,7 +122,10 @@ absl::StatusOr<std::unique_ptr<LinkSocket>> LinkSocket::Connect(
     if (tls != nullptr) {
       const absl::Status status =
           result->ShakeHands(host, tls, cancel_fd, deadline);
-      if (!status.ok()) return fail(absl::StrCat("TLS: ", status.message()));
+      if (!status.ok()) {
+        return absl::Status(status.code(),
+                            absl::StrCat(address, ": TLS: ", status.message()));
+      }
     }
     return result;
   }
@@ -157,7 +160,7 @@ absl::Status LinkSocket::ShakeHands(const std::string& host, SSL_CTX* tls,
       const long verdict = SSL_get_verify_result(ssl_.get());
       return verdict == X509_V_OK
                  ? status
-                 : absl::UnavailableError(
+                 : absl::UnauthenticatedError(
                        absl::StrCat("the certificate is not trusted: ",
                                     X509_verify_cert_error_string(verdict)));
     }

@@ -32,7 +32,7 @@ class LinkSocket {
   // Resolves, connects, and with `tls` (which must outlive it; null: plain)
   // shakes hands; the certificate must be for `host`. Gives up at `deadline`,
   // or once `cancel_fd` is readable. UNAVAILABLE with the address and the
-  // reason.
+  // reason, UNAUTHENTICATED if it is the certificate.
   static absl::StatusOr<std::unique_ptr<LinkSocket>> Connect(
       const std::string& host, int port, SSL_CTX* tls, int cancel_fd,
       absl::Time deadline);
