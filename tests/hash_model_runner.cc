@@ -337,6 +337,7 @@ std::string HashModelRunner::CheckRow(const SchedulerOutput& output,
 void HashModelRunner::ScoreRow(const SchedulerOutput& output,
                                const ScheduledRow& row, int first_scored_idx,
                                SampledRow* sampled) {
+  if (row.num_scored == 0) return;
   const Slot& slot = slots_[row.slot];
   const int end =
       row.first_position + row.num_tokens - (row.needs_token ? 1 : 0);
