@@ -212,7 +212,7 @@ std::vector<Figure> RunStreams(const StreamsScale& scale) {
                        Bound::kAtMost, 0.5, true});
   }
   figures.push_back({name + "memory", growth / kMiB, "MiB", Bound::kAtMost,
-                     scale.num_streams <= 1024 ? 64.0 : 128.0});
+                     64.0 * std::max(1, scale.num_streams / 1024)});
   figures.push_back({name + "still running or held afterwards",
                      server->WaitUntilIdle() ? 0.0 : 1.0, "", Bound::kExactly,
                      0});
