@@ -50,7 +50,7 @@ constexpr absl::Duration kLookAround = absl::Milliseconds(50);
 // Why the group is broken, in Header::failure. 0: it is not.
 enum class Failure : uint8_t { kNone, kAborted, kGone, kSilent, kMismatch };
 
-struct alignas(64) Header {
+struct alignas(128) Header {
   // Failure << 16 | rank it happened to << 8 | rank that noticed; the first
   // one stays.
   std::atomic<uint32_t> failure;
@@ -58,9 +58,9 @@ struct alignas(64) Header {
 
 struct alignas(128) RankCell {
   SharedCounter arrived;  // Operations begun.
-  std::atomic<uint64_t>
-      calls[2];              // CollectiveCall::Pack of operation n at n % 2.
-  std::atomic<int32_t> pid;  // 0: not here yet.
+  // CollectiveCall::Pack of operation n at n % 2.
+  std::atomic<uint64_t> calls[2];
+  std::atomic<int32_t> pid;        // 0: not here yet.
   std::atomic<uint32_t> has_left;  // Destroyed in good order.
 };
 
@@ -70,6 +70,10 @@ struct alignas(128) Channel {
   SharedCounter num_received;
   std::atomic<uint64_t> calls[2];  // Of the piece's whole message.
 };
+
+// What follows keeps its alignment.
+static_assert(sizeof(Header) % alignof(RankCell) == 0);
+static_assert(sizeof(RankCell) % alignof(Channel) == 0);
 
 int64_t CellsOffset() { return sizeof(Header); }
 int64_t ChannelsOffset(int size) {
