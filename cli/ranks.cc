@@ -38,11 +38,15 @@ std::optional<std::string> ReadSysFile(const std::string& path) {
   return text.str();
 }
 
-// Neighbours in the order given, so that a rank's CPUs lie together.
-std::string Slice(const std::vector<int>& cpus, int part, int num_parts) {
-  const size_t each = cpus.size() / num_parts;
-  return absl::StrJoin(cpus.begin() + part * each,
-                       cpus.begin() + (part + 1) * each, ",");
+// Neighbours in the order given, so that a rank's CPUs lie together. The first
+// parts get what is left over.
+std::vector<int> Slice(const std::vector<int>& cpus, int part, int num_parts) {
+  const int each = static_cast<int>(cpus.size()) / num_parts;
+  const int left_over = static_cast<int>(cpus.size()) % num_parts;
+  const auto begin_of = [&](int i) {
+    return cpus.begin() + i * each + std::min(i, left_over);
+  };
+  return std::vector<int>(begin_of(part), begin_of(part + 1));
 }
 
 absl::StatusOr<int> TensorSize(const SessionOptions& options,
@@ -89,19 +93,19 @@ absl::StatusOr<int> TensorSize(const SessionOptions& options,
   return 1;
 }
 
-// The CPUs of each of `size` ranks, as --cpu-cores; empty: wherever the system
-// puts them. A process of its own pins its threads where it would on several
-// NUMA nodes: ranks would all choose the same CPUs.
-std::vector<std::string> ShareCpus(const SessionOptions& options,
-                                   const NodeDevices& devices, int size) {
-  std::vector<std::string> shares(size);
+// The CPUs of each of `size` ranks; empty: wherever the system puts them. A
+// process of its own pins its threads where it would on several NUMA nodes:
+// ranks would all choose the same CPUs.
+std::vector<std::vector<int>> ShareCpus(const SessionOptions& options,
+                                        const NodeDevices& devices, int size) {
+  std::vector<std::vector<int>> shares(size);
   if (!options.cpu_cores.empty()) {
     const auto cpus = ParseCpuList(options.cpu_cores);
     if (!cpus.ok()) return shares;  // Each rank will say so.
     const int num_cpus = static_cast<int>(cpus->size());
     for (int i = 0; i < size; ++i) {
       shares[i] = num_cpus >= size ? Slice(*cpus, i, size)
-                                   : absl::StrCat((*cpus)[i % num_cpus]);
+                                   : std::vector<int>{(*cpus)[i % num_cpus]};
     }
     return shares;
   }
@@ -111,12 +115,10 @@ std::vector<std::string> ShareCpus(const SessionOptions& options,
     // A process for each NUMA node, or for some neighbouring ones.
     const int each = num_nodes / size;
     for (int i = 0; i < size; ++i) {
-      std::vector<int> own;
       for (int node = i * each; node < (i + 1) * each; ++node) {
         const std::vector<int>& of_node = devices.cpus_of_nodes[node];
-        own.insert(own.end(), of_node.begin(), of_node.end());
+        shares[i].insert(shares[i].end(), of_node.begin(), of_node.end());
       }
-      shares[i] = absl::StrJoin(own, ",");
     }
     return shares;
   }
@@ -150,10 +152,11 @@ std::vector<RankShare> ShareDevices(const SessionOptions& options,
     }
     return shares;
   }
-  const std::vector<std::string> cpus = ShareCpus(options, devices, size);
+  const std::vector<std::vector<int>> cpus = ShareCpus(options, devices, size);
   for (int i = 0; i < size; ++i) {
-    shares[i].cpu_cores = cpus[i];
-    if (options.num_threads == 0) {
+    shares[i].cpu_cores = absl::StrJoin(cpus[i], ",");
+    // Of a list each rank has a thread for each CPU of its part.
+    if (options.num_threads == 0 && options.cpu_cores.empty()) {
       shares[i].num_threads = std::max(1, devices.num_threads / size);
     }
   }

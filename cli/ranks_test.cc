@@ -139,6 +139,33 @@ TEST(PlanRanksTest, RanksThatTakeTheWholeMachineHaveCpusOfTheirOwn) {
   EXPECT_EQ(cpus_of(options, devices), (Cpus{"3", "5", "3", "5"}));
 }
 
+TEST(PlanRanksTest, AListOfCpusIsSharedWhateverTheMachineHas) {
+  // "cpus*threads" of each rank, on a machine of four CPUs. 0: as the options
+  // say, by default one for each CPU of the list.
+  const auto shares_of = [](int size, const char* cpu_cores, int num_threads) {
+    SessionOptions options;
+    options.tensor_parallel_size = absl::StrCat(size);
+    options.cpu_cores = cpu_cores;
+    options.num_threads = num_threads;
+    const auto plan = PlanRanks(options, Cpu(4, 2), FitsAll);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    std::vector<std::string> shares;
+    if (!plan.ok()) return shares;
+    for (const RankShare& share : plan->shares) {
+      shares.push_back(absl::StrCat(share.cpu_cores, "*", share.num_threads));
+    }
+    return shares;
+  };
+  using Shares = std::vector<std::string>;
+  EXPECT_EQ(shares_of(2, "0,1", 0), (Shares{"0*0", "1*0"}));
+  EXPECT_EQ(shares_of(2, "0-3", 0), (Shares{"0,1*0", "2,3*0"}));
+  // The first ranks get what is left over.
+  EXPECT_EQ(shares_of(2, "0-2", 0), (Shares{"0,1*0", "2*0"}));
+  EXPECT_EQ(shares_of(3, "7,5,3,1,9", 0), (Shares{"7,5*0", "3,1*0", "9*0"}));
+  EXPECT_EQ(shares_of(2, "3", 0), (Shares{"3*0", "3*0"}));
+  EXPECT_EQ(shares_of(2, "0,1", 2), (Shares{"0*0", "1*0"}));
+}
+
 TEST(PlanRanksTest, StagesMultiplyTheRanks) {
   SessionOptions options;
   options.pipeline_parallel_size = 2;
