@@ -14,11 +14,14 @@
 #include <sstream>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "cli/dtype_options.h"
 #include "cli/exit_codes.h"
 #include "cli/version.h"
 #include "engine/base/cpu_topology.h"
@@ -347,6 +350,34 @@ RankFacts ModelFacts(const std::vector<ModelFile>& files) {
   return facts;
 }
 
+namespace {
+
+// Options that mean the same are the same: by the first of their names. What
+// is no value of its option stays as it is; the load refuses it.
+std::string SameName(const std::string& text,
+                     const absl::StatusOr<std::optional<DType>>& dtype) {
+  if (!dtype.ok()) return text;
+  return dtype->has_value() ? DTypeName(**dtype) : "auto";
+}
+
+std::string SameLength(const std::string& text) {
+  if (text == "auto" || text == "-1") return "auto";
+  const absl::StatusOr<int64_t> length = ParseSize(text);
+  return length.ok() ? absl::StrCat(*length) : text;
+}
+
+// vLLM's names of its kernels (gptq_marlin) are names of the format.
+std::string SameQuantization(const std::string& text) {
+  const std::string name = absl::AsciiStrToLower(text);
+  return std::string(absl::StripSuffix(name, "_marlin"));
+}
+
+std::string SameRunner(const std::string& text) {
+  return absl::StartsWith(text, "embed") ? "pooling" : text;
+}
+
+}  // namespace
+
 RankFacts SessionFacts(const SessionOptions& options,
                        const std::string& model_path) {
   const auto text = [](const auto& value) { return absl::StrCat(value); };
@@ -356,14 +387,16 @@ RankFacts SessionFacts(const SessionOptions& options,
       {"--pipeline-parallel-size", text(options.pipeline_parallel_size)},
       {"--nnodes", text(std::max(1, options.num_nodes))},
       {"--device", options.device},
-      {"--dtype", options.dtype},
-      {"--quantization", options.quantization},
-      {"--kv-cache-dtype", options.kv_cache_dtype},
-      {"--max-model-len", options.max_model_len},
+      {"--dtype", SameName(options.dtype, ParseDTypeOption(options.dtype))},
+      {"--quantization", SameQuantization(options.quantization)},
+      {"--kv-cache-dtype",
+       SameName(options.kv_cache_dtype,
+                ParseKvDTypeOption(options.kv_cache_dtype))},
+      {"--max-model-len", SameLength(options.max_model_len)},
       {"--block-size", text(options.block_size)},
       {"--max-num-seqs", text(options.max_num_seqs)},
       {"--max-num-batched-tokens", text(options.max_num_batched_tokens)},
-      {"--runner", options.runner},
+      {"--runner", SameRunner(options.runner)},
       {"--convert", options.convert},
       {"--is-embedding", options.is_embedding ? "true" : "false"},
       {"--pooling", options.pooling},
@@ -372,6 +405,7 @@ RankFacts SessionFacts(const SessionOptions& options,
       {"--num-speculative-tokens", options.num_speculative_tokens > 0
                                        ? text(options.num_speculative_tokens)
                                        : ""},
+      {"--enable-verify-link", options.enable_verify_link ? "true" : "false"},
       {"--enforce-eager", options.enforce_eager ? "true" : "false"},
       {"--worker-timeout", text(options.worker_timeout_seconds)},
       {"--load-timeout", text(options.load_timeout_seconds)},

@@ -243,6 +243,39 @@ TEST(ModelFactsTest, WhatDiffersIsNamed) {
             "on A and missing on B");
 }
 
+TEST(SessionFactsTest, WhatMeansTheSameIsTheSame) {
+  const auto compare = [](const SessionOptions& a, const SessionOptions& b) {
+    const absl::Status status =
+        CompareFacts(SessionFacts(a, ""), "A", SessionFacts(b, ""), "B");
+    return std::string(status.message());
+  };
+  SessionOptions a, b;
+  a.dtype = "float32";
+  b.dtype = "f32";
+  a.kv_cache_dtype = "fp8";
+  b.kv_cache_dtype = "fp8_e4m3";
+  a.max_model_len = "2k";
+  b.max_model_len = "2048";
+  a.quantization = "GPTQ";
+  b.quantization = "gptq_marlin";
+  a.runner = "embed";
+  b.runner = "pooling";
+  EXPECT_EQ(compare(a, b), "");
+  b.dtype = "bfloat16";
+  EXPECT_EQ(compare(a, b), "--dtype is f32 on A and bf16 on B");
+  b = SessionOptions();
+  b.max_model_len = "-1";
+  EXPECT_EQ(compare(SessionOptions(), b), "");
+  b.max_model_len = "4k";
+  EXPECT_EQ(compare(SessionOptions(), b),
+            "--max-model-len is auto on A and 4096 on B");
+  // An edge's drafts make steps larger on every rank.
+  b = SessionOptions();
+  b.enable_verify_link = true;
+  EXPECT_EQ(compare(SessionOptions(), b),
+            "--enable-verify-link is false on A and true on B");
+}
+
 TEST(ModelFactsTest, VeryManyFilesFitAHelloAndCountAll) {
   std::vector<ModelFile> files;
   for (int i = 0; i < 1000; ++i) {
