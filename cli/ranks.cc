@@ -476,7 +476,7 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     group.local_workers = std::move(local_workers);
     group.on_waiting = callbacks.on_waiting;
     group.on_log = [callbacks](const std::string& line) {
-      Tell(callbacks, LogLevel::kInfo, line);
+      Tell(callbacks, LogLevel::kWarning, line);
     };
     group.on_stuck = [callbacks](const absl::Status& status) {
       EndProcess(callbacks, status);
