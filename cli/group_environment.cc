@@ -103,6 +103,10 @@ absl::StatusOr<Group> ReadTorchrun() {
     if (group.node_rank) group.node_rank->value /= per_node;
   }
   QUIRE_ASSIGN_OR_RETURN(group.port, Number("MASTER_PORT", 1, 65535));
+  // There torchrun itself listens, for as long as what it started runs.
+  if (group.port && !Text("TORCHELASTIC_RUN_ID").empty()) {
+    group.port->value += group.port->value < 65535 ? 1 : -1;
+  }
   group.address = Text("MASTER_ADDR");
   return group;
 }

@@ -12,7 +12,8 @@ namespace quire {
 // LeaderWorkerSet or else of torchrun (and of operators that set its names).
 // There WORLD_SIZE and RANK count processes, LOCAL_WORLD_SIZE of them on each
 // host; GROUP_WORLD_SIZE and GROUP_RANK (also NNODES and NODE_RANK) count
-// hosts. Who says one host (--nnodes 1) is not asked for more, nor is a child.
+// hosts. At MASTER_PORT torchrun (TORCHELASTIC_RUN_ID) listens itself: the port
+// is the next one then. Who says one host (--nnodes 1) is not asked for more, nor is a child.
 // has_master_port: --master-port was given.
 // INVALID_ARGUMENT naming the option or variable, also where the environment
 // says how many hosts there are and nobody says which one this is.

@@ -354,7 +354,8 @@ void AddNodeOptions(CLI::App* app, SessionOptions* options) {
                   "Host of node 0, or host:port (LWS_LEADER_ADDRESS, "
                   "MASTER_ADDR)");
   app->add_option("--master-port", options->master_port,
-                  "Where node 0 waits for the others (MASTER_PORT)")
+                  "Where node 0 waits for the others (MASTER_PORT, under "
+                  "torchrun the port after it)")
       ->check(CLI::Range(1, 65535));
   app->add_option("--bootstrap-timeout", options->bootstrap_timeout_seconds,
                   "Seconds in which all must have come")

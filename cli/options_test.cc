@@ -728,6 +728,21 @@ TEST(OptionsTest, TorchrunCountsProcesses) {
             "WORLD_SIZE=15 processes are no multiple of LOCAL_WORLD_SIZE=8");
 }
 
+TEST(OptionsTest, TorchrunItselfListensAtMasterPort) {
+  const auto with = [](const char* port) {
+    return ScopedEnvironment::Variables{
+        {"TORCHELASTIC_RUN_ID", "none"},
+        {"GROUP_WORLD_SIZE", "2"},
+        {"GROUP_RANK", "1"},
+        {"MASTER_ADDR", "m"},
+        {"MASTER_PORT", port},
+    };
+  };
+  EXPECT_EQ(NodesOf(with("1234"), {}), "2/1/m:1235");
+  EXPECT_EQ(NodesOf(with("65535"), {}), "2/1/m:65534");
+  EXPECT_EQ(NodesOf(with("1234"), {"--master-port", "1234"}), "2/1/m:1234");
+}
+
 TEST(OptionsTest, WhatTheGroupsEnvironmentLacksIsNamed) {
   EXPECT_EQ(NodesOf({{"LWS_GROUP_SIZE", "2"}, {"LWS_LEADER_ADDRESS", "x"}}, {}),
             "LWS_GROUP_SIZE says that there are several hosts, and neither "

@@ -14,11 +14,14 @@
 #include <sstream>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "cli/dtype_options.h"
 #include "cli/exit_codes.h"
 #include "cli/version.h"
 #include "engine/base/cpu_topology.h"
@@ -38,11 +41,15 @@ std::optional<std::string> ReadSysFile(const std::string& path) {
   return text.str();
 }
 
-// Neighbours in the order given, so that a rank's CPUs lie together.
-std::string Slice(const std::vector<int>& cpus, int part, int num_parts) {
-  const size_t each = cpus.size() / num_parts;
-  return absl::StrJoin(cpus.begin() + part * each,
-                       cpus.begin() + (part + 1) * each, ",");
+// Neighbours in the order given, so that a rank's CPUs lie together. The first
+// parts get what is left over.
+std::vector<int> Slice(const std::vector<int>& cpus, int part, int num_parts) {
+  const int each = static_cast<int>(cpus.size()) / num_parts;
+  const int left_over = static_cast<int>(cpus.size()) % num_parts;
+  const auto begin_of = [&](int i) {
+    return cpus.begin() + i * each + std::min(i, left_over);
+  };
+  return std::vector<int>(begin_of(part), begin_of(part + 1));
 }
 
 absl::StatusOr<int> TensorSize(const SessionOptions& options,
@@ -89,19 +96,19 @@ absl::StatusOr<int> TensorSize(const SessionOptions& options,
   return 1;
 }
 
-// The CPUs of each of `size` ranks, as --cpu-cores; empty: wherever the system
-// puts them. A process of its own pins its threads where it would on several
-// NUMA nodes: ranks would all choose the same CPUs.
-std::vector<std::string> ShareCpus(const SessionOptions& options,
-                                   const NodeDevices& devices, int size) {
-  std::vector<std::string> shares(size);
+// The CPUs of each of `size` ranks; empty: wherever the system puts them. A
+// process of its own pins its threads where it would on several NUMA nodes:
+// ranks would all choose the same CPUs.
+std::vector<std::vector<int>> ShareCpus(const SessionOptions& options,
+                                        const NodeDevices& devices, int size) {
+  std::vector<std::vector<int>> shares(size);
   if (!options.cpu_cores.empty()) {
     const auto cpus = ParseCpuList(options.cpu_cores);
     if (!cpus.ok()) return shares;  // Each rank will say so.
     const int num_cpus = static_cast<int>(cpus->size());
     for (int i = 0; i < size; ++i) {
       shares[i] = num_cpus >= size ? Slice(*cpus, i, size)
-                                   : absl::StrCat((*cpus)[i % num_cpus]);
+                                   : std::vector<int>{(*cpus)[i % num_cpus]};
     }
     return shares;
   }
@@ -111,12 +118,10 @@ std::vector<std::string> ShareCpus(const SessionOptions& options,
     // A process for each NUMA node, or for some neighbouring ones.
     const int each = num_nodes / size;
     for (int i = 0; i < size; ++i) {
-      std::vector<int> own;
       for (int node = i * each; node < (i + 1) * each; ++node) {
         const std::vector<int>& of_node = devices.cpus_of_nodes[node];
-        own.insert(own.end(), of_node.begin(), of_node.end());
+        shares[i].insert(shares[i].end(), of_node.begin(), of_node.end());
       }
-      shares[i] = absl::StrJoin(own, ",");
     }
     return shares;
   }
@@ -150,10 +155,11 @@ std::vector<RankShare> ShareDevices(const SessionOptions& options,
     }
     return shares;
   }
-  const std::vector<std::string> cpus = ShareCpus(options, devices, size);
+  const std::vector<std::vector<int>> cpus = ShareCpus(options, devices, size);
   for (int i = 0; i < size; ++i) {
-    shares[i].cpu_cores = cpus[i];
-    if (options.num_threads == 0) {
+    shares[i].cpu_cores = absl::StrJoin(cpus[i], ",");
+    // Of a list each rank has a thread for each CPU of its part.
+    if (options.num_threads == 0 && options.cpu_cores.empty()) {
       shares[i].num_threads = std::max(1, devices.num_threads / size);
     }
   }
@@ -344,6 +350,34 @@ RankFacts ModelFacts(const std::vector<ModelFile>& files) {
   return facts;
 }
 
+namespace {
+
+// Options that mean the same are the same: by the first of their names. What
+// is no value of its option stays as it is; the load refuses it.
+std::string SameName(const std::string& text,
+                     const absl::StatusOr<std::optional<DType>>& dtype) {
+  if (!dtype.ok()) return text;
+  return dtype->has_value() ? DTypeName(**dtype) : "auto";
+}
+
+std::string SameLength(const std::string& text) {
+  if (text == "auto" || text == "-1") return "auto";
+  const absl::StatusOr<int64_t> length = ParseSize(text);
+  return length.ok() ? absl::StrCat(*length) : text;
+}
+
+// vLLM's names of its kernels (gptq_marlin) are names of the format.
+std::string SameQuantization(const std::string& text) {
+  const std::string name = absl::AsciiStrToLower(text);
+  return std::string(absl::StripSuffix(name, "_marlin"));
+}
+
+std::string SameRunner(const std::string& text) {
+  return absl::StartsWith(text, "embed") ? "pooling" : text;
+}
+
+}  // namespace
+
 RankFacts SessionFacts(const SessionOptions& options,
                        const std::string& model_path) {
   const auto text = [](const auto& value) { return absl::StrCat(value); };
@@ -353,14 +387,16 @@ RankFacts SessionFacts(const SessionOptions& options,
       {"--pipeline-parallel-size", text(options.pipeline_parallel_size)},
       {"--nnodes", text(std::max(1, options.num_nodes))},
       {"--device", options.device},
-      {"--dtype", options.dtype},
-      {"--quantization", options.quantization},
-      {"--kv-cache-dtype", options.kv_cache_dtype},
-      {"--max-model-len", options.max_model_len},
+      {"--dtype", SameName(options.dtype, ParseDTypeOption(options.dtype))},
+      {"--quantization", SameQuantization(options.quantization)},
+      {"--kv-cache-dtype",
+       SameName(options.kv_cache_dtype,
+                ParseKvDTypeOption(options.kv_cache_dtype))},
+      {"--max-model-len", SameLength(options.max_model_len)},
       {"--block-size", text(options.block_size)},
       {"--max-num-seqs", text(options.max_num_seqs)},
       {"--max-num-batched-tokens", text(options.max_num_batched_tokens)},
-      {"--runner", options.runner},
+      {"--runner", SameRunner(options.runner)},
       {"--convert", options.convert},
       {"--is-embedding", options.is_embedding ? "true" : "false"},
       {"--pooling", options.pooling},
@@ -369,6 +405,7 @@ RankFacts SessionFacts(const SessionOptions& options,
       {"--num-speculative-tokens", options.num_speculative_tokens > 0
                                        ? text(options.num_speculative_tokens)
                                        : ""},
+      {"--enable-verify-link", options.enable_verify_link ? "true" : "false"},
       {"--enforce-eager", options.enforce_eager ? "true" : "false"},
       {"--worker-timeout", text(options.worker_timeout_seconds)},
       {"--load-timeout", text(options.load_timeout_seconds)},
@@ -439,7 +476,7 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     group.local_workers = std::move(local_workers);
     group.on_waiting = callbacks.on_waiting;
     group.on_log = [callbacks](const std::string& line) {
-      Tell(callbacks, LogLevel::kInfo, line);
+      Tell(callbacks, LogLevel::kWarning, line);
     };
     group.on_stuck = [callbacks](const absl::Status& status) {
       EndProcess(callbacks, status);

@@ -139,6 +139,33 @@ TEST(PlanRanksTest, RanksThatTakeTheWholeMachineHaveCpusOfTheirOwn) {
   EXPECT_EQ(cpus_of(options, devices), (Cpus{"3", "5", "3", "5"}));
 }
 
+TEST(PlanRanksTest, AListOfCpusIsSharedWhateverTheMachineHas) {
+  // "cpus*threads" of each rank, on a machine of four CPUs. 0: as the options
+  // say, by default one for each CPU of the list.
+  const auto shares_of = [](int size, const char* cpu_cores, int num_threads) {
+    SessionOptions options;
+    options.tensor_parallel_size = absl::StrCat(size);
+    options.cpu_cores = cpu_cores;
+    options.num_threads = num_threads;
+    const auto plan = PlanRanks(options, Cpu(4, 2), FitsAll);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    std::vector<std::string> shares;
+    if (!plan.ok()) return shares;
+    for (const RankShare& share : plan->shares) {
+      shares.push_back(absl::StrCat(share.cpu_cores, "*", share.num_threads));
+    }
+    return shares;
+  };
+  using Shares = std::vector<std::string>;
+  EXPECT_EQ(shares_of(2, "0,1", 0), (Shares{"0*0", "1*0"}));
+  EXPECT_EQ(shares_of(2, "0-3", 0), (Shares{"0,1*0", "2,3*0"}));
+  // The first ranks get what is left over.
+  EXPECT_EQ(shares_of(2, "0-2", 0), (Shares{"0,1*0", "2*0"}));
+  EXPECT_EQ(shares_of(3, "7,5,3,1,9", 0), (Shares{"7,5*0", "3,1*0", "9*0"}));
+  EXPECT_EQ(shares_of(2, "3", 0), (Shares{"3*0", "3*0"}));
+  EXPECT_EQ(shares_of(2, "0,1", 2), (Shares{"0*0", "1*0"}));
+}
+
 TEST(PlanRanksTest, StagesMultiplyTheRanks) {
   SessionOptions options;
   options.pipeline_parallel_size = 2;
@@ -214,6 +241,39 @@ TEST(ModelFactsTest, WhatDiffersIsNamed) {
   EXPECT_EQ(status.message(),
             "the model's file model.safetensors is 9000 bytes with hash abcd "
             "on A and missing on B");
+}
+
+TEST(SessionFactsTest, WhatMeansTheSameIsTheSame) {
+  const auto compare = [](const SessionOptions& a, const SessionOptions& b) {
+    const absl::Status status =
+        CompareFacts(SessionFacts(a, ""), "A", SessionFacts(b, ""), "B");
+    return std::string(status.message());
+  };
+  SessionOptions a, b;
+  a.dtype = "float32";
+  b.dtype = "f32";
+  a.kv_cache_dtype = "fp8";
+  b.kv_cache_dtype = "fp8_e4m3";
+  a.max_model_len = "2k";
+  b.max_model_len = "2048";
+  a.quantization = "GPTQ";
+  b.quantization = "gptq_marlin";
+  a.runner = "embed";
+  b.runner = "pooling";
+  EXPECT_EQ(compare(a, b), "");
+  b.dtype = "bfloat16";
+  EXPECT_EQ(compare(a, b), "--dtype is f32 on A and bf16 on B");
+  b = SessionOptions();
+  b.max_model_len = "-1";
+  EXPECT_EQ(compare(SessionOptions(), b), "");
+  b.max_model_len = "4k";
+  EXPECT_EQ(compare(SessionOptions(), b),
+            "--max-model-len is auto on A and 4096 on B");
+  // An edge's drafts make steps larger on every rank.
+  b = SessionOptions();
+  b.enable_verify_link = true;
+  EXPECT_EQ(compare(SessionOptions(), b),
+            "--enable-verify-link is false on A and true on B");
 }
 
 TEST(ModelFactsTest, VeryManyFilesFitAHelloAndCountAll) {

@@ -83,7 +83,7 @@ class RunningServerImpl : public RunningServer {
       link.on_notice = http.on_notice;
       verify_link_ = std::make_unique<VerifyLink>(http_.get(), link);
     }
-    return http_->Start();
+    return StartHttp(options_, http_.get());
   }
 
   bool Load(const std::function<void()>& on_loaded, CommandError* error) {
@@ -293,9 +293,9 @@ class RunningServerImpl : public RunningServer {
         const bool is_of_file =
             !edge.link.ca_file.empty() &&
             absl::StartsWith(status.message(), edge.link.ca_file);
-        return absl::Status(status.code(),
-                            absl::StrCat(is_of_file ? "--verify-ca " : "",
-                                         status.message()));
+        return absl::Status(
+            status.code(),
+            absl::StrCat(is_of_file ? "--verify-ca " : "", status.message()));
       }
       edge_ = engine->get();
       engine_ = *std::move(engine);
@@ -472,6 +472,27 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
     return ErrorBody(status, message);
   };
   return http;
+}
+
+absl::Status StartHttp(const ServeOptions& options, HttpServer* http) {
+  const absl::Status status = http->Start();
+  if (!absl::IsUnavailable(status)) return status;
+  const auto is_of = [&](int port) {
+    return absl::StrContains(status.message(), absl::StrCat(":", port, ": "));
+  };
+  std::string where;
+  if (options.ops_port.has_value() && is_of(*options.ops_port)) {
+    where = *options.ops_port == options.port && options.unix_socket.empty()
+                ? "--port, --ops-port"
+                : "--ops-port";
+  } else {
+    where = options.unix_socket.empty() ? "--port" : "--uds";
+  }
+  if (options.model.num_nodes > 1) {
+    absl::StrAppend(&where, ", node ", options.model.node_rank);
+  }
+  return absl::UnavailableError(
+      absl::StrCat(status.message(), " (", where, ")"));
 }
 
 absl::StatusOr<RequestGateOptions> MakeRequestGateOptions(

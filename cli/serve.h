@@ -62,6 +62,10 @@ class RunningServer {
 absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
     const ServeOptions& options);
 
+// Starts it; where it cannot listen, the error names the option and, of several
+// nodes, which one this is.
+absl::Status StartHttp(const ServeOptions& options, HttpServer* http);
+
 // INVALID_ARGUMENT naming the option.
 absl::StatusOr<RequestGateOptions> MakeRequestGateOptions(
     const ServeOptions& options);

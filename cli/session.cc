@@ -19,6 +19,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "cli/draft_model.h"
+#include "cli/dtype_options.h"
 #include "cli/exit_codes.h"
 #include "cli/model_path.h"
 #include "cli/model_tokenizer.h"
@@ -44,34 +45,6 @@ constexpr char kNothingToDraft[] =
 bool IsDirectory(const std::string& path) {
   struct stat info;
   return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-absl::StatusOr<std::optional<DType>> ParseDType(const char* option,
-                                                const std::string& name) {
-  if (name == "auto") return std::optional<DType>();
-  if (name == "float32" || name == "f32" || name == "float") {
-    return std::optional(DType::kF32);
-  }
-  if (name == "float16" || name == "f16" || name == "half") {
-    return std::optional(DType::kF16);
-  }
-  if (name == "bfloat16" || name == "bf16") return std::optional(DType::kBF16);
-  return absl::InvalidArgumentError(absl::StrCat(
-      option, ": '", name, "' is not auto, float32, float16 or bfloat16"));
-}
-
-// vLLM's names of fp8 and int8 beside those of --dtype. None: auto.
-absl::StatusOr<std::optional<DType>> ParseKvDType(const std::string& name) {
-  if (name == "int8" || name == "i8") return std::optional(DType::kI8);
-  if (name == "fp8" || name == "fp8_e4m3") {
-    return std::optional(DType::kF8E4M3);
-  }
-  const absl::StatusOr<std::optional<DType>> dtype =
-      ParseDType("--kv-cache-dtype", name);
-  if (dtype.ok()) return dtype;
-  return absl::InvalidArgumentError(
-      absl::StrCat("--kv-cache-dtype: '", name,
-                   "' is not auto, bf16, f16, f32, int8 or fp8"));
 }
 
 // A format sets `load`'s quantization; a method what the model must be.
@@ -294,9 +267,9 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
   QUIRE_ASSIGN_OR_RETURN(load.task, ParseTask(options));
   if (options.pooling == "last") load.pooling = Pooling::kLast;
   if (options.pooling == "mean") load.pooling = Pooling::kMean;
-  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDType("--dtype", options.dtype));
+  QUIRE_ASSIGN_OR_RETURN(load.dtype, ParseDTypeOption(options.dtype));
   QUIRE_ASSIGN_OR_RETURN(load.kv_cache_dtype,
-                         ParseKvDType(options.kv_cache_dtype));
+                         ParseKvDTypeOption(options.kv_cache_dtype));
   if (options.max_model_len != "auto" && options.max_model_len != "-1") {
     QUIRE_ASSIGN_OR_RETURN(
         const int64_t length,

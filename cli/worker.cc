@@ -33,7 +33,7 @@ class WorkerProbes {
                            MakeHttpServerOptions(options));
     QUIRE_ASSIGN_OR_RETURN(http_, HttpServer::Create(http));
     api_ = std::make_unique<ApiServer>(http_.get(), kVersion);
-    return http_->Start();
+    return StartHttp(options, http_.get());
   }
   ApiServer& api() { return *api_; }
   int port() const { return http_->port(); }

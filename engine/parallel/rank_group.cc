@@ -76,6 +76,28 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     if (wake_fd_ >= 0) close(wake_fd_);
   }
 
+  // For the other nodes.
+  absl::Status Listen() {
+    const HostPort& master = options_.ranks.master;
+    auto listener = ListenTcp(master);
+    if (!listener.ok()) {
+      return absl::Status(listener.status().code(),
+                          absl::StrCat(listener.status().message(),
+                                       " (--master-port, rank 0 on node 0)"));
+    }
+    listener_ = *std::move(listener);
+    const std::string host = LocalAddress(listener_.get()).host;
+    if ((host == "0.0.0.0" || host == "::") && master.host != host &&
+        !master.host.empty() && options_.on_log != nullptr) {
+      options_.on_log(absl::StrCat(
+          "--master-addr ", master.host,
+          " is no address of node 0, or not known yet: listening on all that "
+          "it has, port ",
+          master.port));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Init() {
     QUIRE_RETURN_IF_ERROR(layout_.Validate());
     const NodeMemoryLayout memory_layout = LayOutNodeMemory(layout_, 0);
@@ -86,7 +108,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
                     layout_.local_size() - 1);
     }
     if (layout_.num_nodes > 1) {
-      QUIRE_ASSIGN_OR_RETURN(listener_, ListenTcp(options_.ranks.master));
+      QUIRE_RETURN_IF_ERROR(Listen());
     }
     if (NeedsMesh(layout_, 0)) {
       QUIRE_ASSIGN_OR_RETURN(mesh_listener_,

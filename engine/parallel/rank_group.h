@@ -43,7 +43,8 @@ struct RankGroupOptions {
   std::vector<WorkerCommand> local_workers;
   // All may be null. Called on another thread:
   //   on_waiting: so many ranks of all are there.
-  //   on_log: a line for the log (a rank was refused).
+  //   on_log: a line for the log (a rank was refused, the master's address is
+  //     of another host).
   //   on_stuck: the group has failed (Health says why) and this object still
   //     lives 4 s later: whoever owns it does not get on, the process must end.
   std::function<void(int num_joined, int size)> on_waiting;

@@ -818,7 +818,25 @@ TEST(RankGroupNodesTest, TakenPortIsAnError) {
   ASSERT_TRUE(taken.ok());
   const absl::Status status = RankGroup::Start(options).status();
   EXPECT_TRUE(absl::IsUnavailable(status));
-  EXPECT_TRUE(absl::StrContains(status.message(), "in use")) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(),
+                                "in use (--master-port, rank 0 on node 0)"))
+      << status;
+}
+
+TEST(RankGroupNodesTest, AMasterThatIsNotThisHostIsSaid) {
+  RankGroupOptions options;
+  options.ranks = TestRanks(2, 1, 2);
+  options.ranks.bootstrap_timeout = absl::Milliseconds(1);
+  std::string log;
+  options.on_log = [&](const std::string& line) { log += line; };
+  EXPECT_TRUE(absl::IsUnavailable(RankGroup::Start(options).status()));
+  EXPECT_EQ(log, "");
+  options.ranks.master.host = "192.0.2.1";  // RFC 5737: of no host.
+  EXPECT_TRUE(absl::IsUnavailable(RankGroup::Start(options).status()));
+  EXPECT_EQ(log,
+            absl::StrCat("--master-addr 192.0.2.1 is no address of node 0, or "
+                         "not known yet: listening on all that it has, port ",
+                         options.ranks.master.port));
 }
 
 TEST(RankGroupNodesTest, ImpossibleLayoutsAreRefused) {

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import pathlib
+import socket
 import subprocess
 
 import pytest
@@ -157,3 +158,79 @@ def test_a_short_group_key_is_refused():
     )
     assert refused.returncode == 64
     assert "QUIRE_GROUP_KEY: the group's key has 5 bytes" in refused.stderr
+
+
+def listen_beside_a_free_port():
+    """A socket that listens at a port, the next of which is free."""
+    while True:
+        first, second = socket.socket(), socket.socket()
+        first.bind(("127.0.0.1", 0))
+        port = first.getsockname()[1]
+        try:
+            with second:
+                second.bind(("127.0.0.1", port + 1))
+        except (OSError, OverflowError):
+            first.close()
+            continue
+        first.listen()
+        return first
+
+
+def test_torchrun_listens_at_its_master_port():
+    with listen_beside_a_free_port() as taken:
+        port = taken.getsockname()[1]
+
+        def variables(rank, **more):
+            return {
+                "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0",
+                "LOCAL_WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "2",
+                "GROUP_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none", **more,
+            }
+
+        # Told to, it takes the same port, and says why that cannot be.
+        refused = subprocess.run(
+            [str(BINARY), "serve", "--port", "0", *OPTIONS, "--master-port",
+             str(port)],
+            capture_output=True, text=True, timeout=60, env=variables(0),
+        )
+        assert refused.returncode == 69, refused.stderr
+        assert (
+            f"cannot listen on 127.0.0.1:{port}: Address already in use "
+            "(--master-port, rank 0 on node 0)"
+        ) in refused.stderr
+        worker = subprocess.Popen(
+            [str(BINARY), "serve", "--port", "0", *OPTIONS], env=variables(1),
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        try:
+            server = Server(*OPTIONS, "--bootstrap-timeout", "30",
+                            env=variables(0))
+            assert "2 processes, tensor parallel 2, 2 nodes" in server.banner
+            assert server.stop() == 0
+            assert worker.wait(timeout=60) == 0, worker.stderr.read()
+        finally:
+            worker.kill()
+            worker.communicate()
+
+
+def test_a_taken_port_is_named_with_its_option_and_node():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for options, named in [
+            (["--port", port], "--port"),
+            (["--port", "0", "--ops-port", port], "--ops-port"),
+            (["--port", port, "--nnodes", "2", "--node-rank", "1",
+              "--master-addr", "127.0.0.1"], "--port, node 1"),
+        ]:
+            refused = subprocess.run(
+                [str(BINARY), "serve", *OPTIONS, *options],
+                capture_output=True, text=True, timeout=60,
+            )
+            assert refused.returncode == 69, refused.stderr
+            assert (
+                f"cannot listen on 127.0.0.1:{port}: Address already in use "
+                f"({named})\n"
+            ) in refused.stderr
