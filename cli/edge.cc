@@ -92,6 +92,17 @@ absl::Status CheckLinkOptions(const ServeOptions& options) {
   return absl::OkStatus();
 }
 
+std::string LinkWarning(const ServeOptions& options) {
+  if (options.verify_url.empty() || options.verify_api_key_file.empty()) {
+    return "";
+  }
+  const auto url = ParseLinkUrl(options.verify_url);
+  if (!url.ok() || url->has_tls) return "";
+  return absl::StrCat("--verify-url ", options.verify_url,
+                      ": the key of --verify-api-key-file and all tokens go "
+                      "over the network in the clear; use https://");
+}
+
 absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
     const ServeOptions& options, const Session& session,
     std::function<void(const std::string& line)> on_notice) {

@@ -23,6 +23,10 @@ LinkPeer MakeLinkPeer(const Session& session);
 absl::Status CheckLinkOptions(const ServeOptions& options);
 
 // Of an edge. Requires: CheckLinkOptions.
+// What is unsafe in them though it works; else empty. Requires that
+// CheckLinkOptions is OK.
+std::string LinkWarning(const ServeOptions& options);
+
 absl::StatusOr<EdgeEngineOptions> MakeEdgeEngineOptions(
     const ServeOptions& options, const Session& session,
     std::function<void(const std::string& line)> on_notice);

@@ -79,6 +79,18 @@ TEST(EdgeTest, ChecksOptions) {
   EXPECT_FALSE(CheckLinkOptions(options).ok());
 }
 
+TEST(EdgeTest, AKeyInTheClearIsWarnedOf) {
+  ServeOptions options;
+  EXPECT_EQ(LinkWarning(options), "");
+  options.verify_url = "http://cloud:8080";
+  EXPECT_EQ(LinkWarning(options), "");
+  options.verify_api_key_file = "/key";
+  EXPECT_NE(LinkWarning(options).find("http://cloud:8080: the key of "),
+            std::string::npos);
+  options.verify_url = "https://cloud:8080";
+  EXPECT_EQ(LinkWarning(options), "");
+}
+
 TEST(EdgeTest, MetricsEscapeTheName) {
   EdgeLinkStats stats;
   stats.is_up = true;

@@ -300,10 +300,16 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
       ->check(FiniteRange(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
                   "Drafts tokens that are verified together: [ngram], [suffix] "
-                  "or the directory or GGUF file of a draft model");
+                  "or the directory or GGUF file of a draft model")
+      ->check([](const std::string& value) {
+        return value.empty() ? std::string("must not be empty") : std::string();
+      });
   app->add_option("--speculative-config", options->speculative_config,
                   "The same as JSON with vLLM's fields: method, model, "
-                  "num_speculative_tokens, prompt_lookup_max, ...");
+                  "num_speculative_tokens, prompt_lookup_max, ...")
+      ->check([](const std::string& value) {
+        return value.empty() ? std::string("must not be empty") : std::string();
+      });
   app->add_option("--num-speculative-tokens", options->num_speculative_tokens,
                   "Tokens drafted at once, at most (1 to 64)")
       ->check(CLI::Range(1, 64))

@@ -200,6 +200,13 @@ TEST(ParseCommandLineTest, DraftModel) {
           ->serve.model.speculative_config,
       R"({"method": "x"})");
   EXPECT_FALSE(ParseCommandLine({"serve", "--num-speculative-tokens=0"}).ok());
+  // A variable of a script that was not set.
+  for (const char* name : {"--speculative-model", "--speculative-config"}) {
+    const auto empty = ParseCommandLine({"serve", name, ""});
+    ASSERT_FALSE(empty.ok()) << name;
+    EXPECT_TRUE(absl::StrContains(empty.status().message(), name))
+        << empty.status();
+  }
 }
 
 TEST(ParseCommandLineTest, Drain) {

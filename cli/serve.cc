@@ -59,6 +59,9 @@ class RunningServerImpl : public RunningServer {
       log->Message(LogLevel::kWarning, text);
     });
     QUIRE_RETURN_IF_ERROR(CheckLinkOptions(options_));
+    if (const std::string warning = LinkWarning(options_); !warning.empty()) {
+      Warn(warning);
+    }
     QUIRE_ASSIGN_OR_RETURN(HttpServerOptions http,
                            MakeHttpServerOptions(options_));
     http.on_notice = [log = telemetry_.log](const std::string& line) {
@@ -280,12 +283,15 @@ class RunningServerImpl : public RunningServer {
             "--verify-url: the model makes embeddings: it drafts nothing");
       }
       QUIRE_ASSIGN_OR_RETURN(
-          const EdgeEngineOptions edge,
+          EdgeEngineOptions edge,
           MakeEdgeEngineOptions(
               options_, *session_,
               [log = telemetry_.log](const std::string& line) {
                 log->Message(LogLevel::kWarning, line);
               }));
+      edge.link.on_info = [log = telemetry_.log](const std::string& line) {
+        log->Message(LogLevel::kInfo, line);
+      };
       auto engine = EdgeEngine::Create(edge, engine_options, runner,
                                        Clock::Monotonic(), sink);
       if (!engine.ok()) {

@@ -117,6 +117,12 @@ absl::Status ReadField(const std::string& key, const Json& value,
     return ReadInt(key, value, 1, kMaxSpeculativeTokens,
                    &config->num_speculative_tokens);
   }
+  if (key == "draft_tensor_parallel_size") {
+    if (value == 1) return absl::OkStatus();
+    return Error(key, " is ",
+                 value.dump(-1, ' ', false, Json::error_handler_t::replace),
+                 ", must be 1: what drafts runs in one process");
+  }
   if (key == "prompt_lookup_min") {
     given->has_lookup_min = true;
     return ReadInt(key, value, 1, kMaxNgram, &config->prompt_lookup_min);

@@ -63,6 +63,13 @@ TEST(SpeculativeOptionsTest, FieldsAreThoseOfVllm) {
   EXPECT_EQ(Make("", R"({"method": "mtp"})")->method, DraftMethod::kMtp);
 }
 
+TEST(SpeculativeOptionsTest, WhatDraftsRunsInOneProcess) {
+  const auto made =
+      Make("", R"({"model": "/d", "draft_tensor_parallel_size": 1})");
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->method, DraftMethod::kDraftModel);
+}
+
 TEST(SpeculativeOptionsTest, ErrorsNameTheField) {
   const std::pair<const char*, const char*> kCases[] = {
       {"nonsense", "not a JSON object"},
@@ -77,6 +84,10 @@ TEST(SpeculativeOptionsTest, ErrorsNameTheField) {
        "num_speculative_tokens is 5000000000"},
       {R"({"method": "ngram", "num_speculative_tokens": 1.5})",
        "must be an integer"},
+      {R"({"method": "ngram", "draft_tensor_parallel_size": 2})",
+       "draft_tensor_parallel_size is 2, must be 1"},
+      {R"({"method": "ngram", "draft_tensor_parallel_size": "1"})",
+       "draft_tensor_parallel_size is \"1\", must be 1"},
       {R"({"method": "ngram", "prompt_lookup_min": 5, "prompt_lookup_max": 4})",
        "prompt_lookup_min is 5"},
       {R"({"method": "suffix", "suffix_decoding_min_token_prob": 2})",

@@ -8,12 +8,15 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "engine/base/status.h"
+#include "engine/base/warning.h"
+#include "engine/speculative/drafter.h"
 #include "gtest/gtest.h"
 #include "tests/hash_model_runner.h"
 
@@ -95,6 +98,17 @@ class CollectingSink : public OutputSink {
   std::map<RequestId, int> num_last_;
 };
 
+// Breaks at once, as a draft model does whose device has failed.
+class FailingDrafter : public Drafter {
+ public:
+  absl::string_view method() const override { return "draft_model"; }
+  bool is_costly() const override { return false; }
+  absl::Status Propose(absl::Span<const DraftSequence> /*sequences*/,
+                       absl::Span<Draft> /*drafts*/) override {
+    return absl::InternalError("no device any more");
+  }
+};
+
 class EngineLoopTest : public testing::Test {
  protected:
   void Start(const EngineOptions& options) {
@@ -144,6 +158,39 @@ TEST_F(EngineLoopTest, AnswersARequestAsTheModelDoesAlone) {
     loop_.reset();
     EXPECT_EQ(runner_->violation(), "");
   }
+}
+
+TEST_F(EngineLoopTest, ADrafterThatFailsIsWarnedOfOnce) {
+  std::mutex mu;
+  std::vector<std::string> warnings;
+  SetWarningHandler([&](const std::string& text) {
+    std::lock_guard<std::mutex> lock(mu);
+    warnings.push_back(text);
+  });
+  FailingDrafter drafter;
+  EngineOptions options = TestOptions();
+  options.num_speculative_tokens = 3;
+  Start(options);
+  auto loop = EngineLoop::Create(options_, runner_.get(), &clock_, sink_.get(),
+                                 &drafter);
+  ASSERT_TRUE(loop.ok()) << loop.status();
+  loop_ = *std::move(loop);
+  for (int i = 0; i < 2; ++i) {
+    const RequestId id = loop_->NewRequestId();
+    const Request request = MakeRequest(id, 19, 12);
+    ASSERT_TRUE(loop_->Submit(request).ok());
+    ASSERT_TRUE(sink_->WaitForLast(id));
+    EXPECT_EQ(
+        sink_->TokensOf(id),
+        AnswerAlone(options, model_options_, request, 0, 0, 128).token_ids);
+  }
+  EXPECT_EQ(loop_->Stats().num_drafter_failures, 1);
+  loop_.reset();
+  SetWarningHandler(nullptr);
+  EXPECT_EQ(warnings,
+            std::vector<std::string>(
+                {"nothing is drafted any more: the draft_model drafter failed: "
+                 "no device any more"}));
 }
 
 TEST_F(EngineLoopTest, RefusesWhatCanNeverRun) {

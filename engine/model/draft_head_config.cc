@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/base/status.h"
 #include "engine/model/json_fields.h"
 #include "engine/weights/mapped_file.h"
@@ -71,13 +72,22 @@ absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
   JsonFields fields(document, path);
   QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> architectures,
                          fields.Strings("architectures"));
-  // LlamaForCausalLMEagle3, Eagle3LlamaForCausalLM.
-  if (architectures.size() != 1 ||
-      !absl::StrContains(architectures[0], "Eagle3") ||
-      !absl::StrContains(architectures[0], "Llama")) {
-    return fields.Error("architectures",
-                        "no EAGLE-3 head of Llama's kind "
-                        "(LlamaForCausalLMEagle3)");
+  // LlamaForCausalLMEagle3, Eagle3LlamaForCausalLM; the authors' own heads say
+  // LlamaForCausalLM, and are told from models by draft_vocab_size. Loading
+  // finds out whether the tensors are a head's.
+  const bool is_named_head = architectures.size() == 1 &&
+                             absl::StrContains(architectures[0], "Eagle3") &&
+                             absl::StrContains(architectures[0], "Llama");
+  const bool is_plain_head = architectures.size() == 1 &&
+                             architectures[0] == "LlamaForCausalLM" &&
+                             document.contains("draft_vocab_size");
+  if (!is_named_head && !is_plain_head) {
+    return fields.Error(
+        "architectures",
+        absl::StrCat("[\"", absl::StrJoin(architectures, "\", \""),
+                     "\"] is no EAGLE-3 head of Llama's kind "
+                     "(LlamaForCausalLMEagle3, or LlamaForCausalLM with "
+                     "draft_vocab_size)"));
   }
   QUIRE_ASSIGN_OR_RETURN(
       config.taps,
@@ -91,6 +101,8 @@ absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
   config.norm_before_residual = norm_before_residual.value_or(false);
   // The rest is as of a Llama.
   document["architectures"] = {"LlamaForCausalLM"};
+  // A head has one layer; some published ones repeat what their target has.
+  document["num_hidden_layers"] = 1;
   for (const char* name : {"draft_vocab_size", "target_hidden_size",
                            "norm_before_residual", "eagle_config"}) {
     document.erase(name);
@@ -99,9 +111,7 @@ absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
       config.model,
       ParseModelConfig(
           document.dump(-1, ' ', false, json::error_handler_t::replace), path));
-  if (config.model.layers.size() != 1) {
-    return fields.Error("num_hidden_layers", "must be 1");
-  }
+  QUIRE_CHECK(config.model.layers.size() == 1);
   if (config.model.vocab_size != target.vocab_size) {
     return fields.Error("vocab_size",
                         absl::StrCat("is ", config.model.vocab_size,

@@ -88,17 +88,35 @@ TEST_F(DraftHeadConfigTest, LayersAndNormMayBeNamed) {
   EXPECT_EQ(config->model.vocab_size, 320);
 }
 
+// The authors' heads: named as models are, one even with its target's layers.
+TEST_F(DraftHeadConfigTest, ReadsTheAuthorsHeads) {
+  Json json = Published();
+  json["architectures"] = {"LlamaForCausalLM"};
+  for (const int num_layers : {1, 40}) {
+    json["num_hidden_layers"] = num_layers;
+    const auto config = Read(json);
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->model.layers.size(), 1u);
+    EXPECT_EQ(config->model.vocab_size, 96);
+  }
+  json.erase("draft_vocab_size");
+  const auto config = Read(json);
+  EXPECT_TRUE(absl::StrContains(config.status().message(),
+                                "[\"LlamaForCausalLM\"] is no EAGLE-3 head"))
+      << config.status();
+}
+
 TEST_F(DraftHeadConfigTest, WhatDoesNotFitIsNamed) {
   const struct {
     Json changes;
     const char* field;
   } cases[] = {
-      {{{"architectures", {"LlamaForCausalLM"}}}, "architectures"},
+      {{{"architectures", {"MistralForCausalLM"}}},
+       "\"architectures\": [\"MistralForCausalLM\"] is no EAGLE-3"},
       {{{"architectures", Json::array()}}, "architectures"},
       {{{"vocab_size", 321}}, "vocab_size"},
       {{{"hidden_size", 64}}, "hidden_size"},
       {{{"target_hidden_size", 64}}, "target_hidden_size"},
-      {{{"num_hidden_layers", 2}}, "num_hidden_layers"},
       {{{"draft_vocab_size", 321}}, "draft_vocab_size"},
       {{{"draft_vocab_size", -1}}, "draft_vocab_size"},
       {{{"draft_vocab_size", "many"}}, "draft_vocab_size"},
@@ -114,7 +132,8 @@ TEST_F(DraftHeadConfigTest, WhatDoesNotFitIsNamed) {
   }
   ModelConfig shallow = Target();
   shallow.layers.resize(2);
-  EXPECT_TRUE(absl::StrContains(ErrorOf(Json::object(), shallow), "the model has only 2"));
+  EXPECT_TRUE(absl::StrContains(ErrorOf(Json::object(), shallow),
+                                "the model has only 2"));
 }
 
 TEST_F(DraftHeadConfigTest, NoFileAndNoJson) {

@@ -22,6 +22,14 @@ constexpr double kUnmeasuredGrowth = 0.25;
 // A step that took twice what was expected or more says that the machine was
 // busy elsewhere, or that the load has changed: the latter shows in some steps.
 constexpr double kMaxOutlier = 2;
+// Disturbances only make steps longer (cold caches, threads that start): one
+// that took half of what was expected or less says that those before it were
+// disturbed, so they fade within a few more like it.
+constexpr double kMinOutlier = 0.5;
+constexpr double kDisturbedFade = 0.7;
+// What was not measured again for so many steps weighs as one measurement: the
+// next one then counts as much as all that is known.
+constexpr double kMinAgedWeight = 1;
 
 // A sequence is judged by its last ten verified drafts or so; to begin with, by
 // what became of those of all sequences, the last ten or more of them: each
@@ -75,15 +83,30 @@ constexpr double kLengthFade = 0.98;
 
 }  // namespace
 
+void StepCost::Fade(double factor) {
+  weight_ *= factor;
+  sum_tokens_ *= factor;
+  sum_tokens_squared_ *= factor;
+  sum_seconds_ *= factor;
+  sum_products_ *= factor;
+}
+
+void StepCost::Age() {
+  if (weight_ > kMinAgedWeight) Fade(kStepFade);
+}
+
 void StepCost::Note(double num_tokens, double seconds) {
   if (!(seconds > 0)) return;  // The clock went backwards.
-  if (is_known()) seconds = std::min(seconds, kMaxOutlier * Of(num_tokens));
+  if (is_known()) {
+    Fade(seconds < kMinOutlier * Of(num_tokens) ? kDisturbedFade : kStepFade);
+    seconds = std::min(seconds, kMaxOutlier * Of(num_tokens));
+  }
   const double n = num_tokens;
-  weight_ = kStepFade * weight_ + 1;
-  sum_tokens_ = kStepFade * sum_tokens_ + n;
-  sum_tokens_squared_ = kStepFade * sum_tokens_squared_ + n * n;
-  sum_seconds_ = kStepFade * sum_seconds_ + seconds;
-  sum_products_ = kStepFade * sum_products_ + n * seconds;
+  weight_ += 1;
+  sum_tokens_ += n;
+  sum_tokens_squared_ += n * n;
+  sum_seconds_ += seconds;
+  sum_products_ += n * seconds;
   const double mean_tokens = sum_tokens_ / weight_;
   const double mean_seconds = sum_seconds_ / weight_;
   const double variance =
@@ -110,6 +133,8 @@ void StepCost::Note(double num_tokens, double seconds) {
 void DraftControl::set_is_costly(bool is_costly) {
   is_costly_ = is_costly;
   if (!is_costly) return;
+  // The first probe comes sooner: at the start the machine was cold.
+  probe_credit_ = kMaxProbeCredit / 2;
   // Guessing anew would mean to catch up on contexts in order to learn what is
   // known already.
   step_cost_.set_keeps_measurement();
@@ -133,6 +158,7 @@ double DraftControl::ChanceOfGood(const DraftTrack& track) const {
 void DraftControl::BeginStep() {
   ++num_steps_;
   ++all_.num_steps_without;
+  proposal_cost_.Age();
   probe_credit_ = std::min(probe_credit_ + kProbeShare, kMaxProbeCredit);
 }
 
@@ -399,6 +425,14 @@ void DraftControl::Probe(int num_base_tokens,
     }
     probe_credit_ -= least;
     cheapest->num_allotted = std::min(cheapest->max_drafts, kProbeDrafts);
+    // Of a step with other drafts it cannot be told what the probe took.
+    const bool is_alone = std::count_if(candidates.begin(), candidates.end(),
+                                        [](const Candidate& c) {
+                                          return c.num_allotted > 0;
+                                        }) == 1;
+    probe_charge_ = is_alone ? least : 0;
+    probe_base_tokens_ = num_base_tokens;
+    probe_seconds_ = 0;
   }
 }
 
@@ -469,12 +503,14 @@ void DraftControl::NoteProposals(int depth, int num_rows,
                                  int num_caught_up_tokens,
                                  absl::Duration duration) {
   if (depth < 1 || num_rows < 1) return;
+  const double seconds = absl::ToDoubleSeconds(duration);
+  if (probe_charge_ > 0) probe_seconds_ = std::max(seconds, 0.0);
   // One step of the drafter for each draft; contexts make the first one longer.
   // Both cost and tokens are taken of the mean of them, which is as good for
   // the fit of a line.
   proposal_cost_.Note(
       num_rows + static_cast<double>(num_caught_up_tokens) / depth,
-      absl::ToDoubleSeconds(duration) / depth);
+      seconds / depth);
 }
 
 void DraftControl::NoteEnd(int num_generated) {
@@ -484,7 +520,20 @@ void DraftControl::NoteEnd(int num_generated) {
 }
 
 void DraftControl::NoteStep(int num_tokens, absl::Duration duration) {
-  step_cost_.Note(num_tokens, absl::ToDoubleSeconds(duration));
+  const double seconds = absl::ToDoubleSeconds(duration);
+  step_cost_.Note(num_tokens, seconds);
+  if (probe_charge_ == 0 || num_tokens <= probe_base_tokens_ || seconds <= 0) {
+    return;
+  }
+  // The probe is paid for by what it took if that was less: its price was
+  // fitted to what may have been disturbed, and a debt after it would keep it
+  // so.
+  const double base_seconds = step_cost_.Of(probe_base_tokens_);
+  const double taken =
+      kMinProbeCost +
+      (probe_seconds_ + std::max(seconds - base_seconds, 0.0)) / base_seconds;
+  probe_credit_ += std::max(probe_charge_ - taken, 0.0);
+  probe_charge_ = 0;
 }
 
 }  // namespace quire

@@ -40,7 +40,9 @@
 //
 // Where drafting has stopped for good nothing would be learnt, so a small part
 // of the time (kProbeShare) is spent on trying again; contexts that have to be
-// caught up for it are part of the price.
+// caught up for it are part of the price. A price that was measured while the
+// machine was cold must not stand: what was not measured again for some hundred
+// steps counts as one measurement, and a probe is charged what it took.
 //
 // A function of what it is told: durations are handed in, nothing is drawn at
 // random. Thread-compatible: used by the engine thread only.
@@ -79,6 +81,8 @@ struct DraftTrack {
 class StepCost {
  public:
   void Note(double num_tokens, double seconds);
+  // A step has passed in which nothing may have been measured.
+  void Age();
   bool is_known() const { return weight_ > 0; }
   // Seconds. Requires: is_known().
   double Of(double num_tokens) const { return base_ + slope_ * num_tokens; }
@@ -93,6 +97,8 @@ class StepCost {
   }
 
  private:
+  void Fade(double factor);
+
   double weight_ = 0;  // Sums over the steps, fading.
   double sum_tokens_ = 0;
   double sum_tokens_squared_ = 0;
@@ -215,6 +221,11 @@ class DraftControl {
   double num_judged_ = 0;
   double num_good_ = 0;
   double probe_credit_ = 0;  // In steps; a debt if negative.
+  // Of the last probe, until its step is seen: what it was charged, and what
+  // the drafter took.
+  double probe_charge_ = 0;
+  double probe_seconds_ = 0;
+  int probe_base_tokens_ = 0;
   // Answers that have ended, fading.
   double num_ended_ = 0;
   double tokens_of_ended_ = 0;

@@ -1,6 +1,7 @@
 #include "engine/speculative/draft_control.h"
 
 #include <cmath>
+#include <optional>
 
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
@@ -289,6 +290,91 @@ TEST_F(KindsOfSequencesTest, ATrialHasToBeWorthItsContext) {
   for (int i = 0; i < 5; ++i) Run(/*is_good=*/false, 60, 20);
   // 2 us a token: 60 tokens take 72 ms without drafts.
   EXPECT_EQ(Run(/*is_good=*/true, 60, 200'000), 0);
+}
+
+// One request after the other with a draft model, in virtual time: a step of n
+// tokens takes 150 + 50 n us and one of the drafter `draft_us`. Drafts and
+// their verification take `factor` times that in the first `num_disturbed`
+// steps.
+class DisturbedStartTest : public testing::Test {
+ protected:
+  void Reset(double factor, int num_disturbed) {
+    control_.emplace(5, /*adapts=*/true);
+    control_->set_is_costly(true);
+    track_ = DraftTrack();
+    factor_ = factor;
+    num_disturbed_ = num_disturbed;
+    num_generated_ = 1;
+    num_missing_ = 20;
+  }
+  // Drafts in num_steps more steps.
+  int Run(int num_steps) {
+    int num_drafted = 0;
+    for (int i = 0; i < num_steps; ++i) {
+      if (num_generated_ >= 24) NextRequest();
+      control_->BeginStep();
+      DraftControl::Candidate candidate{&track_, 5, {}, 0};
+      candidate.num_missing = num_missing_;
+      candidate.num_generated = num_generated_;
+      candidate.max_remaining = 100;
+      control_->AllotProposals(1, absl::MakeSpan(&candidate, 1));
+      const int count = candidate.max_drafts;
+      const double factor = count > 0 && num_disturbed_-- > 0 ? factor_ : 1;
+      if (count > 0) {
+        const double us = count * draft_us_ + 2 * num_missing_;
+        control_->NoteProposals(count, 1, num_missing_,
+                                absl::Microseconds(us * factor));
+      }
+      num_missing_ = count > 0 ? 0 : num_missing_ + 1;
+      control_->AllotDrafts(1, 100, absl::MakeSpan(&candidate, 1));
+      control_->NoteResult(count, count, {}, &track_);
+      control_->NoteStep(1 + count,
+                         absl::Microseconds((150 + 50 * (1 + count)) * factor));
+      num_generated_ += 1 + count;
+      num_drafted += count;
+    }
+    return num_drafted;
+  }
+
+  double draft_us_ = 40;
+
+ private:
+  void NextRequest() {
+    control_->NoteEnd(num_generated_);
+    track_ = DraftTrack();
+    num_missing_ = 20;
+    num_generated_ = 1;
+  }
+
+  std::optional<DraftControl> control_;
+  DraftTrack track_;
+  double factor_ = 1;
+  int num_disturbed_ = 0;
+  int num_generated_ = 1;
+  int num_missing_ = 20;
+};
+
+TEST_F(DisturbedStartTest, WhatWasTooDearAtFirstIsCorrected) {
+  for (const double factor : {1.0, 3.0, 5.0, 10.0, 20.0}) {
+    // Costs are first fitted to five; with more, the first probe is disturbed
+    // as well, and has to be earned.
+    for (const int num_disturbed : {1, 2, 3, 4, 5, 6, 8}) {
+      Reset(factor, num_disturbed);
+      Run(num_disturbed <= 5 ? 800 : 6000);
+      EXPECT_GT(Run(300), 600) << factor << " " << num_disturbed;
+    }
+  }
+}
+
+TEST_F(DisturbedStartTest, WhatWasTooCheapAtFirstIsTurnedOff) {
+  draft_us_ = 400;
+  for (const double factor : {0.05, 0.1, 0.2}) {
+    for (const int num_disturbed : {1, 3, 8, 12, 50}) {
+      Reset(factor, num_disturbed);
+      Run(600);
+      EXPECT_LT(Run(300), 15) << factor << " " << num_disturbed;
+    }
+  }
 }
 
 TEST(DraftControlTest, LearnsWithFewDraftsWhereTheyAreCheapest) {

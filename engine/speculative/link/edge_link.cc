@@ -182,9 +182,13 @@ class EdgeLinkImpl : public EdgeLink {
           state_ = absl::OkStatus();
         }
         answered_.notify_all();
-        Notice(absl::StrCat("the link to ", options_.url.host, ":",
+        const auto& tell =
+            options_.on_info ? options_.on_info : options_.on_notice;
+        if (tell) {
+          tell(absl::StrCat("the link to ", options_.url.host, ":",
                             options_.url.port, " is up: ", cloud->model_name,
                             " (quire ", cloud->software_version, ")"));
+        }
         // A link that broke is no refusal, whatever broke it.
         reason = absl::UnavailableError(Serve(&session).message());
       }

@@ -45,6 +45,8 @@ struct EdgeLinkOptions {
   absl::Duration max_backoff = absl::Seconds(10);
   // A line for the log.
   std::function<void(const std::string& line)> on_notice;
+  // One that asks for nobody's attention: the link is up. Null: on_notice.
+  std::function<void(const std::string& line)> on_info;
 };
 
 // Called on the link's thread, in this order: OnUp (OnFrame | OnRoundTrip)*
