@@ -20,6 +20,7 @@ struct Machine {
 
 constexpr int kPromptTokens = 200;
 constexpr int kOutputTokens = 40;
+constexpr int kLongOutputTokens = 1000;
 
 // Draws the same token for every row that needs one, in the machine's time.
 class TimedRunner final : public ModelRunner {
@@ -59,18 +60,20 @@ struct Prediction {
   absl::Time at;
   absl::Duration delay;
   bool has_answers = false;  // Some have ended.
+  int num_drawn = 0;         // Of the first answer.
 };
 
 // Of someone who comes now and waits behind all others, after each step; the
 // last one is made when nobody waits any more.
 std::vector<Prediction> PredictThroughABurst(const Machine& machine,
                                              int max_num_seqs, int num_blocks,
-                                             int num_requests) {
+                                             int num_requests,
+                                             int num_output_tokens) {
   FakeClock clock;
   TimedRunner runner(machine, &clock);
   EngineOptions options;
   options.num_blocks = num_blocks;
-  options.max_model_len = 1024;
+  options.max_model_len = 2048;
   options.vocab_size = 10;
   options.max_num_seqs = max_num_seqs;
   options.enable_prefix_caching = false;
@@ -81,7 +84,7 @@ std::vector<Prediction> PredictThroughABurst(const Machine& machine,
     Request request;
     request.id = i;
     request.prompt_token_ids.assign(kPromptTokens, 5);
-    request.sampling.max_tokens = kOutputTokens;
+    request.sampling.max_tokens = num_output_tokens;
     request.sampling.ignore_eos = true;
     // Of a cold server nothing is known: a second is enough.
     request.deadline = clock.Now() + absl::Seconds(1);
@@ -93,6 +96,7 @@ std::vector<Prediction> PredictThroughABurst(const Machine& machine,
   std::vector<OutputEvent> events;
   std::vector<QueuedShare> queued;
   bool has_answers = false;
+  int num_drawn = 0;
   do {
     events.clear();
     (*engine)->Step(&events);
@@ -106,9 +110,12 @@ std::vector<Prediction> PredictThroughABurst(const Machine& machine,
     queued.clear();
     scheduler.shares().AppendQueued(&queued);
     admission.NoteStep(clock.Now(), snapshot, &queued, {});
-    for (const OutputEvent& event : events) has_answers |= event.is_last;
+    for (const OutputEvent& event : events) {
+      has_answers |= event.is_last;
+      if (event.request_id == 1) num_drawn += event.tokens.size();
+    }
     predictions.push_back(
-        {clock.Now(), admission.predicted_delay(), has_answers});
+        {clock.Now(), admission.predicted_delay(), has_answers, num_drawn});
   } while (!queued.empty());
   return predictions;
 }
@@ -131,8 +138,9 @@ TEST_P(PredictedDelayTest, IsWithinAFactorOfTheWait) {
     SCOPED_TRACE(testing::Message()
                  << load.max_num_seqs << " slots, " << load.num_blocks
                  << " blocks, " << load.num_requests << " requests");
-    const std::vector<Prediction> predictions = PredictThroughABurst(
-        GetParam(), load.max_num_seqs, load.num_blocks, load.num_requests);
+    const std::vector<Prediction> predictions =
+        PredictThroughABurst(GetParam(), load.max_num_seqs, load.num_blocks,
+                             load.num_requests, kOutputTokens);
     const absl::Time end = predictions.back().at;
     const absl::Duration whole = end - predictions.front().at;
     int num_compared = 0;
@@ -149,6 +157,29 @@ TEST_P(PredictedDelayTest, IsWithinAFactorOfTheWait) {
     }
     EXPECT_GT(num_compared, 10);
     EXPECT_EQ(predictions.back().delay, absl::ZeroDuration());
+  }
+}
+
+// An answer that goes on tells that those behind it are longer than answers
+// were taken to be.
+TEST_P(PredictedDelayTest, KnowsLongAnswersBeforeTheFirstEnds) {
+  for (const int num_requests : {8, 16}) {
+    SCOPED_TRACE(testing::Message() << num_requests << " requests");
+    const std::vector<Prediction> predictions = PredictThroughABurst(
+        GetParam(), 1, 1024, num_requests, kLongOutputTokens);
+    const absl::Time end = predictions.back().at;
+    const absl::Duration whole = end - predictions.front().at;
+    int num_before = 0;
+    for (const Prediction& prediction : predictions) {
+      if (prediction.num_drawn < kLongOutputTokens / 2) continue;
+      const absl::Duration wait = end - prediction.at;
+      if (wait < whole / 4) break;
+      num_before += !prediction.has_answers;
+      const double ratio = absl::FDivDuration(prediction.delay, wait);
+      EXPECT_GT(ratio, 0.4) << "wait " << wait << " of " << whole;
+      EXPECT_LT(ratio, 2.5) << "wait " << wait << " of " << whole;
+    }
+    EXPECT_GT(num_before, kLongOutputTokens / 3);
   }
 }
 

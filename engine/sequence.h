@@ -12,6 +12,7 @@
 #ifndef QUIRE_ENGINE_SEQUENCE_H_
 #define QUIRE_ENGINE_SEQUENCE_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -157,11 +158,27 @@ struct ShareAccount {
   std::vector<RequestState*> live;      // In order of their tags.
   std::vector<Correction> corrections;  // Take effect with FairShare::Settle.
   double mean_output_tokens = 0;        // Of recent answers.
+  // Of answers that have ended, later ones counting more; begins as half an
+  // answer of the usual length.
+  double num_ended = 0;
+  double num_ended_tokens = 0;
+  // Drawn while they ended, by whichever answer, and up to which count of all.
+  double num_drawn_tokens = 0;
+  int64_t last_drawn_count = 0;
+  int64_t num_removed_tokens = 0;  // Of requests that are not live any more.
+  // What an answer that has not begun is taken to have.
+  double expected_output_tokens = 0;
   // What has not started.
   int num_queued = 0;
   int64_t num_queued_tokens = 0;
   int64_t num_queued_bytes = 0;
-  int64_t queued_cost = 0;
+  int64_t num_queued_prompt_cost = 0;
+  // Answers whose limit has so many bits, and their limits' sum.
+  struct Answers {
+    int64_t num = 0;
+    int64_t num_max_tokens = 0;
+  };
+  std::array<Answers, 32> queued_answers;
 };
 
 // A request the scheduler has accepted, with its choices.

@@ -1,6 +1,7 @@
 #include "engine/scheduler/fair_share.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -20,14 +21,102 @@ int64_t ToTags(int64_t cost, int32_t weight) {
   return cost * kTagsPerCost / std::clamp<int32_t>(weight, 1, 1000);
 }
 
+// What is taken to have ended before the first answer does.
+constexpr double kNumAnswersAtFirst = 0.5;
+
+// A smaller change of the expected length is not worth telling.
+constexpr double kChangeToTell = 0.02;
+
+int64_t PromptCost(const Request& request) {
+  return kPromptTokenCost *
+         std::max<int64_t>(1, request.prompt_token_ids.size());
+}
+
 int64_t EstimateCost(const Request& request, double mean_output_tokens) {
-  const int64_t prompt_cost =
-      kPromptTokenCost * std::max<int64_t>(1, request.prompt_token_ids.size());
+  const int64_t prompt_cost = PromptCost(request);
   if (request.kind == RequestKind::kEmbed) return prompt_cost;
   const int64_t num_output =
       std::min<int64_t>(request.sampling.max_tokens,
                         std::llround(std::max(1.0, mean_output_tokens)));
   return prompt_cost + kOutputTokenCost * request.n * num_output;
+}
+
+int64_t NumGenerated(const RequestState& request) {
+  int64_t sum = 0;
+  for (const auto& sequence : request.sequences) {
+    sum += sequence->num_generated_tokens();
+  }
+  return sum;
+}
+
+// Answers that have begun; what has ended and is not removed yet is drawn, and
+// does not run.
+struct Running {
+  int64_t num_answers = 0;
+  int64_t num_tokens = 0;
+  int64_t num_drawn_tokens = 0;
+};
+
+Running CountRunning(const ShareAccount& account) {
+  Running running;
+  // What has started comes first, or nearly so.
+  size_t num_left = account.live.size() - account.num_queued;
+  for (const RequestState* request : account.live) {
+    if (num_left == 0) break;
+    if (!request->has_started) continue;
+    --num_left;
+    if (request->request.kind != RequestKind::kGenerate) continue;
+    const int64_t num_tokens = NumGenerated(*request);
+    running.num_drawn_tokens += num_tokens;
+    if (request->num_unfinished == 0) continue;
+    running.num_answers += request->sequences.size();
+    running.num_tokens += num_tokens;
+  }
+  return running;
+}
+
+// The mean of lengths of which some are known to be larger only: tokens drawn
+// for each answer that ended (the estimate of largest likelihood for answers
+// that end at any token alike). Where few have ended that is anything: then no
+// more than twice what those that run have had.
+double ExpectedOutputTokens(const ShareAccount& account) {
+  const double ended = account.num_ended_tokens / account.num_ended;
+  const Running running = CountRunning(account);
+  if (running.num_answers == 0) return ended;
+  const double drawn =
+      (account.num_drawn_tokens +
+       double(account.num_removed_tokens + running.num_drawn_tokens -
+              account.last_drawn_count)) /
+      account.num_ended;
+  return std::max(ended, std::min(drawn, 2.0 * double(running.num_tokens) /
+                                             double(running.num_answers)));
+}
+
+void CountEnded(ShareAccount* account, int64_t num_answers, double mean) {
+  const int64_t drawn_count =
+      account->num_removed_tokens + CountRunning(*account).num_drawn_tokens;
+  account->num_drawn_tokens += double(drawn_count - account->last_drawn_count);
+  account->last_drawn_count = drawn_count;
+  for (int64_t i = 0; i < num_answers; ++i) {
+    account->num_drawn_tokens *= 1 - kMeanGain;
+    account->num_ended_tokens =
+        (1 - kMeanGain) * account->num_ended_tokens + mean;
+    account->num_ended = (1 - kMeanGain) * account->num_ended + 1;
+  }
+}
+
+void CountQueuedAnswers(ShareAccount* account, const Request& request,
+                        int sign) {
+  account->num_queued += sign;
+  account->num_queued_tokens += sign * int64_t(request.prompt_token_ids.size());
+  account->num_queued_bytes += sign * request.num_bytes;
+  account->num_queued_prompt_cost += sign * PromptCost(request);
+  if (request.kind == RequestKind::kEmbed) return;
+  const uint32_t max_tokens = std::max(0, request.sampling.max_tokens);
+  ShareAccount::Answers& answers =
+      account->queued_answers[std::bit_width(max_tokens)];
+  answers.num += sign * request.n;
+  answers.num_max_tokens += sign * int64_t{request.n} * max_tokens;
 }
 
 int64_t PendingDelta(const ShareAccount& account) {
@@ -63,7 +152,13 @@ void FairShare::Add(RequestState* request) {
   Level& level = levels_[request->priority];
   const auto [it, is_new] = level.accounts.try_emplace(request->request.owner);
   ShareAccount& account = it->second;
-  if (is_new) account.mean_output_tokens = mean_output_tokens_;
+  if (is_new) {
+    account.mean_output_tokens = mean_output_tokens_;
+    account.num_ended = kNumAnswersAtFirst;
+    account.num_ended_tokens = kNumAnswersAtFirst * mean_output_tokens_;
+    account.num_drawn_tokens = account.num_ended_tokens;
+    account.expected_output_tokens = mean_output_tokens_;
+  }
   account.weight = request->request.share_weight;
   request->account = &account;
   request->estimated_cost =
@@ -80,20 +175,13 @@ void FairShare::Add(RequestState* request) {
   account.next_tag = from + std::max<int64_t>(1, ToTags(request->estimated_cost,
                                                         account.weight));
   account.live.push_back(request);
-  ++account.num_queued;
-  account.num_queued_tokens += request->request.prompt_token_ids.size();
-  account.num_queued_bytes += request->request.num_bytes;
-  account.queued_cost += request->estimated_cost;
+  CountQueuedAnswers(&account, request->request, 1);
   ++level.num_live;
   ++queued_version_;
 }
 
 void FairShare::LeaveQueue(RequestState* request) {
-  ShareAccount& account = *request->account;
-  --account.num_queued;
-  account.num_queued_tokens -= request->request.prompt_token_ids.size();
-  account.num_queued_bytes -= request->request.num_bytes;
-  account.queued_cost -= request->estimated_cost;
+  CountQueuedAnswers(request->account, request->request, -1);
   ++queued_version_;
 }
 
@@ -109,10 +197,7 @@ void FairShare::NoteStart(RequestState* request) {
 void FairShare::NoteEnd(RequestState* request) {
   if (!request->has_started) LeaveQueue(request);
   ShareAccount& account = *request->account;
-  int64_t num_output = 0;
-  for (const auto& sequence : request->sequences) {
-    num_output += sequence->num_generated_tokens();
-  }
+  const int64_t num_output = NumGenerated(*request);
   int64_t cost = 0;
   if (request->has_started) {
     cost =
@@ -124,6 +209,7 @@ void FairShare::NoteEnd(RequestState* request) {
       account.mean_output_tokens +=
           kMeanGain * (mean - account.mean_output_tokens);
       mean_output_tokens_ += kMeanGain * (mean - mean_output_tokens_);
+      CountEnded(&account, request->sequences.size(), mean);
     }
   }
   account.corrections.push_back(
@@ -135,6 +221,9 @@ void FairShare::NoteEnd(RequestState* request) {
 void FairShare::Remove(RequestState* request) {
   const auto level = levels_.find(request->priority);
   QUIRE_CHECK(level != levels_.end());
+  if (request->has_started && request->request.kind == RequestKind::kGenerate) {
+    request->account->num_removed_tokens += NumGenerated(*request);
+  }
   std::vector<RequestState*>& live = request->account->live;
   live.erase(std::find(live.begin(), live.end(), request));
   request->account = nullptr;
@@ -189,13 +278,39 @@ bool FairShare::Settle() {
   return may_differ;
 }
 
+void FairShare::Revalue() {
+  for (auto& [priority, level] : levels_) {
+    for (auto& [owner, account] : level.accounts) {
+      if (account.num_queued == 0) continue;
+      const double expected = ExpectedOutputTokens(account);
+      if (std::abs(expected - account.expected_output_tokens) <=
+          kChangeToTell * account.expected_output_tokens) {
+        continue;
+      }
+      account.expected_output_tokens = expected;
+      ++queued_version_;
+    }
+  }
+}
+
+int64_t FairShare::CostOfQueued(const ShareAccount& account) {
+  double num_output = 0;
+  for (const ShareAccount::Answers& answers : account.queued_answers) {
+    num_output += std::min(
+        double(answers.num_max_tokens),
+        double(answers.num) * std::max(1.0, account.expected_output_tokens));
+  }
+  return account.num_queued_prompt_cost +
+         kOutputTokenCost * std::llround(num_output);
+}
+
 void FairShare::AppendQueued(std::vector<QueuedShare>* queued) const {
   for (const auto& [priority, level] : levels_) {
     for (const auto& [owner, account] : level.accounts) {
       if (account.num_queued == 0) continue;
       queued->push_back({owner, priority, account.weight, account.num_queued,
                          account.num_queued_tokens, account.num_queued_bytes,
-                         account.queued_cost});
+                         CostOfQueued(account)});
     }
   }
 }

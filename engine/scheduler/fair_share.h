@@ -64,6 +64,10 @@ class FairShare {
 
   // Of an answer, over all owners.
   double mean_output_tokens() const { return mean_output_tokens_; }
+  // Values what is queued by the answers that ended and by those that run: one
+  // that has had 600 tokens and goes on tells of longer ones to come. Once per
+  // step; tags stay as they are.
+  void Revalue();
   // Changes with what AppendQueued would say.
   int64_t queued_version() const { return queued_version_; }
   void AppendQueued(std::vector<QueuedShare>* queued) const;
@@ -85,6 +89,7 @@ class FairShare {
   static int64_t ServicePosition(const Level& level);
   static void Correct(ShareAccount* account);
   static void DropIdleAccounts(Level* level);
+  static int64_t CostOfQueued(const ShareAccount& account);
   void LeaveQueue(RequestState* request);
 
   std::map<int32_t, Level> levels_;

@@ -113,6 +113,7 @@ void Scheduler::Schedule(absl::Time now, SchedulerOutput* output) {
           options_.num_micro_batches +
       HasPlantedBug(PlantedBug::kBudgetOffByOne);
   SettleShares();
+  shares_.Revalue();
   PreemptForUrgent();
   ChooseDecodes();
   GrantDecodes(&budget);
