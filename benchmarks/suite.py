@@ -689,7 +689,7 @@ def version(quire):
             words.append(run(command)[0].splitlines()[0])
         except (ProgramError, IndexError):
             words.append("unknown")
-    return f"{words[0]} (commit {words[1]})"
+    return f"{words[0]} (scripts at commit {words[1]})"
 
 
 def named_folder(text):

@@ -568,7 +568,7 @@ int ServeBench::Run() {
   }
   std::fflush(stdout);
   std::vector<std::string> errors;
-  for (const RequestRecord& record : result_.records) {
+  for (const RequestResult& record : result_.records) {
     errors.push_back(record.error);
   }
   PrintRequestErrors(errors);

@@ -110,7 +110,7 @@ std::string RankName(const HostCommunicatorOptions& options, int rank) {
                                    : options.global_ranks[rank]);
 }
 
-std::string Call::ToString() const {
+std::string CollectiveCall::ToString() const {
   static constexpr const char* kNames[] = {"Barrier",   "AllReduceSum",
                                            "AllGather", "ReduceScatterSum",
                                            "Broadcast", "Send"};

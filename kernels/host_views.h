@@ -31,7 +31,7 @@ enum class CallKind : uint8_t {
 
 // What a rank calls, told to its peers beside the data: ranks that do not call
 // the same have lost each other, and must not take rubbish for a result.
-struct Call {
+struct CollectiveCall {
   CallKind kind = CallKind::kBarrier;
   DType dtype = DType::kF32;
   uint8_t root = 0;
@@ -41,8 +41,8 @@ struct Call {
     return uint64_t(kind) << 56 | uint64_t(dtype) << 48 | uint64_t{root} << 40 |
            (num_elements & ((uint64_t{1} << 40) - 1));
   }
-  static Call Unpack(uint64_t bits) {
-    Call call;
+  static CollectiveCall Unpack(uint64_t bits) {
+    CollectiveCall call;
     call.kind = static_cast<CallKind>(bits >> 56);
     call.dtype = static_cast<DType>((bits >> 48) & 0xff);
     call.root = static_cast<uint8_t>(bits >> 40);

@@ -50,15 +50,16 @@ constexpr absl::Duration kLookAround = absl::Milliseconds(50);
 // Why the group is broken, in Header::failure. 0: it is not.
 enum class Failure : uint8_t { kNone, kAborted, kGone, kSilent, kMismatch };
 
-struct alignas(64) Header {
+struct alignas(128) Header {
   // Failure << 16 | rank it happened to << 8 | rank that noticed; the first
   // one stays.
   std::atomic<uint32_t> failure;
 };
 
 struct alignas(128) RankCell {
-  SharedCounter arrived;           // Operations begun.
-  std::atomic<uint64_t> calls[2];  // Call::Pack of operation n at n % 2.
+  SharedCounter arrived;  // Operations begun.
+  // CollectiveCall::Pack of operation n at n % 2.
+  std::atomic<uint64_t> calls[2];
   std::atomic<int32_t> pid;        // 0: not here yet.
   std::atomic<uint32_t> has_left;  // Destroyed in good order.
 };
@@ -69,6 +70,10 @@ struct alignas(128) Channel {
   SharedCounter num_received;
   std::atomic<uint64_t> calls[2];  // Of the piece's whole message.
 };
+
+// What follows keeps its alignment.
+static_assert(sizeof(Header) % alignof(RankCell) == 0);
+static_assert(sizeof(RankCell) % alignof(Channel) == 0);
 
 int64_t CellsOffset() { return sizeof(Header); }
 int64_t ChannelsOffset(int size) {
@@ -121,8 +126,8 @@ class SharedCommunicator : public Communicator {
 
   absl::Status AllReduceSum(TensorView data, DeviceStream) override {
     QUIRE_RETURN_IF_ERROR(CheckHostView(data));
-    const Call call = {CallKind::kAllReduce, data.dtype, 0,
-                       static_cast<uint64_t>(data.rows * data.cols)};
+    const CollectiveCall call = {CallKind::kAllReduce, data.dtype, 0,
+                                 static_cast<uint64_t>(data.rows * data.cols)};
     const bool is_split = size() > 2 && data.num_bytes() > kOneOperationBytes;
     return ForPieces(
         call, kSlotBytes, [&](int64_t begin, int64_t count) -> absl::Status {
@@ -138,8 +143,8 @@ class SharedCommunicator : public Communicator {
     QUIRE_RETURN_IF_ERROR(CheckSameElements(from, to, size(), 1));
     const int64_t bytes = DTypeSize(from.dtype);
     const int64_t num_elements = from.rows * from.cols;
-    const Call call = {CallKind::kAllGather, from.dtype, 0,
-                       static_cast<uint64_t>(num_elements)};
+    const CollectiveCall call = {CallKind::kAllGather, from.dtype, 0,
+                                 static_cast<uint64_t>(num_elements)};
     return ForPieces(
         call, kSlotBytes, [&](int64_t begin, int64_t count) -> absl::Status {
           std::memcpy(OwnSlot(),
@@ -161,8 +166,8 @@ class SharedCommunicator : public Communicator {
     const int64_t bytes = DTypeSize(from.dtype);
     // The parts of all ranks side by side in a slot, a piece of each at a time.
     const int64_t part = to.rows * to.cols;
-    const Call call = {CallKind::kReduceScatter, from.dtype, 0,
-                       static_cast<uint64_t>(part)};
+    const CollectiveCall call = {CallKind::kReduceScatter, from.dtype, 0,
+                                 static_cast<uint64_t>(part)};
     const int64_t stride = kSlotBytes / size() / 64 * 64;
     return ForPieces(call, stride,
                      [&](int64_t begin, int64_t count) -> absl::Status {
@@ -183,9 +188,9 @@ class SharedCommunicator : public Communicator {
     QUIRE_RETURN_IF_ERROR(CheckHostView(data));
     QUIRE_RETURN_IF_ERROR(CheckPeer(root, -1, size()));
     const int64_t bytes = DTypeSize(data.dtype);
-    const Call call = {CallKind::kBroadcast, data.dtype,
-                       static_cast<uint8_t>(root),
-                       static_cast<uint64_t>(data.rows * data.cols)};
+    const CollectiveCall call = {CallKind::kBroadcast, data.dtype,
+                                 static_cast<uint8_t>(root),
+                                 static_cast<uint64_t>(data.rows * data.cols)};
     return ForPieces(
         call, kSlotBytes, [&](int64_t begin, int64_t count) -> absl::Status {
           char* const piece = static_cast<char*>(data.data) + begin * bytes;
@@ -202,8 +207,8 @@ class SharedCommunicator : public Communicator {
     Channel& channel = *ChannelOf(rank(), peer);
     uint32_t& num_sent = num_sent_[peer];
     const int64_t bytes = DTypeSize(data.dtype);
-    const Call call = {CallKind::kSend, data.dtype, 0,
-                       static_cast<uint64_t>(data.rows * data.cols)};
+    const CollectiveCall call = {CallKind::kSend, data.dtype, 0,
+                                 static_cast<uint64_t>(data.rows * data.cols)};
     return ForPieces(
         call, kChannelBytes, [&](int64_t begin, int64_t count) -> absl::Status {
           // Both places are taken until the piece before the last is received.
@@ -225,8 +230,8 @@ class SharedCommunicator : public Communicator {
     Channel& channel = *ChannelOf(peer, rank());
     uint32_t& num_received = num_received_[peer];
     const int64_t bytes = DTypeSize(data.dtype);
-    const Call call = {CallKind::kSend, data.dtype, 0,
-                       static_cast<uint64_t>(data.rows * data.cols)};
+    const CollectiveCall call = {CallKind::kSend, data.dtype, 0,
+                                 static_cast<uint64_t>(data.rows * data.cols)};
     return ForPieces(
         call, kChannelBytes, [&](int64_t begin, int64_t count) -> absl::Status {
           QUIRE_RETURN_IF_ERROR(
@@ -235,7 +240,7 @@ class SharedCommunicator : public Communicator {
               channel.calls[num_received % 2].load(std::memory_order_relaxed);
           if (sent != call.Pack() &&
               !HasCommunicatorBug(CommunicatorBug::kMessagesNotMatched)) {
-            return Mismatch(peer, Call::Unpack(sent), call);
+            return Mismatch(peer, CollectiveCall::Unpack(sent), call);
           }
           std::memcpy(static_cast<char*>(data.data) + begin * bytes,
                       ChannelData(peer, rank(), num_received), count * bytes);
@@ -285,7 +290,7 @@ class SharedCommunicator : public Communicator {
   // Runs body(begin, count) over the call's elements, in pieces of at most
   // max_bytes; once if there are none, so that all ranks meet.
   template <typename Body>
-  absl::Status ForPieces(const Call& call, int64_t max_bytes,
+  absl::Status ForPieces(const CollectiveCall& call, int64_t max_bytes,
                          const Body& body) {
     QUIRE_RETURN_IF_ERROR(Broken());
     const int64_t num_elements = static_cast<int64_t>(call.num_elements);
@@ -323,14 +328,16 @@ class SharedCommunicator : public Communicator {
     SumInRankOrder({parts, static_cast<size_t>(size())}, dtype, count, out);
   }
 
-  absl::Status SumInOne(const Call& call, char* piece, int64_t count) {
+  absl::Status SumInOne(const CollectiveCall& call, char* piece,
+                        int64_t count) {
     std::memcpy(OwnSlot(), piece, count * DTypeSize(call.dtype));
     QUIRE_RETURN_IF_ERROR(Arrive(call));
     Sum(call.dtype, count, 0, piece);
     return absl::OkStatus();
   }
 
-  absl::Status SumInTwo(const Call& call, char* piece, int64_t count) {
+  absl::Status SumInTwo(const CollectiveCall& call, char* piece,
+                        int64_t count) {
     const int64_t bytes = DTypeSize(call.dtype);
     std::memcpy(OwnSlot(), piece, count * bytes);
     QUIRE_RETURN_IF_ERROR(Arrive(call));
@@ -351,7 +358,7 @@ class SharedCommunicator : public Communicator {
   }
 
   // Begins the next operation, whose data are in OwnSlot(), and waits for all.
-  absl::Status Arrive(const Call& call) {
+  absl::Status Arrive(const CollectiveCall& call) {
     const uint32_t operation = ++num_arrived_;
     RankCell& own = cell(rank());
     own.calls[operation % 2].store(call.Pack(), std::memory_order_relaxed);
@@ -367,7 +374,7 @@ class SharedCommunicator : public Communicator {
       const uint64_t theirs =
           cell(peer).calls[operation % 2].load(std::memory_order_relaxed);
       if (theirs != call.Pack()) {
-        return Mismatch(peer, Call::Unpack(theirs), call);
+        return Mismatch(peer, CollectiveCall::Unpack(theirs), call);
       }
     }
     return absl::OkStatus();
@@ -455,7 +462,8 @@ class SharedCommunicator : public Communicator {
     }
   }
 
-  absl::Status Mismatch(int peer, const Call& theirs, const Call& ours) {
+  absl::Status Mismatch(int peer, const CollectiveCall& theirs,
+                        const CollectiveCall& ours) {
     Fail(Failure::kMismatch, peer);
     return absl::InvalidArgumentError(absl::StrCat(
         RankName(options_, peer), " calls ", theirs.ToString(), ", ",

@@ -39,7 +39,7 @@ constexpr int kSpins = 20;
 struct FrameHead {
   uint32_t magic = kMagic;
   uint32_t sequence = 0;  // Frames before, on this connection and direction.
-  uint64_t call = 0;      // Call::Pack
+  uint64_t call = 0;      // CollectiveCall::Pack
   uint64_t num_bytes = 0;
 };
 static_assert(sizeof(FrameHead) == 24);
@@ -89,8 +89,8 @@ class SocketCommunicator : public Communicator {
   absl::Status AllReduceSum(TensorView data, DeviceStream) override {
     QUIRE_RETURN_IF_ERROR(CheckHostView(data));
     const int64_t count = data.rows * data.cols;
-    const Call call = {CallKind::kAllReduce, data.dtype, 0,
-                       static_cast<uint64_t>(count)};
+    const CollectiveCall call = {CallKind::kAllReduce, data.dtype, 0,
+                                 static_cast<uint64_t>(count)};
     char* const values = static_cast<char*>(data.data);
     if (size() == 2 || data.num_bytes() <= kOneTripBytes) {
       for (int peer = 0; peer < size(); ++peer) {
@@ -254,7 +254,7 @@ class SocketCommunicator : public Communicator {
   }
 
   // Runs what was added, all at once.
-  absl::Status Run(const Call& call) {
+  absl::Status Run(const CollectiveCall& call) {
     absl::Status status = broken_;
     if (status.ok()) status = RunAll(call);
     transfers_.clear();
@@ -265,7 +265,7 @@ class SocketCommunicator : public Communicator {
     return status;
   }
 
-  absl::Status RunAll(const Call& call) {
+  absl::Status RunAll(const CollectiveCall& call) {
     if (HasCommunicatorBug(CommunicatorBug::kPieceLost)) {
       for (Transfer& transfer : transfers_) {
         transfer.num_bytes = std::min(transfer.num_bytes, int64_t{1} << 20);
@@ -300,7 +300,7 @@ class SocketCommunicator : public Communicator {
   }
 
   // Sends or receives what goes without waiting; false if nothing went.
-  absl::StatusOr<bool> Move(const Call& call, Transfer& transfer) {
+  absl::StatusOr<bool> Move(const CollectiveCall& call, Transfer& transfer) {
     if (is_aborted_) return Aborted();
     iovec parts[2];
     size_t num_parts = 0;
@@ -334,7 +334,7 @@ class SocketCommunicator : public Communicator {
     return moved > 0;
   }
 
-  absl::Status CheckHead(const Call& call, const Transfer& transfer) {
+  absl::Status CheckHead(const CollectiveCall& call, const Transfer& transfer) {
     const FrameHead& head = transfer.head;
     if (head.magic != kMagic ||
         head.sequence != num_received_[transfer.peer]++) {
@@ -350,11 +350,11 @@ class SocketCommunicator : public Communicator {
         head.num_bytes == static_cast<uint64_t>(transfer.num_bytes)) {
       return absl::OkStatus();
     }
-    return absl::InvalidArgumentError(
-        absl::StrCat(RankName(options_, transfer.peer), " calls ",
-                     Call::Unpack(head.call).ToString(), " (", head.num_bytes,
-                     " bytes), ", RankName(options_, rank()), " calls ",
-                     call.ToString(), " (", transfer.num_bytes, " bytes)"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        RankName(options_, transfer.peer), " calls ",
+        CollectiveCall::Unpack(head.call).ToString(), " (", head.num_bytes,
+        " bytes), ", RankName(options_, rank()), " calls ", call.ToString(),
+        " (", transfer.num_bytes, " bytes)"));
   }
 
   absl::Status Wait(absl::Time deadline) {

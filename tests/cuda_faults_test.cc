@@ -44,7 +44,7 @@ TEST(CudaCaptureTest, StepsGoOnEagerlyWhereACaptureFailed) {
     const Loaded loaded = Load("qwen3", /*enforce_eager=*/!fails, 1);
     ASSERT_NE(loaded.harness, nullptr);
     if (fails) cuda::FailCaptures(loaded.backend->device(), 1);
-    History history(loaded, 7);
+    CudaHistory history(loaded, 7);
     history.Run(6, 0.25, &results[fails]);
     EXPECT_EQ(loaded.backend->graph_counts().is_disabled, fails);
     EXPECT_EQ(loaded.backend->graph_counts().num_captures, 0);

@@ -34,7 +34,7 @@ std::vector<std::vector<RowBits>> RunHistory(const std::string& model,
     EXPECT_EQ(num_ahead, 5);  // 1, 2, 4, 8 and all 12.
     EXPECT_EQ(backend.graph_counts().num_captures, 5);
   }
-  History history(loaded, 7);
+  CudaHistory history(loaded, 7);
   history.Run(6, 0.25, &all);  // Few at a time,
   history.Run(9, 0.95, &all);  // then all slots,
   history.Run(5, 0.4, &all);   // and fewer again.

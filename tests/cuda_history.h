@@ -87,9 +87,9 @@ struct HistorySequence {
 
 // A history of steps: sequences come and go; prefills whole and in chunks,
 // alone and beside decodes; drafts; scored prompts; every sampling parameter.
-class History {
+class CudaHistory {
  public:
-  History(const Loaded& loaded, uint64_t seed)
+  CudaHistory(const Loaded& loaded, uint64_t seed)
       : backend_(*loaded.backend),
         model_(*loaded.harness->model().model),
         vocab_size_(loaded.harness->vocab_size()),

@@ -77,9 +77,9 @@ std::string StripToken(absl::string_view token, absl::string_view content,
 
 }  // namespace
 
-absl::StatusOr<Decoder> Decoder::Create(const nlohmann::json& config,
-                                        const std::string& path) {
-  Decoder decoder;
+absl::StatusOr<TextDecoder> TextDecoder::Create(const nlohmann::json& config,
+                                                const std::string& path) {
+  TextDecoder decoder;
   if (config.is_null()) {
     Stage stage;
     stage.kind = Kind::kJoinWithSpaces;
@@ -90,8 +90,8 @@ absl::StatusOr<Decoder> Decoder::Create(const nlohmann::json& config,
   return decoder;
 }
 
-absl::Status Decoder::AddStage(const nlohmann::json& config,
-                               const std::string& path, int depth) {
+absl::Status TextDecoder::AddStage(const nlohmann::json& config,
+                                   const std::string& path, int depth) {
   if (depth > kMaxDepth) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": nested deeper than ", kMaxDepth));
@@ -110,8 +110,8 @@ absl::Status Decoder::AddStage(const nlohmann::json& config,
   return absl::OkStatus();
 }
 
-absl::Status Decoder::AddLeafStage(const nlohmann::json& config,
-                                   const std::string& path) {
+absl::Status TextDecoder::AddLeafStage(const nlohmann::json& config,
+                                       const std::string& path) {
   QUIRE_ASSIGN_OR_RETURN(const JsonComponent component,
                          JsonComponent::Create(config, path));
   QUIRE_ASSIGN_OR_RETURN(const std::string type, component.String("type"));
@@ -200,7 +200,7 @@ absl::Status Decoder::AddLeafStage(const nlohmann::json& config,
   return absl::OkStatus();
 }
 
-bool Decoder::strips_leading_space() const {
+bool TextDecoder::strips_leading_space() const {
   bool is_fused = false;
   for (const Stage& stage : stages_) {
     if (stage.kind == Kind::kFuse || stage.kind == Kind::kByteLevel) {
@@ -215,7 +215,7 @@ bool Decoder::strips_leading_space() const {
   return false;
 }
 
-std::string Decoder::TokenBytes(absl::string_view token) const {
+std::string TextDecoder::TokenBytes(absl::string_view token) const {
   std::string text(token);
   for (const Stage& stage : stages_) {
     switch (stage.kind) {
@@ -259,14 +259,14 @@ std::string Decoder::TokenBytes(absl::string_view token) const {
   return text;
 }
 
-std::string Decoder::CtcText(const Stage& stage, absl::string_view token) {
+std::string TextDecoder::CtcText(const Stage& stage, absl::string_view token) {
   std::string text = absl::StrReplaceAll(token, {{stage.content, ""}});
   if (!stage.flag) return text;
   return absl::StrReplaceAll(CleanUp(std::move(text)),
                              {{stage.delimiter, " "}});
 }
 
-DecoderRun::DecoderRun(const Decoder* decoder)
+DecoderRun::DecoderRun(const TextDecoder* decoder)
     : decoder_(decoder), states_(decoder->stages_.size()) {}
 
 void DecoderRun::Append(absl::string_view token, std::string* out) {
@@ -277,9 +277,9 @@ void DecoderRun::Finish(std::string* out) {
   End(0, /*is_fragment=*/false, out);
 }
 
-std::string DecoderRun::MapToken(const Decoder::Stage& stage,
+std::string DecoderRun::MapToken(const TextDecoder::Stage& stage,
                                  absl::string_view token, bool is_first) const {
-  using Kind = Decoder::Kind;
+  using Kind = TextDecoder::Kind;
   switch (stage.kind) {
     case Kind::kJoinWithSpaces:
       return absl::StrCat(is_first ? "" : " ", token);
@@ -309,12 +309,12 @@ std::string DecoderRun::MapToken(const Decoder::Stage& stage,
 
 void DecoderRun::Push(size_t stage_idx, absl::string_view token,
                       bool is_fragment, std::string* out) {
-  using Kind = Decoder::Kind;
+  using Kind = TextDecoder::Kind;
   if (stage_idx == states_.size()) {
     out->append(token.data(), token.size());
     return;
   }
-  const Decoder::Stage& stage = decoder_->stages_[stage_idx];
+  const TextDecoder::Stage& stage = decoder_->stages_[stage_idx];
   State& state = states_[stage_idx];
   switch (stage.kind) {
     case Kind::kFuse:
@@ -372,7 +372,7 @@ void DecoderRun::Push(size_t stage_idx, absl::string_view token,
       if (state.has_held && state.held == token) return;
       state.held = std::string(token);
       state.has_held = true;
-      const std::string text = Decoder::CtcText(stage, token);
+      const std::string text = TextDecoder::CtcText(stage, token);
       if (!text.empty()) Push(stage_idx + 1, text, false, out);
       return;
     }
@@ -389,9 +389,9 @@ void DecoderRun::Push(size_t stage_idx, absl::string_view token,
 }
 
 void DecoderRun::End(size_t stage_idx, bool is_fragment, std::string* out) {
-  using Kind = Decoder::Kind;
+  using Kind = TextDecoder::Kind;
   if (stage_idx == states_.size()) return;
-  const Decoder::Stage& stage = decoder_->stages_[stage_idx];
+  const TextDecoder::Stage& stage = decoder_->stages_[stage_idx];
   State& state = states_[stage_idx];
   switch (stage.kind) {
     case Kind::kFuse:
@@ -429,7 +429,7 @@ void DecoderRun::End(size_t stage_idx, bool is_fragment, std::string* out) {
       return;
     case Kind::kCtc:
       if (is_fragment) {
-        const std::string text = Decoder::CtcText(stage, state.held);
+        const std::string text = TextDecoder::CtcText(stage, state.held);
         if (!text.empty()) Push(stage_idx + 1, text, true, out);
       }
       End(stage_idx + 1, is_fragment, out);
@@ -475,7 +475,7 @@ void DecoderRun::FlushBytes(size_t stage_idx, bool is_fragment,
 // characters at the end as may have to be cut.
 void DecoderRun::PushStripFragment(size_t stage_idx, absl::string_view text,
                                    std::string* out) {
-  const Decoder::Stage& stage = decoder_->stages_[stage_idx];
+  const TextDecoder::Stage& stage = decoder_->stages_[stage_idx];
   State& state = states_[stage_idx];
   while (!state.is_cut_done && !text.empty()) {
     if (state.num_cut < stage.start && absl::StartsWith(text, stage.content)) {

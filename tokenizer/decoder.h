@@ -19,14 +19,14 @@ namespace quire {
 class DecoderRun;
 
 // Immutable and thread-safe.
-class Decoder {
+class TextDecoder {
  public:
   // ByteLevel, Metaspace, Replace, Fuse, ByteFallback, Strip, WordPiece,
   // BPEDecoder, CTC, Sequence; null joins the tokens with spaces.
   // INVALID_ARGUMENT naming the field below `path` for any other component or
   // field.
-  static absl::StatusOr<Decoder> Create(const nlohmann::json& config,
-                                        const std::string& path);
+  static absl::StatusOr<TextDecoder> Create(const nlohmann::json& config,
+                                            const std::string& path);
 
   // The bytes that `token` adds in the middle of a text, as far as they depend
   // on it alone: what a byte-level or byte-fallback token stands for, word
@@ -76,7 +76,7 @@ class Decoder {
 class DecoderRun {
  public:
   // `decoder` must outlive this.
-  explicit DecoderRun(const Decoder* decoder);
+  explicit DecoderRun(const TextDecoder* decoder);
 
   // Takes the next token and appends to `out` the text that is now certain;
   // whole characters. Amortized time is in proportion to the token's length.
@@ -102,10 +102,10 @@ class DecoderRun {
   void FlushBytes(size_t stage_idx, bool is_fragment, std::string* out);
   void PushStripFragment(size_t stage_idx, absl::string_view text,
                          std::string* out);
-  std::string MapToken(const Decoder::Stage& stage, absl::string_view token,
+  std::string MapToken(const TextDecoder::Stage& stage, absl::string_view token,
                        bool is_first) const;
 
-  const Decoder* decoder_;
+  const TextDecoder* decoder_;
   std::vector<State> states_;
 };
 

@@ -178,7 +178,7 @@ absl::Status PipelineTokenizer::EncodeRun(const SegmentedText& text,
   const bool seeks_tokens =
       !normalized_matcher_.empty() &&
       std::any_of(text.segments.begin(), text.segments.end(),
-                  [](const TextSegment& s) { return s.parse_special_tokens; });
+                  [](const SegmentRange& s) { return s.parse_special_tokens; });
   TextOrigin origin;
   if (seeks_tokens) origin = text.Origin(range);
   std::string normalized;

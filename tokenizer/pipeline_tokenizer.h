@@ -31,7 +31,7 @@ struct PipelineParts {
   std::unique_ptr<WordModel> model;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
-  Decoder decoder;
+  TextDecoder decoder;
   AffixIds affixes;
   std::vector<AddedToken> added_tokens;  // Ids as they are in the file.
 };
@@ -69,7 +69,7 @@ class PipelineTokenizer final : public Tokenizer {
 
   // The text of `id` as the decoder is given it; false if there is none.
   bool DecoderText(int32_t id, absl::string_view* text) const;
-  const Decoder& decoder() const { return parts_.decoder; }
+  const TextDecoder& decoder() const { return parts_.decoder; }
 
  private:
   struct Added {

@@ -55,7 +55,7 @@ absl::StatusOr<SegmentedText> JoinSegments(
     move_ends(pos, pos, clean.size());
   }
   size_t begin = 0;
-  for (TextSegment& segment : joined.segments) {
+  for (SegmentRange& segment : joined.segments) {
     segment.range.begin = begin;
     begin = segment.range.end;
   }
@@ -65,7 +65,7 @@ absl::StatusOr<SegmentedText> JoinSegments(
 
 std::vector<TextRange> SegmentedText::ParsedRanges() const {
   std::vector<TextRange> ranges;
-  for (const TextSegment& segment : segments) {
+  for (const SegmentRange& segment : segments) {
     if (segment.parse_special_tokens &&
         segment.range.begin < segment.range.end) {
       ranges.push_back(segment.range);
@@ -87,7 +87,7 @@ TextOrigin SegmentedText::Origin(TextRange range) const {
 }
 
 std::vector<TextRange> ParsedRangesOf(
-    const TextOrigin& origin, const std::vector<TextSegment>& segments) {
+    const TextOrigin& origin, const std::vector<SegmentRange>& segments) {
   std::vector<TextRange> ranges;
   for (size_t begin = 0; begin < origin.size();) {
     size_t end = begin + 1;

@@ -17,14 +17,14 @@ namespace quire {
 // Larger texts are refused: positions are 32 bits in several places.
 inline constexpr size_t kMaxTextBytes = 256 << 20;
 
-struct TextSegment {
+struct SegmentRange {
   TextRange range;  // Segments cover the text in order.
   bool parse_special_tokens;
 };
 
 struct SegmentedText {
   std::string text;  // Valid UTF-8; U+FFFD for what was not.
-  std::vector<TextSegment> segments;
+  std::vector<SegmentRange> segments;
 
   // The ranges that may hold special tokens.
   std::vector<TextRange> ParsedRanges() const;
@@ -39,8 +39,8 @@ absl::StatusOr<SegmentedText> JoinSegments(
 
 // The ranges of `text` whose bytes all come from one and the same segment with
 // parse_special_tokens.
-std::vector<TextRange> ParsedRangesOf(const TextOrigin& origin,
-                                      const std::vector<TextSegment>& segments);
+std::vector<TextRange> ParsedRangesOf(
+    const TextOrigin& origin, const std::vector<SegmentRange>& segments);
 
 }  // namespace quire
 

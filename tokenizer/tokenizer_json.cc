@@ -260,7 +260,7 @@ absl::StatusOr<std::unique_ptr<PipelineTokenizer>> BuildPipelineTokenizer(
       parts.pre_tokenizer,
       PreTokenizer::Create(field("pre_tokenizer"), "pre_tokenizer"));
   QUIRE_ASSIGN_OR_RETURN(parts.decoder,
-                         Decoder::Create(field("decoder"), "decoder"));
+                         TextDecoder::Create(field("decoder"), "decoder"));
   QUIRE_RETURN_IF_ERROR(ReadPostProcessor(field("post_processor"),
                                           "post_processor", 0, &parts.affixes));
   const bool are_words_bytes =

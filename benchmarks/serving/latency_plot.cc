@@ -134,7 +134,7 @@ class Intervals {
 
 }  // namespace
 
-std::string LatencyPlot(const std::vector<RequestRecord>& records,
+std::string LatencyPlot(const std::vector<RequestResult>& records,
                         double duration, absl::string_view title) {
   duration = std::max(duration, 1e-3);
   // At least a tenth of a second each: less says nothing about a rate.
@@ -142,7 +142,7 @@ std::string LatencyPlot(const std::vector<RequestRecord>& records,
       std::clamp(static_cast<int>(duration / 0.1), 1, kMaxIntervals);
   Intervals ttfts(count, duration), itls(count, duration);
   std::vector<double> tokens(count, 0), open(count, 0);
-  for (const RequestRecord& record : records) {
+  for (const RequestResult& record : records) {
     if (record.ttft <= 0) continue;
     double time = record.start_time + record.ttft;
     ttfts.Add(time, record.ttft * 1e3);

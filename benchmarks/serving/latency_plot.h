@@ -14,7 +14,7 @@ namespace quire {
 // time to first token and gaps between tokens (median, 90th and 99th percentile
 // of the tokens that came in the interval), and tokens per second with the
 // requests open. Records that failed count up to where they came.
-std::string LatencyPlot(const std::vector<RequestRecord>& records,
+std::string LatencyPlot(const std::vector<RequestResult>& records,
                         double duration, absl::string_view title);
 
 }  // namespace quire

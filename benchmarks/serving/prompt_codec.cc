@@ -57,9 +57,14 @@ class ServerCodec : public PromptCodec {
     if (!model_.empty()) body["model"] = model_;
     message.body = DumpJson(body);
     const ResponseEnd end = client_->Fetch(message, /*timeout_seconds=*/30);
-    QUIRE_RETURN_IF_ERROR(end.status);
+    constexpr char kWhere[] = "/tokenize, asked for the prompts' tokens: ";
+    if (!end.status.ok()) {
+      return absl::Status(end.status.code(),
+                          absl::StrCat(kWhere, end.status.message()));
+    }
     if (end.http_status != 200) {
-      return absl::UnknownError(ErrorText(end.http_status, end.body));
+      return absl::UnknownError(
+          absl::StrCat(kWhere, ErrorText(end.http_status, end.body)));
     }
     JsonLimits limits;
     limits.max_nodes = 1 << 24;

@@ -24,7 +24,7 @@ LoadPrompt ProbePrompt() {
 // One request; outlives its response.
 class LoadRequest : public ResponseHandler {
  public:
-  LoadRequest(Load* load, const LoadPrompt* prompt, RequestRecord* record,
+  LoadRequest(Load* load, const LoadPrompt* prompt, RequestResult* record,
               bool is_probe = false)
       : load_(load), prompt_(prompt), record_(record), is_probe_(is_probe) {
     record->prompt_len = prompt->num_tokens;
@@ -40,7 +40,7 @@ class LoadRequest : public ResponseHandler {
 
   Load* const load_;
   const LoadPrompt* const prompt_;
-  RequestRecord* const record_;
+  RequestResult* const record_;
   const bool is_probe_;
   double started_at_ = 0;
   double last_chunk_at_ = 0;
@@ -89,7 +89,7 @@ class Load {
   ServingLoadResult result_;
   size_t num_started_ = 0;
   const LoadPrompt probe_prompt_ = ProbePrompt();
-  std::deque<RequestRecord> probe_records_;  // Requests point to them.
+  std::deque<RequestResult> probe_records_;  // Requests point to them.
   std::deque<LoadRequest> probes_;
   int num_open_probes_ = 0;
   double next_probe_ = 0;
@@ -223,7 +223,7 @@ void Load::StartProbe(double now) {
     return;
   }
   ++num_open_probes_;
-  RequestRecord& record = probe_records_.emplace_back();
+  RequestResult& record = probe_records_.emplace_back();
   probes_.emplace_back(this, &probe_prompt_, &record, /*is_probe=*/true)
       .Start(MonotonicSeconds());
 }

@@ -32,7 +32,7 @@ struct ServingLoadOptions {
   // Seconds from the start, one for each prompt, not descending.
   std::vector<double> arrival_times;
   int max_concurrency = 0;  // 0: unlimited. Due requests wait for a place.
-  bool keeps_text = false;  // RequestRecord::generated_text.
+  bool keeps_text = false;  // RequestResult::generated_text.
   // Seconds between the end of a probe and the next one; 0: no probes. Probes
   // ask for one token and count for neither max_concurrency nor progress.
   double probe_interval = 0;
@@ -43,8 +43,8 @@ struct ServingLoadOptions {
 };
 
 struct ServingLoadResult {
-  std::vector<RequestRecord> records;  // One for each prompt, in order.
-  std::vector<RequestRecord> probes;
+  std::vector<RequestResult> records;  // One for each prompt, in order.
+  std::vector<RequestResult> probes;
   double duration = 0;
   bool was_cancelled = false;
 };

@@ -75,7 +75,7 @@ TEST_F(ServingLoadTest, RecordsWhatReadersSee) {
   options_.keeps_text = true;
   const ServingLoadResult result =
       Run(20, [](int, const std::string&) { return GoodAnswer(); });
-  for (const RequestRecord& record : result.records) {
+  for (const RequestResult& record : result.records) {
     EXPECT_TRUE(record.success) << record.error;
     EXPECT_EQ(record.prompt_len, 11);
     EXPECT_EQ(record.output_tokens, 5);  // As the server says.
@@ -182,7 +182,7 @@ TEST_F(ServingLoadTest, SomeFail) {
     return GoodAnswer();
   });
   int num_failed = 0;
-  for (const RequestRecord& record : result.records) {
+  for (const RequestResult& record : result.records) {
     num_failed += !record.success;
     EXPECT_EQ(record.success, record.error.empty());
   }
@@ -258,11 +258,11 @@ TEST_F(ServingLoadTest, ProbesRunBesideTheLoad) {
     return GoodAnswer();
   });
   EXPECT_GE(result.probes.size(), 3u);
-  for (const RequestRecord& probe : result.probes) {
+  for (const RequestResult& probe : result.probes) {
     EXPECT_TRUE(probe.success) << probe.error;
     EXPECT_EQ(probe.output_tokens, 1);
   }
-  for (const RequestRecord& record : result.records) {
+  for (const RequestResult& record : result.records) {
     EXPECT_TRUE(record.success) << record.error;
     EXPECT_EQ(record.output_tokens, 5);
   }

@@ -49,28 +49,28 @@ LatencySummary Summarize(std::vector<double> seconds,
 }
 
 // 0 for requests of one token, which then meet any limit.
-double TimePerOutputToken(const RequestRecord& record) {
+double TimePerOutputToken(const RequestResult& record) {
   if (record.output_tokens <= 1) return 0;
   return (record.latency - record.ttft) / (record.output_tokens - 1);
 }
 
-bool IsGood(const RequestRecord& record, const GoodputLimits& limits) {
+bool IsGood(const RequestResult& record, const GoodputLimits& limits) {
   return record.ttft <= limits.ttft.value_or(INFINITY) &&
          TimePerOutputToken(record) <= limits.tpot.value_or(INFINITY) &&
          record.latency <= limits.e2el.value_or(INFINITY);
 }
 
 // The most tokens in a second from the first start.
-double PeakOutput(const std::vector<RequestRecord>& records) {
+double PeakOutput(const std::vector<RequestResult>& records) {
   double first = INFINITY, last = 0;
-  for (const RequestRecord& record : records) {
+  for (const RequestResult& record : records) {
     if (!record.success) continue;
     first = std::min(first, record.start_time);
     last = std::max(last, record.start_time + record.latency);
   }
   if (first > last) return 0;
   std::vector<double> tokens(static_cast<size_t>(std::ceil(last - first)) + 1);
-  for (const RequestRecord& record : records) {
+  for (const RequestResult& record : records) {
     if (!record.success) continue;
     double time = record.start_time + record.ttft;
     for (size_t i = 0; i <= record.itls.size(); ++i) {
@@ -82,10 +82,10 @@ double PeakOutput(const std::vector<RequestRecord>& records) {
   return *std::max_element(tokens.begin(), tokens.end());
 }
 
-int PeakConcurrency(const std::vector<RequestRecord>& records) {
+int PeakConcurrency(const std::vector<RequestResult>& records) {
   // An end comes before a start of the same time.
   std::vector<std::pair<double, int>> changes;
-  for (const RequestRecord& record : records) {
+  for (const RequestResult& record : records) {
     if (!record.success) continue;
     changes.emplace_back(record.start_time, 1);
     changes.emplace_back(record.start_time + record.latency, -1);
@@ -193,14 +193,14 @@ absl::StatusOr<GoodputLimits> ParseGoodput(
   return limits;
 }
 
-ServingMetrics ComputeServingMetrics(const std::vector<RequestRecord>& records,
+ServingMetrics ComputeServingMetrics(const std::vector<RequestResult>& records,
                                      double duration,
                                      const ReportOptions& options) {
   ServingMetrics metrics;
   metrics.duration = duration;
   std::vector<double> ttfts, tpots, itls, e2els;
   int num_good = 0;
-  for (const RequestRecord& record : records) {
+  for (const RequestResult& record : records) {
     if (!record.success) {
       ++metrics.failed;
       continue;
@@ -304,9 +304,9 @@ std::string ServingReport(const ServingMetrics& metrics,
   return text;
 }
 
-Json ProbeJson(const std::vector<RequestRecord>& probes) {
+Json ProbeJson(const std::vector<RequestResult>& probes) {
   std::vector<double> latencies;
-  for (const RequestRecord& probe : probes) {
+  for (const RequestResult& probe : probes) {
     if (probe.success) latencies.push_back(probe.latency * 1e3);
   }
   Json json;
@@ -319,7 +319,7 @@ Json ProbeJson(const std::vector<RequestRecord>& probes) {
   return json;
 }
 
-std::string ProbeReport(const std::vector<RequestRecord>& probes) {
+std::string ProbeReport(const std::vector<RequestResult>& probes) {
   const Json json = ProbeJson(probes);
   std::string text = absl::StrCat(std::string(18, '-'), "Probe Requests",
                                   std::string(18, '-'), "\n");
@@ -340,7 +340,7 @@ std::string ProbeReport(const std::vector<RequestRecord>& probes) {
 }
 
 Json ServingJson(const ServingMetrics& metrics,
-                 const std::vector<RequestRecord>& records,
+                 const std::vector<RequestResult>& records,
                  const ReportOptions& options, bool detailed) {
   Json json;
   json["duration"] = metrics.duration;
@@ -367,7 +367,7 @@ Json ServingJson(const ServingMetrics& metrics,
                              "latencies", "start_times", "generated_texts"}) {
       json[name] = Json::array();
     }
-    for (const RequestRecord& record : records) {
+    for (const RequestResult& record : records) {
       json["input_lens"].push_back(record.prompt_len);
       json["output_lens"].push_back(record.success ? record.output_tokens : 0);
       json["ttfts"].push_back(record.ttft);
@@ -379,14 +379,14 @@ Json ServingJson(const ServingMetrics& metrics,
     }
     if (num_queue_times > 0) {
       json["queue_times"] = Json::array();
-      for (const RequestRecord& record : records) {
+      for (const RequestResult& record : records) {
         json["queue_times"].push_back(record.queue_seconds.value_or(0));
       }
     }
   }
   if (detailed || metrics.failed > 0) {
     json["errors"] = Json::array();
-    for (const RequestRecord& record : records) {
+    for (const RequestResult& record : records) {
       json["errors"].push_back(record.error);
     }
   }

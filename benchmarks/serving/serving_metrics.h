@@ -19,7 +19,7 @@ namespace quire {
 
 // One request of a load. Times are seconds; start_time counts from the start of
 // the load.
-struct RequestRecord {
+struct RequestResult {
   bool success = false;
   std::string error;  // Why it failed; empty if it has not.
   int64_t prompt_len = 0;
@@ -94,7 +94,7 @@ struct ServingMetrics {
 
 // TPOT = (latency - ttft) / (output_tokens - 1), of requests with more than one
 // token; TTFT, ITL and E2EL of all completed ones.
-ServingMetrics ComputeServingMetrics(const std::vector<RequestRecord>& records,
+ServingMetrics ComputeServingMetrics(const std::vector<RequestResult>& records,
                                      double duration,
                                      const ReportOptions& options);
 
@@ -104,14 +104,14 @@ std::string ServingReport(const ServingMetrics& metrics,
 
 // What a load's probes saw: vLLM's block and members "probe_completed",
 // "probe_failed" and, if any completed, "probe_{median,p99,max}_e2el_ms".
-std::string ProbeReport(const std::vector<RequestRecord>& probes);
-nlohmann::ordered_json ProbeJson(const std::vector<RequestRecord>& probes);
+std::string ProbeReport(const std::vector<RequestResult>& probes);
+nlohmann::ordered_json ProbeJson(const std::vector<RequestResult>& probes);
 
 // The members of the result file that come from the measurement.
 //   detailed: with a list over the requests for each of their figures. The list
 //   of errors is there also if any request failed.
 nlohmann::ordered_json ServingJson(const ServingMetrics& metrics,
-                                   const std::vector<RequestRecord>& records,
+                                   const std::vector<RequestResult>& records,
                                    const ReportOptions& options, bool detailed);
 
 }  // namespace quire

@@ -16,9 +16,9 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 
-RequestRecord Record(double start, double ttft, std::vector<double> itls,
+RequestResult Record(double start, double ttft, std::vector<double> itls,
                      int64_t prompt_len) {
-  RequestRecord record;
+  RequestResult record;
   record.success = true;
   record.prompt_len = prompt_len;
   record.output_tokens = 1 + itls.size();
@@ -31,8 +31,8 @@ RequestRecord Record(double start, double ttft, std::vector<double> itls,
   return record;
 }
 
-RequestRecord Failed(const std::string& error) {
-  RequestRecord record;
+RequestResult Failed(const std::string& error) {
+  RequestResult record;
   record.error = error;
   record.output_tokens = 3;
   record.prompt_len = 1000;
@@ -40,7 +40,7 @@ RequestRecord Failed(const std::string& error) {
 }
 
 // Two requests of 3 and 1 tokens, and one that failed.
-std::vector<RequestRecord> Records() {
+std::vector<RequestResult> Records() {
   return {Record(10, 0.1, {0.2, 0.4}, 5), Failed("HTTP 500: broken"),
           Record(11.5, 0.3, {}, 7)};
 }
@@ -89,7 +89,7 @@ TEST(ServingMetricsTest, Peaks) {
 }
 
 TEST(ServingMetricsTest, PeaksCountTokens) {
-  std::vector<RequestRecord> records = Records();
+  std::vector<RequestResult> records = Records();
   records[0].output_tokens = 9;
   records[0].chunk_tokens = {1, 5.5, 2.5};
   const ServingMetrics metrics =
@@ -116,7 +116,7 @@ TEST(ServingMetricsTest, Goodput) {
 
 TEST(ServingMetricsTest, NothingSucceeded) {
   for (const auto& records :
-       {std::vector<RequestRecord>(), {Failed("a"), Failed("b")}}) {
+       {std::vector<RequestResult>(), {Failed("a"), Failed("b")}}) {
     const ServingMetrics metrics =
         ComputeServingMetrics(records, 0, ReportOptions());
     EXPECT_EQ(metrics.completed, 0);
@@ -207,7 +207,7 @@ Per-position acceptance (%):
 }
 
 TEST(ServingMetricsTest, QueueTimes) {
-  std::vector<RequestRecord> records = Records();
+  std::vector<RequestResult> records = Records();
   ServingMetrics metrics = ComputeServingMetrics(records, 2, ReportOptions());
   EXPECT_FALSE(ServingJson(metrics, records, ReportOptions(), true)
                    .contains("queue_times"));
@@ -232,8 +232,8 @@ TEST(ServingMetricsTest, JsonKeys) {
   options.metrics = {LatencyMetric::kTtft, LatencyMetric::kTpot,
                      LatencyMetric::kItl, LatencyMetric::kE2el};
   options.percentiles = {50, 99.9};
-  std::vector<RequestRecord> good = {Records()[0], Records()[2]};
-  const auto json = [&](const std::vector<RequestRecord>& records,
+  std::vector<RequestResult> good = {Records()[0], Records()[2]};
+  const auto json = [&](const std::vector<RequestResult>& records,
                         bool detailed) {
     return ServingJson(ComputeServingMetrics(records, 2, options), records,
                        options, detailed);
@@ -294,7 +294,7 @@ TEST(LatencyPlotTest, WithoutRequests) {
 }
 
 TEST(ServingMetricsTest, Probes) {
-  std::vector<RequestRecord> probes(4);
+  std::vector<RequestResult> probes(4);
   for (int i = 0; i < 3; ++i) {
     probes[i].success = true;
     probes[i].latency = 0.001 * (i + 1);

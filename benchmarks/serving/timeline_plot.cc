@@ -32,7 +32,7 @@ class Timeline {
   Timeline(double duration, const TimelineThresholds& thresholds)
       : scale_(kWidth / std::max(duration, 1e-3)), thresholds_(thresholds) {}
 
-  void AddRequest(int number, const RequestRecord& record) {
+  void AddRequest(int number, const RequestResult& record) {
     absl::StrAppendFormat(&svg_,
                           "<g><title>request %d, %.1f ms after start: ", number,
                           record.start_time * 1e3);
@@ -117,7 +117,7 @@ absl::StatusOr<TimelineThresholds> ParseTimelineThresholds(
   return thresholds;
 }
 
-std::string TimelinePage(const std::vector<RequestRecord>& records,
+std::string TimelinePage(const std::vector<RequestResult>& records,
                          double duration, const TimelineThresholds& thresholds,
                          absl::string_view title) {
   std::vector<int> order(records.size());

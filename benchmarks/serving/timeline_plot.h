@@ -25,7 +25,7 @@ absl::StatusOr<TimelineThresholds> ParseTimelineThresholds(
 // HTML without references to anything else: a line for each request in order of
 // its start, up to its first token in blue, then its gaps in their colours.
 // Requests that failed are grey over what there was of them.
-std::string TimelinePage(const std::vector<RequestRecord>& records,
+std::string TimelinePage(const std::vector<RequestResult>& records,
                          double duration, const TimelineThresholds& thresholds,
                          absl::string_view title);
 

@@ -31,13 +31,13 @@ TEST(TimelinePlotTest, Thresholds) {
 
 // Over 10 s a second is a tenth of the width of 1000.
 TEST(TimelinePlotTest, BarsAreWhereTheTokensWere) {
-  RequestRecord good;
+  RequestResult good;
   good.success = true;
   good.start_time = 1;
   good.ttft = 2;
   good.itls = {0.01, 0.02, 0.03, 1};
   good.latency = 3.06;
-  RequestRecord failed;
+  RequestResult failed;
   failed.error = "<b>no</b>";
   failed.latency = 0.5;
   const std::string page = TimelinePage({good, failed}, 10, {}, "a < b");

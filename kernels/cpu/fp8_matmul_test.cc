@@ -107,6 +107,7 @@ class Fp8MatmulTest : public testing::TestWithParam<Param> {
     std::vector<float> unpacked(c.cols);
     for (int64_t row = 0; row < n; ++row) {
       UnpackRow(**packed, row, unpacked.data());
+      if (c.cols == 0) continue;
       ASSERT_EQ(std::memcmp(unpacked.data(), values.data() + row * c.cols,
                             c.cols * sizeof(float)),
                 0)

@@ -269,7 +269,8 @@ StartSlotKernel(const StartSlotArguments a) {
 
 int64_t SamplingWorkspaceBytes(int32_t num_logits, int32_t vocab_size) {
   int64_t num_bytes = 0;
-  SamplingWorkspaceAt(nullptr, num_logits, vocab_size, &num_bytes);
+  // Only distances count; from null there are none.
+  SamplingWorkspaceAt(&num_bytes, num_logits, vocab_size, &num_bytes);
   return num_bytes;
 }
 

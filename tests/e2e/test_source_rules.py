@@ -77,3 +77,29 @@ def test_no_regular_expressions_on_request_data():
     for path, text in sources():
         if path.startswith(("server/", "tokenizer/")) and not is_test(path):
             assert "std::regex" not in text, path
+
+
+COMMENT = re.compile(r"//.*")
+ANONYMOUS = re.compile(r"^namespace \{\n.*?^\}  // namespace$", re.S | re.M)
+NAMESPACE = re.compile(r"^namespace ([\w:]+) \{", re.M)
+TYPE = re.compile(
+    r"^(?:struct|class|enum class) (?:alignas\([^)]*\) )?(\w+)(?: final)?(?: :[^{;]*)?\s*\{",
+    re.M,
+)
+
+
+def test_one_name_means_one_type():
+    # Two types of one name in one namespace share the symbols of their destructors
+    # and of vectors of them; the linker takes either.
+    where = {}
+    for path, text in sources():
+        text = COMMENT.sub("", ANONYMOUS.sub("", text))
+        # Forward declarations of other namespaces come first.
+        namespace = (NAMESPACE.findall(text) or [""])[-1]
+        if path.endswith("_test.cc"):
+            continue
+        for name in TYPE.findall(text):
+            where.setdefault((namespace, name), []).append(path)
+    assert len(where) > 300
+    for (namespace, name), paths in where.items():
+        assert len(paths) == 1, f"{namespace}::{name} is defined in {paths}"
