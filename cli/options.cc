@@ -677,6 +677,12 @@ absl::Status CheckKeys(const CLI::App& app, const ServeOptions& options) {
         "--api-key-file (QUIRE_API_KEY_FILE) is empty: give a file, or leave "
         "it out");
   }
+  // Who asks for a socket file expects no port.
+  const CLI::Option* const uds = app.get_option_no_throw("--uds");
+  if (uds != nullptr && uds->count() > 0 && options.unix_socket.empty()) {
+    return absl::InvalidArgumentError(
+        "--uds is empty: give a path, or leave it out to listen on a port");
+  }
   return absl::OkStatus();
 }
 

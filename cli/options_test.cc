@@ -234,6 +234,11 @@ TEST(ParseCommandLineTest, Drain) {
             "ca.pem");
 }
 
+TEST(ParseCommandLineTest, AnEmptySocketPathIsNoPort) {
+  const absl::Status status = ParseCommandLine({"serve", "--uds", ""}).status();
+  EXPECT_TRUE(absl::StartsWith(status.message(), "--uds is empty")) << status;
+}
+
 // What a variable that nobody has set makes of a command line.
 TEST(ParseCommandLineTest, AnEmptyKeyIsNoServerWithoutKeys) {
   const auto message = [](std::vector<std::string> args) {

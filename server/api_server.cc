@@ -446,7 +446,8 @@ Json ApiServer::DescribeModel(const std::string& name) const {
           {"object", "model"},
           {"created", model_.created},
           {"owned_by", "quire"},
-          {"root", model_.root},
+          // Not where it lies: paths are the server's own.
+          {"root", name},
           {"parent", nullptr},
           {"max_model_len", model_.Limits().max_model_len}};
 }

@@ -20,6 +20,22 @@ constexpr char kKeyA[] = "Authorization: Bearer a\r\n";
 constexpr char kKeyB[] = "Authorization: Bearer b\r\n";
 constexpr char kShort[] = R"({"prompt":"hi","max_tokens":2})";
 
+// Whether a prompt is in the cache tells who asked it.
+TEST_F(ApiServerTest, KeysDoNotShareWhatIsCached) {
+  http_options_.api_keys = {"a", "b"};
+  Start();
+  const std::string body = absl::StrCat(R"({"max_tokens":1,"prompt":")",
+                                        std::string(100, 'x'), R"("})");
+  const auto num_cached = [&](const char* key) {
+    const Json usage = Parse(Complete(body, key))["usage"];
+    return usage["prompt_tokens_details"]["cached_tokens"].get<int>();
+  };
+  EXPECT_EQ(num_cached(kKeyA), 0);
+  EXPECT_GT(num_cached(kKeyA), 0);
+  EXPECT_EQ(num_cached(kKeyB), 0);
+  EXPECT_GT(num_cached(kKeyB), 0);
+}
+
 // The engine's thread stands in its first step until gate_ opens.
 class LoadedServerTest : public ApiServerTest {
  protected:

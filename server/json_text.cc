@@ -60,7 +60,15 @@ class LimitedBuilder : public nlohmann::json_sax<Json> {
     return true;
   }
   bool parse_error(std::size_t position, const std::string&,
-                   const nlohmann::detail::exception&) override {
+                   const nlohmann::detail::exception& error) override {
+    // So nlohmann tells of a number that no double holds.
+    constexpr int kNumberOverflow = 406;
+    if (error.id == kNumberOverflow) {
+      return Fail(
+          absl::StrCat("the body is not valid JSON: a number is out of range "
+                       "near byte ",
+                       position));
+    }
     return Fail(
         absl::StrCat("the body is not valid JSON: syntax error near "
                      "byte ",

@@ -23,6 +23,12 @@ TEST(ParseJsonTest, RejectsWhatIsNotJson) {
   }
 }
 
+TEST(ParseJsonTest, TellsANumberOutOfRangeFromBadSyntax) {
+  EXPECT_EQ(ParseJson(R"({"temperature":1e999})").status().message(),
+            "the body is not valid JSON: a number is out of range near byte "
+            "20");
+}
+
 TEST(ParseJsonTest, LimitsDepthAndSize) {
   EXPECT_TRUE(ParseJson(std::string(64, '[') + std::string(64, ']')).ok());
   EXPECT_FALSE(ParseJson(std::string(65, '[') + std::string(65, ']')).ok());

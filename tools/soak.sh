@@ -2,7 +2,7 @@
 # Holds the promises of the front end in full and measures their times: streams
 # at scale, attacks, disconnects, shutdowns, failing calls, memory. Prints each
 # figure beside its target; exits non-zero if a promise is broken. --brief: every
-# figure within a quarter of an hour; --only NAME: one part. With --config=asan or
+# figure in about four minutes; --only NAME: one part. With --config=asan or
 # --config=tsan first (tools/setup.sh --dev) counts, leaks and order only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
