@@ -85,8 +85,8 @@ void AddPanel(double top, double duration, absl::string_view title,
       const double x = kLeft + kPlotWidth * (i + 0.5) / count;
       const double y = top + kPanelHeight * (1 - *value / scale);
       // A point alone is a short line, so that it shows.
-      absl::StrAppendFormat(&path, is_down ? "L%.1f %.1f" : "M%.1f %.1fh1", x,
-                            y);
+      absl::StrAppendFormat(&path, "%c%.1f %.1f", is_down ? 'L' : 'M', x, y);
+      if (!is_down) path += "h1";
       is_down = true;
     }
     absl::StrAppendFormat(svg,
