@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <set>
@@ -130,6 +131,10 @@ absl::StatusOr<std::vector<Entry>> ParseFile(const std::string& path) {
     return absl::InvalidArgumentError(
         absl::StrCat("keys file ", path, ": ", what));
   };
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    return error("is a directory");
+  }
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) return error("cannot be read");
   if (file.tellg() > kMaxFileBytes) return error("larger than 4 MiB");

@@ -166,6 +166,8 @@ TEST(ApiKeysTest, ErrorsNameFileEntryAndField) {
     EXPECT_EQ(said.find("secret"), std::string::npos) << said;
   }
   EXPECT_FALSE(ApiKeys::Create({}, "/nowhere.yaml").ok());
+  EXPECT_EQ(ApiKeys::Create({}, "/tmp").status().message(),
+            "keys file /tmp: is a directory");
 }
 
 }  // namespace

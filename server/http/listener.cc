@@ -118,6 +118,11 @@ absl::StatusOr<Listener> Listener::OpenUnix(const std::string& path,
       0) {
     const int error = errno;
     close(fd);
+    struct stat info;
+    if (error == EADDRINUSE && lstat(address.sun_path, &info) == 0 &&
+        !S_ISSOCK(info.st_mode)) {
+      return CannotListen(path, "the path exists and is no socket");
+    }
     return CannotListen(path, std::strerror(error));
   }
   Listener listener(fd, 0, path);

@@ -81,7 +81,8 @@ TEST(Listener, UnixSocketOfAnEndedProcessIsReplaced) {
 TEST(Listener, FileInThePlaceOfAUnixSocketIsLeftAlone) {
   const std::string path = SocketPath("file");
   std::ofstream(path) << "precious";
-  EXPECT_FALSE(Listener::OpenUnix(path, kBacklog).ok());
+  EXPECT_EQ(Listener::OpenUnix(path, kBacklog).status().message(),
+            "cannot listen on " + path + ": the path exists and is no socket");
   std::string text;
   std::ifstream(path) >> text;
   EXPECT_EQ(text, "precious");
