@@ -158,7 +158,6 @@ class RunningServerImpl : public RunningServer {
     output_->Start(engine_.get());
     if (!AwaitCloud(error)) return false;
 
-    served.root = session_->model_path;
     served.tokenizer = session_->tokenizer.get();
     served.chat_template = session_->chat_template.get();
     served.engine = engine_.get();

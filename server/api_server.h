@@ -38,7 +38,6 @@ struct ServedEmbedding {
 // A loaded model and what serves it; all pointers outlive the server.
 struct ServedModel {
   std::vector<std::string> names;  // The first is the one answers carry.
-  std::string root;                // As given on the command line.
   const Tokenizer* tokenizer = nullptr;
   const ChatTemplate* chat_template = nullptr;  // Null: no chat.
   EngineLoop* engine = nullptr;

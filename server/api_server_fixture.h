@@ -96,7 +96,6 @@ class ApiServerTest : public testing::Test {
     chat_template_ = *std::move(chat_template);
     ServedModel model;
     model.names = {"m", "alias", "org/m"};
-    model.root = "models/m";
     model.tokenizer = &tokenizer_;
     model.chat_template = chat_template_.get();
     model.engine = loop_.get();
