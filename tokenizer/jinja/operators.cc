@@ -92,11 +92,14 @@ Value Runtime::Slice(const Value& object, const Value& start, const Value& stop,
 }
 
 Value Runtime::Repeat(const Value& value, int64_t count) {
-  count = std::max<int64_t>(count, 0);
+  // Of nothing there is no limit to how often it may be repeated.
+  const bool is_empty = value.IsString() ? value.text().size() == 0
+                                         : value.sequence().items.empty();
+  count = is_empty ? 0 : std::max<int64_t>(count, 0);
   if (value.IsString()) {
     const Text& text = value.text();
     const int64_t size = text.size();
-    if (size != 0 && count > limits_.max_output_bytes / size) {
+    if (!is_empty && count > limits_.max_output_bytes / size) {
       return FailLimit("repeated text is too long");
     }
     if (!ChargeBytes(size * count)) return Value();
@@ -106,13 +109,13 @@ Value Runtime::Repeat(const Value& value, int64_t count) {
   }
   const Sequence& sequence = value.sequence();
   const int64_t size = sequence.items.size();
-  if (size != 0 && count > limits_.max_steps / size) {
+  if (!is_empty && count > limits_.max_steps / size) {
     return FailLimit("repeated list is too long");
   }
   if (!Charge(size * count)) return Value();
   std::vector<Value> items;
   items.reserve(size * count);
-  for (int64_t i = 0; i < count && size != 0; ++i) {
+  for (int64_t i = 0; i < count; ++i) {
     items.insert(items.end(), sequence.items.begin(), sequence.items.end());
   }
   return List(std::move(items), sequence.kind);
