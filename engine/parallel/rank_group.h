@@ -32,8 +32,12 @@ struct RankOptions {
   // Of ranks that join from other nodes; those that do not know it are refused
   // without being told anything.
   GroupKey key;
-  // A rank that says nothing for so long hangs; so does one that says that it
-  // lives, and works on one step for this and 100 ms for each of its tokens.
+  // A rank that serves and says nothing for so long hangs, if nothing tells
+  // that its machine or the network holds it up (liveness.h).
+  absl::Duration heartbeat_timeout = absl::Seconds(1);
+  // One that says nothing for so long hangs whatever it may be; so does one
+  // that says that it lives, and gets no further within a step for this and
+  // 100 ms for each of its tokens.
   absl::Duration watchdog = absl::Seconds(30);
 };
 
