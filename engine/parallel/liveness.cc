@@ -103,8 +103,8 @@ absl::Duration MaxSilence(SilenceCause cause, bool is_serving,
   if (cause == SilenceCause::kStopped) {
     limit = limits.heartbeat_timeout;
   } else if (cause == SilenceCause::kHangs && is_serving) {
-    limit = std::max(limits.heartbeat_timeout,
-                     kGapsAllowed * beats.LongestGap());
+    limit =
+        std::max(limits.heartbeat_timeout, kGapsAllowed * beats.LongestGap());
   }
   return std::min(limit, limits.watchdog);
 }

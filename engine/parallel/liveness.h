@@ -27,7 +27,8 @@ class WakefulTime {
 
   // Now the watcher is awake. `now`: of Clock::Monotonic.
   void Advance(absl::Time now) {
-    if (last_ != absl::InfinitePast()) total_ += std::min(now - last_, max_step_);
+    if (last_ != absl::InfinitePast())
+      total_ += std::min(now - last_, max_step_);
     last_ = now;
   }
   absl::Duration total() const { return total_; }

@@ -623,9 +623,8 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
           MaxSilence(cause, is_serving_, peer.beats, limits);
       // It may have spoken while it was looked at.
       if (silence <= limit || peer.link->HasMessage()) continue;
-      return FailLocked(absl::UnavailableError(
-          absl::StrCat(NameOf(rank), " hangs: ",
-                       DescribeSilence(cause, limit))));
+      return FailLocked(absl::UnavailableError(absl::StrCat(
+          NameOf(rank), " hangs: ", DescribeSilence(cause, limit))));
     }
   }
 
@@ -655,11 +654,10 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     if (is_one_stage) KeepThoseWithFewestLayers(&stuck);
     std::vector<std::string> names;
     for (const int rank : stuck) names.push_back(NameOf(rank));
-    FailLocked(absl::UnavailableError(
-        absl::StrCat(absl::StrJoin(names, is_one_stage ? ", " : " or "),
-                     " hangs: gets no further with step ", num_steps_done,
-                     " for ",
-                     absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
+    FailLocked(absl::UnavailableError(absl::StrCat(
+        absl::StrJoin(names, is_one_stage ? ", " : " or "),
+        " hangs: gets no further with step ", num_steps_done, " for ",
+        absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
   }
 
   // Ranks of one stage have the same layers.
@@ -711,7 +709,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   std::string plan_bytes_;  // Reused.
 
   std::atomic<bool> is_serving_{false};
-  StepProgress progress_{0};
+  mutable StepProgress progress_{0};  // Lent by config().
 
   mutable std::mutex mu_;  // Guards the following; links are thread-safe.
   std::condition_variable changed_, drawn_, stopped_;

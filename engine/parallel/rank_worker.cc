@@ -483,16 +483,14 @@ class RankWorkerImpl : public RankWorker {
     if (silence <= std::min(limits.heartbeat_timeout, limits.watchdog)) {
       return absl::OkStatus();
     }
-    const SilenceCause cause = leader_pid_ != 0
-                                   ? LookAtProcess(leader_pid_)
-                                   : LookAtConnection(link_->fd());
-    const absl::Duration limit =
-        MaxSilence(cause, is_serving_, beats_, limits);
+    const SilenceCause cause = leader_pid_ != 0 ? LookAtProcess(leader_pid_)
+                                                : LookAtConnection(link_->fd());
+    const absl::Duration limit = MaxSilence(cause, is_serving_, beats_, limits);
     // It may have spoken while it was looked at.
     if (silence <= limit || HasHeard()) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrCat(
-        leader_name_, " hangs: ", DescribeSilence(cause, limit), ", says ",
-        DescribeRank(options_.rank, name_)));
+    return absl::UnavailableError(
+        absl::StrCat(leader_name_, " hangs: ", DescribeSilence(cause, limit),
+                     ", says ", DescribeRank(options_.rank, name_)));
   }
 
   // That rank 0 lives, and serves in time.
@@ -555,8 +553,8 @@ class RankWorkerImpl : public RankWorker {
   StepPlanLimits limits_;
   std::string ring_message_, result_bytes_;  // Reused.
 
-  StepProgress progress_{0};
-  int leader_pid_ = 0;  // 0: on another node.
+  mutable StepProgress progress_{0};  // Lent by config().
+  int leader_pid_ = 0;                // 0: on another node.
 
   // The watcher's.
   absl::Duration awake_;  // Its WakefulTime.
