@@ -511,6 +511,7 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
   rank_options.watchdog = absl::Seconds(options->worker_timeout_seconds);
   rank_options.heartbeat_timeout =
       absl::Seconds(options->heartbeat_timeout_seconds);
+  rank_options.computes_on_cpu = !devices.is_gpu;
   ranks->device_options_ = {rank_options.bootstrap_timeout,
                             rank_options.watchdog};
   std::vector<WorkerCommand> local_workers;

@@ -5,12 +5,16 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -23,6 +27,8 @@ namespace {
 constexpr uint32_t kMaxMsSinceAck = 500;
 // Gaps are forgotten after one or two of these.
 constexpr absl::Duration kGapPeriod = absl::Seconds(15);
+// Of the threads that answer probes and metrics, while the others do nothing.
+constexpr absl::Duration kMaxIdleCpuTime = absl::Milliseconds(5);
 // A rank may be silent for so many times its longest recent gap.
 constexpr int kGapsAllowed = 3;
 
@@ -43,6 +49,38 @@ char StateOf(const std::string& directory) {
 }
 
 bool IsStopped(char state) { return state == 'T' || state == 't'; }
+bool IsAsleep(char state) { return state == 'S' || state == 'I'; }
+
+// Calls `visit` with the directory of each thread of a process until it returns
+// true; whether one did.
+bool AnyThread(const std::string& process,
+               absl::FunctionRef<bool(const std::string&)> visit) {
+  DIR* const tasks = opendir((process + "/task").c_str());
+  if (tasks == nullptr) return false;
+  bool is_found = false;
+  while (const dirent* const entry = is_found ? nullptr : readdir(tasks)) {
+    if (entry->d_name[0] == '.') continue;
+    is_found = visit(absl::StrCat(process, "/task/", entry->d_name));
+  }
+  closedir(tasks);
+  return is_found;
+}
+
+// Of this process, beside the calling one.
+bool HasBusyThread() {
+  const std::string own = absl::StrCat("/", syscall(SYS_gettid));
+  return AnyThread("/proc/self", [&](const std::string& task) {
+    if (absl::EndsWith(task, own)) return false;
+    const char state = StateOf(task);
+    return state != 0 && !IsAsleep(state);
+  });
+}
+
+absl::Duration ReadCpuClock(clockid_t clock) {
+  timespec time = {};
+  clock_gettime(clock, &time);
+  return absl::DurationFromTimespec(time);
+}
 
 }  // namespace
 
@@ -64,22 +102,33 @@ void BeatRecord::Heard(absl::Duration now) {
 SilenceCause LookAtProcess(int pid) {
   const std::string process = absl::StrCat("/proc/", pid);
   if (IsStopped(StateOf(process))) return SilenceCause::kStopped;
-  DIR* const tasks = opendir((process + "/task").c_str());
-  if (tasks == nullptr) return SilenceCause::kStarved;
   SilenceCause cause = SilenceCause::kStarved;
-  while (const dirent* const entry = readdir(tasks)) {
-    if (entry->d_name[0] == '.') continue;
-    const std::string task = absl::StrCat(process, "/task/", entry->d_name);
+  AnyThread(process, [&](const std::string& task) {
     const std::string name = ReadProcFile(task + "/comm");
-    if (absl::StripSuffix(name, "\n") != kBeatThreadName) continue;
+    if (absl::StripSuffix(name, "\n") != kBeatThreadName) return false;
     const char state = StateOf(task);
     if (IsStopped(state)) cause = SilenceCause::kStopped;
     // Neither R nor D, nor one that has just gone.
-    if (state == 'S' || state == 'I') cause = SilenceCause::kHangs;
-    break;
-  }
-  closedir(tasks);
+    if (IsAsleep(state)) cause = SilenceCause::kHangs;
+    return true;
+  });
   return cause;
+}
+
+absl::Duration IdleRecord::Update(absl::Duration now, bool is_working,
+                                  int64_t progress) {
+  const absl::Duration cpu_time = ReadCpuClock(CLOCK_PROCESS_CPUTIME_ID) -
+                                  ReadCpuClock(CLOCK_THREAD_CPUTIME_ID);
+  // The threads are asked last: that costs some reads of /proc.
+  const bool is_idle = is_working && progress == progress_ &&
+                       cpu_time - cpu_time_ <= kMaxIdleCpuTime &&
+                       !HasBusyThread();
+  if (!is_idle) {
+    since_ = now;
+    cpu_time_ = cpu_time;
+    progress_ = progress;
+  }
+  return now - since_;
 }
 
 SilenceCause LookAtConnection(int fd) {

@@ -61,6 +61,22 @@ class BeatRecord {
   absl::Duration previous_longest_gap_ = absl::ZeroDuration();
 };
 
+// For how long this process has done nothing though it should: none of its
+// threads but the calling one, always the same, has used a CPU, wants one, or
+// waits for a disk or for memory. Thread-compatible.
+class IdleRecord {
+ public:
+  // A look, now and then: that time until `now`, of a WakefulTime.
+  //   is_working: there is something to do, and nobody else to wait for.
+  //   progress: changes with what has been done.
+  absl::Duration Update(absl::Duration now, bool is_working, int64_t progress);
+
+ private:
+  absl::Duration since_ = absl::ZeroDuration();
+  absl::Duration cpu_time_ = absl::ZeroDuration();  // At that time.
+  int64_t progress_ = 0;
+};
+
 // What a look at a silent rank has found.
 enum class SilenceCause : uint8_t {
   kHangs,        // It could speak: it sleeps, or its host answers for it.

@@ -5,7 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -145,6 +146,58 @@ TEST_F(LookAtProcessTest, OfWhomNothingIsKnownNothingIsSaid) {
   const int pid = pid_;
   End();
   EXPECT_EQ(LookAtProcess(pid), SilenceCause::kStarved);
+}
+
+// Of a process with one more thread: that works, sleeps, or is stopped at.
+TEST(IdleRecordTest, SleepIsTold) {
+  const auto busy_for = [](absl::Duration time) {
+    const absl::Time end = Clock::Monotonic()->Now() + time;
+    while (Clock::Monotonic()->Now() < end) {
+    }
+  };
+  std::mutex mu;
+  std::condition_variable changed;
+  bool sleeps = false, ends = false;
+  std::thread worker([&] {
+    std::unique_lock<std::mutex> lock(mu);
+    while (!ends) {
+      if (sleeps) {
+        changed.wait(lock);
+      } else {
+        lock.unlock();
+        busy_for(absl::Milliseconds(1));
+        lock.lock();
+      }
+    }
+  });
+  const auto tell = [&](bool& what) {
+    std::lock_guard<std::mutex> lock(mu);
+    what = true;
+    changed.notify_all();
+  };
+  IdleRecord idle;
+  double now = 0;
+  const auto look = [&](bool is_working, int64_t progress) {
+    return idle.Update(absl::Seconds(now += 0.1), is_working, progress);
+  };
+  look(true, 1);
+  for (int i = 0; i < 5; ++i) {
+    busy_for(absl::Milliseconds(8));
+    EXPECT_EQ(look(true, 1), absl::ZeroDuration());
+  }
+  tell(sleeps);
+  // It may take a moment to fall asleep.
+  while (look(true, 1) == absl::ZeroDuration()) std::this_thread::yield();
+  for (int i = 0; i < 5; ++i) {
+    busy_for(absl::Milliseconds(8));  // The watcher's own time.
+    EXPECT_GT(look(true, 1), absl::Seconds(0.1 * i + 0.15));
+  }
+  // Something has been done, or there is nothing to do.
+  EXPECT_EQ(look(true, 2), absl::ZeroDuration());
+  EXPECT_GT(look(true, 2), absl::ZeroDuration());
+  EXPECT_EQ(look(false, 2), absl::ZeroDuration());
+  tell(ends);
+  worker.join();
 }
 
 // Its kernel answers for a process that reads nothing.

@@ -53,7 +53,7 @@ struct Peer {
   std::optional<LoadedFacts> loaded;
   BeatRecord beats;
   int64_t num_steps_done = 0;
-  int64_t num_layers_done = 0;
+  int64_t progress = 0;  // Heartbeat's.
   // When it last got on, or got work; of use while steps sent are not done.
   absl::Time behind_since;
 };
@@ -558,9 +558,9 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
         QUIRE_ASSIGN_OR_RETURN(const Heartbeat heartbeat,
                                FromBytes<Heartbeat>(message.body));
         if (heartbeat.num_steps_done != peer.num_steps_done ||
-            heartbeat.num_layers_done != peer.num_layers_done) {
+            heartbeat.progress != peer.progress) {
           peer.num_steps_done = heartbeat.num_steps_done;
-          peer.num_layers_done = heartbeat.num_layers_done;
+          peer.progress = heartbeat.progress;
           peer.behind_since = Clock::Monotonic()->Now();
         }
         return CompareDigests(heartbeat);
@@ -629,8 +629,9 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   }
 
   void FindHungRank(absl::Time now) {
-    if (Peer& own = peers_[0]; own.num_layers_done != progress_) {
-      own.num_layers_done = progress_;
+    const int64_t progress = progress_ + communicators_.activity->num_begun;
+    if (Peer& own = peers_[0]; own.progress != progress) {
+      own.progress = progress;
       own.behind_since = now;
     }
     bool is_late = false;
@@ -641,8 +642,8 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       num_steps_done = std::min(num_steps_done, peer.num_steps_done);
     }
     if (!is_late) return;
-    // Those that wait for the one that hangs have come further, or as far; and
-    // by heartbeats rank 0 does not know who came there last.
+    // Those that wait for the one that hangs have come further: in a collective
+    // of the same step, at least.
     std::vector<int> stuck;
     for (int rank = 0; rank < layout_.size(); ++rank) {
       if (peers_[rank].num_steps_done == num_steps_done) stuck.push_back(rank);
@@ -651,7 +652,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     // activations, or the first one for somebody to take them.
     const bool is_one_stage =
         layout_.StageOf(stuck.front()) == layout_.StageOf(stuck.back());
-    if (is_one_stage) KeepThoseWithFewestLayers(&stuck);
+    if (is_one_stage) KeepThoseBehind(&stuck);
     std::vector<std::string> names;
     for (const int rank : stuck) names.push_back(NameOf(rank));
     FailLocked(absl::UnavailableError(absl::StrCat(
@@ -660,15 +661,14 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
         absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
   }
 
-  // Ranks of one stage have the same layers.
-  void KeepThoseWithFewestLayers(std::vector<int>* ranks) const {
-    int64_t fewest = peers_[ranks->front()].num_layers_done;
+  // Ranks of one stage have the same layers and collectives.
+  void KeepThoseBehind(std::vector<int>* ranks) const {
+    int64_t least = peers_[ranks->front()].progress;
     for (const int rank : *ranks) {
-      fewest = std::min(fewest, peers_[rank].num_layers_done);
+      least = std::min(least, peers_[rank].progress);
     }
-    std::erase_if(*ranks, [&](int rank) {
-      return peers_[rank].num_layers_done != fewest;
-    });
+    std::erase_if(*ranks,
+                  [&](int rank) { return peers_[rank].progress != least; });
   }
 
   std::string NameOf(int rank) const {

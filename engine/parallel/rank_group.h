@@ -35,6 +35,9 @@ struct RankOptions {
   // A rank that serves and says nothing for so long hangs, if nothing tells
   // that its machine or the network holds it up (liveness.h).
   absl::Duration heartbeat_timeout = absl::Seconds(1);
+  // So does one, besides rank 0, that is in a step and waits for no other rank,
+  // and whose threads sleep all the same. Not where they may wait for a device.
+  bool computes_on_cpu = false;
   // One that says nothing for so long hangs whatever it may be; so does one
   // that says that it lives, and gets no further within a step for this and
   // 100 ms for each of its tokens.

@@ -126,6 +126,43 @@ TEST(RankGroupProcessesTest, ARankThatGetsNoFurtherIsNamed) {
   EXPECT_LT(taken, absl::Seconds(3.3));
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_TRUE(absl::StrContains(status.message(), "rank 1")) << status;
+  // That one waits for it.
+  EXPECT_FALSE(absl::StrContains(status.message(), "rank 0")) << status;
+}
+
+// Who computes on CPUs has no reason to sleep in a step, but for the others.
+TEST(RankGroupProcessesTest, AWorkerThatSleepsInAStepIsNamedWithinASecond) {
+  RankGroupOptions options = LocalGroup(3, 1, "cpu hang");
+  options.ranks.watchdog = kWatchdog;
+  RunningGroup running(std::move(options));
+  ASSERT_TRUE(running.status.ok()) << running.status;
+  PlanMaker plans;
+  ASSERT_TRUE(RunSteps(running.runner, plans, 10).ok());
+  const absl::Time begin = Clock::Monotonic()->Now();
+  const absl::Status status = RunUntilFailure(running.runner, plans);
+  const absl::Duration taken = Clock::Monotonic()->Now() - begin;
+  EXPECT_GT(taken, absl::Seconds(0.8));
+  EXPECT_LT(taken, absl::Seconds(2));
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  for (const char* part :
+       {"rank 2 (", "none of its threads has computed for 1s in step 10"}) {
+    EXPECT_TRUE(absl::StrContains(status.message(), part)) << status;
+  }
+}
+
+TEST(RankGroupProcessesTest, WhoComputesOrWaitsForAnotherDoesNotSleep) {
+  for (const char* fault : {"cpu busy", "cpu none"}) {
+    SCOPED_TRACE(fault);
+    RankGroupOptions options = LocalGroup(2, 1, fault);
+    options.ranks.watchdog = kWatchdog;
+    RunningGroup running(std::move(options));
+    ASSERT_TRUE(running.status.ok()) << running.status;
+    // Rank 1 waits for it in the sum.
+    if (std::string(fault) == "cpu none") running.shard->before_sum = BeSlow;
+    PlanMaker plans;
+    const absl::Status status = RunSteps(running.runner, plans, 20);
+    EXPECT_TRUE(status.ok()) << status;
+  }
 }
 
 // With signs of life a step may take long: 31 tokens 3.1 s more than the

@@ -9,6 +9,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
@@ -44,8 +45,9 @@ int FreePort() {
 }
 
 // A worker's whole life; how it ended.
-absl::Status Work(const RankWorkerOptions& options, const std::string& fault,
+absl::Status Work(RankWorkerOptions options, absl::string_view fault,
                   const std::function<void(int64_t step_id)>& on_step) {
+  options.ranks.computes_on_cpu = absl::ConsumePrefix(&fault, "cpu ");
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<RankWorker> worker,
                          RankWorker::Join(options));
   QUIRE_ASSIGN_OR_RETURN(const std::string shared, worker->AwaitShared());
@@ -63,6 +65,7 @@ absl::Status Work(const RankWorkerOptions& options, const std::string& fault,
   runner.before_sum = [&](int64_t step_id) {
     if (on_step != nullptr) on_step(step_id);
     if (fault == "slow") BeSlow(step_id);
+    if (fault == "busy") BeBusy(step_id);
     if (fault == "layers") BeSlowAndGetOn(step_id, worker->config().progress);
     if (step_id < 110) return;
     if (fault == "kill") kill(getpid(), SIGKILL);
@@ -220,6 +223,12 @@ RankOptions TestRanks(int tensor_size, int pipeline_size, int num_nodes) {
 
 void BeSlow(int64_t step_id) {
   if (step_id == 100) absl::SleepFor(absl::Seconds(1.8));
+}
+
+void BeBusy(int64_t step_id) {
+  const absl::Time end = Clock::Monotonic()->Now() + absl::Seconds(1.8);
+  while (step_id == 100 && Clock::Monotonic()->Now() < end) {
+  }
 }
 
 void BeSlowAndGetOn(int64_t step_id, StepProgress* progress) {

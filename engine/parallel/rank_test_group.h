@@ -74,13 +74,14 @@ absl::Status RunUntilFailure(ModelRunner* runner, PlanMaker& plans);
 // On one node, or on several of this host: then rank 0 is at a free port.
 RankOptions TestRanks(int tensor_size, int pipeline_size, int num_nodes);
 
-// The first step takes 1.8 s.
+// The first step takes 1.8 s, asleep or computing.
 void BeSlow(int64_t step_id);
+void BeBusy(int64_t step_id);
 // The first step takes 3 s, in which there is some progress every 0.1 s.
 void BeSlowAndGetOn(int64_t step_id, StepProgress* progress);
 
 // Rank 0 with worker processes of which the last one has the fault: "none",
-// or what Work in rank_test_group.cc knows.
+// or what Work in rank_test_group.cc knows; behind "cpu " it computes on CPUs.
 RankGroupOptions LocalGroup(int tensor, int pipeline, const std::string& fault);
 
 // The group, loaded; `status` if it does not get so far.

@@ -296,19 +296,26 @@ class RankWorkerImpl : public RankWorker {
       // that is done may be waited for.
       const bool has_room = num_pending < runner->steps_in_flight();
       if (num_pending > 0 && (!has_room || runner->Done() || !HasPlan())) {
-        QUIRE_ASSIGN_OR_RETURN(const StepResult result, runner->Collect());
+        is_in_step_ = true;
+        const absl::StatusOr<StepResult> result = runner->Collect();
+        is_in_step_ = false;
+        QUIRE_RETURN_IF_ERROR(result.status());
         --num_pending;
-        QUIRE_RETURN_IF_ERROR(SendResult(result));
-        EndStep(result);
+        QUIRE_RETURN_IF_ERROR(SendResult(*result));
+        EndStep(*result);
         continue;
       }
       QUIRE_ASSIGN_OR_RETURN(const bool has_message, ReadPlan(&message));
       if (!has_message) continue;
+      absl::Status status;
       switch (message.type) {
         case MessageType::kPlan:
           QUIRE_RETURN_IF_ERROR(decoder.Decode(message.body, &plan));
           communicators_.SetStageTimeout(stage_limit.Next(NumTokensOf(plan)));
-          QUIRE_RETURN_IF_ERROR(runner->Submit(plan));
+          is_in_step_ = true;
+          status = runner->Submit(plan);
+          is_in_step_ = false;
+          QUIRE_RETURN_IF_ERROR(status);
           ++num_pending;
           break;
         case MessageType::kPrepareAhead:
@@ -417,6 +424,7 @@ class RankWorkerImpl : public RankWorker {
       awake_ = awake.total();
       const bool has_ended = !status.ok();
       if (status.ok()) status = CheckLeader();
+      if (status.ok()) status = CheckOwnWork();
       if (status.ok()) {
         std::lock_guard<std::mutex> lock(mu_);
         status = local_.Check();
@@ -447,7 +455,7 @@ class RankWorkerImpl : public RankWorker {
       std::lock_guard<std::mutex> lock(mu_);
       heartbeat = heartbeat_;
     }
-    heartbeat.num_layers_done = progress_;
+    heartbeat.progress = Progress();
     const absl::StatusOr<bool> is_sent =
         link_->TrySend(MessageType::kHeartbeat, ToBytes(heartbeat));
     if (!is_sent.ok()) {
@@ -462,6 +470,32 @@ class RankWorkerImpl : public RankWorker {
       return digest.step_idx <= last;
     });
     return absl::OkStatus();
+  }
+
+  int64_t Progress() const {
+    return progress_ + communicators_.activity->num_begun;
+  }
+
+  // That this rank does not sleep in the midst of a step. Says so to rank 0,
+  // for who computes cannot.
+  absl::Status CheckOwnWork() {
+    if (!options_.ranks.computes_on_cpu) return absl::OkStatus();
+    const bool is_working = is_in_step_ && !communicators_.activity->IsInside();
+    const absl::Duration idle = idle_.Update(awake_, is_working, Progress());
+    const absl::Duration limit =
+        std::min(options_.ranks.heartbeat_timeout, options_.ranks.watchdog);
+    if (idle <= limit) return absl::OkStatus();
+    int64_t step_idx = 0;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      step_idx = heartbeat_.num_steps_done;
+    }
+    const std::string text =
+        absl::StrCat("hangs: none of its threads has computed for ",
+                     absl::FormatDuration(limit), " in step ", step_idx);
+    link_->TrySend(MessageType::kFailure, text).status().IgnoreError();
+    return absl::UnavailableError(
+        absl::StrCat(DescribeRank(options_.rank, name_), " ", text));
   }
 
   // Notes what has come of rank 0; true if it was something.
@@ -549,6 +583,7 @@ class RankWorkerImpl : public RankWorker {
   std::string leader_name_ = "rank 0";
   absl::Time load_deadline_;
   std::atomic<bool> is_serving_{false};
+  std::atomic<bool> is_in_step_{false};
 
   StepPlanLimits limits_;
   std::string ring_message_, result_bytes_;  // Reused.
@@ -558,6 +593,7 @@ class RankWorkerImpl : public RankWorker {
 
   // The watcher's.
   absl::Duration awake_;  // Its WakefulTime.
+  IdleRecord idle_;       // Of this rank.
   BeatRecord beats_;      // Of rank 0.
   int64_t num_arrived_ = 0;
 
