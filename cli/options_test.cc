@@ -513,6 +513,8 @@ TEST(OptionsTest, BenchCommands) {
   EXPECT_EQ(kind({"model"}), Kind::kModel);
   EXPECT_EQ(kind({"kernels"}), Kind::kKernels);
   EXPECT_EQ(kind({"startup", "--", "--port", "1"}), Kind::kStartup);
+  EXPECT_EQ(kind({"drafter", "models/x", "--acceptance", "0.5"}),
+            Kind::kDrafter);
   // As llama-bench.
   EXPECT_EQ(kind({"-p", "512", "-n", "128"}), Kind::kModel);
   EXPECT_FALSE(ParseCommandLine({"bench"}).ok());
