@@ -115,9 +115,9 @@ TEST(CommandLineParserTest, ForgetsWhatItParsedBefore) {
 }
 
 TEST(ParseCommandLineTest, NotANumberIsInNoRange) {
-  for (const char* option :
-       {"--shutdown-timeout", "--request-timeout", "--watchdog-timeout",
-        "--gpu-memory-utilization", "--worker-timeout"}) {
+  for (const char* option : {"--shutdown-timeout", "--request-timeout",
+                             "--watchdog-timeout", "--gpu-memory-utilization",
+                             "--worker-timeout", "--heartbeat-timeout"}) {
     for (const char* value : {"nan", "-nan", "NAN(1)", "inf", "-inf"}) {
       EXPECT_FALSE(ParseCommandLine({"serve", option, value}).ok())
           << option << " " << value;
