@@ -39,6 +39,7 @@ struct BenchServeOptions {
   int64_t random_output_len = 128;
   double random_range_ratio = 0;
   int64_t random_prefix_len = 0;
+  int random_batch_size = 1;
   int64_t sharegpt_output_len = 0;
   int64_t custom_output_len = 256;
   int64_t prefix_repetition_prefix_len = 256;
@@ -69,7 +70,8 @@ struct BenchServeOptions {
   int num_logprobs = -1;  // -1: none.
   std::string extra_body;
 
-  std::string percentile_metrics;  // Empty: ttft,tpot,itl (e2el with goodput).
+  // Empty: ttft,tpot,itl (e2el with goodput); of embeddings e2el.
+  std::string percentile_metrics;
   std::string metric_percentiles = "99";
   std::vector<std::string> goodput;
   bool save_result = false;
