@@ -306,6 +306,18 @@ Json ModelBench::Object(const ModelRowResult& result) {
   return json;
 }
 
+// As llama-bench writes them.
+std::string SizeText(int64_t num_bytes) {
+  return num_bytes >= int64_t{1} << 30
+             ? absl::StrFormat("%.2f GiB", num_bytes / double(1 << 30))
+             : absl::StrFormat("%.2f MiB", num_bytes / double(1 << 20));
+}
+
+std::string CountText(int64_t count) {
+  return count >= 1000000000 ? absl::StrFormat("%.2f B", count / 1e9)
+                             : absl::StrFormat("%.2f M", count / 1e6);
+}
+
 // Names of files need not be UTF-8.
 std::string Dump(const Json& json, int indent = -1) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
@@ -335,12 +347,12 @@ void ModelBench::Print(const ModelRowResult& result) {
       std::printf("| --- | ---: | ---: | --- | ---: | ---: |%s\n",
                   probe_ != nullptr ? " ---: | ---: | ---: |" : "");
     }
-    absl::PrintF("| %s %s | %.2f GiB | %.2f B | %s | %s | %.2f ± %.2f |",
+    absl::PrintF("| %s %s | %s | %s | %s | %s | %.2f ± %.2f |",
                  name_.substr(name_.rfind('/') + 1), WeightsName(),
-                 model().memory.weights_bytes / double(1 << 30),
-                 model().num_parameters / 1e9, model().backend->Description(),
-                 result.row.Name(), json["avg_ts"].get<double>(),
-                 json["stddev_ts"].get<double>());
+                 SizeText(model().memory.weights_bytes),
+                 CountText(model().num_parameters),
+                 model().backend->Description(), result.row.Name(),
+                 json["avg_ts"].get<double>(), json["stddev_ts"].get<double>());
     if (probe_ != nullptr) {
       for (const PercentColumn& column : kPercentColumns) {
         const std::vector<double>& percents = result.*column.values;
@@ -418,6 +430,14 @@ int RunBenchModel(const BenchModelOptions& options) {
   if (!options.save_to.empty()) {
     const auto shape = PresetShape(options.preset);
     if (!shape.ok()) return FailBench(shape.status(), kExitUsage);
+    std::error_code error;
+    std::filesystem::create_directories(options.save_to, error);
+    if (error) {
+      return FailBench(
+          absl::UnavailableError(absl::StrCat("--save-model ", options.save_to,
+                                              ": ", error.message())),
+          kExitDevice);
+    }
     const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
     return status.ok() ? kExitOk : FailBench(status, kExitDevice);
   }

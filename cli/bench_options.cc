@@ -259,7 +259,7 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
                   "llama-3.1-8b");
   app->add_option("--save-model", options->save_to,
                   "Only write the preset's checkpoint into this directory, "
-                  "which serves with --tokenizer")
+                  "made if need be, which serves with --tokenizer")
       ->needs("--preset");
   // Names and short names of llama-bench.
   app->add_option("-p,--n-prompt", options->num_prompt,

@@ -89,8 +89,11 @@ struct BenchServeOptions {
 
 // Without HTTP, through the engine; `vllm bench throughput` and `latency`.
 struct BenchOfflineOptions {
-  // Prompts that repeat would measure the prefix cache.
-  BenchOfflineOptions() { model.enable_prefix_caching = false; }
+  BenchOfflineOptions() {
+    // Prompts that repeat would measure the prefix cache.
+    model.enable_prefix_caching = false;
+    model.tells_cpu_fallback = false;
+  }
 
   SessionOptions model;
   int64_t input_len = 0;
@@ -112,6 +115,11 @@ struct BenchOfflineOptions {
 
 // Rows of prefill and decode, as llama-bench.
 struct BenchModelOptions {
+  BenchModelOptions() {
+    model.needs_tokenizer = false;  // Its tokens are drawn.
+    model.tells_cpu_fallback = false;
+  }
+
   SessionOptions model;
   std::string preset;  // Random weights of this shape instead of a model.
   std::string
@@ -148,6 +156,8 @@ struct BenchKernelOptions {
 
 // Divergence of a model from its exact form.
 struct BenchQualityOptions {
+  BenchQualityOptions() { model.tells_cpu_fallback = false; }
+
   SessionOptions model;
   std::string reference;  // The exact form, computed in f32.
   std::string text;       // File.

@@ -598,15 +598,35 @@ def test_model_rows():
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 2
     done = bench("model", "-p", 8, "-n", 2, "-r", 1)
     assert done.stdout.startswith("| model | size | params | backend | test | t/s |")
+    size, params = done.stdout.splitlines()[2].split(" | ")[1:3]
+    assert float(size.removesuffix(" MiB")) > 0 and float(params.removesuffix(" M")) > 0
     done = bench("model", "-p", 8, "-n", 2, "-r", 1, "-o", "csv", "--ceilings")
     prefill, decode = csv.DictReader(io.StringIO(done.stdout))
     assert float(prefill["percent_of_bf16_peak"]) > 0
     assert float(decode["percent_of_read_bandwidth"]) > 0
     assert decode["percent_of_copy_bandwidth"] == '' == prefill["percent_of_copy_bandwidth"]
+    # No line about the device: each row has it.
+    assert done.stderr == ""
     assert bench("model", "--preset", "gpt-5").returncode == 64
     done = bench("-m", ROOT / "models" / "demo", "--preset", "tiny")
     assert done.returncode == 64 and "--preset tiny contradicts --model" in done.stderr
     assert bench("model", "-p", 0, "-n", 0).returncode == 64
+
+
+def test_a_saved_preset_needs_no_tokenizer_and_no_directory(tmp_path):
+    model = tmp_path / "new" / "tiny"
+    done = bench("model", "--preset", "tiny", "--save-model", model)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in model.iterdir()) == ["config.json", "model.safetensors"]
+    done = bench("-m", model, "-p", 8, "-n", 2, "-r", 1, "-o", "jsonl")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["test"] for line in done.stdout.splitlines()] == ["pp8", "tg2"]
+    # Where prompts are texts, it does.
+    done = bench("latency", "-m", model, "--num-iters", 1)
+    assert done.returncode == 65 and "tokenizer" in done.stderr
+    (tmp_path / "file").write_text("")
+    done = bench("model", "--preset", "tiny", "--save-model", tmp_path / "file" / "x")
+    assert done.returncode == 69 and "--save-model" in done.stderr
 
 
 def test_kernels(tmp_path):
@@ -670,6 +690,8 @@ def test_startup(tmp_path):
     path = tmp_path / "startup.json"
     done = bench("startup", "-r", 2, "--output-json", path, "--", "--max-num-seqs", 2)
     assert done.returncode == 0, done.stderr
+    # Nothing of what the servers say.
+    assert done.stderr == ""
     result = json.loads(path.read_text())
     assert all(0 < t < 60 for t in result["ready_seconds"])
     for ready, first in zip(
@@ -678,7 +700,8 @@ def test_startup(tmp_path):
         assert ready < first
     assert "exec to first token" in done.stdout
     # As `quire serve` ends itself.
-    assert bench("startup", "-r", 1, "--", "/no/such/model").returncode == 65
+    done = bench("startup", "-r", 1, "--", "/no/such/model")
+    assert done.returncode == 65 and "/no/such/model" in done.stderr
     for args, error in (
         (["--uds", tmp_path / "s"], "bench startup reaches a server over plain TCP"),
         (["--no-such-option"], "--no-such-option"),
