@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -211,6 +213,12 @@ absl::StatusOr<RandomModelShape> PresetShape(absl::string_view name) {
 
 absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,
                               const std::string& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat(directory, ": cannot be made: ", error.message()));
+  }
   const std::string config_path = directory + "/config.json";
   const std::string config = ConfigJson(shape);
   std::FILE* config_file = std::fopen(config_path.c_str(), "we");

@@ -128,6 +128,10 @@ class ModelBench {
  private:
   // Sets exit_code_ on failure.
   absl::Status Load(const std::vector<ModelRow>& rows);
+  // As a command does that serves the model.
+  absl::Status LoadServed(const SessionOptions& options);
+  absl::Status LoadPreset(SessionOptions options,
+                          const PlacementRequest& placement);
   absl::Status MakeCeilingProbe(const PlacementRequest& placement);
   absl::Status Measure(const ModelRow& row);
   LoadedModel& model() { return session_ ? session_->loaded : preset_model_; }
@@ -171,56 +175,14 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
       const PlacementRequest placement,
       MakePlacementRequest(options_.model.num_threads, options_.model.cpu_cores,
                            options_.model.numa));
-  if (options_.preset.empty()) {
-    SessionOptions session = options_.model;
-    session.max_num_seqs = num_seqs;
-    session.max_num_batched_tokens = step_tokens;
-    session.max_model_len = absl::StrCat(longest + 1);
-    CommandError error;
-    session_ = LoadSession(session, &error);
-    if (session_ == nullptr) {
-      exit_code_ = error.exit_code;
-      return error.status;
-    }
-    name_ = session_->model_path;
-  } else {
-    exit_code_ = kExitUsage;
-    QUIRE_ASSIGN_OR_RETURN(const RandomModelShape shape,
-                           PresetShape(options_.preset));
-    exit_code_ = kExitDevice;
-    TemporaryDirectory directory;
-    QUIRE_RETURN_IF_ERROR(directory.Make());
-    QUIRE_RETURN_IF_ERROR(WriteRandomModel(shape, 1, directory.path()));
-    SessionOptions session = options_.model;
-    session.max_num_seqs = num_seqs;
-    session.max_num_batched_tokens = step_tokens;
-    session.max_model_len = absl::StrCat(longest + 1);
-    if (session.tensor_parallel_size != "auto" &&
-        session.tensor_parallel_size != "1") {
-      // The ranks are processes that load a directory and want a tokenizer.
-      session.model = directory.path();
-      session.tokenizer = FindDemoModel();
-      session.args.push_back(absl::StrCat("--tokenizer=", session.tokenizer));
-      CommandError error;
-      session_ = LoadSession(session, &error);
-      if (session_ == nullptr) {
-        exit_code_ = error.exit_code;
-        return error.status;
-      }
-    } else {
-      QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(session));
-      std::string fallback_reason;
-      QUIRE_ASSIGN_OR_RETURN(
-          std::unique_ptr<Backend> backend,
-          CreateBackend(
-              {options_.model.device, placement.num_threads,
-               options_.model.enforce_eager, placement.cpus, placement.numa},
-              &fallback_reason));
-      QUIRE_ASSIGN_OR_RETURN(
-          preset_model_, LoadModel(directory.path(), load, std::move(backend)));
-    }
-    name_ = options_.preset;
-  }
+  SessionOptions session = options_.model;
+  session.max_num_seqs = num_seqs;
+  session.max_num_batched_tokens = step_tokens;
+  session.max_model_len = absl::StrCat(longest + 1);
+  QUIRE_RETURN_IF_ERROR(options_.preset.empty()
+                            ? LoadServed(session)
+                            : LoadPreset(std::move(session), placement));
+  name_ = options_.preset.empty() ? session_->model_path : options_.preset;
   if (options_.has_ceilings) {
     exit_code_ = kExitDevice;
     QUIRE_RETURN_IF_ERROR(MakeCeilingProbe(placement));
@@ -232,6 +194,42 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
                           session_ != nullptr ? session_->runner : nullptr));
   driver_ = std::make_unique<ModelDriver>(std::move(driver));
   exit_code_ = kExitEngine;
+  return absl::OkStatus();
+}
+
+absl::Status ModelBench::LoadServed(const SessionOptions& options) {
+  CommandError error;
+  session_ = LoadSession(options, &error);
+  if (session_ != nullptr) return absl::OkStatus();
+  exit_code_ = error.exit_code;
+  return error.status;
+}
+
+absl::Status ModelBench::LoadPreset(SessionOptions options,
+                                    const PlacementRequest& placement) {
+  QUIRE_ASSIGN_OR_RETURN(const RandomModelShape shape,
+                         PresetShape(options_.preset));
+  exit_code_ = kExitDevice;
+  TemporaryDirectory directory;
+  QUIRE_RETURN_IF_ERROR(directory.Make());
+  QUIRE_RETURN_IF_ERROR(WriteRandomModel(shape, 1, directory.path()));
+  if (options.tensor_parallel_size != "auto" &&
+      options.tensor_parallel_size != "1") {
+    // The ranks are processes that load a directory and want a tokenizer.
+    options.model = directory.path();
+    options.tokenizer = FindDemoModel();
+    options.args.push_back(absl::StrCat("--tokenizer=", options.tokenizer));
+    return LoadServed(options);
+  }
+  QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(options));
+  std::string fallback_reason;
+  QUIRE_ASSIGN_OR_RETURN(
+      std::unique_ptr<Backend> backend,
+      CreateBackend({options.device, placement.num_threads,
+                     options.enforce_eager, placement.cpus, placement.numa},
+                    &fallback_reason));
+  QUIRE_ASSIGN_OR_RETURN(preset_model_,
+                         LoadModel(directory.path(), load, std::move(backend)));
   return absl::OkStatus();
 }
 
@@ -430,14 +428,6 @@ int RunBenchModel(const BenchModelOptions& options) {
   if (!options.save_to.empty()) {
     const auto shape = PresetShape(options.preset);
     if (!shape.ok()) return FailBench(shape.status(), kExitUsage);
-    std::error_code error;
-    std::filesystem::create_directories(options.save_to, error);
-    if (error) {
-      return FailBench(
-          absl::UnavailableError(absl::StrCat("--save-model ", options.save_to,
-                                              ": ", error.message())),
-          kExitDevice);
-    }
     const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
     return status.ok() ? kExitOk : FailBench(status, kExitDevice);
   }
