@@ -780,6 +780,25 @@ TEST(OptionsTest, WhatTheGroupsEnvironmentLacksIsNamed) {
             "LWS_GROUP_SIZE='two' is no number from 1 to 1024");
 }
 
+TEST(OptionsTest, WhatIsNoNumberIsNotCalledOutOfRange) {
+  const auto error = [](const char* option, const char* value) {
+    const std::string message(
+        ParseCommandLine({"bench", "serve", option, value}).status().message());
+    return message.substr(0, message.find('\n'));
+  };
+  for (const char* value : {"abc", "1.5", "1e3", "", "-"}) {
+    EXPECT_EQ(error("--port", value),
+              absl::StrCat("--port: '", value, "' is not a whole number"));
+  }
+  for (const char* value : {"0", "-5", "65536", "99999999999999999999"}) {
+    EXPECT_EQ(error("--port", value), absl::StrCat("--port: Value ", value,
+                                                   " not in range 1 to 65535"));
+  }
+  EXPECT_EQ(error("--top-p", "abc"), "--top-p: 'abc' is not a number");
+  EXPECT_EQ(error("--top-p", "1.5"),
+            "--top-p: Value 1.5 not in range 0.000000 to 1.000000");
+}
+
 TEST(OptionsTest, WorkersAreStartedWithTheSessionsOptions) {
   const ScopedEnvironment environment(
       ScopedEnvironment::Variables{{"QUIRE_BLOCK_SIZE", "32"}});
