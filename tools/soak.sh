@@ -20,8 +20,10 @@ else
   # As tools/sanitizers/run.sh, whose output it uses.
   export CC=clang-19
   bazel=(bazel "--output_base=${QUIRE_SANITIZER_DIR:-$HOME/.cache/quire/sanitizers}/$kind")
-  "${bazel[@]}" build "--config=$kind" --symlink_prefix=/ //tests/front_end:soak
-  binaries=$("${bazel[@]}" info "--config=$kind" bazel-bin 2>/dev/null)
+  options=("--config=$kind")
+  [[ $kind == tsan ]] && options+=(--repo_env=CUDA_HOME=/nonexistent)
+  "${bazel[@]}" build "${options[@]}" --symlink_prefix=/ //tests/front_end:soak
+  binaries=$("${bazel[@]}" info "${options[@]}" bazel-bin 2>/dev/null)
   symbolizer=$(command -v llvm-symbolizer-19 llvm-symbolizer | head -n 1 || true)
   names=${symbolizer:+:external_symbolizer_path=$symbolizer}
   export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1$names

@@ -14,14 +14,18 @@ command -v clang-19 >/dev/null || { echo "sanitizers: needs tools/setup.sh --dev
 targets=(//... -//tests/gpu/...)
 if [[ $kind == tsan ]]; then
   # What has threads. Left out: the emulated GPU, whose fibers switch stacks that
-  # this sanitizer is not told of.
+  # this sanitizer is not told of; without a toolkit nothing of it is built.
   targets=(
-    //server/... //engine/... //cli/... //kernels/cpu/... //tests/ranks/...
-    //tests/engine_simulation/... //tests:engine_equivalence_test
+    //server/... //engine/... //cli/... //kernels/cpu/...
+    //benchmarks/serving/... //tokenizer:chat_template_test
+    //tokenizer:tokenizer_test //tests/front_end/... //tests/ranks/...
+    //tests/engine_simulation/... //tests:edge_cloud_faults_test
+    //tests:edge_cloud_test //tests:engine_equivalence_test
     //tests:equivalence_test //tests:tensor_parallel_test
   )
 fi
 options=()
+[[ $kind == tsan ]] && options+=(--repo_env=CUDA_HOME=/nonexistent)
 given=()
 for argument in "$@"; do
   case "$argument" in
