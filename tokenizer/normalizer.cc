@@ -39,6 +39,8 @@ class Rewrite {
   }
   // Puts `text` for a chunk of the source.
   void Put(absl::string_view text, size_t begin, size_t end) {
+    if (text_.size() + text.size() > kMaxTextBytes) is_too_long_ = true;
+    if (is_too_long_) return;
     NoteBegin(begin, !text.empty());
     text_.append(text.data(), text.size());
     if (source_origin_ == nullptr) return;
@@ -57,9 +59,17 @@ class Rewrite {
   // True if the text's first part comes from a later place than the source's
   // first character.
   bool StartsLate() const { return starts_late_; }
-  void MoveTo(std::string* text, TextOrigin* origin) {
+  // RESOURCE_EXHAUSTED if what was put made too long a text: a tokenizer may
+  // put megabytes for each character, and again for each of those.
+  absl::Status MoveTo(std::string* text, TextOrigin* origin) {
+    if (is_too_long_) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the normalizer makes a text of more than ",
+                       kMaxTextBytes, " bytes"));
+    }
     *text = std::move(text_);
     if (origin != nullptr) *origin = std::move(origin_);
+    return absl::OkStatus();
   }
 
  private:
@@ -70,6 +80,7 @@ class Rewrite {
   const std::string& source_;
   const TextOrigin* source_origin_;
   bool starts_late_ = false;
+  bool is_too_long_ = false;
   std::string text_;
   TextOrigin origin_;
 };
@@ -409,8 +420,7 @@ absl::Status Normalizer::ApplyUnicodeForm(Kind kind, std::string* text,
     }
     begin = end;
   }
-  rewrite.MoveTo(text, origin);
-  return absl::OkStatus();
+  return rewrite.MoveTo(text, origin);
 }
 
 absl::Status Normalizer::ApplyStep(const Step& step, std::string* text,
@@ -511,8 +521,7 @@ absl::Status Normalizer::ApplyStep(const Step& step, std::string* text,
       step.kind != Kind::kPrecompiled) {
     *starts_late = true;
   }
-  rewrite.MoveTo(text, origin);
-  return absl::OkStatus();
+  return rewrite.MoveTo(text, origin);
 }
 
 }  // namespace quire

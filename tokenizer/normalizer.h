@@ -2,6 +2,7 @@
 #ifndef QUIRE_TOKENIZER_NORMALIZER_H_
 #define QUIRE_TOKENIZER_NORMALIZER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,6 +15,9 @@
 #include "tokenizer/split_pattern.h"
 
 namespace quire {
+
+// Larger texts are refused: positions are 32 bits in several places.
+inline constexpr size_t kMaxTextBytes = 256 << 20;
 
 // For each byte of a text, the segment it comes from; kMixedOrigin for a byte
 // made of several, or of none.
