@@ -39,6 +39,7 @@ class Normalizer {
 
   // Rewrites `text`, and `origin` with it unless that is null. Sets
   // `starts_late`, unless null, if what the text began with is removed.
+  // RESOURCE_EXHAUSTED if the text becomes more than 16 times as long.
   // Requires: valid UTF-8 below 4 GiB; origin has an element for each byte.
   absl::Status Apply(std::string* text, TextOrigin* origin,
                      bool* starts_late = nullptr) const;
@@ -75,10 +76,11 @@ class Normalizer {
                        int depth);
   absl::Status AddBertSteps(const nlohmann::json& config,
                             const std::string& path);
-  static absl::Status ApplyStep(const Step& step, std::string* text,
-                                TextOrigin* origin, bool* starts_late);
-  static absl::Status ApplyUnicodeForm(Kind kind, std::string* text,
-                                       TextOrigin* origin);
+  static absl::Status ApplyStep(const Step& step, size_t max_bytes,
+                                std::string* text, TextOrigin* origin,
+                                bool* starts_late);
+  static absl::Status ApplyUnicodeForm(Kind kind, size_t max_bytes,
+                                       std::string* text, TextOrigin* origin);
 
   std::vector<Step> steps_;
 };

@@ -291,6 +291,20 @@ TEST(TokenizerJson, NormalizedTokensAreFoundInTheirSegmentsOnly) {
   EXPECT_EQ(*ids, std::vector<int32_t>({0, 4, 0}));
 }
 
+// 10^12 bytes for each letter.
+TEST(TokenizerJson, ANormalizerThatPutsMuchForEachLetterIsStopped) {
+  const json much = {{"type", "Replace"},
+                     {"pattern", {{"String", "a"}}},
+                     {"content", std::string(10'000, 'a')}};
+  json file = Valid();
+  file["normalizer"] = {{"type", "Sequence"},
+                        {"normalizers", json::array({much, much, much})}};
+  const auto tokenizer = Parse(file.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->Encode("a", {}).status().code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
 // Each takes all the white space beside it, which is looked at once.
 TEST(TokenizerJson, ATokenOfWhiteSpaceThatTakesWhiteSpace) {
   const int num_spaces = 300'000;
