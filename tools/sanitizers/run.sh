@@ -17,11 +17,12 @@ if [[ $kind == tsan ]]; then
   # this sanitizer is not told of; without a toolkit nothing of it is built.
   targets=(
     //server/... //engine/... //cli/... //kernels/cpu/...
-    //benchmarks/serving/... //tokenizer:chat_template_test
-    //tokenizer:tokenizer_test //tests/front_end/... //tests/ranks/...
-    //tests/engine_simulation/... //tests:edge_cloud_faults_test
-    //tests:edge_cloud_test //tests:engine_equivalence_test
-    //tests:equivalence_test //tests:tensor_parallel_test
+    //kernels:host_communicator_test //benchmarks/serving/...
+    //tokenizer:chat_template_test //tokenizer:tokenizer_test
+    //tests/front_end/... //tests/ranks/... //tests/engine_simulation/...
+    //tests:edge_cloud_faults_test //tests:edge_cloud_test
+    //tests:engine_equivalence_test //tests:equivalence_test
+    //tests:tensor_parallel_test
   )
 fi
 options=()
