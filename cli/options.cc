@@ -784,8 +784,8 @@ absl::Status CommandLineParser::Grammar::Parse(std::vector<std::string> args) {
     result.help = commands.app.help();
     return absl::OkStatus();
   } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(error.what(), "\nRun with --help for the options."));
+    return absl::InvalidArgumentError(absl::StrCat(
+        RangeErrorText(error.what()), "\nRun with --help for the options."));
   } catch (const std::exception&) {
     // CLI11 lets through what std::stoll says of --no-ui=99999999999999999999.
     return absl::InvalidArgumentError(

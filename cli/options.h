@@ -19,8 +19,13 @@ struct SessionOptions {
   std::string gguf_file;      // In the directory; empty: its only one.
   std::string tokenizer;      // Directory or GGUF file; empty: the model's.
   std::string chat_template;  // File or text; empty: the model's.
+  // False: nothing is encoded or decoded, and the model needs no tokenizer;
+  // there is none in the session then, nor a template.
+  bool needs_tokenizer = true;
   std::string generation_config = "auto";  // auto: the model's; vllm: none.
   std::string device = "auto";
+  // That "auto" is the CPU is told; false: only beside an NVIDIA device.
+  bool tells_cpu_fallback = true;
   // auto: as the model's directory says; generate; pooling: embeddings.
   std::string runner = "auto";
   std::string convert = "auto";  // embed: as runner "pooling".
