@@ -5,7 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "engine/parallel/rank_test_group.h"
+#include "engine/parallel/rank_group_fixture.h"
 #include "gtest/gtest.h"
 
 namespace quire {

@@ -10,7 +10,7 @@
 #include "absl/time/clock.h"
 #include "engine/base/clock.h"
 #include "engine/parallel/control_link.h"
-#include "engine/parallel/rank_test_group.h"
+#include "engine/parallel/rank_group_fixture.h"
 #include "gtest/gtest.h"
 
 namespace quire {

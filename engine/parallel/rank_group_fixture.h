@@ -1,7 +1,7 @@
 // Groups of ranks for tests, on the hash model: as processes (a test program is
 // its own worker) and as threads that connect over loopback.
-#ifndef QUIRE_ENGINE_PARALLEL_RANK_TEST_GROUP_H_
-#define QUIRE_ENGINE_PARALLEL_RANK_TEST_GROUP_H_
+#ifndef QUIRE_ENGINE_PARALLEL_RANK_GROUP_FIXTURE_H_
+#define QUIRE_ENGINE_PARALLEL_RANK_GROUP_FIXTURE_H_
 
 #include <cstdint>
 #include <functional>
@@ -81,7 +81,8 @@ void BeBusy(int64_t step_id);
 void BeSlowAndGetOn(int64_t step_id, StepProgress* progress);
 
 // Rank 0 with worker processes of which the last one has the fault: "none",
-// or what Work in rank_test_group.cc knows; behind "cpu " it computes on CPUs.
+// or what Work in rank_group_fixture.cc knows; behind "cpu " it computes on
+// CPUs.
 RankGroupOptions LocalGroup(int tensor, int pipeline, const std::string& fault);
 
 // The group, loaded; `status` if it does not get so far.
@@ -124,4 +125,4 @@ class NodeProcess {
 
 }  // namespace quire
 
-#endif  // QUIRE_ENGINE_PARALLEL_RANK_TEST_GROUP_H_
+#endif  // QUIRE_ENGINE_PARALLEL_RANK_GROUP_FIXTURE_H_

@@ -1,4 +1,4 @@
-#include "engine/parallel/rank_test_group.h"
+#include "engine/parallel/rank_group_fixture.h"
 
 #include <signal.h>
 #include <spawn.h>
