@@ -46,6 +46,12 @@ std::vector<std::string> PresetNames();
 absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,
                               const std::string& directory);
 
+// The same for a head that drafts for a model of this shape, as EAGLE-3's
+// published ones: one layer of the model's own kind, three hidden states fused,
+// 32,000 draft tokens if the model has as many.
+absl::Status WriteRandomHead(const RandomModelShape& shape, uint64_t seed,
+                             const std::string& directory);
+
 }  // namespace quire
 
 #endif  // QUIRE_BENCHMARKS_RANDOM_MODEL_H_

@@ -425,10 +425,16 @@ int ModelBench::Run() {
 }  // namespace
 
 int RunBenchModel(const BenchModelOptions& options) {
-  if (!options.save_to.empty()) {
+  if (!options.save_to.empty() || !options.save_head_to.empty()) {
     const auto shape = PresetShape(options.preset);
     if (!shape.ok()) return FailBench(shape.status(), kExitUsage);
-    const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
+    absl::Status status;
+    if (!options.save_to.empty()) {
+      status = WriteRandomModel(*shape, 1, options.save_to);
+    }
+    if (status.ok() && !options.save_head_to.empty()) {
+      status = WriteRandomHead(*shape, 2, options.save_head_to);
+    }
     return status.ok() ? kExitOk : FailBench(status, kExitDevice);
   }
   if (options.model.pipeline_parallel_size > 1) {

@@ -1,14 +1,15 @@
 // `quire bench throughput` and `quire bench latency`.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <memory>
+#include <mutex>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/mutex.h"
 #include "benchmarks/serving/dataset.h"
 #include "benchmarks/serving/load_client.h"
 #include "benchmarks/serving/prompt_codec.h"
@@ -32,41 +33,39 @@ using Json = nlohmann::ordered_json;
 class TokenCounter : public OutputSink {
  public:
   void Push(std::vector<OutputEvent> events) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     for (const OutputEvent& event : events) {
       num_tokens_ += event.tokens.size();
       if (!event.error.ok()) error_ = event.error;
       num_ended_ += event.is_last;
     }
+    has_ended_.notify_all();
   }
   // Waits until `count` requests have ended, or `seconds`.
   bool WaitForEnds(int64_t count, double seconds) {
-    const auto has_ended = [this, count] {
-      mu_.AssertHeld();
-      return num_ended_ >= count;
-    };
-    absl::MutexLock lock(&mu_);
-    return mu_.AwaitWithTimeout(absl::Condition(&has_ended),
-                                absl::Seconds(seconds));
+    std::unique_lock<std::mutex> lock(mu_);
+    return has_ended_.wait_for(lock, std::chrono::duration<double>(seconds),
+                               [&] { return num_ended_ >= count; });
   }
   int64_t num_ended() {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return num_ended_;
   }
   int64_t num_tokens() {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return num_tokens_;
   }
   absl::Status error() {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return error_;
   }
 
  private:
-  absl::Mutex mu_;
-  int64_t num_tokens_ ABSL_GUARDED_BY(mu_) = 0;
-  int64_t num_ended_ ABSL_GUARDED_BY(mu_) = 0;
-  absl::Status error_ ABSL_GUARDED_BY(mu_);
+  std::mutex mu_;
+  std::condition_variable has_ended_;
+  int64_t num_tokens_ = 0;  // Guarded by mu_, as the next two.
+  int64_t num_ended_ = 0;
+  absl::Status error_;
 };
 
 class OfflineEngine {

@@ -261,6 +261,9 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
                   "Only write the preset's checkpoint into this directory, "
                   "made if need be, which serves with --tokenizer")
       ->needs("--preset");
+  app->add_option("--save-head", options->save_head_to,
+                  "The same of an EAGLE-3 head that drafts for the preset")
+      ->needs("--preset");
   // Names and short names of llama-bench.
   app->add_option("-p,--n-prompt", options->num_prompt,
                   "Prompt tokens: 512,...")
@@ -345,6 +348,21 @@ void AddQuality(CLI::App* app, const AddModel& add_model,
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
+void AddDrafter(CLI::App* app, const AddModel& add_model,
+                BenchDrafterOptions* options) {
+  add_model(app, &options->model);
+  app->add_option("--acceptance", options->acceptance,
+                  "How likely each draft is made right, whatever it is")
+      ->check(FiniteRange(0.0, 1.0));
+  app->add_option("--input-len", options->input_len, "Prompt tokens")
+      ->check(CLI::Range(1, kMaxLen));
+  app->add_option("--output-len", options->output_len, "Output tokens")
+      ->check(CLI::Range(2, kMaxLen));
+  app->add_option("-r,--repetitions", options->repetitions)
+      ->check(CLI::Range(1, 10000));
+  app->add_option("--output-json", options->output_json, "File of the result");
+}
+
 void AddStartup(CLI::App* app, BenchStartupOptions* options) {
   app->add_option("serve_args", options->serve_args,
                   "Behind `--`: arguments of quire serve");
@@ -390,6 +408,9 @@ void AddBench(CLI::App* bench, const AddModel& add_model,
   AddStartup(add("startup", "From exec to ready and to the first token",
                  Kind::kStartup),
              &options->startup);
+  AddDrafter(add("drafter", "What drafting costs beside a step of the model",
+                 Kind::kDrafter),
+             add_model, &options->drafter);
 }
 
 absl::Status CheckBenchmark(const CLI::App& bench,

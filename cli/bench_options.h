@@ -122,8 +122,9 @@ struct BenchModelOptions {
 
   SessionOptions model;
   std::string preset;  // Random weights of this shape instead of a model.
-  std::string
-      save_to;  // Not empty: the preset's weights go there, and no more.
+  // Not empty: the preset's weights go there, and no more.
+  std::string save_to;
+  std::string save_head_to;  // The same, of a head that drafts for it.
   std::vector<int> num_prompt = {512};
   std::vector<int> num_gen = {128};
   std::vector<std::string> prompt_gen;  // "512,128" each.
@@ -165,6 +166,18 @@ struct BenchQualityOptions {
   std::string output_json;
 };
 
+// What drafting costs, with a fixed part of the drafts accepted.
+struct BenchDrafterOptions {
+  BenchDrafterOptions() { model.enable_prefix_caching = false; }
+
+  SessionOptions model;
+  double acceptance = 0.6;
+  int input_len = 64;
+  int output_len = 128;
+  int repetitions = 5;
+  std::string output_json;
+};
+
 struct BenchStartupOptions {
   std::vector<std::string> serve_args;  // Go on to `quire serve`.
   int repetitions = 11;
@@ -179,7 +192,8 @@ struct BenchOptions {
     kModel,
     kKernels,
     kQuality,
-    kStartup
+    kStartup,
+    kDrafter
   };
   Kind kind = Kind::kServe;
   BenchServeOptions serve;
@@ -188,6 +202,7 @@ struct BenchOptions {
   BenchKernelOptions kernels;
   BenchQualityOptions quality;
   BenchStartupOptions startup;
+  BenchDrafterOptions drafter;
 };
 
 // Adds the benchmarks as subcommands of `bench`; `add_model_options` adds those

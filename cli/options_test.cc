@@ -115,9 +115,9 @@ TEST(CommandLineParserTest, ForgetsWhatItParsedBefore) {
 }
 
 TEST(ParseCommandLineTest, NotANumberIsInNoRange) {
-  for (const char* option :
-       {"--shutdown-timeout", "--request-timeout", "--watchdog-timeout",
-        "--gpu-memory-utilization", "--worker-timeout"}) {
+  for (const char* option : {"--shutdown-timeout", "--request-timeout",
+                             "--watchdog-timeout", "--gpu-memory-utilization",
+                             "--worker-timeout", "--heartbeat-timeout"}) {
     for (const char* value : {"nan", "-nan", "NAN(1)", "inf", "-inf"}) {
       EXPECT_FALSE(ParseCommandLine({"serve", option, value}).ok())
           << option << " " << value;
@@ -513,6 +513,8 @@ TEST(OptionsTest, BenchCommands) {
   EXPECT_EQ(kind({"model"}), Kind::kModel);
   EXPECT_EQ(kind({"kernels"}), Kind::kKernels);
   EXPECT_EQ(kind({"startup", "--", "--port", "1"}), Kind::kStartup);
+  EXPECT_EQ(kind({"drafter", "models/x", "--acceptance", "0.5"}),
+            Kind::kDrafter);
   // As llama-bench.
   EXPECT_EQ(kind({"-p", "512", "-n", "128"}), Kind::kModel);
   EXPECT_FALSE(ParseCommandLine({"bench"}).ok());

@@ -35,7 +35,6 @@ namespace {
 
 // Long enough for the matrix units to be busy, short enough (some 10 ms on a
 // small model) that decodes in the same step do not stutter.
-constexpr int kDefaultBatchedTokens = 512;
 
 // Beside the demo model, by this name wherever that is.
 constexpr char kDemoDraftModel[] = "demo-draft";
@@ -286,11 +285,7 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
       ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
   load.device_memory_utilization = options.device_memory_utilization;
   load.max_num_seqs = options.max_num_seqs;
-  // Every running sequence gets a token per step, so the budget covers them.
-  load.max_num_batched_tokens =
-      options.max_num_batched_tokens > 0
-          ? options.max_num_batched_tokens
-          : std::max(kDefaultBatchedTokens, options.max_num_seqs);
+  load.max_num_batched_tokens = MaxNumBatchedTokens(options);
   load.block_size = options.block_size;
   load.num_threads = options.num_threads;
   QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));

@@ -751,6 +751,16 @@ absl::StatusOr<LoadedModel> BeginLoadingHead(const std::string& path,
   return loaded;
 }
 
+absl::StatusOr<DType> PackedDTypeOf(const std::string& directory,
+                                    const ModelConfig& config) {
+  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
+                         Checkpoint::Open(directory));
+  WeightLoaderOptions options;
+  options.stored = config.quantization;
+  return WeightDType(config,
+                     WeightLoader(std::move(checkpoint), std::move(options)));
+}
+
 absl::StatusOr<CompanionMemory> MemoryOfCompanion(
     const LoadedModel& companion) {
   CompanionMemory memory;
