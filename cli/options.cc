@@ -300,7 +300,7 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
       ->check(FiniteRange(0.1, 1e6));
   app->add_option("--speculative-model", options->speculative_model,
                   "Drafts tokens that are verified together: [ngram], [suffix] "
-                  "or the directory or GGUF file of a draft model")
+                  "or the directory of a draft model (or its GGUF file) or EAGLE-3 head")
       ->check([](const std::string& value) {
         return value.empty() ? std::string("must not be empty") : std::string();
       });

@@ -26,6 +26,7 @@
 #include "cli/speculative_options.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
+#include "engine/model/draft_head_config.h"
 #include "engine/model/gguf_model.h"
 #include "engine/speculative/create_drafter.h"
 #include "kernels/backend_factory.h"
@@ -361,7 +362,12 @@ std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
     absl::Status status = path.status();
     if (status.ok()) {
       config->model = *std::move(path);
-      status = CheckDraftModel(config->model, *session.tokenizer);
+      // As vLLM takes heads: by what they are.
+      if (IsEagle3Head(config->model)) {
+        config->method = DraftMethod::kEagle3;
+      } else {
+        status = CheckDraftModel(config->model, *session.tokenizer);
+      }
     }
     if (!status.ok()) {
       *error = {absl::Status(status.code(),

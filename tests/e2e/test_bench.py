@@ -528,6 +528,12 @@ def test_drafter(tmp_path):
         assert len(result["drafter_ms"]) == 2
         assert result["drafting_step_ms"] > 0
         assert "Cost of the drafter:" in done.stdout
+    # A head is known by its configuration.
+    done = bench(
+        "drafter", model, "--tokenizer", ROOT / "models" / "demo", "-t", 1, "-r", 1,
+        "--speculative-model", head, "--output-len", 8,
+    )  # fmt: skip
+    assert done.returncode == 0 and "eagle3" in done.stdout, done.stderr
     # Lookups and draft models, too; and nothing without one.
     for drafter in ("[ngram]", "demo-draft"):
         done = bench("drafter", "--speculative-model", drafter, "-t", 1, "-r", 1, "--output-len", 16)
