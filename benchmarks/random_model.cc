@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -268,6 +270,12 @@ namespace {
 absl::Status WriteCheckpoint(const std::string& config,
                              const std::vector<TensorPlan>& tensors,
                              uint64_t seed, const std::string& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat(directory, ": cannot be made: ", error.message()));
+  }
   const std::string config_path = directory + "/config.json";
   std::FILE* config_file = std::fopen(config_path.c_str(), "we");
   if (config_file == nullptr) return SystemError(config_path, "create");

@@ -40,7 +40,7 @@ struct RandomModelShape {
 absl::StatusOr<RandomModelShape> PresetShape(absl::string_view name);
 std::vector<std::string> PresetNames();
 
-// Writes config.json and model.safetensors to `directory`, which must exist.
+// Writes config.json and model.safetensors to `directory`, made if need be.
 // Weights are normal with deviation 1 / sqrt(columns), so that activations and
 // logits stay of ordinary size; a pure function of `seed`.
 absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,

@@ -25,16 +25,18 @@ std::string CheckPositive(const std::string& text) {
 
 void AddTarget(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--backend,--endpoint-type", options->backend,
-                  "openai or vllm: completions; openai-chat: chat")
-      ->check(CLI::IsMember({"openai", "openai-chat", "vllm"}));
+                  "openai or vllm: completions; openai-chat: chat; "
+                  "openai-embeddings: embeddings")
+      ->check(CLI::IsMember(
+          {"openai", "openai-chat", "openai-embeddings", "vllm"}));
   app->add_option("--base-url", options->base_url,
                   "http(s)://HOST[:PORT], instead of --host and --port");
   app->add_option("--host", options->host, "Name or address of the server");
   app->add_option("--port", options->port, "Port of the server")
       ->check(CLI::Range(1, 65535));
   app->add_option("--endpoint", options->endpoint,
-                  "Path of the API (default: /v1/completions, or "
-                  "/v1/chat/completions)");
+                  "Path of the API (default: /v1/completions, "
+                  "/v1/chat/completions or /v1/embeddings)");
   app->add_option("--model", options->model,
                   "The model's name in the API (default: the first one that "
                   "/v1/models lists), or its directory");
@@ -78,6 +80,10 @@ void AddDataset(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--random-prefix-len", options->random_prefix_len,
                   "Tokens that all prompts share, before the rest")
       ->check(CLI::Range(0, kMaxLen));
+  app->add_option("--random-batch-size", options->random_batch_size,
+                  "Inputs of a request for embeddings; --num-prompts counts "
+                  "inputs")
+      ->check(CLI::Range(1, 1 << 16));
   app->add_option("--sharegpt-output-len", options->sharegpt_output_len)
       ->check(CLI::Range(1, kMaxLen))
       ->default_str("those of its answers");
@@ -167,7 +173,8 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
 
 void AddResult(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--percentile-metrics", options->percentile_metrics,
-                  "Of ttft,tpot,itl,e2el (default: the first three)");
+                  "Of ttft,tpot,itl,e2el (default: the first three; of "
+                  "embeddings the last)");
   app->add_option("--metric-percentiles", options->metric_percentiles,
                   "25,50,75,99");
   app->add_option("--goodput", options->goodput,
@@ -252,7 +259,7 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
                   "llama-3.1-8b");
   app->add_option("--save-model", options->save_to,
                   "Only write the preset's checkpoint into this directory, "
-                  "which serves with --tokenizer")
+                  "made if need be, which serves with --tokenizer")
       ->needs("--preset");
   app->add_option("--save-head", options->save_head_to,
                   "The same of an EAGLE-3 head that drafts for the preset")

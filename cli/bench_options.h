@@ -39,6 +39,7 @@ struct BenchServeOptions {
   int64_t random_output_len = 128;
   double random_range_ratio = 0;
   int64_t random_prefix_len = 0;
+  int random_batch_size = 1;
   int64_t sharegpt_output_len = 0;
   int64_t custom_output_len = 256;
   int64_t prefix_repetition_prefix_len = 256;
@@ -69,7 +70,8 @@ struct BenchServeOptions {
   int num_logprobs = -1;  // -1: none.
   std::string extra_body;
 
-  std::string percentile_metrics;  // Empty: ttft,tpot,itl (e2el with goodput).
+  // Empty: ttft,tpot,itl (e2el with goodput); of embeddings e2el.
+  std::string percentile_metrics;
   std::string metric_percentiles = "99";
   std::vector<std::string> goodput;
   bool save_result = false;
@@ -87,8 +89,11 @@ struct BenchServeOptions {
 
 // Without HTTP, through the engine; `vllm bench throughput` and `latency`.
 struct BenchOfflineOptions {
-  // Prompts that repeat would measure the prefix cache.
-  BenchOfflineOptions() { model.enable_prefix_caching = false; }
+  BenchOfflineOptions() {
+    // Prompts that repeat would measure the prefix cache.
+    model.enable_prefix_caching = false;
+    model.tells_cpu_fallback = false;
+  }
 
   SessionOptions model;
   int64_t input_len = 0;
@@ -110,6 +115,11 @@ struct BenchOfflineOptions {
 
 // Rows of prefill and decode, as llama-bench.
 struct BenchModelOptions {
+  BenchModelOptions() {
+    model.needs_tokenizer = false;  // Its tokens are drawn.
+    model.tells_cpu_fallback = false;
+  }
+
   SessionOptions model;
   std::string preset;  // Random weights of this shape instead of a model.
   // Not empty: the preset's weights go there, and no more.
@@ -147,6 +157,8 @@ struct BenchKernelOptions {
 
 // Divergence of a model from its exact form.
 struct BenchQualityOptions {
+  BenchQualityOptions() { model.tells_cpu_fallback = false; }
+
   SessionOptions model;
   std::string reference;  // The exact form, computed in f32.
   std::string text;       // File.
