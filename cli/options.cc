@@ -303,9 +303,10 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
                   "Seconds in which all processes must have loaded, once all "
                   "are there")
       ->check(FiniteRange(0.1, 1e6));
-  app->add_option("--speculative-model", options->speculative_model,
-                  "Drafts tokens that are verified together: [ngram], [suffix] "
-                  "or the directory or GGUF file of a draft model")
+  app->add_option(
+         "--speculative-model", options->speculative_model,
+         "Drafts tokens that are verified together: [ngram], [suffix] "
+         "or the directory of a draft model (or its GGUF file) or EAGLE-3 head")
       ->check([](const std::string& value) {
         return value.empty() ? std::string("must not be empty") : std::string();
       });
