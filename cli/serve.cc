@@ -216,6 +216,7 @@ class RunningServerImpl : public RunningServer {
     output_->FailAll(absl::UnavailableError("the engine has failed"));
     output_->WaitUntilIdle(absl::Seconds(2));
     http_->Stop(absl::Seconds(2));
+    telemetry_.log->Flush(absl::Seconds(1));
     fflush(stdout);
     fflush(stderr);
     _exit(exit_code);
