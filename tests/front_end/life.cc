@@ -338,7 +338,7 @@ std::vector<Figure> RunShutdowns(int num_runs, int num_streams) {
   int num_not_done = 0, num_bad_exits = 0, num_late_served = 0;
   std::vector<double> ready, ends;
   for (int run = 0; run < num_runs; ++run) {
-    const Shutdown result = ShutDown(num_streams, /*num_tokens=*/60, {}, 1);
+    const Shutdown result = ShutDown(num_streams, /*num_tokens=*/100, {}, 1);
     num_not_done += num_streams - result.totals.num_done;
     num_bad_exits += result.exit_code != 0;
     num_late_served += !result.is_new_refused;
