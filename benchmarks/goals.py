@@ -148,6 +148,8 @@ def prefix_rows(report):
 def load_rows(report):
     figure = "1 / seconds to ready"
     yield ratio_row(report, figure, None)
+    if f"{figure}, first start" in report["samples"]:
+        yield ratio_row(report, f"{figure}, first start", None)
     ours = report["samples"].get(figure, {}).get("quire")
     if ours:
         yield {

@@ -1,13 +1,15 @@
 // `quire bench throughput` and `quire bench latency`.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <memory>
+#include <mutex>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/mutex.h"
 #include "benchmarks/serving/dataset.h"
 #include "benchmarks/serving/load_client.h"
 #include "benchmarks/serving/prompt_codec.h"
@@ -31,41 +33,39 @@ using Json = nlohmann::ordered_json;
 class TokenCounter : public OutputSink {
  public:
   void Push(std::vector<OutputEvent> events) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     for (const OutputEvent& event : events) {
       num_tokens_ += event.tokens.size();
       if (!event.error.ok()) error_ = event.error;
       num_ended_ += event.is_last;
     }
+    has_ended_.notify_all();
   }
   // Waits until `count` requests have ended, or `seconds`.
   bool WaitForEnds(int64_t count, double seconds) {
-    const auto has_ended = [this, count] {
-      mu_.AssertHeld();
-      return num_ended_ >= count;
-    };
-    absl::MutexLock lock(&mu_);
-    return mu_.AwaitWithTimeout(absl::Condition(&has_ended),
-                                absl::Seconds(seconds));
+    std::unique_lock<std::mutex> lock(mu_);
+    return has_ended_.wait_for(lock, std::chrono::duration<double>(seconds),
+                               [&] { return num_ended_ >= count; });
   }
   int64_t num_ended() {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return num_ended_;
   }
   int64_t num_tokens() {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return num_tokens_;
   }
   absl::Status error() {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return error_;
   }
 
  private:
-  absl::Mutex mu_;
-  int64_t num_tokens_ ABSL_GUARDED_BY(mu_) = 0;
-  int64_t num_ended_ ABSL_GUARDED_BY(mu_) = 0;
-  absl::Status error_ ABSL_GUARDED_BY(mu_);
+  std::mutex mu_;
+  std::condition_variable has_ended_;
+  int64_t num_tokens_ = 0;  // Guarded by mu_, as the next two.
+  int64_t num_ended_ = 0;
+  absl::Status error_;
 };
 
 class OfflineEngine {
@@ -127,7 +127,8 @@ class OfflineEngine {
 };
 
 absl::StatusOr<std::vector<LoadPrompt>> MakeOfflinePrompts(
-    const BenchOfflineOptions& options, const Tokenizer& tokenizer) {
+    const BenchOfflineOptions& options, const Tokenizer& tokenizer,
+    const std::atomic<bool>& is_interrupted) {
   DatasetOptions dataset;
   dataset.kind =
       options.dataset_name == "sharegpt" ? DatasetOptions::Kind::kShareGpt
@@ -142,9 +143,14 @@ absl::StatusOr<std::vector<LoadPrompt>> MakeOfflinePrompts(
   dataset.random_prefix_len = options.random_prefix_len;
   const std::unique_ptr<PromptCodec> codec = NewLocalCodec(&tokenizer);
   SimulationRandom random(options.model.seed);
+  ProgressLine line(true);
   QUIRE_ASSIGN_OR_RETURN(
       std::vector<LoadPrompt> prompts,
-      MakePrompts(dataset, CompletionApi::kCompletions, codec.get(), &random));
+      MakePrompts(dataset, CompletionApi::kCompletions, codec.get(), &random,
+                  [&](int64_t num_made, int64_t count) {
+                    line.Show("prompts", num_made, count, "");
+                    return !is_interrupted;
+                  }));
   for (LoadPrompt& prompt : prompts) {
     if (!prompt.error.empty()) continue;
     QUIRE_ASSIGN_OR_RETURN(prompt.token_ids, codec->Encode(prompt.text));
@@ -225,7 +231,9 @@ int RunBenchThroughput(const BenchOfflineOptions& options) {
   }
   const auto engine = OfflineEngine::Create(options.model, &error);
   if (engine == nullptr) return FailBench(error.status, error.exit_code);
-  auto prompts = MakeOfflinePrompts(options, *engine->session().tokenizer);
+  auto prompts =
+      MakeOfflinePrompts(options, *engine->session().tokenizer, is_interrupted);
+  if (absl::IsCancelled(prompts.status())) return kExitInterrupted;
   if (!prompts.ok()) return FailBench(prompts.status(), kExitUsage);
   ThroughputFigures figures;
   std::vector<std::string> errors;  // Of malformed lines.

@@ -1,16 +1,16 @@
 #include "cli/generate.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/mutex.h"
 #include "cli/exit_codes.h"
 #include "cli/session.h"
 #include "engine/base/clock.h"
@@ -29,23 +29,21 @@ using Json = nlohmann::ordered_json;
 class EventQueue : public OutputSink {
  public:
   void Push(std::vector<OutputEvent> events) override {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     for (OutputEvent& event : events) events_.push_back(std::move(event));
+    has_events_.notify_one();
   }
 
   std::vector<OutputEvent> Wait() {
-    const auto has_events = [this] {
-      mu_.AssertHeld();
-      return !events_.empty();
-    };
-    absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(&has_events));
+    std::unique_lock<std::mutex> lock(mu_);
+    has_events_.wait(lock, [this] { return !events_.empty(); });
     return std::exchange(events_, {});
   }
 
  private:
-  absl::Mutex mu_;
-  std::vector<OutputEvent> events_ ABSL_GUARDED_BY(mu_);
+  std::mutex mu_;
+  std::condition_variable has_events_;
+  std::vector<OutputEvent> events_;  // Guarded by mu_.
 };
 
 absl::StatusOr<Request> MakeRequest(const GenerateOptions& options,

@@ -6,15 +6,15 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdio>
+#include <mutex>
 #include <thread>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/mutex.h"
 #include "cli/edge.h"
 #include "cli/exit_codes.h"
 #include "cli/telemetry.h"
@@ -363,10 +363,6 @@ class RunningServerImpl : public RunningServer {
     model.gate = api_->gate();
     model.peer = MakeLinkPeer(*session_);
     model.peer.model_name = served->names.front();
-    // Those of the first stage are not all.
-    if (options_.model.pipeline_parallel_size > 1) {
-      model.peer.num_parameters = 0;
-    }
     model.token_text = [tokenizer = session_->tokenizer.get()](int32_t id) {
       return tokenizer->IdToToken(id);
     };
@@ -410,38 +406,37 @@ class SignalWaiter {
         int signal = 0;
         if (sigwait(&signals_, &signal) != 0) continue;
         // While the model loads there is nothing to drain.
-        absl::MutexLock lock(&mu_);
+        std::lock_guard<std::mutex> lock(mu_);
         if (!is_serving_) _exit(kExitOk);
         ++num_signals_;
+        has_signal_.notify_all();
       }
     }).detach();
   }
 
   void SetServing() {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     is_serving_ = true;
   }
 
   int num_signals() const {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     return num_signals_;
   }
 
   // Blocks until a signal has come or `timeout` is over; true if one has.
   bool WaitForSignal(absl::Duration timeout) const {
-    const auto has_signal = [this] {
-      mu_.AssertHeld();
-      return num_signals_ > 0;
-    };
-    absl::MutexLock lock(&mu_);
-    return mu_.AwaitWithTimeout(absl::Condition(&has_signal), timeout);
+    std::unique_lock<std::mutex> lock(mu_);
+    return has_signal_.wait_for(lock, absl::ToChronoNanoseconds(timeout),
+                                [this] { return num_signals_ > 0; });
   }
 
  private:
   sigset_t signals_;
-  mutable absl::Mutex mu_;
-  bool is_serving_ ABSL_GUARDED_BY(mu_) = false;
-  int num_signals_ ABSL_GUARDED_BY(mu_) = 0;
+  mutable std::mutex mu_;
+  mutable std::condition_variable has_signal_;
+  bool is_serving_ = false;  // Guarded by mu_, as the next one.
+  int num_signals_ = 0;
 };
 
 }  // namespace

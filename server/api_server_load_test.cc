@@ -2,6 +2,7 @@
 // and what it tells of it. (server/api_server_fixture.h)
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,15 +40,15 @@ TEST_F(ApiServerTest, KeysDoNotShareWhatIsCached) {
 // The engine's thread stands in its first step until gate_ opens.
 class LoadedServerTest : public ApiServerTest {
  protected:
-  ~LoadedServerTest() override { gate_.Open(); }
+  ~LoadedServerTest() override { gate_->Open(); }
 
   void StartBlocked(const char* fields = "") {
-    on_collect_ = gate_.Waiter();
+    on_collect_ = [gate = gate_] { gate->Wait(); };
     engine_options_.max_num_seqs = 1;
     engine_options_.max_num_batched_tokens = 64;
     Start();
     Send(kShort, fields);
-    gate_.AwaitReached(kHangTimeout);
+    gate_->AwaitReached(kHangTimeout);
   }
   // A request that nobody waits for.
   void Send(absl::string_view body, absl::string_view fields = "") {
@@ -62,7 +63,8 @@ class LoadedServerTest : public ApiServerTest {
     return stats.num_waiting + stats.num_running;
   }
 
-  Gate gate_;
+  // Shared with the engine, which stops after this is gone.
+  const std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
   std::vector<TestClient> clients_;
 };
 
@@ -76,7 +78,7 @@ TEST_F(LoadedServerTest, TimeoutsEndWhatWaits) {
   ASSERT_TRUE(WaitUntil([&] { return NumQueued() == 2; }));
   const absl::Time over = Clock::Monotonic()->Now() + absl::Milliseconds(60);
   ASSERT_TRUE(WaitUntil([&] { return Clock::Monotonic()->Now() > over; }));
-  gate_.Open();
+  gate_->Open();
   ExpectError(client.Receive(), 504, "timeout_error", nullptr,
               "deadline_exceeded");
   ExpectIdle();
@@ -154,7 +156,7 @@ TEST_F(LoadedServerTest, AKeyThatFloodsIsToldSoAndOthersAreServed) {
   EXPECT_TRUE(absl::StrContains(refused.body, "share of the queue"));
   EXPECT_FALSE(refused.Field("retry-after").empty());
   Send(kShort, kKeyB);
-  gate_.Open();
+  gate_->Open();
   // B's is answered before the last of A's: only that it is answered is told
   // here, the order by the scheduler's tests.
   EXPECT_EQ(clients_.back().Receive().status, 200);
@@ -220,7 +222,7 @@ TEST_F(LoadedServerTest, StagesRefuseMoreAndMore) {
   EXPECT_TRUE(absl::StrContains(metrics, "reason=\"stage_everything\"} 2"));
   // Probes never wait, and what was accepted is answered.
   EXPECT_EQ(Status("/health/ready"), 200);
-  gate_.Open();
+  gate_->Open();
   ExpectIdle();
   EXPECT_EQ(Complete(kShort).status, 200);
   EXPECT_EQ(stage(), "none");
@@ -242,7 +244,7 @@ TEST_F(LoadedServerTest, LoadTellsWhatVllmAndSglangTell) {
     EXPECT_TRUE(load[name].is_number()) << name;
     EXPECT_GE(load[name], 0) << name;
   }
-  gate_.Open();
+  gate_->Open();
   ExpectIdle();
 }
 

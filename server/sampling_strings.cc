@@ -133,14 +133,14 @@ absl::StatusOr<TokenSequenceSet> EncodeDryBreakers(
 absl::StatusOr<SamplingStrings::Breakers> SamplingStrings::FindBreakers(
     const std::vector<std::string>& breakers) {
   {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     const auto it = breakers_.find(breakers);
     if (it != breakers_.end()) return it->second;
   }
   QUIRE_ASSIGN_OR_RETURN(TokenSequenceSet set,
                          EncodeDryBreakers(breakers, *tokenizer_, vocab_size_));
   Breakers result = std::make_shared<TokenSequenceSet>(std::move(set));
-  absl::MutexLock lock(&mu_);
+  std::lock_guard<std::mutex> lock(mu_);
   if (breakers_.size() >= kMaxKeptBreakers) breakers_.clear();
   breakers_[breakers] = result;
   return result;

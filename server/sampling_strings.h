@@ -6,13 +6,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "engine/base/token_sequence_set.h"
 #include "server/openai_api.h"
 #include "tokenizer/tokenizer.h"
@@ -55,8 +54,8 @@ class SamplingStrings {
 
   const Tokenizer* const tokenizer_;
   const int32_t vocab_size_;
-  absl::Mutex mu_;
-  std::map<std::vector<std::string>, Breakers> breakers_ ABSL_GUARDED_BY(mu_);
+  std::mutex mu_;
+  std::map<std::vector<std::string>, Breakers> breakers_;  // Guarded by mu_.
 };
 
 }  // namespace quire

@@ -466,7 +466,8 @@ void ExportTokenizerConfig(const std::string& directory,
         std::pair("unk_token", "unknown_token_id"),
         std::pair("pad_token", "padding_token_id")}) {
     if (!config.contains(field) || !config[field].is_string()) continue;
-    const auto it = std::find(tokens.begin(), tokens.end(), config[field]);
+    const auto it = std::find(tokens.begin(), tokens.end(),
+                              config[field].get_ref<const std::string&>());
     if (it == tokens.end()) continue;
     writer->U32(absl::StrCat("tokenizer.ggml.", key), it - tokens.begin());
   }

@@ -11,8 +11,9 @@ bool IsWordAt(absl::string_view text, size_t pos) {
   return (ClassOf(DecodeCodePoint(text, pos).value) & kClassWord) != 0;
 }
 
-size_t SkipSpacesBack(absl::string_view text, size_t pos) {
-  while (pos > 0) {
+// Down to `first` at most.
+size_t SkipSpacesBack(absl::string_view text, size_t pos, size_t first) {
+  while (pos > first) {
     const size_t start = PreviousCodePoint(text, pos);
     if (!(ClassOf(DecodeCodePoint(text, start).value) & kClassSpace)) break;
     pos = start;
@@ -82,6 +83,8 @@ std::vector<TextPart> AddedTokenMatcher::Split(
     absl::string_view text, const std::vector<TextRange>& allowed) const {
   std::vector<TextPart> parts;
   size_t covered = 0;
+  // The spaces that were skipped last: tokens of spaces lie within.
+  TextRange spaces = {0, 0};
   for (const TextRange& range : allowed) {
     if (tokens_.empty()) break;
     for (size_t pos = range.begin; pos < range.end;) {
@@ -104,8 +107,15 @@ std::vector<TextPart> AddedTokenMatcher::Split(
         const bool has_word_after = end < text.size() && IsWordAt(text, end);
         if (has_word_before || has_word_after) continue;
       }
-      if (token.lstrip) begin = std::max(SkipSpacesBack(text, begin), covered);
-      if (token.rstrip) end = SkipSpaces(text, end);
+      if (token.lstrip) {
+        begin = std::max(SkipSpacesBack(text, begin, covered), covered);
+      }
+      if (token.rstrip) {
+        if (end < spaces.begin || end > spaces.end) {
+          spaces = {end, SkipSpaces(text, end)};
+        }
+        end = spaces.end;
+      }
       if (covered < begin) parts.push_back({{covered, begin}, -1});
       parts.push_back({{begin, end}, token.id});
       covered = end;

@@ -3,6 +3,7 @@
 #define QUIRE_TOKENIZER_ADDED_TOKENS_H_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -12,6 +13,9 @@
 #include "absl/strings/string_view.h"
 
 namespace quire {
+
+// Of the text of one: each place of a text is compared with as many.
+inline constexpr size_t kMaxAddedTokenBytes = 1024;
 
 struct AddedToken {
   std::string content;

@@ -3,6 +3,7 @@
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -336,6 +337,61 @@ TEST(ChatTemplateLimitTest, LimitsAreTheCallers) {
   limits.max_source_bytes = 4;
   EXPECT_EQ(ChatTemplate::Parse("12345", limits).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+// Each of these looks through megabytes or thousands of names for a result of
+// nothing, 100 000 times: minutes to hours if a step were paid for each.
+TEST(ChatTemplateLimitTest, LookingCostsSteps) {
+  std::string ones, parameters, names;
+  for (int i = 0; i < 20000; ++i) {
+    absl::StrAppend(&ones, ", 1");
+    absl::StrAppend(&parameters, i == 0 ? "p" : ", p", i);
+    absl::StrAppend(&names, i == 0 ? "p" : ", p", i, "=1");
+  }
+  const std::string texts =
+      "{% set s = ' ' * 4000000 %}{% set t = s ~ 'x' %}{% set u = s ~ 'y' %}";
+  for (const auto& [before, looks] :
+       std::vector<std::pair<std::string, std::string>>{
+           {texts, "{{ s.strip() }}"},
+           {texts, "{{ s.isupper() }}"},
+           {texts, "{{ s is filter }}"},
+           {texts, "{{ t.removeprefix(u) }}"},
+           {texts, "{{ '{:.1}'.format(s) }}"},
+           {texts + "{% set d = {t: 1} %}", "{{ d[u] }}"},
+           {texts, "{% set v = {}|attr(s) %}"},
+           {"{% set f = '%' ~ '-' * 4000000 ~ 'd' %}", "{{ f % 1 }}"},
+           {"{% set f = '{0:' ~ '0' * 4000000 ~ '}' %}", "{{ f.format('') }}"},
+           {"{% macro m(" + parameters + ") %}{% endmacro %}", "{{ m() }}"},
+           {"{% set n = namespace(" + names + ") %}", "{{ n.p19999 }}"},
+           {"", "{% with " + names + " %}{% endwith %}"},
+           {"", "{{ []|select('odd'" + ones + ")|list|length }}"}}) {
+    const std::string source = absl::StrCat(
+        before, "{% for i in range(100000) %}", looks, "{% endfor %}");
+    EXPECT_EQ(RunWith(source).code(), absl::StatusCode::kResourceExhausted)
+        << looks.substr(0, 80) << ": " << RunWith(source);
+  }
+}
+
+// A part as long as the text, which is as good as there at each place of it.
+TEST(ChatTemplateLimitTest, LongPartsAreFoundInOnePass) {
+  for (const char* looks :
+       {"part in text", "text.find(part)", "text.rfind(part)",
+        "text.replace(part, '')|length", "text.split(part)|length",
+        "text.rsplit(part)|length", "text.partition(part)|length",
+        "text.rpartition(part)|length", "text.count(part)"}) {
+    const std::string source = absl::StrCat(
+        "{% set half = 'a' * 2000000 %}{% set text = half ~ half %}"
+        "{% set part = half ~ 'b' ~ 'a' * 1000000 %}{{ ",
+        looks, " }}");
+    EXPECT_TRUE(RunWith(source).ok()) << looks << ": " << RunWith(source);
+  }
+}
+
+TEST(ChatTemplateLimitTest, TuplesWithinTuplesAsKeys) {
+  std::string source = "{% set t = (1, 1) %}";
+  for (int i = 0; i < 40; ++i) source += "{% set t = (t, t) %}";
+  EXPECT_EQ(RunWith(source + "{{ {t: 1}|length }}").code(),
+            absl::StatusCode::kResourceExhausted);
 }
 
 // Numbers at the ends of 64 bits: limits hold and no sum overflows.

@@ -35,6 +35,9 @@ int ByteOfToken(absl::string_view token) {
   return low < 0 || high < 0 ? -1 : high * 16 + low;
 }
 
+// A longer text of one token stays as it was before it was replaced.
+constexpr size_t kMaxReplacedBytes = 1 << 20;
+
 std::string ReplaceMatches(const SplitPattern& pattern, absl::string_view text,
                            absl::string_view content) {
   std::vector<MatchSpan> spans;
@@ -45,6 +48,8 @@ std::string ReplaceMatches(const SplitPattern& pattern, absl::string_view text,
   }
   std::string out;
   for (const MatchSpan& span : spans) {
+    // A stage may put much for each byte, and another for each of those.
+    if (out.size() > kMaxReplacedBytes) return std::string(text);
     absl::StrAppend(&out, span.is_match
                               ? content
                               : text.substr(span.begin, span.end - span.begin));

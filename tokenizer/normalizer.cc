@@ -2,6 +2,7 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -19,12 +20,14 @@ namespace {
 
 // Sequences within sequences.
 constexpr int kMaxDepth = 16;
+// What a short text may become.
+constexpr size_t kMaxShortTextBytes = 64 << 10;
 
 // A text under construction from chunks of another, with its origin.
 class Rewrite {
  public:
-  Rewrite(const std::string& source, const TextOrigin* origin)
-      : source_(source), source_origin_(origin) {
+  Rewrite(const std::string& source, const TextOrigin* origin, size_t max_bytes)
+      : source_(source), source_origin_(origin), max_bytes_(max_bytes) {
     text_.reserve(source.size() + 16);
   }
 
@@ -39,6 +42,8 @@ class Rewrite {
   }
   // Puts `text` for a chunk of the source.
   void Put(absl::string_view text, size_t begin, size_t end) {
+    if (text_.size() + text.size() > max_bytes_) is_too_long_ = true;
+    if (is_too_long_) return;
     NoteBegin(begin, !text.empty());
     text_.append(text.data(), text.size());
     if (source_origin_ == nullptr) return;
@@ -57,9 +62,16 @@ class Rewrite {
   // True if the text's first part comes from a later place than the source's
   // first character.
   bool StartsLate() const { return starts_late_; }
-  void MoveTo(std::string* text, TextOrigin* origin) {
+  // RESOURCE_EXHAUSTED if what was put made too long a text: a tokenizer may
+  // put megabytes for each character, and again for each of those.
+  absl::Status MoveTo(std::string* text, TextOrigin* origin) {
+    if (is_too_long_) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the normalizer makes a text of more than ", max_bytes_, " bytes"));
+    }
     *text = std::move(text_);
     if (origin != nullptr) *origin = std::move(origin_);
+    return absl::OkStatus();
   }
 
  private:
@@ -69,7 +81,9 @@ class Rewrite {
 
   const std::string& source_;
   const TextOrigin* source_origin_;
+  const size_t max_bytes_;
   bool starts_late_ = false;
+  bool is_too_long_ = false;
   std::string text_;
   TextOrigin origin_;
 };
@@ -371,14 +385,19 @@ absl::Status Normalizer::AddBertSteps(const nlohmann::json& config,
 
 absl::Status Normalizer::Apply(std::string* text, TextOrigin* origin,
                                bool* starts_late) const {
+  // A character has at most 11 times its bytes in a normal form.
+  const size_t max_bytes =
+      std::min(kMaxTextBytes, 16 * text->size() + kMaxShortTextBytes);
   for (const Step& step : steps_) {
     if (text->empty()) break;
-    QUIRE_RETURN_IF_ERROR(ApplyStep(step, text, origin, starts_late));
+    QUIRE_RETURN_IF_ERROR(
+        ApplyStep(step, max_bytes, text, origin, starts_late));
   }
   return absl::OkStatus();
 }
 
-absl::Status Normalizer::ApplyUnicodeForm(Kind kind, std::string* text,
+absl::Status Normalizer::ApplyUnicodeForm(Kind kind, size_t max_bytes,
+                                          std::string* text,
                                           TextOrigin* origin) {
   const bool is_nfc = kind == Kind::kNfc;
   if (IsStable(*text, is_nfc)) return absl::OkStatus();
@@ -389,7 +408,7 @@ absl::Status Normalizer::ApplyUnicodeForm(Kind kind, std::string* text,
     options |= UTF8PROC_DECOMPOSE;
   }
   if (kind == Kind::kNfkc || kind == Kind::kNfkd) options |= UTF8PROC_COMPAT;
-  Rewrite rewrite(*text, origin);
+  Rewrite rewrite(*text, origin, max_bytes);
   // An ASCII character is never changed and never composed with what is before
   // it, so the text falls into chunks before each; without an origin to keep,
   // only before those that follow another.
@@ -409,16 +428,16 @@ absl::Status Normalizer::ApplyUnicodeForm(Kind kind, std::string* text,
     }
     begin = end;
   }
-  rewrite.MoveTo(text, origin);
-  return absl::OkStatus();
+  return rewrite.MoveTo(text, origin);
 }
 
-absl::Status Normalizer::ApplyStep(const Step& step, std::string* text,
-                                   TextOrigin* origin, bool* starts_late) {
+absl::Status Normalizer::ApplyStep(const Step& step, size_t max_bytes,
+                                   std::string* text, TextOrigin* origin,
+                                   bool* starts_late) {
   if (step.kind <= Kind::kNfkd) {
-    return ApplyUnicodeForm(step.kind, text, origin);
+    return ApplyUnicodeForm(step.kind, max_bytes, text, origin);
   }
-  Rewrite rewrite(*text, origin);
+  Rewrite rewrite(*text, origin, max_bytes);
   switch (step.kind) {
     case Kind::kLowercase:
       RewriteLowercase(*text, &rewrite);
@@ -511,8 +530,7 @@ absl::Status Normalizer::ApplyStep(const Step& step, std::string* text,
       step.kind != Kind::kPrecompiled) {
     *starts_late = true;
   }
-  rewrite.MoveTo(text, origin);
-  return absl::OkStatus();
+  return rewrite.MoveTo(text, origin);
 }
 
 }  // namespace quire

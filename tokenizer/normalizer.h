@@ -2,6 +2,7 @@
 #ifndef QUIRE_TOKENIZER_NORMALIZER_H_
 #define QUIRE_TOKENIZER_NORMALIZER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,6 +15,9 @@
 #include "tokenizer/split_pattern.h"
 
 namespace quire {
+
+// Larger texts are refused: positions are 32 bits in several places.
+inline constexpr size_t kMaxTextBytes = 256 << 20;
 
 // For each byte of a text, the segment it comes from; kMixedOrigin for a byte
 // made of several, or of none.
@@ -35,6 +39,7 @@ class Normalizer {
 
   // Rewrites `text`, and `origin` with it unless that is null. Sets
   // `starts_late`, unless null, if what the text began with is removed.
+  // RESOURCE_EXHAUSTED if the text becomes more than 16 times as long.
   // Requires: valid UTF-8 below 4 GiB; origin has an element for each byte.
   absl::Status Apply(std::string* text, TextOrigin* origin,
                      bool* starts_late = nullptr) const;
@@ -71,10 +76,11 @@ class Normalizer {
                        int depth);
   absl::Status AddBertSteps(const nlohmann::json& config,
                             const std::string& path);
-  static absl::Status ApplyStep(const Step& step, std::string* text,
-                                TextOrigin* origin, bool* starts_late);
-  static absl::Status ApplyUnicodeForm(Kind kind, std::string* text,
-                                       TextOrigin* origin);
+  static absl::Status ApplyStep(const Step& step, size_t max_bytes,
+                                std::string* text, TextOrigin* origin,
+                                bool* starts_late);
+  static absl::Status ApplyUnicodeForm(Kind kind, size_t max_bytes,
+                                       std::string* text, TextOrigin* origin);
 
   std::vector<Step> steps_;
 };

@@ -14,9 +14,6 @@
 
 namespace quire {
 
-// Larger texts are refused: positions are 32 bits in several places.
-inline constexpr size_t kMaxTextBytes = 256 << 20;
-
 struct SegmentRange {
   TextRange range;  // Segments cover the text in order.
   bool parse_special_tokens;

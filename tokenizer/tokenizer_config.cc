@@ -90,6 +90,11 @@ absl::Status ReadAddedTokensDecoder(const nlohmann::json& json,
         const JsonComponent entry,
         JsonComponent::Create(*it, absl::StrCat(path, ".", it.key())));
     QUIRE_ASSIGN_OR_RETURN(token.content, entry.String("content"));
+    if (token.content.size() > kMaxAddedTokenBytes) {
+      return entry.Error("content",
+                         absl::StrCat("has ", token.content.size(),
+                                      " bytes, at most ", kMaxAddedTokenBytes));
+    }
     QUIRE_ASSIGN_OR_RETURN(token.special, entry.Bool("special", false));
     QUIRE_ASSIGN_OR_RETURN(token.lstrip, entry.Bool("lstrip", false));
     QUIRE_ASSIGN_OR_RETURN(token.rstrip, entry.Bool("rstrip", false));
@@ -117,6 +122,11 @@ absl::Status ReadAddedTokensFile(const nlohmann::json& json,
       return absl::InvalidArgumentError(absl::StrCat(file, ": ", it.key(),
                                                      ": must be an id in [0, ",
                                                      Vocabulary::kMaxId, "]"));
+    }
+    if (it.key().size() > kMaxAddedTokenBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": the token of id ", id, " has ", it.key().size(),
+                       " bytes, at most ", kMaxAddedTokenBytes));
     }
     if (!by_id.emplace(id, it.key()).second) {
       return absl::InvalidArgumentError(

@@ -95,6 +95,11 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(
                            entry.Integer("id", Vocabulary::kMaxId));
     token.id = static_cast<int32_t>(id);
     QUIRE_ASSIGN_OR_RETURN(token.content, entry.String("content"));
+    if (token.content.size() > kMaxAddedTokenBytes) {
+      return entry.Error("content",
+                         absl::StrCat("has ", token.content.size(),
+                                      " bytes, at most ", kMaxAddedTokenBytes));
+    }
     QUIRE_ASSIGN_OR_RETURN(token.single_word, entry.Bool("single_word"));
     QUIRE_ASSIGN_OR_RETURN(token.lstrip, entry.Bool("lstrip"));
     QUIRE_ASSIGN_OR_RETURN(token.rstrip, entry.Bool("rstrip"));

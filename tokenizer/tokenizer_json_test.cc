@@ -92,6 +92,8 @@ TEST(TokenizerJson, ErrorsNameTheField) {
       {"/added_tokens/0/id", -1, "added_tokens[0].id"},
       {"/added_tokens/0/id", 1e9, "added_tokens[0].id"},
       {"/added_tokens/0/content", nullptr, "added_tokens[0].content"},
+      {"/added_tokens/0/content", std::string(1025, 's'),
+       "added_tokens[0].content"},
       {"/added_tokens/0/surprise", 1, "added_tokens[0].surprise"},
       {"/added_tokens", 7, "added_tokens"},
       {"/normalizer", json({{"type", "BertNormalizer"}}),
@@ -287,6 +289,38 @@ TEST(TokenizerJson, NormalizedTokensAreFoundInTheirSegmentsOnly) {
   const auto ids = (*tokenizer)->EncodeSegments(segments, false);
   ASSERT_TRUE(ids.ok());
   EXPECT_EQ(*ids, std::vector<int32_t>({0, 4, 0}));
+}
+
+// 10^12 bytes for each letter.
+TEST(TokenizerJson, ANormalizerThatPutsMuchForEachLetterIsStopped) {
+  const json much = {{"type", "Replace"},
+                     {"pattern", {{"String", "a"}}},
+                     {"content", std::string(10'000, 'a')}};
+  json file = Valid();
+  file["normalizer"] = {{"type", "Sequence"},
+                        {"normalizers", json::array({much, much, much})}};
+  const auto tokenizer = Parse(file.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->Encode("a", {}).status().code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
+// Each takes all the white space beside it, which is looked at once.
+TEST(TokenizerJson, ATokenOfWhiteSpaceThatTakesWhiteSpace) {
+  const int num_spaces = 300'000;
+  for (const char* side : {"lstrip", "rstrip"}) {
+    json file = Valid();
+    file["added_tokens"][0]["content"] = " ";
+    file["added_tokens"][0][side] = true;
+    const auto tokenizer = Parse(file.dump());
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    const auto ids =
+        (*tokenizer)
+            ->Encode("a" + std::string(num_spaces, ' ') + "b", {false, true});
+    ASSERT_TRUE(ids.ok());
+    EXPECT_EQ(ids->size(), num_spaces + 2) << side;
+    EXPECT_EQ(ids->back(), 1);
+  }
 }
 
 }  // namespace

@@ -20,11 +20,15 @@ else
   # As tools/sanitizers/run.sh, whose output it uses.
   export CC=clang-19
   bazel=(bazel "--output_base=${QUIRE_SANITIZER_DIR:-$HOME/.cache/quire/sanitizers}/$kind")
-  "${bazel[@]}" build "--config=$kind" --symlink_prefix=/ //tests/front_end:soak
-  binaries=$("${bazel[@]}" info "--config=$kind" bazel-bin 2>/dev/null)
-  export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
-  export UBSAN_OPTIONS=print_stacktrace=1
-  export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tools/sanitizers/tsan.supp
+  options=("--config=$kind")
+  [[ $kind == tsan ]] && options+=(--repo_env=CUDA_HOME=/nonexistent)
+  "${bazel[@]}" build "${options[@]}" --symlink_prefix=/ //tests/front_end:soak
+  binaries=$("${bazel[@]}" info "${options[@]}" bazel-bin 2>/dev/null)
+  symbolizer=$(command -v llvm-symbolizer-19 llvm-symbolizer | head -n 1 || true)
+  names=${symbolizer:+:external_symbolizer_path=$symbolizer}
+  export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1$names
+  export UBSAN_OPTIONS=print_stacktrace=1$names
+  export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tools/sanitizers/tsan.supp$names
 fi
 export QUIRE_RUNFILES=$binaries/tests/front_end/soak.runfiles/quire
 exec "$binaries/tests/front_end/soak" "$@"

@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace quire {
 namespace {
@@ -34,9 +36,16 @@ std::string TakeRequest(std::string* received) {
   const size_t head_end = received->find("\r\n\r\n");
   if (head_end == std::string::npos) return "";
   size_t size = head_end + 4;
-  const size_t length = received->find("Content-Length: ");
-  if (length != std::string::npos && length < head_end) {
-    size += std::atoll(received->c_str() + length + 16);
+  // Only of the head: AddressSanitizer lets atoll look at all that follows,
+  // each time.
+  const absl::string_view head(received->data(), head_end);
+  const size_t length = head.find("Content-Length: ");
+  if (length != absl::string_view::npos) {
+    const absl::string_view value = head.substr(length + 16);
+    size_t body_size = 0;
+    if (absl::SimpleAtoi(value.substr(0, value.find('\r')), &body_size)) {
+      size += body_size;
+    }
   }
   if (received->size() < size) return "";
   std::string request = received->substr(0, size);

@@ -18,19 +18,21 @@ PageReleaser::PageReleaser(std::vector<std::shared_ptr<const MappedFile>> files)
 PageReleaser::~PageReleaser() {
   std::thread thread;
   {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     is_stopping_ = true;
     thread = std::move(thread_);
   }
+  has_news_.notify_one();
   if (thread.joinable()) thread.join();
 }
 
 void PageReleaser::Release(absl::Span<const uint8_t> bytes) {
   if (bytes.size() < kMinBytes) return;
   {
-    absl::MutexLock lock(&mu_);
+    std::lock_guard<std::mutex> lock(mu_);
     if (queue_.size() < kMaxQueued) {
       queue_.push_back(bytes);
+      has_news_.notify_one();
       if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
       return;
     }
@@ -39,15 +41,11 @@ void PageReleaser::Release(absl::Span<const uint8_t> bytes) {
 }
 
 void PageReleaser::Run() {
-  const auto has_news = [this] {
-    mu_.AssertHeld();
-    return is_stopping_ || !queue_.empty();
-  };
   for (;;) {
     absl::Span<const uint8_t> bytes;
     {
-      absl::MutexLock lock(&mu_);
-      mu_.Await(absl::Condition(&has_news));
+      std::unique_lock<std::mutex> lock(mu_);
+      has_news_.wait(lock, [this] { return is_stopping_ || !queue_.empty(); });
       if (queue_.empty()) return;
       bytes = queue_.front();
       queue_.pop_front();

@@ -2,14 +2,14 @@
 #ifndef QUIRE_ENGINE_WEIGHTS_PAGE_RELEASER_H_
 #define QUIRE_ENGINE_WEIGHTS_PAGE_RELEASER_H_
 
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "engine/weights/mapped_file.h"
 
@@ -35,10 +35,12 @@ class PageReleaser {
   void Run();
 
   const std::vector<std::shared_ptr<const MappedFile>> files_;
-  absl::Mutex mu_;
-  std::deque<absl::Span<const uint8_t>> queue_ ABSL_GUARDED_BY(mu_);
-  bool is_stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::thread thread_ ABSL_GUARDED_BY(mu_);  // Started when it is needed.
+  std::mutex mu_;
+  std::condition_variable has_news_;
+  std::deque<absl::Span<const uint8_t>>
+      queue_;  // Guarded by mu_, as all below.
+  bool is_stopping_ = false;
+  std::thread thread_;  // Started when it is needed.
 };
 
 }  // namespace quire

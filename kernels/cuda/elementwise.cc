@@ -150,7 +150,7 @@ HeadStatisticsKernel(const RopeArguments arguments) {
 constexpr int kMaxPerLane = 256 / 32;
 
 // Norms the warp's head.
-//   statistics: mean and factor, if the norm spans all heads.
+//   statistics: mean and factor; read only if the norm spans all heads.
 //   num_summed: of the elements whose squares are summed in place of the
 //   factor; 0: none.
 SIMT_DEVICE void NormHead(const HeadNorm& norm, const float* statistics,
@@ -250,7 +250,12 @@ RopeKernel(const RopeArguments arguments) {
   }
   const HeadNorm& norm = is_q ? arguments.q_norm : arguments.k_norm;
   if (!is_v && norm.kind != NormArguments::Kind::kNone) {
-    NormHead(norm, arguments.statistics + (token * 2 + (is_q ? 0 : 1)) * 2,
+    // Without such norms there may be none, and null takes no offset.
+    const float* const statistics =
+        norm.span == HeadNorm::Span::kAllHeads
+            ? arguments.statistics + (token * 2 + (is_q ? 0 : 1)) * 2
+            : nullptr;
+    NormHead(norm, statistics,
              arguments.num_norm_ranks *
                  (is_q ? arguments.num_heads : arguments.num_kv_heads) *
                  head_dim,

@@ -262,12 +262,13 @@ Result ncclCommDestroy(Comm comm) {
 }
 
 Result ncclCommAbort(Comm comm) {
-  ++cuda::g_num_aborts;
   {
     std::lock_guard<std::mutex> lock(ToRank(comm)->group->mu);
     ToRank(comm)->group->is_aborted = true;
   }
-  return ncclCommDestroy(comm);
+  const Result result = ncclCommDestroy(comm);
+  ++cuda::g_num_aborts;
+  return result;
 }
 
 Result ncclCommGetAsyncError(Comm comm, Result* error) {

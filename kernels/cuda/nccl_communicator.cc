@@ -86,6 +86,7 @@ absl::Status NcclCommunicator::Join(const NcclId& id) {
     std::mutex mu;
     std::condition_variable is_done_changed;
     bool is_done = false;
+    bool is_abandoned = false;  // Nobody waits for it any more.
     nccl::Result result = nccl::kSuccess;
     nccl::Comm comm = nullptr;
   };
@@ -95,17 +96,23 @@ absl::Status NcclCommunicator::Join(const NcclId& id) {
     device->MakeCurrent();
     nccl::Comm comm = nullptr;
     const nccl::Result result = api.CommInitRank(&comm, size, id, rank);
-    std::lock_guard<std::mutex> lock(joining->mu);
-    joining->is_done = true;
-    joining->result = result;
-    joining->comm = comm;
-    joining->is_done_changed.notify_all();
+    {
+      std::lock_guard<std::mutex> lock(joining->mu);
+      joining->is_done = true;
+      joining->result = result;
+      joining->comm = comm;
+      joining->is_done_changed.notify_all();
+      if (!joining->is_abandoned) return;
+    }
+    // The others came too late; nobody else has it.
+    if (comm != nullptr) api.CommAbort(comm);
   }).detach();
   {
     std::unique_lock<std::mutex> lock(joining->mu);
     if (!joining->is_done_changed.wait_for(
             lock, absl::ToChronoNanoseconds(options_.join_timeout),
             [&] { return joining->is_done; })) {
+      joining->is_abandoned = true;
       return absl::UnavailableError(absl::StrCat(
           "rank ", rank_, " of ", size_, ": the others have not joined within ",
           absl::FormatDuration(options_.join_timeout)));

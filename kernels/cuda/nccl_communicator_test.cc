@@ -205,11 +205,16 @@ TEST(NcclCommunicatorTest, ARankThatDoesNotJoinIsNoticed) {
                 .status(),
             absl::UnavailableError(
                 "rank 1 of 2: the others have not joined within 100ms"));
-  // The fake's own rank waits on: let it go.
+  // The fake's own rank waits on: let it go. The communicator that it then has
+  // is nobody's.
+  const int num_aborts = OfFake<int()>("FakeNcclNumAborts")();
   const NcclLibrary library = *NcclLibrary::Open(Places());
   nccl::Comm comm = nullptr;
   ASSERT_EQ(library.api().CommInitRank(&comm, 2, id, 0), nccl::kSuccess);
   library.api().CommDestroy(comm);
+  while (OfFake<int()>("FakeNcclNumAborts")() == num_aborts) {
+    std::this_thread::yield();
+  }
 }
 
 TEST(NcclCommunicatorTest, WithoutTheLibraryThePlacesAreNamed) {

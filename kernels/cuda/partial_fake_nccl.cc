@@ -1,5 +1,8 @@
 // A libnccl.so.2 for tests that has its version and nothing else.
-extern "C" int ncclGetVersion(int* version) {
+#include "kernels/cuda/nccl_api.h"
+
+// Of the type that it is called by: UndefinedBehaviorSanitizer compares them.
+extern "C" quire::cuda::nccl::Result ncclGetVersion(int* version) {
   *version = 22900;
-  return 0;
+  return quire::cuda::nccl::kSuccess;
 }

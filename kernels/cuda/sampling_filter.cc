@@ -17,10 +17,11 @@ constexpr int kBins = 2048;
 constexpr int kBinsPerThread = kBins / kThreads;
 
 // 2^19 entries of 2^44 stay below 2^64. Every entry weighs something, so that a
-// share of 0 is still the first entry.
+// share of 0 is still the first entry. NaN, of rows that are reported as not
+// finite, weighs as little.
 SIMT_DEVICE uint64_t MassOf(float z, float max) {
-  const uint64_t mass = static_cast<uint64_t>(simt::Exp(z - max) * 0x1p44f);
-  return mass > 0 ? mass : 1;
+  const float mass = simt::Exp(z - max) * 0x1p44f;
+  return mass >= 1.0f ? static_cast<uint64_t>(mass) : 1;
 }
 
 // A row of z and what of it is kept so far.
@@ -313,8 +314,8 @@ SIMT_DEVICE Selection TopPSelection(const Row& row, float top_p,
     sum = CtaReduce<kThreads>(sum, TakeSum(), shared.scratch);
     // The margin covers the rounding of both sums.
     if (sum * (1 - 1e-5) < top_p * total) continue;
-    selection.target.amount = TakeMax()(
-        static_cast<uint64_t>(std::ceil(top_p * total * 0x1p44)), uint64_t{1});
+    const double amount = std::ceil(top_p * total * 0x1p44);
+    selection.target.amount = amount >= 1 ? static_cast<uint64_t>(amount) : 1;
     return selection;
   }
   selection.row.floor = row.floor;

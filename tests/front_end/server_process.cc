@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -198,7 +199,13 @@ std::string ServerProcess::TakeOutput() {
   return text;
 }
 
-std::string ServerProcess::ErrorText() const { return ReadFile(error_path_); }
+std::string ServerProcess::ErrorText() const {
+  // A device may be without end, as /dev/full is.
+  struct stat info;
+  const bool is_file =
+      stat(error_path_.c_str(), &info) == 0 && S_ISREG(info.st_mode);
+  return is_file ? ReadFile(error_path_) : "";
+}
 
 std::string ServerProcess::ProcFile(const char* name) const {
   return absl::StrCat("/proc/", pid_, "/", name);

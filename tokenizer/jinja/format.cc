@@ -128,8 +128,8 @@ Text FormatNumber(Runtime& runtime, const Value& value, const Spec& spec) {
   return Pad(runtime, Text(digits, true), sign, spec, '>');
 }
 
-Text Truncate(const Text& text, int precision) {
-  if (precision < 0) return text;
+Text Truncate(Runtime& runtime, const Text& text, int precision) {
+  if (precision < 0 || !runtime.ChargeBytes(text.size())) return text;
   const std::vector<size_t> offsets = CodePointOffsets(text.bytes());
   if (static_cast<size_t>(precision) + 1 >= offsets.size()) return text;
   return text.Slice(0, offsets[precision]);
@@ -185,7 +185,7 @@ class PercentArguments {
     if (!arguments_.Is(Kind::kDict)) {
       return runtime_.Fail("format requires a mapping");
     }
-    const Value* value = arguments_.dict().Find(name);
+    const Value* value = runtime_.FindNamed(arguments_.dict(), name);
     if (value != nullptr) return *value;
     return runtime_.Fail(absl::StrCat("format has no argument '", name, "'"));
   }
@@ -210,11 +210,13 @@ Text FormatPercent(Runtime& runtime, const Value& value, Spec spec) {
   const char default_align = spec.align == 0 ? '>' : spec.align;
   switch (spec.type) {
     case 's':
-      return Pad(runtime, Truncate(runtime.ToText(value), spec.precision), "",
+      return Pad(runtime,
+                 Truncate(runtime, runtime.ToText(value), spec.precision), "",
                  spec, default_align == '=' ? '>' : default_align);
     case 'r':
     case 'a':
-      return Pad(runtime, Truncate(Repr(runtime, value), spec.precision), "",
+      return Pad(runtime,
+                 Truncate(runtime, Repr(runtime, value), spec.precision), "",
                  spec, default_align);
     case 'c':
       if (value.IsString() && runtime.Length(value) == 1) {
@@ -257,6 +259,8 @@ Text FormatPercent(Runtime& runtime, const Value& value, Spec spec) {
 Value PercentFormat(Runtime& runtime, const Text& format,
                     const Value& arguments) {
   const std::string& bytes = format.bytes();
+  // Flags and widths may be all of it and add nothing to the result.
+  if (!runtime.ChargeBytes(format.size())) return Value();
   PercentArguments source(runtime, arguments);
   Text result;
   size_t pos = 0;
@@ -286,8 +290,8 @@ Value PercentFormat(Runtime& runtime, const Text& format,
     for (; pos < bytes.size(); ++pos) {
       const char c = bytes[pos];
       if (c == '-') {
+        if (spec.align != '<') spec.fill = Text(" ", true);
         spec.align = '<';
-        spec.fill = Text(" ", true);
       } else if (c == '0') {
         if (spec.align == 0) {
           spec.align = '=';
@@ -388,7 +392,8 @@ Text FormatWithSpec(Runtime& runtime, const Value& value, const Text& text) {
     if (spec.align == '=') {
       spec.align = '<';
     }
-    return Pad(runtime, Truncate(value.text(), spec.precision), "", spec, '<');
+    return Pad(runtime, Truncate(runtime, value.text(), spec.precision), "",
+               spec, '<');
   }
   if (value.IsNumber() && spec.type != 's' && spec.type != 'c') {
     if (value.Is(Kind::kFloat)) {
@@ -473,6 +478,7 @@ class FieldResolver {
       }
       is_numbered_ = true;
     } else {
+      if (!runtime_.Charge(1 + arguments_.named.size() / 8)) return Value();
       for (const auto& [key, value] : arguments_.named) {
         if (key == name) return value;
       }
@@ -560,6 +566,7 @@ Text FormatBraces(Runtime& runtime, FieldResolver* resolver, const Text& format,
 
 Value BraceFormat(Runtime& runtime, const Text& format,
                   const Arguments& arguments) {
+  if (!runtime.ChargeBytes(format.size())) return Value();
   FieldResolver resolver(runtime, arguments);
   return runtime.String(FormatBraces(runtime, &resolver, format, 0));
 }

@@ -125,7 +125,14 @@ class Interpreter : public Runtime {
 
   // ---- Variables -----------------------------------------------------------
 
+  // A look at all variables of a scope; few have more than this many.
+  bool ChargeLook(size_t num_variables) {
+    return num_variables < 64 ||
+           Charge(static_cast<int64_t>(num_variables) / 8);
+  }
+
   void Assign(int name_id, Value value) {
+    if (!ChargeLook(scope_->variables.size())) return;
     for (auto& [id, old_value] : scope_->variables) {
       if (id == name_id) {
         old_value = std::move(value);
@@ -138,6 +145,7 @@ class Interpreter : public Runtime {
   Value Lookup(int name_id) {
     for (const Scope* scope = scope_.get(); scope != nullptr;
          scope = scope->parent.get()) {
+      if (!ChargeLook(scope->variables.size())) return Value();
       for (const auto& [id, value] : scope->variables) {
         if (id == name_id) return value;
       }
@@ -292,6 +300,10 @@ class Interpreter : public Runtime {
 
   Arguments EvaluateArguments(const Expr& expr) {
     Arguments arguments;
+    // Constants among them cost nothing by themselves.
+    if (!Charge(expr.arguments.size() + expr.named_arguments.size())) {
+      return arguments;
+    }
     for (const ExprPtr& argument : expr.arguments) {
       arguments.positional.push_back(Evaluate(*argument));
     }
@@ -474,6 +486,7 @@ class Interpreter : public Runtime {
     bool has_caller_parameter = false;
     for (size_t i = 0; i < num_parameters && ok(); ++i) {
       const MacroNode::Parameter& parameter = macro.parameters[i];
+      if (!Charge(1 + arguments.named.size() / 8)) return;
       has_caller_parameter |= parameter.name == "caller";
       const auto named = std::find_if(
           arguments.named.begin(), arguments.named.end(),
@@ -595,6 +608,7 @@ class Interpreter : public Runtime {
         return ExecuteCapture(stmt);
       case StmtKind::kWith: {
         std::vector<Value> values;
+        if (!Charge(stmt.assignments.size())) return Flow::kNormal;
         for (const auto& [target, expr] : stmt.assignments) {
           values.push_back(Evaluate(*expr));
         }
@@ -629,7 +643,7 @@ class Interpreter : public Runtime {
   Flow ExecuteIf(const Stmt& stmt) {
     for (const auto& [condition, body] : stmt.branches) {
       const bool holds = Truthy(Evaluate(*condition));
-      if (!ok()) return Flow::kNormal;
+      if (!Charge(1)) return Flow::kNormal;
       if (holds) return ExecuteAll(body);
     }
     return ExecuteAll(stmt.else_body);

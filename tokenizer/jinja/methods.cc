@@ -50,6 +50,10 @@ Value Strip(Runtime& runtime, const Value& self, const Arguments& arguments) {
     if (!runtime.Charge(1 + text.size() * (chars.size() / 64))) return Value();
     bounds = StripBounds(text.bytes(), &chars, kLeft, kRight);
   }
+  // What is left is paid for below.
+  if (!runtime.ChargeBytes(text.size() - (bounds.second - bounds.first))) {
+    return Value();
+  }
   return runtime.String(text.Slice(bounds.first, bounds.second));
 }
 
@@ -124,8 +128,8 @@ Value Split(Runtime& runtime, const Value& self, const Arguments& arguments) {
   size_t end = text.size();
   while (may_split()) {
     const absl::string_view rest(text.bytes().data() + begin, end - begin);
-    const size_t found =
-        kFromRight ? rest.rfind(separator) : rest.find(separator);
+    const size_t found = kFromRight ? FindLastText(runtime, rest, separator)
+                                    : FindText(rest, separator);
     if (found == absl::string_view::npos) break;
     if (kFromRight) {
       parts.push_back(
@@ -207,6 +211,7 @@ Value RemoveAffix(Runtime& runtime, const Value& self,
   if (!runtime.ok() || !RequireString(runtime, *bound[0])) return Value();
   const absl::string_view affix = bound[0]->bytes();
   const Text& text = self.text();
+  if (!runtime.ChargeBytes(affix.size())) return Value();
   if (kAtStart && absl::StartsWith(text.bytes(), affix)) {
     return runtime.String(text.Slice(affix.size(), text.size()));
   }
@@ -250,8 +255,8 @@ Value Find(Runtime& runtime, const Value& self, const Arguments& arguments) {
   if (start <= end) {
     const absl::string_view range(text.bytes().data() + offsets[start],
                                   offsets[end] - offsets[start]);
-    found = kFromRight ? range.rfind(bound[0]->bytes())
-                       : range.find(bound[0]->bytes());
+    found = kFromRight ? FindLastText(runtime, range, bound[0]->bytes())
+                       : FindText(range, bound[0]->bytes());
   }
   if (found == absl::string_view::npos) {
     return kMustFind ? runtime.Fail("substring not found") : Value::Int(-1);
@@ -277,8 +282,8 @@ Value CountSubstring(Runtime& runtime, const Value& self,
   if (sub.empty()) return Value::Int(runtime.Length(text) + 1);
   if (!runtime.ChargeBytes(text.text().size())) return Value();
   int64_t count = 0;
-  for (size_t pos = text.bytes().find(sub); pos != absl::string_view::npos;
-       pos = text.bytes().find(sub, pos + sub.size())) {
+  for (size_t pos = FindText(text.bytes(), sub); pos != absl::string_view::npos;
+       pos = FindText(text.bytes(), sub, pos + sub.size())) {
     ++count;
   }
   return Value::Int(count);
@@ -307,10 +312,11 @@ Value Capitalize(Runtime& runtime, const Value& self,
 
 Value Title(Runtime& runtime, const Value& self, const Arguments& arguments) {
   if (!TakesNothing(runtime, arguments)) return Value();
+  const Text& text = self.text();
+  if (!runtime.ChargeBytes(kBytesByLetter * text.size())) return Value();
   Text result;
   bool in_word = false;
   int32_t c;
-  const Text& text = self.text();
   for (size_t pos = 0; pos < text.size();) {
     const size_t next = pos + DecodeUtf8(text.bytes(), pos, &c);
     const Text letter = text.Slice(pos, next);
@@ -324,9 +330,10 @@ Value Title(Runtime& runtime, const Value& self, const Arguments& arguments) {
 Value SwapCase(Runtime& runtime, const Value& self,
                const Arguments& arguments) {
   if (!TakesNothing(runtime, arguments)) return Value();
+  const Text& text = self.text();
+  if (!runtime.ChargeBytes(kBytesByLetter * text.size())) return Value();
   Text result;
   int32_t c;
-  const Text& text = self.text();
   for (size_t pos = 0; pos < text.size();) {
     const size_t next = pos + DecodeUtf8(text.bytes(), pos, &c);
     const Text letter = text.Slice(pos, next);
@@ -362,12 +369,14 @@ Value IsAsciiText(Runtime& runtime, const Value& self,
 Value IsUpperText(Runtime& runtime, const Value& self,
                   const Arguments& arguments) {
   return Value::Bool(TakesNothing(runtime, arguments) &&
+                     runtime.ChargeBytes(self.text().size()) &&
                      HasCase(self.bytes(), true));
 }
 
 Value IsLowerText(Runtime& runtime, const Value& self,
                   const Arguments& arguments) {
   return Value::Bool(TakesNothing(runtime, arguments) &&
+                     runtime.ChargeBytes(self.text().size()) &&
                      HasCase(self.bytes(), false));
 }
 
@@ -436,8 +445,9 @@ Value Partition(Runtime& runtime, const Value& self,
   const std::string& separator = bound[0]->text().bytes();
   if (separator.empty()) return runtime.Fail("empty separator");
   if (!runtime.ChargeBytes(text.size())) return Value();
-  const size_t found =
-      kFromRight ? text.bytes().rfind(separator) : text.bytes().find(separator);
+  const size_t found = kFromRight
+                           ? FindLastText(runtime, text.bytes(), separator)
+                           : FindText(text.bytes(), separator);
   const Value empty = runtime.String("");
   if (found == std::string::npos) {
     return kFromRight

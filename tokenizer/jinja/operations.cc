@@ -1,6 +1,7 @@
 #include "tokenizer/jinja/operations.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -31,7 +32,7 @@ Text ReplaceText(Runtime& runtime, const Text& text, absl::string_view old_text,
       result.AppendRange(text, pos, next);
       pos = next;
     } else {
-      const size_t found = bytes.find(old_text.data(), pos, old_text.size());
+      const size_t found = FindText(bytes, old_text, pos);
       if (found == std::string::npos) break;
       result.AppendRange(text, pos, found);
       result.Append(new_text);
@@ -41,6 +42,19 @@ Text ReplaceText(Runtime& runtime, const Text& text, absl::string_view old_text,
   }
   result.AppendRange(text, pos, bytes.size());
   return result;
+}
+
+size_t FindLastText(Runtime& runtime, absl::string_view text,
+                    absl::string_view part) {
+  if (part.size() > text.size()) return absl::string_view::npos;
+  // It compares all of `part` at each place.
+  if (part.size() < 64) return text.rfind(part);
+  if (!runtime.ChargeBytes(text.size())) return absl::string_view::npos;
+  const std::string reversed_text(text.rbegin(), text.rend());
+  const std::string reversed_part(part.rbegin(), part.rend());
+  const size_t found = FindText(reversed_text, reversed_part);
+  return found == absl::string_view::npos ? found
+                                          : text.size() - found - part.size();
 }
 
 Text CapitalizeText(const Text& text) {

@@ -2,6 +2,7 @@
 #ifndef QUIRE_TOKENIZER_JINJA_OPERATIONS_H_
 #define QUIRE_TOKENIZER_JINJA_OPERATIONS_H_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/strings/string_view.h"
@@ -15,6 +16,14 @@ namespace quire::jinja {
 // replaced. An empty `old_text` occurs at every code point and at the end.
 Text ReplaceText(Runtime& runtime, const Text& text, absl::string_view old_text,
                  const Text& new_text, int64_t count);
+
+// Where the last `part` in `text` begins, or npos. Charges `text` where that
+// takes it all.
+size_t FindLastText(Runtime& runtime, absl::string_view text,
+                    absl::string_view part);
+
+// What letters that are handled one by one cost, in bytes that are copied.
+constexpr int64_t kBytesByLetter = 8;
 
 // First code point in upper case, the rest in lower case.
 Text CapitalizeText(const Text& text);

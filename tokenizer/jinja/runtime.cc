@@ -146,6 +146,7 @@ Value Runtime::MakeDict(std::vector<std::pair<Value, Value>> items) {
 }
 
 Value Runtime::Undefined(absl::string_view message) {
+  if (!ChargeBytes(message.size())) return Value();
   auto info = std::make_shared<UndefinedInfo>();
   info->message.assign(message.data(), message.size());
   return Value(std::shared_ptr<const UndefinedInfo>(std::move(info)));
@@ -163,19 +164,18 @@ Value Runtime::Method(const Value& self, absl::string_view name) {
   return Value(std::shared_ptr<const Function>(std::move(function)));
 }
 
-namespace {
-
-// Whether Python could hash the value: what a dictionary takes as a key.
-bool IsHashable(const Value& value) {
+// Paid for by the item: a tuple that holds another twice, which holds a third
+// twice, has twice as many with each level.
+bool Runtime::IsHashable(const Value& value) {
   if (value.Is(Kind::kDict)) return false;
   if (!value.Is(Kind::kSequence)) return true;
   if (value.sequence().kind == SequenceKind::kList) return false;
   if (value.sequence().kind != SequenceKind::kTuple) return true;
+  if (!Charge(1 + value.sequence().items.size())) return false;
   return std::all_of(value.sequence().items.begin(),
-                     value.sequence().items.end(), IsHashable);
+                     value.sequence().items.end(),
+                     [this](const Value& item) { return IsHashable(item); });
 }
-
-}  // namespace
 
 void Runtime::SetEntry(std::vector<std::pair<Value, Value>>* items,
                        const Value& key, const Value& value) {
@@ -520,8 +520,8 @@ bool Runtime::Contains(const Value& container, const Value& item) {
         return false;
       }
       ChargeBytes(container.text().size());
-      return container.text().bytes().find(item.text().bytes()) !=
-             std::string::npos;
+      return FindText(container.bytes(), item.bytes()) !=
+             absl::string_view::npos;
     case Kind::kSequence: {
       const Sequence& sequence = container.sequence();
       if (sequence.is_consumed) return false;
@@ -651,6 +651,7 @@ Value Runtime::GetAttr(const Value& object, const std::string& name) {
     case Kind::kUndefined:
       return FailUndefined(object);
     case Kind::kNamespace: {
+      if (!Charge(1 + object.ns().items.size() / 8)) return Value();
       const Value* value = object.ns().Find(name);
       return value != nullptr ? *value : Missing(object, String(name));
     }
@@ -669,8 +670,7 @@ Value Runtime::GetAttr(const Value& object, const std::string& name) {
       break;
   }
   if (object.Is(Kind::kDict)) {
-    if (!Charge(1 + object.dict().items.size() / 8)) return Value();
-    const Value* value = object.dict().Find(name);
+    const Value* value = FindNamed(object.dict(), name);
     if (value != nullptr) return *value;
   }
   if (object.Is(Kind::kSequence) && object.sequence().is_group) {
@@ -684,9 +684,20 @@ Value Runtime::GetAttr(const Value& object, const std::string& name) {
   return Missing(object, String(name));
 }
 
+const Value* Runtime::FindNamed(const Dict& dict, absl::string_view key) {
+  if (!Charge(1 + dict.items.size() / 8)) return nullptr;
+  for (const auto& [name, value] : dict.items) {
+    if (!name.IsString() || name.bytes().size() != key.size()) continue;
+    // Long keys may differ in their last byte only.
+    if (key.size() >= 64 && !ChargeBytes(key.size())) return nullptr;
+    if (name.bytes() == key) return &value;
+  }
+  return nullptr;
+}
+
 const Value* Runtime::FindEntry(const Value& dict, const Value& key) {
+  if (key.IsString()) return FindNamed(dict.dict(), key.bytes());
   if (!Charge(1 + dict.dict().items.size() / 8)) return nullptr;
-  if (key.IsString()) return dict.dict().Find(key.bytes());
   for (const auto& [name, value] : dict.dict().items) {
     if (Equal(name, key)) return &value;
   }

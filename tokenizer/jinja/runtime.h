@@ -92,6 +92,7 @@ class Runtime {
   Value GetItem(const Value& object, const Value& key);
   // The entry under a key, or null: dictionary semantics, no error.
   const Value* FindEntry(const Value& dict, const Value& key);
+  const Value* FindNamed(const Dict& dict, absl::string_view key);
   // A null bound is absent (none).
   Value Slice(const Value& object, const Value& start, const Value& stop,
               const Value& step);
@@ -115,6 +116,8 @@ class Runtime {
                                  int num_required = 0);
 
  private:
+  // Whether Python could hash the value: what a dictionary takes as a key.
+  bool IsHashable(const Value& value);
   // The part of AppendRepr for sequences, dicts and namespaces.
   void AppendContainerRepr(const Value& value, std::string* out,
                            bool* has_user_text);

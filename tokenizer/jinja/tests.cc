@@ -112,7 +112,10 @@ bool Comparison(Runtime& runtime, const Value& input,
 
 template <bool kFilters>
 bool Exists(Runtime& runtime, const Value& input, const Arguments& arguments) {
-  if (!TakesNothing(runtime, arguments) || !input.IsString()) return false;
+  if (!TakesNothing(runtime, arguments) || !input.IsString() ||
+      !runtime.ChargeBytes(input.text().size())) {
+    return false;
+  }
   return kFilters ? FindFilter(input.bytes()) != nullptr
                   : FindTest(input.bytes()) != nullptr;
 }

@@ -1,5 +1,6 @@
 #include "tokenizer/jinja/text.h"
 
+#include <string.h>
 #include <utf8proc.h>
 
 #include <algorithm>
@@ -102,6 +103,17 @@ std::vector<size_t> CodePointOffsets(absl::string_view bytes) {
   }
   offsets.push_back(bytes.size());
   return offsets;
+}
+
+size_t FindText(absl::string_view text, absl::string_view part, size_t from) {
+  if (from > text.size() || part.size() > text.size() - from) {
+    return absl::string_view::npos;
+  }
+  if (part.empty()) return from;
+  const void* const found =
+      memmem(text.data() + from, text.size() - from, part.data(), part.size());
+  return found == nullptr ? absl::string_view::npos
+                          : static_cast<const char*>(found) - text.data();
 }
 
 bool IsSpace(int32_t c) {

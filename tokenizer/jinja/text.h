@@ -79,6 +79,12 @@ int64_t CountCodePoints(absl::string_view bytes);
 // Byte offsets of every code point, and the size as the last entry.
 std::vector<size_t> CodePointOffsets(absl::string_view bytes);
 
+// Where `part` begins in `text` at or after `from`, or npos; an empty one
+// there. Takes time for the sum of their sizes, as find() does not: that
+// compares all of `part` at each place.
+size_t FindText(absl::string_view text, absl::string_view part,
+                size_t from = 0);
+
 // str.isspace(), isalpha(), ... of Python for one code point.
 bool IsSpace(int32_t code_point);
 bool IsAlpha(int32_t code_point);

@@ -46,6 +46,15 @@ Text TitleText(const Text& text) {
   return result;
 }
 
+Value Title(Runtime& runtime, const Value& input, const Arguments& arguments) {
+  runtime.Bind("title", arguments, {});
+  const Text text = runtime.ToText(input);
+  if (!runtime.ok() || !runtime.ChargeBytes(kBytesByLetter * text.size())) {
+    return Value();
+  }
+  return runtime.String(TitleText(text));
+}
+
 Text EscapeHtml(const Text& text) {
   Text result;
   text.ForEachRun([&](absl::string_view run, bool is_control) {
@@ -350,7 +359,7 @@ FilterFunction FindTextFilter(absl::string_view name) {
       {"replace", ReplaceFilter},
       {"safe", MapText<SameText>},
       {"string", MapText<SameText>},
-      {"title", MapText<TitleText>},
+      {"title", Title},
       {"trim", Trim},
       {"truncate", TruncateFilter},
       {"upper", MapText<ToUpper>},

@@ -142,18 +142,10 @@ struct Sequence {
 };
 
 // In the order of insertion. Lookups are linear: dictionaries of templates are
-// small, and the runtime charges steps for the entries.
+// small, and the runtime charges steps for the entries (Runtime::FindNamed).
 struct Dict {
   std::vector<std::pair<Value, Value>> items;
   int depth = 1;
-
-  // Null if absent.
-  const Value* Find(absl::string_view key) const {
-    for (const auto& [name, value] : items) {
-      if (name.IsString() && name.bytes() == key) return &value;
-    }
-    return nullptr;
-  }
 };
 
 // What is missing, so that its use can be reported as Jinja does.
