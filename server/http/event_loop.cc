@@ -369,7 +369,7 @@ void EventLoop::ReloadCertificates() {
     sink_->OnNotice(absl::StrCat("the old certificate stays in force: ",
                                  is_reloaded.status().message()));
   } else if (*is_reloaded) {
-    sink_->OnNotice("the certificate was read again");
+    sink_->OnInfo("the certificate was read again");
   }
 }
 

@@ -85,8 +85,9 @@ class RequestSink {
   // A response's head is written. `head` may be empty, or read in part only, if
   // it was not acceptable.
   virtual void OnResponse(const RequestHead& head, int status) = 0;
-  // A line for the log.
+  // A line for the log: see HttpServerOptions.
   virtual void OnNotice(const std::string& line) = 0;
+  virtual void OnInfo(const std::string& line) = 0;
 };
 
 class EventLoop {
