@@ -485,6 +485,12 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   if (!max_num_queued_bytes.ok()) {
     return fail(max_num_queued_bytes.status(), kExitUsage);
   }
+  if (*max_num_queued_bytes < 1) {
+    return fail(absl::InvalidArgumentError(
+                    "--max-num-queued-bytes must be at least 1 byte: nothing "
+                    "could wait"),
+                kExitUsage);
+  }
   load_options->progress = ShowProgress(std::move(on_progress), callbacks);
   auto session = std::make_unique<Session>();
   session->model_path = options.model.empty() ? FindDemoModel() : options.model;

@@ -111,6 +111,7 @@ class OutputProcessor : public OutputSink {
   // One write per stream, whatever arrived for it; first those whose readers
   // keep up.
   void FlushCalls();
+  void StartCalls();
 
   ServerMetrics* const metrics_;
   EngineLoop* engine_ = nullptr;
@@ -132,11 +133,12 @@ class OutputProcessor : public OutputSink {
   absl::flat_hash_map<RequestId, Part> parts_;
   std::vector<RequestId> begun_;                // To leave not_begun_.
   std::vector<std::shared_ptr<Call>> touched_;  // Since all were flushed.
-  std::vector<std::shared_ptr<Call>> urgent_;   // To be flushed now.
+  std::deque<std::shared_ptr<Call>> urgent_;    // To be flushed now.
   // Of calls whose readers are behind: handled when all others are flushed.
   std::vector<OutputEvent> deferred_;
   // Touched, but their readers are behind: flushed in time that is left.
   std::deque<std::shared_ptr<Call>> behind_;
+  std::deque<std::shared_ptr<Call>> accepted_;  // To be started.
   std::chrono::steady_clock::time_point next_flush_;
   std::thread thread_;
 };
