@@ -1,7 +1,6 @@
 #include "benchmarks/cpu_rows.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 
@@ -100,35 +99,6 @@ void MeasureSampling(Isa isa, int32_t vocab_size, int64_t history_size,
   measure("dry", [](SlotParams& p) { p.dry_multiplier = 0.8f; });
   std::fill(history.begin(), history.end(), 7);
   measure("dry in a loop", [](SlotParams& p) { p.dry_multiplier = 0.8f; });
-}
-
-// A loop of nothing, which the caller may end before others have come, and one
-// in which all threads must meet.
-void MeasureDispatch(ThreadPool& pool, int repetitions,
-                     const std::string& filter, const TimedRow& on_row) {
-  for (const bool all_meet : {false, true}) {
-    const std::string name = all_meet ? "barrier, all threads meet"
-                                      : "dispatch of one parallel loop";
-    if (!absl::StrContains(name, filter)) continue;
-    const int num_threads = pool.num_threads();
-    std::vector<double> seconds;
-    for (int rep = 0; rep < repetitions; ++rep) {
-      constexpr int kLoops = 2000;
-      const Clock::time_point start = Clock::now();
-      for (int i = 0; i < kLoops; ++i) {
-        std::atomic<int> num_arrived{0};
-        pool.ParallelFor(num_threads, 1, [&](int64_t, int64_t, int) {
-          if (!all_meet) return;
-          num_arrived.fetch_add(1);
-          while (num_arrived.load(std::memory_order_relaxed) < num_threads) {
-          }
-        });
-      }
-      seconds.push_back(
-          std::chrono::duration<double>(Clock::now() - start).count() / kLoops);
-    }
-    on_row(name, seconds);
-  }
 }
 
 }  // namespace quire

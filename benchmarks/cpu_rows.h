@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "engine/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
 
 namespace quire {
@@ -22,10 +21,6 @@ using TimedRow = std::function<void(const std::string& name,
 void MeasureSampling(Isa isa, int32_t vocab_size, int64_t history_size,
                      int repetitions, const std::string& filter,
                      const TimedRow& on_row);
-
-// Cost of an almost empty parallel loop.
-void MeasureDispatch(ThreadPool& pool, int repetitions,
-                     const std::string& filter, const TimedRow& on_row);
 
 }  // namespace quire
 

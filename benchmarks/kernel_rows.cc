@@ -204,6 +204,8 @@ class KernelBench {
   absl::Status Measure(KernelRow row, Arithmetic arithmetic, double num_units,
                        Timed run, Timed run_without);
   LinearSpec MakeSpec(LinearKind kind, int64_t rows, int64_t cols);
+  // Of as many layers as the rotation has room for.
+  AttentionSpec MakeAttentionSpec(int64_t layer_bytes) const;
   Arithmetic LinearArithmetic() const {
     if (plan_.format == QuantFormat::kFp8) return Arithmetic::kBf16;
     return plan_.format != QuantFormat::kDense ? Arithmetic::kInt8
@@ -382,6 +384,30 @@ absl::Status KernelBench::Linear(const char* layer, LinearKind kind,
                  });
 }
 
+AttentionSpec KernelBench::MakeAttentionSpec(int64_t layer_bytes) const {
+  AttentionSpec spec;
+  spec.num_layers = static_cast<int>(
+      std::clamp<int64_t>(plan_.rotation_bytes / layer_bytes, 1, 256));
+  spec.num_heads = static_cast<int>(shape_.num_heads);
+  spec.num_kv_heads = static_cast<int>(shape_.num_kv_heads);
+  spec.head_dim = static_cast<int>(shape_.head_dim);
+  spec.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
+  spec.kv_dtype = plan_.kv_dtype;
+  return spec;
+}
+
+// Fills the KV cache: `num_seqs` sequences of `context` tokens, `chunk` of each
+// in a step.
+absl::Status FillKv(Backend* backend, int num_seqs, int chunk, int context,
+                    const Enqueue& attend) {
+  StepRunner filler(backend, num_seqs, chunk, context, false, /*has_kv=*/true);
+  for (int filled = chunk; filled < context + chunk; filled += chunk) {
+    QUIRE_RETURN_IF_ERROR(
+        filler.Run(std::min(filled, context), 1, attend).status());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
   const std::string name = absl::StrCat(model_, " attention ", num_seqs, "x",
                                         num_tokens, " of ", context);
@@ -393,14 +419,7 @@ absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
       2 * shape_.num_kv_heads * KvHeadBytes(plan_.kv_dtype, shape_.head_dim);
   const int64_t layer_bytes =
       num_seqs * blocks_per_seq * kBlockSize * position_bytes;
-  AttentionSpec spec;
-  spec.num_layers = static_cast<int>(
-      std::clamp<int64_t>(plan_.rotation_bytes / layer_bytes, 1, 256));
-  spec.num_heads = static_cast<int>(shape_.num_heads);
-  spec.num_kv_heads = static_cast<int>(shape_.num_kv_heads);
-  spec.head_dim = static_cast<int>(shape_.head_dim);
-  spec.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
-  spec.kv_dtype = plan_.kv_dtype;
+  const AttentionSpec spec = MakeAttentionSpec(layer_bytes);
   const auto spec_id = backend->AddAttention(spec);
   if (!spec_id.ok()) {
     on_skip_(absl::StrCat(name, ": ", spec_id.status().message()));
@@ -417,7 +436,6 @@ absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
   constexpr int kTableRows = 64;
   QUIRE_ASSIGN_OR_RETURN(const auto table,
                          MakeTable(*backend, kTableRows, qkv_cols));
-  // The KV cache is filled in chunks of this many tokens.
   const int chunk = std::min(context, std::max(num_tokens, 256));
   EngineShape shape;
   shape.max_num_seqs = num_seqs;
@@ -445,12 +463,8 @@ absl::Status KernelBench::Attention(int num_seqs, int num_tokens, int context) {
       return absl::OkStatus();
     };
   };
-  StepRunner filler(backend.get(), num_seqs, chunk, context, false,
-                    /*has_kv=*/true);
-  for (int filled = chunk; filled < context + chunk; filled += chunk) {
-    QUIRE_RETURN_IF_ERROR(
-        filler.Run(std::min(filled, context), 1, attend(1)).status());
-  }
+  QUIRE_RETURN_IF_ERROR(
+      FillKv(backend.get(), num_seqs, chunk, context, attend(1)));
   StepRunner runner(backend.get(), num_seqs, num_tokens, context, false,
                     /*has_kv=*/true);
   KernelRow row;

@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -29,9 +31,45 @@ struct TensorPlan {
   int64_t cols = 0;  // 0: a vector of `rows`.
   // Deviation of the elements; 0: all are 1 (weights of norms).
   double deviation = 0;
+  bool is_offsets = false;  // Not bf16 but int64, all 0.
 
   int64_t num_elements() const { return rows * std::max<int64_t>(cols, 1); }
+  int64_t num_bytes() const { return num_elements() * (is_offsets ? 8 : 2); }
 };
+
+constexpr int64_t kMaxDraftVocabSize = 32000;
+
+int64_t DraftVocabSize(const RandomModelShape& shape) {
+  return std::min(shape.vocab_size, kMaxDraftVocabSize);
+}
+
+std::vector<TensorPlan> PlanHeadTensors(const RandomModelShape& shape) {
+  std::vector<TensorPlan> tensors;
+  const auto matrix = [&](const char* name, int64_t rows, int64_t cols) {
+    tensors.push_back({absl::StrCat(name, ".weight"), rows, cols,
+                       1.0 / std::sqrt(static_cast<double>(cols))});
+  };
+  const int64_t hidden = shape.hidden_size;
+  const int64_t inner = shape.intermediate_size;
+  const int64_t kv_size = shape.num_kv_heads * shape.head_dim;
+  // First, so that they are aligned.
+  tensors.push_back({"d2t", DraftVocabSize(shape), 0, 0, true});
+  matrix("fc", hidden, 3 * hidden);
+  matrix("midlayer.self_attn.q_proj", shape.num_heads * shape.head_dim,
+         2 * hidden);
+  matrix("midlayer.self_attn.k_proj", kv_size, 2 * hidden);
+  matrix("midlayer.self_attn.v_proj", kv_size, 2 * hidden);
+  matrix("midlayer.self_attn.o_proj", hidden, shape.num_heads * shape.head_dim);
+  matrix("midlayer.mlp.gate_proj", inner, hidden);
+  matrix("midlayer.mlp.up_proj", inner, hidden);
+  matrix("midlayer.mlp.down_proj", hidden, inner);
+  for (const char* norm : {"midlayer.hidden_norm", "midlayer.input_layernorm",
+                           "midlayer.post_attention_layernorm", "norm"}) {
+    tensors.push_back({absl::StrCat(norm, ".weight"), hidden});
+  }
+  matrix("lm_head", DraftVocabSize(shape), hidden);
+  return tensors;
+}
 
 std::vector<TensorPlan> PlanTensors(const RandomModelShape& shape) {
   std::vector<TensorPlan> tensors;
@@ -77,6 +115,20 @@ std::vector<TensorPlan> PlanTensors(const RandomModelShape& shape) {
   return tensors;
 }
 
+std::string ShapeJson(const RandomModelShape& shape) {
+  return absl::StrCat(
+      "\"vocab_size\": ", shape.vocab_size,
+      ", \"hidden_size\": ", shape.hidden_size,
+      ", \"intermediate_size\": ", shape.intermediate_size,
+      ", \"num_attention_heads\": ", shape.num_heads,
+      ", \"num_key_value_heads\": ", shape.num_kv_heads,
+      ", \"head_dim\": ", shape.head_dim,
+      ", \"max_position_embeddings\": ", shape.max_position_embeddings,
+      ", \"rope_theta\": ", shape.rope_theta,
+      ", \"rms_norm_eps\": 1e-6, \"hidden_act\": \"silu\""
+      ", \"torch_dtype\": \"bfloat16\"");
+}
+
 std::string ConfigJson(const RandomModelShape& shape) {
   const bool is_qwen3 = shape.has_qk_norm;
   const bool is_qwen2 = !is_qwen3 && shape.has_qkv_bias;
@@ -89,18 +141,22 @@ std::string ConfigJson(const RandomModelShape& shape) {
       is_qwen3   ? "qwen3"
       : is_qwen2 ? "qwen2"
                  : "llama",
-      "\", \"vocab_size\": ", shape.vocab_size,
-      ", \"hidden_size\": ", shape.hidden_size,
-      ", \"intermediate_size\": ", shape.intermediate_size,
-      ", \"num_hidden_layers\": ", shape.num_layers,
-      ", \"num_attention_heads\": ", shape.num_heads,
-      ", \"num_key_value_heads\": ", shape.num_kv_heads,
-      ", \"head_dim\": ", shape.head_dim,
-      ", \"max_position_embeddings\": ", shape.max_position_embeddings,
-      ", \"rope_theta\": ", shape.rope_theta,
-      ", \"rms_norm_eps\": 1e-6, \"hidden_act\": \"silu\"",
-      ", \"tie_word_embeddings\": ", shape.is_tied ? "true" : "false",
-      ", \"torch_dtype\": \"bfloat16\"}\n");
+      "\", \"num_hidden_layers\": ", shape.num_layers,
+      ", \"tie_word_embeddings\": ", shape.is_tied ? "true, " : "false, ",
+      ShapeJson(shape), "}\n");
+}
+
+std::string HeadConfigJson(const RandomModelShape& shape) {
+  const int64_t last = shape.num_layers - 1;
+  return absl::StrCat(
+      "{\"architectures\": [\"LlamaForCausalLMEagle3\"], \"model_type\": "
+      "\"llama\", \"num_hidden_layers\": 1, \"tie_word_embeddings\": false, "
+      "\"draft_vocab_size\": ",
+      DraftVocabSize(shape),
+      ", \"eagle_config\": {\"eagle_aux_hidden_state_layer_ids\": [",
+      std::min<int64_t>(2, last), ", ", shape.num_layers / 2, ", ",
+      std::max<int64_t>(0, shape.num_layers - 3), "]}, ", ShapeJson(shape),
+      "}\n");
 }
 
 // 4096 equally likely values of a normal distribution, in bf16: a table look-up
@@ -209,10 +265,18 @@ absl::StatusOr<RandomModelShape> PresetShape(absl::string_view name) {
                    absl::StrJoin(PresetNames(), ", ")));
 }
 
-absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,
-                              const std::string& directory) {
+namespace {
+
+absl::Status WriteCheckpoint(const std::string& config,
+                             const std::vector<TensorPlan>& tensors,
+                             uint64_t seed, const std::string& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat(directory, ": cannot be made: ", error.message()));
+  }
   const std::string config_path = directory + "/config.json";
-  const std::string config = ConfigJson(shape);
   std::FILE* config_file = std::fopen(config_path.c_str(), "we");
   if (config_file == nullptr) return SystemError(config_path, "create");
   const bool is_written = std::fwrite(config.data(), 1, config.size(),
@@ -221,13 +285,13 @@ absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,
     return SystemError(config_path, "write");
   }
 
-  const std::vector<TensorPlan> tensors = PlanTensors(shape);
   std::string header = "{";
   int64_t data_bytes = 0;
   for (const TensorPlan& tensor : tensors) {
-    const int64_t end = data_bytes + tensor.num_elements() * 2;
+    const int64_t end = data_bytes + tensor.num_bytes();
     absl::StrAppend(&header, data_bytes == 0 ? "" : ",", "\"", tensor.name,
-                    "\":{\"dtype\":\"BF16\",\"shape\":[", tensor.rows);
+                    "\":{\"dtype\":\"", tensor.is_offsets ? "I64" : "BF16",
+                    "\",\"shape\":[", tensor.rows);
     if (tensor.cols != 0) absl::StrAppend(&header, ",", tensor.cols);
     absl::StrAppend(&header, "],\"data_offsets\":[", data_bytes, ",", end,
                     "]}");
@@ -252,15 +316,33 @@ absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,
   const uint64_t header_size = header.size();
   std::memcpy(file, &header_size, 8);
   std::memcpy(file + 8, header.data(), header.size());
-  uint16_t* to = reinterpret_cast<uint16_t*>(file + 8 + header.size());
+  char* to = file + 8 + header.size();
   ThreadPool pool(0);
   const std::vector<uint16_t> standard = NormalTable(1.0);
   for (size_t i = 0; i < tensors.size(); ++i) {
-    FillTensor(tensors[i], MixBits(seed, i), pool, standard, to);
-    to += tensors[i].num_elements();
+    // New pages are 0.
+    if (!tensors[i].is_offsets) {
+      FillTensor(tensors[i], MixBits(seed, i), pool, standard,
+                 reinterpret_cast<uint16_t*>(to));
+    }
+    to += tensors[i].num_bytes();
   }
   munmap(mapped, file_bytes);
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,
+                              const std::string& directory) {
+  return WriteCheckpoint(ConfigJson(shape), PlanTensors(shape), seed,
+                         directory);
+}
+
+absl::Status WriteRandomHead(const RandomModelShape& shape, uint64_t seed,
+                             const std::string& directory) {
+  return WriteCheckpoint(HeadConfigJson(shape), PlanHeadTensors(shape), seed,
+                         directory);
 }
 
 }  // namespace quire

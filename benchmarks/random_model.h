@@ -40,11 +40,17 @@ struct RandomModelShape {
 absl::StatusOr<RandomModelShape> PresetShape(absl::string_view name);
 std::vector<std::string> PresetNames();
 
-// Writes config.json and model.safetensors to `directory`, which must exist.
+// Writes config.json and model.safetensors to `directory`, made if need be.
 // Weights are normal with deviation 1 / sqrt(columns), so that activations and
 // logits stay of ordinary size; a pure function of `seed`.
 absl::Status WriteRandomModel(const RandomModelShape& shape, uint64_t seed,
                               const std::string& directory);
+
+// The same for a head that drafts for a model of this shape, as EAGLE-3's
+// published ones: one layer of the model's own kind, three hidden states fused,
+// 32,000 draft tokens if the model has as many.
+absl::Status WriteRandomHead(const RandomModelShape& shape, uint64_t seed,
+                             const std::string& directory);
 
 }  // namespace quire
 

@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/model/draft_head_config.h"
 #include "engine/model/model_config.h"
 #include "engine/weights/safetensors.h"
 #include "gmock/gmock.h"
@@ -98,6 +100,30 @@ TEST_F(RandomModelTest, ModelsWithQkNorms) {
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_NE((*checkpoint)->Find("model.layers.1.self_attn.k_norm.weight"),
             nullptr);
+}
+
+TEST_F(RandomModelTest, AHeadFitsItsModel) {
+  for (const int64_t num_layers : {1, 2, 32}) {
+    RandomModelShape shape = SmallShape();
+    shape.num_layers = num_layers;
+    ASSERT_TRUE(WriteRandomModel(shape, 1, directory_.string()).ok());
+    const auto target = ReadModelDirectoryConfig(directory_.string());
+    ASSERT_TRUE(target.ok()) << target.status();
+    ASSERT_TRUE(WriteRandomHead(shape, 2, directory_.string()).ok());
+    const auto head = ReadEagle3Config(directory_.string(), target->model);
+    ASSERT_TRUE(head.ok()) << head.status();
+    EXPECT_EQ(head->model.vocab_size, 999);
+    EXPECT_EQ(head->taps.size(), 3u);
+    const auto checkpoint = Checkpoint::Open(directory_.string());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    const StoredTensor* fc = (*checkpoint)->Find("fc.weight");
+    ASSERT_NE(fc, nullptr);
+    EXPECT_EQ(fc->shape, (std::vector<int64_t>{64, 3 * 64}));
+    const StoredTensor* ids = (*checkpoint)->Find("d2t");
+    ASSERT_NE(ids, nullptr);
+    EXPECT_EQ(ids->dtype, StoredDType::kI64);
+    EXPECT_EQ(ids->num_elements, 999);
+  }
 }
 
 // The published counts (0.49B, 1.24B, 8.19B, 8.03B), less norms and biases.

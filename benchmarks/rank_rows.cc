@@ -9,6 +9,7 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "benchmarks/statistics.h"
@@ -63,19 +64,23 @@ absl::Status RunRanks(int size, const Body& body) {
   return status;
 }
 
-absl::Status TimeAllReduce(Communicator& group, int64_t num_bytes,
-                           int repetitions, std::vector<double>* seconds) {
-  std::vector<float> data(num_bytes / sizeof(float), 0.0f);
-  const TensorView view =
-      TensorView::Vector(data.data(), DType::kF32, data.size());
+// Of one repetition each.
+struct CallTimes {
+  std::vector<double> medians, tails;  // 99th percentiles.
+};
+
+// Times what the ranks of a group do together.
+absl::Status TimeCalls(int repetitions, absl::FunctionRef<absl::Status()> call,
+                       CallTimes* times) {
   for (int i = 0; i < repetitions; ++i) {
     std::vector<double> each;
     for (int j = 0; j < kExecutions; ++j) {
       const double begin = Now();
-      QUIRE_RETURN_IF_ERROR(group.AllReduceSum(view, nullptr));
+      QUIRE_RETURN_IF_ERROR(call());
       each.push_back(Now() - begin);
     }
-    seconds->push_back(Median(each));
+    times->medians.push_back(Median(each));
+    times->tails.push_back(Percentile(std::move(each), 99));
   }
   return absl::OkStatus();
 }
@@ -88,15 +93,17 @@ HostCommunicatorOptions OptionsOf(int rank, int size) {
   return options;
 }
 
-absl::Status MeasureAllReduce(int size, int64_t num_bytes, int repetitions,
-                              std::vector<double>* seconds) {
+// What each rank of a group does.
+using OfRank = absl::FunctionRef<absl::Status(Communicator& group)>;
+
+absl::Status RunSharedGroup(int size, OfRank body) {
   QUIRE_ASSIGN_OR_RETURN(const SharedMemory memory,
                          SharedMemory::Create(SharedCommunicatorBytes(size)));
   return RunRanks(size, [&](int rank) -> absl::Status {
     QUIRE_ASSIGN_OR_RETURN(
         const std::unique_ptr<Communicator> group,
         NewSharedCommunicator(memory.data(), OptionsOf(rank, size)));
-    return TimeAllReduce(*group, num_bytes, repetitions, seconds);
+    return body(*group);
   });
 }
 
@@ -120,8 +127,7 @@ absl::StatusOr<Mesh> ConnectMesh(int size) {
   return mesh;
 }
 
-absl::Status MeasureTcpAllReduce(int size, int64_t num_bytes, int repetitions,
-                                 std::vector<double>* seconds) {
+absl::Status RunTcpGroup(int size, OfRank body) {
   QUIRE_ASSIGN_OR_RETURN(Mesh mesh, ConnectMesh(size));
   return RunRanks(size, [&](int rank) -> absl::Status {
     std::vector<int> sockets;
@@ -131,8 +137,29 @@ absl::Status MeasureTcpAllReduce(int size, int64_t num_bytes, int repetitions,
     QUIRE_ASSIGN_OR_RETURN(
         const std::unique_ptr<Communicator> group,
         NewSocketCommunicator(std::move(sockets), OptionsOf(rank, size)));
-    return TimeAllReduce(*group, num_bytes, repetitions, seconds);
+    return body(*group);
   });
+}
+
+absl::Status MeasureAllReduce(int size, int64_t num_bytes, bool is_tcp,
+                              int repetitions, CallTimes* times) {
+  const auto body = [&](Communicator& group) {
+    std::vector<float> data(num_bytes / sizeof(float), 0.0f);
+    const TensorView view =
+        TensorView::Vector(data.data(), DType::kF32, data.size());
+    return TimeCalls(
+        repetitions, [&] { return group.AllReduceSum(view, nullptr); }, times);
+  };
+  return is_tcp ? RunTcpGroup(size, body) : RunSharedGroup(size, body);
+}
+
+absl::Status MeasureBarrier(int size, bool is_tcp, int repetitions,
+                            CallTimes* times) {
+  const auto body = [&](Communicator& group) {
+    return TimeCalls(
+        repetitions, [&] { return group.Barrier(); }, times);
+  };
+  return is_tcp ? RunTcpGroup(size, body) : RunSharedGroup(size, body);
 }
 
 SchedulerOutput Decodes(int num_seqs) {
@@ -243,11 +270,23 @@ absl::Status MeasureRanks(
             absl::StrCat("all-reduce ", kib, " KiB, ", size, " ranks",
                          is_tcp ? ", TCP" : "");
         if (!is_wanted(name)) continue;
-        std::vector<double> seconds;
-        const auto measure = is_tcp ? &MeasureTcpAllReduce : &MeasureAllReduce;
-        QUIRE_RETURN_IF_ERROR(measure(size, kib << 10, repetitions, &seconds));
-        on_row(name, seconds);
+        CallTimes times;
+        QUIRE_RETURN_IF_ERROR(
+            MeasureAllReduce(size, kib << 10, is_tcp, repetitions, &times));
+        on_row(name, times.medians);
       }
+    }
+  }
+  for (const int size : {2, 4}) {
+    for (const bool is_tcp : {false, true}) {
+      const std::string name =
+          absl::StrCat("rank barrier, ", size, " ranks", is_tcp ? ", TCP" : "");
+      const std::string tail_name = absl::StrCat(name, ", p99");
+      if (!is_wanted(tail_name)) continue;  // Nor is the other.
+      CallTimes times;
+      QUIRE_RETURN_IF_ERROR(MeasureBarrier(size, is_tcp, repetitions, &times));
+      if (is_wanted(name)) on_row(name, times.medians);
+      on_row(tail_name, times.tails);
     }
   }
   return absl::OkStatus();

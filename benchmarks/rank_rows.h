@@ -20,6 +20,8 @@ namespace quire {
 //   "all-reduce 8 KiB, 2 ranks": one sum in shared memory.
 //   "all-reduce 8 KiB, 2 ranks, TCP": the same over the loopback device, as
 //     between hosts, without a network's latency.
+//   "rank barrier, 2 ranks", also ", TCP": all ranks have come; with a second
+//     row, ", p99", of the 99th percentiles.
 // `filter`: only rows with this in their name. Each gets `repetitions` medians
 // of many executions, in seconds.
 absl::Status MeasureRanks(

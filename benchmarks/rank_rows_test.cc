@@ -19,11 +19,15 @@ TEST(RankRowsTest, MeasuresPlansAndSums) {
        {"plan 1 decodes, 2 ranks", "plan 1 decodes, 2 ranks, send",
         "plan 64 decodes, 2 ranks", "all-reduce 8 KiB, 2 ranks",
         "all-reduce 8 KiB, 2 ranks, TCP", "all-reduce 256 KiB, 2 ranks",
-        "all-reduce 256 KiB, 2 ranks, TCP"}) {
+        "all-reduce 256 KiB, 2 ranks, TCP", "rank barrier, 2 ranks",
+        "rank barrier, 2 ranks, p99", "rank barrier, 2 ranks, TCP",
+        "rank barrier, 2 ranks, TCP, p99"}) {
     ASSERT_EQ(rows[name].size(), 1u) << name;
     EXPECT_GT(rows[name][0], 0) << name;
   }
-  EXPECT_EQ(rows.size(), 8u);
+  EXPECT_EQ(rows.size(), 12u);
+  EXPECT_LE(rows["rank barrier, 2 ranks"][0],
+            rows["rank barrier, 2 ranks, p99"][0]);
 }
 
 }  // namespace

@@ -20,6 +20,8 @@ std::string OutputJson(const BenchOptions& options) {
       return options.quality.output_json;
     case BenchOptions::Kind::kStartup:
       return options.startup.output_json;
+    case BenchOptions::Kind::kDrafter:
+      return options.drafter.output_json;
     case BenchOptions::Kind::kServe:
     case BenchOptions::Kind::kModel:
       break;
@@ -49,6 +51,8 @@ int RunBench(const BenchOptions& options) {
       return RunBenchQuality(options.quality);
     case BenchOptions::Kind::kStartup:
       return RunBenchStartup(options.startup);
+    case BenchOptions::Kind::kDrafter:
+      return RunBenchDrafter(options.drafter);
   }
   return kExitUsage;
 }

@@ -17,6 +17,7 @@ int RunBenchModel(const BenchModelOptions& options);
 int RunBenchKernels(const BenchKernelOptions& options);
 int RunBenchQuality(const BenchQualityOptions& options);
 int RunBenchStartup(const BenchStartupOptions& options);
+int RunBenchDrafter(const BenchDrafterOptions& options);
 
 }  // namespace quire
 

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "benchmarks/barrier_rows.h"
 #include "benchmarks/ceilings.h"
 #include "benchmarks/cpu_rows.h"
 #include "benchmarks/kernel_rows.h"
@@ -17,6 +18,7 @@
 #include "cli/bench_output.h"
 #include "cli/exit_codes.h"
 #include "cli/session.h"
+#include "engine/base/cpu_topology.h"
 #include "engine/base/status.h"
 #include "kernels/backend_factory.h"
 #include "nlohmann/json.hpp"
@@ -205,7 +207,9 @@ int KernelsBench::Run() {
                             const std::vector<double>& seconds) {
       AddTimed(name, seconds);
     };
-    MeasureDispatch(probe_->pool, options_.repetitions, options_.filter, add);
+    const auto threads = PlaceThreads(placement_);
+    if (!threads.ok()) return FailBench(threads.status(), kExitUsage);
+    MeasureBarriers(*threads, options_.repetitions, options_.filter, add);
     // Qwen2.5's vocabulary.
     MeasureSampling(probe_->isa, 151936, 4096, options_.repetitions,
                     options_.filter, add);

@@ -128,6 +128,10 @@ class ModelBench {
  private:
   // Sets exit_code_ on failure.
   absl::Status Load(const std::vector<ModelRow>& rows);
+  // As a command does that serves the model.
+  absl::Status LoadServed(const SessionOptions& options);
+  absl::Status LoadPreset(SessionOptions options,
+                          const PlacementRequest& placement);
   absl::Status MakeCeilingProbe(const PlacementRequest& placement);
   absl::Status Measure(const ModelRow& row);
   LoadedModel& model() { return session_ ? session_->loaded : preset_model_; }
@@ -171,56 +175,14 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
       const PlacementRequest placement,
       MakePlacementRequest(options_.model.num_threads, options_.model.cpu_cores,
                            options_.model.numa));
-  if (options_.preset.empty()) {
-    SessionOptions session = options_.model;
-    session.max_num_seqs = num_seqs;
-    session.max_num_batched_tokens = step_tokens;
-    session.max_model_len = absl::StrCat(longest + 1);
-    CommandError error;
-    session_ = LoadSession(session, &error);
-    if (session_ == nullptr) {
-      exit_code_ = error.exit_code;
-      return error.status;
-    }
-    name_ = session_->model_path;
-  } else {
-    exit_code_ = kExitUsage;
-    QUIRE_ASSIGN_OR_RETURN(const RandomModelShape shape,
-                           PresetShape(options_.preset));
-    exit_code_ = kExitDevice;
-    TemporaryDirectory directory;
-    QUIRE_RETURN_IF_ERROR(directory.Make());
-    QUIRE_RETURN_IF_ERROR(WriteRandomModel(shape, 1, directory.path()));
-    SessionOptions session = options_.model;
-    session.max_num_seqs = num_seqs;
-    session.max_num_batched_tokens = step_tokens;
-    session.max_model_len = absl::StrCat(longest + 1);
-    if (session.tensor_parallel_size != "auto" &&
-        session.tensor_parallel_size != "1") {
-      // The ranks are processes that load a directory and want a tokenizer.
-      session.model = directory.path();
-      session.tokenizer = FindDemoModel();
-      session.args.push_back(absl::StrCat("--tokenizer=", session.tokenizer));
-      CommandError error;
-      session_ = LoadSession(session, &error);
-      if (session_ == nullptr) {
-        exit_code_ = error.exit_code;
-        return error.status;
-      }
-    } else {
-      QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(session));
-      std::string fallback_reason;
-      QUIRE_ASSIGN_OR_RETURN(
-          std::unique_ptr<Backend> backend,
-          CreateBackend(
-              {options_.model.device, placement.num_threads,
-               options_.model.enforce_eager, placement.cpus, placement.numa},
-              &fallback_reason));
-      QUIRE_ASSIGN_OR_RETURN(
-          preset_model_, LoadModel(directory.path(), load, std::move(backend)));
-    }
-    name_ = options_.preset;
-  }
+  SessionOptions session = options_.model;
+  session.max_num_seqs = num_seqs;
+  session.max_num_batched_tokens = step_tokens;
+  session.max_model_len = absl::StrCat(longest + 1);
+  QUIRE_RETURN_IF_ERROR(options_.preset.empty()
+                            ? LoadServed(session)
+                            : LoadPreset(std::move(session), placement));
+  name_ = options_.preset.empty() ? session_->model_path : options_.preset;
   if (options_.has_ceilings) {
     exit_code_ = kExitDevice;
     QUIRE_RETURN_IF_ERROR(MakeCeilingProbe(placement));
@@ -232,6 +194,42 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
                           session_ != nullptr ? session_->runner : nullptr));
   driver_ = std::make_unique<ModelDriver>(std::move(driver));
   exit_code_ = kExitEngine;
+  return absl::OkStatus();
+}
+
+absl::Status ModelBench::LoadServed(const SessionOptions& options) {
+  CommandError error;
+  session_ = LoadSession(options, &error);
+  if (session_ != nullptr) return absl::OkStatus();
+  exit_code_ = error.exit_code;
+  return error.status;
+}
+
+absl::Status ModelBench::LoadPreset(SessionOptions options,
+                                    const PlacementRequest& placement) {
+  QUIRE_ASSIGN_OR_RETURN(const RandomModelShape shape,
+                         PresetShape(options_.preset));
+  exit_code_ = kExitDevice;
+  TemporaryDirectory directory;
+  QUIRE_RETURN_IF_ERROR(directory.Make());
+  QUIRE_RETURN_IF_ERROR(WriteRandomModel(shape, 1, directory.path()));
+  if (options.tensor_parallel_size != "auto" &&
+      options.tensor_parallel_size != "1") {
+    // The ranks are processes that load a directory and want a tokenizer.
+    options.model = directory.path();
+    options.tokenizer = FindDemoModel();
+    options.args.push_back(absl::StrCat("--tokenizer=", options.tokenizer));
+    return LoadServed(options);
+  }
+  QUIRE_ASSIGN_OR_RETURN(const LoadOptions load, MakeLoadOptions(options));
+  std::string fallback_reason;
+  QUIRE_ASSIGN_OR_RETURN(
+      std::unique_ptr<Backend> backend,
+      CreateBackend({options.device, placement.num_threads,
+                     options.enforce_eager, placement.cpus, placement.numa},
+                    &fallback_reason));
+  QUIRE_ASSIGN_OR_RETURN(preset_model_,
+                         LoadModel(directory.path(), load, std::move(backend)));
   return absl::OkStatus();
 }
 
@@ -306,6 +304,18 @@ Json ModelBench::Object(const ModelRowResult& result) {
   return json;
 }
 
+// As llama-bench writes them.
+std::string SizeText(int64_t num_bytes) {
+  return num_bytes >= int64_t{1} << 30
+             ? absl::StrFormat("%.2f GiB", num_bytes / double(1 << 30))
+             : absl::StrFormat("%.2f MiB", num_bytes / double(1 << 20));
+}
+
+std::string CountText(int64_t count) {
+  return count >= 1000000000 ? absl::StrFormat("%.2f B", count / 1e9)
+                             : absl::StrFormat("%.2f M", count / 1e6);
+}
+
 // Names of files need not be UTF-8.
 std::string Dump(const Json& json, int indent = -1) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
@@ -335,12 +345,12 @@ void ModelBench::Print(const ModelRowResult& result) {
       std::printf("| --- | ---: | ---: | --- | ---: | ---: |%s\n",
                   probe_ != nullptr ? " ---: | ---: | ---: |" : "");
     }
-    absl::PrintF("| %s %s | %.2f GiB | %.2f B | %s | %s | %.2f ± %.2f |",
+    absl::PrintF("| %s %s | %s | %s | %s | %s | %.2f ± %.2f |",
                  name_.substr(name_.rfind('/') + 1), WeightsName(),
-                 model().memory.weights_bytes / double(1 << 30),
-                 model().num_parameters / 1e9, model().backend->Description(),
-                 result.row.Name(), json["avg_ts"].get<double>(),
-                 json["stddev_ts"].get<double>());
+                 SizeText(model().memory.weights_bytes),
+                 CountText(model().num_parameters),
+                 model().backend->Description(), result.row.Name(),
+                 json["avg_ts"].get<double>(), json["stddev_ts"].get<double>());
     if (probe_ != nullptr) {
       for (const PercentColumn& column : kPercentColumns) {
         const std::vector<double>& percents = result.*column.values;
@@ -415,10 +425,16 @@ int ModelBench::Run() {
 }  // namespace
 
 int RunBenchModel(const BenchModelOptions& options) {
-  if (!options.save_to.empty()) {
+  if (!options.save_to.empty() || !options.save_head_to.empty()) {
     const auto shape = PresetShape(options.preset);
     if (!shape.ok()) return FailBench(shape.status(), kExitUsage);
-    const absl::Status status = WriteRandomModel(*shape, 1, options.save_to);
+    absl::Status status;
+    if (!options.save_to.empty()) {
+      status = WriteRandomModel(*shape, 1, options.save_to);
+    }
+    if (status.ok() && !options.save_head_to.empty()) {
+      status = WriteRandomHead(*shape, 2, options.save_head_to);
+    }
     return status.ok() ? kExitOk : FailBench(status, kExitDevice);
   }
   if (options.model.pipeline_parallel_size > 1) {

@@ -1,5 +1,6 @@
 // `quire bench throughput` and `quire bench latency`.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -126,7 +127,8 @@ class OfflineEngine {
 };
 
 absl::StatusOr<std::vector<LoadPrompt>> MakeOfflinePrompts(
-    const BenchOfflineOptions& options, const Tokenizer& tokenizer) {
+    const BenchOfflineOptions& options, const Tokenizer& tokenizer,
+    const std::atomic<bool>& is_interrupted) {
   DatasetOptions dataset;
   dataset.kind =
       options.dataset_name == "sharegpt" ? DatasetOptions::Kind::kShareGpt
@@ -141,9 +143,14 @@ absl::StatusOr<std::vector<LoadPrompt>> MakeOfflinePrompts(
   dataset.random_prefix_len = options.random_prefix_len;
   const std::unique_ptr<PromptCodec> codec = NewLocalCodec(&tokenizer);
   SimulationRandom random(options.model.seed);
+  ProgressLine line(true);
   QUIRE_ASSIGN_OR_RETURN(
       std::vector<LoadPrompt> prompts,
-      MakePrompts(dataset, CompletionApi::kCompletions, codec.get(), &random));
+      MakePrompts(dataset, CompletionApi::kCompletions, codec.get(), &random,
+                  [&](int64_t num_made, int64_t count) {
+                    line.Show("prompts", num_made, count, "");
+                    return !is_interrupted;
+                  }));
   for (LoadPrompt& prompt : prompts) {
     if (!prompt.error.empty()) continue;
     QUIRE_ASSIGN_OR_RETURN(prompt.token_ids, codec->Encode(prompt.text));
@@ -224,7 +231,9 @@ int RunBenchThroughput(const BenchOfflineOptions& options) {
   }
   const auto engine = OfflineEngine::Create(options.model, &error);
   if (engine == nullptr) return FailBench(error.status, error.exit_code);
-  auto prompts = MakeOfflinePrompts(options, *engine->session().tokenizer);
+  auto prompts =
+      MakeOfflinePrompts(options, *engine->session().tokenizer, is_interrupted);
+  if (absl::IsCancelled(prompts.status())) return kExitInterrupted;
   if (!prompts.ok()) return FailBench(prompts.status(), kExitUsage);
   ThroughputFigures figures;
   std::vector<std::string> errors;  // Of malformed lines.

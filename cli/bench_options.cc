@@ -25,16 +25,18 @@ std::string CheckPositive(const std::string& text) {
 
 void AddTarget(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--backend,--endpoint-type", options->backend,
-                  "openai or vllm: completions; openai-chat: chat")
-      ->check(CLI::IsMember({"openai", "openai-chat", "vllm"}));
+                  "openai or vllm: completions; openai-chat: chat; "
+                  "openai-embeddings: embeddings")
+      ->check(CLI::IsMember(
+          {"openai", "openai-chat", "openai-embeddings", "vllm"}));
   app->add_option("--base-url", options->base_url,
                   "http(s)://HOST[:PORT], instead of --host and --port");
   app->add_option("--host", options->host, "Name or address of the server");
   app->add_option("--port", options->port, "Port of the server")
       ->check(CLI::Range(1, 65535));
   app->add_option("--endpoint", options->endpoint,
-                  "Path of the API (default: /v1/completions, or "
-                  "/v1/chat/completions)");
+                  "Path of the API (default: /v1/completions, "
+                  "/v1/chat/completions or /v1/embeddings)");
   app->add_option("--model", options->model,
                   "The model's name in the API (default: the first one that "
                   "/v1/models lists), or its directory");
@@ -78,6 +80,10 @@ void AddDataset(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--random-prefix-len", options->random_prefix_len,
                   "Tokens that all prompts share, before the rest")
       ->check(CLI::Range(0, kMaxLen));
+  app->add_option("--random-batch-size", options->random_batch_size,
+                  "Inputs of a request for embeddings; --num-prompts counts "
+                  "inputs")
+      ->check(CLI::Range(1, 1 << 16));
   app->add_option("--sharegpt-output-len", options->sharegpt_output_len)
       ->check(CLI::Range(1, kMaxLen))
       ->default_str("those of its answers");
@@ -167,7 +173,8 @@ void AddLoad(CLI::App* app, BenchServeOptions* options) {
 
 void AddResult(CLI::App* app, BenchServeOptions* options) {
   app->add_option("--percentile-metrics", options->percentile_metrics,
-                  "Of ttft,tpot,itl,e2el (default: the first three)");
+                  "Of ttft,tpot,itl,e2el (default: the first three; of "
+                  "embeddings the last)");
   app->add_option("--metric-percentiles", options->metric_percentiles,
                   "25,50,75,99");
   app->add_option("--goodput", options->goodput,
@@ -252,7 +259,10 @@ void AddModelRows(CLI::App* app, const AddModel& add_model,
                   "llama-3.1-8b");
   app->add_option("--save-model", options->save_to,
                   "Only write the preset's checkpoint into this directory, "
-                  "which serves with --tokenizer")
+                  "made if need be, which serves with --tokenizer")
+      ->needs("--preset");
+  app->add_option("--save-head", options->save_head_to,
+                  "The same of an EAGLE-3 head that drafts for the preset")
       ->needs("--preset");
   // Names and short names of llama-bench.
   app->add_option("-p,--n-prompt", options->num_prompt,
@@ -338,6 +348,21 @@ void AddQuality(CLI::App* app, const AddModel& add_model,
   app->add_option("--output-json", options->output_json, "File of the result");
 }
 
+void AddDrafter(CLI::App* app, const AddModel& add_model,
+                BenchDrafterOptions* options) {
+  add_model(app, &options->model);
+  app->add_option("--acceptance", options->acceptance,
+                  "How likely each draft is made right, whatever it is")
+      ->check(FiniteRange(0.0, 1.0));
+  app->add_option("--input-len", options->input_len, "Prompt tokens")
+      ->check(CLI::Range(1, kMaxLen));
+  app->add_option("--output-len", options->output_len, "Output tokens")
+      ->check(CLI::Range(2, kMaxLen));
+  app->add_option("-r,--repetitions", options->repetitions)
+      ->check(CLI::Range(1, 10000));
+  app->add_option("--output-json", options->output_json, "File of the result");
+}
+
 void AddStartup(CLI::App* app, BenchStartupOptions* options) {
   app->add_option("serve_args", options->serve_args,
                   "Behind `--`: arguments of quire serve");
@@ -383,6 +408,9 @@ void AddBench(CLI::App* bench, const AddModel& add_model,
   AddStartup(add("startup", "From exec to ready and to the first token",
                  Kind::kStartup),
              &options->startup);
+  AddDrafter(add("drafter", "What drafting costs beside a step of the model",
+                 Kind::kDrafter),
+             add_model, &options->drafter);
 }
 
 absl::Status CheckBenchmark(const CLI::App& bench,

@@ -39,6 +39,7 @@ struct BenchServeOptions {
   int64_t random_output_len = 128;
   double random_range_ratio = 0;
   int64_t random_prefix_len = 0;
+  int random_batch_size = 1;
   int64_t sharegpt_output_len = 0;
   int64_t custom_output_len = 256;
   int64_t prefix_repetition_prefix_len = 256;
@@ -69,7 +70,8 @@ struct BenchServeOptions {
   int num_logprobs = -1;  // -1: none.
   std::string extra_body;
 
-  std::string percentile_metrics;  // Empty: ttft,tpot,itl (e2el with goodput).
+  // Empty: ttft,tpot,itl (e2el with goodput); of embeddings e2el.
+  std::string percentile_metrics;
   std::string metric_percentiles = "99";
   std::vector<std::string> goodput;
   bool save_result = false;
@@ -87,8 +89,11 @@ struct BenchServeOptions {
 
 // Without HTTP, through the engine; `vllm bench throughput` and `latency`.
 struct BenchOfflineOptions {
-  // Prompts that repeat would measure the prefix cache.
-  BenchOfflineOptions() { model.enable_prefix_caching = false; }
+  BenchOfflineOptions() {
+    // Prompts that repeat would measure the prefix cache.
+    model.enable_prefix_caching = false;
+    model.tells_cpu_fallback = false;
+  }
 
   SessionOptions model;
   int64_t input_len = 0;
@@ -110,10 +115,16 @@ struct BenchOfflineOptions {
 
 // Rows of prefill and decode, as llama-bench.
 struct BenchModelOptions {
+  BenchModelOptions() {
+    model.needs_tokenizer = false;  // Its tokens are drawn.
+    model.tells_cpu_fallback = false;
+  }
+
   SessionOptions model;
   std::string preset;  // Random weights of this shape instead of a model.
-  std::string
-      save_to;  // Not empty: the preset's weights go there, and no more.
+  // Not empty: the preset's weights go there, and no more.
+  std::string save_to;
+  std::string save_head_to;  // The same, of a head that drafts for it.
   std::vector<int> num_prompt = {512};
   std::vector<int> num_gen = {128};
   std::vector<std::string> prompt_gen;  // "512,128" each.
@@ -146,10 +157,24 @@ struct BenchKernelOptions {
 
 // Divergence of a model from its exact form.
 struct BenchQualityOptions {
+  BenchQualityOptions() { model.tells_cpu_fallback = false; }
+
   SessionOptions model;
   std::string reference;  // The exact form, computed in f32.
   std::string text;       // File.
   int context = 512;      // Tokens of a chunk.
+  std::string output_json;
+};
+
+// What drafting costs, with a fixed part of the drafts accepted.
+struct BenchDrafterOptions {
+  BenchDrafterOptions() { model.enable_prefix_caching = false; }
+
+  SessionOptions model;
+  double acceptance = 0.6;
+  int input_len = 64;
+  int output_len = 128;
+  int repetitions = 5;
   std::string output_json;
 };
 
@@ -167,7 +192,8 @@ struct BenchOptions {
     kModel,
     kKernels,
     kQuality,
-    kStartup
+    kStartup,
+    kDrafter
   };
   Kind kind = Kind::kServe;
   BenchServeOptions serve;
@@ -176,6 +202,7 @@ struct BenchOptions {
   BenchKernelOptions kernels;
   BenchQualityOptions quality;
   BenchStartupOptions startup;
+  BenchDrafterOptions drafter;
 };
 
 // Adds the benchmarks as subcommands of `bench`; `add_model_options` adds those

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 
 namespace quire {
 namespace {
@@ -122,13 +123,21 @@ void ProgressLine::Clear() { ClearLine(); }
 void ProgressLine::Show(absl::string_view label, int64_t done, int64_t total,
                         absl::string_view rest) {
   if (!is_enabled_) return;
+  const absl::Time now = absl::Now();
+  if (now < next_ && done < total) return;
+  next_ = now + absl::Milliseconds(100);
   is_line_shown = true;
+  if (total == 0) {
+    absl::FPrintF(stderr, "\r\033[K%s %s", label, rest);
+    std::fflush(stderr);
+    return;
+  }
   constexpr int kWidth = 24;
-  const int64_t full = total > 0 ? done * kWidth / total : 0;
+  const int64_t full = done * kWidth / total;
   const std::string bar =
       std::string(full, '#') + std::string(kWidth - full, ' ');
   absl::FPrintF(stderr, "\r\033[K%s %3d%% [%s] %d/%d %s", label,
-                total > 0 ? done * 100 / total : 0, bar, done, total, rest);
+                done * 100 / total, bar, done, total, rest);
   std::fflush(stderr);
 }
 

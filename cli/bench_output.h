@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace quire {
 
@@ -40,7 +41,8 @@ class ProgressLine {
   explicit ProgressLine(bool is_enabled);
   ~ProgressLine() { Clear(); }
 
-  // "label  42% [#####     ] 42/100 rest".
+  // "label  42% [#####     ] 42/100 rest"; without a total only "label rest".
+  // Drawn ten times a second at most, and when all is done.
   void Show(absl::string_view label, int64_t done, int64_t total,
             absl::string_view rest);
   // Takes it away: before anything else is printed.
@@ -48,6 +50,7 @@ class ProgressLine {
 
  private:
   const bool is_enabled_;
+  absl::Time next_ = absl::InfinitePast();
 };
 
 }  // namespace quire

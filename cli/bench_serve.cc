@@ -114,6 +114,7 @@ DatasetOptions MakeDataset(const BenchServeOptions& options) {
       either(options.output_len, options.random_output_len);
   dataset.random_range_ratio = options.random_range_ratio;
   dataset.random_prefix_len = options.random_prefix_len;
+  dataset.random_batch_size = options.random_batch_size;
   dataset.sharegpt_output_len =
       either(options.output_len, options.sharegpt_output_len);
   dataset.custom_output_len =
@@ -148,10 +149,65 @@ absl::StatusOr<ArrivalOptions> MakeArrivals(const BenchServeOptions& options) {
   return arrivals;
 }
 
+CompletionApi ApiOf(const std::string& backend) {
+  if (backend == "openai-chat") return CompletionApi::kChat;
+  if (backend == "openai-embeddings") return CompletionApi::kEmbeddings;
+  return CompletionApi::kCompletions;
+}
+
+const char* DefaultEndpoint(CompletionApi api) {
+  switch (api) {
+    case CompletionApi::kCompletions:
+      return "/v1/completions";
+    case CompletionApi::kChat:
+      return "/v1/chat/completions";
+    case CompletionApi::kEmbeddings:
+      return "/v1/embeddings";
+  }
+  return "";
+}
+
+// What a backend cannot do is said, not ignored.
+absl::Status CheckBackend(const BenchServeOptions& options) {
+  const bool is_embeddings =
+      ApiOf(options.backend) == CompletionApi::kEmbeddings;
+  if (!is_embeddings && options.random_batch_size > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--random-batch-size ", options.random_batch_size,
+                     " needs --backend openai-embeddings"));
+  }
+  if (options.random_batch_size > 1 && options.dataset_name != "random") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--random-batch-size ", options.random_batch_size,
+                     " needs --dataset-name random"));
+  }
+  if (!is_embeddings) return absl::OkStatus();
+  const BenchServeOptions defaults;
+  const std::pair<const char*, bool> given[] = {
+      {"--temperature", options.temperature != defaults.temperature},
+      {"--top-p", options.top_p != defaults.top_p},
+      {"--top-k", options.top_k != defaults.top_k},
+      {"--min-p", options.min_p != defaults.min_p},
+      {"--logprobs", options.num_logprobs != defaults.num_logprobs}};
+  for (const auto& [name, is_given] : given) {
+    if (!is_given) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": embeddings are not sampled"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ReportOptions> MakeReport(const BenchServeOptions& options) {
   ReportOptions report;
   QUIRE_ASSIGN_OR_RETURN(report.goodput, ParseGoodput(options.goodput));
-  if (!options.percentile_metrics.empty()) {
+  if (ApiOf(options.backend) == CompletionApi::kEmbeddings) {
+    report.task = LoadTask::kPooling;
+    if (report.goodput.ttft.has_value() || report.goodput.tpot.has_value()) {
+      return absl::InvalidArgumentError(
+          "--goodput: embeddings have no tokens of their own, and only e2el");
+    }
+    report.metrics = {LatencyMetric::kE2el};
+  } else if (!options.percentile_metrics.empty()) {
     QUIRE_ASSIGN_OR_RETURN(report.metrics,
                            ParseMetricNames(options.percentile_metrics));
   } else if (report.goodput.e2el.has_value()) {
@@ -181,10 +237,11 @@ absl::StatusOr<Plan> MakePlan(const BenchServeOptions& options) {
                          ":", options.port)
           : options.base_url;
   QUIRE_ASSIGN_OR_RETURN(plan.url, ParseServerUrl(base));
-  const bool is_chat = options.backend == "openai-chat";
-  plan.load.endpoint = !options.endpoint.empty() ? options.endpoint
-                       : is_chat                 ? "/v1/chat/completions"
-                                                 : "/v1/completions";
+  QUIRE_RETURN_IF_ERROR(CheckBackend(options));
+  plan.load.params.api = ApiOf(options.backend);
+  plan.load.endpoint = !options.endpoint.empty()
+                           ? options.endpoint
+                           : DefaultEndpoint(plan.load.params.api);
   if (!absl::StartsWith(plan.load.endpoint, "/") ||
       plan.load.endpoint.find_first_of(" \r\n") != std::string::npos) {
     return absl::InvalidArgumentError(absl::StrCat("--endpoint '",
@@ -199,8 +256,6 @@ absl::StatusOr<Plan> MakePlan(const BenchServeOptions& options) {
   }
   QUIRE_ASSIGN_OR_RETURN(plan.load.headers, MakeHeaders(options));
   QUIRE_ASSIGN_OR_RETURN(plan.load.params.extra, MakeExtraBody(options));
-  plan.load.params.api =
-      is_chat ? CompletionApi::kChat : CompletionApi::kCompletions;
   plan.load.params.ignore_eos = options.ignore_eos;
   plan.load.params.num_logprobs = options.num_logprobs;
   if (options.probe_request_rate > 0) {
@@ -232,12 +287,14 @@ absl::StatusOr<Plan> MakePlan(const BenchServeOptions& options) {
 }
 
 // The first model that the server lists; empty if it lists none.
-std::string FirstModel(LoadClient* client, const HeaderList& headers) {
+std::string FirstModel(LoadClient* client, const HeaderList& headers,
+                       const std::atomic<bool>* is_cancelled) {
   HttpMessage message;
   message.method = "GET";
   message.path = "/v1/models";
   message.headers = headers;
-  const ResponseEnd end = client->Fetch(message, /*timeout_seconds=*/30);
+  const ResponseEnd end =
+      client->Fetch(message, /*timeout_seconds=*/30, is_cancelled);
   if (!end.status.ok() || end.http_status != 200) return "";
   const auto json = ParseJson(end.body);
   if (!json.ok() || !json->is_object()) return "";
@@ -264,12 +321,13 @@ void Profile(LoadClient* client, const HeaderList& headers, const char* path) {
 }
 
 // What the server counts itself; nothing if it does not tell.
-ServerCounters FetchCounters(LoadClient* client, const HeaderList& headers) {
+ServerCounters FetchCounters(LoadClient* client, const HeaderList& headers,
+                             double timeout_seconds) {
   HttpMessage message;
   message.method = "GET";
   message.path = "/metrics";
   message.headers = headers;
-  const ResponseEnd end = client->Fetch(message, /*timeout_seconds=*/5);
+  const ResponseEnd end = client->Fetch(message, timeout_seconds);
   if (!end.status.ok() || end.http_status != 200) return {};
   return ReadServerCounters(end.body);
 }
@@ -286,10 +344,14 @@ class ServeBench {
 
  private:
   absl::Status Connect();
+  // CANCELLED by a signal.
   absl::Status MakeLoad();
+  absl::Status MakeCodec();
   // Requests before the measurement, of the load's own prompts.
   absl::Status WarmUp();
   void Measure();
+  // Why none of the requests was sent.
+  void FailAll(absl::string_view error);
   bool SavesResult() const {
     return options_.save_result || options_.save_detailed ||
            options_.append_result;
@@ -318,6 +380,11 @@ absl::Status ServeBench::Connect() {
   LoadClientOptions client_options;
   client_options.verify_certificate = !options_.insecure;
   client_options.idle_timeout_seconds = options_.request_timeout_seconds;
+  client_options.is_cancelled = &is_interrupted_;
+  if (plan_.report.task == LoadTask::kPooling) {
+    // Every answer is a whole body.
+    client_options.limits.max_kept_bytes = client_options.limits.max_body_bytes;
+  }
   const double deadline =
       MonotonicSeconds() + options_.ready_check_timeout_seconds;
   for (;;) {
@@ -333,30 +400,43 @@ absl::Status ServeBench::Connect() {
   }
 }
 
-absl::Status ServeBench::MakeLoad() {
-  if (plan_.model.empty() && client_ != nullptr) {
-    plan_.model = FirstModel(client_.get(), plan_.load.headers);
-  }
-  plan_.load.params.model = plan_.model;
+absl::Status ServeBench::MakeCodec() {
   if (plan_.tokenizer != nullptr) {
     codec_ = NewLocalCodec(plan_.tokenizer.get());
-  } else if (client_ != nullptr && !options_.skip_tokenizer) {
-    auto codec = NewServerCodec(client_.get(), plan_.model, plan_.load.headers);
-    if (codec.ok()) {
-      codec_ = std::move(*codec);
-    } else {
-      absl::FPrintF(stderr,
-                    "quire: the server does not count tokens (%s), and there "
-                    "is no --tokenizer: prompts are %s\n",
-                    codec.status().message().substr(0, 120),
-                    plan_.load.params.api == CompletionApi::kChat
-                        ? "words"
-                        : "random token ids");
-    }
+    return absl::OkStatus();
   }
+  if (client_ == nullptr || options_.skip_tokenizer) return absl::OkStatus();
+  auto codec = NewServerCodec(client_.get(), plan_.model, plan_.load.headers,
+                              &is_interrupted_);
+  if (absl::IsCancelled(codec.status())) return codec.status();
+  if (codec.ok()) {
+    codec_ = std::move(*codec);
+    return absl::OkStatus();
+  }
+  absl::FPrintF(stderr,
+                "quire: the server does not count tokens (%s), and there is no "
+                "--tokenizer: prompts are %s\n",
+                codec.status().message().substr(0, 120),
+                plan_.load.params.api == CompletionApi::kChat
+                    ? "words"
+                    : "random token ids");
+  return absl::OkStatus();
+}
+
+absl::Status ServeBench::MakeLoad() {
+  if (plan_.model.empty() && client_ != nullptr) {
+    plan_.model =
+        FirstModel(client_.get(), plan_.load.headers, &is_interrupted_);
+  }
+  plan_.load.params.model = plan_.model;
+  QUIRE_RETURN_IF_ERROR(MakeCodec());
+  ProgressLine line(!options_.disable_tqdm);
   QUIRE_ASSIGN_OR_RETURN(
       prompts_, MakePrompts(plan_.dataset, plan_.load.params.api, codec_.get(),
-                            &random_));
+                            &random_, [&](int64_t num_made, int64_t count) {
+                              line.Show("prompts", num_made, count, "");
+                              return !is_interrupted_;
+                            }));
   const std::vector<std::string>& modules = options_.lora_modules;
   for (size_t i = 0; i < prompts_.size() && !modules.empty(); ++i) {
     const bool is_random = options_.lora_assignment == "random";
@@ -378,10 +458,12 @@ absl::Status ServeBench::WarmUp() {
   }
   ServingLoadOptions load = plan_.load;
   load.probe_interval = 0;
+  ProgressLine line(!options_.disable_tqdm);
   // Ready is who answers a short request.
   const double deadline =
       MonotonicSeconds() + options_.ready_check_timeout_seconds;
   while (options_.ready_check_timeout_seconds > 0 && !is_interrupted_) {
+    line.Show("waiting for the server", 0, 0, "");
     load.arrival_times = {0};
     LoadPrompt prompt = *usable.front();
     prompt.output_len = std::min<int64_t>(prompt.output_len, 2);
@@ -400,6 +482,9 @@ absl::Status ServeBench::WarmUp() {
     prompts.push_back(*usable[i % usable.size()]);
   }
   load.arrival_times.assign(prompts.size(), 0);
+  load.on_progress = [&line](const LoadProgress& progress) {
+    line.Show("warm-up", progress.num_done, progress.num_requests, "");
+  };
   RunServingLoad(client_.get(), prompts, load);
   return absl::OkStatus();
 }
@@ -416,14 +501,18 @@ void ServeBench::Measure() {
                             ? absl::StrCat(", ", progress.num_failed, " failed")
                             : ""));
   };
-  if (options_.profile) {
+  const bool has_profile = options_.profile && !is_interrupted_;
+  if (has_profile) {
     Profile(client_.get(), plan_.load.headers, "/start_profile");
   }
-  const ServerCounters before =
-      FetchCounters(client_.get(), plan_.load.headers);
+  const auto counters_now = [this] {
+    return FetchCounters(client_.get(), plan_.load.headers,
+                         is_interrupted_ ? 0.5 : 5);
+  };
+  const ServerCounters before = counters_now();
   result_ = RunServingLoad(client_.get(), prompts_, plan_.load);
-  counters_ = FetchCounters(client_.get(), plan_.load.headers).Since(before);
-  if (options_.profile) {
+  counters_ = counters_now().Since(before);
+  if (has_profile) {
     Profile(client_.get(), plan_.load.headers, "/stop_profile");
   }
 }
@@ -521,9 +610,22 @@ absl::Status ServeBench::Save(const ServingMetrics& metrics) {
         options_.plot,
         LatencyPlot(result_.records, metrics.duration,
                     absl::StrCat(plan_.model, " at ", plan_.url.Origin(), ", ",
-                                 metrics.completed, " requests"))));
+                                 metrics.completed, " requests"),
+                    plan_.report.task)));
   }
   return status;
+}
+
+void ServeBench::FailAll(absl::string_view error) {
+  const int size = plan_.dataset.random_batch_size;
+  result_.records.resize(prompts_.empty()
+                             ? (options_.num_prompts + size - 1) / size
+                             : prompts_.size());
+  for (size_t i = 0; i < result_.records.size(); ++i) {
+    const bool is_malformed = !prompts_.empty() && !prompts_[i].error.empty();
+    result_.records[i].error =
+        is_malformed ? prompts_[i].error : std::string(error);
+  }
 }
 
 int ServeBench::ExitCode(const ServingMetrics& metrics) const {
@@ -539,25 +641,21 @@ int ServeBench::Run() {
     return FailBench(status, kExitDevice);
   }
   connection_ = Connect();
-  if (const absl::Status status = MakeLoad(); !status.ok()) {
+  const absl::Status made = MakeLoad();
+  if (!made.ok() && !is_interrupted_) {
     // Else it is the server that did not count tokens.
     const bool is_usage =
-        absl::IsInvalidArgument(status) || absl::IsNotFound(status);
-    return FailBench(status, is_usage ? kExitUsage : kExitDevice);
+        absl::IsInvalidArgument(made) || absl::IsNotFound(made);
+    return FailBench(made, is_usage ? kExitUsage : kExitDevice);
   }
-  if (connection_.ok()) {
-    connection_ = WarmUp();
-  }
-  if (connection_.ok()) {
+  if (made.ok() && connection_.ok()) connection_ = WarmUp();
+  if (!made.ok()) {
+    result_.was_cancelled = true;
+    FailAll("cancelled before it started");
+  } else if (connection_.ok()) {
     Measure();
   } else {
-    // The result says for each request why there is none.
-    result_.records.resize(prompts_.size());
-    for (size_t i = 0; i < prompts_.size(); ++i) {
-      result_.records[i].error = !prompts_[i].error.empty()
-                                     ? prompts_[i].error
-                                     : std::string(connection_.message());
-    }
+    FailAll(connection_.message());
   }
   ServingMetrics metrics =
       ComputeServingMetrics(result_.records, result_.duration, plan_.report);

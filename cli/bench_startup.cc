@@ -2,9 +2,11 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -33,7 +35,12 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kFirstTokenTimeout = 600;
 
-// A `quire serve` process with its standard output as a file here.
+// What a failed start has said last is kept to so many bytes.
+constexpr off_t kMaxErrorBytes = 64 << 10;
+
+// A `quire serve` process with its standard output as a file here. What it says
+// on standard error is shown only if it fails: it would come between the lines
+// of the benchmark.
 class ServeProcess {
  public:
   ServeProcess() = default;
@@ -41,9 +48,11 @@ class ServeProcess {
   ServeProcess& operator=(const ServeProcess&) = delete;
   ~ServeProcess() {
     if (output_ != nullptr) std::fclose(output_);
-    if (pid_ <= 0) return;
-    kill(pid_, SIGTERM);
-    Wait();
+    if (pid_ > 0) {
+      kill(pid_, SIGTERM);
+      Wait();
+    }
+    if (errors_fd_ >= 0) close(errors_fd_);
   }
 
   absl::Status Start(const std::vector<std::string>& serve_args) {
@@ -59,6 +68,11 @@ class ServeProcess {
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, pipe_fds[1], STDOUT_FILENO);
+    // Not a pipe, which would have to be read lest the process waits.
+    errors_fd_ = memfd_create("quire_serve_errors", MFD_CLOEXEC);
+    if (errors_fd_ >= 0) {
+      posix_spawn_file_actions_adddup2(&actions, errors_fd_, STDERR_FILENO);
+    }
     const int error = posix_spawn(&pid_, "/proc/self/exe", &actions, nullptr,
                                   argv.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
@@ -91,6 +105,16 @@ class ServeProcess {
         "quire serve ended with ", exit_code_, " before it was ready"));
   }
 
+  // Prints what the process has said on standard error.
+  void ShowErrors() const {
+    if (errors_fd_ < 0) return;
+    const off_t size = lseek(errors_fd_, 0, SEEK_END);
+    std::string text(std::min(size, kMaxErrorBytes), '\0');
+    const ssize_t count =
+        pread(errors_fd_, text.data(), text.size(), size - text.size());
+    if (count > 0) std::fwrite(text.data(), 1, count, stderr);
+  }
+
   int pid() const { return pid_; }
   int exit_code() const { return exit_code_; }
 
@@ -106,6 +130,7 @@ class ServeProcess {
   int exit_code_ = kExitDevice;
   pid_t pid_ = -1;
   std::FILE* output_ = nullptr;
+  int errors_fd_ = -1;
 };
 
 // The time of the first event.
@@ -157,11 +182,10 @@ absl::StatusOr<ServeOptions> ReadServeArgs(
 // On failure `exit_code` says how to exit.
 absl::StatusOr<StartupSample> StartOnce(
     const std::vector<std::string>& serve_args, const std::string& api_key,
-    int* exit_code) {
+    ServeProcess& process, int* exit_code) {
   StartupSample sample;
   *exit_code = kExitDevice;
   const double start = MonotonicSeconds();
-  ServeProcess process;
   QUIRE_RETURN_IF_ERROR(process.Start(serve_args));
   const auto found_port = process.WaitForPort();
   if (!found_port.ok()) {
@@ -234,9 +258,14 @@ int RunBenchStartup(const BenchStartupOptions& options) {
   for (int i = 0; i < options.repetitions && !is_interrupted; ++i) {
     line.Show("starts", i, options.repetitions, "");
     int exit_code = 0;
-    auto sample = StartOnce(options.serve_args, api_key, &exit_code);
+    ServeProcess process;
+    auto sample = StartOnce(options.serve_args, api_key, process, &exit_code);
     if (!sample.ok() && is_interrupted) break;
-    if (!sample.ok()) return FailBench(sample.status(), exit_code);
+    if (!sample.ok()) {
+      line.Clear();
+      process.ShowErrors();
+      return FailBench(sample.status(), exit_code);
+    }
     samples.push_back(*sample);
   }
   line.Clear();

@@ -291,9 +291,14 @@ void AddEngineOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::Range(1, 64));
   app->add_option(
          "--worker-timeout", options->worker_timeout_seconds,
-         "Seconds without a sign of life after which a process is given "
-         "up; a step may take 0.1 s longer for each of its tokens")
+         "Seconds without a sign of life or any progress after which a "
+         "process is given up; 0.1 s longer for each token of its step")
       ->check(FiniteRange(0.1, 1e6));
+  app->add_option(
+         "--heartbeat-timeout", options->heartbeat_timeout_seconds,
+         "Seconds without a sign of life after which a process that serves is "
+         "given up, if neither its machine nor the network holds it up")
+      ->check(FiniteRange(0.2, 1e6));
   app->add_option("--load-timeout", options->load_timeout_seconds,
                   "Seconds in which all processes must have loaded, once all "
                   "are there")
@@ -523,6 +528,13 @@ std::vector<std::string> SessionArgs(const CLI::App& app) {
 }
 
 }  // namespace
+
+int MaxNumBatchedTokens(const SessionOptions& options) {
+  constexpr int kDefault = 512;
+  return options.max_num_batched_tokens > 0
+             ? options.max_num_batched_tokens
+             : std::max(kDefault, options.max_num_seqs);
+}
 
 absl::StatusOr<int64_t> ParseSize(const std::string& text) {
   static constexpr struct {
@@ -772,8 +784,8 @@ absl::Status CommandLineParser::Grammar::Parse(std::vector<std::string> args) {
     result.help = commands.app.help();
     return absl::OkStatus();
   } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(error.what(), "\nRun with --help for the options."));
+    return absl::InvalidArgumentError(absl::StrCat(
+        RangeErrorText(error.what()), "\nRun with --help for the options."));
   } catch (const std::exception&) {
     // CLI11 lets through what std::stoll says of --no-ui=99999999999999999999.
     return absl::InvalidArgumentError(

@@ -19,8 +19,13 @@ struct SessionOptions {
   std::string gguf_file;      // In the directory; empty: its only one.
   std::string tokenizer;      // Directory or GGUF file; empty: the model's.
   std::string chat_template;  // File or text; empty: the model's.
+  // False: nothing is encoded or decoded, and the model needs no tokenizer;
+  // there is none in the session then, nor a template.
+  bool needs_tokenizer = true;
   std::string generation_config = "auto";  // auto: the model's; vllm: none.
   std::string device = "auto";
+  // That "auto" is the CPU is told; false: only beside an NVIDIA device.
+  bool tells_cpu_fallback = true;
   // auto: as the model's directory says; generate; pooling: embeddings.
   std::string runner = "auto";
   std::string convert = "auto";  // embed: as runner "pooling".
@@ -54,6 +59,7 @@ struct SessionOptions {
   std::string tensor_parallel_size = "auto";
   int pipeline_parallel_size = 1;
   double worker_timeout_seconds = 30;  // A rank that hangs for so long is lost.
+  double heartbeat_timeout_seconds = 1;  // Of one that could say something.
   double load_timeout_seconds = 3600;  // Of all ranks together.
   // Of `serve` and `worker` on several nodes. 0 nodes: not said.
   int num_nodes = 0;
@@ -189,6 +195,9 @@ class CommandLineParser {
 
   std::map<std::string, std::unique_ptr<Grammar>> grammars_;
 };
+
+// Every running sequence gets a token per step, so the budget covers them.
+int MaxNumBatchedTokens(const SessionOptions& options);
 
 // "32k" = 32 * 1024, "4GiB", "100MB", "512". vLLM tells "1K" = 1024 from "1k" =
 // 1000; here both are 1024. INVALID_ARGUMENT otherwise.

@@ -115,9 +115,9 @@ TEST(CommandLineParserTest, ForgetsWhatItParsedBefore) {
 }
 
 TEST(ParseCommandLineTest, NotANumberIsInNoRange) {
-  for (const char* option :
-       {"--shutdown-timeout", "--request-timeout", "--watchdog-timeout",
-        "--gpu-memory-utilization", "--worker-timeout"}) {
+  for (const char* option : {"--shutdown-timeout", "--request-timeout",
+                             "--watchdog-timeout", "--gpu-memory-utilization",
+                             "--worker-timeout", "--heartbeat-timeout"}) {
     for (const char* value : {"nan", "-nan", "NAN(1)", "inf", "-inf"}) {
       EXPECT_FALSE(ParseCommandLine({"serve", option, value}).ok())
           << option << " " << value;
@@ -513,6 +513,8 @@ TEST(OptionsTest, BenchCommands) {
   EXPECT_EQ(kind({"model"}), Kind::kModel);
   EXPECT_EQ(kind({"kernels"}), Kind::kKernels);
   EXPECT_EQ(kind({"startup", "--", "--port", "1"}), Kind::kStartup);
+  EXPECT_EQ(kind({"drafter", "models/x", "--acceptance", "0.5"}),
+            Kind::kDrafter);
   // As llama-bench.
   EXPECT_EQ(kind({"-p", "512", "-n", "128"}), Kind::kModel);
   EXPECT_FALSE(ParseCommandLine({"bench"}).ok());
@@ -776,6 +778,25 @@ TEST(OptionsTest, WhatTheGroupsEnvironmentLacksIsNamed) {
             "MASTER_PORT='70000' is no number from 1 to 65535");
   EXPECT_EQ(NodesOf({{"LWS_GROUP_SIZE", "two"}}, {}),
             "LWS_GROUP_SIZE='two' is no number from 1 to 1024");
+}
+
+TEST(OptionsTest, WhatIsNoNumberIsNotCalledOutOfRange) {
+  const auto error = [](const char* option, const char* value) {
+    const std::string message(
+        ParseCommandLine({"bench", "serve", option, value}).status().message());
+    return message.substr(0, message.find('\n'));
+  };
+  for (const char* value : {"abc", "1.5", "1e3", "", "-"}) {
+    EXPECT_EQ(error("--port", value),
+              absl::StrCat("--port: '", value, "' is not a whole number"));
+  }
+  for (const char* value : {"0", "-5", "65536", "99999999999999999999"}) {
+    EXPECT_EQ(error("--port", value), absl::StrCat("--port: Value ", value,
+                                                   " not in range 1 to 65535"));
+  }
+  EXPECT_EQ(error("--top-p", "abc"), "--top-p: 'abc' is not a number");
+  EXPECT_EQ(error("--top-p", "1.5"),
+            "--top-p: Value 1.5 not in range 0.000000 to 1.000000");
 }
 
 TEST(OptionsTest, WorkersAreStartedWithTheSessionsOptions) {

@@ -23,6 +23,8 @@
 #include "absl/strings/strip.h"
 #include "cli/dtype_options.h"
 #include "cli/exit_codes.h"
+#include "cli/model_path.h"
+#include "cli/speculative_options.h"
 #include "cli/version.h"
 #include "engine/base/cpu_topology.h"
 #include "engine/base/status.h"
@@ -184,10 +186,21 @@ std::vector<WorkerCommand> LocalWorkers(const SessionOptions& options,
     command.args.insert(command.args.end(), options.args.begin(),
                         options.args.end());
     // Also what a command has set without being told.
-    for (const auto& [name, value] : facts) {
-      if (absl::StartsWith(name, "--") && !value.empty()) {
+    const auto give = [&](absl::string_view name, absl::string_view value) {
+      if (!value.empty()) {
         command.args.push_back(absl::StrCat(name, "=", value));
       }
+    };
+    for (const auto& [name, value] : facts) {
+      if (absl::StartsWith(name, "--")) give(name, value);
+    }
+    // As it was given: auto may turn to the CPU, and then on every rank.
+    give("--device", options.device);
+    give("--speculative-model", options.speculative_model);
+    give("--speculative-config", options.speculative_config);
+    if (options.num_speculative_tokens > 0) {
+      give("--num-speculative-tokens",
+           absl::StrCat(options.num_speculative_tokens));
     }
     const RankShare& share = plan.shares[i];
     command.args.insert(
@@ -322,19 +335,18 @@ absl::StatusOr<RankPlan> PlanRanks(
   return plan;
 }
 
-RankFacts ModelFacts(const std::vector<ModelFile>& files) {
-  // Of a hello's kMaxHelloBytes, the options take the rest.
-  constexpr size_t kMaxBytes = 8 << 10;
+RankFacts ModelFacts(const std::vector<ModelFile>& files,
+                     absl::string_view model, size_t max_bytes) {
   RankFacts facts;
   size_t num_bytes = 0;
   std::string others;
   int num_others = 0;
   for (const ModelFile& file : files) {
-    std::string name = absl::StrCat("the model's file ", file.name);
+    std::string name = absl::StrCat(model, "'s file ", file.name);
     std::string value =
         absl::StrCat(file.num_bytes, " bytes with hash ", file.hash);
     num_bytes += name.size() + value.size();
-    if (num_bytes <= kMaxBytes) {
+    if (num_bytes <= max_bytes) {
       facts.emplace_back(std::move(name), std::move(value));
     } else {
       ++num_others;
@@ -343,7 +355,7 @@ RankFacts ModelFacts(const std::vector<ModelFile>& files) {
   }
   if (num_others > 0) {
     facts.emplace_back(
-        "the rest of the model's files",
+        absl::StrCat("the rest of ", model, "'s files"),
         absl::StrFormat("%d with hash %016x", num_others,
                         XXH3_64bits(others.data(), others.size())));
   }
@@ -376,17 +388,53 @@ std::string SameRunner(const std::string& text) {
   return absl::StartsWith(text, "embed") ? "pooling" : text;
 }
 
+// Whichever of the options say it. A draft model may lie elsewhere on another
+// node: its files count.
+RankFacts SpeculationFacts(const SessionOptions& options) {
+  constexpr char kName[] = "speculative decoding";
+  const absl::StatusOr<SpeculativeConfig> config =
+      MakeSpeculativeConfig(options);
+  if (!config.ok()) {
+    return {{kName, absl::StrCat(options.speculative_model, " ",
+                                 options.speculative_config, " ",
+                                 options.num_speculative_tokens)}};
+  }
+  const bool has_drafts =
+      config->method != DraftMethod::kNone || options.enable_verify_link;
+  std::string text = DraftMethodName(config->method);
+  if (has_drafts) {
+    absl::StrAppend(&text, " of ", config->num_speculative_tokens, " tokens");
+  }
+  if (config->method == DraftMethod::kNgram) {
+    absl::StrAppend(&text, ", looking up ", config->prompt_lookup_min, " to ",
+                    config->prompt_lookup_max);
+  }
+  RankFacts facts = {{kName, std::move(text)}};
+  if (config->model.empty()) return facts;
+  const absl::StatusOr<std::string> path = ResolveModelPath(config->model);
+  if (!path.ok()) {
+    facts.emplace_back("the draft model", config->model);
+    return facts;
+  }
+  constexpr size_t kMaxBytes = 2 << 10;
+  for (auto& fact :
+       ModelFacts(FingerprintModel(*path), "the draft model", kMaxBytes)) {
+    facts.push_back(std::move(fact));
+  }
+  return facts;
+}
+
 }  // namespace
 
 RankFacts SessionFacts(const SessionOptions& options,
-                       const std::string& model_path) {
+                       const std::string& model_path, bool is_gpu) {
   const auto text = [](const auto& value) { return absl::StrCat(value); };
   RankFacts facts = {
       {"the version", kVersion},
       {"--tensor-parallel-size", options.tensor_parallel_size},
       {"--pipeline-parallel-size", text(options.pipeline_parallel_size)},
       {"--nnodes", text(std::max(1, options.num_nodes))},
-      {"--device", options.device},
+      {"the device", is_gpu ? "the GPU" : "the CPU"},
       {"--dtype", SameName(options.dtype, ParseDTypeOption(options.dtype))},
       {"--quantization", SameQuantization(options.quantization)},
       {"--kv-cache-dtype",
@@ -395,24 +443,22 @@ RankFacts SessionFacts(const SessionOptions& options,
       {"--max-model-len", SameLength(options.max_model_len)},
       {"--block-size", text(options.block_size)},
       {"--max-num-seqs", text(options.max_num_seqs)},
-      {"--max-num-batched-tokens", text(options.max_num_batched_tokens)},
+      {"--max-num-batched-tokens", text(MaxNumBatchedTokens(options))},
       {"--runner", SameRunner(options.runner)},
       {"--convert", options.convert},
       {"--is-embedding", options.is_embedding ? "true" : "false"},
       {"--pooling", options.pooling},
-      {"--speculative-model", options.speculative_model},
-      {"--speculative-config", options.speculative_config},
-      {"--num-speculative-tokens", options.num_speculative_tokens > 0
-                                       ? text(options.num_speculative_tokens)
-                                       : ""},
       {"--enable-verify-link", options.enable_verify_link ? "true" : "false"},
       {"--enforce-eager", options.enforce_eager ? "true" : "false"},
       {"--worker-timeout", text(options.worker_timeout_seconds)},
+      {"--heartbeat-timeout", text(options.heartbeat_timeout_seconds)},
       {"--load-timeout", text(options.load_timeout_seconds)},
   };
-  RankFacts of_model = ModelFacts(FingerprintModel(model_path));
-  facts.insert(facts.end(), std::make_move_iterator(of_model.begin()),
-               std::make_move_iterator(of_model.end()));
+  for (RankFacts more :
+       {SpeculationFacts(options), ModelFacts(FingerprintModel(model_path))}) {
+    facts.insert(facts.end(), std::make_move_iterator(more.begin()),
+                 std::make_move_iterator(more.end()));
+  }
   return facts;
 }
 
@@ -441,8 +487,8 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     }
     return split->Check(size);
   };
-  QUIRE_ASSIGN_OR_RETURN(ranks->plan_,
-                         PlanRanks(*options, FindNodeDevices(*options), fits));
+  const NodeDevices devices = FindNodeDevices(*options);
+  QUIRE_ASSIGN_OR_RETURN(ranks->plan_, PlanRanks(*options, devices, fits));
   split.reset();
   RankPlan& plan = ranks->plan_;
   if (!plan.notice.empty()) Tell(callbacks, LogLevel::kInfo, plan.notice);
@@ -458,11 +504,14 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
         ParseHostPort(options->master_addr, options->master_port));
     QUIRE_ASSIGN_OR_RETURN(rank_options.key, ReadGroupKey(*options));
   }
-  rank_options.facts = SessionFacts(*options, model_path);
+  rank_options.facts = SessionFacts(*options, model_path, devices.is_gpu);
   rank_options.bootstrap_timeout =
       absl::Seconds(options->bootstrap_timeout_seconds);
   rank_options.load_timeout = absl::Seconds(options->load_timeout_seconds);
   rank_options.watchdog = absl::Seconds(options->worker_timeout_seconds);
+  rank_options.heartbeat_timeout =
+      absl::Seconds(options->heartbeat_timeout_seconds);
+  rank_options.computes_on_cpu = !devices.is_gpu;
   ranks->device_options_ = {rank_options.bootstrap_timeout,
                             rank_options.watchdog};
   std::vector<WorkerCommand> local_workers;

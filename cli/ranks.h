@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "cli/model_fingerprint.h"
 #include "cli/options.h"
 #include "engine/model/loaded_model.h"
@@ -57,12 +58,16 @@ absl::StatusOr<RankPlan> PlanRanks(
     const std::function<absl::Status(int)>& fits);
 
 // What any two copies of a model share, file by file, so that what differs can
-// be named; of very many files the last ones together.
-RankFacts ModelFacts(const std::vector<ModelFile>& files);
+// be named; of very many files the last ones together. max_bytes: of a hello's
+// kMaxHelloBytes.
+RankFacts ModelFacts(const std::vector<ModelFile>& files,
+                     absl::string_view model = "the model",
+                     size_t max_bytes = 8 << 10);
 
-// What all ranks must have in common, by name of option.
+// What all ranks must have in common, by name of option, with what the options
+// come to: what means the same is the same. is_gpu: NodeDevices::is_gpu.
 RankFacts SessionFacts(const SessionOptions& options,
-                       const std::string& model_path);
+                       const std::string& model_path, bool is_gpu);
 
 struct RankCallbacks {
   std::function<void(int num_joined, int size)> on_waiting;

@@ -2,6 +2,9 @@
 
 #include <stdlib.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "engine/parallel/rank_messages.h"
@@ -245,8 +248,8 @@ TEST(ModelFactsTest, WhatDiffersIsNamed) {
 
 TEST(SessionFactsTest, WhatMeansTheSameIsTheSame) {
   const auto compare = [](const SessionOptions& a, const SessionOptions& b) {
-    const absl::Status status =
-        CompareFacts(SessionFacts(a, ""), "A", SessionFacts(b, ""), "B");
+    const absl::Status status = CompareFacts(SessionFacts(a, "", false), "A",
+                                             SessionFacts(b, "", false), "B");
     return std::string(status.message());
   };
   SessionOptions a, b;
@@ -274,6 +277,60 @@ TEST(SessionFactsTest, WhatMeansTheSameIsTheSame) {
   b.enable_verify_link = true;
   EXPECT_EQ(compare(SessionOptions(), b),
             "--enable-verify-link is false on A and true on B");
+}
+
+TEST(SessionFactsTest, WhatOptionsComeToIsCompared) {
+  const auto compare = [](const SessionOptions& a, const SessionOptions& b,
+                          bool b_is_gpu = false) {
+    const absl::Status status = CompareFacts(
+        SessionFacts(a, "", false), "A", SessionFacts(b, "", b_is_gpu), "B");
+    return std::string(status.message());
+  };
+  SessionOptions a, b;
+  b.max_num_batched_tokens = 512;
+  b.device = "cpu";
+  EXPECT_EQ(compare(a, b), "");
+  a.max_num_seqs = b.max_num_seqs = 1000;
+  EXPECT_EQ(compare(a, b),
+            "--max-num-batched-tokens is 1000 on A and 512 on B");
+  b = SessionOptions();
+  EXPECT_EQ(compare(SessionOptions(), b, /*b_is_gpu=*/true),
+            "the device is the CPU on A and the GPU on B");
+
+  a = b = SessionOptions();
+  a.speculative_model = "[ngram]";
+  EXPECT_EQ(
+      compare(a, b),
+      "speculative decoding is ngram of 10 tokens, looking up 1 to 5 on A "
+      "and none on B");
+  b.speculative_config = R"({"method": "ngram", "num_speculative_tokens": 10})";
+  EXPECT_EQ(compare(a, b), "");
+  a.num_speculative_tokens = 4;
+  EXPECT_EQ(compare(a, b),
+            "speculative decoding is ngram of 4 tokens, looking up 1 to 5 on A "
+            "and ngram of 10 tokens, looking up 1 to 5 on B");
+}
+
+// Two places of the same model, and another one.
+TEST(SessionFactsTest, ADraftModelIsItsFiles) {
+  const auto facts_of = [](const std::string& draft) {
+    SessionOptions options;
+    options.speculative_model = draft;
+    return SessionFacts(options, "", false);
+  };
+  const std::string directory = testing::TempDir() + "/ranks_test_draft";
+  for (const char* name : {"/a", "/b", "/c"}) {
+    std::filesystem::create_directories(directory + name);
+    std::ofstream(directory + name + "/config.json")
+        << (name[1] == 'c' ? "{\"a\": 1}" : "{}");
+  }
+  const RankFacts a = facts_of(directory + "/a");
+  absl::Status status = CompareFacts(a, "A", facts_of(directory + "/b"), "B");
+  EXPECT_TRUE(status.ok()) << status;
+  status = CompareFacts(a, "A", facts_of(directory + "/c"), "B");
+  EXPECT_TRUE(absl::StrContains(
+      status.message(), "the draft model's file config.json is 2 bytes"))
+      << status;
 }
 
 TEST(ModelFactsTest, VeryManyFilesFitAHelloAndCountAll) {

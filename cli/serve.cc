@@ -362,10 +362,6 @@ class RunningServerImpl : public RunningServer {
     model.gate = api_->gate();
     model.peer = MakeLinkPeer(*session_);
     model.peer.model_name = served->names.front();
-    // Those of the first stage are not all.
-    if (options_.model.pipeline_parallel_size > 1) {
-      model.peer.num_parameters = 0;
-    }
     model.token_text = [tokenizer = session_->tokenizer.get()](int32_t id) {
       return tokenizer->IdToToken(id);
     };

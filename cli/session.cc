@@ -35,7 +35,6 @@ namespace {
 
 // Long enough for the matrix units to be busy, short enough (some 10 ms on a
 // small model) that decodes in the same step do not stutter.
-constexpr int kDefaultBatchedTokens = 512;
 
 // Beside the demo model, by this name wherever that is.
 constexpr char kDemoDraftModel[] = "demo-draft";
@@ -219,7 +218,7 @@ EngineOptions MakeEngineOptions(const SessionOptions& options,
   if (engine.eos_token_ids.empty()) {
     engine.eos_token_ids = loaded.config.eos_token_ids;
   }
-  if (engine.eos_token_ids.empty()) {
+  if (engine.eos_token_ids.empty() && session.tokenizer != nullptr) {
     if (const auto eos = session.tokenizer->eos_token_id()) {
       engine.eos_token_ids.push_back(*eos);
     }
@@ -286,11 +285,7 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
       ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
   load.device_memory_utilization = options.device_memory_utilization;
   load.max_num_seqs = options.max_num_seqs;
-  // Every running sequence gets a token per step, so the budget covers them.
-  load.max_num_batched_tokens =
-      options.max_num_batched_tokens > 0
-          ? options.max_num_batched_tokens
-          : std::max(kDefaultBatchedTokens, options.max_num_seqs);
+  load.max_num_batched_tokens = MaxNumBatchedTokens(options);
   load.block_size = options.block_size;
   load.num_threads = options.num_threads;
   QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));
@@ -332,6 +327,20 @@ absl::StatusOr<PlacementRequest> MakePlacementRequest(
 
 namespace {
 
+// And the template.
+absl::Status LoadTokenizer(const SessionOptions& options,
+                           const RankCallbacks& callbacks, Session* session) {
+  const std::string& path =
+      options.tokenizer.empty() ? session->model_path : options.tokenizer;
+  std::vector<std::string> warnings;
+  QUIRE_ASSIGN_OR_RETURN(session->tokenizer,
+                         OpenModelTokenizer(path, &warnings));
+  for (const std::string& warning : warnings) {
+    Tell(callbacks, LogLevel::kWarning, warning);
+  }
+  return LoadTemplate(options, path, session);
+}
+
 // What is to be drafted with, as far as that can be told before the model is
 // loaded; none with *error set.
 std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
@@ -359,8 +368,9 @@ std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
     }
     auto path = ResolveModelPath(config->model);
     absl::Status status = path.status();
-    if (status.ok()) {
-      config->model = *std::move(path);
+    if (status.ok()) config->model = *std::move(path);
+    // Without, nothing drafts either.
+    if (status.ok() && session.tokenizer != nullptr) {
       status = CheckDraftModel(config->model, *session.tokenizer);
     }
     if (!status.ok()) {
@@ -488,19 +498,10 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     return fail(status, kExitModel);
   }
 
-  const std::string& tokenizer_path =
-      options.tokenizer.empty() ? session->model_path : options.tokenizer;
-  std::vector<std::string> warnings;
-  auto tokenizer = OpenModelTokenizer(tokenizer_path, &warnings);
-  if (!tokenizer.ok()) return fail(tokenizer.status(), kExitModel);
-  for (const std::string& warning : warnings) {
-    Tell(callbacks, LogLevel::kWarning, warning);
-  }
-  session->tokenizer = std::move(*tokenizer);
-  if (const absl::Status status =
-          LoadTemplate(options, tokenizer_path, session.get());
-      !status.ok()) {
-    return fail(status, kExitModel);
+  if (options.needs_tokenizer) {
+    const absl::Status status =
+        LoadTokenizer(options, callbacks, session.get());
+    if (!status.ok()) return fail(status, kExitModel);
   }
 
   const auto speculative = CheckSpeculation(options, *session, error);
@@ -558,12 +559,16 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     return fail_on_rank(loaded.status(), ExitCodeOf(loaded.status()));
   }
   // Now, so that a model that cannot be served is one line of log.
-  if (!notice.empty()) Tell(callbacks, LogLevel::kInfo, notice);
+  if (!notice.empty() && (options.tells_cpu_fallback ||
+                          DefaultBackendSources().probe().has_device)) {
+    Tell(callbacks, LogLevel::kInfo, notice);
+  }
   session->loaded = std::move(*loaded);
   for (const std::string& warning : session->loaded.warnings) {
     Tell(callbacks, LogLevel::kWarning, warning);
   }
-  if (session->tokenizer->vocab_size() > session->loaded.config.vocab_size) {
+  if (session->tokenizer != nullptr &&
+      session->tokenizer->vocab_size() > session->loaded.config.vocab_size) {
     return fail(absl::InvalidArgumentError(
                     absl::StrCat(session->model_path, ": the tokenizer has ",
                                  session->tokenizer->vocab_size(),

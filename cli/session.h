@@ -31,6 +31,7 @@ struct CommandError {
 struct Session {
   std::string model_path;
   std::string model_name;  // The directory's or file's own name.
+  // Null where SessionOptions::needs_tokenizer is not set.
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // Null if the model has none.
   std::unique_ptr<SessionRanks> ranks;  // Null: the model runs in one process.

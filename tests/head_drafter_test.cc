@@ -8,6 +8,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -216,6 +217,39 @@ TEST_P(HeadDrafterTest, DraftsOnAGpu) {
   EXPECT_GE(num_same, num_all * 3 / 4);
 }
 
+// A head in f16 and f32 computes on the target's activations, which are bf16.
+TEST(MixedDTypesTest, OnAGpuAHeadHasItsTargetsDType) {
+  ModelHarness::Options options;
+  options.make_backend = [] { return CudaBackend::Create({}).value(); };
+  options.dtype = std::nullopt;  // As stored.
+  options.kv_cache_dtype = DType::kBF16;
+  options.kv_cache_memory_bytes = 16 << 20;
+  options.max_num_seqs = 2;
+  options.max_num_batched_tokens = 64;
+  options.max_model_len = 96;
+  options.speculative.method = DraftMethod::kEagle3;
+  options.speculative.num_speculative_tokens = kNumDrafts;
+  options.speculative.model = absl::StrCat(kHeads, "eagle3_authors");
+  auto target = ModelHarness::Create(kTarget, options);
+  ASSERT_TRUE(target.ok()) << target.status();
+  EngineOptions engine_options = (*target)->MakeEngineOptions(20, kNumDrafts);
+  FakeClock clock;
+  auto engine = Engine::Create(engine_options, (*target)->model().runner.get(),
+                               &clock, (*target)->drafter());
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  Request request;
+  request.id = 1;
+  request.prompt_token_ids = {5, 6, 7, 8};
+  request.sampling.temperature = 0;
+  request.sampling.max_tokens = 8;
+  request.sampling.ignore_eos = true;
+  ASSERT_TRUE((*engine)->AddRequest(request).ok());
+  std::vector<OutputEvent> events;
+  while ((*engine)->HasWork()) (*engine)->Step(&events);
+  EXPECT_TRUE((*engine)->DrafterHealth().ok()) << (*engine)->DrafterHealth();
+  EXPECT_GT((*engine)->Stats().num_draft_tokens, 5);
+}
+
 // A head whose tensors say what cannot be: an error that names file and tensor.
 TEST(BadHeadTest, IdsOutsideTheVocabulary) {
   const std::string source = absl::StrCat(kHeads, "eagle3");
@@ -248,6 +282,8 @@ INSTANTIATE_TEST_SUITE_P(
     Heads, HeadDrafterTest,
     testing::Values(Case{"eagle3", DraftMethod::kEagle3},
                     Case{"eagle3_own_embedding", DraftMethod::kEagle3},
+                    Case{"eagle3_authors", DraftMethod::kEagle3},
+                    Case{"eagle3_speculators", DraftMethod::kEagle3},
                     Case{"mimo", DraftMethod::kMtp}),
     [](const auto& info) { return std::string(info.param.name); });
 

@@ -412,6 +412,25 @@ TEST(QuantizeAtLoad, RefusesWhatIsQuantizedAlready) {
                         "quantized already (gptq)"));
 }
 
+TEST(QuantizeAtLoad, TakesWhatIsSoAlready) {
+  const auto load = [](const char* name, QuantFormat format) {
+    LoadOptions options;
+    options.quantization = QuantizationScheme{.format = format};
+    return LoadModel(absl::StrCat(kRoot, name), options,
+                     std::make_unique<ReferenceBackend>());
+  };
+  EXPECT_TRUE(load("fp8_tensor", QuantFormat::kFp8).ok());
+  // The same under the name of a layout that holds other formats, too.
+  const auto compressed = load("compressed_fp8", QuantFormat::kFp8);
+  ASSERT_TRUE(compressed.ok()) << compressed.status();
+  EXPECT_EQ(compressed->quantization, "compressed-tensors");
+  for (const char* name : {"compressed_int8", "compressed_int4"}) {
+    EXPECT_THAT(std::string(load(name, QuantFormat::kFp8).status().message()),
+                HasSubstr("is quantized already (compressed-tensors)"));
+  }
+  EXPECT_FALSE(load("compressed_fp8", QuantFormat::kQ8_0).ok());
+}
+
 TEST(QuantizeAtLoad, SchemesOfMatrices) {
   const auto format = [](QuantFormat wanted, LinearKind kind, int64_t cols) {
     const auto scheme = SchemeForMatrix({.format = wanted}, kind, cols);

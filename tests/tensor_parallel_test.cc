@@ -432,11 +432,12 @@ TEST_P(FamilyTest, Stages) {
 
 INSTANTIATE_TEST_SUITE_P(
     Families, FamilyTest,
-    testing::Values("llama", "llama_bias", "llama_yarn_mscale", "mistral",
-                    "qwen2", "qwen2_window", "qwen3", "gemma2", "gemma3",
-                    "gemma3_nested", "granite", "olmo2", "opt", "opt_post_norm",
-                    "phi3", "phi3_longrope", "smollm3", "stablelm",
-                    "stablelm_parallel"),
+    testing::Values("llama", "llama_bias", "llama_gelu", "llama_linear",
+                    "llama_llama3", "llama_yarn", "llama_yarn_mscale",
+                    "mistral", "qwen2", "qwen2_window", "qwen3", "gemma2",
+                    "gemma3", "gemma3_nested", "granite", "olmo2", "opt",
+                    "opt_gelu", "opt_post_norm", "phi3", "phi3_longrope",
+                    "smollm3", "stablelm", "stablelm_parallel"),
     [](const auto& info) { return std::string(info.param); });
 
 // Shapes of whole blocks of 256 columns for each of four ranks.

@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<ThreadRanks>> ThreadRanks::Create(
         options.transport, options.pipeline_size));
   }
   group->models_.resize(size);
+  group->wrapped_.resize(size);
   group->tensor_size_ = options.tensor_size;
   QUIRE_RETURN_IF_ERROR(group->OnAll([&](int rank) -> absl::Status {
     LoadOptions own = load_options;
@@ -96,6 +97,10 @@ absl::StatusOr<std::unique_ptr<ThreadRanks>> ThreadRanks::Create(
     if (options.tensor_size > 1) {
       parallel.tensor =
           (*group->tensor_groups_[pipeline_rank])[tensor_rank].get();
+      if (options.wrap_tensor) {
+        group->wrapped_[rank] = options.wrap_tensor(parallel.tensor);
+        parallel.tensor = group->wrapped_[rank].get();
+      }
     }
     if (options.pipeline_size > 1) {
       parallel.pipeline =

@@ -27,6 +27,9 @@ class ThreadRanks : public ModelRunner {
     HostTransport transport = HostTransport::kSharedMemory;
     // Null: the CPU's, of one thread.
     std::function<std::unique_ptr<Backend>()> make_backend;
+    // What a rank has in place of its tensor group's communicator, which
+    // outlives it. Null: that one.
+    std::function<std::unique_ptr<Communicator>(Communicator*)> wrap_tensor;
   };
 
   // Loads `path` on all ranks; the first error is returned.
@@ -55,6 +58,7 @@ class ThreadRanks : public ModelRunner {
   // By stage, and by rank in the tensor group.
   std::vector<std::unique_ptr<HostTestGroup>> tensor_groups_;
   std::vector<std::unique_ptr<HostTestGroup>> pipeline_groups_;
+  std::vector<std::unique_ptr<Communicator>> wrapped_;  // By rank.
   std::vector<std::unique_ptr<LoadedModel>> models_;
 };
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/json_text.h"
 
@@ -14,6 +15,10 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxDepth = 64;
+constexpr char kEmbeddingPath[] = "/data/*/embedding";
+// Of an HTML page: its styles may come before the words.
+constexpr size_t kMaxPageBytes = 16 << 10;
+constexpr size_t kMaxErrorBytes = 200;
 
 // Picks the members of interest out of an event without building a tree: with
 // thousands of streams this is most of what the client computes.
@@ -38,6 +43,8 @@ class ChunkReader : public nlohmann::json_sax<Json> {
         path_ == "/choices/*/delta/reasoning" ||
         path_ == "/choices/*/message/content") {
       chunk_->text += value;
+    } else if (path_ == kEmbeddingPath) {
+      ++chunk_->num_embeddings;  // In base64.
     } else if (path_ == "/error/message" || path_ == "/error") {
       chunk_->error = value.empty() ? "an error without a message" : value;
     } else if (path_ == "/object") {
@@ -58,6 +65,7 @@ class ChunkReader : public nlohmann::json_sax<Json> {
     return open_.size() <= kMaxDepth;
   }
   bool start_array(std::size_t) override {
+    if (path_ == kEmbeddingPath) ++chunk_->num_embeddings;
     open_.push_back(path_.size());
     path_ += "/*";
     return open_.size() <= kMaxDepth;
@@ -106,6 +114,47 @@ class ChunkReader : public nlohmann::json_sax<Json> {
   std::string message_;
 };
 
+Json EmbeddingInput(const LoadPrompt& prompt) {
+  const auto input = [](const LoadPrompt& one) {
+    return one.token_ids.empty() ? Json(one.text) : Json(one.token_ids);
+  };
+  if (prompt.further_inputs.empty()) return input(prompt);
+  Json list = Json::array({input(prompt)});
+  for (const LoadPrompt& one : prompt.further_inputs) {
+    list.push_back(input(one));
+  }
+  return list;
+}
+
+// The words of the beginning of an HTML page, without its tags, styles and
+// scripts.
+std::string HtmlText(absl::string_view page) {
+  std::string text;
+  while (!page.empty()) {
+    const size_t tag = std::min(page.find('<'), page.size());
+    absl::StrAppend(&text, page.substr(0, tag), " ");
+    page.remove_prefix(tag);
+    // Up to the end of the tag, or of what it encloses.
+    size_t end = page.find('>');
+    for (const char* hidden : {"style", "script"}) {
+      if (!absl::StartsWithIgnoreCase(page, absl::StrCat("<", hidden)))
+        continue;
+      end = page.find(absl::StrCat("</", hidden));
+      if (end != absl::string_view::npos) end = page.find('>', end);
+    }
+    if (end == absl::string_view::npos) break;
+    page.remove_prefix(end + 1);
+  }
+  absl::RemoveExtraAsciiWhitespace(&text);
+  return text;
+}
+
+bool IsHtml(absl::string_view body) {
+  body = absl::StripLeadingAsciiWhitespace(body);
+  return absl::StartsWithIgnoreCase(body, "<!doctype html") ||
+         absl::StartsWithIgnoreCase(body, "<html");
+}
+
 }  // namespace
 
 std::string CompletionBody(const CompletionParams& params,
@@ -113,6 +162,12 @@ std::string CompletionBody(const CompletionParams& params,
   Json body = Json::object();
   const std::string& model = prompt.model.empty() ? params.model : prompt.model;
   if (!model.empty()) body["model"] = model;
+  if (params.api == CompletionApi::kEmbeddings) {
+    body["input"] = EmbeddingInput(prompt);
+    body["truncate_prompt_tokens"] = -1;
+    for (const auto& [name, value] : params.extra.items()) body[name] = value;
+    return DumpJson(body);
+  }
   if (params.api == CompletionApi::kChat) {
     body["messages"] =
         Json::array({{{"role", "user"}, {"content", prompt.text}}});
@@ -161,8 +216,11 @@ std::string ErrorText(int http_status, absl::string_view body) {
     return absl::StrCat("HTTP ", http_status, ": ",
                         absl::string_view(chunk.error).substr(0, 1000));
   }
+  const std::string text = IsHtml(body)
+                               ? HtmlText(body.substr(0, kMaxPageBytes))
+                               : std::string(body.substr(0, kMaxErrorBytes));
   const absl::string_view start = absl::StripAsciiWhitespace(
-      body.substr(0, std::min<size_t>(body.size(), 200)));
+      absl::string_view(text).substr(0, kMaxErrorBytes));
   if (start.empty()) return absl::StrCat("HTTP ", http_status);
   return absl::StrCat("HTTP ", http_status, ": ", absl::CHexEscape(start));
 }

@@ -14,13 +14,17 @@
 
 namespace quire {
 
-enum class CompletionApi : uint8_t { kCompletions, kChat };
+enum class CompletionApi : uint8_t { kCompletions, kChat, kEmbeddings };
 
 // One request of a load.
 struct LoadPrompt {
   std::string text;
-  std::vector<int32_t> token_ids;  // Instead of text; kCompletions only.
-  int64_t num_tokens = 0;          // As far as known before the server counts.
+  std::vector<int32_t> token_ids;  // Instead of text; not of kChat.
+  // Further inputs of the same request, of which text and token_ids only count;
+  // kEmbeddings only. All are texts, or all are ids.
+  std::vector<LoadPrompt> further_inputs;
+  // Of all inputs, as far as known before the server counts.
+  int64_t num_tokens = 0;
   int64_t output_len = 128;
   std::string model;  // Instead of CompletionParams::model.
   // Not empty: what is wrong with the line of the dataset that this was to be.
@@ -37,7 +41,9 @@ struct CompletionParams {
   nlohmann::ordered_json extra = nlohmann::ordered_json::object();
 };
 
-// The body of a streamed request. Greedy unless `extra` has a temperature.
+// The body of a request: streamed, and greedy unless `extra` has a temperature;
+// of kEmbeddings neither, and what is longer than the model takes is cut, as
+// vLLM's benchmark has it.
 std::string CompletionBody(const CompletionParams& params,
                            const LoadPrompt& prompt);
 
@@ -48,7 +54,8 @@ struct CompletionChunk {
   std::optional<int64_t> completion_tokens;
   // From `metrics`, which vLLM adds with --enable-per-request-metrics.
   std::optional<double> queue_seconds;
-  std::string error;  // Not empty: the server failed, with this message.
+  int num_embeddings = 0;  // Of a body of kEmbeddings, numbers or base64.
+  std::string error;       // Not empty: the server failed, with this message.
 };
 
 // Reads one event (or a body that is no stream). DATA_LOSS if it is not a JSON
@@ -56,7 +63,8 @@ struct CompletionChunk {
 absl::Status ReadCompletionChunk(absl::string_view data,
                                  CompletionChunk* chunk);
 
-// What an error's body says: its message, or its beginning.
+// What an error's body says: its message, or its beginning; of a page of HTML
+// the beginning of its text.
 std::string ErrorText(int http_status, absl::string_view body);
 
 }  // namespace quire

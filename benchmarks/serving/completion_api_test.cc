@@ -133,10 +133,63 @@ TEST(CompletionApiTest, Bodies) {
   EXPECT_EQ(asked_chat["top_logprobs"], 4);
 }
 
+TEST(CompletionApiTest, EmbeddingBodies) {
+  CompletionParams params;
+  params.api = CompletionApi::kEmbeddings;
+  params.model = "m";
+  params.ignore_eos = true;
+  params.extra = {{"dimensions", 16}};
+  LoadPrompt prompt;
+  prompt.text = "one";
+  EXPECT_EQ(CompletionBody(params, prompt),
+            R"({"model":"m","input":"one","truncate_prompt_tokens":-1,)"
+            R"("dimensions":16})");
+  prompt.further_inputs.resize(1);
+  prompt.further_inputs[0].text = "two";
+  const auto input = [&] {
+    return (*ParseJson(CompletionBody(params, prompt)))["input"].dump();
+  };
+  EXPECT_EQ(input(), R"(["one","two"])");
+  prompt.token_ids = {1, 2};
+  prompt.further_inputs[0].token_ids = {3};
+  EXPECT_EQ(input(), "[[1,2],[3]]");
+  prompt.further_inputs.clear();
+  EXPECT_EQ(input(), "[1,2]");
+}
+
+TEST(CompletionApiTest, Embeddings) {
+  const CompletionChunk numbers = Read(
+      R"({"object": "list", "data": [{"index": 0, "embedding": [0.5, -1]},
+      {"index": 1, "embedding": []}], "usage": {"prompt_tokens": 3}})");
+  EXPECT_EQ(numbers.num_embeddings, 2);
+  EXPECT_EQ(numbers.prompt_tokens, 3);
+  EXPECT_FALSE(numbers.has_choice);
+  EXPECT_EQ(Read(R"({"data": [{"embedding": "AACAPw=="}]})").num_embeddings, 1);
+  for (const char* other :
+       {R"({"data": []})", R"({"data": [{"embedding": null}]})",
+        R"({"embedding": [1]})", R"({"data": [[{"embedding": [1]}]]})"}) {
+    EXPECT_EQ(Read(other).num_embeddings, 0) << other;
+  }
+}
+
+TEST(CompletionApiTest, PagesOfHtmlAreTheirText) {
+  EXPECT_EQ(ErrorText(404,
+                      "<!DOCTYPE HTML>\n<html lang=en><head><style>p {\n"
+                      "color: red > blue }</style><title>Not found</title>"
+                      "</head>\n<body><p>No  such\n<b>path</b>.</p>"
+                      "<script>if (a<b) run();</script></body></html>"),
+            "HTTP 404: Not found No such path .");
+  // Cut in the middle, of a tag or of a style.
+  EXPECT_EQ(ErrorText(502, "<html><p>a</p"), "HTTP 502: a");
+  EXPECT_EQ(ErrorText(502, "<html><style>a {"), "HTTP 502");
+  EXPECT_LT(ErrorText(500, "<html>" + std::string(1 << 20, 'x')).size(), 300u);
+}
+
 TEST(CompletionApiTest, ErrorTexts) {
   EXPECT_EQ(ErrorText(404, R"({"error": {"message": "no such model"}})"),
             "HTTP 404: no such model");
-  EXPECT_EQ(ErrorText(502, "<html>\n"), "HTTP 502: <html>");
+  EXPECT_EQ(ErrorText(502, "<html>\n"), "HTTP 502");
+  EXPECT_EQ(ErrorText(502, "<b>no page</b>"), "HTTP 502: <b>no page</b>");
   EXPECT_EQ(ErrorText(500, ""), "HTTP 500");
   EXPECT_LT(ErrorText(500, std::string(1 << 20, 'x')).size(), 1000u);
 }

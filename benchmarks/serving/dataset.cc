@@ -50,13 +50,34 @@ void Shuffle(std::vector<T>* values, SimulationRandom* random) {
   }
 }
 
+// Tells a listener, if there is one.
+class Making {
+ public:
+  Making(const PromptProgress& on_progress, int64_t count)
+      : on_progress_(on_progress), count_(count) {}
+
+  // Before each prompt. CANCELLED if that is what the listener wants.
+  absl::Status GoOn(int64_t num_made) const {
+    num_made = std::min(num_made, count_);
+    if (on_progress_ == nullptr || on_progress_(num_made, count_)) {
+      return absl::OkStatus();
+    }
+    return absl::CancelledError(absl::StrCat(
+        "cancelled when ", num_made, " of ", count_, " prompts were made"));
+  }
+
+ private:
+  const PromptProgress& on_progress_;
+  const int64_t count_;
+};
+
 // Makes text (or ids) of a wanted number of tokens.
 class TextMaker {
  public:
   TextMaker(CompletionApi api, PromptCodec* codec, SimulationRandom* random)
       : codec_(codec),
         random_(random),
-        uses_ids_(codec == nullptr && api == CompletionApi::kCompletions) {}
+        uses_ids_(codec == nullptr && api != CompletionApi::kChat) {}
 
   // Units of prompts: ids where there are any, else indices of words.
   std::vector<int32_t> Draw(int64_t count) {
@@ -134,8 +155,23 @@ class TextMaker {
   const bool uses_ids_;
 };
 
+// Requests of `size` inputs each, the last one perhaps of fewer.
+std::vector<LoadPrompt> Batched(std::vector<LoadPrompt> inputs, int size) {
+  std::vector<LoadPrompt> prompts;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (i % size == 0) {
+      prompts.push_back(std::move(inputs[i]));
+      continue;
+    }
+    prompts.back().num_tokens += inputs[i].num_tokens;
+    prompts.back().further_inputs.push_back(std::move(inputs[i]));
+  }
+  return prompts;
+}
+
 absl::StatusOr<std::vector<LoadPrompt>> RandomPrompts(
-    const DatasetOptions& options, TextMaker* maker, SimulationRandom* random) {
+    const DatasetOptions& options, TextMaker* maker, SimulationRandom* random,
+    const Making& making) {
   const auto draw = [&](int64_t len, int64_t least) {
     const double ratio = options.random_range_ratio;
     const auto low = static_cast<int64_t>(std::floor(len * (1 - ratio)));
@@ -145,6 +181,7 @@ absl::StatusOr<std::vector<LoadPrompt>> RandomPrompts(
   const std::vector<int32_t> prefix = maker->Draw(options.random_prefix_len);
   std::vector<LoadPrompt> prompts;
   for (int i = 0; i < options.num_prompts; ++i) {
+    QUIRE_RETURN_IF_ERROR(making.GoOn(i));
     const int64_t input_len = draw(options.random_input_len, 0);
     const int64_t num_tokens = options.random_prefix_len + input_len;
     if (num_tokens < 1) {
@@ -155,11 +192,13 @@ absl::StatusOr<std::vector<LoadPrompt>> RandomPrompts(
     prompt.output_len = draw(options.random_output_len, 1);
     prompts.push_back(std::move(prompt));
   }
-  return prompts;
+  if (options.random_batch_size == 1) return prompts;
+  return Batched(std::move(prompts), options.random_batch_size);
 }
 
 absl::StatusOr<std::vector<LoadPrompt>> PrefixRepetitionPrompts(
-    const DatasetOptions& options, TextMaker* maker, SimulationRandom* random) {
+    const DatasetOptions& options, TextMaker* maker, SimulationRandom* random,
+    const Making& making) {
   if (options.num_prefixes < 1 || options.num_prefixes > options.num_prompts) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--prefix-repetition-num-prefixes ", options.num_prefixes,
@@ -172,6 +211,7 @@ absl::StatusOr<std::vector<LoadPrompt>> PrefixRepetitionPrompts(
     const int count = options.num_prompts / options.num_prefixes +
                       (p < options.num_prompts % options.num_prefixes ? 1 : 0);
     for (int i = 0; i < count; ++i) {
+      QUIRE_RETURN_IF_ERROR(making.GoOn(prompts.size()));
       QUIRE_ASSIGN_OR_RETURN(
           LoadPrompt prompt,
           maker->Make(prefix, options.prefix_len + options.suffix_len));
@@ -248,6 +288,11 @@ void Oversample(size_t count, std::vector<LoadPrompt>* prompts) {
   }
 }
 
+bool IsLength(const Json& value) {
+  return value.is_number_unsigned() && value.get<uint64_t>() >= 1 &&
+         value.get<uint64_t>() <= 1 << 24;
+}
+
 // One line of kCustom, at `place`.
 LoadPrompt CustomPrompt(const DatasetOptions& options, const std::string& line,
                         const std::string& place) {
@@ -266,25 +311,28 @@ LoadPrompt CustomPrompt(const DatasetOptions& options, const std::string& line,
   LoadPrompt prompt;
   prompt.text = text->get<std::string>();
   prompt.output_len = options.custom_output_len;
-  if (options.custom_output_len >= 0) return prompt;
   const auto output = json->find("output_tokens");
-  if (output == json->end() || !output->is_number_unsigned() ||
-      output->get<uint64_t>() < 1 || output->get<uint64_t>() > 1 << 24) {
+  const bool is_given = output != json->end() && !output->is_null();
+  // Wrong is wrong, whether it counts or an option does.
+  if (is_given ? !IsLength(*output) : options.custom_output_len < 0) {
     return malformed("\"output_tokens\" is not a number of at least 1");
   }
-  prompt.output_len = output->get<int64_t>();
+  if (options.custom_output_len < 0) {
+    prompt.output_len = output->get<int64_t>();
+  }
   return prompt;
 }
 
 absl::StatusOr<std::vector<LoadPrompt>> CustomPrompts(
-    const DatasetOptions& options, PromptCodec* codec,
-    SimulationRandom* random) {
+    const DatasetOptions& options, PromptCodec* codec, SimulationRandom* random,
+    const Making& making) {
   QUIRE_ASSIGN_OR_RETURN(const std::string text, ReadFile(options.path));
   std::istringstream lines(text);
   std::vector<LoadPrompt> prompts;
   int line_number = 0;
   for (std::string line; std::getline(lines, line);) {
     ++line_number;
+    QUIRE_RETURN_IF_ERROR(making.GoOn(0));
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     prompts.push_back(CustomPrompt(
         options, line, absl::StrCat(options.path, ":", line_number)));
@@ -292,7 +340,9 @@ absl::StatusOr<std::vector<LoadPrompt>> CustomPrompts(
   QUIRE_RETURN_IF_ERROR(CheckUsable(prompts, options.path, "holds no prompt"));
   Shuffle(&prompts, random);
   Cut(options.num_prompts, &prompts);
+  int64_t num_counted = 0;
   for (LoadPrompt& prompt : prompts) {
+    QUIRE_RETURN_IF_ERROR(making.GoOn(num_counted++));
     if (IsMalformed(prompt)) continue;
     QUIRE_ASSIGN_OR_RETURN(prompt.num_tokens, CountTokens(codec, prompt.text));
   }
@@ -337,12 +387,13 @@ struct Turns {
 };
 
 // Those of the file's conversations, in order; shorter ones are left out.
+// Errors count conversations from 1, as those of lines do.
 std::vector<Turns> ReadTurns(const Json& root, const std::string& path) {
   std::vector<Turns> all;
   for (size_t i = 0; i < root.size(); ++i) {
     const auto malformed = [&](absl::string_view what) {
       all.push_back({nullptr, nullptr,
-                     absl::StrCat(path, ": conversation ", i, ": ", what)});
+                     absl::StrCat(path, ": conversation ", i + 1, ": ", what)});
     };
     if (!root[i].is_object()) {
       malformed("not an object");
@@ -389,8 +440,8 @@ absl::StatusOr<Json> ReadShareGpt(const std::string& path) {
 }
 
 absl::StatusOr<std::vector<LoadPrompt>> ShareGptPrompts(
-    const DatasetOptions& options, PromptCodec* codec,
-    SimulationRandom* random) {
+    const DatasetOptions& options, PromptCodec* codec, SimulationRandom* random,
+    const Making& making) {
   QUIRE_ASSIGN_OR_RETURN(const Json root, ReadShareGpt(options.path));
   std::vector<Turns> all = ReadTurns(root, options.path);
   Shuffle(&all, random);
@@ -399,6 +450,7 @@ absl::StatusOr<std::vector<LoadPrompt>> ShareGptPrompts(
   bool has_usable = false;
   for (const Turns& turns : all) {
     if (prompts.size() >= count && has_usable) break;
+    QUIRE_RETURN_IF_ERROR(making.GoOn(prompts.size()));
     if (!turns.error.empty()) {
       prompts.push_back(Malformed(turns.error));
       continue;
@@ -430,17 +482,18 @@ absl::StatusOr<std::vector<LoadPrompt>> ShareGptPrompts(
 
 absl::StatusOr<std::vector<LoadPrompt>> MakePrompts(
     const DatasetOptions& options, CompletionApi api, PromptCodec* codec,
-    SimulationRandom* random) {
+    SimulationRandom* random, const PromptProgress& on_progress) {
   TextMaker maker(api, codec, random);
+  const Making making(on_progress, options.num_prompts);
   switch (options.kind) {
     case DatasetOptions::Kind::kRandom:
-      return RandomPrompts(options, &maker, random);
+      return RandomPrompts(options, &maker, random, making);
     case DatasetOptions::Kind::kPrefixRepetition:
-      return PrefixRepetitionPrompts(options, &maker, random);
+      return PrefixRepetitionPrompts(options, &maker, random, making);
     case DatasetOptions::Kind::kShareGpt:
-      return ShareGptPrompts(options, codec, random);
+      return ShareGptPrompts(options, codec, random, making);
     case DatasetOptions::Kind::kCustom:
-      return CustomPrompts(options, codec, random);
+      return CustomPrompts(options, codec, random, making);
   }
   return absl::InternalError("unknown dataset");
 }

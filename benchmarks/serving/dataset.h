@@ -4,6 +4,7 @@
 #define QUIRE_BENCHMARKS_SERVING_DATASET_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct DatasetOptions {
   int64_t random_output_len = 128;
   double random_range_ratio = 0;
   int64_t random_prefix_len = 0;
+  // Of kEmbeddings: inputs of a request; num_prompts counts inputs.
+  int random_batch_size = 1;
 
   // kShareGpt: length of every answer; 0: that of the file's answer.
   int64_t sharegpt_output_len = 0;
@@ -40,17 +43,23 @@ struct DatasetOptions {
   int64_t prefix_output_len = 128;
 };
 
+// Hears how many of how many prompts are made, now and then; false ends the
+// making.
+using PromptProgress = std::function<bool(int64_t num_made, int64_t count)>;
+
 // Draws or reads the prompts.
-//   codec: null if nothing counts tokens; random prompts are then token ids for
-//   kCompletions and words, about one token each, for kChat.
+//   codec: null if nothing counts tokens; random prompts are then token ids, or
+//   for kChat words, about one token each.
+//   on_progress: null if nobody wants to hear.
 // A malformed line (kCustom) or conversation (kShareGpt) is a prompt whose
 // `error` names it; at least one other prompt is returned. A file with fewer
 // prompts than asked for is repeated, but for what is malformed.
 // INVALID_ARGUMENT if the file has no prompt, with the first error if there is
-// one; NOT_FOUND if it cannot be read; the codec's own errors.
+// one; NOT_FOUND if it cannot be read; CANCELLED if on_progress ended it; the
+// codec's own errors.
 absl::StatusOr<std::vector<LoadPrompt>> MakePrompts(
     const DatasetOptions& options, CompletionApi api, PromptCodec* codec,
-    SimulationRandom* random);
+    SimulationRandom* random, const PromptProgress& on_progress = nullptr);
 
 }  // namespace quire
 

@@ -225,6 +225,95 @@ TEST_F(DatasetTest, MalformedLinesArePromptsThatSaySo) {
   }
 }
 
+// Also where an option says how long all answers are.
+TEST_F(DatasetTest, AWrongLengthOfALineIsNeverIgnored) {
+  options_.kind = DatasetOptions::Kind::kCustom;
+  options_.custom_output_len = 7;
+  options_.path = WriteFile("lengths",
+                            "{\"prompt\": \"a\"}\n"
+                            "{\"prompt\": \"a\", \"output_tokens\": 9}\n"
+                            "{\"prompt\": \"a\", \"output_tokens\": null}\n"
+                            "{\"prompt\": \"a\", \"output_tokens\": \"x\"}\n"
+                            "{\"prompt\": \"a\", \"output_tokens\": 0}\n"
+                            "{\"prompt\": \"a\", \"output_tokens\": 1.5}\n");
+  options_.num_prompts = 6;
+  const auto prompts = Make();
+  ASSERT_TRUE(prompts.ok()) << prompts.status();
+  const std::string what = "\"output_tokens\" is not a number of at least 1";
+  EXPECT_THAT(
+      ErrorsOf(*prompts),
+      testing::UnorderedElementsAre("lengths:4: " + what, "lengths:5: " + what,
+                                    "lengths:6: " + what));
+  for (const LoadPrompt& prompt : *prompts) {
+    EXPECT_EQ(prompt.output_len, prompt.error.empty() ? 7 : 0);
+  }
+}
+
+TEST_F(DatasetTest, InputsForEmbeddings) {
+  api_ = CompletionApi::kEmbeddings;
+  options_.num_prompts = 7;
+  options_.random_input_len = 12;
+  options_.random_batch_size = 3;
+  const auto prompts = Make();
+  ASSERT_TRUE(prompts.ok()) << prompts.status();
+  ASSERT_EQ(prompts->size(), 3u);
+  const size_t num_further[] = {2, 2, 0};
+  for (size_t i = 0; i < 3; ++i) {
+    const LoadPrompt& prompt = (*prompts)[i];
+    ASSERT_EQ(prompt.further_inputs.size(), num_further[i]);
+    EXPECT_EQ(prompt.num_tokens, 12 * (1 + int64_t(num_further[i])));
+    EXPECT_EQ(prompt.token_ids.size(), 12u);
+    for (const LoadPrompt& input : prompt.further_inputs) {
+      EXPECT_EQ(input.token_ids.size(), 12u);
+      EXPECT_NE(input.token_ids, prompt.token_ids);
+    }
+  }
+  const auto texts = Make(codec_.get());
+  ASSERT_TRUE(texts.ok());
+  EXPECT_TRUE((*texts)[0].token_ids.empty());
+  EXPECT_FALSE((*texts)[0].further_inputs[1].text.empty());
+}
+
+TEST_F(DatasetTest, TellsItsProgressAndEndsWhenItIsTold) {
+  using Kind = DatasetOptions::Kind;
+  const std::string talk =
+      R"({"conversations": [{"value": "Name some animals, please."},)"
+      R"({"value": "A cat, a dog, and a whale."}]})";
+  options_.num_prompts = 4;
+  options_.num_prefixes = 2;
+  for (const Kind kind : {Kind::kRandom, Kind::kPrefixRepetition,
+                          Kind::kShareGpt, Kind::kCustom}) {
+    options_.kind = kind;
+    options_.path = WriteFile(
+        "progress",
+        kind == Kind::kShareGpt
+            ? absl::StrCat("[3,[],{},", talk, ",", talk, ",", talk, "]")
+            : "{\"prompt\": \"a\"}\n\n[]\n{\"prompt\": \"b\"}\n");
+    int64_t most = 0;
+    int num_calls = 0;
+    SimulationRandom random(1);
+    const auto prompts = MakePrompts(options_, api_, nullptr, &random,
+                                     [&](int64_t num_made, int64_t count) {
+                                       ++num_calls;
+                                       EXPECT_EQ(count, 4);
+                                       EXPECT_GE(num_made, most);
+                                       EXPECT_LE(num_made, count);
+                                       most = num_made;
+                                       return true;
+                                     });
+    ASSERT_TRUE(prompts.ok()) << prompts.status();
+    EXPECT_GT(num_calls, 2);
+    EXPECT_GT(most, 0);
+    SimulationRandom again(1);
+    num_calls = 0;
+    const auto cancelled =
+        MakePrompts(options_, api_, nullptr, &again,
+                    [&](int64_t, int64_t) { return ++num_calls < 3; });
+    EXPECT_EQ(cancelled.status().code(), absl::StatusCode::kCancelled);
+    EXPECT_EQ(num_calls, 3);
+  }
+}
+
 TEST_F(DatasetTest, MalformedConversationsArePromptsThatSaySo) {
   options_.kind = DatasetOptions::Kind::kShareGpt;
   const std::string good =
@@ -234,9 +323,9 @@ TEST_F(DatasetTest, MalformedConversationsArePromptsThatSaySo) {
       "talks", absl::StrCat("[3,", good, R"(, {"conversations": [{}, {}]},)",
                             good, R"(, {"conversations": 1}])"));
   const std::vector<std::string> expected = {
-      "talks: conversation 0: not an object",
-      "talks: conversation 2: a turn has no text as its \"value\"",
-      "talks: conversation 4: \"conversations\" is not a list"};
+      "talks: conversation 1: not an object",
+      "talks: conversation 3: a turn has no text as its \"value\"",
+      "talks: conversation 5: \"conversations\" is not a list"};
   options_.num_prompts = 9;
   const auto prompts = Make(codec_.get());
   ASSERT_TRUE(prompts.ok()) << prompts.status();
@@ -263,9 +352,9 @@ TEST_F(DatasetTest, FilesWithoutAPromptAreErrors) {
               HasSubstr("malformed:3: not JSON"));
   EXPECT_THAT(ErrorOf(Kind::kShareGpt, "{}"), HasSubstr("not a list"));
   EXPECT_THAT(ErrorOf(Kind::kShareGpt, "[{}, 3]"),
-              HasSubstr("conversation 1: not an object"));
+              HasSubstr("conversation 2: not an object"));
   EXPECT_THAT(ErrorOf(Kind::kShareGpt, R"([{"conversations": [{}, {}]}])"),
-              HasSubstr("conversation 0: a turn"));
+              HasSubstr("conversation 1: a turn"));
   EXPECT_THAT(ErrorOf(Kind::kShareGpt, "[]"), HasSubstr("no conversation"));
   options_.path = "no/such/file";
   EXPECT_EQ(Make().status().code(), absl::StatusCode::kNotFound);

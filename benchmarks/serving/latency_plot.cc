@@ -41,8 +41,6 @@ double RoundUp(double value) {
   return 10 * power;
 }
 
-std::string Number(double value) { return absl::StrFormat("%.4g", value); }
-
 void AddText(double x, double y, absl::string_view anchor,
              absl::string_view text, std::string* svg) {
   absl::StrAppendFormat(svg, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">",
@@ -66,11 +64,11 @@ void AddPanel(double top, double duration, absl::string_view title,
     const double y = top + kPanelHeight * (1 - static_cast<double>(i) / kLines);
     absl::StrAppendFormat(svg, "<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/>\n",
                           kLeft, y, kLeft + kPlotWidth);
-    AddText(kLeft - 6, y + 4, "end", Number(scale * i / kLines), svg);
+    AddText(kLeft - 6, y + 4, "end", AxisLabel(scale * i / kLines), svg);
   }
   for (int i = 0; i <= kLines; ++i) {
     AddText(kLeft + kPlotWidth * i / kLines, top + kPanelHeight + 16, "middle",
-            absl::StrCat(Number(duration * i / kLines), " s"), svg);
+            absl::StrCat(AxisLabel(duration * i / kLines), " s"), svg);
   }
   for (size_t s = 0; s < series.size(); ++s) {
     std::string path;
@@ -134,8 +132,15 @@ class Intervals {
 
 }  // namespace
 
+std::string AxisLabel(double value) {
+  // From there on "%g" would turn to exponents.
+  return absl::StrFormat(std::abs(value) < 9999.5 ? "%.4g" : "%.0f", value);
+}
+
 std::string LatencyPlot(const std::vector<RequestResult>& records,
-                        double duration, absl::string_view title) {
+                        double duration, absl::string_view title,
+                        LoadTask task) {
+  const bool is_pooling = task == LoadTask::kPooling;
   duration = std::max(duration, 1e-3);
   // At least a tenth of a second each: less says nothing about a rate.
   const int count =
@@ -146,7 +151,9 @@ std::string LatencyPlot(const std::vector<RequestResult>& records,
     if (record.ttft <= 0) continue;
     double time = record.start_time + record.ttft;
     ttfts.Add(time, record.ttft * 1e3);
-    tokens[ttfts.IndexOf(time)] += record.TokensOfChunk(0);
+    tokens[ttfts.IndexOf(time)] += is_pooling
+                                       ? static_cast<double>(record.prompt_len)
+                                       : record.TokensOfChunk(0);
     for (size_t i = 0; i < record.itls.size(); ++i) {
       time += record.itls[i];
       itls.Add(time, record.itls[i] * 1e3);
@@ -160,7 +167,21 @@ std::string LatencyPlot(const std::vector<RequestResult>& records,
     rate.values.push_back(tokens[i] * count / duration);
     concurrency.values.push_back(open[i]);
   }
-  const double height = kTop + 3 * (kPanelHeight + kPanelGap);
+  struct Panel {
+    const char* title;
+    std::vector<Series> series;
+  };
+  std::vector<Panel> panels;
+  panels.push_back(
+      {is_pooling ? "End-to-end latency (ms)" : "Time to first token (ms)",
+       ttfts.Percentiles()});
+  if (!is_pooling) {
+    panels.push_back({"Gap between chunks (ms)", itls.Percentiles()});
+  }
+  panels.push_back({is_pooling ? "Input tokens per second, requests open"
+                               : "Output tokens per second, requests open",
+                    {rate, concurrency}});
+  const double height = kTop + panels.size() * (kPanelHeight + kPanelGap);
   std::string svg = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" "
       "width=\"%.0f\" height=\"%.0f\">\n<title>%s</title>\n"
@@ -171,13 +192,10 @@ std::string LatencyPlot(const std::vector<RequestResult>& records,
       kWidth, height, kWidth, height, Escape(title));
   AddText(kLeft, 18, "start", title, &svg);
   double top = kTop;
-  AddPanel(top, duration, "Time to first token (ms)", ttfts.Percentiles(),
-           &svg);
-  top += kPanelHeight + kPanelGap;
-  AddPanel(top, duration, "Gap between chunks (ms)", itls.Percentiles(), &svg);
-  top += kPanelHeight + kPanelGap;
-  AddPanel(top, duration, "Output tokens per second, requests open",
-           {rate, concurrency}, &svg);
+  for (const Panel& panel : panels) {
+    AddPanel(top, duration, panel.title, panel.series, &svg);
+    top += kPanelHeight + kPanelGap;
+  }
   absl::StrAppend(&svg, "</svg>\n");
   return svg;
 }

@@ -14,8 +14,13 @@ namespace quire {
 // time to first token and gaps between tokens (median, 90th and 99th percentile
 // of the tokens that came in the interval), and tokens per second with the
 // requests open. Records that failed count up to where they came.
+// Of kPooling two: end-to-end latency, and input tokens per second.
 std::string LatencyPlot(const std::vector<RequestResult>& records,
-                        double duration, absl::string_view title);
+                        double duration, absl::string_view title,
+                        LoadTask task = LoadTask::kGeneration);
+
+// A number beside an axis: four digits, or all those before the point.
+std::string AxisLabel(double value);
 
 }  // namespace quire
 

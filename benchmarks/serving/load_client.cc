@@ -92,6 +92,10 @@ int TryConnect(const Address& address, double timeout_seconds) {
   return error;
 }
 
+bool IsCancelled(const LoadClientOptions& options) {
+  return options.is_cancelled != nullptr && *options.is_cancelled;
+}
+
 std::string Render(const ServerUrl& url, const HttpMessage& message,
                    bool keeps) {
   std::string host = url.Origin();
@@ -241,7 +245,11 @@ absl::Status EpollLoadClient::TryTls() const {
     pollfd waited = {fd, static_cast<short>(events), 0};
     const double left = std::max(0.0, deadline - MonotonicSeconds());
     const int count = poll(&waited, 1, static_cast<int>(std::ceil(left * 1e3)));
-    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EINTR) {
+      if (!IsCancelled(options_)) continue;
+      status = absl::CancelledError("cancelled");
+      break;
+    }
     if (count < 1) {
       status = absl::UnavailableError(
           absl::StrCat(url_.Origin(), ": TLS: no handshake within ",
@@ -568,6 +576,8 @@ absl::StatusOr<std::unique_ptr<LoadClient>> LoadClient::Create(
   if (!addresses.ok()) return addresses.status();
   int error = 0;
   for (const Address& address : *addresses) {
+    // What waits for a connection returns when a signal comes.
+    if (IsCancelled(options)) return absl::CancelledError("cancelled");
     error = TryConnect(address, options.connect_timeout_seconds);
     if (error != 0) continue;
     auto client = std::make_unique<EpollLoadClient>(url, options, address);
@@ -581,19 +591,25 @@ absl::StatusOr<std::unique_ptr<LoadClient>> LoadClient::Create(
 }
 
 ResponseEnd LoadClient::Fetch(const HttpMessage& message,
-                              double timeout_seconds) {
+                              double timeout_seconds,
+                              const std::atomic<bool>* is_cancelled) {
   OneResponse response;
   Start(message, &response);
   const double deadline = MonotonicSeconds() + timeout_seconds;
   while (!response.end_.has_value()) {
     const double left = deadline - MonotonicSeconds();
+    if (is_cancelled != nullptr && *is_cancelled) {
+      CancelAll();
+      break;
+    }
     if (left <= 0) {
       CancelAll();
       response.end_->status = absl::DeadlineExceededError(absl::StrCat(
           message.path, ": no answer within ", timeout_seconds, " s"));
       break;
     }
-    Poll(left);
+    // A signal ends the wait, unless it comes just before.
+    Poll(std::min(left, 0.1));
   }
   return *response.end_;
 }

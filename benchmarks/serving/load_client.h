@@ -4,6 +4,7 @@
 #ifndef QUIRE_BENCHMARKS_SERVING_LOAD_CLIENT_H_
 #define QUIRE_BENCHMARKS_SERVING_LOAD_CLIENT_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -65,6 +66,8 @@ struct LoadClientOptions {
   double idle_timeout_seconds = 600;  // Between two bytes of a response.
   bool verify_certificate = true;     // Of an https server.
   bool reuse_connections = true;
+  // Once set, Create gives up; null: it does not.
+  const std::atomic<bool>* is_cancelled = nullptr;
 };
 
 double MonotonicSeconds();
@@ -73,7 +76,7 @@ double MonotonicSeconds();
 class LoadClient {
  public:
   // Resolves the host, connects once and, for https, shakes hands. UNAVAILABLE
-  // with address and reason.
+  // with address and reason; CANCELLED if a signal came meanwhile.
   static absl::StatusOr<std::unique_ptr<LoadClient>> Create(
       const ServerUrl& url, const LoadClientOptions& options);
   virtual ~LoadClient() = default;  // Drops what is open without a word.
@@ -87,8 +90,10 @@ class LoadClient {
   virtual void CancelAll() = 0;
   virtual int num_open() const = 0;
 
-  // One request, waited for.
-  ResponseEnd Fetch(const HttpMessage& message, double timeout_seconds);
+  // One request, waited for. CANCELLED as soon as *is_cancelled, if it is
+  // given. Requires: no other request is open.
+  ResponseEnd Fetch(const HttpMessage& message, double timeout_seconds,
+                    const std::atomic<bool>* is_cancelled = nullptr);
 };
 
 // Lets the process have as many open files as it may.

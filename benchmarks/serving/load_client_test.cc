@@ -193,6 +193,19 @@ TEST(LoadClientTest, Cancelled) {
   EXPECT_EQ(end.status.code(), absl::StatusCode::kDeadlineExceeded);
 }
 
+TEST(LoadClientTest, AFetchIsCancelled) {
+  std::atomic<bool> is_cancelled{false};
+  FakeServer server([&](int, const std::string&) {
+    is_cancelled = true;
+    return FakeAnswer{"", false, /*is_silent=*/true};
+  });
+  const auto client = Connect(server.port());
+  const ResponseEnd end = client->Fetch(HttpMessage{"GET", "/", {}, ""},
+                                        /*timeout_seconds=*/60, &is_cancelled);
+  EXPECT_EQ(end.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(client->num_open(), 0);
+}
+
 TEST(LoadClientTest, NothingListens) {
   ServerUrl url;
   url.host = "127.0.0.1";

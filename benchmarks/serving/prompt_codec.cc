@@ -42,10 +42,12 @@ class LocalCodec : public PromptCodec {
 class ServerCodec : public PromptCodec {
  public:
   ServerCodec(LoadClient* client, std::string model,
-              std::vector<std::pair<std::string, std::string>> headers)
+              std::vector<std::pair<std::string, std::string>> headers,
+              const std::atomic<bool>* is_cancelled)
       : client_(client),
         model_(std::move(model)),
-        headers_(std::move(headers)) {}
+        headers_(std::move(headers)),
+        is_cancelled_(is_cancelled) {}
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text) override {
     HttpMessage message;
@@ -56,7 +58,8 @@ class ServerCodec : public PromptCodec {
                  {"add_special", true}};
     if (!model_.empty()) body["model"] = model_;
     message.body = DumpJson(body);
-    const ResponseEnd end = client_->Fetch(message, /*timeout_seconds=*/30);
+    const ResponseEnd end =
+        client_->Fetch(message, /*timeout_seconds=*/30, is_cancelled_);
     constexpr char kWhere[] = "/tokenize, asked for the prompts' tokens: ";
     if (!end.status.ok()) {
       return absl::Status(end.status.code(),
@@ -88,6 +91,7 @@ class ServerCodec : public PromptCodec {
   LoadClient* const client_;
   const std::string model_;
   const std::vector<std::pair<std::string, std::string>> headers_;
+  const std::atomic<bool>* const is_cancelled_;
 };
 
 }  // namespace
@@ -98,8 +102,10 @@ std::unique_ptr<PromptCodec> NewLocalCodec(const Tokenizer* tokenizer) {
 
 absl::StatusOr<std::unique_ptr<PromptCodec>> NewServerCodec(
     LoadClient* client, const std::string& model,
-    std::vector<std::pair<std::string, std::string>> headers) {
-  auto codec = std::make_unique<ServerCodec>(client, model, std::move(headers));
+    std::vector<std::pair<std::string, std::string>> headers,
+    const std::atomic<bool>* is_cancelled) {
+  auto codec = std::make_unique<ServerCodec>(client, model, std::move(headers),
+                                             is_cancelled);
   QUIRE_RETURN_IF_ERROR(codec->Encode("one two").status());
   return codec;
 }

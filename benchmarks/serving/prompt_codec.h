@@ -3,6 +3,7 @@
 #ifndef QUIRE_BENCHMARKS_SERVING_PROMPT_CODEC_H_
 #define QUIRE_BENCHMARKS_SERVING_PROMPT_CODEC_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -34,10 +35,12 @@ std::unique_ptr<PromptCodec> NewLocalCodec(const Tokenizer* tokenizer);
 
 // Of a server with POST /tokenize as vLLM's ({"model", "prompt"} -> {"tokens"})
 // or llama.cpp's ({"content"} -> {"tokens"}). Tries it: an error says what is
-// wrong. `client` must outlive the codec.
+// wrong. `client` and `is_cancelled`, if it is given, must outlive the codec;
+// once that is set, encoding is CANCELLED.
 absl::StatusOr<std::unique_ptr<PromptCodec>> NewServerCodec(
     LoadClient* client, const std::string& model,
-    std::vector<std::pair<std::string, std::string>> headers);
+    std::vector<std::pair<std::string, std::string>> headers,
+    const std::atomic<bool>* is_cancelled = nullptr);
 
 }  // namespace quire
 

@@ -28,13 +28,17 @@ class LoadRequest : public ResponseHandler {
               bool is_probe = false)
       : load_(load), prompt_(prompt), record_(record), is_probe_(is_probe) {
     record->prompt_len = prompt->num_tokens;
+    record->num_inputs = 1 + static_cast<int>(prompt->further_inputs.size());
   }
   void OnEvent(absl::string_view data, double now) override;
   void OnEnd(const ResponseEnd& end, double now) override;
   void Start(double now);
 
  private:
+  bool is_pooling() const;
   void AddChunk(const CompletionChunk& chunk, double now);
+  // The answer of an embeddings API, which is no stream.
+  void ReadEmbeddings(const ResponseEnd& end, double now);
   // Sets the record's output_tokens, unless the server did, and chunk_tokens.
   void CountTokens();
 
@@ -97,6 +101,10 @@ class Load {
   double next_report_ = 0;
   LoadProgress progress_;
 };
+
+bool LoadRequest::is_pooling() const {
+  return load_->options_.params.api == CompletionApi::kEmbeddings;
+}
 
 void LoadRequest::Start(double now) {
   record_->start_time = now - load_->start_;
@@ -187,18 +195,43 @@ void LoadRequest::OnEvent(absl::string_view data, double now) {
   AddChunk(chunk, now);
 }
 
+void LoadRequest::ReadEmbeddings(const ResponseEnd& end, double now) {
+  CompletionChunk answer;
+  const bool is_json =
+      !end.is_event_stream && ReadCompletionChunk(end.body, &answer).ok();
+  if (!is_json) {
+    record_->error = absl::StrCat("the answer is not a JSON object: ",
+                                  ErrorText(end.http_status, end.body));
+    return;
+  }
+  if (!answer.error.empty()) {
+    record_->error = answer.error.substr(0, 1000);
+    return;
+  }
+  if (answer.num_embeddings != record_->num_inputs) {
+    record_->error =
+        absl::StrCat("the answer has ", answer.num_embeddings,
+                     " embeddings of ", record_->num_inputs, " inputs");
+    return;
+  }
+  record_->prompt_len = answer.prompt_tokens.value_or(record_->prompt_len);
+  record_->ttft = record_->latency = now - started_at_;
+}
+
 void LoadRequest::OnEnd(const ResponseEnd& end, double now) {
   if (!end.status.ok()) {
     record_->error = std::string(end.status.message());
   } else if (end.http_status != 200) {
     record_->error = ErrorText(end.http_status, end.body);
+  } else if (is_pooling()) {
+    ReadEmbeddings(end, now);
   } else if (!end.is_event_stream && record_->error.empty()) {
     record_->error = absl::StrCat("the answer is not an event stream: ",
                                   ErrorText(end.http_status, end.body));
   } else if (num_chunks_ == 0 && record_->error.empty()) {
     record_->error = "the stream brought no token";
   }
-  CountTokens();
+  if (!is_pooling()) CountTokens();
   record_->success = record_->error.empty();
   if (is_probe_) {
     --load_->num_open_probes_;
@@ -207,7 +240,9 @@ void LoadRequest::OnEnd(const ResponseEnd& end, double now) {
   }
   ++load_->progress_.num_done;
   load_->progress_.num_failed += !record_->success;
-  load_->progress_.num_tokens += record_->output_tokens - num_chunks_;
+  load_->progress_.num_tokens +=
+      is_pooling() ? (record_->success ? record_->prompt_len : 0)
+                   : record_->output_tokens - num_chunks_;
 }
 
 void Load::StartDue(double now) {

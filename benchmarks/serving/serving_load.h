@@ -20,7 +20,8 @@ struct LoadProgress {
   int num_failed = 0;
   int num_open = 0;
   int num_requests = 0;
-  // Of ended requests as their records say; of open ones, chunks.
+  // Of ended requests as their records say (of embeddings the prompts'); of
+  // open ones, chunks.
   int64_t num_tokens = 0;
   double seconds = 0;
 };

@@ -155,8 +155,8 @@ TEST_F(ServingLoadTest, FailuresAreRecordedEach) {
   EXPECT_EQ(ErrorOf({SizedAnswer(500, "oops")}), "HTTP 500: oops");
   EXPECT_THAT(ErrorOf({SizedAnswer(200, "{}")}),
               HasSubstr("not an event stream"));
-  EXPECT_THAT(ErrorOf({SizedAnswer(200, "<html>hello</html>")}),
-              HasSubstr("<html>"));
+  EXPECT_THAT(ErrorOf({SizedAnswer(200, "<html><p>hello</html>")}),
+              HasSubstr("not an event stream: HTTP 200: hello"));
   EXPECT_THAT(ErrorOf({StreamAnswer({Token("a")}, false), true}),
               HasSubstr("in the middle"));
   EXPECT_THAT(ErrorOf({StreamAnswer({Token("a"), "nonsense"})}),
@@ -266,6 +266,52 @@ TEST_F(ServingLoadTest, ProbesRunBesideTheLoad) {
     EXPECT_TRUE(record.success) << record.error;
     EXPECT_EQ(record.output_tokens, 5);
   }
+}
+
+TEST_F(ServingLoadTest, Embeddings) {
+  options_.params.api = CompletionApi::kEmbeddings;
+  options_.endpoint = "/v1/embeddings";
+  LoadProgress last;
+  options_.on_progress = [&](const LoadProgress& now) { last = now; };
+  const auto answer = [](int num_embeddings) {
+    std::string data;
+    for (int i = 0; i < num_embeddings; ++i) {
+      absl::StrAppend(&data, i == 0 ? "" : ",", R"({"embedding": [0.5, 1]})");
+    }
+    return FakeAnswer{
+        SizedAnswer(200, absl::StrCat(R"({"data": [)", data,
+                                      R"(], "usage": {"prompt_tokens": 6}})"))};
+  };
+  const ServingLoadResult result = Run(3, [&](int, const std::string& request) {
+    EXPECT_TRUE(absl::StartsWith(request, "POST /v1/embeddings "));
+    EXPECT_TRUE(absl::StrContains(request, R"("input":"prompt )"));
+    EXPECT_FALSE(absl::StrContains(request, "stream"));
+    return answer(1);
+  });
+  for (const RequestResult& record : result.records) {
+    EXPECT_TRUE(record.success) << record.error;
+    EXPECT_EQ(record.num_inputs, 1);
+    EXPECT_EQ(record.prompt_len, 6);
+    EXPECT_EQ(record.output_tokens, 0);
+    EXPECT_GT(record.latency, 0);
+  }
+  EXPECT_EQ(last.num_tokens, 18);
+
+  EXPECT_EQ(ErrorOf(answer(2)), "the answer has 2 embeddings of 1 inputs");
+  EXPECT_EQ(ErrorOf({SizedAnswer(200, R"({"data": []})")}),
+            "the answer has 0 embeddings of 1 inputs");
+  EXPECT_THAT(ErrorOf({SizedAnswer(200, "[1]")}), HasSubstr("not a JSON"));
+  EXPECT_THAT(ErrorOf({SizedAnswer(200, "<html>hello</html>")}),
+              HasSubstr("not a JSON object: HTTP 200: hello"));
+  EXPECT_THAT(ErrorOf(GoodAnswer()), HasSubstr("not a JSON object"));
+  EXPECT_EQ(ErrorOf({SizedAnswer(200, R"({"error": {"message": "no"}})")}),
+            "no");
+  EXPECT_EQ(ErrorOf({SizedAnswer(
+                400, R"({"error": {"message": "it makes no embeddings"}})")}),
+            "HTTP 400: it makes no embeddings");
+  EXPECT_THAT(ErrorOf({"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{",
+                       /*closes=*/true}),
+              HasSubstr("in the middle"));
 }
 
 TEST_F(ServingLoadTest, ChatAnswers) {

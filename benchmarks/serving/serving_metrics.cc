@@ -137,6 +137,112 @@ void AddSpeculationJson(const ServerCounters& counters, Json* json) {
       AcceptanceByPosition(counters);
 }
 
+bool IsReported(LatencyMetric metric, const ReportOptions& options) {
+  const bool is_there =
+      options.task == LoadTask::kGeneration || metric == LatencyMetric::kE2el;
+  return is_there &&
+         std::count(options.metrics.begin(), options.metrics.end(), metric) > 0;
+}
+
+// The block for the terminal, line by line.
+class ReportText {
+ public:
+  void AddTitle(const std::string& title, char fill) {
+    const size_t left =
+        title.size() < kWidth ? (kWidth - title.size()) / 2 : size_t{0};
+    std::string line = std::string(left, fill) + title;
+    line.resize(std::max(kWidth, line.size()), fill);
+    absl::StrAppend(&text_, line, "\n");
+  }
+  void AddCount(const char* name, int64_t value) {
+    absl::StrAppendFormat(&text_, "%-40s %-10d\n", name, value);
+  }
+  void AddNumber(const std::string& name, double value) {
+    absl::StrAppendFormat(&text_, "%-40s %-10.2f\n", name, value);
+  }
+  void AddLatency(const MetricNames& names, const LatencySummary& summary,
+                  const std::vector<double>& percentiles) {
+    AddTitle(names.header, '-');
+    AddNumber(absl::StrCat("Mean ", names.label, " (ms):"), summary.mean);
+    AddNumber(absl::StrCat("Median ", names.label, " (ms):"), summary.median);
+    for (size_t i = 0; i < percentiles.size(); ++i) {
+      AddNumber(absl::StrCat("P", PercentileName(percentiles[i]), " ",
+                             names.label, " (ms):"),
+                summary.percentiles[i]);
+    }
+  }
+  void AddSpeculation(const ServerCounters& counters) {
+    AddTitle("Speculative Decoding", '-');
+    AddNumber("Acceptance rate (%):", AcceptanceRate(counters));
+    AddNumber("Acceptance length:", AcceptanceLength(counters));
+    AddCount("Drafts:", static_cast<int64_t>(counters.num_drafts));
+    AddCount("Draft tokens:", static_cast<int64_t>(counters.num_draft_tokens));
+    AddCount("Accepted tokens:",
+             static_cast<int64_t>(counters.num_accepted_tokens));
+    const std::vector<double> rates = AcceptanceByPosition(counters);
+    if (!rates.empty()) text_ += "Per-position acceptance (%):\n";
+    for (size_t i = 0; i < rates.size(); ++i) {
+      AddNumber(absl::StrCat("  Position ", i, ":"), 100 * rates[i]);
+    }
+  }
+  std::string Finish() {
+    absl::StrAppend(&text_, std::string(kWidth, '='), "\n");
+    return std::move(text_);
+  }
+
+ private:
+  static constexpr size_t kWidth = 50;
+  std::string text_;
+};
+
+// A list over the requests for each of their figures.
+void AddDetails(const std::vector<RequestResult>& records, LoadTask task,
+                Json* json) {
+  const auto add = [&](const char* name, const auto& value_of) {
+    Json list = Json::array();
+    for (const RequestResult& record : records) {
+      list.push_back(value_of(record));
+    }
+    (*json)[name] = std::move(list);
+  };
+  const bool is_generation = task == LoadTask::kGeneration;
+  add("input_lens", [](const RequestResult& r) { return r.prompt_len; });
+  if (is_generation) {
+    add("output_lens",
+        [](const RequestResult& r) { return r.success ? r.output_tokens : 0; });
+    add("ttfts", [](const RequestResult& r) { return r.ttft; });
+    add("itls", [](const RequestResult& r) { return r.itls; });
+  }
+  add("latencies", [](const RequestResult& r) { return r.latency; });
+  add("start_times", [](const RequestResult& r) { return r.start_time; });
+  if (!is_generation) return;
+  add("generated_texts",
+      [](const RequestResult& r) { return r.generated_text; });
+  const bool has_queue_times = std::any_of(
+      records.begin(), records.end(),
+      [](const RequestResult& r) { return r.queue_seconds.has_value(); });
+  if (has_queue_times) {
+    add("queue_times",
+        [](const RequestResult& r) { return r.queue_seconds.value_or(0); });
+  }
+}
+
+void AddLatencyJson(const ServingMetrics& metrics, const ReportOptions& options,
+                    Json* json) {
+  for (const MetricNames& names : kMetrics) {
+    if (!IsReported(names.metric, options)) continue;
+    const LatencySummary& summary = metrics.*names.summary;
+    const std::string suffix = absl::StrCat("_", names.key, "_ms");
+    (*json)["mean" + suffix] = summary.mean;
+    (*json)["median" + suffix] = summary.median;
+    (*json)["std" + suffix] = summary.deviation;
+    for (size_t i = 0; i < options.percentiles.size(); ++i) {
+      (*json)[absl::StrCat("p", PercentileName(options.percentiles[i]),
+                           suffix)] = summary.percentiles[i];
+    }
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<LatencyMetric>> ParseMetricNames(
@@ -207,6 +313,7 @@ ServingMetrics ComputeServingMetrics(const std::vector<RequestResult>& records,
     }
     ++metrics.completed;
     metrics.total_input_tokens += record.prompt_len;
+    metrics.total_input_sequences += record.num_inputs;
     metrics.total_output_tokens += record.output_tokens;
     ttfts.push_back(record.ttft);
     e2els.push_back(record.latency);
@@ -216,6 +323,8 @@ ServingMetrics ComputeServingMetrics(const std::vector<RequestResult>& records,
   }
   if (duration > 0) {
     metrics.request_throughput = metrics.completed / duration;
+    metrics.input_sequence_throughput =
+        metrics.total_input_sequences / duration;
     metrics.output_throughput = metrics.total_output_tokens / duration;
     metrics.total_token_throughput =
         (metrics.total_input_tokens + metrics.total_output_tokens) / duration;
@@ -234,74 +343,47 @@ ServingMetrics ComputeServingMetrics(const std::vector<RequestResult>& records,
 
 std::string ServingReport(const ServingMetrics& metrics,
                           const ReportOptions& options) {
-  std::string text;
-  const auto centered = [&text](const std::string& title, char fill) {
-    const size_t width = 50;
-    const size_t left =
-        title.size() < width ? (width - title.size()) / 2 : size_t{0};
-    std::string line = std::string(left, fill) + title;
-    line.resize(std::max(width, line.size()), fill);
-    absl::StrAppend(&text, line, "\n");
-  };
-  const auto count = [&text](const char* name, int64_t value) {
-    absl::StrAppendFormat(&text, "%-40s %-10d\n", name, value);
-  };
-  const auto number = [&text](const std::string& name, double value) {
-    absl::StrAppendFormat(&text, "%-40s %-10.2f\n", name, value);
-  };
-  centered(" Serving Benchmark Result ", '=');
-  count("Successful requests:", metrics.completed);
-  count("Failed requests:", metrics.failed);
+  const bool is_pooling = options.task == LoadTask::kPooling;
+  ReportText report;
+  report.AddTitle(" Serving Benchmark Result ", '=');
+  report.AddCount("Successful requests:", metrics.completed);
+  report.AddCount("Failed requests:", metrics.failed);
   if (options.max_concurrency > 0) {
-    count("Maximum request concurrency:", options.max_concurrency);
+    report.AddCount("Maximum request concurrency:", options.max_concurrency);
   }
   if (std::isfinite(options.request_rate)) {
-    number("Request rate configured (RPS):", options.request_rate);
+    report.AddNumber("Request rate configured (RPS):", options.request_rate);
   }
-  number("Benchmark duration (s):", metrics.duration);
-  count("Total input tokens:", metrics.total_input_tokens);
-  count("Total generated tokens:", metrics.total_output_tokens);
-  number("Request throughput (req/s):", metrics.request_throughput);
+  report.AddNumber("Benchmark duration (s):", metrics.duration);
+  report.AddCount("Total input tokens:", metrics.total_input_tokens);
+  if (!is_pooling) {
+    report.AddCount("Total generated tokens:", metrics.total_output_tokens);
+  }
+  report.AddNumber("Request throughput (req/s):", metrics.request_throughput);
+  if (is_pooling) {
+    report.AddNumber("Input throughput (inputs/s):",
+                     metrics.input_sequence_throughput);
+  }
   if (metrics.request_goodput.has_value()) {
-    number("Request goodput (req/s):", *metrics.request_goodput);
+    report.AddNumber("Request goodput (req/s):", *metrics.request_goodput);
   }
-  number("Output token throughput (tok/s):", metrics.output_throughput);
-  number("Peak output token throughput (tok/s):",
-         metrics.max_output_tokens_per_s);
-  number("Peak concurrent requests:", metrics.max_concurrent_requests);
-  number("Total token throughput (tok/s):", metrics.total_token_throughput);
+  if (!is_pooling) {
+    report.AddNumber("Output token throughput (tok/s):",
+                     metrics.output_throughput);
+    report.AddNumber("Peak output token throughput (tok/s):",
+                     metrics.max_output_tokens_per_s);
+    report.AddNumber("Peak concurrent requests:",
+                     metrics.max_concurrent_requests);
+  }
+  report.AddNumber("Total token throughput (tok/s):",
+                   metrics.total_token_throughput);
   for (const MetricNames& names : kMetrics) {
-    if (std::count(options.metrics.begin(), options.metrics.end(),
-                   names.metric) == 0) {
-      continue;
-    }
-    const LatencySummary& summary = metrics.*names.summary;
-    centered(names.header, '-');
-    number(absl::StrCat("Mean ", names.label, " (ms):"), summary.mean);
-    number(absl::StrCat("Median ", names.label, " (ms):"), summary.median);
-    for (size_t i = 0; i < options.percentiles.size(); ++i) {
-      number(absl::StrCat("P", PercentileName(options.percentiles[i]), " ",
-                          names.label, " (ms):"),
-             summary.percentiles[i]);
+    if (IsReported(names.metric, options)) {
+      report.AddLatency(names, metrics.*names.summary, options.percentiles);
     }
   }
-  if (HasDrafted(metrics.counters)) {
-    const ServerCounters& counters = metrics.counters;
-    centered("Speculative Decoding", '-');
-    number("Acceptance rate (%):", AcceptanceRate(counters));
-    number("Acceptance length:", AcceptanceLength(counters));
-    count("Drafts:", static_cast<int64_t>(counters.num_drafts));
-    count("Draft tokens:", static_cast<int64_t>(counters.num_draft_tokens));
-    count("Accepted tokens:",
-          static_cast<int64_t>(counters.num_accepted_tokens));
-    const std::vector<double> rates = AcceptanceByPosition(counters);
-    if (!rates.empty()) text += "Per-position acceptance (%):\n";
-    for (size_t i = 0; i < rates.size(); ++i) {
-      number(absl::StrCat("  Position ", i, ":"), 100 * rates[i]);
-    }
-  }
-  absl::StrAppend(&text, std::string(50, '='), "\n");
-  return text;
+  if (HasDrafted(metrics.counters)) report.AddSpeculation(metrics.counters);
+  return report.Finish();
 }
 
 Json ProbeJson(const std::vector<RequestResult>& probes) {
@@ -342,69 +424,45 @@ std::string ProbeReport(const std::vector<RequestResult>& probes) {
 Json ServingJson(const ServingMetrics& metrics,
                  const std::vector<RequestResult>& records,
                  const ReportOptions& options, bool detailed) {
+  const bool is_generation = options.task == LoadTask::kGeneration;
   Json json;
   json["duration"] = metrics.duration;
   json["completed"] = metrics.completed;
   json["failed"] = metrics.failed;
   json["total_input_tokens"] = metrics.total_input_tokens;
-  json["total_output_tokens"] = metrics.total_output_tokens;
+  if (is_generation) {
+    json["total_output_tokens"] = metrics.total_output_tokens;
+  } else {
+    json["total_input_sequences"] = metrics.total_input_sequences;
+  }
   json["request_throughput"] = metrics.request_throughput;
-  json["request_goodput"] = metrics.request_goodput.has_value()
-                                ? Json(*metrics.request_goodput)
-                                : Json();
-  json["output_throughput"] = metrics.output_throughput;
+  if (!is_generation) {
+    json["input_sequence_throughput"] = metrics.input_sequence_throughput;
+  }
+  if (is_generation || metrics.request_goodput.has_value()) {
+    json["request_goodput"] = metrics.request_goodput.has_value()
+                                  ? Json(*metrics.request_goodput)
+                                  : Json();
+  }
+  if (is_generation) json["output_throughput"] = metrics.output_throughput;
   json["total_token_throughput"] = metrics.total_token_throughput;
-  json["max_output_tokens_per_s"] = metrics.max_output_tokens_per_s;
-  json["max_concurrent_requests"] = metrics.max_concurrent_requests;
+  if (is_generation) {
+    json["max_output_tokens_per_s"] = metrics.max_output_tokens_per_s;
+    json["max_concurrent_requests"] = metrics.max_concurrent_requests;
+  }
   AddSpeculationJson(metrics.counters, &json);
   if (metrics.counters.has_queue_time && metrics.counters.num_queued > 0) {
     json["mean_queue_time_ms"] =
         1e3 * metrics.counters.queue_seconds / metrics.counters.num_queued;
   }
-  if (detailed) {
-    int num_queue_times = 0;
-    for (const char* name : {"input_lens", "output_lens", "ttfts", "itls",
-                             "latencies", "start_times", "generated_texts"}) {
-      json[name] = Json::array();
-    }
-    for (const RequestResult& record : records) {
-      json["input_lens"].push_back(record.prompt_len);
-      json["output_lens"].push_back(record.success ? record.output_tokens : 0);
-      json["ttfts"].push_back(record.ttft);
-      json["itls"].push_back(record.itls);
-      json["latencies"].push_back(record.latency);
-      json["start_times"].push_back(record.start_time);
-      json["generated_texts"].push_back(record.generated_text);
-      if (record.queue_seconds.has_value()) num_queue_times += 1;
-    }
-    if (num_queue_times > 0) {
-      json["queue_times"] = Json::array();
-      for (const RequestResult& record : records) {
-        json["queue_times"].push_back(record.queue_seconds.value_or(0));
-      }
-    }
-  }
+  if (detailed) AddDetails(records, options.task, &json);
   if (detailed || metrics.failed > 0) {
     json["errors"] = Json::array();
     for (const RequestResult& record : records) {
       json["errors"].push_back(record.error);
     }
   }
-  for (const MetricNames& names : kMetrics) {
-    if (std::count(options.metrics.begin(), options.metrics.end(),
-                   names.metric) == 0) {
-      continue;
-    }
-    const LatencySummary& summary = metrics.*names.summary;
-    const std::string suffix = absl::StrCat("_", names.key, "_ms");
-    json["mean" + suffix] = summary.mean;
-    json["median" + suffix] = summary.median;
-    json["std" + suffix] = summary.deviation;
-    for (size_t i = 0; i < options.percentiles.size(); ++i) {
-      json[absl::StrCat("p", PercentileName(options.percentiles[i]), suffix)] =
-          summary.percentiles[i];
-    }
-  }
+  AddLatencyJson(metrics, options, &json);
   return json;
 }
 

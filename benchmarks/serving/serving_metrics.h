@@ -24,6 +24,7 @@ struct RequestResult {
   std::string error;  // Why it failed; empty if it has not.
   int64_t prompt_len = 0;
   int64_t output_tokens = 0;  // As the server counts; else chunks.
+  int num_inputs = 1;  // Embeddings that were asked for, in LoadTask::kPooling.
   double start_time = 0;
   double ttft = 0;           // To the first chunk.
   double latency = 0;        // To the last chunk.
@@ -38,6 +39,9 @@ struct RequestResult {
     return idx < chunk_tokens.size() ? chunk_tokens[idx] : 1;
   }
 };
+
+// What a load asks for: answers, or embeddings, which come all at once.
+enum class LoadTask : uint8_t { kGeneration, kPooling };
 
 enum class LatencyMetric : uint8_t { kTtft, kTpot, kItl, kE2el };
 
@@ -60,6 +64,8 @@ absl::StatusOr<GoodputLimits> ParseGoodput(
     const std::vector<std::string>& texts);
 
 struct ReportOptions {
+  LoadTask task = LoadTask::kGeneration;
+  // In kPooling only the end-to-end latency is reported.
   std::vector<LatencyMetric> metrics = {
       LatencyMetric::kTtft, LatencyMetric::kTpot, LatencyMetric::kItl};
   std::vector<double> percentiles = {99};
@@ -78,8 +84,10 @@ struct ServingMetrics {
   int completed = 0;
   int failed = 0;
   int64_t total_input_tokens = 0;  // Of completed requests.
+  int64_t total_input_sequences = 0;
   int64_t total_output_tokens = 0;
   double request_throughput = 0;
+  double input_sequence_throughput = 0;
   std::optional<double> request_goodput;
   double output_throughput = 0;
   double total_token_throughput = 0;

@@ -262,6 +262,48 @@ TEST(ServingMetricsTest, JsonKeys) {
             nlohmann::ordered_json({"", "HTTP 500: broken", ""}));
 }
 
+// As vLLM's benchmark has them for its pooling backends, and "failed".
+TEST(ServingMetricsTest, Embeddings) {
+  std::vector<RequestResult> records = {Record(0, 0.1, {}, 5), Failed("no"),
+                                        Record(0, 0.3, {}, 7)};
+  records[2].num_inputs = 3;
+  for (RequestResult& record : records) record.output_tokens = 0;
+  ReportOptions options;
+  options.task = LoadTask::kPooling;
+  options.metrics = {LatencyMetric::kTtft, LatencyMetric::kE2el};
+  ServingMetrics metrics = ComputeServingMetrics(records, 2, options);
+  EXPECT_EQ(ServingReport(metrics, options),
+            R"(============ Serving Benchmark Result ============
+Successful requests:                     2         
+Failed requests:                         1         
+Benchmark duration (s):                  2.00      
+Total input tokens:                      12        
+Request throughput (req/s):              1.00      
+Input throughput (inputs/s):             2.00      
+Total token throughput (tok/s):          6.00      
+----------------End-to-end Latency----------------
+Mean E2EL (ms):                          200.00    
+Median E2EL (ms):                        200.00    
+P99 E2EL (ms):                           298.00    
+==================================================
+)");
+  const auto json = ServingJson(metrics, records, options, true);
+  EXPECT_THAT(Keys(json),
+              ElementsAre("duration", "completed", "failed",
+                          "total_input_tokens", "total_input_sequences",
+                          "request_throughput", "input_sequence_throughput",
+                          "total_token_throughput", "input_lens", "latencies",
+                          "start_times", "errors", "mean_e2el_ms",
+                          "median_e2el_ms", "std_e2el_ms", "p99_e2el_ms"));
+  EXPECT_EQ(json["total_input_sequences"], 4);
+  options.goodput = *ParseGoodput({"e2el:150"});
+  metrics = ComputeServingMetrics(records, 2, options);
+  EXPECT_EQ(ServingJson(metrics, records, options, false)["request_goodput"],
+            0.5);
+  EXPECT_THAT(ServingReport(metrics, options),
+              HasSubstr("Request goodput (req/s):                 0.50"));
+}
+
 TEST(ServingMetricsTest, Options) {
   EXPECT_THAT(*ParsePercentiles("25, 99.9"), ElementsAre(25, 99.9));
   EXPECT_TRUE(ParsePercentiles("")->empty());
@@ -283,6 +325,28 @@ TEST(LatencyPlotTest, IsOneElementWithItsTitle) {
   EXPECT_THAT(svg, HasSubstr("Time to first token (ms)"));
   EXPECT_FALSE(absl::StrContains(svg, "nan"));
   EXPECT_FALSE(absl::StrContains(svg, "inf"));
+}
+
+TEST(LatencyPlotTest, EmbeddingsHaveNoTokens) {
+  std::vector<RequestResult> records = {Record(1, 2, {}, 5)};
+  const std::string svg = LatencyPlot(records, 12, "m", LoadTask::kPooling);
+  EXPECT_THAT(svg, HasSubstr("End-to-end latency (ms)"));
+  EXPECT_THAT(svg, HasSubstr("Input tokens per second"));
+  EXPECT_THAT(svg, Not(HasSubstr("irst token")));
+  EXPECT_THAT(svg, Not(HasSubstr("Gap")));
+}
+
+TEST(LatencyPlotTest, LargeNumbersHaveNoExponent) {
+  EXPECT_EQ(AxisLabel(0), "0");
+  EXPECT_EQ(AxisLabel(0.25), "0.25");
+  EXPECT_EQ(AxisLabel(1234.5), "1234");
+  EXPECT_EQ(AxisLabel(9999.7), "10000");
+  EXPECT_EQ(AxisLabel(10000), "10000");
+  EXPECT_EQ(AxisLabel(12500), "12500");
+  EXPECT_EQ(AxisLabel(5e6), "5000000");
+  // 40 s to the first token: an axis of 50,000 ms.
+  EXPECT_THAT(LatencyPlot({Record(0, 40, {}, 5)}, 12, ""),
+              HasSubstr(">12500</text>"));
 }
 
 TEST(LatencyPlotTest, WithoutRequests) {

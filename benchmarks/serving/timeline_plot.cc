@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "benchmarks/serving/latency_plot.h"
 
 namespace quire {
 namespace {
@@ -74,9 +75,9 @@ class Timeline {
       const double x = kWidth * i / kMarks;
       absl::StrAppendFormat(&marks,
                             "<path d=\"M%.1f %.1fV%.1f\"/><text x=\"%.1f\" "
-                            "y=\"%.1f\">%.4g s</text>\n",
+                            "y=\"%.1f\">%s s</text>\n",
                             x, kTop - 6, y_, x, kTop - 12,
-                            duration * i / kMarks);
+                            AxisLabel(duration * i / kMarks));
     }
     return absl::StrFormat(
                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"-20 0 %.0f "

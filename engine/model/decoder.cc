@@ -117,6 +117,7 @@ absl::Status Decoder::Forward(Backend& backend, Step& step) {
   for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
     QUIRE_RETURN_IF_ERROR(Tap(backend, step, static_cast<int>(i), NormSpec()));
     QUIRE_RETURN_IF_ERROR(ForwardLayer(backend, step, layers_[i]));
+    if (progress_ != nullptr) ++*progress_;
   }
   QUIRE_RETURN_IF_ERROR(
       Tap(backend, step, ModelOptions::kAfterFinalNorm, final_norm_));

@@ -91,6 +91,7 @@ class Decoder : public Model {
   Communicator* tensor_ranks_ = nullptr;  // Null: this rank has everything.
   // A stage of several: the layers in between are those of layer_range_.
   Communicator* pipeline_ranks_ = nullptr;
+  StepProgress* progress_ = nullptr;  // Null: nobody watches.
   IndexRange layer_range_;
   bool is_first_stage() const {
     return pipeline_ranks_ == nullptr || pipeline_ranks_->rank() == 0;

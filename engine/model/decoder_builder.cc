@@ -535,6 +535,7 @@ absl::StatusOr<std::unique_ptr<Model>> DecoderBuilder::Build() {
   const ParallelConfig& parallel = options_.parallel;
   decoder_->tensor_ranks_ = parallel.tensor;
   decoder_->pipeline_ranks_ = parallel.pipeline;
+  decoder_->progress_ = parallel.progress;
   QUIRE_ASSIGN_OR_RETURN(decoder_->layer_range_,
                          LayersOfStage(config_, {parallel.pipeline_rank(),
                                                  parallel.pipeline_size}));

@@ -26,10 +26,17 @@ std::vector<int> DefaultTaps(int num_layers) {
   return {2, num_layers / 2, num_layers - 3};
 }
 
+constexpr char kLayerIds[] = "eagle_aux_hidden_state_layer_ids";
+
+// Named in eagle_config, or beside it (speculators).
 absl::StatusOr<std::vector<int>> ReadTaps(JsonFields& fields,
                                           const std::string& path,
                                           int num_layers) {
-  std::vector<int64_t> layers;
+  QUIRE_ASSIGN_OR_RETURN(std::vector<int64_t> layers,
+                         fields.Ints(kLayerIds, 0, num_layers - 1));
+  if (!layers.empty() && layers.size() != kNumTaps) {
+    return fields.Error(kLayerIds, "must have 3 layers");
+  }
   QUIRE_ASSIGN_OR_RETURN(const json* eagle, fields.Object("eagle_config"));
   if (eagle != nullptr) {
     JsonFields inner(*eagle, path, "eagle_config.");
@@ -38,12 +45,13 @@ absl::StatusOr<std::vector<int>> ReadTaps(JsonFields& fields,
     if (!uses_them.value_or(true)) {
       return inner.Error("use_aux_hidden_state", "false is not supported");
     }
-    QUIRE_ASSIGN_OR_RETURN(
-        layers,
-        inner.Ints("eagle_aux_hidden_state_layer_ids", 0, num_layers - 1));
-    if (!layers.empty() && layers.size() != kNumTaps) {
-      return inner.Error("eagle_aux_hidden_state_layer_ids",
-                         "must have 3 layers");
+    QUIRE_ASSIGN_OR_RETURN(const std::vector<int64_t> inner_layers,
+                           inner.Ints(kLayerIds, 0, num_layers - 1));
+    if (!inner_layers.empty()) {
+      if (inner_layers.size() != kNumTaps) {
+        return inner.Error(kLayerIds, "must have 3 layers");
+      }
+      layers = inner_layers;
     }
   }
   if (!layers.empty()) return std::vector<int>(layers.begin(), layers.end());
@@ -54,6 +62,55 @@ absl::StatusOr<std::vector<int>> ReadTaps(JsonFields& fields,
         num_layers));
   }
   return taps;
+}
+
+// A head as github.com/vllm-project/speculators writes it has the configuration
+// of its layer in a field of its own, and beside it what is its own. Makes of
+// `document` what the other layouts have; what is not told is as vLLM takes it
+// (vllm/transformers_utils/configs/speculators/algos.py).
+absl::Status FlattenSpeculator(const std::string& path, json* document) {
+  JsonFields fields(*document, path);
+  QUIRE_ASSIGN_OR_RETURN(const auto type,
+                         fields.String("speculators_model_type"));
+  if (type != "eagle3") {
+    return fields.Error("speculators_model_type",
+                        absl::StrCat("\"", type.value_or(""),
+                                     "\" is no EAGLE-3 head (eagle3)"));
+  }
+  QUIRE_ASSIGN_OR_RETURN(const json* layer,
+                         fields.Object("transformer_layer_config"));
+  if (layer == nullptr) {
+    return fields.Error("transformer_layer_config", "is missing");
+  }
+  QUIRE_ASSIGN_OR_RETURN(const auto norms_taps, fields.Bool("norm_before_fc"));
+  if (norms_taps.value_or(false)) {
+    return fields.Error("norm_before_fc", "true is not supported");
+  }
+  JsonFields inner(*layer, path, "transformer_layer_config.");
+  QUIRE_ASSIGN_OR_RETURN(const auto layer_type, inner.String("model_type"));
+  if (layer_type.value_or("llama") != "llama") {
+    return inner.Error("model_type", absl::StrCat("\"", *layer_type,
+                                                  "\" is not supported; heads "
+                                                  "of Llama's layer are"));
+  }
+  QUIRE_ASSIGN_OR_RETURN(const auto num_layers,
+                         inner.Int("num_hidden_layers", 1, 1 << 16));
+  if (num_layers.value_or(1) != 1) {
+    return inner.Error(
+        "num_hidden_layers",
+        absl::StrCat("is ", *num_layers, "; heads of one layer are supported"));
+  }
+  json flat = *layer;
+  flat["architectures"] = {"LlamaForCausalLMEagle3"};
+  flat["norm_before_residual"] = true;
+  for (const char* name : {"draft_vocab_size", "target_hidden_size",
+                           "norm_before_residual", kLayerIds}) {
+    if (document->contains(name) && !(*document)[name].is_null()) {
+      flat[name] = (*document)[name];
+    }
+  }
+  *document = std::move(flat);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -67,6 +124,9 @@ absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
   if (!document.is_object()) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": not a valid JSON object"));
+  }
+  if (document.contains("speculators_model_type")) {
+    QUIRE_RETURN_IF_ERROR(FlattenSpeculator(path, &document));
   }
   DraftHeadConfig config;
   JsonFields fields(document, path);
@@ -104,7 +164,7 @@ absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
   // A head has one layer; some published ones repeat what their target has.
   document["num_hidden_layers"] = 1;
   for (const char* name : {"draft_vocab_size", "target_hidden_size",
-                           "norm_before_residual", "eagle_config"}) {
+                           "norm_before_residual", "eagle_config", kLayerIds}) {
     document.erase(name);
   }
   QUIRE_ASSIGN_OR_RETURN(

@@ -31,8 +31,11 @@ struct DraftHeadConfig {
 // A directory in the layout of the published heads (github.com/SafeAILab/EAGLE,
 // github.com/sgl-project/SpecForge, as vLLM reads them): config.json with
 // draft_vocab_size, weights fc, midlayer.*, norm, lm_head, d2t, t2d and, where
-// it is not the target's, embed_tokens. INVALID_ARGUMENT naming file and field,
-// also where it does not fit the target.
+// it is not the target's, embed_tokens. Or in that of
+// github.com/vllm-project/speculators: speculators_model_type "eagle3",
+// transformer_layer_config, weights layers.0.* in place of midlayer.*.
+// INVALID_ARGUMENT naming file and field, also where it does not fit the
+// target.
 absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
                                                  const ModelConfig& target);
 

@@ -106,6 +106,92 @@ TEST_F(DraftHeadConfigTest, ReadsTheAuthorsHeads) {
       << config.status();
 }
 
+// As github.com/vllm-project/speculators writes them.
+Json Speculator() {
+  Json layer = Published();
+  layer.erase("architectures");
+  layer.erase("draft_vocab_size");
+  layer.update({{"attention_bias", false},
+                {"mlp_bias", false},
+                {"head_dim", 32},
+                {"rope_scaling", nullptr},
+                {"rope_theta", 500000.0}});
+  return {{"architectures", {"Eagle3DraftModel"}},
+          {"draft_vocab_size", 96},
+          {"dtype", "bfloat16"},
+          {"eagle_aux_hidden_state_layer_ids", nullptr},
+          {"norm_before_residual", true},
+          {"speculators_config",
+           {{"algorithm", "eagle3"},
+            {"proposal_methods",
+             {{{"proposal_type", "greedy"}, {"speculative_tokens", 3}}}},
+            {"verifier", {{"name_or_path", "target"}}}}},
+          {"speculators_model_type", "eagle3"},
+          {"speculators_version", "0.3.0"},
+          {"target_hidden_size", nullptr},
+          {"transformer_layer_config", layer}};
+}
+
+TEST_F(DraftHeadConfigTest, ReadsSpeculators) {
+  Json json = Speculator();
+  auto config = Read(json);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->model.vocab_size, 96);
+  EXPECT_EQ(config->num_input_ids, 320);
+  EXPECT_EQ(config->target_hidden_size, 128);
+  EXPECT_EQ(config->model.layers[0].head_dim, 32);
+  EXPECT_EQ(config->taps, (std::vector<int>{2, 16, 29}));
+  EXPECT_TRUE(config->norm_before_residual);
+  EXPECT_TRUE(config->model.warnings.empty());
+
+  json["eagle_aux_hidden_state_layer_ids"] = {1, 9, 17};
+  json["norm_before_residual"] = false;
+  config = Read(json);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->taps, (std::vector<int>{1, 9, 17}));
+  EXPECT_FALSE(config->norm_before_residual);
+  // Absent, it is what vLLM takes it for.
+  json.erase("norm_before_residual");
+  config = Read(json);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->norm_before_residual);
+}
+
+TEST_F(DraftHeadConfigTest, SpeculatorsOfOtherKindsAreNamed) {
+  const auto error_of = [this](const Json& json) {
+    const auto config = Read(json);
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+    return std::string(config.status().message());
+  };
+  const struct {
+    Json changes;
+    const char* field;
+  } cases[] = {
+      {{{"speculators_model_type", "eagle"}}, "\"eagle\" is no EAGLE-3 head"},
+      {{{"speculators_model_type", 3}}, "speculators_model_type"},
+      {{{"transformer_layer_config", nullptr}}, "transformer_layer_config"},
+      {{{"transformer_layer_config", 3}}, "transformer_layer_config"},
+      {{{"norm_before_fc", true}}, "norm_before_fc"},
+      {{{"draft_vocab_size", 321}}, "draft_vocab_size"},
+      {{{"eagle_aux_hidden_state_layer_ids", {1, 2}}}, "must have 3 layers"},
+      {{{"eagle_aux_hidden_state_layer_ids", {1, 2, 32}}},
+       "eagle_aux_hidden_state_layer_ids"}};
+  for (const auto& c : cases) {
+    Json json = Speculator();
+    json.update(c.changes);
+    EXPECT_TRUE(absl::StrContains(error_of(json), c.field))
+        << error_of(json) << c.changes;
+  }
+  Json json = Speculator();
+  json["transformer_layer_config"]["num_hidden_layers"] = 2;
+  EXPECT_TRUE(absl::StrContains(error_of(json),
+                                "transformer_layer_config.num_hidden_layers"));
+  json = Speculator();
+  json["transformer_layer_config"]["model_type"] = "qwen3";
+  EXPECT_TRUE(
+      absl::StrContains(error_of(json), "transformer_layer_config.model_type"));
+}
+
 TEST_F(DraftHeadConfigTest, WhatDoesNotFitIsNamed) {
   const struct {
     Json changes;

@@ -156,15 +156,38 @@ std::string StoredQuantization(const Checkpoint& checkpoint,
   return largest;
 }
 
+// Whether the layout of compressed-tensors, which knows several formats, holds
+// fp8 and no other.
+bool IsCompressedFp8(const Checkpoint& checkpoint, const ModelConfig& config) {
+  if (config.quantization.method != QuantizationMethod::kCompressedTensors) {
+    return false;
+  }
+  bool has_fp8 = false;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (absl::EndsWith(name, ".weight_packed") ||
+        tensor.dtype == StoredDType::kI8) {
+      return false;
+    }
+    has_fp8 |= tensor.dtype == StoredDType::kF8E4M3;
+  }
+  return has_fp8;
+}
+
 // Whether the options ask for what the model already is, or can become.
 absl::Status CheckQuantization(const std::string& directory,
-                               const std::string& stored,
+                               const Checkpoint& checkpoint,
+                               const LoadedModel& loaded,
                                const LoadOptions& options,
                                const Backend& backend) {
+  const std::string& stored = loaded.quantization;
   const std::string wanted = options.quantization
                                  ? QuantFormatName(options.quantization->format)
                                  : options.stored_quantization;
-  if (wanted.empty() || wanted == stored) return absl::OkStatus();
+  if (wanted.empty() || wanted == stored ||
+      (wanted == QuantFormatName(QuantFormat::kFp8) &&
+       IsCompressedFp8(checkpoint, loaded.config))) {
+    return absl::OkStatus();
+  }
   const auto error = [&](absl::string_view message) {
     return absl::FailedPreconditionError(
         absl::StrCat("--quantization ", wanted, ": ", message));
@@ -198,7 +221,7 @@ absl::StatusOr<WeightLoaderOptions> MakeLoaderOptions(
     const std::string& directory, const Checkpoint& checkpoint,
     const LoadOptions& options, LoadedModel& loaded) {
   loaded.quantization = StoredQuantization(checkpoint, loaded.config);
-  QUIRE_RETURN_IF_ERROR(CheckQuantization(directory, loaded.quantization,
+  QUIRE_RETURN_IF_ERROR(CheckQuantization(directory, checkpoint, loaded,
                                           options, *loaded.backend));
   WeightLoaderOptions loader_options;
   loader_options.dtype = options.dtype;
@@ -726,6 +749,16 @@ absl::StatusOr<LoadedModel> BeginLoadingHead(const std::string& path,
   loaded.shape.num_input_ids = head.num_input_ids;
   loaded.shape.steps_in_flight = 1;
   return loaded;
+}
+
+absl::StatusOr<DType> PackedDTypeOf(const std::string& directory,
+                                    const ModelConfig& config) {
+  QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
+                         Checkpoint::Open(directory));
+  WeightLoaderOptions options;
+  options.stored = config.quantization;
+  return WeightDType(config,
+                     WeightLoader(std::move(checkpoint), std::move(options)));
 }
 
 absl::StatusOr<CompanionMemory> MemoryOfCompanion(

@@ -112,6 +112,10 @@ absl::StatusOr<LoadedModel> BeginLoadingHead(const std::string& path,
                                              const DraftHeadConfig& head,
                                              const LoadOptions& options,
                                              std::unique_ptr<Backend> backend);
+// The dtype in which the matrices of the model in this directory are packed if
+// LoadOptions say nothing of it. Reads no weights. Errors as LoadModel's.
+absl::StatusOr<DType> PackedDTypeOf(const std::string& directory,
+                                    const ModelConfig& config);
 absl::StatusOr<CompanionMemory> MemoryOfCompanion(const LoadedModel& companion);
 // `other` is loaded, with LoadOptions::companion. The companion gets
 // num_more_blocks beside those.

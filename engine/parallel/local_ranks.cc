@@ -154,6 +154,13 @@ absl::Status LocalRanks::Check() {
   return absl::OkStatus();
 }
 
+int LocalRanks::PidOf(int rank) const {
+  for (const Child& child : children_) {
+    if (child.rank == rank) return child.pid;
+  }
+  return 0;
+}
+
 void LocalRanks::Kill() {
   Reap();
   for (const Child& child : children_) {

@@ -47,6 +47,8 @@ class LocalRanks {
   absl::Status Check();
   // Of those alone that were killed.
   absl::Status CheckKilled();
+  // 0: not one of these.
+  int PidOf(int rank) const;
   void Kill();
   // Waits until all have ended by themselves; kills the rest.
   void WaitAndKill(absl::Duration timeout);

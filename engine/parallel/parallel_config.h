@@ -2,9 +2,16 @@
 #ifndef QUIRE_ENGINE_PARALLEL_PARALLEL_CONFIG_H_
 #define QUIRE_ENGINE_PARALLEL_PARALLEL_CONFIG_H_
 
+#include <atomic>
+#include <cstdint>
+
 #include "kernels/communicator.h"
 
 namespace quire {
+
+// How far this process has come, for who watches whether it gets on: layers of
+// all steps. One thread advances it, any may read it.
+using StepProgress = std::atomic<int64_t>;
 
 // Ranks of one tensor group are neighbours, so that a group lies on one host
 // wherever the sizes allow it:
@@ -23,6 +30,7 @@ struct ParallelConfig {
   // Of the ranks with this tensor rank, one for each stage; null if there is
   // one stage.
   Communicator* pipeline = nullptr;
+  StepProgress* progress = nullptr;  // Borrowed, as these; null: not watched.
 
   int tensor_rank() const { return rank % tensor_size; }
   int pipeline_rank() const { return rank / tensor_size; }

@@ -180,6 +180,12 @@ absl::StatusOr<RankCommunicators> ConnectRanks(
       ranks.pipeline,
       NewGroup(options, mesh.groups[1], memory.pipeline_groups[local_rank],
                std::move(mesh.links[1])));
+  const auto activity = std::make_shared<CollectiveActivity>();
+  for (auto* group : {&ranks.tensor, &ranks.pipeline}) {
+    if (*group != nullptr)
+      *group = NoteCollectives(std::move(*group), activity);
+  }
+  ranks.activity = activity;
   return ranks;
 }
 

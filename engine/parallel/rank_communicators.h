@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/base/shared_memory.h"
+#include "engine/parallel/noted_communicator.h"
 #include "engine/parallel/parallel_config.h"
 #include "engine/parallel/rank_layout.h"
 #include "engine/parallel/rank_messages.h"
@@ -18,6 +19,9 @@ namespace quire {
 
 struct RankCommunicators {
   std::unique_ptr<Communicator> tensor, pipeline;  // Null: alone in it.
+  // Of both.
+  std::shared_ptr<const CollectiveActivity> activity =
+      std::make_shared<const CollectiveActivity>();
 
   ParallelConfig Config(const RankLayout& layout, int rank) const;
   // Of operations between stages from now on.

@@ -23,6 +23,7 @@
 #include "engine/base/status.h"
 #include "engine/parallel/control_link.h"
 #include "engine/parallel/device_abort.h"
+#include "engine/parallel/liveness.h"
 #include "engine/parallel/plan_ring.h"
 #include "engine/parallel/rank_bootstrap.h"
 #include "engine/parallel/rank_communicators.h"
@@ -50,9 +51,11 @@ struct Peer {
   bool is_local = false;              // Gets plans through the ring.
   bool has_joined = false;
   std::optional<LoadedFacts> loaded;
-  absl::Time last_heard;
+  BeatRecord beats;
   int64_t num_steps_done = 0;
-  absl::Time behind_since;  // Of use while steps sent are not done.
+  int64_t progress = 0;  // Heartbeat's.
+  // When it last got on, or got work; of use while steps sent are not done.
+  absl::Time behind_since;
 };
 
 class RankGroupImpl : public RankGroup, private ModelRunner {
@@ -72,7 +75,14 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     Wake();
     if (monitor_.joinable()) monitor_.join();
     device_abort_.Join();
+    // Who is still at the last step must not miss rank 0 meanwhile.
     if (is_healthy && is_serving_) ShutDown();
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      has_ended_ = true;
+    }
+    stopped_.notify_all();
+    if (beater_.joinable()) beater_.join();
     if (wake_fd_ >= 0) close(wake_fd_);
   }
 
@@ -125,15 +135,16 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     }
     QUIRE_RETURN_IF_ERROR(reception_->AwaitAll(local_));
     QUIRE_RETURN_IF_ERROR(Connect());
-    const absl::Time now = Clock::Monotonic()->Now();
-    for (Peer& peer : peers_) peer.last_heard = now;
-    load_deadline_ = now + options_.ranks.load_timeout;
+    load_deadline_ = Clock::Monotonic()->Now() + options_.ranks.load_timeout;
     monitor_ = std::thread([this] { Monitor(); });
+    beater_ = std::thread([this] { ShowLife(); });
     return AwaitPeers([](const Peer& peer) { return peer.has_joined; });
   }
 
   ParallelConfig config() const override {
-    return communicators_.Config(layout_, 0);
+    ParallelConfig config = communicators_.Config(layout_, 0);
+    config.progress = &progress_;
+    return config;
   }
 
   absl::Status Share(const std::string& bytes) override {
@@ -263,7 +274,6 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       peers_[rank].name = joined.hello.name;
       peers_[rank].link = std::move(joined.link);
       peers_[rank].is_local = layout_.NodeOf(rank) == 0;
-      peers_[rank].last_heard = Clock::Monotonic()->Now();
     }
     for (Peer& peer : peers_) {
       if (peer.link == nullptr) continue;
@@ -408,7 +418,8 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   // The monitor's thread.
 
   void Monitor() {
-    const absl::Duration tick = HeartbeatInterval(options_.ranks.watchdog) / 2;
+    const absl::Duration tick = HeartbeatInterval(options_.ranks) / 2;
+    WakefulTime awake(tick);
     std::vector<pollfd> fds;
     for (const Peer& peer : peers_) {
       if (peer.link != nullptr) fds.push_back({peer.link->fd(), POLLIN, 0});
@@ -418,12 +429,13 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     for (;;) {
       poll(fds.data(), fds.size(),
            static_cast<int>(absl::ToInt64Milliseconds(tick)) + 1);
+      awake.Advance(Clock::Monotonic()->Now());
+      awake_ = awake.total();
       {
         std::lock_guard<std::mutex> lock(mu_);
         if (is_stopping_) return;
         if (!status_.ok()) break;
       }
-      ShowLife();
       if (listener_.get() >= 0) reception_->RefuseLate();
       for (size_t rank = 1; rank < peers_.size(); ++rank) {
         ReadMessages(static_cast<int>(rank));
@@ -433,6 +445,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
         FailLocked(status);
       }
       const absl::Time now = Clock::Monotonic()->Now();
+      FindSilentRank();
       FindHungRank(now);
       if (now > load_deadline_) FindUnloadedRank();
     }
@@ -454,15 +467,23 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   }
 
   // The others give up a rank 0 that says nothing. Who does not read is not
-  // waited for.
+  // waited for. On a thread of its own: the monitor may have to wait for the
+  // end of a message.
   void ShowLife() {
-    const absl::Time now = Clock::Monotonic()->Now();
-    if (now < next_heartbeat_) return;
-    next_heartbeat_ = now + HeartbeatInterval(options_.ranks.watchdog);
-    for (const Peer& peer : peers_) {
-      if (peer.link == nullptr) continue;
-      // That a connection has ended, ReadMessages finds.
-      peer.link->TrySend(MessageType::kHeartbeat, "").status().IgnoreError();
+    NameBeatThread();
+    const auto interval =
+        absl::ToChronoNanoseconds(HeartbeatInterval(options_.ranks));
+    std::unique_lock<std::mutex> lock(mu_);
+    while (!has_ended_ && status_.ok()) {
+      lock.unlock();
+      for (const Peer& peer : peers_) {
+        if (peer.link == nullptr) continue;
+        // That a connection has ended, ReadMessages finds.
+        peer.link->TrySend(MessageType::kHeartbeat, "").status().IgnoreError();
+      }
+      lock.lock();
+      stopped_.wait_for(lock, interval,
+                        [this] { return has_ended_ || !status_.ok(); });
     }
   }
 
@@ -485,7 +506,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       std::lock_guard<std::mutex> lock(mu_);
       if (!status_.ok()) return;
       if (result.has_value()) {
-        peer.last_heard = Clock::Monotonic()->Now();
+        peer.beats.Heard(awake_);
         results_.push_back(*std::move(result));
         drawn_.notify_one();
       } else if (status.ok()) {
@@ -521,7 +542,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
 
   absl::Status TakeMessage(int rank, const Message& message) {
     Peer& peer = peers_[rank];
-    peer.last_heard = Clock::Monotonic()->Now();
+    peer.beats.Heard(awake_);
     switch (message.type) {
       case MessageType::kJoined:
         peer.has_joined = true;
@@ -536,9 +557,11 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       case MessageType::kHeartbeat: {
         QUIRE_ASSIGN_OR_RETURN(const Heartbeat heartbeat,
                                FromBytes<Heartbeat>(message.body));
-        if (heartbeat.num_steps_done != peer.num_steps_done) {
+        if (heartbeat.num_steps_done != peer.num_steps_done ||
+            heartbeat.progress != peer.progress) {
           peer.num_steps_done = heartbeat.num_steps_done;
-          peer.behind_since = peer.last_heard;
+          peer.progress = heartbeat.progress;
+          peer.behind_since = Clock::Monotonic()->Now();
         }
         return CompareDigests(heartbeat);
       }
@@ -568,7 +591,8 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     return absl::OkStatus();
   }
 
-  // What the step that `peer` works on may take. Requires: it is behind.
+  // For how long `peer` may get no further with its step. Requires: it is
+  // behind.
   absl::Duration StepTimeout(const Peer& peer) const {
     const int64_t num_left = num_steps_sent_ - peer.num_steps_done;
     // A rank that takes back what it has said is given no time for that.
@@ -583,14 +607,32 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     return options_.ranks.watchdog + kMaxTimePerToken * num_tokens;
   }
 
-  void FindHungRank(absl::Time now) {
-    const absl::Duration watchdog = options_.ranks.watchdog;
-    for (size_t rank = 1; rank < peers_.size(); ++rank) {
-      if (now - peers_[rank].last_heard > watchdog) {
-        return FailLocked(absl::UnavailableError(absl::StrCat(
-            DescribeRank(static_cast<int>(rank), peers_[rank].name),
-            " hangs: no sign of life for ", absl::FormatDuration(watchdog))));
+  void FindSilentRank() {
+    const SilenceLimits limits = {options_.ranks.heartbeat_timeout,
+                                  options_.ranks.watchdog};
+    for (int rank = 1; rank < layout_.size(); ++rank) {
+      const Peer& peer = peers_[rank];
+      const absl::Duration silence = peer.beats.SilenceAt(awake_);
+      if (silence <= std::min(limits.heartbeat_timeout, limits.watchdog)) {
+        continue;
       }
+      const SilenceCause cause = peer.is_local
+                                     ? LookAtProcess(local_.PidOf(rank))
+                                     : LookAtConnection(peer.link->fd());
+      const absl::Duration limit =
+          MaxSilence(cause, is_serving_, peer.beats, limits);
+      // It may have spoken while it was looked at.
+      if (silence <= limit || peer.link->HasMessage()) continue;
+      return FailLocked(absl::UnavailableError(absl::StrCat(
+          NameOf(rank), " hangs: ", DescribeSilence(cause, limit))));
+    }
+  }
+
+  void FindHungRank(absl::Time now) {
+    const int64_t progress = progress_ + communicators_.activity->num_begun;
+    if (Peer& own = peers_[0]; own.progress != progress) {
+      own.progress = progress;
+      own.behind_since = now;
     }
     bool is_late = false;
     int64_t num_steps_done = num_steps_sent_;
@@ -600,23 +642,33 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
       num_steps_done = std::min(num_steps_done, peer.num_steps_done);
     }
     if (!is_late) return;
-    // Those that wait for the one that hangs have come further, or as far; and
-    // by heartbeats rank 0 does not know who came there last.
+    // Those that wait for the one that hangs have come further: in a collective
+    // of the same step, at least.
     std::vector<int> stuck;
-    std::vector<std::string> names;
-    for (size_t rank = 0; rank < peers_.size(); ++rank) {
-      if (peers_[rank].num_steps_done != num_steps_done) continue;
-      stuck.push_back(static_cast<int>(rank));
-      names.push_back(NameOf(stuck.back()));
+    for (int rank = 0; rank < layout_.size(); ++rank) {
+      if (peers_[rank].num_steps_done == num_steps_done) stuck.push_back(rank);
     }
     // Of stages that have come as far as each other the later one may wait for
     // activations, or the first one for somebody to take them.
     const bool is_one_stage =
         layout_.StageOf(stuck.front()) == layout_.StageOf(stuck.back());
-    FailLocked(absl::UnavailableError(
-        absl::StrCat(absl::StrJoin(names, is_one_stage ? ", " : " or "),
-                     " hangs: has worked on step ", num_steps_done, " for ",
-                     absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
+    if (is_one_stage) KeepThoseBehind(&stuck);
+    std::vector<std::string> names;
+    for (const int rank : stuck) names.push_back(NameOf(rank));
+    FailLocked(absl::UnavailableError(absl::StrCat(
+        absl::StrJoin(names, is_one_stage ? ", " : " or "),
+        " hangs: gets no further with step ", num_steps_done, " for ",
+        absl::FormatDuration(StepTimeout(peers_[stuck[0]])))));
+  }
+
+  // Ranks of one stage have the same layers and collectives.
+  void KeepThoseBehind(std::vector<int>* ranks) const {
+    int64_t least = peers_[ranks->front()].progress;
+    for (const int rank : *ranks) {
+      least = std::min(least, peers_[rank].progress);
+    }
+    std::erase_if(*ranks,
+                  [&](int rank) { return peers_[rank].progress != least; });
   }
 
   std::string NameOf(int rank) const {
@@ -647,7 +699,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   std::optional<PlanRingWriter> ring_;
   OwnedFd listener_, mesh_listener_;
   std::optional<RankReception> reception_;  // The monitor's, once it runs.
-  absl::Time next_heartbeat_;               // The monitor's.
+  absl::Duration awake_;                    // The monitor's WakefulTime.
   RankCommunicators communicators_;
   absl::Time load_deadline_;
 
@@ -657,6 +709,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   std::string plan_bytes_;  // Reused.
 
   std::atomic<bool> is_serving_{false};
+  mutable StepProgress progress_{0};  // Lent by config().
 
   mutable std::mutex mu_;  // Guards the following; links are thread-safe.
   std::condition_variable changed_, drawn_, stopped_;
@@ -665,6 +718,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
   absl::Status status_;
   absl::Time failed_at_;
   bool is_stopping_ = false;
+  bool has_ended_ = false;
   int64_t num_steps_sent_ = 0;
   std::deque<int64_t> step_sizes_;  // Tokens of the steps sent last.
   std::deque<StepDigest> digests_;  // Ascending by step.
@@ -674,7 +728,7 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     std::lock_guard<std::mutex> lock(mu_);
     stopped_.notify_all();
   }};
-  std::thread monitor_;
+  std::thread monitor_, beater_;
 };
 
 }  // namespace

@@ -32,8 +32,15 @@ struct RankOptions {
   // Of ranks that join from other nodes; those that do not know it are refused
   // without being told anything.
   GroupKey key;
-  // A rank that says nothing for so long hangs; so does one that says that it
-  // lives, and works on one step for this and 100 ms for each of its tokens.
+  // A rank that serves and says nothing for so long hangs, if nothing tells
+  // that its machine or the network holds it up (liveness.h).
+  absl::Duration heartbeat_timeout = absl::Seconds(1);
+  // So does one, besides rank 0, that is in a step and waits for no other rank,
+  // and whose threads sleep all the same. Not where they may wait for a device.
+  bool computes_on_cpu = false;
+  // One that says nothing for so long hangs whatever it may be; so does one
+  // that says that it lives, and gets no further within a step for this and
+  // 100 ms for each of its tokens.
   absl::Duration watchdog = absl::Seconds(30);
 };
 

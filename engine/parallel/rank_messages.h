@@ -59,6 +59,7 @@ struct StepDigest {
 
 struct Heartbeat {
   int64_t num_steps_done = 0;       // Plans executed, and collected.
+  int64_t progress = 0;             // Layers done and collectives begun.
   std::vector<StepDigest> digests;  // Of those since the last heartbeat.
 };
 
@@ -119,8 +120,9 @@ void Visit(Wire& wire, StepDigest& value) {
 }
 template <typename Wire>
 void Visit(Wire& wire, Heartbeat& value) {
-  auto& [num_steps_done, digests] = value;
+  auto& [num_steps_done, progress, digests] = value;
   wire(num_steps_done);
+  wire(progress);
   wire(digests);
 }
 

@@ -7,6 +7,7 @@
 #include <deque>
 
 #include "absl/time/time.h"
+#include "engine/parallel/rank_group.h"
 #include "engine/scheduler/scheduler_output.h"
 
 namespace quire {
@@ -18,8 +19,9 @@ inline constexpr absl::Duration kMeshTimeout = absl::Seconds(20);
 inline constexpr absl::Duration kMaxTimePerToken = absl::Milliseconds(100);
 
 // Between signs of life, of rank 0 and of the others.
-inline absl::Duration HeartbeatInterval(absl::Duration watchdog) {
-  return std::min(absl::Milliseconds(100), watchdog / 20);
+inline absl::Duration HeartbeatInterval(const RankOptions& options) {
+  return std::min({absl::Milliseconds(100), options.watchdog / 20,
+                   options.heartbeat_timeout / 10});
 }
 
 inline int64_t NumTokensOf(const SchedulerOutput& plan) {

@@ -19,6 +19,7 @@
 #include "engine/base/status.h"
 #include "engine/parallel/control_link.h"
 #include "engine/parallel/device_abort.h"
+#include "engine/parallel/liveness.h"
 #include "engine/parallel/plan_ring.h"
 #include "engine/parallel/rank_bootstrap.h"
 #include "engine/parallel/rank_communicators.h"
@@ -72,6 +73,7 @@ class RankWorkerImpl : public RankWorker {
     const absl::Time deadline =
         Clock::Monotonic()->Now() + options_.ranks.bootstrap_timeout;
     const bool is_remote = link_fd.get() < 0;
+    leader_pid_ = is_remote ? 0 : getppid();
     if (is_remote) {
       auto connected = ConnectTcp(options_.ranks.master, deadline);
       if (!connected.ok()) {
@@ -99,7 +101,9 @@ class RankWorkerImpl : public RankWorker {
   }
 
   ParallelConfig config() const override {
-    return communicators_.Config(layout_, options_.rank);
+    ParallelConfig config = communicators_.Config(layout_, options_.rank);
+    config.progress = &progress_;
+    return config;
   }
 
   absl::StatusOr<std::string> AwaitShared() override {
@@ -292,19 +296,26 @@ class RankWorkerImpl : public RankWorker {
       // that is done may be waited for.
       const bool has_room = num_pending < runner->steps_in_flight();
       if (num_pending > 0 && (!has_room || runner->Done() || !HasPlan())) {
-        QUIRE_ASSIGN_OR_RETURN(const StepResult result, runner->Collect());
+        is_in_step_ = true;
+        const absl::StatusOr<StepResult> result = runner->Collect();
+        is_in_step_ = false;
+        QUIRE_RETURN_IF_ERROR(result.status());
         --num_pending;
-        QUIRE_RETURN_IF_ERROR(SendResult(result));
-        EndStep(result);
+        QUIRE_RETURN_IF_ERROR(SendResult(*result));
+        EndStep(*result);
         continue;
       }
       QUIRE_ASSIGN_OR_RETURN(const bool has_message, ReadPlan(&message));
       if (!has_message) continue;
+      absl::Status status;
       switch (message.type) {
         case MessageType::kPlan:
           QUIRE_RETURN_IF_ERROR(decoder.Decode(message.body, &plan));
           communicators_.SetStageTimeout(stage_limit.Next(NumTokensOf(plan)));
-          QUIRE_RETURN_IF_ERROR(runner->Submit(plan));
+          is_in_step_ = true;
+          status = runner->Submit(plan);
+          is_in_step_ = false;
+          QUIRE_RETURN_IF_ERROR(status);
           ++num_pending;
           break;
         case MessageType::kPrepareAhead:
@@ -402,14 +413,18 @@ class RankWorkerImpl : public RankWorker {
   // Signs of life, and what is not to be waited for by who computes. On its own
   // thread.
   void Watch() {
-    last_heard_ = Clock::Monotonic()->Now();
+    NameBeatThread();
+    const absl::Duration interval = HeartbeatInterval(options_.ranks);
+    WakefulTime awake(interval);
+    awake.Advance(Clock::Monotonic()->Now());
     for (;;) {
       absl::Status status = SendHeartbeat();
-      if (status.ok()) {
-        status = WaitForEnd(HeartbeatInterval(options_.ranks.watchdog));
-      }
+      if (status.ok()) status = WaitForEnd(interval);
+      awake.Advance(Clock::Monotonic()->Now());
+      awake_ = awake.total();
       const bool has_ended = !status.ok();
       if (status.ok()) status = CheckLeader();
+      if (status.ok()) status = CheckOwnWork();
       if (status.ok()) {
         std::lock_guard<std::mutex> lock(mu_);
         status = local_.Check();
@@ -440,6 +455,7 @@ class RankWorkerImpl : public RankWorker {
       std::lock_guard<std::mutex> lock(mu_);
       heartbeat = heartbeat_;
     }
+    heartbeat.progress = Progress();
     const absl::StatusOr<bool> is_sent =
         link_->TrySend(MessageType::kHeartbeat, ToBytes(heartbeat));
     if (!is_sent.ok()) {
@@ -456,23 +472,67 @@ class RankWorkerImpl : public RankWorker {
     return absl::OkStatus();
   }
 
-  // That rank 0 lives, and serves in time.
-  absl::Status CheckLeader() {
-    const absl::Time now = Clock::Monotonic()->Now();
+  int64_t Progress() const {
+    return progress_ + communicators_.activity->num_begun;
+  }
+
+  // That this rank does not sleep in the midst of a step. Says so to rank 0,
+  // for who computes cannot.
+  absl::Status CheckOwnWork() {
+    if (!options_.ranks.computes_on_cpu) return absl::OkStatus();
+    const bool is_working = is_in_step_ && !communicators_.activity->IsInside();
+    const absl::Duration idle = idle_.Update(awake_, is_working, Progress());
+    const absl::Duration limit =
+        std::min(options_.ranks.heartbeat_timeout, options_.ranks.watchdog);
+    if (idle <= limit) return absl::OkStatus();
+    int64_t step_idx = 0;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      step_idx = heartbeat_.num_steps_done;
+    }
+    const std::string text =
+        absl::StrCat("hangs: none of its threads has computed for ",
+                     absl::FormatDuration(limit), " in step ", step_idx);
+    link_->TrySend(MessageType::kFailure, text).status().IgnoreError();
+    return absl::UnavailableError(
+        absl::StrCat(DescribeRank(options_.rank, name_), " ", text));
+  }
+
+  // Notes what has come of rank 0; true if it was something.
+  bool HasHeard() {
     // While this rank computes or loads nobody else reads them.
     link_->SkipHeartbeats();
     const int64_t num_arrived = link_->NumBytesArrived();
-    if (num_arrived != num_arrived_) {
-      num_arrived_ = num_arrived;
-      last_heard_ = now;
+    if (num_arrived == num_arrived_) return false;
+    num_arrived_ = num_arrived;
+    beats_.Heard(awake_);
+    return true;
+  }
+
+  absl::Status CheckSilence() {
+    if (HasHeard()) return absl::OkStatus();
+    const SilenceLimits limits = {options_.ranks.heartbeat_timeout,
+                                  options_.ranks.watchdog};
+    const absl::Duration silence = beats_.SilenceAt(awake_);
+    if (silence <= std::min(limits.heartbeat_timeout, limits.watchdog)) {
+      return absl::OkStatus();
     }
-    if (now - last_heard_ > options_.ranks.watchdog) {
-      return absl::UnavailableError(
-          absl::StrCat(leader_name_, " hangs: no sign of life for ",
-                       absl::FormatDuration(options_.ranks.watchdog), ", says ",
-                       DescribeRank(options_.rank, name_)));
+    const SilenceCause cause = leader_pid_ != 0 ? LookAtProcess(leader_pid_)
+                                                : LookAtConnection(link_->fd());
+    const absl::Duration limit = MaxSilence(cause, is_serving_, beats_, limits);
+    // It may have spoken while it was looked at.
+    if (silence <= limit || HasHeard()) return absl::OkStatus();
+    return absl::UnavailableError(
+        absl::StrCat(leader_name_, " hangs: ", DescribeSilence(cause, limit),
+                     ", says ", DescribeRank(options_.rank, name_)));
+  }
+
+  // That rank 0 lives, and serves in time.
+  absl::Status CheckLeader() {
+    QUIRE_RETURN_IF_ERROR(CheckSilence());
+    if (is_serving_ || Clock::Monotonic()->Now() <= load_deadline_) {
+      return absl::OkStatus();
     }
-    if (is_serving_ || now <= load_deadline_) return absl::OkStatus();
     return absl::UnavailableError(
         absl::StrCat(leader_name_, " does not serve, ",
                      absl::FormatDuration(options_.ranks.load_timeout),
@@ -523,12 +583,18 @@ class RankWorkerImpl : public RankWorker {
   std::string leader_name_ = "rank 0";
   absl::Time load_deadline_;
   std::atomic<bool> is_serving_{false};
+  std::atomic<bool> is_in_step_{false};
 
   StepPlanLimits limits_;
   std::string ring_message_, result_bytes_;  // Reused.
 
+  mutable StepProgress progress_{0};  // Lent by config().
+  int leader_pid_ = 0;                // 0: on another node.
+
   // The watcher's.
-  absl::Time last_heard_;  // Of rank 0.
+  absl::Duration awake_;  // Its WakefulTime.
+  IdleRecord idle_;       // Of this rank.
+  BeatRecord beats_;      // Of rank 0.
   int64_t num_arrived_ = 0;
 
   mutable std::mutex mu_;  // Guards the following.

@@ -35,6 +35,14 @@ absl::Status BeginHead(const std::string& target_path,
   if (head_options.max_model_len == 0) {
     head_options.max_model_len = target.model.max_position_embeddings;
   }
+  if (!is_mtp && !head_options.dtype) {
+    // A head computes on the model's activations, of 16 bits on a GPU, whatever
+    // it is stored in (the authors' heads: f16, for models in bf16).
+    QUIRE_ASSIGN_OR_RETURN(const DType dtype,
+                           PackedDTypeOf(target_path, target.model));
+    const DType activations = backend->ActivationDType(dtype);
+    if (activations != DType::kF32) head_options.dtype = activations;
+  }
   QUIRE_ASSIGN_OR_RETURN(
       begun->draft,
       BeginLoadingHead(path, *begun->head, head_options, std::move(backend)));

@@ -27,6 +27,8 @@ constexpr double kMaxOutlier = 2;
 // disturbed, so they fade within a few more like it.
 constexpr double kMinOutlier = 0.5;
 constexpr double kDisturbedFade = 0.7;
+// A quarter of what is learnt from lies below the line: 3 : 1.
+constexpr double kLossBelow = 3;
 // What was not measured again for so many steps weighs as one measurement: the
 // next one then counts as much as all that is known.
 constexpr double kMinAgedWeight = 1;
@@ -69,6 +71,33 @@ constexpr double kMinProbeCost = 1e-4;
 // Until costs are known, a costly drafter is tried in every other one of so
 // many steps, then as often as the share allows.
 constexpr int64_t kFreeLearningPlans = 64;
+// A lesson: so many plans, every other one with so many drafts, of one
+// sequence, in steps of at most so many tokens without them. For more sequences
+// drafts bring little at best, and a context of so many tokens for each one
+// that remains is dear on any machine.
+constexpr int kLessonPlans = 6;
+constexpr int kLessonDrafts = 3;
+constexpr int kMaxLessonTokens = 4;
+constexpr double kMaxLessonContext = 32;
+// For drafts less likely than this nothing is learnt by them but how they fail.
+constexpr double kLessonAcceptance = 0.5;
+// The first ones, each after so many steps without drafts that pay, go on for
+// some 200 steps, longer than a start should be disturbed; then each is twice
+// as long after the one before, at most until it costs this share of the time.
+constexpr int64_t kStepsBeforeLesson = 32;
+constexpr int kFirstLessons = 8;
+constexpr int kMaxLessonDoublings = 10;
+constexpr double kMaxStepsBeforeLesson = 1e6;
+constexpr double kLessonShare = 0.01;
+// In steps: one that seems to cost more than this has single drafts, and if it
+// seems so three times, that is believed.
+constexpr double kDearLesson = 16;
+constexpr double kSamePrice = 1.05;
+// After so many plans with drafts that paid, lessons begin anew.
+constexpr int64_t kPlansOfSuccess = 64;
+// What a lesson shows about the drafter is in its last steps; of the target's
+// steps, some before count as well.
+constexpr int kProposalSamples = 8;
 // Where drafts pay, a step without some is seen at times.
 constexpr int64_t kPlansBetweenPlain = 32;
 
@@ -95,18 +124,69 @@ void StepCost::Age() {
   if (weight_ > kMinAgedWeight) Fade(kStepFade);
 }
 
+void StepCost::Add(double num_tokens, double seconds) {
+  weight_ += 1;
+  sum_tokens_ += num_tokens;
+  sum_tokens_squared_ += num_tokens * num_tokens;
+  sum_seconds_ += seconds;
+  sum_products_ += num_tokens * seconds;
+}
+
+bool StepCost::FitLowLine(absl::Span<const Sample> samples, double* base,
+                          double* slope) {
+  // A best line goes through two of the samples, or is bounded by the axes.
+  double least = -1;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    for (size_t j = 0; j < samples.size(); ++j) {
+      const Sample& a = samples[i];
+      const Sample& b = samples[j];
+      if (b.num_tokens <= a.num_tokens) continue;
+      double rise = (b.seconds - a.seconds) / (b.num_tokens - a.num_tokens);
+      rise = std::clamp(rise, 0.0, a.seconds / a.num_tokens);
+      const double start = a.seconds - rise * a.num_tokens;
+      double loss = 0;
+      for (const Sample& sample : samples) {
+        const double above =
+            sample.seconds - (start + rise * sample.num_tokens);
+        loss += above > 0 ? above : -kLossBelow * above;
+      }
+      if (least >= 0 && loss >= least) continue;
+      least = loss;
+      *base = start;
+      *slope = rise;
+    }
+  }
+  return least >= 0;
+}
+
+void StepCost::Relearn(int num_samples) {
+  const int count =
+      static_cast<int>(std::min<int64_t>(num_samples, num_noted_));
+  std::array<Sample, kMaxSamples> samples;
+  for (int i = 0; i < count; ++i) {
+    samples[i] = last_[(num_noted_ - 1 - i) % kMaxSamples];
+  }
+  double base = 0, slope = 0;
+  if (!FitLowLine(absl::MakeSpan(samples).first(count), &base, &slope)) return;
+  Fade(0);
+  for (int i = 0; i < count; ++i) {
+    const double n = samples[i].num_tokens;
+    Add(n, base + slope * n);
+  }
+  base_ = base;
+  slope_ = slope;
+  if (sum_seconds_ > 0) measured_share_ = slope * sum_tokens_ / sum_seconds_;
+  num_steps_since_measured_ = 0;
+}
+
 void StepCost::Note(double num_tokens, double seconds) {
   if (!(seconds > 0)) return;  // The clock went backwards.
   if (is_known()) {
     Fade(seconds < kMinOutlier * Of(num_tokens) ? kDisturbedFade : kStepFade);
     seconds = std::min(seconds, kMaxOutlier * Of(num_tokens));
   }
-  const double n = num_tokens;
-  weight_ += 1;
-  sum_tokens_ += n;
-  sum_tokens_squared_ += n * n;
-  sum_seconds_ += seconds;
-  sum_products_ += n * seconds;
+  last_[num_noted_++ % kMaxSamples] = {num_tokens, seconds};
+  Add(num_tokens, seconds);
   const double mean_tokens = sum_tokens_ / weight_;
   const double mean_seconds = sum_seconds_ / weight_;
   const double variance =
@@ -262,6 +342,13 @@ void DraftControl::AllotProposals(int num_base_tokens,
     AllotToLearn(num_base_tokens, candidates);
     return;
   }
+  if (!has_learnt_) {
+    has_learnt_ = true;
+    step_cost_.Relearn(StepCost::kMaxSamples);
+    proposal_cost_.Relearn(kProposalSamples);
+    next_lesson_step_ = num_steps_ + kStepsBeforeLesson;
+  }
+  if (AllotLesson(num_base_tokens, candidates)) return;
   int best_depth = 0;
   double best_rate = 0;
   for (int depth = 0; depth <= max_drafts_; ++depth) {
@@ -274,6 +361,15 @@ void DraftControl::AllotProposals(int num_base_tokens,
     if (depth == 0 || rate > (best_depth == 0 ? kMargin : 1.0) * best_rate) {
       best_rate = rate;
       best_depth = depth;
+    }
+  }
+  if (best_depth > 0) {
+    // Lessons are for where drafts do not pay.
+    next_lesson_step_ =
+        std::max(next_lesson_step_, num_steps_ + kStepsBeforeLesson);
+    if (num_drafting_plans_ % kPlansOfSuccess == kPlansOfSuccess - 1) {
+      num_lessons_ = 0;
+      next_lesson_step_ = num_steps_ + kStepsBeforeLesson;
     }
   }
   // The cost of steps without drafts has to be seen now and then: of large ones
@@ -301,6 +397,69 @@ void DraftControl::AllotProposals(int num_base_tokens,
   for (Candidate& candidate : candidates) {
     candidate.max_drafts = candidate.num_allotted;
   }
+}
+
+int64_t DraftControl::StepsBeforeLesson(const Candidate& candidate,
+                                        int num_base_tokens) {
+  const double draft_seconds = proposal_cost_.Of(1) + step_cost_.slope();
+  const double price = (kLessonPlans / 2 * kLessonDrafts * draft_seconds +
+                        candidate.num_missing * proposal_cost_.slope()) /
+                       step_cost_.Of(num_base_tokens);
+  // Disturbances are not three times the same.
+  const bool is_same =
+      price < kSamePrice * lesson_price_ && lesson_price_ < kSamePrice * price;
+  num_same_prices_ = is_same ? num_same_prices_ + 1 : 0;
+  lesson_price_ = price;
+  const double paid_for =
+      std::clamp(price / kLessonShare, static_cast<double>(kStepsBeforeLesson),
+                 kMaxStepsBeforeLesson);
+  if (price > kDearLesson && num_same_prices_ >= 2) {
+    return static_cast<int64_t>(paid_for);
+  }
+  const int64_t doubled = kStepsBeforeLesson
+                          << std::clamp(num_lessons_ - kFirstLessons + 1, 0,
+                                        kMaxLessonDoublings);
+  return std::min(static_cast<int64_t>(paid_for), doubled);
+}
+
+bool DraftControl::AllotLesson(int num_base_tokens,
+                               absl::Span<Candidate> candidates) {
+  if (num_lesson_plans_ == 0 &&
+      (num_steps_ < next_lesson_step_ || num_base_tokens > kMaxLessonTokens)) {
+    return false;
+  }
+  Candidate* chosen = nullptr;
+  for (Candidate& candidate : candidates) {
+    if (candidate.max_drafts == 0 ||
+        candidate.num_missing >
+            kMaxLessonContext * ExpectedRemaining(candidate) ||
+        AcceptanceOf(*candidate.track) < kLessonAcceptance ||
+        (chosen != nullptr && candidate.num_missing >= chosen->num_missing)) {
+      continue;
+    }
+    chosen = &candidate;
+  }
+  if (num_lesson_plans_ == 0) {
+    if (chosen == nullptr) return false;
+    num_lesson_plans_ = kLessonPlans;
+    ++num_lessons_;
+    next_lesson_step_ =
+        num_steps_ + StepsBeforeLesson(*chosen, num_base_tokens);
+  } else if (--num_lesson_plans_ == 0) {
+    // Its last step has been seen.
+    step_cost_.Relearn(StepCost::kMaxSamples);
+    proposal_cost_.Relearn(kProposalSamples);
+    return false;
+  }
+  const int count =
+      chosen == nullptr || num_lesson_plans_ % 2 != 0
+          ? 0
+          : std::min(chosen->max_drafts,
+                     lesson_price_ > kDearLesson ? 1 : kLessonDrafts);
+  for (Candidate& candidate : candidates) candidate.max_drafts = 0;
+  if (chosen != nullptr) chosen->max_drafts = count;
+  min_chance_ = 0;
+  return true;
 }
 
 double DraftControl::GainOfGood(const Candidate& candidate, int num_rows,

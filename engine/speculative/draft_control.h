@@ -44,11 +44,20 @@
 // machine was cold must not stand: what was not measured again for some hundred
 // steps counts as one measurement, and a probe is charged what it took.
 //
+// At a start other programs may take a core for longer than all the learning
+// takes, and disturbances only make steps longer. So what was learnt is the
+// line below which a quarter of the samples lie, whatever the rest took
+// (Koenker & Bassett 1978, regression quantiles), and while drafts that are
+// accepted do not pay for a few sequences, it is learnt again, from drafts in
+// every other of a few steps: soon after the start, then after twice as long
+// each time, until it costs kLessonShare of the time.
+//
 // A function of what it is told: durations are handed in, nothing is drawn at
 // random. Thread-compatible: used by the engine thread only.
 #ifndef QUIRE_ENGINE_SPECULATIVE_DRAFT_CONTROL_H_
 #define QUIRE_ENGINE_SPECULATIVE_DRAFT_CONTROL_H_
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -91,13 +100,28 @@ class StepCost {
   // Once measured, the slope is not guessed again.
   void set_keeps_measurement() { keeps_measurement_ = true; }
   bool was_measured() const { return measured_share_ >= 0; }
+  // Forgets all but the last num_samples (kMaxSamples at most), and of these
+  // what the slowest three quarters took beyond the line below them. Of samples
+  // of one size nothing is fitted, and nothing is forgotten.
+  static constexpr int kMaxSamples = 16;
+  void Relearn(int num_samples);
   // Steps of different sizes were seen, so that the slope is no guess.
   bool is_measured() const {
     return measured_share_ >= 0 && num_steps_since_measured_ < kMeasuredFor;
   }
 
  private:
+  struct Sample {
+    double num_tokens = 0;
+    double seconds = 0;
+  };
+
   void Fade(double factor);
+  void Add(double num_tokens, double seconds);
+  // The line with the least loss, where what lies above it counts a third of
+  // what lies below; false if all samples are of one size.
+  static bool FitLowLine(absl::Span<const Sample> samples, double* base,
+                         double* slope);
 
   double weight_ = 0;  // Sums over the steps, fading.
   double sum_tokens_ = 0;
@@ -111,6 +135,8 @@ class StepCost {
   double measured_share_ = -1;  // Of the time that grew with the tokens.
   int num_steps_since_measured_ = 0;
   bool keeps_measurement_ = false;
+  std::array<Sample, kMaxSamples> last_;  // A ring, by num_noted_.
+  int64_t num_noted_ = 0;
 };
 
 class DraftControl {
@@ -196,6 +222,11 @@ class DraftControl {
   double ExpectedRemaining(const Candidate& candidate) const;
   // While nothing is known of the costs: few drafts, where they are cheapest.
   void AllotToLearn(int num_base_tokens, absl::Span<Candidate> candidates);
+  // Whether the plan is one of a lesson, which is then made: drafts for one
+  // sequence, or none for comparison.
+  bool AllotLesson(int num_base_tokens, absl::Span<Candidate> candidates);
+  // Steps until the next lesson, after one of this sequence.
+  int64_t StepsBeforeLesson(const Candidate& candidate, int num_base_tokens);
   // In steps.
   double ProbePrice(const Candidate& candidate, int num_base_tokens) const;
   // Spends credit on sequences that have not been tried for long.
@@ -233,8 +264,14 @@ class DraftControl {
   int64_t num_steps_ = 0;
   int64_t num_learning_plans_ = 0;  // While the costs are not measured.
   int64_t num_drafting_plans_ = 0;  // Plans that found drafts to pay.
-  std::vector<int> allotted_;       // Scratch.
-  std::vector<int> order_;          // Scratch.
+  bool has_learnt_ = false;         // Both costs, for the first time.
+  int num_lesson_plans_ = 0;        // Left of the current lesson.
+  int num_lessons_ = 0;             // Since drafts have last paid for long.
+  double lesson_price_ = 0;         // Of the last one, in steps.
+  int num_same_prices_ = 0;         // Before it, the same as its.
+  int64_t next_lesson_step_ = 0;
+  std::vector<int> allotted_;  // Scratch.
+  std::vector<int> order_;     // Scratch.
 };
 
 }  // namespace quire

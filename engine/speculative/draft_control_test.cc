@@ -1,7 +1,11 @@
 #include "engine/speculative/draft_control.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <numeric>
 #include <optional>
+#include <vector>
 
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
@@ -356,11 +360,11 @@ class DisturbedStartTest : public testing::Test {
 
 TEST_F(DisturbedStartTest, WhatWasTooDearAtFirstIsCorrected) {
   for (const double factor : {1.0, 3.0, 5.0, 10.0, 20.0}) {
-    // Costs are first fitted to five; with more, the first probe is disturbed
-    // as well, and has to be earned.
-    for (const int num_disturbed : {1, 2, 3, 4, 5, 6, 8}) {
+    // Costs are first fitted to five; with more, the first lessons are
+    // disturbed as well.
+    for (const int num_disturbed : {1, 2, 3, 4, 5, 6, 8, 12}) {
       Reset(factor, num_disturbed);
-      Run(num_disturbed <= 5 ? 800 : 6000);
+      Run(300);
       EXPECT_GT(Run(300), 600) << factor << " " << num_disturbed;
     }
   }
@@ -375,6 +379,153 @@ TEST_F(DisturbedStartTest, WhatWasTooCheapAtFirstIsTurnedOff) {
       EXPECT_LT(Run(300), 15) << factor << " " << num_disturbed;
     }
   }
+}
+
+// One request after the other as above, but on a machine where other programs
+// have a core for the first steps, drafts or not: work is now and then held up
+// for a part of a millisecond or several. Then for one step in a hundred.
+class StolenCoreTest : public testing::Test {
+ protected:
+  struct World {
+    double step_us = 180, token_us = 11;         // Of the target's steps.
+    double draft_us = 43, draft_token_us = 2.5;  // Of the drafter's.
+    double acceptance = 0.95;
+    int num_disturbed = 0;  // Steps.
+    double chance = 0;      // That one of them, or of the drafter's, is held.
+    double longest_us = 0;  // For how long at most.
+    double slow = 1;        // And how much slower all of them are.
+  };
+  static World Draw(SimulationRandom& random) {
+    World world;
+    world.num_disturbed = static_cast<int>(random.Between(1, 150));
+    world.chance = 0.05 + 0.9 * random.Uniform();
+    world.longest_us = std::exp(std::log(100.0) + random.Uniform() * 4);
+    world.slow = 1 + random.Uniform() * random.Uniform() * 9;
+    return world;
+  }
+
+  struct Outcome {
+    std::vector<int> drafts;  // By request.
+    double microseconds = 0;
+    int num_tokens = 0;
+  };
+  static Outcome Serve(const World& world, int num_requests,
+                       SimulationRandom& random) {
+    DraftControl control(5, /*adapts=*/true);
+    control.set_is_costly(true);
+    Outcome outcome;
+    int num_steps = 0;
+    const auto take = [&](double us) {
+      const bool is_disturbed = num_steps < world.num_disturbed;
+      us *= 0.95 + 0.1 * random.Uniform();
+      if (is_disturbed) us *= world.slow;
+      if (random.Uniform() < (is_disturbed ? world.chance : 0.01)) {
+        us += random.Uniform() * (is_disturbed ? world.longest_us : 2000);
+      }
+      outcome.microseconds += us;
+      return us;
+    };
+    for (int request = 0; request < num_requests; ++request) {
+      DraftTrack track;
+      const int num_tokens = static_cast<int>(random.Between(8, 18));
+      int num_generated = 1;  // By the step of the prompt.
+      int num_missing = static_cast<int>(random.Between(20, 42));
+      int& num_drafts = outcome.drafts.emplace_back();
+      for (; num_generated < num_tokens; ++num_steps) {
+        control.BeginStep();
+        DraftControl::Candidate candidate;
+        candidate.track = &track;
+        candidate.max_drafts = std::min(5, num_tokens - num_generated);
+        candidate.num_missing = num_missing;
+        candidate.num_generated = num_generated;
+        candidate.max_remaining = 100 - num_generated;
+        control.AllotProposals(1, absl::MakeSpan(&candidate, 1));
+        const int count = candidate.max_drafts;
+        if (count > 0) {
+          double us = 0;
+          for (int i = 0; i < count; ++i) {
+            us += take(world.draft_us +
+                       world.draft_token_us * (i == 0 ? 1 + num_missing : 1));
+          }
+          control.NoteProposals(count, 1, num_missing, absl::Microseconds(us));
+        }
+        num_missing = count > 0 ? 0 : num_missing + 1;
+        control.AllotDrafts(1, 100, absl::MakeSpan(&candidate, 1));
+        int num_accepted = 0;
+        while (num_accepted < count && random.Uniform() < world.acceptance) {
+          ++num_accepted;
+        }
+        control.NoteResult(count, num_accepted, {}, &track);
+        control.NoteStep(
+            1 + count, absl::Microseconds(
+                           take(world.step_us + world.token_us * (1 + count))));
+        num_generated += 1 + num_accepted;
+        num_drafts += count;
+      }
+      outcome.num_tokens += num_generated - 1;
+      control.NoteEnd(num_generated);
+    }
+    return outcome;
+  }
+};
+
+TEST_F(StolenCoreTest, DraftsByTheTwentiethRequest) {
+  int num_late = 0;
+  for (uint64_t seed = 1; seed <= 2000; ++seed) {
+    SimulationRandom random(seed);
+    const World world = Draw(random);
+    const Outcome outcome = Serve(world, 50, random);
+    const auto drafts_of_ten = [&outcome](int first) {
+      const auto begin = outcome.drafts.begin() + first;
+      return std::accumulate(begin, begin + 10, 0);
+    };
+    // Some 100 where nothing is disturbed. While what was disturbed fades, some
+    // requests may have few.
+    if (drafts_of_ten(20) >= 25 && drafts_of_ten(40) >= 50) continue;
+    ++num_late;
+    std::printf(
+        "seed %d: %d drafts, then %d; %d steps, of which %.2f took up to %.0f "
+        "us more, all %.1f times\n",
+        static_cast<int>(seed), drafts_of_ten(20), drafts_of_ten(40),
+        world.num_disturbed, world.chance, world.longest_us, world.slow);
+  }
+  EXPECT_EQ(num_late, 0);
+}
+
+// What is spent on learning again and again does not cost more where drafts are
+// accepted and do not pay all the same.
+TEST_F(StolenCoreTest, LearningAgainCostsLittle) {
+  for (const double draft_us : {200.0, 400.0, 1000.0}) {
+    World world;
+    world.draft_us = draft_us;
+    SimulationRandom random(1);
+    const Outcome drafted = Serve(world, 1000, random);
+    const double plain_us =
+        drafted.num_tokens * (world.step_us + world.token_us + 0.01 * 1000);
+    const double speedup = plain_us / drafted.microseconds;
+    std::printf(
+        "drafts of %.0f us: %.3fx, %d drafts\n", draft_us, speedup,
+        std::accumulate(drafted.drafts.begin(), drafted.drafts.end(), 0));
+    EXPECT_GE(speedup, 0.98) << draft_us;
+  }
+}
+
+TEST(StepCostTest, LearnsTheLineOfUndisturbedSteps) {
+  StepCost cost;
+  // Half of each size took much longer, some way or other.
+  for (int i = 0; i < 8; ++i) {
+    const int n = i % 2 == 0 ? 1 : 4;
+    cost.Note(n, (100 + 10 * n) * (i < 4 ? 5 + i : 1));
+  }
+  cost.Relearn(8);
+  EXPECT_NEAR(cost.Of(1), 110, 1e-6);
+  EXPECT_NEAR(cost.Of(4), 140, 1e-6);
+  EXPECT_TRUE(cost.is_measured());
+  // Of one size there is nothing to learn, and nothing is lost.
+  for (int i = 0; i < 4; ++i) cost.Note(4, 140);
+  const double slope = cost.slope();
+  cost.Relearn(4);
+  EXPECT_EQ(cost.slope(), slope);
 }
 
 TEST(DraftControlTest, LearnsWithFewDraftsWhereTheyAreCheapest) {

@@ -10,6 +10,7 @@
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/matmul_problem.h"
 #include "kernels/quant_codec.h"
 
 namespace quire {
@@ -17,13 +18,8 @@ namespace {
 
 using Activation = Epilogue::Activation;
 
-constexpr double kRoundoff = 1.0 / (1 << 24);
 constexpr int kPerTensor = 0;
 constexpr int kPerRow = -1;  // Else the size of the squares.
-
-float Uniform(SimulationRandom& random) {
-  return static_cast<float>(2 * random.Uniform() - 1);
-}
 
 // Every code but NaN, subnormals and zeros of both signs included.
 struct Fp8Weights {
@@ -45,7 +41,7 @@ struct Fp8Weights {
       part.group_size = kind;
     }
     scales.resize(scale_rows * scale_cols + 1);
-    for (float& scale : scales) scale = 0.01f * (1.5f + Uniform(random));
+    for (float& scale : scales) scale = 0.01f * (1.5f + RandomInput(random));
     part.format = QuantFormat::kFp8;
     part.data = TensorView::Matrix(codes.data(), DType::kU8, rows, cols);
     part.scales =
@@ -53,23 +49,64 @@ struct Fp8Weights {
   }
 };
 
-struct Case {
-  LinearKind kind = LinearKind::kPlain;
-  std::vector<int64_t> part_rows;
-  int64_t cols = 64;
-  int64_t num_rows = 1;
-  Activation activation = Activation::kNone;
-  bool has_bias = false;
-  bool has_residual = false;
-  float out_scale = 1.0f;
+struct Case : MatmulCase {
+  Case() { cols = 64; }
 };
 
-// First-order bound for sums in f32 of cols products (each exact), scaled and
-// added group by group: twice, because VDPBF16PS and BFDOT do not round to
-// nearest everywhere; and the epilogue.
-double DotTolerance(int64_t cols, double sum_abs) {
-  return 2 * (2.0 * cols + 8) * kRoundoff * sum_abs + 1e-37;
-}
+class Problem : public MatmulProblem {
+ public:
+  Problem(const Case& c, int scale_kind, uint64_t seed) : MatmulProblem(c) {
+    SimulationRandom random(seed);
+    for (int64_t rows : c.part_rows) {
+      // Its bytes stay where they are when the list grows.
+      parts_.emplace_back(random, rows, c.cols, scale_kind);
+      const WeightPart& part = parts_.back().part;
+      std::vector<float> values(rows * c.cols + 1);
+      for (int64_t row = 0; row < rows; ++row) {
+        DequantizeRow(part, row, values.data() + row * c.cols);
+      }
+      values.pop_back();
+      AddPart(part, values);
+    }
+    Draw(random);
+  }
+
+ private:
+  std::vector<double> RoundedX(absl::Span<const float> x) const override {
+    std::vector<double> rounded;
+    for (float v : x) rounded.push_back(Bf16ToFloat(FloatToBf16(v)));
+    return rounded;
+  }
+  // Sums in f32 of cols products (each exact), scaled and added group by group:
+  // twice, because VDPBF16PS and BFDOT do not round to nearest everywhere; and
+  // the epilogue.
+  double DotTolerance(double sum_abs) const override {
+    return 2 * (2.0 * case_.cols + 8) * kF32Roundoff * sum_abs + 1e-37;
+  }
+  std::string Name() const override { return "fp8"; }
+  void CheckPacked(const PackedMatrix& packed) const override {
+    // A byte for each element, beside scales, bias and padding to 32 channels.
+    const int64_t padded = num_channels() + 63;
+    EXPECT_LE(packed.num_bytes,
+              padded * (case_.cols + 1 + 4 * (case_.cols / 6 + 2)) + 64);
+    // Signs of zeros included.
+    std::vector<float> unpacked(case_.cols + 1), expected(case_.cols + 1);
+    int64_t first = 0;
+    for (const WeightPart& part : spec_.parts) {
+      for (int64_t row = 0; row < part.rows(); ++row) {
+        UnpackRow(packed, first + row, unpacked.data());
+        DequantizeRow(part, row, expected.data());
+        ASSERT_EQ(std::memcmp(unpacked.data(), expected.data(),
+                              case_.cols * sizeof(float)),
+                  0)
+            << "row " << first + row;
+      }
+      first += part.rows();
+    }
+  }
+
+  std::vector<Fp8Weights> parts_;
+};
 
 using Param = std::tuple<Isa, int>;
 class Fp8MatmulTest : public testing::TestWithParam<Param> {
@@ -78,103 +115,7 @@ class Fp8MatmulTest : public testing::TestWithParam<Param> {
   int scale_kind() const { return std::get<1>(GetParam()); }
 
   void Check(const Case& c, uint64_t seed) {
-    SimulationRandom random(seed);
-    LinearSpec spec;
-    spec.kind = c.kind;
-    std::vector<Fp8Weights> parts;
-    for (int64_t rows : c.part_rows) {
-      parts.emplace_back(random, rows, c.cols, scale_kind());
-    }
-    std::vector<float> values;
-    for (const Fp8Weights& part : parts) {
-      spec.parts.push_back(part.part);
-      for (int64_t row = 0; row < part.part.rows(); ++row) {
-        values.resize(values.size() + c.cols);
-        DequantizeRow(part.part, row, values.data() + values.size() - c.cols);
-      }
-    }
-    int64_t n = 0;
-    for (int64_t rows : c.part_rows) n += rows;
-    std::vector<float> bias(n + 1);
-    for (float& b : bias) b = Uniform(random);
-    if (c.has_bias) spec.bias = TensorView::Vector(bias.data(), DType::kF32, n);
-    const auto packed = PackMatrix(spec, isa(), pool_);
-    ASSERT_TRUE(packed.ok()) << packed.status();
-    // A byte for each element, beside scales, bias and padding to 32 channels.
-    const int64_t padded = n + 63;
-    EXPECT_LE((*packed)->num_bytes,
-              padded * (c.cols + 1 + 4 * (c.cols / 6 + 2)) + 64);
-    std::vector<float> unpacked(c.cols);
-    for (int64_t row = 0; row < n; ++row) {
-      UnpackRow(**packed, row, unpacked.data());
-      if (c.cols == 0) continue;
-      ASSERT_EQ(std::memcmp(unpacked.data(), values.data() + row * c.cols,
-                            c.cols * sizeof(float)),
-                0)
-          << "row " << row;
-    }
-
-    const bool is_gated = c.activation == Activation::kSwiGlu;
-    const int64_t out_cols = is_gated ? n / 2 : n;
-    std::vector<float> x(c.num_rows * c.cols + 1);
-    for (float& v : x) v = Uniform(random);
-    const float kGuard = 12345.0f;
-    std::vector<float> out(c.num_rows * (out_cols + 1) + 1, kGuard);
-    std::vector<float> residual(out.size());
-    for (float& v : residual) v = Uniform(random);
-    MatmulParams params;
-    params.x = x.data();
-    params.x_stride = c.cols;
-    params.num_rows = c.num_rows;
-    params.out = out.data();
-    params.out_stride = out_cols + 1;
-    params.activation = c.activation;
-    params.out_scale = c.out_scale;
-    if (c.has_residual) {
-      params.residual = residual.data();
-      params.residual_stride = out_cols + 1;
-    }
-    MatmulScratch scratch(c.num_rows, c.cols);
-    Matmul(pool_, isa(), **packed, params, scratch);
-    for (int64_t r = 0; r < c.num_rows; ++r) {
-      const auto dot = [&](int64_t channel, double* tolerance) {
-        double sum = c.has_bias ? bias[channel] : 0.0;
-        double sum_abs = std::abs(sum);
-        for (int64_t k = 0; k < c.cols; ++k) {
-          const double xk = Bf16ToFloat(FloatToBf16(x[r * c.cols + k]));
-          sum += xk * values[channel * c.cols + k];
-          sum_abs += std::abs(xk * values[channel * c.cols + k]);
-        }
-        *tolerance = DotTolerance(c.cols, sum_abs);
-        return sum;
-      };
-      for (int64_t j = 0; j < out_cols; ++j) {
-        double tolerance = 0;
-        double expected = dot(j, &tolerance);
-        if (is_gated) {
-          // |silu'| <= 1.1 and |silu(g)| <= |g|.
-          double up_tolerance = 0;
-          const double up = dot(n / 2 + j, &up_tolerance);
-          tolerance = 1.1 * tolerance * (std::abs(up) + up_tolerance) +
-                      std::abs(expected) * up_tolerance +
-                      16 * kRoundoff * std::abs(expected * up);
-          expected = expected / (1 + std::exp(-expected)) * up;
-        }
-        expected *= c.out_scale;
-        tolerance = tolerance * std::abs(c.out_scale) +
-                    2 * kRoundoff * std::abs(expected);
-        if (c.has_residual) {
-          expected += residual[r * (out_cols + 1) + j];
-          tolerance += 2 * kRoundoff * std::abs(expected);
-        }
-        const float got = out[r * (out_cols + 1) + j];
-        ASSERT_TRUE(std::abs(got - expected) <= tolerance)
-            << n << " x " << c.cols << ", row " << r << " of " << c.num_rows
-            << ", output " << j << ": " << got << " vs " << expected << " +- "
-            << tolerance;
-      }
-      ASSERT_EQ(out[r * (out_cols + 1) + out_cols], kGuard);
-    }
+    Problem(c, scale_kind(), seed).Check(isa(), pool_);
   }
 
   ThreadPool pool_{3};
@@ -239,7 +180,7 @@ TEST_P(Fp8MatmulTest, BitwiseInvariant) {
   LinearSpec spec;
   spec.parts = {weights.part};
   std::vector<float> x(kMaxRows * kCols);
-  for (float& v : x) v = Uniform(random);
+  for (float& v : x) v = RandomInput(random);
   ThreadPool single(1);
   const auto packed = PackMatrix(spec, isa(), single);
   ASSERT_TRUE(packed.ok()) << packed.status();

@@ -11,15 +11,12 @@
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/matmul_kernels.h"
+#include "kernels/cpu/matmul_problem.h"
 
 namespace quire {
 namespace {
 
 using Activation = Epilogue::Activation;
-
-float Uniform(SimulationRandom& random) {
-  return static_cast<float>(2 * random.Uniform() - 1);
-}
 
 // A matrix in any dtype and its exact values as double.
 struct Matrix {
@@ -36,7 +33,7 @@ struct Matrix {
     bytes.assign(offset + rows * stride * size + 1, 0);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < cols; ++c) {
-        const float value = Uniform(random);
+        const float value = RandomInput(random);
         char* const to = bytes.data() + offset + (r * stride + c) * size;
         if (dtype == DType::kF32) {
           std::memcpy(to, &value, 4);
@@ -55,198 +52,55 @@ struct Matrix {
   }
 };
 
-double ReferenceActivation(Activation activation, double x) {
-  switch (activation) {
-    case Activation::kSwiGlu:
-      return x / (1 + std::exp(-x));
-    case Activation::kGeGlu:
-    case Activation::kGelu:
-      return 0.5 * x *
-             (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case Activation::kGeGluErf:
-    case Activation::kGeluErf:
-      return 0.5 * x * std::erfc(-x / std::sqrt(2));
-    case Activation::kRelu:
-      return std::isnan(x) ? x : std::max(x, 0.0);
-    case Activation::kNone:
-      break;
-  }
-  return x;
-}
-
-constexpr double kRoundoff = 1.0 / (1 << 24);
-
-// First-order bound of a chain of `cols` multiply-adds in f32 (two roundings
-// each where there is no FMA or VDPBF16PS rounds between the halves of a pair),
-// bias and scale included.
-double DotTolerance(int64_t cols, double sum_abs) {
-  return (2 * cols + 4) * kRoundoff * sum_abs + 1e-37;
-}
-
-struct Case {
-  LinearKind kind = LinearKind::kPlain;
+struct Case : MatmulCase {
   DType dtype = DType::kBF16;
-  std::vector<int64_t> part_rows;
-  int64_t cols = 0;
-  int64_t num_rows = 0;
-  Activation activation = Activation::kNone;
-  bool has_bias = false;
-  bool has_residual = false;
-  float out_scale = 1.0f;
   int64_t padding = 0;
   int64_t offset = 0;
   int num_segments = 1;
 };
 
-// A case with its weights and input, and what comes out.
-class Problem {
+class Problem : public MatmulProblem {
  public:
-  Problem(const Case& c, uint64_t seed);
-
-  // Packs; unpacked rows are those that went in.
-  void Pack(Isa isa, ThreadPool& pool);
-  void Multiply(Isa isa, ThreadPool& pool);
-  // The output and what lies beside it.
-  void CheckOutput(Isa isa) const;
+  Problem(const Case& c, uint64_t seed) : MatmulProblem(c), dtype_(c.dtype) {
+    SimulationRandom random(seed);
+    spec_.num_column_segments = c.num_segments;
+    for (int64_t rows : c.part_rows) {
+      // Their bytes stay where they are when the list grows.
+      parts_.emplace_back(c.dtype, rows, c.cols, random, c.padding, c.offset);
+      const std::vector<float> values(parts_.back().values.begin(),
+                                      parts_.back().values.end());
+      AddPart({parts_.back().view, QuantFormat::kDense}, values);
+    }
+    Draw(random);
+  }
 
  private:
-  double Dot(int64_t row, int64_t channel, double* tolerance) const;
-  // An element of out, in double.
-  double Expected(int64_t row, int64_t channel, double* tolerance) const;
+  std::vector<double> RoundedX(absl::Span<const float> x) const override {
+    std::vector<double> rounded(x.begin(), x.end());
+    if (dtype_ != DType::kBF16) return rounded;
+    for (double& v : rounded) {
+      v = Bf16ToFloat(FloatToBf16(static_cast<float>(v)));
+    }
+    return rounded;
+  }
+  // A chain of `cols` multiply-adds in f32 (two roundings each where there is
+  // no FMA or VDPBF16PS rounds between the halves of a pair), bias and scale
+  // included.
+  double DotTolerance(double sum_abs) const override {
+    return (2 * case_.cols + 4) * kF32Roundoff * sum_abs + 1e-37;
+  }
+  std::string Name() const override { return DTypeName(dtype_); }
+  void CheckPacked(const PackedMatrix& packed) const override {
+    EXPECT_GE(packed.num_bytes,
+              num_channels() * case_.cols * DTypeSize(dtype_));
+  }
 
-  static constexpr float kGuard = 12345.0f;
-
-  const Case case_;
-  LinearSpec spec_;
+  const DType dtype_;
   std::vector<Matrix> parts_;
-  std::vector<const double*> weight_rows_;  // Of all parts.
-  std::vector<float> bias_;
-  int64_t num_channels_ = 0;
-  int64_t x_stride_ = 0;
-  int64_t out_cols_ = 0;
-  int64_t out_stride_ = 0;
-  std::vector<float> x_, out_, residual_;
-  std::unique_ptr<PackedMatrix> packed_;
 };
 
-Problem::Problem(const Case& c, uint64_t seed) : case_(c) {
-  SimulationRandom random(seed);
-  spec_.kind = c.kind;
-  spec_.num_column_segments = c.num_segments;
-  parts_.reserve(c.part_rows.size());
-  for (int64_t rows : c.part_rows) {
-    parts_.emplace_back(c.dtype, rows, c.cols, random, c.padding, c.offset);
-    spec_.parts.push_back({parts_.back().view, QuantFormat::kDense});
-    for (int64_t r = 0; r < rows; ++r) {
-      weight_rows_.push_back(parts_.back().values.data() + r * c.cols);
-    }
-  }
-  num_channels_ = weight_rows_.size();
-  bias_.resize(num_channels_);
-  for (float& b : bias_) b = Uniform(random);
-  if (c.has_bias) {
-    spec_.bias = TensorView::Vector(bias_.data(), DType::kF32, num_channels_);
-  }
-  out_cols_ = IsGated(c.activation) ? num_channels_ / 2 : num_channels_;
-  x_stride_ = c.cols + 3;
-  out_stride_ = out_cols_ + 5;
-  x_.resize(c.num_rows * x_stride_ + 1);
-  for (float& v : x_) v = Uniform(random);
-  out_.assign(c.num_rows * out_stride_ + 1, kGuard);
-  residual_.resize(out_.size());
-  for (float& v : residual_) v = Uniform(random);
-}
-
-void Problem::Pack(Isa isa, ThreadPool& pool) {
-  auto packed = PackMatrix(spec_, isa, pool);
-  ASSERT_TRUE(packed.ok()) << packed.status();
-  packed_ = *std::move(packed);
-  const int64_t cols = case_.cols;
-  EXPECT_EQ(packed_->rows, num_channels_);
-  EXPECT_EQ(packed_->cols, cols);
-  EXPECT_EQ(packed_->kind, case_.kind);
-  EXPECT_GE(packed_->num_bytes, num_channels_ * cols * DTypeSize(case_.dtype));
-  std::vector<float> row(cols);
-  for (int64_t r = 0; r < num_channels_; ++r) {
-    UnpackRow(*packed_, r, row.data());
-    for (int64_t k = 0; k < cols; ++k) ASSERT_EQ(row[k], weight_rows_[r][k]);
-  }
-}
-
-void Problem::Multiply(Isa isa, ThreadPool& pool) {
-  MatmulParams params;
-  params.x = x_.data();
-  params.x_stride = x_stride_;
-  params.num_rows = case_.num_rows;
-  params.out = out_.data();
-  params.out_stride = out_stride_;
-  params.activation = case_.activation;
-  params.out_scale = case_.out_scale;
-  if (case_.has_residual) {
-    params.residual = residual_.data();
-    params.residual_stride = out_stride_;
-  }
-  MatmulScratch scratch(case_.num_rows, case_.cols);
-  Matmul(pool, isa, *packed_, params, scratch);
-}
-
-double Problem::Dot(int64_t row, int64_t channel, double* tolerance) const {
-  double sum = case_.has_bias ? bias_[channel] : 0.0;
-  double sum_abs = std::abs(sum);
-  for (int64_t k = 0; k < case_.cols; ++k) {
-    float x = x_[row * x_stride_ + k];
-    if (case_.dtype == DType::kBF16) x = Bf16ToFloat(FloatToBf16(x));
-    const double product = static_cast<double>(x) * weight_rows_[channel][k];
-    sum += product;
-    sum_abs += std::abs(product);
-  }
-  *tolerance = DotTolerance(case_.cols, sum_abs);
-  return sum;
-}
-
-double Problem::Expected(int64_t row, int64_t channel,
-                         double* tolerance) const {
-  const double pre = Dot(row, channel, tolerance);
-  double expected = ReferenceActivation(case_.activation, pre);
-  // The slope of silu and gelu is below 1.13; a few ulp of their own.
-  *tolerance = 1.13 * *tolerance + 8 * kRoundoff * std::abs(expected);
-  if (IsGated(case_.activation)) {
-    double up_tolerance = 0;
-    const double up = Dot(row, num_channels_ / 2 + channel, &up_tolerance);
-    *tolerance = *tolerance * (std::abs(up) + up_tolerance) +
-                 up_tolerance * std::abs(expected);
-    expected *= up;
-  }
-  expected *= case_.out_scale;
-  *tolerance =
-      *tolerance * std::abs(case_.out_scale) + kRoundoff * std::abs(expected);
-  if (case_.has_residual) expected += residual_[row * out_stride_ + channel];
-  *tolerance += 2 * kRoundoff * std::abs(expected);
-  return expected;
-}
-
-void Problem::CheckOutput(Isa isa) const {
-  for (int64_t r = 0; r < case_.num_rows; ++r) {
-    for (int64_t j = 0; j < out_cols_; ++j) {
-      double tolerance = 0;
-      const double expected = Expected(r, j, &tolerance);
-      const float got = out_[r * out_stride_ + j];
-      ASSERT_TRUE(std::abs(got - expected) <= tolerance)
-          << IsaName(isa) << " " << DTypeName(case_.dtype) << " row " << r
-          << " channel " << j << " of " << num_channels_ << " x " << case_.cols
-          << ": " << got << " vs " << expected << " +- " << tolerance;
-    }
-    for (int64_t j = out_cols_; j < out_stride_; ++j) {
-      ASSERT_EQ(out_[r * out_stride_ + j], kGuard);
-    }
-  }
-}
-
 void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
-  Problem problem(c, seed);
-  ASSERT_NO_FATAL_FAILURE(problem.Pack(isa, pool));
-  problem.Multiply(isa, pool);
-  problem.CheckOutput(isa);
+  Problem(c, seed).Check(isa, pool);
 }
 
 class MatmulTest : public testing::TestWithParam<std::tuple<Isa, DType>> {
@@ -328,7 +182,7 @@ TEST_P(MatmulTest, BitwiseInvariant) {
   LinearSpec spec;
   spec.parts.push_back({weights.view, QuantFormat::kDense});
   std::vector<float> x(max_rows * cols);
-  for (float& v : x) v = Uniform(random);
+  for (float& v : x) v = RandomInput(random);
   ThreadPool single(1);
   const auto packed = PackMatrix(spec, isa(), single);
   ASSERT_TRUE(packed.ok());
@@ -401,8 +255,8 @@ TEST_P(MatmulTest, RanksOfSegmentsAddUpToTheBitsOfOne) {
   constexpr int64_t kCols = 2080, kRows = 70, kMaxRows = 301;
   Matrix weights(DType::kF32, kRows, kCols, random);
   std::vector<float> bias(kRows), x(kMaxRows * kCols);
-  for (float& b : bias) b = Uniform(random);
-  for (float& v : x) v = Uniform(random);
+  for (float& b : bias) b = RandomInput(random);
+  for (float& v : x) v = RandomInput(random);
   MatmulScratch scratch(1, 1);  // Grows.
   // The products of columns [first_col, first_col + cols) with rows of x.
   const auto run = [&](int64_t first_col, int64_t cols, int num_segments,
@@ -610,7 +464,8 @@ TEST(VectorMathTest, ExpAndTanhWithinAFewUlp) {
 // or sum's) of the terms, whose magnitudes, times 1 / sqrt(2 pi), sum up
 // to 2.3; a few ulp of a half for the exponential and the rest.
 TEST(VectorMathTest, GeluErfWithinTheRoundingsOfItsTerms) {
-  constexpr double kBound = 7.5e-8 + 2 * 2.3 * kRoundoff + 0.5 * 2 * kRoundoff;
+  constexpr double kBound =
+      7.5e-8 + 2 * 2.3 * kF32Roundoff + 0.5 * 2 * kF32Roundoff;
   const float infinity = std::numeric_limits<float>::infinity();
   for (Isa isa : SupportedIsas()) {
     std::vector<float> x = {0.0f, infinity, -infinity, NAN};

@@ -12,6 +12,7 @@
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/matmul_problem.h"
 #include "kernels/cpu/quant_kernels.h"
 #include "kernels/quant_codec.h"
 #include "kernels/random_weights.h"
@@ -21,8 +22,6 @@ namespace {
 
 using Activation = Epilogue::Activation;
 
-constexpr double kRoundoff = 1.0 / (1 << 24);
-
 constexpr QuantFormat kFormats[] = {
     QuantFormat::kQ4_0,   QuantFormat::kQ4_1, QuantFormat::kQ5_0,
     QuantFormat::kQ5_1,   QuantFormat::kQ8_0, QuantFormat::kIQ4_NL,
@@ -30,10 +29,6 @@ constexpr QuantFormat kFormats[] = {
     QuantFormat::kQ4_K,   QuantFormat::kQ5_K, QuantFormat::kQ6_K,
     QuantFormat::kIQ4_XS, QuantFormat::kInt4,
 };
-
-float Uniform(SimulationRandom& random) {
-  return static_cast<float>(2 * random.Uniform() - 1);
-}
 
 // The rounding of x that quant_matmul.h documents.
 void RoundX(const float* x, int64_t cols, std::vector<double>* rounded) {
@@ -96,204 +91,63 @@ Dequantized Dequantize(const RandomWeights& weights) {
   return expected;
 }
 
-// First-order bound for the sums of an output: of a block at most four
-// roundings of each of the two terms and one of the scale of x, and a chain of
-// as many additions as there are blocks; bias, activation's input and scale.
-double DotTolerance(int64_t cols, double sum_abs) {
-  return (2.0 * cols / 32 + 12) * kRoundoff * sum_abs + 1e-37;
-}
-
-struct Case {
-  LinearKind kind = LinearKind::kPlain;
+struct Case : MatmulCase {
+  Case() { cols = 256; }
   std::vector<QuantFormat> formats;
-  std::vector<int64_t> part_rows;
-  int64_t cols = 256;
-  int64_t num_rows = 1;
-  Activation activation = Activation::kNone;
-  bool has_bias = false;
-  bool has_residual = false;
-  float out_scale = 1.0f;
   int group_size = 64;
   bool has_column_order = false;
 };
 
-// A case with its weights and input, and what comes out.
-class Problem {
+class Problem : public MatmulProblem {
  public:
-  Problem(const Case& c, uint64_t seed);
-
-  // Packs; unpacked rows are those that went in.
-  void Pack(Isa isa, ThreadPool& pool);
-  void Multiply(Isa isa, ThreadPool& pool);
-  // The output and what lies beside it.
-  void CheckOutput(Isa isa) const;
+  Problem(const Case& c, uint64_t seed)
+      : MatmulProblem(c),
+        format_(c.formats[0]),
+        has_column_order_(c.has_column_order) {
+    SimulationRandom random(seed);
+    for (size_t i = 0; i < c.part_rows.size(); ++i) {
+      // All parts have the same column order: it depends on the seed only.
+      parts_.push_back(MakeRandomWeights(c.formats[i % c.formats.size()],
+                                         c.part_rows[i], c.cols, seed,
+                                         c.group_size, c.has_column_order));
+      const Dequantized part = Dequantize(parts_.back());
+      AddPart(parts_.back().part, part.values, part.magnitude);
+    }
+    Draw(random);
+  }
 
  private:
-  // A row of x as it is rounded, in the model's order of columns.
-  std::vector<double> RoundedX(int64_t row) const;
-  double Dot(const std::vector<double>& x, int64_t channel,
-             double* tolerance) const;
-  // An element of out, in double; x is RoundedX(row).
-  double Expected(int64_t row, const std::vector<double>& x, int64_t channel,
-                  double* tolerance) const;
-  bool is_gated() const { return case_.activation == Activation::kSwiGlu; }
+  std::vector<double> RoundedX(absl::Span<const float> x) const override {
+    const auto cols = static_cast<int64_t>(x.size());
+    std::vector<double> rounded;
+    if (!has_column_order_) {
+      RoundX(x.data(), cols, &rounded);
+      return rounded;
+    }
+    // Rounded in the weights' order, and back in the model's.
+    const std::vector<int32_t>& order = parts_[0].column_order;
+    std::vector<float> ordered(cols);
+    for (int64_t i = 0; i < cols; ++i) ordered[i] = x[order[i]];
+    RoundX(ordered.data(), cols, &rounded);
+    std::vector<double> back(cols);
+    for (int64_t i = 0; i < cols; ++i) back[order[i]] = rounded[i];
+    return back;
+  }
+  // Of a block at most four roundings of each of the two terms and one of the
+  // scale of x, and a chain of as many additions as there are blocks; bias,
+  // activation's input and scale.
+  double DotTolerance(double sum_abs) const override {
+    return (2.0 * case_.cols / 32 + 12) * kF32Roundoff * sum_abs + 1e-37;
+  }
+  std::string Name() const override { return QuantFormatName(format_); }
 
-  static constexpr float kGuard = 12345.0f;
-
-  const Case case_;
-  LinearSpec spec_;
+  const QuantFormat format_;
+  const bool has_column_order_;
   std::vector<RandomWeights> parts_;
-  std::vector<float> values_;  // Of all parts.
-  std::vector<float> magnitude_;
-  std::vector<float> bias_;
-  int64_t num_channels_ = 0;
-  int64_t x_stride_ = 0;
-  int64_t out_cols_ = 0;
-  int64_t out_stride_ = 0;
-  std::vector<float> x_, out_, residual_;
-  std::unique_ptr<PackedMatrix> packed_;
 };
 
-Problem::Problem(const Case& c, uint64_t seed) : case_(c) {
-  SimulationRandom random(seed);
-  spec_.kind = c.kind;
-  for (size_t i = 0; i < c.part_rows.size(); ++i) {
-    // All parts have the same column order: it depends on the seed only.
-    parts_.push_back(MakeRandomWeights(c.formats[i % c.formats.size()],
-                                       c.part_rows[i], c.cols, seed,
-                                       c.group_size, c.has_column_order));
-    const Dequantized part = Dequantize(parts_.back());
-    values_.insert(values_.end(), part.values.begin(), part.values.end());
-    magnitude_.insert(magnitude_.end(), part.magnitude.begin(),
-                      part.magnitude.end());
-  }
-  for (const RandomWeights& part : parts_) spec_.parts.push_back(part.part);
-  num_channels_ = values_.size() / c.cols;
-  bias_.resize(num_channels_);
-  for (float& b : bias_) b = Uniform(random);
-  if (c.has_bias) {
-    spec_.bias = TensorView::Vector(bias_.data(), DType::kF32, num_channels_);
-  }
-  out_cols_ = is_gated() ? num_channels_ / 2 : num_channels_;
-  x_stride_ = c.cols + 3;
-  out_stride_ = out_cols_ + 5;
-  x_.resize(c.num_rows * x_stride_ + 1);
-  for (float& v : x_) v = Uniform(random);
-  out_.assign(c.num_rows * out_stride_ + 1, kGuard);
-  residual_.resize(out_.size());
-  for (float& v : residual_) v = Uniform(random);
-}
-
-void Problem::Pack(Isa isa, ThreadPool& pool) {
-  auto packed = PackMatrix(spec_, isa, pool);
-  ASSERT_TRUE(packed.ok()) << packed.status();
-  packed_ = *std::move(packed);
-  const int64_t cols = case_.cols;
-  EXPECT_EQ(packed_->rows, num_channels_);
-  EXPECT_EQ(packed_->cols, cols);
-  std::vector<float> unpacked(cols);
-  for (int64_t row = 0; row < num_channels_; ++row) {
-    UnpackRow(*packed_, row, unpacked.data());
-    for (int64_t col = 0; col < cols; ++col) {
-      ASSERT_EQ(unpacked[col], values_[row * cols + col])
-          << QuantFormatName(case_.formats[0]) << " row " << row << " col "
-          << col;
-    }
-  }
-}
-
-void Problem::Multiply(Isa isa, ThreadPool& pool) {
-  MatmulParams params;
-  params.x = x_.data();
-  params.x_stride = x_stride_;
-  params.num_rows = case_.num_rows;
-  params.out = out_.data();
-  params.out_stride = out_stride_;
-  params.activation = case_.activation;
-  params.out_scale = case_.out_scale;
-  if (case_.has_residual) {
-    params.residual = residual_.data();
-    params.residual_stride = out_stride_;
-  }
-  MatmulScratch scratch(case_.num_rows, case_.cols);
-  Matmul(pool, isa, *packed_, params, scratch);
-}
-
-std::vector<double> Problem::RoundedX(int64_t row) const {
-  const int64_t cols = case_.cols;
-  const float* const x = x_.data() + row * x_stride_;
-  std::vector<double> rounded;
-  if (!case_.has_column_order) {
-    RoundX(x, cols, &rounded);
-    return rounded;
-  }
-  // Rounded in the weights' order, and back in the model's.
-  const std::vector<int32_t>& order = parts_[0].column_order;
-  std::vector<float> ordered(cols);
-  for (int64_t i = 0; i < cols; ++i) ordered[i] = x[order[i]];
-  RoundX(ordered.data(), cols, &rounded);
-  std::vector<double> back(cols);
-  for (int64_t i = 0; i < cols; ++i) back[order[i]] = rounded[i];
-  return back;
-}
-
-double Problem::Dot(const std::vector<double>& x, int64_t channel,
-                    double* tolerance) const {
-  double sum = case_.has_bias ? bias_[channel] : 0.0;
-  double sum_abs = std::abs(sum);
-  for (int64_t k = 0; k < case_.cols; ++k) {
-    sum += x[k] * values_[channel * case_.cols + k];
-    sum_abs += std::abs(x[k]) * magnitude_[channel * case_.cols + k];
-  }
-  *tolerance = DotTolerance(case_.cols, sum_abs);
-  return sum;
-}
-
-double Problem::Expected(int64_t row, const std::vector<double>& x,
-                         int64_t channel, double* tolerance) const {
-  double expected = Dot(x, channel, tolerance);
-  if (is_gated()) {
-    double up_tolerance = 0;
-    const double up = Dot(x, num_channels_ / 2 + channel, &up_tolerance);
-    expected = expected / (1 + std::exp(-expected));
-    // The slope of silu is below 1.13; a few ulp of its own.
-    *tolerance = 1.13 * *tolerance + 8 * kRoundoff * std::abs(expected);
-    *tolerance = *tolerance * (std::abs(up) + up_tolerance) +
-                 up_tolerance * std::abs(expected);
-    expected *= up;
-  }
-  expected *= case_.out_scale;
-  *tolerance =
-      *tolerance * std::abs(case_.out_scale) + kRoundoff * std::abs(expected);
-  if (case_.has_residual) expected += residual_[row * out_stride_ + channel];
-  *tolerance += 2 * kRoundoff * std::abs(expected);
-  return expected;
-}
-
-void Problem::CheckOutput(Isa isa) const {
-  for (int64_t r = 0; r < case_.num_rows; ++r) {
-    const std::vector<double> x = RoundedX(r);
-    for (int64_t j = 0; j < out_cols_; ++j) {
-      double tolerance = 0;
-      const double expected = Expected(r, x, j, &tolerance);
-      const float got = out_[r * out_stride_ + j];
-      ASSERT_TRUE(std::abs(got - expected) <= tolerance)
-          << IsaName(isa) << " " << QuantFormatName(case_.formats[0]) << " row "
-          << r << " of " << case_.num_rows << ", channel " << j << " of "
-          << num_channels_ << " x " << case_.cols << ": " << got << " vs "
-          << expected << " +- " << tolerance;
-    }
-    for (int64_t j = out_cols_; j < out_stride_; ++j) {
-      ASSERT_EQ(out_[r * out_stride_ + j], kGuard);
-    }
-  }
-}
-
 void CheckCase(Isa isa, ThreadPool& pool, const Case& c, uint64_t seed) {
-  Problem problem(c, seed);
-  ASSERT_NO_FATAL_FAILURE(problem.Pack(isa, pool));
-  problem.Multiply(isa, pool);
-  problem.CheckOutput(isa);
+  Problem(c, seed).Check(isa, pool);
 }
 
 class QuantMatmulTest
@@ -390,7 +244,7 @@ TEST_P(QuantMatmulTest, BitwiseInvariant) {
   spec.parts = {weights.part};
   SimulationRandom random(11);
   std::vector<float> x(max_rows * cols);
-  for (float& v : x) v = Uniform(random);
+  for (float& v : x) v = RandomInput(random);
   ThreadPool single(1);
   const std::unique_ptr<QuantMatrix> packed =
       PackQuantMatrix(spec, isa(), single);

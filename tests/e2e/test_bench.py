@@ -10,11 +10,12 @@ import signal
 import ssl
 import subprocess
 import threading
+import time
 import xml.etree.ElementTree
 
 import pytest
 
-from conftest import BINARY, ROOT
+from conftest import BINARY, ROOT, Server
 
 def bench(*args, **kwargs):
     return subprocess.run(
@@ -285,6 +286,60 @@ def test_serve_keeps_what_it_has_when_interrupted(tmp_path):
     assert result["errors"][4] == "cancelled"
 
 
+class SlowTokenizer(StreamHandler):
+    """Counts two prompts' tokens, then hangs."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        assert self.path == "/tokenize"
+        if next(self.server.numbers) >= 3:
+            self.server.is_hanging.set()
+            self.server.may_end.wait(60)
+            self.close_connection = True
+            return
+        body = json.dumps({"tokens": [1] * 24}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_serve_shows_and_ends_the_making_of_prompts(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowTokenizer)
+    server.numbers = iter(range(100))
+    server.is_hanging = threading.Event()
+    server.may_end = threading.Event()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    terminal, stderr = os.openpty()
+    process = subprocess.Popen(
+        [str(BINARY), "bench", "serve", "--port", str(server.server_port)]
+        + ["--num-prompts", "8", "--input-len", "24", "--save-result"]
+        + ["--result-dir", str(tmp_path), "--result-filename", "result.json"],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+    os.close(stderr)
+    assert server.is_hanging.wait(60)
+    shown = os.read(terminal, 4096).decode()
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    seconds = time.monotonic() - start
+    server.may_end.set()
+    server.shutdown()
+    thread.join()
+    os.close(terminal)
+    assert "prompts   0% [" in shown
+    assert process.returncode == 130
+    assert seconds < 10  # A request for tokens may take 30.
+    assert "Failed requests:                         8" in stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["interrupted"] and result["completed"] == 0
+    assert result["errors"] == ["cancelled before it started"] * 8
+
+
 class MixedHandler(FailingHandler):
     """One good answer, one 500, one broken stream, one error event, and so on."""
 
@@ -336,6 +391,101 @@ def test_serve_reports_each_request_that_failed(tmp_path):
     for i, error in enumerate(result["errors"]):
         expected = ["", "HTTP 500: out of luck", "middle", "engine died"][i % 4]
         assert expected in error and bool(error) == bool(expected)
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    started = Server(str(ROOT / "tests" / "testdata" / "goldens" / "embed_qwen3"))
+    yield started
+    assert started.stop() == 0
+
+
+def bench_embeddings(url, tmp_path, *args):
+    done = bench(
+        "serve", "--base-url", url, "--backend", "openai-embeddings", *args,
+        "--save-detailed", "--result-dir", tmp_path, "--result-filename", "r.json",
+    )  # fmt: skip
+    return done, json.loads((tmp_path / "r.json").read_text())
+
+
+def test_serve_loads_embeddings(embedder, tmp_path):
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "What is 7 + 5?"}\n{"prompt": "Say hello."}\n[]\n')
+    turns = [{"value": "Name some animals, please."}] * 2
+    sharegpt = tmp_path / "sharegpt.json"
+    sharegpt.write_text(json.dumps([{"conversations": turns}] * 3))
+    sizes = ["--num-prompts", 12, "--input-len", 24]
+    done, result = bench_embeddings(
+        embedder.url, tmp_path, *sizes, "--max-concurrency", 3, "--num-warmups", 2,
+        "--ready-check-timeout-sec", 20, "--goodput", "e2el:60000",
+        "--probe-request-rate", 50, "--metric-percentiles", "50,99",
+        "--plot", tmp_path / "plot.svg", "--plot-timeline",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Input throughput (inputs/s):" in done.stdout
+    assert "P99 E2EL (ms):" in done.stdout and "TTFT" not in done.stdout
+    assert result["backend"] == "openai-embeddings"
+    assert result["completed"] == result["total_input_sequences"] == 12
+    assert sum(result["input_lens"]) == result["total_input_tokens"]
+    # Encoding may not hit a length; almost always it does.
+    assert 12 * 23 <= result["total_input_tokens"] <= 12 * 25
+    assert result["request_goodput"] == pytest.approx(result["request_throughput"])
+    assert result["p50_e2el_ms"] == pytest.approx(result["median_e2el_ms"])
+    latencies = result["latencies"]
+    assert len(latencies) == 12 and all(0 < x < 60 for x in latencies)
+    assert result["mean_e2el_ms"] == pytest.approx(1e3 * sum(latencies) / 12)
+    assert result["probe_failed"] == 0
+    root = xml.etree.ElementTree.parse(tmp_path / "plot.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+
+    done, result = bench_embeddings(
+        embedder.url, tmp_path, *sizes, "--random-batch-size", 5
+    )
+    assert done.returncode == 0, done.stderr
+    assert result["completed"] == 3 and result["total_input_sequences"] == 12
+
+    done, result = bench_embeddings(
+        embedder.url, tmp_path, "--num-prompts", 6, "--dataset-name", "sharegpt",
+        "--dataset-path", sharegpt, "--extra-body", '{"encoding_format": "base64"}',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert result["completed"] == 6
+
+    done, result = bench_embeddings(
+        embedder.url, tmp_path, "--num-prompts", 6, "--dataset-name", "custom",
+        "--dataset-path", lines,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"1 request failed: {lines}:3: not a JSON object" in done.stderr
+    assert result["completed"] == 5 and result["failed"] == 1
+
+
+def test_embeddings_from_who_makes_none(server, embedder, tmp_path, unused_port):
+    sizes = ["--num-prompts", 4, "--input-len", 24]
+    for args, code, error in (
+        ([server.url, tmp_path], 1, "HTTP 4"),  # A model that writes.
+        ([server.url, tmp_path, "--endpoint", "/v1/completions"], 1, "HTTP 4"),
+        ([server.url, tmp_path, "--endpoint", "/health"], 1, "HTTP 405"),
+        ([f"http://127.0.0.1:{unused_port}", tmp_path], 69, "cannot connect"),
+        # More than the model has.
+        ([embedder.url, tmp_path, "--extra-body", '{"dimensions": 65}'], 1, "HTTP 400"),
+    ):
+        done, result = bench_embeddings(*args, *sizes)
+        assert done.returncode == code, (args, done.stderr)
+        assert result["completed"] == 0 and result["failed"] == 4
+        assert all(error in text for text in result["errors"]), result["errors"]
+    # The other way round.
+    done = bench("serve", "--base-url", embedder.url, *SMALL)
+    assert done.returncode == 1 and "12 requests failed: HTTP 4" in done.stderr
+    for args, error in (
+        (["--temperature", 1], "--temperature: embeddings are not sampled"),
+        (["--goodput", "ttft:5"], "--goodput: embeddings have no tokens"),
+        (["--random-batch-size", 2, "--backend", "openai"], "--random-batch-size 2"),
+        (["--random-batch-size", 2, "--dataset-name", "custom"], "--random-batch-size 2"),
+        (["--backend", "openai-audio"], "openai-audio not in"),
+    ):
+        done = bench("serve", "--backend", "openai-embeddings", *args)
+        assert done.returncode == 64 and error in done.stderr, done.stderr
 
 
 def test_serve_names_a_dataset_that_is_not_there(server, tmp_path):
@@ -448,15 +598,35 @@ def test_model_rows():
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 2
     done = bench("model", "-p", 8, "-n", 2, "-r", 1)
     assert done.stdout.startswith("| model | size | params | backend | test | t/s |")
+    size, params = done.stdout.splitlines()[2].split(" | ")[1:3]
+    assert float(size.removesuffix(" MiB")) > 0 and float(params.removesuffix(" M")) > 0
     done = bench("model", "-p", 8, "-n", 2, "-r", 1, "-o", "csv", "--ceilings")
     prefill, decode = csv.DictReader(io.StringIO(done.stdout))
     assert float(prefill["percent_of_bf16_peak"]) > 0
     assert float(decode["percent_of_read_bandwidth"]) > 0
     assert decode["percent_of_copy_bandwidth"] == '' == prefill["percent_of_copy_bandwidth"]
+    # No line about the device: each row has it.
+    assert done.stderr == ""
     assert bench("model", "--preset", "gpt-5").returncode == 64
     done = bench("-m", ROOT / "models" / "demo", "--preset", "tiny")
     assert done.returncode == 64 and "--preset tiny contradicts --model" in done.stderr
     assert bench("model", "-p", 0, "-n", 0).returncode == 64
+
+
+def test_a_saved_preset_needs_no_tokenizer_and_no_directory(tmp_path):
+    model = tmp_path / "new" / "tiny"
+    done = bench("model", "--preset", "tiny", "--save-model", model)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in model.iterdir()) == ["config.json", "model.safetensors"]
+    done = bench("-m", model, "-p", 8, "-n", 2, "-r", 1, "-o", "jsonl")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["test"] for line in done.stdout.splitlines()] == ["pp8", "tg2"]
+    # Where prompts are texts, it does.
+    done = bench("latency", "-m", model, "--num-iters", 1)
+    assert done.returncode == 65 and "tokenizer" in done.stderr
+    (tmp_path / "file").write_text("")
+    done = bench("model", "--preset", "tiny", "--save-model", tmp_path / "file" / "x")
+    assert done.returncode == 69 and "file/x: cannot be made" in done.stderr
 
 
 def test_kernels(tmp_path):
@@ -478,6 +648,14 @@ def test_kernels(tmp_path):
     done = bench("kernels", "--preset", "tiny", "-r", 1, "--filter", "no such row")
     assert done.returncode == 64
     assert "--filter 'no such row' leaves no row" in done.stderr
+    # What the threads of a pool, and ranks, wait for each other.
+    done = bench(
+        "kernels", "-r", 1, "--filter", "barrier", "--threads", 2, "--output-json", path
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row["seconds"][0] for row in json.loads(path.read_text())["rows"]}
+    for name in ("loop barrier, 1 thread", "rank barrier, 2 ranks"):
+        assert 0 < rows[name] <= rows[name + ", p99"]
     cpu = min(os.sched_getaffinity(0))
     pinned = bench(
         "kernels", "--preset", "qwen2.5-0.5b", "-r", 1, "--rows", 1,
@@ -512,6 +690,8 @@ def test_startup(tmp_path):
     path = tmp_path / "startup.json"
     done = bench("startup", "-r", 2, "--output-json", path, "--", "--max-num-seqs", 2)
     assert done.returncode == 0, done.stderr
+    # Nothing of what the servers say.
+    assert done.stderr == ""
     result = json.loads(path.read_text())
     assert all(0 < t < 60 for t in result["ready_seconds"])
     for ready, first in zip(
@@ -520,7 +700,8 @@ def test_startup(tmp_path):
         assert ready < first
     assert "exec to first token" in done.stdout
     # As `quire serve` ends itself.
-    assert bench("startup", "-r", 1, "--", "/no/such/model").returncode == 65
+    done = bench("startup", "-r", 1, "--", "/no/such/model")
+    assert done.returncode == 65 and "/no/such/model" in done.stderr
     for args, error in (
         (["--uds", tmp_path / "s"], "bench startup reaches a server over plain TCP"),
         (["--no-such-option"], "--no-such-option"),

@@ -291,20 +291,45 @@ def test_what_is_refused(key_file, tmp_path):
         assert answer.returncode == 64
         assert "--offline draft needs --verify-url" in answer.stderr
         # What drafts may not be larger than what verifies.
-        small = Server(
-            str(ROOT / "models" / "demo-draft"), "--enable-verify-link", "-t", "1"
-        )
-        try:
-            answer = run("--verify-url", small.url)
-            assert answer.returncode == 65 and "parameters" in answer.stderr
-            assert "again" not in answer.stderr
-        finally:
-            assert small.stop() == 0
+        for stages in ("1", "2"):
+            small = Server(
+                str(ROOT / "models" / "demo-draft"), "--enable-verify-link", "-t", "1",
+                "--pipeline-parallel-size", stages,
+            )  # fmt: skip
+            try:
+                answer = run("--verify-url", small.url)
+                assert answer.returncode == 65
+                assert "5246208 parameters, more than the 1115392" in answer.stderr
+                assert "again" not in answer.stderr
+            finally:
+                assert small.stop() == 0
         # Whoever is no edge gets an answer.
         assert get(plain.url + "/v1/verify")[0] == 404
         assert get(cloud.url + "/v1/verify")[0] == 401
     finally:
         assert cloud.stop() == 0
+        assert plain.stop() == 0
+
+
+def first_notice(url):
+    """What an edge says of a link that does not come up; it is ended then."""
+    edge = subprocess.Popen(
+        [str(BINARY), "serve", "--port", "0", "-t", "1", "--verify-url", url],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        return next(line for line in edge.stderr if "link is down" in line)
+    finally:
+        edge.terminate()
+        edge.communicate(timeout=60)
+
+
+def test_a_url_of_the_wrong_scheme_is_named():
+    plain = start_cloud()
+    try:
+        url = plain.url.replace("http://", "https://")
+        assert "begins with http://" in first_notice(url)
+    finally:
         assert plain.stop() == 0
 
 
@@ -336,6 +361,8 @@ def test_a_certificate_that_is_not_trusted_ends_the_edge(tmp_path):
         assert answer.returncode == 64
         assert "certificate is not trusted" in answer.stderr
         assert "again" not in answer.stderr
+        # The other way round nothing is refused, and the reason is guessed.
+        assert "begins with https://" in first_notice(f"http://127.0.0.1:{port}")
     finally:
         cloud.terminate()
         cloud.communicate(timeout=60)

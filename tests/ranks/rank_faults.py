@@ -10,7 +10,8 @@ computes a prompt, decodes, drains or rests, and checks what is promised
 request in flight gets an error event, and that both sides say who was lost. The
 faults: a process is killed; stopped for good; stalled for less than what counts
 as hanging; killed and started again, with whatever ends of that, as the pods of
-a group are.
+a group are; or the cable between two hosts is unplugged for longer than that, and
+nothing is lost.
 
   tools/rank_faults.sh --repetitions 100 --seed 1
   tools/rank_faults.sh --seed 1 --only 17     # repeats one of them
@@ -35,9 +36,14 @@ import tempfile
 import threading
 import time
 
-TIMEOUT = 2.0  # --worker-timeout: when a rank that hangs is given up.
-# What is promised, in seconds after a process has died; of one that hangs, after
-# TIMEOUT and a tenth of it. --allowance multiplies them, for a busy machine.
+# --heartbeat-timeout: when a rank that is stopped is given up.
+HEARTBEAT = 1.0
+# --worker-timeout: what nobody waits for here. Longer than any promise, so that
+# it is not what keeps one.
+TIMEOUT = 12.0
+# What is promised, in seconds after a process has died; of one that is stopped,
+# after HEARTBEAT and a tenth of it. --allowance multiplies them, for a busy
+# machine.
 EVENT = 2.0  # Who waits for an answer has an error.
 EXIT = 5.0  # The processes of the group have ended.
 ORPHAN = 1.0  # A child of a dead leader has ended.
@@ -45,6 +51,7 @@ PROMPT = "Once upon a time there was a little robot"
 FAULTS = (
     "kill worker", "stop worker", "stall worker", "restart worker",
     "kill leader", "stop leader", "stall leader", "restart leader",
+    "unplug cable",
 )
 MOMENTS = ("load", "prefill", "decode", "drain", "idle")
 KINDS = ("tensor", "pipeline")  # --...-parallel-size 2
@@ -62,6 +69,9 @@ class Host:
         if self.pid is None:
             return args
         return ["nsenter", "-t", str(self.pid), "-n", "--", *args]
+
+    def set_cable(self, state):
+        subprocess.run(self.command(["ip", "link", "set", "cable", state]), check=True)
 
     def enter(self):
         """The calling thread opens its sockets on this host from now on."""
@@ -275,6 +285,7 @@ class Run:
             "serve", "--device", "cpu", "--threads", "1",
             f"--{self.kind}-parallel-size", "2", "--host", host.address,
             "--port", str(self.port), "--worker-timeout", str(TIMEOUT),
+            "--heartbeat-timeout", str(HEARTBEAT),
             "--kv-cache-memory-bytes", "64MiB", "--max-num-seqs", "4",
         ]
         if not self.is_local:
@@ -387,7 +398,7 @@ class Run:
 
     def after(self, promised, hangs=False):
         """Seconds that something promised may take."""
-        return ((1.1 * TIMEOUT if hangs else 0) + promised) * self.allowance
+        return ((1.1 * HEARTBEAT if hangs else 0) + promised) * self.allowance
 
     def expect_leader_fails(self, since, hangs=False):
         code = self.leader.wait(self.after(EXIT, hangs))
@@ -521,18 +532,32 @@ class Run:
     def stall(self, pid):
         try:
             os.kill(pid, signal.SIGSTOP)
-            time.sleep(self.random.uniform(0.1, 0.4) * TIMEOUT)
+            time.sleep(self.random.uniform(0.1, 0.6) * HEARTBEAT)
             os.kill(pid, signal.SIGCONT)
         except ProcessLookupError:
             expect(self.moment == "drain", "a process has ended by itself")
+        self.expect_nothing_is_lost()
+
+    def unplug_cable(self):
+        """Packets are lost for a while, and nothing else."""
+        host = self.hosts[1]
+        if host.pid is None:
+            return  # Not two hosts, but two addresses of one.
+        # The leader's own address stays, for its clients.
+        host.set_cable("down")
+        time.sleep(self.random.uniform(1.5, 2.5) * HEARTBEAT)
+        host.set_cable("up")
+        self.expect_nothing_is_lost()
+
+    def expect_nothing_is_lost(self):
         if self.moment != "drain":
             self.await_ready()
             answer = self.request(20)
             answer.join(30)
-            expect(answer.is_done, f"no answer after a stall: {answer.error}")
+            expect(answer.is_done, f"no answer afterwards: {answer.error}")
         if self.client is not None:
             self.client.join(60)
-            expect(self.client.is_done, f"a stall cost a request: {self.client.error}")
+            expect(self.client.is_done, f"it cost a request: {self.client.error}")
         self.leader.signal(signal.SIGTERM)
         code = self.leader.wait(self.after(10))
         expect(code == 0, f"the leader drains with {code}")
@@ -581,14 +606,15 @@ class Run:
 
 def combinations():
     """(kind, is_local, fault, moment); resting ranks are only stopped, which is
-    what nobody would notice by a step."""
+    what nobody would notice by a step, or unplugged. A host has no cable."""
     return [
         (kind, is_local, fault, moment)
         for kind in KINDS
         for fault in FAULTS
         for moment in MOMENTS
         for is_local in (True, False)
-        if moment != "idle" or fault.startswith("stop")
+        if moment != "idle" or fault.startswith(("stop", "unplug"))
+        if not (is_local and fault == "unplug cable")
     ]
 
 

@@ -105,7 +105,7 @@ class Layer:
 class Eagle3:
     def __init__(self, weights, config, target_weights):
         self.weights, self.config = weights, config
-        self.layer = Layer(weights, "midlayer.", config)
+        self.layer = Layer(weights, "midlayer." if "midlayer.hidden_norm.weight" in weights else "layers.0.", config)
         self.embedding = weights.get("embed_tokens.weight", target_weights["model.embed_tokens.weight"]).double()
 
     def first_input(self, hidden, position):
@@ -168,10 +168,13 @@ def drafts_of(head, tokens, hidden):
     return chains, margin
 
 
-def write_case(name, head, target, weights, config):
+def write_case(name, head, target, weights, config, as_pytorch=False):
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    if as_pytorch:
+        torch.save(weights, folder / "pytorch_model.bin")
+    else:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for seed in range(200):
         generator = torch.Generator().manual_seed(seed)
@@ -191,7 +194,8 @@ def write_case(name, head, target, weights, config):
     print(name, "seed", seed, "margin", margin)
 
 
-def make_eagle(name, seed, **changes):
+def make_eagle(seed, **changes):
+    """Weights and configuration in the layout that most heads have, and the target."""
     generator = torch.Generator().manual_seed(seed)
     target = AutoModelForCausalLM.from_pretrained(TARGET, torch_dtype=torch.float64)
     target_config = json.loads((TARGET / "config.json").read_text())
@@ -212,8 +216,45 @@ def make_eagle(name, seed, **changes):
     weights["t2d"] = torch.zeros(vocab, dtype=torch.bool).index_fill(0, chosen, True)
     if "eagle_config" in config:  # And a table of its own.
         weights["embed_tokens.weight"] = matrix(generator, vocab, hidden, 2.0 * math.sqrt(hidden))
+    return weights, config, target
+
+
+def write_eagle(name, weights, config, target, file_config=None, as_pytorch=False):
     head = Eagle3(weights, config, load_file(TARGET / "model.safetensors"))
-    write_case(name, head, target, weights, config)
+    write_case(name, head, target, weights, file_config or config, as_pytorch)
+
+
+def make_authors(name, seed):
+    """As github.com/SafeAILab/EAGLE publishes them: a file of PyTorch in f16, the configuration of a model."""
+    weights, config, target = make_eagle(seed, architectures=["LlamaForCausalLM"], torch_dtype="float16")
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    # Norms and the head of some are in f32, as training left them.
+    for k in ("norm.weight", "midlayer.hidden_norm.weight", "lm_head.weight"):
+        weights[k] = weights[k].float()
+    write_eagle(name, weights, config, target, as_pytorch=True)
+
+
+def make_speculator(name, seed):
+    """As github.com/vllm-project/speculators writes them."""
+    weights, config, target = make_eagle(seed, norm_before_residual=True)
+    weights = {k.replace("midlayer.", "layers.0."): v for k, v in weights.items()}
+    # The target's table, which it repeats.
+    weights["embed_tokens.weight"] = load_file(TARGET / "model.safetensors")["model.embed_tokens.weight"].clone()
+    own = ("architectures", "draft_vocab_size", "norm_before_residual", "torch_dtype")
+    file_config = {
+        "architectures": ["Eagle3DraftModel"], "auto_map": {"": "config.Eagle3SpeculatorConfig"},
+        "draft_vocab_size": config["draft_vocab_size"], "dtype": "bfloat16",
+        "eagle_aux_hidden_state_layer_ids": None, "norm_before_fc": False,
+        "norm_before_residual": True, "speculators_config": {
+            "algorithm": "eagle3", "default_proposal_method": "greedy",
+            "proposal_methods": [{"accept_tolerance": 0.0, "proposal_type": "greedy",
+                                  "speculative_tokens": NUM_DRAFTS, "verifier_accept_k": 1}],
+            "verifier": {"architectures": ["LlamaForCausalLM"], "name_or_path": "llama"}},
+        "speculators_model_type": "eagle3", "speculators_version": "0.3.0", "target_hidden_size": None,
+        "transformer_layer_config": {
+            "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1, "rope_scaling": None,
+            "use_cache": True, **{k: v for k, v in config.items() if k not in own}}}
+    write_eagle(name, weights, config, target, file_config)
 
 
 def make_mtp(name, seed):
@@ -246,9 +287,12 @@ def make_mtp(name, seed):
 def main():
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)
-    make_eagle("eagle3", 1)
-    make_eagle("eagle3_own_embedding", 2, norm_before_residual=True, draft_vocab_size=320,
-               eagle_config={"eagle_aux_hidden_state_layer_ids": [0, 1, 2]})
+    write_eagle("eagle3", *make_eagle(1))
+    write_eagle("eagle3_own_embedding", *make_eagle(
+        2, norm_before_residual=True, draft_vocab_size=320,
+        eagle_config={"eagle_aux_hidden_state_layer_ids": [0, 1, 2]}))
+    make_authors("eagle3_authors", 4)
+    make_speculator("eagle3_speculators", 5)
     make_mtp("mimo", 3)
 
 

@@ -280,14 +280,29 @@ class EdgeLinkImpl : public EdgeLink {
     }
   }
 
+  // A server that speaks TLS answers a plain request with nothing, or with an
+  // alert.
+  absl::Status WithTlsHint(const absl::Status& status,
+                           absl::string_view answer) const {
+    const bool is_alert = absl::StartsWith(answer, "\x15\x03");
+    if (options_.url.has_tls || is_stopping() ||
+        !(answer.empty() || is_alert)) {
+      return status;
+    }
+    return absl::UnavailableError(absl::StrCat(
+        is_alert ? "the cloud answers with TLS" : "no answer came: ",
+        is_alert ? "" : status.message(),
+        "; where the cloud has a certificate, the URL begins with https://"));
+  }
+
   absl::Status AwaitUpgrade(Session* session, absl::Time deadline,
                             std::string* rest) {
     std::string answer;
     size_t end = std::string::npos;
     while (end == std::string::npos) {
-      QUIRE_ASSIGN_OR_RETURN(const std::string bytes,
-                             Exchange(session, deadline));
-      answer += bytes;
+      const absl::StatusOr<std::string> bytes = Exchange(session, deadline);
+      if (!bytes.ok()) return WithTlsHint(bytes.status(), answer);
+      answer += *bytes;
       end = answer.find("\r\n\r\n");
       if (answer.size() > kMaxAnswerBytes) {
         return absl::UnavailableError("the answer to the request is no HTTP");

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
@@ -157,6 +158,11 @@ absl::Status LinkSocket::ShakeHands(const std::string& host, SSL_CTX* tls,
     if (result == 1) return absl::OkStatus();
     const absl::Status status = TlsError(result);
     if (!status.ok()) {
+      if (absl::StrContains(status.message(), "wrong version number")) {
+        return absl::UnavailableError(
+            "the answer is no TLS; where the cloud has no certificate, the URL "
+            "begins with http://");
+      }
       const long verdict = SSL_get_verify_result(ssl_.get());
       return verdict == X509_V_OK
                  ? status
