@@ -156,9 +156,10 @@ void AddRankOptions(CLI::App* app, SessionOptions* options) {
 }
 
 void AddSpeculationOptions(CLI::App* app, SessionOptions* options) {
-  app->add_option("--speculative-model", options->speculative_model,
-                  "Drafts tokens that are verified together: [ngram], [suffix] "
-                  "or the directory or GGUF file of a draft model")
+  app->add_option(
+         "--speculative-model", options->speculative_model,
+         "Drafts tokens that are verified together: [ngram], [suffix] "
+         "or the directory of a draft model (or its GGUF file) or EAGLE-3 head")
       ->check([](const std::string& value) {
         return value.empty() ? std::string("must not be empty") : std::string();
       });

@@ -97,6 +97,7 @@ void BeatRecord::Heard(absl::Duration now) {
   }
   longest_gap_ = std::max(longest_gap_, now - last_);
   last_ = now;
+  outage_ = absl::ZeroDuration();
 }
 
 SilenceCause LookAtProcess(int pid) {
@@ -145,6 +146,10 @@ SilenceCause LookAtConnection(int fd) {
              : SilenceCause::kUnreachable;
 }
 
+absl::Duration SilenceToLookInto(const SilenceLimits& limits) {
+  return std::min(limits.heartbeat_timeout, limits.watchdog) / 2;
+}
+
 absl::Duration MaxSilence(SilenceCause cause, bool is_serving,
                           const BeatRecord& beats,
                           const SilenceLimits& limits) {
@@ -153,7 +158,8 @@ absl::Duration MaxSilence(SilenceCause cause, bool is_serving,
     limit = limits.heartbeat_timeout;
   } else if (cause == SilenceCause::kHangs && is_serving) {
     limit =
-        std::max(limits.heartbeat_timeout, kGapsAllowed * beats.LongestGap());
+        std::max(limits.heartbeat_timeout, kGapsAllowed * beats.LongestGap()) +
+        2 * beats.outage();
   }
   return std::min(limit, limits.watchdog);
 }

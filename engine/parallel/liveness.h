@@ -45,6 +45,12 @@ class BeatRecord {
  public:
   void Heard(absl::Duration now);
   absl::Duration SilenceAt(absl::Duration now) const { return now - last_; }
+  // Nothing comes because nothing gets through. When that ends, what has been
+  // sent comes when its sender tries again, and TCP waits twice as long after
+  // each attempt: for as long as it was out, at most.
+  void NoteUnreachable(absl::Duration now) { outage_ = now - last_; }
+  // Of this silence; zero: the host was there all the time.
+  absl::Duration outage() const { return outage_; }
   // The longest silence of the last half minute that has ended: what the
   // machine and the network of that rank do to its signs of life. (An
   // adaptive failure detector's only statistic; Hayashibara et al. 2004, SRDS,
@@ -55,6 +61,7 @@ class BeatRecord {
 
  private:
   absl::Duration last_ = absl::ZeroDuration();
+  absl::Duration outage_ = absl::ZeroDuration();
   // Of this period and of the one before.
   absl::Duration period_begin_ = absl::ZeroDuration();
   absl::Duration longest_gap_ = absl::ZeroDuration();
@@ -97,6 +104,10 @@ struct SilenceLimits {
   absl::Duration heartbeat_timeout;  // Of who could speak.
   absl::Duration watchdog;           // Of anybody, at least as long.
 };
+
+// A watcher looks for the cause of a silence that is longer than this: before
+// it counts, so that a network that was out and is back is known.
+absl::Duration SilenceToLookInto(const SilenceLimits& limits);
 
 // After which silence of its beats a rank is given up. While it loads, the
 // kernel may hold up its threads for each other (mappings, pinned memory).

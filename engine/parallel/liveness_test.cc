@@ -69,6 +69,17 @@ TEST(MaxSilenceTest, FollowsFromWhatIsSeen) {
   EXPECT_EQ(MaxSilence(SilenceCause::kHangs, true, beats,
                        {absl::Seconds(1), absl::Seconds(2)}),
             absl::Seconds(2));
+  // Or whose network was out: its next attempt may be as far away.
+  BeatRecord plugged;
+  for (int i = 1; i < 20; ++i) plugged.Heard(absl::Milliseconds(100 * i));
+  plugged.NoteUnreachable(absl::Seconds(3.4));
+  EXPECT_EQ(MaxSilence(SilenceCause::kHangs, true, plugged, limits),
+            absl::Seconds(4));
+  EXPECT_EQ(MaxSilence(SilenceCause::kStopped, true, plugged, limits),
+            absl::Seconds(1));
+  plugged.Heard(absl::Seconds(5));
+  EXPECT_EQ(plugged.outage(), absl::ZeroDuration());
+  EXPECT_EQ(SilenceToLookInto(limits), absl::Seconds(0.5));
   EXPECT_EQ(DescribeSilence(SilenceCause::kHangs, absl::Seconds(1)),
             "no sign of life for 1s");
   EXPECT_EQ(DescribeSilence(SilenceCause::kStopped, absl::Seconds(1)),

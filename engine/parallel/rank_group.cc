@@ -611,14 +611,17 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     const SilenceLimits limits = {options_.ranks.heartbeat_timeout,
                                   options_.ranks.watchdog};
     for (int rank = 1; rank < layout_.size(); ++rank) {
-      const Peer& peer = peers_[rank];
+      Peer& peer = peers_[rank];
       const absl::Duration silence = peer.beats.SilenceAt(awake_);
-      if (silence <= std::min(limits.heartbeat_timeout, limits.watchdog)) {
+      if (silence <= SilenceToLookInto(limits)) {
         continue;
       }
       const SilenceCause cause = peer.is_local
                                      ? LookAtProcess(local_.PidOf(rank))
                                      : LookAtConnection(peer.link->fd());
+      if (cause == SilenceCause::kUnreachable) {
+        peer.beats.NoteUnreachable(awake_);
+      }
       const absl::Duration limit =
           MaxSilence(cause, is_serving_, peer.beats, limits);
       // It may have spoken while it was looked at.

@@ -31,15 +31,17 @@ TEST(RankGroupProcessesTest, KilledWorkerIsNamedWithinASecond) {
   EXPECT_EQ(running.runner->Submit(plans.Next()), status);
 }
 
-// Long after what counts as a sign of life that is missing, and long before a
-// rank that says nothing is given up whatever it may be.
+// When a rank is given up whatever it may be: long after what is expected here.
 constexpr absl::Duration kWatchdog = absl::Seconds(20);
+// A second, and what a busy machine adds, where the watcher counts only the
+// time that it is awake.
+constexpr absl::Duration kSoon = absl::Seconds(3);
 
 void ExpectSilenceWasNoticed(const absl::Status& status, absl::Time stopped_at,
                              absl::string_view name) {
   const absl::Duration taken = Clock::Monotonic()->Now() - stopped_at;
   EXPECT_GT(taken, absl::Seconds(0.8));
-  EXPECT_LT(taken, absl::Seconds(2));
+  EXPECT_LT(taken, kSoon);
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_TRUE(absl::StrContains(
       status.message(), absl::StrCat(name, " (", OwnHostName(), ", process ")))
@@ -142,7 +144,7 @@ TEST(RankGroupProcessesTest, AWorkerThatSleepsInAStepIsNamedWithinASecond) {
   const absl::Status status = RunUntilFailure(running.runner, plans);
   const absl::Duration taken = Clock::Monotonic()->Now() - begin;
   EXPECT_GT(taken, absl::Seconds(0.8));
-  EXPECT_LT(taken, absl::Seconds(2));
+  EXPECT_LT(taken, kSoon);
   EXPECT_TRUE(absl::IsUnavailable(status));
   for (const char* part :
        {"rank 2 (", "none of its threads has computed for 1s in step 10"}) {

@@ -514,11 +514,14 @@ class RankWorkerImpl : public RankWorker {
     const SilenceLimits limits = {options_.ranks.heartbeat_timeout,
                                   options_.ranks.watchdog};
     const absl::Duration silence = beats_.SilenceAt(awake_);
-    if (silence <= std::min(limits.heartbeat_timeout, limits.watchdog)) {
+    if (silence <= SilenceToLookInto(limits)) {
       return absl::OkStatus();
     }
     const SilenceCause cause = leader_pid_ != 0 ? LookAtProcess(leader_pid_)
                                                 : LookAtConnection(link_->fd());
+    if (cause == SilenceCause::kUnreachable) {
+      beats_.NoteUnreachable(awake_);
+    }
     const absl::Duration limit = MaxSilence(cause, is_serving_, beats_, limits);
     // It may have spoken while it was looked at.
     if (silence <= limit || HasHeard()) return absl::OkStatus();
