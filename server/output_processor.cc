@@ -118,7 +118,7 @@ bool OutputProcessor::WaitUntilIdle(absl::Duration timeout) {
   // An infinite duration would overflow the clock that is waited by.
   return is_idle_.wait_for(
       lock, absl::ToChronoMilliseconds(std::min(timeout, absl::Hours(24))),
-      [this] { return num_parts_ == 0; });
+      [this] { return IsIdle(); });
 }
 
 bool OutputProcessor::TakeItems(std::vector<Item>* items) {
@@ -146,25 +146,27 @@ void OutputProcessor::StartCalls() {
     }
     accepted_.front()->Start();
     // Its events may have come first.
-    touched_.push_back(std::move(accepted_.front()));
+    urgent_.push_back(std::move(accepted_.front()));
     accepted_.pop_front();
+  }
+}
+
+void OutputProcessor::FlushUnlessBehind(std::shared_ptr<Call> call) {
+  if (!call->is_behind()) {
+    call->Flush();
+  } else if (!std::exchange(call->is_flush_deferred, true)) {
+    behind_.push_back(std::move(call));
   }
 }
 
 void OutputProcessor::FlushCalls() {
   const auto now = std::chrono::steady_clock::now();
   if (urgent_.size() <= kMaxUrgentAtOnce) {
-    for (const auto& call : urgent_) call->Flush();
+    for (auto& call : urgent_) FlushUnlessBehind(std::move(call));
     urgent_.clear();
   }
   if (now >= next_flush_ && !touched_.empty()) {
-    for (auto& call : touched_) {
-      if (!call->is_behind()) {
-        call->Flush();
-      } else if (!std::exchange(call->is_flush_deferred, true)) {
-        behind_.push_back(std::move(call));
-      }
-    }
+    for (auto& call : touched_) FlushUnlessBehind(std::move(call));
     touched_.clear();
     next_flush_ = now + kFlushInterval;
   }
@@ -174,7 +176,7 @@ void OutputProcessor::FlushCalls() {
         std::chrono::steady_clock::now() - begin > kTimeForUrgent) {
       return;
     }
-    urgent_.front()->Flush();
+    FlushUnlessBehind(std::move(urgent_.front()));
     urgent_.pop_front();
   }
   begin = std::chrono::steady_clock::now();
@@ -216,7 +218,8 @@ void OutputProcessor::Run() {
     for (const RequestId id : begun_) not_begun_.erase(id);
     begun_.clear();
     num_parts_ -= static_cast<int>(num_before + num_added - parts_.size());
-    if (num_parts_ == 0) is_idle_.notify_all();
+    num_unwritten_ = accepted_.size() + urgent_.size() + behind_.size();
+    if (IsIdle()) is_idle_.notify_all();
   }
 }
 
