@@ -168,7 +168,10 @@ struct BenchQualityOptions {
 
 // What drafting costs, with a fixed part of the drafts accepted.
 struct BenchDrafterOptions {
-  BenchDrafterOptions() { model.enable_prefix_caching = false; }
+  BenchDrafterOptions() {
+    model.enable_prefix_caching = false;
+    model.tells_cpu_fallback = false;
+  }
 
   SessionOptions model;
   double acceptance = 0.6;

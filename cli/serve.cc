@@ -67,6 +67,9 @@ class RunningServerImpl : public RunningServer {
     http.on_notice = [log = telemetry_.log](const std::string& line) {
       log->Message(LogLevel::kWarning, line);
     };
+    http.on_info = [log = telemetry_.log](const std::string& line) {
+      log->Message(LogLevel::kInfo, line);
+    };
     http.observer = telemetry_.observer;
     http.on_response = [this](absl::string_view method, absl::string_view route,
                               int status) {
@@ -216,6 +219,7 @@ class RunningServerImpl : public RunningServer {
     output_->FailAll(absl::UnavailableError("the engine has failed"));
     output_->WaitUntilIdle(absl::Seconds(2));
     http_->Stop(absl::Seconds(2));
+    telemetry_.log->Flush(absl::Seconds(1));
     fflush(stdout);
     fflush(stderr);
     _exit(exit_code);
@@ -451,6 +455,17 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
     return absl::InvalidArgumentError(
         "--max-body-size must be at least 1 byte: every request has a body");
   }
+  if (options.ssl_certfile.empty() != options.ssl_keyfile.empty()) {
+    return absl::InvalidArgumentError(
+        options.ssl_certfile.empty()
+            ? "--ssl-keyfile needs the certificate of the key: --ssl-certfile"
+            : "--ssl-certfile needs the key of the certificate: --ssl-keyfile");
+  }
+  if (options.ssl_certfile.empty() && !options.ssl_ca_certs.empty()) {
+    return absl::InvalidArgumentError(
+        "--ssl-ca-certs needs a certificate of the server's own: "
+        "--ssl-certfile and --ssl-keyfile");
+  }
   HttpServerOptions http;
   http.host = options.host;
   http.port = options.port;
@@ -462,6 +477,9 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
   http.tls_client_ca_file = options.ssl_ca_certs;
   http.on_notice = [options](const std::string& line) {
     PrintMessage(options, LogLevel::kWarning, line);
+  };
+  http.on_info = [options](const std::string& line) {
+    PrintMessage(options, LogLevel::kInfo, line);
   };
   http.num_workers = options.num_http_threads;
   http.max_connections = options.max_connections;

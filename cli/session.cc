@@ -26,6 +26,7 @@
 #include "cli/speculative_options.h"
 #include "engine/base/clock.h"
 #include "engine/base/status.h"
+#include "engine/model/draft_head_config.h"
 #include "engine/model/gguf_model.h"
 #include "engine/speculative/create_drafter.h"
 #include "kernels/backend_factory.h"
@@ -368,10 +369,15 @@ std::optional<SpeculativeConfig> CheckSpeculation(const SessionOptions& options,
     }
     auto path = ResolveModelPath(config->model);
     absl::Status status = path.status();
-    if (status.ok()) config->model = *std::move(path);
-    // Without, nothing drafts either.
-    if (status.ok() && session.tokenizer != nullptr) {
-      status = CheckDraftModel(config->model, *session.tokenizer);
+    if (status.ok()) {
+      config->model = *std::move(path);
+      // As vLLM takes heads: by what they are.
+      if (IsEagle3Head(config->model)) {
+        config->method = DraftMethod::kEagle3;
+      } else if (session.tokenizer != nullptr) {
+        // Without, nothing drafts either.
+        status = CheckDraftModel(config->model, *session.tokenizer);
+      }
     }
     if (!status.ok()) {
       *error = {absl::Status(status.code(),
@@ -478,6 +484,12 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
       ParseSizeOf("--max-num-queued-bytes", options.max_num_queued_bytes);
   if (!max_num_queued_bytes.ok()) {
     return fail(max_num_queued_bytes.status(), kExitUsage);
+  }
+  if (*max_num_queued_bytes < 1) {
+    return fail(absl::InvalidArgumentError(
+                    "--max-num-queued-bytes must be at least 1 byte: nothing "
+                    "could wait"),
+                kExitUsage);
   }
   load_options->progress = ShowProgress(std::move(on_progress), callbacks);
   auto session = std::make_unique<Session>();

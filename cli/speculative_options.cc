@@ -87,11 +87,9 @@ absl::Status CheckModelName(const std::string& option,
   }
   return absl::InvalidArgumentError(absl::StrCat(
       option, " ", model,
-      ": there are [ngram], [suffix], and the directory or GGUF file of a "
-      "draft "
-      "model; heads are asked for by --speculative-config "
-      "'{\"method\": \"mtp\"}' and '{\"method\": \"eagle3\", \"model\": "
-      "HEAD}'"));
+      ": there are [ngram], [suffix], the directory or GGUF file of a draft "
+      "model, and the directory of an EAGLE-3 head; a model's own layer drafts "
+      "by --speculative-config '{\"method\": \"mtp\"}'"));
 }
 
 // What was given, beside the fields of the configuration itself.

@@ -53,6 +53,15 @@ int32_t Admission::PriorityOf(const Request& request) const {
              : 0;
 }
 
+// As its owner's other requests are valued, by the answers that run, too; the
+// mean of those that have ended lags behind them.
+double Admission::ExpectedOutputTokens(const Request& request) const {
+  const auto found = queued_.find({PriorityOf(request), request.owner});
+  return found != queued_.end() && found->second.expected_output_tokens > 0
+             ? found->second.expected_output_tokens
+             : last_.mean_output_tokens;
+}
+
 int64_t Admission::CostOf(const Request& request) const {
   const int64_t prompt_cost =
       kPromptTokenCost * request.prompt_token_ids.size();
@@ -60,7 +69,7 @@ int64_t Admission::CostOf(const Request& request) const {
   return prompt_cost +
          kOutputTokenCost * request.n *
              std::min<int64_t>(request.sampling.max_tokens,
-                               std::llround(last_.mean_output_tokens));
+                               std::llround(ExpectedOutputTokens(request)));
 }
 
 int Admission::NumFreeSlots() const {

@@ -85,6 +85,7 @@ class Admission {
                              int64_t cost, absl::Duration stalled);
   int32_t PriorityOf(const Request& request) const;
   int64_t CostOf(const Request& request) const;
+  double ExpectedOutputTokens(const Request& request) const;
   int64_t CostAhead(const Request& request, int64_t cost) const;
   int64_t CostInTheWay(int64_t cost_ahead) const;
   absl::Duration PredictDelay(int64_t cost_ahead, absl::Duration stalled) const;

@@ -80,6 +80,25 @@ TEST_F(AdmissionTest, BoundsTheBytesOfWhatWaits) {
   EXPECT_EQ(admission.refusals().num_queue_full, 1);
 }
 
+// What has just come counts as what its owner has in the queue, not by the mean
+// of answers that ended long ago.
+TEST_F(AdmissionTest, ArrivalsAreValuedAsTheQueueOfTheirOwner) {
+  QueuedShare queued = Queued(1, 1000, "a");
+  queued.expected_output_tokens = 500;
+  ServeForAWhile({queued});
+  const auto added_by = [&](const std::string& owner) {
+    Request request = MakeRequest(10, owner);
+    request.sampling.max_tokens = 10'000;
+    const absl::Duration before = admission_->predicted_delay();
+    EXPECT_TRUE(Admit(request).ok());
+    return admission_->predicted_delay() - before;
+  };
+  // At 1000 units a second: 10 and 2 * 500 for the one, the mean of 10 for the
+  // other.
+  EXPECT_NEAR(absl::ToDoubleSeconds(added_by("a")), 1.010, 0.05);
+  EXPECT_NEAR(absl::ToDoubleSeconds(added_by("b")), 0.030, 0.005);
+}
+
 TEST_F(AdmissionTest, EveryListCounts) {
   const int64_t plain = NumBytesOf(MakeRequest(10));
   Request request = MakeRequest(10);

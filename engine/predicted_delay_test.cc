@@ -7,6 +7,7 @@
 #include "engine/admission.h"
 #include "engine/base/clock.h"
 #include "engine/engine.h"
+#include "engine/timed_model_runner.h"
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -22,40 +23,6 @@ constexpr int kPromptTokens = 200;
 constexpr int kOutputTokens = 40;
 constexpr int kLongOutputTokens = 1000;
 
-// Draws the same token for every row that needs one, in the machine's time.
-class TimedRunner final : public ModelRunner {
- public:
-  TimedRunner(const Machine& machine, FakeClock* clock)
-      : machine_(machine), clock_(clock) {}
-
-  int steps_in_flight() const override { return 1; }
-  absl::Status Submit(const SchedulerOutput& output) override {
-    result_ = StepResult();
-    result_.step_id = output.step_id;
-    int num_tokens = 0;
-    for (const ScheduledRow& row : output.rows) {
-      num_tokens += row.num_tokens;
-      if (!row.needs_token) continue;
-      result_.rows.emplace_back();
-      result_.rows.back().slot = row.slot;
-      result_.rows.back().tokens.push_back({});
-    }
-    duration_ = machine_.step_base + num_tokens * machine_.step_per_token;
-    return absl::OkStatus();
-  }
-  absl::StatusOr<StepResult> Collect() override {
-    clock_->Advance(duration_);
-    return std::move(result_);
-  }
-  bool Done() const override { return true; }
-
- private:
-  const Machine machine_;
-  FakeClock* const clock_;
-  StepResult result_;
-  absl::Duration duration_;
-};
-
 struct Prediction {
   absl::Time at;
   absl::Duration delay;
@@ -70,7 +37,7 @@ std::vector<Prediction> PredictThroughABurst(const Machine& machine,
                                              int num_requests,
                                              int num_output_tokens) {
   FakeClock clock;
-  TimedRunner runner(machine, &clock);
+  TimedModelRunner runner(machine.step_base, machine.step_per_token, &clock);
   EngineOptions options;
   options.num_blocks = num_blocks;
   options.max_model_len = 2048;

@@ -75,6 +75,11 @@ struct alignas(128) Channel {
 static_assert(sizeof(Header) % alignof(RankCell) == 0);
 static_assert(sizeof(RankCell) % alignof(Channel) == 0);
 
+// Pieces of empty tensors lie nowhere, which memcpy refuses.
+void CopyBytes(void* to, const void* from, int64_t num_bytes) {
+  if (num_bytes > 0) std::memcpy(to, from, num_bytes);
+}
+
 int64_t CellsOffset() { return sizeof(Header); }
 int64_t ChannelsOffset(int size) {
   return CellsOffset() + size * int64_t{sizeof(RankCell)};
@@ -147,14 +152,14 @@ class SharedCommunicator : public Communicator {
                                  static_cast<uint64_t>(num_elements)};
     return ForPieces(
         call, kSlotBytes, [&](int64_t begin, int64_t count) -> absl::Status {
-          std::memcpy(OwnSlot(),
-                      static_cast<const char*>(from.data) + begin * bytes,
-                      count * bytes);
+          CopyBytes(OwnSlot(),
+                    static_cast<const char*>(from.data) + begin * bytes,
+                    count * bytes);
           QUIRE_RETURN_IF_ERROR(Arrive(call));
           for (int peer = 0; peer < size(); ++peer) {
-            std::memcpy(static_cast<char*>(to.data) +
-                            (peer * num_elements + begin) * bytes,
-                        Slot(peer), count * bytes);
+            CopyBytes(static_cast<char*>(to.data) +
+                          (peer * num_elements + begin) * bytes,
+                      Slot(peer), count * bytes);
           }
           return absl::OkStatus();
         });
@@ -172,10 +177,10 @@ class SharedCommunicator : public Communicator {
     return ForPieces(call, stride,
                      [&](int64_t begin, int64_t count) -> absl::Status {
                        for (int peer = 0; peer < size(); ++peer) {
-                         std::memcpy(OwnSlot() + peer * stride,
-                                     static_cast<const char*>(from.data) +
-                                         (peer * part + begin) * bytes,
-                                     count * bytes);
+                         CopyBytes(OwnSlot() + peer * stride,
+                                   static_cast<const char*>(from.data) +
+                                       (peer * part + begin) * bytes,
+                                   count * bytes);
                        }
                        QUIRE_RETURN_IF_ERROR(Arrive(call));
                        Sum(call.dtype, count, rank() * stride,
@@ -194,9 +199,9 @@ class SharedCommunicator : public Communicator {
     return ForPieces(
         call, kSlotBytes, [&](int64_t begin, int64_t count) -> absl::Status {
           char* const piece = static_cast<char*>(data.data) + begin * bytes;
-          if (rank() == root) std::memcpy(OwnSlot(), piece, count * bytes);
+          if (rank() == root) CopyBytes(OwnSlot(), piece, count * bytes);
           QUIRE_RETURN_IF_ERROR(Arrive(call));
-          if (rank() != root) std::memcpy(piece, Slot(root), count * bytes);
+          if (rank() != root) CopyBytes(piece, Slot(root), count * bytes);
           return absl::OkStatus();
         });
   }
@@ -214,9 +219,9 @@ class SharedCommunicator : public Communicator {
           // Both places are taken until the piece before the last is received.
           QUIRE_RETURN_IF_ERROR(
               WaitFor(peer, channel.num_received, num_sent - 1));
-          std::memcpy(ChannelData(rank(), peer, num_sent),
-                      static_cast<const char*>(data.data) + begin * bytes,
-                      count * bytes);
+          CopyBytes(ChannelData(rank(), peer, num_sent),
+                    static_cast<const char*>(data.data) + begin * bytes,
+                    count * bytes);
           channel.calls[num_sent % 2].store(call.Pack(),
                                             std::memory_order_relaxed);
           channel.num_sent.Store(++num_sent);
@@ -242,8 +247,8 @@ class SharedCommunicator : public Communicator {
               !HasCommunicatorBug(CommunicatorBug::kMessagesNotMatched)) {
             return Mismatch(peer, CollectiveCall::Unpack(sent), call);
           }
-          std::memcpy(static_cast<char*>(data.data) + begin * bytes,
-                      ChannelData(peer, rank(), num_received), count * bytes);
+          CopyBytes(static_cast<char*>(data.data) + begin * bytes,
+                    ChannelData(peer, rank(), num_received), count * bytes);
           channel.num_received.Store(++num_received);
           return absl::OkStatus();
         });
@@ -318,7 +323,7 @@ class SharedCommunicator : public Communicator {
       parts[peer] = Slot(from) + offset;
     }
     if (HasCommunicatorBug(CommunicatorBug::kRoundedTwice)) {
-      std::memcpy(out, parts[0], count * DTypeSize(dtype));
+      CopyBytes(out, parts[0], count * DTypeSize(dtype));
       for (int peer = 1; peer < size(); ++peer) {
         const void* const pair[] = {out, parts[peer]};
         SumInRankOrder(pair, dtype, count, out);
@@ -330,7 +335,7 @@ class SharedCommunicator : public Communicator {
 
   absl::Status SumInOne(const CollectiveCall& call, char* piece,
                         int64_t count) {
-    std::memcpy(OwnSlot(), piece, count * DTypeSize(call.dtype));
+    CopyBytes(OwnSlot(), piece, count * DTypeSize(call.dtype));
     QUIRE_RETURN_IF_ERROR(Arrive(call));
     Sum(call.dtype, count, 0, piece);
     return absl::OkStatus();
@@ -339,7 +344,7 @@ class SharedCommunicator : public Communicator {
   absl::Status SumInTwo(const CollectiveCall& call, char* piece,
                         int64_t count) {
     const int64_t bytes = DTypeSize(call.dtype);
-    std::memcpy(OwnSlot(), piece, count * bytes);
+    CopyBytes(OwnSlot(), piece, count * bytes);
     QUIRE_RETURN_IF_ERROR(Arrive(call));
     // Whole cache lines, so that no line has two writers.
     const int64_t slice = ((count + size() - 1) / size() + 31) / 32 * 32;
@@ -353,7 +358,7 @@ class SharedCommunicator : public Communicator {
       Sum(call.dtype, end - begin, begin * bytes, sums + begin * bytes);
     }
     QUIRE_RETURN_IF_ERROR(Arrive(call));
-    std::memcpy(piece, SumSlot(num_arrived_), count * bytes);
+    CopyBytes(piece, SumSlot(num_arrived_), count * bytes);
     return absl::OkStatus();
   }
 

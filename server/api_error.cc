@@ -27,6 +27,8 @@ const char* ErrorType(int http_status) {
       return "service_unavailable_error";
     case 504:
       return "timeout_error";
+    case 505:  // The client chose the version.
+      return "invalid_request_error";
     default:
       return http_status < 500 ? "invalid_request_error" : "server_error";
   }

@@ -89,8 +89,11 @@ absl::Status CheckPriority(const ServedModel& model, int32_t priority) {
                         "--scheduling-policy priority");
 }
 
-// Names as the caller sent them: only the harmless ones may enter a header.
-std::string IgnoredFieldsHeader(const std::vector<std::string>& names) {
+// Tells which of its fields nobody knows; nothing if none. Names as the caller
+// sent them: only the harmless ones may enter a header.
+HttpHeaders IgnoredFieldsHeaders(const ApiRequest& request) {
+  const std::vector<std::string>& names = request.ignored_fields;
+  if (names.empty()) return {};
   std::string list;
   for (const std::string& name : names) {
     const bool is_harmless = std::all_of(name.begin(), name.end(), [](char c) {
@@ -99,7 +102,7 @@ std::string IgnoredFieldsHeader(const std::vector<std::string>& names) {
     if (!is_harmless || list.size() + name.size() > 256) continue;
     absl::StrAppend(&list, list.empty() ? "" : ",", name);
   }
-  return list.empty() ? "unnamed" : list;
+  return {{"X-Quire-Ignored-Fields", list.empty() ? "unnamed" : list}};
 }
 
 absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
@@ -475,23 +478,13 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
   // Released when the answer is there.
   QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<KeyTicket> ticket,
                          AdmitKey(request));
-  QUIRE_ASSIGN_OR_RETURN(Json body, ParseJson(request.body));
-  if (!body.is_object()) {
-    return absl::InvalidArgumentError("the body must be a JSON object");
-  }
-  bool return_token_strs = false;
-  if (const auto found = body.find("return_token_strs"); found != body.end()) {
-    if (!found->is_null() && !found->is_boolean()) {
-      return ParameterError("return_token_strs",
-                            "'return_token_strs' must be a boolean");
-    }
-    return_token_strs = found->is_boolean() && found->get<bool>();
-    body.erase(found);
-  }
-  const ApiKind kind =
-      body.contains("messages") ? ApiKind::kChat : ApiKind::kCompletion;
-  QUIRE_ASSIGN_OR_RETURN(ApiRequest api_request,
-                         ParseApiRequest(kind, body, model.defaults));
+  QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
+  const ApiKind kind = body.is_object() && body.contains("messages")
+                           ? ApiKind::kChat
+                           : ApiKind::kCompletion;
+  QUIRE_ASSIGN_OR_RETURN(
+      ApiRequest api_request,
+      ParseApiRequest(kind, body, model.defaults, /*is_tokenize=*/true));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, api_request.model));
   std::vector<int32_t> ids;
   if (kind == ApiKind::kChat) {
@@ -515,7 +508,7 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
       absl::StrCat(R"({"count":)", ids.size(), R"(,"max_model_len":)",
                    model.Limits().max_model_len, R"(,"tokens":[)",
                    absl::StrJoin(ids, ","), R"(],"token_strs":)");
-  if (return_token_strs) {
+  if (api_request.return_token_strs) {
     char separator = '[';
     for (const int32_t id : ids) {
       answer += separator;
@@ -527,7 +520,8 @@ absl::Status ApiServer::HandleTokenize(const ServedModel& model,
     answer += "null";
   }
   answer += '}';
-  responder->Send(200, kJsonType, std::move(answer));
+  responder->Send(200, kJsonType, std::move(answer),
+                  IgnoredFieldsHeaders(api_request));
   return absl::OkStatus();
 }
 
@@ -538,24 +532,21 @@ absl::Status ApiServer::HandleDetokenize(const ServedModel& model,
   QUIRE_ASSIGN_OR_RETURN(const std::shared_ptr<KeyTicket> ticket,
                          AdmitKey(request));
   QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
-  const auto tokens = body.is_object() ? body.find("tokens") : body.end();
-  if (!body.is_object() || tokens == body.end() || !tokens->is_array()) {
-    return ParameterError("tokens", "'tokens' must be a list of token ids");
-  }
-  std::vector<int32_t> ids;
-  ids.reserve(tokens->size());
+  QUIRE_ASSIGN_OR_RETURN(const ApiRequest parsed, ParseDetokenizeRequest(body));
+  QUIRE_RETURN_IF_ERROR(CheckModelName(model, parsed.model));
+  const auto& ids = std::get<std::vector<int32_t>>(parsed.prompts.front());
   const int32_t vocab_size = model.Limits().vocab_size;
-  for (const Json& id : *tokens) {
-    if (!id.is_number_integer() || id < 0 || id >= vocab_size) {
+  for (const int32_t id : ids) {
+    if (id >= vocab_size) {
       return ParameterError(
           "tokens", absl::StrCat("token ids must be integers from 0 to ",
                                  vocab_size - 1));
     }
-    ids.push_back(id.get<int32_t>());
   }
   const std::string text =
       model.tokenizer->Decode(ids, /*skip_special_tokens=*/false);
-  responder->Send(200, kJsonType, DumpJson({{"prompt", text}}));
+  responder->Send(200, kJsonType, DumpJson({{"prompt", text}}),
+                  IgnoredFieldsHeaders(parsed));
   return absl::OkStatus();
 }
 
@@ -628,7 +619,7 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
   QUIRE_ASSIGN_OR_RETURN(std::shared_ptr<KeyTicket> ticket, AdmitKey(request));
   QUIRE_ASSIGN_OR_RETURN(const Json body, ParseJson(request.body));
   QUIRE_ASSIGN_OR_RETURN(
-      const EmbeddingsRequest parsed,
+      const ApiRequest parsed,
       ParseEmbeddingsRequest(body, model.embedding->hidden_size));
   QUIRE_RETURN_IF_ERROR(CheckModelName(model, parsed.model));
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, parsed.priority));
@@ -657,9 +648,8 @@ absl::Status ApiServer::HandleEmbeddings(const ServedModel& model,
   options.max_in_flight = model.embedding->max_inputs_in_flight;
   options.headers.emplace_back("X-Request-Id",
                                given_id.empty() ? options.id : given_id);
-  if (!parsed.ignored_fields.empty()) {
-    options.headers.emplace_back("X-Quire-Ignored-Fields",
-                                 IgnoredFieldsHeader(parsed.ignored_fields));
+  for (auto& header : IgnoredFieldsHeaders(parsed)) {
+    options.headers.push_back(std::move(header));
   }
   options.record = request.record;
   RecordCall("embeddings", options.model, options.record);
@@ -718,10 +708,8 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
       given_id.empty() ? RandomId(prefix) : absl::StrCat(prefix, given_id);
   options.headers.emplace_back("X-Request-Id",
                                given_id.empty() ? options.id : given_id);
-  if (!api_request.ignored_fields.empty()) {
-    options.headers.emplace_back(
-        "X-Quire-Ignored-Fields",
-        IgnoredFieldsHeader(api_request.ignored_fields));
+  for (auto& header : IgnoredFieldsHeaders(api_request)) {
+    options.headers.push_back(std::move(header));
   }
   const std::string cache_namespace =
       CacheNamespace(http_request, api_request.cache_salt);

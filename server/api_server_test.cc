@@ -417,12 +417,25 @@ TEST_F(ApiServerTest, TokenizesAndBack) {
 
   const Json invalid = "invalid_request_error";
   for (const char* body :
-       {"{}", "[]", "1", R"({"tokens":1})", R"({"tokens":{}})",
+       {"{}", R"({"tokens":null})", R"({"tokens":1})", R"({"tokens":{}})",
         R"({"tokens":["a"]})", R"({"tokens":[1.5]})", R"({"tokens":[-1]})",
         R"({"tokens":[100000]})", R"({"tokens":[18446744073709551615]})",
         R"({"tokens":[[1]]})", R"({"tokens":[null]})"}) {
     ExpectError(Ask(detokenize, body), 400, invalid, "tokens", nullptr);
   }
+  for (const auto& route : {tokenize, detokenize}) {
+    for (const char* body : {"[]", "1"}) {
+      ExpectError(Ask(route, body), 400, invalid, nullptr, nullptr);
+    }
+  }
+  ExpectError(Ask(detokenize, R"({"tokens":[97],"model":"x"})"), 404,
+              "not_found_error", nullptr, "model_not_found");
+  EXPECT_EQ(Ask(tokenize, R"({"prompt":"a","x":1})")
+                .Field("x-quire-ignored-fields"),
+            "x");
+  EXPECT_EQ(Ask(detokenize, R"({"tokens":[97],"prompt":1})")
+                .Field("x-quire-ignored-fields"),
+            "prompt");
   ExpectError(Ask(tokenize, "{}"), 400, invalid, "prompt", nullptr);
   ExpectError(Ask(tokenize, "[]"), 400, invalid, nullptr, nullptr);
   for (const char* prompt : {"1", "{}", "[]", "[1]", R"(["a","b"])", "null"}) {

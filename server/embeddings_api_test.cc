@@ -21,7 +21,7 @@ using testing::IsEmpty;
 constexpr int kHiddenSize = 64;
 constexpr int32_t kBos = FakeTokenizer::kBos;
 
-absl::StatusOr<EmbeddingsRequest> Parse(absl::string_view text) {
+absl::StatusOr<ApiRequest> Parse(absl::string_view text) {
   const auto body = ParseJson(text);
   if (!body.ok()) return body.status();
   return ParseEmbeddingsRequest(*body, kHiddenSize);
@@ -51,14 +51,14 @@ TEST(ParseEmbeddingsRequestTest, Defaults) {
   const auto request = Parse(R"({"input": "a"})");
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->model, "");
-  ASSERT_EQ(request->inputs.size(), 1u);
-  EXPECT_EQ(std::get<std::string>(request->inputs[0]), "a");
+  ASSERT_EQ(request->prompts.size(), 1u);
+  EXPECT_EQ(std::get<std::string>(request->prompts[0]), "a");
   EXPECT_FALSE(request->is_base64);
   EXPECT_EQ(request->dimensions, 0);
   EXPECT_FALSE(request->normalize.has_value());
   EXPECT_TRUE(request->add_special_tokens);
   EXPECT_FALSE(request->truncate_prompt_tokens.has_value());
-  EXPECT_FALSE(request->truncates_left);
+  EXPECT_TRUE(request->truncates_right);
   EXPECT_THAT(request->ignored_fields, IsEmpty());
 }
 
@@ -72,17 +72,17 @@ TEST(ParseEmbeddingsRequestTest, EveryField) {
           "encoding": null})");
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->model, "m");
-  EXPECT_EQ(request->inputs.size(), 2u);
+  EXPECT_EQ(request->prompts.size(), 2u);
   EXPECT_TRUE(request->is_base64);
   EXPECT_EQ(request->dimensions, 64);
   EXPECT_EQ(request->normalize, false);
   EXPECT_FALSE(request->add_special_tokens);
   EXPECT_EQ(request->truncate_prompt_tokens, -1);
-  EXPECT_TRUE(request->truncates_left);
+  EXPECT_FALSE(request->truncates_right);
   EXPECT_EQ(request->cache_salt, "s");
   EXPECT_EQ(request->request_id, "r");
   EXPECT_EQ(request->priority, -3);
-  EXPECT_THAT(request->ignored_fields, ElementsAre("nonsense"));
+  EXPECT_THAT(request->ignored_fields, ElementsAre("nonsense", "encoding"));
 }
 
 TEST(ParseEmbeddingsRequestTest, ErrorsNameTheParameter) {
@@ -123,7 +123,7 @@ TEST(ParseEmbeddingsRequestTest, ErrorsNameTheParameter) {
   expect(R"({"input": "a", "request_id": "a b"})", "request_id");
   expect(R"({"input": "a", "cache_salt": ""})", "cache_salt");
   expect(R"({"input": "a", "embed_dtype": "float16"})", "embed_dtype");
-  expect(R"({"input": "a", "messages": []})", "messages");
+  expect(R"({"input": "a", "messages": [{}]})", "messages");
   EXPECT_FALSE(Parse("[]").ok());
 }
 
@@ -135,7 +135,7 @@ TEST(ParseEmbeddingsRequestTest, NumberOfInputsIsLimited) {
   };
   EXPECT_TRUE(Parse(list(kMaxEmbeddingInputs)).ok());
   ExpectParameterError(Parse(list(kMaxEmbeddingInputs + 1)).status(), "input",
-                       "2049");
+                       "at most 2048");
 }
 
 TEST(EncodeInputsTest, TextsGetSpecialTokensAndIdsDoNot) {

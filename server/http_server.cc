@@ -193,6 +193,9 @@ class QuireHttpServer : public HttpServer,
   void OnNotice(const std::string& line) override {
     if (options_.on_notice) options_.on_notice(line);
   }
+  void OnInfo(const std::string& line) override {
+    if (options_.on_info) options_.on_info(line);
+  }
   // By path, then method.
   using Routes =
       std::map<std::string, std::map<std::string, Route>, std::less<>>;

@@ -161,8 +161,10 @@ struct HttpServerOptions {
   // Both empty: no authentication. The file: see ApiKeys.
   std::vector<std::string> api_keys;
   std::string api_keys_file;
-  // A line for the log. Runs on the socket thread: must not block or throw.
+  // A line for the log: of what is wrong, and of what is as it should be. Runs
+  // on the socket thread: must not block or throw.
   std::function<void(const std::string& line)> on_notice;
+  std::function<void(const std::string& line)> on_info;
   // Is told of every request. May be null.
   std::shared_ptr<RequestObserver> observer;
   // Renders an error of the transport itself (404, 405, 400, 401, 408, 413,

@@ -190,11 +190,39 @@ TEST_F(HttpServerTest, SaysWhichReadersAreBehind) {
   responder->Write("data: 2\n\n");
   responder->Write("data: 3\n\n");
   client.ReceiveUntil("data: 3\n\n\r\n");
-  EXPECT_TRUE(WaitUntil([&] { return !is_behind(); }));
-  responder->Write("data: 4\n\n");
+  // Known with the next write.
+  EXPECT_TRUE(WaitUntil([&, &responder = responder] {
+    responder->Write("data: 4\n\n");
+    client.ReceiveUntil("data: 4\n\n\r\n");
+    return !is_behind();
+  }));
+  responder->Write("data: 5\n\n");
   responder->Finish();
   EXPECT_EQ(client.ReceiveUntil("\r\n0\r\n\r\n"),
-            "9\r\ndata: 4\n\n\r\n0\r\n\r\n");
+            "9\r\ndata: 5\n\n\r\n0\r\n\r\n");
+}
+
+// Long before a send fails: the kernel's buffer takes half a minute of text.
+TEST_F(HttpServerTest, ReadersAreBehindWhileTheKernelHoldsALot) {
+  Start();
+  auto [client, responder] = Park(/*receive_buffer_bytes=*/4096);
+  responder->StartStream();
+  int num_events = 0;
+  // Nobody reads.
+  EXPECT_TRUE(WaitUntil([&, &responder = responder] {
+    ++num_events;
+    responder->Write(absl::StrCat("data: ", std::string(1000, 'x'), "\n\n"));
+    return responder->is_behind() || num_events == 1000;
+  }));
+  EXPECT_LT(num_events, 100);
+  responder->Write("data: last\n\n");
+  client.ReceiveUntil("data: last\n\n\r\n");
+  EXPECT_TRUE(WaitUntil([&, &responder = responder] {
+    responder->Write("data: 4\n\n");
+    client.ReceiveUntil("data: 4\n\n\r\n");
+    return !responder->is_behind();
+  }));
+  responder->Finish();
 }
 
 TEST_F(HttpServerTest, StalledReadersAreDisconnected) {

@@ -22,7 +22,9 @@ namespace quire {
 // A year: beyond it nobody means what they say, and times stay finite.
 inline constexpr double kMaxTimeoutSeconds = 365 * 86400.0;
 
-enum class ApiKind : uint8_t { kChat, kCompletion };
+inline constexpr int kMaxEmbeddingInputs = 2048;  // OpenAI's limit.
+
+enum class ApiKind : uint8_t { kChat, kCompletion, kEmbeddings, kDetokenize };
 
 // What holds when a request says nothing: the model's generation_config.json.
 struct SamplingDefaults {
@@ -80,24 +82,47 @@ struct ApiRequest {
   bool add_generation_prompt = true;
   bool continue_final_message = false;
 
-  // Completions: text or token ids.
+  // Completions, and the inputs of embeddings: text or token ids. Detokenize:
+  // the ids.
   std::vector<std::variant<std::string, std::vector<int32_t>>> prompts;
 
-  // Chat: false, the template writes them. Completions: true.
+  // Chat: false, the template writes them. Others: true.
   bool add_special_tokens = false;
+
+  bool return_token_strs = false;  // Of /tokenize.
+
+  // Embeddings.
+  bool is_base64 = false;
+  int32_t dimensions = 0;         // 0: all.
+  std::optional<bool> normalize;  // None: as the model does.
 
   // Scratch of the parser.
   std::optional<int32_t> max_completion_tokens;
   bool wants_logprobs = false;
   std::optional<int32_t> top_logprobs;
+
+  bool operator==(const ApiRequest&) const = default;
 };
 
 // INVALID_ARGUMENT naming the parameter for wrong types and ranges, and for
-// fields that would change the answer and are not built. Every field's type,
-// range and treatment stands in one table in the .cc file.
+// fields that would change the answer and are not built; see the table in
+// server/request_fields.h.
+//   is_tokenize: of /tokenize, which has fields of its own beside those of
+//     `kind`.
+// Requires: kChat or kCompletion.
 absl::StatusOr<ApiRequest> ParseApiRequest(ApiKind kind,
                                            const nlohmann::ordered_json& body,
-                                           const SamplingDefaults& defaults);
+                                           const SamplingDefaults& defaults,
+                                           bool is_tokenize = false);
+
+// Likewise.
+//   hidden_size: of the model, the most that `dimensions` can be.
+absl::StatusOr<ApiRequest> ParseEmbeddingsRequest(
+    const nlohmann::ordered_json& body, int hidden_size);
+
+// Likewise; its prompts hold one list of token ids, which may be empty.
+absl::StatusOr<ApiRequest> ParseDetokenizeRequest(
+    const nlohmann::ordered_json& body);
 
 }  // namespace quire
 

@@ -22,6 +22,12 @@ constexpr auto kFlushInterval = std::chrono::milliseconds(1);
 constexpr auto kTimeForBehind = std::chrono::milliseconds(1);
 constexpr int kMinCallsOfBehind = 16;
 
+// Answers that begin or end: so many at once go before what goes on, for their
+// clients wait for them; of a storm the others go after it, for so long at a
+// time. A thousand first tokens take 30 ms to be formatted.
+constexpr int kMaxUrgentAtOnce = 16;
+constexpr auto kTimeForUrgent = std::chrono::microseconds(500);
+
 }  // namespace
 
 OutputProcessor::OutputProcessor(ServerMetrics* metrics) : metrics_(metrics) {}
@@ -112,12 +118,12 @@ bool OutputProcessor::WaitUntilIdle(absl::Duration timeout) {
   // An infinite duration would overflow the clock that is waited by.
   return is_idle_.wait_for(
       lock, absl::ToChronoMilliseconds(std::min(timeout, absl::Hours(24))),
-      [this] { return num_parts_ == 0; });
+      [this] { return IsIdle(); });
 }
 
 bool OutputProcessor::TakeItems(std::vector<Item>* items) {
   std::unique_lock<std::mutex> lock(mu_);
-  if (behind_.empty()) {
+  if (behind_.empty() && accepted_.empty() && urgent_.empty()) {
     is_resting_ = true;
     has_work_.wait_until(lock, next_flush_,
                          [this] { return is_stopping_ || is_urgent_; });
@@ -131,22 +137,49 @@ bool OutputProcessor::TakeItems(std::vector<Item>* items) {
   return !is_stopping_;
 }
 
+void OutputProcessor::StartCalls() {
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; !accepted_.empty(); ++i) {
+    if (i >= kMaxUrgentAtOnce &&
+        std::chrono::steady_clock::now() - begin > kTimeForUrgent) {
+      return;
+    }
+    accepted_.front()->Start();
+    // Its events may have come first.
+    urgent_.push_back(std::move(accepted_.front()));
+    accepted_.pop_front();
+  }
+}
+
+void OutputProcessor::FlushUnlessBehind(std::shared_ptr<Call> call) {
+  if (!call->is_behind()) {
+    call->Flush();
+  } else if (!std::exchange(call->is_flush_deferred, true)) {
+    behind_.push_back(std::move(call));
+  }
+}
+
 void OutputProcessor::FlushCalls() {
   const auto now = std::chrono::steady_clock::now();
-  for (const auto& call : urgent_) call->Flush();
-  urgent_.clear();
+  if (urgent_.size() <= kMaxUrgentAtOnce) {
+    for (auto& call : urgent_) FlushUnlessBehind(std::move(call));
+    urgent_.clear();
+  }
   if (now >= next_flush_ && !touched_.empty()) {
-    for (auto& call : touched_) {
-      if (!call->is_behind()) {
-        call->Flush();
-      } else if (!std::exchange(call->is_flush_deferred, true)) {
-        behind_.push_back(std::move(call));
-      }
-    }
+    for (auto& call : touched_) FlushUnlessBehind(std::move(call));
     touched_.clear();
     next_flush_ = now + kFlushInterval;
   }
-  const auto begin = std::chrono::steady_clock::now();
+  auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; !urgent_.empty(); ++i) {
+    if (i >= kMaxUrgentAtOnce &&
+        std::chrono::steady_clock::now() - begin > kTimeForUrgent) {
+      return;
+    }
+    FlushUnlessBehind(std::move(urgent_.front()));
+    urgent_.pop_front();
+  }
+  begin = std::chrono::steady_clock::now();
   for (int i = 0; !behind_.empty(); ++i) {
     if (i >= kMinCallsOfBehind &&
         std::chrono::steady_clock::now() - begin > kTimeForBehind) {
@@ -173,7 +206,10 @@ void OutputProcessor::Run() {
       std::visit([this](auto& value) { Handle(value); }, item);
     }
     items.clear();
+    const bool is_storm = accepted_.size() > kMaxUrgentAtOnce;
+    if (!is_storm) StartCalls();
     FlushCalls();
+    if (is_storm) StartCalls();
     if (!deferred_.empty()) {
       HandleDeferred();
       FlushCalls();
@@ -182,7 +218,8 @@ void OutputProcessor::Run() {
     for (const RequestId id : begun_) not_begun_.erase(id);
     begun_.clear();
     num_parts_ -= static_cast<int>(num_before + num_added - parts_.size());
-    if (num_parts_ == 0) is_idle_.notify_all();
+    num_unwritten_ = accepted_.size() + urgent_.size() + behind_.size();
+    if (IsIdle()) is_idle_.notify_all();
   }
 }
 
@@ -202,8 +239,7 @@ void OutputProcessor::Handle(Registered& item) {
 }
 
 void OutputProcessor::Handle(Accepted& item) {
-  item.call->Start();
-  touched_.push_back(std::move(item.call));  // Its events may have come first.
+  accepted_.push_back(std::move(item.call));
 }
 
 void OutputProcessor::Handle(Rejected& item) {
@@ -222,12 +258,16 @@ void OutputProcessor::Handle(AllFailed& item) {
 }
 
 void OutputProcessor::Handle(std::vector<OutputEvent>& events) {
+  int num_begun = 0;
   for (OutputEvent& event : events) {
     const auto found = parts_.find(event.request_id);
     if (found == parts_.end()) continue;
     Call& call = *found->second.call;
+    const bool begins =
+        found->second.figures.first_token_time == absl::InfinitePast();
     // Once, for all events of a call: they stay in order.
-    if (call.are_events_deferred || call.is_behind()) {
+    if (call.are_events_deferred || call.is_behind() ||
+        (begins && ++num_begun > kMaxUrgentAtOnce)) {
       call.are_events_deferred = true;
       deferred_.push_back(std::move(event));
     } else {
@@ -287,10 +327,11 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
     engine_->Abort(event.request_id, event.choice_idx,
                    /*reason_is_stop=*/true);
   }
-  if (touched_.empty() || touched_.back() != part.call) {
+  if (is_urgent) {
+    urgent_.push_back(part.call);
+  } else if (touched_.empty() || touched_.back() != part.call) {
     touched_.push_back(part.call);
   }
-  if (is_urgent) urgent_.push_back(part.call);
   if (!event.is_last) return;
   part.figures.reason = event.finish_reason.value_or(FinishReason::kError);
   // The engine may have gone on to the limit after a stop string.

@@ -111,6 +111,10 @@ class OutputProcessor : public OutputSink {
   // One write per stream, whatever arrived for it; first those whose readers
   // keep up.
   void FlushCalls();
+  void FlushUnlessBehind(std::shared_ptr<Call> call);
+  void StartCalls();
+  // Requires: mu_.
+  bool IsIdle() const { return num_parts_ == 0 && num_unwritten_ == 0; }
 
   ServerMetrics* const metrics_;
   EngineLoop* engine_ = nullptr;
@@ -121,22 +125,24 @@ class OutputProcessor : public OutputSink {
   OtherCore other_core_;
   std::condition_variable has_work_;
   std::condition_variable is_idle_;
-  std::vector<Item> inbox_;  // Guarded by mu_, as the next five.
+  std::vector<Item> inbox_;  // Guarded by mu_, as the next six.
   bool is_stopping_ = false;
-  bool is_urgent_ = false;   // Something in the inbox is.
-  bool is_resting_ = false;  // The thread waits for what is urgent only.
-  int num_parts_ = 0;        // Registered and not ended.
+  bool is_urgent_ = false;    // Something in the inbox is.
+  bool is_resting_ = false;   // The thread waits for what is urgent only.
+  int num_parts_ = 0;         // Registered and not ended.
+  size_t num_unwritten_ = 0;  // In the queues of calls, at the end of a round.
   // Registered, and no token or end of it was handled yet: its first is urgent.
   absl::flat_hash_set<RequestId> not_begun_;
   // Of the output thread alone.
   absl::flat_hash_map<RequestId, Part> parts_;
   std::vector<RequestId> begun_;                // To leave not_begun_.
   std::vector<std::shared_ptr<Call>> touched_;  // Since all were flushed.
-  std::vector<std::shared_ptr<Call>> urgent_;   // To be flushed now.
+  std::deque<std::shared_ptr<Call>> urgent_;    // To be flushed now.
   // Of calls whose readers are behind: handled when all others are flushed.
   std::vector<OutputEvent> deferred_;
   // Touched, but their readers are behind: flushed in time that is left.
   std::deque<std::shared_ptr<Call>> behind_;
+  std::deque<std::shared_ptr<Call>> accepted_;  // To be started.
   std::chrono::steady_clock::time_point next_flush_;
   std::thread thread_;
 };

@@ -1,6 +1,7 @@
 // The output thread with a real engine on the hash model.
 #include "server/output_processor.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -376,6 +377,59 @@ TEST_F(OutputProcessorTest, WritesToWhoIsBehindWhenTheOthersHaveTheirs) {
     for (int i = 0; i < kNumBehind; ++i) EXPECT_EQ(who[num_before + 1 + i], i);
   }
   push(/*is_last=*/true);
+  ExpectIdle();
+  for (const Call& call : calls) {
+    EXPECT_TRUE(call.responder->answer().is_finished);
+    EXPECT_TRUE(absl::EndsWith(call.responder->answer().body, "[DONE]\n\n"));
+  }
+}
+
+// A thousand answers that begin in one moment do not show in the others' gaps.
+TEST_F(OutputProcessorTest, AStormOfFirstTokensWaitsForWhatGoesOn) {
+  constexpr int kNumBeginning = 1000;
+  constexpr int kGoesOn = kNumBeginning;
+  Start();
+  WriteOrder order;
+  std::vector<Call> calls;
+  for (int i = 0; i <= kNumBeginning; ++i) {
+    Call call = MakeCall(/*stream=*/true);
+    ApiCallOptions options;
+    options.kind = ApiKind::kCompletion;
+    options.id = "cmpl-1";
+    options.model = "m";
+    options.stream = true;
+    call.responder =
+        std::make_shared<OrderedResponder>(&order, i, /*is_behind=*/false);
+    call.call = std::make_shared<ApiCall>(std::move(options), &tokenizer_,
+                                          call.responder);
+    output_.Register(call.call, call.parts);
+    output_.Accept(call.call);
+    calls.push_back(std::move(call));
+  }
+  const auto event_of = [&](const Call& call, bool is_last) {
+    OutputEvent event;
+    event.request_id = call.parts[0].request_id;
+    event.tokens.push_back({.token_id = 'x'});
+    event.time = event.scheduled_time = Clock::Monotonic()->Now();
+    event.is_last = is_last;
+    if (is_last) event.finish_reason = FinishReason::kLength;
+    return event;
+  };
+  std::vector<OutputEvent> first;
+  first.push_back(event_of(calls[kGoesOn], /*is_last=*/false));
+  output_.Push(std::move(first));
+  ASSERT_EQ(order.Await(1).size(), 1u);
+  for (const bool is_last : {false, true}) {
+    std::vector<OutputEvent> events;
+    for (const Call& call : calls) events.push_back(event_of(call, is_last));
+    output_.Push(std::move(events));
+    if (is_last) break;
+    // Its event is the last one, its write is not.
+    const std::vector<int> who = order.Await(kNumBeginning + 2);
+    ASSERT_EQ(who.size(), kNumBeginning + 2u);
+    EXPECT_LT(std::find(who.begin() + 1, who.end(), kGoesOn) - who.begin(),
+              kNumBeginning / 2);
+  }
   ExpectIdle();
   for (const Call& call : calls) {
     EXPECT_TRUE(call.responder->answer().is_finished);

@@ -56,10 +56,11 @@ absl::StatusOr<absl::Time> RequestGate::Deadline(
   if (!field.empty()) {
     double seconds = 0;
     // Written so that NaN fails.
-    if (!absl::SimpleAtod(field, &seconds) || !(seconds > 0)) {
+    if (!absl::SimpleAtod(field, &seconds) || !(seconds > 0) ||
+        !(seconds <= kMaxTimeoutSeconds)) {  // As the field.
       return ParameterError("X-Request-Timeout",
                             "the header 'X-Request-Timeout' must be a number "
-                            "of seconds above 0");
+                            "of seconds above 0, at most a year");
     }
     timeout = std::min(seconds, timeout.value_or(seconds));
   }

@@ -128,7 +128,16 @@ TEST_F(RequestGateTest, TheShortestTimeoutCounts) {
   EXPECT_EQ(Timeout(options, "", 50.0), 20);
   options.default_timeout = absl::ZeroDuration();
   EXPECT_EQ(Timeout(options, "", std::nullopt), 20);
-  EXPECT_EQ(Timeout(none, "1e308", std::nullopt), 365 * 86400.0);
+  EXPECT_EQ(Timeout(none, "31536000", std::nullopt), 365 * 86400.0);
+}
+
+TEST_F(RequestGateTest, TimeoutsNobodyMeansAreRefused) {
+  RequestGate gate({}, &clock_);
+  for (const char* field :
+       {"0", "-1", "nan", "inf", "1e9", "1e308", "x", "5s"}) {
+    const auto deadline = gate.Deadline(MakeRequest(0, field), std::nullopt);
+    EXPECT_EQ(HttpStatus(deadline.status()), 400) << field;
+  }
 }
 
 TEST_F(RequestGateTest, SubmitsRefusalsAreTheServersOrTheCallersOwn) {

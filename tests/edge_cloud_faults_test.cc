@@ -753,6 +753,7 @@ TEST_F(EdgeCloudFaultsTest, TlsChecksCertificateAndName) {
   cloud_options_.http.tls_private_key_file = good.key_file;
   StartCloud();
   const auto state = [this](const std::string& host, const std::string& ca) {
+    edge_.reset();  // Before the runner that its thread uses.
     edge_options_.link.url = {true, host, cloud_->port()};
     edge_options_.link.ca_file = ca;
     draft_runner_ =

@@ -14,47 +14,10 @@
 #include "engine/base/random.h"
 #include "engine/base/status.h"
 #include "engine/engine.h"
-#include "engine/model_runner.h"
+#include "engine/timed_model_runner.h"
 
 namespace quire {
 namespace {
-
-// Draws the same token for every row that needs one, in the time of the model.
-class TimedRunner final : public ModelRunner {
- public:
-  TimedRunner(const ReplicaModel& model, FakeClock* clock)
-      : model_(model), clock_(clock) {}
-
-  int steps_in_flight() const override { return 1; }
-  absl::Status Submit(const SchedulerOutput& output) override {
-    result_ = StepResult();
-    result_.step_id = output.step_id;
-    int num_tokens = 0;
-    for (const ScheduledRow& row : output.rows) {
-      num_tokens += row.num_tokens;
-      if (!row.needs_token) continue;
-      result_.rows.emplace_back();
-      result_.rows.back().slot = row.slot;
-      result_.rows.back().tokens.push_back({});
-    }
-    duration_ = model_.step_base + num_tokens * model_.step_per_token;
-    return absl::OkStatus();
-  }
-  absl::StatusOr<StepResult> Collect() override {
-    clock_->Advance(duration_);
-    busy_ += duration_;
-    return std::move(result_);
-  }
-  bool Done() const override { return true; }
-  absl::Duration busy() const { return busy_; }
-
- private:
-  const ReplicaModel model_;
-  FakeClock* const clock_;
-  StepResult result_;
-  absl::Duration duration_;
-  absl::Duration busy_;
-};
 
 EngineOptions MakeOptions(const ReplicaModel& model) {
   EngineOptions options;
@@ -76,7 +39,7 @@ class Replica {
  public:
   Replica(const ReplicaModel& model, absl::Time now)
       : options_(MakeOptions(model)),
-        runner_(model, &clock_),
+        runner_(model.step_base, model.step_per_token, &clock_),
         admission_(options_, now) {
     AdvanceTo(now);
     auto engine = Engine::Create(options_, &runner_, &clock_);
@@ -136,7 +99,7 @@ class Replica {
 
   const EngineOptions options_;
   FakeClock clock_;
-  TimedRunner runner_;
+  TimedModelRunner runner_;
   std::unique_ptr<Engine> engine_;
   Admission admission_;
   std::vector<QueuedShare> queued_;

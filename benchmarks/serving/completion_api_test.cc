@@ -185,6 +185,22 @@ TEST(CompletionApiTest, PagesOfHtmlAreTheirText) {
   EXPECT_LT(ErrorText(500, "<html>" + std::string(1 << 20, 'x')).size(), 300u);
 }
 
+TEST(CompletionApiTest, AnyPageIsShort) {
+  SimulationRandom random(2);
+  const std::string page =
+      "<!doctype html><html><head><style>p {}</style></head><body><p>a <b>b</b>"
+      "<script>c()</script></html>";
+  for (int run = 0; run < 3000; ++run) {
+    std::string text;
+    for (int i = random.Between(1, 4); i > 0; --i) text += page;
+    for (int i = random.Between(0, 8); i > 0; --i) {
+      text[random.Below(text.size())] = "<>/! \xff"[random.Below(6)];
+    }
+    text.resize(random.Between(1, text.size()));
+    EXPECT_LT(ErrorText(500, text).size(), 1000u);
+  }
+}
+
 TEST(CompletionApiTest, ErrorTexts) {
   EXPECT_EQ(ErrorText(404, R"({"error": {"message": "no such model"}})"),
             "HTTP 404: no such model");

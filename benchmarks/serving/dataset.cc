@@ -485,6 +485,7 @@ absl::StatusOr<std::vector<LoadPrompt>> MakePrompts(
     SimulationRandom* random, const PromptProgress& on_progress) {
   TextMaker maker(api, codec, random);
   const Making making(on_progress, options.num_prompts);
+  QUIRE_RETURN_IF_ERROR(making.GoOn(0));  // Reading a file takes a while.
   switch (options.kind) {
     case DatasetOptions::Kind::kRandom:
       return RandomPrompts(options, &maker, random, making);

@@ -311,6 +311,13 @@ TEST_F(DatasetTest, TellsItsProgressAndEndsWhenItIsTold) {
                     [&](int64_t, int64_t) { return ++num_calls < 3; });
     EXPECT_EQ(cancelled.status().code(), absl::StatusCode::kCancelled);
     EXPECT_EQ(num_calls, 3);
+    // Not even read.
+    options_.path = "no/such/file";
+    EXPECT_EQ(MakePrompts(options_, api_, nullptr, &again,
+                          [](int64_t, int64_t) { return false; })
+                  .status()
+                  .code(),
+              absl::StatusCode::kCancelled);
   }
 }
 

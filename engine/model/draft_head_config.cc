@@ -197,6 +197,22 @@ absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
   return config;
 }
 
+bool IsEagle3Head(const std::string& directory) {
+  const absl::StatusOr<std::string> text =
+      ReadTextFile(absl::StrCat(directory, "/config.json"), kMaxConfigBytes);
+  if (!text.ok()) return false;
+  const json document = json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!document.is_object()) return false;
+  if (document.contains("draft_vocab_size") ||
+      document.value("speculators_model_type", json()) == "eagle3") {
+    return true;
+  }
+  const json architectures = document.value("architectures", json());
+  return architectures.is_array() && architectures.size() == 1 &&
+         architectures[0].is_string() &&
+         absl::StrContains(architectures[0].get<std::string>(), "Eagle3");
+}
+
 absl::StatusOr<DraftHeadConfig> MakeMtpConfig(const std::string& path,
                                               const ModelConfig& target) {
   if (target.num_mtp_layers < 1) {

@@ -39,6 +39,10 @@ struct DraftHeadConfig {
 absl::StatusOr<DraftHeadConfig> ReadEagle3Config(const std::string& directory,
                                                  const ModelConfig& target);
 
+// Whether the directory holds such a head, of whatever kind of layer, and no
+// model: so says its config.json. False if it cannot be read.
+bool IsEagle3Head(const std::string& directory);
+
 // The first layer that a model has for this. INVALID_ARGUMENT if it has none.
 absl::StatusOr<DraftHeadConfig> MakeMtpConfig(const std::string& path,
                                               const ModelConfig& target);

@@ -222,6 +222,28 @@ TEST_F(DraftHeadConfigTest, WhatDoesNotFitIsNamed) {
                                 "the model has only 2"));
 }
 
+TEST_F(DraftHeadConfigTest, TellsHeadsFromModels) {
+  const auto is_head = [this](const Json& json) {
+    Read(json).IgnoreError();
+    return IsEagle3Head(directory_);
+  };
+  EXPECT_TRUE(is_head(Published()));
+  EXPECT_TRUE(is_head(Speculator()));
+  Json json = Published();
+  json.erase("draft_vocab_size");
+  EXPECT_TRUE(is_head(json));
+  json["architectures"] = {"LlamaForCausalLM"};
+  EXPECT_FALSE(is_head(json));
+  json["draft_vocab_size"] = 96;
+  EXPECT_TRUE(is_head(json));
+  for (const Json& other :
+       {Json("text"), Json::object(), Json{{"architectures", 3}},
+        Json{{"architectures", {3}}}, Json{{"speculators_model_type", 3}}}) {
+    EXPECT_FALSE(is_head(other)) << other;
+  }
+  EXPECT_FALSE(IsEagle3Head(directory_ + "/nothing"));
+}
+
 TEST_F(DraftHeadConfigTest, NoFileAndNoJson) {
   EXPECT_EQ(ReadEagle3Config(directory_ + "/nothing", Target()).status().code(),
             absl::StatusCode::kNotFound);

@@ -310,7 +310,8 @@ void FairShare::AppendQueued(std::vector<QueuedShare>* queued) const {
       if (account.num_queued == 0) continue;
       queued->push_back({owner, priority, account.weight, account.num_queued,
                          account.num_queued_tokens, account.num_queued_bytes,
-                         CostOfQueued(account)});
+                         CostOfQueued(account),
+                         account.expected_output_tokens});
     }
   }
 }

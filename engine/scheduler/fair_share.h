@@ -40,6 +40,8 @@ struct QueuedShare {
   int64_t num_tokens = 0;  // Of prompts.
   int64_t num_bytes = 0;   // Request::num_bytes.
   int64_t cost = 0;        // Estimated.
+  // Of an answer that has not begun, as `cost` has it; 0: not known.
+  double expected_output_tokens = 0;
 };
 
 // What tokens cost an owner.

@@ -26,6 +26,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -84,8 +85,9 @@ class RequestSink {
   // A response's head is written. `head` may be empty, or read in part only, if
   // it was not acceptable.
   virtual void OnResponse(const RequestHead& head, int status) = 0;
-  // A line for the log.
+  // A line for the log: see HttpServerOptions.
   virtual void OnNotice(const std::string& line) = 0;
+  virtual void OnInfo(const std::string& line) = 0;
 };
 
 class EventLoop {
@@ -162,9 +164,13 @@ class EventLoop {
     bool is_chunked = false;
     bool is_complete = false;  // All of the answer is in `out`.
     bool is_in_read_again = false;
+    int64_t num_sent_unasked = 0;  // Since the kernel was asked what it holds.
+    bool is_held_by_kernel = false;
     std::optional<HttpUpgrade> upgrade;  // Of kUpgraded.
 
     size_t num_unsent() const { return out.size() - num_sent; }
+    // Its reader does not keep up.
+    bool is_behind() const { return num_unsent() > 0 || is_held_by_kernel; }
     bool is_established() const {
       return tls == nullptr || tls->is_established();
     }
@@ -173,6 +179,7 @@ class EventLoop {
   void Run();
   void HandleEvent(void* tag, uint32_t events);
   void HandleMailbox();
+  void HandleLater();
   void BeginDrain();
   void CloseAll();
 
@@ -212,6 +219,7 @@ class EventLoop {
   // Gives what came to the other protocol. May close the connection.
   void AdvanceUpgraded(Connection* c);
   void Flush(Connection* c);
+  void AskWhatKernelHolds(Connection* c);
   void FinishResponse(Connection* c);
 
   void Linger(Connection* c);
@@ -256,6 +264,8 @@ class EventLoop {
   std::vector<Connection*> read_again_, reading_again_;
   std::vector<char> read_buffer_;
   Mailbox::Contents mail_;  // A member, so that it keeps its capacity.
+  // Posted, and to be handled when the streams that go on are written.
+  std::deque<std::shared_ptr<Exchange>> later_;
 };
 
 }  // namespace quire

@@ -1,5 +1,7 @@
 // What happens on one connection: reading requests, writing answers, deadlines.
+#include <linux/sockios.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -31,6 +33,11 @@ constexpr size_t kMaxRecordedPath = 256;
 // As nginx counts clients that did not wait; never sent.
 constexpr int kStatusClientGone = 499;
 constexpr absl::string_view kPing = ": ping\n\n";
+// Of a stream, not taken by the peer's kernel: seconds of text. The buffer of
+// the own one, from which on a send fails, holds half a minute of it, in which
+// a reader who has stopped would count as any other.
+constexpr int kMaxHeldBytes = 8 << 10;
+constexpr int64_t kBytesBetweenAsks = 2 << 10;
 
 void ReleaseIfLarge(std::string* buffer) {
   buffer->clear();
@@ -402,8 +409,10 @@ void EventLoop::Flush(Connection* c) {
     if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
     if (size < 0) return Close(c);
     c->num_sent += size;
+    c->num_sent_unasked += size;
     c->progress_at = now_;
   }
+  if (c->is_stream) AskWhatKernelHolds(c);
   if (c->num_unsent() == 0) {
     ReleaseIfLarge(&c->out);
     c->num_sent = 0;
@@ -414,9 +423,17 @@ void EventLoop::Flush(Connection* c) {
     c->out.erase(0, c->num_sent);
     c->num_sent = 0;
   }
-  if (c->exchange != nullptr) c->exchange->SetBehind(c->num_unsent() > 0);
+  if (c->exchange != nullptr) c->exchange->SetBehind(c->is_behind());
   Watch(c);
   SetDeadline(c);
+}
+
+void EventLoop::AskWhatKernelHolds(Connection* c) {
+  if (!c->is_held_by_kernel && c->num_sent_unasked < kBytesBetweenAsks) return;
+  c->num_sent_unasked = 0;
+  int num_held = 0;
+  c->is_held_by_kernel =
+      ioctl(c->fd, SIOCOUTQ, &num_held) == 0 && num_held > kMaxHeldBytes;
 }
 
 void EventLoop::FinishResponse(Connection* c) {
@@ -430,6 +447,7 @@ void EventLoop::FinishResponse(Connection* c) {
   // that closes unannounced may cost its client the next request.
   if (!c->keep_alive || is_draining_) return Linger(c);
   c->is_stream = c->is_chunked = c->is_complete = false;
+  c->is_held_by_kernel = false;
   c->has_skipped_blank_line = false;
   c->scanner = HeadScanner();
   c->head = RequestHead();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/json_text.h"
 
@@ -38,6 +39,29 @@ bool IsPlain(absl::string_view text) {
   });
 }
 
+// As a JSON string in which nothing is left that ends a line or steers a
+// terminal for some reader: JSON itself lets U+0080 to U+009F (C1: U+009B
+// begins a control sequence, U+0085 is a line end) and the line separators
+// U+2028 and U+2029 stand as they are.
+void AppendLogString(absl::string_view text, std::string* out) {
+  std::string quoted;
+  AppendJsonString(text, &quoted);
+  for (size_t i = 0; i < quoted.size(); ++i) {
+    const absl::string_view rest = absl::string_view(quoted).substr(i);
+    const auto byte = [&](size_t at) { return static_cast<uint8_t>(rest[at]); };
+    if (byte(0) == 0xc2 && byte(1) < 0xa0) {  // The text is UTF-8 by now.
+      absl::StrAppend(out, "\\u00", absl::Hex(byte(1), absl::kZeroPad2));
+      i += 1;
+    } else if (absl::StartsWith(rest, "\xe2\x80\xa8") ||
+               absl::StartsWith(rest, "\xe2\x80\xa9")) {
+      absl::StrAppend(out, byte(2) == 0xa8 ? "\\u2028" : "\\u2029");
+      i += 2;
+    } else {
+      out->push_back(rest[0]);
+    }
+  }
+}
+
 // One line, field by field, in either format. Names are ours, plain words.
 class Line {
  public:
@@ -48,7 +72,7 @@ class Line {
     if (is_json_) {
       absl::StrAppend(&text_, R"({"time":")", time, R"(","level":")",
                       LevelName(level), R"(","message":)");
-      AppendJsonString(message, &text_);
+      AppendLogString(message, &text_);
     } else {
       absl::StrAppend(&text_, time, " ", LevelName(level), " ");
       // Control characters and line ends are escaped as in JSON.
@@ -56,7 +80,7 @@ class Line {
                       [](char c) { return absl::ascii_isprint(c); })) {
         absl::StrAppend(&text_, message);
       } else {
-        AppendJsonString(message, &text_);
+        AppendLogString(message, &text_);
       }
     }
   }
@@ -69,7 +93,7 @@ class Line {
     if (!is_json_ && IsPlain(value)) {
       absl::StrAppend(&text_, value);
     } else {
-      AppendJsonString(value, &text_);
+      AppendLogString(value, &text_);
     }
   }
   void AddNumber(absl::string_view name, int64_t value) {

@@ -127,6 +127,10 @@ TEST(ServerLogTest, HostileTextStaysInItsLine) {
                                 "\xed\xa0\x80",
                                 "{\"level\":\"ERROR\"}",
                                 "\xe2\x80\xa8",
+                                "\xe2\x80\xa9",
+                                "\xc2\x85",
+                                "\xc2\x9b"
+                                "31m",
                                 "\x7f",
                                 "%0a",
                                 "a",
@@ -179,6 +183,10 @@ TEST(ServerLogTest, HostileTextStaysInItsLine) {
     for (const char c : line) {
       ASSERT_GE(static_cast<unsigned char>(c), 0x20) << line;
     }
+    for (const char* control :
+         {"\x7f", "\xc2\x85", "\xc2\x9b", "\xe2\x80\xa8", "\xe2\x80\xa9"}) {
+      ASSERT_FALSE(absl::StrContains(line, control)) << line;
+    }
     ++num_lines;
   }
   EXPECT_EQ(num_lines, kNumLines);
@@ -194,6 +202,13 @@ TEST(ServerLogTest, TextLinesAreSingle) {
         EXPECT_GE(static_cast<unsigned char>(byte), 0x20) << c;
       }
     }
+  }
+  // Unicode's own line ends and control characters, and none but those.
+  record.path = "/\xc2\x80\xc2\x9f\xc2\xa0\xe2\x80\xa7\xe2\x80\xa8\xe2\x80\xa9";
+  for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
+    EXPECT_TRUE(
+        absl::StrContains(FormatRequestLine(format, record, absl::Now()),
+                          "/\\u0080\\u009f\xc2\xa0\xe2\x80\xa7\\u2028\\u2029"));
   }
   // What is long is cut.
   record.path = std::string(100'000, 'x');

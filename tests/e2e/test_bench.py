@@ -686,6 +686,40 @@ def test_quality(tmp_path):
     assert bench("quality", "-m", demo, "--text", text).returncode == 64
 
 
+def test_drafter(tmp_path):
+    model, head = tmp_path / "model", tmp_path / "head"
+    model.mkdir()
+    head.mkdir()
+    done = bench("model", "--preset", "tiny", "--save-model", model, "--save-head", head)
+    assert done.returncode == 0, done.stderr
+    eagle = json.dumps({"method": "eagle3", "model": str(head), "num_speculative_tokens": 3})
+    for acceptance, accepted, tokens in ((0, 0, 1), (1, 1, 31 / 8)):
+        done = bench(
+            "drafter", model, "--tokenizer", ROOT / "models" / "demo", "-t", 1, "-r", 2,
+            "--speculative-config", eagle, "--acceptance", acceptance,
+            "--output-len", 32, "--output-json", tmp_path / "result.json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        result = json.loads((tmp_path / "result.json").read_text())
+        assert result["acceptance"] == accepted
+        assert result["tokens_per_step"] == pytest.approx(tokens)
+        assert len(result["drafter_ms"]) == 2
+        assert result["drafting_step_ms"] > 0
+        assert "Cost of the drafter:" in done.stdout
+    # A head is known by its configuration.
+    done = bench(
+        "drafter", model, "--tokenizer", ROOT / "models" / "demo", "-t", 1, "-r", 1,
+        "--speculative-model", head, "--output-len", 8,
+    )  # fmt: skip
+    assert done.returncode == 0 and "eagle3" in done.stdout, done.stderr
+    # Lookups and draft models, too; and nothing without one.
+    for drafter in ("[ngram]", "demo-draft"):
+        done = bench("drafter", "--speculative-model", drafter, "-t", 1, "-r", 1, "--output-len", 16)
+        assert done.returncode == 0, done.stderr
+    done = bench("drafter", "-t", 1)
+    assert done.returncode == 64 and "--speculative-model" in done.stderr
+
+
 def test_startup(tmp_path):
     path = tmp_path / "startup.json"
     done = bench("startup", "-r", 2, "--output-json", path, "--", "--max-num-seqs", 2)

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <memory>
@@ -11,8 +12,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "server/http/test_client.h"
+#include "server/json_text.h"
 #include "tests/front_end/server_process.h"
 
 namespace quire {
@@ -263,19 +267,117 @@ std::string CrossOrigin(ServerProcess& server) {
              : "an origin was allowed";
 }
 
-std::string LogInjection(ServerProcess& server) {
-  const size_t before = server.ErrorText().size();
-  for (const char* path : {"/%0a%1b[2J%00", "/v1/models?a=%0aforged"}) {
-    TestClient client = Connect(server);
-    client.Ask(absl::StrCat(
-        Head("GET", path, "X-Request-Id: a\x1b[31m\r\nUser-Agent: \xff\xfe"),
-        "\r\n\r\n"));
+// Whether a reader of the log may take some of `text` for a line end or for a
+// command to its terminal: C0 but the line ends of the log itself, DEL, C1, the
+// line separators of Unicode, or bytes that are no text.
+bool HasControls(absl::string_view text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const absl::string_view rest = text.substr(i);
+    const auto byte = static_cast<uint8_t>(rest[0]);
+    if ((byte < 0x20 && byte != '\n') || byte == 0x7f) return true;
+    if (byte == 0xc2 && rest.size() > 1 && static_cast<uint8_t>(rest[1]) < 0xa0)
+      return true;
+    if (absl::StartsWith(rest, "\xe2\x80\xa8") ||
+        absl::StartsWith(rest, "\xe2\x80\xa9")) {
+      return true;
+    }
   }
-  const std::string text = server.ErrorText().substr(before);
-  for (const char c : text) {
-    if (c == '\x1b' || c == '\0') return "control characters in the log";
+  return !IsValidUtf8(text);
+}
+
+// Requests that have `hostile` wherever a client may put something.
+std::vector<std::string> HostileRequests(const std::string& hostile) {
+  std::string quoted;
+  AppendJsonString(absl::StrCat("demo", hostile), &quoted);
+  std::string encoded;
+  for (const unsigned char c : hostile) {
+    absl::StrAppend(&encoded, "%", absl::Hex(c, absl::kZeroPad2));
   }
-  return absl::StrContains(text, "\nforged") ? "a forged line" : "";
+  std::vector<std::string> requests = {
+      Head("GET", absl::StrCat("/nowhere", hostile), "\r\n"),
+      Head("GET", absl::StrCat("/nowhere", encoded), "\r\n"),
+      Head("GET", absl::StrCat("/v1/models?a=", hostile), "\r\n"),
+      Head("GET", absl::StrCat("/v1/models/demo", encoded), "\r\n"),
+      Head(absl::StrCat("GET", hostile), "/v1/models", "\r\n"),
+      // Within the text, not in front of the JSON's end: white space there.
+      Post(kComplete, absl::StrCat(R"({"prompt":"a","max_tokens":1,)", hostile,
+                                   R"("user":"b"})"))};
+  for (const char* field : {"X-Request-Id", "User-Agent", "traceparent",
+                            "tracestate", "X-Request-Timeout"}) {
+    requests.push_back(Post(kComplete, R"({"prompt":"a","max_tokens":1})",
+                            absl::StrCat(field, ": a", hostile, "\r\n")));
+  }
+  for (const char* name :
+       {"prompt", "model", "user", "request_id", "cache_salt", "not_a_field"}) {
+    requests.push_back(
+        Post(kComplete, absl::StrCat(R"({"prompt":"a","max_tokens":1,")", name,
+                                     "\":", quoted, "}")));
+  }
+  return requests;
+}
+
+std::string LogInjectionIn(const std::string& format) {
+  ServerProcessOptions options;
+  options.serve_args = {
+      "--api-key",     kKey, "--log-format", format, "--enable-log-requests",
+      "--max-log-len", "512"};
+  const auto server = ServerProcess::Start(options);
+  if (server == nullptr) return "not started";
+  const std::string forged =
+      format == "json" ? R"({"level":"INFO","message":"request","forged":1})"
+                       : "2026-01-01T00:00:00.000Z INFO request forged=1";
+  int num_requests = 0;
+  for (const std::string& hostile :
+       {absl::StrCat("\n", forged, "\n"), absl::StrCat("\r\n", forged),
+        absl::StrCat("\r", forged), std::string("\x1b[31m"),
+        std::string("\0", 1), std::string("\x7f"),
+        std::string("\xc2\x9b"
+                    "31m"),
+        std::string("\xc2\x85"), absl::StrCat("\xe2\x80\xa8", forged),
+        std::string("\xff\xc3"), std::string("\\u000a\\u001b"),
+        std::string("\" forged=\"1")}) {
+    for (const std::string& request : HostileRequests(hostile)) {
+      TestClient client = Connect(*server);
+      if (client.Ask(request).status == 0) return "no answer";
+      ++num_requests;
+    }
+  }
+  // A line is written behind its answer.
+  std::string text;
+  const auto num_lines = [&] {
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  WaitUntil([&] {
+    text += server->TakeOutput();
+    return num_lines() >= num_requests;
+  });
+  if (num_lines() != num_requests) {
+    return absl::StrCat(num_lines(), " lines of ", num_requests, " requests");
+  }
+  for (const absl::string_view line :
+       absl::StrSplit(absl::StripSuffix(text, "\n"), '\n')) {
+    bool is_request = absl::StrContains(line, " INFO request request_id=");
+    if (format == "json") {
+      const auto parsed = ParseJson(line);
+      is_request = parsed.ok() && parsed->is_object() &&
+                   parsed->value("message", "") == "request" &&
+                   parsed->contains("request_id");
+    }
+    if (!is_request) return absl::StrCat("no line of the log's own: ", line);
+  }
+  for (const std::string& log : {text, server->ErrorText()}) {
+    if (HasControls(log)) return "control characters";
+  }
+  return "";
+}
+
+// With a server of its own, which logs bodies, too.
+std::string LogInjection(ServerProcess&) {
+  for (const char* format : {"text", "json"}) {
+    const std::string problem = LogInjectionIn(format);
+    if (!problem.empty()) return absl::StrCat(format, ": ", problem);
+  }
+  return "";
 }
 
 std::vector<Row> HttpRows() {

@@ -1,12 +1,15 @@
 // `quire serve` with the hash model in the place of a model's computations: the
 // program's whole front end, scheduler and life cycle, tokens for nothing.
 //
-//   hash_server [--step-ms N] [--num-blocks N] serve <arguments of quire serve>
+//   hash_server [--step-ms N] [--num-blocks N] [--hang-at-step N]
+//       serve <arguments of quire serve>
 //
 // A step takes N ms of waiting, as one of a GPU does. Blocks are those of the
-// hash model's cache. At its end it prints to stderr what the engine's thread
-// spent on handing out the events of a step.
+// hash model's cache. The step of --hang-at-step, from 1, never ends. At its
+// end it prints to stderr what the engine's thread spent on handing out the
+// events of a step.
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -110,10 +113,12 @@ class TimedSink : public OutputSink {
 int Main(std::vector<std::string> args) {
   int step_ms = 0;
   int num_blocks = 1 << 14;
+  int hang_at_step = 0;
   while (args.size() > 1 && args[0] != "serve") {
-    int* const option = args[0] == "--step-ms"      ? &step_ms
-                        : args[0] == "--num-blocks" ? &num_blocks
-                                                    : nullptr;
+    int* const option = args[0] == "--step-ms"        ? &step_ms
+                        : args[0] == "--num-blocks"   ? &num_blocks
+                        : args[0] == "--hang-at-step" ? &hang_at_step
+                                                      : nullptr;
     if (option == nullptr || !absl::SimpleAtoi(args[1], option)) break;
     args.erase(args.begin(), args.begin() + 2);
   }
@@ -131,7 +136,13 @@ int Main(std::vector<std::string> args) {
     HashModelOptions model_options;
     model_options.reads_last_slot_only = true;
     auto runner = std::make_unique<HashModelRunner>(*options, model_options);
-    runner->on_collect = [&pace] { pace.WaitForEndOfStep(); };
+    runner->on_collect = [&pace, hang_at_step, num_steps = 0]() mutable {
+      // A kernel that never ends, a collective whose other side has gone.
+      if (++num_steps == hang_at_step) {
+        while (true) pause();
+      }
+      pace.WaitForEndOfStep();
+    };
     return runner;
   };
   parts.wrap_sink = [](OutputSink* sink) {

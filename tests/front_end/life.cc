@@ -338,7 +338,7 @@ std::vector<Figure> RunShutdowns(int num_runs, int num_streams) {
   int num_not_done = 0, num_bad_exits = 0, num_late_served = 0;
   std::vector<double> ready, ends;
   for (int run = 0; run < num_runs; ++run) {
-    const Shutdown result = ShutDown(num_streams, /*num_tokens=*/60, {}, 1);
+    const Shutdown result = ShutDown(num_streams, /*num_tokens=*/100, {}, 1);
     num_not_done += num_streams - result.totals.num_done;
     num_bad_exits += result.exit_code != 0;
     num_late_served += !result.is_new_refused;
@@ -369,6 +369,70 @@ std::vector<Figure> RunShutdowns(int num_runs, int num_streams) {
                        Bound::kAtMost, 2000, true});
   }
   return figures;
+}
+
+std::vector<Figure> RunHungEngine(int num_streams) {
+  const std::string name = "hung engine: ";
+  constexpr int kHangAtStep = 20;
+  ServerProcessOptions options;
+  options.own_args = {"--step-ms", "5", "--hang-at-step",
+                      absl::StrCat(kHangAtStep)};
+  options.serve_args = ServeArgs(num_streams, num_streams);
+  options.serve_args.push_back("--watchdog-timeout");
+  options.serve_args.push_back("0.5");
+  auto server = ServerProcess::Start(options);
+  if (server == nullptr) return {{name + "server not started", 1}};
+  const auto client = MakeClient(*server);
+  if (client == nullptr) return {{name + "client not connected", 1}};
+  const int before = Get(server->ops_port(), "/health/live").first;
+
+  Totals totals;
+  std::vector<Client> streams(num_streams, Client(&totals));
+  const HttpMessage message = Message(StreamBody(1900));
+  for (Client& stream : streams) stream.Start(client.get(), message);
+  const bool hangs = WaitUntil([&] {
+    client->Poll(0.001);
+    return Get(server->ops_port(), "/health/live").first == 503;
+  });
+  Totals late_totals;
+  Client late_stream(&late_totals), late(&late_totals);
+  late_stream.Start(client.get(), message);
+  late.Start(client.get(), Message(R"({"prompt":"a","max_tokens":2})"));
+  int num_wrong_probes = 0;
+  for (const int port : {server->port(), server->ops_port()}) {
+    for (const auto& [path, status] :
+         {std::pair("/health/live", 503), std::pair("/health/ready", 503),
+          std::pair("/health", 503), std::pair("/metrics", 200),
+          std::pair("/version", 200)}) {
+      num_wrong_probes += Get(port, path).first != status;
+    }
+  }
+  const double begin = MonotonicSeconds();
+  while (client->num_open() > 0) client->Poll(0.01);
+  const int exit_code = server->WaitForExit(absl::Seconds(20)).value_or(-1);
+  const double seconds = MonotonicSeconds() - begin;
+  int num_begun = 0;
+  for (const Client& stream : streams) num_begun += stream.has_begun();
+  return {
+      {name + "/health/live before it hangs", double(before), "",
+       Bound::kExactly, 200},
+      {name + "/health/live is not 503 when it does", hangs ? 0.0 : 1.0},
+      {name + "probes with another status than they should have",
+       double(num_wrong_probes)},
+      // How many have begun when it stands still is up to the machine.
+      {name + "streams with a token before", double(num_begun), "",
+       Bound::kAtLeast, 1},
+      {name + "streams without an error event and an end",
+       double(num_streams - totals.num_errors)},
+      {name + "later stream without an error event and an end",
+       1.0 - late_totals.num_errors},
+      {name + "later request not answered with 503",
+       1.0 - late_totals.num_refused},
+      {name + "exit code", double(exit_code), "", Bound::kExactly, 70},
+      {name + "log without a word of it",
+       absl::StrContains(server->ErrorText(), "the engine hangs") ? 0.0 : 1.0},
+      {name + "the process ends after", seconds, "s", Bound::kAtMost, 15,
+       true}};
 }
 
 std::vector<Figure> RunManyRequests(int64_t num_requests) {

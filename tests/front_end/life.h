@@ -19,6 +19,9 @@ std::vector<Figure> RunOverload(double seconds);
 // time for draining.
 std::vector<Figure> RunShutdowns(int num_runs, int num_streams);
 
+// A step that never ends, with streams, requests without a token and probes.
+std::vector<Figure> RunHungEngine(int num_streams);
+
 // Resident memory over many requests of every kind, a tenth of them aborted.
 std::vector<Figure> RunManyRequests(int64_t num_requests);
 

@@ -13,6 +13,8 @@ TEST(LifeTest, Overload) { ExpectFigures(RunOverload(0.7)); }
 
 TEST(LifeTest, Shutdowns) { ExpectFigures(RunShutdowns(2, 64)); }
 
+TEST(LifeTest, HungEngine) { ExpectFigures(RunHungEngine(16)); }
+
 TEST(LifeTest, ManyRequests) { ExpectFigures(RunManyRequests(4000)); }
 
 TEST(LifeTest, SystemFaults) { ExpectFigures(RunSystemFaults()); }

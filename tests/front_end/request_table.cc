@@ -165,7 +165,7 @@ std::vector<Figure> RunRequestTable(RequestTable table, int num_rounds,
                        response.body.substr(0, 500).c_str());
         }
       }
-      server->DropOutput();
+      server->TakeOutput();
       num_unhealthy += Get(server->ops_port(), "/health/live").first != 200;
     }
     // What caches and arenas take once they have taken in the first rounds.

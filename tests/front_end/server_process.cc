@@ -34,9 +34,12 @@ std::string ReadFile(const std::string& path) {
   return text.str();
 }
 
-// "...:8080, operations ...:9090": the last number of each.
+// "...address ...:8080, operations ...:9090": the last number of each. As JSON
+// the whole table is one line, its line ends escaped.
 void ReadPorts(absl::string_view line, int* port, int* ops_port) {
-  const std::vector<absl::string_view> addresses = absl::StrSplit(line, ',');
+  line.remove_prefix(line.find("address "));
+  const std::vector<absl::string_view> addresses =
+      absl::StrSplit(line.substr(0, line.find("\\n")), ',');
   const auto port_of = [](absl::string_view address) {
     int number = 0;
     const size_t colon = address.rfind(':');
@@ -184,12 +187,16 @@ void ServerProcess::CloseOutput() {
   output_fd_ = -1;
 }
 
-void ServerProcess::DropOutput() {
+std::string ServerProcess::TakeOutput() {
+  std::string text;
   char buffer[4096];
   pollfd waiting = {output_fd_, POLLIN, 0};
-  while (poll(&waiting, 1, 0) > 0 &&
-         read(output_fd_, buffer, sizeof(buffer)) > 0) {
+  while (poll(&waiting, 1, 0) > 0) {
+    const ssize_t size = read(output_fd_, buffer, sizeof(buffer));
+    if (size <= 0) break;
+    text.append(buffer, size);
   }
+  return text;
 }
 
 std::string ServerProcess::ErrorText() const {

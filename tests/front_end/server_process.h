@@ -50,8 +50,8 @@ class ServerProcess {
   // Its standard output, to be read on.
   int output_fd() const { return output_fd_; }
   void CloseOutput();
-  // Reads what has come there, so that the log does not pile up.
-  void DropOutput();
+  // What has come there since: the log, which piles up if nobody takes it.
+  std::string TakeOutput();
 
   bool IsAlive();
   void Signal(int signal);

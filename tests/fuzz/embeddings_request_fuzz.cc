@@ -19,12 +19,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto request = quire::ParseEmbeddingsRequest(*body, /*hidden_size=*/64);
   if (!request.ok()) return 0;
   // What is accepted lies within the limits that memory and time depend on.
-  QUIRE_CHECK(!request->inputs.empty());
-  QUIRE_CHECK(request->inputs.size() <= quire::kMaxEmbeddingInputs);
+  QUIRE_CHECK(!request->prompts.empty());
+  QUIRE_CHECK(request->prompts.size() <= quire::kMaxEmbeddingInputs);
   QUIRE_CHECK(request->dimensions >= 0 && request->dimensions <= 64);
   const auto inputs = quire::EncodeInputs(*request, tokenizer, limits);
   if (!inputs.ok()) return 0;
-  QUIRE_CHECK(inputs->size() == request->inputs.size());
+  QUIRE_CHECK(inputs->size() == request->prompts.size());
   for (const auto& ids : *inputs) {
     QUIRE_CHECK(!ids.empty() && ids.size() <= 16);
     for (const int32_t id : ids) {
