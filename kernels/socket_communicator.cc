@@ -247,7 +247,7 @@ class SocketCommunicator : public Communicator {
         SumInRankOrder(pair, dtype, count, rounded.data());
         sum = rounded.data();
       }
-      std::memcpy(out, sum, rounded.size());
+      if (!rounded.empty()) std::memcpy(out, sum, rounded.size());
       return;
     }
     SumInRankOrder({parts, static_cast<size_t>(size())}, dtype, count, out);
