@@ -140,7 +140,7 @@ TEST_F(ApiServerTest, ImpossibleTimeoutsAreNamed) {
         Complete(kShort, absl::StrCat("X-Request-Timeout: ", timeout, "\r\n")),
         400, kInvalid, "X-Request-Timeout", nullptr);
   }
-  EXPECT_EQ(Complete(kShort, "X-Request-Timeout: 1e300\r\n").status, 200);
+  EXPECT_EQ(Complete(kShort, "X-Request-Timeout: 31536000\r\n").status, 200);
   EXPECT_EQ(Complete(R"({"prompt":"a","max_tokens":1,"timeout":null})").status,
             200);
 }
