@@ -155,4 +155,4 @@ def test_certificate_without_key_is_a_usage_error():
         timeout=60,
     )
     assert result.returncode == 64
-    assert "TLS needs both a certificate and its private key" in result.stderr
+    assert "--ssl-certfile needs the key of the certificate" in result.stderr
