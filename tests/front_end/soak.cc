@@ -54,7 +54,7 @@ std::vector<Part> Parts(bool is_brief) {
       {"disconnects", [] { return RunDisconnects(1000); }},
       {"overload", [=] { return RunOverload(is_brief ? 5 : 30); }},
       {"shutdowns", [] { return RunShutdowns(100, 256); }},
-      {"hung_engine", [] { return RunHungEngine(256); }},
+      {"hung_engine", [] { return RunHungEngine(32); }},
       {"system_faults", [] { return RunSystemFaults(); }},
       {"idle_program", [=] { return RunIdleProgram(is_brief ? 5 : 60); }},
       {"many_requests",
