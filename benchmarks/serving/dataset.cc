@@ -1,10 +1,13 @@
 #include "benchmarks/serving/dataset.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <fstream>
+#include <istream>
 #include <iterator>
 #include <sstream>
+#include <streambuf>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -223,10 +226,13 @@ absl::StatusOr<std::vector<LoadPrompt>> PrefixRepetitionPrompts(
   return prompts;
 }
 
+absl::Status CheckGiven(const std::string& path) {
+  if (!path.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("this dataset needs --dataset-path");
+}
+
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  if (path.empty()) {
-    return absl::InvalidArgumentError("this dataset needs --dataset-path");
-  }
+  QUIRE_RETURN_IF_ERROR(CheckGiven(path));
   std::ifstream file(path, std::ios::binary);
   std::stringstream text;
   text << file.rdbuf();
@@ -422,15 +428,67 @@ std::vector<Turns> ReadTurns(const Json& root, const std::string& path) {
   return all;
 }
 
-absl::StatusOr<Json> ReadShareGpt(const std::string& path) {
-  QUIRE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  Json root = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+// A file in pieces, which ends early when the listener wants no more of it: the
+// parsing of some hundred megabytes takes seconds and asks nobody.
+class FilePieces : public std::streambuf {
+ public:
+  FilePieces(const std::string& path, const Making& making)
+      : making_(making), file_(path, std::ios::binary) {}
+
+  // NOT_FOUND: it cannot be read; CANCELLED.
+  absl::Status status(const std::string& path) const {
+    QUIRE_RETURN_IF_ERROR(was_cancelled_);
+    if (file_.is_open() && !file_.bad()) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  }
+
+ protected:
+  int_type underflow() override {
+    if (was_cancelled_.ok()) was_cancelled_ = making_.GoOn(0);
+    if (!was_cancelled_.ok()) return traits_type::eof();
+    file_.read(piece_.data(), piece_.size());
+    setg(piece_.data(), piece_.data(), piece_.data() + file_.gcount());
+    return file_.gcount() == 0 ? traits_type::eof()
+                               : traits_type::to_int_type(piece_.front());
+  }
+
+ private:
+  const Making& making_;
+  std::ifstream file_;
+  std::array<char, 1 << 16> piece_;
+  absl::Status was_cancelled_;
+};
+
+// The number of the line, from 1, in which the file stops being JSON.
+absl::StatusOr<int64_t> LineOfError(const std::string& path,
+                                    const Making& making) {
+  FilePieces pieces(path, making);
+  std::istream stream(&pieces);
+  ErrorFinder finder;
+  Json::sax_parse(stream, &finder);
+  QUIRE_RETURN_IF_ERROR(pieces.status(path));
+  FilePieces again(path, making);
+  std::istreambuf_iterator<char> character(&again);
+  int64_t line = 1;
+  for (size_t i = 0; i < finder.position_ && character != decltype(character)();
+       ++i, ++character) {
+    line += *character == '\n';
+  }
+  QUIRE_RETURN_IF_ERROR(again.status(path));
+  return line;
+}
+
+absl::StatusOr<Json> ReadShareGpt(const std::string& path,
+                                  const Making& making) {
+  QUIRE_RETURN_IF_ERROR(CheckGiven(path));
+  FilePieces pieces(path, making);
+  std::istream stream(&pieces);
+  Json root = Json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  QUIRE_RETURN_IF_ERROR(pieces.status(path));
   if (root.is_discarded()) {
-    ErrorFinder finder;
-    Json::sax_parse(text, &finder);
-    const auto end = text.begin() + std::min(finder.position_, text.size());
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, ":", 1 + std::count(text.begin(), end, '\n'), ": not JSON"));
+    QUIRE_ASSIGN_OR_RETURN(const int64_t line, LineOfError(path, making));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ":", line, ": not JSON"));
   }
   if (!root.is_array()) {
     return absl::InvalidArgumentError(
@@ -442,7 +500,7 @@ absl::StatusOr<Json> ReadShareGpt(const std::string& path) {
 absl::StatusOr<std::vector<LoadPrompt>> ShareGptPrompts(
     const DatasetOptions& options, PromptCodec* codec, SimulationRandom* random,
     const Making& making) {
-  QUIRE_ASSIGN_OR_RETURN(const Json root, ReadShareGpt(options.path));
+  QUIRE_ASSIGN_OR_RETURN(const Json root, ReadShareGpt(options.path, making));
   std::vector<Turns> all = ReadTurns(root, options.path);
   Shuffle(&all, random);
   const size_t count = options.num_prompts;

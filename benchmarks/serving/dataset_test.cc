@@ -321,6 +321,21 @@ TEST_F(DatasetTest, TellsItsProgressAndEndsWhenItIsTold) {
   }
 }
 
+// Of a file of gigabytes, parsing is what takes long.
+TEST_F(DatasetTest, TheParsingOfALargeFileCanBeCancelled) {
+  options_.kind = DatasetOptions::Kind::kShareGpt;
+  options_.path = WriteFile(
+      "large", absl::StrCat("[\n", std::string(1 << 20, ' '), "oops]"));
+  SimulationRandom random(1);
+  int num_calls = 0;
+  const auto cancelled =
+      MakePrompts(options_, api_, nullptr, &random,
+                  [&](int64_t, int64_t) { return ++num_calls < 3; });
+  EXPECT_EQ(cancelled.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(num_calls, 3);
+  EXPECT_THAT(Make().status().message(), HasSubstr("large:2: not JSON"));
+}
+
 TEST_F(DatasetTest, MalformedConversationsArePromptsThatSaySo) {
   options_.kind = DatasetOptions::Kind::kShareGpt;
   const std::string good =
