@@ -93,6 +93,9 @@ class ApiCall : public Call {
   bool is_behind() const override {
     return options_.stream && responder_->is_behind();
   }
+  bool is_costly() const override {
+    return options_.wants_logprobs || options_.num_choices > 1;
+  }
   void AddCachedTokens(int num_tokens) override {
     num_cached_tokens_ += num_tokens;
   }

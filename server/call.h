@@ -30,6 +30,8 @@ class Call {
 
   // The client has not taken what was written before: more can wait.
   virtual bool is_behind() const { return false; }
+  // A step's part of the answer takes longer to be written than a token's text.
+  virtual bool is_costly() const { return false; }
   // Of who calls this: events wait, and a flush, until there is time.
   bool are_events_deferred = false;
   bool is_flush_deferred = false;

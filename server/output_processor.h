@@ -20,6 +20,7 @@
 #include "engine/engine_loop.h"
 #include "engine/request.h"
 #include "server/call.h"
+#include "server/http/write_burst.h"
 #include "server/server_metrics.h"
 
 namespace quire {
@@ -110,6 +111,7 @@ class OutputProcessor : public OutputSink {
   void ObserveTokens(Part& part, const OutputEvent& event);
   // One write per stream, whatever arrived for it; first those whose readers
   // keep up.
+  void FlushTouched(WriteBurst* burst);
   void FlushCalls();
   void FlushUnlessBehind(std::shared_ptr<Call> call);
   void StartCalls();

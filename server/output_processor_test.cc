@@ -331,39 +331,49 @@ class OrderedResponder : public RecordingResponder {
   const bool is_behind_;
 };
 
-// More of those who are behind than are written without a look at the clock.
-TEST_F(OutputProcessorTest, WritesToWhoIsBehindWhenTheOthersHaveTheirs) {
-  constexpr int kNumBehind = 40;
-  constexpr int kKeepsUp = kNumBehind;
-  Start();
-  WriteOrder order;
-  std::vector<Call> calls;
-  for (int i = 0; i <= kNumBehind; ++i) {
+class OutputOrderTest : public OutputProcessorTest {
+ protected:
+  // A stream that tells `order` of each write.
+  Call MakeOrderedCall(WriteOrder* order, int who, bool is_behind,
+                       bool wants_logprobs = false) {
     Call call = MakeCall(/*stream=*/true);
     ApiCallOptions options;
     options.kind = ApiKind::kCompletion;
     options.id = "cmpl-1";
     options.model = "m";
     options.stream = true;
-    call.responder =
-        std::make_shared<OrderedResponder>(&order, i, i < kNumBehind);
+    options.wants_logprobs = wants_logprobs;
+    call.responder = std::make_shared<OrderedResponder>(order, who, is_behind);
     call.call = std::make_shared<ApiCall>(std::move(options), &tokenizer_,
                                           call.responder);
     output_.Register(call.call, call.parts);
     output_.Accept(call.call);
-    calls.push_back(std::move(call));
+    return call;
+  }
+  static OutputEvent EventOf(const Call& call, bool is_last) {
+    OutputEvent event;
+    event.request_id = call.parts[0].request_id;
+    event.tokens.push_back({.token_id = 'x'});
+    event.time = event.scheduled_time = Clock::Monotonic()->Now();
+    event.is_last = is_last;
+    if (is_last) event.finish_reason = FinishReason::kLength;
+    return event;
+  }
+};
+
+// More of those who are behind than are written without a look at the clock.
+TEST_F(OutputOrderTest, WritesToWhoIsBehindWhenTheOthersHaveTheirs) {
+  constexpr int kNumBehind = 40;
+  constexpr int kKeepsUp = kNumBehind;
+  Start();
+  WriteOrder order;
+  std::vector<Call> calls;
+  for (int i = 0; i <= kNumBehind; ++i) {
+    calls.push_back(MakeOrderedCall(&order, i, /*is_behind=*/i < kNumBehind));
   }
   const auto push = [&](bool is_last) {
     std::vector<OutputEvent> events;
-    for (const Call& call : calls) {
-      OutputEvent event;
-      event.request_id = call.parts[0].request_id;
-      event.tokens.push_back({.token_id = 'x'});
-      event.time = event.scheduled_time = Clock::Monotonic()->Now();
-      event.is_last = is_last;
-      if (is_last) event.finish_reason = FinishReason::kLength;
-      events.push_back(std::move(event));
-    }
+    for (const Call& call : calls) events.push_back(EventOf(call, is_last));
     output_.Push(std::move(events));
   };
   // The order of the events is not that of the writes, neither of first tokens
@@ -384,44 +394,48 @@ TEST_F(OutputProcessorTest, WritesToWhoIsBehindWhenTheOthersHaveTheirs) {
   }
 }
 
+TEST_F(OutputOrderTest, WhatTakesLongToBeWrittenGoesLast) {
+  constexpr int kNumCalls = 40;  // More than a burst.
+  constexpr int kPlain = kNumCalls - 1;
+  Start();
+  WriteOrder order;
+  std::vector<Call> calls;
+  for (int i = 0; i < kNumCalls; ++i) {
+    calls.push_back(MakeOrderedCall(&order, i, /*is_behind=*/false,
+                                    /*wants_logprobs=*/i != kPlain));
+  }
+  std::vector<OutputEvent> events;
+  size_t num_written = 0;
+  for (const bool is_last : {false, false, true}) {
+    for (const Call& call : calls) events.push_back(EventOf(call, is_last));
+    output_.Push(std::exchange(events, {}));
+    // First tokens and ends go as they come; what is between them, in order.
+    num_written += kNumCalls;
+    ASSERT_GE(order.Await(num_written).size(), num_written);
+  }
+  ExpectIdle();
+  const std::vector<int> who = order.Await(2 * kNumCalls);
+  EXPECT_EQ(who[kNumCalls], kPlain);
+  for (int i = 1; i < kNumCalls; ++i) EXPECT_EQ(who[kNumCalls + i], i - 1);
+}
+
 // A thousand answers that begin in one moment do not show in the others' gaps.
-TEST_F(OutputProcessorTest, AStormOfFirstTokensWaitsForWhatGoesOn) {
+TEST_F(OutputOrderTest, AStormOfFirstTokensWaitsForWhatGoesOn) {
   constexpr int kNumBeginning = 1000;
   constexpr int kGoesOn = kNumBeginning;
   Start();
   WriteOrder order;
   std::vector<Call> calls;
   for (int i = 0; i <= kNumBeginning; ++i) {
-    Call call = MakeCall(/*stream=*/true);
-    ApiCallOptions options;
-    options.kind = ApiKind::kCompletion;
-    options.id = "cmpl-1";
-    options.model = "m";
-    options.stream = true;
-    call.responder =
-        std::make_shared<OrderedResponder>(&order, i, /*is_behind=*/false);
-    call.call = std::make_shared<ApiCall>(std::move(options), &tokenizer_,
-                                          call.responder);
-    output_.Register(call.call, call.parts);
-    output_.Accept(call.call);
-    calls.push_back(std::move(call));
+    calls.push_back(MakeOrderedCall(&order, i, /*is_behind=*/false));
   }
-  const auto event_of = [&](const Call& call, bool is_last) {
-    OutputEvent event;
-    event.request_id = call.parts[0].request_id;
-    event.tokens.push_back({.token_id = 'x'});
-    event.time = event.scheduled_time = Clock::Monotonic()->Now();
-    event.is_last = is_last;
-    if (is_last) event.finish_reason = FinishReason::kLength;
-    return event;
-  };
   std::vector<OutputEvent> first;
-  first.push_back(event_of(calls[kGoesOn], /*is_last=*/false));
+  first.push_back(EventOf(calls[kGoesOn], /*is_last=*/false));
   output_.Push(std::move(first));
   ASSERT_EQ(order.Await(1).size(), 1u);
   for (const bool is_last : {false, true}) {
     std::vector<OutputEvent> events;
-    for (const Call& call : calls) events.push_back(event_of(call, is_last));
+    for (const Call& call : calls) events.push_back(EventOf(call, is_last));
     output_.Push(std::move(events));
     if (is_last) break;
     // Its event is the last one, its write is not.

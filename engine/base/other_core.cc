@@ -13,15 +13,33 @@ void OtherCore::Bind() {
   tid_.store(gettid(), std::memory_order_release);
 }
 
-void OtherCore::Avoid() {
-  const pid_t tid = tid_.load(std::memory_order_acquire);
-  if (tid == 0) return;
+bool OtherCore::HasMoved() {
+  if (tid_.load(std::memory_order_acquire) == 0) return false;
   const int cpu = sched_getcpu();
-  if (cpu < 0 || cpu == avoided_cpu_) return;
+  if (cpu < 0 || cpu >= CPU_SETSIZE || cpu == avoided_cpu_) return false;
   avoided_cpu_ = cpu;
+  return true;
+}
+
+void OtherCore::Allow(const cpu_set_t& cpus) {
+  (void)sched_setaffinity(tid_.load(std::memory_order_relaxed), sizeof(cpus),
+                          &cpus);
+}
+
+void OtherCore::Avoid() {
+  if (!HasMoved()) return;
   cpu_set_t others = allowed_;
-  if (cpu < CPU_SETSIZE) CPU_CLR(cpu, &others);
-  (void)sched_setaffinity(tid, sizeof(others), &others);
+  CPU_CLR(avoided_cpu_, &others);
+  Allow(others);
+}
+
+void OtherCore::AvoidAsIDo() {
+  if (!HasMoved()) return;
+  cpu_set_t others;
+  if (sched_getaffinity(0, sizeof(others), &others) != 0) return;
+  CPU_AND(&others, &others, &allowed_);
+  CPU_CLR(avoided_cpu_, &others);
+  if (CPU_COUNT(&others) > 0) Allow(others);
 }
 
 }  // namespace quire

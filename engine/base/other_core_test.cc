@@ -67,6 +67,29 @@ TEST(OtherCoreTest, LeavesTheWakersCoreWhereverThatIs) {
   ASSERT_EQ(sched_setaffinity(0, sizeof(all), &all), 0);
 }
 
+TEST(OtherCoreTest, LeavesTheCoresThatTheWakerMayNotUse) {
+  cpu_set_t all;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+  if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "one core";
+  OtherCore other;
+  BoundThread bound(&other);
+  // All but one are for the waker.
+  cpu_set_t mine = all;
+  int kept_from = 0;
+  while (!CPU_ISSET(kept_from, &all)) ++kept_from;
+  CPU_CLR(kept_from, &mine);
+  ASSERT_EQ(sched_setaffinity(0, sizeof(mine), &mine), 0);
+  other.AvoidAsIDo();
+  const cpu_set_t got = bound.cpus();
+  if (CPU_COUNT(&mine) == 1) {
+    EXPECT_TRUE(CPU_EQUAL(&got, &all));  // None would be left.
+  } else {
+    EXPECT_FALSE(CPU_ISSET(kept_from, &got));
+    EXPECT_EQ(CPU_COUNT(&got), CPU_COUNT(&mine) - 1);
+  }
+  ASSERT_EQ(sched_setaffinity(0, sizeof(all), &all), 0);
+}
+
 TEST(OtherCoreTest, OneCoreIsForBoth) {
   cpu_set_t all;
   ASSERT_EQ(sched_getaffinity(0, sizeof(all), &all), 0);

@@ -143,6 +143,7 @@ void EventLoop::Adopt(int fd) {
 void EventLoop::Run() {
   pthread_setname_np(pthread_self(), "http-io");
   TakeShortSlices();
+  mailbox_->BindReader();
   epoll_event events[kMaxEventsPerRound];
   const int max_events =
       tls_ == nullptr ? kMaxEventsPerRound : kMaxTlsEventsPerRound;

@@ -69,7 +69,13 @@ bool Mailbox::PostExchange(std::shared_ptr<Exchange> exchange) {
   std::unique_lock<std::mutex> lock(mu_);
   if (is_closed_) return false;
   contents_.exchanges.push_back(std::move(exchange));
-  WakeIfAsleep(std::move(lock));
+  WriteBurst* const burst = WriteBurst::current();
+  if (burst == nullptr || !is_asleep_) {
+    Wake(std::move(lock));
+  } else {
+    lock.unlock();
+    burst->WakeLater(shared_from_this());
+  }
   return true;
 }
 
@@ -77,11 +83,16 @@ bool Mailbox::PostTask(std::function<void()> task) {
   std::unique_lock<std::mutex> lock(mu_);
   if (is_closed_) return false;
   contents_.tasks.push_back(std::move(task));
-  WakeIfAsleep(std::move(lock));
+  Wake(std::move(lock));
   return true;
 }
 
-void Mailbox::WakeIfAsleep(std::unique_lock<std::mutex> lock) {
+void Mailbox::WakeIfAsleep() {
+  reader_core_.AvoidAsIDo();
+  Wake(std::unique_lock<std::mutex>(mu_));
+}
+
+void Mailbox::Wake(std::unique_lock<std::mutex> lock) {
   const bool was_asleep = std::exchange(is_asleep_, false);
   lock.unlock();
   if (was_asleep) {

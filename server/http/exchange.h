@@ -18,6 +18,8 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "engine/base/other_core.h"
+#include "server/http/write_burst.h"
 #include "server/http_server.h"
 
 namespace quire {
@@ -28,9 +30,10 @@ class Exchange;
 // understands; the packaged abseil is not instrumented).
 //
 // A step of the engine writes to every stream. The event descriptor is written
-// only if the reader is about to sleep, so such a burst costs a few system
-// calls and not one per stream.
-class Mailbox {
+// only if the reader sleeps, and for a burst (WriteBurst) once and not as often
+// as the reader falls asleep within it.
+class Mailbox : public WriteBurst::Reader,
+                public std::enable_shared_from_this<Mailbox> {
  public:
   struct Contents {
     std::vector<std::shared_ptr<Exchange>> exchanges;
@@ -38,7 +41,7 @@ class Mailbox {
   };
 
   Mailbox();
-  ~Mailbox();
+  ~Mailbox() override;
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
@@ -54,6 +57,11 @@ class Mailbox {
   // descriptor; false if there is something to take already.
   bool PrepareToSleep();
   void Awoken();
+  // Of a burst. The reader is kept off the writer's core, too: it would wait
+  // there for the end of the next burst.
+  void WakeIfAsleep() override;
+  // On the reader's thread.
+  void BindReader() { reader_core_.Bind(); }
   // Swaps, so that both vectors keep their capacity.
   void Take(Contents* contents);
   // Refuses all further posts; returns what was not taken. Must be called in
@@ -61,13 +69,14 @@ class Mailbox {
   Contents Close();
 
  private:
-  void WakeIfAsleep(std::unique_lock<std::mutex> lock);
+  void Wake(std::unique_lock<std::mutex> lock);
 
   int event_fd_;
   std::mutex mu_;
   Contents contents_;  // Guarded by mu_, as all below.
   bool is_asleep_ = false;
   bool is_closed_ = false;
+  OtherCore reader_core_;  // Not guarded: of the thread that writes bursts.
 };
 
 // One request's answer. Thread-safe. States only move downwards:

@@ -48,6 +48,47 @@ TEST_F(ExchangeTest, RingsOnceForABurstAndOnlyForASleeper) {
   EXPECT_EQ(exchange_->Take().data, "ac");
 }
 
+TEST_F(ExchangeTest, ABurstRingsForASleeperAtItsEnd) {
+  const auto other_mailbox = std::make_shared<Mailbox>();
+  const auto other = std::make_shared<Exchange>(other_mailbox);
+  {
+    WriteBurst burst;
+    exchange_->StartStream({});
+    other->StartStream({});
+    burst.Deliver();
+    EXPECT_EQ(NumRings(*mailbox_), 0);  // Awake.
+    EXPECT_EQ(NumPosted(), 1);
+    exchange_->Take();
+    ASSERT_TRUE(mailbox_->PrepareToSleep());
+    exchange_->Write("a");
+    EXPECT_EQ(NumRings(*mailbox_), 0);
+    burst.Deliver();
+    EXPECT_EQ(NumRings(*mailbox_), 1);
+    // It has been woken: nothing more is to be done.
+    exchange_->Write("b");
+    burst.Deliver();
+    EXPECT_EQ(NumRings(*mailbox_), 0);
+    EXPECT_EQ(NumPosted(), 1);
+    EXPECT_EQ(exchange_->Take().data, "ab");
+    // Those of two servers.
+    Mailbox::Contents mail;
+    other_mailbox->Take(&mail);
+    other->Take();
+    ASSERT_TRUE(mailbox_->PrepareToSleep());
+    ASSERT_TRUE(other_mailbox->PrepareToSleep());
+    exchange_->Write("c");
+    other->Write("d");
+  }
+  EXPECT_EQ(NumRings(*mailbox_), 1);
+  EXPECT_EQ(NumRings(*other_mailbox), 1);
+  ASSERT_EQ(NumPosted(), 1);
+  exchange_->Take();
+  ASSERT_TRUE(mailbox_->PrepareToSleep());
+  exchange_->Write("e");  // No burst.
+  EXPECT_EQ(NumRings(*mailbox_), 1);
+  other_mailbox->Close();
+}
+
 TEST_F(ExchangeTest, StreamStates) {
   exchange_->Write("before the start");
   exchange_->Finish();
