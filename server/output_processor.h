@@ -111,8 +111,9 @@ class OutputProcessor : public OutputSink {
   void ObserveTokens(Part& part, const OutputEvent& event);
   // One write per stream, whatever arrived for it; first those whose readers
   // keep up.
-  void FlushTouched(WriteBurst* burst);
   void FlushCalls();
+  // Plain streams before costly ones.
+  void FlushTouched(WriteBurst* burst);
   void FlushUnlessBehind(std::shared_ptr<Call> call);
   void StartCalls();
   // Requires: mu_.

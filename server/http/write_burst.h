@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <memory>
 #include <utility>
-#include <vector>
+
+#include "absl/container/inlined_vector.h"
 
 namespace quire {
 
@@ -48,7 +49,8 @@ class WriteBurst {
 
  private:
   static inline thread_local WriteBurst* current_ = nullptr;
-  std::vector<std::shared_ptr<Reader>> asleep_;
+  // As many as a process has servers, without an allocation that may fail.
+  absl::InlinedVector<std::shared_ptr<Reader>, 2> asleep_;
 };
 
 }  // namespace quire
