@@ -134,7 +134,8 @@ class Intervals {
 
 std::string AxisLabel(double value) {
   // From there on "%g" would turn to exponents.
-  return absl::StrFormat(std::abs(value) < 9999.5 ? "%.4g" : "%.0f", value);
+  return std::abs(value) < 9999.5 ? absl::StrFormat("%.4g", value)
+                                  : absl::StrFormat("%.0f", value);
 }
 
 std::string LatencyPlot(const std::vector<RequestResult>& records,
