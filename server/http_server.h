@@ -157,7 +157,11 @@ struct HttpServerOptions {
   absl::Duration write_stall_timeout = absl::Seconds(30);
   // ": ping" comments while a stream has nothing to say; proxies cut idle ones.
   absl::Duration stream_ping_interval = absl::Seconds(15);
-  int64_t max_buffered_bytes = 256 << 10;  // Per stream, beside the kernel's.
+  // Per stream, beside the kernel's and beside the largest single write.
+  int64_t max_buffered_bytes = 256 << 10;
+  // Of all answers that their readers have not taken: beyond it, those are cut
+  // off that have held most for longest.
+  int64_t max_unsent_bytes = 512 << 20;
   // Both empty: no authentication. The file: see ApiKeys.
   std::vector<std::string> api_keys;
   std::string api_keys_file;

@@ -134,6 +134,54 @@ TEST_F(HttpServerTest, LargeAnswersToSlowReaders) {
   EXPECT_EQ(client.Ask(kHealth).body, "ok");
 }
 
+// Scores of a whole prompt are one event.
+TEST_F(HttpServerTest, OneEventMayBeLargerThanWhatIsBuffered) {
+  options_.max_buffered_bytes = 1024;
+  Start();
+  auto [client, responder] = Park(/*receive_buffer_bytes=*/4096);
+  responder->StartStream();
+  const std::string large(4 << 20, 'x');
+  responder->Write(large);
+  // What follows while it is read.
+  for (int i = 0; i < 8; ++i) {
+    client.ReceiveUntil(std::string(4096, 'x'));
+    responder->Write("data: 1\n\n");
+  }
+  responder->Write("data: last\n\n");
+  EXPECT_TRUE(absl::EndsWith(client.ReceiveUntil("data: last\n\n\r\n"),
+                             "data: last\n\n\r\n"));
+  responder->Finish();
+  EXPECT_EQ(client.ReceiveUntil("0\r\n\r\n"), "0\r\n\r\n");
+}
+
+TEST_F(HttpServerTest, WhoHoldsMostForLongestIsCutOff) {
+  options_.max_unsent_bytes = 32 << 20;
+  Start();
+  const std::string body(12 << 20, 'b');
+  std::vector<std::pair<TestClient, std::shared_ptr<HttpResponder>>> parked;
+  std::atomic<int> num_cut{0};
+  for (int i = 0; i < 3; ++i) {
+    parked.push_back(Park(/*receive_buffer_bytes=*/4096));
+    parked.back().second->OnDisconnect([&] { ++num_cut; });
+  }
+  for (const auto& [client, responder] : parked) {
+    responder->Send(200, "text/plain", body);
+  }
+  EXPECT_TRUE(WaitUntil([&] { return num_cut == 1; }));
+  // The others are whole, and a stream is not concerned.
+  auto [client, responder] = Park();
+  responder->StartStream();
+  responder->Write("data: 1\n\n");
+  client.ReceiveUntil("data: 1\n\n\r\n");
+  responder->Finish();
+  int num_whole = 0;
+  for (auto& [reader, answer] : parked) {
+    num_whole += reader.Receive().body == body;
+  }
+  EXPECT_EQ(num_whole, 2);
+  EXPECT_EQ(num_cut, 1);
+}
+
 TEST_F(HttpServerTest, PingsWhileThereIsNothingToSay) {
   options_.stream_ping_interval = absl::Milliseconds(20);
   Start();

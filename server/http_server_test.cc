@@ -19,6 +19,7 @@ namespace quire {
 namespace {
 
 constexpr absl::string_view kHealth = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+constexpr absl::string_view kEcho = "GET /echo HTTP/1.1\r\nHost: x\r\n\r\n";
 
 std::string Post(absl::string_view body, absl::string_view fields = "") {
   return absl::StrCat("POST /echo HTTP/1.1\r\nHost: x\r\n", fields,
@@ -574,19 +575,39 @@ TEST_F(HttpServerTest, SlowClientsDoNotHoldWorkers) {
 TEST_F(HttpServerTest, OverTheConnectionLimitAnswers503) {
   options_.max_connections = 4;
   Start();
-  std::vector<TestClient> clients;
-  for (int i = 0; i < 4; ++i) {
-    clients.push_back(Connect());
-    EXPECT_EQ(clients.back().Ask(kHealth).status, 200);
-  }
+  std::vector<std::pair<TestClient, std::shared_ptr<HttpResponder>>> parked;
+  for (int i = 0; i < 4; ++i) parked.push_back(Park());
   TestClient refused = Connect();
-  const TestResponse response = refused.Receive();
+  const TestResponse response = refused.Ask(kEcho);
   EXPECT_EQ(response.status, 503);
   EXPECT_EQ(response.Field("retry-after"), "1");
   EXPECT_TRUE(refused.ReceiveEof());
   refused.Close();
-  clients.clear();
-  EXPECT_TRUE(WaitUntil([&] { return Ask(kHealth).status == 200; }));
+  // Who watches the server is answered, once.
+  TestClient probe = Connect();
+  EXPECT_EQ(probe.Ask(kHealth).status, 200);
+  EXPECT_TRUE(probe.ReceiveEof());
+  probe.Close();
+  EXPECT_EQ(num_echoes_, 0);
+  parked.clear();
+  EXPECT_TRUE(WaitUntil([&] { return Ask(kEcho).status == 200; }));
+}
+
+TEST_F(HttpServerTest, WhoAsksForNothingMakesRoom) {
+  options_.max_connections = 4;
+  Start();
+  auto [busy, responder] = Park();
+  // Many more than the limit and what may be refused beyond it.
+  std::vector<TestClient> idle;
+  for (int i = 0; i < 1000; ++i) {
+    idle.push_back(Connect());
+    if (i % 2) idle.back().Send("GET /hea");
+  }
+  EXPECT_EQ(Ask(kHealth).status, 200);
+  EXPECT_EQ(Ask(kEcho).status, 200);
+  EXPECT_TRUE(idle.front().ReceiveEof());
+  responder->Send(200, "text/plain", "not closed");
+  EXPECT_EQ(busy.Receive().body, "not closed");
 }
 
 TEST_F(HttpServerTest, OutOfDescriptorsAnswers503) {

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <ctime>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/clock.h"
@@ -41,6 +42,9 @@ constexpr int kMaxRefusedConnections = 512;
 constexpr int kMaxOpsConnections = 256;
 // How often the files of certificate and key are looked at.
 constexpr absl::Duration kReloadInterval = absl::Seconds(1);
+// Connections that a full server looks at, at most, to find one that has sent
+// no whole request head: one that does goes first.
+constexpr int kMaxLooksForRoom = 256;
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(20);
 // The kernel doubles it. Linux's own default grows to megabytes for a slow
 // reader, which would hide it from max_buffered_bytes.
@@ -283,6 +287,7 @@ void EventLoop::AddConnection(Port* port, int fd) {
     close(fd);
     return;
   }
+  if (port->num_connections >= port->max_connections) MakeRoom(port);
   const bool is_full = port->num_connections >= port->max_connections;
   const bool has_tls = port->kind == ListenerKind::kMain && tls_ != nullptr;
   // Before the handshake there is no way to say why.
@@ -307,10 +312,17 @@ void EventLoop::AddConnection(Port* port, int fd) {
   }
   connections_[fd] = std::move(owned);
   ++port->num_connections;
+  c->is_over_limit = is_full;
   SetDeadline(c);
-  if (is_full) {
-    RespondError(c, {503, "too many connections"}, false,
-                 {{"Retry-After", "1"}});
+}
+
+void EventLoop::MakeRoom(Port* port) {
+  // In the order of their deadlines, which is about that of their arrival: with
+  // so many that ask for nothing, each has the more time the fewer come.
+  int num_looks = 0;
+  for (const auto& [deadline, c] : timers_) {
+    if (c->port == port && c->state == State::kHead) return Close(c);
+    if (++num_looks == kMaxLooksForRoom) return;
   }
 }
 
@@ -379,6 +391,7 @@ void EventLoop::Close(Connection* c) {
   SetState(c, State::kClosed);
   if (c->timer_at != absl::InfiniteFuture()) timers_.erase({c->timer_at, c});
   num_body_bytes_ -= c->body.size();
+  num_unsent_bytes_ -= std::exchange(c->num_unsent_counted, 0);
   --c->port->num_connections;
   close(c->fd);  // Leaves the epoll set with it.
   auto it = connections_.find(c->fd);

@@ -144,6 +144,9 @@ class EventLoop {
     absl::Time since;
     absl::Time arrival_time;
 
+    // Came to a full port: is told so, unless it asks for the server's state.
+    bool is_over_limit = false;
+
     std::string in;  // Received, not consumed; may hold further requests.
     bool has_skipped_blank_line = false;
     HeadScanner scanner;
@@ -156,7 +159,12 @@ class EventLoop {
 
     std::shared_ptr<Exchange> exchange;  // Null: the answer is our own.
     std::string out;
-    size_t num_sent = 0;     // Of `out`.
+    size_t num_sent = 0;            // Of `out`.
+    size_t num_unsent_counted = 0;  // In num_unsent_bytes_.
+    absl::Time unsent_since;        // If there is something unsent.
+    // The largest write of a stream since all was sent: one event may be larger
+    // than what is buffered, and its reader is not slow for that.
+    size_t largest_write = 0;
     absl::Time progress_at;  // Last time the peer took something.
     absl::Time written_at;   // Last time the stream said something.
     bool keep_alive = true;
@@ -188,6 +196,9 @@ class EventLoop {
   void AddConnection(Port* port, int fd);
   void RefuseConnection(const Port& port, int fd);
   void RefuseForLackOfDescriptors(const Port& port);
+  // Closes a connection of a full port that is between requests, or whose
+  // request head does not come, if there is one: among the oldest.
+  void MakeRoom(Port* port);
   void PauseAccepting();
   void ResumeAccepting();
   void ReloadCertificates();
@@ -220,6 +231,9 @@ class EventLoop {
   void AdvanceUpgraded(Connection* c);
   void Flush(Connection* c);
   void AskWhatKernelHolds(Connection* c);
+  void CountUnsent(Connection* c);
+  // While all hold too much together: cuts who has held most for longest.
+  void LimitUnsent();
   void FinishResponse(Connection* c);
 
   void Linger(Connection* c);
@@ -258,7 +272,8 @@ class EventLoop {
   std::unordered_map<int, std::unique_ptr<Connection>> connections_;  // By fd.
   std::vector<std::unique_ptr<Connection>> closed_;
   std::set<std::pair<absl::Time, Connection*>> timers_;
-  int num_busy_ = 0;  // Connections in kBody or kAnswering.
+  int num_busy_ = 0;              // Connections in kBody or kAnswering.
+  int64_t num_unsent_bytes_ = 0;  // Of all connections, as last counted.
   // Connections to read from without waiting for an event; the second while
   // that is done.
   std::vector<Connection*> read_again_, reading_again_;

@@ -203,6 +203,14 @@ void EventLoop::BeginRequest(Connection* c) {
                  c->head.keep_alive && !c->head.has_body(), verdict.headers);
     return;
   }
+  if (c->is_over_limit) {
+    if (verdict.access != RouteAccess::kOperations) {
+      RespondError(c, {503, "too many connections"}, false,
+                   {{"Retry-After", "1"}});
+      return;
+    }
+    c->head.keep_alive = false;
+  }
   c->owner = std::move(verdict.owner);
   if (!c->head.is_chunked && c->head.content_length > options_.max_body_bytes) {
     RespondError(c, {413, "request body too large"}, false);
@@ -325,13 +333,19 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
     }
   }
   const bool is_stream = c->is_stream;
-  const int64_t max_buffered = c->upgrade.has_value()
-                                   ? c->upgrade->max_buffered_bytes
-                                   : options_.max_buffered_bytes;
-  if (!is_blocked) Flush(c);
+  c->largest_write = std::max(c->largest_write, update.data.size());
+  const size_t max_buffered = c->upgrade.has_value()
+                                  ? c->upgrade->max_buffered_bytes
+                                  : options_.max_buffered_bytes;
+  if (!is_blocked) {
+    Flush(c);
+  } else {
+    CountUnsent(c);
+  }
+  LimitUnsent();
   if (c->state == State::kClosed) return;
   if (update.is_broken ||
-      (is_stream && static_cast<int64_t>(c->num_unsent()) > max_buffered)) {
+      (is_stream && c->num_unsent() > max_buffered + c->largest_write)) {
     return Close(c);
   }
   Advance(c);
@@ -413,9 +427,10 @@ void EventLoop::Flush(Connection* c) {
     c->progress_at = now_;
   }
   if (c->is_stream) AskWhatKernelHolds(c);
+  CountUnsent(c);
   if (c->num_unsent() == 0) {
     ReleaseIfLarge(&c->out);
-    c->num_sent = 0;
+    c->num_sent = c->largest_write = 0;
     const bool is_answering =
         c->state == State::kAnswering || c->state == State::kUpgraded;
     if (is_answering && c->is_complete) FinishResponse(c);
@@ -434,6 +449,31 @@ void EventLoop::AskWhatKernelHolds(Connection* c) {
   int num_held = 0;
   c->is_held_by_kernel =
       ioctl(c->fd, SIOCOUTQ, &num_held) == 0 && num_held > kMaxHeldBytes;
+}
+
+void EventLoop::CountUnsent(Connection* c) {
+  const size_t num_unsent = c->num_unsent();
+  if (c->num_unsent_counted == 0) c->unsent_since = now_;
+  num_unsent_bytes_ += num_unsent;
+  num_unsent_bytes_ -= c->num_unsent_counted;
+  c->num_unsent_counted = num_unsent;
+}
+
+void EventLoop::LimitUnsent() {
+  while (num_unsent_bytes_ > options_.max_unsent_bytes) {
+    Connection* worst = nullptr;
+    double most = -1;  // Byte-seconds.
+    for (const auto& [fd, c] : connections_) {
+      if (c->num_unsent_counted == 0) continue;
+      const double held = absl::ToDoubleSeconds(now_ - c->unsent_since) *
+                          static_cast<double>(c->num_unsent_counted);
+      if (held <= most) continue;
+      most = held;
+      worst = c.get();
+    }
+    if (worst == nullptr) return;
+    Close(worst);
+  }
 }
 
 void EventLoop::FinishResponse(Connection* c) {
