@@ -71,6 +71,7 @@ std::vector<Part> Parts(bool is_brief) {
       {"connect_storm", [] { return RunConnectStorm(4096); }},
       // Within the keep-alive timeout.
       {"idle", [] { return RunIdleConnections(4096, 8); }},
+      {"full_port", [=] { return RunFullPort(is_brief ? 4096 : 16384, 128); }},
       {"slow_readers",
        [=] {
          return RunSlowReaders(

@@ -336,6 +336,36 @@ std::vector<Figure> RunIdleConnections(int num_connections, double seconds) {
            200}};
 }
 
+std::vector<Figure> RunFullPort(int num_connections, int num_probes) {
+  const std::string name = absl::StrCat(num_connections, " silent: ");
+  ServerProcessOptions options;
+  options.serve_args = {"--max-connections",
+                        absl::StrCat(std::max(1, num_connections / 8))};
+  auto server = ServerProcess::Start(options);
+  if (server == nullptr) return {NoError(name + "server not started", 1)};
+  RaiseOpenFileLimit();
+  Sockets sockets;
+  int num_refused = 0;
+  size_t oldest = 0;
+  for (int probe = 0; probe < num_probes; ++probe) {
+    for (int i = 0; i < num_connections / num_probes; ++i) {
+      if (static_cast<int>(sockets.fds.size()) < num_connections) {
+        sockets.fds.push_back(-1);
+      }
+      int& fd = sockets.fds[oldest++ % num_connections];
+      if (fd >= 0) close(fd);
+      fd = ConnectRaw(server->port(), /*waits=*/true);
+      // Every other one begins a request that does not come.
+      if (i % 2) (void)!send(fd, "GET /hea", 8, MSG_NOSIGNAL);
+    }
+    for (const char* path : {"/health/live", "/metrics", "/v1/models"}) {
+      num_refused += Get(server->port(), path).first != 200;
+    }
+  }
+  return {NoError(name + "probes and requests refused", num_refused),
+          NoError(name + "server gone", server->IsAlive() ? 0 : 1)};
+}
+
 namespace {
 
 // Streams alone, then beside what `hinder` does, again and again, on a thread

@@ -24,6 +24,10 @@ std::vector<Figure> RunConnectStorm(int num_clients);
 // Connections that had one answer and keep silent for `seconds`.
 std::vector<Figure> RunIdleConnections(int num_connections, double seconds);
 
+// Many more silent connections than the server takes, renewed as they are
+// closed, beside probes and requests: each is answered 200.
+std::vector<Figure> RunFullPort(int num_connections, int num_probes);
+
 struct HinderedScale {
   int num_streams = 32;
   int num_hindering = 32;

@@ -17,6 +17,8 @@ TEST(StreamsTest, IdleConnections) {
   ExpectFigures(RunIdleConnections(128, 0.1));
 }
 
+TEST(StreamsTest, FullPort) { ExpectFigures(RunFullPort(1024, 16)); }
+
 TEST(StreamsTest, SlowReaders) {
   ExpectFigures(RunSlowReaders({.num_streams = 16, .seconds = 0.5}));
 }
