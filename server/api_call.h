@@ -14,6 +14,7 @@
 #include "server/call.h"
 #include "server/http_server.h"
 #include "server/key_limiter.h"
+#include "server/memory_budget.h"
 #include "server/openai_api.h"
 #include "server/prompt_text.h"
 #include "server/stop_strings.h"
@@ -58,7 +59,9 @@ struct ApiCallOptions {
   std::vector<ApiCallPrompt> prompts;  // Empty: nothing of them is reported.
   int64_t num_prompt_tokens = 0;       // Of all prompts.
   HttpHeaders headers;
-  std::shared_ptr<KeyTicket> ticket;      // Null: no limits to keep.
+  std::shared_ptr<KeyTicket> ticket;  // Null: no limits to keep.
+  // Of what the answer holds; null: nothing worth it.
+  std::shared_ptr<MemoryBudget::Reservation> memory;
   std::shared_ptr<RequestRecord> record;  // Null: nothing is to be told.
   absl::Time arrival_time = absl::InfinitePast();
   // Usage tells of drafts, also where there were none.

@@ -17,6 +17,7 @@
 #include "nlohmann/json.hpp"
 #include "server/http_server.h"
 #include "server/key_limiter.h"
+#include "server/memory_budget.h"
 #include "server/openai_api.h"
 #include "server/output_processor.h"
 #include "server/prompt.h"
@@ -128,6 +129,7 @@ class ApiServer {
                   std::vector<std::vector<int32_t>> prompts,
                   const HttpRequest& http_request, absl::Time deadline,
                   std::shared_ptr<KeyTicket> ticket,
+                  std::shared_ptr<MemoryBudget::Reservation> memory,
                   const Responder& responder) const;
   // One request more of the key, if it has any. RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(
@@ -148,6 +150,8 @@ class ApiServer {
   // Outlives the calls, which the output processor of `model_` holds.
   const std::unique_ptr<KeyLimiter> limiter_;
   const std::unique_ptr<RequestGate> gate_;
+  // For log-probabilities of answers; as limiter_.
+  const std::unique_ptr<MemoryBudget> answer_memory_;
   std::atomic<State> state_{State::kLoading};
   mutable std::mutex reason_mu_;
   std::string reason_;  // Of kWaiting and kWorker; guarded by reason_mu_.

@@ -33,6 +33,9 @@ constexpr size_t kMaxRecordedPath = 256;
 // As nginx counts clients that did not wait; never sent.
 constexpr int kStatusClientGone = 499;
 constexpr absl::string_view kPing = ": ping\n\n";
+// A reader of a stream of large writes may be behind by so many of them.
+constexpr size_t kWritesExcused = 16;
+constexpr size_t kMaxExcusedBytes = 4 << 20;
 // Of a stream, not taken by the peer's kernel: seconds of text. The buffer of
 // the own one, from which on a send fails, holds half a minute of it, in which
 // a reader who has stopped would count as any other.
@@ -337,6 +340,9 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
   const size_t max_buffered = c->upgrade.has_value()
                                   ? c->upgrade->max_buffered_bytes
                                   : options_.max_buffered_bytes;
+  // Log-probabilities of many choices: steps of hundreds of kilobytes.
+  const size_t excused =
+      std::min(kMaxExcusedBytes, kWritesExcused * c->largest_write);
   if (!is_blocked) {
     Flush(c);
   } else {
@@ -345,7 +351,8 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
   LimitUnsent();
   if (c->state == State::kClosed) return;
   if (update.is_broken ||
-      (is_stream && c->num_unsent() > max_buffered + c->largest_write)) {
+      (is_stream &&
+       c->num_unsent() > c->largest_write + std::max(max_buffered, excused))) {
     return Close(c);
   }
   Advance(c);

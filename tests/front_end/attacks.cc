@@ -477,6 +477,26 @@ std::vector<Row> NumberRows() {
       absl::StrCat(R"({"n":128,"prompt_logprobs":20,)",
                    R"("max_tokens":1,"prompt":[72)", Repeat(",72", 1900), "]}"),
       400));
+  // Just below the limit, where an answer is largest.
+  const auto scores = [](const char* more, int num_ids) {
+    return absl::StrCat(R"({"n":128,"max_tokens":1,)", more, R"("prompt":[72)",
+                        Repeat(",72", num_ids - 1), "]}");
+  };
+  rows.push_back(Asks("many prompt_logprobs", kComplete,
+                      scores(R"("prompt_logprobs":20,)", 97), 200));
+  rows.push_back(Asks("many prompt_logprobs in a stream", kComplete,
+                      scores(R"("prompt_logprobs":20,"stream":true,)", 97),
+                      200));
+  rows.push_back(Asks("many logprobs of an echo", kComplete,
+                      scores(R"("echo":true,"logprobs":20,)", 96), 200));
+  rows.push_back(Asks("many logprobs", kComplete,
+                      R"({"n":128,"logprobs":20,"prompt":"a",)"
+                      R"("max_tokens":97,"ignore_eos":true})",
+                      200));
+  rows.push_back(Asks("more logprobs than an answer holds", kComplete,
+                      R"({"n":128,"logprobs":20,"prompt":"a",)"
+                      R"("max_tokens":98,"ignore_eos":true})",
+                      400));
   rows.push_back(
       Asks("vLLM #52054 prompt_logprobs of a long prompt", kComplete,
            absl::StrCat(R"({"prompt_logprobs":20,"max_tokens":1,)",
