@@ -43,6 +43,8 @@ class ChunkReader : public nlohmann::json_sax<Json> {
         path_ == "/choices/*/delta/reasoning" ||
         path_ == "/choices/*/message/content") {
       chunk_->text += value;
+    } else if (path_ == "/choices/*/finish_reason") {
+      chunk_->has_finish_reason = true;
     } else if (path_ == kEmbeddingPath) {
       ++chunk_->num_embeddings;  // In base64.
     } else if (path_ == "/error/message" || path_ == "/error") {

@@ -49,6 +49,7 @@ std::string CompletionBody(const CompletionParams& params,
 
 struct CompletionChunk {
   bool has_choice = false;  // A token (or several) came, perhaps without text.
+  bool has_finish_reason = false;
   std::string text;
   std::optional<int64_t> prompt_tokens;  // From `usage`.
   std::optional<int64_t> completion_tokens;

@@ -49,6 +49,7 @@ class LoadRequest : public ResponseHandler {
   double started_at_ = 0;
   double last_chunk_at_ = 0;
   int64_t num_chunks_ = 0;
+  bool is_ended_ = false;  // The stream has said that it ends.
   bool has_usage_ = false;
   // Of each chunk: bytes of text, and the tokens up to its end as far as the
   // server has said so with it (continuous_usage_stats).
@@ -185,13 +186,17 @@ void LoadRequest::CountTokens() {
 }
 
 void LoadRequest::OnEvent(absl::string_view data, double now) {
-  if (data == "[DONE]") return;
+  if (data == "[DONE]") {
+    is_ended_ = true;
+    return;
+  }
   CompletionChunk chunk;
   const absl::Status status = ReadCompletionChunk(data, &chunk);
   if (!status.ok()) {
     if (record_->error.empty()) record_->error = std::string(status.message());
     return;
   }
+  is_ended_ |= chunk.has_finish_reason;
   AddChunk(chunk, now);
 }
 
@@ -230,6 +235,10 @@ void LoadRequest::OnEnd(const ResponseEnd& end, double now) {
                                   ErrorText(end.http_status, end.body));
   } else if (num_chunks_ == 0 && record_->error.empty()) {
     record_->error = "the stream brought no token";
+  } else if (!is_ended_ && record_->error.empty()) {
+    // A proxy ends the answer of a server that has died like any other.
+    record_->error =
+        "the stream broke off: neither a finish_reason nor [DONE] came";
   }
   if (!is_pooling()) CountTokens();
   record_->success = record_->error.empty();

@@ -97,10 +97,25 @@ TEST_F(ServingLoadTest, CountsWhereTheServerDoesNot) {
   EXPECT_EQ(result.records[0].output_tokens, 2);
 }
 
+TEST_F(ServingLoadTest, AStreamThatBreaksOffHasFailed) {
+  const std::string last =
+      R"({"choices": [{"text": "b", "finish_reason": "length"}]})";
+  for (const auto& [end, succeeds] : {std::pair{std::string("[DONE]"), true},
+                                      {last, true},
+                                      {Token("b"), false}}) {
+    const ServingLoadResult result = Run(1, [&](int, const std::string&) {
+      return FakeAnswer{StreamAnswer({Token("a"), end})};
+    });
+    EXPECT_EQ(result.records[0].success, succeeds) << end;
+    EXPECT_EQ(result.records[0].error.empty(), succeeds);
+  }
+}
+
 // What the server sent as a whole is shared out over the chunks.
 TEST_F(ServingLoadTest, CountsTheTokensOfChunks) {
   using Chunks = std::vector<double>;
-  const auto chunks_of = [this](const std::vector<std::string>& events) {
+  const auto chunks_of = [this](std::vector<std::string> events) {
+    events.push_back("[DONE]");
     const ServingLoadResult result = Run(1, [&](int, const std::string&) {
       return FakeAnswer{StreamAnswer(events)};
     });
