@@ -178,7 +178,7 @@ class StreamHandler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.wfile.write(chunk("a") + chunk("b") + chunk("c") + b"0\r\n\r\n")
+        self.wfile.write(chunk("a") + chunk("b") + chunk("c") + end())
 
     def log_message(self, *args):
         pass
@@ -218,10 +218,17 @@ def test_serve_over_tls(tmp_path):
     assert "self-signed certificate" in refused.stderr
 
 
-def chunk(text):
-    data = json.dumps({"choices": [{"text": text, "index": 0}]})
+def framed(data):
     event = f"data: {data}\n\n".encode()
     return f"{len(event):x}\r\n".encode() + event + b"\r\n"
+
+
+def chunk(text):
+    return framed(json.dumps({"choices": [{"text": text, "index": 0}]}))
+
+
+def end():
+    return framed("[DONE]") + b"0\r\n\r\n"
 
 
 class FailingHandler(http.server.BaseHTTPRequestHandler):
@@ -250,7 +257,7 @@ class FailingHandler(http.server.BaseHTTPRequestHandler):
         if number == 3:
             self.close_connection = True
             return
-        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.write(end())
 
     def log_message(self, *args):
         pass
@@ -366,7 +373,7 @@ class MixedHandler(FailingHandler):
         if kind == 3:
             event = b'data: {"error": {"message": "engine died"}}\n\n'
             self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
-        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.write(end())
 
 
 def test_serve_reports_each_request_that_failed(tmp_path):
