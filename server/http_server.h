@@ -157,7 +157,8 @@ struct HttpServerOptions {
   absl::Duration write_stall_timeout = absl::Seconds(30);
   // ": ping" comments while a stream has nothing to say; proxies cut idle ones.
   absl::Duration stream_ping_interval = absl::Seconds(15);
-  // Per stream, beside the kernel's and beside the largest single write.
+  // Per stream, beside the kernel's and beside the largest single write; up to
+  // 4 MiB where 16 such writes are more.
   int64_t max_buffered_bytes = 256 << 10;
   // Of all answers that their readers have not taken: beyond it, those are cut
   // off that have held most for longest.

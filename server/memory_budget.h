@@ -1,4 +1,5 @@
-// Bounds the memory that the bodies being parsed take together.
+// Bounds the memory that many requests take together: bodies that are parsed,
+// log-probabilities of answers.
 #ifndef QUIRE_SERVER_MEMORY_BUDGET_H_
 #define QUIRE_SERVER_MEMORY_BUDGET_H_
 
