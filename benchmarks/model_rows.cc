@@ -61,9 +61,9 @@ std::string ModelRow::Name() const {
   return name;
 }
 
-absl::StatusOr<ModelDriver> ModelDriver::Create(LoadedModel* model,
-                                                int num_seqs, int max_len,
-                                                ModelRunner* runner) {
+absl::StatusOr<ModelDriver> ModelDriver::Create(
+    LoadedModel* model, int num_seqs, int max_len, ModelRunner* runner,
+    const std::atomic<bool>* is_cancelled) {
   const int block_size = model->shape.block_size;
   const int64_t blocks =
       int64_t{num_seqs} * ((max_len + block_size - 1) / block_size);
@@ -77,14 +77,15 @@ absl::StatusOr<ModelDriver> ModelDriver::Create(LoadedModel* model,
                      " for sequences of up to ", model->shape.max_model_len));
   }
   return ModelDriver(model, runner != nullptr ? runner : model->runner.get(),
-                     num_seqs, max_len);
+                     num_seqs, max_len, is_cancelled);
 }
 
 ModelDriver::ModelDriver(LoadedModel* model, ModelRunner* runner, int num_slots,
-                         int max_len)
+                         int max_len, const std::atomic<bool>* is_cancelled)
     : model_(model),
       runner_(runner),
       max_len_(max_len),
+      is_cancelled_(is_cancelled),
       lengths_(num_slots, 0),
       last_tokens_(num_slots, 0) {
   params_.temperature = 0.0f;
@@ -106,9 +107,21 @@ absl::Status ModelDriver::CollectOne() {
   return absl::OkStatus();
 }
 
+absl::Status ModelDriver::CollectAll() {
+  while (num_in_flight_ > 0) QUIRE_RETURN_IF_ERROR(CollectOne());
+  return absl::OkStatus();
+}
+
+absl::Status ModelDriver::CheckNotCancelled() {
+  if (is_cancelled_ == nullptr || !*is_cancelled_) return absl::OkStatus();
+  QUIRE_RETURN_IF_ERROR(CollectAll());
+  return absl::CancelledError("cancelled");
+}
+
 absl::Status ModelDriver::Compute(int slot, int first, int end, bool starts) {
   const int budget = model_->shape.max_num_tokens;
   while (first < end) {
+    QUIRE_RETURN_IF_ERROR(CheckNotCancelled());
     const int count = std::min(budget, end - first);
     SchedulerOutput output;
     if (starts) {
@@ -152,6 +165,7 @@ absl::Status ModelDriver::Extend(int slot, int num_tokens) {
 
 absl::Status ModelDriver::Decode(int num_seqs, int num_steps) {
   for (int step = 0; step < num_steps; ++step) {
+    QUIRE_RETURN_IF_ERROR(CheckNotCancelled());
     SchedulerOutput output;
     // The token is on the host only once its step has been collected.
     const bool is_on_device = num_in_flight_ > 0;
@@ -166,8 +180,7 @@ absl::Status ModelDriver::Decode(int num_seqs, int num_steps) {
       QUIRE_RETURN_IF_ERROR(CollectOne());
     }
   }
-  while (num_in_flight_ > 0) QUIRE_RETURN_IF_ERROR(CollectOne());
-  return absl::OkStatus();
+  return CollectAll();
 }
 
 namespace {
@@ -218,7 +231,10 @@ absl::StatusOr<ModelRowResult> MeasureModelRow(const LoadedModel& model,
   };
   QUIRE_ASSIGN_OR_RETURN(ModelCeilings before, measure());
   for (int i = 0; i < repetitions; ++i) {
-    QUIRE_ASSIGN_OR_RETURN(const double seconds, RunRow(driver, row));
+    const absl::StatusOr<double> run = RunRow(driver, row);
+    if (absl::IsCancelled(run.status()) && i > 0) break;
+    QUIRE_RETURN_IF_ERROR(run.status());
+    const double seconds = *run;
     result.seconds.push_back(seconds);
     QUIRE_ASSIGN_OR_RETURN(const ModelCeilings after, measure());
     const double bytes = work.bytes / seconds;

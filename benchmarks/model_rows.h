@@ -4,6 +4,7 @@
 #ifndef QUIRE_BENCHMARKS_MODEL_ROWS_H_
 #define QUIRE_BENCHMARKS_MODEL_ROWS_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -52,10 +53,13 @@ using ModelCeilingProbe = std::function<absl::StatusOr<ModelCeilings>()>;
 class ModelDriver {
  public:
   // RESOURCE_EXHAUSTED if the KV cache does not hold `num_seqs` sequences of
-  // `max_len` tokens. `runner`: null: the model's own.
-  static absl::StatusOr<ModelDriver> Create(LoadedModel* model, int num_seqs,
-                                            int max_len,
-                                            ModelRunner* runner = nullptr);
+  // `max_len` tokens. `runner`: null: the model's own. Once *is_cancelled, if
+  // it is given (it must outlive the driver), what follows is CANCELLED after
+  // the step at hand, with none left in flight.
+  static absl::StatusOr<ModelDriver> Create(
+      LoadedModel* model, int num_seqs, int max_len,
+      ModelRunner* runner = nullptr,
+      const std::atomic<bool>* is_cancelled = nullptr);
 
   // Starts sequence `slot` anew with `num_tokens` tokens.
   absl::Status Prefill(int slot, int num_tokens);
@@ -67,16 +71,19 @@ class ModelDriver {
 
  private:
   ModelDriver(LoadedModel* model, ModelRunner* runner, int num_slots,
-              int max_len);
+              int max_len, const std::atomic<bool>* is_cancelled);
 
   // Computes the tokens [first, end) of the slot's history, in chunks.
   absl::Status Compute(int slot, int first, int end, bool starts);
   absl::Status CollectOne();
+  absl::Status CollectAll();
+  absl::Status CheckNotCancelled();
   int32_t TokenAt(int slot, int position) const;
 
   LoadedModel* model_;
   ModelRunner* runner_;
   int max_len_;
+  const std::atomic<bool>* is_cancelled_;
   SamplingParams params_;
   std::vector<int> lengths_;
   std::vector<int32_t> last_tokens_;
@@ -84,8 +91,8 @@ class ModelDriver {
 };
 
 // Measures `row` after one repetition, of few generated tokens, that does not
-// count; `probe` is asked
-// before and after each repetition.
+// count; `probe` is asked before and after each repetition. A driver that is
+// cancelled leaves the repetitions that were done; CANCELLED if there are none.
 absl::StatusOr<ModelRowResult> MeasureModelRow(const LoadedModel& model,
                                                ModelDriver* driver,
                                                const ModelRow& row,

@@ -50,6 +50,28 @@ TEST_F(ModelRowsTest, MeasuresEveryKindOfRow) {
   }
 }
 
+// Cancelled in the second repetition, which is not counted then; at once
+// afterwards.
+TEST_F(ModelRowsTest, CancellationKeepsWholeRepetitions) {
+  std::atomic<bool> is_cancelled{false};
+  auto driver = ModelDriver::Create(&model_, 1, 60, nullptr, &is_cancelled);
+  ASSERT_TRUE(driver.ok()) << driver.status();
+  int num_probes = 0;
+  const auto probe = [&]() -> absl::StatusOr<ModelCeilings> {
+    is_cancelled = ++num_probes == 2;
+    return ModelCeilings{1e9, 0, 1e12};
+  };
+  const ModelRow row = {20, 5, 0, 1};
+  const auto result = MeasureModelRow(model_, &*driver, row, 3, probe);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->seconds.size(), 1u);
+  EXPECT_EQ(result->percent_of_read.size(), 1u);
+  EXPECT_EQ(MeasureModelRow(model_, &*driver, row, 3, probe).status().code(),
+            absl::StatusCode::kCancelled);
+  is_cancelled = false;
+  EXPECT_TRUE(MeasureModelRow(model_, &*driver, row, 1, nullptr).ok());
+}
+
 TEST_F(ModelRowsTest, WhatDoesNotFitIsAnError) {
   for (const auto& [num_seqs, max_len] :
        {std::pair(4, 60), std::pair(3, 65), std::pair(3, 100000)}) {

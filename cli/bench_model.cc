@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -121,7 +122,8 @@ constexpr int64_t kMaxProbeBytes = int64_t{2} << 30;
 
 class ModelBench {
  public:
-  explicit ModelBench(const BenchModelOptions& options) : options_(options) {}
+  explicit ModelBench(const BenchModelOptions& options)
+      : options_(options), is_interrupted_(InterruptFlag()) {}
 
   int Run();
 
@@ -148,6 +150,7 @@ class ModelBench {
   void PrintEnd();
 
   const BenchModelOptions& options_;
+  const std::atomic<bool>& is_interrupted_;
   std::unique_ptr<Session> session_;
   LoadedModel preset_model_;
   std::string name_;
@@ -191,7 +194,8 @@ absl::Status ModelBench::Load(const std::vector<ModelRow>& rows) {
   QUIRE_ASSIGN_OR_RETURN(
       ModelDriver driver,
       ModelDriver::Create(&model(), num_seqs, longest,
-                          session_ != nullptr ? session_->runner : nullptr));
+                          session_ != nullptr ? session_->runner : nullptr,
+                          &is_interrupted_));
   driver_ = std::make_unique<ModelDriver>(std::move(driver));
   exit_code_ = kExitEngine;
   return absl::OkStatus();
@@ -405,21 +409,22 @@ absl::Status ModelBench::Measure(const ModelRow& row) {
 }
 
 int ModelBench::Run() {
-  const std::atomic<bool>& is_interrupted = InterruptFlag();
   const auto rows = PlanRows(options_);
   if (!rows.ok()) return FailBench(rows.status(), kExitUsage);
   if (const absl::Status status = Load(*rows); !status.ok()) {
     return FailBench(status, exit_code_);
   }
   for (const ModelRow& row : *rows) {
-    if (is_interrupted) break;
-    if (const absl::Status status = Measure(row); !status.ok()) {
+    if (is_interrupted_) break;
+    const absl::Status status = Measure(row);
+    if (absl::IsCancelled(status)) break;
+    if (!status.ok()) {
       PrintEnd();
       return FailBench(status, kExitEngine);
     }
   }
   PrintEnd();
-  return is_interrupted ? kExitInterrupted : kExitOk;
+  return is_interrupted_ ? kExitInterrupted : kExitOk;
 }
 
 }  // namespace

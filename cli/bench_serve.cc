@@ -351,7 +351,7 @@ class ServeBench {
   absl::Status WarmUp();
   void Measure();
   // Why none of the requests was sent.
-  void FailAll(absl::string_view error);
+  void FailAll(absl::string_view error, bool were_started = true);
   bool SavesResult() const {
     return options_.save_result || options_.save_detailed ||
            options_.append_result;
@@ -616,7 +616,7 @@ absl::Status ServeBench::Save(const ServingMetrics& metrics) {
   return status;
 }
 
-void ServeBench::FailAll(absl::string_view error) {
+void ServeBench::FailAll(absl::string_view error, bool were_started) {
   const int size = plan_.dataset.random_batch_size;
   result_.records.resize(prompts_.empty()
                              ? (options_.num_prompts + size - 1) / size
@@ -625,6 +625,7 @@ void ServeBench::FailAll(absl::string_view error) {
     const bool is_malformed = !prompts_.empty() && !prompts_[i].error.empty();
     result_.records[i].error =
         is_malformed ? prompts_[i].error : std::string(error);
+    result_.records[i].was_started = is_malformed || were_started;
   }
 }
 
@@ -649,9 +650,9 @@ int ServeBench::Run() {
     return FailBench(made, is_usage ? kExitUsage : kExitDevice);
   }
   if (made.ok() && connection_.ok()) connection_ = WarmUp();
-  if (!made.ok()) {
+  if (is_interrupted_) {
     result_.was_cancelled = true;
-    FailAll("cancelled before it started");
+    FailAll("cancelled before it started", /*were_started=*/false);
   } else if (connection_.ok()) {
     Measure();
   } else {
@@ -667,9 +668,14 @@ int ServeBench::Run() {
   std::fflush(stdout);
   std::vector<std::string> errors;
   for (const RequestResult& record : result_.records) {
-    errors.push_back(record.error);
+    errors.push_back(record.was_started ? record.error : "");
   }
   PrintRequestErrors(errors);
+  if (metrics.not_started > 0) {
+    absl::FPrintF(stderr, "quire: interrupted: %d request%s not started\n",
+                  metrics.not_started,
+                  metrics.not_started == 1 ? " was" : "s were");
+  }
   if (const absl::Status status = Save(metrics); !status.ok()) {
     return FailBench(status, kExitDevice);
   }

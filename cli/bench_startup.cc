@@ -1,5 +1,6 @@
 // `quire bench startup`: this program's own `serve`, started again and again.
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mman.h>
@@ -7,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -16,6 +18,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "benchmarks/process_use.h"
 #include "benchmarks/serving/completion_api.h"
 #include "benchmarks/serving/load_client.h"
@@ -35,6 +39,12 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kFirstTokenTimeout = 600;
 
+// How long a server may take to end.
+constexpr double kStopTimeout = 20;
+
+// How long a signal may stay unnoticed.
+constexpr int kPollMilliseconds = 50;
+
 // What a failed start has said last is kept to so many bytes.
 constexpr off_t kMaxErrorBytes = 64 << 10;
 
@@ -47,11 +57,8 @@ class ServeProcess {
   ServeProcess(const ServeProcess&) = delete;
   ServeProcess& operator=(const ServeProcess&) = delete;
   ~ServeProcess() {
-    if (output_ != nullptr) std::fclose(output_);
-    if (pid_ > 0) {
-      kill(pid_, SIGTERM);
-      Wait();
-    }
+    if (output_fd_ >= 0) close(output_fd_);
+    if (pid_ > 0) Stop();
     if (errors_fd_ >= 0) close(errors_fd_);
   }
 
@@ -77,7 +84,7 @@ class ServeProcess {
                                   argv.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
     close(pipe_fds[1]);
-    output_ = fdopen(pipe_fds[0], "r");
+    output_fd_ = pipe_fds[0];
     if (error != 0) {
       pid_ = -1;
       return absl::UnavailableError(std::strerror(error));
@@ -86,19 +93,29 @@ class ServeProcess {
   }
 
   // Waits for the table that start-up prints; the port in it. UNAVAILABLE if
-  // the process ends before; exit_code() is then its own.
-  absl::StatusOr<int> WaitForPort() {
+  // the process ends before; exit_code() is then its own. CANCELLED by a
+  // signal.
+  absl::StatusOr<int> WaitForPort(const std::atomic<bool>& is_interrupted) {
     int port = 0;
-    char line[4096];
-    while (std::fgets(line, sizeof(line), output_) != nullptr) {
-      const absl::string_view text = line;
-      const size_t colon = text.rfind(':');
-      if (absl::StrContains(text, " address ") &&
-          colon != absl::string_view::npos) {
-        const absl::string_view digits = text.substr(colon + 1);
-        if (!absl::SimpleAtoi(digits, &port)) port = 0;
+    std::string text;
+    for (;;) {
+      if (is_interrupted) return absl::CancelledError("interrupted");
+      pollfd ready = {output_fd_, POLLIN, 0};
+      if (poll(&ready, 1, kPollMilliseconds) <= 0) continue;
+      char piece[4096];
+      const ssize_t count = read(output_fd_, piece, sizeof(piece));
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) break;
+      text.append(piece, count);
+      for (size_t end; (end = text.find('\n')) != std::string::npos;
+           text.erase(0, end + 1)) {
+        const absl::string_view line = absl::string_view(text).substr(0, end);
+        if (absl::StrContains(line, " address ") &&
+            !absl::SimpleAtoi(line.substr(line.rfind(':') + 1), &port)) {
+          port = 0;
+        }
+        if (absl::StrContains(line, "ready in") && port > 0) return port;
       }
-      if (absl::StrContains(text, "ready in") && port > 0) return port;
     }
     Wait();
     return absl::UnavailableError(absl::StrCat(
@@ -119,17 +136,36 @@ class ServeProcess {
   int exit_code() const { return exit_code_; }
 
  private:
-  void Wait() {
+  // True if the process has ended.
+  bool Reap(int options) {
     int status = 0;
-    while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-    }
+    pid_t pid;
+    do {
+      pid = waitpid(pid_, &status, options);
+    } while (pid < 0 && errno == EINTR);
+    if (pid == 0) return false;
     exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : kExitEngine;
     pid_ = -1;
+    return true;
+  }
+  void Wait() { Reap(0); }
+  // As an operator would end it; by force if it does not.
+  void Stop() {
+    kill(pid_, SIGTERM);
+    const double deadline = MonotonicSeconds() + kStopTimeout;
+    while (!Reap(WNOHANG)) {
+      if (MonotonicSeconds() >= deadline) {
+        kill(pid_, SIGKILL);
+        Wait();
+        return;
+      }
+      absl::SleepFor(absl::Milliseconds(5));
+    }
   }
 
   int exit_code_ = kExitDevice;
   pid_t pid_ = -1;
-  std::FILE* output_ = nullptr;
+  int output_fd_ = -1;
   int errors_fd_ = -1;
 };
 
@@ -179,15 +215,16 @@ absl::StatusOr<ServeOptions> ReadServeArgs(
   return std::move(parsed.serve);
 }
 
-// On failure `exit_code` says how to exit.
+// On failure `exit_code` says how to exit; CANCELLED by a signal.
 absl::StatusOr<StartupSample> StartOnce(
     const std::vector<std::string>& serve_args, const std::string& api_key,
-    ServeProcess& process, int* exit_code) {
+    ServeProcess& process, const std::atomic<bool>& is_interrupted,
+    int* exit_code) {
   StartupSample sample;
   *exit_code = kExitDevice;
   const double start = MonotonicSeconds();
   QUIRE_RETURN_IF_ERROR(process.Start(serve_args));
-  const auto found_port = process.WaitForPort();
+  const auto found_port = process.WaitForPort(is_interrupted);
   if (!found_port.ok()) {
     *exit_code = process.exit_code();
     return found_port.status();
@@ -200,7 +237,8 @@ absl::StatusOr<StartupSample> StartOnce(
   HttpMessage message;
   message.method = "GET";
   message.path = "/health/ready";
-  const ResponseEnd ready = client->Fetch(message, /*timeout_seconds=*/60);
+  const ResponseEnd ready =
+      client->Fetch(message, /*timeout_seconds=*/60, &is_interrupted);
   QUIRE_RETURN_IF_ERROR(ready.status);
   if (ready.http_status != 200) {
     return absl::UnavailableError(ErrorText(ready.http_status, ready.body));
@@ -222,7 +260,10 @@ absl::StatusOr<StartupSample> StartOnce(
   FirstEvent first;
   client->Start(message, &first);
   const double deadline = MonotonicSeconds() + kFirstTokenTimeout;
-  while (!first.is_done && MonotonicSeconds() < deadline) client->Poll(1);
+  while (!first.is_done && !is_interrupted && MonotonicSeconds() < deadline) {
+    client->Poll(1e-3 * kPollMilliseconds);
+  }
+  if (is_interrupted) return absl::CancelledError("interrupted");
   if (!first.error.empty()) return absl::UnavailableError(first.error);
   if (first.time == 0) return absl::UnavailableError("no token came");
   sample.first_token_seconds = first.time - start;
@@ -259,7 +300,8 @@ int RunBenchStartup(const BenchStartupOptions& options) {
     line.Show("starts", i, options.repetitions, "");
     int exit_code = 0;
     ServeProcess process;
-    auto sample = StartOnce(options.serve_args, api_key, process, &exit_code);
+    auto sample = StartOnce(options.serve_args, api_key, process,
+                            is_interrupted, &exit_code);
     if (!sample.ok() && is_interrupted) break;
     if (!sample.ok()) {
       line.Clear();

@@ -6,8 +6,8 @@
 #include <fstream>
 #include <istream>
 #include <iterator>
-#include <sstream>
 #include <streambuf>
+#include <string>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -25,6 +25,9 @@ using Json = nlohmann::ordered_json;
 // every vocabulary of use has and in which few are special.
 constexpr int32_t kFirstId = 300;
 constexpr int32_t kNumIds = 1500;
+
+// A prompt that is longer than any model's context.
+constexpr size_t kMaxLineBytes = size_t{64} << 20;
 
 // Frequent English words: one token each in most vocabularies.
 constexpr const char* kWords[] = {
@@ -231,15 +234,57 @@ absl::Status CheckGiven(const std::string& path) {
   return absl::InvalidArgumentError("this dataset needs --dataset-path");
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  QUIRE_RETURN_IF_ERROR(CheckGiven(path));
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file || file.bad()) {
+// A file in pieces, which ends early when the listener wants no more of it:
+// some hundred megabytes take seconds, and who parses them asks nobody.
+class FilePieces : public std::streambuf {
+ public:
+  FilePieces(const std::string& path, const Making& making)
+      : making_(making), file_(path, std::ios::binary) {}
+
+  // NOT_FOUND: it cannot be read; CANCELLED.
+  absl::Status status(const std::string& path) const {
+    QUIRE_RETURN_IF_ERROR(was_cancelled_);
+    if (file_.is_open() && !file_.bad()) return absl::OkStatus();
     return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
   }
-  return text.str();
+
+ protected:
+  int_type underflow() override {
+    if (was_cancelled_.ok()) was_cancelled_ = making_.GoOn(0);
+    if (!was_cancelled_.ok()) return traits_type::eof();
+    file_.read(piece_.data(), piece_.size());
+    setg(piece_.data(), piece_.data(), piece_.data() + file_.gcount());
+    return file_.gcount() == 0 ? traits_type::eof()
+                               : traits_type::to_int_type(piece_.front());
+  }
+
+ private:
+  const Making& making_;
+  std::ifstream file_;
+  std::array<char, 1 << 16> piece_;
+  absl::Status was_cancelled_;
+};
+
+// The next line without its end; false at the end of the file.
+// INVALID_ARGUMENT, saying at which line of `path`, for a line that is longer
+// than a file of prompts has.
+absl::StatusOr<bool> ReadLine(FilePieces* pieces, const std::string& path,
+                              int64_t line_number, std::string* line) {
+  line->clear();
+  constexpr int kEnd = std::char_traits<char>::eof();
+  for (int c = pieces->sbumpc(); c != '\n'; c = pieces->sbumpc()) {
+    if (c == kEnd) {
+      QUIRE_RETURN_IF_ERROR(pieces->status(path));
+      return !line->empty();
+    }
+    if (line->size() == kMaxLineBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ":", line_number, ": longer than ", kMaxLineBytes,
+                       " bytes, the most that a line may have"));
+    }
+    line->push_back(static_cast<char>(c));
+  }
+  return true;
 }
 
 absl::StatusOr<int64_t> CountTokens(PromptCodec* codec,
@@ -332,13 +377,14 @@ LoadPrompt CustomPrompt(const DatasetOptions& options, const std::string& line,
 absl::StatusOr<std::vector<LoadPrompt>> CustomPrompts(
     const DatasetOptions& options, PromptCodec* codec, SimulationRandom* random,
     const Making& making) {
-  QUIRE_ASSIGN_OR_RETURN(const std::string text, ReadFile(options.path));
-  std::istringstream lines(text);
+  QUIRE_RETURN_IF_ERROR(CheckGiven(options.path));
+  FilePieces pieces(options.path, making);
   std::vector<LoadPrompt> prompts;
-  int line_number = 0;
-  for (std::string line; std::getline(lines, line);) {
-    ++line_number;
-    QUIRE_RETURN_IF_ERROR(making.GoOn(0));
+  std::string line;
+  for (int64_t line_number = 1;; ++line_number) {
+    QUIRE_ASSIGN_OR_RETURN(const bool is_there,
+                           ReadLine(&pieces, options.path, line_number, &line));
+    if (!is_there) break;
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     prompts.push_back(CustomPrompt(
         options, line, absl::StrCat(options.path, ":", line_number)));
@@ -427,37 +473,6 @@ std::vector<Turns> ReadTurns(const Json& root, const std::string& path) {
   }
   return all;
 }
-
-// A file in pieces, which ends early when the listener wants no more of it: the
-// parsing of some hundred megabytes takes seconds and asks nobody.
-class FilePieces : public std::streambuf {
- public:
-  FilePieces(const std::string& path, const Making& making)
-      : making_(making), file_(path, std::ios::binary) {}
-
-  // NOT_FOUND: it cannot be read; CANCELLED.
-  absl::Status status(const std::string& path) const {
-    QUIRE_RETURN_IF_ERROR(was_cancelled_);
-    if (file_.is_open() && !file_.bad()) return absl::OkStatus();
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
-  }
-
- protected:
-  int_type underflow() override {
-    if (was_cancelled_.ok()) was_cancelled_ = making_.GoOn(0);
-    if (!was_cancelled_.ok()) return traits_type::eof();
-    file_.read(piece_.data(), piece_.size());
-    setg(piece_.data(), piece_.data(), piece_.data() + file_.gcount());
-    return file_.gcount() == 0 ? traits_type::eof()
-                               : traits_type::to_int_type(piece_.front());
-  }
-
- private:
-  const Making& making_;
-  std::ifstream file_;
-  std::array<char, 1 << 16> piece_;
-  absl::Status was_cancelled_;
-};
 
 // The number of the line, from 1, in which the file stops being JSON.
 absl::StatusOr<int64_t> LineOfError(const std::string& path,

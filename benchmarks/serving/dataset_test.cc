@@ -362,6 +362,16 @@ TEST_F(DatasetTest, MalformedConversationsArePromptsThatSaySo) {
   }
 }
 
+// It took all memory.
+TEST_F(DatasetTest, AnEndlessLineIsAnError) {
+  options_.kind = DatasetOptions::Kind::kCustom;
+  options_.path = "/dev/zero";
+  const auto prompts = Make(nullptr);
+  EXPECT_EQ(prompts.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(prompts.status().message(),
+              HasSubstr("/dev/zero:1: longer than 67108864 bytes"));
+}
+
 TEST_F(DatasetTest, FilesWithoutAPromptAreErrors) {
   using Kind = DatasetOptions::Kind;
   options_.custom_output_len = -1;
@@ -370,6 +380,9 @@ TEST_F(DatasetTest, FilesWithoutAPromptAreErrors) {
   EXPECT_THAT(ErrorOf(Kind::kCustom, "{\"prompt\": \"a\"}\n"),
               HasSubstr("malformed:1: \"output_tokens\""));
   EXPECT_THAT(ErrorOf(Kind::kCustom, "\n"), HasSubstr("no prompt"));
+  // The last line need not end.
+  EXPECT_THAT(ErrorOf(Kind::kCustom, "\n\n{\"prompt\": 3}"),
+              HasSubstr("malformed:3: \"prompt\""));
   EXPECT_THAT(ErrorOf(Kind::kShareGpt, "[\n{},\n{\"conversations\": oops}]"),
               HasSubstr("malformed:3: not JSON"));
   EXPECT_THAT(ErrorOf(Kind::kShareGpt, "{}"), HasSubstr("not a list"));

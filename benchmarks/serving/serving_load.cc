@@ -305,6 +305,7 @@ ServingLoadResult Load::Run() {
     client_->CancelAll();
     for (size_t i = num_started_; i < requests_.size(); ++i) {
       result_.records[i].error = "cancelled before it started";
+      result_.records[i].was_started = false;
     }
   }
   result_.probes.assign(probe_records_.begin(), probe_records_.end());

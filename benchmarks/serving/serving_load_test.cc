@@ -250,6 +250,8 @@ TEST_F(ServingLoadTest, CancellationKeepsWhatEnded) {
   EXPECT_TRUE(result.records[0].success);
   EXPECT_EQ(result.records[1].error, "cancelled");
   EXPECT_EQ(result.records[4].error, "cancelled before it started");
+  EXPECT_TRUE(result.records[1].was_started);
+  EXPECT_FALSE(result.records[4].was_started);
 }
 
 // Beside a load that fills its one place, and apart from its records.

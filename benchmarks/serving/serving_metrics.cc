@@ -308,7 +308,7 @@ ServingMetrics ComputeServingMetrics(const std::vector<RequestResult>& records,
   int num_good = 0;
   for (const RequestResult& record : records) {
     if (!record.success) {
-      ++metrics.failed;
+      ++(record.was_started ? metrics.failed : metrics.not_started);
       continue;
     }
     ++metrics.completed;
@@ -348,6 +348,9 @@ std::string ServingReport(const ServingMetrics& metrics,
   report.AddTitle(" Serving Benchmark Result ", '=');
   report.AddCount("Successful requests:", metrics.completed);
   report.AddCount("Failed requests:", metrics.failed);
+  if (metrics.not_started > 0) {
+    report.AddCount("Requests not started:", metrics.not_started);
+  }
   if (options.max_concurrency > 0) {
     report.AddCount("Maximum request concurrency:", options.max_concurrency);
   }
@@ -429,6 +432,7 @@ Json ServingJson(const ServingMetrics& metrics,
   json["duration"] = metrics.duration;
   json["completed"] = metrics.completed;
   json["failed"] = metrics.failed;
+  if (metrics.not_started > 0) json["not_started"] = metrics.not_started;
   json["total_input_tokens"] = metrics.total_input_tokens;
   if (is_generation) {
     json["total_output_tokens"] = metrics.total_output_tokens;
@@ -456,7 +460,7 @@ Json ServingJson(const ServingMetrics& metrics,
         1e3 * metrics.counters.queue_seconds / metrics.counters.num_queued;
   }
   if (detailed) AddDetails(records, options.task, &json);
-  if (detailed || metrics.failed > 0) {
+  if (detailed || metrics.failed + metrics.not_started > 0) {
     json["errors"] = Json::array();
     for (const RequestResult& record : records) {
       json["errors"].push_back(record.error);

@@ -22,6 +22,8 @@ namespace quire {
 struct RequestResult {
   bool success = false;
   std::string error;  // Why it failed; empty if it has not.
+  // False: the load was cancelled before its turn; it has not failed.
+  bool was_started = true;
   int64_t prompt_len = 0;
   int64_t output_tokens = 0;  // As the server counts; else chunks.
   int num_inputs = 1;  // Embeddings that were asked for, in LoadTask::kPooling.
@@ -83,6 +85,7 @@ struct ServingMetrics {
   double duration = 0;
   int completed = 0;
   int failed = 0;
+  int not_started = 0;             // The load was cancelled before.
   int64_t total_input_tokens = 0;  // Of completed requests.
   int64_t total_input_sequences = 0;
   int64_t total_output_tokens = 0;
@@ -117,7 +120,8 @@ nlohmann::ordered_json ProbeJson(const std::vector<RequestResult>& probes);
 
 // The members of the result file that come from the measurement.
 //   detailed: with a list over the requests for each of their figures. The list
-//   of errors is there also if any request failed.
+//   of errors is there also if any request failed or was not started, and
+//   "not_started" if any was not.
 nlohmann::ordered_json ServingJson(const ServingMetrics& metrics,
                                    const std::vector<RequestResult>& records,
                                    const ReportOptions& options, bool detailed);

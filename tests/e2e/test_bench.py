@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 import xml.etree.ElementTree
+from pathlib import Path
 
 import pytest
 
@@ -291,6 +292,8 @@ def test_serve_keeps_what_it_has_when_interrupted(tmp_path):
     assert result["errors"][:3] == [""] * 3
     assert "middle" in result["errors"][3]
     assert result["errors"][4] == "cancelled"
+    assert result["failed"] == 2 and result["not_started"] == 3
+    assert "interrupted: 3 requests were not started" in stderr
 
 
 class SlowTokenizer(StreamHandler):
@@ -341,9 +344,11 @@ def test_serve_shows_and_ends_the_making_of_prompts(tmp_path):
     assert "prompts   0% [" in shown
     assert process.returncode == 130
     assert seconds < 10  # A request for tokens may take 30.
-    assert "Failed requests:                         8" in stdout
+    assert "Failed requests:                         0" in stdout
+    assert "Requests not started:                    8" in stdout
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["interrupted"] and result["completed"] == 0
+    assert result["failed"] == 0 and result["not_started"] == 8
     assert result["errors"] == ["cancelled before it started"] * 8
 
 
@@ -725,6 +730,43 @@ def test_drafter(tmp_path):
         assert done.returncode == 0, done.stderr
     done = bench("drafter", "-t", 1)
     assert done.returncode == 64 and "--speculative-model" in done.stderr
+
+
+def end_by_signal(process, number):
+    """Its standard error; that it ends soon, and its children with it."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=15)
+    for child in children.split():
+        assert not Path(f"/proc/{child}/exe").exists()
+    return stdout, stderr
+
+
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_startup_ends_its_server_when_it_is_interrupted(number):
+    process = subprocess.Popen(
+        [str(BINARY), "bench", "startup", "-r", "1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text():
+        assert process.poll() is None
+    _, stderr = end_by_signal(process, number)
+    # Either all of the first start, or none of it.
+    assert process.returncode == 130, stderr
+
+
+def test_model_rows_end_within_a_repetition_when_interrupted():
+    process = subprocess.Popen(
+        [str(BINARY), "bench", "-p", "0", "-n", "32,100000", "-r", "2"]
+        + ["-m", str(ROOT / "models" / "demo"), "-t", "1", "--format", "jsonl"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    first = process.stdout.readline()
+    rest, stderr = end_by_signal(process, signal.SIGINT)
+    assert process.returncode == 130, stderr
+    assert json.loads(first)["test"] == "tg32"
+    assert rest == ""
 
 
 def test_startup(tmp_path):
