@@ -97,8 +97,9 @@ absl::StatusOr<ModelTask> ParseTask(const SessionOptions& options) {
   return options.runner == "generate" ? ModelTask::kGenerate : ModelTask::kAuto;
 }
 
-// A line on stderr once a load has taken a second, then four a second, each in
-// the place of the one before; as messages one in ten seconds.
+// A line on stderr once a load has taken a second, then four a second on a
+// terminal, each in the place of the one before (and of an error that comes
+// next); elsewhere, and as messages, one in ten seconds.
 LoadProgress ShowProgress(LoadProgress on_progress,
                           const RankCallbacks& callbacks) {
   struct State {
@@ -108,20 +109,24 @@ LoadProgress ShowProgress(LoadProgress on_progress,
   return [state = State(), on_progress = std::move(on_progress), callbacks](
              int64_t done, int64_t total) mutable {
     if (on_progress) on_progress(done, total);
-    const bool is_line = callbacks.on_message == nullptr;
+    const bool is_terminal =
+        callbacks.on_message == nullptr && isatty(STDERR_FILENO) == 1;
     const absl::Time now = Clock::Monotonic()->Now();
     const bool is_late = now - state.start > absl::Seconds(1);
-    const bool is_due = now - state.last >
-                        (is_line ? absl::Milliseconds(250) : absl::Seconds(10));
+    const bool is_due =
+        now - state.last >
+        (is_terminal ? absl::Milliseconds(250) : absl::Seconds(10));
     if (!is_late || (!is_due && done < total)) return;
     state.last = now;
     const std::string text =
         absl::StrFormat("loading weights: %d of %d MiB (%d%%)", done >> 20,
                         total >> 20, total > 0 ? done * 100 / total : 100);
-    if (is_line) {
-      absl::FPrintF(stderr, "\r%s%s", text, done >= total ? "\n" : "");
-    } else {
+    if (callbacks.on_message != nullptr) {
       callbacks.on_message(LogLevel::kInfo, text);
+    } else if (is_terminal && done < total) {
+      absl::FPrintF(stderr, "\033[K%s\r", text);
+    } else {
+      absl::FPrintF(stderr, "%s%s\n", is_terminal ? "\033[K" : "", text);
     }
   };
 }

@@ -224,6 +224,19 @@ absl::Status RankReception::Missing() const {
 }
 
 absl::Status RankReception::AwaitAll(LocalRanks& local) {
+  absl::Status status = ReceiveAll(local);
+  if (status.ok()) return status;
+  for (const JoinedRank& rank : joined_) {
+    // Children end with this process, and have the same terminal.
+    if (rank.link == nullptr || rank.host.empty()) continue;
+    rank.link
+        ->Send(MessageType::kFailure, status.message(), absl::ZeroDuration())
+        .IgnoreError();
+  }
+  return status;
+}
+
+absl::Status RankReception::ReceiveAll(LocalRanks& local) {
   const absl::Time deadline =
       Clock::Monotonic()->Now() + options_.ranks.bootstrap_timeout;
   int num_told = 0;

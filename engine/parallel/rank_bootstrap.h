@@ -45,7 +45,8 @@ class RankReception {
   // The connection of a child.
   void AddLocal(int rank, OwnedFd link);
 
-  // Until all are there. `local` are the children, one of which may end.
+  // Until all are there. `local` are the children, one of which may end. Ranks
+  // of other nodes that have joined are told the error.
   absl::Status AwaitAll(LocalRanks& local);
 
   // By rank; [0] is empty.
@@ -65,6 +66,7 @@ class RankReception {
     std::string nonce, own_nonce;
   };
 
+  absl::Status ReceiveAll(LocalRanks& local);
   int CountJoined() const;
   absl::Status CheckHello(const Hello& hello, const std::string& their_name);
   // Reads a hello, answers what is wrong, or keeps it. local_rank: of a child;

@@ -37,6 +37,8 @@ namespace {
 
 // From the failure of the group to the end of the process, if need be.
 constexpr absl::Duration kStuckTimeout = absl::Seconds(4);
+// Who loads has no request to end, and does not look up from reading.
+constexpr absl::Duration kLoadStuckTimeout = absl::Milliseconds(200);
 // From the last message of a run in good order to the end of its processes.
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(2);
 // Who finds the group broken waits so long for the monitor, which knows why.
@@ -457,7 +459,9 @@ class RankGroupImpl : public RankGroup, private ModelRunner {
     // What hears of its end ends by itself.
     stopped_.wait_for(lock, std::chrono::milliseconds(500), is_stopping);
     local_.Kill();
-    if (stopped_.wait_for(lock, absl::ToChronoNanoseconds(kStuckTimeout),
+    const absl::Duration patience =
+        is_serving_ ? kStuckTimeout : kLoadStuckTimeout;
+    if (stopped_.wait_for(lock, absl::ToChronoNanoseconds(patience),
                           is_stopping)) {
       return;
     }

@@ -53,7 +53,8 @@ struct RankGroupOptions {
   //   on_log: a line for the log (a rank was refused, the master's address is
   //     of another host).
   //   on_stuck: the group has failed (Health says why) and this object still
-  //     lives 4 s later: whoever owns it does not get on, the process must end.
+  //     lives 4 s later, or in the midst of loading 0.7 s: whoever owns it does
+  //     not get on, the process must end.
   std::function<void(int num_joined, int size)> on_waiting;
   std::function<void(const std::string&)> on_log;
   std::function<void(const absl::Status&)> on_stuck;

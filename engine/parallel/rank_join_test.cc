@@ -213,6 +213,21 @@ TEST(RankGroupNodesTest, MissingRanksAndLeadersAreNamedAfterTheTimeout) {
       << unreachable;
 }
 
+// Not only that the connection has ended.
+TEST(RankGroupNodesTest, WhoHasJoinedHearsWhoIsMissing) {
+  RankGroupOptions options;
+  options.ranks = TestRanks(3, 1, 3);
+  options.ranks.bootstrap_timeout = absl::Seconds(1);
+  absl::StatusOr<std::unique_ptr<RankGroup>> group;
+  std::thread leader([&] { group = RankGroup::Start(options); });
+  const absl::Status joined = RemoteWorker(options.ranks, 1).Join();
+  leader.join();
+  EXPECT_TRUE(absl::StrContains(group.status().message(), "for rank 2 of 3"))
+      << group.status();
+  EXPECT_TRUE(absl::IsUnavailable(joined));
+  EXPECT_TRUE(absl::StrContains(joined.message(), "for rank 2 of 3")) << joined;
+}
+
 TEST(RankGroupNodesTest, TakenPortIsAnError) {
   RankGroupOptions options;
   options.ranks = TestRanks(2, 1, 2);

@@ -239,6 +239,22 @@ TEST(RankGroupProcessesTest, ARankThatHangsWhileLoadingIsGivenUp) {
       << running.status;
 }
 
+// Who reads weights hears of nothing; the process ended 4.5 s later.
+TEST(RankGroupProcessesTest, ALossWhileRankZeroLoadsIsNotWaitedFor) {
+  RankGroupOptions options = LocalGroup(2, 1, "load_exit");
+  absl::Notification is_stuck;
+  absl::Status status;
+  options.on_stuck = [&](const absl::Status& why) {
+    status = why;
+    is_stuck.Notify();
+  };
+  const auto group = RankGroup::Start(std::move(options));
+  ASSERT_TRUE(group.ok()) << group.status();
+  ASSERT_TRUE((*group)->Share("").ok());
+  ASSERT_TRUE(is_stuck.WaitForNotificationWithTimeout(absl::Seconds(3)));
+  EXPECT_TRUE(absl::StrContains(status.message(), "exit code 65")) << status;
+}
+
 // The drawing rank tells what it drew: rank 0 has no tokens of its own.
 TEST(RankGroupProcessesTest, AStageThatIsLostIsNamed) {
   for (const auto& [fault, min_taken] :

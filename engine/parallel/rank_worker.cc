@@ -32,10 +32,15 @@ namespace quire {
 namespace {
 
 constexpr absl::Duration kStuckTimeout = absl::Seconds(2);
+// Who loads does not look up from reading.
+constexpr absl::Duration kLoadStuckTimeout = absl::Milliseconds(500);
 // In a heartbeat.
 constexpr size_t kMaxDigests = 256;
 // Rank 0 says first who has not loaded in time.
 constexpr absl::Duration kLoadVerdictTimeout = absl::Seconds(5);
+// Likewise who has not joined: rank 0 waits for the bootstrap timeout of its
+// own, which began at another time.
+constexpr absl::Duration kJoinVerdictTimeout = absl::Seconds(5);
 // Who meets an error waits so long for what rank 0 says of it.
 constexpr absl::Duration kVerdictTimeout = absl::Seconds(1);
 // For whoever reads rank 0's last messages, once the connection has ended.
@@ -186,13 +191,17 @@ class RankWorkerImpl : public RankWorker {
         answer = link_->Receive(kMaxControlBytes,
                                 Clock::Monotonic()->Now() + kVerdictTimeout);
       }
-      if (!answer.ok() || answer->type != MessageType::kRefusal) return ended;
+      if (!answer.ok() || (answer->type != MessageType::kRefusal &&
+                           answer->type != MessageType::kFailure)) {
+        return ended;
+      }
     }
     if (!answer.ok()) {
       return absl::UnavailableError(absl::StrCat(
           DescribeRank(options_.rank, name_), " waits for rank 0 at ",
           options_.ranks.master.ToString(), ": ", answer.status().message()));
     }
+    if (answer->type == MessageType::kFailure) return GroupFailed(*answer);
     if (answer->type == MessageType::kRefusal) {
       return absl::FailedPreconditionError(
           answer->body == kPlainRefusal
@@ -243,7 +252,10 @@ class RankWorkerImpl : public RankWorker {
       hello.mesh_port = LocalAddress(mesh_listener_.get()).port;
     }
     QUIRE_RETURN_IF_ERROR(Introduce(hello, deadline, is_remote));
-    QUIRE_ASSIGN_OR_RETURN(const Message answer, AwaitAnswer(deadline));
+    QUIRE_ASSIGN_OR_RETURN(
+        const Message answer,
+        AwaitAnswer(Clock::Monotonic()->Now() +
+                    options_.ranks.bootstrap_timeout + kJoinVerdictTimeout));
     if (answer.type != MessageType::kWelcome) {
       return absl::UnavailableError("rank 0 does not say welcome");
     }
@@ -438,9 +450,11 @@ class RankWorkerImpl : public RankWorker {
     }
     device_abort_.Start();
     std::unique_lock<std::mutex> lock(mu_);
-    if (stopped_.wait_for(
-            lock, absl::ToChronoNanoseconds(kStuckTimeout),
-            [this] { return is_stopping_ && !device_abort_.is_running(); })) {
+    const absl::Duration patience =
+        is_serving_ ? kStuckTimeout : kLoadStuckTimeout;
+    if (stopped_.wait_for(lock, absl::ToChronoNanoseconds(patience), [this] {
+          return is_stopping_ && !device_abort_.is_running();
+        })) {
       return;
     }
     const absl::Status status = status_;

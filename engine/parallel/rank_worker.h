@@ -26,7 +26,8 @@ struct RankWorkerOptions {
   // rank, link and memory as in a RankGroup.
   std::vector<WorkerCommand> local_workers;
   // On another thread, if not null: the group has ended in disorder and this
-  // object still lives 2 s later: the process must end.
+  // object still lives 2 s later, or in the midst of loading 0.5 s: the process
+  // must end.
   std::function<void(const absl::Status&)> on_stuck;
 };
 

@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-import gguf
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 import compare  # noqa: E402
 import goals  # noqa: E402
 import programs  # noqa: E402
 import suite  # noqa: E402
+import write_gguf  # noqa: E402
 
 
 def test_compare_names_a_difference_only_if_it_is_one():
@@ -326,7 +326,7 @@ esac
 def test_suite_measures_both_ways_of_loading(tmp_path):
     models = tmp_path / "models"
     models.mkdir()
-    gguf.write_gguf(ROOT / "models" / "demo", models / "demo-q8_0.gguf", "q8_0")
+    write_gguf.write_gguf(ROOT / "models" / "demo", models / "demo-q8_0.gguf", "q8_0")
     peer = tmp_path / "peer"
     peer.mkdir()
     for name in ("llama-bench", "llama-batched-bench"):

@@ -1,16 +1,18 @@
 """The program on GGUF files of the demo model."""
 
 import os
-import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 import conftest
-from gguf import write_gguf
 
-DEMO = pathlib.Path(__file__).resolve().parents[2] / "models" / "demo"
+sys.path.insert(0, str(conftest.ROOT / "tools"))
+from write_gguf import write_gguf  # noqa: E402
+
+DEMO = conftest.ROOT / "models" / "demo"
 PROMPTS = (
     "What is 4 + 5?",
     "Hi, my name is Nora. What is my name?",
@@ -108,3 +110,16 @@ def test_safetensors_go_before_gguf(models, tmp_path):
     os.symlink(models / "demo-bf16.gguf", directory / "x.gguf")
     result = generate("-m", str(directory), "--prompt", "a")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("kind", ("bf16", "q8_0"))
+def test_a_file_without_a_tokenizer_can_be_measured(tmp_path, kind):
+    directory, path = tmp_path / "tiny", tmp_path / "tiny.gguf"
+    for command in (
+        [conftest.BINARY, "bench", "model", "--preset", "tiny", "--save-model", directory],
+        [conftest.ROOT / "tools" / "write_gguf.py", directory, path, "--type", kind],
+        [conftest.BINARY, "bench", "-m", path, "-p", "8", "-n", "2", "-r", "1", "-t", "1"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert "tg2" in done.stdout

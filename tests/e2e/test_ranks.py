@@ -214,6 +214,21 @@ def test_torchrun_listens_at_its_master_port():
             worker.communicate()
 
 
+def test_who_is_missing_is_said_and_not_whose_child_waits():
+    with listen_beside_a_free_port() as taken:
+        ended = subprocess.run(
+            [str(BINARY), "serve", "--port", "0", *OPTIONS, "--nnodes", "2",
+             "--node-rank", "0", "--master-addr", "127.0.0.1", "--master-port",
+             str(taken.getsockname()[1] + 1), "-tp", "4",
+             "--bootstrap-timeout", "2"],
+            capture_output=True, text=True, timeout=60,
+        )
+    assert ended.returncode == 69, ended.stderr
+    assert "rank 0 (" in ended.stderr and "has waited 2s on" in ended.stderr
+    assert "for rank 2, 3 of 4" in ended.stderr
+    assert "rank 1" not in ended.stderr
+
+
 def test_a_taken_port_is_named_with_its_option_and_node():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
