@@ -337,6 +337,12 @@ void AddKernels(CLI::App* app, BenchKernelOptions* options) {
 void AddQuality(CLI::App* app, const AddModel& add_model,
                 BenchQualityOptions* options) {
   add_model(app, &options->model);
+  // Those of several processes, which it refuses.
+  for (const char* name :
+       {"--tensor-parallel-size", "--pipeline-parallel-size",
+        "--worker-timeout", "--heartbeat-timeout", "--load-timeout"}) {
+    app->get_option(name)->group("");
+  }
   app->add_option("--reference", options->reference,
                   "The exact form of the model: directory or GGUF file")
       ->required();

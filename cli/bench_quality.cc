@@ -23,8 +23,22 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// Logits of every position are read from the model: a group of processes
+// answers with drawn tokens.
+absl::Status CheckOneProcess(const SessionOptions& options) {
+  if ((options.tensor_parallel_size == "auto" ||
+       options.tensor_parallel_size == "1") &&
+      options.pipeline_parallel_size == 1) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "bench quality compares models in one process: it takes no "
+      "--tensor-parallel-size and no --pipeline-parallel-size");
+}
+
 std::unique_ptr<Session> LoadForChunks(SessionOptions options, int context,
                                        CommandError* error) {
+  options.tensor_parallel_size = "1";  // auto: all GPUs.
   options.max_num_seqs = 1;
   options.max_num_batched_tokens = context;
   options.max_model_len = absl::StrCat(context + 1);
@@ -101,6 +115,10 @@ std::vector<double> ChunkMeans(const std::vector<double>& divergences,
 int RunBenchQuality(const BenchQualityOptions& options) {
   const std::atomic<bool>& is_interrupted = InterruptFlag();
   CommandError error;
+  if (const absl::Status status = CheckOneProcess(options.model);
+      !status.ok()) {
+    return FailBench(status, kExitUsage);
+  }
   const auto found = LoadForChunks(options.model, options.context, &error);
   if (found == nullptr) return FailBench(error.status, error.exit_code);
   SessionOptions exact_options = options.model;

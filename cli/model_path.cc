@@ -67,10 +67,11 @@ bool IsDirectoryWeights(absl::string_view name) {
          absl::StartsWith(name, "pytorch_model");
 }
 
-// The GGUF file in `directory`, or `directory` if it has none, or weights in
-// the Hugging Face layout as well.
+// The GGUF file in `directory`, or `directory` if it has weights in the Hugging
+// Face layout, or their configuration at least. NOT_FOUND without any of these.
 absl::StatusOr<std::string> ChooseGgufFile(const std::string& directory) {
   std::vector<std::string> found;
+  std::string later_part;
   for (const std::string& name : ListDirectory(directory)) {
     if (IsDirectoryWeights(name)) return directory;
     // Projectors of images go with a language model and are none.
@@ -78,9 +79,22 @@ absl::StatusOr<std::string> ChooseGgufFile(const std::string& directory) {
     const absl::string_view suffix = SplitSuffix(name);
     if (suffix.empty() || absl::StartsWith(suffix, "-00001-")) {
       found.push_back(name);
+    } else if (later_part.empty()) {
+      later_part = name;
     }
   }
-  if (found.empty()) return directory;
+  if (found.empty() && Exists(absl::StrCat(directory, "/config.json"))) {
+    return directory;
+  }
+  if (found.empty() && !later_part.empty()) {
+    return absl::NotFoundError(absl::StrCat(directory, ": holds ", later_part,
+                                            ", but not the first part of it"));
+  }
+  if (found.empty()) {
+    return absl::NotFoundError(absl::StrCat(
+        directory,
+        ": holds no model: neither a config.json nor a GGUF file is there"));
+  }
   if (found.size() == 1) return absl::StrCat(directory, "/", found[0]);
   constexpr size_t kMaxShown = 30;
   const size_t num_more =

@@ -44,10 +44,10 @@ class ModelPathTest : public testing::Test {
 
 TEST_F(ModelPathTest, ADirectoryIsItself) {
   MakeDirectory("models--org--name");
+  WriteFile("models--org--name/config.json");
   EXPECT_EQ(*ResolveModelPath(Path("models--org--name")),
             Path("models--org--name"));
   // A downloader's own directory and a foreign format beside do no harm.
-  WriteFile("models--org--name/config.json");
   WriteFile("models--org--name/model.safetensors");
   MakeDirectory("models--org--name/.cache");
   MakeDirectory("models--org--name/snapshots");
@@ -63,6 +63,7 @@ TEST_F(ModelPathTest, ACacheIsTheSnapshotOfItsMainRef) {
   }
   ExpectError(Path("c"), "2 snapshots");
   WriteFile("c/refs/main", "bb\n");
+  WriteFile("c/snapshots/bb/config.json");
   EXPECT_EQ(*ResolveModelPath(Path("c")), Path("c/snapshots/bb"));
   for (const char* revision : {"", "cc", "../..", "..", ".", "/", "bb/."}) {
     WriteFile("c/refs/main", revision);
@@ -75,6 +76,7 @@ TEST_F(ModelPathTest, AnOnlySnapshotNeedsNoRef) {
   MakeDirectory("c/snapshots");
   ExpectError(Path("c"), "0 snapshots");
   MakeDirectory("c/snapshots/aa");
+  WriteFile("c/snapshots/aa/config.json");
   EXPECT_EQ(*ResolveModelPath(Path("c")), Path("c/snapshots/aa"));
 }
 
@@ -130,6 +132,18 @@ TEST_F(ModelPathTest, SafetensorsGoBeforeGguf) {
   WriteFile("both/m-2.gguf");
   EXPECT_EQ(*ResolveModelPath(Path("both")), Path("both"));
   EXPECT_EQ(*ResolveModelPath(Path("both"), "m-2.gguf"), Path("both/m-2.gguf"));
+}
+
+TEST_F(ModelPathTest, ADirectoryWithoutAModelSaysWhatIsMissing) {
+  MakeDirectory("m");
+  ExpectError(Path("m"), "neither a config.json nor a GGUF file");
+  WriteFile("m/mmproj-x.gguf");
+  ExpectError(Path("m"), "neither a config.json nor a GGUF file");
+  WriteFile("m/x-00002-of-00003.gguf");
+  WriteFile("m/x-00003-of-00003.gguf");
+  ExpectError(Path("m"), "x-00002-of-00003.gguf, but not the first part of it");
+  WriteFile("m/x-00001-of-00003.gguf");
+  EXPECT_EQ(*ResolveModelPath(Path("m")), Path("m/x-00001-of-00003.gguf"));
 }
 
 TEST_F(ModelPathTest, WhatDoesNotExistIsNotDownloaded) {

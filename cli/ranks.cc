@@ -542,6 +542,9 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
     worker.memory_fd = kWorkerMemoryFd;
     if (plan.layout.NodeOf(plan.rank) == 0) worker.link_fd = kWorkerLinkFd;
   }
+  worker.on_log = [callbacks](const std::string& line) {
+    Tell(callbacks, LogLevel::kInfo, line);
+  };
   worker.on_stuck = [callbacks](const absl::Status& status) {
     EndProcess(callbacks, status);
   };

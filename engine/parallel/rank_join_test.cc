@@ -204,6 +204,9 @@ TEST(RankGroupNodesTest, MissingRanksAndLeadersAreNamedAfterTheTimeout) {
       << missing;
   RankWorkerOptions worker;
   worker.ranks = options.ranks;
+  worker.ranks.bootstrap_timeout = absl::Seconds(2);
+  std::string log;
+  worker.on_log = [&](const std::string& line) { log += line; };
   const absl::Status unreachable = RankWorker::Join(worker).status();
   EXPECT_TRUE(absl::IsUnavailable(unreachable));
   EXPECT_TRUE(
@@ -211,6 +214,10 @@ TEST(RankGroupNodesTest, MissingRanksAndLeadersAreNamedAfterTheTimeout) {
       << unreachable;
   EXPECT_TRUE(absl::StrContains(unreachable.message(), "rank 1"))
       << unreachable;
+  EXPECT_TRUE(absl::StrContains(
+      log, absl::StrCat("waits for rank 0 at ", options.ranks.master.ToString(),
+                        ": ")))
+      << log;
 }
 
 // Not only that the connection has ended.

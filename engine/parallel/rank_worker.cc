@@ -41,6 +41,8 @@ constexpr absl::Duration kLoadVerdictTimeout = absl::Seconds(5);
 // Likewise who has not joined: rank 0 waits for the bootstrap timeout of its
 // own, which began at another time.
 constexpr absl::Duration kJoinVerdictTimeout = absl::Seconds(5);
+// Rank 0 may start a moment later than the others.
+constexpr absl::Duration kUnsaid = absl::Seconds(1);
 // Who meets an error waits so long for what rank 0 says of it.
 constexpr absl::Duration kVerdictTimeout = absl::Seconds(1);
 // For whoever reads rank 0's last messages, once the connection has ended.
@@ -80,7 +82,18 @@ class RankWorkerImpl : public RankWorker {
     const bool is_remote = link_fd.get() < 0;
     leader_pid_ = is_remote ? 0 : getppid();
     if (is_remote) {
-      auto connected = ConnectTcp(options_.ranks.master, deadline);
+      auto connected =
+          ConnectTcp(options_.ranks.master,
+                     std::min(deadline, Clock::Monotonic()->Now() + kUnsaid));
+      if (!connected.ok() && Clock::Monotonic()->Now() < deadline) {
+        if (options_.on_log != nullptr) {
+          options_.on_log(absl::StrCat(DescribeRank(options_.rank, name_),
+                                       " waits for rank 0 at ",
+                                       options_.ranks.master.ToString(), ": ",
+                                       connected.status().message()));
+        }
+        connected = ConnectTcp(options_.ranks.master, deadline);
+      }
       if (!connected.ok()) {
         return absl::UnavailableError(absl::StrCat(
             DescribeRank(options_.rank, name_), " ",

@@ -25,6 +25,8 @@ struct RankWorkerOptions {
   // The first rank of another node starts the node's other ranks with these;
   // rank, link and memory as in a RankGroup.
   std::vector<WorkerCommand> local_workers;
+  // If not null: rank 0 cannot be reached yet, and is waited for.
+  std::function<void(const std::string&)> on_log;
   // On another thread, if not null: the group has ended in disorder and this
   // object still lives 2 s later, or in the midst of loading 0.5 s: the process
   // must end.

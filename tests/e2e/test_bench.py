@@ -696,6 +696,10 @@ def test_quality(tmp_path):
     done = bench("quality", "-m", demo, *args)
     assert done.returncode == 64 and "less than one chunk" in done.stderr
     assert bench("quality", "-m", demo, "--text", text).returncode == 64
+    for option in ("-tp", "-pp"):
+        done = bench("quality", "-m", demo, *args, option, 2)
+        assert done.returncode == 64, done.stderr
+        assert "bench quality compares models in one process" in done.stderr
 
 
 def test_drafter(tmp_path):
