@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/base/status.h"
 #include "server/api_error.h"
 #include "server/json_text.h"
 
@@ -21,6 +22,16 @@ constexpr char kDraftModelFingerprint[] =
 // "65", and so on: a list without brackets.
 std::string JoinIds(absl::Span<const int32_t> ids) {
   return absl::StrJoin(ids, ",");
+}
+
+// When some of `count` parts have been appended since `begin`: room for all. A
+// large text that grows by doubling takes three times its size for a moment.
+void ReserveForRest(size_t begin, size_t num_done, size_t count,
+                    std::string* out) {
+  constexpr size_t kSome = 64;
+  if (num_done != kSome) return;
+  const size_t size = (out->size() - begin) / kSome * count;
+  out->reserve(begin + size + size / 16);
 }
 
 }  // namespace
@@ -84,7 +95,11 @@ bool ApiCall::Append(int choice_idx, const OutputEvent& event) {
     num_accepted_tokens_ += i < static_cast<size_t>(event.num_accepted_tokens);
     const bool is_end = i + 1 == event.tokens.size() &&
                         event.finish_reason == FinishReason::kStop;
-    AppendToken(choice, event.tokens[i], is_end);
+    const absl::Status status = AppendToken(choice, event.tokens[i], is_end);
+    if (!status.ok()) {
+      Fail(status);
+      return false;
+    }
     if (choice.stops.stopped().has_value()) {
       FinishByStopString(choice);
       return !event.finish_reason.has_value();
@@ -137,9 +152,9 @@ void ApiCall::Give(Choice& choice, std::string text) {
 }
 
 // `is_end`: an end or stop token, which is not part of the text unless asked.
-void ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
-                          bool is_end) {
-  if (options_.generates_nothing) return;
+absl::Status ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
+                                  bool is_end) {
+  if (options_.generates_nothing) return absl::OkStatus();
   ++choice.num_tokens;
   choice.sum_logprobs += token.logprob;
   if (options_.return_token_ids) choice.token_ids.push_back(token.token_id);
@@ -150,6 +165,10 @@ void ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
   std::string piece;
   if (is_shown) piece = choice.detokenizer.Append(token.token_id);
   if (options_.wants_logprobs && (is_shown || is_echo)) {
+    if (options_.scores != nullptr && !options_.stream) {
+      QUIRE_RETURN_IF_ERROR(
+          options_.scores->Add(1 + int64_t(token.top_logprobs.size())));
+    }
     choice.logprobs.push_back({token.token_id, token.logprob,
                                token.top_logprobs, choice.num_text_bytes,
                                choice.num_text_chars});
@@ -157,6 +176,7 @@ void ApiCall::AppendToken(Choice& choice, const TokenOutput& token,
   choice.num_text_bytes += piece.size();
   choice.num_text_chars += CountCharacters(piece);
   Give(choice, choice.stops.Append(piece, MayStop(choice)));
+  return absl::OkStatus();
 }
 
 void ApiCall::FinishChoice(Choice& choice, FinishReason reason) {
@@ -360,8 +380,10 @@ void ApiCall::AppendChatLogprobs(absl::Span<const Logprob> logprobs,
     }
     *out += ']';
   };
+  const size_t begin = out->size();
   *out += R"({"content":[)";
   for (size_t i = 0; i < logprobs.size(); ++i) {
+    ReserveForRest(begin, i, logprobs.size(), out);
     const Logprob& entry = logprobs[i];
     if (i > 0) *out += ',';
     append_entry(entry.token_id, entry.logprob);
@@ -376,46 +398,60 @@ void ApiCall::AppendChatLogprobs(absl::Span<const Logprob> logprobs,
   *out += R"(],"refusal":null})";
 }
 
+// {"a":-1.5,…}
+void ApiCall::AppendTopLogprobs(const Logprob& entry, std::string* out) const {
+  absl::flat_hash_set<std::string> keys;
+  // Tokens that read alike (pieces of characters do) share a key; the most
+  // likely of them counts.
+  const auto append = [&](int32_t token_id, float logprob) {
+    std::string key;
+    AppendJsonString(TokenText(token_id), &key);
+    if (keys.contains(key)) return;
+    absl::StrAppend(out, keys.empty() ? "" : ",", key, ":");
+    AppendJsonNumber(logprob, out);
+    keys.insert(std::move(key));
+  };
+  *out += '{';
+  for (const TopLogprob& top : entry.top) append(top.token_id, top.logprob);
+  // OpenAI always reports the token itself, so that there may be one more.
+  append(entry.token_id, entry.logprob);
+  *out += '}';
+}
+
 void ApiCall::AppendCompletionLogprobs(absl::Span<const Logprob> logprobs,
                                        std::string* out) const {
-  std::string tokens, values, tops, offsets;
-  absl::flat_hash_set<std::string> keys;
-  for (size_t i = 0; i < logprobs.size(); ++i) {
-    const Logprob& entry = logprobs[i];
-    if (i > 0) {
-      for (std::string* list : {&tokens, &values, &tops, &offsets}) {
-        *list += ',';
-      }
+  // List after list: beside the answer's text there is no other one.
+  const auto append_list = [&](const char* name, auto append_value) {
+    *out += name;
+    const size_t begin = out->size();
+    for (size_t i = 0; i < logprobs.size(); ++i) {
+      ReserveForRest(begin, i, logprobs.size(), out);
+      if (i > 0) *out += ',';
+      append_value(logprobs[i]);
     }
-    AppendJsonString(TokenText(entry.token_id), &tokens);
-    absl::StrAppend(&offsets, entry.text_offset_chars);
+    *out += ']';
+  };
+  append_list(R"({"tokens":[)", [&](const Logprob& entry) {
+    AppendJsonString(TokenText(entry.token_id), out);
+  });
+  append_list(R"(,"token_logprobs":[)", [&](const Logprob& entry) {
     if (!entry.is_known) {
-      values += "null";
-      tops += "null";
-      continue;
+      *out += "null";
+    } else {
+      AppendJsonNumber(entry.logprob, out);
     }
-    AppendJsonNumber(entry.logprob, &values);
-    keys.clear();
-    // Tokens that read alike (pieces of characters do) share a key; the most
-    // likely of them counts.
-    const auto append_top = [&](int32_t token_id, float logprob) {
-      std::string key;
-      AppendJsonString(TokenText(token_id), &key);
-      if (!keys.insert(key).second) return;
-      absl::StrAppend(&tops, keys.size() > 1 ? "," : "", key, ":");
-      AppendJsonNumber(logprob, &tops);
-    };
-    tops += '{';
-    for (const TopLogprob& top : entry.top) {
-      append_top(top.token_id, top.logprob);
+  });
+  append_list(R"(,"top_logprobs":[)", [&](const Logprob& entry) {
+    if (!entry.is_known) {
+      *out += "null";
+    } else {
+      AppendTopLogprobs(entry, out);
     }
-    // OpenAI always reports the token itself, so that there may be one more.
-    append_top(entry.token_id, entry.logprob);
-    tops += '}';
-  }
-  absl::StrAppend(out, R"({"tokens":[)", tokens, R"(],"token_logprobs":[)",
-                  values, R"(],"top_logprobs":[)", tops, R"(],"text_offset":[)",
-                  offsets, "]}");
+  });
+  append_list(R"(,"text_offset":[)", [&](const Logprob& entry) {
+    absl::StrAppend(out, entry.text_offset_chars);
+  });
+  *out += '}';
 }
 
 std::vector<int> ApiCall::ReturnedChoices() const {
@@ -557,7 +593,7 @@ void ApiCall::Complete() {
   out += R"(,"choices":[)";
   const std::vector<int> returned = ReturnedChoices();
   for (size_t i = 0; i < returned.size(); ++i) {
-    const Choice& choice = choices_[returned[i]];
+    Choice& choice = choices_[returned[i]];
     absl::StrAppend(&out, i == 0 ? "" : ",", R"({"index":)", i);
     if (is_chat) {
       out += R"(,"message":{"role":"assistant","content":)";
@@ -569,6 +605,7 @@ void ApiCall::Complete() {
       out += R"(,"logprobs":)";
     }
     AppendLogprobs(choice.logprobs, &out);
+    std::vector<Logprob>().swap(choice.logprobs);
     absl::StrAppend(&out, R"(,"finish_reason":")",
                     FinishReasonName(*choice.finish_reason),
                     R"(","stop_reason":)", choice.stop_reason_json);
@@ -577,6 +614,8 @@ void ApiCall::Complete() {
       AppendPromptFields(PromptOf(returned[i]), &out);
     }
     out += '}';
+    // The others are about as large.
+    if (i == 0) out.reserve(out.size() * returned.size());
   }
   out += R"(],"usage":)";
   AppendUsage(&out);

@@ -11,10 +11,10 @@
 
 #include "absl/types/span.h"
 #include "engine/request.h"
+#include "server/answer_scores.h"
 #include "server/call.h"
 #include "server/http_server.h"
 #include "server/key_limiter.h"
-#include "server/memory_budget.h"
 #include "server/openai_api.h"
 #include "server/prompt_text.h"
 #include "server/stop_strings.h"
@@ -60,8 +60,9 @@ struct ApiCallOptions {
   int64_t num_prompt_tokens = 0;       // Of all prompts.
   HttpHeaders headers;
   std::shared_ptr<KeyTicket> ticket;  // Null: no limits to keep.
-  // Of what the answer holds; null: nothing worth it.
-  std::shared_ptr<MemoryBudget::Reservation> memory;
+  // Of the log-probabilities that it holds; null: only what a stream writes
+  // next.
+  std::shared_ptr<AnswerScores> scores;
   std::shared_ptr<RequestRecord> record;  // Null: nothing is to be told.
   absl::Time arrival_time = absl::InfinitePast();
   // Usage tells of drafts, also where there were none.
@@ -161,7 +162,9 @@ class ApiCall : public Call {
   bool MayStop(const Choice& choice) const {
     return choice.num_tokens > options_.min_tokens;
   }
-  void AppendToken(Choice& choice, const TokenOutput& token, bool is_end);
+  // UNAVAILABLE: there is no room for its log-probabilities.
+  absl::Status AppendToken(Choice& choice, const TokenOutput& token,
+                           bool is_end);
   void FinishChoice(Choice& choice, FinishReason reason);
   void FinishByStopString(Choice& choice);
   void WriteChunks(int choice_idx, std::string* out);
@@ -179,6 +182,7 @@ class ApiCall : public Call {
                       std::string* out) const;
   void AppendChatLogprobs(absl::Span<const Logprob> logprobs,
                           std::string* out) const;
+  void AppendTopLogprobs(const Logprob& entry, std::string* out) const;
   void AppendCompletionLogprobs(absl::Span<const Logprob> logprobs,
                                 std::string* out) const;
   void AppendUsage(std::string* out) const;

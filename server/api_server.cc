@@ -14,6 +14,7 @@
 #include "engine/base/memory_reserve.h"
 #include "engine/base/percent_encoding.h"
 #include "engine/base/status.h"
+#include "server/answer_scores.h"
 #include "server/api_call.h"
 #include "server/api_error.h"
 #include "server/embedding_call.h"
@@ -31,11 +32,6 @@ constexpr char kJsonType[] = "application/json";
 constexpr size_t kMemoryPerBodyByte = 32;
 constexpr size_t kSmallBodyBytes = 64 << 10;  // Taken from the reserve, if any.
 constexpr size_t kMaxChoicesOfCall = 128;
-// Log-probabilities that one answer holds at a time: up to 280 bytes each until
-// it is with the kernel, of which some 40 are its JSON.
-constexpr int64_t kMaxScoresOfCall = 1 << 18;
-constexpr int64_t kBytesPerScore = 280;
-constexpr int64_t kMaxScoreBytes = 512 << 20;  // Of all answers together.
 // Of a text for which the tokens are to be spelled out: 44 times as much.
 constexpr size_t kMaxSpelledBytes = 1 << 20;
 
@@ -117,47 +113,6 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
   }
   return absl::NotFoundError(
       absl::StrCat("The model `", name, "` does not exist."));
-}
-
-// The log-probabilities that the answer holds at a time. Every choice repeats
-// its prompt's: a short request could ask for gigabytes. Of a stream the
-// generated ones are written as they come. Where the request sets no max_tokens
-// it gets as many as fit.
-absl::StatusOr<int64_t> CountScores(
-    const std::vector<std::vector<int32_t>>& prompts, int max_model_len,
-    ApiRequest* request) {
-  int64_t num_scores = 0;
-  const int32_t num_prompt_top = request->sampling.num_prompt_logprobs;
-  for (const std::vector<int32_t>& prompt : prompts) {
-    num_scores += int64_t{request->best_of} * (num_prompt_top + 1) *
-                  static_cast<int64_t>(prompt.size());
-  }
-  if (num_scores > kMaxScoresOfCall) {
-    return ParameterError(
-        request->prompt_logprobs.has_value() ? "prompt_logprobs" : "logprobs",
-        absl::StrCat("the answer would hold ", num_scores,
-                     " log-probabilities of prompt tokens, more than ",
-                     kMaxScoresOfCall));
-  }
-  if (!request->wants_logprobs || request->stream) return num_scores;
-  const int64_t num_of_token = static_cast<int64_t>(prompts.size()) *
-                               request->best_of *
-                               (request->top_logprobs.value_or(0) + 1);
-  int32_t& max_tokens = request->sampling.max_tokens;
-  const int64_t num_fitting = (kMaxScoresOfCall - num_scores) / num_of_token;
-  if (max_tokens == 0) {
-    max_tokens = static_cast<int32_t>(
-        std::clamp<int64_t>(num_fitting, 1, max_model_len));
-    return num_scores;  // Seldom so many: nothing is kept for them.
-  }
-  const int64_t num_tokens = std::min(max_tokens, max_model_len);
-  num_scores += num_tokens * num_of_token;
-  if (num_tokens <= std::max<int64_t>(num_fitting, 1)) return num_scores;
-  return ParameterError(
-      request->kind == ApiKind::kChat ? "top_logprobs" : "logprobs",
-      absl::StrCat("the answer may hold ", num_scores,
-                   " log-probabilities, more than ", kMaxScoresOfCall,
-                   "; a stream may"));
 }
 
 // What a chat with `echo` repeats: the final message, if its role is the one
@@ -622,7 +577,7 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(CheckPriority(model, api_request.priority));
   QUIRE_ASSIGN_OR_RETURN(
       const int64_t num_scores,
-      CountScores(prompts, model.Limits().max_model_len, &api_request));
+      LimitScores(prompts, model.Limits().max_model_len, &api_request));
   RequestTraits traits;
   traits.has_extras = prompts.size() * api_request.best_of > 1 ||
                       api_request.sampling.num_prompt_logprobs >= 0;
@@ -630,17 +585,13 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   QUIRE_RETURN_IF_ERROR(gate_->Check(traits, *model.engine));
   QUIRE_ASSIGN_OR_RETURN(const absl::Time deadline,
                          gate_->Deadline(request, api_request.timeout));
-  std::shared_ptr<MemoryBudget::Reservation> memory;
-  if (num_scores > 0) {
-    memory = std::make_shared<MemoryBudget::Reservation>(
-        answer_memory_->TryReserve(num_scores * kBytesPerScore));
-    if (!*memory) {
-      return absl::UnavailableError(
-          "the answers with log-probabilities take too much memory");
-    }
+  std::shared_ptr<AnswerScores> scores;
+  if (num_scores > 0 || (api_request.wants_logprobs && !api_request.stream)) {
+    QUIRE_ASSIGN_OR_RETURN(
+        scores, AnswerScores::Admit(num_scores, answer_memory_.get()));
   }
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
-             deadline, std::move(ticket), std::move(memory), responder);
+             deadline, std::move(ticket), std::move(scores), responder);
   return absl::OkStatus();
 }
 
@@ -729,11 +680,11 @@ void ApiServer::SubmitCall(const ServedModel& model, ApiRequest api_request,
                            std::vector<std::vector<int32_t>> prompts,
                            const HttpRequest& http_request, absl::Time deadline,
                            std::shared_ptr<KeyTicket> ticket,
-                           std::shared_ptr<MemoryBudget::Reservation> memory,
+                           std::shared_ptr<AnswerScores> scores,
                            const Responder& responder) const {
   ApiCallOptions options = MakeCallOptions(model, api_request, prompts);
   options.ticket = ticket;
-  options.memory = std::move(memory);
+  options.scores = std::move(scores);
   options.record = http_request.record;
   options.arrival_time = http_request.arrival_time;
   options.has_metrics = model.has_request_metrics;

@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/engine_loop.h"
 #include "nlohmann/json.hpp"
+#include "server/answer_scores.h"
 #include "server/http_server.h"
 #include "server/key_limiter.h"
 #include "server/memory_budget.h"
@@ -129,7 +130,7 @@ class ApiServer {
                   std::vector<std::vector<int32_t>> prompts,
                   const HttpRequest& http_request, absl::Time deadline,
                   std::shared_ptr<KeyTicket> ticket,
-                  std::shared_ptr<MemoryBudget::Reservation> memory,
+                  std::shared_ptr<AnswerScores> scores,
                   const Responder& responder) const;
   // One request more of the key, if it has any. RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<KeyTicket>> AdmitKey(

@@ -430,9 +430,9 @@ TEST_F(ApiServerTest, TokenizesAndBack) {
   }
   ExpectError(Ask(detokenize, R"({"tokens":[97],"model":"x"})"), 404,
               "not_found_error", nullptr, "model_not_found");
-  EXPECT_EQ(Ask(tokenize, R"({"prompt":"a","x":1})")
-                .Field("x-quire-ignored-fields"),
-            "x");
+  EXPECT_EQ(
+      Ask(tokenize, R"({"prompt":"a","x":1})").Field("x-quire-ignored-fields"),
+      "x");
   EXPECT_EQ(Ask(detokenize, R"({"tokens":[97],"prompt":1})")
                 .Field("x-quire-ignored-fields"),
             "prompt");

@@ -21,7 +21,8 @@ class Call {
   virtual void Start() = 0;
   // Takes an event of choice `choice_idx` (of the whole call). Returns true if
   // the choice ended by what the engine does not know (a stop string): the
-  // engine should abort it. Events of choices that have ended are ignored.
+  // engine should abort it. Events of choices that have ended are ignored. It
+  // may fail the call, which then is_complete().
   virtual bool Append(int choice_idx, const OutputEvent& event) = 0;
   // Writes what the last Appends made.
   virtual void Flush() = 0;

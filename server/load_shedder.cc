@@ -6,8 +6,8 @@
 #include <fstream>
 #include <string>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "engine/base/memory_limit.h"
 #include "server/api_error.h"
 
 namespace quire {
@@ -19,19 +19,15 @@ const char* ShedStageName(ShedStage stage) {
 }
 
 double HostMemoryUse() {
-  // In a container, whose cgroup is the root of what it sees. "max": no limit.
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max");
-  std::string text;
-  int64_t limit = 0;
-  if (!(limit_file >> text) || !absl::SimpleAtoi(text, &limit) || limit <= 0) {
-    return 0;
-  }
+  const int64_t limit = CgroupMemoryLimit();
+  if (limit == kNoMemoryLimit || limit <= 0) return 0;
   // Mapped weights can be dropped and read again; they do not count.
   std::ifstream statm("/proc/self/statm");
   int64_t num_virtual = 0, num_resident = 0, num_shared = 0;
   if (!(statm >> num_virtual >> num_resident >> num_shared)) return 0;
   const double page = static_cast<double>(sysconf(_SC_PAGESIZE));
-  return std::clamp((num_resident - num_shared) * page / limit, 0.0, 1.0);
+  return std::clamp(
+      static_cast<double>(num_resident - num_shared) * page / limit, 0.0, 1.0);
 }
 
 ShedStage LoadShedder::Update(const LoadSignals& signals) {

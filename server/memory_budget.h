@@ -28,6 +28,13 @@ class MemoryBudget {
       if (budget_ != nullptr) budget_->num_used_ -= num_bytes_;
     }
     explicit operator bool() const { return budget_ != nullptr; }
+    // False if there is not so much left. Requires: it holds a reservation.
+    bool Grow(int64_t num_bytes) {
+      Reservation more = budget_->TryReserve(num_bytes);
+      if (!more) return false;
+      num_bytes_ += std::exchange(more.num_bytes_, 0);
+      return true;
+    }
 
    private:
     friend class MemoryBudget;

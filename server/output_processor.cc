@@ -320,6 +320,12 @@ void OutputProcessor::ObserveTokens(Part& part, const OutputEvent& event) {
   last = event.time;
 }
 
+void OutputProcessor::AbortParts(const std::shared_ptr<Call>& call) {
+  for (const auto& [id, part] : parts_) {
+    if (part.call == call) engine_->Abort(id);
+  }
+}
+
 void OutputProcessor::HandleEvent(const OutputEvent& event) {
   const auto found = parts_.find(event.request_id);
   if (found == parts_.end()) return;
@@ -340,12 +346,17 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
   ObserveTokens(part, event);
   if (event.finish_reason == FinishReason::kError) {
     call.Fail(event.error);
-    for (const auto& [id, other] : parts_) {
-      if (other.call == part.call && id != event.request_id) engine_->Abort(id);
+    AbortParts(part.call);
+  } else {
+    const bool was_complete = call.is_complete();
+    const bool is_stopped =
+        call.Append(part.info.first_choice + event.choice_idx, event);
+    if (call.is_complete() && !was_complete) {
+      AbortParts(part.call);  // It has failed.
+    } else if (is_stopped) {
+      engine_->Abort(event.request_id, event.choice_idx,
+                     /*reason_is_stop=*/true);
     }
-  } else if (call.Append(part.info.first_choice + event.choice_idx, event)) {
-    engine_->Abort(event.request_id, event.choice_idx,
-                   /*reason_is_stop=*/true);
   }
   if (is_urgent) {
     urgent_.push_back(part.call);

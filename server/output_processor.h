@@ -108,6 +108,8 @@ class OutputProcessor : public OutputSink {
   void Handle(std::vector<OutputEvent>& events);
   void HandleDeferred();
   void HandleEvent(const OutputEvent& event);
+  // Whatever the engine still has of the call.
+  void AbortParts(const std::shared_ptr<Call>& call);
   void ObserveTokens(Part& part, const OutputEvent& event);
   // One write per stream, whatever arrived for it; first those whose readers
   // keep up.

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -73,7 +74,8 @@ class OutputProcessorTest : public testing::Test {
   }
 
   Call MakeCall(bool stream, int num_prompts = 1, int n = 1,
-                std::vector<std::string> stop_strings = {}) {
+                std::vector<std::string> stop_strings = {},
+                std::shared_ptr<AnswerScores> scores = nullptr) {
     ApiCallOptions options;
     options.kind = ApiKind::kCompletion;
     options.id = "cmpl-1";
@@ -81,6 +83,8 @@ class OutputProcessorTest : public testing::Test {
     options.stream = stream;
     options.include_usage = stream;
     options.stop_strings = std::move(stop_strings);
+    options.wants_logprobs = scores != nullptr;
+    options.scores = std::move(scores);
     options.num_choices = num_prompts * n;
     Call made;
     made.responder = std::make_shared<RecordingResponder>();
@@ -482,6 +486,29 @@ TEST_F(OutputProcessorTest, StopStringCountsAsStop) {
   EXPECT_TRUE(answer["choices"][0]["stop_reason"].is_string());
   EXPECT_EQ(NumFinished("stop"), 1);
   EXPECT_EQ(NumFinished(), 1);
+}
+
+// An answer that grows beyond its room fails, and all of its parts end.
+TEST_F(OutputProcessorTest, AnAnswerWithoutRoomForItsScoresIsAborted) {
+  MemoryBudget budget(2 * 1024 * kBytesPerScore);
+  auto other = AnswerScores::Admit(1024, &budget);
+  ASSERT_TRUE(other.ok() && (*other)->Add(1000).ok());
+  auto scores = AnswerScores::Admit(0, &budget);
+  ASSERT_FALSE(scores.ok());  // More than half is taken.
+  *other = nullptr;
+  scores = AnswerScores::Admit(1024, &budget);
+  other = AnswerScores::Admit(1000, &budget);
+  ASSERT_TRUE(scores.ok() && other.ok());
+  Start();
+  const Call call = MakeCall(/*stream=*/false, /*num_prompts=*/2, /*n=*/2, {},
+                             *std::move(scores));
+  Submit(call, /*max_tokens=*/100, /*ignores_eos=*/true);
+  ExpectIdle();
+  const RecordedAnswer answer = call.responder->answer();
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_TRUE(absl::StrContains(answer.body, "too much memory")) << answer.body;
+  EXPECT_EQ(NumFinished("abort"), 2);
+  EXPECT_EQ(NumFinished(), 2);
 }
 
 TEST_F(OutputProcessorTest, DisconnectAborts) {

@@ -179,9 +179,10 @@ std::string LatencyPlot(const std::vector<RequestResult>& records,
   if (!is_pooling) {
     panels.push_back({"Gap between chunks (ms)", itls.Percentiles()});
   }
-  panels.push_back({is_pooling ? "Input tokens per second, requests open"
-                               : "Output tokens per second, requests open",
-                    {rate, concurrency}});
+  panels.push_back(
+      {is_pooling ? "Input tokens per second" : "Output tokens per second",
+       {rate}});
+  panels.push_back({"Requests open", {concurrency}});
   const double height = kTop + panels.size() * (kPanelHeight + kPanelGap);
   std::string svg = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" "

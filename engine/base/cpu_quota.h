@@ -3,11 +3,9 @@
 #define QUIRE_ENGINE_BASE_CPU_QUOTA_H_
 
 #include <limits>
-#include <optional>
-#include <string>
 
-#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
+#include "engine/base/cgroup.h"
 
 namespace quire {
 
@@ -21,14 +19,9 @@ int CpusFromCpuMax(absl::string_view cpu_max);
 // The same from cgroup v1's cpu.cfs_quota_us (-1: none) and cpu.cfs_period_us.
 int CpusFromCfsQuota(absl::string_view quota_us, absl::string_view period_us);
 
-// The tightest limit along this process's path in every mounted CPU hierarchy
-// (kernel documentation: admin-guide/cgroup-v2.rst, scheduler/sched-bwc.rst).
-// `read_file` returns the contents of an absolute path, or nothing; it is
-// called for /proc/self/cgroup, /proc/self/mountinfo and files under the
-// mounts.
-int CgroupCpuLimit(
-    absl::FunctionRef<std::optional<std::string>(const std::string&)>
-        read_file);
+// The tightest limit of the control groups that this process is in (kernel
+// documentation: admin-guide/cgroup-v2.rst, scheduler/sched-bwc.rst).
+int CgroupCpuLimit(FileReader read_file);
 
 }  // namespace quire
 

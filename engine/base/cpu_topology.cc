@@ -3,8 +3,8 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
+#include <optional>
+#include <string>
 #include <thread>
 
 #include "absl/strings/ascii.h"
@@ -19,14 +19,8 @@ namespace {
 
 constexpr int kMaxCpu = 65535;
 
-std::optional<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
 // The list in a file of /sys; empty if there is none.
-std::vector<int> ReadList(const std::string& path, ReadFileFunction read_file) {
+std::vector<int> ReadList(const std::string& path, FileReader read_file) {
   const std::optional<std::string> text = read_file(path);
   if (!text.has_value()) return {};
   return ParseCpuList(absl::StripAsciiWhitespace(*text))
@@ -135,7 +129,7 @@ std::vector<int> AllowedCpus() {
 }
 
 std::vector<CpuInfo> ReadCpuTopology(absl::Span<const int> cpus,
-                                     ReadFileFunction read_file) {
+                                     FileReader read_file) {
   std::vector<CpuInfo> result;
   for (int cpu : cpus) {
     const std::vector<int> siblings =
@@ -234,8 +228,8 @@ absl::StatusOr<ThreadPlacement> PlaceThreads(const PlacementRequest& request,
 }
 
 absl::StatusOr<ThreadPlacement> PlaceThreads(const PlacementRequest& request) {
-  return PlaceThreads(request, ReadCpuTopology(AllowedCpus(), ReadFile),
-                      CgroupCpuLimit(ReadFile), sched_getcpu());
+  return PlaceThreads(request, ReadCpuTopology(AllowedCpus(), ReadSystemFile),
+                      CgroupCpuLimit(ReadSystemFile), sched_getcpu());
 }
 
 void PinThisThread(int cpu) {

@@ -3,19 +3,14 @@
 #ifndef QUIRE_ENGINE_BASE_CPU_TOPOLOGY_H_
 #define QUIRE_ENGINE_BASE_CPU_TOPOLOGY_H_
 
-#include <optional>
-#include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "engine/base/system_file.h"
 
 namespace quire {
-
-using ReadFileFunction =
-    absl::FunctionRef<std::optional<std::string>(const std::string&)>;
 
 // "0-3,8" as the kernel and taskset write it, in the order given, each CPU
 // once. INVALID_ARGUMENT for anything else, and for CPUs beyond 65535.
@@ -33,9 +28,8 @@ struct CpuInfo {
 
 // The given CPUs, in their order, with what /sys says of them; where it says
 // nothing, each is a core of its own on node 0.
-//   read_file: the contents of an absolute path, or nothing.
 std::vector<CpuInfo> ReadCpuTopology(absl::Span<const int> cpus,
-                                     ReadFileFunction read_file);
+                                     FileReader read_file);
 
 enum class NumaPolicy {
   kAuto,     // Pin threads and place weights if there is more than one node.

@@ -10,10 +10,6 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
-#include <fstream>
-#include <iterator>
-#include <optional>
-#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -23,12 +19,6 @@
 
 namespace quire {
 namespace {
-
-std::optional<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
 
 void CpuRelax() {
 #if defined(__x86_64__)
@@ -64,7 +54,7 @@ bool SpinUntil(std::chrono::nanoseconds duration, Predicate done) {
 
 int AvailableCpus() {
   return std::max(1, std::min(static_cast<int>(AllowedCpus().size()),
-                              CgroupCpuLimit(ReadFile)));
+                              CgroupCpuLimit(ReadSystemFile)));
 }
 
 // A job is open to workers from the store of an odd epoch to its increment by

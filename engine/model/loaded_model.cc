@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "engine/base/memory_limit.h"
 #include "engine/base/status.h"
 #include "engine/model/draft_head.h"
 #include "engine/model/gguf_model.h"
@@ -22,99 +23,6 @@ namespace {
 // A server that shares its machine leaves most of it to others; whoever wants
 // more says so in bytes.
 constexpr double kAutomaticKvFraction = 0.25;
-
-// First line of a /sys or /proc file; empty if it cannot be read.
-std::string FirstLine(const std::string& path) {
-  std::FILE* file = std::fopen(path.c_str(), "re");
-  if (file == nullptr) return "";
-  char line[256] = "";
-  const bool ok = std::fgets(line, sizeof(line), file) != nullptr;
-  std::fclose(file);
-  return ok ? std::string(absl::StripAsciiWhitespace(line)) : "";
-}
-
-std::optional<int64_t> NumberIn(const std::string& path) {
-  int64_t value = 0;
-  if (!absl::SimpleAtoi(FirstLine(path), &value)) return std::nullopt;
-  return value;
-}
-
-int64_t MachineAvailableBytes() {
-  std::FILE* file = std::fopen("/proc/meminfo", "re");
-  if (file == nullptr) return std::numeric_limits<int64_t>::max();
-  char line[256];
-  long long kib = 0;
-  int64_t result = std::numeric_limits<int64_t>::max();
-  while (std::fgets(line, sizeof(line), file) != nullptr) {
-    if (std::sscanf(line, "MemAvailable: %lld kB", &kib) == 1) {
-      result = int64_t{kib} * 1024;
-      break;
-    }
-  }
-  std::fclose(file);
-  return result;
-}
-
-// The path of this process's cgroup under a hierarchy: "0::/path" for v2,
-// "4:memory:/path" for v1.
-std::string OwnCgroup(bool is_v2) {
-  std::FILE* file = std::fopen("/proc/self/cgroup", "re");
-  if (file == nullptr) return "";
-  char line[4096];
-  std::string result;
-  while (std::fgets(line, sizeof(line), file) != nullptr) {
-    const std::vector<std::string> fields = absl::StrSplit(
-        absl::StripAsciiWhitespace(line), absl::MaxSplits(':', 2));
-    if (fields.size() != 3) continue;
-    if (is_v2 ? fields[0] == "0" : fields[1] == "memory") result = fields[2];
-  }
-  std::fclose(file);
-  return result == "/" ? "" : result;
-}
-
-// The page cache that the cgroup is charged for, which is reclaimed before
-// anything fails: memory.stat's lines "<prefix>active_file N" and
-// "<prefix>inactive_file N".
-int64_t CgroupFileCacheBytes(const std::string& directory,
-                             const std::string& prefix) {
-  std::FILE* file =
-      std::fopen(absl::StrCat(directory, "/memory.stat").c_str(), "re");
-  if (file == nullptr) return 0;
-  char line[256];
-  int64_t result = 0;
-  while (std::fgets(line, sizeof(line), file) != nullptr) {
-    const std::vector<std::string> fields =
-        absl::StrSplit(absl::StripAsciiWhitespace(line), ' ');
-    int64_t value = 0;
-    if (fields.size() == 2 && absl::SimpleAtoi(fields[1], &value) &&
-        (fields[0] == prefix + "active_file" ||
-         fields[0] == prefix + "inactive_file")) {
-      result += value;
-    }
-  }
-  std::fclose(file);
-  return result;
-}
-
-struct CgroupFiles {
-  const char* limit;
-  const char* usage;
-  const char* stat_prefix;
-};
-constexpr CgroupFiles kCgroupV2 = {"memory.max", "memory.current", ""};
-constexpr CgroupFiles kCgroupV1 = {"memory.limit_in_bytes",
-                                   "memory.usage_in_bytes", "total_"};
-
-// What the limit of the cgroup that `directory` describes leaves.
-int64_t CgroupAvailableBytes(const std::string& directory,
-                             const CgroupFiles& files) {
-  const auto max_bytes = NumberIn(absl::StrCat(directory, "/", files.limit));
-  const auto used_bytes = NumberIn(absl::StrCat(directory, "/", files.usage));
-  if (!max_bytes || !used_bytes) return std::numeric_limits<int64_t>::max();
-  const int64_t taken =
-      *used_bytes - CgroupFileCacheBytes(directory, files.stat_prefix);
-  return std::max<int64_t>(*max_bytes - std::max<int64_t>(taken, 0), 0);
-}
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -373,20 +281,6 @@ absl::StatusOr<TensorSplit> TensorSplit::Open(
 
 absl::Status TensorSplit::Check(int size) const {
   return CheckTensorParallelSize(config_, weights_, size);
-}
-
-int64_t AvailableMemoryBytes() {
-  int64_t available = MachineAvailableBytes();
-  // Inside a container the own group is usually mounted at the root.
-  const std::string v2 = "/sys/fs/cgroup";
-  const std::string v1 = "/sys/fs/cgroup/memory";
-  for (const std::string& own : {std::string(), OwnCgroup(true)}) {
-    available = std::min(available, CgroupAvailableBytes(v2 + own, kCgroupV2));
-  }
-  for (const std::string& own : {std::string(), OwnCgroup(false)}) {
-    available = std::min(available, CgroupAvailableBytes(v1 + own, kCgroupV1));
-  }
-  return available;
 }
 
 namespace {

@@ -171,10 +171,6 @@ absl::StatusOr<KvPlan> PlanKvMemory(const ModelConfig& config,
                                     int64_t available,
                                     bool owns_memory = false);
 
-// Bytes that this process may still take: the smaller of what the machine has
-// available and what the cgroup leaves.
-int64_t AvailableMemoryBytes();
-
 }  // namespace quire
 
 #endif  // QUIRE_ENGINE_MODEL_LOADED_MODEL_H_

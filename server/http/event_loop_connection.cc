@@ -20,6 +20,8 @@ namespace {
 
 // Per connection and round, so that one fast uploader does not hold the rest.
 constexpr size_t kMaxReadPerRound = 256 << 10;
+// Answers that are not copied behind their head.
+constexpr size_t kLargeBody = 64 << 10;
 // How long an answered connection is read on for the peer to take the answer:
 // closing with unread data would reset it (RFC 9112 9.6).
 constexpr absl::Duration kLingerTimeout = absl::Seconds(2);
@@ -325,10 +327,15 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
     AppendStart(c, *update.start, update.data.size());
   }
   if (!c->is_complete) {
+    c->largest_write = std::max(c->largest_write, update.data.size());
     if (c->is_stream) {
       AppendStreamData(c, update.data);
-    } else {
+    } else if (update.data.size() < kLargeBody) {
       c->out += update.data;
+    } else {
+      // Instead of a second copy.
+      update.data.insert(0, c->out);
+      c->out = std::move(update.data);
     }
     if (update.is_finished) {
       if (c->is_chunked) c->out += "0\r\n\r\n";
@@ -336,7 +343,6 @@ void EventLoop::HandleUpdate(Exchange* exchange) {
     }
   }
   const bool is_stream = c->is_stream;
-  c->largest_write = std::max(c->largest_write, update.data.size());
   const size_t max_buffered = c->upgrade.has_value()
                                   ? c->upgrade->max_buffered_bytes
                                   : options_.max_buffered_bytes;

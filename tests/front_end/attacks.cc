@@ -493,6 +493,17 @@ std::vector<Row> NumberRows() {
                       R"({"n":128,"logprobs":20,"prompt":"a",)"
                       R"("max_tokens":97,"ignore_eos":true})",
                       200));
+  const auto chat = [](const char* more) {
+    return absl::StrCat(R"({"messages":[{"role":"user","content":"a"}],)",
+                        R"("logprobs":true,"ignore_eos":true,)", more, "}");
+  };
+  rows.push_back(Asks("many logprobs of a chat", kChat,
+                      chat(R"("n":128,"top_logprobs":20,"max_tokens":97)"),
+                      200));
+  rows.push_back(Asks("logprobs to the end of the context", kChat,
+                      chat(R"("n":128,"top_logprobs":20)"), 200));
+  rows.push_back(Asks("logprobs of many tokens", kChat,
+                      chat(R"("n":128,"max_tokens":1000)"), 200));
   rows.push_back(Asks("more logprobs than an answer holds", kComplete,
                       R"({"n":128,"logprobs":20,"prompt":"a",)"
                       R"("max_tokens":98,"ignore_eos":true})",
