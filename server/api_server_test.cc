@@ -442,6 +442,13 @@ TEST_F(ApiServerTest, TokenizesAndBack) {
     ExpectError(Ask(tokenize, absl::StrCat("{\"prompt\":", prompt, "}")), 400,
                 invalid, "prompt", nullptr);
   }
+  const std::string long_text((1 << 20) + 1, 'a');
+  ExpectError(Ask(tokenize, absl::StrCat(R"({"return_token_strs":true,)",
+                                         R"("prompt":")", long_text, "\"}")),
+              400, invalid, "return_token_strs", nullptr);
+  EXPECT_EQ(
+      Ask(tokenize, absl::StrCat(R"({"prompt":")", long_text, "\"}")).status,
+      200);
   ExpectError(Ask(tokenize, R"({"prompt":"a","return_token_strs":1})"), 400,
               invalid, "return_token_strs", nullptr);
   ExpectError(Ask(tokenize, R"({"prompt":"a","model":"other"})"), 404,
