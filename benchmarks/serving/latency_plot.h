@@ -10,11 +10,11 @@
 
 namespace quire {
 
-// Three panels over the time of the load, in up to 60 equal intervals of it:
+// Four panels over the time of the load, in up to 60 equal intervals of it:
 // time to first token and gaps between tokens (median, 90th and 99th percentile
-// of the tokens that came in the interval), and tokens per second with the
-// requests open. Records that failed count up to where they came.
-// Of kPooling two: end-to-end latency, and input tokens per second.
+// of the tokens that came in the interval), tokens per second, and the requests
+// open. Records that failed count up to where they came.
+// Of kPooling three: end-to-end latency, input tokens per second, open requests.
 std::string LatencyPlot(const std::vector<RequestResult>& records,
                         double duration, absl::string_view title,
                         LoadTask task = LoadTask::kGeneration);
