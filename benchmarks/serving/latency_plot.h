@@ -14,7 +14,8 @@ namespace quire {
 // time to first token and gaps between tokens (median, 90th and 99th percentile
 // of the tokens that came in the interval), tokens per second, and the requests
 // open. Records that failed count up to where they came.
-// Of kPooling three: end-to-end latency, input tokens per second, open requests.
+// Of kPooling three: end-to-end latency, input tokens per second, open
+// requests.
 std::string LatencyPlot(const std::vector<RequestResult>& records,
                         double duration, absl::string_view title,
                         LoadTask task = LoadTask::kGeneration);
