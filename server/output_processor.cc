@@ -365,11 +365,13 @@ void OutputProcessor::HandleEvent(const OutputEvent& event) {
   }
   if (!event.is_last) return;
   part.figures.reason = event.finish_reason.value_or(FinishReason::kError);
-  // The engine may have gone on to the limit after a stop string.
+  // The engine may have gone on to the limit after a stop string, or before it
+  // heard that the call has failed.
   if (part.figures.reason != FinishReason::kError) {
     part.figures.reason =
         call.finish_reason(part.info.first_choice + event.choice_idx)
-            .value_or(part.figures.reason);
+            .value_or(call.is_complete() ? FinishReason::kAbort
+                                         : part.figures.reason);
   }
   part.figures.end_time = event.time;
   metrics_->ObserveFinished(part.figures);

@@ -352,6 +352,9 @@ class OutputOrderTest : public OutputProcessorTest {
                                           call.responder);
     output_.Register(call.call, call.parts);
     output_.Accept(call.call);
+    // Calls that start in one storm are looked at once more when there is time,
+    // and what they have by then is written in that order.
+    while (!call.responder->answer().is_stream) std::this_thread::yield();
     return call;
   }
   static OutputEvent EventOf(const Call& call, bool is_last) {
@@ -509,6 +512,22 @@ TEST_F(OutputProcessorTest, AnAnswerWithoutRoomForItsScoresIsAborted) {
   EXPECT_TRUE(absl::StrContains(answer.body, "too much memory")) << answer.body;
   EXPECT_EQ(NumFinished("abort"), 2);
   EXPECT_EQ(NumFinished(), 2);
+}
+
+// The engine was at its end before it heard of it.
+TEST_F(OutputOrderTest, WhatEndsAfterItsCallHasFailedIsAborted) {
+  Start();
+  WriteOrder order;
+  const Call call = MakeOrderedCall(&order, 0, /*is_behind=*/false);
+  std::vector<OutputEvent> events = {EventOf(call, /*is_last=*/false)};
+  output_.Push(std::exchange(events, {}));
+  ASSERT_EQ(order.Await(1).size(), 1u);
+  output_.FailAll(absl::UnavailableError("the server is shutting down"));
+  events.push_back(EventOf(call, /*is_last=*/true));
+  output_.Push(std::move(events));
+  ExpectIdle();
+  EXPECT_EQ(NumFinished("abort"), 1);
+  EXPECT_EQ(NumFinished(), 1);
 }
 
 TEST_F(OutputProcessorTest, DisconnectAborts) {
