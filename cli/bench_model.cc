@@ -145,6 +145,19 @@ class ModelBench {
     }
     return absl::EndsWith(name_, ".gguf") ? "gguf" : DTypeName(model().dtype);
   }
+  // Processes that share the model.
+  int NumRanks() const {
+    if (session_ == nullptr || session_->ranks == nullptr) return 1;
+    return session_->ranks->plan().layout.size();
+  }
+  // Of one of them.
+  int NumThreads() const {
+    const int share =
+        NumRanks() > 1 ? session_->ranks->plan().shares[0].num_threads : 0;
+    if (share > 0) return share;
+    return options_.model.num_threads > 0 ? options_.model.num_threads
+                                          : PlaceThreads({})->num_threads;
+  }
   Json Object(const ModelRowResult& result);
   void Print(const ModelRowResult& result);
   void PrintEnd();
@@ -283,9 +296,8 @@ Json ModelBench::Object(const ModelRowResult& result) {
                {"model_n_params", model().num_parameters},
                {"backends", model().backend->Description()},
                {"n_batch", model().shape.max_num_tokens},
-               {"n_threads", options_.model.num_threads > 0
-                                 ? options_.model.num_threads
-                                 : PlaceThreads({})->num_threads},
+               {"n_ranks", NumRanks()},
+               {"n_threads", NumThreads()},
                {"type_k", DTypeName(model().kv_cache_dtype)},
                {"type_v", DTypeName(model().kv_cache_dtype)},
                {"n_prompt", result.row.num_prompt},
@@ -349,11 +361,14 @@ void ModelBench::Print(const ModelRowResult& result) {
       std::printf("| --- | ---: | ---: | --- | ---: | ---: |%s\n",
                   probe_ != nullptr ? " ---: | ---: | ---: |" : "");
     }
-    absl::PrintF("| %s %s | %s | %s | %s | %s | %.2f ± %.2f |",
+    // Size and threads are a rank's.
+    const std::string ranks =
+        NumRanks() > 1 ? absl::StrCat(" x ", NumRanks()) : "";
+    absl::PrintF("| %s %s | %s%s | %s | %s%s | %s | %.2f ± %.2f |",
                  name_.substr(name_.rfind('/') + 1), WeightsName(),
-                 SizeText(model().memory.weights_bytes),
+                 SizeText(model().memory.weights_bytes), ranks,
                  CountText(model().num_parameters),
-                 model().backend->Description(), result.row.Name(),
+                 model().backend->Description(), ranks, result.row.Name(),
                  json["avg_ts"].get<double>(), json["stddev_ts"].get<double>());
     if (probe_ != nullptr) {
       for (const PercentColumn& column : kPercentColumns) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <istream>
 #include <iterator>
@@ -245,7 +246,10 @@ class FilePieces : public std::streambuf {
   absl::Status status(const std::string& path) const {
     QUIRE_RETURN_IF_ERROR(was_cancelled_);
     if (file_.is_open() && !file_.bad()) return absl::OkStatus();
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+    std::error_code ignored;
+    const bool is_directory = std::filesystem::is_directory(path, ignored);
+    return absl::NotFoundError(absl::StrCat(
+        path, is_directory ? ": is a directory" : ": cannot be read"));
   }
 
  protected:

@@ -393,6 +393,9 @@ TEST_F(DatasetTest, FilesWithoutAPromptAreErrors) {
   EXPECT_THAT(ErrorOf(Kind::kShareGpt, "[]"), HasSubstr("no conversation"));
   options_.path = "no/such/file";
   EXPECT_EQ(Make().status().code(), absl::StatusCode::kNotFound);
+  options_.path = testing::TempDir();
+  EXPECT_EQ(Make().status(), absl::NotFoundError(absl::StrCat(
+                                 options_.path, ": is a directory")));
   options_.path = "";
   EXPECT_FALSE(Make().ok());
 }

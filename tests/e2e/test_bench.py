@@ -619,6 +619,9 @@ def test_model_rows():
     assert decode["percent_of_copy_bandwidth"] == '' == prefill["percent_of_copy_bandwidth"]
     # No line about the device: each row has it.
     assert done.stderr == ""
+    for output, text in (("md", "1 thread) x 2 |"), ("jsonl", '"n_ranks":2,"n_threads":1,')):
+        done = bench("model", "-p", 8, "-n", 0, "-r", 1, "-tp", 2, "-t", 1, "-o", output)
+        assert text in done.stdout, done.stdout + done.stderr
     assert bench("model", "--preset", "gpt-5").returncode == 64
     done = bench("-m", ROOT / "models" / "demo", "--preset", "tiny")
     assert done.returncode == 64 and "--preset tiny contradicts --model" in done.stderr
