@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "gtest/gtest.h"
 #include "server/http/server_fixture.h"
+#include "server/http/socket_directory.h"
 #include "server/http/test_certificate.h"
 
 namespace quire {
@@ -115,7 +116,8 @@ TEST_F(ListenersTest, OperationsListenerHasRoomWhileTheOtherIsFull) {
 }
 
 TEST_F(ListenersTest, ServesAUnixSocket) {
-  options_.unix_socket_path = absl::StrCat("/tmp/quire_uds_", getpid());
+  const SocketDirectory directory;
+  options_.unix_socket_path = directory.PathOf("socket");
   Start();
   EXPECT_EQ(port(), 0);
   {

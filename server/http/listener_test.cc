@@ -11,18 +11,12 @@
 #include <utility>
 
 #include "gtest/gtest.h"
+#include "server/http/socket_directory.h"
 
 namespace quire {
 namespace {
 
 constexpr int kBacklog = 16;
-
-std::string SocketPath(const char* name) {
-  // A Unix socket's path has at most 107 characters; the test's own directory
-  // may be deeper.
-  return std::string("/tmp/quire_listener_") + std::to_string(getpid()) + "_" +
-         name;
-}
 
 TEST(Listener, TakesAFreePortAndNobodyElsesPort) {
   auto first = Listener::OpenTcp("127.0.0.1", 0, kBacklog);
@@ -48,7 +42,8 @@ TEST(Listener, SaysWhatIsWrongWithTheAddress) {
 }
 
 TEST(Listener, UnixSocketIsForOwnerAndGroupAndGoesWithTheListener) {
-  const std::string path = SocketPath("life");
+  const SocketDirectory directory;
+  const std::string path = directory.PathOf("socket");
   {
     const auto listener = Listener::OpenUnix(path, kBacklog);
     ASSERT_TRUE(listener.ok()) << listener.status();
@@ -66,7 +61,8 @@ TEST(Listener, UnixSocketIsForOwnerAndGroupAndGoesWithTheListener) {
 }
 
 TEST(Listener, UnixSocketOfAnEndedProcessIsReplaced) {
-  const std::string path = SocketPath("stale");
+  const SocketDirectory directory;
+  const std::string path = directory.PathOf("socket");
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   std::strcpy(address.sun_path, path.c_str());
@@ -79,14 +75,14 @@ TEST(Listener, UnixSocketOfAnEndedProcessIsReplaced) {
 }
 
 TEST(Listener, FileInThePlaceOfAUnixSocketIsLeftAlone) {
-  const std::string path = SocketPath("file");
+  const SocketDirectory directory;
+  const std::string path = directory.PathOf("socket");
   std::ofstream(path) << "precious";
   EXPECT_EQ(Listener::OpenUnix(path, kBacklog).status().message(),
             "cannot listen on " + path + ": the path exists and is no socket");
   std::string text;
   std::ifstream(path) >> text;
   EXPECT_EQ(text, "precious");
-  unlink(path.c_str());
   const auto too_long = Listener::OpenUnix(std::string(200, 'x'), kBacklog);
   EXPECT_EQ(too_long.status().code(), absl::StatusCode::kUnavailable);
 }
