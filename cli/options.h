@@ -60,7 +60,7 @@ struct SessionOptions {
   int pipeline_parallel_size = 1;
   double worker_timeout_seconds = 30;  // A rank that hangs for so long is lost.
   double heartbeat_timeout_seconds = 1;  // Of one that could say something.
-  double load_timeout_seconds = 3600;  // Of all ranks together.
+  double load_timeout_seconds = 3600;    // Of all ranks together.
   // Of `serve` and `worker` on several nodes. 0 nodes: not said.
   int num_nodes = 0;
   int node_rank = -1;       // -1: not said.

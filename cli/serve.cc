@@ -202,7 +202,7 @@ class RunningServerImpl : public RunningServer {
   ServerLog& log() override { return *telemetry_.log; }
   const Session& session() const { return *session_; }
 
-  std::string Description() const override {
+  LogFields Description() const override {
     return DescribeSession(*session_, Address(), load_time_);
   }
 
@@ -554,14 +554,8 @@ int RunServe(const ServeOptions& options, const ServeParts& parts) {
     PrintMessage(options, LogLevel::kError, error.status.message());
     return error.exit_code;
   }
-  if (options.log_format == "json") {
-    server->log().Message(
-        LogLevel::kInfo,
-        absl::StrCat("quire ", kVersion, "\n", server->Description()));
-  } else {
-    absl::PrintF("quire %s\n%s", kVersion, server->Description());
-    fflush(stdout);
-  }
+  PrintReady(options, absl::StrCat("quire ", kVersion), server->Description(),
+             &server->log());
   int exit_code = kExitOk;
   // A process that was frozen as a whole finds its engine late, too: what hangs
   // does so for twenty of our own waits.

@@ -40,7 +40,7 @@ class RunningServer {
   virtual ~RunningServer() = default;
 
   virtual int port() const = 0;
-  virtual std::string Description() const = 0;  // The start-up table.
+  virtual LogFields Description() const = 0;  // What start-up tells.
   virtual absl::Status Health() const = 0;
   // The engine's thread has work and does not come back: destroying this object
   // would wait for it.

@@ -633,12 +633,12 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
   return session;
 }
 
-std::string DescribeSession(const Session& session, const std::string& address,
-                            absl::Duration load_time) {
+LogFields DescribeSession(const Session& session, const std::string& address,
+                          absl::Duration load_time) {
   const LoadedModel& loaded = session.loaded;
-  std::string table;
-  const auto row = [&table](const char* name, const std::string& value) {
-    absl::StrAppendFormat(&table, "  %-12s %s\n", name, value);
+  LogFields table;
+  const auto row = [&table](const char* name, std::string value) {
+    table.emplace_back(name, std::move(value));
   };
   row("model", session.model_path);
   row("parameters", absl::StrCat(FormatCount(loaded.num_parameters), " (",

@@ -16,6 +16,7 @@
 #include "engine/model/loaded_model.h"
 #include "engine/speculative/drafter.h"
 #include "server/openai_api.h"
+#include "server/telemetry/server_log.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
@@ -64,10 +65,10 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& options,
 // The directory of the demo model that ships with the program, or empty.
 std::string FindDemoModel();
 
-// The table that start-up prints: model, parameters, dtype, backend, threads,
-// memory for weights and KV, longest context, and `address` if not empty.
-std::string DescribeSession(const Session& session, const std::string& address,
-                            absl::Duration load_time);
+// What start-up tells: model, parameters, dtype, backend, threads, memory for
+// weights and KV, longest context, and `address` if not empty.
+LogFields DescribeSession(const Session& session, const std::string& address,
+                          absl::Duration load_time);
 
 }  // namespace quire
 

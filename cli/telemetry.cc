@@ -2,8 +2,10 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "cli/version.h"
@@ -49,13 +51,31 @@ absl::StatusOr<Telemetry> StartTelemetry(const ServeOptions& options) {
 }
 
 void PrintMessage(const ServeOptions& options, LogLevel level,
-                  absl::string_view text) {
+                  absl::string_view text, const LogFields& fields) {
   if (FormatOf(options) == LogFormat::kText) {
     absl::FPrintF(stderr, "quire: %s\n", text);
   } else {
-    absl::PrintF("%s\n",
-                 FormatMessageLine(LogFormat::kJson, level, text, absl::Now()));
+    absl::PrintF("%s\n", FormatMessageLine(LogFormat::kJson, level, text,
+                                           absl::Now(), fields));
     fflush(stdout);
+  }
+}
+
+void PrintReady(const ServeOptions& options, absl::string_view title,
+                const LogFields& fields, ServerLog* log) {
+  if (FormatOf(options) == LogFormat::kText) {
+    absl::PrintF("%s\n", title);
+    for (const auto& [name, value] : fields) {
+      absl::PrintF("  %-12s %s\n", name, value);
+    }
+    fflush(stdout);
+    return;
+  }
+  const std::string text = absl::StrCat(title, " is ready");
+  if (log != nullptr) {
+    log->Message(LogLevel::kInfo, text, fields);
+  } else {
+    PrintMessage(options, LogLevel::kInfo, text, fields);
   }
 }
 

@@ -24,9 +24,14 @@ struct Telemetry {
 absl::StatusOr<Telemetry> StartTelemetry(const ServeOptions& options);
 
 // A message on stderr, or with --log-format json an object on stdout, at once:
-// where there is no log yet, or none any more.
+// where there is no log yet, or none any more. Fields are of JSON only.
 void PrintMessage(const ServeOptions& options, LogLevel level,
-                  absl::string_view text);
+                  absl::string_view text, const LogFields& fields = {});
+
+// What start-up tells: a table on stdout, or with --log-format json an object,
+// by `log` if it is not null.
+void PrintReady(const ServeOptions& options, absl::string_view title,
+                const LogFields& fields, ServerLog* log);
 
 }  // namespace quire
 

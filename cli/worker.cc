@@ -147,18 +147,12 @@ int RunWorker(const ServeOptions& options) {
     probes->api().ServeAsWorker(absl::StrCat(
         "this is rank ", rank, " of the model; rank 0 answers requests, at ",
         model.master_addr));
-    const std::string description =
-        absl::StrCat("quire ", kVersion, ", rank ", rank, "\n",
-                     DescribeSession(*session,
-                                     absl::StrCat("http://", options.host, ":",
-                                                  probes->port(), "/health"),
-                                     absl::Now() - started));
-    if (options.log_format == "json") {
-      PrintMessage(options, LogLevel::kInfo, description);
-    } else {
-      absl::PrintF("%s", description);
-      fflush(stdout);
-    }
+    PrintReady(options, absl::StrCat("quire ", kVersion, ", rank ", rank),
+               DescribeSession(*session,
+                               absl::StrCat("http://", options.host, ":",
+                                            probes->port(), "/health"),
+                               absl::Now() - started),
+               /*log=*/nullptr);
   }
   const absl::Status status =
       session->ranks->worker()->Run(session->loaded.runner.get());

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "server/json_text.h"
 
 namespace quire {
@@ -164,8 +165,14 @@ std::string FormatRequestLine(LogFormat format, const RequestRecord& record,
 }
 
 std::string FormatMessageLine(LogFormat format, LogLevel level,
-                              absl::string_view text, absl::Time now) {
-  return Line(format, level, text, now).Finish();
+                              absl::string_view text, absl::Time now,
+                              const LogFields& fields) {
+  Line line(format, level, text, now);
+  for (const auto& [name, value] : fields) {
+    line.Add(absl::StrReplaceAll(absl::AsciiStrToLower(name), {{" ", "_"}}),
+             value, value.size());
+  }
+  return line.Finish();
 }
 
 ServerLog::ServerLog(const ServerLogOptions& options,
@@ -179,7 +186,8 @@ ServerLog::ServerLog(const ServerLogOptions& options,
   }
 }
 
-void ServerLog::Message(LogLevel level, absl::string_view text) {
+void ServerLog::Message(LogLevel level, absl::string_view text,
+                        const LogFields& fields) {
   if (level < options_.level) return;
   LogWriter& writer =
       message_writer_ != nullptr ? *message_writer_ : request_writer_;
@@ -187,7 +195,8 @@ void ServerLog::Message(LogLevel level, absl::string_view text) {
   const std::string named = options_.format == LogFormat::kText
                                 ? absl::StrCat("quire: ", text)
                                 : std::string(text);
-  writer.Write(FormatMessageLine(options_.format, level, named, absl::Now()));
+  writer.Write(
+      FormatMessageLine(options_.format, level, named, absl::Now(), fields));
 }
 
 void ServerLog::OnEnd(const RequestRecord& record) {

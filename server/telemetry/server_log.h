@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -20,6 +22,10 @@ enum class LogFormat : uint8_t {
 };
 
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
+
+// Names and values that a message has beside its text. Names are ours, plain
+// words: "KV cache" is kv_cache in JSON.
+using LogFields = std::vector<std::pair<std::string, std::string>>;
 
 struct ServerLogOptions {
   LogFormat format = LogFormat::kText;
@@ -41,7 +47,8 @@ class ServerLog : public RequestObserver {
   ServerLog(const ServerLogOptions& options,
             std::shared_ptr<TelemetryCounts> counts);
 
-  void Message(LogLevel level, absl::string_view text);
+  void Message(LogLevel level, absl::string_view text,
+               const LogFields& fields = {});
 
   void OnEnd(const RequestRecord& record) override;
   int64_t max_body_bytes() const override {
@@ -61,7 +68,8 @@ class ServerLog : public RequestObserver {
 std::string FormatRequestLine(LogFormat format, const RequestRecord& record,
                               absl::Time now);
 std::string FormatMessageLine(LogFormat format, LogLevel level,
-                              absl::string_view text, absl::Time now);
+                              absl::string_view text, absl::Time now,
+                              const LogFields& fields = {});
 
 }  // namespace quire
 

@@ -30,11 +30,11 @@ class Server:
         # The start-up table is printed once the model serves.
         for line in self.process.stdout:
             self.banner += line
-            found = re.search(r"address\s+http://\S+:(\d+)", line)
+            found = re.search(r"\baddress\W+http://[^\s\"]+:(\d+)", line)
             if found:
                 self.port = int(found.group(1))
             # With --log-format json the table is one line.
-            if line.strip().startswith("ready in") or "\\n  ready in" in line:
+            if line.strip().startswith("ready in") or '"ready_in":' in line:
                 break
         if self.port is None:
             raise RuntimeError(self.process.communicate()[1])

@@ -70,6 +70,8 @@ def test_a_json_line_for_each_request_and_nothing_else():
     assert code == 0 and err == ""
     lines = [json.loads(line) for line in (server.banner + out).splitlines()]
     assert all(line["level"] in ("INFO", "WARNING") for line in lines)
+    (ready,) = [line for line in lines if line["message"].endswith(" is ready")]
+    assert ready["address"] == server.url and ready["kv_cache"] and ready["ready_in"]
     chat, nowhere = [line for line in lines if line["message"] == "request"]
     assert chat["request_id"] == "mine-1" and chat["trace_id"] == TRACE
     assert chat["route"] == "/v1/chat/completions" and chat["status"] == 200
