@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/edge.h"
+#include "cli/end_signals.h"
 #include "cli/exit_codes.h"
 #include "cli/telemetry.h"
 #include "cli/version.h"
@@ -396,14 +397,10 @@ class RunningServerImpl : public RunningServer {
   HeapReturner heap_returner_{[] { malloc_trim(0); }};
 };
 
-// Counts SIGTERM and SIGINT on a thread of its own: no handler, no races.
+// Counts signals on a thread of its own: no handler, no races.
 class SignalWaiter {
  public:
   SignalWaiter() {
-    sigemptyset(&signals_);
-    sigaddset(&signals_, SIGTERM);
-    sigaddset(&signals_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
     std::thread([this] {
       for (;;) {
         int signal = 0;
@@ -411,6 +408,8 @@ class SignalWaiter {
         // While the model loads there is nothing to drain.
         std::lock_guard<std::mutex> lock(mu_);
         if (!is_serving_) _exit(kExitOk);
+        // A terminal that goes sends it more than once.
+        if (signal == SIGHUP && num_signals_ > 0) continue;
         ++num_signals_;
         has_signal_.notify_all();
       }
@@ -435,7 +434,7 @@ class SignalWaiter {
   }
 
  private:
-  sigset_t signals_;
+  const sigset_t signals_ = BlockEndSignals();
   mutable std::mutex mu_;
   mutable std::condition_variable has_signal_;
   bool is_serving_ = false;  // Guarded by mu_, as the next one.

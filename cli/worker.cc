@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "cli/end_signals.h"
 #include "cli/exit_codes.h"
 #include "cli/serve.h"
 #include "cli/session.h"
@@ -49,10 +50,6 @@ class WorkerProbes {
 class WorkerSignals {
  public:
   explicit WorkerSignals(const ServeOptions& options) {
-    sigemptyset(&signals_);
-    sigaddset(&signals_, SIGTERM);
-    sigaddset(&signals_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
     std::thread([this, options,
                  shutdown_timeout_seconds = options.shutdown_timeout_seconds] {
       WaitForSignal();
@@ -62,7 +59,9 @@ class WorkerSignals {
         absl::SleepFor(absl::Seconds(shutdown_timeout_seconds));
         _exit(kExitDrainTimeout);
       }).detach();
-      WaitForSignal();
+      // A terminal that goes sends SIGHUP more than once.
+      while (WaitForSignal() == SIGHUP) {
+      }
       _exit(kExitDrainTimeout);
     }).detach();
   }
@@ -70,18 +69,20 @@ class WorkerSignals {
   void SetServing() { is_serving_ = true; }
 
  private:
-  void WaitForSignal() {
+  int WaitForSignal() {
     int signal = 0;
     while (sigwait(&signals_, &signal) != 0) {
     }
+    return signal;
   }
 
-  sigset_t signals_;
+  const sigset_t signals_ = BlockEndSignals();
   std::atomic<bool> is_serving_{false};
 };
 
-// Ctrl-C in a terminal reaches children as well: the parent ends them.
+// Those of a terminal reach children as well: the parent ends them.
 void LeaveSignalsToTheParent() {
+  signal(SIGHUP, SIG_IGN);
   signal(SIGINT, SIG_IGN);
   signal(SIGTERM, SIG_IGN);
 }

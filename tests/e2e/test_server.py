@@ -252,6 +252,32 @@ def test_sigterm_lets_running_requests_finish():
     server.process.communicate()
 
 
+def test_a_terminal_that_goes_lets_running_requests_finish():
+    server = Server()
+    connection, answer = open_stream(server, {**LONG, "max_tokens": 1500})
+    assert answer.readline()
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: get(server, "/health/ready")[0] == 503)
+    server.process.send_signal(signal.SIGHUP)
+    rest = answer.read().decode()
+    assert rest.rstrip().endswith("data: [DONE]") and '"finish_reason":"length"' in rest
+    connection.close()
+    assert server.process.wait(timeout=30) == 0
+    server.process.communicate()
+
+
+def test_nohup():
+    # What is ignored at the start is inherited.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = Server()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.process.send_signal(signal.SIGHUP)
+    assert get(server, "/health/ready")[0] == 200
+    assert server.stop() == 0
+
+
 def test_sigterm_is_seen_at_once():
     """Not at the next poll of anything: an idle server has nothing to wait for."""
     delays = []
