@@ -48,6 +48,14 @@ constexpr int kPollMilliseconds = 50;
 // What a failed start has said last is kept to so many bytes.
 constexpr off_t kMaxErrorBytes = 64 << 10;
 
+// Behind its last colon; 0 if there is none.
+int PortOf(absl::string_view address) {
+  int port = 0;
+  const bool is_number =
+      absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port);
+  return is_number ? port : 0;
+}
+
 // A `quire serve` process with its standard output as a file here. What it says
 // on standard error is shown only if it fails: it would come between the lines
 // of the benchmark.
@@ -110,11 +118,14 @@ class ServeProcess {
       for (size_t end; (end = text.find('\n')) != std::string::npos;
            text.erase(0, end + 1)) {
         const absl::string_view line = absl::string_view(text).substr(0, end);
-        if (absl::StrContains(line, " address ") &&
-            !absl::SimpleAtoi(line.substr(line.rfind(':') + 1), &port)) {
-          port = 0;
-        }
+        if (absl::StrContains(line, " address ")) port = PortOf(line);
         if (absl::StrContains(line, "ready in") && port > 0) return port;
+        // --log-format json
+        const Json json = Json::parse(line, nullptr, false);
+        if (json.is_object() && json.contains("ready_in")) {
+          port = PortOf(json.value("address", ""));
+          if (port > 0) return port;
+        }
       }
     }
     Wait();
