@@ -48,8 +48,9 @@ constexpr int kPollMilliseconds = 50;
 // What a failed start has said last is kept to so many bytes.
 constexpr off_t kMaxErrorBytes = 64 << 10;
 
-// Behind its last colon; 0 if there is none.
+// Of "http://127.0.0.1:8080, operations ...": the first; 0 if there is none.
 int PortOf(absl::string_view address) {
+  address = address.substr(0, address.find(','));
   int port = 0;
   const bool is_number =
       absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port);

@@ -454,6 +454,11 @@ absl::StatusOr<HttpServerOptions> MakeHttpServerOptions(
     return absl::InvalidArgumentError(
         "--max-body-size must be at least 1 byte: every request has a body");
   }
+  // Bodies together are counted, in bytes and in what parsing them takes.
+  constexpr int64_t kMaxBody = int64_t{1} << 40;
+  if (*max_body > kMaxBody) {
+    return absl::InvalidArgumentError("--max-body-size must be at most 1 TiB");
+  }
   if (options.ssl_certfile.empty() != options.ssl_keyfile.empty()) {
     return absl::InvalidArgumentError(
         options.ssl_certfile.empty()

@@ -156,7 +156,7 @@ Engine::Engine(const EngineOptions& options, ModelRunner* runner, Clock* clock,
 }
 
 absl::Status Engine::AddRequest(Request request) {
-  QUIRE_RETURN_IF_ERROR(health_);
+  if (!health_.ok()) return EngineHasFailed();
   QUIRE_RETURN_IF_ERROR(ValidateRequest(options_, request));
   if (scheduler_.HasRequest(request.id)) {
     return absl::AlreadyExistsError(
@@ -257,6 +257,10 @@ void Engine::CollectOldest(std::vector<OutputEvent>* events) {
   }
 }
 
+absl::Status EngineHasFailed() {
+  return absl::UnavailableError("the engine has failed");
+}
+
 void Engine::NoteFailure(const absl::Status& error,
                          std::vector<OutputEvent>* events) {
   ++num_failures_in_a_row_;
@@ -269,10 +273,11 @@ void Engine::NoteFailure(const absl::Status& error,
                               " steps in a row failed, the last one with: ",
                               error.message()));
   const absl::Time now = clock_->Now();
-  scheduler_.AbortAll(FinishReason::kError, health_, now, events);
+  const absl::Status told = EngineHasFailed();
+  scheduler_.AbortAll(FinishReason::kError, told, now, events);
   // The runner is not to be asked again, not even for what is in flight.
   while (scheduler_.num_steps_in_flight() > 0) {
-    scheduler_.FailOldestStep(health_, now, events);
+    scheduler_.FailOldestStep(told, now, events);
   }
 }
 

@@ -31,6 +31,10 @@ inline constexpr int kMaxChoices = 128;
 absl::Status ValidateRequest(const EngineOptions& options,
                              const Request& request);
 
+// What requests are told when the engine has failed. Why it has, Health() says:
+// a client is not to read of hosts, processes and files.
+absl::Status EngineHasFailed();
+
 // Thread-compatible: used by one thread. Owns scheduler and cache manager,
 // borrows runner and clock.
 class Engine {

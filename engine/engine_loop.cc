@@ -64,7 +64,7 @@ class EngineLoopImpl final : public EngineLoop {
     const int64_t num_tokens = request.prompt_token_ids.size();
     const absl::Time now = clock_->Now();
     std::lock_guard<std::mutex> lock(mu_);
-    QUIRE_RETURN_IF_ERROR(health_);
+    if (!health_.ok()) return EngineHasFailed();
     if (is_stopping_ || (is_draining_ && !request.continues_call)) {
       return absl::UnavailableError("the engine is shutting down");
     }

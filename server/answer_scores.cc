@@ -12,10 +12,9 @@ namespace {
 // Answers grow by so many: threads need not meet at the budget for each token.
 constexpr int64_t kScoresOfGrowth = 1024;
 
-absl::Status NoRoom() {
-  return absl::UnavailableError(
-      "the answers with log-probabilities take too much memory");
-}
+// From this part of the budget on the youngest answers give way. What is left
+// is for the others' next growth, of 160 KiB each.
+constexpr double kUseOfGivingWay = 7.0 / 8;
 
 }  // namespace
 
@@ -61,27 +60,56 @@ absl::StatusOr<int64_t> LimitScores(
       request->kind == ApiKind::kChat ? "top_logprobs" : "logprobs",
       absl::StrCat("the answer may hold ", num_possible,
                    " log-probabilities, more than ", kMaxScoresOfAnswer,
-                   "; a stream may"));
+                   ": ask for fewer of them or of tokens, or for a stream"));
+}
+
+absl::Status ScoreBudget::Refuse() {
+  ++num_refused_;
+  return absl::UnavailableError(
+      "the answers with log-probabilities take too much memory");
+}
+
+bool ScoreBudget::MustGiveWay(int64_t id) {
+  if (use() <= kUseOfGivingWay) return false;
+  std::lock_guard<std::mutex> lock(mu_);
+  if (holders_.empty() || *holders_.rbegin() > id) return false;
+  // Alone, it may have all.
+  return *holders_.begin() != id;
 }
 
 absl::StatusOr<std::shared_ptr<AnswerScores>> AnswerScores::Admit(
-    int64_t num_scores, MemoryBudget* budget) {
-  if (budget->use() > 0.5) return NoRoom();
+    int64_t num_scores, ScoreBudget* budget) {
+  if (budget->use() > 0.5) return budget->Refuse();
   MemoryBudget::Reservation reservation =
-      budget->TryReserve(num_scores * kBytesPerScore);
-  if (!reservation) return NoRoom();
+      budget->memory_.TryReserve(num_scores * kBytesPerScore);
+  if (!reservation) return budget->Refuse();
+  std::lock_guard<std::mutex> lock(budget->mu_);
+  const int64_t id = budget->next_id_++;
+  if (num_scores > 0) budget->holders_.insert(id);
   return std::shared_ptr<AnswerScores>(
-      new AnswerScores(std::move(reservation)));
+      new AnswerScores(budget, id, std::move(reservation)));
 }
 
 absl::Status AnswerScores::Add(int64_t num_scores) {
   if (num_free_ < num_scores) {
     const int64_t growth = std::max(num_scores, kScoresOfGrowth);
-    if (!reservation_.Grow(growth * kBytesPerScore)) return NoRoom();
+    if (budget_->MustGiveWay(id_) ||
+        !reservation_.Grow(growth * kBytesPerScore)) {
+      return budget_->Refuse();
+    }
     num_free_ += growth;
+    std::lock_guard<std::mutex> lock(budget_->mu_);
+    budget_->holders_.insert(id_);
   }
   num_free_ -= num_scores;
   return absl::OkStatus();
+}
+
+void AnswerScores::Release() {
+  if (!reservation_) return;
+  reservation_ = MemoryBudget::Reservation();
+  std::lock_guard<std::mutex> lock(budget_->mu_);
+  budget_->holders_.erase(id_);
 }
 
 }  // namespace quire

@@ -3,10 +3,14 @@
 #ifndef QUIRE_SERVER_ANSWER_SCORES_H_
 #define QUIRE_SERVER_ANSWER_SCORES_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <utility>
 #include <vector>
 
+#include "absl/container/btree_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/memory_budget.h"
@@ -30,7 +34,31 @@ absl::StatusOr<int64_t> LimitScores(
     const std::vector<std::vector<int32_t>>& prompts, int max_model_len,
     ApiRequest* request);
 
-// What one answer's take of the budget of all, which must outlive it.
+// Of all answers together. Thread-safe.
+class ScoreBudget {
+ public:
+  explicit ScoreBudget(int64_t num_bytes) : memory_(num_bytes) {}
+
+  double use() const { return memory_.use(); }
+  // Answers that did not begin, or did not get to their end, for lack of room.
+  int64_t num_refused() const { return num_refused_; }
+
+ private:
+  friend class AnswerScores;
+
+  absl::Status Refuse();
+  // While there is little room, the answers that began last make it: those that
+  // are furthest get to their end.
+  bool MustGiveWay(int64_t id);
+
+  MemoryBudget memory_;
+  std::atomic<int64_t> num_refused_{0};
+  std::mutex mu_;
+  int64_t next_id_ = 0;               // Guarded by mu_, as the next one.
+  absl::btree_set<int64_t> holders_;  // Answers that hold something, by age.
+};
+
+// What one answer takes of the budget of all, which must outlive it.
 // Thread-compatible.
 class AnswerScores {
  public:
@@ -38,15 +66,24 @@ class AnswerScores {
   // the budget is taken: the other half is for the answers that grow, most of
   // which end long before their limit.
   static absl::StatusOr<std::shared_ptr<AnswerScores>> Admit(
-      int64_t num_scores, MemoryBudget* budget);
+      int64_t num_scores, ScoreBudget* budget);
+  ~AnswerScores() { Release(); }
+  AnswerScores(const AnswerScores&) = delete;
+  AnswerScores& operator=(const AnswerScores&) = delete;
 
-  // So many more. UNAVAILABLE if there is no room for them.
+  // So many more. UNAVAILABLE if there is no room for them, or from seven
+  // eighths of the budget on if no answer that holds something is younger.
   absl::Status Add(int64_t num_scores);
+  // Holds nothing from here on, and must get nothing more. Idempotent.
+  void Release();
 
  private:
-  explicit AnswerScores(MemoryBudget::Reservation reservation)
-      : reservation_(std::move(reservation)) {}
+  AnswerScores(ScoreBudget* budget, int64_t id,
+               MemoryBudget::Reservation reservation)
+      : budget_(budget), id_(id), reservation_(std::move(reservation)) {}
 
+  ScoreBudget* const budget_;
+  const int64_t id_;
   MemoryBudget::Reservation reservation_;
   int64_t num_free_ = 0;  // Reserved, and not yet held.
 };

@@ -39,8 +39,10 @@ TEST(LimitScoresTest, MaxTokensBeyondTheLimitAreRefused) {
   request.sampling.max_tokens = kMostTokens + 1;
   ExpectRefused(
       LimitScores(Prompts(1, 10), kMaxModelLen, &request),
-      absl::StrCat("the answer may hold ", (kMostTokens + 1) * 80,
-                   " log-probabilities, more than 262144; a stream may"));
+      absl::StrCat(
+          "the answer may hold ", (kMostTokens + 1) * 80,
+          " log-probabilities, more than 262144: ask for fewer of them or "
+          "of tokens, or for a stream"));
   // Two prompts, half as many tokens.
   request.sampling.max_tokens = kMostTokens / 2 + 1;
   ExpectRefused(LimitScores(Prompts(2, 10), kMaxModelLen, &request),
@@ -94,7 +96,7 @@ TEST(LimitScoresTest, ThoseOfPromptsHaveTheSameLimit) {
 }
 
 TEST(AnswerScoresTest, HalfOfTheBudgetIsForThoseThatGrow) {
-  MemoryBudget budget(8 * 1024 * kBytesPerScore);
+  ScoreBudget budget(8 * 1024 * kBytesPerScore);
   auto first = AnswerScores::Admit(4 * 1024, &budget);
   ASSERT_TRUE(first.ok()) << first.status();
   auto second = AnswerScores::Admit(0, &budget);
@@ -114,8 +116,36 @@ TEST(AnswerScoresTest, HalfOfTheBudgetIsForThoseThatGrow) {
   EXPECT_EQ(budget.use(), 0);
 }
 
+TEST(AnswerScoresTest, TheYoungestThatGrowsGivesWay) {
+  ScoreBudget budget(16 * 1024 * kBytesPerScore);
+  std::vector<std::shared_ptr<AnswerScores>> answers;
+  for (int i = 0; i < 4; ++i) {
+    auto admitted = AnswerScores::Admit(0, &budget);
+    ASSERT_TRUE(admitted.ok());
+    answers.push_back(*std::move(admitted));
+  }
+  // The last one holds nothing: it would make no room.
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(answers[i]->Add(4 * 1024).ok());
+  ASSERT_TRUE(answers[0]->Add(2 * 1024 + 1).ok());
+  EXPECT_EQ(budget.num_refused(), 0);
+  EXPECT_TRUE(absl::IsUnavailable(answers[3]->Add(1)));
+  EXPECT_TRUE(absl::IsUnavailable(answers[2]->Add(1)));
+  EXPECT_TRUE(answers[1]->Add(1).ok());
+  // No room at all, whatever its age.
+  EXPECT_TRUE(absl::IsUnavailable(answers[0]->Add(1024)));
+  EXPECT_EQ(budget.num_refused(), 3);
+  answers[2]->Release();
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(answers[i]->Add(2 * 1024).ok());
+  EXPECT_TRUE(absl::IsUnavailable(answers[1]->Add(1024)));
+  // Alone it may have all.
+  answers[1] = nullptr;
+  EXPECT_TRUE(answers[0]->Add(6 * 1024).ok());
+  answers.clear();
+  EXPECT_EQ(budget.use(), 0);
+}
+
 TEST(AnswerScoresTest, WhatDoesNotFitIsNotAdmitted) {
-  MemoryBudget budget(1024 * kBytesPerScore);
+  ScoreBudget budget(1024 * kBytesPerScore);
   const auto small = AnswerScores::Admit(1, &budget);
   ASSERT_TRUE(small.ok());
   EXPECT_TRUE(absl::IsUnavailable(AnswerScores::Admit(1024, &budget).status()));

@@ -631,6 +631,11 @@ void ApiCall::Fail(const absl::Status& error) {
   if (is_complete_) return;
   is_complete_ = true;
   if (options_.ticket != nullptr) options_.ticket->Release();
+  // Others may want the room before the engine has heard of it.
+  for (Choice& choice : choices_) std::vector<Logprob>().swap(choice.logprobs);
+  for (Prompt& prompt : prompts_)
+    std::vector<TokenOutput>().swap(prompt.scored);
+  if (options_.scores != nullptr) options_.scores->Release();
   FillRecord();
   if (options_.record != nullptr) options_.record->finish_reason = "error";
   if (!is_started_) {

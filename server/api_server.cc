@@ -198,7 +198,7 @@ ApiServer::ApiServer(HttpServer* http, std::string version,
       version_(std::move(version)),
       limiter_(std::make_unique<KeyLimiter>(Clock::Monotonic())),
       gate_(std::make_unique<RequestGate>(gate_options, Clock::Monotonic())),
-      answer_memory_(std::make_unique<MemoryBudget>(kMaxScoreBytes)) {
+      answer_scores_(std::make_unique<ScoreBudget>(kMaxScoreBytes)) {
   const auto probe = [this](const char* path,
                             void (ApiServer::*handle)(const Responder&) const) {
     http_->AddRoute("GET", path, RouteAccess::kOperations,
@@ -393,8 +393,10 @@ void ApiServer::HandleMetrics(const Responder& responder) const {
     return;
   }
   const EngineStats stats = model_.engine->Stats();
+  GateFigures figures = gate_->Figures(stats);
+  figures.num_refused_scores = answer_scores_->num_refused();
   responder->Send(200, "text/plain; version=0.0.4; charset=utf-8",
-                  model_.metrics->Render(stats, gate_->Figures(stats)) +
+                  model_.metrics->Render(stats, figures) +
                       (model_.more_metrics ? model_.more_metrics() : ""));
 }
 
@@ -588,7 +590,7 @@ absl::Status ApiServer::HandleGenerate(ApiKind kind, const ServedModel& model,
   std::shared_ptr<AnswerScores> scores;
   if (num_scores > 0 || (api_request.wants_logprobs && !api_request.stream)) {
     QUIRE_ASSIGN_OR_RETURN(
-        scores, AnswerScores::Admit(num_scores, answer_memory_.get()));
+        scores, AnswerScores::Admit(num_scores, answer_scores_.get()));
   }
   SubmitCall(model, std::move(api_request), std::move(prompts), request,
              deadline, std::move(ticket), std::move(scores), responder);

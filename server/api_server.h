@@ -18,7 +18,6 @@
 #include "server/answer_scores.h"
 #include "server/http_server.h"
 #include "server/key_limiter.h"
-#include "server/memory_budget.h"
 #include "server/openai_api.h"
 #include "server/output_processor.h"
 #include "server/prompt.h"
@@ -152,7 +151,7 @@ class ApiServer {
   const std::unique_ptr<KeyLimiter> limiter_;
   const std::unique_ptr<RequestGate> gate_;
   // For log-probabilities of answers; as limiter_.
-  const std::unique_ptr<MemoryBudget> answer_memory_;
+  const std::unique_ptr<ScoreBudget> answer_scores_;
   std::atomic<State> state_{State::kLoading};
   mutable std::mutex reason_mu_;
   std::string reason_;  // Of kWaiting and kWorker; guarded by reason_mu_.

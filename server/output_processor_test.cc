@@ -493,7 +493,7 @@ TEST_F(OutputProcessorTest, StopStringCountsAsStop) {
 
 // An answer that grows beyond its room fails, and all of its parts end.
 TEST_F(OutputProcessorTest, AnAnswerWithoutRoomForItsScoresIsAborted) {
-  MemoryBudget budget(2 * 1024 * kBytesPerScore);
+  ScoreBudget budget(2 * 1024 * kBytesPerScore);
   auto other = AnswerScores::Admit(1024, &budget);
   ASSERT_TRUE(other.ok() && (*other)->Add(1000).ok());
   auto scores = AnswerScores::Admit(0, &budget);
@@ -512,6 +512,40 @@ TEST_F(OutputProcessorTest, AnAnswerWithoutRoomForItsScoresIsAborted) {
   EXPECT_TRUE(absl::StrContains(answer.body, "too much memory")) << answer.body;
   EXPECT_EQ(NumFinished("abort"), 2);
   EXPECT_EQ(NumFinished(), 2);
+}
+
+// Of answers that grow together the oldest get to their end: what one gives up,
+// the others have at once, not when the engine has heard of it.
+TEST_F(OutputOrderTest, TheYoungestAnswersMakeRoomForTheOthers) {
+  constexpr int kNumCalls = 4, kNumSteps = 24, kTokensOfStep = 1024;
+  ScoreBudget budget(64 * kTokensOfStep * kBytesPerScore);
+  Start();
+  std::vector<Call> calls;
+  for (int i = 0; i < kNumCalls; ++i) {
+    auto scores = AnswerScores::Admit(0, &budget);
+    ASSERT_TRUE(scores.ok());
+    calls.push_back(MakeCall(/*stream=*/false, 1, 1, {}, *std::move(scores)));
+    output_.Register(calls.back().call, calls.back().parts);
+    output_.Accept(calls.back().call);
+  }
+  for (int step = 1; step <= kNumSteps; ++step) {
+    std::vector<OutputEvent> events;
+    for (const Call& call : calls) {
+      events.push_back(EventOf(call, /*is_last=*/step == kNumSteps));
+      events.back().tokens.resize(kTokensOfStep, events.back().tokens[0]);
+    }
+    output_.Push(std::move(events));
+  }
+  ExpectIdle();
+  std::vector<int> statuses;
+  for (const Call& call : calls) {
+    statuses.push_back(call.responder->answer().status);
+  }
+  EXPECT_EQ(statuses, (std::vector<int>{200, 200, 503, 503}));
+  EXPECT_EQ(budget.num_refused(), 2);
+  EXPECT_EQ(NumFinished("length"), 2);
+  EXPECT_EQ(NumFinished("abort"), 2);
+  calls.clear();
 }
 
 // The engine was at its end before it heard of it.

@@ -33,6 +33,7 @@ struct GateFigures {
   ShedStage stage = ShedStage::kNone;
   int64_t num_refused[kNumShedStages] = {};
   int64_t num_refused_memory = 0;  // No memory to parse them.
+  int64_t num_refused_scores = 0;  // None for log-probabilities of answers.
 };
 
 // Thread-safe.

@@ -169,8 +169,8 @@ struct ServerMetrics::Families {
                          .Help("Requests refused for load, by reason.")
                          .Register(registry);
     for (const char* reason :
-         {"queue_full", "share_full", "deadline", "memory", "stage_extras",
-          "stage_low_priority", "stage_everything"}) {
+         {"queue_full", "share_full", "deadline", "memory", "logprobs_memory",
+          "stage_extras", "stage_low_priority", "stage_everything"}) {
       Labels with_reason = labels;
       with_reason["reason"] = reason;
       refused.push_back({&refusals.Add(with_reason)});
@@ -194,13 +194,11 @@ struct ServerMetrics::Families {
     predicted_delay->Set(absl::ToDoubleSeconds(stats.predicted_delay));
     queue_use->Set(stats.queue_use);
     shed_stage->Set(static_cast<double>(gate.stage));
-    const int64_t counts[] = {stats.refusals.num_queue_full,
-                              stats.refusals.num_share_full,
-                              stats.refusals.num_too_late,
-                              gate.num_refused_memory,
-                              gate.num_refused[1],
-                              gate.num_refused[2],
-                              gate.num_refused[3]};
+    const int64_t counts[] = {
+        stats.refusals.num_queue_full, stats.refusals.num_share_full,
+        stats.refusals.num_too_late,   gate.num_refused_memory,
+        gate.num_refused_scores,       gate.num_refused[1],
+        gate.num_refused[2],           gate.num_refused[3]};
     for (size_t i = 0; i < refused.size(); ++i) {
       refused[i].Set(static_cast<double>(counts[i]));
     }

@@ -790,7 +790,7 @@ def test_startup(tmp_path):
         assert ready < first
     assert "exec to first token" in done.stdout
     # As `quire serve` ends itself.
-    done = bench("startup", "-r", 1, "--", "--log-format", "json")
+    done = bench("startup", "-r", 1, "--", "--log-format", "json", "--ops-port", 0)
     assert done.returncode == 0, done.stderr
     done = bench("startup", "-r", 1, "--", "/no/such/model")
     assert done.returncode == 65 and "/no/such/model" in done.stderr

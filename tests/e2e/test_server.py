@@ -379,6 +379,7 @@ def test_version_and_usage_errors():
         (["serve", "--kv-cache-dtype", "fp4"], "--kv-cache-dtype"),
         (["serve", "--max-model-len", "-5"], "--max-model-len"),
         (["serve", "--max-body-size", "0"], "--max-body-size"),
+        (["serve", "--max-body-size", "999999999GiB"], "--max-body-size"),
         (["serve", "--api-key", ""], "--api-key"),
         (["serve", "--api-key-file", ""], "--api-key-file"),
     ):

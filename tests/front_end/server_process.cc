@@ -35,11 +35,11 @@ std::string ReadFile(const std::string& path) {
 }
 
 // "...address ...:8080, operations ...:9090": the last number of each. As JSON
-// the whole table is one line, its line ends escaped.
+// the whole table is one line, this a field of it.
 void ReadPorts(absl::string_view line, int* port, int* ops_port) {
-  line.remove_prefix(line.find("address "));
+  line.remove_prefix(line.find("http"));
   const std::vector<absl::string_view> addresses =
-      absl::StrSplit(line.substr(0, line.find("\\n")), ',');
+      absl::StrSplit(line.substr(0, line.find('"')), ',');
   const auto port_of = [](absl::string_view address) {
     int number = 0;
     const size_t colon = address.rfind(':');
@@ -121,10 +121,13 @@ std::unique_ptr<ServerProcess> ServerProcess::Start(
     const size_t begin = banner.rfind('\n', banner.size() - 2) + 1;
     const absl::string_view line =
         absl::string_view(banner).substr(begin, banner.size() - begin - 1);
-    if (absl::StrContains(line, "address ")) {
+    if (absl::StrContains(line, "address") && absl::StrContains(line, "http")) {
       ReadPorts(line, &process->port_, &process->ops_port_);
     }
-    if (absl::StrContains(line, "ready in")) return process;
+    if (absl::StrContains(line, "ready in") ||
+        absl::StrContains(line, "\"ready_in\"")) {
+      return process;
+    }
   }
   std::fprintf(stderr, "%s did not start:\n%s\n", args[0].c_str(),
                process->ErrorText().c_str());
