@@ -45,6 +45,12 @@ int64_t NumListEntries(const EngineOptions& options,
   return count;
 }
 
+// What the requests of a step are told that failed: INTERNAL errors are not
+// shown to clients, a device or a process that is gone would be.
+absl::Status AsTold(const absl::Status& error) {
+  return absl::IsUnavailable(error) ? EngineHasFailed() : error;
+}
+
 }  // namespace
 
 absl::Status ValidateRequest(const EngineOptions& options,
@@ -225,7 +231,7 @@ void Engine::SubmitPlanned(std::vector<OutputEvent>* events) {
   }
   num_tokens_in_flight_ -= tokens_in_flight_.back();
   tokens_in_flight_.pop_back();
-  scheduler_.FailNewestStep(status, clock_->Now(), events);
+  scheduler_.FailNewestStep(AsTold(status), clock_->Now(), events);
   NoteFailure(status, events);
 }
 
@@ -246,7 +252,7 @@ void Engine::CollectOldest(std::vector<OutputEvent>* events) {
     runner_->Recycle(*std::move(result));
   } else {
     status = result.status();
-    scheduler_.FailOldestStep(status, now, events);
+    scheduler_.FailOldestStep(AsTold(status), now, events);
   }
   if (status.ok()) {
     if (!HasPlantedBug(PlantedBug::kFailuresNeverForgiven)) {

@@ -120,14 +120,15 @@ TEST(CudaFaultTest, EndsTheEngineAndEveryRequest) {
     const OutputEvent& event = events[i];
     EXPECT_TRUE(event.tokens.empty());
     EXPECT_EQ(event.finish_reason, FinishReason::kError);
-    EXPECT_NE(event.error.message().find("illegal address"),
-              absl::string_view::npos)
-        << event.error;
+    EXPECT_EQ(event.error, EngineHasFailed());
     num_last[event.request_id] += event.is_last;
   }
   EXPECT_EQ(num_last,
             (std::map<RequestId, int>{{2, 1}, {3, 1}, {4, 1}, {5, 1}, {6, 1}}));
   EXPECT_EQ(engine->Health().code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(engine->Health().message().find("illegal address"),
+            absl::string_view::npos)
+      << engine->Health();
   EXPECT_EQ(engine->AddRequest(MakeRequest(9, options.vocab_size)).code(),
             absl::StatusCode::kUnavailable);
 }
