@@ -252,8 +252,17 @@ def test_sigterm_lets_running_requests_finish():
     server.process.communicate()
 
 
+def server_started_with(hangup):
+    """A server that inherits `hangup`, SIGHUP's handler, whatever these tests themselves inherited."""
+    before = signal.signal(signal.SIGHUP, hangup)
+    try:
+        return Server()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_terminal_that_goes_lets_running_requests_finish():
-    server = Server()
+    server = server_started_with(signal.SIG_DFL)
     connection, answer = open_stream(server, {**LONG, "max_tokens": 1500})
     assert answer.readline()
     server.process.send_signal(signal.SIGHUP)
@@ -267,12 +276,7 @@ def test_a_terminal_that_goes_lets_running_requests_finish():
 
 
 def test_nohup():
-    # What is ignored at the start is inherited.
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        server = Server()
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    server = server_started_with(signal.SIG_IGN)
     server.process.send_signal(signal.SIGHUP)
     assert get(server, "/health/ready")[0] == 200
     assert server.stop() == 0
