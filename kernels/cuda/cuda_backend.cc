@@ -392,6 +392,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
                  "--max-model-len or --kv-cache-memory-bytes",
                  &plan.workspace_bytes));
   }
+  QUIRE_RETURN_IF_ERROR(ConnectRanks());
   for (CudaAttention& attention : attentions_) {
     attention.layer_elements = num_blocks_ * attention.block_elements;
     QUIRE_ASSIGN_OR_RETURN(

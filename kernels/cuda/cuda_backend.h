@@ -212,6 +212,7 @@ class CudaBackend : public Backend {
   // Of several ranks: cuda_ranks.cc.
   void AddRanks(std::vector<CudaReservation>* all);
   absl::Status AllocateRankStaging();
+  absl::Status ConnectRanks();
   bool UsesHostRanks() const;
   absl::Status AllReduce(Communicator& ranks, TensorView data);
   absl::Status AllGather(Communicator& ranks, TensorView from, TensorView to);

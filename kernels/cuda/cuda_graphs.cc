@@ -66,6 +66,11 @@ int64_t CudaBackend::FreeBytes() {
 // in jumps: one more like those before must fit into what was left to it.
 bool CudaBackend::HasRoomForGraph() const {
   if (graphs_.empty()) return true;
+  // Ranks capture and replay the same steps, or one waits in a capture for one
+  // that does not: what they have in common decides.
+  if (communicator_ != nullptr && communicator_->size() > 1) {
+    return graphs_.size() < kMaxGraphs;
+  }
   const int64_t bytes_per_graph =
       graph_counts_.num_bytes / static_cast<int64_t>(graphs_.size());
   return graphs_.size() < kMaxGraphs &&

@@ -304,10 +304,13 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
     QUIRE_RETURN_IF_ERROR(device_->Synchronize());
   }
   const bool is_vocab = spec.kind == LinearKind::kVocab;
-  large_linear_->AddWeight(
-      weight->dtype, weight->rows, weight->cols, weight->data.data<void>(),
-      is_vocab,
-      is_vocab || spec.kind == LinearKind::kGateUp || !spec.bias.empty());
+  // Kernels of our own widen the others.
+  if (!is_quantized) {
+    large_linear_->AddWeight(
+        weight->dtype, weight->rows, weight->cols, weight->data.data<void>(),
+        is_vocab,
+        is_vocab || spec.kind == LinearKind::kGateUp || !spec.bias.empty());
+  }
   weights_bytes_ += weight->num_bytes;
   max_cols_ = std::max(max_cols_, weight->cols);
   return weight;

@@ -62,6 +62,29 @@ absl::Status CudaBackend::AllocateRankStaging() {
   return absl::OkStatus();
 }
 
+// A library connects its ranks when a collective is first of a size that wants
+// it: now, and not in a step or in its capture, where it would take memory and
+// wait for the others.
+absl::Status CudaBackend::ConnectRanks() {
+  if (communicator_ == nullptr || communicator_->size() == 1) {
+    return absl::OkStatus();
+  }
+  for (const ActivationSpec& activation : activations_) {
+    if (activation.rows != ActivationRows::kTokens) continue;
+    for (int64_t rows = 1;; rows *= 8) {
+      rows = std::min<int64_t>(rows, shape_.max_num_tokens);
+      QUIRE_RETURN_IF_ERROR(communicator_->AllReduceSum(
+          TensorView::Matrix(activation.buffer.data(), activation.dtype, rows,
+                             activation.cols),
+          device_->stream()));
+      if (rows == shape_.max_num_tokens) break;
+    }
+    // One is enough: those that are summed are alike.
+    return communicator_->Barrier();
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CudaBackend::AllReduce(Communicator& ranks, TensorView data) {
   if (ranks.is_on_device()) {
     return ranks.AllReduceSum(data, device_->stream());

@@ -117,14 +117,14 @@ class EmulatedDevice : public Device {
   }
 
   absl::Status BeginCapture() override {
-    QUIRE_CHECK(!is_capturing_);
-    is_capturing_ = true;
+    QUIRE_CHECK(!queue_.is_capturing);
+    queue_.is_capturing = true;
     before_capture_.swap(queue_.entries);
     return status_;
   }
   absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override {
-    QUIRE_CHECK(is_capturing_);
-    is_capturing_ = false;
+    QUIRE_CHECK(queue_.is_capturing);
+    queue_.is_capturing = false;
     auto graph =
         std::make_unique<EmulatedGraph>(bytes_per_graph_, &graph_bytes_);
     graph->entries.swap(queue_.entries);
@@ -168,7 +168,7 @@ class EmulatedDevice : public Device {
   // The next launch begins, where it may, before this one has run. What waits
   // for others may stay where it is.
   void RunOne() {
-    QUIRE_CHECK(!is_capturing_);  // What waits ends a capture: not allowed.
+    QUIRE_CHECK(!queue_.is_capturing);  // What waits ends a capture: not allowed.
     std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
     if (status_.ok() && entries.front().attempt != nullptr &&
         !entries.front().attempt()) {
@@ -234,7 +234,6 @@ class EmulatedDevice : public Device {
   mutable simt::emulator::Queue queue_;
   std::deque<simt::emulator::QueueEntry> before_capture_;
   std::unique_ptr<Early> early_;  // Of the queue's front.
-  bool is_capturing_ = false;
   int64_t num_run_ = 0;
   int64_t num_bytes_ = 0;
   int64_t graph_bytes_ = 0;

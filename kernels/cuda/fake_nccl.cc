@@ -2,7 +2,7 @@
 // host's, streams are the emulated device's (device_emulated.cc). A collective
 // waits in its stream until every rank's has come to it.
 //
-// FAKE_NCCL_VERSION: the version it says; 22900 by default.
+// FAKE_NCCL_VERSION: the version it says; 23007 by default.
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
@@ -82,13 +82,17 @@ struct Group {
   int num_joined = 0;
   bool is_aborted = false;
   std::map<int64_t, Collective> collectives;  // By their number.
+  std::map<int, size_t> window_bytes;         // Of each window, by its number.
   std::map<std::pair<int, int>, std::vector<std::shared_ptr<Message>>> messages;
 };
 
 struct Rank {
   std::shared_ptr<Group> group;
   int rank = 0;
+  // Also held by each graph with one of its collectives.
+  std::shared_ptr<int> in_graphs = std::make_shared<int>();
   int64_t num_collectives = 0;  // That its stream has come to.
+  int num_windows = 0;
   Result async_error = nccl::kSuccess;
 };
 
@@ -155,8 +159,10 @@ Result EnqueueCollective(Kind kind, const void* from, void* to, size_t count,
     return result;
   }
   Rank* const rank = ToRank(comm);
+  const bool is_captured = simt::emulator::AsQueue(stream)->is_capturing;
   // The number is drawn when the stream comes here: each replay is another.
   Enqueue(stream, [=, group = rank->group, own = rank->rank,
+                   in_graph = is_captured ? rank->in_graphs : nullptr,
                    number = int64_t{-1}]() mutable {
     std::lock_guard<std::mutex> lock(group->mu);
     if (group->is_aborted) return true;
@@ -217,7 +223,7 @@ int FakeNcclNumCollectives() { return cuda::g_num_collectives.load(); }
 
 Result ncclGetVersion(int* version) {
   const char* asked = getenv("FAKE_NCCL_VERSION");
-  *version = asked == nullptr ? 22900 : atoi(asked);
+  *version = asked == nullptr ? 23007 : atoi(asked);
   return Result(0);
 }
 
@@ -256,8 +262,11 @@ Result ncclCommInitRank(Comm* comm, int num_ranks, NcclId id, int rank) {
   return Result(0);
 }
 
+// As NCCL's, which "keeps polling until all graphs referencing us die".
 Result ncclCommDestroy(Comm comm) {
-  delete ToRank(comm);
+  Rank* const rank = ToRank(comm);
+  while (rank->in_graphs.use_count() > 1) std::this_thread::yield();
+  delete rank;
   return Result(0);
 }
 
@@ -350,12 +359,20 @@ Result ncclMemFree(void* memory) {
   free(memory);
   return Result(0);
 }
-Result ncclCommWindowRegister(Comm, void* memory, size_t num_bytes,
+Result ncclCommWindowRegister(Comm comm, void* memory, size_t num_bytes,
                               Window* window, int flags) {
   const bool is_aligned =
       reinterpret_cast<uintptr_t>(memory) % 4096 == 0 && num_bytes % 4096 == 0;
   if (!is_aligned || flags != cuda::nccl::kWindowSymmetric) {
     return cuda::kInvalidArgument;
+  }
+  {
+    // Up to 2.30.4 all ranks' have one size.
+    Rank* const rank = ToRank(comm);
+    std::lock_guard<std::mutex> lock(rank->group->mu);
+    const auto [first, is_new] =
+        rank->group->window_bytes.emplace(rank->num_windows++, num_bytes);
+    if (!is_new && first->second != num_bytes) return cuda::kInvalidArgument;
   }
   std::lock_guard<std::mutex> lock(cuda::g_mu);
   ++cuda::g_num_windows;

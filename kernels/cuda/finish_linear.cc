@@ -1,11 +1,16 @@
+#include <algorithm>
+
 #include "kernels/cuda/linear.h"
 
 namespace quire::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// CTAs of one column of them; each takes every so many tokens.
-constexpr int kMaxCtas = 8192;
+// CTAs of all columns together, about two waves of a large GPU: each takes
+// every so many tokens.
+constexpr int kNumCtas = 2048;
+// Tokens whose sums a thread loads at a time.
+constexpr int kUnroll = 4;
 
 // A thread finishes one output column of some tokens: a warp reads and writes
 // consecutive ones.
@@ -27,12 +32,25 @@ FinishLinearKernel(const LinearArguments arguments, const SumsToFinish sums) {
     bias = epilogue.bias[weight_row];
     if (is_gated) up_bias = epilogue.bias[weight_row + 8];
   }
-  for (int64_t token = simt::CtaY(); token < arguments.num_tokens;
-       token += simt::NumCtasY()) {
-    const float* from = sums.sums + token * sums.stride + row;
-    FinishLinear<kType>(epilogue, from[0] + bias,
-                        is_gated ? from[8] + up_bias : 0.0f, token, column,
-                        arguments.out_stride, arguments.out);
+  const int64_t step = simt::NumCtasY();
+  for (int64_t first = simt::CtaY(); first < arguments.num_tokens;
+       first += kUnroll * step) {
+    float sum[kUnroll] = {}, up[kUnroll] = {};
+    SIMT_UNROLL
+    for (int i = 0; i < kUnroll; ++i) {
+      const int64_t token = first + i * step;
+      if (token >= arguments.num_tokens) continue;
+      const float* from = sums.sums + token * sums.stride + row;
+      sum[i] = from[0] + bias;
+      if (is_gated) up[i] = from[8] + up_bias;
+    }
+    SIMT_UNROLL
+    for (int i = 0; i < kUnroll; ++i) {
+      const int64_t token = first + i * step;
+      if (token >= arguments.num_tokens) continue;
+      FinishLinear<kType>(epilogue, sum[i], up[i], token, column,
+                          arguments.out_stride, arguments.out);
+    }
   }
 }
 
@@ -46,13 +64,13 @@ bool LaunchFinishLinear(const LinearArguments& arguments,
     return false;
   }
   const int num_columns = is_gated ? sums.num_rows / 2 : sums.num_rows;
+  const int num_ctas_x = (num_columns + kThreads - 1) / kThreads;
   return simt::Launch(
       arguments.dtype == DType::kBF16 ? &FinishLinearKernel<DType::kBF16>
                                       : &FinishLinearKernel<DType::kF16>,
-      {.num_ctas_x =
-           static_cast<uint32_t>((num_columns + kThreads - 1) / kThreads),
-       .num_ctas_y = static_cast<uint32_t>(
-           arguments.num_tokens < kMaxCtas ? arguments.num_tokens : kMaxCtas),
+      {.num_ctas_x = static_cast<uint32_t>(num_ctas_x),
+       .num_ctas_y = static_cast<uint32_t>(std::clamp(
+           kNumCtas / num_ctas_x, 1, static_cast<int>(arguments.num_tokens))),
        .num_threads = kThreads,
        .waits_for_previous = true},
       stream, arguments, sums);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
+#include "engine/base/warning.h"
 
 namespace quire::cuda {
 namespace {
@@ -111,6 +112,19 @@ void LargeLinear::Measure(Shape& shape, int64_t num_tokens,
           problem, algorithm, operands, device_.stream());
       // One that refuses to run is none.
       if (!seconds.ok() || (choice >= 0 && *seconds >= least)) continue;
+      if (!shape.has_f32_sums) {
+        // Another kernel than without a residual, which is loaded here and not
+        // in a step.
+        MatrixProblem added = problem;
+        MatrixOperands with_residual = operands;
+        added.residual_stride = added.out_stride;
+        with_residual.residual = operands.out;
+        if (!library_
+                 ->Multiply(added, algorithm, with_residual, device_.stream())
+                 .ok()) {
+          continue;
+        }
+      }
       least = *seconds;
     } else if (choice >= 0) {
       continue;
@@ -214,7 +228,7 @@ absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
   return device_.Synchronize();
 }
 
-int16_t LargeLinear::Choose(Shape& shape, int64_t num_tokens) {
+int16_t& LargeLinear::Choose(Shape& shape, int64_t num_tokens) {
   int16_t& choice = shape.choices[num_tokens];
   if (choice != kUnknown) return choice;
   choice = shape.choices[BucketOf(num_tokens, shape.max_tokens)];
@@ -258,7 +272,6 @@ absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
   operands.x = arguments.x;
   operands.workspace = workspace_.data();
   operands.workspace_bytes = workspace_bytes_;
-  ++num_library_launches_;
   if (!shape.has_f32_sums) {
     problem.out_stride = arguments.out_stride;
     operands.alpha = arguments.epilogue.scale;
@@ -267,7 +280,10 @@ absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
     if (operands.residual != nullptr) {
       problem.residual_stride = arguments.epilogue.residual_stride;
     }
-    return library_->Multiply(problem, algorithm, operands, device_.stream());
+    QUIRE_RETURN_IF_ERROR(
+        library_->Multiply(problem, algorithm, operands, device_.stream()));
+    ++num_library_launches_;
+    return absl::OkStatus();
   }
   const int64_t chunk = problem.out_stride;
   for (int64_t first = 0; first < arguments.rows; first += chunk) {
@@ -281,6 +297,7 @@ absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
     if (is_finished) operands.alpha = epilogue.scale;
     QUIRE_RETURN_IF_ERROR(
         library_->Multiply(problem, algorithm, operands, device_.stream()));
+    if (first == 0) ++num_library_launches_;
     if (is_finished) continue;
     const SumsToFinish sums = {.sums = static_cast<const float*>(operands.out),
                                .stride = chunk,
@@ -298,9 +315,23 @@ absl::Status LargeLinear::Launch(const LinearArguments& arguments) {
                      ? nullptr
                      : FindShape(arguments, HasF32Sums(arguments.epilogue));
   if (shape == nullptr) return LaunchTiled(arguments);
-  const int16_t choice = Choose(*shape, arguments.num_tokens);
+  int16_t& choice = Choose(*shape, arguments.num_tokens);
   if (choice < 0) return LaunchTiled(arguments);
-  return LaunchLibrary(arguments, *shape, shape->algorithms[choice]);
+  const int64_t num_before = num_library_launches_;
+  const absl::Status status =
+      LaunchLibrary(arguments, *shape, shape->algorithms[choice]);
+  // Once the library has taken a part, another kernel could not begin again:
+  // out may be the residual.
+  if (status.ok() || num_library_launches_ > num_before) return status;
+  if (!shape->was_refused) {
+    Warn(absl::StrCat(library_->name(), " refuses [", arguments.num_tokens,
+                      ", ", arguments.cols, "] x [", arguments.rows, ", ",
+                      arguments.cols, "] (", status.message(),
+                      "): an own kernel that is slower computes it"));
+  }
+  shape->was_refused = true;
+  choice = kTiled;
+  return LaunchTiled(arguments);
 }
 
 }  // namespace quire::cuda

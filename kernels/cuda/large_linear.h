@@ -74,6 +74,7 @@ class LargeLinear {
     int64_t max_tokens = 0;
     const void* weight = nullptr;  // Any of them, to measure with.
     bool is_vocab = false;
+    bool was_refused = false;  // By the library, in a step; it was told.
     std::vector<MatrixAlgorithm> algorithms;
     // By number of tokens: an index of algorithms, or one of the below.
     std::vector<int16_t> choices;
@@ -95,7 +96,7 @@ class LargeLinear {
                    const MatrixAlgorithm& algorithm);
   void Measure(Shape& shape, int64_t num_tokens, const MatrixOperands& operands,
                bool can_measure);
-  int16_t Choose(Shape& shape, int64_t num_tokens);
+  int16_t& Choose(Shape& shape, int64_t num_tokens);
   Shape* FindShape(const LinearArguments& arguments, bool has_f32_sums);
   absl::Status LaunchTiled(const LinearArguments& arguments);
   absl::Status LaunchLibrary(const LinearArguments& arguments,

@@ -1,5 +1,6 @@
 #include "kernels/cuda/large_linear.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
+#include "engine/base/warning.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/simt/emulator.h"
@@ -34,6 +36,10 @@ class FakeLibrary : public MatrixLibrary {
     std::vector<int64_t> measured_tokens;
     // Tokens for which only the last algorithm works.
     int64_t odd_tokens = -1;
+    // Products of a step that are refused, as NOT_SUPPORTED would be: those
+    // with a residual, or from one on.
+    bool refuses_residuals = false;
+    size_t refuses_from = SIZE_MAX;
   };
   static Log& log() {
     static Log log;
@@ -65,6 +71,10 @@ class FakeLibrary : public MatrixLibrary {
                         const MatrixAlgorithm& algorithm,
                         const MatrixOperands& operands,
                         simt::Stream stream) override {
+    if ((log().refuses_residuals && operands.residual != nullptr) ||
+        log().problems.size() >= log().refuses_from) {
+      return absl::InternalError("not supported");
+    }
     log().problems.push_back(problem);
     log().algorithms.push_back(algorithm.data[0]);
     simt::emulator::AsQueue(stream)->Add(
@@ -386,6 +396,127 @@ TEST_F(LargeLinearTest, CanBeCaptured) {
   ASSERT_TRUE(device_->Launch(**graph).ok());
   EXPECT_EQ(layer.Out(), expected);
   EXPECT_EQ(FakeLibrary::log().measured_tokens.size(), num_measured);
+}
+
+// What it needs for a residual is loaded before a step, and what cannot add one
+// is not chosen.
+TEST_F(LargeLinearTest, ResidualsAreTriedBeforeTheFirstStep) {
+  Layer layer(*device_, DType::kBF16, kCases[1], 128);
+  const auto launch = [&](LargeLinear& linear) {
+    layer.AddTo(linear);
+    int64_t num_bytes = 0;
+    ASSERT_TRUE(linear.Prepare(128, 0, &num_bytes).ok());
+    ASSERT_TRUE(linear.Launch(layer.arguments()).ok());
+    ASSERT_TRUE(device_->Synchronize().ok());
+  };
+  LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+  launch(linear);
+  const std::vector<MatrixProblem>& problems = FakeLibrary::log().problems;
+  EXPECT_GT(std::count_if(problems.begin(), problems.end() - 1,
+                          [](const MatrixProblem& problem) {
+                            return problem.residual_stride == 24;
+                          }),
+            0);
+  EXPECT_EQ(linear.num_library_launches(), 1);
+  FakeLibrary::log().refuses_residuals = true;
+  LargeLinear without(*device_, std::make_unique<FakeLibrary>());
+  launch(without);
+  EXPECT_EQ(without.num_tiled_launches(), 1);
+}
+
+TEST_F(LargeLinearTest, WhatIsRefusedInAStepIsTiledFromThenOn) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    FakeLibrary::log() = {};
+    Layer layer(*device_, DType::kBF16, c, 128);
+    LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+    layer.AddTo(linear);
+    int64_t num_bytes = 0;
+    ASSERT_TRUE(linear.Prepare(128, 128, &num_bytes).ok());
+    ASSERT_TRUE(linear.Launch(layer.arguments()).ok());
+    const std::vector<float> expected = layer.Out();
+    EXPECT_EQ(linear.num_library_launches(), 1);
+    const size_t num_products = FakeLibrary::log().problems.size();
+    FakeLibrary::log().refuses_from = num_products;
+    std::vector<std::string> warnings;
+    SetWarningHandler(
+        [&](const std::string& text) { warnings.push_back(text); });
+    for (int i = 0; i < 2; ++i) {
+      ASSERT_TRUE(linear.Launch(layer.arguments()).ok());
+      ExpectNear(layer.Out(), expected, DType::kBF16);
+    }
+    SetWarningHandler(nullptr);
+    EXPECT_EQ(linear.num_library_launches(), 1);
+    EXPECT_EQ(linear.num_tiled_launches(), 2);
+    ASSERT_EQ(warnings.size(), 1u);
+    EXPECT_TRUE(absl::StartsWith(warnings[0], "fake 1.0 refuses [128, 16] x ["))
+        << warnings[0];
+  }
+}
+
+TEST_F(LargeLinearTest, AChunkThatIsRefusedAfterOthersIsAnError) {
+  Layer layer(*device_, DType::kBF16, kCases[9], 128);
+  LargeLinear linear(*device_, std::make_unique<FakeLibrary>(),
+                     /*max_sums_bytes=*/128 * 256 * 4);
+  layer.AddTo(linear);
+  int64_t num_bytes = 0;
+  ASSERT_TRUE(linear.Prepare(128, 128, &num_bytes).ok());
+  FakeLibrary::log().refuses_from = FakeLibrary::log().problems.size() + 1;
+  EXPECT_EQ(linear.Launch(layer.arguments()),
+            absl::InternalError("not supported"));
+  ASSERT_TRUE(device_->Synchronize().ok());
+}
+
+// Weights in 8 and 4 bits are for kernels of our own: the library would read
+// them as 16 bits, and behind their end.
+TEST(CudaBackendLibraryTest, IsGivenDenseWeightsOnly) {
+  constexpr int kSize = 128;
+  CudaBackendOptions options;
+  options.open_matrix_library = [] { return std::make_unique<FakeLibrary>(); };
+  const std::vector<uint8_t> bytes(kSize * kSize * 2);
+  const std::vector<float> scales(kSize * 4, 1.0f);
+  const auto part = [&](QuantFormat format) {
+    WeightPart part;
+    part.format = format;
+    part.data = TensorView::Matrix(const_cast<uint8_t*>(bytes.data()),
+                                   DType::kU8, kSize, kSize);
+    part.scales = TensorView::Matrix(const_cast<float*>(scales.data()),
+                                     DType::kF32, 1, 1);
+    if (format == QuantFormat::kDense) part.data.dtype = DType::kBF16;
+    if (format == QuantFormat::kInt4) {
+      part.data.cols = part.data.row_stride = kSize / 2;
+      part.scales.rows = kSize;
+      part.group_size = kSize;
+    }
+    if (format == QuantFormat::kQ8_0) {
+      part.data.cols = part.data.row_stride = kSize / 32 * 34;
+      part.scales = {};
+    }
+    return part;
+  };
+  EngineShape shape;
+  shape.max_num_seqs = 1;
+  shape.max_num_tokens = 128;
+  shape.max_logit_rows = 1;
+  shape.max_model_len = 128;
+  shape.vocab_size = kSize;
+  shape.block_size = 16;
+  shape.steps_in_flight = 1;
+  shape.kv_bytes = 1 << 16;
+  for (const QuantFormat format : {QuantFormat::kDense, QuantFormat::kFp8,
+                                   QuantFormat::kInt4, QuantFormat::kQ8_0}) {
+    FakeLibrary::log() = {};
+    const auto backend = *CudaBackend::Create(options);
+    LinearSpec spec;
+    spec.parts = {part(format)};
+    spec.model_dtype = DType::kBF16;
+    const auto weight = backend->PackLinear(spec);
+    ASSERT_TRUE(weight.ok()) << weight.status();
+    const auto plan = backend->Prepare(shape);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(FakeLibrary::log().problems.empty(),
+              format != QuantFormat::kDense);
+  }
 }
 
 TEST(CudaBackendLibraryTest, NamesTheLibraryOrSaysWhatIsMissing) {

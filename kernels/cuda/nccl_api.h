@@ -31,7 +31,8 @@ inline constexpr int kWindowSymmetric = 0x01;  // NCCL_WIN_COLL_SYMMETRIC
 
 }  // namespace nccl
 
-// The library's functions. Those of windows are null before 2.27.
+// The library's functions. Those of windows are null before 2.27, and in
+// versions whose windows give wrong sums (nccl_library.cc).
 struct NcclApi {
   using Result = nccl::Result;
   using Comm = nccl::Comm;

@@ -1,5 +1,6 @@
 #include "kernels/cuda/nccl_communicator.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <thread>
@@ -143,6 +144,7 @@ NcclCommunicator::~NcclCommunicator() {
     }
   }
   if (comm != nullptr) api.CommDestroy(comm);
+  if (aborting_.joinable()) aborting_.join();
   for (const WindowMemory& memory : windows_) api.MemFree(memory.memory);
 }
 
@@ -163,7 +165,11 @@ absl::Status NcclCommunicator::Break(absl::string_view reason) {
 void NcclCommunicator::AbortComm() {
   is_aborted_ = true;
   const nccl::Comm comm = comm_.exchange(nullptr);
-  if (comm != nullptr) library_.api().CommAbort(comm);
+  if (comm == nullptr) return;
+  aborting_ = std::thread([api = library_.api(), device = device_, comm] {
+    device->MakeCurrent();
+    api.CommAbort(comm);
+  });
 }
 
 absl::Status NcclCommunicator::CheckUsable() {
@@ -311,16 +317,41 @@ std::function<void()> NcclCommunicator::DetachedAbort() {
   };
 }
 
+// The library maps a peer's window with its own size, so that all have to be
+// equal (it allows others from 2.30.7 on).
+absl::StatusOr<int64_t> NcclCommunicator::LargestWindow(int64_t num_bytes) {
+  // Windows begin and end at pages, of which an f32 counts enough exactly.
+  constexpr int64_t kPageBytes = 4096;
+  const float num_pages =
+      static_cast<float>((num_bytes + kPageBytes - 1) / kPageBytes);
+  QUIRE_ASSIGN_OR_RETURN(const DeviceBuffer own,
+                         DeviceBuffer::Create(*device_, sizeof(float)));
+  QUIRE_ASSIGN_OR_RETURN(
+      const DeviceBuffer all,
+      DeviceBuffer::Create(*device_, size_ * int64_t{sizeof(float)}));
+  QUIRE_RETURN_IF_ERROR(
+      device_->CopyToDevice(own.data(), &num_pages, own.num_bytes()));
+  QUIRE_RETURN_IF_ERROR(
+      AllGather(TensorView::Matrix(own.data(), DType::kF32, 1, 1),
+                TensorView::Matrix(all.data(), DType::kF32, size_, 1),
+                device_->stream()));
+  std::vector<float> of_ranks(size_);
+  QUIRE_RETURN_IF_ERROR(
+      device_->CopyToHost(of_ranks.data(), all.data(), all.num_bytes()));
+  QUIRE_RETURN_IF_ERROR(device_->Record(*barrier_event_));
+  QUIRE_RETURN_IF_ERROR(WaitFor(*barrier_event_));
+  return static_cast<int64_t>(
+             *std::max_element(of_ranks.begin(), of_ranks.end())) *
+         kPageBytes;
+}
+
 absl::StatusOr<void*> NcclCommunicator::AllocateWindow(int64_t num_bytes) {
   if (!has_windows()) {
     QUIRE_ASSIGN_OR_RETURN(DeviceBuffer buffer,
                            DeviceBuffer::Create(*device_, num_bytes));
     return plain_memory_.emplace_back(std::move(buffer)).data<void>();
   }
-  // Windows begin and end at pages.
-  constexpr int64_t kAlignment = 4096;
-  const int64_t rounded =
-      (num_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  QUIRE_ASSIGN_OR_RETURN(const int64_t rounded, LargestWindow(num_bytes));
   const NcclApi& api = library_.api();
   WindowMemory memory;
   if (const absl::Status status = library_.ToStatus(

@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -71,9 +72,10 @@ class NcclCommunicator : public Communicator {
   std::function<void()> DetachedAbort() override;
 
   // Device memory whose all-reduce is the fastest that the library has: a
-  // symmetric window of all ranks, where its version knows such (has_windows);
-  // else plain device memory. A collective: all ranks ask for the same sizes in
-  // the same order. It lives as long as the communicator.
+  // symmetric window of all ranks, where its version has them (has_windows);
+  // else plain device memory. A collective: all ranks ask for as many, in the
+  // same order; of different sizes, each has the largest. It lives as long as
+  // the communicator.
   // RESOURCE_EXHAUSTED if there is no such memory left.
   absl::StatusOr<void*> AllocateWindow(int64_t num_bytes);
   bool has_windows() const { return library_.api().has_windows(); }
@@ -111,8 +113,12 @@ class NcclCommunicator : public Communicator {
     NcclCommunicator* communicator = nullptr;  // Null: it has gone.
   };
 
-  // The library's communicator is aborted, if nobody has done so.
+  // The library's communicator is aborted, if nobody has done so. Returns at
+  // once: what is enqueued ends then, but the library's call only when the last
+  // graph with a collective in it has gone, which is for others to see to.
   void AbortComm();
+  // The size that each rank's window of `num_bytes` or fewer must have.
+  absl::StatusOr<int64_t> LargestWindow(int64_t num_bytes);
   // OK, or why nothing more can be called. Requires: mu_ is held.
   absl::Status CheckUsable();
 
@@ -130,6 +136,7 @@ class NcclCommunicator : public Communicator {
   // Null before joining, and once somebody has taken it to abort it, which
   // frees it: for a call in progress on another thread that means an error.
   std::atomic<nccl::Comm> comm_ = nullptr;
+  std::thread aborting_;  // Set by who has taken comm_.
   std::atomic<bool> is_aborted_ = false;
   std::timed_mutex mu_;  // Calls of the library; guards what follows.
   absl::Status broken_;

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -70,7 +71,7 @@ TEST(NcclCommunicatorTest, CollectivesAreWhatTheyShouldBe) {
       EXPECT_EQ(communicator.size(), size);
       EXPECT_TRUE(communicator.is_on_device());
       EXPECT_EQ(communicator.Description(),
-                "NCCL 2.29.0, " + std::to_string(size) +
+                "NCCL 2.30.7, " + std::to_string(size) +
                     (size == 1 ? " rank" : " ranks"));
       const absl::Status status = NcclCheck(&device, &communicator).Run();
       EXPECT_TRUE(status.ok()) << status;
@@ -181,7 +182,48 @@ TEST(NcclCommunicatorTest, AbortFreesACallThatBlocksAndAbortsOnce) {
     EXPECT_TRUE(absl::IsUnavailable(communicator.AsyncError()));
     EXPECT_TRUE(
         absl::IsUnavailable(communicator.AllReduceSum(view, device.stream())));
+    // The library's call is a thread's own: it may take its time.
+    while (OfFake<int()>("FakeNcclNumAborts")() == num_aborts) {
+      std::this_thread::yield();
+    }
     EXPECT_EQ(OfFake<int()>("FakeNcclNumAborts")(), num_aborts + 1);
+  });
+}
+
+// The library ends a communicator only when no graph has a collective of it any
+// more, and it is the one who waits for the abort that has these graphs.
+TEST(NcclCommunicatorTest, AbortDoesNotWaitForGraphs) {
+  NcclCommunicatorOptions options;
+  options.timeout = absl::Milliseconds(200);
+  OnRanks(2, options, [](Device& device, NcclCommunicator& communicator) {
+    if (communicator.rank() == 1) return;
+    float value = 0;
+    ASSERT_TRUE(device.BeginCapture().ok());
+    const absl::Status captured = communicator.AllReduceSum(
+        TensorView::Vector(&value, DType::kF32, 1), device.stream());
+    const auto graph = device.EndCapture();
+    ASSERT_TRUE(captured.ok() && graph.ok());
+    ASSERT_TRUE(device.Launch(**graph).ok());
+    const auto event = *device.CreateEvent();
+    ASSERT_TRUE(device.Record(*event).ok());
+    EXPECT_EQ(communicator.WaitFor(*event),
+              absl::UnavailableError("rank 0 of 2: nothing was heard of the "
+                                     "other ranks for 200ms"));
+    communicator.Abort();
+    EXPECT_TRUE(device.Synchronize().ok());
+  });
+}
+
+TEST(NcclCommunicatorTest, WindowsOfDifferentSizesAreAsLargeAsTheLargest) {
+  OnRanks(3, {}, [](Device& device, NcclCommunicator& communicator) {
+    // Pages: 1, 2 and 3; then 2, 1 and 1.
+    for (const int64_t num_bytes : {4096 * communicator.rank() + 1,
+                                    communicator.rank() == 0 ? 8192 : 5}) {
+      const auto window = communicator.AllocateWindow(num_bytes);
+      ASSERT_TRUE(window.ok()) << window.status();
+      std::memset(*window, 0, num_bytes);
+    }
+    EXPECT_TRUE(device.Synchronize().ok());
   });
 }
 

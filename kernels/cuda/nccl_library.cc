@@ -8,8 +8,14 @@ namespace {
 
 // The first for CUDA 12.
 constexpr int kLowestVersion = 21800;
-// Windows of all ranks came with it.
-constexpr int kLowestVersionOfWindows = 22700;
+// Windows of all ranks came with 2.27. From 2.28 to 2.30.4 the kernels that sum
+// them are launched before their predecessor has ended (on compute capability
+// 9.0 and newer), and do not wait for it: what a kernel that lets the next one
+// begin writes after that is summed before it is there (NVIDIA/nccl, commit
+// 2948185d, which mends it in 2.30.7).
+bool HasUsableWindows(int version) {
+  return (version >= 22700 && version < 22800) || version >= 23007;
+}
 
 std::string VersionText(int version) {
   return absl::StrCat(version / 10000, ".", version / 100 % 100, ".",
@@ -69,7 +75,7 @@ absl::StatusOr<NcclLibrary> NcclLibrary::Open(const LibraryPlaces& places) {
   QUIRE_LOAD(Broadcast);
   QUIRE_LOAD(Send);
   QUIRE_LOAD(Recv);
-  if (api.version >= kLowestVersionOfWindows) {
+  if (HasUsableWindows(api.version)) {
     QUIRE_LOAD(MemAlloc);
     QUIRE_LOAD(MemFree);
     QUIRE_LOAD(CommWindowRegister);

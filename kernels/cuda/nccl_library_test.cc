@@ -40,7 +40,7 @@ TEST(NcclLibraryTest, SaysWhereItHasLooked) {
 TEST(NcclLibraryTest, NamesItsVersionAndMakesIds) {
   const auto library = NcclLibrary::Open(Fake());
   ASSERT_TRUE(library.ok()) << library.status();
-  EXPECT_EQ(library->name(), "NCCL 2.29.0");
+  EXPECT_EQ(library->name(), "NCCL 2.30.7");
   EXPECT_TRUE(library->api().has_windows());
   const auto first = library->MakeId(), second = library->MakeId();
   ASSERT_TRUE(first.ok() && second.ok());
@@ -50,13 +50,25 @@ TEST(NcclLibraryTest, NamesItsVersionAndMakesIds) {
                                 "was told to fail"));
 }
 
-TEST(NcclLibraryTest, WindowsAreOfLaterVersions) {
-  setenv("FAKE_NCCL_VERSION", "22603", 1);
-  const auto library = NcclLibrary::Open(Fake());
-  unsetenv("FAKE_NCCL_VERSION");
-  ASSERT_TRUE(library.ok()) << library.status();
-  EXPECT_EQ(library->name(), "NCCL 2.26.3");
-  EXPECT_FALSE(library->api().has_windows());
+TEST(NcclLibraryTest, WindowsAreOfVersionsThatSumThemRight) {
+  const struct {
+    const char* version;
+    const char* name;
+    bool has_windows;
+  } cases[] = {
+      {"22603", "NCCL 2.26.3", false}, {"22703", "NCCL 2.27.3", true},
+      {"22707", "NCCL 2.27.7", true},  {"22803", "NCCL 2.28.3", false},
+      {"22809", "NCCL 2.28.9", false}, {"23004", "NCCL 2.30.4", false},
+      {"23007", "NCCL 2.30.7", true},  {"23100", "NCCL 2.31.0", true},
+  };
+  for (const auto& c : cases) {
+    setenv("FAKE_NCCL_VERSION", c.version, 1);
+    const auto library = NcclLibrary::Open(Fake());
+    unsetenv("FAKE_NCCL_VERSION");
+    ASSERT_TRUE(library.ok()) << library.status();
+    EXPECT_EQ(library->name(), c.name);
+    EXPECT_EQ(library->api().has_windows(), c.has_windows) << c.name;
+  }
 }
 
 TEST(NcclLibraryTest, AnOldLibraryIsAnError) {

@@ -106,6 +106,8 @@ struct Queue {
   std::deque<QueueEntry> entries;
   // Nothing is kept: for measuring what enqueues.
   bool discards = false;
+  // What is added becomes part of a graph.
+  bool is_capturing = false;
   int64_t num_discarded = 0;
 
   template <typename Work>
