@@ -1,7 +1,8 @@
 #include "kernels/cuda/attention.h"
 
-#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/planted_bug.h"
@@ -80,36 +81,62 @@ SIMT_DEVICE unsigned char* Chunk(unsigned char* tile, int row, int chunk) {
   return tile + (row * kChunks + (chunk ^ phase)) * 16;
 }
 
+// The arguments, and what the host computes of them once.
+struct KernelArguments : AttentionArguments {
+  int group = 0;  // Query heads per KV head.
+  int log2_block_size = 0;
+  // Of the cache, in bytes:
+  int row_bytes = 0;      // A position of one head.
+  int head_bytes = 0;     // The positions of a block.
+  int values_offset = 0;  // From a block's keys to its values.
+  int block_bytes = 0;
+  // The product of query and key becomes a score in units of log2 by
+  // `score_scale`; with a softcap, its tanh does, after `tanh_scale`.
+  float score_scale = 0.0f;
+  float tanh_scale = 0.0f;
+};
+
 // What a CTA knows of its task.
 struct TaskView {
   AttentionTask task;
   AttentionSequence sequence;
-  int group;     // Query heads per KV head.
-  int num_rows;  // Packed queries of the sequence.
-  int past;      // Positions before the first query.
-
-  // The first position that packed query `row` does not see.
-  SIMT_DEVICE int End(int row) const {
-    int end = past + row / group + 1;
-    if (HasPlantedBug(PlantedBug::kAttentionSeesTheFuture)) ++end;
-    return end < task.kv_end ? end : task.kv_end;
-  }
+  int num_rows;     // Packed queries of the sequence.
+  int past;         // Positions before the first query.
+  int first_block;  // In the block tables.
 };
 
-SIMT_DEVICE AttentionWork WorkOf(const AttentionArguments& arguments) {
+// The positions that a query sees: [begin, end).
+struct SeenKeys {
+  int begin, end;
+};
+
+// What packed query `row` sees; a division.
+SIMT_DEVICE SeenKeys SeenBy(const KernelArguments& arguments,
+                            const TaskView& view, int row) {
+  const int window = arguments.shape.sliding_window;
+  int end = view.past + row / arguments.group + 1;
+  const int begin = window > 0 ? end - window : 0;
+  if (HasPlantedBug(PlantedBug::kAttentionSeesTheFuture)) ++end;
+  return {
+      HasPlantedBug(PlantedBug::kAttentionWindowTooWide) ? begin - 1 : begin,
+      end < view.task.kv_end ? end : view.task.kv_end};
+}
+
+SIMT_DEVICE AttentionWork WorkOf(const KernelArguments& arguments) {
   if (arguments.work) return *arguments.work;
   return {arguments.sequences, arguments.tasks, arguments.merges,
           arguments.num_tasks, arguments.num_merges};
 }
 
-SIMT_DEVICE TaskView ViewTask(const AttentionArguments& arguments,
+SIMT_DEVICE TaskView ViewTask(const KernelArguments& arguments,
                               const AttentionWork& work, int task_idx) {
   TaskView view;
   view.task = work.tasks[task_idx];
   view.sequence = work.sequences[view.task.sequence];
-  view.group = arguments.shape.num_heads / arguments.shape.num_kv_heads;
-  view.num_rows = view.sequence.num_tokens * view.group;
+  view.num_rows = view.sequence.num_tokens * arguments.group;
   view.past = view.sequence.seq_len - view.sequence.num_tokens;
+  view.first_block = static_cast<int>(view.sequence.block_table *
+                                      arguments.block_table_stride);
   return view;
 }
 
@@ -131,35 +158,39 @@ SIMT_DEVICE void StorePairs(const simt::Bytes16& low, const simt::Bytes16& high,
     odd = high;
   }
   const bool is_upper = L::kQueryChunks > 8 && chunk & 8;
+  // Word by word: a choice between the two as a whole is one of addresses, and
+  // puts them into local memory.
+  simt::Bytes16 first, second;
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    first.words[i] = is_upper ? odd.words[i] : even.words[i];
+    second.words[i] = is_upper ? even.words[i] : odd.words[i];
+  }
   simt::StoreShared16(
-      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 1 : 0)),
-      is_upper ? odd : even);
+      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 1 : 0)), first);
   simt::StoreShared16(
-      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 0 : 1)),
-      is_upper ? even : odd);
+      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 0 : 1)), second);
 }
 
 template <typename L>
-SIMT_DEVICE void LoadQueries(const AttentionArguments& arguments,
+SIMT_DEVICE void LoadQueries(const KernelArguments& arguments,
                              const TaskView& view, unsigned char* tile) {
   constexpr int kWidth = L::kIsFp8 ? 2 : 1;  // Chunks at a time.
-  const int num_chunks = arguments.shape.head_dim / 8;
-  const auto* q = static_cast<const uint16_t*>(arguments.q);
-  for (int i = simt::ThreadX(); i < L::kRows * L::kQueryChunks / kWidth;
-       i += L::kNumThreads) {
-    const int row = i * kWidth / L::kQueryChunks;
-    const int chunk = i * kWidth % L::kQueryChunks;
+  constexpr int kRowsAtOnce = L::kNumThreads * kWidth / L::kQueryChunks;
+  const int head_dim = arguments.shape.head_dim;
+  const int chunk = simt::ThreadX() * kWidth % L::kQueryChunks;
+  const auto* q = static_cast<const uint16_t*>(arguments.q) +
+                  view.sequence.first_token * arguments.q_stride +
+                  view.task.kv_head * arguments.group * head_dim;
+  for (int row = simt::ThreadX() * kWidth / L::kQueryChunks; row < L::kRows;
+       row += kRowsAtOnce) {
     const int packed = view.task.first_row + row;
-    const bool is_valid = packed < view.num_rows && chunk < num_chunks;
-    const int token =
-        view.sequence.first_token + (is_valid ? packed / view.group : 0);
-    const int head =
-        view.task.kv_head * view.group +
-        (is_valid && !HasPlantedBug(PlantedBug::kAttentionWrongHead)
-             ? packed % view.group
-             : 0);
-    const uint16_t* from = q + token * arguments.q_stride +
-                           head * arguments.shape.head_dim +
+    const bool is_valid = packed < view.num_rows && chunk * 8 < head_dim;
+    const int token = is_valid ? packed / arguments.group : 0;
+    const int head = is_valid && !HasPlantedBug(PlantedBug::kAttentionWrongHead)
+                         ? packed - token * arguments.group
+                         : 0;
+    const uint16_t* from = q + token * arguments.q_stride + head * head_dim +
                            (is_valid ? chunk * 8 : 0);
     if constexpr (L::kIsFp8) {
       simt::Bytes16 low = {{0, 0, 0, 0}}, high = {{0, 0, 0, 0}};
@@ -175,40 +206,65 @@ SIMT_DEVICE void LoadQueries(const AttentionArguments& arguments,
 }
 
 // Keys and values of positions [first, first + L::kKeys); those from `end` on
-// become zeros.
+// become zeros. A thread takes the same chunk of every few rows.
 template <typename L>
-SIMT_DEVICE void LoadKeys(const AttentionArguments& arguments,
+SIMT_DEVICE void LoadKeys(const KernelArguments& arguments,
                           const TaskView& view, int first, int end,
                           unsigned char* keys, unsigned char* values) {
-  const AttentionShape& shape = arguments.shape;
-  const int row_bytes = shape.head_dim * L::kKvBytes;
-  const int32_t* table =
-      arguments.block_tables +
-      view.sequence.block_table * arguments.block_table_stride;
-  const auto* cache = static_cast<const unsigned char*>(arguments.kv_cache);
-  const int64_t head_bytes = int64_t{shape.block_size} * row_bytes;
-  const int64_t values_offset = shape.num_kv_heads * head_bytes;
-  for (int i = simt::ThreadX(); i < L::kKeys * L::kKvChunks;
-       i += L::kNumThreads) {
-    const int row = i / L::kKvChunks, chunk = i % L::kKvChunks;
-    const bool is_valid =
-        (first + row < end ||
-         (HasPlantedBug(PlantedBug::kAttentionReadsPastTheEnd) &&
-          first + row < (end + shape.block_size - 1) / shape.block_size *
-                            shape.block_size)) &&
-        chunk * 16 < row_bytes;
-    const int position = is_valid ? first + row : view.task.kv_begin;
-    const int64_t block = table[position / shape.block_size];
-    const unsigned char* from =
-        cache + block * 2 * values_offset + view.task.kv_head * head_bytes +
-        (HasPlantedBug(PlantedBug::kAttentionWrongOffsetInBlock)
-             ? (position + 1) % shape.block_size
-             : position % shape.block_size) *
-            row_bytes +
-        (is_valid ? chunk * 16 : 0);
-    simt::CpAsync16(Chunk<L::kKvChunks>(keys, row, chunk), from, is_valid);
-    simt::CpAsync16(Chunk<L::kKvChunks>(values, row, chunk),
-                    from + values_offset, is_valid);
+  constexpr int kRowsAtOnce = L::kNumThreads / L::kKvChunks;
+  constexpr int kNumLoads = L::kKeys / kRowsAtOnce;
+  constexpr int kBatch = kNumLoads < 4 ? kNumLoads : 4;
+  static_assert(kNumLoads % kBatch == 0);
+  const int last_in_block = arguments.shape.block_size - 1;
+  if (HasPlantedBug(PlantedBug::kAttentionReadsPastTheEnd)) {
+    end = (end + last_in_block) & ~last_in_block;
+  }
+  const int first_row = simt::ThreadX() / L::kKvChunks;
+  const int chunk = simt::ThreadX() % L::kKvChunks;
+  const bool is_chunk = chunk * 16 < arguments.row_bytes;
+  // Of the positions from the thread's first one on.
+  const int num_valid = (is_chunk ? end : first) - (first + first_row);
+  const auto position_of = [first_position = first + first_row,
+                            last = end - 1](int i) {
+    const int position = first_position + i * kRowsAtOnce;
+    return position < last ? position : last;
+  };
+  // A number: of pointers the compiler adds the kernel's argument last, to each
+  // copy's anew.
+  const uint64_t cache = reinterpret_cast<uint64_t>(arguments.kv_cache) +
+                         int64_t{view.task.kv_head} * arguments.head_bytes +
+                         (is_chunk ? chunk * 16 : 0);
+  // Chunk() of row `i` of the thread. It repeats after eight rows of the tile:
+  // the rest is a constant, which takes no instruction.
+  constexpr int kPeriod = kRowsAtOnce < 8 ? 8 / kRowsAtOnce : 1;
+  const auto place = [&](unsigned char* tile, int i) {
+    return Chunk<L::kKvChunks>(tile, first_row + i % kPeriod * kRowsAtOnce,
+                               chunk) +
+           (i - i % kPeriod) * kRowsAtOnce * L::kKvChunks * 16;
+  };
+  // The blocks of some rows at a time: copies keep their order, so that the
+  // loads would wait for each other.
+  SIMT_UNROLL
+  for (int batch = 0; batch < kNumLoads; batch += kBatch) {
+    int32_t blocks[kBatch];
+    SIMT_UNROLL
+    for (int i = 0; i < kBatch; ++i) {
+      const int block = position_of(batch + i) >> arguments.log2_block_size;
+      blocks[i] = arguments.block_tables[view.first_block + block];
+    }
+    SIMT_UNROLL
+    for (int i = batch; i < batch + kBatch; ++i) {
+      const bool is_valid = i * kRowsAtOnce < num_valid;
+      int in_block = position_of(i);
+      if (HasPlantedBug(PlantedBug::kAttentionWrongOffsetInBlock)) ++in_block;
+      in_block &= last_in_block;
+      const auto* from = reinterpret_cast<const unsigned char*>(
+          cache + int64_t{blocks[i - batch]} * arguments.block_bytes +
+          int64_t{in_block} * arguments.row_bytes);
+      simt::CpAsync16(place(keys, i), from, is_valid);
+      simt::CpAsync16(place(values, i), from + arguments.values_offset,
+                      is_valid);
+    }
   }
   simt::CpAsyncCommit();
 }
@@ -270,52 +326,59 @@ SIMT_DEVICE void VisitPairs(Accumulator<kHeadDim>& accumulator, int half,
   }
 }
 
-// Scores of a tile become probabilities, with the running maximum and sum.
+// Products of queries and keys become probabilities, with the running maximum
+// and sum.
+//   is_masked: whether some row of the tile may not see some key.
 template <typename L, int kHeadDim>
-SIMT_DEVICE void Softmax(const AttentionArguments& arguments,
-                         const TaskView& view, int first_key, int warp_row,
+SIMT_DEVICE void Softmax(const KernelArguments& arguments, const TaskView& view,
+                         int first_key, int warp_row, bool is_masked,
                          float (&scores)[L::kKeysOfWarp / 8][4],
                          Accumulator<kHeadDim>& accumulator) {
-  const AttentionShape& shape = arguments.shape;
   const int lane = simt::ThreadX() % 32;
+  const auto for_each = [&](int half, const auto& visit) {
+    SIMT_UNROLL
+    for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
+      SIMT_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        visit(scores[n][half * 2 + e], n * 8 + e);
+      }
+    }
+  };
+  if (arguments.tanh_scale > 0) {
+    SIMT_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      for_each(half, [&](float& score, int /*key*/) {
+        score = simt::Tanh(score * arguments.tanh_scale);
+      });
+    }
+  }
+  if (is_masked) {
+    SIMT_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const SeenKeys seen =
+          SeenBy(arguments, view,
+                 view.task.first_row + warp_row * 16 + lane / 4 + half * 8);
+      const int begin = seen.begin - first_key - lane % 4 * 2;
+      const int end = seen.end - first_key - lane % 4 * 2;
+      for_each(half, [&](float& score, int key) {
+        if (key < begin || key >= end) score = -INFINITY;
+      });
+    }
+  }
   SIMT_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const int row = view.task.first_row + warp_row * 16 + lane / 4 + half * 8;
-    const int end = view.End(row);
-    const int begin = shape.sliding_window > 0 ? view.past + row / view.group +
-                                                     1 - shape.sliding_window
-                                               : 0;
-    float larger = accumulator.maximum[half];
-    SIMT_UNROLL
-    for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
-      SIMT_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int key = first_key + n * 8 + lane % 4 * 2 + e;
-        float& score = scores[n][half * 2 + e];
-        score *= shape.scale;
-        if (shape.softcap > 0) {
-          score = shape.softcap * simt::Tanh(score / shape.softcap);
-        }
-        const int first_seen =
-            HasPlantedBug(PlantedBug::kAttentionWindowTooWide) ? begin - 1
-                                                               : begin;
-        score = key >= first_seen && key < end ? score * kLog2E : -INFINITY;
-        larger = fmaxf(larger, score);
-      }
-    }
+    float larger = -INFINITY;
+    for_each(half,
+             [&](float& score, int /*key*/) { larger = fmaxf(larger, score); });
     larger = fmaxf(larger, simt::ShuffleXor(larger, 1));
     larger = fmaxf(larger, simt::ShuffleXor(larger, 2));
-    const float base = accumulator.Rescale(half, larger);
+    const float base = accumulator.Rescale(
+        half, fmaxf(accumulator.maximum[half], larger * arguments.score_scale));
     float sum = 0;
-    SIMT_UNROLL
-    for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
-      SIMT_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        float& score = scores[n][half * 2 + e];
-        score = simt::Exp2(score - base);
-        sum += score;
-      }
-    }
+    for_each(half, [&](float& score, int /*key*/) {
+      score = simt::Exp2(fmaf(score, arguments.score_scale, -base));
+      sum += score;
+    });
     accumulator.sum[half] += sum;
   }
 }
@@ -401,7 +464,7 @@ SIMT_DEVICE void MergeWarps(int warp, Accumulator<kHeadDim>& accumulator,
 }
 
 template <typename L, DType kType, int kHeadDim>
-SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
+SIMT_DEVICE void StoreResults(const KernelArguments& arguments,
                               const TaskView& view, int warp_row,
                               Accumulator<kHeadDim>& accumulator) {
   const int lane = simt::ThreadX() % 32;
@@ -425,8 +488,9 @@ SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
       continue;
     }
     const float inverse = 1.0f / accumulator.sum[half];
-    const int token = view.sequence.first_token + row / view.group;
-    const int head = view.task.kv_head * view.group + row % view.group;
+    const int token = view.sequence.first_token + row / arguments.group;
+    const int head =
+        view.task.kv_head * arguments.group + row % arguments.group;
     auto* to = static_cast<uint16_t*>(arguments.out) +
                (int64_t{token} * arguments.shape.num_heads + head) * head_dim;
     VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
@@ -541,8 +605,8 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
 
 // One task, in the CTA's dynamic shared memory.
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
-SIMT_DEVICE void Attend(const AttentionArguments& arguments,
-                        const TaskView& view, unsigned char* memory) {
+SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
+                        unsigned char* memory) {
   using L = Layout<kHeadDim, kTile, kKv>;
   unsigned char* queries = memory;
   unsigned char* tiles = queries + L::kRows * kHeadDim * 2;
@@ -554,14 +618,19 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
                             ? view.task.first_row + L::kRows
                             : view.num_rows) -
                        1;
-  const int end = view.End(last_row);
-  const int num_tiles = (end - view.task.kv_begin + L::kKeys - 1) / L::kKeys;
+  const SeenKeys seen_first = SeenBy(arguments, view, view.task.first_row);
+  const SeenKeys seen_last = SeenBy(arguments, view, last_row);
+  const int end = seen_last.end;
 
   LoadQueries<L>(arguments, view, queries);
-  const auto load = [&](int tile) {
-    unsigned char* keys = tiles + tile % L::kNumBuffers * 2 * L::kKvTileBytes;
-    LoadKeys<L>(arguments, view, view.task.kv_begin + tile * L::kKeys, end,
-                keys, keys + L::kKvTileBytes);
+  // By the tile's first position. Neighbours lie in different buffers.
+  const auto keys_of = [&](int first) {
+    const unsigned tile = static_cast<unsigned>(first) / L::kKeys;
+    return tiles + tile % L::kNumBuffers * (2 * L::kKvTileBytes);
+  };
+  const auto load = [&](int first) {
+    unsigned char* keys = keys_of(first);
+    LoadKeys<L>(arguments, view, first, end, keys, keys + L::kKvTileBytes);
   };
   Accumulator<kHeadDim> accumulator;
   accumulator.Clear();
@@ -580,10 +649,11 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
     }
   };
 
-  load(0);
-  for (int tile = 0; tile < num_tiles; ++tile) {
-    if (L::kNumBuffers > 1 && tile + 1 < num_tiles) {
-      load(tile + 1);
+  load(view.task.kv_begin);
+  for (int first = view.task.kv_begin; first < end; first += L::kKeys) {
+    const int next = first + L::kKeys;
+    if (L::kNumBuffers > 1 && next < end) {
+      load(next);
       if (HasPlantedBug(PlantedBug::kAttentionWaitsForTooFewCopies)) {
         simt::CpAsyncWait<2>();
       } else {
@@ -595,24 +665,25 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
     if (!HasPlantedBug(PlantedBug::kAttentionNoBarrierAfterLoad)) {
       simt::SyncThreads();
     }
-    if (L::kKeepsQueries && tile == 0) {
+    if (L::kKeepsQueries && first == view.task.kv_begin) {
       SIMT_UNROLL
       for (int k = 0; k < kHeadDim / 16; ++k) {
         load_query(k, kept[L::kKeepsQueries ? k : 0]);
       }
     }
-    unsigned char* keys = tiles + tile % L::kNumBuffers * 2 * L::kKvTileBytes;
+    unsigned char* keys = keys_of(first);
     const int first_key = warp_key * L::kKeysOfWarp;
     float scores[L::kKeysOfWarp / 8][4];
     Scores<L, kType>(keys, first_key, query, scores);
-    Softmax<L>(arguments, view,
-               view.task.kv_begin + tile * L::kKeys + first_key, warp_row,
-               scores, accumulator);
+    // Most tiles are seen as a whole by every row.
+    const bool is_masked = first < seen_last.begin || next > seen_first.end;
+    Softmax<L>(arguments, view, first + first_key, warp_row, is_masked, scores,
+               accumulator);
     AddValues<L, kType>(keys + L::kKvTileBytes, first_key, scores, accumulator);
     if (!HasPlantedBug(PlantedBug::kAttentionNoBarrierBeforeLoad)) {
       simt::SyncThreads();
     }
-    if (L::kNumBuffers == 1 && tile + 1 < num_tiles) load(tile + 1);
+    if (L::kNumBuffers == 1 && next < end) load(next);
   }
   SIMT_UNROLL
   for (int half = 0; half < 2; ++half) {
@@ -626,16 +697,26 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
   StoreResults<L, kType>(arguments, view, warp_row, accumulator);
 }
 
+// Three decodes of 128 dimensions need 207 KiB of shared memory: sm_90 and 100
+// have 228 in each multiprocessor, the others at most 164.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
+inline constexpr int kDecodeCtasPerSm = 3;
+#else
+inline constexpr int kDecodeCtasPerSm = 2;
+#endif
+
 // CTAs that a multiprocessor should hold: with a fourth prefill of 64
 // dimensions, the registers do not suffice.
 template <int kHeadDim, AttentionTile kTile>
 inline constexpr int kCtasPerSm =
-    kHeadDim == 64 && kTile == AttentionTile::kPrefill ? 3 : 256 / kHeadDim;
+    kTile == AttentionTile::kPrefill&& kHeadDim == 64   ? 3
+    : kTile == AttentionTile::kDecode&& kHeadDim == 128 ? kDecodeCtasPerSm
+                                                        : 256 / kHeadDim;
 
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
 SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads),
             (kCtasPerSm<kHeadDim, kTile>))
-AttentionKernel(const AttentionArguments arguments) {
+AttentionKernel(const KernelArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
   simt::WaitForPrevious();
   simt::LaunchNext();
@@ -653,11 +734,11 @@ AttentionKernel(const AttentionArguments arguments) {
 
 // One CTA per (tile, row of it), one thread per dimension.
 template <int kHeadDim, DType kType, AttentionTile kTile>
-SIMT_DEVICE void Merge(const AttentionArguments& arguments,
+SIMT_DEVICE void Merge(const KernelArguments& arguments,
                        const AttentionMerge& merge,
                        const AttentionSequence& sequence) {
   constexpr int kRows = AttentionTileRows(kTile);
-  const int group = arguments.shape.num_heads / arguments.shape.num_kv_heads;
+  const int group = arguments.group;
   const int row = merge.first_row + static_cast<int>(simt::CtaY());
   const int d = simt::ThreadX();
   if (row >= sequence.num_tokens * group || d >= arguments.shape.head_dim) {
@@ -689,7 +770,7 @@ SIMT_DEVICE void Merge(const AttentionArguments& arguments,
 
 template <int kHeadDim, DType kType, AttentionTile kTile>
 SIMT_KERNEL(kHeadDim)
-MergeKernel(const AttentionArguments arguments) {
+MergeKernel(const KernelArguments arguments) {
   simt::WaitForPrevious();
   simt::LaunchNext();
   const AttentionWork work = WorkOf(arguments);
@@ -702,7 +783,7 @@ MergeKernel(const AttentionArguments arguments) {
 }
 
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
-bool LaunchWith(const AttentionArguments& arguments, simt::Stream stream) {
+bool LaunchWith(const KernelArguments& arguments, simt::Stream stream) {
   using L = Layout<kHeadDim, kTile, kKv>;
   if (arguments.num_tasks > 0 &&
       !simt::Launch(&AttentionKernel<kHeadDim, kType, kKv, kTile>,
@@ -725,8 +806,7 @@ bool LaunchWith(const AttentionArguments& arguments, simt::Stream stream) {
 }
 
 template <DType kType, DType kKv, AttentionTile kTile>
-bool LaunchForHeadDim(const AttentionArguments& arguments,
-                      simt::Stream stream) {
+bool LaunchForHeadDim(const KernelArguments& arguments, simt::Stream stream) {
   switch (PaddedHeadDim(arguments.shape.head_dim)) {
     case 64:
       return LaunchWith<64, kType, kKv, kTile>(arguments, stream);
@@ -740,7 +820,7 @@ bool LaunchForHeadDim(const AttentionArguments& arguments,
 }
 
 template <DType kType, DType kKv>
-bool LaunchTile(const AttentionArguments& arguments, AttentionTile tile,
+bool LaunchTile(const KernelArguments& arguments, AttentionTile tile,
                 simt::Stream stream) {
   return tile == AttentionTile::kPrefill
              ? LaunchForHeadDim<kType, kKv, AttentionTile::kPrefill>(arguments,
@@ -750,7 +830,7 @@ bool LaunchTile(const AttentionArguments& arguments, AttentionTile tile,
 }
 
 template <DType kType>
-bool LaunchOfType(const AttentionArguments& arguments, AttentionTile tile,
+bool LaunchOfType(const KernelArguments& arguments, AttentionTile tile,
                   simt::Stream stream) {
   if (arguments.kv_dtype == kType) {
     return LaunchTile<kType, kType>(arguments, tile, stream);
@@ -776,8 +856,25 @@ int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
          (PaddedHeadDim(shape.head_dim) + 2);
 }
 
-bool LaunchAttention(const AttentionArguments& arguments, AttentionTile tile,
+bool LaunchAttention(const AttentionArguments& given, AttentionTile tile,
                      simt::Stream stream) {
+  const AttentionShape& shape = given.shape;
+  if (!(shape.scale > 0)) return false;
+  KernelArguments arguments = {given};
+  arguments.group = shape.num_heads / shape.num_kv_heads;
+  arguments.log2_block_size =
+      std::countr_zero(static_cast<unsigned>(shape.block_size));
+  arguments.row_bytes =
+      shape.head_dim * static_cast<int>(DTypeSize(arguments.kv_dtype));
+  const int64_t values_offset =
+      int64_t{shape.num_kv_heads} * shape.block_size * arguments.row_bytes;
+  if (2 * values_offset > std::numeric_limits<int>::max()) return false;
+  arguments.values_offset = static_cast<int>(values_offset);
+  arguments.block_bytes = 2 * arguments.values_offset;
+  arguments.head_bytes = shape.block_size * arguments.row_bytes;
+  arguments.score_scale =
+      (shape.softcap > 0 ? shape.softcap : shape.scale) * kLog2E;
+  arguments.tanh_scale = shape.softcap > 0 ? shape.scale / shape.softcap : 0.0f;
   if (arguments.dtype == DType::kBF16) {
     return LaunchOfType<DType::kBF16>(arguments, tile, stream);
   }

@@ -62,7 +62,7 @@ struct AttentionShape {
   int head_dim = 0;        // A multiple of 8, at most 256.
   int block_size = 16;     // A power of two.
   int sliding_window = 0;  // As in AttentionSpec.
-  float scale = 0.0f;
+  float scale = 0.0f;      // Positive.
   float softcap = 0.0f;
 };
 
