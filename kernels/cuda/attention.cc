@@ -477,8 +477,8 @@ SIMT_DEVICE void StoreResults(const KernelArguments& arguments,
     if (view.task.part >= 0) {
       const int64_t slot = int64_t{view.task.part} * L::kRows + row_of_tile;
       if (lane % 4 == 0) {
-        arguments.partial_stats[slot * 2] = accumulator.maximum[half];
-        arguments.partial_stats[slot * 2 + 1] = accumulator.sum[half];
+        reinterpret_cast<FloatPair*>(arguments.partial_stats)[slot] = {
+            accumulator.maximum[half], accumulator.sum[half]};
       }
       float* to = arguments.partial_out + slot * kHeadDim;
       VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
@@ -732,34 +732,64 @@ AttentionKernel(const KernelArguments arguments) {
   }
 }
 
-// One CTA per (tile, row of it), one thread per dimension.
+// One CTA per (tile, row of it), one thread per dimension. Each warp finds the
+// maximum and the weights of the parts by itself, a lane for each; then sums
+// grow part by part, so that their bits do not depend on how many are of keys
+// that the row does not see: those have weight 0, and zeros.
 template <int kHeadDim, DType kType, AttentionTile kTile>
 SIMT_DEVICE void Merge(const KernelArguments& arguments,
                        const AttentionMerge& merge,
                        const AttentionSequence& sequence) {
   constexpr int kRows = AttentionTileRows(kTile);
+  constexpr int kPartsAtOnce = 32;
   const int group = arguments.group;
   const int row = merge.first_row + static_cast<int>(simt::CtaY());
-  const int d = simt::ThreadX();
-  if (row >= sequence.num_tokens * group || d >= arguments.shape.head_dim) {
-    return;
-  }
-  float maximum = -INFINITY, sum = 0, out = 0;
+  if (row >= sequence.num_tokens * group) return;
+  const int d = simt::ThreadX(), lane = d % 32;
+  const int64_t first_slot = int64_t{merge.first_part} * kRows + simt::CtaY();
+  const auto* stats =
+      reinterpret_cast<const FloatPair*>(arguments.partial_stats) + first_slot;
+  const float* partial = arguments.partial_out + first_slot * kHeadDim + d;
   const int num_parts =
       merge.num_parts -
       (HasPlantedBug(PlantedBug::kAttentionMergesOnePartTooFew) ? 1 : 0);
-  for (int part = 0; part < num_parts; ++part) {
-    const int64_t slot =
-        int64_t{merge.first_part + part} * kRows + simt::CtaY();
-    const float other = arguments.partial_stats[slot * 2];
-    if (other == -INFINITY) continue;  // The row sees none of these keys.
-    const float larger = fmaxf(maximum, other);
-    const float mine = simt::Exp2(maximum - larger);
-    const float theirs = simt::Exp2(other - larger);
-    maximum = larger;
-    sum = sum * mine + arguments.partial_stats[slot * 2 + 1] * theirs;
-    out = out * mine + arguments.partial_out[slot * kHeadDim + d] * theirs;
+  // Of parts [first, first + kPartsAtOnce): all on their way at once.
+  const auto load = [&](int first, float(&values)[kPartsAtOnce]) {
+    SIMT_UNROLL
+    for (int i = 0; i < kPartsAtOnce; ++i) {
+      values[i] = first + i < num_parts
+                      ? partial[(first + i) * int64_t{kRows * kHeadDim}]
+                      : 0.0f;
+    }
+  };
+  float values[kPartsAtOnce];
+  load(0, values);
+  float maximum = -INFINITY;
+  for (int first = lane; first < num_parts; first += 4 * 32) {
+    SIMT_UNROLL
+    for (int part = first; part < first + 4 * 32; part += 32) {
+      if (part < num_parts) maximum = fmaxf(maximum, stats[part * kRows].x);
+    }
   }
+  SIMT_UNROLL
+  for (int i = 16; i > 0; i /= 2) {
+    maximum = fmaxf(maximum, simt::ShuffleXor(maximum, i));
+  }
+  float sum = 0, out = 0;
+  for (int first = 0; first < num_parts; first += kPartsAtOnce) {
+    if (first > 0) load(first, values);
+    const int part = first + lane;
+    FloatPair of_part = {-INFINITY, 0};
+    if (part < num_parts) of_part = stats[part * kRows];
+    const float weight = simt::Exp2(of_part.x - maximum);
+    const float weighted_sum = of_part.y * weight;
+    SIMT_UNROLL
+    for (int i = 0; i < kPartsAtOnce; ++i) {
+      sum += simt::Shuffle(weighted_sum, i);
+      out = fmaf(values[i], simt::Shuffle(weight, i), out);
+    }
+  }
+  if (d >= arguments.shape.head_dim) return;
   const int token = sequence.first_token + row / group;
   const int head = merge.kv_head * group + row % group;
   static_cast<uint16_t*>(

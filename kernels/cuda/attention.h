@@ -98,7 +98,8 @@ struct AttentionArguments {
   // take several.
   const AttentionWork* work = nullptr;
   // [num_parts, tile rows, padded head_dim] sums and [num_parts, tile rows, 2]
-  // (maximum in units of log2, sum).
+  // (maximum in units of log2, sum); -infinity and zeros of a row that sees
+  // none of the keys.
   float* partial_out = nullptr;
   float* partial_stats = nullptr;
 };

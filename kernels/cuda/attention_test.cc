@@ -162,6 +162,19 @@ TEST_F(CudaAttentionTest, TakesRandomShapes) {
   emulator() = {};
 }
 
+// A merge takes 32 parts at once, and looks at 128 for the largest score. Of
+// the last part, a single key, the first token sees nothing.
+TEST_F(CudaAttentionTest, MergesManyParts) {
+  for (const int num_parts : {2, 32, 33, 130}) {
+    ExpectRight({.shape = Shape(2, 1, 40),
+                 .tile = AttentionTile::kDecode,
+                 .split_size = 64,
+                 .num_tokens = {2},
+                 .seq_lens = {64 * (num_parts - 1) + 1}},
+                std::to_string(num_parts) + " parts");
+  }
+}
+
 // The same bits for a sequence whatever stands beside it.
 TEST_F(CudaAttentionTest, DoesNotDependOnTheBatch) {
   AttentionCase alone{.shape = Shape(4, 2, 64),
