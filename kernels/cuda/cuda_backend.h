@@ -54,6 +54,7 @@ class StagingCursor;
 namespace cuda {
 class LargeLinear;
 enum class AttentionTile : uint8_t;
+struct AttentionSplits;
 struct BlockTableEntry;
 struct LinearArguments;
 struct NormArguments;
@@ -189,8 +190,9 @@ class CudaBackend : public Backend {
                       size_t* next_token, CudaStep& step);
   absl::Status CheckPlan(const StepPlan& plan) const;
   void Pad(CudaStep& step) const;
-  int SplitSize(const AttentionPlanner& planner,
-                cuda::AttentionTile tile) const;
+  cuda::AttentionSplits SplitsOf(const AttentionPlanner& planner,
+                                 cuda::AttentionTile tile) const;
+  int64_t MaxSplits(const AttentionPlanner& planner) const;
   void SizeBatch(const AttentionPlanner& planner, cuda::AttentionTile tile,
                  const CudaStep& step, AttentionBatch& batch) const;
   CudaStepShape ShapeOf(const CudaStep& step) const;

@@ -66,7 +66,7 @@ struct CudaAttention {
 // What the plans of several specs of equal shape share.
 struct AttentionPlanner {
   cuda::AttentionShape shape;
-  int split_size = 64;  // Of the keys of few queries; many are never split.
+  cuda::AttentionSplits splits;  // For few queries; many are never split.
   int64_t max_parts = 0;
   int64_t max_prefill_tasks = 0;
 };
