@@ -10,7 +10,16 @@ awk '
       failed = 1
     }
   }
+  # All weights of a piece are loaded before a branch: before the wait, in the
+  # loop, and with a norm for the next rows.
+  function want_pieces(num) {
+    if (count["runs"] != num) {
+      print name ": " count["runs"] + 0 " runs of weight loads, not " num
+      failed = 1
+    }
+  }
   function check() {
+    if (name ~ /QuantizedSkinnyKernel/) want_pieces(name ~ /Lb1E/ ? 3 : 2)
     if (name ~ /AttentionKernel/) {
       want("copy", 2); want("ldmatrix", 1); want("ldmatrix.trans", 1)
       want("mma", 1)
@@ -42,6 +51,8 @@ awk '
   # has braces of its own.
   /[.]entry / { if (name) check(); name = $0; delete count; next }
   FNR == 1 { if (name) check(); name = "" }
+  /^[$]L|[ \t]bra[. \t]/ { is_run = 0 }
+  /ld[.]global[.].*L1::no_allocate/ { count["runs"] += !is_run; is_run = 1 }
   /ld[.]global/ {
     if (/ld[.]global[.]nc/ && name ~ /Linear|Attention|Probe/) {
       # It may be moved to the other side of griddepcontrol.wait.
