@@ -56,8 +56,8 @@ CudaBackend::CudaBackend(const CudaBackendOptions& options,
           opened.status().message());
     }
   }
-  large_linear_ =
-      std::make_unique<cuda::LargeLinear>(*device_, std::move(library));
+  large_linear_ = std::make_unique<cuda::LargeLinear>(
+      *device_, std::move(library), options.measures_products);
 }
 
 CudaBackend::~CudaBackend() {

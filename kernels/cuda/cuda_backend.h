@@ -68,6 +68,11 @@ struct CudaBackendOptions {
   bool enforce_eager = false;
   // Where the library for products of many tokens comes from; null: nowhere.
   cuda::MatrixLibraryFactory open_matrix_library = &cuda::OpenMatrixLibrary;
+  // Which of its algorithms, or which kernel of ours, computes a shape is
+  // measured at start, and two starts may find otherwise. False: up to 64
+  // tokens one kernel of ours, above the library's first choice. For tests of
+  // bits.
+  bool measures_products = true;
 };
 
 // How the steps ran, since Prepare.

@@ -45,11 +45,30 @@ awk '
     } else {
       return
     }
+    if (name ~ /SkinnyLinearKernel/) {
+      # While the kernel before this one ends: the first weights, two rows of
+      # each step, and those of a norm. The next one begins at once.
+      want_early = name ~ /Li[12]ELi4E/ ? 8 : 4
+      if (early["stream"] < want_early || \
+          (name ~ /Lb1E/ && early["load16"] < 4)) {
+        print name ": waits before it has loaded weights"
+        failed = 1
+      }
+      if (mma_before_next != 0) { print name ": late launch_dependents"; failed = 1 }
+    }
     ++num_checked
   }
   # A kernel ends where the next one or the next file begins: inline assembly
   # has braces of its own.
-  /[.]entry / { if (name) check(); name = $0; delete count; next }
+  /[.]entry / {
+    if (name) check()
+    name = $0
+    delete count
+    delete early
+    has_waited = 0
+    mma_before_next = -1
+    next
+  }
   FNR == 1 { if (name) check(); name = "" }
   /^[$]L|[ \t]bra[. \t]/ { is_run = 0 }
   /ld[.]global[.].*L1::no_allocate/ { count["runs"] += !is_run; is_run = 1 }
@@ -69,6 +88,13 @@ awk '
   /cp[.]async[.]cg[.]shared[.]global[.]L2::128B/ && /, 16,/ { ++count["copy"] }
   /st[.](shared[.])?v4[.]/ { ++count["store16"] }
   /ld[.]shared[.]v4[.]/ { ++count["load.shared16"] }
+  /griddepcontrol[.]wait/ && !has_waited {
+    has_waited = 1
+    for (what in count) early[what] = count[what]
+  }
+  /griddepcontrol[.]launch_dependents/ && mma_before_next < 0 {
+    mma_before_next = count["mma"] + 0
+  }
   /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]shared/ { ++count["ldmatrix"] }
   /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]trans/ { ++count["ldmatrix.trans"] }
   /mma[.]sync[.]aligned[.]m16n8k16/ { ++count["mma"] }
