@@ -131,17 +131,12 @@ SIMT_DEVICE void StorePairs(const simt::Bytes16& low, const simt::Bytes16& high,
     odd = high;
   }
   const bool is_upper = L::kQueryChunks > 8 && chunk & 8;
-  // Word by word: which of two in memory would keep them in local memory.
-  simt::Bytes16 first, second;
-  SIMT_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    first.words[i] = is_upper ? odd.words[i] : even.words[i];
-    second.words[i] = is_upper ? even.words[i] : odd.words[i];
-  }
   simt::StoreShared16(
-      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 1 : 0)), first);
+      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 1 : 0)),
+      is_upper ? odd : even);
   simt::StoreShared16(
-      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 0 : 1)), second);
+      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 0 : 1)),
+      is_upper ? even : odd);
 }
 
 template <typename L>
