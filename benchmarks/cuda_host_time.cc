@@ -121,16 +121,16 @@ void MeasurePlan(int num_seqs, int seq_len) {
     sequences.push_back({i, 1, seq_len - i, i});
   }
   constexpr auto kTile = cuda::AttentionTile::kDecode;
-  constexpr int kSplitSize = 256;
+  constexpr cuda::AttentionSplits kSplits;
   const cuda::AttentionPlanSize size =
-      cuda::SizeOfAttentionPlan(shape, kTile, kSplitSize, sequences);
+      cuda::SizeOfAttentionPlan(shape, kTile, kSplits, sequences);
   std::vector<cuda::AttentionTask> tasks(size.num_tasks);
   std::vector<cuda::AttentionMerge> merges(size.num_merges);
   std::vector<double> times;
   for (int i = 0; i < kNumSteps; ++i) {
     const double start = Now();
-    (void)cuda::SizeOfAttentionPlan(shape, kTile, kSplitSize, sequences);
-    cuda::WriteAttentionPlan(shape, kTile, kSplitSize, sequences, tasks.data(),
+    (void)cuda::SizeOfAttentionPlan(shape, kTile, kSplits, sequences);
+    cuda::WriteAttentionPlan(shape, kTile, kSplits, sequences, tasks.data(),
                              merges.data());
     times.push_back(Now() - start);
   }

@@ -42,6 +42,7 @@ inline Loaded Load(const std::string& name, bool enforce_eager,
   options.make_backend = [&]() -> std::unique_ptr<Backend> {
     CudaBackendOptions backend_options;
     backend_options.enforce_eager = enforce_eager;
+    backend_options.measures_products = false;
     auto backend = *CudaBackend::Create(backend_options);
     loaded.backend = backend.get();
     return backend;

@@ -3,6 +3,7 @@
 // roundings are those that kernels/backend.h lists.
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ bool MultipliesInFp8() {
 struct Case {
   QuantizationScheme scheme;
   DType activations = DType::kBF16;
+  DType scales = DType::kF16;  // Of kInt4.
   int num_tokens = 1;
   int64_t cols = 128;
   LinearKind kind = LinearKind::kPlain;
@@ -48,14 +50,14 @@ struct Case {
   }
   bool rounds_weights() const { return num_tokens > 64 && !rounds_x(); }
   std::string ToString() const {
-    return absl::StrCat(QuantFormatName(scheme.format), " scales ",
-                        static_cast<int>(scheme.fp8_scales), " group ",
-                        scheme.group_size,
-                        scheme.is_symmetric ? " symmetric" : "", " tokens ",
-                        num_tokens, " cols ", cols, " parts ", part_rows.size(),
-                        " ", part_rows[0], " kind ", static_cast<int>(kind),
-                        has_order ? " ordered " : " ", DTypeName(activations),
-                        " input_scale ", input_scale, has_norm ? " norm" : "");
+    return absl::StrCat(
+        QuantFormatName(scheme.format), " scales ",
+        static_cast<int>(scheme.fp8_scales), " group ", scheme.group_size,
+        scheme.is_symmetric ? " symmetric" : "", " tokens ", num_tokens,
+        " cols ", cols, " parts ", part_rows.size(), " ", part_rows[0],
+        " kind ", static_cast<int>(kind), has_order ? " ordered " : " ",
+        DTypeName(activations), " scales ", DTypeName(scales), " input_scale ",
+        input_scale, has_norm ? " norm" : "");
   }
 };
 
@@ -89,6 +91,7 @@ void CheckCase(const Case& c, uint64_t seed) {
   LinearSpec spec;
   spec.kind = c.kind;
   std::vector<QuantizedMatrix> matrices;
+  std::deque<HostMatrix> scales;
   std::vector<std::vector<float>> weights;  // Decoded rows of all parts.
   std::vector<int32_t> order(c.cols);
   for (int64_t i = 0; i < c.cols; ++i) order[i] = static_cast<int32_t>(i);
@@ -100,6 +103,19 @@ void CheckCase(const Case& c, uint64_t seed) {
         HostMatrix::Random(random, rows, c.cols, DType::kF32);
     matrices.push_back(CheckOk(QuantizeMatrix(dense.view(), c.scheme)));
     WeightPart part = matrices.back().part;
+    if (part.format == QuantFormat::kInt4) {
+      ASSERT_EQ(part.scales.dtype, DType::kF16);
+      std::vector<float> values;
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t group = 0; group < part.scales.cols; ++group) {
+          // With all bits of f32.
+          values.push_back(
+              HalfToFloat(part.scales.row<const uint16_t>(row)[group]) * 1.1f);
+        }
+      }
+      scales.emplace_back(rows, part.scales.cols, c.scales, values);
+      part.scales = scales.back().view();
+    }
     part.input_scale = c.input_scale;
     if (c.has_order) {
       part.column_order = TensorView::Vector(order.data(), DType::kI32, c.cols);
@@ -221,6 +237,8 @@ std::vector<QuantizationScheme> Schemes() {
   return schemes;
 }
 
+constexpr DType kScaleDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
 // As the scheme can have them.
 int64_t Cols(const QuantizationScheme& scheme, int64_t cols) {
   return IsBlockFormat(scheme.format) ? (cols + 31) / 32 * 32 : cols;
@@ -247,6 +265,7 @@ TEST_F(CudaQuantizedTest, EverySchemeAndNumberOfTokens) {
         c.has_order = scheme.format == QuantFormat::kInt4 && seed % 3 == 1;
         if (seed % 4 == 0) c.input_scale = 0.01f;
         c.has_norm = seed % 5 < 2;
+        c.scales = kScaleDTypes[seed / 2 % 3];
         CheckCase(c, seed);
         if (HasFatalFailure()) return;
       }
@@ -319,9 +338,9 @@ TEST_F(CudaQuantizedTest, DecodesWhatTheKernelsDoNotTake) {
   const QuantizationScheme odd = {.format = QuantFormat::kInt4,
                                   .group_size = 40};
   EXPECT_EQ(pack(odd, LinearKind::kPlain), 16 * 64 * 2);
-  // A byte and 1/32 of a scale of 16 bits for each element.
+  // A byte for each element, and for 128 columns begun four scales of 16 bits.
   EXPECT_EQ(pack({.format = QuantFormat::kQ8_0}, LinearKind::kPlain),
-            16 * (64 + 2 * 2));
+            16 * (64 + 4 * 2));
   EXPECT_EQ(pack({.format = QuantFormat::kQ5_0}, LinearKind::kPlain),
             16 * 64 * 2);
 }

@@ -98,8 +98,8 @@ class AttentionProblem {
 
   // False if the launch failed; the emulator says why.
   bool Run() {
-    const AttentionPlan plan =
-        PlanAttention(case_.shape, case_.tile, case_.split_size, sequences_);
+    const AttentionPlan plan = PlanAttention(
+        case_.shape, case_.tile, {.least_size = case_.split_size}, sequences_);
     std::vector<float> partial(
         AttentionPartialFloats(case_.shape, case_.tile, plan.num_parts), NAN);
     AttentionArguments arguments;

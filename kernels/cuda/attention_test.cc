@@ -1,6 +1,7 @@
 #include "kernels/cuda/attention.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -196,23 +197,29 @@ TEST_F(CudaAttentionTest, DoesNotDependOnTheBatch) {
 TEST(PlanAttentionTest, CoversEveryKeyOnce) {
   const AttentionShape shape = Shape(4, 2, 64);
   const std::vector<AttentionSequence> sequences = {
-      {0, 70, 300, 0}, {70, 1, 1, 1}, {71, 1, 257, 2}};
-  for (const AttentionTile tile :
-       {AttentionTile::kPrefill, AttentionTile::kDecode}) {
-    const AttentionPlan plan = PlanAttention(shape, tile, 128, sequences);
+      {0, 70, 300, 0}, {70, 1, 1, 1}, {71, 1, 257, 2}, {72, 1, 1000, 3}};
+  for (const auto& [tile, most] : {std::pair(AttentionTile::kPrefill, 100),
+                                   std::pair(AttentionTile::kDecode, 100),
+                                   std::pair(AttentionTile::kDecode, 3)}) {
+    const AttentionPlan plan = PlanAttention(
+        shape, tile, {.least_size = 128, .most = most}, sequences);
     int num_parts = 0;
     for (const AttentionTask& task : plan.tasks) {
       EXPECT_LT(task.kv_begin, task.kv_end);
       EXPECT_LE(task.kv_end, sequences[task.sequence].seq_len);
-      EXPECT_EQ(task.kv_begin % 128, 0);
+      const int split_size =
+          task.sequence == 3 && most == 3 ? 384 : 128;  // 1000 in at most 3.
+      EXPECT_EQ(task.kv_begin % split_size, 0);
+      EXPECT_LE(task.kv_end - task.kv_begin, split_size);
       num_parts += task.part >= 0;
     }
     EXPECT_EQ(num_parts, plan.num_parts);
     for (size_t i = 1; i < plan.tasks.size(); ++i) {
       const AttentionTask &a = plan.tasks[i - 1], &b = plan.tasks[i];
-      EXPECT_GE(a.kv_end - a.kv_begin + 128 / 64, b.kv_end - b.kv_begin);
+      EXPECT_GE(a.kv_end - a.kv_begin + 384 / 64, b.kv_end - b.kv_begin);
     }
     for (const AttentionMerge& merge : plan.merges) {
+      EXPECT_LE(merge.num_parts, most);
       int covered = 0;
       for (const AttentionTask& task : plan.tasks) {
         if (task.part >= merge.first_part &&
@@ -229,6 +236,24 @@ TEST(PlanAttentionTest, CoversEveryKeyOnce) {
                        1;
       EXPECT_EQ(covered, sequence.seq_len - sequence.num_tokens + last / 2 + 1);
     }
+  }
+}
+
+// A single sequence keeps a large GPU busy, however long others may become: 64
+// of 40,960 positions leave memory for 31 splits of each.
+TEST(PlanAttentionTest, OneSequenceIsWorkForManyCtas) {
+  const AttentionShape shape = Shape(32, 8, 128);
+  const AttentionSplits splits = {.least_size = 256, .most = 31};
+  const auto num_tasks = [&](int seq_len) {
+    const std::vector<AttentionSequence> sequences = {{0, 1, seq_len, 0}};
+    return SizeOfAttentionPlan(shape, AttentionTile::kDecode, splits, sequences)
+        .num_tasks;
+  };
+  EXPECT_EQ(num_tasks(256), 8);
+  EXPECT_EQ(num_tasks(2048), 64);
+  for (const int seq_len : {8192, 40960, 131072}) {
+    EXPECT_GE(num_tasks(seq_len), 200) << seq_len;
+    EXPECT_LE(num_tasks(seq_len), 31 * 8) << seq_len;
   }
 }
 

@@ -106,21 +106,19 @@ class CublasLibrary : public MatrixLibrary {
                      problem.rows, ", ", problem.cols, "])"));
   }
 
-  absl::StatusOr<double> MeasureSeconds(const MatrixProblem& problem,
-                                        const MatrixAlgorithm& algorithm,
-                                        const MatrixOperands& operands,
-                                        simt::Stream stream) override {
+  absl::StatusOr<double> MeasureSeconds(
+      absl::FunctionRef<absl::Status()> enqueue, simt::Stream stream) override {
     for (cudaEvent_t* event : {&begin_, &end_}) {
       if (*event == nullptr && cudaEventCreate(event) != cudaSuccess) {
         return absl::InternalError("cudaEventCreate failed");
       }
     }
     // The first run may load code.
-    QUIRE_RETURN_IF_ERROR(Multiply(problem, algorithm, operands, stream));
+    QUIRE_RETURN_IF_ERROR(enqueue());
     double seconds[kNumMeasurements];
     for (double& measured : seconds) {
       cudaEventRecord(begin_, stream);
-      QUIRE_RETURN_IF_ERROR(Multiply(problem, algorithm, operands, stream));
+      QUIRE_RETURN_IF_ERROR(enqueue());
       cudaEventRecord(end_, stream);
       float milliseconds = 0;
       const cudaError_t error = cudaEventSynchronize(end_);

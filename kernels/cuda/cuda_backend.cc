@@ -20,6 +20,9 @@ constexpr int64_t kPartialBytes = int64_t{128} << 20;
 // Positions that one CTA of a decode reads at least: 64 KiB of keys and values
 // of 128 dimensions, to be worth a CTA and a merge.
 constexpr int kLeastSplit = 256;
+// Splits of a row: with 8 KV heads, CTAs for two on each of an H100's
+// multiprocessors from a single sequence of 8192 positions.
+constexpr int kMostSplits = 32;
 
 // Pinned memory for what starting slots bring along, if one does not need more.
 // Where the starts of a step do not fit, they wait for the copies before them.
@@ -53,8 +56,8 @@ CudaBackend::CudaBackend(const CudaBackendOptions& options,
           opened.status().message());
     }
   }
-  large_linear_ =
-      std::make_unique<cuda::LargeLinear>(*device_, std::move(library));
+  large_linear_ = std::make_unique<cuda::LargeLinear>(
+      *device_, std::move(library), options.measures_products);
 }
 
 CudaBackend::~CudaBackend() {
@@ -181,8 +184,7 @@ absl::Status CudaBackend::CheckNumBlocks(const MemoryPlan& plan) const {
       plan.num_blocks * shape_.block_size));
 }
 
-// Specs of equal shape share a plan. The split size follows from the shape
-// alone, so that a token's bits do not depend on its company.
+// Specs of equal shape share a plan.
 void CudaBackend::PlanAttentions() {
   planners_.clear();
   for (CudaAttention& attention : attentions_) {
@@ -209,19 +211,13 @@ void CudaBackend::PlanAttentions() {
     // heads than a tile has rows.
     const int64_t tiles = int64_t{shape_.max_num_seqs} * shape.num_kv_heads *
                           ((group + decode_rows - 1) / decode_rows);
-    planner.split_size = kLeastSplit;
-    while (true) {
-      const int64_t num_splits =
-          (shape_.max_model_len + planner.split_size - 1) / planner.split_size;
-      planner.max_parts = tiles * num_splits;
-      const int64_t num_bytes =
-          4 * cuda::AttentionPartialFloats(
-                  shape, cuda::AttentionTile::kDecode,
-                  static_cast<int>(std::min<int64_t>(
-                      planner.max_parts, std::numeric_limits<int>::max())));
-      if (num_splits == 1 || num_bytes <= kPartialBytes) break;
-      planner.split_size *= 2;
-    }
+    planner.splits.least_size = kLeastSplit;
+    planner.splits.most = static_cast<int>(std::clamp<int64_t>(
+        kPartialBytes / (tiles * 4 *
+                         cuda::AttentionPartialFloats(
+                             shape, cuda::AttentionTile::kDecode, 1)),
+        1, kMostSplits));
+    planner.max_parts = tiles * MaxSplits(planner);
     planner.max_prefill_tasks =
         (shape_.max_num_tokens * group / prefill_rows + shape_.max_num_seqs) *
         shape.num_kv_heads;

@@ -54,6 +54,7 @@ class StagingCursor;
 namespace cuda {
 class LargeLinear;
 enum class AttentionTile : uint8_t;
+struct AttentionSplits;
 struct BlockTableEntry;
 struct LinearArguments;
 struct NormArguments;
@@ -67,6 +68,11 @@ struct CudaBackendOptions {
   bool enforce_eager = false;
   // Where the library for products of many tokens comes from; null: nowhere.
   cuda::MatrixLibraryFactory open_matrix_library = &cuda::OpenMatrixLibrary;
+  // Which of its algorithms, or which kernel of ours, computes a shape is
+  // measured at start, and two starts may find otherwise. False: up to 64
+  // tokens one kernel of ours, above the library's first choice. For tests of
+  // bits.
+  bool measures_products = true;
 };
 
 // How the steps ran, since Prepare.
@@ -189,8 +195,9 @@ class CudaBackend : public Backend {
                       size_t* next_token, CudaStep& step);
   absl::Status CheckPlan(const StepPlan& plan) const;
   void Pad(CudaStep& step) const;
-  int SplitSize(const AttentionPlanner& planner,
-                cuda::AttentionTile tile) const;
+  cuda::AttentionSplits SplitsOf(const AttentionPlanner& planner,
+                                 cuda::AttentionTile tile) const;
+  int64_t MaxSplits(const AttentionPlanner& planner) const;
   void SizeBatch(const AttentionPlanner& planner, cuda::AttentionTile tile,
                  const CudaStep& step, AttentionBatch& batch) const;
   CudaStepShape ShapeOf(const CudaStep& step) const;

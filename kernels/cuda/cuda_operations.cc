@@ -238,7 +238,7 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
     return LaunchQuantized(packed, arguments) ? absl::OkStatus()
                                               : device_->LaunchError("Linear");
   }
-  if (num_tokens > cuda::kMaxSkinnyTokens) {
+  if (num_tokens >= cuda::LargeLinear::kFewestTokens) {
     return large_linear_->Launch(arguments);
   }
   return cuda::LaunchSkinnyLinear(arguments, device_->stream())

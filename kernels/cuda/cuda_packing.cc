@@ -306,10 +306,10 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
   const bool is_vocab = spec.kind == LinearKind::kVocab;
   // Kernels of our own widen the others.
   if (!is_quantized) {
-    large_linear_->AddWeight(
-        weight->dtype, weight->rows, weight->cols, weight->data.data<void>(),
-        is_vocab,
-        is_vocab || spec.kind == LinearKind::kGateUp || !spec.bias.empty());
+    const bool is_gated = spec.kind == LinearKind::kGateUp;
+    large_linear_->AddWeight(weight->dtype, weight->rows, weight->cols,
+                             weight->data.data<void>(), is_vocab, is_gated,
+                             is_vocab || is_gated || !spec.bias.empty());
   }
   weights_bytes_ += weight->num_bytes;
   max_cols_ = std::max(max_cols_, weight->cols);

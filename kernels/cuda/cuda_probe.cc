@@ -62,7 +62,7 @@ class CudaProbe : public DeviceProbe {
     if (!matrix_.has_value()) QUIRE_RETURN_IF_ERROR(ChooseAlgorithm());
     QUIRE_ASSIGN_OR_RETURN(
         const double seconds,
-        library_->MeasureSeconds(matrix_->problem, matrix_->algorithm,
+        library_->MeasureProduct(matrix_->problem, matrix_->algorithm,
                                  matrix_->operands, device_.stream()));
     const double size = static_cast<double>(matrix_->problem.rows);
     return 2 * size * size * size / seconds;
@@ -114,7 +114,7 @@ class CudaProbe : public DeviceProbe {
              matrix.problem, kWorkspaceBytes, kMaxAlgorithms)) {
       QUIRE_ASSIGN_OR_RETURN(
           const double seconds,
-          library_->MeasureSeconds(matrix.problem, algorithm, matrix.operands,
+          library_->MeasureProduct(matrix.problem, algorithm, matrix.operands,
                                    device_.stream()));
       if (best.has_value() && seconds >= *best) continue;
       best = seconds;

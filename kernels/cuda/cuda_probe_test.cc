@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/base/status.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device.h"
@@ -40,14 +41,9 @@ class TimedLibrary : public MatrixLibrary {
                 int64_t) override {
     return true;
   }
-  absl::Status Multiply(const MatrixProblem&, const MatrixAlgorithm&,
-                        const MatrixOperands&, simt::Stream) override {
-    return absl::OkStatus();
-  }
-  absl::StatusOr<double> MeasureSeconds(const MatrixProblem& problem,
-                                        const MatrixAlgorithm& algorithm,
-                                        const MatrixOperands& operands,
-                                        simt::Stream) override {
+  absl::Status Multiply(const MatrixProblem& problem,
+                        const MatrixAlgorithm& algorithm,
+                        const MatrixOperands& operands, simt::Stream) override {
     // Within the probe's memory, apart from each other; random, not zero.
     const auto* x = static_cast<const uint16_t*>(operands.x);
     const auto* weight = static_cast<const uint16_t*>(operands.weight);
@@ -64,10 +60,17 @@ class TimedLibrary : public MatrixLibrary {
       }
     }
     EXPECT_GT(values.size(), 64u);
-    return seconds_[algorithm.data[0]];
+    algorithm_ = algorithm.data[0];
+    return absl::OkStatus();
+  }
+  absl::StatusOr<double> MeasureSeconds(
+      absl::FunctionRef<absl::Status()> enqueue, simt::Stream) override {
+    QUIRE_RETURN_IF_ERROR(enqueue());
+    return seconds_[algorithm_];
   }
 
  private:
+  uint64_t algorithm_ = 0;
   const std::vector<double> seconds_;
   int64_t* const size_;
 };

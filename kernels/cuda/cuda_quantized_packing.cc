@@ -1,6 +1,7 @@
 // Loading of quantized weights into the layouts of
 // kernels/cuda/quantized_linear.h.
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -85,66 +86,75 @@ void PackQ8Row(const uint8_t* from, int64_t cols, uint8_t* out) {
   }
 }
 
-// In the order of QuantizedWeight: [groups][rows >> shift].
+// As QuantizedWeight says.
 struct PackedScales {
-  std::vector<uint8_t> scales, zeros;  // zeros: empty if all are 8.
+  std::vector<uint8_t> scales, tails, zeros;  // zeros: empty if all are 8.
   DType dtype = DType::kF32;
 };
 
-// Of blocks: the f16 number before the elements.
-PackedScales PackBlockScales(const LinearSpec& spec, int64_t rows,
-                             int64_t num_groups) {
-  const int64_t block_bytes = QuantBlockOf(spec.parts[0].format).bytes;
+// kInt4 and kQ8_0, from parts or from the f16 numbers before the elements of
+// blocks.
+//   group_size: of the parts. packed_size: that of QuantizedWeight.
+PackedScales PackGroupScales(const LinearSpec& spec, int64_t rows, int64_t cols,
+                             int group_size, int packed_size) {
+  const WeightPart& first = spec.parts[0];
+  const bool has_blocks = IsRepacked(first.format);
+  const int64_t block_bytes = QuantBlockOf(first.format).bytes;
   PackedScales packed;
-  packed.dtype = DType::kF16;
-  packed.scales.resize(num_groups * rows * 2);
+  packed.dtype = has_blocks ? DType::kF16 : first.scales.dtype;
+  bool has_zeros = false;
+  for (const WeightPart& part : spec.parts) {
+    if (has_blocks) continue;
+    if (part.scales.dtype != packed.dtype) packed.dtype = DType::kF32;
+    has_zeros |= !part.zeros.empty();
+  }
+  const int64_t num_scales = cuda::NumScales(rows, cols, packed_size);
+  packed.scales.resize(num_scales * 2);
+  if (packed.dtype == DType::kF32) packed.tails.resize(num_scales * 2);
+  if (has_zeros) packed.zeros.resize(num_scales);
+  const auto store = [](std::vector<uint8_t>& to, int64_t place,
+                        uint16_t bits) {
+    std::memcpy(&to[place * 2], &bits, 2);
+  };
   for (int64_t r = 0; r < rows; ++r) {
-    const auto [part, row] = SourceOfRow(spec, r);
-    const auto* from = spec.parts[part].data.row<const uint8_t>(row);
-    for (int64_t g = 0; g < num_groups; ++g) {
-      std::memcpy(&packed.scales[(g * rows + r) * 2], from + g * block_bytes,
-                  2);
+    const auto [part_idx, row] = SourceOfRow(spec, r);
+    const WeightPart& part = spec.parts[part_idx];
+    for (int64_t col = 0; col < cols; col += packed_size) {
+      const int64_t place = cuda::PlaceOfScale(r, col, cols, packed_size);
+      const int64_t g = col / group_size;
+      if (has_blocks) {
+        std::memcpy(&packed.scales[place * 2],
+                    part.data.row<const uint8_t>(row) + g * block_bytes, 2);
+      } else if (packed.dtype == DType::kF32) {
+        const auto bits = std::bit_cast<uint32_t>(ScaleOf(part.scales, row, g));
+        store(packed.scales, place, static_cast<uint16_t>(bits >> 16));
+        store(packed.tails, place, static_cast<uint16_t>(bits));
+      } else {
+        store(packed.scales, place, part.scales.row<const uint16_t>(row)[g]);
+      }
+      if (!has_zeros) continue;
+      packed.zeros[place] =
+          part.zeros.empty() ? 8 : part.zeros.row<const uint8_t>(row)[g];
     }
   }
   return packed;
 }
 
-PackedScales PackScales(const LinearSpec& spec, int64_t rows,
-                        int64_t num_groups, int shift) {
-  const WeightPart& first = spec.parts[0];
-  PackedScales packed;
-  packed.dtype = first.scales.dtype;
-  bool has_zeros = false;
-  for (const WeightPart& part : spec.parts) {
-    if (part.scales.dtype != packed.dtype || part.format == QuantFormat::kFp8) {
-      packed.dtype = DType::kF32;
-    }
-    has_zeros |= !part.zeros.empty();
-  }
-  const int64_t size = DTypeSize(packed.dtype);
+// kFp8: of rows, or with a shift of 3 of blocks, which have eight i rows.
+PackedScales PackFp8Scales(const LinearSpec& spec, int64_t rows,
+                           int64_t num_groups, int shift) {
   const int64_t stride = (rows + (int64_t{1} << shift) - 1) >> shift;
-  packed.scales.resize(num_groups * stride * size);
-  if (has_zeros) packed.zeros.resize(num_groups * stride);
+  PackedScales packed;
+  packed.scales.resize(num_groups * stride * 4);
   for (int64_t r = 0; r < stride; ++r) {
     const auto [part_idx, row] = SourceOfRow(spec, r << shift);
     const WeightPart& part = spec.parts[part_idx];
-    int64_t scale_row = row;
-    if (part.format == QuantFormat::kFp8) {
-      scale_row = part.group_size > 0     ? row / part.group_size
-                  : part.scales.rows == 1 ? 0
-                                          : row;
-    }
+    const int64_t scale_row = part.group_size > 0     ? row / part.group_size
+                              : part.scales.rows == 1 ? 0
+                                                      : row;
     for (int64_t g = 0; g < num_groups; ++g) {
-      uint8_t* to = &packed.scales[(g * stride + r) * size];
-      if (packed.dtype == DType::kF32) {
-        const float scale = ScaleOf(part.scales, scale_row, g);
-        std::memcpy(to, &scale, 4);
-      } else {
-        std::memcpy(to, part.scales.row<const uint16_t>(scale_row) + g, 2);
-      }
-      if (!has_zeros) continue;
-      packed.zeros[g * stride + r] =
-          part.zeros.empty() ? 8 : part.zeros.row<const uint8_t>(scale_row)[g];
+      const float scale = ScaleOf(part.scales, scale_row, g);
+      std::memcpy(&packed.scales[(g * stride + r) * 4], &scale, 4);
     }
   }
   return packed;
@@ -189,10 +199,19 @@ absl::StatusOr<bool> CudaBackend::PackQuantized(const LinearSpec& spec,
       upload("weights", bytes.data(), bytes.size(), &weight.data));
   const int64_t num_groups =
       group_size > 0 ? (weight.cols + group_size - 1) / group_size : 1;
+  // Groups that are not of 32, 64 or 128 columns are cut to such.
+  const int packed_size = is_fp8                  ? group_size
+                          : group_size % 128 == 0 ? 128
+                          : group_size % 64 == 0  ? 64
+                                                  : 32;
   const int shift = is_fp8 && group_size > 0 ? 3 : 0;
-  const PackedScales scales =
-      is_repacked ? PackBlockScales(spec, weight.rows, num_groups)
-                  : PackScales(spec, weight.rows, num_groups, shift);
+  PackedScales scales =
+      is_fp8 ? PackFp8Scales(spec, weight.rows, num_groups, shift)
+             : PackGroupScales(spec, weight.rows, weight.cols, group_size,
+                               packed_size);
+  const int64_t num_scale_bytes = static_cast<int64_t>(scales.scales.size());
+  scales.scales.insert(scales.scales.end(), scales.tails.begin(),
+                       scales.tails.end());
   QUIRE_RETURN_IF_ERROR(upload("scales of weights", scales.scales.data(),
                                scales.scales.size(), &weight.scales));
   QUIRE_RETURN_IF_ERROR(upload("zero points of weights", scales.zeros.data(),
@@ -216,10 +235,13 @@ absl::StatusOr<bool> CudaBackend::PackQuantized(const LinearSpec& spec,
   quantized.data = weight.data.data<const uint8_t>();
   quantized.scales = weight.scales.data();
   quantized.scale_dtype = scales.dtype;
+  if (!scales.tails.empty()) {
+    quantized.scale_tails =
+        weight.scales.data<const uint16_t>() + num_scale_bytes / 2;
+  }
   quantized.zeros = weight.zeros.data<const uint8_t>();
-  quantized.scale_stride = (weight.rows + (int64_t{1} << shift) - 1) >> shift;
-  quantized.scale_shift = shift;
-  quantized.group_size = group_size;
+  quantized.scale_stride = static_cast<int>((weight.rows + 7) / 8);
+  quantized.group_size = packed_size;
   if (RoundsToFp8(weight)) {
     max_fp8_cols_ = std::max(max_fp8_cols_, weight.cols);
     max_fp8_groups_ = std::max(max_fp8_groups_, num_groups);

@@ -338,7 +338,8 @@ void StageSampling(absl::Span<const int32_t> plan_scored_ids, CudaStep& step,
 
 // The lists of the sequences that `tile` serves.
 cuda::AttentionWork StageAttention(const AttentionPlanner& planner,
-                                   cuda::AttentionTile tile, int split_size,
+                                   cuda::AttentionTile tile,
+                                   cuda::AttentionSplits splits,
                                    const CudaStep& step,
                                    StagingCursor& cursor) {
   cuda::AttentionWork work;
@@ -359,11 +360,11 @@ cuda::AttentionWork StageAttention(const AttentionPlanner& planner,
   }
   const auto all = absl::MakeConstSpan(sequences, num_sequences);
   const cuda::AttentionPlanSize size =
-      cuda::SizeOfAttentionPlan(planner.shape, tile, split_size, all);
+      cuda::SizeOfAttentionPlan(planner.shape, tile, splits, all);
   work.num_tasks = size.num_tasks;
   work.num_merges = size.num_merges;
   cuda::AttentionTask* const tasks = cursor.Take(size.num_tasks, &work.tasks);
-  cuda::WriteAttentionPlan(planner.shape, tile, split_size, all, tasks,
+  cuda::WriteAttentionPlan(planner.shape, tile, splits, all, tasks,
                            cursor.Take(size.num_merges, &work.merges));
   return work;
 }
@@ -387,8 +388,7 @@ void CudaBackend::SizeBatch(const AttentionPlanner& planner,
     batch.num_merge_ctas = 0;  // Keys are not split.
     return;
   }
-  const int64_t num_splits =
-      (shape_.max_model_len + planner.split_size - 1) / planner.split_size;
+  const int64_t num_splits = MaxSplits(planner);
   const int64_t num_tiles =
       step.num_rows * ((group + tile_rows - 1) / tile_rows) * kv_heads;
   batch.num_task_ctas = static_cast<int>(
@@ -397,11 +397,17 @@ void CudaBackend::SizeBatch(const AttentionPlanner& planner,
       num_splits > 1 ? static_cast<int>(std::min(num_tiles, num_sms)) : 0;
 }
 
-int CudaBackend::SplitSize(const AttentionPlanner& planner,
-                           cuda::AttentionTile tile) const {
-  return tile == cuda::AttentionTile::kDecode
-             ? planner.split_size
-             : (shape_.max_model_len + 63) / 64 * 64;
+cuda::AttentionSplits CudaBackend::SplitsOf(const AttentionPlanner& planner,
+                                            cuda::AttentionTile tile) const {
+  if (tile == cuda::AttentionTile::kDecode) return planner.splits;
+  return {.most = 1};
+}
+
+// Of a row of few queries.
+int64_t CudaBackend::MaxSplits(const AttentionPlanner& planner) const {
+  const int64_t least = planner.splits.least_size;
+  return std::min<int64_t>((shape_.max_model_len + least - 1) / least,
+                           planner.splits.most);
 }
 
 // Requires: num_tokens, num_rows and num_logits are the plan's.
@@ -447,7 +453,7 @@ void CudaBackend::Stage(const StepPlan& plan, CudaStep& step,
     const AttentionPlanner& planner = planners_[i / 2];
     const auto tile = static_cast<cuda::AttentionTile>(i % 2);
     work[i] =
-        StageAttention(planner, tile, SplitSize(planner, tile), step, cursor);
+        StageAttention(planner, tile, SplitsOf(planner, tile), step, cursor);
     AttentionBatch& batch = step.attention[i];
     batch = {.work = d_work + i};
     if (work[i].num_tasks == 0) continue;

@@ -66,7 +66,7 @@ struct CudaAttention {
 // What the plans of several specs of equal shape share.
 struct AttentionPlanner {
   cuda::AttentionShape shape;
-  int split_size = 64;  // Of the keys of few queries; many are never split.
+  cuda::AttentionSplits splits;  // For few queries; many are never split.
   int64_t max_parts = 0;
   int64_t max_prefill_tasks = 0;
 };
@@ -182,8 +182,8 @@ struct CudaAhead {
 cuda::AttentionTile TileOf(const cuda::AttentionShape& shape, int num_tokens);
 
 // Sizes that steps are padded to; a step above the last one is not padded, and
-// runs eagerly. Up to 64 tokens a linear layer has a kernel of its own: no size
-// crosses that bound.
+// runs eagerly. Up to 64 tokens, or 32 or 16, a linear layer has a kernel of
+// its own (large_linear.h): no size crosses these bounds.
 inline constexpr int kMaxPaddedTokens = 512;
 int PaddedTokens(int num_tokens);
 // The same in coarser steps, for what hardly costs anything.

@@ -14,19 +14,38 @@ namespace {
 
 // Rows of a chunk come in these units: whole tiles of the library's kernels.
 constexpr int64_t kChunkUnit = 256;
-constexpr int64_t kFewestTokens = kMaxSkinnyTokens + 1;
 // NVIDIA's advice for Hopper and newer; older GPUs need a few MiB at most
 // (cuBLAS documentation, cublasSetWorkspace).
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 constexpr int64_t kOldWorkspaceBytes = int64_t{8} << 20;
 // Algorithms to measure for a shape and a number of tokens.
 constexpr int kNumCandidates = 6;
+// Weights of a shape that are read in turn where memory decides, as a step
+// does: several times what a second-level cache holds (126 MiB on a B200), or
+// they would come from there.
+constexpr int64_t kMeasuredBytes = int64_t{256} << 20;
+// What the library has to be faster by to be worth other bits: less is within
+// the spread of such measurements.
+constexpr double kLeastGain = 0.02;
 
-// Counts of tokens for which algorithms are chosen: 128, 256, ...
+// Counts of tokens for which algorithms are chosen: 32, 64, ...
+constexpr int64_t kLeastBucket = 32;
+static_assert(LargeLinear::kFewestTokens == kLeastBucket / 2 + 1);
+static_assert(LargeLinear::kFewestTokens > kMaxNormTokens);
 int64_t BucketOf(int64_t num_tokens, int64_t max_tokens) {
-  const int64_t bucket =
-      std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(num_tokens, 128)));
-  return std::min(bucket, std::max(max_tokens, kFewestTokens));
+  const int64_t bucket = std::bit_ceil(
+      static_cast<uint64_t>(std::max<int64_t>(num_tokens, kLeastBucket)));
+  return std::min(bucket,
+                  std::max<int64_t>(max_tokens, LargeLinear::kFewestTokens));
+}
+// All of them, from `fewest` tokens on.
+std::vector<int64_t> BucketsFrom(int64_t fewest, int64_t max_tokens) {
+  std::vector<int64_t> buckets;
+  for (int64_t tokens = fewest; tokens <= max_tokens;
+       tokens = buckets.back() + 1) {
+    buckets.push_back(BucketOf(tokens, max_tokens));
+  }
+  return buckets;
 }
 
 // What cannot be a product with a scale and a residual.
@@ -38,12 +57,16 @@ bool HasF32Sums(const LinearEpilogue& epilogue) {
 }  // namespace
 
 void LargeLinear::AddWeight(DType dtype, int64_t rows, int64_t cols,
-                            const void* weight, bool is_vocab,
+                            const void* weight, bool is_vocab, bool is_gated,
                             bool has_f32_sums) {
   if (library_ == nullptr) return;
-  for (const Shape& shape : shapes_) {
+  for (Shape& shape : shapes_) {
     if (shape.dtype == dtype && shape.rows == rows && shape.cols == cols &&
-        shape.is_vocab == is_vocab && shape.has_f32_sums == has_f32_sums) {
+        shape.is_vocab == is_vocab && shape.is_gated == is_gated &&
+        shape.has_f32_sums == has_f32_sums) {
+      const int64_t num_bytes =
+          static_cast<int64_t>(shape.weights.size()) * rows * cols * 2;
+      if (num_bytes < kMeasuredBytes) shape.weights.push_back(weight);
       return;
     }
   }
@@ -51,8 +74,9 @@ void LargeLinear::AddWeight(DType dtype, int64_t rows, int64_t cols,
   shape.dtype = dtype;
   shape.rows = rows;
   shape.cols = cols;
-  shape.weight = weight;
+  shape.weights = {weight};
   shape.is_vocab = is_vocab;
+  shape.is_gated = is_gated;
   shape.has_f32_sums = has_f32_sums;
   shapes_.push_back(std::move(shape));
 }
@@ -102,13 +126,13 @@ void LargeLinear::Measure(Shape& shape, int64_t num_tokens,
   const MatrixProblem problem =
       ProblemOf(shape, num_tokens, std::min(chunk, shape.rows));
   int16_t& choice = shape.choices[num_tokens];
-  choice = kTiled;
+  choice = kOwn;
   double least = 0;
   for (const MatrixAlgorithm& algorithm : library_->FindAlgorithms(
            problem, workspace_bytes_, can_measure ? kNumCandidates : 1)) {
     if (!SupportsAll(shape, num_tokens, algorithm)) continue;
     if (can_measure) {
-      const absl::StatusOr<double> seconds = library_->MeasureSeconds(
+      const absl::StatusOr<double> seconds = library_->MeasureProduct(
           problem, algorithm, operands, device_.stream());
       // One that refuses to run is none.
       if (!seconds.ok() || (choice >= 0 && *seconds >= least)) continue;
@@ -137,6 +161,86 @@ void LargeLinear::Measure(Shape& shape, int64_t num_tokens,
   }
 }
 
+// Seconds of the linear layers with the shape's weights, each from its x to its
+// finished output: by the library's algorithm or, if null, by our kernel. As
+// they run in a step: from memory, and in a graph, as a host that enqueues
+// would be measured otherwise.
+absl::StatusOr<double> LargeLinear::MeasureLayers(
+    const Shape& shape, LinearArguments arguments,
+    const MatrixAlgorithm* algorithm) {
+  const auto launch = [&] {
+    return algorithm == nullptr ? LaunchOwn(arguments)
+                                : LaunchLibrary(arguments, shape, *algorithm);
+  };
+  // What has to be loaded for it is, now and not in a capture. Without a
+  // residual the library has another kernel.
+  const auto residual = std::exchange(arguments.epilogue.residual, nullptr);
+  arguments.weight = static_cast<const uint16_t*>(shape.weights[0]);
+  QUIRE_RETURN_IF_ERROR(launch());
+  arguments.epilogue.residual = residual;
+  QUIRE_RETURN_IF_ERROR(launch());
+  const auto enqueue = [&] {
+    for (const void* weight : shape.weights) {
+      arguments.weight = static_cast<const uint16_t*>(weight);
+      QUIRE_RETURN_IF_ERROR(launch());
+    }
+    return absl::OkStatus();
+  };
+  QUIRE_RETURN_IF_ERROR(device_.BeginCapture());
+  const absl::Status enqueued = enqueue();
+  QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<Graph> graph,
+                         device_.EndCapture());
+  QUIRE_RETURN_IF_ERROR(enqueued);
+  return library_->MeasureSeconds([&] { return device_.Launch(*graph); },
+                                  device_.stream());
+}
+
+// Whether the library computes layers of exactly `num_tokens` tokens faster
+// than the skinny kernel, which is chosen: then it is.
+//   operands: x and out, for any shape.
+bool LargeLinear::ChooseOverSkinny(Shape& shape, int64_t num_tokens,
+                                   const MatrixOperands& operands) {
+  LinearArguments arguments;
+  arguments.dtype = shape.dtype;
+  arguments.x = static_cast<const uint16_t*>(operands.x);
+  arguments.x_stride = shape.cols;
+  arguments.out = operands.out;
+  arguments.out_stride = shape.is_gated ? shape.rows / 2 : shape.rows;
+  arguments.num_tokens = static_cast<int>(num_tokens);
+  arguments.rows = static_cast<int>(shape.rows);
+  arguments.cols = static_cast<int>(shape.cols);
+  arguments.epilogue.is_out_f32 = shape.is_vocab;
+  if (shape.is_gated) {
+    arguments.epilogue.activation = LinearActivation::kSwiGlu;
+  }
+  if (!shape.has_f32_sums) {
+    arguments.epilogue.residual = static_cast<const uint16_t*>(operands.out);
+    arguments.epilogue.residual_stride = arguments.out_stride;
+  }
+  const int64_t chunk = ProblemOf(shape, num_tokens, 0).out_stride;
+  const std::vector<MatrixAlgorithm> algorithms = library_->FindAlgorithms(
+      ProblemOf(shape, num_tokens, std::min(chunk, shape.rows)),
+      workspace_bytes_, kNumCandidates);
+  const absl::StatusOr<double> own = MeasureLayers(shape, arguments, nullptr);
+  if (!own.ok()) return false;
+  double least = *own * (1 - kLeastGain);
+  int16_t& choice = shape.choices[num_tokens];
+  for (const MatrixAlgorithm& algorithm : algorithms) {
+    if (!SupportsAll(shape, num_tokens, algorithm)) continue;
+    const absl::StatusOr<double> seconds =
+        MeasureLayers(shape, arguments, &algorithm);
+    // One that refuses to run is none.
+    if (!seconds.ok() || *seconds >= least) continue;
+    least = *seconds;
+    if (choice < 0) {
+      choice = static_cast<int16_t>(shape.algorithms.size());
+      shape.algorithms.emplace_back();
+    }
+    shape.algorithms[choice] = algorithm;
+  }
+  return choice >= 0;
+}
+
 LargeLinear::Sizes LargeLinear::SizesOf(int max_num_tokens,
                                         int max_logit_rows) const {
   Sizes sizes;
@@ -150,11 +254,13 @@ LargeLinear::Sizes LargeLinear::SizesOf(int max_num_tokens,
                    max_tokens * shape.rows * (shape.has_f32_sums ? 4 : 2));
       continue;
     }
-    for (int64_t tokens = 128;; tokens *= 2) {
-      const int64_t bucket = BucketOf(tokens, max_tokens);
+    // What follows the sums is measured up to here only.
+    sizes.out_bytes = std::max(
+        sizes.out_bytes,
+        std::min<int64_t>(max_tokens, kMaxSkinnyTokens) * shape.rows * 2);
+    for (const int64_t bucket : BucketsFrom(kFewestTokens, max_tokens)) {
       sizes.sums_bytes = std::max(sizes.sums_bytes,
                                   bucket * ChunkRows(shape.rows, bucket) * 4);
-      if (bucket == max_tokens) break;
     }
   }
   if (sizes.x_bytes > 0) {
@@ -191,10 +297,10 @@ absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
   }
 
   // To measure with, and given back before anything else is allocated. Without
-  // the memory, the library's first choice must do.
+  // the memory, the skinny kernel and the library's first choice must do.
   auto x = DeviceBuffer::Create(device_, x_bytes);
   auto out = DeviceBuffer::Create(device_, std::max<int64_t>(out_bytes, 16));
-  const bool can_measure = x.ok() && out.ok();
+  const bool can_measure = measures_ && x.ok() && out.ok();
   MatrixOperands operands;
   operands.workspace = workspace_.data();
   operands.workspace_bytes = workspace_bytes_;
@@ -215,16 +321,26 @@ absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
   }
   for (Shape& shape : shapes_) {
     if (shape.choices.empty()) continue;
-    operands.weight = shape.weight;
+    operands.weight = shape.weights[0];
     operands.out = shape.has_f32_sums && !shape.is_vocab ? sums_.data()
                    : can_measure                         ? out->data()
                                                          : nullptr;
-    for (int64_t tokens = 128;; tokens *= 2) {
-      const int64_t bucket = BucketOf(tokens, shape.max_tokens);
+    for (const int64_t bucket :
+         BucketsFrom(kMaxSkinnyTokens + 1, shape.max_tokens)) {
       Measure(shape, bucket, operands, can_measure);
-      if (bucket == shape.max_tokens) break;
+    }
+    const std::vector<int64_t> skinny = BucketsFrom(
+        kFewestTokens, std::min<int64_t>(shape.max_tokens, kMaxSkinnyTokens));
+    for (const int64_t bucket : skinny) shape.choices[bucket] = kOwn;
+    if (!can_measure) continue;
+    operands.out = out->data();
+    // From above: fewer tokens only help the skinny kernel.
+    for (auto bucket = skinny.rbegin();
+         bucket != skinny.rend() && ChooseOverSkinny(shape, *bucket, operands);
+         ++bucket) {
     }
   }
+  num_library_launches_ = num_tiled_launches_ = 0;
   return device_.Synchronize();
 }
 
@@ -234,7 +350,11 @@ int16_t& LargeLinear::Choose(Shape& shape, int64_t num_tokens) {
   choice = shape.choices[BucketOf(num_tokens, shape.max_tokens)];
   if (choice >= 0 &&
       !SupportsAll(shape, num_tokens, shape.algorithms[choice])) {
-    Measure(shape, num_tokens, {}, /*can_measure=*/false);
+    if (num_tokens <= kMaxSkinnyTokens) {
+      choice = kOwn;
+    } else {
+      Measure(shape, num_tokens, {}, /*can_measure=*/false);
+    }
   }
   return choice;
 }
@@ -245,6 +365,7 @@ LargeLinear::Shape* LargeLinear::FindShape(const LinearArguments& arguments,
     if (shape.dtype == arguments.dtype && shape.rows == arguments.rows &&
         shape.cols == arguments.cols && shape.has_f32_sums == has_f32_sums &&
         shape.is_vocab == arguments.epilogue.is_out_f32 &&
+        shape.is_gated == IsGated(arguments.epilogue.activation) &&
         arguments.num_tokens <= shape.max_tokens && !shape.choices.empty() &&
         // As measured; nothing else occurs.
         arguments.x_stride == shape.cols &&
@@ -255,7 +376,12 @@ LargeLinear::Shape* LargeLinear::FindShape(const LinearArguments& arguments,
   return nullptr;
 }
 
-absl::Status LargeLinear::LaunchTiled(const LinearArguments& arguments) {
+absl::Status LargeLinear::LaunchOwn(const LinearArguments& arguments) {
+  if (arguments.num_tokens <= kMaxSkinnyTokens) {
+    return LaunchSkinnyLinear(arguments, device_.stream())
+               ? absl::OkStatus()
+               : device_.LaunchError("Linear");
+  }
   ++num_tiled_launches_;
   return LaunchTiledLinear(arguments, device_.stream())
              ? absl::OkStatus()
@@ -314,9 +440,9 @@ absl::Status LargeLinear::Launch(const LinearArguments& arguments) {
   Shape* shape = library_ == nullptr
                      ? nullptr
                      : FindShape(arguments, HasF32Sums(arguments.epilogue));
-  if (shape == nullptr) return LaunchTiled(arguments);
+  if (shape == nullptr) return LaunchOwn(arguments);
   int16_t& choice = Choose(*shape, arguments.num_tokens);
-  if (choice < 0) return LaunchTiled(arguments);
+  if (choice < 0) return LaunchOwn(arguments);
   const int64_t num_before = num_library_launches_;
   const absl::Status status =
       LaunchLibrary(arguments, *shape, shape->algorithms[choice]);
@@ -330,8 +456,8 @@ absl::Status LargeLinear::Launch(const LinearArguments& arguments) {
                       "): an own kernel that is slower computes it"));
   }
   shape->was_refused = true;
-  choice = kTiled;
-  return LaunchTiled(arguments);
+  choice = kOwn;
+  return LaunchOwn(arguments);
 }
 
 }  // namespace quire::cuda

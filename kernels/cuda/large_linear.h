@@ -1,5 +1,6 @@
-// Linear layers of many tokens: by a matrix library where there is one, else by
-// the tiled kernel.
+// Dense linear layers of more than a few tokens: by a matrix library where
+// there is one, else by a kernel of ours, the skinny one up to kMaxSkinnyTokens
+// tokens, from there on the tiled one.
 //
 // What the library cannot finish with the rounding points of kernels/backend.h
 // (a bias, an activation, a softcap) is done by a kernel of ours behind it, on
@@ -10,6 +11,12 @@
 // Which algorithm computes a shape is measured in Prepare, for counts of tokens
 // that double; a count between them takes that of the next larger one. A token
 // may therefore have other bits in a batch of another size.
+//
+// Up to kMaxSkinnyTokens the skinny kernel is measured, too: it reads x once
+// for every sixteen rows of the weight, so that with more tokens L2 limits it,
+// while the library pays for another kernel where it cannot finish. Where these
+// meet (after 16, 32 or 64 tokens) depends on the shape and the GPU. Up to
+// there a token has the same bits in every batch.
 #ifndef QUIRE_KERNELS_CUDA_LARGE_LINEAR_H_
 #define QUIRE_KERNELS_CUDA_LARGE_LINEAR_H_
 
@@ -29,13 +36,20 @@ namespace quire::cuda {
 // Thread-compatible.
 class LargeLinear {
  public:
-  // The device outlives it. A null library: the tiled kernel computes all.
+  // The fewest tokens that the library computes. Below, the skinny kernel reads
+  // more weights than x and waits for memory.
+  static constexpr int kFewestTokens = 17;
+
+  // The device outlives it. A null library: our kernels compute all.
+  // `measures`: false: nothing is measured; up to kMaxSkinnyTokens tokens the
+  // skinny kernel computes all, above the library's first choice.
   // `max_sums_bytes`: of sums in f32 at a time. They stay in the second-level
   // cache (40 MiB on an A100, 50 MiB on an H100) and leave room for the tokens.
   LargeLinear(Device& device, std::unique_ptr<MatrixLibrary> library,
-              int64_t max_sums_bytes = int64_t{32} << 20)
+              bool measures = true, int64_t max_sums_bytes = int64_t{32} << 20)
       : device_(device),
         library_(std::move(library)),
+        measures_(measures),
         max_sums_bytes_(max_sums_bytes) {}
 
   // Empty without a library.
@@ -44,9 +58,10 @@ class LargeLinear {
   }
 
   // A weight that Launch will be given, in device memory, which stays there.
-  // `has_f32_sums`: with a bias, an activation or f32 output.
+  // `is_gated`: its activation is. `has_f32_sums`: with a bias, an activation
+  // or f32 output.
   void AddWeight(DType dtype, int64_t rows, int64_t cols, const void* weight,
-                 bool is_vocab, bool has_f32_sums);
+                 bool is_vocab, bool is_gated, bool has_f32_sums);
 
   // What Prepare will add to num_bytes.
   int64_t PlannedBytes(int max_num_tokens, int max_logit_rows) const;
@@ -56,12 +71,12 @@ class LargeLinear {
   absl::Status Prepare(int max_num_tokens, int max_logit_rows,
                        int64_t* num_bytes);
 
-  // out = epilogue(x W^T) for more than kMaxSkinnyTokens tokens, enqueued; may
-  // be captured. Requires Prepare.
+  // out = epilogue(x W^T) for kFewestTokens tokens or more, without a norm,
+  // enqueued; may be captured. Requires Prepare.
   absl::Status Launch(const LinearArguments& arguments);
 
   // Products that the library computed and calls of the tiled kernel, since
-  // the start; for tests.
+  // Prepare; for tests.
   int64_t num_library_launches() const { return num_library_launches_; }
   int64_t num_tiled_launches() const { return num_tiled_launches_; }
 
@@ -69,18 +84,19 @@ class LargeLinear {
   // Weights of one shape and one way to be used.
   struct Shape {
     DType dtype = DType::kBF16;
+    bool is_vocab = false;
+    bool is_gated = false;
     bool has_f32_sums = false;
     int64_t rows = 0, cols = 0;
     int64_t max_tokens = 0;
-    const void* weight = nullptr;  // Any of them, to measure with.
-    bool is_vocab = false;
+    std::vector<const void*> weights;  // Some of them, to measure with.
     bool was_refused = false;  // By the library, in a step; it was told.
     std::vector<MatrixAlgorithm> algorithms;
     // By number of tokens: an index of algorithms, or one of the below.
     std::vector<int16_t> choices;
   };
   static constexpr int16_t kUnknown = -1;
-  static constexpr int16_t kTiled = -2;
+  static constexpr int16_t kOwn = -2;
 
   // What the shapes that the library may compute need, at the most.
   struct Sizes {
@@ -96,15 +112,21 @@ class LargeLinear {
                    const MatrixAlgorithm& algorithm);
   void Measure(Shape& shape, int64_t num_tokens, const MatrixOperands& operands,
                bool can_measure);
+  absl::StatusOr<double> MeasureLayers(const Shape& shape,
+                                       LinearArguments arguments,
+                                       const MatrixAlgorithm* algorithm);
+  bool ChooseOverSkinny(Shape& shape, int64_t num_tokens,
+                        const MatrixOperands& operands);
   int16_t& Choose(Shape& shape, int64_t num_tokens);
   Shape* FindShape(const LinearArguments& arguments, bool has_f32_sums);
-  absl::Status LaunchTiled(const LinearArguments& arguments);
+  absl::Status LaunchOwn(const LinearArguments& arguments);
   absl::Status LaunchLibrary(const LinearArguments& arguments,
                              const Shape& shape,
                              const MatrixAlgorithm& algorithm);
 
   Device& device_;
   const std::unique_ptr<MatrixLibrary> library_;
+  const bool measures_;
   const int64_t max_sums_bytes_;
   std::vector<Shape> shapes_;
   int64_t workspace_bytes_ = 0;

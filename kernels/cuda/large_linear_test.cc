@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "engine/base/warning.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device_emulated.h"
 #include "kernels/cuda/simt/emulator.h"
 
 namespace quire::cuda {
@@ -23,7 +25,8 @@ namespace {
 constexpr int kCols = 16;
 
 // Multiplies on the host, in the order of the stream. Algorithm a takes
-// seconds[a]; 0: it fails when it is measured.
+// seconds[a]; 0: it fails when it is measured. What is measured without a
+// product of this library is the skinny kernel.
 class FakeLibrary : public MatrixLibrary {
  public:
   explicit FakeLibrary(std::vector<double> seconds = {3, 1, 2})
@@ -34,6 +37,10 @@ class FakeLibrary : public MatrixLibrary {
     std::vector<MatrixProblem> problems;  // Multiplied.
     std::vector<uint64_t> algorithms;
     std::vector<int64_t> measured_tokens;
+    // What one run of each measurement enqueues; the skinny kernel's apart.
+    std::vector<size_t> num_enqueued, num_enqueued_skinny;
+    // Seconds of the skinny kernel, one measurement after the other.
+    std::vector<double> skinny_seconds;
     // Tokens for which only the last algorithm works.
     int64_t odd_tokens = -1;
     // Products of a step that are refused, as NOT_SUPPORTED would be: those
@@ -51,6 +58,7 @@ class FakeLibrary : public MatrixLibrary {
   std::vector<MatrixAlgorithm> FindAlgorithms(const MatrixProblem& problem,
                                               int64_t /*max_workspace_bytes*/,
                                               int max_count) override {
+    multiplied_.reset();
     std::vector<MatrixAlgorithm> algorithms;
     for (size_t a = 0; a < seconds_.size(); ++a) {
       if (problem.num_tokens == log().odd_tokens && a + 1 < seconds_.size()) {
@@ -77,18 +85,26 @@ class FakeLibrary : public MatrixLibrary {
     }
     log().problems.push_back(problem);
     log().algorithms.push_back(algorithm.data[0]);
+    multiplied_ = algorithm.data[0];
     simt::emulator::AsQueue(stream)->Add(
         [problem, operands] { Compute(problem, operands); });
     return absl::OkStatus();
   }
 
-  absl::StatusOr<double> MeasureSeconds(const MatrixProblem& problem,
-                                        const MatrixAlgorithm& algorithm,
-                                        const MatrixOperands& operands,
-                                        simt::Stream stream) override {
-    log().measured_tokens.push_back(problem.num_tokens);
-    QUIRE_RETURN_IF_ERROR(Multiply(problem, algorithm, operands, stream));
-    const double seconds = seconds_[algorithm.data[0]];
+  absl::StatusOr<double> MeasureSeconds(
+      absl::FunctionRef<absl::Status()> enqueue, simt::Stream stream) override {
+    const auto& entries = simt::emulator::AsQueue(stream)->entries;
+    const size_t num_before = entries.size();
+    QUIRE_RETURN_IF_ERROR(enqueue());
+    const size_t num_enqueued = entries.size() - num_before;
+    if (!multiplied_.has_value()) {
+      log().num_enqueued_skinny.push_back(num_enqueued);
+      const size_t i = log().num_enqueued_skinny.size() - 1;
+      return i < log().skinny_seconds.size() ? log().skinny_seconds[i] : 0.5;
+    }
+    log().num_enqueued.push_back(num_enqueued);
+    log().measured_tokens.push_back(log().problems.back().num_tokens);
+    const double seconds = seconds_[*std::exchange(multiplied_, std::nullopt)];
     if (seconds == 0) return absl::InternalError("refused");
     return seconds;
   }
@@ -125,6 +141,7 @@ class FakeLibrary : public MatrixLibrary {
   }
 
   const std::vector<double> seconds_;
+  std::optional<uint64_t> multiplied_;  // Since the last measurement.
 };
 
 struct Case {
@@ -219,7 +236,8 @@ class Layer {
 
   void AddTo(LargeLinear& linear) const {
     linear.AddWeight(arguments_.dtype, case_.rows, kCols, arguments_.weight,
-                     case_.is_vocab, case_.has_f32_sums());
+                     case_.is_vocab, IsGated(case_.activation),
+                     case_.has_f32_sums());
   }
   const LinearArguments& arguments() const { return arguments_; }
 
@@ -265,11 +283,15 @@ void ExpectNear(const std::vector<float>& got,
   }
 }
 
-TEST_F(LargeLinearTest, TheLibraryAndTheTiledKernelAgree) {
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+TEST_F(LargeLinearTest, TheLibraryAndOurKernelsAgree) {
+  for (const auto& [dtype, num_tokens] :
+       {std::pair(DType::kBF16, 70), std::pair(DType::kF16, 70),
+        std::pair(DType::kBF16, 17), std::pair(DType::kF16, 40)}) {
     for (const Case& c : kCases) {
       SCOPED_TRACE(c.name);
-      Layer layer(*device_, dtype, c, 70);
+      FakeLibrary::log() = {};
+      FakeLibrary::log().skinny_seconds = {9, 9};
+      Layer layer(*device_, dtype, c, num_tokens);
       LargeLinear tiled(*device_, nullptr);
       layer.AddTo(tiled);
       int64_t num_bytes = 0;
@@ -277,10 +299,10 @@ TEST_F(LargeLinearTest, TheLibraryAndTheTiledKernelAgree) {
       EXPECT_EQ(num_bytes, 0);
       ASSERT_TRUE(tiled.Launch(layer.arguments()).ok());
       const std::vector<float> expected = layer.Out();
-      EXPECT_EQ(tiled.num_tiled_launches(), 1);
+      EXPECT_EQ(tiled.num_tiled_launches(), num_tokens > 64 ? 1 : 0);
 
       LargeLinear linear(*device_, std::make_unique<FakeLibrary>(),
-                         /*max_sums_bytes=*/128 * 256 * 4);
+                         /*measures=*/true, /*max_sums_bytes=*/128 * 256 * 4);
       layer.AddTo(linear);
       ASSERT_TRUE(linear.Prepare(128, 128, &num_bytes).ok());
       EXPECT_GT(num_bytes, 0);
@@ -316,8 +338,8 @@ TEST_F(LargeLinearTest, MeasuresCountsThatDoubleAndTakesTheFastest) {
   layer.AddTo(linear);  // Of equal shape: measured once.
   int64_t num_bytes = 0;
   ASSERT_TRUE(linear.Prepare(300, 0, &num_bytes).ok());
-  const std::vector<int64_t> tokens = {128, 128, 128, 256, 256,
-                                       256, 300, 300, 300};
+  const std::vector<int64_t> tokens = {128, 128, 128, 256, 256, 256,
+                                       300, 300, 300, 64,  64,  64};
   EXPECT_EQ(FakeLibrary::log().measured_tokens, tokens);
   for (const int num_tokens : {65, 128, 129, 300}) {
     LinearArguments arguments = layer.arguments();
@@ -328,6 +350,146 @@ TEST_F(LargeLinearTest, MeasuresCountsThatDoubleAndTakesTheFastest) {
   }
   EXPECT_EQ(FakeLibrary::log().measured_tokens, tokens);  // Never later.
   ASSERT_TRUE(device_->Synchronize().ok());
+}
+
+// The skinny kernel's bits, or the library's.
+TEST_F(LargeLinearTest, TheSkinnyKernelEndsWhereTheLibraryIsFaster) {
+  struct Measured {
+    std::vector<double> skinny_seconds;  // Of 64 and of 32 tokens.
+    int most_skinny_tokens;
+    size_t num_measured;
+  };
+  // The fastest algorithm takes a second; less than 2 % are no reason.
+  for (const Measured& measured :
+       {Measured{{1.03, 1.03}, 16, 2}, Measured{{1.03, 1.01}, 32, 2},
+        Measured{{1.01, 1.03}, 64, 1}}) {
+    for (const Case& c : kCases) {
+      SCOPED_TRACE(c.name);
+      SCOPED_TRACE(measured.most_skinny_tokens);
+      FakeLibrary::log() = {};
+      FakeLibrary::log().skinny_seconds = measured.skinny_seconds;
+      Layer layer(*device_, DType::kBF16, c, 64);
+      LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+      layer.AddTo(linear);
+      int64_t num_bytes = 0;
+      ASSERT_TRUE(linear.Prepare(128, 128, &num_bytes).ok());
+      EXPECT_EQ(FakeLibrary::log().num_enqueued_skinny.size(),
+                measured.num_measured);
+      EXPECT_EQ(linear.num_library_launches(), 0);
+      int num_library = 0;
+      for (const int num_tokens : {17, 24, 32, 33, 56, 64}) {
+        LinearArguments arguments = layer.arguments();
+        arguments.num_tokens = num_tokens;
+        ASSERT_TRUE(linear.Launch(arguments).ok());
+        num_library += num_tokens > measured.most_skinny_tokens;
+        EXPECT_EQ(linear.num_library_launches(), num_library) << num_tokens;
+      }
+      EXPECT_EQ(linear.num_tiled_launches(), 0);
+      ASSERT_TRUE(device_->Synchronize().ok());
+    }
+  }
+}
+
+// From x to the finished output, of each weight in turn.
+TEST_F(LargeLinearTest, WholeLayersAreCompared) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    FakeLibrary::log() = {};
+    FakeLibrary::log().skinny_seconds = {9, 0};
+    Layer layer(*device_, DType::kBF16, c, 64);
+    Layer other(*device_, DType::kBF16, c, 64);
+    LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+    layer.AddTo(linear);
+    other.AddTo(linear);
+    int64_t num_bytes = 0;
+    ASSERT_TRUE(linear.Prepare(64, 64, &num_bytes).ok());
+    EXPECT_EQ(FakeLibrary::log().num_enqueued_skinny,
+              std::vector<size_t>({2, 2}));
+    const size_t num_launches = c.has_f32_sums() && !c.is_vocab ? 4 : 2;
+    EXPECT_EQ(FakeLibrary::log().num_enqueued,
+              std::vector<size_t>(6, num_launches));
+    ASSERT_TRUE(device_->Synchronize().ok());
+  }
+}
+
+TEST_F(LargeLinearTest, ShortStepsHaveOneBucket) {
+  for (const int max_tokens : {16, 17, 32, 50}) {
+    SCOPED_TRACE(max_tokens);
+    FakeLibrary::log() = {};
+    FakeLibrary::log().skinny_seconds = {9, 9};
+    Layer layer(*device_, DType::kBF16, kCases[5], max_tokens);
+    LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+    layer.AddTo(linear);
+    int64_t num_bytes = 0;
+    ASSERT_TRUE(linear.Prepare(max_tokens, 0, &num_bytes).ok());
+    EXPECT_EQ(num_bytes, linear.PlannedBytes(max_tokens, 0));
+    EXPECT_EQ(FakeLibrary::log().num_enqueued_skinny.size(),
+              max_tokens < 17   ? 0u
+              : max_tokens > 32 ? 2u
+                                : 1u);
+    ASSERT_TRUE(linear.Launch(layer.arguments()).ok());
+    EXPECT_EQ(linear.num_library_launches(), max_tokens < 17 ? 0 : 1);
+    ASSERT_TRUE(device_->Synchronize().ok());
+  }
+}
+
+TEST_F(LargeLinearTest, WhatIsNotMeasuredHasOneKernelUpTo64Tokens) {
+  FakeLibrary::log().skinny_seconds = {9, 9};
+  Layer layer(*device_, DType::kBF16, kCases[0], 65);
+  LargeLinear linear(*device_, std::make_unique<FakeLibrary>(),
+                     /*measures=*/false);
+  layer.AddTo(linear);
+  int64_t num_bytes = 0;
+  ASSERT_TRUE(linear.Prepare(128, 0, &num_bytes).ok());
+  for (const int num_tokens : {17, 64, 65}) {
+    LinearArguments arguments = layer.arguments();
+    arguments.num_tokens = num_tokens;
+    ASSERT_TRUE(linear.Launch(arguments).ok());
+    EXPECT_EQ(linear.num_library_launches(), num_tokens > 64 ? 1 : 0);
+  }
+  EXPECT_EQ(linear.num_tiled_launches(), 0);
+  EXPECT_TRUE(FakeLibrary::log().measured_tokens.empty());
+  EXPECT_EQ(FakeLibrary::log().algorithms, std::vector<uint64_t>({0}));
+  ASSERT_TRUE(device_->Synchronize().ok());
+}
+
+// Nor what cannot be captured.
+TEST_F(LargeLinearTest, WithoutAMeasurementTheSkinnyKernelStays) {
+  FakeLibrary::log().skinny_seconds = {9, 9};
+  Layer layer(*device_, DType::kBF16, kCases[0], 64);
+  LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+  layer.AddTo(linear);
+  FailCaptures(*device_, 1);
+  int64_t num_bytes = 0;
+  ASSERT_TRUE(linear.Prepare(64, 0, &num_bytes).ok());
+  ASSERT_TRUE(linear.Launch(layer.arguments()).ok());
+  EXPECT_EQ(linear.num_library_launches(), 0);
+  ASSERT_TRUE(device_->Synchronize().ok());
+}
+
+// A count that the choice does not suit, and one that is refused in a step.
+TEST_F(LargeLinearTest, TheSkinnyKernelStandsInForTheLibrary) {
+  FakeLibrary::log().odd_tokens = 40;
+  FakeLibrary::log().skinny_seconds = {9, 9};
+  Layer layer(*device_, DType::kBF16, kCases[0], 64);
+  LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+  layer.AddTo(linear);
+  int64_t num_bytes = 0;
+  ASSERT_TRUE(linear.Prepare(64, 0, &num_bytes).ok());
+  LinearArguments arguments = layer.arguments();
+  arguments.num_tokens = 40;
+  ASSERT_TRUE(linear.Launch(arguments).ok());
+  EXPECT_EQ(linear.num_library_launches(), 0);
+  ASSERT_TRUE(linear.Launch(layer.arguments()).ok());
+  EXPECT_EQ(linear.num_library_launches(), 1);
+  const std::vector<float> expected = layer.Out();
+  FakeLibrary::log().refuses_from = 0;
+  SetWarningHandler([](const std::string&) {});
+  ASSERT_TRUE(linear.Launch(layer.arguments()).ok());
+  SetWarningHandler(nullptr);
+  EXPECT_EQ(linear.num_library_launches(), 1);
+  EXPECT_EQ(linear.num_tiled_launches(), 0);
+  ExpectNear(layer.Out(), expected, DType::kBF16);
 }
 
 TEST_F(LargeLinearTest, WhatFailsWhenMeasuredIsNotTaken) {
@@ -457,7 +619,7 @@ TEST_F(LargeLinearTest, WhatIsRefusedInAStepIsTiledFromThenOn) {
 TEST_F(LargeLinearTest, AChunkThatIsRefusedAfterOthersIsAnError) {
   Layer layer(*device_, DType::kBF16, kCases[9], 128);
   LargeLinear linear(*device_, std::make_unique<FakeLibrary>(),
-                     /*max_sums_bytes=*/128 * 256 * 4);
+                     /*measures=*/true, /*max_sums_bytes=*/128 * 256 * 4);
   layer.AddTo(linear);
   int64_t num_bytes = 0;
   ASSERT_TRUE(linear.Prepare(128, 128, &num_bytes).ok());

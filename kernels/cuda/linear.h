@@ -35,7 +35,10 @@ inline constexpr int kMaxSkinnyTokens = 64;
 struct LinearArguments {
   DType dtype = DType::kBF16;  // Of weight and x: bf16 or f16.
   // [rows, cols] row-major. With a gated activation, groups of sixteen rows
-  // are eight of the gate and the eight of up that go with them.
+  // are eight of the gate and the eight of up that go with them. A constant, as
+  // the norm's weight: skinny kernels read it while the launch before them
+  // still runs, which therefore must not write it (a copy that was waited for
+  // may).
   const uint16_t* weight = nullptr;
   const uint16_t* x = nullptr;  // [num_tokens, x_stride]
   int64_t x_stride = 0;

@@ -36,8 +36,10 @@ struct LinearCase {
   bool has_norm_residual = false;
   // Of the norm's input: its rows in another order.
   bool has_norm_rows = false;
-  // The kernel starts before its predecessor has written x.
+  // The kernel starts before its predecessor has written x; what it must not
+  // write, but does: the weights, those of the norm.
   bool is_early = false;
+  bool has_late_weight = false, has_late_norm_weight = false;
 };
 
 inline uint16_t ToBits(DType dtype, float value) {
@@ -95,6 +97,7 @@ class LinearProblem {
     arguments.epilogue.softcap = case_.softcap;
     simt::emulator::CurrentCounts() = {};
     if (case_.num_norm_ctas > 0) return RunNormed(arguments);
+    if (case_.is_early) return RunEarly(arguments);
     return case_.kernel == LinearKernel::kSkinny
                ? LaunchSkinnyLinear(arguments, nullptr)
                : LaunchTiledLinear(arguments, nullptr);
@@ -241,17 +244,31 @@ class LinearProblem {
     arguments.has_norm = true;
     arguments.norm = norm_;
     arguments.num_ctas = case_.num_norm_ctas;
-    if (!case_.is_early) return LaunchSkinnyLinear(arguments, nullptr);
+    return case_.is_early ? RunEarly(arguments)
+                          : LaunchSkinnyLinear(arguments, nullptr);
+  }
+
+  bool RunEarly(const LinearArguments& arguments) {
     simt::emulator::Queue queue;
-    const std::vector<uint16_t> x = norm_x_;
-    std::fill(norm_x_.begin(), norm_x_.end(), 0xffff);
+    const LinearProblem written = *this;
+    const auto spoil = [](auto& values) {
+      std::memset(values.data(), 0xff, values.size() * sizeof(values[0]));
+    };
+    spoil(case_.num_norm_ctas > 0 ? norm_x_ : x_);
+    if (case_.has_late_weight) spoil(weight_);
+    if (case_.has_late_norm_weight) spoil(norm_weight_);
     if (!LaunchSkinnyLinear(arguments,
                             reinterpret_cast<simt::Stream>(&queue))) {
       return false;
     }
     const simt::emulator::QueueEntry& entry = queue.entries.front();
     const auto launch = simt::emulator::StartEarly(entry.shape, entry.body);
-    std::copy(x.begin(), x.end(), norm_x_.begin());  // The predecessor.
+    // The predecessor, to the same addresses.
+    std::copy(written.x_.begin(), written.x_.end(), x_.begin());
+    std::copy(written.norm_x_.begin(), written.norm_x_.end(), norm_x_.begin());
+    std::copy(written.weight_.begin(), written.weight_.end(), weight_.begin());
+    std::copy(written.norm_weight_.begin(), written.norm_weight_.end(),
+              norm_weight_.begin());
     simt::emulator::Finish(*launch);
     return simt::emulator::LastError().empty();
   }

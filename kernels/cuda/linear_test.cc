@@ -1,5 +1,6 @@
 #include "kernels/cuda/linear.h"
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -149,7 +150,8 @@ TEST_F(LinearTest, NormsOnTheWay) {
   int num_cases = 0;
   for (const Kind kind : {Kind::kNone, Kind::kRms, Kind::kLayer}) {
     for (const int num_tokens : {1, 4, 5, 8}) {
-      for (const int cols : {8, 1032, 2056}) {
+      for (const int cols : {8, 1032, 2056, 4104}) {
+        if (num_tokens * cols > 5 * 4104) continue;  // 64 KiB, on 7.5.
         // Fewer than the groups of rows, as many and more.
         for (const int num_ctas : {1, 2, 3, 4}) {
           ++num_cases;
@@ -194,6 +196,32 @@ TEST_F(LinearTest, NormsUnderEverySchedule) {
                    .has_norm_residual = true,
                    .is_early = is_early},
                   "normed");
+    }
+  }
+}
+
+// Weights are on their way before the launch in front has ended, those of the
+// norm, too: x may be of that launch, weights may not.
+TEST_F(LinearTest, ReadsWeightsBeforeItsPredecessorEnds) {
+  for (const int num_tokens : {1, 8, 16, 32, 64}) {
+    for (const int num_norm_ctas : {0, 2}) {
+      if (num_norm_ctas > 0 && num_tokens > kMaxNormTokens) continue;
+      LinearCase c{.num_tokens = num_tokens,
+                   .rows = 32,
+                   .cols = 1088,
+                   .num_norm_ctas = num_norm_ctas};
+      c.is_early = true;
+      ExpectRight(c, "early");
+      c.has_late_weight = true;
+      LinearProblem late(c);
+      ASSERT_TRUE(late.Run());
+      EXPECT_TRUE(std::isnan(late.WorstError())) << num_tokens;
+      if (num_norm_ctas == 0) continue;
+      c.has_late_weight = false;
+      c.has_late_norm_weight = true;
+      LinearProblem late_norm(c);
+      ASSERT_TRUE(late_norm.Run());
+      EXPECT_TRUE(std::isnan(late_norm.WorstError())) << num_tokens;
     }
   }
 }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/cuda/device.h"
@@ -69,10 +70,17 @@ class MatrixLibrary {
                                 const MatrixAlgorithm& algorithm,
                                 const MatrixOperands& operands,
                                 simt::Stream stream) = 0;
-  // Runs it a few times and waits. The median in seconds.
+  // Runs what `enqueue` enqueues a few times and waits. The median in seconds,
+  // by the device's clock; the first error of `enqueue` or of a run.
   virtual absl::StatusOr<double> MeasureSeconds(
-      const MatrixProblem& problem, const MatrixAlgorithm& algorithm,
-      const MatrixOperands& operands, simt::Stream stream) = 0;
+      absl::FunctionRef<absl::Status()> enqueue, simt::Stream stream) = 0;
+  absl::StatusOr<double> MeasureProduct(const MatrixProblem& problem,
+                                        const MatrixAlgorithm& algorithm,
+                                        const MatrixOperands& operands,
+                                        simt::Stream stream) {
+    return MeasureSeconds(
+        [&] { return Multiply(problem, algorithm, operands, stream); }, stream);
+  }
 };
 
 using MatrixLibraryFactory =

@@ -13,7 +13,7 @@ namespace quire::cuda {
 // Activations are bf16 or f16 (`dtype`), aligned to 16 bytes; columns are a
 // multiple of 8. False if the launch is refused.
 // out = scale * norm(x + residual) + addend. The norm is as NormSpec in
-// kernels/backend.h; weights are f32.
+// kernels/backend.h; weights and biases are f32, aligned to 16 bytes, too.
 struct NormArguments {
   enum class Kind : uint8_t { kNone, kRms, kLayer };
   DType dtype = DType::kBF16;

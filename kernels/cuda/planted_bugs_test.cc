@@ -135,7 +135,6 @@ std::string RunFp8Blocks() {
   arguments.weight.data = elements;
   arguments.weight.scales = scales.data();
   arguments.weight.scale_stride = rows / 8;
-  arguments.weight.scale_shift = 3;
   arguments.weight.group_size = 128;
   arguments.x_fp8 = fp8_chunks[0].bytes;
   arguments.x_scales = x_scales.data();
@@ -226,10 +225,24 @@ std::string RunQuantized() {
       weight.data = is_fp8    ? aligned(fp8)
                     : is_int4 ? aligned(int4)
                               : aligned(int8);
+      std::vector<uint16_t> group_scales(NumScales(rows, cols, 32));
+      std::vector<uint8_t> group_zeros(group_scales.size());
+      for (int row = 0; row < rows; ++row) {
+        for (int col = 0; col < cols; col += 32) {
+          const int64_t place = PlaceOfScale(row, col, cols, 32);
+          const int from = col / group_size * rows + row;
+          group_scales[place] =
+              is_int4 ? FloatToBf16(scales[from]) : FloatToHalf(scales[from]);
+          group_zeros[place] = zeros[from];
+        }
+      }
       weight.scales = scales.data();
-      weight.zeros = zeros.data();
-      weight.scale_stride = rows;
-      weight.group_size = is_fp8 ? 0 : group_size;
+      if (!is_fp8) {
+        weight.scales = group_scales.data();
+        weight.scale_dtype = is_int4 ? DType::kBF16 : DType::kF16;
+        weight.zeros = group_zeros.data();
+        weight.group_size = 32;
+      }
       std::vector<uint8_t> x_fp8(num_tokens * cols + 16);
       std::vector<float> x_scales(num_tokens, NAN);
       CurrentCounts() = {};

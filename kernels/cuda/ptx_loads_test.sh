@@ -10,7 +10,16 @@ awk '
       failed = 1
     }
   }
+  # All weights of a piece are loaded before a branch: before the wait, in the
+  # loop, and with a norm for the next rows.
+  function want_pieces(num) {
+    if (count["runs"] != num) {
+      print name ": " count["runs"] + 0 " runs of weight loads, not " num
+      failed = 1
+    }
+  }
   function check() {
+    if (name ~ /QuantizedSkinnyKernel/) want_pieces(name ~ /Lb1E/ ? 3 : 2)
     if (name ~ /AttentionKernel/) {
       want("copy", 2); want("ldmatrix", 1); want("ldmatrix.trans", 1)
       want("mma", 1)
@@ -41,14 +50,39 @@ awk '
     } else {
       return
     }
+    if (name ~ /SkinnyLinearKernel/) {
+      # While the kernel before this one ends: the first weights, two rows of
+      # each step, and those of a norm. The next one begins at once.
+      want_early = name ~ /Li[12]ELi4E/ ? 8 : 4
+      if (early["stream"] < want_early || \
+          (name ~ /Lb1E/ && early["load16"] < 4)) {
+        print name ": waits before it has loaded weights"
+        failed = 1
+      }
+      if (mma_before_next != 0) { print name ": late launch_dependents"; failed = 1 }
+    }
     ++num_checked
   }
   # A kernel ends where the next one or the next file begins: inline assembly
   # has braces of its own.
-  /[.]entry / { if (name) check(); name = $0; delete count; next }
+  /[.]entry / {
+    if (name) check()
+    name = $0
+    delete count
+    delete early
+    has_waited = 0
+    mma_before_next = -1
+    next
+  }
   FNR == 1 { if (name) check(); name = "" }
+  /^[$]L|[ \t]bra[. \t]/ { is_run = 0 }
+  /ld[.]global[.].*L1::no_allocate/ { count["runs"] += !is_run; is_run = 1 }
   /ld[.]global/ {
-    if (/ld[.]global[.]nc[.]L1::no_allocate[.]L2::256B[.]v4[.]u32/) {
+    if (/ld[.]global[.]nc/ && name ~ /Linear|Attention|Probe/) {
+      # It may be moved to the other side of griddepcontrol.wait.
+      print name ": ld.global.nc"; failed = 1
+    }
+    if (/ld[.]global[.]L1::no_allocate[.]L2::256B[.]v4[.]u32/) {
       ++count["stream"]
     } else if (/ld[.]global[.]v4[.]/) {
       ++count["load16"]
@@ -61,6 +95,13 @@ awk '
   /cp[.]async[.]cg[.]shared[.]global[.]L2::128B/ && /, 16,/ { ++count["copy"] }
   /st[.](shared[.])?v4[.]/ { ++count["store16"] }
   /ld[.]shared[.]v4[.]/ { ++count["load.shared16"] }
+  /griddepcontrol[.]wait/ && !has_waited {
+    has_waited = 1
+    for (what in count) early[what] = count[what]
+  }
+  /griddepcontrol[.]launch_dependents/ && mma_before_next < 0 {
+    mma_before_next = count["mma"] + 0
+  }
   /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]shared/ { ++count["ldmatrix"] }
   /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]trans/ { ++count["ldmatrix.trans"] }
   /mma[.]sync[.]aligned[.]m16n8k16/ { ++count["mma"] }

@@ -61,6 +61,26 @@ constexpr int64_t Int8RowBytes(int64_t cols) {
   return (cols + kInt8Block - 1) / kInt8Block * kInt8Block;
 }
 
+// Where the scale of a row's group is, with kInt4 and kQ8_0; zero points alike.
+// Sixteen rows and 128 columns have theirs together, as the threads of few
+// tokens read them: those of rows r and r + 8 are neighbours, group by group.
+// One load gives a thread all of them that it needs for its 128 columns.
+//   group_size: 32, 64 or 128. cols: of the weight.
+inline constexpr int kScaleCols = 128;
+constexpr int64_t NumScaleSquares(int64_t cols) {
+  return (cols + kScaleCols - 1) / kScaleCols;
+}
+constexpr int64_t PlaceOfScale(int64_t row, int64_t column, int64_t cols,
+                               int group_size) {
+  const int64_t square = row / 16 * NumScaleSquares(cols) + column / kScaleCols;
+  return (square * 8 + row % 8) * (2 * kScaleCols / group_size) +
+         column % kScaleCols / group_size * 2 + row / 8 % 2;
+}
+constexpr int64_t NumScales(int64_t rows, int64_t cols, int group_size) {
+  return (rows + 15) / 16 * NumScaleSquares(cols) * 16 *
+         (kScaleCols / group_size);
+}
+
 // Device memory; pointers are aligned to 16 bytes. Rows are in the order that
 // LinearArguments::weight describes.
 struct QuantizedWeight {
@@ -68,15 +88,17 @@ struct QuantizedWeight {
   // kFp8: [rows, cols], columns a multiple of 16. kInt4: [rows, Int4RowBytes].
   // kQ8_0: [rows, Int8RowBytes], columns a multiple of 32.
   const uint8_t* data = nullptr;
-  // Element (column / group_size) * scale_stride + (row >> scale_shift), or
-  // with group_size 0: [rows]. f32 for kFp8; f32, f16 or bf16 for others.
+  // kFp8: f32, [rows], or with group_size 128 element (column / 128) *
+  // scale_stride + row / 8. kInt4 and kQ8_0: 16 bits, at PlaceOfScale.
   const void* scales = nullptr;
+  // kInt4: f16, bf16, or f32, whose upper halves are `scales`. kQ8_0: f16.
   DType scale_dtype = DType::kF32;
-  // kInt4, as scales: what is subtracted from elements. Null: 8.
+  const uint16_t* scale_tails = nullptr;  // kInt4, f32: the lower halves.
+  // kInt4, at PlaceOfScale: what is subtracted from elements. Null: 8.
   const uint8_t* zeros = nullptr;
-  int64_t scale_stride = 0;
-  int scale_shift = 0;  // kFp8 in blocks: 3; a block has 8 i rows.
-  // kFp8: 0 (a scale for each row) or 128. kInt4: a multiple of 32. kQ8_0: 32.
+  int scale_stride = 0;  // kFp8 with group_size 128.
+  // kFp8: 0 (a scale for each row) or 128. kInt4: 32, 64 or 128; groups of
+  // other sizes repeat their scales. kQ8_0: 32.
   int group_size = 0;
 };
 
@@ -130,17 +152,25 @@ bool LaunchPermuteColumns(const PermuteColumnsArguments& arguments,
 
 // ---- For the kernels.
 
-SIMT_DEVICE float LoadScale(const QuantizedWeight& weight, int64_t at) {
-  if (HasPlantedBug(PlantedBug::kQuantizedScaleOfTheNextGroup) &&
-      weight.group_size > 0 && at >= weight.scale_stride) {
-    at -= weight.scale_stride;
-  }
-  if (weight.scale_dtype == DType::kF32) {
-    return static_cast<const float*>(weight.scales)[at];
-  }
-  const uint16_t bits = static_cast<const uint16_t*>(weight.scales)[at];
-  return weight.scale_dtype == DType::kBF16 ? Bf16ToFloat(bits)
-                                            : HalfToFloat(bits);
+// kFp8: of a row; of rows 8 row_block onwards and columns 128 block onwards.
+SIMT_DEVICE float RowScale(const QuantizedWeight& weight, int row) {
+  return static_cast<const float*>(weight.scales)[row];
+}
+SIMT_DEVICE float BlockScale(const QuantizedWeight& weight, int row_block,
+                             int block) {
+  return static_cast<const float*>(
+      weight.scales)[block * weight.scale_stride + row_block];
+}
+
+// kInt4 and kQ8_0: the half that `half` names of two scales, without a branch.
+template <QuantFormat kFormat>
+SIMT_DEVICE float WidenScale(const QuantizedWeight& weight, uint32_t scales,
+                             uint32_t tails, int half) {
+  const float of_f16 = F16ToFloat(scales >> (16 * half) & 0xffff);
+  if constexpr (kFormat == QuantFormat::kQ8_0) return of_f16;
+  const float of_f32 = std::bit_cast<float>(
+      simt::PermuteBytes(tails, scales, half == 0 ? 0x5410 : 0x7632));
+  return weight.scale_dtype == DType::kF16 ? of_f16 : of_f32;
 }
 
 // Bytes of a row.
@@ -152,11 +182,16 @@ SIMT_DEVICE int64_t RowBytesOf(QuantFormat format, int cols) {
 inline bool IsRefusedFormat(const QuantizedWeight& weight, int cols) {
   switch (weight.format) {
     case QuantFormat::kFp8:
-      return cols % 16 != 0 || weight.group_size % 128 != 0;
+      return cols % 16 != 0 ||
+             (weight.group_size != 0 && weight.group_size != 128);
     case QuantFormat::kInt4:
-      return weight.group_size < 32 || weight.group_size % 32 != 0;
+      return (weight.group_size != 32 && weight.group_size != 64 &&
+              weight.group_size != 128) ||
+             (weight.scale_dtype == DType::kF32) !=
+                 (weight.scale_tails != nullptr);
     case QuantFormat::kQ8_0:
-      return cols % 32 != 0 || weight.group_size != 32;
+      return cols % 32 != 0 || weight.group_size != 32 ||
+             weight.scale_dtype != DType::kF16;
     default:
       return true;
   }
@@ -186,24 +221,36 @@ SIMT_DEVICE uint32_t Int8Pair(uint32_t four, int p) {
                             std::bit_cast<uint32_t>(high), 0x7632);
 }
 
-SIMT_DEVICE uint32_t LoadZero(const QuantizedWeight& weight, int64_t at) {
-  const bool has_zeros =
-      weight.zeros && !HasPlantedBug(PlantedBug::kQuantizedForgetsZeroPoints);
-  return has_zeros ? weight.zeros[at] : 8;
+SIMT_DEVICE bool HasZeros(const QuantizedWeight& weight) {
+  return weight.zeros &&
+         !HasPlantedBug(PlantedBug::kQuantizedForgetsZeroPoints);
 }
-// The number that a zero point becomes beside elements as Int4Pair has them; in
-// both halves. In bf16 the bits of 128 + n are those of 128 plus n, in f16
-// those of 1024 + n.
+// The number that byte `i` of `zeros`, a zero point, becomes beside elements as
+// Int4Pair has them; in both halves. In bf16 the bits of 128 + n are those of
+// 128 plus n, in f16 those of 1024 + n.
 template <DType kType>
-SIMT_DEVICE uint32_t Int4Zero(uint32_t zero) {
-  constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
-  return kBase + zero * 0x00010001;
+SIMT_DEVICE uint32_t Int4Zero(uint32_t zeros, int i) {
+  constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43 : 0x64;
+  return simt::PermuteBytes(zeros, kBase, 0x4040 | i << 8 | i);
+}
+// bits & mask | base, in one instruction: nvcc makes two of constants.
+SIMT_DEVICE uint32_t MaskAndSet(uint32_t bits, uint32_t mask, uint32_t base) {
+#ifdef __CUDA_ARCH__
+  uint32_t set;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+      : "=r"(set)
+      : "r"(bits), "r"(mask), "r"(base));
+  return set;
+#else
+  return (bits & mask) | base;
+#endif
 }
 // Elements 2 p and 2 p + 1 of a word, less their zero point: exact.
 template <DType kType>
 SIMT_DEVICE uint32_t Int4Pair(uint32_t word, int p, uint32_t zero) {
   constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
-  return Element<kType>::Subtract((word >> (4 * p) & 0x000f000f) | kBase, zero);
+  return Element<kType>::Subtract(
+      MaskAndSet(word >> (4 * p), 0x000f000f, kBase), zero);
 }
 
 }  // namespace quire::cuda

@@ -1,56 +1,143 @@
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/cuda/quantized_linear.h"
 #include "kernels/cuda/skinny_reduce.h"
 
 namespace quire::cuda {
 namespace {
 
-constexpr int kStep = 128;  // Columns that a warp visits at once.
+constexpr int kStep = kScaleCols;  // Columns that a warp visits at once.
 // Columns of a warp's turn, whatever the number of tokens: the order of the sum
 // must not depend on it.
 constexpr int kTurn = 2 * kStep;
 
-// kGroups: how often within a step sums meet a scale; 0: only at the end.
-template <QuantFormat kFormat, int kGroups>
+// Where a lane reads in sixteen rows: its own are lane / 4 and lane / 4 + 8, or
+// the last one.
+template <QuantFormat kFormat, int kScales>
+struct SkinnyRows {
+  static constexpr bool kIsFp8 = kFormat == QuantFormat::kFp8;
+
+  const uint8_t* data;  // The first row; of integers, what the lane has of it.
+  int to_second;        // Bytes from there to the second row.
+  int last_offset;      // Of a load from a row.
+  int last_step;
+  int64_t first_scale;  // Of integers, at column 0.
+  int row_blocks[2];    // In blocks of fp8; of all lanes.
+
+  SIMT_DEVICE SkinnyRows(const QuantizedWeight& weight, int num_rows, int cols,
+                         int first_row) {
+    const int lane = simt::ThreadX() % 32;
+    const int last_row = num_rows - 1, row = first_row + lane / 4;
+    const int first = row < last_row ? row : last_row;
+    const int second = row + 8 < last_row ? row + 8 : last_row;
+    const int64_t row_bytes = RowBytesOf(kFormat, cols);
+    data = weight.data + first * row_bytes + (kIsFp8 ? 0 : lane % 4 * 16);
+    to_second = (second - first) * static_cast<int>(row_bytes);
+    last_offset = static_cast<int>(row_bytes) - (kIsFp8 ? 16 : 64);
+    last_step = (cols - 1) / kStep;
+    if constexpr (kScales > 0 && !kIsFp8) {
+      first_scale = PlaceOfScale(row, 0, cols, kStep / kScales);
+    }
+    row_blocks[0] = first_row / 8;
+    row_blocks[1] = (first_row + 8 < num_rows ? first_row + 8 : first_row) / 8;
+  }
+};
+
+// kNum neighbours, in one load.
+template <typename T, int kNum>
+struct alignas(sizeof(T) * kNum) Neighbours {
+  T values[kNum];
+};
+template <typename T, int kNum>
+SIMT_DEVICE void LoadNeighbours(const void* from, T (&values)[kNum]) {
+  const auto loaded = *static_cast<const Neighbours<T, kNum>*>(from);
+  SIMT_UNROLL
+  for (int i = 0; i < kNum; ++i) values[i] = loaded.values[i];
+}
+
+// kScales: of a row in a step; 0: one scale, at the end. The loads of a piece
+// are all under way before anything waits for one: no address depends on
+// another load, none is behind a branch, and numbers are widened at their use.
+// Beyond the columns the last ones are repeated, which x multiplies by zeros.
+template <QuantFormat kFormat, int kScales>
 struct SkinnyWeights {
   static constexpr bool kIsFp8 = kFormat == QuantFormat::kFp8;
   static constexpr bool kIsInt4 = kFormat == QuantFormat::kInt4;
   static constexpr int kLoads = kIsInt4 ? 1 : 2;  // Of 16 bytes of a row.
-  static constexpr int kNumScales = kGroups > 0 ? kGroups : 1;
+  static constexpr int kNumScales = kScales > 0 ? kScales : 1;
+  using Rows = SkinnyRows<kFormat, kScales>;
 
   simt::Bytes16 bytes[2][kLoads];  // Rows lane / 4 and lane / 4 + 8.
-  float scales[2][kNumScales];
-  uint32_t zeros[2];  // A byte each.
+  // Of the two rows: halves of a word, or in blocks of fp8 words.
+  uint32_t scales[kIsFp8 ? 2 : kNumScales];
+  uint32_t tails[kNumScales];
+  uint32_t zeros[kNumScales];  // Two bytes of every group, in fewer words.
 
-  SIMT_DEVICE void Load(const QuantizedWeight& weight, const int (&rows)[2],
-                        int64_t row_bytes, int cols, int column) {
-    const int quad = simt::ThreadX() % 4;
+  SIMT_DEVICE void LoadBytes(const Rows& rows, int column) {
     SIMT_UNROLL
-    for (int r = 0; r < 2; ++r) {
-      const uint8_t* row = weight.data + rows[r] * row_bytes;
+    for (int i = 0; i < kLoads; ++i) {
+      const int at = (kIsInt4 ? column / 2 : column) + i * 64 +
+                     (kIsFp8 ? FirstColumn() : 0);
+      const int offset = at < rows.last_offset ? at : rows.last_offset;
       SIMT_UNROLL
-      for (int i = 0; i < kLoads; ++i) {
-        // Beyond the columns there may be no bytes, or with integers zeros.
-        const int at = column + i * 64 + (kIsFp8 ? quad * 16 : 0);
-        bytes[r][i] = {{0, 0, 0, 0}};
-        if (at >= cols) continue;
-        bytes[r][i] = simt::LoadStream16(kIsFp8    ? row + at
-                                         : kIsInt4 ? row + at / 2 + quad * 16
-                                                   : row + at + quad * 16);
-      }
-      zeros[r] = 0;
-      SIMT_UNROLL
-      for (int g = 0; g < kGroups; ++g) {
-        const int first = column + g * (kStep / kNumScales);
-        if (first >= cols) {
-          scales[r][g] = 0;
-          continue;
-        }
-        const int64_t at = first / weight.group_size * weight.scale_stride +
-                           (rows[r] >> weight.scale_shift);
-        scales[r][g] = LoadScale(weight, at);
-        if constexpr (kIsInt4) zeros[r] |= LoadZero(weight, at) << (8 * g);
+      for (int r = 0; r < 2; ++r) {
+        bytes[r][i] =
+            simt::LoadStream16(rows.data + r * rows.to_second + offset);
       }
     }
+  }
+
+  SIMT_DEVICE void LoadScales(const QuantizedWeight& weight, const Rows& rows,
+                              int column) {
+    if constexpr (kScales == 0) return;
+    int step =
+        column / kStep < rows.last_step ? column / kStep : rows.last_step;
+    if (HasPlantedBug(PlantedBug::kQuantizedScaleOfTheNextGroup) && step > 0) {
+      --step;
+    }
+    if constexpr (kIsFp8) {
+      SIMT_UNROLL
+      for (int r = 0; r < 2; ++r) {
+        scales[r] = std::bit_cast<uint32_t>(
+            BlockScale(weight, rows.row_blocks[r], step));
+      }
+    } else {
+      const int64_t at = rows.first_scale + step * (16 * kScales);
+      LoadNeighbours(static_cast<const uint16_t*>(weight.scales) + at, scales);
+      if constexpr (kIsInt4) {
+        SIMT_UNROLL
+        for (int i = 0; i < kScales; ++i) {
+          tails[i] = 0;
+          zeros[i] = 0x08080808;
+        }
+        if (weight.scale_tails) LoadNeighbours(weight.scale_tails + at, tails);
+        if (HasZeros(weight)) {
+          const uint8_t* from = weight.zeros + at;
+          if constexpr (kScales == 1) {
+            zeros[0] = *reinterpret_cast<const uint16_t*>(from);
+          } else {
+            uint32_t words[kScales / 2];
+            LoadNeighbours(from, words);
+            SIMT_UNROLL
+            for (int i = 0; i < kScales / 2; ++i) zeros[i] = words[i];
+          }
+        }
+      }
+    }
+  }
+
+  // Of row r (0 or 1) in columns s * 32 onwards.
+  SIMT_DEVICE float Scale(const QuantizedWeight& weight, int r, int s) const {
+    if constexpr (kIsFp8) return std::bit_cast<float>(scales[r]);
+    const int g = s * kNumScales / 4;
+    return WidenScale<kFormat>(weight, scales[g], tails[g], r);
+  }
+  template <DType kType>
+  SIMT_DEVICE uint32_t Zero(int r, int s) const {
+    const int g = s * kNumScales / 4;
+    return Int4Zero<kType>(zeros[g / 2], g % 2 * 2 + r);
   }
 
   // Fragment h (0 or 1) of sub-step s (0 to 3), which is of 32 columns.
@@ -67,29 +154,31 @@ struct SkinnyWeights {
         a[r] = Int8Pair<kType>(four, 0);
         a[r + 2] = Int8Pair<kType>(four, 1);
       } else {
-        const uint32_t zero =
-            Int4Zero<kType>(zeros[r] >> (kGroups == 4 ? 8 * s : 0) & 0xff);
+        const uint32_t zero = Zero<kType>(r, s);
         a[r] = Int4Pair<kType>(bytes[r][0].words[s], 2 * h, zero);
         a[r + 2] = Int4Pair<kType>(bytes[r][0].words[s], 2 * h + 1, zero);
       }
     }
   }
 
-  // The first of the eight columns that this lane has in sub-step s.
-  static SIMT_DEVICE int Column(int s) {
-    const int quad = simt::ThreadX() % 4;
-    return kIsFp8 ? s / 2 * 64 + quad * 16 + s % 2 * 8 : s * 32 + quad * 8;
+  // The first of the eight columns that this lane has in sub-step 0, and that
+  // of sub-step s from there.
+  static SIMT_DEVICE int FirstColumn() {
+    return simt::ThreadX() % 4 * (kIsFp8 ? 16 : 8);
+  }
+  static constexpr int Offset(int s) {
+    return kIsFp8 ? s / 2 * 64 + s % 2 * 8 : s * 32;
   }
 };
 
 // Of an SM: as many as spill nothing on any architecture.
-constexpr int MinCtas(QuantFormat format, int num_groups, int num_tiles,
+constexpr int MinCtas(QuantFormat format, int num_scales, int num_tiles,
                       bool has_norm) {
   if (has_norm) return kNormCtasOfSm;
-  const bool is_wide = format != QuantFormat::kInt4 || num_groups == 4;
+  const bool is_wide = format != QuantFormat::kInt4 || num_scales > 1;
   if (num_tiles == 1) return is_wide ? 2 : 3;
   if (num_tiles == 2) return is_wide ? 1 : 2;
-  return num_tiles == 4 && num_groups < 4 ? 2 : 1;
+  return num_tiles == 4 && num_scales < 2 ? 2 : 1;
 }
 
 constexpr int NormedPhaseOf(QuantFormat format) {
@@ -99,43 +188,53 @@ constexpr int NormedPhaseOf(QuantFormat format) {
 // Adds the products of the step's columns, from `k` on, that `weights` holds.
 // `parts`: of the current scale's columns; zero before and after.
 //   normed: x', a row behind every normed_bytes; with kHasNorm.
-template <DType kType, QuantFormat kFormat, int kGroups, int kTiles,
+template <DType kType, QuantFormat kFormat, int kScales, int kTiles,
           bool kHasNorm>
-SIMT_DEVICE void MultiplyStep(const LinearArguments& linear,
-                              const SkinnyWeights<kFormat, kGroups>& weights,
+SIMT_DEVICE void MultiplyStep(const QuantizedLinearArguments& arguments,
+                              const SkinnyWeights<kFormat, kScales>& weights,
                               int k, const unsigned char* normed,
                               int64_t normed_bytes, float (&sums)[kTiles][4],
                               float (&parts)[kTiles][4]) {
-  using Weights = SkinnyWeights<kFormat, kGroups>;
+  using Weights = SkinnyWeights<kFormat, kScales>;
+  // In x: 32 bits hold it, and 64 for each tile are too many registers.
+  using Place = std::conditional_t<kTiles == 1, int64_t, uint32_t>;
+  const LinearArguments& linear = arguments.linear;
   const int group = simt::ThreadX() % 32 / 4;
+  const int column = k + Weights::FirstColumn();
+  const int num_left = linear.cols - column;
   SIMT_UNROLL
   for (int s = 0; s < 4; ++s) {
     uint32_t a[2][4];
     weights.template Fragment<kType>(s, 0, a[0]);
     weights.template Fragment<kType>(s, 1, a[1]);
-    const int column = k + Weights::Column(s);
     SIMT_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {
       const int token = tile * 8 + group;
       simt::Bytes16 b = {{0, 0, 0, 0}};
-      if (token < linear.num_tokens && column < linear.cols) {
+      // Not &&, of which nvcc makes branches.
+      if ((token < linear.num_tokens) & (Weights::Offset(s) < num_left)) {
         if constexpr (kHasNorm) {
-          b = simt::LoadShared16(normed + token * normed_bytes + column * 2);
+          b = simt::LoadShared16(normed + token * normed_bytes +
+                                 (column + Weights::Offset(s)) * 2);
         } else {
-          b = simt::Load16(linear.x + token * linear.x_stride + column);
+          b = simt::Load16(
+              linear.x + static_cast<Place>(token * linear.x_stride + column) +
+              Weights::Offset(s));
         }
       }
-      auto& to = kGroups > 0 ? parts[tile] : sums[tile];
+      auto& to = kScales > 0 ? parts[tile] : sums[tile];
       Element<kType>::Mma(to, a[0], b.words[0], b.words[1]);
       Element<kType>::Mma(to, a[1], b.words[2], b.words[3]);
-      if (kGroups == 0 || (s + 1) % (4 / Weights::kNumScales) != 0) continue;
-      // Tile by tile: with a scale for every 32 columns no other tile's parts
-      // have to be kept.
-      const int g = s / (4 / Weights::kNumScales);
-      SIMT_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        sums[tile][i] += weights.scales[i / 2][g] * parts[tile][i];
-        parts[tile][i] = 0;
+      if constexpr (kScales > 0) {
+        if (kScales == 1 && s < 3) continue;
+        // Tile by tile: with a scale for every 32 columns no other tile's parts
+        // have to be kept.
+        SIMT_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          sums[tile][i] +=
+              weights.Scale(arguments.weight, i / 2, s) * parts[tile][i];
+          parts[tile][i] = 0;
+        }
       }
     }
   }
@@ -143,9 +242,9 @@ SIMT_DEVICE void MultiplyStep(const LinearArguments& linear,
 
 // kTiles: tiles of eight tokens. kUnroll: steps whose loads are in flight
 // together. kHasNorm: as in skinny_linear.cc.
-template <DType kType, QuantFormat kFormat, int kGroups, int kTiles,
+template <DType kType, QuantFormat kFormat, int kScales, int kTiles,
           bool kHasNorm>
-SIMT_KERNEL(kSkinnyWarps * 32, MinCtas(kFormat, kGroups, kTiles, kHasNorm))
+SIMT_KERNEL(kSkinnyWarps * 32, MinCtas(kFormat, kScales, kTiles, kHasNorm))
 QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
   constexpr int kUnroll = kTiles <= 2 ? 2 : 1;
   constexpr int kScratch = kSkinnyWarps * kTiles * 128;
@@ -156,22 +255,23 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
   [[maybe_unused]] unsigned char* normed = nullptr;
   [[maybe_unused]] const int64_t normed_bytes =
       NormedRowBytes(linear.cols, NormedPhaseOf(kFormat));
-  const int warp = simt::ThreadX() / 32, group = simt::ThreadX() % 32 / 4;
-  const int first_k = warp * kTurn;
+  const int first_k = static_cast<int>(simt::ThreadX() / 32) * kTurn;
 
-  SkinnyWeights<kFormat, kGroups> weights[kUnroll];
-  const auto load = [&](int first_row, int k) {
-    const int last_row = linear.rows - 1, row = first_row + group;
-    const int rows[2] = {row < last_row ? row : last_row,
-                         row + 8 < last_row ? row + 8 : last_row};
-    const int64_t row_bytes = RowBytesOf(kFormat, linear.cols);
+  using Weights = SkinnyWeights<kFormat, kScales>;
+  Weights weights[kUnroll];
+  const auto load = [&](const typename Weights::Rows& rows, int k) {
     SIMT_UNROLL
     for (int u = 0; u < kUnroll; ++u) {
-      weights[u].Load(weight, rows, row_bytes, linear.cols, k + u * kStep);
+      weights[u].LoadBytes(rows, k + u * kStep);
+    }
+    SIMT_UNROLL
+    for (int u = 0; u < kUnroll; ++u) {
+      weights[u].LoadScales(weight, rows, k + u * kStep);
     }
   };
   int first_row = static_cast<int>(simt::CtaX()) * 16;
-  load(first_row, first_k);
+  typename Weights::Rows rows(weight, linear.rows, linear.cols, first_row);
+  load(rows, first_k);
   // The weights never depend on the previous kernel: they are on their way
   // while it ends.
   simt::WaitForPrevious();
@@ -193,11 +293,11 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
       const int k = piece / kPieces * kSkinnyWarps * kTurn + first_k +
                     piece % kPieces * kUnroll * kStep;
       if (k >= linear.cols) break;  // Later pieces lie further on.
-      if (piece > 0) load(first_row, k);
+      if (piece > 0) load(rows, k);
       SIMT_UNROLL
       for (int u = 0; u < kUnroll; ++u) {
-        MultiplyStep<kType, kFormat, kGroups, kTiles, kHasNorm>(
-            linear, weights[u], k + u * kStep, normed, normed_bytes, sums,
+        MultiplyStep<kType, kFormat, kScales, kTiles, kHasNorm>(
+            arguments, weights[u], k + u * kStep, normed, normed_bytes, sums,
             parts);
       }
     }
@@ -206,17 +306,18 @@ QuantizedSkinnyKernel(const QuantizedLinearArguments arguments) {
     if (is_last) {
       simt::LaunchNext();
     } else {
-      load(next_row, first_k);
+      rows = {weight, linear.rows, linear.cols, next_row};
+      load(rows, first_k);
     }
     FinishSkinny<kType>(
         linear, first_row, sums, scratch + (kHasNorm ? turn % 2 * kScratch : 0),
-        [&](int row) { return kGroups > 0 ? 1.0f : LoadScale(weight, row); });
+        [&](int row) { return kScales > 0 ? 1.0f : RowScale(weight, row); });
     if (is_last) break;
     first_row = next_row;
   }
 }
 
-template <DType kType, QuantFormat kFormat, int kGroups>
+template <DType kType, QuantFormat kFormat, int kScales>
 bool LaunchForTokens(const QuantizedLinearArguments& arguments,
                      simt::Stream stream) {
   simt::LaunchShape shape = {
@@ -226,18 +327,18 @@ bool LaunchForTokens(const QuantizedLinearArguments& arguments,
   if (arguments.linear.has_norm) {
     SetNormShape(arguments.linear, NormedPhaseOf(kFormat), &shape);
     return simt::Launch(
-        &QuantizedSkinnyKernel<kType, kFormat, kGroups, 1, true>, shape, stream,
+        &QuantizedSkinnyKernel<kType, kFormat, kScales, 1, true>, shape, stream,
         arguments);
   }
   const int num_tokens = arguments.linear.num_tokens;
   return simt::Launch(
       num_tokens <= 8
-          ? &QuantizedSkinnyKernel<kType, kFormat, kGroups, 1, false>
+          ? &QuantizedSkinnyKernel<kType, kFormat, kScales, 1, false>
       : num_tokens <= 16
-          ? &QuantizedSkinnyKernel<kType, kFormat, kGroups, 2, false>
+          ? &QuantizedSkinnyKernel<kType, kFormat, kScales, 2, false>
       : num_tokens <= 32
-          ? &QuantizedSkinnyKernel<kType, kFormat, kGroups, 4, false>
-          : &QuantizedSkinnyKernel<kType, kFormat, kGroups, 8, false>,
+          ? &QuantizedSkinnyKernel<kType, kFormat, kScales, 4, false>
+          : &QuantizedSkinnyKernel<kType, kFormat, kScales, 8, false>,
       shape, stream, arguments);
 }
 
@@ -254,9 +355,14 @@ bool LaunchOfType(const QuantizedLinearArguments& arguments,
   if (weight.format == QuantFormat::kQ8_0) {
     return LaunchForTokens<kType, QuantFormat::kQ8_0, 4>(arguments, stream);
   }
-  return weight.group_size % kStep == 0
-             ? LaunchForTokens<kType, QuantFormat::kInt4, 1>(arguments, stream)
-             : LaunchForTokens<kType, QuantFormat::kInt4, 4>(arguments, stream);
+  switch (weight.group_size) {
+    case 32:
+      return LaunchForTokens<kType, QuantFormat::kInt4, 4>(arguments, stream);
+    case 64:
+      return LaunchForTokens<kType, QuantFormat::kInt4, 2>(arguments, stream);
+    default:
+      return LaunchForTokens<kType, QuantFormat::kInt4, 1>(arguments, stream);
+  }
 }
 
 }  // namespace

@@ -42,11 +42,9 @@ struct BlockScales {
     SIMT_UNROLL
     for (int n = 0; n < 4; ++n) {
       const int row = first_row + T::WarpRow() + n * 8;
-      const float of_rows =
-          row < arguments.linear.rows
-              ? LoadScale(weight, block * weight.scale_stride +
-                                      (row >> weight.scale_shift))
-              : 0.0f;
+      const float of_rows = row < arguments.linear.rows
+                                ? BlockScale(weight, row >> 3, block)
+                                : 0.0f;
       SIMT_UNROLL
       for (int m = 0; m < 4; ++m) {
         SIMT_UNROLL
@@ -119,7 +117,7 @@ Fp8LinearKernel(const QuantizedLinearArguments arguments) {
   T::Finish<kType>(
       linear, first_token, first_row, sums, memory, [&](int token, int row) {
         return kHasBlocks ? 1.0f
-                          : arguments.x_scales[token] * LoadScale(weight, row);
+                          : arguments.x_scales[token] * RowScale(weight, row);
       });
 }
 
@@ -285,23 +283,34 @@ struct TiledWeights {
   }
 };
 
+// Where the scales of a thread's row are.
+struct RowScales {
+  int first;  // Of columns 0 onwards.
+  int num;    // Of 128 columns.
+};
+
 // Widens what the thread holds of step `step` (the `s`-th of its weights) into
-// its two chunks of the tile's row, which is row `row` of the matrix.
+// its two chunks of the tile's row.
 template <DType kType, QuantFormat kFormat>
 SIMT_DEVICE void WidenStep(const QuantizedWeight& weight,
-                           const TiledWeights<kFormat>& weights, int step,
-                           int s, int row, unsigned char* weight_tile) {
+                           const TiledWeights<kFormat>& weights,
+                           const RowScales& scales, int step, int s,
+                           unsigned char* weight_tile) {
   const int tile_row = simt::ThreadX() / 2, half = simt::ThreadX() % 2;
+  const int super = step / (kSuperCols / kStepCols);
   float scale = 1;
   uint32_t zero = 0;
-  if (weight.group_size > 0) {
-    const int64_t at =
-        step * kStepCols / weight.group_size * weight.scale_stride +
-        (row >> weight.scale_shift);
-    scale = LoadScale(weight, at);
-    if constexpr (TiledWeights<kFormat>::kIsInt4) {
-      zero = Int4Zero<kType>(LoadZero(weight, at));
+  if constexpr (kFormat != QuantFormat::kFp8) {
+    const int at =
+        scales.first + super * (16 * scales.num) + s * scales.num / 4 * 2;
+    const uint32_t bits = static_cast<const uint16_t*>(weight.scales)[at];
+    const uint32_t tail = weight.scale_tails ? weight.scale_tails[at] : 0;
+    scale = WidenScale<kFormat>(weight, bits, tail, 0);
+    if constexpr (kFormat == QuantFormat::kInt4) {
+      zero = Int4Zero<kType>(HasZeros(weight) ? weight.zeros[at] : 8, 0);
     }
+  } else if (weight.group_size > 0) {
+    scale = BlockScale(weight, scales.first, super);
   }
   SIMT_UNROLL
   for (int chunk = 0; chunk < 2; ++chunk) {
@@ -337,6 +346,12 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
                                                      : linear.rows - 1;
   const uint8_t* row_data =
       weight.data + row * RowBytesOf(kFormat, linear.cols);
+  RowScales scales = {row >> 3, 1};
+  if constexpr (kFormat != QuantFormat::kFp8) {
+    const int size = kFormat == QuantFormat::kQ8_0 ? 32 : weight.group_size;
+    scales = {static_cast<int>(PlaceOfScale(row, 0, linear.cols, size)),
+              kScaleCols / size};
+  }
   Weights next;
   next.Load(row_data, linear.cols, 0);
   simt::WaitForPrevious();
@@ -369,7 +384,7 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
         simt::SyncThreads();
       }
       load(step + T::kNumStages - 1);
-      WidenStep<kType, kFormat>(weight, weights, step, s, row, weight_tile);
+      WidenStep<kType, kFormat>(weight, weights, scales, step, s, weight_tile);
       if (!HasPlantedBug(PlantedBug::kWideningNoBarrierBeforeMultiply)) {
         simt::SyncThreads();
       }
@@ -381,7 +396,7 @@ WideningLinearKernel(const QuantizedLinearArguments arguments) {
   simt::CpAsyncWait<0>();
   T::Finish<kType>(
       linear, first_token, first_row, sums, memory, [&](int, int row) {
-        return weight.group_size > 0 ? 1.0f : LoadScale(weight, row);
+        return weight.group_size > 0 ? 1.0f : RowScale(weight, row);
       });
 }
 
@@ -421,8 +436,7 @@ bool LaunchTiledFp8Linear(const QuantizedLinearArguments& arguments,
   const QuantizedWeight& weight = arguments.weight;
   const bool has_blocks = weight.group_size > 0;
   if (IsRefused(arguments) || weight.format != QuantFormat::kFp8 ||
-      (has_blocks &&
-       (weight.group_size != kBlockCols || weight.scale_shift != 3))) {
+      (has_blocks && weight.group_size != kBlockCols)) {
     return false;
   }
   const bool is_bf16 = arguments.linear.dtype == DType::kBF16;

@@ -103,20 +103,28 @@ SkinnyLinearKernel(const LinearArguments arguments) {
       HasPlantedBug(PlantedBug::kSkinnyNormNoPadding) ? 0 : kNormedPhase);
   const int first_k = static_cast<int>(simt::ThreadX() / 32) * kTurn;
 
+  // The weights never depend on the previous kernel: they are on their way
+  // while it ends. The next one may begin once every CTA of this one has, and
+  // load its own on the SMs that are done with this one first.
   int first_row = static_cast<int>(simt::CtaX()) * 16;
   SkinnyWeights<kUnroll> weights;
   weights.Load(arguments, first_row, first_k);
   if constexpr (kHasNorm) {
     SIMT_DYNAMIC_SHARED(memory);
     normed = memory;
+    NormWeights<kNormPlacesAtOnce> norm_weights;
+    norm_weights.Load(arguments.norm, 0);
     const bool is_early = HasPlantedBug(PlantedBug::kSkinnyNormBeforeWait);
-    if (!is_early) simt::WaitForPrevious();
-    NormIntoShared<kType>(arguments.norm, normed, normed_bytes, scratch);
+    if (!is_early) {
+      simt::WaitForPrevious();
+      simt::LaunchNext();
+    }
+    NormIntoShared<kType>(arguments.norm, normed, normed_bytes, scratch,
+                          &norm_weights);
     if (is_early) simt::WaitForPrevious();
   } else {
-    // The weights never depend on the previous kernel: they are on their way
-    // while it ends.
     simt::WaitForPrevious();
+    simt::LaunchNext();
   }
 
   for (int turn = 0;; ++turn) {
@@ -143,11 +151,7 @@ SkinnyLinearKernel(const LinearArguments arguments) {
                         (HasPlantedBug(PlantedBug::kSkinnyNormLosesTheLastRows)
                              ? 16
                              : 0);
-    if (is_last) {
-      simt::LaunchNext();
-    } else {
-      weights.Load(arguments, next_row, first_k);
-    }
+    if (!is_last) weights.Load(arguments, next_row, first_k);
     const bool has_one = HasPlantedBug(PlantedBug::kSkinnyNormOneScratch);
     FinishSkinny<kType>(
         arguments, first_row, accumulators,

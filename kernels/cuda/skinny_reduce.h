@@ -16,28 +16,38 @@ inline constexpr int kSkinnyWarps = 8;
 
 static_assert(kSkinnyWarps * 32 == kNormThreads);
 
+inline constexpr int kNormRowsAtOnce = 2;
+inline constexpr int kNormPlacesAtOnce = 2;
+inline constexpr int kNormScratch = kNormRowsAtOnce * (kNormThreads / 32);
+
 // x' of all tokens into shared memory, rows at NormedRowBytes: what
 // LaunchNorm would write, bit for bit. The caller has waited for the previous
 // kernel; ends with a barrier.
 //   scratch: shared floats, kNormScratch of them.
-inline constexpr int kNormRowsAtOnce = 4;
-inline constexpr int kNormScratch = kNormRowsAtOnce * (kNormThreads / 32);
-
+//   weights: loaded for the columns from 0 on; null: none are loaded yet.
 template <DType kType>
-SIMT_DEVICE void NormIntoShared(const NormArguments& norm, unsigned char* x,
-                                int64_t row_bytes, float* scratch) {
-  for (int first = 0; first < norm.num_tokens; first += kNormRowsAtOnce) {
-    const NormRows<kType, kNormRowsAtOnce> rows(norm, first, scratch);
-    for (int c = simt::ThreadX() * 8; c < norm.cols; c += kNormThreads * 8) {
+SIMT_DEVICE void NormIntoShared(
+    const NormArguments& norm, unsigned char* x, int64_t row_bytes,
+    float* scratch, NormWeights<kNormPlacesAtOnce>* weights = nullptr) {
+  constexpr int kRows = kNormRowsAtOnce, kPlaces = kNormPlacesAtOnce;
+  for (int token = 0; token < norm.num_tokens; token += kRows) {
+    const NormRows<kType, kRows, kPlaces> rows(norm, token, scratch);
+    SIMT_NO_UNROLL
+    for (int first = 0; first < norm.cols; first += kPlaces * kNormStep) {
+      if (weights && weights->first() != first) weights->Load(norm, first);
       SIMT_UNROLL
-      for (int r = 0; r < kNormRowsAtOnce; ++r) {
-        if (!rows.is_valid(r)) continue;
-        float values[8];
-        rows.Load(r, c, values);
-        if (simt::CtaX() == 0) rows.StoreSum(r, c, values);
-        rows.Norm(r, c, values);
-        simt::StoreShared16(x + (first + r) * row_bytes + c * 2,
-                            Pack<kType>(values));
+      for (int p = 0; p < kPlaces; ++p) {
+        const int c = first + p * kNormStep + simt::ThreadX() * 8;
+        simt::Bytes16 loaded[kRows];  // From L1, the second time.
+        rows.Visit(c, [&](int r) { loaded[r] = rows.LoadX(r, c); });
+        rows.Visit(c, [&](int r) {
+          float values[8];
+          rows.AddResidual(r, c, loaded[r], values);
+          if (simt::CtaX() == 0) rows.StoreSum(r, c, values);
+          rows.Norm(r, c, values, weights ? weights->of_place(p) : nullptr);
+          simt::StoreShared16(x + (token + r) * row_bytes + c * 2,
+                              Pack<kType>(values));
+        });
       }
     }
   }

@@ -15,7 +15,8 @@ listing() {  # instructions...
   echo "	Function : _ZN18SkinnyLinearKernelE"
   printf '        /*0000*/                   %s ;\n' "$@"
 }
-fine=("HMMA.16816.F32.BF16 R4, R8, R12, R4" "LDG.E.NA.LTC256B.128.CONSTANT R8, [R2]")
+load="LDG.E.NA.LTC256B.128 R8, [R2]"
+fine=("HMMA.16816.F32.BF16 R4, R8, R12, R4" "$load" "$load" "ACQBULK")
 expect() {  # wanted exit code, name
   local code=0
   "$check" "$work/cuobjdump" "$work/listing" >"$work/out" || code=$?
@@ -29,10 +30,12 @@ listing "${fine[@]}" >"$work/listing"
 expect 0 "a kernel as it should be"
 listing "${fine[@]}" "STL [R1], R4" >"$work/listing"
 expect 1 "local memory"
-listing "${fine[1]}" >"$work/listing"
+listing "${fine[@]:1}" >"$work/listing"
 expect 1 "no tensor cores"
 listing "${fine[0]}" "LDG.E.64 R8, [R2]" >"$work/listing"
 expect 1 "narrow loads"
+listing "${fine[0]}" "$load" "ACQBULK" "$load" >"$work/listing"
+expect 1 "weights that are loaded behind the wait"
 : >"$work/listing"
 expect 1 "no kernel"
 

@@ -12,6 +12,10 @@
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
+#include <map>
+#include <mutex>
+#include <utility>
+
 #include "kernels/cuda/simt/types.h"
 #include "kernels/dtype.h"
 
@@ -109,13 +113,15 @@ SIMT_DEVICE Bytes16 Load16(const void* p) {
   return {{v.x, v.y, v.z, v.w}};
 }
 // Weights are read once per step: they must not push activations out of L1.
+// Not `.nc`: of what nobody writes the assembler takes it that no wait matters
+// to it, and moves loads that stand before WaitForPrevious behind it.
 SIMT_DEVICE Bytes16 LoadStream16(const void* p) {
   Bytes16 r;
   asm volatile(
 #if __CUDA_ARCH__ >= 800
-      "ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+      "ld.global.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
 #else
-      "ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+      "ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
 #endif
       : "=r"(r.words[0]), "=r"(r.words[1]), "=r"(r.words[2]), "=r"(r.words[3])
       : "l"(p));
@@ -339,6 +345,37 @@ inline bool HasSmallShared() {
   return has_small_shared;
 }
 
+// What a kernel may be launched with grows, and is never lowered: a graph that
+// is being captured keeps its kernels, not what they were allowed. Without it
+// 48 KiB are for static and dynamic memory together.
+inline bool AllowDynamicShared(const void* kernel, size_t num_bytes) {
+  if (num_bytes == 0) return true;
+  static std::mutex mu;
+  static std::map<std::pair<int, const void*>, size_t> allowed;
+  int device = 0;
+  cudaGetDevice(&device);
+  std::lock_guard<std::mutex> lock(mu);
+  size_t& most = allowed[{device, kernel}];
+  if (num_bytes <= most) return true;
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(num_bytes)) != cudaSuccess) {
+    return false;
+  }
+  most = num_bytes;
+  return true;
+}
+
+// Whether kernels may begin before their predecessor has ended.
+inline bool HasEarlyLaunches() {
+  static const bool has_early_launches = [] {
+    int device = 0, major = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major >= 9;
+  }();
+  return has_early_launches;
+}
+
 // True if the launch was accepted; cudaGetLastError tells the rest.
 template <typename... Parameters, typename... Arguments>
 bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
@@ -346,9 +383,8 @@ bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
   const size_t shared_bytes = shape.small_shared_bytes > 0 && HasSmallShared()
                                   ? shape.small_shared_bytes
                                   : shape.dynamic_shared_bytes;
-  if (shared_bytes > (48 << 10) &&
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared_bytes)) != cudaSuccess) {
+  if (!AllowDynamicShared(reinterpret_cast<const void*>(kernel),
+                          shared_bytes)) {
     return false;
   }
   cudaLaunchConfig_t config = {};
@@ -362,7 +398,7 @@ bool Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
     attributes[num_attributes].id = cudaLaunchAttributeCooperative;
     attributes[num_attributes++].val.cooperative = 1;
   }
-  if (shape.waits_for_previous) {
+  if (shape.waits_for_previous && HasEarlyLaunches()) {
     attributes[num_attributes].id =
         cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[num_attributes++].val.programmaticStreamSerializationAllowed = 1;

@@ -424,10 +424,14 @@ uint32_t NumCtasOf(const LaunchShape& shape) {
   return shape.num_ctas_x * shape.num_ctas_y * shape.num_ctas_z;
 }
 
+// Of every GPU; x may have 2^31 - 1.
+constexpr uint32_t kMaxCtasYZ = 65535;
+
 // What the hardware would refuse of a shape; empty if nothing.
 std::string Refusal(const LaunchShape& shape) {
   if (NumCtasOf(shape) == 0 || shape.num_threads == 0 ||
-      shape.num_threads > 1024) {
+      shape.num_threads > 1024 || shape.num_ctas_y > kMaxCtasYZ ||
+      shape.num_ctas_z > kMaxCtasYZ) {
     return "the launch shape is out of range";
   }
   if (shape.dynamic_shared_bytes >
