@@ -90,10 +90,6 @@ struct KernelArguments : AttentionArguments {
   int head_bytes = 0;     // The positions of a block.
   int values_offset = 0;  // From a block's keys to its values.
   int block_bytes = 0;
-  // The product of query and key becomes a score in units of log2 by
-  // `score_scale`; with a softcap, its tanh does, after `tanh_scale`.
-  float score_scale = 0.0f;
-  float tanh_scale = 0.0f;
 };
 
 // What a CTA knows of its task.
@@ -335,6 +331,7 @@ SIMT_DEVICE void Softmax(const KernelArguments& arguments, const TaskView& view,
                          float (&scores)[L::kKeysOfWarp / 8][4],
                          Accumulator<kHeadDim>& accumulator) {
   const int lane = simt::ThreadX() % 32;
+  const AttentionShape& shape = arguments.shape;
   const auto for_each = [&](int half, const auto& visit) {
     SIMT_UNROLL
     for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
@@ -344,13 +341,23 @@ SIMT_DEVICE void Softmax(const KernelArguments& arguments, const TaskView& view,
       }
     }
   };
-  if (arguments.tanh_scale > 0) {
+  float factor = shape.scale;
+  if (shape.softcap > 0) {
+    factor = shape.softcap;
     SIMT_UNROLL
     for (int half = 0; half < 2; ++half) {
       for_each(half, [&](float& score, int /*key*/) {
-        score = simt::Tanh(score * arguments.tanh_scale);
+        score = simt::Tanh(simt::Product(score, shape.scale) / shape.softcap);
       });
     }
+  }
+  // Rounded twice, and not as part of `score - base`: a score has the same bits
+  // in tiles with a mask and without.
+  SIMT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    for_each(half, [&](float& score, int /*key*/) {
+      score = simt::Product(simt::Product(score, factor), kLog2E);
+    });
   }
   if (is_masked) {
     SIMT_UNROLL
@@ -367,16 +374,15 @@ SIMT_DEVICE void Softmax(const KernelArguments& arguments, const TaskView& view,
   }
   SIMT_UNROLL
   for (int half = 0; half < 2; ++half) {
-    float larger = -INFINITY;
+    float larger = accumulator.maximum[half];
     for_each(half,
              [&](float& score, int /*key*/) { larger = fmaxf(larger, score); });
     larger = fmaxf(larger, simt::ShuffleXor(larger, 1));
     larger = fmaxf(larger, simt::ShuffleXor(larger, 2));
-    const float base = accumulator.Rescale(
-        half, fmaxf(accumulator.maximum[half], larger * arguments.score_scale));
+    const float base = accumulator.Rescale(half, larger);
     float sum = 0;
     for_each(half, [&](float& score, int /*key*/) {
-      score = simt::Exp2(fmaf(score, arguments.score_scale, -base));
+      score = simt::Exp2(score - base);
       sum += score;
     });
     accumulator.sum[half] += sum;
@@ -709,9 +715,9 @@ inline constexpr int kDecodeCtasPerSm = 2;
 // dimensions, the registers do not suffice.
 template <int kHeadDim, AttentionTile kTile>
 inline constexpr int kCtasPerSm =
-    kTile == AttentionTile::kPrefill&& kHeadDim == 64   ? 3
-    : kTile == AttentionTile::kDecode&& kHeadDim == 128 ? kDecodeCtasPerSm
-                                                        : 256 / kHeadDim;
+    kHeadDim == 64 && kTile == AttentionTile::kPrefill   ? 3
+    : kHeadDim == 128 && kTile == AttentionTile::kDecode ? kDecodeCtasPerSm
+                                                         : 256 / kHeadDim;
 
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
 SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads),
@@ -732,10 +738,9 @@ AttentionKernel(const KernelArguments arguments) {
   }
 }
 
-// One CTA per (tile, row of it), one thread per dimension. Each warp finds the
-// maximum and the weights of the parts by itself, a lane for each; then sums
-// grow part by part, so that their bits do not depend on how many are of keys
-// that the row does not see: those have weight 0, and zeros.
+// One CTA per (tile, row of it), one thread per dimension. A lane of each warp
+// takes a part's maximum: the factors of all are known before the sums grow,
+// part by part.
 template <int kHeadDim, DType kType, AttentionTile kTile>
 SIMT_DEVICE void Merge(const KernelArguments& arguments,
                        const AttentionMerge& merge,
@@ -753,41 +758,48 @@ SIMT_DEVICE void Merge(const KernelArguments& arguments,
   const int num_parts =
       merge.num_parts -
       (HasPlantedBug(PlantedBug::kAttentionMergesOnePartTooFew) ? 1 : 0);
-  // Of parts [first, first + kPartsAtOnce): all on their way at once.
-  const auto load = [&](int first, float(&values)[kPartsAtOnce]) {
-    SIMT_UNROLL
-    for (int i = 0; i < kPartsAtOnce; ++i) {
+  float maximum = -INFINITY, sum = 0, out = 0;
+  for (int first = 0; first < num_parts; first += kPartsAtOnce) {
+    // Calls visit(i) for the parts first + i, and some more: few parts, as most
+    // sequences have, should not take the time of many.
+    const auto for_each = [&](const auto& visit) {
+      SIMT_UNROLL
+      for (int i = 0; i < kPartsAtOnce; i += 8) {
+        if (first + i >= num_parts) break;
+        SIMT_UNROLL
+        for (int j = i; j < i + 8; ++j) visit(j);
+      }
+    };
+    FloatPair own = {-INFINITY, 0};
+    if (first + lane < num_parts) own = stats[(first + lane) * kRows];
+    float values[kPartsAtOnce];  // All on their way before the first is used.
+    for_each([&](int i) {
       values[i] = first + i < num_parts
                       ? partial[(first + i) * int64_t{kRows * kHeadDim}]
                       : 0.0f;
-    }
-  };
-  float values[kPartsAtOnce];
-  load(0, values);
-  float maximum = -INFINITY;
-  for (int first = lane; first < num_parts; first += 4 * 32) {
+    });
+    float larger = fmaxf(maximum, own.x);
     SIMT_UNROLL
-    for (int part = first; part < first + 4 * 32; part += 32) {
-      if (part < num_parts) maximum = fmaxf(maximum, stats[part * kRows].x);
+    for (int i = 1; i < kPartsAtOnce; i *= 2) {
+      const float other = simt::Shuffle(larger, (lane - i) & 31);
+      if (lane >= i) larger = fmaxf(larger, other);
     }
-  }
-  SIMT_UNROLL
-  for (int i = 16; i > 0; i /= 2) {
-    maximum = fmaxf(maximum, simt::ShuffleXor(maximum, i));
-  }
-  float sum = 0, out = 0;
-  for (int first = 0; first < num_parts; first += kPartsAtOnce) {
-    if (first > 0) load(first, values);
-    const int part = first + lane;
-    FloatPair of_part = {-INFINITY, 0};
-    if (part < num_parts) of_part = stats[part * kRows];
-    const float weight = simt::Exp2(of_part.x - maximum);
-    const float weighted_sum = of_part.y * weight;
-    SIMT_UNROLL
-    for (int i = 0; i < kPartsAtOnce; ++i) {
-      sum += simt::Shuffle(weighted_sum, i);
-      out = fmaf(values[i], simt::Shuffle(weight, i), out);
-    }
+    const float before = simt::Shuffle(larger, (lane - 1) & 31);
+    const float mine = simt::Exp2((lane > 0 ? before : maximum) - larger);
+    const float theirs = simt::Exp2(own.x - larger);
+    const float their_sum = simt::Product(own.y, theirs);
+    // Not of parts whose keys the row does not see.
+    const uint32_t seen = simt::Ballot(own.x != -INFINITY);
+    maximum = simt::Shuffle(larger, 31);
+    for_each([&](int i) {
+      const float factor = simt::Shuffle(mine, i);
+      const float with_sum = sum * factor + simt::Shuffle(their_sum, i);
+      const float with_out =
+          out * factor + simt::Product(values[i], simt::Shuffle(theirs, i));
+      const bool is_seen = seen & 1u << i;
+      sum = is_seen ? with_sum : sum;
+      out = is_seen ? with_out : out;
+    });
   }
   if (d >= arguments.shape.head_dim) return;
   const int token = sequence.first_token + row / group;
@@ -889,7 +901,6 @@ int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
 bool LaunchAttention(const AttentionArguments& given, AttentionTile tile,
                      simt::Stream stream) {
   const AttentionShape& shape = given.shape;
-  if (!(shape.scale > 0)) return false;
   KernelArguments arguments = {given};
   arguments.group = shape.num_heads / shape.num_kv_heads;
   arguments.log2_block_size =
@@ -902,9 +913,6 @@ bool LaunchAttention(const AttentionArguments& given, AttentionTile tile,
   arguments.values_offset = static_cast<int>(values_offset);
   arguments.block_bytes = 2 * arguments.values_offset;
   arguments.head_bytes = shape.block_size * arguments.row_bytes;
-  arguments.score_scale =
-      (shape.softcap > 0 ? shape.softcap : shape.scale) * kLog2E;
-  arguments.tanh_scale = shape.softcap > 0 ? shape.scale / shape.softcap : 0.0f;
   if (arguments.dtype == DType::kBF16) {
     return LaunchOfType<DType::kBF16>(arguments, tile, stream);
   }

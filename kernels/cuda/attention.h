@@ -62,7 +62,7 @@ struct AttentionShape {
   int head_dim = 0;        // A multiple of 8, at most 256.
   int block_size = 16;     // A power of two.
   int sliding_window = 0;  // As in AttentionSpec.
-  float scale = 0.0f;      // Positive.
+  float scale = 0.0f;
   float softcap = 0.0f;
 };
 
@@ -98,8 +98,7 @@ struct AttentionArguments {
   // take several.
   const AttentionWork* work = nullptr;
   // [num_parts, tile rows, padded head_dim] sums and [num_parts, tile rows, 2]
-  // (maximum in units of log2, sum); -infinity and zeros of a row that sees
-  // none of the keys.
+  // (maximum in units of log2, sum).
   float* partial_out = nullptr;
   float* partial_stats = nullptr;
 };

@@ -163,10 +163,10 @@ TEST_F(CudaAttentionTest, TakesRandomShapes) {
   emulator() = {};
 }
 
-// A merge takes 32 parts at once, and looks at 128 for the largest score. Of
-// the last part, a single key, the first token sees nothing.
+// A merge loads 32 parts at once, eight for each branch. Of the last part, a
+// single key, the first token sees nothing.
 TEST_F(CudaAttentionTest, MergesManyParts) {
-  for (const int num_parts : {2, 32, 33, 130}) {
+  for (const int num_parts : {2, 8, 9, 32, 33, 70}) {
     ExpectRight({.shape = Shape(2, 1, 40),
                  .tile = AttentionTile::kDecode,
                  .split_size = 64,
