@@ -81,6 +81,24 @@ SIMT_DEVICE unsigned char* Chunk(unsigned char* tile, int row, int chunk) {
   return tile + (row * kChunks + (chunk ^ phase)) * 16;
 }
 
+// Chunk() of rows row + 16 n and of chunks first + 2 k, of which `first` is 0
+// or 1. Sixteen rows further chunks lie alike, and 2 k has no bit of `first`:
+// each place is one exclusive or away from the first one.
+template <int kChunks>
+class Fragments {
+ public:
+  SIMT_DEVICE Fragments(unsigned char* tile, int row, int first)
+      : tile_(tile),
+        offset_(static_cast<int>(Chunk<kChunks>(tile, row, first) - tile)) {}
+  SIMT_DEVICE unsigned char* Of(int n, int k) const {
+    return tile_ + (offset_ ^ k * 32) + n * (16 * kChunks * 16);
+  }
+
+ private:
+  unsigned char* tile_;
+  int offset_;
+};
+
 // The arguments, and what the host computes of them once.
 struct KernelArguments : AttentionArguments {
   int group = 0;  // Query heads per KV head.
@@ -518,6 +536,8 @@ SIMT_DEVICE void Scores(unsigned char* keys, int first_key, const Query& query,
   for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
     scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0;
   }
+  const Fragments<L::kKvChunks> fragments(
+      keys, first_key + lane % 8 + lane / 16 * 8, lane / 8 % 2);
   // With the queries in registers k is known; otherwise some steps at a time
   // keep loads from taking registers ahead.
   constexpr int kUnroll = L::kKeepsQueries ? kSteps : 4;
@@ -527,10 +547,7 @@ SIMT_DEVICE void Scores(unsigned char* keys, int first_key, const Query& query,
     for (int u = 0; u < kUnroll; ++u) {
       const int k = first_k + u;
       const auto load = [&](int n, uint32_t(&b)[4]) {
-        simt::LdMatrixX4(
-            b, Chunk<L::kKvChunks>(
-                   keys, first_key + n * 16 + lane % 8 + lane / 16 * 8,
-                   k * 2 + lane / 8 % 2));
+        simt::LdMatrixX4(b, fragments.Of(n, k));
       };
       if constexpr (L::kIsFp8) {
         // Each chunk is a k of sixteen.
@@ -572,6 +589,8 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
                            const float (&scores)[L::kKeysOfWarp / 8][4],
                            Accumulator<kHeadDim>& accumulator) {
   const int lane = simt::ThreadX() % 32;
+  const Fragments<L::kKvChunks> fragments(values, first_key + lane % 16,
+                                          lane / 16);
   SIMT_UNROLL
   for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
     const uint32_t a[4] = {
@@ -582,9 +601,7 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
     SIMT_UNROLL
     for (int d = 0; d < L::kKvChunks / 2; ++d) {
       uint32_t b[4];
-      simt::LdMatrixX4Transposed(
-          b, Chunk<L::kKvChunks>(values, first_key + n * 16 + lane % 16,
-                                 d * 2 + lane / 16));
+      simt::LdMatrixX4Transposed(b, fragments.Of(n, d));
       if constexpr (L::kIsFp8) {
         // A register holds two dimensions of two keys, key by key.
         SIMT_UNROLL
@@ -641,10 +658,10 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   Accumulator<kHeadDim> accumulator;
   accumulator.Clear();
   uint32_t kept[L::kKeepsQueries ? kHeadDim / 16 : 1][4];
+  const Fragments<L::kQueryChunks> query_fragments(
+      queries, warp_row * 16 + lane % 16, lane / 16);
   const auto load_query = [&](int k, uint32_t(&fragment)[4]) {
-    simt::LdMatrixX4(fragment,
-                     Chunk<L::kQueryChunks>(queries, warp_row * 16 + lane % 16,
-                                            k * 2 + lane / 16));
+    simt::LdMatrixX4(fragment, query_fragments.Of(0, k));
   };
   const auto query = [&](int k, uint32_t(&fragment)[4]) {
     if constexpr (L::kKeepsQueries) {
