@@ -918,10 +918,11 @@ int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
 bool LaunchAttention(const AttentionArguments& given, AttentionTile tile,
                      simt::Stream stream) {
   const AttentionShape& shape = given.shape;
+  const auto block_size = static_cast<unsigned>(shape.block_size);
+  if (!std::has_single_bit(block_size)) return false;
   KernelArguments arguments = {given};
   arguments.group = shape.num_heads / shape.num_kv_heads;
-  arguments.log2_block_size =
-      std::countr_zero(static_cast<unsigned>(shape.block_size));
+  arguments.log2_block_size = std::countr_zero(block_size);
   arguments.row_bytes =
       shape.head_dim * static_cast<int>(DTypeSize(arguments.kv_dtype));
   const int64_t values_offset =

@@ -176,6 +176,15 @@ TEST_F(CudaAttentionTest, MergesManyParts) {
   }
 }
 
+TEST_F(CudaAttentionTest, RefusesBlocksThatAreNoPowerOfTwo) {
+  for (const int block_size : {12, 24}) {
+    AttentionCase c{
+        .shape = Shape(2, 1, 64), .num_tokens = {1}, .seq_lens = {40}};
+    c.shape.block_size = block_size;
+    EXPECT_FALSE(AttentionProblem(c, 11).Run()) << block_size;
+  }
+}
+
 // The same bits for a sequence whatever stands beside it.
 TEST_F(CudaAttentionTest, DoesNotDependOnTheBatch) {
   AttentionCase alone{.shape = Shape(4, 2, 64),
