@@ -164,6 +164,16 @@ struct Clz {
   template <typename T>
   static uint32_t Do(T a) { return std::countl_zero(a); }
 };
+// Where the highest bit is, or how far it is from the top; all ones of 0.
+template <bool kIsShift>
+struct Bfind {
+  template <typename T>
+  static uint32_t Do(T a) {
+    if (a == 0) return 0xffffffffu;
+    return kIsShift ? std::countl_zero(a)
+                    : 8 * sizeof(T) - 1 - std::countl_zero(a);
+  }
+};
 struct Brev {
   template <typename T>
   static T Do(T a) {
@@ -1246,6 +1256,10 @@ Handler HandlerOf(const std::vector<std::string>& name,
   }
   if (op == "clz") {
     return is_unsigned32 ? &Unary<Clz, uint32_t> : &Unary<Clz, uint64_t>;
+  }
+  if (op == "bfind" && is_unsigned32) {
+    return has("shiftamt") ? &Unary<Bfind<true>, uint32_t>
+                           : &Unary<Bfind<false>, uint32_t>;
   }
   if (op == "brev") {
     return is_unsigned32 ? &Unary<Brev, uint32_t> : &Unary<Brev, uint64_t>;
