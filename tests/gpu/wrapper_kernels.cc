@@ -75,10 +75,12 @@ SIMT_KERNEL(64) Shuffles(const uint32_t* in, uint32_t* out) {
 
 SIMT_KERNEL(64) Votes(const uint32_t* in, uint32_t* out) {
   const uint32_t t = ThreadX(), value = in[t];
-  uint32_t* mine = out + t * 3;
+  uint32_t* mine = out + t * 4;
   mine[0] = Ballot(value % 3 == 0);
   mine[1] = ReduceAdd(value);
   mine[2] = ReduceMax(value);
+  // Of every bit, also where those below are clear.
+  mine[3] = LowestSetBit((value | 0x80000000u) & (~0u << t % 32));
 }
 
 // ---------------------------------------------------------------- copies
@@ -273,7 +275,7 @@ const std::vector<WrapperCase>& WrapperCases() {
        WRAPPER_LAUNCH(Atomics, .num_ctas_x = 4, .num_threads = 128)},
       {"shuffles", Input::kBits, Output::kBits, 75, 68, 512,
        WRAPPER_LAUNCH(Shuffles, .num_threads = 64)},
-      {"votes and reductions", Input::kBits, Output::kBits, 75, 64, 192,
+      {"votes and reductions", Input::kBits, Output::kBits, 75, 64, 256,
        WRAPPER_LAUNCH(Votes, .num_threads = 64)},
       {"16-byte loads and stores", Input::kBits, Output::kBits, 75, 256, 256,
        WRAPPER_LAUNCH(Copies, .num_threads = 32)},

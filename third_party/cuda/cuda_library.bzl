@@ -148,6 +148,7 @@ def cuda_library(
       nvcc_options: further options.
       **kwargs: of cc_library.
     """
+    testonly = kwargs.get("testonly", False)
     objects = []
     for src in srcs + host_srcs:
         object_name = name + "_" + src.rpartition("/")[2].replace(".cc", "")
@@ -158,6 +159,7 @@ def cuda_library(
             deps = deps,
             language = "c++" if src in host_srcs else "cu",
             nvcc_options = nvcc_options,
+            testonly = testonly,
         )
         objects.append(object_name)
     cc_library(
@@ -179,16 +181,29 @@ def cuda_library(
             name = object_name + ".ptxas",
             srcs = [object_name],
             output_group = "ptxas",
+            testonly = testonly,
         )
         native.filegroup(
             name = object_name + ".ptx",
             srcs = [object_name],
             output_group = "ptx",
             tags = ["manual"],  # Where a test asks for it.
+            testonly = testonly,
         )
     native.filegroup(
         name = name + ".ptxas",
         srcs = [object_name + ".ptxas" for object_name in objects],
+        testonly = testonly,
+    )
+    native.filegroup(
+        name = name + ".ptx",
+        srcs = [
+            name + "_" + src.rpartition("/")[2].replace(".cc", "") + ".ptx"
+            for src in srcs
+        ],
+        tags = ["manual"],
+        testonly = testonly,
+        visibility = kwargs.get("visibility"),
     )
 
 def _all_architectures_transition_impl(settings, attr):

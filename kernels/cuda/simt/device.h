@@ -280,6 +280,10 @@ SIMT_DEVICE uint8_t FloatToE4M3(float value) {
   return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
 }
 
+// Requires: bits is not 0. (nvcc takes std::countr_zero, and makes of it 32.)
+SIMT_DEVICE int LowestSetBit(uint32_t bits) {
+  return __ffs(static_cast<int>(bits)) - 1;
+}
 SIMT_DEVICE uint32_t PermuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
 }

@@ -352,6 +352,7 @@ using quire::FloatToE4M3;
 
 // As PTX's prmt: nibble i of the selector picks byte i of the result from the
 // bytes of a (0 to 3) and b (4 to 7).
+inline int LowestSetBit(uint32_t bits) { return std::countr_zero(bits); }
 inline uint32_t PermuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t bytes = a | uint64_t{b} << 32;
   uint32_t result = 0;
