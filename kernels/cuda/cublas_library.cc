@@ -181,7 +181,7 @@ class CublasLibrary : public MatrixLibrary {
               functions.cublasLtMatmulDescSetAttribute(
                   operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                   sizeof(transposed)) == CUBLAS_STATUS_SUCCESS &&
-              SetFp8(problem, operands) &&
+              SetFp8Attributes(functions, problem, operands, operation) &&
               layout(&a, type, problem.cols, problem.rows, problem.cols) &&
               layout(&b, type, problem.cols, problem.num_tokens,
                      problem.x_stride) &&
@@ -202,29 +202,6 @@ class CublasLibrary : public MatrixLibrary {
     }
 
     bool ok() const { return is_ok; }
-
-    // The attributes of e4m3; those of scales are known from 12.8 on, and only
-    // asked for where TakesFp8 is.
-    bool SetFp8(const MatrixProblem& problem, const MatrixOperands& operands) {
-      if (problem.dtype != DType::kF8E4M3) return true;
-      const auto set = [&](cublasLtMatmulDescAttributes_t attribute,
-                           const auto& value) {
-        return functions.cublasLtMatmulDescSetAttribute(
-                   operation, attribute, &value, sizeof(value)) ==
-               CUBLAS_STATUS_SUCCESS;
-      };
-      // Sums are promoted to f32 on the way.
-      if (!set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{0})) return false;
-      if (problem.scales == MatrixScales::kNone) return true;
-      const int32_t mode = problem.scales == MatrixScales::kRows
-                               ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F
-                               : CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
-      return set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode) &&
-             set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode) &&
-             set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
-                 operands.weight_scales) &&
-             set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.x_scales);
-    }
 
     bool AddPreference(int64_t max_workspace_bytes) {
       const size_t workspace = max_workspace_bytes;
@@ -269,6 +246,30 @@ class CublasLibrary : public MatrixLibrary {
 };
 
 }  // namespace
+
+bool SetFp8Attributes(const CublasFunctions& functions,
+                      const MatrixProblem& problem,
+                      const MatrixOperands& operands,
+                      cublasLtMatmulDesc_t operation) {
+  if (problem.dtype != DType::kF8E4M3) return true;
+  const auto set = [&](cublasLtMatmulDescAttributes_t attribute,
+                       const auto& value) {
+    return functions.cublasLtMatmulDescSetAttribute(operation, attribute,
+                                                    &value, sizeof(value)) ==
+           CUBLAS_STATUS_SUCCESS;
+  };
+  // Sums are promoted to f32 on the way.
+  if (!set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{0})) return false;
+  // Without pointers the scales are 1.
+  if (problem.scales == MatrixScales::kNone) return true;
+  const int32_t mode = problem.scales == MatrixScales::kRows
+                           ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F
+                           : CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+  return set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode) &&
+         set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode) &&
+         set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.weight_scales) &&
+         set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.x_scales);
+}
 
 absl::StatusOr<CublasFunctions> LoadCublas(const LibraryPlaces& places) {
   QUIRE_ASSIGN_OR_RETURN(
