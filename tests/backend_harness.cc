@@ -180,7 +180,7 @@ void RunTokenStep(Backend& backend, const TokenStepOptions& options,
                   const std::function<void(Step& step)>& enqueue) {
   EngineShape shape;
   shape.max_num_seqs = 1;
-  shape.max_num_tokens = std::max(options.num_tokens, 1);
+  shape.max_num_tokens = std::max(options.num_tokens, options.max_num_tokens);
   shape.max_logit_rows = std::max(options.num_logits, 1);
   shape.max_model_len = shape.max_num_tokens;
   shape.vocab_size = options.vocab_size;

@@ -304,12 +304,16 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
     QUIRE_RETURN_IF_ERROR(device_->Synchronize());
   }
   const bool is_vocab = spec.kind == LinearKind::kVocab;
+  const bool is_gated = spec.kind == LinearKind::kGateUp;
   // Kernels of our own widen the others.
   if (!is_quantized) {
-    const bool is_gated = spec.kind == LinearKind::kGateUp;
     large_linear_->AddWeight(weight->dtype, weight->rows, weight->cols,
                              weight->data.data<void>(), is_vocab, is_gated,
                              is_vocab || is_gated || !spec.bias.empty());
+  } else if (RoundsToFp8(*weight)) {
+    large_linear_->AddFp8Weight(weight->dtype, weight->rows, weight->cols,
+                                weight->quantized, is_gated,
+                                is_gated || !spec.bias.empty());
   }
   weights_bytes_ += weight->num_bytes;
   max_cols_ = std::max(max_cols_, weight->cols);

@@ -413,7 +413,11 @@ int64_t CudaBackend::MaxSplits(const AttentionPlanner& planner) const {
 // Requires: num_tokens, num_rows and num_logits are the plan's.
 void CudaBackend::Pad(CudaStep& step) const {
   step.is_padded = step.num_tokens > 0 && step.num_tokens <= kMaxPaddedTokens;
-  if (!step.is_padded) return;
+  if (!step.is_padded) {
+    step.num_tokens =
+        std::min((step.num_tokens + 3) / 4 * 4, shape_.max_num_tokens);
+    return;
+  }
   // A decode (or verification of drafts) has as many rows of logits as tokens,
   // and as many rows: these go along, lest there be more shapes than needed.
   const int32_t num_tokens = PaddedTokens(step.num_tokens);

@@ -6,13 +6,14 @@
 // scale multiplies its sum in f32, so no weight is ever rounded.
 //
 // Many tokens: fp8 weights meet x rounded to e4m3 (LaunchQuantizeRows) on
-// tensor cores of 8 bits, from compute capability 8.9 on. With a scale per row
-// both scales multiply the finished sums; with blocks of 128 x 128
-// (DeepSeek-V3, arXiv:2412.19437, section 3.3.2) x has a scale for every 128
-// columns, too, and each 128 columns' sums are scaled and added in f32: tensor
-// cores keep fewer bits than f32 of a long sum in 8 bits. Otherwise a tile of
-// the weights is widened into shared memory on its way, where elements with
-// scales of groups or blocks are rounded to 16 bits.
+// tensor cores of 8 bits, from compute capability 8.9 on; by a library where
+// that is faster (large_linear.h), else here. With a scale per row both scales
+// multiply the finished sums; with blocks of 128 x 128 (DeepSeek-V3,
+// arXiv:2412.19437, section 3.3.2) x has a scale for every 128 columns, too,
+// and each 128 columns' sums are scaled and added in f32: tensor cores keep
+// fewer bits than f32 of a long sum in 8 bits. Otherwise a tile of the weights
+// is widened into shared memory on its way, where elements with scales of
+// groups or blocks are rounded to 16 bits.
 #ifndef QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 #define QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 
