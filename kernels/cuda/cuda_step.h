@@ -183,8 +183,8 @@ cuda::AttentionTile TileOf(const cuda::AttentionShape& shape, int num_tokens);
 
 // Sizes that steps are padded to. A step above the last one runs eagerly, and
 // only its tokens are padded, to fours: cuBLASLt takes no others with scales of
-// blocks (matrix_library.h). Up to 64 tokens, or 32 or 16, a linear layer has a kernel of
-// its own (large_linear.h): no size crosses these bounds.
+// blocks (matrix_library.h). Up to 64 tokens, or 32 or 16, a linear layer has a
+// kernel of its own (large_linear.h): no size crosses these bounds.
 inline constexpr int kMaxPaddedTokens = 512;
 int PaddedTokens(int num_tokens);
 // The same in coarser steps, for what hardly costs anything.

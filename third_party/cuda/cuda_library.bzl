@@ -34,6 +34,11 @@ def _gencode(architectures):
         for a in architectures.split(",")
     ]
 
+# That of the H100, but where a build is for one other.
+def _ptx_architecture(architectures):
+    is_one = architectures != "all" and "," not in architectures
+    return architectures if is_one else "90a"
+
 def _cuda_object_impl(ctx):
     contexts = [dep[CcInfo].compilation_context for dep in ctx.attr.deps]
     headers = depset(
@@ -89,7 +94,7 @@ def _cuda_object_impl(ctx):
     )
 
 
-    # For tests that read it; of one architecture.
+    # For tests that read or run it; of one architecture.
     ptx = ctx.actions.declare_file(ctx.label.name + ".ptx")
     ctx.actions.run(
         executable = CUDA_ROOT + "/bin/nvcc",
@@ -101,7 +106,9 @@ def _cuda_object_impl(ctx):
             "--expt-relaxed-constexpr",
             "-I.",
             "-DNDEBUG",
-            "-arch=compute_90a",
+            "-arch=compute_" + _ptx_architecture(
+                ctx.attr._architectures[config_common.FeatureFlagInfo].value,
+            ),
             "-x=cu",
             "-ptx",
             ctx.file.src.path,

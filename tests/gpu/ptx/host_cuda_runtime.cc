@@ -13,7 +13,8 @@
 //   QUIRE_PTX         the folders of .ptx files, by colons (kernels/cuda and
 //                     tests/gpu below the current one)
 //   QUIRE_PTX_SMS     multiprocessors (132)
-//   QUIRE_PTX_ORDER   "late" (copies of cp.async when they are waited for, warps
+//   QUIRE_PTX_ORDER   "late" (copies of cp.async when they are waited for,
+//   warps
 //                     from the first), or "early" (at once, from the last)
 #include <cuda_runtime_api.h>
 
@@ -58,8 +59,8 @@ constexpr size_t kStaticLimit = 48 << 10;
 // nvcc names what is in an anonymous namespace by hashes that differ between
 // its runs: "_GLOBAL__N__1b443515_12_attention_cc_410e9191".
 std::string WithoutHashes(std::string name) {
-  for (size_t at = 0;
-       (at = name.find("_GLOBAL__N__", at)) != std::string::npos; at += 12) {
+  for (size_t at = 0; (at = name.find("_GLOBAL__N__", at)) != std::string::npos;
+       at += 12) {
     const size_t second = name.find("_cc_", at);
     for (const size_t begin : {at + 12, second + 4}) {
       for (size_t i = begin; i < begin + 8 && i < name.size(); ++i) {
@@ -170,10 +171,10 @@ class Runtime {
     ++stream.num_run;
     switch (operation.kind) {
       case Operation::kCopy:
-        std::memcpy(operation.to,
-                    operation.staged.empty() ? operation.from
-                                             : operation.staged.data(),
-                    operation.num_bytes);
+        std::memcpy(
+            operation.to,
+            operation.staged.empty() ? operation.from : operation.staged.data(),
+            operation.num_bytes);
         break;
       case Operation::kRecord:
         operation.event->time = std::chrono::steady_clock::now();
@@ -184,10 +185,9 @@ class Runtime {
         if (order != nullptr && absl::string_view(order) == "early") {
           options = {.has_late_copies = false, .is_reversed = true};
         }
-        const absl::Status status =
-            quire::ptx::Run(*operation.kernel->program,
-                            *operation.kernel->function, operation.launch,
-                            memory, options);
+        const absl::Status status = quire::ptx::Run(
+            *operation.kernel->program, *operation.kernel->function,
+            operation.launch, memory, options);
         if (!status.ok()) {
           std::fprintf(stderr, "PTX: %s\n",
                        std::string(status.message()).c_str());
@@ -214,8 +214,9 @@ class Runtime {
   }
   void Load(const std::filesystem::path& path) {
     std::ifstream file(path);
-    texts_.push_back(std::make_unique<std::string>(
-        std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()));
+    texts_.push_back(
+        std::make_unique<std::string>(std::istreambuf_iterator<char>(file),
+                                      std::istreambuf_iterator<char>()));
     auto program = Program::Parse(*texts_.back());
     if (!program.ok()) {
       Die(absl::StrCat(path.string(), ": ", program.status().message()));
@@ -239,8 +240,7 @@ class Runtime {
 thread_local cudaError_t last_error = cudaSuccess;
 
 cudaError_t Remember(cudaError_t error) {
-  if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
-  if (error == cudaErrorNotReady) last_error = error;
+  if (error != cudaSuccess) last_error = error;
   return error;
 }
 
@@ -349,36 +349,47 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute,
                                    int /*device*/) {
   Locked locked;
   locked.runtime.LoadPrograms();
-  if (attribute != cudaDevAttrComputeCapabilityMajor) {
-    return Remember(cudaErrorNotSupported);
+  switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = locked.runtime.capability / 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = locked.runtime.capability % 10;
+      return cudaSuccess;
+    default:
+      return Remember(cudaErrorNotSupported);
   }
-  *value = locked.runtime.capability / 10;
-  return cudaSuccess;
 }
 
 cudaError_t cudaGetLastError() {
   Locked locked;
-  const cudaError_t error = locked.runtime.sticky != cudaSuccess
-                                ? locked.runtime.sticky
-                                : last_error;
+  const cudaError_t error =
+      locked.runtime.sticky != cudaSuccess ? locked.runtime.sticky : last_error;
   last_error = cudaSuccess;
   return error;
 }
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
-    case cudaSuccess: return "cudaSuccess";
-    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
-    case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
-    case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
     case cudaErrorNoKernelImageForDevice:
       return "cudaErrorNoKernelImageForDevice";
     case cudaErrorStreamCaptureUnsupported:
       return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated:
       return "cudaErrorStreamCaptureInvalidated";
-    default: return "another error";
+    default:
+      return "another error";
   }
 }
 const char* cudaGetErrorString(cudaError_t error) {
@@ -458,10 +469,10 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes,
   Locked locked;
   Runtime& runtime = locked.runtime;
   if (num_bytes == 0) return Remember(runtime.sticky);
-  const bool is_to_device = kind == cudaMemcpyHostToDevice ||
-                            kind == cudaMemcpyDeviceToDevice;
-  const bool is_from_device = kind == cudaMemcpyDeviceToHost ||
-                              kind == cudaMemcpyDeviceToDevice;
+  const bool is_to_device =
+      kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  const bool is_from_device =
+      kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   if (is_to_device != IsWithin(runtime.device, to, num_bytes) ||
       is_from_device != IsWithin(runtime.device, from, num_bytes)) {
     return Remember(cudaErrorInvalidValue);

@@ -63,8 +63,8 @@ struct Mul {
 struct MulHigh {
   template <typename T>
   static T Do(T a, T b) {
-    using Wide = std::conditional_t<std::is_signed_v<T>, __int128,
-                                    unsigned __int128>;
+    using Wide =
+        std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
     return static_cast<T>((Wide{a} * Wide{b}) >> (8 * sizeof(T)));
   }
 };
@@ -117,20 +117,28 @@ struct Max {
 };
 struct And {
   template <typename T>
-  static T Do(T a, T b) { return a & b; }
+  static T Do(T a, T b) {
+    return a & b;
+  }
 };
 struct Or {
   template <typename T>
-  static T Do(T a, T b) { return a | b; }
+  static T Do(T a, T b) {
+    return a | b;
+  }
 };
 struct Xor {
   template <typename T>
-  static T Do(T a, T b) { return a ^ b; }
+  static T Do(T a, T b) {
+    return a ^ b;
+  }
 };
 // The sign of a, the rest of b.
 struct CopySign {
   template <typename T>
-  static T Do(T a, T b) { return std::copysign(b, a); }
+  static T Do(T a, T b) {
+    return std::copysign(b, a);
+  }
 };
 struct Neg {
   template <typename T>
@@ -154,15 +162,21 @@ struct Abs {
 };
 struct Not {
   template <typename T>
-  static T Do(T a) { return static_cast<T>(~a); }
+  static T Do(T a) {
+    return static_cast<T>(~a);
+  }
 };
 struct Popc {
   template <typename T>
-  static uint32_t Do(T a) { return std::popcount(a); }
+  static uint32_t Do(T a) {
+    return std::popcount(a);
+  }
 };
 struct Clz {
   template <typename T>
-  static uint32_t Do(T a) { return std::countl_zero(a); }
+  static uint32_t Do(T a) {
+    return std::countl_zero(a);
+  }
 };
 // Where the highest bit is, or how far it is from the top; all ones of 0.
 template <bool kIsShift>
@@ -186,27 +200,39 @@ struct Brev {
 };
 struct Move {
   template <typename T>
-  static T Do(T a) { return a; }
+  static T Do(T a) {
+    return a;
+  }
 };
 struct Rcp {
   template <typename T>
-  static T Do(T a) { return 1 / a; }
+  static T Do(T a) {
+    return 1 / a;
+  }
 };
 struct Sqrt {
   template <typename T>
-  static T Do(T a) { return std::sqrt(a); }
+  static T Do(T a) {
+    return std::sqrt(a);
+  }
 };
 struct Rsqrt {
   template <typename T>
-  static T Do(T a) { return static_cast<T>(1 / std::sqrt(double{a})); }
+  static T Do(T a) {
+    return static_cast<T>(1 / std::sqrt(double{a}));
+  }
 };
 struct Ex2 {
   template <typename T>
-  static T Do(T a) { return static_cast<T>(std::exp2(double{a})); }
+  static T Do(T a) {
+    return static_cast<T>(std::exp2(double{a}));
+  }
 };
 struct Lg2 {
   template <typename T>
-  static T Do(T a) { return static_cast<T>(std::log2(double{a})); }
+  static T Do(T a) {
+    return static_cast<T>(std::log2(double{a}));
+  }
 };
 
 template <typename Op, typename T>
@@ -229,7 +255,8 @@ void Binary(Thread& t, const Instruction& i) {
 template <typename T>
 void MulWide(Thread& t, const Instruction& i) {
   using Wide = std::conditional_t<
-      sizeof(T) == 2, std::conditional_t<std::is_signed_v<T>, int32_t, uint32_t>,
+      sizeof(T) == 2,
+      std::conditional_t<std::is_signed_v<T>, int32_t, uint32_t>,
       std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>;
   Set<Wide>(t, i.to[0], Wide{Get<T>(t, i.from[0])} * Get<T>(t, i.from[1]));
 }
@@ -258,9 +285,9 @@ void Fma(Thread& t, const Instruction& i) {
 template <typename T>
 void ShiftLeft(Thread& t, const Instruction& i) {
   const uint32_t by = Get<uint32_t>(t, i.from[1]);
-  Set<T>(t, i.to[0],
-         by >= 8 * sizeof(T) ? T{0}
-                             : static_cast<T>(Get<T>(t, i.from[0]) << by));
+  Set<T>(
+      t, i.to[0],
+      by >= 8 * sizeof(T) ? T{0} : static_cast<T>(Get<T>(t, i.from[0]) << by));
 }
 template <typename T>
 void ShiftRight(Thread& t, const Instruction& i) {
@@ -273,8 +300,8 @@ void ShiftRight(Thread& t, const Instruction& i) {
 }
 template <bool kLeft>
 void FunnelShift(Thread& t, const Instruction& i) {
-  const uint64_t both = uint64_t{Get<uint32_t>(t, i.from[1])} << 32 |
-                        Get<uint32_t>(t, i.from[0]);
+  const uint64_t both =
+      uint64_t{Get<uint32_t>(t, i.from[1])} << 32 | Get<uint32_t>(t, i.from[0]);
   const uint32_t by = Get<uint32_t>(t, i.from[2]) & 31;
   Set<uint32_t>(t, i.to[0],
                 kLeft ? static_cast<uint32_t>(both << by >> 32)
@@ -293,8 +320,8 @@ void Lop3(Thread& t, const Instruction& i) {
   Set(t, i.to[0], result);
 }
 void Prmt(Thread& t, const Instruction& i) {
-  const uint64_t bytes = uint64_t{Get<uint32_t>(t, i.from[1])} << 32 |
-                         Get<uint32_t>(t, i.from[0]);
+  const uint64_t bytes =
+      uint64_t{Get<uint32_t>(t, i.from[1])} << 32 | Get<uint32_t>(t, i.from[0]);
   const uint32_t selector = Get<uint32_t>(t, i.from[2]);
   uint32_t result = 0;
   for (int b = 0; b < 4; ++b) {
@@ -328,9 +355,9 @@ void BitExtract(Thread& t, const Instruction& i) {
   const int last = std::min(position + length - 1, kBits - 1);
   const bool sign = std::is_signed_v<T> && length > 0 && (a >> last & 1);
   for (int bit = 0; bit < kBits; ++bit) {
-    const bool one =
-        bit < length && position + bit < kBits ? (a >> (position + bit) & 1)
-                                               : sign;
+    const bool one = bit < length && position + bit < kBits
+                         ? (a >> (position + bit) & 1)
+                         : sign;
     result = static_cast<T>(result | (Unsigned<T>{one} << bit));
   }
   Set<T>(t, i.to[0], result);
@@ -339,26 +366,53 @@ void BitExtract(Thread& t, const Instruction& i) {
 // ------------------------------------------------------------ predicates
 
 enum class Compare : uint8_t {
-  kEq, kNe, kLt, kLe, kGt, kGe, kEqu, kNeu, kLtu, kLeu, kGtu, kGeu, kNum, kNan,
+  kEq,
+  kNe,
+  kLt,
+  kLe,
+  kGt,
+  kGe,
+  kEqu,
+  kNeu,
+  kLtu,
+  kLeu,
+  kGtu,
+  kGeu,
+  kNum,
+  kNan,
 };
 template <typename T, Compare kCompare>
 bool Holds(T a, T b) {
   const bool is_nan = a != a || b != b;
   switch (kCompare) {
-    case Compare::kEq: return !is_nan && a == b;
-    case Compare::kNe: return !is_nan && a != b;
-    case Compare::kLt: return a < b;
-    case Compare::kLe: return a <= b;
-    case Compare::kGt: return a > b;
-    case Compare::kGe: return a >= b;
-    case Compare::kEqu: return is_nan || a == b;
-    case Compare::kNeu: return is_nan || a != b;
-    case Compare::kLtu: return is_nan || a < b;
-    case Compare::kLeu: return is_nan || a <= b;
-    case Compare::kGtu: return is_nan || a > b;
-    case Compare::kGeu: return is_nan || a >= b;
-    case Compare::kNum: return !is_nan;
-    case Compare::kNan: return is_nan;
+    case Compare::kEq:
+      return !is_nan && a == b;
+    case Compare::kNe:
+      return !is_nan && a != b;
+    case Compare::kLt:
+      return a < b;
+    case Compare::kLe:
+      return a <= b;
+    case Compare::kGt:
+      return a > b;
+    case Compare::kGe:
+      return a >= b;
+    case Compare::kEqu:
+      return is_nan || a == b;
+    case Compare::kNeu:
+      return is_nan || a != b;
+    case Compare::kLtu:
+      return is_nan || a < b;
+    case Compare::kLeu:
+      return is_nan || a <= b;
+    case Compare::kGtu:
+      return is_nan || a > b;
+    case Compare::kGeu:
+      return is_nan || a >= b;
+    case Compare::kNum:
+      return !is_nan;
+    case Compare::kNan:
+      return is_nan;
   }
   return false;
 }
@@ -366,18 +420,22 @@ bool Holds(T a, T b) {
 enum class Combine : uint8_t { kNone, kAnd, kOr, kXor };
 template <typename T, Compare kCompare, Combine kCombine>
 void SetPredicate(Thread& t, const Instruction& i) {
-  const bool holds = Holds<T, kCompare>(Get<T>(t, i.from[0]),
-                                        Get<T>(t, i.from[1]));
+  const bool holds =
+      Holds<T, kCompare>(Get<T>(t, i.from[0]), Get<T>(t, i.from[1]));
   const bool other =
       kCombine == Combine::kNone
           ? false
           : ((t.slots[i.from[2]] & 1) != 0) != i.is_predicate_negated;
   const auto combine = [other](bool value) {
     switch (kCombine) {
-      case Combine::kNone: return value;
-      case Combine::kAnd: return value && other;
-      case Combine::kOr: return value || other;
-      case Combine::kXor: return value != other;
+      case Combine::kNone:
+        return value;
+      case Combine::kAnd:
+        return value && other;
+      case Combine::kOr:
+        return value || other;
+      case Combine::kXor:
+        return value != other;
     }
     return value;
   };
@@ -410,11 +468,16 @@ enum class Round : uint8_t { kNone, kNearest, kZero, kDown, kUp };
 template <Round kHow, typename T>
 T ToInteger(T value) {
   switch (kHow) {
-    case Round::kNone: return value;
-    case Round::kNearest: return std::nearbyint(value);
-    case Round::kZero: return std::trunc(value);
-    case Round::kDown: return std::floor(value);
-    case Round::kUp: return std::ceil(value);
+    case Round::kNone:
+      return value;
+    case Round::kNearest:
+      return std::nearbyint(value);
+    case Round::kZero:
+      return std::trunc(value);
+    case Round::kDown:
+      return std::floor(value);
+    case Round::kUp:
+      return std::ceil(value);
   }
   return value;
 }
@@ -461,12 +524,14 @@ void F32ToBf16(Thread& t, const Instruction& i) {
 }
 // The first operand is the higher half.
 void F32ToHalf2(Thread& t, const Instruction& i) {
-  Set(t, i.to[0], Pair(FloatToHalf(Get<float>(t, i.from[1])),
-                       FloatToHalf(Get<float>(t, i.from[0]))));
+  Set(t, i.to[0],
+      Pair(FloatToHalf(Get<float>(t, i.from[1])),
+           FloatToHalf(Get<float>(t, i.from[0]))));
 }
 void F32ToBf16x2(Thread& t, const Instruction& i) {
-  Set(t, i.to[0], Pair(FloatToBf16(Get<float>(t, i.from[1])),
-                       FloatToBf16(Get<float>(t, i.from[0]))));
+  Set(t, i.to[0],
+      Pair(FloatToBf16(Get<float>(t, i.from[1])),
+           FloatToBf16(Get<float>(t, i.from[0]))));
 }
 void F32ToE4M3x2(Thread& t, const Instruction& i) {
   Set<uint16_t>(
@@ -476,8 +541,9 @@ void F32ToE4M3x2(Thread& t, const Instruction& i) {
 }
 void E4M3x2ToHalf2(Thread& t, const Instruction& i) {
   const uint16_t pair = Get<uint16_t>(t, i.from[0]);
-  Set(t, i.to[0], Pair(FloatToHalf(E4M3ToFloat(pair & 0xff)),
-                       FloatToHalf(E4M3ToFloat(pair >> 8))));
+  Set(t, i.to[0],
+      Pair(FloatToHalf(E4M3ToFloat(pair & 0xff)),
+           FloatToHalf(E4M3ToFloat(pair >> 8))));
 }
 
 // Of two 16-bit floats each, rounded once (f32 holds products and sums of two
@@ -487,9 +553,9 @@ void BinaryPair(Thread& t, const Instruction& i) {
   const uint32_t a = Get<uint32_t>(t, i.from[0]);
   const uint32_t b = Get<uint32_t>(t, i.from[1]);
   const auto half = [&](int shift) {
-    return kFrom(Op::template Do<float>(
-        kTo(static_cast<uint16_t>(a >> shift)),
-        kTo(static_cast<uint16_t>(b >> shift))));
+    return kFrom(
+        Op::template Do<float>(kTo(static_cast<uint16_t>(a >> shift)),
+                               kTo(static_cast<uint16_t>(b >> shift))));
   };
   Set(t, i.to[0], Pair(half(0), half(16)));
 }
@@ -520,8 +586,9 @@ char* At(Thread& t, const Instruction& i, int slot, int64_t num_bytes) {
     // 32 bits of an address suffice, and are all that some registers have.
     address = (address + i.offset) & 0xffffffffu;
     if (address + num_bytes > t.cta->shared.size()) {
-      Fault(t, i, absl::StrCat("shared memory has ", t.cta->shared.size(),
-                               " bytes, not ", address + num_bytes));
+      Fault(t, i,
+            absl::StrCat("shared memory has ", t.cta->shared.size(),
+                         " bytes, not ", address + num_bytes));
       return nullptr;
     }
     if (address % num_bytes != 0) {
@@ -554,8 +621,9 @@ char* At(Thread& t, const Instruction& i, int slot, int64_t num_bytes) {
     }
   }
   if (!t.cta->memory->Find(address, num_bytes, &t.known_begin, &t.known_end)) {
-    Fault(t, i, absl::StrCat("no memory of ", num_bytes, " bytes at ",
-                             absl::Hex(address)));
+    Fault(t, i,
+          absl::StrCat("no memory of ", num_bytes, " bytes at ",
+                       absl::Hex(address)));
     return nullptr;
   }
   return reinterpret_cast<char*>(address);
@@ -591,7 +659,9 @@ void Store(Thread& t, const Instruction& i) {
 
 struct Exchange {
   template <typename T>
-  static T Do(T /*a*/, T b) { return b; }
+  static T Do(T /*a*/, T b) {
+    return b;
+  }
 };
 template <typename Op, typename T, Space kSpace>
 void Atomic(Thread& t, const Instruction& i) {
@@ -618,18 +688,17 @@ void AtomicCas(Thread& t, const Instruction& i) {
 
 // Between the offsets of shared memory and generic addresses.
 void SharedToGeneric(Thread& t, const Instruction& i) {
-  t.slots[i.to[0]] = t.slots[i.from[0]] +
-                     reinterpret_cast<uint64_t>(t.cta->shared.data());
+  t.slots[i.to[0]] =
+      t.slots[i.from[0]] + reinterpret_cast<uint64_t>(t.cta->shared.data());
 }
 void GenericToShared(Thread& t, const Instruction& i) {
-  t.slots[i.to[0]] = t.slots[i.from[0]] -
-                     reinterpret_cast<uint64_t>(t.cta->shared.data());
+  t.slots[i.to[0]] =
+      t.slots[i.from[0]] - reinterpret_cast<uint64_t>(t.cta->shared.data());
 }
 
 void CpAsync(Thread& t, const Instruction& i) {
   const int num_bytes = Get<int32_t>(t, i.from[2]);
-  const int num_read =
-      i.num_from > 3 ? Get<int32_t>(t, i.from[3]) : num_bytes;
+  const int num_read = i.num_from > 3 ? Get<int32_t>(t, i.from[3]) : num_bytes;
   char* const to = At<Space::kShared>(t, i, i.from[0], num_bytes);
   if (to == nullptr) return;
   const char* from = nullptr;
@@ -798,8 +867,8 @@ void VoteOfLanes(Thread* const* lanes, uint32_t mask, const Instruction& i) {
   uint32_t votes = 0;
   for (int lane = 0; lane < kWarp; ++lane) {
     if ((mask >> lane & 1) == 0) continue;
-    const bool is_set = ((lanes[lane]->slots[i.from[0]] & 1) != 0) !=
-                        i.is_predicate_negated;
+    const bool is_set =
+        ((lanes[lane]->slots[i.from[0]] & 1) != 0) != i.is_predicate_negated;
     votes |= uint32_t{is_set} << lane;
   }
   for (int lane = 0; lane < kWarp; ++lane) {
@@ -955,8 +1024,7 @@ Handler BinaryOf(const std::string& type) {
                        std::is_same_v<Op, Xor>) {
     if (type == "pred") return &OfPredicates<Op>;
     return ForInteger(type, [](auto v) { return &Binary<Op, decltype(v)>; });
-  } else if constexpr (std::is_same_v<Op, Rem> ||
-                       std::is_same_v<Op, MulHigh>) {
+  } else if constexpr (std::is_same_v<Op, Rem> || std::is_same_v<Op, MulHigh>) {
     return ForInteger(type, [](auto v) { return &Binary<Op, decltype(v)>; });
   } else {
     if constexpr (!std::is_same_v<Op, Div> && !std::is_same_v<Op, Min> &&
@@ -980,10 +1048,14 @@ Handler CompareOf(const std::string& type, Combine combine) {
   const auto of = [&](auto v) -> Handler {
     using T = decltype(v);
     switch (combine) {
-      case Combine::kNone: return &SetPredicate<T, kCompare, Combine::kNone>;
-      case Combine::kAnd: return &SetPredicate<T, kCompare, Combine::kAnd>;
-      case Combine::kOr: return &SetPredicate<T, kCompare, Combine::kOr>;
-      case Combine::kXor: return &SetPredicate<T, kCompare, Combine::kXor>;
+      case Combine::kNone:
+        return &SetPredicate<T, kCompare, Combine::kNone>;
+      case Combine::kAnd:
+        return &SetPredicate<T, kCompare, Combine::kAnd>;
+      case Combine::kOr:
+        return &SetPredicate<T, kCompare, Combine::kOr>;
+      case Combine::kXor:
+        return &SetPredicate<T, kCompare, Combine::kXor>;
     }
     return nullptr;
   };
@@ -1054,8 +1126,9 @@ Handler CvtOf(const std::string& to, const std::string& from,
   }
   if (saturates) return nullptr;
   if (to == "f16x2") {
-    return from == "f32" ? &F32ToHalf2
-                         : from == "e4m3x2" ? &E4M3x2ToHalf2 : nullptr;
+    return from == "f32"      ? &F32ToHalf2
+           : from == "e4m3x2" ? &E4M3x2ToHalf2
+                              : nullptr;
   }
   if (to == "bf16x2" && from == "f32") return &F32ToBf16x2;
   if (to == "f16" && from == "f32") return &F32ToHalf;
@@ -1151,8 +1224,7 @@ Instruction::Collective CollectiveOf(const std::string& text) {
           {"redux.sync.min.u32", &Reduce<Min, uint32_t>},
           {"bar.warp.sync", &Together},
           {"ldmatrix.sync.aligned.m8n8.x4.shared.b16", &LdMatrixX4<false>},
-          {"ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16",
-           &LdMatrixX4<true>},
+          {"ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", &LdMatrixX4<true>},
           {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", &MmaBf16<16>},
           {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", &MmaF16<16>},
           {"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32", &MmaF16<8>},
@@ -1167,8 +1239,8 @@ Handler HandlerOf(const std::vector<std::string>& name,
                   const Instruction& instruction) {
   const std::string& op = name[0];
   const std::string& type = name.back();
-  const std::set<std::string> modifiers(
-      name.begin() + 1, name.end() - (name.size() > 1 ? 1 : 0));
+  const std::set<std::string> modifiers(name.begin() + 1,
+                                        name.end() - (name.size() > 1 ? 1 : 0));
   const auto has = [&](const char* modifier) {
     return modifiers.contains(modifier);
   };
@@ -1245,8 +1317,9 @@ Handler HandlerOf(const std::vector<std::string>& name,
   }
   const bool is_unsigned32 = type == "b32" || type == "u32";
   if (op == "bfi") {
-    return is_unsigned32 ? &BitInsert<uint32_t>
-                         : type == "b64" ? &BitInsert<uint64_t> : nullptr;
+    return is_unsigned32   ? &BitInsert<uint32_t>
+           : type == "b64" ? &BitInsert<uint64_t>
+                           : nullptr;
   }
   if (op == "bfe") {
     return ForInteger(type, [](auto v) { return &BitExtract<decltype(v)>; });
@@ -1294,8 +1367,10 @@ Handler HandlerOf(const std::vector<std::string>& name,
   }
   if (op == "mul" && has("wide")) {
     return ForInteger(type, [](auto v) -> Handler {
-      if constexpr (sizeof(v) == 8) return nullptr;
-      else return &MulWide<decltype(v)>;
+      if constexpr (sizeof(v) == 8)
+        return nullptr;
+      else
+        return &MulWide<decltype(v)>;
     });
   }
   if (op == "mul" && has("hi")) return BinaryOf<MulHigh>(type);

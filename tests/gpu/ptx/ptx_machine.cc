@@ -12,8 +12,6 @@ constexpr int kWarp = 32;
 // Instructions of a thread before others get their turn: it may be waiting for
 // what they write.
 constexpr int64_t kTurn = 1 << 16;
-// Turns of a CTA without an end.
-constexpr int64_t kMaxTurns = 1 << 14;
 
 // Poisons: no kernel may depend on what was there.
 constexpr char kUnwritten = static_cast<char>(0xff);
@@ -24,8 +22,8 @@ void RunThread(Thread& thread) {
   for (int64_t turn = 0; thread.state == State::kRunning && turn < kTurn;
        ++turn) {
     const Instruction& instruction = thread.function->code[thread.pc];
-    if (instruction.guard >= 0 && (thread.slots[instruction.guard] & 1) ==
-                                      instruction.is_guard_negated) {
+    if (instruction.guard >= 0 &&
+        (thread.slots[instruction.guard] & 1) == instruction.is_guard_negated) {
       ++thread.pc;
       continue;
     }
@@ -64,8 +62,8 @@ struct RunningCta {
                           ? function.shared_bytes
                           : dynamic + launch.dynamic_shared_bytes,
                       kUnwritten);
-    const int num_threads = static_cast<int>(launch.block[0] * launch.block[1] *
-                                             launch.block[2]);
+    const int num_threads =
+        static_cast<int>(launch.block[0] * launch.block[1] * launch.block[2]);
     slots.assign(int64_t{num_threads} * function.num_slots, kUnwrittenSlot);
     const int64_t local_bytes = (function.local_bytes + 15) / 16 * 16;
     local.assign(num_threads * local_bytes + 16, kUnwritten);
@@ -81,12 +79,21 @@ struct RunningCta {
       thread.lane = i % kWarp;
       const uint32_t x = launch.block[0], y = launch.block[1];
       const uint64_t special[kNumSpecialSlots] = {
-          i % x,           i / x % y,       i / (x * y),
-          launch.block[0], launch.block[1], launch.block[2],
-          index[0],        index[1],        index[2],
-          launch.grid[0],  launch.grid[1],  launch.grid[2],
+          i % x,
+          i / x % y,
+          i / (x * y),
+          launch.block[0],
+          launch.block[1],
+          launch.block[2],
+          index[0],
+          index[1],
+          index[2],
+          launch.grid[0],
+          launch.grid[1],
+          launch.grid[2],
           static_cast<uint64_t>(thread.lane),
-          workspace >> 32, workspace & 0xffffffff,
+          workspace >> 32,
+          workspace & 0xffffffff,
           0};
       std::copy(std::begin(special), std::end(special), thread.slots);
       PrepareSlots(function, thread, launch.parameters.data());
@@ -143,8 +150,7 @@ struct RunningCta {
       if (first.state != Thread::State::kAtCollective) continue;
       const Instruction& instruction = first.function->code[first.pc];
       const uint32_t mask = MaskOf(first, instruction);
-      const uint32_t all =
-          count == kWarp ? 0xffffffffu : (1u << count) - 1;
+      const uint32_t all = count == kWarp ? 0xffffffffu : (1u << count) - 1;
       bool is_complete = (mask >> i & 1) != 0;
       if (!is_complete) {
         Fault(first, instruction, "its own lane is not in the mask");
@@ -183,10 +189,9 @@ struct RunningCta {
       if (num_arrived == 0) continue;
       if (num_wanted == 0) {
         // Who has returned is not waited for.
-        num_wanted = static_cast<int>(
-            std::count_if(threads.begin(), threads.end(), [](const Thread& t) {
-              return t.state != Thread::State::kDone;
-            }));
+        num_wanted = static_cast<int>(std::count_if(
+            threads.begin(), threads.end(),
+            [](const Thread& t) { return t.state != Thread::State::kDone; }));
       }
       if (num_arrived < num_wanted) continue;
       for (Thread& thread : threads) {
@@ -204,8 +209,8 @@ struct RunningCta {
     for (size_t i = 0; i < threads.size(); ++i) {
       const Thread& thread = threads[i];
       if (thread.state == Thread::State::kDone) continue;
-      const int at = thread.state == Thread::State::kAtBarrier ? thread.pc - 1
-                                                               : thread.pc;
+      const int at =
+          thread.state == Thread::State::kAtBarrier ? thread.pc - 1 : thread.pc;
       return absl::StrCat("thread ", i, " waits for others in vain at \"",
                           thread.function->code[at].text, "\"");
     }
@@ -232,10 +237,10 @@ void Fault(Thread& thread, const Instruction& instruction,
            const std::string& what) {
   thread.state = Thread::State::kFaulted;
   if (!thread.cta->fault.empty()) return;
-  thread.cta->fault = absl::StrCat(
-      what, " at \"", instruction.text, "\" in ", thread.function->name,
-      ", CTA ", thread.slots[kCtaidX], " ", thread.slots[kCtaidY], ", thread ",
-      thread.slots[kTidX]);
+  thread.cta->fault =
+      absl::StrCat(what, " at \"", instruction.text, "\" in ",
+                   thread.function->name, ", CTA ", thread.slots[kCtaidX], " ",
+                   thread.slots[kCtaidY], ", thread ", thread.slots[kTidX]);
 }
 
 absl::Status Run(const Program& program, const Function& function,
@@ -263,8 +268,8 @@ absl::Status Run(const Program& program, const Function& function,
         static_cast<uint32_t>(i % launch.grid[0]),
         static_cast<uint32_t>(i / launch.grid[0] % launch.grid[1]),
         static_cast<uint32_t>(i / launch.grid[0] / launch.grid[1])};
-    ctas.push_back(std::make_unique<RunningCta>(
-        program, function, launch, seen, options, address, index));
+    ctas.push_back(std::make_unique<RunningCta>(program, function, launch, seen,
+                                                options, address, index));
     if (launch.is_cooperative && i + 1 < num_ctas) continue;
     // The last, or all of a cooperative grid.
     for (int64_t turn = 0; !ctas.empty(); ++turn) {
@@ -275,7 +280,7 @@ absl::Status Run(const Program& program, const Function& function,
           return absl::InternalError(cta->cta.fault);
         }
       }
-      if (!has_moved || turn == kMaxTurns) {
+      if (!has_moved || turn == options.max_turns) {
         return absl::InternalError(
             absl::StrCat(function.name, ": ", ctas.front()->Stuck()));
       }

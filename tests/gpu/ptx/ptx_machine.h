@@ -58,6 +58,8 @@ struct RunOptions {
   bool has_late_copies = true;
   // Warps take turns from the last to the first.
   bool is_reversed = false;
+  // After so many turns of 2^16 instructions a loop has no end.
+  int64_t max_turns = 1 << 14;
 };
 
 // INTERNAL: the first fault.
@@ -108,7 +110,7 @@ struct Thread {
   std::vector<std::vector<uint64_t>> stack;  // Of functions that were called.
   std::vector<std::vector<char>> local_stack;
   std::vector<Copy> copies;
-  int num_groups = 0;  // Of copies, that were committed.
+  int num_groups = 0;                       // Of copies, that were committed.
   uint64_t known_begin = 0, known_end = 0;  // A part of memory that is there.
 };
 

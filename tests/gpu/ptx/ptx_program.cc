@@ -79,12 +79,12 @@ class Parser {
   absl::Status Error(absl::string_view what) {
     const size_t begin = text_.rfind('\n', at_ == 0 ? 0 : at_ - 1);
     const size_t end = text_.find('\n', at_);
-    return absl::InvalidArgumentError(absl::StrCat(
-        "PTX: ", what, " at \"",
-        text_.substr(begin == text_.npos ? 0 : begin + 1,
-                     (end == text_.npos ? text_.size() : end) -
-                         (begin == text_.npos ? 0 : begin + 1)),
-        "\""));
+    return absl::InvalidArgumentError(
+        absl::StrCat("PTX: ", what, " at \"",
+                     text_.substr(begin == text_.npos ? 0 : begin + 1,
+                                  (end == text_.npos ? text_.size() : end) -
+                                      (begin == text_.npos ? 0 : begin + 1)),
+                     "\""));
   }
 
   void Skip() {
@@ -121,7 +121,8 @@ class Parser {
     if (at_ < text_.size() && (text_[at_] == '-' || text_[at_] == '!')) ++at_;
     while (at_ < text_.size() &&
            (isalnum(static_cast<unsigned char>(text_[at_])) ||
-            absl::string_view("._$%:").find(text_[at_]) != absl::string_view::npos)) {
+            absl::string_view("._$%:").find(text_[at_]) !=
+                absl::string_view::npos)) {
       // A label ends with its colon; "L1::no_allocate" goes on.
       if (text_[at_] == ':') {
         if (text_.substr(at_, 2) != "::") break;
@@ -197,8 +198,8 @@ class Parser {
 
   // "(.param .b64 name, .param .align 8 .b8 name[24])", of a kernel in the
   // block of parameters, else in local memory.
-  absl::Status Parameters(
-      bool is_kernel, std::vector<std::pair<int64_t, int64_t>>& places) {
+  absl::Status Parameters(bool is_kernel,
+                          std::vector<std::pair<int64_t, int64_t>>& places) {
     if (!Take('(')) return Error("no (");
     while (!Take(')')) {
       if (Word() != ".param") return Error("no .param");
@@ -404,8 +405,9 @@ class Parser {
     if (digits.back() == 'U') digits.pop_back();
     char* end = nullptr;
     const uint64_t value =
-        digits[0] == '-' ? static_cast<uint64_t>(strtoll(digits.c_str(), &end, 0))
-                         : strtoull(digits.c_str(), &end, 0);
+        digits[0] == '-'
+            ? static_cast<uint64_t>(strtoll(digits.c_str(), &end, 0))
+            : strtoull(digits.c_str(), &end, 0);
     if (end == digits.c_str() || *end != '\0') return std::nullopt;
     return value;
   }
@@ -537,7 +539,8 @@ class Parser {
   std::vector<CallSite> calls_;
 };
 
-absl::StatusOr<std::unique_ptr<Program>> Program::Parse(absl::string_view text) {
+absl::StatusOr<std::unique_ptr<Program>> Program::Parse(
+    absl::string_view text) {
   auto program = std::make_unique<Program>();
   QUIRE_RETURN_IF_ERROR(Parser(text, *program).Run());
   return program;

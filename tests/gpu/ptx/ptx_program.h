@@ -20,9 +20,21 @@ namespace quire::ptx {
 
 // Slots of every function that hold what a thread is, in this order.
 enum SpecialSlot : int {
-  kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ,
-  kCtaidX, kCtaidY, kCtaidZ, kNctaidX, kNctaidY, kNctaidZ,
-  kLaneid, kEnvreg1, kEnvreg2,
+  kTidX,
+  kTidY,
+  kTidZ,
+  kNtidX,
+  kNtidY,
+  kNtidZ,
+  kCtaidX,
+  kCtaidY,
+  kCtaidZ,
+  kNctaidX,
+  kNctaidY,
+  kNctaidZ,
+  kLaneid,
+  kEnvreg1,
+  kEnvreg2,
   kSink,  // For results that nobody wants.
   kNumSpecialSlots,
 };
@@ -41,15 +53,15 @@ struct Instruction {
   Handler handler = nullptr;
   Collective collective = nullptr;
   bool has_mask = false;  // Of lanes, its last operand; else all of the warp.
-  int guard = -1;  // The slot of a predicate.
+  int guard = -1;         // The slot of a predicate.
   bool is_guard_negated = false;
   std::array<int, 4> to = {};
   std::array<int, 10> from = {};
   int num_from = 0;
-  int num_elements = 1;  // Of a vector.
-  int64_t offset = 0;    // Of an address, behind the slot's.
+  int num_elements = 1;               // Of a vector.
+  int64_t offset = 0;                 // Of an address, behind the slot's.
   bool is_predicate_negated = false;  // Of an operand: "!%p3".
-  int target = -1;       // A branch's instruction; a call's function.
+  int target = -1;  // A branch's instruction; a call's function.
   std::vector<int64_t> call_in, call_out;  // Of the caller's local memory.
   std::string text;
 };
@@ -64,9 +76,9 @@ struct Function {
   std::vector<Parameter> parameters;
   int64_t parameter_bytes = 0;
   int num_slots = kNumSpecialSlots;
-  std::vector<std::pair<int, uint64_t>> constants;   // Slots that hold one.
+  std::vector<std::pair<int, uint64_t>> constants;     // Slots that hold one.
   std::vector<std::pair<int, int64_t>> of_parameters;  // ... an address there.
-  std::vector<std::pair<int, int64_t>> of_local;     // ... of local memory.
+  std::vector<std::pair<int, int64_t>> of_local;       // ... of local memory.
   std::vector<int> of_dynamic_shared;
   int64_t local_bytes = 0;
   int64_t shared_bytes = 0;  // Static; dynamic memory follows, aligned to 128.
