@@ -181,7 +181,8 @@ inline bool RunRope(std::string* result) {
   const int num_heads = 3, num_kv_heads = 2, head_dim = 80, block_size = 8;
   const int num_tokens = 5, num_positions = 40, stride = 7 * head_dim;
   for (const HeadNorm::Span span :
-       {HeadNorm::Span::kEachHead, HeadNorm::Span::kAllHeads}) {
+       {HeadNorm::Span::kHead, HeadNorm::Span::kEachHead,
+        HeadNorm::Span::kAllHeads}) {
     SimulationRandom random(3);
     KernelRun run;
     RopeArguments rope;
@@ -198,6 +199,7 @@ inline bool RunRope(std::string* result) {
     rope.rope_table = run.Arrive(FloatValues(random, num_positions * head_dim));
     rope.qkv = run.InOut(Bf16Values(random, num_tokens * stride));
     rope.qkv_stride = stride;
+    if (span == HeadNorm::Span::kHead) rope.kv_dtype = DType::kF8E4M3;
     rope.kv_cache =
         run.Out<uint16_t>(12 * 2 * num_kv_heads * block_size * head_dim);
     // The last position of a block, the first, and padding.
@@ -418,6 +420,8 @@ inline bool RunProbe(std::string* result) {
   probe.num_units = 6200;
   probe.num_ctas = 3;
   probe.from = run.Arrive(Bf16Values(random, probe.num_units * 8));
+  run.Launched(
+      LaunchRandomBf16(run.Out<uint16_t>(1900 * 8), 1900, 3, run.stream()));
   run.Launched(LaunchReadProbe(probe, run.Out<uint32_t>(3), run.stream()));
   run.Launched(LaunchCopyProbe(probe, run.Out<uint16_t>(probe.num_units * 8),
                                run.stream()));
