@@ -149,8 +149,11 @@ std::vector<TestBackend> CpuTestBackends() {
 }
 
 std::vector<TestBackend> CudaTestBackends() {
-  return {{"cuda_bf16", std::nullopt, DType::kBF16},
-          {"cuda_f16", std::nullopt, DType::kF16}};
+  const TestBackend f16 = {"cuda_f16", std::nullopt, DType::kF16};
+  const DType kept =
+      CheckOk(CudaBackend::Create({}))->ActivationDType(DType::kBF16);
+  if (kept == DType::kF16) return {f16};
+  return {{"cuda_bf16", std::nullopt, DType::kBF16}, f16};
 }
 
 std::vector<TestBackend> AllTestBackends() {

@@ -42,7 +42,8 @@ struct TestBackend {
   // The error of one such rounding, on one side.
   double RoundingError(double value) const;
 };
-// Every instruction set of this machine; the emulated GPU in bf16 and f16;
+// Every instruction set of this machine; the emulated GPU in bf16,
+// where it has that, and f16;
 // both.
 std::vector<TestBackend> CpuTestBackends();
 std::vector<TestBackend> CudaTestBackends();

@@ -50,13 +50,14 @@ struct Layout {
            size_t{2} * num_buffers * kKvTileBytes;
   }
   // One buffer more would not fit for 256 dimensions of 16 bits, nor, on
-  // sm_75, for 128: there with 256 not even one does.
+  // sm_75, for 128: there a decode tile of 256 does not fit with one.
   static constexpr size_t kSharedBytes =
       SharedBytes(kHeadDim * kKvBytes > 256 && kKeys == 64 ? 1 : 2);
   static_assert(kSharedBytes <= 99 << 10);
   static constexpr size_t kSmallSharedBytes =
       kSharedBytes <= simt::kSmallSharedBytes ? kSharedBytes : SharedBytes(1);
-  static_assert(kHeadDim > 128 || kSmallSharedBytes <= simt::kSmallSharedBytes);
+  static_assert((kHeadDim > 128 && kTile == AttentionTile::kDecode) ||
+                kSmallSharedBytes <= simt::kSmallSharedBytes);
   static constexpr int kNumBuffers =
       (SIMT_HAS_SMALL_SHARED ? kSmallSharedBytes : kSharedBytes) ==
               SharedBytes(1)

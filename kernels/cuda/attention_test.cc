@@ -19,8 +19,11 @@ class CudaAttentionTest : public ::testing::Test {
   static void ExpectRight(const AttentionCase& c, const std::string& name) {
     AttentionProblem problem(c, 11);
     simt::emulator::CurrentCounts() = {};
-    // The backend refuses these models on sm_75.
-    if (SIMT_HAS_SMALL_SHARED && c.shape.head_dim > 128) return;
+    // The backend has other tiles for these on sm_75.
+    if (SIMT_HAS_SMALL_SHARED && c.shape.head_dim > 128 &&
+        c.tile == AttentionTile::kDecode) {
+      return;
+    }
     ASSERT_TRUE(problem.Run()) << name << ": " << simt::emulator::LastError();
     EXPECT_LE(problem.WorstError(), 1.0) << name;
     EXPECT_EQ(simt::emulator::CurrentCounts().num_matrix_passes,

@@ -359,13 +359,6 @@ absl::StatusOr<int> CudaBackend::AddAttention(const AttentionSpec& spec) {
         absl::StrCat("attention: head_dim is ", spec.head_dim,
                      "; on a GPU it is a multiple of 8 up to 256"));
   }
-  if (device_->properties().major < 8 && spec.head_dim > 128) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "attention: head_dim is ", spec.head_dim,
-        "; above 128 a GPU needs compute capability 8.0, ",
-        device_->properties().name, " has ", device_->properties().major, ".",
-        device_->properties().minor));
-  }
   const bool is_fp8 = spec.kv_dtype == DType::kF8E4M3;
   if (!is_fp8 && spec.kv_dtype != DType::kBF16 &&
       spec.kv_dtype != DType::kF16) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/planted_bug.h"
 
 namespace quire::cuda {
 namespace {
@@ -24,7 +25,10 @@ FinishLinearKernel(const LinearArguments arguments, const SumsToFinish sums) {
   const bool is_gated = IsGated(epilogue.activation);
   const int c = static_cast<int>(simt::CtaX() * kThreads + simt::ThreadX());
   const int row = is_gated ? c / 8 * 16 + c % 8 : c;
-  if (row >= sums.num_rows) return;
+  if (row >= sums.num_rows &&
+      !HasPlantedBug(PlantedBug::kFinishLinearNoGuard)) {
+    return;
+  }
   const int weight_row = sums.first_row + row;
   const int column =
       is_gated ? weight_row / 16 * 8 + weight_row % 8 : weight_row;
@@ -37,10 +41,17 @@ FinishLinearKernel(const LinearArguments arguments, const SumsToFinish sums) {
   if (epilogue.bias) {
     bias = epilogue.bias[weight_row];
     if (is_gated) up_bias = epilogue.bias[weight_row + 8];
+    if (HasPlantedBug(PlantedBug::kFinishLinearBiasOfThePiece)) {
+      bias = epilogue.bias[row];
+    }
   }
   const int64_t step = simt::NumCtasY();
   for (int64_t first = simt::CtaY(); first < arguments.num_tokens;
        first += kUnroll * step) {
+    if (HasPlantedBug(PlantedBug::kFinishLinearLosesTheLastTokens) &&
+        first + (kUnroll - 1) * step >= arguments.num_tokens) {
+      break;
+    }
     float sum[kUnroll] = {}, up[kUnroll] = {};
     SIMT_UNROLL
     for (int i = 0; i < kUnroll; ++i) {
@@ -50,6 +61,9 @@ FinishLinearKernel(const LinearArguments arguments, const SumsToFinish sums) {
       const float of_token = kHasScales ? sums.x_scales[token] : 1.0f;
       sum[i] = from[0] * (of_token * scale) + bias;
       if (is_gated) up[i] = from[8] * (of_token * up_scale) + up_bias;
+      if (HasPlantedBug(PlantedBug::kFinishLinearUpOfTheNextGroup)) {
+        up[i] = from[16] * (of_token * up_scale) + up_bias;
+      }
     }
     SIMT_UNROLL
     for (int i = 0; i < kUnroll; ++i) {

@@ -191,6 +191,17 @@ SIMT_KERNEL(128) Widens(const uint32_t* in, uint32_t* out) {
   out[t * 2 + 1] = AsBits(HalfToFloat(static_cast<uint16_t>(in[t])));
 }
 
+SIMT_KERNEL(128) WidensHalves(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  out[t * 2] = AsBits(F16ToFloat(static_cast<uint16_t>(in[t])));
+  out[t * 2 + 1] = AsBits(F16ToFloat(static_cast<uint16_t>(in[t] >> 16)));
+}
+
+SIMT_KERNEL(128) MaskedBits(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  out[t] = MaskAndSet(in[t * 3], in[t * 3 + 1], in[t * 3 + 2]);
+}
+
 SIMT_KERNEL(256) AllE4M3(const uint32_t* in, uint32_t* out) {
   const uint32_t t = ThreadX();
   out[t] = AsBits(simt::E4M3ToFloat(static_cast<uint8_t>(t)));
@@ -300,6 +311,10 @@ const std::vector<WrapperCase>& WrapperCases() {
        WRAPPER_LAUNCH(Packs, .num_threads = 128)},
       {"from bf16 and f16", Input::kBits, Output::kFloats, 75, 128, 256,
        WRAPPER_LAUNCH(Widens, .num_threads = 128)},
+      {"f16 in one instruction", Input::kBits, Output::kFloats, 75, 128, 256,
+       WRAPPER_LAUNCH(WidensHalves, .num_threads = 128)},
+      {"masked bits", Input::kBits, Output::kBits, 75, 384, 128,
+       WRAPPER_LAUNCH(MaskedBits, .num_threads = 128)},
       {"e4m3", Input::kFloats, Output::kFloats, 75, 256, 768,
        WRAPPER_LAUNCH(AllE4M3, .num_threads = 256)},
       {"pairs of e4m3", Input::kBits, Output::kHalves, 75, 128, 256,

@@ -330,6 +330,17 @@ SIMT_DEVICE uint32_t SubtractF16x2(uint32_t a, uint32_t b) {
   return *reinterpret_cast<const uint32_t*>(&difference);
 }
 
+SIMT_DEVICE float F16ToFloat(uint16_t bits) {
+  return __half2float(__ushort_as_half(bits));
+}
+SIMT_DEVICE uint32_t MaskAndSet(uint32_t bits, uint32_t mask, uint32_t base) {
+  uint32_t set;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+      : "=r"(set)
+      : "r"(bits), "r"(mask), "r"(base));
+  return set;
+}
+
 SIMT_DEVICE float Exp2(float x) { return exp2f(x); }
 SIMT_DEVICE float Rsqrt(float x) { return rsqrtf(x); }
 SIMT_DEVICE float Tanh(float x) { return tanhf(x); }
