@@ -44,7 +44,9 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(
 
 CudaBackend::CudaBackend(const CudaBackendOptions& options,
                          std::unique_ptr<cuda::Device> device)
-    : options_(options), device_(std::move(device)) {
+    : options_(options),
+      device_(std::move(device)),
+      copies_(*device_, options.copies) {
   std::unique_ptr<cuda::MatrixLibrary> library;
   if (options.open_matrix_library != nullptr) {
     auto opened = options.open_matrix_library();
@@ -372,6 +374,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::PlanMemory(const EngineShape& shape) {
 absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   QUIRE_ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(shape));
   QUIRE_RETURN_IF_ERROR(CheckNumBlocks(plan));
+  QUIRE_RETURN_IF_ERROR(copies_.Finish());
   plan.workspace_bytes = plan.kv_bytes = 0;
   // First: it measures with memory that it gives back.
   QUIRE_RETURN_IF_ERROR(large_linear_->Prepare(

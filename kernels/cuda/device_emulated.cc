@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -41,7 +42,7 @@ class EmulatedEvent : public Event {
 
 class EmulatedDevice : public Device {
  public:
-  ~EmulatedDevice() override { QUIRE_CHECK(sizes_.empty()); }
+  ~EmulatedDevice() override { QUIRE_CHECK(allocations_.empty()); }
 
   const DeviceProperties& properties() const override { return properties_; }
 
@@ -58,28 +59,24 @@ class EmulatedDevice : public Device {
           "cannot allocate ", num_bytes, " bytes on the GPU: ",
           total_bytes_ - num_bytes_, " of ", total_bytes_, " bytes are free"));
     }
-    ++num_allocations_;
-    void* memory = nullptr;
-    QUIRE_CHECK(posix_memalign(&memory, 256, num_bytes) == 0);
-    std::memset(memory, 0xff, num_bytes);
-    sizes_[memory] = num_bytes;
     num_bytes_ += num_bytes;
-    return memory;
+    return AllocateOnHost(num_bytes, /*is_pinned=*/false);
   }
 
-  void Free(void* memory) override {
-    const auto size = sizes_.find(memory);
-    QUIRE_CHECK(size != sizes_.end());
-    RunAll();  // As cudaFree waits.
-    num_bytes_ -= size->second;
-    sizes_.erase(size);
-    std::free(memory);
-  }
+  void Free(void* memory) override { num_bytes_ -= FreeOnHost(memory); }
 
   absl::StatusOr<void*> AllocatePinned(int64_t num_bytes) override {
-    return Allocate(num_bytes);
+    QUIRE_CHECK(num_bytes > 0);
+    if (num_bytes > EmulatedOptions().pinned_bytes - num_pinned_bytes_) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot pin ", num_bytes, " bytes of memory"));
+    }
+    num_pinned_bytes_ += num_bytes;
+    return AllocateOnHost(num_bytes, /*is_pinned=*/true);
   }
-  void FreePinned(void* memory) override { Free(memory); }
+  void FreePinned(void* memory) override {
+    num_pinned_bytes_ -= FreeOnHost(memory);
+  }
 
   simt::Stream stream() const override {
     return reinterpret_cast<simt::Stream>(&queue_);
@@ -159,11 +156,45 @@ class EmulatedDevice : public Device {
   // Of device_emulated.h.
   int64_t num_run() const { return num_run_; }
   int64_t num_launches() const { return num_launches_; }
+  int64_t num_pinned_bytes() const { return num_pinned_bytes_; }
+  std::vector<std::string> Contents() {
+    RunAll();
+    std::map<int64_t, std::string> by_serial;
+    for (const auto& [memory, allocation] : allocations_) {
+      if (allocation.is_pinned) continue;
+      by_serial[allocation.serial].assign(static_cast<const char*>(memory),
+                                          allocation.num_bytes);
+    }
+    std::vector<std::string> contents;
+    for (auto& [serial, bytes] : by_serial) {
+      contents.push_back(std::move(bytes));
+    }
+    return contents;
+  }
   simt::emulator::Queue& queue() { return queue_; }
   int64_t fault_at = -1;  // Serial of the work that fails.
   int num_failing_captures = 0;
 
  private:
+  void* AllocateOnHost(int64_t num_bytes, bool is_pinned) {
+    ++num_allocations_;
+    void* memory = nullptr;
+    QUIRE_CHECK(posix_memalign(&memory, 256, num_bytes) == 0);
+    if (fills_memory_) std::memset(memory, 0xff, num_bytes);
+    allocations_[memory] = {num_bytes, num_allocations_, is_pinned};
+    return memory;
+  }
+  // The number of bytes.
+  int64_t FreeOnHost(void* memory) {
+    const auto found = allocations_.find(memory);
+    QUIRE_CHECK(found != allocations_.end());
+    RunAll();  // As cudaFree and cudaFreeHost wait.
+    const int64_t num_bytes = found->second.num_bytes;
+    allocations_.erase(found);
+    std::free(memory);
+    return num_bytes;
+  }
+
   absl::Status Copy(void* to, const void* from, int64_t num_bytes) {
     queue_.Add([to, from, num_bytes] { std::memcpy(to, from, num_bytes); });
     return status_;
@@ -239,6 +270,7 @@ class EmulatedDevice : public Device {
       EmulatedOptions().num_sms, EmulatedOptions().shared_bytes_of_sm};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
   const int64_t bytes_per_graph_ = EmulatedOptions().bytes_per_graph;
+  const bool fills_memory_ = EmulatedOptions().fills_memory;
   const std::atomic<bool>* const fault_request_ =
       EmulatedOptions().fault_request;
   mutable simt::emulator::Queue queue_;
@@ -247,8 +279,14 @@ class EmulatedDevice : public Device {
   int64_t num_run_ = 0;
   int64_t num_launches_ = 0;
   int64_t num_bytes_ = 0;
+  int64_t num_pinned_bytes_ = 0;
   int64_t graph_bytes_ = 0;
-  std::unordered_map<void*, int64_t> sizes_;
+  struct Allocation {
+    int64_t num_bytes = 0;
+    int64_t serial = 0;
+    bool is_pinned = false;
+  };
+  std::unordered_map<void*, Allocation> allocations_;
   absl::Status status_;
 };
 
@@ -299,6 +337,14 @@ int64_t NumLaunchesOf(const Device& device) {
 
 int64_t NumRunOf(const Device& device) {
   return static_cast<const EmulatedDevice&>(device).num_run();
+}
+
+int64_t NumPinnedBytesOf(const Device& device) {
+  return static_cast<const EmulatedDevice&>(device).num_pinned_bytes();
+}
+
+std::vector<std::string> ContentsOf(Device& device) {
+  return AsEmulated(device).Contents();
 }
 
 void InjectFault(Device& device, int64_t num_before) {

@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/simt/emulator.h"
@@ -14,6 +16,8 @@ namespace quire::cuda {
 // Of devices that are created from here on.
 struct EmulatedDeviceOptions {
   int64_t total_bytes = int64_t{8} << 30;
+  // That can be pinned; also of devices that there are.
+  int64_t pinned_bytes = int64_t{8} << 30;
   // That every graph takes.
   int64_t bytes_per_graph = int64_t{256} << 10;
   // Compute capability, multiprocessors and the shared memory of one.
@@ -25,6 +29,8 @@ struct EmulatedDeviceOptions {
   int minor = 0;
   int num_sms = 4;
   int64_t shared_bytes_of_sm = 228 << 10;
+  // Memory starts as NaNs. False: as the system gives it, for measuring.
+  bool fills_memory = true;
   // Once it is true, the next work fails, as of InjectFault; null: nobody asks.
   const std::atomic<bool>* fault_request = nullptr;
 };
@@ -36,6 +42,10 @@ EmulatedDeviceOptions& EmulatedOptions();
 int64_t NumRunOf(const Device& device);
 // Launches alone.
 int64_t NumLaunchesOf(const Device& device);
+// Pinned memory that there is now.
+int64_t NumPinnedBytesOf(const Device& device);
+// Of device memory, each allocation by itself, in their order; waits first.
+std::vector<std::string> ContentsOf(Device& device);
 // The next work but `num_before` fails, as an illegal access would.
 void InjectFault(Device& device, int64_t num_before);
 // So many captures fail, each where it ends.
