@@ -74,7 +74,7 @@ case "$1 ${2-} $*" in
     ;;
   "serve "*)
     echo "what the server said" >&2
-    [[ $behaviour != bad ]] || { trap '' TERM; tail -f /dev/null & wait; tail -f /dev/null; }
+    [[ $behaviour != bad ]] || { trap '' TERM; exec -a "$0" tail -f /dev/null; }
     exec python3 -u "${0%/*}/server.py"
     ;;
   *--filter\ ceilings*)
@@ -145,6 +145,8 @@ run_check() {  # behaviour, wanted exit code, options...
   (cd "$work" && "$check" --programs "$programs" --output report.txt "$@") \
     >"$work/out" 2>&1 || code=$?
   ((code == wanted)) || fail "$behaviour $*: exit code $code, not $wanted"
+  # What hangs would keep the GPU's memory.
+  ! pgrep -f "$programs/" || fail "$behaviour $*: programs run on"
 }
 expect() {  # pattern of a line, file
   grep -qE -- "$1" "$work/$2" || fail "no '$1' in $2"
