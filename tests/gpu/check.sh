@@ -620,7 +620,7 @@ save_model() {  # preset, limit
 served_model=("$work/model" --tokenizer "$root/models/demo" --device cuda)
 # Times of the first token over HTTP, one request at a time.
 bench_http() {
-  local port=0 length line='' deadline output is_ready=0 name="server of $served"
+  local port=0 length line='' deadline from_server is_ready=0 name="server of $served"
   local server_log=$work/serve
   local limits=(9 30 55 250)
   allow "$name" 15 || ((is_plan)) || return 0
@@ -632,9 +632,9 @@ bench_http() {
       "$quire" serve "${served_model[@]}" --port 0 \
       --no-enable-prefix-caching --max-num-batched-tokens "$batch" \
       2>"$server_log"
-    server=$COPROC_PID output=${COPROC[0]}
+    server=$COPROC_PID from_server=${COPROC[0]}
     while ((SECONDS < deadline)) &&
-      read -r -t $((deadline - SECONDS)) line <&"$output"; do
+      read -r -t $((deadline - SECONDS)) line <&"$from_server"; do
       echo "$line" >>"$server_log"
       [[ $line =~ address.*:([0-9]+) ]] && port=${BASH_REMATCH[1]}
       [[ $line == *"ready in"* ]] && is_ready=1 && break

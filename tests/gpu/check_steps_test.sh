@@ -132,6 +132,10 @@ chmod +x "$work/tools/"*
 unset QUIRE_CUDA_LIBS CUDA_VISIBLE_DEVICES
 export PYTHONPATH=$work/site PATH=$work/tools:$PATH TMPDIR=$work
 
+# Where the script is while it runs, if it has no goldens beside it.
+tree=$(realpath "$(dirname "$check")/../..")
+files_of_tree=$(ls -A "$tree")
+
 fail() {
   cat "$work/out"
   echo "check_steps_test: $*"
@@ -145,6 +149,7 @@ run_check() {  # behaviour, wanted exit code, options...
   (cd "$work" && "$check" --programs "$programs" --output report.txt "$@") \
     >"$work/out" 2>&1 || code=$?
   ((code == wanted)) || fail "$behaviour $*: exit code $code, not $wanted"
+  [[ $(ls -A "$tree") == "$files_of_tree" ]] || fail "$behaviour $*: a stray file"
   # What hangs would keep the GPU's memory.
   ! pgrep -f "$programs/" || fail "$behaviour $*: programs run on"
 }
