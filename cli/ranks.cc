@@ -277,9 +277,10 @@ void Tell(const RankCallbacks& callbacks, LogLevel level,
 
 NodeDevices FindNodeDevices(const SessionOptions& options) {
   NodeDevices devices;
+  const NvidiaProbe probe = ProbeNvidia();
   if (options.device != "cpu" &&
       absl::StrContains(SupportedBackends(), "cuda") &&
-      (options.device == "cuda" || ProbeNvidia().has_device)) {
+      (options.device == "cuda" || (probe.has_device && !probe.is_hidden))) {
     devices.is_gpu = true;
     devices.gpus = VisibleGpus(getenv("CUDA_VISIBLE_DEVICES"));
     if (options.tensor_parallel_size == "auto" && devices.gpus.size() > 1) {

@@ -28,6 +28,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateGpuBackend(
   if (!probe.has_device) {
     return absl::UnavailableError("there is no NVIDIA device");
   }
+  if (probe.is_hidden) {
+    return absl::UnavailableError("CUDA_VISIBLE_DEVICES names no GPU");
+  }
   const std::string driver =
       probe.driver_version.empty()
           ? ""
@@ -39,6 +42,14 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateGpuBackend(
         "the NVIDIA container runtime; --device cpu does without"));
   }
   auto backend = sources.create_cuda(options, notice);
+  // A GPU that has fallen off its bus, MIG without instances, a GPU that is too
+  // old for the driver.
+  if (absl::IsUnavailable(backend.status())) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "there is an NVIDIA device", driver,
+        ", but CUDA finds none that it can use (", backend.status().message(),
+        "); --device cpu does without the GPU"));
+  }
   if (absl::IsFailedPrecondition(backend.status())) {
     return absl::FailedPreconditionError(
         absl::StrCat(backend.status().message(), driver,

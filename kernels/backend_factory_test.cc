@@ -88,11 +88,12 @@ TEST(CreateBackendTest, AutoIsTheCpuOnlyWhereThereIsNoDevice) {
   // A library without a device: a container that was given no GPU.
   result = Create("auto", Machine({false, "", true}, absl::OkStatus()));
   EXPECT_EQ(result.description, kCpu);
-  // Hidden by CUDA_VISIBLE_DEVICES.
-  result = Create(
-      "auto", Machine(WorkingGpu(), absl::UnavailableError("none is visible")));
+  NvidiaProbe hidden = WorkingGpu();
+  hidden.is_hidden = true;
+  result = Create("auto", Machine(hidden, absl::OkStatus()));
   EXPECT_EQ(result.description, kCpu);
-  EXPECT_EQ(result.notice, "computing on the CPU: none is visible");
+  EXPECT_EQ(result.notice,
+            "computing on the CPU: CUDA_VISIBLE_DEVICES names no GPU");
   result = Create("auto", Machine(WorkingGpu(), std::nullopt));
   EXPECT_EQ(result.description, kCpu);
   EXPECT_EQ(result.notice,
@@ -115,6 +116,15 @@ TEST(CreateBackendTest, AGpuThatDoesNotWorkIsAnErrorAlsoForAuto) {
               absl::FailedPreconditionError(
                   "12.4 is not 13.0 (driver 550.54.15); --device cpu does "
                   "without the GPU"));
+    // The driver's nodes are there, and no GPU behind them.
+    result = Create(
+        device,
+        Machine(WorkingGpu(), absl::UnavailableError("there is no device 0")));
+    EXPECT_EQ(result.status,
+              absl::FailedPreconditionError(
+                  "there is an NVIDIA device (driver 580.65.06), but CUDA "
+                  "finds none that it can use (there is no device 0); --device "
+                  "cpu does without the GPU"));
     result =
         Create(device, Machine(WorkingGpu(), absl::InternalError("GPU error")));
     EXPECT_EQ(result.status, absl::InternalError("GPU error"));

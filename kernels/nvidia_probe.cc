@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 
 #include "absl/strings/ascii.h"
@@ -43,6 +44,8 @@ NvidiaProbe ProbeNvidia(const std::string& root) {
   }
   probe.driver_version =
       FindVersion(absl::StrCat(root, "/proc/driver/nvidia/version"));
+  const char* visible = getenv("CUDA_VISIBLE_DEVICES");
+  probe.is_hidden = visible != nullptr && VisibleGpus(visible, root).empty();
   return probe;
 }
 

@@ -16,6 +16,8 @@ struct NvidiaProbe {
   std::string driver_version;
   // libcuda.so.1 can be opened.
   bool has_driver_library = false;
+  // CUDA_VISIBLE_DEVICES is set and names no GPU: the user wants none.
+  bool is_hidden = false;
 };
 
 // `root`: where /dev and /proc are; tests name other folders.

@@ -1,5 +1,6 @@
 #include "kernels/nvidia_probe.h"
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -32,6 +33,20 @@ TEST_F(NvidiaProbeTest, NothingIsNoDevice) {
 
 TEST_F(NvidiaProbeTest, FindsDevicesByTheirNodes) {
   Write("/dev/nvidia3");
+  EXPECT_TRUE(ProbeNvidia(root_).has_device);
+}
+
+TEST_F(NvidiaProbeTest, AnEmptyListHidesThem) {
+  Write("/dev/nvidia0");
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  EXPECT_FALSE(ProbeNvidia(root_).is_hidden);
+  for (const char* none : {"", "-1", " ,0"}) {
+    setenv("CUDA_VISIBLE_DEVICES", none, 1);
+    EXPECT_TRUE(ProbeNvidia(root_).is_hidden) << none;
+  }
+  setenv("CUDA_VISIBLE_DEVICES", "7", 1);
+  EXPECT_FALSE(ProbeNvidia(root_).is_hidden);
+  unsetenv("CUDA_VISIBLE_DEVICES");
   EXPECT_TRUE(ProbeNvidia(root_).has_device);
 }
 

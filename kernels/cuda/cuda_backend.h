@@ -239,8 +239,8 @@ class CudaBackend : public Backend {
   absl::StatusOr<bool> PackQuantized(const LinearSpec& spec,
                                      CudaWeight& weight);
   absl::Status PackDense(const LinearSpec& spec, CudaWeight& weight);
-  bool LaunchQuantized(const CudaWeight& weight,
-                       const cuda::LinearArguments& linear);
+  absl::Status LaunchQuantized(const CudaWeight& weight,
+                               const cuda::LinearArguments& linear);
   // Whether steps of many tokens round x' for this weight to e4m3.
   bool RoundsToFp8(const CudaWeight& weight) const;
   absl::Status LaunchLinear(TensorView x, int64_t num_tokens,

@@ -304,12 +304,16 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
     QUIRE_RETURN_IF_ERROR(device_->Synchronize());
   }
   const bool is_vocab = spec.kind == LinearKind::kVocab;
+  const bool is_gated = spec.kind == LinearKind::kGateUp;
   // Kernels of our own widen the others.
   if (!is_quantized) {
-    const bool is_gated = spec.kind == LinearKind::kGateUp;
     large_linear_->AddWeight(weight->dtype, weight->rows, weight->cols,
                              weight->data.data<void>(), is_vocab, is_gated,
                              is_vocab || is_gated || !spec.bias.empty());
+  } else if (RoundsToFp8(*weight)) {
+    large_linear_->AddFp8Weight(weight->dtype, weight->rows, weight->cols,
+                                weight->quantized, is_gated,
+                                is_gated || !spec.bias.empty());
   }
   weights_bytes_ += weight->num_bytes;
   max_cols_ = std::max(max_cols_, weight->cols);
@@ -354,13 +358,6 @@ absl::StatusOr<int> CudaBackend::AddAttention(const AttentionSpec& spec) {
     return absl::InvalidArgumentError(
         absl::StrCat("attention: head_dim is ", spec.head_dim,
                      "; on a GPU it is a multiple of 8 up to 256"));
-  }
-  if (device_->properties().major < 8 && spec.head_dim > 128) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "attention: head_dim is ", spec.head_dim,
-        "; above 128 a GPU needs compute capability 8.0, ",
-        device_->properties().name, " has ", device_->properties().major, ".",
-        device_->properties().minor));
   }
   const bool is_fp8 = spec.kv_dtype == DType::kF8E4M3;
   if (!is_fp8 && spec.kv_dtype != DType::kBF16 &&

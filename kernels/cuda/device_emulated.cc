@@ -1,15 +1,18 @@
 #include "kernels/cuda/device_emulated.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "engine/base/status.h"
 #include "kernels/cuda/simt/emulator.h"
 
@@ -155,6 +158,7 @@ class EmulatedDevice : public Device {
 
   // Of device_emulated.h.
   int64_t num_run() const { return num_run_; }
+  int64_t num_launches() const { return num_launches_; }
   simt::emulator::Queue& queue() { return queue_; }
   int64_t fault_at = -1;  // Serial of the work that fails.
   int num_failing_captures = 0;
@@ -168,7 +172,8 @@ class EmulatedDevice : public Device {
   // The next launch begins, where it may, before this one has run. What waits
   // for others may stay where it is.
   void RunOne() {
-    QUIRE_CHECK(!queue_.is_capturing);  // What waits ends a capture: not allowed.
+    QUIRE_CHECK(
+        !queue_.is_capturing);  // What waits ends a capture: not allowed.
     std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
     if (status_.ok() && entries.front().attempt != nullptr &&
         !entries.front().attempt()) {
@@ -182,6 +187,8 @@ class EmulatedDevice : public Device {
     const simt::emulator::QueueEntry entry = std::move(entries.front());
     entries.pop_front();
     const std::unique_ptr<Early> early = std::move(early_);
+    simt::emulator::CurrentOptions().capability =
+        properties_.major * 10 + properties_.minor;
     const bool is_launch = entry.body != nullptr;
     if (entry.attempt != nullptr) {
       ++num_run_;
@@ -198,6 +205,7 @@ class EmulatedDevice : public Device {
       status_ = absl::InternalError("GPU error: an illegal address (injected)");
     }
     if (!status_.ok()) return;
+    num_launches_ += is_launch;
     if (!is_launch) {
       lock.unlock();  // It may wait for another rank.
       entry.work();
@@ -226,7 +234,9 @@ class EmulatedDevice : public Device {
     const std::shared_ptr<simt::emulator::EarlyLaunch> launch;
   };
 
-  const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4, 228 << 10};
+  const DeviceProperties properties_ = {
+      "emulated GPU", EmulatedOptions().major, EmulatedOptions().minor,
+      EmulatedOptions().num_sms, EmulatedOptions().shared_bytes_of_sm};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
   const int64_t bytes_per_graph_ = EmulatedOptions().bytes_per_graph;
   const std::atomic<bool>* const fault_request_ =
@@ -235,6 +245,7 @@ class EmulatedDevice : public Device {
   std::deque<simt::emulator::QueueEntry> before_capture_;
   std::unique_ptr<Early> early_;  // Of the queue's front.
   int64_t num_run_ = 0;
+  int64_t num_launches_ = 0;
   int64_t num_bytes_ = 0;
   int64_t graph_bytes_ = 0;
   std::unordered_map<void*, int64_t> sizes_;
@@ -245,11 +256,45 @@ EmulatedDevice& AsEmulated(Device& device) {
   return static_cast<EmulatedDevice&>(device);
 }
 
+// CUDA C++ Programming Guide, "Technical Specifications per Compute
+// Capability".
+struct EmulatedGpu {
+  const char* capability;
+  int major, minor;
+  int64_t shared_bytes_of_sm;
+};
+constexpr EmulatedGpu kEmulatedGpus[] = {
+    {"7.5", 7, 5, 64 << 10},  {"8.0", 8, 0, 164 << 10},
+    {"8.6", 8, 6, 100 << 10}, {"8.9", 8, 9, 100 << 10},
+    {"9.0", 9, 0, 228 << 10}, {"12.0", 12, 0, 100 << 10}};
+
+EmulatedDeviceOptions InitialOptions() {
+  const char* const variable = std::getenv("QUIRE_EMULATED_GPU");
+  const absl::string_view wanted = variable != nullptr     ? variable
+                                   : SIMT_HAS_SMALL_SHARED ? "7.5"
+                                                           : "9.0";
+  EmulatedDeviceOptions options;
+  const auto gpu =
+      std::find_if(std::begin(kEmulatedGpus), std::end(kEmulatedGpus),
+                   [wanted](const EmulatedGpu& other) {
+                     return wanted == other.capability;
+                   });
+  QUIRE_CHECK(gpu != std::end(kEmulatedGpus));
+  options.major = gpu->major;
+  options.minor = gpu->minor;
+  options.shared_bytes_of_sm = gpu->shared_bytes_of_sm;
+  return options;
+}
+
 }  // namespace
 
 EmulatedDeviceOptions& EmulatedOptions() {
-  static EmulatedDeviceOptions options;
+  static EmulatedDeviceOptions options = InitialOptions();
   return options;
+}
+
+int64_t NumLaunchesOf(const Device& device) {
+  return static_cast<const EmulatedDevice&>(device).num_launches();
 }
 
 int64_t NumRunOf(const Device& device) {
@@ -275,6 +320,8 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx) {
     return absl::UnavailableError(
         absl::StrCat("there is no NVIDIA device ", device_idx));
   }
+  // The form of the kernels is that of the build.
+  QUIRE_CHECK((EmulatedOptions().major < 8) == SIMT_HAS_SMALL_SHARED);
   return std::make_unique<EmulatedDevice>();
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/simt/emulator.h"
 
 namespace quire::cuda {
 
@@ -15,6 +16,15 @@ struct EmulatedDeviceOptions {
   int64_t total_bytes = int64_t{8} << 30;
   // That every graph takes.
   int64_t bytes_per_graph = int64_t{256} << 10;
+  // Compute capability, multiprocessors and the shared memory of one.
+  // Initially as QUIRE_EMULATED_GPU says ("7.5", "8.0", "8.6", "8.9", "9.0" or
+  // "12.0"), or else 9.0. Kernels have the form of the build: 7.5 alone, and no
+  // other, in that with QUIRE_EMULATES_SM75. Instructions that a capability
+  // lacks fail.
+  int major = 9;
+  int minor = 0;
+  int num_sms = 4;
+  int64_t shared_bytes_of_sm = 228 << 10;
   // Once it is true, the next work fails, as of InjectFault; null: nobody asks.
   const std::atomic<bool>* fault_request = nullptr;
 };
@@ -24,6 +34,8 @@ EmulatedDeviceOptions& EmulatedOptions();
 
 // Work (launches and copies) that has run.
 int64_t NumRunOf(const Device& device);
+// Launches alone.
+int64_t NumLaunchesOf(const Device& device);
 // The next work but `num_before` fails, as an illegal access would.
 void InjectFault(Device& device, int64_t num_before);
 // So many captures fail, each where it ends.

@@ -22,9 +22,15 @@ namespace quire::cuda {
 // One rank's part; all ranks call it. An error tells the first difference.
 class NcclCheck {
  public:
-  NcclCheck(Device* device, NcclCommunicator* communicator)
+  // LaunchLateCopy of tests/gpu/stream_order_kernels.h: a kernel whose
+  // successor may start before it has written.
+  using LateCopy = bool (*)(const uint32_t* from, uint32_t* to, int num_words,
+                            uint32_t* zero, int num_turns, simt::Stream stream);
+
+  NcclCheck(Device* device, NcclCommunicator* communicator, LateCopy late_copy)
       : device_(device),
         communicator_(communicator),
+        late_copy_(late_copy),
         rank_(communicator->rank()),
         size_(communicator->size()) {}
 
@@ -36,6 +42,7 @@ class NcclCheck {
       QUIRE_RETURN_IF_ERROR(Others(dtype));
     }
     QUIRE_RETURN_IF_ERROR(InAGraph());
+    QUIRE_RETURN_IF_ERROR(BehindALateCopy());
     return communicator_->Barrier();
   }
 
@@ -175,8 +182,51 @@ class NcclCheck {
                   [&](int64_t i) { return SumOf(i) * size_ * size_; });
   }
 
+  // A sum of what the kernel before it writes late, into memory that this
+  // kernel reads again for the next; in the stream, and in a graph.
+  absl::Status BehindALateCopy() {
+    constexpr int kWords = 128;
+    constexpr int kTurns = 1000;  // Some 0.7 ms on an H100.
+    static_assert(kWords >= kRows * kCols);
+    QUIRE_ASSIGN_OR_RETURN(void* const window,
+                           communicator_->AllocateWindow(kBytes));
+    auto* const zero = to_.data<uint32_t>();
+    QUIRE_RETURN_IF_ERROR(
+        Write(zero, DType::kF32, 1, [](int64_t) { return 0.0f; }));
+    QUIRE_RETURN_IF_ERROR(Write(from_.data(), DType::kF32, kWords,
+                                [&](int64_t i) { return ValueOf(i, rank_); }));
+    const auto enqueue = [&]() -> absl::Status {
+      for (int i = 0; i < 2; ++i) {
+        if (!late_copy_(from_.data<uint32_t>(), static_cast<uint32_t*>(window),
+                        kWords, zero, kTurns, device_->stream())) {
+          return device_->LaunchError("LateCopy");
+        }
+        QUIRE_RETURN_IF_ERROR(communicator_->AllReduceSum(
+            TensorView::Matrix(window, DType::kF32, kRows, kCols),
+            device_->stream()));
+      }
+      return absl::OkStatus();
+    };
+    const auto expect = [&](const char* what) {
+      return Expect(what, window, DType::kF32, kRows * kCols,
+                    [&](int64_t i) { return SumOf(i); });
+    };
+    QUIRE_RETURN_IF_ERROR(enqueue());
+    QUIRE_RETURN_IF_ERROR(expect("the sum behind a late copy"));
+    QUIRE_RETURN_IF_ERROR(device_->BeginCapture());
+    const absl::Status enqueued = enqueue();
+    QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<Graph> graph,
+                           device_->EndCapture());
+    QUIRE_RETURN_IF_ERROR(enqueued);
+    for (int i = 0; i < 3; ++i) {
+      QUIRE_RETURN_IF_ERROR(device_->Launch(*graph));
+    }
+    return expect("the sum behind a late copy in a graph");
+  }
+
   Device* const device_;
   NcclCommunicator* const communicator_;
+  const LateCopy late_copy_;
   const int rank_;
   const int size_;
   DeviceBuffer from_, to_;

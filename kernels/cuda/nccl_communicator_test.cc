@@ -17,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/nccl_check.h"
+#include "tests/gpu/stream_order_kernels.h"
 
 namespace quire::cuda {
 namespace {
@@ -73,7 +74,8 @@ TEST(NcclCommunicatorTest, CollectivesAreWhatTheyShouldBe) {
       EXPECT_EQ(communicator.Description(),
                 "NCCL 2.30.7, " + std::to_string(size) +
                     (size == 1 ? " rank" : " ranks"));
-      const absl::Status status = NcclCheck(&device, &communicator).Run();
+      const absl::Status status =
+          NcclCheck(&device, &communicator, &gpu_check::LaunchLateCopy).Run();
       EXPECT_TRUE(status.ok()) << status;
       EXPECT_TRUE(communicator.AsyncError().ok());
     });
@@ -85,7 +87,8 @@ TEST(NcclCommunicatorTest, WithoutWindowsMemoryIsPlain) {
   setenv("FAKE_NCCL_VERSION", "22105", 1);
   OnRanks(2, {}, [&](Device& device, NcclCommunicator& communicator) {
     EXPECT_FALSE(communicator.has_windows());
-    const absl::Status status = NcclCheck(&device, &communicator).Run();
+    const absl::Status status =
+        NcclCheck(&device, &communicator, &gpu_check::LaunchLateCopy).Run();
     EXPECT_TRUE(status.ok()) << status;
   });
   unsetenv("FAKE_NCCL_VERSION");

@@ -20,6 +20,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/nccl_check.h"
 #include "kernels/cuda/nccl_communicator.h"
+#include "tests/gpu/stream_order_kernels.h"
 
 extern char** environ;
 
@@ -39,7 +40,9 @@ absl::Status CheckRank(int device_idx, const NcclId& id, int rank, int size) {
                              device.get(), options));
   std::printf("%s%s\n", communicator->Description().c_str(),
               communicator->has_windows() ? ", windows" : "");
-  QUIRE_RETURN_IF_ERROR(NcclCheck(device.get(), communicator.get()).Run());
+  QUIRE_RETURN_IF_ERROR(
+      NcclCheck(device.get(), communicator.get(), &gpu_check::LaunchLateCopy)
+          .Run());
   return communicator->AsyncError();
 }
 
