@@ -16,14 +16,15 @@
 // too, where tensor cores keep fewer bits.
 //
 // Environment:
-//   QUIRE_HOST_CUBLAS_TAKES   so many products, counted from when it is set;
-//                             cublasLtMatmul refuses those after them
+//   QUIRE_HOST_CUBLAS_TAKES   so many products; cublasLtMatmul refuses those
+//                             after them, as if they were not supported. Tests
+//                             call QuireHostCublasTakes
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -532,14 +533,13 @@ cublasStatus_t Told(const Refusal& refusal) {
   return refusal.status;
 }
 
-// By QUIRE_HOST_CUBLAS_TAKES.
-bool IsRefusedByTest() {
-  static std::mutex mu;
-  static int64_t num_products = 0;
-  const std::lock_guard<std::mutex> lock(mu);
-  const char* const limit = std::getenv("QUIRE_HOST_CUBLAS_TAKES");
-  if (limit == nullptr) num_products = 0;
-  return limit != nullptr && ++num_products > std::atoll(limit);
+// Products that are still taken.
+std::atomic<int64_t>& NumTaken() {
+  static std::atomic<int64_t> count = [] {
+    const char* const limit = std::getenv("QUIRE_HOST_CUBLAS_TAKES");
+    return limit == nullptr ? INT64_MAX : std::atoll(limit);
+  }();
+  return count;
 }
 
 // Of graphs, which live as long as anybody may launch them.
@@ -564,6 +564,9 @@ bool IsAligned(const void* pointer, uint32_t alignment) {
 }  // namespace
 
 extern "C" {
+
+// From now on, in place of QUIRE_HOST_CUBLAS_TAKES.
+void QuireHostCublasTakes(int64_t num_products) { NumTaken() = num_products; }
 
 size_t cublasLtGetVersion() { return CUBLAS_VERSION; }
 
@@ -801,7 +804,7 @@ cublasStatus_t cublasLtMatmul(
   if (!IsAligned(workspace, 256)) {
     return Told({kInvalid, "a workspace that is not aligned to 256 bytes"});
   }
-  if (IsRefusedByTest()) return Told({kNotSupported, "as a test says"});
+  if (NumTaken()-- <= 0) return Told({kNotSupported, "as a test says"});
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   if (runtime.is_capturing(stream, &capture) != cudaSuccess) {
     return CUBLAS_STATUS_EXECUTION_FAILED;
