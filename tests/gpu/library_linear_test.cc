@@ -116,8 +116,7 @@ class Layer {
     Upload(bias_, &d_bias_);
     d_x_ = *DeviceBuffer::Create(device, x_.size() * 2);
     d_residual_ = *DeviceBuffer::Create(device, residual_.size() * 2);
-    d_out_ =
-        *DeviceBuffer::Create(device, num_out() * (c.is_vocab ? 4 : 2));
+    d_out_ = *DeviceBuffer::Create(device, num_out() * (c.is_vocab ? 4 : 2));
     CopyIn();
   }
 
@@ -156,8 +155,8 @@ class Layer {
     epilogue.is_out_f32 = case_.is_vocab;
     if (case_.has_bias) epilogue.bias = d_bias_.data<const float>();
     if (case_.has_residual) {
-      epilogue.residual = (case_.is_in_place ? d_out_ : d_residual_)
-                              .data<const uint16_t>();
+      epilogue.residual =
+          (case_.is_in_place ? d_out_ : d_residual_).data<const uint16_t>();
       epilogue.residual_stride = case_.out_cols();
     }
     return arguments;
@@ -173,7 +172,7 @@ class Layer {
             .ok());
     const absl::Status status = device_.Synchronize();
     ASSERT_TRUE(status.ok()) << status;
-    const double unit = case_.is_vocab            ? 0x1p-24
+    const double unit = case_.is_vocab           ? 0x1p-24
                         : dtype_ == DType::kBF16 ? 0x1p-8
                                                  : 0x1p-11;
     for (int t = 0; t < num_tokens_; ++t) {
@@ -322,9 +321,9 @@ TEST_F(LibraryLinearTest, EveryAlgorithmMultiplies) {
   DeviceBuffer workspace = *DeviceBuffer::Create(*device_, kWorkspaceBytes);
   int num_algorithms = 0;
   for (const Case& c : kCases) {
-    const bool is_product =
-        !c.has_bias && c.activation == LinearActivation::kNone &&
-        c.softcap == 0;
+    const bool is_product = !c.has_bias &&
+                            c.activation == LinearActivation::kNone &&
+                            c.softcap == 0;
     if (!is_product) continue;
     for (const DType dtype : {DType::kBF16, DType::kF16}) {
       SCOPED_TRACE(c.name);
@@ -344,16 +343,16 @@ TEST_F(LibraryLinearTest, EveryAlgorithmMultiplies) {
         if (!library.Supports(problem, algorithm, kWorkspaceBytes)) continue;
         ++num_algorithms;
         layer.CopyIn();
-        const absl::Status status = library.Multiply(
-            problem, algorithm,
-            {.weight = arguments.weight,
-             .x = arguments.x,
-             .residual = arguments.epilogue.residual,
-             .out = arguments.out,
-             .workspace = workspace.data(),
-             .workspace_bytes = kWorkspaceBytes,
-             .alpha = c.scale},
-            device_->stream());
+        const absl::Status status =
+            library.Multiply(problem, algorithm,
+                             {.weight = arguments.weight,
+                              .x = arguments.x,
+                              .residual = arguments.epilogue.residual,
+                              .out = arguments.out,
+                              .workspace = workspace.data(),
+                              .workspace_bytes = kWorkspaceBytes,
+                              .alpha = c.scale},
+                             device_->stream());
         ASSERT_TRUE(status.ok()) << status;
         layer.Expect();
         if (HasFatalFailure()) return;
@@ -490,8 +489,7 @@ std::vector<float> RunFp8(const Fp8Case& c, bool has_library,
     const HostMatrix dense =
         HostMatrix::Random(random, kRows, kCols, DType::kF32, part + 0.5);
     matrices.push_back(CheckOk(QuantizeMatrix(
-        dense.view(),
-        {.format = QuantFormat::kFp8, .fp8_scales = c.scales})));
+        dense.view(), {.format = QuantFormat::kFp8, .fp8_scales = c.scales})));
   }
   for (const QuantizedMatrix& matrix : matrices) {
     spec.parts.push_back(matrix.part);
@@ -558,8 +556,8 @@ TEST_F(LibraryLinearTest, LayersOfFp8) {
     const std::vector<float> expected = RunFp8(c, false, &was_library);
     EXPECT_FALSE(was_library);
     const std::vector<float> got = RunFp8(c, true, &was_library);
-    EXPECT_EQ(was_library, (*library)->TakesFp8(c.given) ||
-                               c.scales != Fp8Scales::kBlock);
+    EXPECT_EQ(was_library,
+              (*library)->TakesFp8(c.given) || c.scales != Fp8Scales::kBlock);
     // The sums differ by roundings, the output by one to bf16 that may go to
     // the other side. Hopper sums e4m3 in about 14 bits (matrix_library.h):
     // 2^-13 of products that add up to some twenty.

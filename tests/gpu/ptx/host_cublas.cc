@@ -412,9 +412,9 @@ struct Product {
     const bool is_b_transposed = operation.transposes[1] == CUBLAS_OP_T;
     for (int64_t j = 0; j < n; ++j) {
       for (int64_t l = 0; l < k; ++l) {
-        cols[j * k + l] = Load(
-            b_layout.type, b,
-            is_b_transposed ? l * b_layout.ld + j : j * b_layout.ld + l);
+        cols[j * k + l] =
+            Load(b_layout.type, b,
+                 is_b_transposed ? l * b_layout.ld + j : j * b_layout.ld + l);
       }
     }
     const int num_splits = algorithm.num_splits;
@@ -427,9 +427,9 @@ struct Product {
     for (int64_t i = 0; i < m; ++i) {
       const bool is_a_transposed = operation.transposes[0] == CUBLAS_OP_T;
       for (int64_t l = 0; l < k; ++l) {
-        row[l] = Load(
-            a_layout.type, a,
-            is_a_transposed ? i * a_layout.ld + l : l * a_layout.ld + i);
+        row[l] =
+            Load(a_layout.type, a,
+                 is_a_transposed ? i * a_layout.ld + l : l * a_layout.ld + i);
       }
       for (int64_t j = 0; j < n; ++j) {
         const float* col = cols.data() + j * k;
@@ -747,13 +747,15 @@ cublasStatus_t cublasLtMatmulAlgoCheck(
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmul(
-    cublasLtHandle_t handle, cublasLtMatmulDesc_t operation, const void* alpha,
-    const void* a, cublasLtMatrixLayout_t a_layout, const void* b,
-    cublasLtMatrixLayout_t b_layout, const void* beta, const void* c,
-    cublasLtMatrixLayout_t c_layout, void* d, cublasLtMatrixLayout_t d_layout,
-    const cublasLtMatmulAlgo_t* algo, void* workspace, size_t workspace_bytes,
-    cudaStream_t stream) {
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle,
+                              cublasLtMatmulDesc_t operation, const void* alpha,
+                              const void* a, cublasLtMatrixLayout_t a_layout,
+                              const void* b, cublasLtMatrixLayout_t b_layout,
+                              const void* beta, const void* c,
+                              cublasLtMatrixLayout_t c_layout, void* d,
+                              cublasLtMatrixLayout_t d_layout,
+                              const cublasLtMatmulAlgo_t* algo, void* workspace,
+                              size_t workspace_bytes, cudaStream_t stream) {
   if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
   if (operation == nullptr || a_layout == nullptr || b_layout == nullptr ||
       c_layout == nullptr || d_layout == nullptr || alpha == nullptr ||
@@ -780,8 +782,8 @@ cublasStatus_t cublasLtMatmul(
                      .workspace = workspace};
   std::memcpy(&product.alpha, alpha, sizeof(float));
   std::memcpy(&product.beta, beta, sizeof(float));
-  for (const void* operand : {a, b, product.beta != 0 ? c : d,
-                              static_cast<const void*>(d)}) {
+  for (const void* operand :
+       {a, b, product.beta != 0 ? c : d, static_cast<const void*>(d)}) {
     if (operand == nullptr || !IsAligned(operand, algorithm->alignment)) {
       return Told({kInvalid, "an operand that is not aligned"});
     }
