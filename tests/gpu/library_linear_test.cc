@@ -295,6 +295,17 @@ class LibraryLinearTest : public testing::Test {
     if (!library.ok()) GTEST_SKIP() << library.status().message();
   }
 
+  // That the GPU has.
+  std::vector<DType> DTypes() const {
+    if (device_->properties().major < 8) return {DType::kF16};
+    return {DType::kBF16, DType::kF16};
+  }
+  // Whether there must be an algorithm: a real library may have none for what
+  // is not aligned.
+  static bool IsKnown(const Case& c) {
+    return c.rows % 8 == 0 || TakesOnly() != nullptr;
+  }
+
   // Prepared for a layer.
   std::unique_ptr<LargeLinear> Prepare(const Layer& layer, int max_tokens,
                                        bool measures) {
@@ -338,7 +349,7 @@ TEST_F(LibraryLinearTest, EveryAlgorithmMultiplies) {
                             c.activation == LinearActivation::kNone &&
                             c.softcap == 0;
     if (!is_product) continue;
-    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const DType dtype : DTypes()) {
       SCOPED_TRACE(c.name);
       Layer layer(*device_, dtype, c, 33);
       const cuda::LinearArguments arguments = layer.arguments();
@@ -350,7 +361,7 @@ TEST_F(LibraryLinearTest, EveryAlgorithmMultiplies) {
       problem.cols = problem.x_stride = c.cols;
       const auto algorithms =
           library.FindAlgorithms(problem, kWorkspaceBytes, 6);
-      EXPECT_FALSE(algorithms.empty());
+      EXPECT_TRUE(!algorithms.empty() || !IsKnown(c));
       if (c.has_residual) problem.residual_stride = c.rows;
       for (const MatrixAlgorithm& algorithm : algorithms) {
         if (!library.Supports(problem, algorithm, kWorkspaceBytes)) continue;
@@ -379,7 +390,7 @@ TEST_F(LibraryLinearTest, LayersOfEveryKind) {
   for (const Case& c : kCases) {
     for (const int num_tokens : {65, 127, 300}) {
       if (num_tokens == 300 && c.rows > 500) continue;
-      for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      for (const DType dtype : DTypes()) {
         SCOPED_TRACE(absl::StrCat(c.name, ", ", num_tokens, " tokens"));
         Layer layer(*device_, dtype, c, num_tokens);
         const auto linear = Prepare(layer, num_tokens, /*measures=*/false);
@@ -387,6 +398,7 @@ TEST_F(LibraryLinearTest, LayersOfEveryKind) {
         ASSERT_TRUE(status.ok()) << status;
         layer.Expect();
         if (HasFatalFailure()) return;
+        if (!IsKnown(c)) continue;
         EXPECT_EQ(linear->num_library_launches(), 1);
         EXPECT_EQ(linear->num_tiled_launches(), 0);
       }
@@ -399,7 +411,7 @@ TEST_F(LibraryLinearTest, MeasuredLayers) {
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.name);
     for (const int num_tokens : {17, 50, 66}) {
-      Layer layer(*device_, DType::kBF16, c, num_tokens);
+      Layer layer(*device_, DTypes()[0], c, num_tokens);
       const auto linear = Prepare(layer, 66, /*measures=*/true);
       const absl::Status status = linear->Launch(layer.arguments());
       ASSERT_TRUE(status.ok()) << status;
@@ -412,7 +424,7 @@ TEST_F(LibraryLinearTest, MeasuredLayers) {
 TEST_F(LibraryLinearTest, GraphsOfProducts) {
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.name);
-    Layer layer(*device_, DType::kBF16, c, 66);
+    Layer layer(*device_, DTypes()[0], c, 66);
     const auto linear = Prepare(layer, 66, /*measures=*/false);
     // What is loaded on first use is, before a capture.
     ASSERT_TRUE(linear->Launch(layer.arguments()).ok());
@@ -422,7 +434,7 @@ TEST_F(LibraryLinearTest, GraphsOfProducts) {
     auto graph = device_->EndCapture();
     ASSERT_TRUE(status.ok()) << status;
     ASSERT_TRUE(graph.ok()) << graph.status();
-    EXPECT_EQ(linear->num_library_launches(), 2);
+    EXPECT_TRUE(linear->num_library_launches() == 2 || !IsKnown(c));
     for (int run = 0; run < 2; ++run) {
       layer.Change();
       ASSERT_TRUE(device_->Launch(**graph).ok());
@@ -437,7 +449,7 @@ TEST_F(LibraryLinearTest, OurKernelComputesWhatIsRefused) {
   for (const bool is_captured : {false, true}) {
     for (const Case& c : kCases) {
       SCOPED_TRACE(c.name);
-      Layer layer(*device_, DType::kBF16, c, 66);
+      Layer layer(*device_, DTypes()[0], c, 66);
       const auto linear = Prepare(layer, 66, /*measures=*/false);
       ASSERT_TRUE(linear->Launch(layer.arguments()).ok());
       layer.Expect();
@@ -470,7 +482,7 @@ TEST_F(LibraryLinearTest, OurKernelComputesWhatIsRefused) {
 TEST_F(LibraryLinearTest, ARefusedSecondPieceIsAnError) {
   if (TakesOnly() == nullptr) GTEST_SKIP() << "a real library takes them all";
   const Case& c = kCases[std::size(kCases) - 1];
-  Layer layer(*device_, DType::kBF16, c, 66);
+  Layer layer(*device_, DTypes()[0], c, 66);
   const auto linear = Prepare(layer, 66, /*measures=*/false);
   TakesOnly()(1);
   EXPECT_EQ(linear->Launch(layer.arguments()).code(),
