@@ -455,7 +455,9 @@ TEST_F(LibraryLinearTest, OurKernelComputesWhatIsRefused) {
       layer.Expect();
       TakesOnly()(0);
       layer.Change();
-      if (is_captured) ASSERT_TRUE(device_->BeginCapture().ok());
+      if (is_captured) {
+        ASSERT_TRUE(device_->BeginCapture().ok());
+      }
       const absl::Status status = linear->Launch(layer.arguments());
       if (is_captured) {
         auto graph = device_->EndCapture();
@@ -472,6 +474,29 @@ TEST_F(LibraryLinearTest, OurKernelComputesWhatIsRefused) {
       ASSERT_TRUE(linear->Launch(layer.arguments()).ok());
       layer.Expect();
       EXPECT_EQ(linear->num_tiled_launches(), 2);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// While it is measured, also in a capture.
+TEST_F(LibraryLinearTest, WhatIsRefusedWhenItIsMeasuredIsNotChosen) {
+  if (TakesOnly() == nullptr) GTEST_SKIP() << "a real library takes them all";
+  const Case& pieces = kCases[std::size(kCases) - 2];
+  const Case residual = {.name = "residual", .cols = 80, .has_residual = true};
+  for (const Case& c : {residual, pieces}) {
+    for (const int num_taken : {0, 1, 2, 3, 5, 8, 13, 21}) {
+      SCOPED_TRACE(absl::StrCat(c.name, ", after ", num_taken));
+      Layer layer(*device_, DTypes()[0], c, 66);
+      TakesOnly()(num_taken);
+      const auto linear = Prepare(layer, 66, /*measures=*/true);
+      TakesOnly()(INT64_MAX);
+      ASSERT_TRUE(linear->Launch(layer.arguments()).ok());
+      EXPECT_EQ(linear->num_library_launches() + linear->num_tiled_launches(),
+                1);
+      // The first algorithm was never measured to its end.
+      EXPECT_TRUE(linear->num_library_launches() == 0 || num_taken >= 4);
+      layer.Expect();
       if (HasFatalFailure()) return;
     }
   }
