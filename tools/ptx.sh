@@ -9,7 +9,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 architecture=${1:-90a}
-filter=${2:-'*cuda*:Cuda*:*/Cuda*:*StreamOrder*:LibraryLinearTest*:*GoldenTest*:*GoldenEmbeddingsTest*:*PromptLogprobsTest*:*GgufGoldenTest*:*QuantizedCheckpointTest.Logprobs*:*QuantizedModelTest*'}
+filter=${2:-'*cuda*:Cuda*:*/Cuda*:*StreamOrder*:LibraryLinearTest*:RefusingLibraryTest*:*GoldenTest*:*GoldenEmbeddingsTest*:*PromptLogprobsTest*:*GgufGoldenTest*:*QuantizedCheckpointTest.Logprobs*:*QuantizedModelTest*'}
 filter+="-CudaGroupTest.OneRank*:CudaGroupTest.AStep*"
 device=cuda
 if ((${architecture%[af]} < 80)); then
