@@ -8,16 +8,14 @@
 namespace quire::cuda {
 
 // cudaError_t, as far as it is told apart; device_cuda.cc compares.
-enum DeviceError : int {
-  kErrorMemoryAllocation = 2,
-  kErrorInsufficientDriver = 35,
-  kErrorDevicesUnavailable = 46,
-  kErrorNoDevice = 100,
-  kErrorSystemNotReady = 802,
-  kErrorSystemDriverMismatch = 803,
-  kErrorCompatNotSupported = 804,
-  kErrorUnknown = 999,
-};
+inline constexpr int kErrorMemoryAllocation = 2;
+inline constexpr int kErrorInsufficientDriver = 35;
+inline constexpr int kErrorDevicesUnavailable = 46;
+inline constexpr int kErrorNoDevice = 100;
+inline constexpr int kErrorSystemNotReady = 802;
+inline constexpr int kErrorSystemDriverMismatch = 803;
+inline constexpr int kErrorCompatNotSupported = 804;
+inline constexpr int kErrorUnknown = 999;
 
 struct FailedDeviceCall {
   const char* call = "";  // "cudaGetDeviceCount"
