@@ -1,5 +1,7 @@
 // What goes wrong on a GPU, and what its steps allocate: only an emulated one
 // can be told to fail, or to drop the work so that the host's part is left.
+#include <dlfcn.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -13,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_emulated.h"
+#include "kernels/cuda/group_of_gpus.h"
 #include "tests/cuda_history.h"
 
 namespace {
@@ -154,6 +157,38 @@ TEST(CudaFaultTest, EndsTheEngineWhereAStepBegins) {
   ASSERT_FALSE(events.empty());
   EXPECT_TRUE(events.back().is_last);
   EXPECT_EQ(events.back().finish_reason, FinishReason::kError);
+}
+
+// A rank whose GPU is broken does not ask NCCL for an orderly end, which would
+// wait for that GPU.
+TEST(CudaFaultTest, ABrokenRankAbortsItsGroup) {
+  const std::string folder = testing::TempDir() + "/fake";
+  const std::string command = "mkdir -p " + folder +
+                              " && ln -sf $PWD/kernels/cuda/libfake_nccl.so " +
+                              folder + "/libnccl.so.2";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  cuda::LibraryPlaces places;
+  places.folders = {folder};
+  places.uses_loader_path = false;
+  const auto count = [&](const char* name) {
+    void* const handle = dlopen((folder + "/libnccl.so.2").c_str(), RTLD_NOW);
+    return reinterpret_cast<int (*)()>(dlsym(handle, name))();
+  };
+  for (const bool is_broken : {false, true}) {
+    SCOPED_TRACE(is_broken);
+    auto backend = *CudaBackend::Create({});
+    const auto ranks = cuda::JoinGroup(backend.get(), places,
+                                       *cuda::MakeGroupId(places), 0, 1);
+    ASSERT_TRUE(ranks.ok()) << ranks.status();
+    const int num_aborts = count("FakeNcclNumAborts");
+    const int num_destroys = count("FakeNcclNumDestroys");
+    if (is_broken) cuda::InjectFault(backend->device(), 0);
+    std::vector<char> memory(16);
+    (void)backend->device().CopyToHost(memory.data(), memory.data(), 16);
+    backend.reset();
+    EXPECT_EQ(count("FakeNcclNumAborts"), num_aborts + is_broken);
+    EXPECT_EQ(count("FakeNcclNumDestroys"), num_destroys + !is_broken);
+  }
 }
 
 // ------------------------------------------------------------- allocations

@@ -61,9 +61,16 @@ CudaBackend::CudaBackend(const CudaBackendOptions& options,
 }
 
 CudaBackend::~CudaBackend() {
+  // What nobody has collected may wait for a rank that is gone: nothing else
+  // would end it.
+  const bool is_running = std::any_of(
+      steps_.begin(), steps_.end(),
+      [](const auto& step) { return step->state != CudaStep::State::kFree; });
+  if (communicator_ != nullptr && is_running) communicator_->Abort();
   // Steps in flight read memory that goes now; an error is of no use to
-  // anybody.
-  (void)device_->Synchronize();
+  // anybody. But on a device that is broken nothing ends in good order.
+  const absl::Status status = device_->Synchronize();
+  if (communicator_ != nullptr && !status.ok()) communicator_->Abort();
 }
 
 absl::StatusOr<Communicator*> CudaBackend::JoinGroup(
