@@ -253,8 +253,7 @@ absl::Status ModelBench::LoadPreset(SessionOptions options,
 // Of the device that computes, whatever --device auto has chosen.
 absl::Status ModelBench::MakeCeilingProbe(const PlacementRequest& placement) {
   Backend& backend = *model().backend;
-  const std::optional<int64_t> free_bytes = backend.FreeDeviceBytes();
-  if (!free_bytes.has_value()) {
+  if (!backend.OwnsMemory()) {
     QUIRE_ASSIGN_OR_RETURN(host_probe_, HostCeilingProbe::Create(placement));
     probe_ = [this]() -> absl::StatusOr<ModelCeilings> {
       return ModelCeilings{host_probe_->probe.ReadBandwidth(), 0,
@@ -263,8 +262,9 @@ absl::Status ModelBench::MakeCeilingProbe(const PlacementRequest& placement) {
     return absl::OkStatus();
   }
   // What --gpu-memory-utilization has left.
+  QUIRE_ASSIGN_OR_RETURN(const int64_t free_bytes, backend.FreeDeviceBytes());
   QUIRE_ASSIGN_OR_RETURN(device_probe_, backend.NewProbe(std::min(
-                                            kMaxProbeBytes, *free_bytes / 2)));
+                                            kMaxProbeBytes, free_bytes / 2)));
   const auto peak = device_probe_->Bf16Peak();
   if (!peak.ok()) {
     std::fprintf(stderr, "quire: no bf16 peak: %s\n",

@@ -208,7 +208,7 @@ void ReportDrafts(const EngineStats& stats, Json* json) {
 
 // Of a GPU: a CPU is the host and the device. Ends the engine.
 void ReportHostTime(OfflineEngine* engine, Json* json) {
-  if (!engine->session().loaded.backend->FreeDeviceBytes().has_value()) return;
+  if (!engine->session().loaded.backend->OwnsMemory()) return;
   const StepTimes times = engine->Times();
   if (times.num_steps == 0) return;
   absl::PrintF(

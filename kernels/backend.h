@@ -449,9 +449,20 @@ class Backend {
   // "cpu (avx512_bf16, 4 threads)".
   virtual std::string Description() const = 0;
 
-  // Bytes that are free on a device with memory of its own, from which weights,
-  // workspace and KV cache are taken; none for one that uses the host's.
-  virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
+  // How the steps since Prepare were run and what that cost, a line for a
+  // person; empty where there is nothing to say. Between steps, by who runs
+  // them.
+  virtual std::string StepsSummary() const { return ""; }
+
+  // Whether weights, workspace and KV cache are taken from memory that the
+  // device has of its own.
+  virtual bool OwnsMemory() const { return false; }
+
+  // What is free there. UNIMPLEMENTED where memory is the host's; what the
+  // device says if it is broken.
+  virtual absl::StatusOr<int64_t> FreeDeviceBytes() {
+    return absl::UnimplementedError("memory is the host's");
+  }
 
   // Measures what such a device can do at best, with about `num_bytes` of its
   // memory, between steps. The backend outlives it. For benchmarks.
@@ -493,8 +504,7 @@ class Backend {
   virtual int AddActivation(int64_t cols, DType dtype, ActivationRows rows) = 0;
 
   // What Prepare would allocate; allocates nothing and reports no lack of
-  // memory (num_blocks is what fits, perhaps 0). For backends with
-  // FreeDeviceBytes.
+  // memory (num_blocks is what fits, perhaps 0). For backends that own memory.
   virtual absl::StatusOr<MemoryPlan> PlanMemory(const EngineShape& /*shape*/) {
     return absl::UnimplementedError("memory is the host's");
   }

@@ -458,7 +458,10 @@ absl::StatusOr<LoadState> OpenForLoading(const std::string& path,
   state.needed_bytes = state.weights.ExpectedBytes(
       {parallel.tensor_rank(), parallel.tensor_size},
       {parallel.pipeline_rank(), parallel.pipeline_size});
-  state.free_device_bytes = loaded.backend->FreeDeviceBytes();
+  if (loaded.backend->OwnsMemory()) {
+    QUIRE_ASSIGN_OR_RETURN(state.free_device_bytes,
+                           loaded.backend->FreeDeviceBytes());
+  }
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   state.usable_bytes =
       (state.free_device_bytes
@@ -660,7 +663,7 @@ absl::StatusOr<CompanionMemory> MemoryOfCompanion(
   CompanionMemory memory;
   memory.kv_bytes_per_token =
       KvBytesPerToken(companion.config, companion.kv_cache_dtype);
-  if (!companion.backend->FreeDeviceBytes().has_value()) return memory;
+  if (!companion.backend->OwnsMemory()) return memory;
   EngineShape shape = companion.shape;
   // Only what does not grow with the cache counts.
   shape.kv_bytes = memory.kv_bytes_per_token * shape.max_model_len;

@@ -92,7 +92,10 @@ std::string CudaBackend::Description() const {
                       large_linear_->LibraryName(), ")");
 }
 
-std::optional<int64_t> CudaBackend::FreeDeviceBytes() { return FreeBytes(); }
+absl::StatusOr<int64_t> CudaBackend::FreeDeviceBytes() {
+  QUIRE_ASSIGN_OR_RETURN(const cuda::DeviceMemory memory, device_->Memory());
+  return memory.free_bytes;
+}
 
 absl::StatusOr<std::unique_ptr<DeviceProbe>> CudaBackend::NewProbe(
     int64_t num_bytes) {

@@ -24,7 +24,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -114,7 +113,8 @@ class CudaBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() override {
     return Create(options_);
   }
-  std::optional<int64_t> FreeDeviceBytes() override;
+  bool OwnsMemory() const override { return true; }
+  absl::StatusOr<int64_t> FreeDeviceBytes() override;
   absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
       int64_t num_bytes) override;
   DType ActivationDType(DType weights) const override;

@@ -43,7 +43,10 @@ class EmulatedDevice : public Device {
   const DeviceProperties& properties() const override { return properties_; }
 
   absl::StatusOr<DeviceMemory> Memory() override {
-    return DeviceMemory{total_bytes_ - num_bytes_ - graph_bytes_, total_bytes_};
+    QUIRE_RETURN_IF_ERROR(status_);
+    return DeviceMemory{total_bytes_ - num_bytes_ - graph_bytes_ -
+                            (has_loaded_code_ ? code_bytes_ : 0),
+                        total_bytes_};
   }
 
   void MakeCurrent() override {}
@@ -125,6 +128,7 @@ class EmulatedDevice : public Device {
   absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override {
     QUIRE_CHECK(queue_.is_capturing);
     queue_.is_capturing = false;
+    has_loaded_code_ = true;
     auto graph =
         std::make_unique<EmulatedGraph>(bytes_per_graph_, &graph_bytes_);
     graph->entries.swap(queue_.entries);
@@ -168,7 +172,8 @@ class EmulatedDevice : public Device {
   // The next launch begins, where it may, before this one has run. What waits
   // for others may stay where it is.
   void RunOne() {
-    QUIRE_CHECK(!queue_.is_capturing);  // What waits ends a capture: not allowed.
+    QUIRE_CHECK(
+        !queue_.is_capturing);  // What waits ends a capture: not allowed.
     std::deque<simt::emulator::QueueEntry>& entries = queue_.entries;
     if (status_.ok() && entries.front().attempt != nullptr &&
         !entries.front().attempt()) {
@@ -229,6 +234,7 @@ class EmulatedDevice : public Device {
   const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4, 228 << 10};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
   const int64_t bytes_per_graph_ = EmulatedOptions().bytes_per_graph;
+  const int64_t code_bytes_ = EmulatedOptions().code_bytes;
   const std::atomic<bool>* const fault_request_ =
       EmulatedOptions().fault_request;
   mutable simt::emulator::Queue queue_;
@@ -237,6 +243,7 @@ class EmulatedDevice : public Device {
   int64_t num_run_ = 0;
   int64_t num_bytes_ = 0;
   int64_t graph_bytes_ = 0;
+  bool has_loaded_code_ = false;
   std::unordered_map<void*, int64_t> sizes_;
   absl::Status status_;
 };

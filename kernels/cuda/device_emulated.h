@@ -15,6 +15,9 @@ struct EmulatedDeviceOptions {
   int64_t total_bytes = int64_t{8} << 30;
   // That every graph takes.
   int64_t bytes_per_graph = int64_t{256} << 10;
+  // That a device's first capture takes for good, as kernels do that are loaded
+  // on first use.
+  int64_t code_bytes = 0;
   // Once it is true, the next work fails, as of InjectFault; null: nobody asks.
   const std::atomic<bool>* fault_request = nullptr;
 };
