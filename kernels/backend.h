@@ -246,7 +246,10 @@ struct MemoryPlan {
   int64_t weights_bytes = 0;
   int64_t workspace_bytes = 0;
   int64_t graphs_bytes = 0;  // Left to the driver for captured steps.
+  int64_t code_bytes = 0;    // And for kernels that it loads on first use.
   int64_t kv_bytes = 0;
+  // Of what may be taken: left free, because more blocks would be of no use.
+  int64_t unused_bytes = 0;
   int num_blocks = 0;
   // Ids that a sequence's bias (two for each), bad words, breakers and
   // banned_before_min may have together; 0: any number.

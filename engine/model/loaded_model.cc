@@ -174,8 +174,10 @@ absl::Status FitModelLength(const LoadOptions& options, LoadedModel& loaded) {
     const int64_t own =
         KvBytesPerToken(loaded.config, loaded.kv_cache_dtype, options.parallel);
     const int64_t both = own + options.companion.kv_bytes_per_token;
-    plan.num_blocks = static_cast<int>(std::max<int64_t>(plan.kv_bytes, 0) /
-                                       (both * options.block_size));
+    plan.num_blocks = static_cast<int>(std::min<int64_t>(
+        plan.num_blocks,
+        std::max<int64_t>(plan.kv_bytes + plan.unused_bytes, 0) /
+            (both * options.block_size)));
     shape.kv_bytes = plan.num_blocks * int64_t{options.block_size} * own;
   }
   const int64_t fitting = int64_t{plan.num_blocks} * shape.block_size;
