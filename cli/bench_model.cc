@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -410,6 +409,10 @@ void ModelBench::PrintEnd() {
     absl::PrintF("ceilings read %.1f GB/s, copy %.1f GB/s, bf16 %.1f TFLOP/s\n",
                  last_ceilings_.read / 1e9, last_ceilings_.copy / 1e9,
                  last_ceilings_.bf16_peak / 1e12);
+  }
+  const std::string steps = model().backend->StepsSummary();
+  if (options_.format == "md" && !steps.empty()) {
+    absl::PrintF("%s\n", steps);
   }
   if (options_.format != "json") return;
   std::printf(num_printed_ == 0 ? "[]\n" : "\n]\n");
