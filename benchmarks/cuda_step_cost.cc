@@ -94,6 +94,7 @@ std::optional<cuda::CostModel> ModelOf(const std::string& preset,
                                        double bits_per_weight, int num_ranks) {
   cuda::CostModel model;
   model.bits_per_weight = bits_per_weight;
+  model.rounds_to_fp8 = bits_per_weight == 8;
   if (preset == "llama-3.1-70b") {
     // The published config.json: too large to be made for measurements.
     model.num_layers = 80;
@@ -182,6 +183,7 @@ void PrintDrafter(const char* preset, const char* format,
   cuda::CostModel head = *target;
   head.num_layers = 1;
   head.bits_per_weight = head.bits_per_head_weight = 16;
+  head.rounds_to_fp8 = false;
   head.vocab_size = kDraftVocabSize;
   const std::vector<cuda::CostRow> verified = {{1 + kNumDrafts, 64}};
   const std::vector<cuda::CostRow> one = {{1, 64}};

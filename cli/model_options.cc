@@ -85,7 +85,8 @@ void AddThreadOptions(CLI::App* app, SessionOptions* options) {
 }
 
 void AddSchedulerOptions(CLI::App* app, SessionOptions* options) {
-  app->add_option("--block-size", options->block_size, "Tokens of a KV block")
+  app->add_option("--block-size", options->block_size,
+                  "Tokens of a KV block; on a GPU a power of two")
       ->check(CLI::Range(1, 256));
   app->add_option("--max-num-seqs", options->max_num_seqs,
                   "Sequences running at once")

@@ -154,6 +154,10 @@ std::vector<RankShare> ShareDevices(const SessionOptions& options,
       if (i < static_cast<int>(devices.gpus.size())) {
         shares[i].gpu = devices.gpus[i];
       }
+      // They load at the same time.
+      if (options.num_threads == 0) {
+        shares[i].num_threads = std::max(1, devices.num_threads / size);
+      }
     }
     return shares;
   }
@@ -278,6 +282,9 @@ void Tell(const RankCallbacks& callbacks, LogLevel level,
 NodeDevices FindNodeDevices(const SessionOptions& options) {
   NodeDevices devices;
   const NvidiaProbe probe = ProbeNvidia();
+  if (const auto placement = PlaceThreads({}); placement.ok()) {
+    devices.num_threads = placement->num_threads;
+  }
   if (options.device != "cpu" &&
       absl::StrContains(SupportedBackends(), "cuda") &&
       (options.device == "cuda" || (probe.has_device && !probe.is_hidden))) {
@@ -290,9 +297,6 @@ NodeDevices FindNodeDevices(const SessionOptions& options) {
       }
     }
     return devices;
-  }
-  if (const auto placement = PlaceThreads({}); placement.ok()) {
-    devices.num_threads = placement->num_threads;
   }
   std::map<int, std::vector<int>> cpus_of_nodes;
   for (const CpuInfo& cpu : ReadCpuTopology(AllowedCpus(), ReadSysFile)) {

@@ -77,6 +77,21 @@ TEST(PlanRanksTest, EachRankGetsItsGpu) {
   EXPECT_EQ(plan->shares[1].gpu, "5");
 }
 
+TEST(PlanRanksTest, RanksOnGpusShareTheThreadsThatLoad) {
+  SessionOptions options;
+  options.tensor_parallel_size = "2";
+  NodeDevices devices = Gpus(2);
+  devices.num_threads = 17;
+  auto plan = PlanRanks(options, devices, FitsAll);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->shares[0].num_threads, 8);
+  EXPECT_EQ(plan->shares[1].num_threads, 8);
+  devices.num_threads = 1;
+  EXPECT_EQ(PlanRanks(options, devices, FitsAll)->shares[1].num_threads, 1);
+  options.num_threads = 3;  // Of each.
+  EXPECT_EQ(PlanRanks(options, devices, FitsAll)->shares[1].num_threads, 0);
+}
+
 TEST(PlanRanksTest, RanksShareTheThreadsOrTheNodesOfTheCpu) {
   SessionOptions options;
   options.tensor_parallel_size = "2";

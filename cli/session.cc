@@ -680,7 +680,12 @@ LogFields DescribeSession(const Session& session, const std::string& address,
       absl::StrCat(loaded.shape.max_num_seqs, " sequences, ",
                    loaded.shape.max_num_tokens, " tokens a step"));
   if (!address.empty()) row("address", address);
-  row("ready in", absl::StrFormat("%.3f s", absl::ToDoubleSeconds(load_time)));
+  const double weights_seconds = absl::ToDoubleSeconds(loaded.weights_time);
+  row("ready in",
+      absl::StrFormat("%.3f s, of which weights %.3f s (%.2f GB/s)",
+                      absl::ToDoubleSeconds(load_time), weights_seconds,
+                      static_cast<double>(loaded.memory.weights_bytes) / 1e9 /
+                          std::max(weights_seconds, 1e-6)));
   return table;
 }
 

@@ -44,8 +44,9 @@
 //   saturating, s = input_scale (the largest of the parts', if all have one),
 //   else max|x'| / 448 in f32, 1 for zeros: of the row, where weights have a
 //   scale per tensor or row, and with blocks of 128 x 128 of each 128 columns,
-//   from the first. All others are rounded, times their scale, to the
-//   activations' dtype.
+//   from the first; of such sums tensor cores may keep fewer bits than f32
+//   between promotions to it (9.0: about 14). All others are rounded, times
+//   their scale, to the activations' dtype.
 // - Norms, activations, RoPE, logits and sampling compute in f32.
 // - Epilogue::all_reduce: what each rank adds is rounded to the dtype of the
 //   view (norm_input's), and so is the sum; the rest of the epilogue takes

@@ -20,7 +20,8 @@ namespace quire {
 struct BackendOptions {
   // auto, cpu or cuda. auto is the GPU where there is one.
   std::string device = "auto";
-  int num_threads = 0;         // Of the CPU; <= 0: one for each physical core.
+  // Of the CPU; with a GPU those that load. <= 0: one for each physical core.
+  int num_threads = 0;
   bool enforce_eager = false;  // On a GPU: no CUDA graphs.
   // Of the CPU: see PlacementRequest.
   std::vector<int> cpus = {};

@@ -24,6 +24,7 @@ BackendSources DefaultBackendSources() {
          std::string* notice) -> absl::StatusOr<std::unique_ptr<Backend>> {
     CudaBackendOptions cuda_options;
     cuda_options.enforce_eager = options.enforce_eager;
+    cuda_options.copies.num_threads = options.num_threads;
     QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
                            CudaBackend::Create(cuda_options));
     *notice = backend->notice();

@@ -227,6 +227,18 @@ float LoadFloat(const TensorView& view, int64_t row, int64_t col) {
   return 0.0f;
 }
 
+// The dtype is looked at once: loops over one dtype become vectors.
+void DequantizeDenseRow(const TensorView& data, int64_t row, float* out) {
+  if (data.dtype == DType::kF32) {
+    std::copy_n(data.row<const float>(row), data.cols, out);
+  } else if (data.dtype == DType::kBF16) {
+    const uint16_t* from = data.row<const uint16_t>(row);
+    for (int64_t c = 0; c < data.cols; ++c) out[c] = Bf16ToFloat(from[c]);
+  } else {
+    for (int64_t c = 0; c < data.cols; ++c) out[c] = LoadFloat(data, row, c);
+  }
+}
+
 void DequantizeFp8Row(const WeightPart& part, int64_t row, float* out) {
   const uint8_t* codes = part.data.row<const uint8_t>(row);
   const int64_t cols = part.data.cols;
@@ -279,9 +291,7 @@ void DequantizeBlocks(QuantFormat format, const uint8_t* blocks, int64_t cols,
 void DequantizeRow(const WeightPart& part, int64_t row, float* out) {
   switch (part.format) {
     case QuantFormat::kDense:
-      for (int64_t c = 0; c < part.data.cols; ++c) {
-        out[c] = LoadFloat(part.data, row, c);
-      }
+      DequantizeDenseRow(part.data, row, out);
       return;
     case QuantFormat::kFp8:
       DequantizeFp8Row(part, row, out);

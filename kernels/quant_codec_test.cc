@@ -356,6 +356,90 @@ TEST(QuantizeMatrix, Int4) {
   }
 }
 
+// The search one value after the other, which vectors must not change.
+struct PlainInt4 {
+  uint16_t scale = 0;
+  uint8_t zero = 8;
+};
+float RoundToEven(float v) { return (v + 12582912.0f) - 12582912.0f; }
+PlainInt4 SearchPlainly(const float* x, int64_t n, bool is_symmetric) {
+  const float low = std::min(0.0f, *std::min_element(x, x + n));
+  const float high = std::max(0.0f, *std::max_element(x, x + n));
+  PlainInt4 best;
+  if (high == low) return best;
+  const float span =
+      is_symmetric ? std::max(-low / 8.0f, high / 7.0f) : (high - low) / 15.0f;
+  best.scale = FloatToHalf(span);
+  float best_error = INFINITY;
+  for (int i = 0; i < 12; ++i) {
+    const float shrink = 1.0f - 0.03f * static_cast<float>(i);
+    const uint16_t bits = FloatToHalf(span * shrink);
+    const float scale = HalfToFloat(bits);
+    if (scale == 0.0f) continue;
+    const float zero =
+        is_symmetric
+            ? 8.0f
+            : std::clamp(RoundToEven(-low * shrink / scale), 0.0f, 15.0f);
+    float error = 0.0f;
+    for (int64_t j = 0; j < n; ++j) {
+      const float code =
+          std::clamp(RoundToEven(x[j] * (1.0f / scale)) + zero, 0.0f, 15.0f);
+      const float difference = x[j] - scale * (code - zero);
+      error += difference * difference;
+    }
+    if (error < best_error) {
+      best_error = error;
+      best = {bits, static_cast<uint8_t>(zero)};
+    }
+  }
+  return best;
+}
+
+TEST(QuantizeMatrix, Int4IsThatOfThePlainSearch) {
+  SimulationRandom random(11);
+  for (const int group_size : {2, 6, 32, 96, 128}) {
+    for (const bool is_symmetric : {false, true}) {
+      // The last group is shorter; magnitudes down to where scales are 0.
+      constexpr int64_t kRows = 40;
+      const int64_t cols = 3 * group_size + group_size / 2 / 2 * 2;
+      std::vector<float> values(kRows * cols);
+      for (int64_t i = 0; i < kRows * cols; ++i) {
+        const auto uniform = static_cast<float>(random.Uniform() * 2 - 1);
+        values[i] = std::ldexp(uniform * uniform * uniform,
+                               static_cast<int>(i / cols) - 32);
+      }
+      const auto view =
+          TensorView::Matrix(values.data(), DType::kF32, kRows, cols);
+      const auto matrix = QuantizeMatrix(view, {.format = QuantFormat::kInt4,
+                                                .group_size = group_size,
+                                                .is_symmetric = is_symmetric});
+      ASSERT_TRUE(matrix.ok()) << matrix.status();
+      const WeightPart& part = matrix->part;
+      for (int64_t row = 0; row < kRows; ++row) {
+        for (int64_t c = 0; c < cols; ++c) {
+          const int64_t g = c / group_size;
+          const int64_t first = g * group_size;
+          const PlainInt4 plain = SearchPlainly(
+              view.row<const float>(row) + first,
+              std::min<int64_t>(group_size, cols - first), is_symmetric);
+          ASSERT_EQ(part.scales.row<const uint16_t>(row)[g], plain.scale);
+          if (!is_symmetric) {
+            ASSERT_EQ(part.zeros.row<const uint8_t>(row)[g], plain.zero);
+          }
+          const float scale = HalfToFloat(plain.scale);
+          const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
+          const float code = std::clamp(
+              RoundToEven(view.row<const float>(row)[c] * inverse) + plain.zero,
+              0.0f, 15.0f);
+          ASSERT_EQ(
+              part.data.row<const uint8_t>(row)[c / 2] >> (c % 2 * 4) & 15,
+              static_cast<int>(code));
+        }
+      }
+    }
+  }
+}
+
 TEST(DequantizeRow, Int4FollowsItsDefinition) {
   // Two rows of four columns, groups of two; bf16 scales.
   const uint8_t codes[] = {0x91, 0xF0, 0x08, 0x7C};

@@ -189,28 +189,49 @@ struct Int4Group {
   uint8_t zero = 8;
 };
 
-// Squared error of scale * (code - zero) with the best codes.
-float GroupError(const float* x, int64_t n, float scale, float zero) {
-  const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-  float error = 0.0f;
-  for (int64_t i = 0; i < n; ++i) {
-    const float code =
-        std::clamp(RoundToEven(x[i] * inverse) + zero, 0.0f, 15.0f);
-    const float difference = x[i] - scale * (code - zero);
-    error += difference * difference;
+// How far the span of a group's values is narrowed, step by step.
+constexpr int kNumSpans = 12;
+
+struct Int4Candidates {
+  float scales[kNumSpans];  // 0: none.
+  float zeros[kNumSpans];
+  float errors[kNumSpans];
+};
+
+namespace baseline {
+#define QUIRE_TARGET
+#include "kernels/quant_int4.inc"
+#undef QUIRE_TARGET
+}  // namespace baseline
+
+#if defined(__x86_64__)
+namespace avx2 {
+#define QUIRE_TARGET __attribute__((target("avx2")))
+#include "kernels/quant_int4.inc"
+#undef QUIRE_TARGET
+}  // namespace avx2
+#endif
+
+struct Int4Search {
+  void (*find_range)(const float* x, int64_t n, float* low, float* high);
+  void (*find_errors)(const float* x, int64_t n, Int4Candidates& candidates);
+};
+
+Int4Search SelectInt4Search() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) {
+    return {avx2::FindRange, avx2::FindErrors};
   }
-  return error;
+#endif
+  return {baseline::FindRange, baseline::FindErrors};
 }
 
 // Scale (rounded to f16; infinite if f16 cannot hold it) and zero point of
 // small error: the span of the values, narrowed step by step.
-Int4Group FitInt4Group(const float* x, int64_t n, bool is_symmetric) {
-  float low = 0.0f;
-  float high = 0.0f;
-  for (int64_t i = 0; i < n; ++i) {
-    low = std::min(low, x[i]);
-    high = std::max(high, x[i]);
-  }
+Int4Group FitInt4Group(const Int4Search& search, const float* x, int64_t n,
+                       bool is_symmetric) {
+  float low, high;
+  search.find_range(x, n, &low, &high);
   Int4Group best;
   if (high == low) return best;
   // Symmetric: codes 0 to 15 stand for -8 to 7.
@@ -219,21 +240,24 @@ Int4Group FitInt4Group(const float* x, int64_t n, bool is_symmetric) {
   best.scale = FloatToHalf(span);
   // Too large: the caller sees it.
   if (!std::isfinite(HalfToFloat(best.scale))) return best;
-  float best_error = INFINITY;
-  constexpr int kNumSpans = 12;
+  Int4Candidates candidates;
+  uint16_t scale_bits[kNumSpans];
   for (int i = 0; i < kNumSpans; ++i) {
     const float shrink = 1.0f - 0.03f * static_cast<float>(i);
-    const uint16_t scale_bits = FloatToHalf(span * shrink);
-    const float scale = HalfToFloat(scale_bits);
-    if (scale == 0.0f) continue;
-    const float middle =
-        is_symmetric
+    scale_bits[i] = FloatToHalf(span * shrink);
+    const float scale = candidates.scales[i] = HalfToFloat(scale_bits[i]);
+    candidates.zeros[i] =
+        is_symmetric || scale == 0.0f
             ? 8.0f
             : std::clamp(RoundToEven(-low * shrink / scale), 0.0f, 15.0f);
-    const float error = GroupError(x, n, scale, middle);
-    if (error < best_error) {
-      best_error = error;
-      best = {scale_bits, static_cast<uint8_t>(middle)};
+  }
+  search.find_errors(x, n, candidates);
+  float best_error = INFINITY;
+  for (int i = 0; i < kNumSpans; ++i) {
+    if (candidates.scales[i] == 0.0f) continue;
+    if (candidates.errors[i] < best_error) {
+      best_error = candidates.errors[i];
+      best = {scale_bits[i], static_cast<uint8_t>(candidates.zeros[i])};
     }
   }
   return best;
@@ -265,19 +289,19 @@ absl::StatusOr<QuantizedMatrix> QuantizeToInt4(const TensorView& dense,
   }
   BadRow not_finite;
   BadRow too_large;
+  const Int4Search search = SelectInt4Search();
   run(dense.rows, [&](int64_t begin, int64_t end) {
     std::vector<float> values(dense.cols);
+    std::vector<uint8_t> codes(dense.cols);
     for (int64_t row = begin; row < end; ++row) {
       if (!ReadRow(dense, row, &values)) {
         not_finite.Set(row);
         return;
       }
-      uint8_t* codes = out.data.get() + row * row_bytes;
-      std::memset(codes, 0, row_bytes);
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t first = g * group_size;
         const int64_t last = std::min(first + group_size, dense.cols);
-        const Int4Group group = FitInt4Group(values.data() + first,
+        const Int4Group group = FitInt4Group(search, values.data() + first,
                                              last - first, scheme.is_symmetric);
         const float scale = HalfToFloat(group.scale);
         if (!std::isfinite(scale)) {
@@ -290,9 +314,12 @@ absl::StatusOr<QuantizedMatrix> QuantizeToInt4(const TensorView& dense,
         for (int64_t c = first; c < last; ++c) {
           const float code = std::clamp(
               RoundToEven(values[c] * inverse) + group.zero, 0.0f, 15.0f);
-          codes[c / 2] |=
-              static_cast<uint8_t>(static_cast<int>(code) << (c % 2 * 4));
+          codes[c] = static_cast<uint8_t>(static_cast<int>(code));
         }
+      }
+      uint8_t* packed = out.data.get() + row * row_bytes;
+      for (int64_t i = 0; i < row_bytes; ++i) {
+        packed[i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
       }
     }
   });

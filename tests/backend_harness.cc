@@ -149,8 +149,11 @@ std::vector<TestBackend> CpuTestBackends() {
 }
 
 std::vector<TestBackend> CudaTestBackends() {
-  return {{"cuda_bf16", std::nullopt, DType::kBF16},
-          {"cuda_f16", std::nullopt, DType::kF16}};
+  const TestBackend f16 = {"cuda_f16", std::nullopt, DType::kF16};
+  const DType kept =
+      CheckOk(CudaBackend::Create({}))->ActivationDType(DType::kBF16);
+  if (kept == DType::kF16) return {f16};
+  return {{"cuda_bf16", std::nullopt, DType::kBF16}, f16};
 }
 
 std::vector<TestBackend> AllTestBackends() {
@@ -180,7 +183,7 @@ void RunTokenStep(Backend& backend, const TokenStepOptions& options,
                   const std::function<void(Step& step)>& enqueue) {
   EngineShape shape;
   shape.max_num_seqs = 1;
-  shape.max_num_tokens = std::max(options.num_tokens, 1);
+  shape.max_num_tokens = std::max(options.num_tokens, options.max_num_tokens);
   shape.max_logit_rows = std::max(options.num_logits, 1);
   shape.max_model_len = shape.max_num_tokens;
   shape.vocab_size = options.vocab_size;

@@ -42,7 +42,8 @@ struct TestBackend {
   // The error of one such rounding, on one side.
   double RoundingError(double value) const;
 };
-// Every instruction set of this machine; the emulated GPU in bf16 and f16;
+// Every instruction set of this machine; the emulated GPU in bf16,
+// where it has that, and f16;
 // both.
 std::vector<TestBackend> CpuTestBackends();
 std::vector<TestBackend> CudaTestBackends();
@@ -113,11 +114,13 @@ absl::Span<const RowResult> RunStep(
     Backend& backend, const StepPlan& plan,
     const std::function<void(Step& step)>& enqueue);
 
-// Prepares `backend` for steps of up to `num_tokens` tokens without attention,
-// and runs `enqueue` in one of exactly `num_tokens` tokens; with 0, in one
-// without rows. `token_ids`: empty for zeros.
+// Prepares `backend` for steps of up to `num_tokens` (or max_num_tokens, if
+// that is more) tokens without attention, and runs `enqueue` in one of exactly
+// `num_tokens` tokens; with 0, in one without rows. `token_ids`: empty for
+// zeros.
 struct TokenStepOptions {
   int num_tokens = 0;
+  int max_num_tokens = 1;
   int vocab_size = 8;
   int num_logits = 0;  // Of the last tokens (as drafts).
   std::vector<int32_t> token_ids;

@@ -124,6 +124,7 @@ TEST(CudaGraphCacheTest, WithoutRoomAShapeIsCapturedWhenItComesAgain) {
 // With room for three graphs, shapes come and go: whether a step was the first
 // of its shape, the second or a later one shows nowhere.
 TEST(CudaGraphCacheTest, StepsHaveTheSameBitsWhereThereIsRoomForFewGraphs) {
+  const cuda::EmulatedDeviceOptions before = cuda::EmulatedOptions();
   cuda::EmulatedOptions().total_bytes = int64_t{2} << 30;
   cuda::EmulatedOptions().bytes_per_graph = int64_t{16} << 20;
   std::vector<std::vector<RowBits>> results[2];
@@ -143,7 +144,7 @@ TEST(CudaGraphCacheTest, StepsHaveTheSameBitsWhereThereIsRoomForFewGraphs) {
     EXPECT_FALSE(counts.is_disabled);
   }
   EXPECT_EQ(results[0], results[1]);
-  cuda::EmulatedOptions() = cuda::EmulatedDeviceOptions();
+  cuda::EmulatedOptions() = before;
 }
 
 // ----------------------------------------------------------------- faults

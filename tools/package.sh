@@ -2,27 +2,34 @@
 # Packs the program into a folder that runs on any x86-64 Linux of the same or a
 # newer glibc, without installing anything:
 #   tools/package.sh [--output DIRECTORY] [--architectures LIST]
-#                    [--with-cuda-libraries] [--test]
+#                    [--with-cuda-libraries | --check-only] [--test]
 # DIRECTORY (default: package/) gets quire-VERSION-linux-x86_64/ and the same as
 # a .tar.gz: the program, the shared libraries it needs, the demo models and,
 # where there is a CUDA toolkit, the check of a GPU (gpu-check/check.sh).
 # Kernels are compiled for every GPU that is supported; --architectures names
 # some (kernels/cuda/BUILD.bazel). cuBLASLt and NCCL are left out, and found at
 # run time where they are installed, unless --with-cuda-libraries copies them.
+# --check-only packs nothing but the programs of that check, and leaves nothing
+# but DIRECTORY/quire-check.tar.gz. With them the check runs from this tree, on a
+# machine without a compiler: tests/gpu/check.sh --programs quire-check/bin.
 # --test runs the packed program in a root of its own that has glibc and nothing
-# else.
+# else; with --check-only, the check from this tree: without a GPU it must say so.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 # Of the archive, without the libraries of CUDA: for one architecture, and for
 # all seven, whose kernels are in the program and in the tests of the device.
 max_bytes_one=$((64 << 20)) max_bytes_all=$((72 << 20))
+# Of programs and the tree's files, of which the latter have 41 MiB: what can be
+# sent to a machine may be limited, too.
+max_bytes_check_and_tree=$((63 << 20))
 
-output=$root/package architectures=all has_libraries=0 is_test=0
+output=$root/package architectures=all has_libraries=0 is_check_only=0 is_test=0
 while (($# > 0)); do
   case $1 in
     --output) output=${2:?package: --output needs a folder} && shift ;;
     --architectures) architectures=${2:?package: --architectures needs a list} && shift ;;
     --with-cuda-libraries) has_libraries=1 ;;
+    --check-only) is_check_only=1 ;;
     --test) is_test=1 ;;
     *) echo "package: unknown argument $1" >&2 && exit 64 ;;
   esac
@@ -38,14 +45,18 @@ checks=()
 if [[ -x $cuda/bin/nvcc ]]; then
   checks=(wrapper_check_emulated wrapper_check_gpu device_tests_gpu nccl_test)
   targets+=("${checks[@]/#///tests/gpu:}")
+elif ((is_check_only)); then
+  echo "package: --check-only needs a CUDA toolkit (tools/setup.sh --cuda)" >&2
+  exit 69
 fi
 bazel build "--//kernels/cuda:architectures=$architectures" "${targets[@]}"
 
 version=$(bazel-bin/cli/quire --version | awk 'NR == 1 { print $2 }')
 name=quire-$version-linux-$(uname -m)
+((!is_check_only)) || name=quire-check
 folder=$output/$name
 rm -rf "$folder" "$output/$name.tar.gz"
-mkdir -p "$folder"/{bin,lib,models,licenses}
+mkdir -p "$folder"/{bin,lib,licenses}
 
 # Symbols stay in the build's own files.
 install -m 0755 bazel-bin/cli/quire "$folder/bin/quire"
@@ -53,10 +64,13 @@ for check in "${checks[@]}"; do
   install -m 0755 "bazel-bin/tests/gpu/$check" "$folder/bin/$check"
 done
 strip --strip-unneeded "$folder"/bin/*
-cp -rL models/demo models/demo-draft "$folder/models/"
-if ((${#checks[@]} > 0)); then
+if ((!is_check_only)); then
+  mkdir "$folder/models"
+  cp -rL models/demo models/demo-draft "$folder/models/"
+fi
+if ((${#checks[@]} > 0 && !is_check_only)); then
   mkdir -p "$folder/gpu-check/tests/testdata"
-  install -m 0755 tests/gpu/check.sh tests/gpu/sass_check.sh "$folder/gpu-check/"
+  install -m 0755 tests/gpu/check.sh "$folder/gpu-check/"
   cp -rL tests/testdata/goldens tests/testdata/quantized \
     "$folder/gpu-check/tests/testdata/"
   ln -s ../models "$folder/gpu-check/models"
@@ -97,7 +111,7 @@ if ((has_libraries)); then
     install -m 0644 "$(readlink -f "$path")" "$folder/lib/$library"
   done
 fi
-cat >"$folder/README" <<TEXT
+((is_check_only)) || cat >"$folder/README" <<TEXT
 quire $version. Needs glibc $(ldd --version | awk 'NR == 1 { print $NF }') or newer and nothing else:
   bin/quire serve                  the demo model on port 8080
   bin/quire serve /models/NAME     a model's directory
@@ -106,16 +120,30 @@ licenses/ has the notices of what is in lib/.
 TEXT
 
 tar -C "$output" --sort=name --owner=0 --group=0 --numeric-owner \
-  -czf "$output/$name.tar.gz" "$name"
+  -cf - "$name" | gzip -9n >"$output/$name.tar.gz"
 num_bytes=$(stat -c %s "$output/$name.tar.gz")
-max_bytes=$max_bytes_one
-[[ $architectures != all ]] || max_bytes=$max_bytes_all
 echo "$output/$name.tar.gz: $(du -sm "$folder" | cut -f1) MiB unpacked," \
   "$((num_bytes >> 20)) MiB compressed"
+max_bytes=$max_bytes_one
+[[ $architectures != all ]] || max_bytes=$max_bytes_all
+if ((is_check_only)); then
+  tree_bytes=$(git ls-files -z | xargs -0 stat -c %s | awk '{ n += $1 } END { print n }')
+  max_bytes=$((max_bytes_check_and_tree - tree_bytes))
+fi
 if ((!has_libraries && num_bytes > max_bytes)); then
   echo "package: larger than $((max_bytes >> 20)) MiB" >&2
   exit 1
 fi
-if ((is_test)); then
+if ((is_check_only)); then
+  # What is sent along is the archive alone.
+  rm -r "$folder"
+  ((is_test)) || exit 0
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  tar -C "$work" -xzf "$output/$name.tar.gz"
+  code=0
+  tests/gpu/check.sh --no-bench --programs "$work/$name/bin" || code=$?
+  ((code == 0 || code == 69))
+elif ((is_test)); then
   tests/container/package_test.sh "$output/$name.tar.gz"
 fi

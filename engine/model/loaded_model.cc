@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "engine/base/clock.h"
 #include "engine/base/memory_limit.h"
 #include "engine/base/status.h"
 #include "engine/model/draft_head.h"
@@ -484,6 +485,7 @@ absl::StatusOr<LoadState> OpenForLoading(const std::string& path,
 // Packs the weights.
 absl::Status LoadWeights(const LoadOptions& options, int max_model_len,
                          LoadState& state, LoadedModel& loaded) {
+  const absl::Time start = Clock::Monotonic()->Now();
   ModelOptions model_options;
   model_options.parallel = options.parallel;
   model_options.max_model_len = max_model_len;
@@ -493,6 +495,7 @@ absl::Status LoadWeights(const LoadOptions& options, int max_model_len,
   QUIRE_ASSIGN_OR_RETURN(
       loaded.model, CreateModel(loaded.config, model_options, state.weights,
                                 *loaded.backend));
+  loaded.weights_time = Clock::Monotonic()->Now() - start;
   if (std::string unused = state.weights.UnusedTensorsWarning();
       !unused.empty()) {
     loaded.warnings.push_back(std::move(unused));

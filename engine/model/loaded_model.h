@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "engine/model/backend_model_runner.h"
 #include "engine/model/draft_head_config.h"
 #include "engine/model/model.h"
@@ -80,6 +81,9 @@ struct LoadedModel {
   EngineShape shape;  // As prepared: max_model_len, num_seqs and so on.
   int max_num_scored_tokens = 0;  // For EngineOptions.
   MemoryPlan memory;
+  // From the first weight to the last: of the load alone, without what is
+  // allocated and measured afterwards.
+  absl::Duration weights_time;
   int64_t num_parameters = 0;
   DType dtype = DType::kF32;
   // Of the model's directory, or of --quantization: "gptq", "q4_k"; empty if

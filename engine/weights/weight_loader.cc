@@ -482,10 +482,12 @@ absl::StatusOr<WeightPart> WeightLoader::PartOf(const WeightPart& matrix,
     const int64_t stride = part->data.row_stride * size;
     uint8_t* out = new uint8_t[rows * cols * DTypeSize(wanted)];
     memory.parts.emplace_back(out);
-    for (int64_t row = 0; row < rows; ++row) {
-      ConvertElements(first + row * stride, stored,
-                      out + row * cols * DTypeSize(wanted), wanted, cols);
-    }
+    RunRanges(rows, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        ConvertElements(first + row * stride, stored,
+                        out + row * cols * DTypeSize(wanted), wanted, cols);
+      }
+    });
     part->data = TensorView::Matrix(out, wanted, rows, cols);
   }
   if (!is_quantized) return *part;

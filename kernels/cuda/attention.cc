@@ -1,7 +1,8 @@
 #include "kernels/cuda/attention.h"
 
-#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/planted_bug.h"
@@ -49,13 +50,14 @@ struct Layout {
            size_t{2} * num_buffers * kKvTileBytes;
   }
   // One buffer more would not fit for 256 dimensions of 16 bits, nor, on
-  // sm_75, for 128: there with 256 not even one does.
+  // sm_75, for 128: there a decode tile of 256 does not fit with one.
   static constexpr size_t kSharedBytes =
       SharedBytes(kHeadDim * kKvBytes > 256 && kKeys == 64 ? 1 : 2);
   static_assert(kSharedBytes <= 99 << 10);
   static constexpr size_t kSmallSharedBytes =
       kSharedBytes <= simt::kSmallSharedBytes ? kSharedBytes : SharedBytes(1);
-  static_assert(kHeadDim > 128 || kSmallSharedBytes <= simt::kSmallSharedBytes);
+  static_assert((kHeadDim > 128 && kTile == AttentionTile::kDecode) ||
+                kSmallSharedBytes <= simt::kSmallSharedBytes);
   static constexpr int kNumBuffers =
       (SIMT_HAS_SMALL_SHARED ? kSmallSharedBytes : kSharedBytes) ==
               SharedBytes(1)
@@ -80,36 +82,76 @@ SIMT_DEVICE unsigned char* Chunk(unsigned char* tile, int row, int chunk) {
   return tile + (row * kChunks + (chunk ^ phase)) * 16;
 }
 
+// Chunk() of rows row + 16 n and of chunks first + 2 k, of which `first` is 0
+// or 1. Sixteen rows further chunks lie alike, and 2 k has no bit of `first`:
+// each place is one exclusive or away from the first one.
+template <int kChunks>
+class Fragments {
+ public:
+  SIMT_DEVICE Fragments(unsigned char* tile, int row, int first)
+      : tile_(tile),
+        offset_(static_cast<int>(Chunk<kChunks>(tile, row, first) - tile)) {}
+  SIMT_DEVICE unsigned char* Of(int n, int k) const {
+    return tile_ + (offset_ ^ k * 32) + n * (16 * kChunks * 16);
+  }
+
+ private:
+  unsigned char* tile_;
+  int offset_;
+};
+
+// The arguments, and what the host computes of them once.
+struct KernelArguments : AttentionArguments {
+  int group = 0;  // Query heads per KV head.
+  int log2_block_size = 0;
+  // Of the cache, in bytes:
+  int row_bytes = 0;      // A position of one head.
+  int head_bytes = 0;     // The positions of a block.
+  int values_offset = 0;  // From a block's keys to its values.
+  int block_bytes = 0;
+};
+
 // What a CTA knows of its task.
 struct TaskView {
   AttentionTask task;
   AttentionSequence sequence;
-  int group;     // Query heads per KV head.
-  int num_rows;  // Packed queries of the sequence.
-  int past;      // Positions before the first query.
-
-  // The first position that packed query `row` does not see.
-  SIMT_DEVICE int End(int row) const {
-    int end = past + row / group + 1;
-    if (HasPlantedBug(PlantedBug::kAttentionSeesTheFuture)) ++end;
-    return end < task.kv_end ? end : task.kv_end;
-  }
+  int num_rows;     // Packed queries of the sequence.
+  int past;         // Positions before the first query.
+  int first_block;  // In the block tables.
 };
 
-SIMT_DEVICE AttentionWork WorkOf(const AttentionArguments& arguments) {
+// The positions that a query sees: [begin, end).
+struct SeenKeys {
+  int begin, end;
+};
+
+// What packed query `row` sees; a division.
+SIMT_DEVICE SeenKeys SeenBy(const KernelArguments& arguments,
+                            const TaskView& view, int row) {
+  const int window = arguments.shape.sliding_window;
+  int end = view.past + row / arguments.group + 1;
+  const int begin = window > 0 ? end - window : 0;
+  if (HasPlantedBug(PlantedBug::kAttentionSeesTheFuture)) ++end;
+  return {
+      HasPlantedBug(PlantedBug::kAttentionWindowTooWide) ? begin - 1 : begin,
+      end < view.task.kv_end ? end : view.task.kv_end};
+}
+
+SIMT_DEVICE AttentionWork WorkOf(const KernelArguments& arguments) {
   if (arguments.work) return *arguments.work;
   return {arguments.sequences, arguments.tasks, arguments.merges,
           arguments.num_tasks, arguments.num_merges};
 }
 
-SIMT_DEVICE TaskView ViewTask(const AttentionArguments& arguments,
+SIMT_DEVICE TaskView ViewTask(const KernelArguments& arguments,
                               const AttentionWork& work, int task_idx) {
   TaskView view;
   view.task = work.tasks[task_idx];
   view.sequence = work.sequences[view.task.sequence];
-  view.group = arguments.shape.num_heads / arguments.shape.num_kv_heads;
-  view.num_rows = view.sequence.num_tokens * view.group;
+  view.num_rows = view.sequence.num_tokens * arguments.group;
   view.past = view.sequence.seq_len - view.sequence.num_tokens;
+  view.first_block = static_cast<int>(view.sequence.block_table *
+                                      arguments.block_table_stride);
   return view;
 }
 
@@ -131,35 +173,39 @@ SIMT_DEVICE void StorePairs(const simt::Bytes16& low, const simt::Bytes16& high,
     odd = high;
   }
   const bool is_upper = L::kQueryChunks > 8 && chunk & 8;
+  // Word by word: a choice between the two as a whole is one of addresses, and
+  // puts them into local memory.
+  simt::Bytes16 first, second;
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    first.words[i] = is_upper ? odd.words[i] : even.words[i];
+    second.words[i] = is_upper ? even.words[i] : odd.words[i];
+  }
   simt::StoreShared16(
-      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 1 : 0)),
-      is_upper ? odd : even);
+      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 1 : 0)), first);
   simt::StoreShared16(
-      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 0 : 1)),
-      is_upper ? even : odd);
+      Chunk<L::kQueryChunks>(tile, row, chunk + (is_upper ? 0 : 1)), second);
 }
 
 template <typename L>
-SIMT_DEVICE void LoadQueries(const AttentionArguments& arguments,
+SIMT_DEVICE void LoadQueries(const KernelArguments& arguments,
                              const TaskView& view, unsigned char* tile) {
   constexpr int kWidth = L::kIsFp8 ? 2 : 1;  // Chunks at a time.
-  const int num_chunks = arguments.shape.head_dim / 8;
-  const auto* q = static_cast<const uint16_t*>(arguments.q);
-  for (int i = simt::ThreadX(); i < L::kRows * L::kQueryChunks / kWidth;
-       i += L::kNumThreads) {
-    const int row = i * kWidth / L::kQueryChunks;
-    const int chunk = i * kWidth % L::kQueryChunks;
+  constexpr int kRowsAtOnce = L::kNumThreads * kWidth / L::kQueryChunks;
+  const int head_dim = arguments.shape.head_dim;
+  const int chunk = simt::ThreadX() * kWidth % L::kQueryChunks;
+  const auto* q = static_cast<const uint16_t*>(arguments.q) +
+                  view.sequence.first_token * arguments.q_stride +
+                  view.task.kv_head * arguments.group * head_dim;
+  for (int row = simt::ThreadX() * kWidth / L::kQueryChunks; row < L::kRows;
+       row += kRowsAtOnce) {
     const int packed = view.task.first_row + row;
-    const bool is_valid = packed < view.num_rows && chunk < num_chunks;
-    const int token =
-        view.sequence.first_token + (is_valid ? packed / view.group : 0);
-    const int head =
-        view.task.kv_head * view.group +
-        (is_valid && !HasPlantedBug(PlantedBug::kAttentionWrongHead)
-             ? packed % view.group
-             : 0);
-    const uint16_t* from = q + token * arguments.q_stride +
-                           head * arguments.shape.head_dim +
+    const bool is_valid = packed < view.num_rows && chunk * 8 < head_dim;
+    const int token = is_valid ? packed / arguments.group : 0;
+    const int head = is_valid && !HasPlantedBug(PlantedBug::kAttentionWrongHead)
+                         ? packed - token * arguments.group
+                         : 0;
+    const uint16_t* from = q + token * arguments.q_stride + head * head_dim +
                            (is_valid ? chunk * 8 : 0);
     if constexpr (L::kIsFp8) {
       simt::Bytes16 low = {{0, 0, 0, 0}}, high = {{0, 0, 0, 0}};
@@ -175,40 +221,65 @@ SIMT_DEVICE void LoadQueries(const AttentionArguments& arguments,
 }
 
 // Keys and values of positions [first, first + L::kKeys); those from `end` on
-// become zeros.
+// become zeros. A thread takes the same chunk of every few rows.
 template <typename L>
-SIMT_DEVICE void LoadKeys(const AttentionArguments& arguments,
+SIMT_DEVICE void LoadKeys(const KernelArguments& arguments,
                           const TaskView& view, int first, int end,
                           unsigned char* keys, unsigned char* values) {
-  const AttentionShape& shape = arguments.shape;
-  const int row_bytes = shape.head_dim * L::kKvBytes;
-  const int32_t* table =
-      arguments.block_tables +
-      view.sequence.block_table * arguments.block_table_stride;
-  const auto* cache = static_cast<const unsigned char*>(arguments.kv_cache);
-  const int64_t head_bytes = int64_t{shape.block_size} * row_bytes;
-  const int64_t values_offset = shape.num_kv_heads * head_bytes;
-  for (int i = simt::ThreadX(); i < L::kKeys * L::kKvChunks;
-       i += L::kNumThreads) {
-    const int row = i / L::kKvChunks, chunk = i % L::kKvChunks;
-    const bool is_valid =
-        (first + row < end ||
-         (HasPlantedBug(PlantedBug::kAttentionReadsPastTheEnd) &&
-          first + row < (end + shape.block_size - 1) / shape.block_size *
-                            shape.block_size)) &&
-        chunk * 16 < row_bytes;
-    const int position = is_valid ? first + row : view.task.kv_begin;
-    const int64_t block = table[position / shape.block_size];
-    const unsigned char* from =
-        cache + block * 2 * values_offset + view.task.kv_head * head_bytes +
-        (HasPlantedBug(PlantedBug::kAttentionWrongOffsetInBlock)
-             ? (position + 1) % shape.block_size
-             : position % shape.block_size) *
-            row_bytes +
-        (is_valid ? chunk * 16 : 0);
-    simt::CpAsync16(Chunk<L::kKvChunks>(keys, row, chunk), from, is_valid);
-    simt::CpAsync16(Chunk<L::kKvChunks>(values, row, chunk),
-                    from + values_offset, is_valid);
+  constexpr int kRowsAtOnce = L::kNumThreads / L::kKvChunks;
+  constexpr int kNumLoads = L::kKeys / kRowsAtOnce;
+  constexpr int kBatch = kNumLoads < 4 ? kNumLoads : 4;
+  static_assert(kNumLoads % kBatch == 0);
+  const int last_in_block = arguments.shape.block_size - 1;
+  if (HasPlantedBug(PlantedBug::kAttentionReadsPastTheEnd)) {
+    end = (end + last_in_block) & ~last_in_block;
+  }
+  const int first_row = simt::ThreadX() / L::kKvChunks;
+  const int chunk = simt::ThreadX() % L::kKvChunks;
+  const bool is_chunk = chunk * 16 < arguments.row_bytes;
+  // Of the positions from the thread's first one on.
+  const int num_valid = (is_chunk ? end : first) - (first + first_row);
+  const auto position_of = [first_position = first + first_row,
+                            last = end - 1](int i) {
+    const int position = first_position + i * kRowsAtOnce;
+    return position < last ? position : last;
+  };
+  // A number: of pointers the compiler adds the kernel's argument last, to each
+  // copy's anew.
+  const uint64_t cache = reinterpret_cast<uint64_t>(arguments.kv_cache) +
+                         int64_t{view.task.kv_head} * arguments.head_bytes +
+                         (is_chunk ? chunk * 16 : 0);
+  // Chunk() of row `i` of the thread. It repeats after eight rows of the tile:
+  // the rest is a constant, which takes no instruction.
+  constexpr int kPeriod = kRowsAtOnce < 8 ? 8 / kRowsAtOnce : 1;
+  const auto place = [&](unsigned char* tile, int i) {
+    return Chunk<L::kKvChunks>(tile, first_row + i % kPeriod * kRowsAtOnce,
+                               chunk) +
+           (i - i % kPeriod) * kRowsAtOnce * L::kKvChunks * 16;
+  };
+  // The blocks of some rows at a time: copies keep their order, so that the
+  // loads would wait for each other.
+  SIMT_UNROLL
+  for (int batch = 0; batch < kNumLoads; batch += kBatch) {
+    int32_t blocks[kBatch];
+    SIMT_UNROLL
+    for (int i = 0; i < kBatch; ++i) {
+      const int block = position_of(batch + i) >> arguments.log2_block_size;
+      blocks[i] = arguments.block_tables[view.first_block + block];
+    }
+    SIMT_UNROLL
+    for (int i = batch; i < batch + kBatch; ++i) {
+      const bool is_valid = i * kRowsAtOnce < num_valid;
+      int in_block = position_of(i);
+      if (HasPlantedBug(PlantedBug::kAttentionWrongOffsetInBlock)) ++in_block;
+      in_block &= last_in_block;
+      const auto* from = reinterpret_cast<const unsigned char*>(
+          cache + int64_t{blocks[i - batch]} * arguments.block_bytes +
+          int64_t{in_block} * arguments.row_bytes);
+      simt::CpAsync16(place(keys, i), from, is_valid);
+      simt::CpAsync16(place(values, i), from + arguments.values_offset,
+                      is_valid);
+    }
   }
   simt::CpAsyncCommit();
 }
@@ -270,52 +341,69 @@ SIMT_DEVICE void VisitPairs(Accumulator<kHeadDim>& accumulator, int half,
   }
 }
 
-// Scores of a tile become probabilities, with the running maximum and sum.
+// Products of queries and keys become probabilities, with the running maximum
+// and sum.
+//   is_masked: whether some row of the tile may not see some key.
 template <typename L, int kHeadDim>
-SIMT_DEVICE void Softmax(const AttentionArguments& arguments,
-                         const TaskView& view, int first_key, int warp_row,
+SIMT_DEVICE void Softmax(const KernelArguments& arguments, const TaskView& view,
+                         int first_key, int warp_row, bool is_masked,
                          float (&scores)[L::kKeysOfWarp / 8][4],
                          Accumulator<kHeadDim>& accumulator) {
-  const AttentionShape& shape = arguments.shape;
   const int lane = simt::ThreadX() % 32;
-  SIMT_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const int row = view.task.first_row + warp_row * 16 + lane / 4 + half * 8;
-    const int end = view.End(row);
-    const int begin = shape.sliding_window > 0 ? view.past + row / view.group +
-                                                     1 - shape.sliding_window
-                                               : 0;
-    float larger = accumulator.maximum[half];
+  const AttentionShape& shape = arguments.shape;
+  const auto for_each = [&](int half, const auto& visit) {
     SIMT_UNROLL
     for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
       SIMT_UNROLL
       for (int e = 0; e < 2; ++e) {
-        const int key = first_key + n * 8 + lane % 4 * 2 + e;
-        float& score = scores[n][half * 2 + e];
-        score *= shape.scale;
-        if (shape.softcap > 0) {
-          score = shape.softcap * simt::Tanh(score / shape.softcap);
-        }
-        const int first_seen =
-            HasPlantedBug(PlantedBug::kAttentionWindowTooWide) ? begin - 1
-                                                               : begin;
-        score = key >= first_seen && key < end ? score * kLog2E : -INFINITY;
-        larger = fmaxf(larger, score);
+        visit(scores[n][half * 2 + e], n * 8 + e);
       }
     }
+  };
+  float factor = shape.scale;
+  if (shape.softcap > 0) {
+    factor = shape.softcap;
+    SIMT_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      for_each(half, [&](float& score, int /*key*/) {
+        score = simt::Tanh(simt::Product(score, shape.scale) / shape.softcap);
+      });
+    }
+  }
+  // Rounded twice, and not as part of `score - base`: a score has the same bits
+  // in tiles with a mask and without.
+  SIMT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    for_each(half, [&](float& score, int /*key*/) {
+      score = simt::Product(simt::Product(score, factor), kLog2E);
+    });
+  }
+  if (is_masked) {
+    SIMT_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const SeenKeys seen =
+          SeenBy(arguments, view,
+                 view.task.first_row + warp_row * 16 + lane / 4 + half * 8);
+      const int begin = seen.begin - first_key - lane % 4 * 2;
+      const int end = seen.end - first_key - lane % 4 * 2;
+      for_each(half, [&](float& score, int key) {
+        if (key < begin || key >= end) score = -INFINITY;
+      });
+    }
+  }
+  SIMT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    float larger = accumulator.maximum[half];
+    for_each(half,
+             [&](float& score, int /*key*/) { larger = fmaxf(larger, score); });
     larger = fmaxf(larger, simt::ShuffleXor(larger, 1));
     larger = fmaxf(larger, simt::ShuffleXor(larger, 2));
     const float base = accumulator.Rescale(half, larger);
     float sum = 0;
-    SIMT_UNROLL
-    for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
-      SIMT_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        float& score = scores[n][half * 2 + e];
-        score = simt::Exp2(score - base);
-        sum += score;
-      }
-    }
+    for_each(half, [&](float& score, int /*key*/) {
+      score = simt::Exp2(score - base);
+      sum += score;
+    });
     accumulator.sum[half] += sum;
   }
 }
@@ -401,7 +489,7 @@ SIMT_DEVICE void MergeWarps(int warp, Accumulator<kHeadDim>& accumulator,
 }
 
 template <typename L, DType kType, int kHeadDim>
-SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
+SIMT_DEVICE void StoreResults(const KernelArguments& arguments,
                               const TaskView& view, int warp_row,
                               Accumulator<kHeadDim>& accumulator) {
   const int lane = simt::ThreadX() % 32;
@@ -414,8 +502,8 @@ SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
     if (view.task.part >= 0) {
       const int64_t slot = int64_t{view.task.part} * L::kRows + row_of_tile;
       if (lane % 4 == 0) {
-        arguments.partial_stats[slot * 2] = accumulator.maximum[half];
-        arguments.partial_stats[slot * 2 + 1] = accumulator.sum[half];
+        reinterpret_cast<FloatPair*>(arguments.partial_stats)[slot] = {
+            accumulator.maximum[half], accumulator.sum[half]};
       }
       float* to = arguments.partial_out + slot * kHeadDim;
       VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
@@ -425,8 +513,9 @@ SIMT_DEVICE void StoreResults(const AttentionArguments& arguments,
       continue;
     }
     const float inverse = 1.0f / accumulator.sum[half];
-    const int token = view.sequence.first_token + row / view.group;
-    const int head = view.task.kv_head * view.group + row % view.group;
+    const int token = view.sequence.first_token + row / arguments.group;
+    const int head =
+        view.task.kv_head * arguments.group + row % arguments.group;
     auto* to = static_cast<uint16_t*>(arguments.out) +
                (int64_t{token} * arguments.shape.num_heads + head) * head_dim;
     VisitPairs<L>(accumulator, half, [&](int d, float& x, float& y) {
@@ -448,6 +537,8 @@ SIMT_DEVICE void Scores(unsigned char* keys, int first_key, const Query& query,
   for (int n = 0; n < L::kKeysOfWarp / 8; ++n) {
     scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0;
   }
+  const Fragments<L::kKvChunks> fragments(
+      keys, first_key + lane % 8 + lane / 16 * 8, lane / 8 % 2);
   // With the queries in registers k is known; otherwise some steps at a time
   // keep loads from taking registers ahead.
   constexpr int kUnroll = L::kKeepsQueries ? kSteps : 4;
@@ -457,10 +548,7 @@ SIMT_DEVICE void Scores(unsigned char* keys, int first_key, const Query& query,
     for (int u = 0; u < kUnroll; ++u) {
       const int k = first_k + u;
       const auto load = [&](int n, uint32_t(&b)[4]) {
-        simt::LdMatrixX4(
-            b, Chunk<L::kKvChunks>(
-                   keys, first_key + n * 16 + lane % 8 + lane / 16 * 8,
-                   k * 2 + lane / 8 % 2));
+        simt::LdMatrixX4(b, fragments.Of(n, k));
       };
       if constexpr (L::kIsFp8) {
         // Each chunk is a k of sixteen.
@@ -502,6 +590,8 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
                            const float (&scores)[L::kKeysOfWarp / 8][4],
                            Accumulator<kHeadDim>& accumulator) {
   const int lane = simt::ThreadX() % 32;
+  const Fragments<L::kKvChunks> fragments(values, first_key + lane % 16,
+                                          lane / 16);
   SIMT_UNROLL
   for (int n = 0; n < L::kKeysOfWarp / 16; ++n) {
     const uint32_t a[4] = {
@@ -512,9 +602,7 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
     SIMT_UNROLL
     for (int d = 0; d < L::kKvChunks / 2; ++d) {
       uint32_t b[4];
-      simt::LdMatrixX4Transposed(
-          b, Chunk<L::kKvChunks>(values, first_key + n * 16 + lane % 16,
-                                 d * 2 + lane / 16));
+      simt::LdMatrixX4Transposed(b, fragments.Of(n, d));
       if constexpr (L::kIsFp8) {
         // A register holds two dimensions of two keys, key by key.
         SIMT_UNROLL
@@ -541,8 +629,8 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
 
 // One task, in the CTA's dynamic shared memory.
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
-SIMT_DEVICE void Attend(const AttentionArguments& arguments,
-                        const TaskView& view, unsigned char* memory) {
+SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
+                        unsigned char* memory) {
   using L = Layout<kHeadDim, kTile, kKv>;
   unsigned char* queries = memory;
   unsigned char* tiles = queries + L::kRows * kHeadDim * 2;
@@ -554,22 +642,27 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
                             ? view.task.first_row + L::kRows
                             : view.num_rows) -
                        1;
-  const int end = view.End(last_row);
-  const int num_tiles = (end - view.task.kv_begin + L::kKeys - 1) / L::kKeys;
+  const SeenKeys seen_first = SeenBy(arguments, view, view.task.first_row);
+  const SeenKeys seen_last = SeenBy(arguments, view, last_row);
+  const int end = seen_last.end;
 
   LoadQueries<L>(arguments, view, queries);
-  const auto load = [&](int tile) {
-    unsigned char* keys = tiles + tile % L::kNumBuffers * 2 * L::kKvTileBytes;
-    LoadKeys<L>(arguments, view, view.task.kv_begin + tile * L::kKeys, end,
-                keys, keys + L::kKvTileBytes);
+  // By the tile's first position. Neighbours lie in different buffers.
+  const auto keys_of = [&](int first) {
+    const unsigned tile = static_cast<unsigned>(first) / L::kKeys;
+    return tiles + tile % L::kNumBuffers * (2 * L::kKvTileBytes);
+  };
+  const auto load = [&](int first) {
+    unsigned char* keys = keys_of(first);
+    LoadKeys<L>(arguments, view, first, end, keys, keys + L::kKvTileBytes);
   };
   Accumulator<kHeadDim> accumulator;
   accumulator.Clear();
   uint32_t kept[L::kKeepsQueries ? kHeadDim / 16 : 1][4];
+  const Fragments<L::kQueryChunks> query_fragments(
+      queries, warp_row * 16 + lane % 16, lane / 16);
   const auto load_query = [&](int k, uint32_t(&fragment)[4]) {
-    simt::LdMatrixX4(fragment,
-                     Chunk<L::kQueryChunks>(queries, warp_row * 16 + lane % 16,
-                                            k * 2 + lane / 16));
+    simt::LdMatrixX4(fragment, query_fragments.Of(0, k));
   };
   const auto query = [&](int k, uint32_t(&fragment)[4]) {
     if constexpr (L::kKeepsQueries) {
@@ -580,10 +673,11 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
     }
   };
 
-  load(0);
-  for (int tile = 0; tile < num_tiles; ++tile) {
-    if (L::kNumBuffers > 1 && tile + 1 < num_tiles) {
-      load(tile + 1);
+  load(view.task.kv_begin);
+  for (int first = view.task.kv_begin; first < end; first += L::kKeys) {
+    const int next = first + L::kKeys;
+    if (L::kNumBuffers > 1 && next < end) {
+      load(next);
       if (HasPlantedBug(PlantedBug::kAttentionWaitsForTooFewCopies)) {
         simt::CpAsyncWait<2>();
       } else {
@@ -595,24 +689,25 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
     if (!HasPlantedBug(PlantedBug::kAttentionNoBarrierAfterLoad)) {
       simt::SyncThreads();
     }
-    if (L::kKeepsQueries && tile == 0) {
+    if (L::kKeepsQueries && first == view.task.kv_begin) {
       SIMT_UNROLL
       for (int k = 0; k < kHeadDim / 16; ++k) {
         load_query(k, kept[L::kKeepsQueries ? k : 0]);
       }
     }
-    unsigned char* keys = tiles + tile % L::kNumBuffers * 2 * L::kKvTileBytes;
+    unsigned char* keys = keys_of(first);
     const int first_key = warp_key * L::kKeysOfWarp;
     float scores[L::kKeysOfWarp / 8][4];
     Scores<L, kType>(keys, first_key, query, scores);
-    Softmax<L>(arguments, view,
-               view.task.kv_begin + tile * L::kKeys + first_key, warp_row,
-               scores, accumulator);
+    // Most tiles are seen as a whole by every row.
+    const bool is_masked = first < seen_last.begin || next > seen_first.end;
+    Softmax<L>(arguments, view, first + first_key, warp_row, is_masked, scores,
+               accumulator);
     AddValues<L, kType>(keys + L::kKvTileBytes, first_key, scores, accumulator);
     if (!HasPlantedBug(PlantedBug::kAttentionNoBarrierBeforeLoad)) {
       simt::SyncThreads();
     }
-    if (L::kNumBuffers == 1 && tile + 1 < num_tiles) load(tile + 1);
+    if (L::kNumBuffers == 1 && next < end) load(next);
   }
   SIMT_UNROLL
   for (int half = 0; half < 2; ++half) {
@@ -626,16 +721,26 @@ SIMT_DEVICE void Attend(const AttentionArguments& arguments,
   StoreResults<L, kType>(arguments, view, warp_row, accumulator);
 }
 
+// Three decodes of 128 dimensions need 207 KiB of shared memory: sm_90 and 100
+// have 228 in each multiprocessor, the others at most 164.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
+inline constexpr int kDecodeCtasPerSm = 3;
+#else
+inline constexpr int kDecodeCtasPerSm = 2;
+#endif
+
 // CTAs that a multiprocessor should hold: with a fourth prefill of 64
 // dimensions, the registers do not suffice.
 template <int kHeadDim, AttentionTile kTile>
 inline constexpr int kCtasPerSm =
-    kHeadDim == 64 && kTile == AttentionTile::kPrefill ? 3 : 256 / kHeadDim;
+    kHeadDim == 64 && kTile == AttentionTile::kPrefill   ? 3
+    : kHeadDim == 128 && kTile == AttentionTile::kDecode ? kDecodeCtasPerSm
+                                                         : 256 / kHeadDim;
 
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
 SIMT_KERNEL((Layout<kHeadDim, kTile, kKv>::kNumThreads),
             (kCtasPerSm<kHeadDim, kTile>))
-AttentionKernel(const AttentionArguments arguments) {
+AttentionKernel(const KernelArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
   simt::WaitForPrevious();
   simt::LaunchNext();
@@ -651,34 +756,70 @@ AttentionKernel(const AttentionArguments arguments) {
   }
 }
 
-// One CTA per (tile, row of it), one thread per dimension.
+// One CTA per (tile, row of it), one thread per dimension. A lane of each warp
+// takes a part's maximum: the factors of all are known before the sums grow,
+// part by part.
 template <int kHeadDim, DType kType, AttentionTile kTile>
-SIMT_DEVICE void Merge(const AttentionArguments& arguments,
+SIMT_DEVICE void Merge(const KernelArguments& arguments,
                        const AttentionMerge& merge,
                        const AttentionSequence& sequence) {
   constexpr int kRows = AttentionTileRows(kTile);
-  const int group = arguments.shape.num_heads / arguments.shape.num_kv_heads;
+  constexpr int kPartsAtOnce = 32;
+  const int group = arguments.group;
   const int row = merge.first_row + static_cast<int>(simt::CtaY());
-  const int d = simt::ThreadX();
-  if (row >= sequence.num_tokens * group || d >= arguments.shape.head_dim) {
-    return;
-  }
-  float maximum = -INFINITY, sum = 0, out = 0;
+  if (row >= sequence.num_tokens * group) return;
+  const int d = simt::ThreadX(), lane = d % 32;
+  const int64_t first_slot = int64_t{merge.first_part} * kRows + simt::CtaY();
+  const auto* stats =
+      reinterpret_cast<const FloatPair*>(arguments.partial_stats) + first_slot;
+  const float* partial = arguments.partial_out + first_slot * kHeadDim + d;
   const int num_parts =
       merge.num_parts -
       (HasPlantedBug(PlantedBug::kAttentionMergesOnePartTooFew) ? 1 : 0);
-  for (int part = 0; part < num_parts; ++part) {
-    const int64_t slot =
-        int64_t{merge.first_part + part} * kRows + simt::CtaY();
-    const float other = arguments.partial_stats[slot * 2];
-    if (other == -INFINITY) continue;  // The row sees none of these keys.
-    const float larger = fmaxf(maximum, other);
-    const float mine = simt::Exp2(maximum - larger);
-    const float theirs = simt::Exp2(other - larger);
-    maximum = larger;
-    sum = sum * mine + arguments.partial_stats[slot * 2 + 1] * theirs;
-    out = out * mine + arguments.partial_out[slot * kHeadDim + d] * theirs;
+  float maximum = -INFINITY, sum = 0, out = 0;
+  for (int first = 0; first < num_parts; first += kPartsAtOnce) {
+    // Calls visit(i) for the parts first + i, and some more: few parts, as most
+    // sequences have, should not take the time of many.
+    const auto for_each = [&](const auto& visit) {
+      SIMT_UNROLL
+      for (int i = 0; i < kPartsAtOnce; i += 8) {
+        if (first + i >= num_parts) break;
+        SIMT_UNROLL
+        for (int j = i; j < i + 8; ++j) visit(j);
+      }
+    };
+    FloatPair own = {-INFINITY, 0};
+    if (first + lane < num_parts) own = stats[(first + lane) * kRows];
+    float values[kPartsAtOnce];  // All on their way before the first is used.
+    for_each([&](int i) {
+      values[i] = first + i < num_parts
+                      ? partial[(first + i) * int64_t{kRows * kHeadDim}]
+                      : 0.0f;
+    });
+    float larger = fmaxf(maximum, own.x);
+    SIMT_UNROLL
+    for (int i = 1; i < kPartsAtOnce; i *= 2) {
+      const float other = simt::Shuffle(larger, (lane - i) & 31);
+      if (lane >= i) larger = fmaxf(larger, other);
+    }
+    const float before = simt::Shuffle(larger, (lane - 1) & 31);
+    const float mine = simt::Exp2((lane > 0 ? before : maximum) - larger);
+    const float theirs = simt::Exp2(own.x - larger);
+    const float their_sum = simt::Product(own.y, theirs);
+    // Not of parts whose keys the row does not see.
+    const uint32_t seen = simt::Ballot(own.x != -INFINITY);
+    maximum = simt::Shuffle(larger, 31);
+    for_each([&](int i) {
+      const float factor = simt::Shuffle(mine, i);
+      const float with_sum = sum * factor + simt::Shuffle(their_sum, i);
+      const float with_out =
+          out * factor + simt::Product(values[i], simt::Shuffle(theirs, i));
+      const bool is_seen = seen & 1u << i;
+      sum = is_seen ? with_sum : sum;
+      out = is_seen ? with_out : out;
+    });
   }
+  if (d >= arguments.shape.head_dim) return;
   const int token = sequence.first_token + row / group;
   const int head = merge.kv_head * group + row % group;
   static_cast<uint16_t*>(
@@ -689,7 +830,7 @@ SIMT_DEVICE void Merge(const AttentionArguments& arguments,
 
 template <int kHeadDim, DType kType, AttentionTile kTile>
 SIMT_KERNEL(kHeadDim)
-MergeKernel(const AttentionArguments arguments) {
+MergeKernel(const KernelArguments arguments) {
   simt::WaitForPrevious();
   simt::LaunchNext();
   const AttentionWork work = WorkOf(arguments);
@@ -702,7 +843,7 @@ MergeKernel(const AttentionArguments arguments) {
 }
 
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
-bool LaunchWith(const AttentionArguments& arguments, simt::Stream stream) {
+bool LaunchWith(const KernelArguments& arguments, simt::Stream stream) {
   using L = Layout<kHeadDim, kTile, kKv>;
   if (arguments.num_tasks > 0 &&
       !simt::Launch(&AttentionKernel<kHeadDim, kType, kKv, kTile>,
@@ -725,8 +866,7 @@ bool LaunchWith(const AttentionArguments& arguments, simt::Stream stream) {
 }
 
 template <DType kType, DType kKv, AttentionTile kTile>
-bool LaunchForHeadDim(const AttentionArguments& arguments,
-                      simt::Stream stream) {
+bool LaunchForHeadDim(const KernelArguments& arguments, simt::Stream stream) {
   switch (PaddedHeadDim(arguments.shape.head_dim)) {
     case 64:
       return LaunchWith<64, kType, kKv, kTile>(arguments, stream);
@@ -740,7 +880,7 @@ bool LaunchForHeadDim(const AttentionArguments& arguments,
 }
 
 template <DType kType, DType kKv>
-bool LaunchTile(const AttentionArguments& arguments, AttentionTile tile,
+bool LaunchTile(const KernelArguments& arguments, AttentionTile tile,
                 simt::Stream stream) {
   return tile == AttentionTile::kPrefill
              ? LaunchForHeadDim<kType, kKv, AttentionTile::kPrefill>(arguments,
@@ -750,7 +890,7 @@ bool LaunchTile(const AttentionArguments& arguments, AttentionTile tile,
 }
 
 template <DType kType>
-bool LaunchOfType(const AttentionArguments& arguments, AttentionTile tile,
+bool LaunchOfType(const KernelArguments& arguments, AttentionTile tile,
                   simt::Stream stream) {
   if (arguments.kv_dtype == kType) {
     return LaunchTile<kType, kType>(arguments, tile, stream);
@@ -776,8 +916,22 @@ int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
          (PaddedHeadDim(shape.head_dim) + 2);
 }
 
-bool LaunchAttention(const AttentionArguments& arguments, AttentionTile tile,
+bool LaunchAttention(const AttentionArguments& given, AttentionTile tile,
                      simt::Stream stream) {
+  const AttentionShape& shape = given.shape;
+  const auto block_size = static_cast<unsigned>(shape.block_size);
+  if (!std::has_single_bit(block_size)) return false;
+  KernelArguments arguments = {given};
+  arguments.group = shape.num_heads / shape.num_kv_heads;
+  arguments.log2_block_size = std::countr_zero(block_size);
+  arguments.row_bytes =
+      shape.head_dim * static_cast<int>(DTypeSize(arguments.kv_dtype));
+  const int64_t values_offset =
+      int64_t{shape.num_kv_heads} * shape.block_size * arguments.row_bytes;
+  if (2 * values_offset > std::numeric_limits<int>::max()) return false;
+  arguments.values_offset = static_cast<int>(values_offset);
+  arguments.block_bytes = 2 * arguments.values_offset;
+  arguments.head_bytes = shape.block_size * arguments.row_bytes;
   if (arguments.dtype == DType::kBF16) {
     return LaunchOfType<DType::kBF16>(arguments, tile, stream);
   }

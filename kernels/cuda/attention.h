@@ -109,7 +109,8 @@ int PaddedHeadDim(int head_dim);
 int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
                                int num_parts);
 
-// False if a launch is refused.
+// False if a launch is refused, or a block of the cache is no power of two of
+// positions or has 2 GiB.
 bool LaunchAttention(const AttentionArguments& arguments, AttentionTile tile,
                      simt::Stream stream);
 

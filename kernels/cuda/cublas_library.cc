@@ -14,7 +14,8 @@
 namespace quire::cuda {
 namespace {
 
-// What is used of it has not changed since; the header's own is newer.
+// What is used of it has not changed since, but for scales of rows and blocks
+// (HasFp8Scales); the header's own is newer.
 constexpr size_t kLowestVersion = 120000;
 constexpr int kNumMeasurements = 3;
 
@@ -24,15 +25,19 @@ std::string VersionText(size_t version) {
 }
 
 cudaDataType_t ToCudaType(DType dtype) {
-  return dtype == DType::kF32    ? CUDA_R_32F
-         : dtype == DType::kBF16 ? CUDA_R_16BF
-                                 : CUDA_R_16F;
+  return dtype == DType::kF32      ? CUDA_R_32F
+         : dtype == DType::kBF16   ? CUDA_R_16BF
+         : dtype == DType::kF8E4M3 ? CUDA_R_8F_E4M3
+                                   : CUDA_R_16F;
 }
 
 class CublasLibrary : public MatrixLibrary {
  public:
-  CublasLibrary(CublasFunctions functions, cublasLtHandle_t handle)
-      : functions_(std::move(functions)), handle_(handle) {}
+  CublasLibrary(CublasFunctions functions, cublasLtHandle_t handle,
+                int capability)
+      : functions_(std::move(functions)),
+        handle_(handle),
+        capability_(capability) {}
   ~CublasLibrary() override {
     functions_.cublasLtDestroy(handle_);
     for (cudaEvent_t event : {begin_, end_}) {
@@ -44,10 +49,16 @@ class CublasLibrary : public MatrixLibrary {
     return absl::StrCat("cuBLASLt ", VersionText(functions_.version));
   }
 
+  bool TakesFp8(MatrixScales scales) const override {
+    return HasFp8Scales(scales, capability_,
+                        static_cast<int>(functions_.version));
+  }
+
   std::vector<MatrixAlgorithm> FindAlgorithms(const MatrixProblem& problem,
                                               int64_t max_workspace_bytes,
                                               int max_count) override {
-    Description description(functions_, problem);
+    if (IsRefused(problem)) return {};
+    Description description(functions_, problem, kSomeOperands);
     std::vector<cublasLtMatmulHeuristicResult_t> results(max_count);
     int count = 0;
     if (!description.ok() || !description.AddPreference(max_workspace_bytes) ||
@@ -70,7 +81,8 @@ class CublasLibrary : public MatrixLibrary {
 
   bool Supports(const MatrixProblem& problem, const MatrixAlgorithm& algorithm,
                 int64_t max_workspace_bytes) override {
-    Description description(functions_, problem);
+    if (IsRefused(problem)) return false;
+    Description description(functions_, problem, kSomeOperands);
     const cublasLtMatmulAlgo_t algo = ToAlgo(algorithm);
     cublasLtMatmulHeuristicResult_t result = {};
     return description.ok() &&
@@ -86,7 +98,10 @@ class CublasLibrary : public MatrixLibrary {
                         const MatrixAlgorithm& algorithm,
                         const MatrixOperands& operands,
                         simt::Stream stream) override {
-    Description description(functions_, problem);
+    if (IsRefused(problem)) {
+      return absl::InternalError("cuBLASLt: no product of e4m3");
+    }
+    Description description(functions_, problem, operands);
     if (!description.ok()) {
       return absl::InternalError("cuBLASLt: no memory for a description");
     }
@@ -134,10 +149,23 @@ class CublasLibrary : public MatrixLibrary {
   }
 
  private:
+  // Where only the host looks at a problem: it does not read the scales, but
+  // null would stand for 1.
+  alignas(16) static constexpr float kSomeScales[4] = {};
+  static constexpr MatrixOperands kSomeOperands = {.weight_scales = kSomeScales,
+                                                   .x_scales = kSomeScales};
+
+  // It might take what is not aligned, and fault.
+  bool IsRefused(const MatrixProblem& problem) const {
+    return problem.dtype == DType::kF8E4M3 &&
+           !(TakesFp8(problem.scales) && HasFp8Sizes(problem));
+  }
+
   // The library thinks in columns: out^T [rows, num_tokens] = weight * x^T,
   // where a row-major matrix is its own transpose.
   struct Description {
-    Description(const CublasFunctions& functions, const MatrixProblem& problem)
+    Description(const CublasFunctions& functions, const MatrixProblem& problem,
+                const MatrixOperands& operands)
         : functions(functions) {
       const cudaDataType_t type = ToCudaType(problem.dtype);
       const cudaDataType_t out_type = ToCudaType(problem.out_dtype);
@@ -153,6 +181,7 @@ class CublasLibrary : public MatrixLibrary {
               functions.cublasLtMatmulDescSetAttribute(
                   operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                   sizeof(transposed)) == CUBLAS_STATUS_SUCCESS &&
+              SetFp8Attributes(functions, problem, operands, operation) &&
               layout(&a, type, problem.cols, problem.rows, problem.cols) &&
               layout(&b, type, problem.cols, problem.num_tokens,
                      problem.x_stride) &&
@@ -212,10 +241,35 @@ class CublasLibrary : public MatrixLibrary {
 
   const CublasFunctions functions_;
   const cublasLtHandle_t handle_;
+  const int capability_;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
 }  // namespace
+
+bool SetFp8Attributes(const CublasFunctions& functions,
+                      const MatrixProblem& problem,
+                      const MatrixOperands& operands,
+                      cublasLtMatmulDesc_t operation) {
+  if (problem.dtype != DType::kF8E4M3) return true;
+  const auto set = [&](cublasLtMatmulDescAttributes_t attribute,
+                       const auto& value) {
+    return functions.cublasLtMatmulDescSetAttribute(operation, attribute,
+                                                    &value, sizeof(value)) ==
+           CUBLAS_STATUS_SUCCESS;
+  };
+  // Sums are promoted to f32 on the way.
+  if (!set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{0})) return false;
+  // Without pointers the scales are 1.
+  if (problem.scales == MatrixScales::kNone) return true;
+  const int32_t mode = problem.scales == MatrixScales::kRows
+                           ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F
+                           : CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+  return set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode) &&
+         set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode) &&
+         set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.weight_scales) &&
+         set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.x_scales);
+}
 
 absl::StatusOr<CublasFunctions> LoadCublas(const LibraryPlaces& places) {
   QUIRE_ASSIGN_OR_RETURN(
@@ -246,7 +300,20 @@ absl::StatusOr<std::unique_ptr<MatrixLibrary>> OpenMatrixLibrary() {
         functions.path,
         ": cublasLtCreate: ", functions.cublasLtGetStatusString(status)));
   }
-  return std::make_unique<CublasLibrary>(std::move(functions), handle);
+  int device = 0, major = 0, minor = 0;
+  for (const cudaError_t error :
+       {cudaGetDevice(&device),
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
+                               device),
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor,
+                               device)}) {
+    if (error == cudaSuccess) continue;
+    functions.cublasLtDestroy(handle);
+    return absl::FailedPreconditionError(
+        absl::StrCat(functions.path, ": no GPU: ", cudaGetErrorString(error)));
+  }
+  return std::make_unique<CublasLibrary>(std::move(functions), handle,
+                                         major * 10 + minor);
 }
 
 }  // namespace quire::cuda

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "kernels/cuda/matrix_library.h"
 #include "kernels/cuda/shared_library.h"
 
 namespace quire::cuda {
@@ -39,6 +40,14 @@ struct CublasFunctions {
 
 // As OpenMatrixLibrary, without a GPU.
 absl::StatusOr<CublasFunctions> LoadCublas(const LibraryPlaces& places);
+
+// Adds to the description of a product what e4m3 needs (for others nothing): A
+// is the weight, B is x. False if the library refuses an attribute. Attributes
+// of scales are known from 12.8 on, and set only with scales (HasFp8Scales).
+bool SetFp8Attributes(const CublasFunctions& functions,
+                      const MatrixProblem& problem,
+                      const MatrixOperands& operands,
+                      cublasLtMatmulDesc_t operation);
 
 }  // namespace quire::cuda
 

@@ -48,7 +48,9 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(
 
 CudaBackend::CudaBackend(const CudaBackendOptions& options,
                          std::unique_ptr<cuda::Device> device)
-    : options_(options), device_(std::move(device)) {
+    : options_(options),
+      device_(std::move(device)),
+      copies_(*device_, options.copies) {
   std::unique_ptr<cuda::MatrixLibrary> library;
   if (options.open_matrix_library != nullptr) {
     auto opened = options.open_matrix_library();
@@ -228,6 +230,10 @@ void CudaBackend::PlanAttentions() {
     if (same != planners_.end()) continue;
     AttentionPlanner planner;
     planner.shape = shape;
+    // 16 queries and 64 keys and values of 256 dimensions take 72 KiB; 7.5 has
+    // 64, as much as 64 queries and 32 keys and values take.
+    planner.has_decode_tile = device_->properties().major >= 8 ||
+                              cuda::PaddedHeadDim(shape.head_dim) <= 128;
     const int64_t group = shape.num_heads / shape.num_kv_heads;
     const int64_t decode_rows =
         cuda::AttentionTileRows(cuda::AttentionTile::kDecode);
@@ -398,6 +404,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::PlanMemory(const EngineShape& shape) {
 absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   QUIRE_ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(shape));
   QUIRE_RETURN_IF_ERROR(CheckNumBlocks(plan));
+  QUIRE_RETURN_IF_ERROR(copies_.Finish());
   plan.workspace_bytes = plan.kv_bytes = 0;
   // First: it measures with memory that it gives back.
   QUIRE_RETURN_IF_ERROR(large_linear_->Prepare(

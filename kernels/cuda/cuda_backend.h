@@ -34,6 +34,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/matrix_library.h"
 #include "kernels/cuda/nccl_communicator.h"
+#include "kernels/cuda/staged_copies.h"
 
 namespace quire {
 
@@ -73,6 +74,8 @@ struct CudaBackendOptions {
   // tokens one kernel of ours, above the library's first choice. For tests of
   // bits.
   bool measures_products = true;
+  // Of loading alone.
+  cuda::StagedCopiesOptions copies;
 };
 
 // How the steps ran, since Prepare.
@@ -248,9 +251,13 @@ class CudaBackend : public Backend {
   // if they do not.
   absl::StatusOr<bool> PackQuantized(const LinearSpec& spec,
                                      CudaWeight& weight);
+  absl::Status PackGroupScales(const LinearSpec& spec, int group_size,
+                               CudaWeight& weight);
+  absl::Status PackFp8Scales(const LinearSpec& spec, int64_t num_groups,
+                             CudaWeight& weight);
   absl::Status PackDense(const LinearSpec& spec, CudaWeight& weight);
-  bool LaunchQuantized(const CudaWeight& weight,
-                       const cuda::LinearArguments& linear);
+  absl::Status LaunchQuantized(const CudaWeight& weight,
+                               const cuda::LinearArguments& linear);
   // Whether steps of many tokens round x' for this weight to e4m3.
   bool RoundsToFp8(const CudaWeight& weight) const;
   absl::Status LaunchLinear(TensorView x, int64_t num_tokens,
@@ -266,6 +273,7 @@ class CudaBackend : public Backend {
   const CudaBackendOptions options_;
   // Before everything that has memory of it.
   const std::unique_ptr<cuda::Device> device_;
+  cuda::StagedCopies copies_;  // Of weights, until Prepare.
   // After the device, before the graphs that have its collectives.
   std::unique_ptr<cuda::NcclCommunicator> communicator_;  // Null: one GPU.
   int64_t weights_bytes_ = 0;

@@ -10,6 +10,7 @@
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/device_emulated.h"
+#include "kernels/quant_codec.h"
 
 namespace quire {
 namespace {
@@ -386,6 +387,158 @@ TEST(CudaBackendTest, RefusesWhatTheKernelsCannotDo) {
                  "f16 for activations in bf16");
   shape.block_size = 12;
   expect_refusal(backend->Prepare(shape).status(), "block_size is 12");
+}
+
+// A weight of `rows` rows a part that PackLinear keeps as it is.
+struct StoredWeight {
+  LinearSpec spec;
+  std::vector<float> dense, bias;
+  std::vector<uint16_t> narrow;
+  std::vector<QuantizedMatrix> quantized;
+  std::vector<int32_t> column_order;
+};
+
+StoredWeight MakeWeight(LinearKind kind, int64_t rows, int64_t cols,
+                        DType dtype, const QuantizationScheme& scheme) {
+  const int num_parts = kind == LinearKind::kQkv      ? 3
+                        : kind == LinearKind::kGateUp ? 2
+                                                      : 1;
+  StoredWeight weight;
+  weight.spec.kind = kind;
+  SimulationRandom random(rows * cols);
+  for (int64_t i = 0; i < num_parts * rows * cols; ++i) {
+    const auto value = static_cast<float>(random.Uniform() * 2 - 1);
+    weight.dense.push_back(value);
+    weight.narrow.push_back(dtype == DType::kF16 ? FloatToHalf(value)
+                                                 : FloatToBf16(value));
+  }
+  for (int i = 0; i < num_parts; ++i) {
+    const int64_t first = i * rows * cols;
+    WeightPart part;
+    part.data =
+        dtype == DType::kF32
+            ? TensorView::Matrix(&weight.dense[first], dtype, rows, cols)
+            : TensorView::Matrix(&weight.narrow[first], dtype, rows, cols);
+    if (scheme.format != QuantFormat::kDense) {
+      weight.quantized.push_back(*QuantizeMatrix(part.data, scheme));
+      part = weight.quantized.back().part;
+    }
+    weight.spec.parts.push_back(part);
+  }
+  weight.bias.assign(num_parts * rows, 0.5f);
+  weight.spec.bias =
+      TensorView::Vector(weight.bias.data(), DType::kF32, weight.bias.size());
+  return weight;
+}
+
+// What is in device memory once all have been packed, and a table uploaded.
+std::vector<std::string> Pack(const std::vector<StoredWeight>& weights,
+                              int num_threads, int64_t piece_bytes) {
+  CudaBackendOptions options;
+  options.copies = {num_threads, piece_bytes};
+  const auto backend = *CudaBackend::Create(options);
+  std::vector<std::unique_ptr<PackedWeight>> packed;
+  for (const StoredWeight& weight : weights) {
+    auto linear = backend->PackLinear(weight.spec);
+    EXPECT_TRUE(linear.ok()) << linear.status();
+    packed.push_back(*std::move(linear));
+  }
+  const std::vector<uint16_t> table = Bf16Values(3000 * 64, 9);
+  EXPECT_TRUE(
+      backend->Upload(TensorView::Matrix(table.data(), DType::kBF16, 3000, 64))
+          .ok());
+  return cuda::ContentsOf(backend->device());
+}
+
+// Rows of all lengths of a last block, and more of them than a thread takes at
+// a time.
+TEST(CudaBackendTest, PackedBytesDoNotDependOnThreadsOrStaging) {
+  using Scales = QuantizationScheme::Fp8Scales;
+  std::vector<StoredWeight> weights;
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    weights.push_back(MakeWeight(LinearKind::kPlain, 517, 200, dtype,
+                                 {.format = QuantFormat::kDense}));
+  }
+  for (const LinearKind kind :
+       {LinearKind::kPlain, LinearKind::kQkv, LinearKind::kGateUp}) {
+    for (const QuantizationScheme& scheme : std::vector<QuantizationScheme>{
+             {.format = QuantFormat::kDense},
+             {.format = QuantFormat::kFp8, .fp8_scales = Scales::kRow},
+             {.format = QuantFormat::kFp8, .fp8_scales = Scales::kTensor},
+             {.format = QuantFormat::kFp8,
+             .fp8_scales = Scales::kBlock,
+             .group_size = 128},
+             {.format = QuantFormat::kInt4, .group_size = 32},
+             {.format = QuantFormat::kInt4, .group_size = 96},
+             {.format = QuantFormat::kInt4,
+             .group_size = 128,
+             .is_symmetric = true},
+             {.format = QuantFormat::kQ8_0},
+             {.format = QuantFormat::kQ4_0},
+             {.format = QuantFormat::kQ4_K}}) {
+      const int64_t cols = scheme.format == QuantFormat::kQ4_K ? 512 : 288;
+      weights.push_back(MakeWeight(kind, 1048, cols, DType::kBF16, scheme));
+    }
+  }
+  const std::vector<std::string> expected = Pack(weights, 1, 64 << 20);
+  ASSERT_GT(expected.size(), 3 * weights.size() / 2);
+  for (const int num_threads : {1, 3}) {
+    for (const int64_t piece_bytes : {5000, 300 << 10, 64 << 20}) {
+      const std::vector<std::string> found =
+          Pack(weights, num_threads, piece_bytes);
+      ASSERT_EQ(found.size(), expected.size());
+      for (size_t i = 0; i < found.size(); ++i) {
+        EXPECT_TRUE(found[i] == expected[i])
+            << "allocation " << i << ", " << num_threads << " threads, pieces "
+            << "of " << piece_bytes;
+      }
+    }
+  }
+}
+
+TEST(CudaBackendTest, AValueBeyondTheKeptDTypeNamesTheFirstSuchRow) {
+  for (const int num_threads : {1, 3}) {
+    StoredWeight weight = MakeWeight(LinearKind::kPlain, 4000, 200, DType::kF32,
+                                     {.format = QuantFormat::kDense});
+    weight.spec.model_dtype = DType::kF16;
+    weight.dense[3100 * 200 + 7] = weight.dense[2900 * 200] = 1e6f;
+    CudaBackendOptions options;
+    options.copies = {num_threads, 1 << 20};
+    const auto backend = *CudaBackend::Create(options);
+    const absl::Status status = backend->PackLinear(weight.spec).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find("row 2900 of"), absl::string_view::npos)
+        << status;
+  }
+}
+
+TEST(CudaBackendTest, StagingEndsWithLoading) {
+  const auto backend = MakeBackend();
+  const StoredWeight weight =
+      MakeWeight(LinearKind::kPlain, 4000, 512, DType::kBF16,
+                 {.format = QuantFormat::kDense});
+  const auto packed = backend->PackLinear(weight.spec);
+  ASSERT_TRUE(packed.ok());
+  EXPECT_GT(cuda::NumPinnedBytesOf(backend->device()), 0);
+  EngineShape shape = SmallShape();
+  shape.steps_in_flight = 1;
+  ASSERT_TRUE(backend->Prepare(shape).ok());
+  // What a step keeps: far less than the smallest piece.
+  EXPECT_LT(cuda::NumPinnedBytesOf(backend->device()), 3 << 20);
+}
+
+TEST(CudaBackendTest, AFaultWhileLoadingIsTold) {
+  const auto backend = MakeBackend();
+  const StoredWeight weight =
+      MakeWeight(LinearKind::kPlain, 40, 16, DType::kBF16,
+                 {.format = QuantFormat::kDense});
+  cuda::InjectFault(backend->device(), 0);
+  // The copy is under way when PackLinear returns.
+  const auto packed = backend->PackLinear(weight.spec);
+  ASSERT_TRUE(packed.ok());
+  const absl::Status status = backend->Prepare(SmallShape()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_NE(status.message().find("illegal address"), absl::string_view::npos);
 }
 
 TEST(CudaBackendTest, TooLittleMemoryNamesBothFigures) {

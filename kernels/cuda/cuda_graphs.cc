@@ -287,7 +287,7 @@ void CudaBackend::ShapeAhead(const CudaAhead& ahead, CudaStep& step) const {
   step.attention.assign(planners_.size() * 2, AttentionBatch());
   for (size_t i = 0; i < planners_.size(); ++i) {
     const cuda::AttentionTile tile =
-        TileOf(planners_[i].shape, ahead.num_tokens_per_row);
+        TileOf(planners_[i], ahead.num_tokens_per_row);
     SizeBatch(planners_[i], tile, step,
               step.attention[2 * i + static_cast<size_t>(tile)]);
   }
@@ -317,7 +317,7 @@ bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
     // Without rows, Stage has found nothing for the attention to do.
     for (size_t i = 0; i < planners_.size(); ++i) {
       const cuda::AttentionTile tile =
-          TileOf(planners_[i].shape, ahead_[next_ahead_].num_tokens_per_row);
+          TileOf(planners_[i], ahead_[next_ahead_].num_tokens_per_row);
       SizeBatch(planners_[i], tile, step,
                 step.attention[2 * i + static_cast<size_t>(tile)]);
     }

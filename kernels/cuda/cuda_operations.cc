@@ -235,8 +235,7 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
         arguments.rows, device_->properties().num_sms);
   }
   if (packed.format != QuantFormat::kDense) {
-    return LaunchQuantized(packed, arguments) ? absl::OkStatus()
-                                              : device_->LaunchError("Linear");
+    return LaunchQuantized(packed, arguments);
   }
   if (num_tokens >= cuda::LargeLinear::kFewestTokens) {
     return large_linear_->Launch(arguments);
@@ -246,45 +245,47 @@ absl::Status CudaBackend::LaunchLinear(TensorView x, int64_t num_tokens,
              : device_->LaunchError("Linear");
 }
 
-bool CudaBackend::LaunchQuantized(const CudaWeight& weight,
-                                  const cuda::LinearArguments& linear) {
+absl::Status CudaBackend::LaunchQuantized(const CudaWeight& weight,
+                                          const cuda::LinearArguments& linear) {
   const simt::Stream stream = device_->stream();
+  const auto check = [&](bool is_launched) {
+    return is_launched ? absl::OkStatus() : device_->LaunchError("Linear");
+  };
   cuda::QuantizedLinearArguments arguments;
   arguments.linear = linear;
   arguments.weight = weight.quantized;
   if (weight.column_order.num_bytes() > 0) {
-    if (!cuda::LaunchPermuteColumns(
-            {.x = linear.x,
-             .x_stride = linear.x_stride,
-             .order = weight.column_order.data<const int32_t>(),
-             .out = permuted_.data<uint16_t>(),
-             .num_tokens = linear.num_tokens,
-             .cols = linear.cols},
-            stream)) {
-      return false;
-    }
+    QUIRE_RETURN_IF_ERROR(check(cuda::LaunchPermuteColumns(
+        {.x = linear.x,
+         .x_stride = linear.x_stride,
+         .order = weight.column_order.data<const int32_t>(),
+         .out = permuted_.data<uint16_t>(),
+         .num_tokens = linear.num_tokens,
+         .cols = linear.cols},
+        stream)));
     arguments.linear.x = permuted_.data<const uint16_t>();
     arguments.linear.x_stride = linear.cols;
   }
   if (linear.num_tokens <= cuda::kMaxSkinnyTokens) {
-    return cuda::LaunchSkinnyQuantizedLinear(arguments, stream);
+    return check(cuda::LaunchSkinnyQuantizedLinear(arguments, stream));
   }
   if (!RoundsToFp8(weight)) {
-    return cuda::LaunchTiledQuantizedLinear(arguments, stream);
+    return check(cuda::LaunchTiledQuantizedLinear(arguments, stream));
   }
   arguments.x_fp8 = fp8_x_.data<const uint8_t>();
   arguments.x_scales = fp8_scales_.data<const float>();
-  return cuda::LaunchQuantizeRows({.dtype = linear.dtype,
-                                   .x = arguments.linear.x,
-                                   .x_stride = arguments.linear.x_stride,
-                                   .out = fp8_x_.data<uint8_t>(),
-                                   .scales = fp8_scales_.data<float>(),
-                                   .input_scale = weight.input_scale,
-                                   .group_size = weight.quantized.group_size,
-                                   .num_tokens = linear.num_tokens,
-                                   .cols = linear.cols},
-                                  stream) &&
-         cuda::LaunchTiledFp8Linear(arguments, stream);
+  QUIRE_RETURN_IF_ERROR(
+      check(cuda::LaunchQuantizeRows({.dtype = linear.dtype,
+                                      .x = arguments.linear.x,
+                                      .x_stride = arguments.linear.x_stride,
+                                      .out = fp8_x_.data<uint8_t>(),
+                                      .scales = fp8_scales_.data<float>(),
+                                      .input_scale = weight.input_scale,
+                                      .group_size = weight.quantized.group_size,
+                                      .num_tokens = linear.num_tokens,
+                                      .cols = linear.cols},
+                                     stream)));
+  return large_linear_->LaunchFp8(arguments);
 }
 
 bool CudaBackend::RoundsToFp8(const CudaWeight& weight) const {

@@ -14,9 +14,6 @@ namespace {
 
 constexpr char kWeightRemedy[] = "the model needs a GPU with more memory";
 
-// Rows are converted and copied in pieces of about this size.
-constexpr int64_t kPieceBytes = 16 << 20;
-
 bool IsFloat(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
 }
@@ -119,8 +116,9 @@ DType DecodedDType(const WeightPart& part) {
   return part.scales.dtype == DType::kF16 ? DType::kF16 : DType::kBF16;
 }
 
-// False if a finite value has no finite counterpart.
-bool ConvertRow(const WeightPart& part, int64_t row, DType to, uint16_t* out) {
+// False if a finite value has no finite counterpart. values: scratch.
+bool ConvertRow(const WeightPart& part, int64_t row, DType to,
+                std::vector<float>& values, uint16_t* out) {
   const TensorView& from = part.data;
   if (part.format == QuantFormat::kDense && from.dtype == to) {
     std::memcpy(out, from.row<const uint16_t>(row),
@@ -128,7 +126,7 @@ bool ConvertRow(const WeightPart& part, int64_t row, DType to, uint16_t* out) {
     return true;
   }
   bool fits = true;
-  std::vector<float> values(part.cols());
+  values.resize(part.cols());
   DequantizeRow(part, row, values.data());
   for (int64_t col = 0; col < part.cols(); ++col) {
     const float value = values[col];
@@ -251,27 +249,23 @@ absl::Status CudaBackend::PackDense(const LinearSpec& spec,
   QUIRE_ASSIGN_OR_RETURN(
       weight.data, Allocate("weights", weight.rows * row_bytes, kWeightRemedy,
                             &weight.num_bytes));
-  const int64_t piece_rows =
-      std::clamp<int64_t>(kPieceBytes / row_bytes, 1, weight.rows);
-  std::vector<uint16_t> piece(piece_rows * weight.cols);
-  for (int64_t first = 0; first < weight.rows; first += piece_rows) {
-    const int64_t count = std::min(piece_rows, weight.rows - first);
-    for (int64_t i = 0; i < count; ++i) {
-      const auto [part, row] = SourceOfRow(spec, first + i);
-      if (!ConvertRow(spec.parts[part], row, weight.dtype,
-                      piece.data() + i * weight.cols)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "row ", row, " of a weight holds a ",
-            DTypeName(spec.parts[part].data.dtype), " value beyond ",
-            DTypeName(weight.dtype), ", in which this GPU keeps it"));
-      }
-    }
-    QUIRE_RETURN_IF_ERROR(
-        device_->CopyToDevice(weight.data.data() + first * row_bytes,
-                              piece.data(), count * row_bytes));
-    QUIRE_RETURN_IF_ERROR(device_->Synchronize());
-  }
-  return absl::OkStatus();
+  return copies_.CopyRows(
+      weight.data.data(), weight.rows, row_bytes,
+      [&](int64_t first, int64_t count, char* out) -> absl::Status {
+        std::vector<float> values;
+        for (int64_t i = first; i < first + count; ++i, out += row_bytes) {
+          const auto [part, row] = SourceOfRow(spec, i);
+          if (ConvertRow(spec.parts[part], row, weight.dtype, values,
+                         reinterpret_cast<uint16_t*>(out))) {
+            continue;
+          }
+          return absl::InvalidArgumentError(absl::StrCat(
+              "row ", row, " of a weight holds a ",
+              DTypeName(spec.parts[part].data.dtype), " value beyond ",
+              DTypeName(weight.dtype), ", in which this GPU keeps it"));
+        }
+        return absl::OkStatus();
+      });
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
@@ -300,16 +294,19 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::PackLinear(
         weight->bias,
         Allocate("bias", num_bytes, kWeightRemedy, &weight->num_bytes));
     QUIRE_RETURN_IF_ERROR(
-        device_->CopyToDevice(weight->bias.data(), bias.data(), num_bytes));
-    QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+        copies_.Copy(weight->bias.data(), bias.data(), num_bytes));
   }
   const bool is_vocab = spec.kind == LinearKind::kVocab;
+  const bool is_gated = spec.kind == LinearKind::kGateUp;
   // Kernels of our own widen the others.
   if (!is_quantized) {
-    const bool is_gated = spec.kind == LinearKind::kGateUp;
     large_linear_->AddWeight(weight->dtype, weight->rows, weight->cols,
                              weight->data.data<void>(), is_vocab, is_gated,
                              is_vocab || is_gated || !spec.bias.empty());
+  } else if (RoundsToFp8(*weight)) {
+    large_linear_->AddFp8Weight(weight->dtype, weight->rows, weight->cols,
+                                weight->quantized, is_gated,
+                                is_gated || !spec.bias.empty());
   }
   weights_bytes_ += weight->num_bytes;
   max_cols_ = std::max(max_cols_, weight->cols);
@@ -322,21 +319,21 @@ absl::StatusOr<TensorView> CudaBackend::Upload(TensorView host) {
         absl::StrCat("cannot upload a ", DTypeName(host.dtype), " [", host.rows,
                      ", ", host.cols, "] tensor"));
   }
-  std::vector<float> values;
-  values.reserve(host.rows * host.cols);
-  for (int64_t row = 0; row < host.rows; ++row) {
-    for (int64_t col = 0; col < host.cols; ++col) {
-      values.push_back(LoadFloat(host, row, col));
+  const int64_t row_bytes = host.cols * int64_t{sizeof(float)};
+  QUIRE_ASSIGN_OR_RETURN(cuda::DeviceBuffer buffer,
+                         Allocate("weights", host.rows * row_bytes,
+                                  kWeightRemedy, &weights_bytes_));
+  const auto fill = [&](int64_t first, int64_t count, char* out) {
+    auto* values = reinterpret_cast<float*>(out);
+    for (int64_t row = first; row < first + count; ++row) {
+      for (int64_t col = 0; col < host.cols; ++col) {
+        *values++ = LoadFloat(host, row, col);
+      }
     }
-  }
-  const int64_t num_bytes = host.rows * host.cols * int64_t{sizeof(float)};
-  QUIRE_ASSIGN_OR_RETURN(
-      cuda::DeviceBuffer buffer,
-      Allocate("weights", num_bytes, "the model needs a GPU with more memory",
-               &weights_bytes_));
+    return absl::OkStatus();
+  };
   QUIRE_RETURN_IF_ERROR(
-      device_->CopyToDevice(buffer.data(), values.data(), num_bytes));
-  QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+      copies_.CopyRows(buffer.data(), host.rows, row_bytes, fill));
   const TensorView view =
       TensorView::Matrix(buffer.data(), DType::kF32, host.rows, host.cols);
   uploads_.push_back(std::move(buffer));
@@ -354,13 +351,6 @@ absl::StatusOr<int> CudaBackend::AddAttention(const AttentionSpec& spec) {
     return absl::InvalidArgumentError(
         absl::StrCat("attention: head_dim is ", spec.head_dim,
                      "; on a GPU it is a multiple of 8 up to 256"));
-  }
-  if (device_->properties().major < 8 && spec.head_dim > 128) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "attention: head_dim is ", spec.head_dim,
-        "; above 128 a GPU needs compute capability 8.0, ",
-        device_->properties().name, " has ", device_->properties().major, ".",
-        device_->properties().minor));
   }
   const bool is_fp8 = spec.kv_dtype == DType::kF8E4M3;
   if (!is_fp8 && spec.kv_dtype != DType::kBF16 &&

@@ -12,12 +12,13 @@ namespace quire {
 
 // Rows of few queries share the keys of a tile among warps, and CTAs share
 // their keys; the others have work enough for both.
-cuda::AttentionTile TileOf(const cuda::AttentionShape& shape, int num_tokens) {
-  const int group = shape.num_heads / shape.num_kv_heads;
+cuda::AttentionTile TileOf(const AttentionPlanner& planner, int num_tokens) {
+  const int group = planner.shape.num_heads / planner.shape.num_kv_heads;
   const bool is_decode =
-      num_tokens == 1 ||
-      num_tokens * group <=
-          cuda::AttentionTileRows(cuda::AttentionTile::kDecode);
+      planner.has_decode_tile &&
+      (num_tokens == 1 ||
+       num_tokens * group <=
+           cuda::AttentionTileRows(cuda::AttentionTile::kDecode));
   return is_decode ? cuda::AttentionTile::kDecode
                    : cuda::AttentionTile::kPrefill;
 }
@@ -345,14 +346,14 @@ cuda::AttentionWork StageAttention(const AttentionPlanner& planner,
   cuda::AttentionWork work;
   int64_t num_sequences = 0;
   for (const CudaStepRow& state : step.rows) {
-    num_sequences += TileOf(planner.shape, state.row.num_tokens) == tile;
+    num_sequences += TileOf(planner, state.row.num_tokens) == tile;
   }
   if (num_sequences == 0) return work;
   cuda::AttentionSequence* const sequences =
       cursor.Take(num_sequences, &work.sequences);
   cuda::AttentionSequence* sequence = sequences;
   for (const CudaStepRow& state : step.rows) {
-    if (TileOf(planner.shape, state.row.num_tokens) != tile) continue;
+    if (TileOf(planner, state.row.num_tokens) != tile) continue;
     *sequence++ = {
         state.first_token, state.row.num_tokens,
         static_cast<int32_t>(state.first_position) + state.row.num_tokens,
@@ -413,7 +414,11 @@ int64_t CudaBackend::MaxSplits(const AttentionPlanner& planner) const {
 // Requires: num_tokens, num_rows and num_logits are the plan's.
 void CudaBackend::Pad(CudaStep& step) const {
   step.is_padded = step.num_tokens > 0 && step.num_tokens <= kMaxPaddedTokens;
-  if (!step.is_padded) return;
+  if (!step.is_padded) {
+    step.num_tokens =
+        std::min((step.num_tokens + 3) / 4 * 4, shape_.max_num_tokens);
+    return;
+  }
   // A decode (or verification of drafts) has as many rows of logits as tokens,
   // and as many rows: these go along, lest there be more shapes than needed.
   const int32_t num_tokens = PaddedTokens(step.num_tokens);

@@ -67,6 +67,8 @@ struct CudaAttention {
 struct AttentionPlanner {
   cuda::AttentionShape shape;
   cuda::AttentionSplits splits;  // For few queries; many are never split.
+  // False where the tile of few queries does not fit the shared memory.
+  bool has_decode_tile = true;
   int64_t max_parts = 0;
   int64_t max_prefill_tasks = 0;
 };
@@ -197,11 +199,12 @@ struct CudaAhead {
 };
 
 // Which kernel serves a row of `num_tokens`.
-cuda::AttentionTile TileOf(const cuda::AttentionShape& shape, int num_tokens);
+cuda::AttentionTile TileOf(const AttentionPlanner& planner, int num_tokens);
 
-// Sizes that steps are padded to; a step above the last one is not padded, and
-// runs eagerly. Up to 64 tokens, or 32 or 16, a linear layer has a kernel of
-// its own (large_linear.h): no size crosses these bounds.
+// Sizes that steps are padded to. A step above the last one runs eagerly, and
+// only its tokens are padded, to fours: cuBLASLt takes no others with scales of
+// blocks (matrix_library.h). Up to 64 tokens, or 32 or 16, a linear layer has a
+// kernel of its own (large_linear.h): no size crosses these bounds.
 inline constexpr int kMaxPaddedTokens = 512;
 int PaddedTokens(int num_tokens);
 // The same in coarser steps, for what hardly costs anything.

@@ -62,7 +62,8 @@ class Device {
   // RESOURCE_EXHAUSTED with what is free. May wait for the device.
   virtual absl::StatusOr<void*> Allocate(int64_t num_bytes) = 0;
   virtual void Free(void* memory) = 0;
-  // Host memory that copies do not have to stage.
+  // Host memory that copies do not have to stage. RESOURCE_EXHAUSTED if no
+  // more can be pinned.
   virtual absl::StatusOr<void*> AllocatePinned(int64_t num_bytes) = 0;
   virtual void FreePinned(void* memory) = 0;
   // Calls of Allocate and AllocatePinned so far.

@@ -86,8 +86,13 @@ class CudaDevice : public Device {
   absl::StatusOr<void*> AllocatePinned(int64_t num_bytes) override {
     ++num_allocations_;
     void* memory = nullptr;
-    QUIRE_RETURN_IF_ERROR(
-        ToStatus(cudaMallocHost(&memory, num_bytes), "cudaMallocHost"));
+    const cudaError_t error = cudaMallocHost(&memory, num_bytes);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // It does not stick.
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot pin ", num_bytes, " bytes of memory"));
+    }
+    QUIRE_RETURN_IF_ERROR(ToStatus(error, "cudaMallocHost"));
     return memory;
   }
   void FreePinned(void* memory) override { cudaFreeHost(memory); }

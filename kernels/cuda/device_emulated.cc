@@ -1,15 +1,19 @@
 #include "kernels/cuda/device_emulated.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "engine/base/status.h"
 #include "kernels/cuda/simt/emulator.h"
 
@@ -38,7 +42,7 @@ class EmulatedEvent : public Event {
 
 class EmulatedDevice : public Device {
  public:
-  ~EmulatedDevice() override { QUIRE_CHECK(sizes_.empty()); }
+  ~EmulatedDevice() override { QUIRE_CHECK(allocations_.empty()); }
 
   const DeviceProperties& properties() const override { return properties_; }
 
@@ -58,28 +62,24 @@ class EmulatedDevice : public Device {
           "cannot allocate ", num_bytes, " bytes on the GPU: ",
           total_bytes_ - num_bytes_, " of ", total_bytes_, " bytes are free"));
     }
-    ++num_allocations_;
-    void* memory = nullptr;
-    QUIRE_CHECK(posix_memalign(&memory, 256, num_bytes) == 0);
-    std::memset(memory, 0xff, num_bytes);
-    sizes_[memory] = num_bytes;
     num_bytes_ += num_bytes;
-    return memory;
+    return AllocateOnHost(num_bytes, /*is_pinned=*/false);
   }
 
-  void Free(void* memory) override {
-    const auto size = sizes_.find(memory);
-    QUIRE_CHECK(size != sizes_.end());
-    RunAll();  // As cudaFree waits.
-    num_bytes_ -= size->second;
-    sizes_.erase(size);
-    std::free(memory);
-  }
+  void Free(void* memory) override { num_bytes_ -= FreeOnHost(memory); }
 
   absl::StatusOr<void*> AllocatePinned(int64_t num_bytes) override {
-    return Allocate(num_bytes);
+    QUIRE_CHECK(num_bytes > 0);
+    if (num_bytes > EmulatedOptions().pinned_bytes - num_pinned_bytes_) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot pin ", num_bytes, " bytes of memory"));
+    }
+    num_pinned_bytes_ += num_bytes;
+    return AllocateOnHost(num_bytes, /*is_pinned=*/true);
   }
-  void FreePinned(void* memory) override { Free(memory); }
+  void FreePinned(void* memory) override {
+    num_pinned_bytes_ -= FreeOnHost(memory);
+  }
 
   simt::Stream stream() const override {
     return reinterpret_cast<simt::Stream>(&queue_);
@@ -159,11 +159,46 @@ class EmulatedDevice : public Device {
 
   // Of device_emulated.h.
   int64_t num_run() const { return num_run_; }
+  int64_t num_launches() const { return num_launches_; }
+  int64_t num_pinned_bytes() const { return num_pinned_bytes_; }
+  std::vector<std::string> Contents() {
+    RunAll();
+    std::map<int64_t, std::string> by_serial;
+    for (const auto& [memory, allocation] : allocations_) {
+      if (allocation.is_pinned) continue;
+      by_serial[allocation.serial].assign(static_cast<const char*>(memory),
+                                          allocation.num_bytes);
+    }
+    std::vector<std::string> contents;
+    for (auto& [serial, bytes] : by_serial) {
+      contents.push_back(std::move(bytes));
+    }
+    return contents;
+  }
   simt::emulator::Queue& queue() { return queue_; }
   int64_t fault_at = -1;  // Serial of the work that fails.
   int num_failing_captures = 0;
 
  private:
+  void* AllocateOnHost(int64_t num_bytes, bool is_pinned) {
+    ++num_allocations_;
+    void* memory = nullptr;
+    QUIRE_CHECK(posix_memalign(&memory, 256, num_bytes) == 0);
+    if (fills_memory_) std::memset(memory, 0xff, num_bytes);
+    allocations_[memory] = {num_bytes, num_allocations_, is_pinned};
+    return memory;
+  }
+  // The number of bytes.
+  int64_t FreeOnHost(void* memory) {
+    const auto found = allocations_.find(memory);
+    QUIRE_CHECK(found != allocations_.end());
+    RunAll();  // As cudaFree and cudaFreeHost wait.
+    const int64_t num_bytes = found->second.num_bytes;
+    allocations_.erase(found);
+    std::free(memory);
+    return num_bytes;
+  }
+
   absl::Status Copy(void* to, const void* from, int64_t num_bytes) {
     queue_.Add([to, from, num_bytes] { std::memcpy(to, from, num_bytes); });
     return status_;
@@ -187,6 +222,8 @@ class EmulatedDevice : public Device {
     const simt::emulator::QueueEntry entry = std::move(entries.front());
     entries.pop_front();
     const std::unique_ptr<Early> early = std::move(early_);
+    simt::emulator::CurrentOptions().capability =
+        properties_.major * 10 + properties_.minor;
     const bool is_launch = entry.body != nullptr;
     if (entry.attempt != nullptr) {
       ++num_run_;
@@ -203,6 +240,7 @@ class EmulatedDevice : public Device {
       status_ = absl::InternalError("GPU error: an illegal address (injected)");
     }
     if (!status_.ok()) return;
+    num_launches_ += is_launch;
     if (!is_launch) {
       lock.unlock();  // It may wait for another rank.
       entry.work();
@@ -231,20 +269,30 @@ class EmulatedDevice : public Device {
     const std::shared_ptr<simt::emulator::EarlyLaunch> launch;
   };
 
-  const DeviceProperties properties_ = {"emulated GPU", 9, 0, 4, 228 << 10};
+  const DeviceProperties properties_ = {
+      "emulated GPU", EmulatedOptions().major, EmulatedOptions().minor,
+      EmulatedOptions().num_sms, EmulatedOptions().shared_bytes_of_sm};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
   const int64_t bytes_per_graph_ = EmulatedOptions().bytes_per_graph;
   const int64_t code_bytes_ = EmulatedOptions().code_bytes;
+  const bool fills_memory_ = EmulatedOptions().fills_memory;
   const std::atomic<bool>* const fault_request_ =
       EmulatedOptions().fault_request;
   mutable simt::emulator::Queue queue_;
   std::deque<simt::emulator::QueueEntry> before_capture_;
   std::unique_ptr<Early> early_;  // Of the queue's front.
   int64_t num_run_ = 0;
+  int64_t num_launches_ = 0;
   int64_t num_bytes_ = 0;
+  int64_t num_pinned_bytes_ = 0;
   int64_t graph_bytes_ = 0;
   bool has_loaded_code_ = false;
-  std::unordered_map<void*, int64_t> sizes_;
+  struct Allocation {
+    int64_t num_bytes = 0;
+    int64_t serial = 0;
+    bool is_pinned = false;
+  };
+  std::unordered_map<void*, Allocation> allocations_;
   absl::Status status_;
 };
 
@@ -252,15 +300,57 @@ EmulatedDevice& AsEmulated(Device& device) {
   return static_cast<EmulatedDevice&>(device);
 }
 
+// CUDA C++ Programming Guide, "Technical Specifications per Compute
+// Capability".
+struct EmulatedGpu {
+  const char* capability;
+  int major, minor;
+  int64_t shared_bytes_of_sm;
+};
+constexpr EmulatedGpu kEmulatedGpus[] = {
+    {"7.5", 7, 5, 64 << 10},  {"8.0", 8, 0, 164 << 10},
+    {"8.6", 8, 6, 100 << 10}, {"8.9", 8, 9, 100 << 10},
+    {"9.0", 9, 0, 228 << 10}, {"12.0", 12, 0, 100 << 10}};
+
+EmulatedDeviceOptions InitialOptions() {
+  const char* const variable = std::getenv("QUIRE_EMULATED_GPU");
+  const absl::string_view wanted = variable != nullptr     ? variable
+                                   : SIMT_HAS_SMALL_SHARED ? "7.5"
+                                                           : "9.0";
+  EmulatedDeviceOptions options;
+  const auto gpu =
+      std::find_if(std::begin(kEmulatedGpus), std::end(kEmulatedGpus),
+                   [wanted](const EmulatedGpu& other) {
+                     return wanted == other.capability;
+                   });
+  QUIRE_CHECK(gpu != std::end(kEmulatedGpus));
+  options.major = gpu->major;
+  options.minor = gpu->minor;
+  options.shared_bytes_of_sm = gpu->shared_bytes_of_sm;
+  return options;
+}
+
 }  // namespace
 
 EmulatedDeviceOptions& EmulatedOptions() {
-  static EmulatedDeviceOptions options;
+  static EmulatedDeviceOptions options = InitialOptions();
   return options;
+}
+
+int64_t NumLaunchesOf(const Device& device) {
+  return static_cast<const EmulatedDevice&>(device).num_launches();
 }
 
 int64_t NumRunOf(const Device& device) {
   return static_cast<const EmulatedDevice&>(device).num_run();
+}
+
+int64_t NumPinnedBytesOf(const Device& device) {
+  return static_cast<const EmulatedDevice&>(device).num_pinned_bytes();
+}
+
+std::vector<std::string> ContentsOf(Device& device) {
+  return AsEmulated(device).Contents();
 }
 
 void InjectFault(Device& device, int64_t num_before) {
@@ -282,6 +372,8 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx) {
     return absl::UnavailableError(
         absl::StrCat("there is no NVIDIA device ", device_idx));
   }
+  // The form of the kernels is that of the build.
+  QUIRE_CHECK((EmulatedOptions().major < 8) == SIMT_HAS_SMALL_SHARED);
   return std::make_unique<EmulatedDevice>();
 }
 

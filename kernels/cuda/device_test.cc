@@ -2,6 +2,7 @@
 // dependent launch, in which each planted bug must be seen.
 #include "kernels/cuda/device.h"
 
+#include <algorithm>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -106,6 +107,26 @@ TEST_F(DeviceTest, NothingRunsBeforeSomebodyWaits) {
   EXPECT_EQ(found_, Expected());
 }
 
+TEST_F(DeviceTest, PinnedMemoryReusedBeforeItsCopyShowsAsWrongNumbers) {
+  for (const bool waits : {false, true}) {
+    auto staging = *DeviceBuffer::Create(*device_, kCount * 4,
+                                         /*is_pinned=*/true);
+    std::copy(values_.begin(), values_.end(), staging.data<int32_t>());
+    auto event = *device_->CreateEvent();
+    ASSERT_TRUE(
+        device_->CopyToDevice(buffers_[0].data(), staging.data(), kCount * 4)
+            .ok());
+    ASSERT_TRUE(device_->Record(*event).ok());
+    if (waits) {
+      ASSERT_TRUE(device_->Wait(*event).ok());
+    }
+    std::fill_n(staging.data<int32_t>(), kCount, -1);
+    ASSERT_TRUE(device_->Synchronize().ok());
+    const auto* copied = buffers_[0].data<const int32_t>();
+    EXPECT_EQ(std::equal(values_.begin(), values_.end(), copied), waits);
+  }
+}
+
 TEST_F(DeviceTest, WrongOrderOfDependentLaunchShowsAsWrongNumbers) {
   for (const Bug bug : {Bug::kReadsBeforeWait, Bug::kWritesBeforeWait}) {
     Enqueue(bug);
@@ -174,6 +195,11 @@ TEST_F(DeviceTest, MemoryIsLimitedAndCounted) {
   EXPECT_EQ(device_->Allocate(int64_t{9} << 30).status().code(),
             absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(device_->num_allocations(), before);
+  EXPECT_EQ(device_->Memory()->free_bytes,
+            device_->Memory()->total_bytes - 2 * kCount * 4);
+  const auto pinned = *DeviceBuffer::Create(*device_, 1000, true);
+  EXPECT_EQ(device_->num_allocations(), before + 1);
+  EXPECT_EQ(NumPinnedBytesOf(*device_), 1000);
   EXPECT_EQ(device_->Memory()->free_bytes,
             device_->Memory()->total_bytes - 2 * kCount * 4);
 }

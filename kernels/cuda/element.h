@@ -9,21 +9,12 @@
 
 namespace quire::cuda {
 
-// One instruction on a GPU, where the portable function branches.
-SIMT_DEVICE float F16ToFloat(uint16_t bits) {
-#ifdef __CUDA_ARCH__
-  return __half2float(__ushort_as_half(bits));
-#else
-  return HalfToFloat(bits);
-#endif
-}
-
 // kType: kBF16 or kF16.
 template <DType kType>
 struct Element {
   static SIMT_DEVICE float ToFloat(uint16_t bits) {
     if constexpr (kType == DType::kBF16) return Bf16ToFloat(bits);
-    return F16ToFloat(bits);
+    return simt::F16ToFloat(bits);
   }
   static SIMT_DEVICE uint16_t FromFloat(float value) {
     return static_cast<uint16_t>(Pack(value, 0.0f));

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cuda/norm_row.h"
+#include "kernels/cuda/planted_bug.h"
 
 namespace quire::cuda {
 namespace {
@@ -16,23 +17,36 @@ SIMT_DEVICE float CtaSum(float value, float* scratch) {
   const int warp = simt::ThreadX() / 32;
   value = WarpSum(value);
   if (simt::ThreadX() % 32 == 0) scratch[warp] = value;
-  simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kHeadStatisticsNoBarrier)) {
+    simt::SyncThreads();
+  }
   float sum = 0;
   for (int w = 0; w < kThreads / 32; ++w) sum += scratch[w];
-  simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kHeadStatisticsScratchReused)) {
+    simt::SyncThreads();
+  }
   return sum;
 }
 
 template <DType kType>
 SIMT_KERNEL(kThreads)
 GatherKernel(const GatherArguments arguments) {
+  const int64_t token = simt::CtaX();
+  int32_t entry = 0;
+  if (HasPlantedBug(PlantedBug::kGatherBeforeWait)) {
+    entry = arguments.entries[token];
+  }
   simt::WaitForPrevious();
   simt::LaunchNext();
-  const int64_t token = simt::CtaX();
-  const uint16_t* from =
-      arguments.table + int64_t{arguments.entries[token]} * arguments.cols;
+  if (!HasPlantedBug(PlantedBug::kGatherBeforeWait)) {
+    entry = arguments.entries[token];
+  }
+  const uint16_t* from = arguments.table + int64_t{entry} * arguments.cols;
+  const int end =
+      arguments.cols -
+      (HasPlantedBug(PlantedBug::kGatherLosesTheLastColumns) ? 8 : 0);
   uint16_t* to = arguments.x + token * arguments.cols;
-  for (int c = simt::ThreadX() * 8; c < arguments.cols; c += kThreads * 8) {
+  for (int c = simt::ThreadX() * 8; c < end; c += kThreads * 8) {
     float values[8], sums[8];
     Unpack<kType>(simt::Load16(from + c), values);
     if (arguments.adds) {
@@ -54,11 +68,13 @@ SIMT_KERNEL(kThreads)
 NormKernel(const NormArguments arguments) {
   using Rows = NormRows<kType, 1>;
   SIMT_SHARED(float, scratch, Rows::kScratch);
-  simt::WaitForPrevious();
-  simt::LaunchNext();
+  const bool is_early = HasPlantedBug(PlantedBug::kNormBeforeWait);
+  if (!is_early) simt::WaitForPrevious();
+  if (!is_early) simt::LaunchNext();
   const int cols = arguments.cols;
   const int64_t out_row = int64_t{simt::CtaX()} * cols;
   const Rows rows(arguments, static_cast<int>(simt::CtaX()), scratch);
+  if (is_early) simt::WaitForPrevious();
   // Each thread writes only what it alone has read: out and residual_out may
   // alias the inputs.
   for (int c = simt::ThreadX() * 8; c < cols; c += kThreads * 8) {
@@ -94,14 +110,16 @@ GatedKernel(const GatedArguments arguments) {
   simt::LaunchNext();
   const int64_t token = simt::CtaX();
   const int c = (simt::CtaY() * kThreads + simt::ThreadX()) * 8;
-  if (c >= arguments.cols) return;
+  if (c >= arguments.cols && !HasPlantedBug(PlantedBug::kGatedNoGuard)) return;
   const uint16_t* x = arguments.x + (token * arguments.cols + c) * 2;
   float gate[8], up[8];
   Unpack<kType>(simt::Load16(x), gate);
   Unpack<kType>(simt::Load16(x + 8), up);
   SIMT_UNROLL
   for (int i = 0; i < 8; ++i) {
-    gate[i] = GatedValue(arguments.activation, gate[i], up[i]);
+    gate[i] = HasPlantedBug(PlantedBug::kGatedSwapsGateAndUp)
+                  ? GatedValue(arguments.activation, up[i], gate[i])
+                  : GatedValue(arguments.activation, gate[i], up[i]);
   }
   simt::Store16(arguments.out + token * arguments.cols + c, Pack<kType>(gate));
 }
@@ -119,8 +137,11 @@ HeadStatisticsKernel(const RopeArguments arguments) {
   const HeadNorm& norm = is_q ? arguments.q_norm : arguments.k_norm;
   const int cols = (is_q ? arguments.num_heads : arguments.num_kv_heads) *
                    arguments.head_dim;
-  const uint16_t* x = arguments.qkv + token * arguments.qkv_stride +
-                      (is_q ? 0 : arguments.num_heads * arguments.head_dim);
+  const uint16_t* x =
+      arguments.qkv + token * arguments.qkv_stride +
+      (is_q || HasPlantedBug(PlantedBug::kHeadStatisticsOfTheQueries)
+           ? 0
+           : arguments.num_heads * arguments.head_dim);
   float mean = 0;
   if (norm.kind == NormArguments::Kind::kLayer) {
     float sum = 0;
@@ -180,7 +201,9 @@ SIMT_DEVICE void NormHead(const HeadNorm& norm, const float* statistics,
     inverse =
         simt::Rsqrt(WarpSum(sum) / static_cast<float>(head_dim) + norm.eps);
   }
-  const int first = norm.span == HeadNorm::Span::kHead ? 0 : head * head_dim;
+  const bool is_shared = norm.span == HeadNorm::Span::kHead ||
+                         HasPlantedBug(PlantedBug::kRopeNormsWithTheFirstHead);
+  const int first = is_shared ? 0 : head * head_dim;
   SIMT_UNROLL
   for (int i = 0; i < kMaxPerLane; ++i) {
     const int d = i * 32 + lane;
@@ -200,7 +223,7 @@ SIMT_DEVICE void Rotate(const RopeArguments& arguments, int64_t token,
   const int lane = simt::ThreadX() % 32;
   SIMT_UNROLL
   for (int i = 0; i < kMaxPerLane; ++i) mine[i * 32 + lane] = values[i];
-  simt::SyncWarp();
+  if (!HasPlantedBug(PlantedBug::kRopeNoSyncWarp)) simt::SyncWarp();
   const int half = arguments.rotary_dim / 2;
   const bool is_long =
       arguments.long_rope_table &&
@@ -234,7 +257,11 @@ RopeKernel(const RopeArguments arguments) {
   const int64_t item = int64_t{simt::CtaX()} * (kThreads / 32) + warp;
   if (item >= int64_t{arguments.num_tokens} * num_rows) return;
   const int64_t token = item / num_rows;
-  if (arguments.table_rows[token] < 0) return;  // Padding: it has no cache.
+  // Padding: it has no cache.
+  if (arguments.table_rows[token] < 0 &&
+      !HasPlantedBug(PlantedBug::kRopeWritesPadding)) {
+    return;
+  }
   const int row = static_cast<int>(item % num_rows);
   const bool is_q = row < arguments.num_heads;
   const bool is_v = row >= arguments.num_heads + arguments.num_kv_heads;
@@ -263,7 +290,8 @@ RopeKernel(const RopeArguments arguments) {
   }
   const int position = arguments.positions[token];
   if (arguments.rope_table && !is_v) {
-    Rotate(arguments, token, position, rows + warp * 256, values);
+    const int scratch = HasPlantedBug(PlantedBug::kRopeOneScratch) ? 0 : warp;
+    Rotate(arguments, token, position, rows + scratch * 256, values);
   }
   const auto store = [&](auto* to, auto from_float) {
     SIMT_UNROLL
@@ -278,14 +306,19 @@ RopeKernel(const RopeArguments arguments) {
   if (is_q) return store(x, to_16_bits);
   const int kv_head = is_v ? row - arguments.num_heads - arguments.num_kv_heads
                            : row - arguments.num_heads;
+  const int place =
+      position +
+      (HasPlantedBug(PlantedBug::kRopeBlockOfTheNextPosition) ? 1 : 0);
+  const int slot =
+      position + (HasPlantedBug(PlantedBug::kRopeWritesTheNextSlot) ? 1 : 0);
   const int64_t block =
       arguments.block_tables[arguments.table_rows[token] *
                                  arguments.block_table_stride +
-                             position / arguments.block_size];
+                             place / arguments.block_size];
   const int64_t to =
       (((block * 2 + (is_v ? 1 : 0)) * arguments.num_kv_heads + kv_head) *
            arguments.block_size +
-       position % arguments.block_size) *
+       slot % arguments.block_size) *
       head_dim;
   if constexpr (kKv == DType::kF8E4M3) {
     store(static_cast<uint8_t*>(arguments.kv_cache) + to,
@@ -300,12 +333,15 @@ BlockCopyKernel(const BlockCopyArguments arguments) {
   simt::WaitForPrevious();
   simt::LaunchNext();
   const int32_t* pair = arguments.pairs + 2 * simt::CtaX();
-  unsigned char* layer =
-      arguments.kv_cache + simt::CtaY() * arguments.layer_bytes;
+  const int64_t layer_idx =
+      HasPlantedBug(PlantedBug::kBlockCopyOneLayer) ? 0 : simt::CtaY();
+  unsigned char* layer = arguments.kv_cache + layer_idx * arguments.layer_bytes;
   const unsigned char* from = layer + pair[0] * arguments.block_bytes;
   unsigned char* to = layer + pair[1] * arguments.block_bytes;
-  for (int64_t i = simt::ThreadX() * 16; i < arguments.block_bytes;
-       i += kThreads * 16) {
+  const int64_t end =
+      arguments.block_bytes -
+      (HasPlantedBug(PlantedBug::kBlockCopyLosesTheLastPiece) ? 16 : 0);
+  for (int64_t i = simt::ThreadX() * 16; i < end; i += kThreads * 16) {
     simt::Store16(to + i, simt::Load16(from + i));
   }
 }

@@ -54,31 +54,76 @@ bool HasF32Sums(const LinearEpilogue& epilogue) {
          epilogue.is_out_f32 || epilogue.activation != LinearActivation::kNone;
 }
 
+QuantizedWeight DenseWeight(const void* weight) {
+  return {.format = QuantFormat::kDense,
+          .data = static_cast<const uint8_t*>(weight)};
+}
+
 }  // namespace
+
+bool LargeLinear::Shape::IsSame(const Shape& other) const {
+  return dtype == other.dtype && is_fp8 == other.is_fp8 &&
+         group_size == other.group_size && rows == other.rows &&
+         cols == other.cols && is_vocab == other.is_vocab &&
+         is_gated == other.is_gated && has_f32_sums == other.has_f32_sums;
+}
+
+std::string LargeLinear::LibraryName() const {
+  if (library_ == nullptr) return "";
+  return absl::StrCat(library_->name(),
+                      library_->TakesFp8(MatrixScales::kBlocks) ? " with fp8"
+                      : library_->TakesFp8(MatrixScales::kNone)
+                          ? " with fp8 but in blocks"
+                          : "");
+}
+
+void LargeLinear::Add(Shape shape, const QuantizedWeight& weight) {
+  for (Shape& known : shapes_) {
+    if (!known.IsSame(shape)) continue;
+    const int64_t num_bytes = static_cast<int64_t>(known.weights.size()) *
+                              shape.rows * shape.cols * shape.element_bytes();
+    if (num_bytes < kMeasuredBytes) known.weights.push_back(weight);
+    return;
+  }
+  shape.weights = {weight};
+  shapes_.push_back(std::move(shape));
+}
 
 void LargeLinear::AddWeight(DType dtype, int64_t rows, int64_t cols,
                             const void* weight, bool is_vocab, bool is_gated,
                             bool has_f32_sums) {
   if (library_ == nullptr) return;
-  for (Shape& shape : shapes_) {
-    if (shape.dtype == dtype && shape.rows == rows && shape.cols == cols &&
-        shape.is_vocab == is_vocab && shape.is_gated == is_gated &&
-        shape.has_f32_sums == has_f32_sums) {
-      const int64_t num_bytes =
-          static_cast<int64_t>(shape.weights.size()) * rows * cols * 2;
-      if (num_bytes < kMeasuredBytes) shape.weights.push_back(weight);
-      return;
-    }
-  }
   Shape shape;
   shape.dtype = dtype;
   shape.rows = rows;
   shape.cols = cols;
-  shape.weights = {weight};
   shape.is_vocab = is_vocab;
   shape.is_gated = is_gated;
   shape.has_f32_sums = has_f32_sums;
-  shapes_.push_back(std::move(shape));
+  Add(std::move(shape), DenseWeight(weight));
+}
+
+void LargeLinear::AddFp8Weight(DType dtype, int64_t rows, int64_t cols,
+                               const QuantizedWeight& weight, bool is_gated,
+                               bool has_f32_sums) {
+  if (library_ == nullptr) return;
+  Shape shape;
+  shape.dtype = dtype;
+  shape.is_fp8 = true;
+  shape.group_size = weight.group_size;
+  shape.rows = rows;
+  shape.cols = cols;
+  shape.is_gated = is_gated;
+  const MatrixScales scales =
+      weight.group_size > 0 ? MatrixScales::kBlocks : MatrixScales::kRows;
+  if (library_->TakesFp8(scales)) {
+    shape.scales = scales;
+  } else if (weight.group_size > 0 ||
+             !library_->TakesFp8(MatrixScales::kNone)) {
+    return;
+  }
+  shape.has_f32_sums = has_f32_sums || shape.finishes_scales();
+  Add(std::move(shape), weight);
 }
 
 // Rows whose sums are computed at a time.
@@ -93,7 +138,8 @@ int64_t LargeLinear::ChunkRows(int64_t rows, int64_t bucket) const {
 MatrixProblem LargeLinear::ProblemOf(const Shape& shape, int64_t num_tokens,
                                      int64_t num_rows) const {
   MatrixProblem problem;
-  problem.dtype = shape.dtype;
+  problem.dtype = shape.is_fp8 ? DType::kF8E4M3 : shape.dtype;
+  problem.scales = shape.scales;
   problem.out_dtype = shape.has_f32_sums ? DType::kF32 : shape.dtype;
   problem.num_tokens = num_tokens;
   problem.rows = num_rows;
@@ -166,7 +212,7 @@ void LargeLinear::Measure(Shape& shape, int64_t num_tokens,
 // they run in a step: from memory, and in a graph, as a host that enqueues
 // would be measured otherwise.
 absl::StatusOr<double> LargeLinear::MeasureLayers(
-    const Shape& shape, LinearArguments arguments,
+    const Shape& shape, QuantizedLinearArguments arguments,
     const MatrixAlgorithm* algorithm) {
   const auto launch = [&] {
     return algorithm == nullptr ? LaunchOwn(arguments)
@@ -174,14 +220,15 @@ absl::StatusOr<double> LargeLinear::MeasureLayers(
   };
   // What has to be loaded for it is, now and not in a capture. Without a
   // residual the library has another kernel.
-  const auto residual = std::exchange(arguments.epilogue.residual, nullptr);
-  arguments.weight = static_cast<const uint16_t*>(shape.weights[0]);
+  LinearEpilogue& epilogue = arguments.linear.epilogue;
+  const auto residual = std::exchange(epilogue.residual, nullptr);
+  arguments.weight = shape.weights[0];
   QUIRE_RETURN_IF_ERROR(launch());
-  arguments.epilogue.residual = residual;
+  epilogue.residual = residual;
   QUIRE_RETURN_IF_ERROR(launch());
   const auto enqueue = [&] {
-    for (const void* weight : shape.weights) {
-      arguments.weight = static_cast<const uint16_t*>(weight);
+    for (const QuantizedWeight& weight : shape.weights) {
+      arguments.weight = weight;
       QUIRE_RETURN_IF_ERROR(launch());
     }
     return absl::OkStatus();
@@ -196,13 +243,14 @@ absl::StatusOr<double> LargeLinear::MeasureLayers(
 }
 
 // Whether the library computes layers of exactly `num_tokens` tokens faster
-// than the skinny kernel, which is chosen: then it is.
-//   operands: x and out, for any shape.
-bool LargeLinear::ChooseOverSkinny(Shape& shape, int64_t num_tokens,
-                                   const MatrixOperands& operands) {
-  LinearArguments arguments;
+// than our kernel, which is chosen: then it is.
+//   operands: for any shape.
+bool LargeLinear::ChooseOverOwn(Shape& shape, int64_t num_tokens,
+                                const LayerOperands& operands) {
+  QuantizedLinearArguments layer;
+  LinearArguments& arguments = layer.linear;
   arguments.dtype = shape.dtype;
-  arguments.x = static_cast<const uint16_t*>(operands.x);
+  arguments.x = operands.x;
   arguments.x_stride = shape.cols;
   arguments.out = operands.out;
   arguments.out_stride = shape.is_gated ? shape.rows / 2 : shape.rows;
@@ -217,18 +265,36 @@ bool LargeLinear::ChooseOverSkinny(Shape& shape, int64_t num_tokens,
     arguments.epilogue.residual = static_cast<const uint16_t*>(operands.out);
     arguments.epilogue.residual_stride = arguments.out_stride;
   }
+  if (shape.is_fp8) {
+    layer.x_fp8 = operands.x_fp8;
+    layer.x_scales = operands.x_scales;
+    if (!LaunchQuantizeRows({.dtype = shape.dtype,
+                             .x = operands.x,
+                             .x_stride = shape.cols,
+                             .out = operands.x_fp8,
+                             .scales = operands.x_scales,
+                             .group_size = shape.group_size,
+                             .num_tokens = arguments.num_tokens,
+                             .cols = arguments.cols},
+                            device_.stream())) {
+      return false;
+    }
+  }
   const int64_t chunk = ProblemOf(shape, num_tokens, 0).out_stride;
   const std::vector<MatrixAlgorithm> algorithms = library_->FindAlgorithms(
       ProblemOf(shape, num_tokens, std::min(chunk, shape.rows)),
       workspace_bytes_, kNumCandidates);
-  const absl::StatusOr<double> own = MeasureLayers(shape, arguments, nullptr);
+  if (algorithms.empty() && shape.is_fp8) {
+    WarnRefused(shape, num_tokens, "it knows no algorithm");
+  }
+  const absl::StatusOr<double> own = MeasureLayers(shape, layer, nullptr);
   if (!own.ok()) return false;
   double least = *own * (1 - kLeastGain);
   int16_t& choice = shape.choices[num_tokens];
   for (const MatrixAlgorithm& algorithm : algorithms) {
     if (!SupportsAll(shape, num_tokens, algorithm)) continue;
     const absl::StatusOr<double> seconds =
-        MeasureLayers(shape, arguments, &algorithm);
+        MeasureLayers(shape, layer, &algorithm);
     // One that refuses to run is none.
     if (!seconds.ok() || *seconds >= least) continue;
     least = *seconds;
@@ -241,13 +307,31 @@ bool LargeLinear::ChooseOverSkinny(Shape& shape, int64_t num_tokens,
   return choice >= 0;
 }
 
+// With scales of blocks the library takes tokens by fours.
+int64_t LargeLinear::MaxTokens(const Shape& shape, int max_num_tokens,
+                               int max_logit_rows) {
+  if (shape.is_vocab) return max_logit_rows;
+  return shape.scales == MatrixScales::kBlocks ? max_num_tokens / 4 * 4
+                                               : max_num_tokens;
+}
+
 LargeLinear::Sizes LargeLinear::SizesOf(int max_num_tokens,
                                         int max_logit_rows) const {
   Sizes sizes;
   for (const Shape& shape : shapes_) {
-    const int64_t max_tokens = shape.is_vocab ? max_logit_rows : max_num_tokens;
-    if (max_tokens < kFewestTokens) continue;
+    const int64_t max_tokens = MaxTokens(shape, max_num_tokens, max_logit_rows);
+    if (max_tokens < shape.fewest_tokens()) continue;
     sizes.x_bytes = std::max(sizes.x_bytes, max_tokens * shape.cols * 2);
+    if (shape.is_fp8) {
+      sizes.fp8_bytes = std::max(sizes.fp8_bytes, max_tokens * shape.cols);
+      sizes.x_scales_bytes =
+          std::max(sizes.x_scales_bytes, max_tokens * shape.num_blocks() * 4);
+      sizes.out_bytes = std::max(sizes.out_bytes, max_tokens * shape.rows * 2);
+    }
+    if (shape.scales == MatrixScales::kBlocks) {
+      sizes.weight_scales_bytes = std::max(sizes.weight_scales_bytes,
+                                           shape.num_blocks() * shape.rows * 4);
+    }
     if (shape.is_vocab || !shape.has_f32_sums) {
       sizes.out_bytes =
           std::max(sizes.out_bytes,
@@ -258,7 +342,8 @@ LargeLinear::Sizes LargeLinear::SizesOf(int max_num_tokens,
     sizes.out_bytes = std::max(
         sizes.out_bytes,
         std::min<int64_t>(max_tokens, kMaxSkinnyTokens) * shape.rows * 2);
-    for (const int64_t bucket : BucketsFrom(kFewestTokens, max_tokens)) {
+    for (const int64_t bucket :
+         BucketsFrom(shape.fewest_tokens(), max_tokens)) {
       sizes.sums_bytes = std::max(sizes.sums_bytes,
                                   bucket * ChunkRows(shape.rows, bucket) * 4);
     }
@@ -273,7 +358,7 @@ LargeLinear::Sizes LargeLinear::SizesOf(int max_num_tokens,
 int64_t LargeLinear::PlannedBytes(int max_num_tokens,
                                   int max_logit_rows) const {
   const Sizes sizes = SizesOf(max_num_tokens, max_logit_rows);
-  return sizes.workspace_bytes + sizes.sums_bytes;
+  return sizes.workspace_bytes + sizes.sums_bytes + sizes.weight_scales_bytes;
 }
 
 absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
@@ -281,8 +366,8 @@ absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
   const Sizes sizes = SizesOf(max_num_tokens, max_logit_rows);
   if (sizes.x_bytes == 0) return absl::OkStatus();
   for (Shape& shape : shapes_) {
-    shape.max_tokens = shape.is_vocab ? max_logit_rows : max_num_tokens;
-    if (shape.max_tokens < kFewestTokens) continue;
+    shape.max_tokens = MaxTokens(shape, max_num_tokens, max_logit_rows);
+    if (shape.max_tokens < shape.fewest_tokens()) continue;
     shape.choices.assign(shape.max_tokens + 1, kUnknown);
   }
   const int64_t x_bytes = sizes.x_bytes, out_bytes = sizes.out_bytes;
@@ -295,12 +380,24 @@ absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
                            DeviceBuffer::Create(device_, sizes.sums_bytes));
     *num_bytes += sums_.num_bytes();
   }
+  if (sizes.weight_scales_bytes > 0) {
+    QUIRE_ASSIGN_OR_RETURN(
+        weight_scales_,
+        DeviceBuffer::Create(device_, sizes.weight_scales_bytes));
+    *num_bytes += weight_scales_.num_bytes();
+  }
 
   // To measure with, and given back before anything else is allocated. Without
   // the memory, the skinny kernel and the library's first choice must do.
   auto x = DeviceBuffer::Create(device_, x_bytes);
   auto out = DeviceBuffer::Create(device_, std::max<int64_t>(out_bytes, 16));
-  const bool can_measure = measures_ && x.ok() && out.ok();
+  auto x_fp8 =
+      DeviceBuffer::Create(device_, std::max<int64_t>(sizes.fp8_bytes, 16));
+  auto x_scales = DeviceBuffer::Create(
+      device_, std::max<int64_t>(sizes.x_scales_bytes, 16));
+  const bool can_measure =
+      measures_ && x.ok() && out.ok() && x_fp8.ok() && x_scales.ok();
+  LayerOperands layers;
   MatrixOperands operands;
   operands.workspace = workspace_.data();
   operands.workspace_bytes = workspace_bytes_;
@@ -318,10 +415,22 @@ absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
     }
     QUIRE_RETURN_IF_ERROR(device_.Synchronize());
     operands.x = x->data();
+    layers = {.x = x->data<const uint16_t>(),
+              .out = out->data(),
+              .x_fp8 = x_fp8->data<uint8_t>(),
+              .x_scales = x_scales->data<float>()};
   }
   for (Shape& shape : shapes_) {
     if (shape.choices.empty()) continue;
-    operands.weight = shape.weights[0];
+    if (shape.is_fp8 && can_measure) {
+      for (const int64_t bucket :
+           BucketsFrom(shape.fewest_tokens(), shape.max_tokens)) {
+        shape.choices[bucket] = kOwn;
+        ChooseOverOwn(shape, bucket, layers);
+      }
+      continue;
+    }
+    operands.weight = shape.weights[0].data;
     operands.out = shape.has_f32_sums && !shape.is_vocab ? sums_.data()
                    : can_measure                         ? out->data()
                                                          : nullptr;
@@ -329,14 +438,14 @@ absl::Status LargeLinear::Prepare(int max_num_tokens, int max_logit_rows,
          BucketsFrom(kMaxSkinnyTokens + 1, shape.max_tokens)) {
       Measure(shape, bucket, operands, can_measure);
     }
+    if (shape.is_fp8) continue;
     const std::vector<int64_t> skinny = BucketsFrom(
         kFewestTokens, std::min<int64_t>(shape.max_tokens, kMaxSkinnyTokens));
     for (const int64_t bucket : skinny) shape.choices[bucket] = kOwn;
     if (!can_measure) continue;
-    operands.out = out->data();
     // From above: fewer tokens only help the skinny kernel.
     for (auto bucket = skinny.rbegin();
-         bucket != skinny.rend() && ChooseOverSkinny(shape, *bucket, operands);
+         bucket != skinny.rend() && ChooseOverOwn(shape, *bucket, layers);
          ++bucket) {
     }
   }
@@ -359,16 +468,24 @@ int16_t& LargeLinear::Choose(Shape& shape, int64_t num_tokens) {
   return choice;
 }
 
-LargeLinear::Shape* LargeLinear::FindShape(const LinearArguments& arguments,
-                                           bool has_f32_sums) {
+LargeLinear::Shape* LargeLinear::FindShape(
+    const QuantizedLinearArguments& layer) {
+  const LinearArguments& arguments = layer.linear;
+  Shape wanted;
+  wanted.dtype = arguments.dtype;
+  wanted.is_fp8 = layer.weight.format == QuantFormat::kFp8;
+  wanted.group_size = layer.weight.group_size;
+  wanted.rows = arguments.rows;
+  wanted.cols = arguments.cols;
+  wanted.is_vocab = arguments.epilogue.is_out_f32;
+  wanted.is_gated = IsGated(arguments.epilogue.activation);
   for (Shape& shape : shapes_) {
-    if (shape.dtype == arguments.dtype && shape.rows == arguments.rows &&
-        shape.cols == arguments.cols && shape.has_f32_sums == has_f32_sums &&
-        shape.is_vocab == arguments.epilogue.is_out_f32 &&
-        shape.is_gated == IsGated(arguments.epilogue.activation) &&
-        arguments.num_tokens <= shape.max_tokens && !shape.choices.empty() &&
+    wanted.has_f32_sums =
+        shape.finishes_scales() || HasF32Sums(arguments.epilogue);
+    if (shape.IsSame(wanted) && arguments.num_tokens <= shape.max_tokens &&
+        !shape.choices.empty() &&
         // As measured; nothing else occurs.
-        arguments.x_stride == shape.cols &&
+        (shape.is_fp8 || arguments.x_stride == shape.cols) &&
         (!shape.is_vocab || arguments.out_stride == shape.rows)) {
       return &shape;
     }
@@ -376,26 +493,56 @@ LargeLinear::Shape* LargeLinear::FindShape(const LinearArguments& arguments,
   return nullptr;
 }
 
-absl::Status LargeLinear::LaunchOwn(const LinearArguments& arguments) {
-  if (arguments.num_tokens <= kMaxSkinnyTokens) {
-    return LaunchSkinnyLinear(arguments, device_.stream())
-               ? absl::OkStatus()
-               : device_.LaunchError("Linear");
+absl::Status LargeLinear::LaunchOwn(const QuantizedLinearArguments& arguments) {
+  const simt::Stream stream = device_.stream();
+  LinearArguments linear = arguments.linear;
+  if (arguments.weight.format != QuantFormat::kFp8) {
+    linear.weight = reinterpret_cast<const uint16_t*>(arguments.weight.data);
+    if (linear.num_tokens <= kMaxSkinnyTokens) {
+      return LaunchSkinnyLinear(linear, stream) ? absl::OkStatus()
+                                                : device_.LaunchError("Linear");
+    }
   }
   ++num_tiled_launches_;
-  return LaunchTiledLinear(arguments, device_.stream())
+  return (arguments.weight.format == QuantFormat::kFp8
+              ? LaunchTiledFp8Linear(arguments, stream)
+              : LaunchTiledLinear(linear, stream))
              ? absl::OkStatus()
              : device_.LaunchError("TiledLinear");
 }
 
-absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
+// What the library multiplies rows [first_row, first_row + num_rows) by.
+absl::Status LargeLinear::SetScales(const QuantizedLinearArguments& arguments,
+                                    const Shape& shape, int64_t first_row,
+                                    int64_t num_rows,
+                                    MatrixOperands* operands) {
+  if (shape.scales == MatrixScales::kNone) return absl::OkStatus();
+  const auto* scales = static_cast<const float*>(arguments.weight.scales);
+  operands->x_scales = arguments.x_scales;
+  operands->weight_scales = scales + first_row;
+  if (shape.scales == MatrixScales::kRows) return absl::OkStatus();
+  operands->weight_scales = weight_scales_.data<const float>();
+  return LaunchSpreadScales({.scales = scales,
+                             .scale_stride = arguments.weight.scale_stride,
+                             .first_row = static_cast<int>(first_row),
+                             .num_rows = static_cast<int>(num_rows),
+                             .num_blocks = static_cast<int>(shape.num_blocks()),
+                             .out = weight_scales_.data<float>()},
+                            device_.stream())
+             ? absl::OkStatus()
+             : device_.LaunchError("SpreadScales");
+}
+
+absl::Status LargeLinear::LaunchLibrary(const QuantizedLinearArguments& layer,
                                         const Shape& shape,
                                         const MatrixAlgorithm& algorithm) {
+  const LinearArguments& arguments = layer.linear;
   MatrixProblem problem =
       ProblemOf(shape, arguments.num_tokens, arguments.rows);
   MatrixOperands operands;
-  operands.weight = arguments.weight;
+  operands.weight = layer.weight.data;
   operands.x = arguments.x;
+  if (shape.is_fp8) operands.x = layer.x_fp8;
   operands.workspace = workspace_.data();
   operands.workspace_bytes = workspace_bytes_;
   if (!shape.has_f32_sums) {
@@ -407,6 +554,8 @@ absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
       problem.residual_stride = arguments.epilogue.residual_stride;
     }
     QUIRE_RETURN_IF_ERROR(
+        SetScales(layer, shape, 0, arguments.rows, &operands));
+    QUIRE_RETURN_IF_ERROR(
         library_->Multiply(problem, algorithm, operands, device_.stream()));
     ++num_library_launches_;
     return absl::OkStatus();
@@ -414,7 +563,10 @@ absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
   const int64_t chunk = problem.out_stride;
   for (int64_t first = 0; first < arguments.rows; first += chunk) {
     problem.rows = std::min<int64_t>(chunk, arguments.rows - first);
-    operands.weight = arguments.weight + first * arguments.cols;
+    operands.weight =
+        layer.weight.data + first * arguments.cols * shape.element_bytes();
+    QUIRE_RETURN_IF_ERROR(
+        SetScales(layer, shape, first, problem.rows, &operands));
     operands.out = shape.is_vocab ? arguments.out : sums_.data<void>();
     const LinearEpilogue& epilogue = arguments.epilogue;
     const bool is_finished = shape.is_vocab && epilogue.bias == nullptr &&
@@ -425,10 +577,14 @@ absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
         library_->Multiply(problem, algorithm, operands, device_.stream()));
     if (first == 0) ++num_library_launches_;
     if (is_finished) continue;
-    const SumsToFinish sums = {.sums = static_cast<const float*>(operands.out),
-                               .stride = chunk,
-                               .first_row = static_cast<int>(first),
-                               .num_rows = static_cast<int>(problem.rows)};
+    SumsToFinish sums = {.sums = static_cast<const float*>(operands.out),
+                         .stride = chunk,
+                         .first_row = static_cast<int>(first),
+                         .num_rows = static_cast<int>(problem.rows)};
+    if (shape.finishes_scales()) {
+      sums.x_scales = layer.x_scales;
+      sums.row_scales = static_cast<const float*>(layer.weight.scales);
+    }
     if (!LaunchFinishLinear(arguments, sums, device_.stream())) {
       return device_.LaunchError("FinishLinear");
     }
@@ -436,12 +592,31 @@ absl::Status LargeLinear::LaunchLibrary(const LinearArguments& arguments,
   return absl::OkStatus();
 }
 
+void LargeLinear::WarnRefused(Shape& shape, int64_t num_tokens,
+                              absl::string_view why) {
+  if (!shape.was_refused) {
+    Warn(absl::StrCat(library_->name(), " refuses [", num_tokens, ", ",
+                      shape.cols, "] x [", shape.rows, ", ", shape.cols, "] ",
+                      shape.is_fp8 ? "in fp8 " : "", "(", why,
+                      "): an own kernel that is slower computes it"));
+  }
+  shape.was_refused = true;
+}
+
 absl::Status LargeLinear::Launch(const LinearArguments& arguments) {
-  Shape* shape = library_ == nullptr
-                     ? nullptr
-                     : FindShape(arguments, HasF32Sums(arguments.epilogue));
+  return LaunchChosen(
+      {.linear = arguments, .weight = DenseWeight(arguments.weight)});
+}
+
+absl::Status LargeLinear::LaunchFp8(const QuantizedLinearArguments& arguments) {
+  return LaunchChosen(arguments);
+}
+
+absl::Status LargeLinear::LaunchChosen(
+    const QuantizedLinearArguments& arguments) {
+  Shape* shape = library_ == nullptr ? nullptr : FindShape(arguments);
   if (shape == nullptr) return LaunchOwn(arguments);
-  int16_t& choice = Choose(*shape, arguments.num_tokens);
+  int16_t& choice = Choose(*shape, arguments.linear.num_tokens);
   if (choice < 0) return LaunchOwn(arguments);
   const int64_t num_before = num_library_launches_;
   const absl::Status status =
@@ -449,13 +624,7 @@ absl::Status LargeLinear::Launch(const LinearArguments& arguments) {
   // Once the library has taken a part, another kernel could not begin again:
   // out may be the residual.
   if (status.ok() || num_library_launches_ > num_before) return status;
-  if (!shape->was_refused) {
-    Warn(absl::StrCat(library_->name(), " refuses [", arguments.num_tokens,
-                      ", ", arguments.cols, "] x [", arguments.rows, ", ",
-                      arguments.cols, "] (", status.message(),
-                      "): an own kernel that is slower computes it"));
-  }
-  shape->was_refused = true;
+  WarnRefused(*shape, arguments.linear.num_tokens, status.message());
   choice = kOwn;
   return LaunchOwn(arguments);
 }

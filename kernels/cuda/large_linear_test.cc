@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -17,132 +17,12 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_emulated.h"
-#include "kernels/cuda/simt/emulator.h"
+#include "kernels/cuda/fake_matrix_library.h"
 
 namespace quire::cuda {
 namespace {
 
 constexpr int kCols = 16;
-
-// Multiplies on the host, in the order of the stream. Algorithm a takes
-// seconds[a]; 0: it fails when it is measured. What is measured without a
-// product of this library is the skinny kernel.
-class FakeLibrary : public MatrixLibrary {
- public:
-  explicit FakeLibrary(std::vector<double> seconds = {3, 1, 2})
-      : seconds_(std::move(seconds)) {}
-
-  // What was asked of any library of this process.
-  struct Log {
-    std::vector<MatrixProblem> problems;  // Multiplied.
-    std::vector<uint64_t> algorithms;
-    std::vector<int64_t> measured_tokens;
-    // What one run of each measurement enqueues; the skinny kernel's apart.
-    std::vector<size_t> num_enqueued, num_enqueued_skinny;
-    // Seconds of the skinny kernel, one measurement after the other.
-    std::vector<double> skinny_seconds;
-    // Tokens for which only the last algorithm works.
-    int64_t odd_tokens = -1;
-    // Products of a step that are refused, as NOT_SUPPORTED would be: those
-    // with a residual, or from one on.
-    bool refuses_residuals = false;
-    size_t refuses_from = SIZE_MAX;
-  };
-  static Log& log() {
-    static Log log;
-    return log;
-  }
-
-  std::string name() const override { return "fake 1.0"; }
-
-  std::vector<MatrixAlgorithm> FindAlgorithms(const MatrixProblem& problem,
-                                              int64_t /*max_workspace_bytes*/,
-                                              int max_count) override {
-    multiplied_.reset();
-    std::vector<MatrixAlgorithm> algorithms;
-    for (size_t a = 0; a < seconds_.size(); ++a) {
-      if (problem.num_tokens == log().odd_tokens && a + 1 < seconds_.size()) {
-        continue;
-      }
-      if (static_cast<int>(algorithms.size()) == max_count) break;
-      algorithms.emplace_back().data[0] = a;
-    }
-    return algorithms;
-  }
-  bool Supports(const MatrixProblem& problem, const MatrixAlgorithm& algorithm,
-                int64_t /*max_workspace_bytes*/) override {
-    return problem.num_tokens != log().odd_tokens ||
-           algorithm.data[0] + 1 == seconds_.size();
-  }
-
-  absl::Status Multiply(const MatrixProblem& problem,
-                        const MatrixAlgorithm& algorithm,
-                        const MatrixOperands& operands,
-                        simt::Stream stream) override {
-    if ((log().refuses_residuals && operands.residual != nullptr) ||
-        log().problems.size() >= log().refuses_from) {
-      return absl::InternalError("not supported");
-    }
-    log().problems.push_back(problem);
-    log().algorithms.push_back(algorithm.data[0]);
-    multiplied_ = algorithm.data[0];
-    simt::emulator::AsQueue(stream)->Add(
-        [problem, operands] { Compute(problem, operands); });
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<double> MeasureSeconds(
-      absl::FunctionRef<absl::Status()> enqueue, simt::Stream stream) override {
-    const auto& entries = simt::emulator::AsQueue(stream)->entries;
-    const size_t num_before = entries.size();
-    QUIRE_RETURN_IF_ERROR(enqueue());
-    const size_t num_enqueued = entries.size() - num_before;
-    if (!multiplied_.has_value()) {
-      log().num_enqueued_skinny.push_back(num_enqueued);
-      const size_t i = log().num_enqueued_skinny.size() - 1;
-      return i < log().skinny_seconds.size() ? log().skinny_seconds[i] : 0.5;
-    }
-    log().num_enqueued.push_back(num_enqueued);
-    log().measured_tokens.push_back(log().problems.back().num_tokens);
-    const double seconds = seconds_[*std::exchange(multiplied_, std::nullopt)];
-    if (seconds == 0) return absl::InternalError("refused");
-    return seconds;
-  }
-
- private:
-  static float Value(DType dtype, const void* from, int64_t idx) {
-    const uint16_t bits = static_cast<const uint16_t*>(from)[idx];
-    return dtype == DType::kBF16 ? Bf16ToFloat(bits) : HalfToFloat(bits);
-  }
-  static void Compute(const MatrixProblem& problem,
-                      const MatrixOperands& operands) {
-    for (int64_t t = 0; t < problem.num_tokens; ++t) {
-      for (int64_t r = 0; r < problem.rows; ++r) {
-        float sum = 0;
-        for (int64_t k = 0; k < problem.cols; ++k) {
-          sum += Value(problem.dtype, operands.x, t * problem.x_stride + k) *
-                 Value(problem.dtype, operands.weight, r * problem.cols + k);
-        }
-        sum *= operands.alpha;
-        if (operands.residual != nullptr) {
-          sum += Value(problem.dtype, operands.residual,
-                       t * problem.residual_stride + r);
-        }
-        const int64_t to = t * problem.out_stride + r;
-        if (problem.out_dtype == DType::kF32) {
-          static_cast<float*>(operands.out)[to] = sum;
-        } else {
-          static_cast<uint16_t*>(operands.out)[to] =
-              problem.dtype == DType::kBF16 ? FloatToBf16(sum)
-                                            : FloatToHalf(sum);
-        }
-      }
-    }
-  }
-
-  const std::vector<double> seconds_;
-  std::optional<uint64_t> multiplied_;  // Since the last measurement.
-};
 
 struct Case {
   const char* name;
@@ -153,6 +33,7 @@ struct Case {
   float scale = 1.0f;
   float softcap = 0.0f;
   int rows = 24;
+  int cols = kCols;
 
   bool has_f32_sums() const {
     return is_vocab || has_bias || activation != LinearActivation::kNone;
@@ -204,8 +85,8 @@ class Layer {
     };
     const bool is_gated = IsGated(c.activation);
     out_cols_ = is_gated ? c.rows / 2 : c.rows;
-    weight_ = halves(int64_t{c.rows} * kCols);
-    x_ = halves(int64_t{num_tokens} * kCols);
+    weight_ = halves(int64_t{c.rows} * c.cols);
+    x_ = halves(int64_t{num_tokens} * c.cols);
     residual_ = halves(int64_t{num_tokens} * out_cols_);
     bias_ = *DeviceBuffer::Create(device, c.rows * 4);
     for (int r = 0; r < c.rows; ++r) {
@@ -216,12 +97,12 @@ class Layer {
     arguments_.dtype = dtype;
     arguments_.weight = weight_.data<const uint16_t>();
     arguments_.x = x_.data<const uint16_t>();
-    arguments_.x_stride = kCols;
+    arguments_.x_stride = c.cols;
     arguments_.out = out_.data<void>();
     arguments_.out_stride = out_cols_;
     arguments_.num_tokens = num_tokens;
     arguments_.rows = c.rows;
-    arguments_.cols = kCols;
+    arguments_.cols = c.cols;
     LinearEpilogue& epilogue = arguments_.epilogue;
     epilogue.activation = c.activation;
     epilogue.scale = c.scale;
@@ -235,9 +116,9 @@ class Layer {
   }
 
   void AddTo(LargeLinear& linear) const {
-    linear.AddWeight(arguments_.dtype, case_.rows, kCols, arguments_.weight,
-                     case_.is_vocab, IsGated(case_.activation),
-                     case_.has_f32_sums());
+    linear.AddWeight(arguments_.dtype, case_.rows, case_.cols,
+                     arguments_.weight, case_.is_vocab,
+                     IsGated(case_.activation), case_.has_f32_sums());
   }
   const LinearArguments& arguments() const { return arguments_; }
 
@@ -629,9 +510,374 @@ TEST_F(LargeLinearTest, AChunkThatIsRefusedAfterOthersIsAnError) {
   ASSERT_TRUE(device_->Synchronize().ok());
 }
 
-// Weights in 8 and 4 bits are for kernels of our own: the library would read
+// ---- fp8
+
+// Which scales the library gets: of each kind, group_size 0 or 128, on a GPU.
+struct Fp8Kind {
+  const char* name;
+  int group_size;
+  int capability;
+  int version;
+  MatrixScales scales;
+};
+const Fp8Kind kFp8Kinds[] = {
+    {"rows", 0, 90, 120900, MatrixScales::kRows},
+    {"blocks", 128, 90, 120900, MatrixScales::kBlocks},
+    {"rows, old library", 0, 90, 120800, MatrixScales::kNone},
+    {"rows, 8.9", 0, 89, 130100, MatrixScales::kNone},
+    {"rows, 12.0", 0, 120, 130100, MatrixScales::kNone},
+};
+
+// A layer whose weight and x are in e4m3. 144 columns: a block and a part.
+class Fp8Layer {
+ public:
+  static Case WithCols(Case c) {
+    c.cols = 144;
+    return c;
+  }
+
+  Fp8Layer(Device& device, DType dtype, const Case& c, int group_size,
+           int num_tokens)
+      : layer_(device, dtype, WithCols(c), num_tokens) {
+    const LinearArguments& linear = layer_.arguments();
+    arguments_.linear = linear;
+    arguments_.linear.weight = nullptr;
+    SimulationRandom random(11);
+    const int num_blocks = group_size > 0 ? (linear.cols + 127) / 128 : 1;
+    weight_ = *DeviceBuffer::Create(device, int64_t{linear.rows} * linear.cols);
+    for (int64_t i = 0; i < weight_.num_bytes(); ++i) {
+      weight_.data<uint8_t>()[i] =
+          FloatToE4M3(static_cast<float>(random.Uniform() * 2 - 1) * 448.0f);
+    }
+    QuantizedWeight& weight = arguments_.weight;
+    weight.group_size = group_size;
+    weight.scale_stride = (linear.rows + 7) / 8;
+    const int64_t num_scales = group_size > 0
+                                   ? int64_t{num_blocks} * weight.scale_stride
+                                   : linear.rows;
+    scales_ = *DeviceBuffer::Create(device, num_scales * 4);
+    for (int64_t i = 0; i < num_scales; ++i) {
+      scales_.data<float>()[i] =
+          static_cast<float>(0.25 + 0.75 * random.Uniform()) / 448.0f;
+    }
+    weight.data = weight_.data<const uint8_t>();
+    weight.scales = scales_.data<const void>();
+    x_fp8_ = *DeviceBuffer::Create(device, int64_t{num_tokens} * linear.cols);
+    x_scales_ =
+        *DeviceBuffer::Create(device, int64_t{num_blocks} * num_tokens * 4);
+    Quantize(device, num_tokens);
+    arguments_.x_fp8 = x_fp8_.data<const uint8_t>();
+    arguments_.x_scales = x_scales_.data<const float>();
+  }
+
+  // x, for so many tokens from now on.
+  void Quantize(Device& device, int num_tokens) {
+    arguments_.linear.num_tokens = num_tokens;
+    const LinearArguments& linear = arguments_.linear;
+    EXPECT_TRUE(LaunchQuantizeRows({.dtype = linear.dtype,
+                                    .x = linear.x,
+                                    .x_stride = linear.x_stride,
+                                    .out = x_fp8_.data<uint8_t>(),
+                                    .scales = x_scales_.data<float>(),
+                                    .group_size = arguments_.weight.group_size,
+                                    .num_tokens = num_tokens,
+                                    .cols = linear.cols},
+                                   device.stream()));
+  }
+  void AddTo(LargeLinear& linear) const {
+    const LinearEpilogue& epilogue = arguments_.linear.epilogue;
+    linear.AddFp8Weight(arguments_.linear.dtype, arguments_.linear.rows,
+                        arguments_.linear.cols, arguments_.weight,
+                        IsGated(epilogue.activation),
+                        epilogue.bias != nullptr ||
+                            epilogue.activation != LinearActivation::kNone);
+  }
+  const QuantizedLinearArguments& arguments() const { return arguments_; }
+  std::vector<float> Out() { return layer_.Out(); }
+
+ private:
+  Layer layer_;
+  DeviceBuffer weight_, scales_, x_fp8_, x_scales_;
+  QuantizedLinearArguments arguments_;
+};
+
+// As ExpectNear, of sums of 144 products of values of 1 at most.
+void ExpectFp8Near(const std::vector<float>& got,
+                   const std::vector<float>& expected, DType dtype) {
+  ASSERT_EQ(got.size(), expected.size());
+  const double relative = dtype == DType::kBF16 ? 0x1p-7 : 0x1p-10;
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_TRUE(std::abs(got[i] - expected[i]) <=
+                relative * std::abs(expected[i]) + 144 * 144 * 0x1p-23)
+        << i << ": " << got[i] << " instead of " << expected[i];
+  }
+}
+
+// Cases of f32 output apart: there are no such weights (they are vocabularies).
+std::vector<Case> Fp8Cases() {
+  std::vector<Case> cases;
+  for (Case c : kCases) {
+    if (c.is_vocab) continue;
+    if (c.rows % 8 != 0) c.rows = (c.rows + 7) / 8 * 8;
+    cases.push_back(c);
+  }
+  return cases;
+}
+
+class Fp8LargeLinearTest : public LargeLinearTest {
+ protected:
+  static void SetGpu(const Fp8Kind& kind) {
+    FakeLibrary::log() = {};
+    FakeLibrary::log().capability = kind.capability;
+    FakeLibrary::log().version = kind.version;
+    // Our kernel is slow.
+    FakeLibrary::log().skinny_seconds = {9, 9, 9, 9};
+  }
+};
+
+TEST_F(Fp8LargeLinearTest, TheLibraryAndOurKernelAgree) {
+  int num_cases = 0;
+  for (const Fp8Kind& kind : kFp8Kinds) {
+    for (const Case& c : Fp8Cases()) {
+      SCOPED_TRACE(testing::Message() << kind.name << ", " << c.name);
+      SetGpu(kind);
+      const DType dtype = ++num_cases % 2 == 0 ? DType::kBF16 : DType::kF16;
+      // Of steps of up to 79: with scales of blocks it takes 76 at the most.
+      const int num_tokens = kind.group_size > 0 ? 76 : 77;
+      Fp8Layer layer(*device_, dtype, c, kind.group_size, num_tokens);
+      LargeLinear own(*device_, nullptr);
+      layer.AddTo(own);
+      int64_t num_bytes = 0;
+      ASSERT_TRUE(own.Prepare(79, 0, &num_bytes).ok());
+      EXPECT_EQ(num_bytes, 0);
+      ASSERT_TRUE(own.LaunchFp8(layer.arguments()).ok());
+      const std::vector<float> expected = layer.Out();
+      EXPECT_EQ(own.num_tiled_launches(), 1);
+
+      LargeLinear linear(*device_, std::make_unique<FakeLibrary>(),
+                         /*measures=*/false, /*max_sums_bytes=*/128 * 256 * 4);
+      layer.AddTo(linear);
+      ASSERT_TRUE(linear.Prepare(79, 0, &num_bytes).ok());
+      EXPECT_GT(num_bytes, 0);
+      EXPECT_EQ(num_bytes, linear.PlannedBytes(79, 0));
+      ASSERT_TRUE(linear.LaunchFp8(layer.arguments()).ok());
+      EXPECT_EQ(linear.num_tiled_launches(), 0);
+      ASSERT_EQ(linear.num_library_launches(), 1);
+      ExpectFp8Near(layer.Out(), expected, dtype);
+      const MatrixProblem& problem = FakeLibrary::log().problems.back();
+      EXPECT_EQ(problem.dtype, DType::kF8E4M3);
+      EXPECT_EQ(problem.scales, kind.scales);
+      // Where the library knows the scales there is no pass over sums.
+      EXPECT_EQ(problem.out_dtype == DType::kF32,
+                c.has_f32_sums() || kind.scales == MatrixScales::kNone);
+    }
+  }
+}
+
+TEST_F(Fp8LargeLinearTest, WhatTheLibraryIsAskedFor) {
+  for (const auto& [capability, version, rows, blocks] :
+       {std::tuple(80, 130100, false, false),
+        std::tuple(89, 130100, true, false),
+        std::tuple(90, 120000, true, false),
+        std::tuple(90, 120899, true, false), std::tuple(90, 120900, true, true),
+        std::tuple(100, 130100, true, false),
+        std::tuple(120, 130100, true, false)}) {
+    SCOPED_TRACE(capability);
+    EXPECT_EQ(HasFp8Scales(MatrixScales::kNone, capability, version), rows);
+    EXPECT_EQ(HasFp8Scales(MatrixScales::kRows, capability, version), blocks);
+    EXPECT_EQ(HasFp8Scales(MatrixScales::kBlocks, capability, version), blocks);
+    FakeLibrary::log().capability = capability;
+    FakeLibrary::log().version = version;
+    EXPECT_EQ(
+        LargeLinear(*device_, std::make_unique<FakeLibrary>()).LibraryName(),
+        blocks ? "fake 1.0 with fp8"
+        : rows ? "fake 1.0 with fp8 but in blocks"
+               : "fake 1.0");
+  }
+  const MatrixProblem good = {.dtype = DType::kF8E4M3,
+                              .out_dtype = DType::kBF16,
+                              .num_tokens = 77,
+                              .rows = 24,
+                              .cols = 208,
+                              .x_stride = 208,
+                              .out_stride = 24};
+  EXPECT_TRUE(HasFp8Sizes(good));
+  const auto spoil = [&](auto change) {
+    MatrixProblem problem = good;
+    change(problem);
+    return HasFp8Sizes(problem);
+  };
+  EXPECT_FALSE(spoil([](MatrixProblem& p) { p.cols = p.x_stride = 200; }));
+  EXPECT_FALSE(spoil([](MatrixProblem& p) { p.x_stride = 216; }));
+  EXPECT_FALSE(spoil([](MatrixProblem& p) { p.rows = 20; }));
+  EXPECT_FALSE(spoil([](MatrixProblem& p) { p.out_stride = 28; }));
+  EXPECT_FALSE(spoil([](MatrixProblem& p) { p.residual_stride = 28; }));
+  EXPECT_TRUE(spoil([](MatrixProblem& p) {
+    p.out_dtype = DType::kF32;
+    p.rows = 20;
+  }));
+  // Of blocks tokens come by fours.
+  EXPECT_FALSE(
+      spoil([](MatrixProblem& p) { p.scales = MatrixScales::kBlocks; }));
+  EXPECT_TRUE(spoil([](MatrixProblem& p) {
+    p.scales = MatrixScales::kBlocks;
+    p.num_tokens = 76;
+  }));
+}
+
+TEST_F(Fp8LargeLinearTest, WhatTheLibraryDoesNotTakeIsOurs) {
+  struct Refused {
+    const char* name;
+    Fp8Kind kind;
+    Case c;
+    int num_tokens = 76;
+  };
+  const Case plain = kCases[0];
+  for (const Refused& refused :
+       {Refused{"blocks, 8.9", {"", 128, 89, 130100}, plain},
+        Refused{"blocks, old library", {"", 128, 90, 120800}, plain},
+        Refused{"rows, 8.0", {"", 0, 80, 130100}, plain},
+        Refused{"f32 output", {"", 0, 90, 130100}, kCases[7]},
+        Refused{"odd tokens", {"", 128, 90, 130100}, plain, 77},
+        Refused{"few tokens", {"", 0, 90, 130100}, plain, 64}}) {
+    SCOPED_TRACE(refused.name);
+    SetGpu(refused.kind);
+    Fp8Layer layer(*device_, DType::kBF16, refused.c, refused.kind.group_size,
+                   refused.num_tokens);
+    LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+    layer.AddTo(linear);
+    int64_t num_bytes = 0;
+    ASSERT_TRUE(
+        linear.Prepare(refused.num_tokens == 64 ? 64 : 128, 0, &num_bytes)
+            .ok());
+    ASSERT_TRUE(linear.LaunchFp8(layer.arguments()).ok());
+    EXPECT_EQ(linear.num_library_launches(), 0);
+    EXPECT_EQ(linear.num_tiled_launches(), 1);
+    ASSERT_TRUE(device_->Synchronize().ok());
+  }
+}
+
+// Of 128 and of 256 tokens: the fastest algorithm takes a second.
+TEST_F(Fp8LargeLinearTest, TheFasterOneIsTaken) {
+  for (const auto& [own_seconds, library_from] :
+       {std::pair(std::vector<double>{0.9, 1.1}, 129),
+        std::pair(std::vector<double>{1.01, 1.01}, 257),
+        std::pair(std::vector<double>{1.03, 1.03}, 65)}) {
+    for (const Fp8Kind& kind : {kFp8Kinds[0], kFp8Kinds[1], kFp8Kinds[3]}) {
+      SCOPED_TRACE(testing::Message() << kind.name << ", " << library_from);
+      SetGpu(kind);
+      FakeLibrary::log().skinny_seconds = own_seconds;
+      Fp8Layer layer(*device_, DType::kBF16, kCases[0], kind.group_size, 256);
+      LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+      layer.AddTo(linear);
+      layer.AddTo(linear);  // Of equal shape: measured once, in turn.
+      int64_t num_bytes = 0;
+      ASSERT_TRUE(linear.Prepare(256, 0, &num_bytes).ok());
+      EXPECT_EQ(FakeLibrary::log().measured_tokens,
+                std::vector<int64_t>({128, 128, 128, 256, 256, 256}));
+      EXPECT_EQ(FakeLibrary::log().num_enqueued_skinny,
+                std::vector<size_t>({2, 2}));
+      // Products, and what is before (scales of blocks) or behind (of rows).
+      EXPECT_EQ(
+          FakeLibrary::log().num_enqueued,
+          std::vector<size_t>(6, kind.scales == MatrixScales::kRows ? 2 : 4));
+      int num_library = 0;
+      for (const int num_tokens : {68, 128, 132, 256}) {
+        layer.Quantize(*device_, num_tokens);
+        ASSERT_TRUE(linear.LaunchFp8(layer.arguments()).ok());
+        const bool is_library = num_tokens >= library_from;
+        num_library += is_library;
+        EXPECT_EQ(linear.num_library_launches(), num_library) << num_tokens;
+        if (is_library) {
+          EXPECT_EQ(FakeLibrary::log().algorithms.back(), 1u);
+        }
+      }
+      EXPECT_EQ(linear.num_tiled_launches(), 4 - num_library);
+      ASSERT_TRUE(device_->Synchronize().ok());
+    }
+  }
+}
+
+TEST_F(Fp8LargeLinearTest, WhatIsNotMeasuredIsTheFirstChoice) {
+  SetGpu(kFp8Kinds[0]);
+  Fp8Layer layer(*device_, DType::kBF16, kCases[0], 0, 100);
+  LargeLinear linear(*device_, std::make_unique<FakeLibrary>(),
+                     /*measures=*/false);
+  layer.AddTo(linear);
+  int64_t num_bytes = 0;
+  ASSERT_TRUE(linear.Prepare(128, 0, &num_bytes).ok());
+  ASSERT_TRUE(linear.LaunchFp8(layer.arguments()).ok());
+  EXPECT_TRUE(FakeLibrary::log().measured_tokens.empty());
+  EXPECT_EQ(FakeLibrary::log().algorithms, std::vector<uint64_t>({0}));
+  ASSERT_TRUE(device_->Synchronize().ok());
+}
+
+// In a step, and already when asked; it is told once.
+TEST_F(Fp8LargeLinearTest, WhatIsRefusedIsTold) {
+  std::vector<std::string> warnings;
+  for (const Fp8Kind& kind : kFp8Kinds) {
+    for (const bool is_asked : {false, true}) {
+      SCOPED_TRACE(testing::Message() << kind.name << ", " << is_asked);
+      SetGpu(kind);
+      Case c = kCases[0];
+      if (is_asked) c.rows = 18;
+      Fp8Layer layer(*device_, DType::kBF16, c, kind.group_size, 128);
+      LargeLinear own(*device_, nullptr);
+      ASSERT_TRUE(own.LaunchFp8(layer.arguments()).ok());
+      const std::vector<float> expected = layer.Out();
+      LargeLinear linear(*device_, std::make_unique<FakeLibrary>());
+      layer.AddTo(linear);
+      int64_t num_bytes = 0;
+      warnings.clear();
+      SetWarningHandler(
+          [&](const std::string& text) { warnings.push_back(text); });
+      ASSERT_TRUE(linear.Prepare(256, 0, &num_bytes).ok());
+      FakeLibrary::log().refuses_from = FakeLibrary::log().problems.size();
+      for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(linear.LaunchFp8(layer.arguments()).ok());
+        EXPECT_EQ(layer.Out(), expected);
+      }
+      SetWarningHandler(nullptr);
+      EXPECT_EQ(linear.num_tiled_launches(), 2);
+      ASSERT_EQ(warnings.size(), 1u);
+      EXPECT_TRUE(absl::StartsWith(
+          warnings[0],
+          is_asked ? "fake 1.0 refuses [128, 144] x [18, 144] in fp8 (it knows"
+                   : "fake 1.0 refuses [128, 144] x [24, 144] in fp8 (not"))
+          << warnings[0];
+    }
+  }
+}
+
+TEST_F(Fp8LargeLinearTest, CanBeCaptured) {
+  for (const Fp8Kind& kind : {kFp8Kinds[0], kFp8Kinds[1], kFp8Kinds[3]}) {
+    for (const Case& c : {kCases[1], kCases[9]}) {
+      SCOPED_TRACE(testing::Message() << kind.name << ", " << c.name);
+      SetGpu(kind);
+      Fp8Layer layer(*device_, DType::kBF16, c, kind.group_size, 68);
+      LargeLinear linear(*device_, std::make_unique<FakeLibrary>(),
+                         /*measures=*/false, /*max_sums_bytes=*/128 * 256 * 4);
+      layer.AddTo(linear);
+      int64_t num_bytes = 0;
+      ASSERT_TRUE(linear.Prepare(128, 0, &num_bytes).ok());
+      ASSERT_TRUE(linear.LaunchFp8(layer.arguments()).ok());
+      const std::vector<float> expected = layer.Out();
+      ASSERT_TRUE(device_->BeginCapture().ok());
+      ASSERT_TRUE(linear.LaunchFp8(layer.arguments()).ok());
+      auto graph = device_->EndCapture();
+      ASSERT_TRUE(graph.ok());
+      std::fill_n(static_cast<uint16_t*>(layer.arguments().linear.out),
+                  expected.size(), 0);
+      ASSERT_TRUE(device_->Launch(**graph).ok());
+      EXPECT_EQ(layer.Out(), expected);
+      EXPECT_EQ(linear.num_library_launches(), 2);
+    }
+  }
+}
+
+// Integers of 8 and 4 bits are for kernels of our own: the library would read
 // them as 16 bits, and behind their end.
-TEST(CudaBackendLibraryTest, IsGivenDenseWeightsOnly) {
+TEST(CudaBackendLibraryTest, IsGivenDenseAndFp8Weights) {
   constexpr int kSize = 128;
   CudaBackendOptions options;
   options.open_matrix_library = [] { return std::make_unique<FakeLibrary>(); };
@@ -676,8 +922,13 @@ TEST(CudaBackendLibraryTest, IsGivenDenseWeightsOnly) {
     ASSERT_TRUE(weight.ok()) << weight.status();
     const auto plan = backend->Prepare(shape);
     ASSERT_TRUE(plan.ok()) << plan.status();
-    EXPECT_EQ(FakeLibrary::log().problems.empty(),
-              format != QuantFormat::kDense);
+    const std::vector<MatrixProblem>& problems = FakeLibrary::log().problems;
+    EXPECT_EQ(problems.empty(),
+              format != QuantFormat::kDense && format != QuantFormat::kFp8);
+    for (const MatrixProblem& problem : problems) {
+      EXPECT_EQ(problem.dtype,
+                format == QuantFormat::kFp8 ? DType::kF8E4M3 : DType::kBF16);
+    }
   }
 }
 
@@ -686,7 +937,8 @@ TEST(CudaBackendLibraryTest, NamesTheLibraryOrSaysWhatIsMissing) {
   options.open_matrix_library = [] { return std::make_unique<FakeLibrary>(); };
   const auto with = CudaBackend::Create(options);
   ASSERT_TRUE(with.ok());
-  EXPECT_TRUE(absl::StrContains((*with)->Description(), ", fake 1.0)"));
+  EXPECT_TRUE(
+      absl::StrContains((*with)->Description(), ", fake 1.0 with fp8)"));
   EXPECT_EQ((*with)->notice(), "");
   options.open_matrix_library =
       []() -> absl::StatusOr<std::unique_ptr<MatrixLibrary>> {

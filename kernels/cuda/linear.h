@@ -101,10 +101,28 @@ struct SumsToFinish {
   int64_t stride = 0;
   int first_row = 0;  // Gated: a multiple of 16, as num_rows.
   int num_rows = 0;
+  // What multiplies them first, f32, both or neither: [num_tokens], and of all
+  // rows of the weight.
+  const float* x_scales = nullptr;
+  const float* row_scales = nullptr;
 };
 // The epilogue of these rows. Weight and x of the arguments are not used.
 bool LaunchFinishLinear(const LinearArguments& arguments,
                         const SumsToFinish& sums, simt::Stream stream);
+
+// out[b, r] = the scale of columns 128 b onwards of row first_row + r: what a
+// library takes that knows nothing of rows of the gate among those of up.
+struct SpreadScalesArguments {
+  // That of rows 8 i onwards and block b is element b * scale_stride + i.
+  const float* scales = nullptr;
+  int scale_stride = 0;
+  int first_row = 0;
+  int num_rows = 0;
+  int num_blocks = 0;
+  float* out = nullptr;  // [num_blocks, num_rows]
+};
+bool LaunchSpreadScales(const SpreadScalesArguments& arguments,
+                        simt::Stream stream);
 
 }  // namespace quire::cuda
 

@@ -1,6 +1,6 @@
-// Products of dense matrices by a library that knows the hardware better than a
-// page of code can: cuBLASLt, which is loaded at run time (cublas_library.cc).
-// Tests put a fake in its place.
+// Products of matrices in 16 bits, or in e4m3, by a library that knows the
+// hardware better than a page of code can: cuBLASLt, which is loaded at run
+// time (cublas_library.cc). Tests put a fake in its place.
 #ifndef QUIRE_KERNELS_CUDA_MATRIX_LIBRARY_H_
 #define QUIRE_KERNELS_CUDA_MATRIX_LIBRARY_H_
 
@@ -20,11 +20,21 @@
 
 namespace quire::cuda {
 
+// What multiplies the elements of e4m3, in f32.
+enum class MatrixScales : uint8_t {
+  kNone,
+  kRows,    // Of each row of weight [rows] and x [num_tokens].
+  kBlocks,  // Of each 128 columns of a row: [ceil(cols / 128), rows or tokens].
+};
+
 // out[t, r] = alpha * sum over k of x[t, k] * weight[r, k] (+ residual[t, r]),
-// summed in f32 and rounded once.
+// each with its scale, summed in f32 and rounded once. Of e4m3 tensor cores
+// keep fewer bits of a sum (9.0: about 14; DeepSeek-V3, arXiv:2412.19437,
+// section 3.5.2), which the library promotes to f32 now and then.
 struct MatrixProblem {
-  DType dtype = DType::kBF16;      // Of weight, x and residual: bf16 or f16.
-  DType out_dtype = DType::kBF16;  // `dtype` or f32.
+  DType dtype = DType::kBF16;      // Of weight and x: bf16, f16 or e4m3.
+  DType out_dtype = DType::kBF16;  // Of residual, too: 16 bits; or f32.
+  MatrixScales scales = MatrixScales::kNone;  // Of e4m3 only.
   int64_t num_tokens = 0;
   int64_t rows = 0;  // Of weight [rows, cols], without gaps.
   int64_t cols = 0;
@@ -37,12 +47,34 @@ struct MatrixProblem {
 struct MatrixOperands {
   const void* weight = nullptr;
   const void* x = nullptr;
+  const float* weight_scales = nullptr;  // As MatrixScales says, without gaps.
+  const float* x_scales = nullptr;
   const void* residual = nullptr;  // May be `out`.
   void* out = nullptr;
   void* workspace = nullptr;
   int64_t workspace_bytes = 0;  // What the algorithm was found for.
   float alpha = 1.0f;
 };
+
+// What cuBLASLt asks for e4m3 (its documentation: "Narrow Precision Data Types
+// Usage", "cublasLtMatmul", "Tensor Core Usage"; NVIDIA/CUDALibrarySamples
+// issue 310 for the version). Both matrices are [.., cols] here, which is the
+// "TN" that it knows on every GPU.
+//   capability: 90 is 9.0. version: 130100 is 13.1.0.
+inline bool HasFp8Scales(MatrixScales scales, int capability, int version) {
+  return scales == MatrixScales::kNone ? capability >= 89
+                                       : capability == 90 && version >= 120900;
+}
+// The problem's sizes; pointers are aligned to 16 bytes.
+inline bool HasFp8Sizes(const MatrixProblem& problem) {
+  const int64_t out_bytes = DTypeSize(problem.out_dtype);
+  return problem.cols % 16 == 0 && problem.x_stride % 16 == 0 &&
+         problem.rows * out_bytes % 16 == 0 &&
+         problem.out_stride * out_bytes % 16 == 0 &&
+         problem.residual_stride * out_bytes % 16 == 0 &&
+         (problem.scales != MatrixScales::kBlocks ||
+          (problem.rows % 4 == 0 && problem.num_tokens % 4 == 0));
+}
 
 // One way to compute a problem; the library knows what is in it.
 struct MatrixAlgorithm {
@@ -54,6 +86,9 @@ class MatrixLibrary {
  public:
   virtual ~MatrixLibrary() = default;
   virtual std::string name() const = 0;  // "cuBLASLt 13.1.0"
+
+  // Whether it multiplies e4m3 with such scales on this GPU.
+  virtual bool TakesFp8(MatrixScales /*scales*/) const { return false; }
 
   // At most `max_count` algorithms that give the same bits every time, the one
   // that should be fastest first; none if the library cannot do it. Host work

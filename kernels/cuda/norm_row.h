@@ -97,8 +97,11 @@ class NormRows {
     for (int r = 0; r < kRows; ++r) {
       is_valid_[r] = first + r < arguments.num_tokens;
       const int64_t token = is_valid_[r] ? first + r : first;
-      row_[r] = (arguments.rows ? int64_t{arguments.rows[token]} : token) *
-                arguments.cols;
+      row_[r] =
+          (arguments.rows && !HasPlantedBug(PlantedBug::kNormRowOfTheToken)
+               ? int64_t{arguments.rows[token]}
+               : token) *
+          arguments.cols;
       mean_[r] = 0;
       inverse_[r] = 1;
     }
@@ -122,6 +125,7 @@ class NormRows {
   // visit(row) for those that are there, if column `c` is.
   template <typename Callback>
   SIMT_DEVICE void Visit(int c, const Callback& visit) const {
+    if (HasPlantedBug(PlantedBug::kNormLosesTheLastColumns)) c += 8;
     SIMT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       if (is_valid_[r] && c < arguments_.cols) visit(r);
@@ -207,13 +211,15 @@ class NormRows {
       const float sum = WarpSum(sum_[r]);
       if (simt::ThreadX() % 32 == 0) scratch[r * kWarps + warp] = sum;
     }
-    simt::SyncThreads();
+    if (!HasPlantedBug(PlantedBug::kNormNoBarrierBeforeSum)) {
+      simt::SyncThreads();
+    }
     SIMT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       sum_[r] = 0;
       for (int w = 0; w < kWarps; ++w) sum_[r] += scratch[r * kWarps + w];
     }
-    simt::SyncThreads();
+    if (!HasPlantedBug(PlantedBug::kNormScratchReused)) simt::SyncThreads();
   }
 
   const NormArguments& arguments_;

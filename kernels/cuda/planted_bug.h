@@ -56,7 +56,51 @@ namespace quire::cuda {
   X(SamplingReduceNoBarrier)                                            \
   X(SamplingReduceScratchReused)                                        \
   X(SamplingBinsReadTooEarly)                                           \
-  X(SamplingTopReadsTooEarly)
+  X(SamplingTopReadsTooEarly)                                           \
+  X(StartSlotNoBarrierAfterZeros)                                       \
+  X(StartSlotCountsThePrompt)                                           \
+  X(StartSlotKeepsCounts) /* Of the sequence before. */                 \
+  X(FinishDrawsTakesTheNextToken)                                       \
+  X(NormNoBarrierBeforeSum)                                             \
+  X(NormScratchReused) /* By the second sum of a LayerNorm. */          \
+  X(NormLosesTheLastColumns)                                            \
+  X(NormRowOfTheToken) /* Where rows are gathered. */                   \
+  X(NormBeforeWait)                                                     \
+  X(GatherBeforeWait) /* The tokens of the step before. */              \
+  X(GatherLosesTheLastColumns)                                          \
+  X(GatedSwapsGateAndUp)                                                \
+  X(GatedNoGuard)                                                       \
+  X(HeadStatisticsNoBarrier)                                            \
+  X(HeadStatisticsScratchReused)                                        \
+  X(HeadStatisticsOfTheQueries) /* For the keys, too. */                \
+  X(RopeNoSyncWarp)                                                     \
+  X(RopeOneScratch) /* For all warps. */                                \
+  X(RopeNormsWithTheFirstHead)                                          \
+  X(RopeWritesPadding)                                                  \
+  X(RopeWritesTheNextSlot)                                              \
+  X(RopeBlockOfTheNextPosition)                                         \
+  X(BlockCopyOneLayer)                                                  \
+  X(BlockCopyLosesTheLastPiece)                                         \
+  X(BeginStepBeforeWait)                                                \
+  X(BeginStepTokenOfTheNextSlot)                                        \
+  X(BeginStepStopsAtTheEntries)                                         \
+  X(MeanPoolKeepsSums) /* Of the sequence before. */                    \
+  X(MeanPoolCountsTheChunk)                                             \
+  X(MeanPoolNoGuard)                                                    \
+  X(PermuteScatters)                                                    \
+  X(PermuteStrideOfOut)                                                 \
+  X(FinishLinearBiasOfThePiece)                                         \
+  X(FinishLinearNoGuard)                                                \
+  X(FinishLinearLosesTheLastTokens)                                     \
+  X(FinishLinearUpOfTheNextGroup)                                       \
+  X(SliceTilesBeforeWait)                                               \
+  X(SliceLosesTheLastTile)                                              \
+  X(SliceRecordsByRow)                                                  \
+  X(SliceRecordsOfOneRank)                                              \
+  X(JoinSlicesNoGuard)                                                  \
+  X(JoinSlicesByRow)                                                    \
+  X(ProbeNoBarrier)                                                     \
+  X(ProbeCopyLosesTheRest)
 
 enum class PlantedBug : uint8_t {
   kNone,
@@ -66,6 +110,9 @@ enum class PlantedBug : uint8_t {
 };
 
 #ifdef QUIRE_CUDA_HAS_PLANTED_BUGS
+#ifdef __CUDACC__
+#error "planted bugs are for the emulator"
+#endif
 inline PlantedBug planted_bug = PlantedBug::kNone;
 inline bool HasPlantedBug(PlantedBug bug) { return planted_bug == bug; }
 #else

@@ -1,5 +1,6 @@
 #include "kernels/cuda/probe_kernels.h"
 
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/simt/simt.h"
 
 namespace quire::cuda {
@@ -47,7 +48,7 @@ ReadProbeKernel(const ProbeArguments arguments, uint32_t* out) {
   SIMT_UNROLL
   for (int mask = 16; mask > 0; mask /= 2) sum ^= simt::ShuffleXor(sum, mask);
   if (simt::ThreadX() % 32 == 0) sums[simt::ThreadX() / 32] = sum;
-  simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kProbeNoBarrier)) simt::SyncThreads();
   if (simt::ThreadX() != 0) return;
   for (int warp = 1; warp < kNumWarps; ++warp) sum ^= sums[warp];
   out[simt::CtaX()] = sum;
@@ -73,6 +74,7 @@ CopyProbeKernel(const ProbeArguments arguments, unsigned char* to) {
     }
   }
   for (; i < arguments.num_units; i += stride) {
+    if (HasPlantedBug(PlantedBug::kProbeCopyLosesTheRest)) break;
     simt::Store16(to + 16 * i, simt::LoadStream16(from + 16 * i));
   }
 }

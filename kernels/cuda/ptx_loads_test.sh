@@ -24,6 +24,11 @@ awk '
       want("copy", 2); want("ldmatrix", 1); want("ldmatrix.trans", 1)
       want("mma", 1)
       if (count["narrow"] > 0) { print name ": narrow loads"; failed = 1 }
+      # Of a few rows, once a task: for addresses and masks it has no time.
+      if (count["division"] > 16) { print name ": divisions"; failed = 1 }
+    } else if (name ~ /MergeKernel/) {
+      # Of all parts, before what is made of them.
+      want("load4", 32)
     } else if (name ~ /(Read|Copy)ProbeKernel/) {
       # All of an unrolled pass before what it is for.
       want("stream", 4)
@@ -85,6 +90,8 @@ awk '
       ++count["narrow"]
     }
   }
+  /ld[.]global[.](nc[.])?f32/ { ++count["load4"] }
+  /(div|rem)[.][su](32|64)/ { ++count["division"] }
   /cp[.]async[.]cg[.]shared[.]global[.]L2::128B/ && /, 16,/ { ++count["copy"] }
   /st[.](shared[.])?v4[.]/ { ++count["store16"] }
   /ld[.]shared[.]v4[.]/ { ++count["load.shared16"] }

@@ -6,13 +6,14 @@
 // scale multiplies its sum in f32, so no weight is ever rounded.
 //
 // Many tokens: fp8 weights meet x rounded to e4m3 (LaunchQuantizeRows) on
-// tensor cores of 8 bits, from compute capability 8.9 on. With a scale per row
-// both scales multiply the finished sums; with blocks of 128 x 128
-// (DeepSeek-V3, arXiv:2412.19437, section 3.3.2) x has a scale for every 128
-// columns, too, and each 128 columns' sums are scaled and added in f32: tensor
-// cores keep fewer bits than f32 of a long sum in 8 bits. Otherwise a tile of
-// the weights is widened into shared memory on its way, where elements with
-// scales of groups or blocks are rounded to 16 bits.
+// tensor cores of 8 bits, from compute capability 8.9 on; by a library where
+// that is faster (large_linear.h), else here. With a scale per row both scales
+// multiply the finished sums; with blocks of 128 x 128 (DeepSeek-V3,
+// arXiv:2412.19437, section 3.3.2) x has a scale for every 128 columns, too,
+// and each 128 columns' sums are scaled and added in f32: tensor cores keep
+// fewer bits than f32 of a long sum in 8 bits. Otherwise a tile of the weights
+// is widened into shared memory on its way, where elements with scales of
+// groups or blocks are rounded to 16 bits.
 #ifndef QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 #define QUIRE_KERNELS_CUDA_QUANTIZED_LINEAR_H_
 
@@ -166,7 +167,7 @@ SIMT_DEVICE float BlockScale(const QuantizedWeight& weight, int row_block,
 template <QuantFormat kFormat>
 SIMT_DEVICE float WidenScale(const QuantizedWeight& weight, uint32_t scales,
                              uint32_t tails, int half) {
-  const float of_f16 = F16ToFloat(scales >> (16 * half) & 0xffff);
+  const float of_f16 = simt::F16ToFloat(scales >> (16 * half) & 0xffff);
   if constexpr (kFormat == QuantFormat::kQ8_0) return of_f16;
   const float of_f32 = std::bit_cast<float>(
       simt::PermuteBytes(tails, scales, half == 0 ? 0x5410 : 0x7632));
@@ -233,24 +234,12 @@ SIMT_DEVICE uint32_t Int4Zero(uint32_t zeros, int i) {
   constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43 : 0x64;
   return simt::PermuteBytes(zeros, kBase, 0x4040 | i << 8 | i);
 }
-// bits & mask | base, in one instruction: nvcc makes two of constants.
-SIMT_DEVICE uint32_t MaskAndSet(uint32_t bits, uint32_t mask, uint32_t base) {
-#ifdef __CUDA_ARCH__
-  uint32_t set;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
-      : "=r"(set)
-      : "r"(bits), "r"(mask), "r"(base));
-  return set;
-#else
-  return (bits & mask) | base;
-#endif
-}
 // Elements 2 p and 2 p + 1 of a word, less their zero point: exact.
 template <DType kType>
 SIMT_DEVICE uint32_t Int4Pair(uint32_t word, int p, uint32_t zero) {
   constexpr uint32_t kBase = kType == DType::kBF16 ? 0x43004300 : 0x64006400;
   return Element<kType>::Subtract(
-      MaskAndSet(word >> (4 * p), 0x000f000f, kBase), zero);
+      simt::MaskAndSet(word >> (4 * p), 0x000f000f, kBase), zero);
 }
 
 }  // namespace quire::cuda

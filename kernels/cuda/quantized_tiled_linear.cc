@@ -230,9 +230,16 @@ PermuteColumnsKernel(const PermuteColumnsArguments arguments) {
   simt::WaitForPrevious();
   simt::LaunchNext();
   const int64_t token = simt::CtaX();
-  const uint16_t* x = arguments.x + token * arguments.x_stride;
+  const int64_t x_stride = HasPlantedBug(PlantedBug::kPermuteStrideOfOut)
+                               ? arguments.cols
+                               : arguments.x_stride;
+  const uint16_t* x = arguments.x + token * x_stride;
   uint16_t* out = arguments.out + token * arguments.cols;
   for (int c = simt::ThreadX(); c < arguments.cols; c += kQuantizeThreads) {
+    if (HasPlantedBug(PlantedBug::kPermuteScatters)) {
+      out[arguments.order[c]] = x[c];
+      continue;
+    }
     out[c] = x[arguments.order[c]];
   }
 }

@@ -203,6 +203,9 @@ FinishKernel(const SampleArguments a) {
   int32_t faults = is_scored_bad ? kNonFiniteRow : 0;
   const SlotSampling& p = a.slots[row.slot];
   bool is_accepted = row.num_draws > 0;
+  // Where the draft lies that a draw is held against: after the draw's input.
+  const int draft =
+      HasPlantedBug(PlantedBug::kFinishDrawsTakesTheNextToken) ? 2 : 1;
   while (is_accepted) {
     const int32_t fault = w.filters[first + num_drawn].faults;
     faults |= fault;
@@ -224,7 +227,7 @@ FinishKernel(const SampleArguments a) {
     const int32_t input = a.logit_tokens[first + num_drawn];
     ++num_drawn;
     is_accepted = fault == 0 && num_drawn < row.num_draws &&
-                  a.token_ids[input + 1] == token;
+                  a.token_ids[input + draft] == token;
   }
   a.faults[row_idx] = faults;
   a.num_drawn[row_idx] = num_drawn;
@@ -251,10 +254,17 @@ StartSlotKernel(const StartSlotArguments a) {
   if (!a.token_counts) return;
   uint32_t* counts = a.token_counts + int64_t{a.slot} * a.vocab_size;
   for (int i = simt::ThreadX(); i < a.vocab_size; i += kStartThreads) {
+    if (HasPlantedBug(PlantedBug::kStartSlotKeepsCounts)) break;
     counts[i] = 0;
   }
-  simt::SyncThreads();
-  for (int i = a.num_prompt_tokens + simt::ThreadX(); i < a.num_tokens;
+  if (!HasPlantedBug(PlantedBug::kStartSlotNoBarrierAfterZeros)) {
+    simt::SyncThreads();
+  }
+  const int first_generated =
+      HasPlantedBug(PlantedBug::kStartSlotCountsThePrompt)
+          ? 0
+          : a.num_prompt_tokens;
+  for (int i = first_generated + simt::ThreadX(); i < a.num_tokens;
        i += kStartThreads) {
     simt::AtomicAdd(&counts[a.tokens[i]], 1u);
   }

@@ -51,7 +51,7 @@ struct Row {
         SIMT_UNROLL
         for (int n = 0; n < kLoads; ++n) {
           if (mask == 0) continue;
-          const int64_t chunk = first + std::countr_zero(mask) * kWarps;
+          const int64_t chunk = first + simt::LowestSetBit(mask) * kWarps;
           mask &= mask - 1;
           bytes[n] = simt::Load16(z + chunk * kSamplingChunk + lane * 4);
           num_loads = n + 1;

@@ -30,8 +30,14 @@ StepCost PlanStepCost(const CostModel& model, absl::Span<const CostRow> rows,
                           model.head_dim * model.kv_bytes);
   StepCost cost;
   double num_tokens = 0;
+  // As kernels/cuda/cuda_step.h divides them.
+  bool has_few_queries = false, has_many_queries = false;
   for (const CostRow& row : rows) {
     num_tokens += static_cast<double>(row.num_tokens);
+    const bool is_few =
+        row.num_tokens == 1 ||
+        row.num_tokens * model.num_heads / model.num_kv_heads <= 16;
+    (is_few ? has_few_queries : has_many_queries) = true;
     const int64_t past = row.seq_len - row.num_tokens;
     const int64_t window =
         model.sliding_window > 0 ? model.sliding_window : row.seq_len;
@@ -59,18 +65,34 @@ StepCost PlanStepCost(const CostModel& model, absl::Span<const CostRow> rows,
   }
   cost.kv_write_bytes = num_tokens * kv_bytes_per_token;
   // Per layer and token: hidden twice, q, k and v, what attention gives, and
-  // the gated product; x' twice, where it is stored; logits are f32.
+  // the gated product; x' twice, where it is stored, and what a norm after a
+  // branch takes; logits are f32.
   const bool stores_normed = num_tokens > model.max_norm_tokens;
+  const bool rounds_x =
+      model.rounds_to_fp8 &&
+      num_tokens > static_cast<double>(model.max_skinny_tokens);
+  const int64_t num_hidden =
+      2 + (stores_normed ? 2 : 0) + (model.has_branch_norms ? 2 : 0);
   const int64_t values_per_layer =
-      (stores_normed ? 4 : 2) * model.hidden_size + model.intermediate_size +
+      num_hidden * model.hidden_size + model.intermediate_size +
       (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim;
   cost.activation_bytes =
       num_tokens * 2 * 2 *
           static_cast<double>(model.num_layers * values_per_layer) +
       static_cast<double>(num_logits * model.vocab_size * 2 * 4);
-  // q k v, RoPE, attention, o, gate and up, down, and two norms; before the
-  // layers the embedding, after them a norm and the head.
-  cost.num_kernels = model.num_layers * (stores_normed ? 8 : 6) + 1;
+  if (rounds_x) {
+    const int64_t columns = 2 * model.hidden_size + model.intermediate_size +
+                            model.num_heads * model.head_dim;
+    cost.activation_bytes +=
+        num_tokens * 2 * static_cast<double>(model.num_layers * columns);
+  }
+  // q k v, RoPE, o, gate and up, down, and two norms; before the layers the
+  // embedding, after them a norm and the head.
+  const int64_t kernels_per_layer =
+      5 + (stores_normed ? 2 : 0) + (model.has_branch_norms ? 2 : 0) +
+      (rounds_x ? 4 : 0) + (has_many_queries ? 1 : 0) +
+      (has_few_queries ? (model.splits_keys ? 2 : 1) : 0);
+  cost.num_kernels = model.num_layers * kernels_per_layer + 1;
   if (num_logits > 0) {
     cost.num_kernels += num_logits > model.max_norm_tokens ? 2 : 1;
   }

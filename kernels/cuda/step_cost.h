@@ -20,13 +20,22 @@ struct CostModel {
   int64_t vocab_size = 0;
   int64_t sliding_window = 0;  // As in AttentionSpec.
   // Bits of a weight with its share of scales: 16; fp8 8; int4 in groups of 128
-  // with 16-bit scales 4.125.
+  // with 16-bit scales 4.125, and 4.1875 with zero points.
   double bits_per_weight = 16;
   double bits_per_head_weight = 16;  // Of the matrix before the logits.
   int64_t kv_bytes = 2;              // Of an element of K or V.
   // Steps of up to so many tokens norm within the linear layers
   // (kernels/cuda/linear.h): x' is not stored.
   int64_t max_norm_tokens = 8;
+  // Beside the two norms before a layer's branches one after each (Gemma 2).
+  bool has_branch_norms = false;
+  // Rows of few queries split their keys, and a kernel merges them: where
+  // max_model_len is above 256 positions, whatever the lengths are.
+  bool splits_keys = true;
+  // Weights in fp8, from compute capability 8.9 on: steps of more than
+  // max_skinny_tokens round x' to e4m3 before every linear layer.
+  bool rounds_to_fp8 = false;
+  int64_t max_skinny_tokens = 64;
 
   // Elements of all linear layers but the head.
   int64_t num_weights() const;
@@ -45,8 +54,8 @@ struct StepCost {
   double activation_bytes = 0;
   double linear_flops = 0;     // A multiply-add is two.
   double attention_flops = 0;  // q k^T and p v over what a token sees.
-  // Up to the logits, with attention as one kernel (splits are merged by
-  // another, and rows of few and of many queries are one each).
+  // Up to the logits; the start of a step and sampling are 7 more. Without
+  // those that finish what cuBLASLt has multiplied (large_linear.h).
   int64_t num_kernels = 0;
 
   double bytes() const {

@@ -66,11 +66,26 @@ TEST(StepCostTest, WeightsAreReadOncePerBatch) {
 // The norms are part of the linear layers for few tokens.
 TEST(StepCostTest, CountsKernels) {
   std::vector<CostRow> rows(8, CostRow{1, 10});
-  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 8).num_kernels, 32 * 6 + 2);
-  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 0).num_kernels, 32 * 6 + 1);
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 8).num_kernels, 32 * 7 + 2);
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 0).num_kernels, 32 * 7 + 1);
   rows.push_back({1, 10});
-  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 9).num_kernels, 32 * 8 + 3);
-  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 1).num_kernels, 32 * 8 + 2);
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 9).num_kernels, 32 * 9 + 3);
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 1).num_kernels, 32 * 9 + 2);
+  // Four heads share a KV head: 5 tokens are more queries than a tile of few
+  // has.
+  rows.push_back({5, 10});
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 1).num_kernels, 32 * 10 + 2);
+  rows.back() = {4, 10};
+  EXPECT_EQ(PlanStepCost(Llama8B(), rows, 1).num_kernels, 32 * 9 + 2);
+  CostModel model = Llama8B();
+  model.splits_keys = false;
+  EXPECT_EQ(PlanStepCost(model, rows, 1).num_kernels, 32 * 8 + 2);
+  model.has_branch_norms = true;
+  EXPECT_EQ(PlanStepCost(model, rows, 1).num_kernels, 32 * 10 + 2);
+  model.rounds_to_fp8 = true;
+  EXPECT_EQ(PlanStepCost(model, rows, 1).num_kernels, 32 * 10 + 2);
+  rows.assign({CostRow{65, 65}});
+  EXPECT_EQ(PlanStepCost(model, rows, 1).num_kernels, 32 * 14 + 2);
 }
 
 // By counting.

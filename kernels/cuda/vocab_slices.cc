@@ -1,5 +1,6 @@
 #include "kernels/cuda/vocab_slices.h"
 
+#include "kernels/cuda/planted_bug.h"
 #include "kernels/cuda/sampling_kernels.h"
 
 namespace quire::cuda {
@@ -17,8 +18,9 @@ struct MergeArguments {
 // One warp for each row of logits: the tiles of the slice.
 SIMT_KERNEL(32)
 MergeTilesKernel(const MergeArguments arguments) {
-  simt::WaitForPrevious();
-  simt::LaunchNext();
+  const bool is_early = HasPlantedBug(PlantedBug::kSliceTilesBeforeWait);
+  if (!is_early) simt::WaitForPrevious();
+  if (!is_early) simt::LaunchNext();
   const SampleArguments& a = arguments.sample;
   const int64_t logit = simt::CtaX();
   const int32_t row_idx = a.logit_rows[logit];
@@ -32,7 +34,10 @@ MergeTilesKernel(const MergeArguments arguments) {
     const SamplingWorkspace w =
         SamplingWorkspaceAt(a.workspace, a.num_logits, a.num_ids, nullptr);
     const TileResult* tiles = w.tiles + logit * w.num_tiles;
-    for (int t = lane; t < w.num_tiles; t += 32) {
+    const int64_t num_tiles =
+        w.num_tiles -
+        (HasPlantedBug(PlantedBug::kSliceLosesTheLastTile) ? 1 : 0);
+    for (int t = lane; t < num_tiles; t += 32) {
       best = TakeMax()(best, tiles[t].best);
       max = TakeMax()(max, tiles[t].max);
       num_bad += tiles[t].non_finite;
@@ -40,11 +45,12 @@ MergeTilesKernel(const MergeArguments arguments) {
     best = WarpReduce(best, TakeMax());
     max = WarpReduce(max, TakeMax());
     num_bad = simt::ReduceAdd(num_bad);
-    for (int t = lane; t < w.num_tiles; t += 32) {
+    for (int t = lane; t < num_tiles; t += 32) {
       sum += tiles[t].sum * std::exp(static_cast<double>(tiles[t].max) - max);
     }
     sum = WarpReduce(sum, TakeSum());
   }
+  if (is_early) simt::WaitForPrevious();
   if (lane != 0) return;
   SliceRecord record;
   record.best = best;
@@ -56,6 +62,16 @@ MergeTilesKernel(const MergeArguments arguments) {
   record.non_finite = num_bad > 0;
   record.padding = 0;
   arguments.own[logit] = record;
+}
+
+// What `rank` says of a row of logits.
+SIMT_DEVICE const SliceRecord& RecordOf(const MergeArguments& arguments,
+                                        int rank, int64_t logit) {
+  if (HasPlantedBug(PlantedBug::kSliceRecordsByRow)) {
+    return arguments.all[logit * arguments.num_ranks + rank];
+  }
+  if (HasPlantedBug(PlantedBug::kSliceRecordsOfOneRank)) rank = 0;
+  return arguments.all[int64_t{rank} * arguments.sample.num_logits + logit];
 }
 
 // One warp for each row of logits, though a thread would do: ranks are few.
@@ -73,8 +89,7 @@ MergeRanksKernel(const MergeArguments arguments) {
   float max = -INFINITY, drawn = 0;
   bool is_bad = false;
   for (int rank = 0; rank < arguments.num_ranks; ++rank) {
-    const SliceRecord& record =
-        arguments.all[int64_t{rank} * a.num_logits + logit];
+    const SliceRecord& record = RecordOf(arguments, rank, logit);
     is_bad |= record.non_finite != 0;
     max = TakeMax()(max, record.max);
     if (record.best > best) {
@@ -96,8 +111,7 @@ MergeRanksKernel(const MergeArguments arguments) {
   }
   double sum = 0;
   for (int rank = 0; rank < arguments.num_ranks; ++rank) {
-    const SliceRecord& record =
-        arguments.all[int64_t{rank} * a.num_logits + logit];
+    const SliceRecord& record = RecordOf(arguments, rank, logit);
     sum += record.sum * std::exp(static_cast<double>(record.max) - max);
   }
   a.logprobs[logit] =
@@ -110,10 +124,16 @@ JoinSlicesKernel(const JoinSlicesArguments a) {
   simt::LaunchNext();
   const int64_t row = simt::CtaY();
   const int64_t id = int64_t{simt::CtaX()} * kThreads + simt::ThreadX();
-  if (id >= a.vocab_size) return;
+  if (id >= a.vocab_size && !HasPlantedBug(PlantedBug::kJoinSlicesNoGuard)) {
+    return;
+  }
   const int64_t rank = id / a.slice_size;
+  const int64_t num_ranks = (a.vocab_size + a.slice_size - 1) / a.slice_size;
+  const int64_t slice = HasPlantedBug(PlantedBug::kJoinSlicesByRow)
+                            ? row * num_ranks + rank
+                            : rank * a.num_rows + row;
   a.whole[row * a.vocab_size + id] =
-      a.slices[(rank * a.num_rows + row) * a.slice_size + id % a.slice_size];
+      a.slices[slice * a.slice_size + id % a.slice_size];
 }
 
 }  // namespace

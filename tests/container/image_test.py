@@ -32,7 +32,11 @@ import llmaz  # noqa: E402
 from pod import BACKEND, EXAMPLES, Pod, check_serving  # noqa: E402
 
 USER = 65532
+# Of the unpacked files: of the image, and of cuBLASLt and NCCL in the image for
+# GPU nodes, whose tag says so.
 MAX_BYTES = 120_000_000
+MAX_CUDA_BYTES = 1_000_000_000
+CUDA_LIBRARIES = {"libcublasLt.so.13", "libnccl.so.2"}
 PORT = 8080
 LOCKED = "models--org--locked"
 NUM_STARTS = 11
@@ -61,8 +65,8 @@ def unpack(archive, work):
     return json.loads(blob(layout, manifest["config"]).read_text())
 
 
-def check_files(rootfs):
-    """What is in the image, and what is not."""
+def check_files(rootfs, has_cuda):
+    """What is in the image, and what is not; returns the bytes of its files."""
     num_bytes = 0
     for path in rootfs.rglob("*"):
         info = path.lstat()
@@ -73,7 +77,12 @@ def check_files(rootfs):
         if not stat.S_ISLNK(info.st_mode) and name.parts[-1] not in ("tmp", "lock"):
             assert not info.st_mode & stat.S_IWOTH, f"anyone may write {name}"
         assert info.st_uid == 0, f"{name} is not root's"
-    assert num_bytes <= MAX_BYTES, num_bytes
+    cuda = {path.name: path for path in rootfs.glob("usr/lib/*/lib*")}
+    cuda = {name: path for name, path in cuda.items() if name in CUDA_LIBRARIES}
+    assert set(cuda) == (CUDA_LIBRARIES if has_cuda else set()), set(cuda)
+    cuda_bytes = sum(path.stat().st_size for path in cuda.values())
+    assert cuda_bytes <= MAX_CUDA_BYTES, cuda_bytes
+    assert num_bytes - cuda_bytes <= MAX_BYTES, num_bytes
     for name in ("bin/sh", "usr/bin/sh", "usr/bin/apt-get", "usr/bin/dpkg"):
         assert not os.path.lexists(rootfs / name), name
     # What the licences ask for, and what tells scanners the versions.
@@ -86,6 +95,7 @@ def check_files(rootfs):
 
 
 def check_config(config):
+    """Returns the version and whether the image is for GPU nodes."""
     run = config["config"]
     assert run["User"] == f"{USER}:{USER}"
     assert run["ExposedPorts"] == {f"{PORT}/tcp": {}}
@@ -93,7 +103,11 @@ def check_config(config):
     labels = run["Labels"]
     assert labels["org.opencontainers.image.title"] == "quire"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
-    return labels["org.opencontainers.image.version"]
+    version = labels["org.opencontainers.image.version"]
+    has_cuda = version.endswith("-cuda")
+    # What NVIDIA's container runtime goes by.
+    assert ("NVIDIA_VISIBLE_DEVICES=all" in run["Env"]) == has_cuda, run["Env"]
+    return version, has_cuda
 
 
 def mount(*arguments):
@@ -244,8 +258,8 @@ def main():
     try:
         config = unpack(sys.argv[1], work)
         (work / "config.json").write_text(json.dumps(config))
-        version = check_config(config)
-        num_bytes = check_files(work / "rootfs")
+        version, has_cuda = check_config(config)
+        num_bytes = check_files(work / "rootfs", has_cuda)
         print(f"version {version}, {num_bytes / 1e6:.1f} MB of files")
         own_namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
         inside = subprocess.Popen(

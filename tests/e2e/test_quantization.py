@@ -32,6 +32,10 @@ def test_serves(server, option, name, max_part):
     served = conftest.Server("-q", option)
     try:
         assert re.search(rf"dtype\s+{name} and bf16, KV cache bf16", served.banner)
+        assert re.search(
+            r"ready in\s+[\d.]+ s, of which weights [\d.]+ s \([\d.]+ GB/s\)",
+            served.banner,
+        )
         # RoPE tables and norms stay as they are.
         assert mebibytes(served.banner, "weights") <= max_part * mebibytes(
             server.banner, "weights"

@@ -33,6 +33,7 @@ BackendSources DefaultBackendSources() {
     cuda::EmulatedOptions().total_bytes = int64_t{256} << 20;
     CudaBackendOptions cuda_options;
     cuda_options.enforce_eager = options.enforce_eager;
+    cuda_options.copies.num_threads = options.num_threads;
     QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaBackend> backend,
                            CudaBackend::Create(cuda_options));
     return backend;

@@ -57,8 +57,10 @@ for archive in "$@"; do
   [[ $archive == *.a && $archive != *.pic.a ]] || continue
   (cd "$work" && "$ar" x "$OLDPWD/$archive" && chmod u+w ./*.o)
 done
+is_bad=0
 for object in "$work"/*.o; do
   # Objects without kernels have nothing to say.
   objdump -h "$object" | grep -q nv_fatbin || continue
-  PATH=$PATH:$(dirname "$cuobjdump") "$check" "$cuobjdump" "$object"
+  PATH=$PATH:$(dirname "$cuobjdump") "$check" "$cuobjdump" "$object" || is_bad=1
 done
+exit $is_bad

@@ -75,10 +75,12 @@ SIMT_KERNEL(64) Shuffles(const uint32_t* in, uint32_t* out) {
 
 SIMT_KERNEL(64) Votes(const uint32_t* in, uint32_t* out) {
   const uint32_t t = ThreadX(), value = in[t];
-  uint32_t* mine = out + t * 3;
+  uint32_t* mine = out + t * 4;
   mine[0] = Ballot(value % 3 == 0);
   mine[1] = ReduceAdd(value);
   mine[2] = ReduceMax(value);
+  // Of every bit, also where those below are clear.
+  mine[3] = LowestSetBit((value | 0x80000000u) & (~0u << t % 32));
 }
 
 // ---------------------------------------------------------------- copies
@@ -189,6 +191,17 @@ SIMT_KERNEL(128) Widens(const uint32_t* in, uint32_t* out) {
   out[t * 2 + 1] = AsBits(HalfToFloat(static_cast<uint16_t>(in[t])));
 }
 
+SIMT_KERNEL(128) WidensHalves(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  out[t * 2] = AsBits(F16ToFloat(static_cast<uint16_t>(in[t])));
+  out[t * 2 + 1] = AsBits(F16ToFloat(static_cast<uint16_t>(in[t] >> 16)));
+}
+
+SIMT_KERNEL(128) MaskedBits(const uint32_t* in, uint32_t* out) {
+  const uint32_t t = ThreadX();
+  out[t] = MaskAndSet(in[t * 3], in[t * 3 + 1], in[t * 3 + 2]);
+}
+
 SIMT_KERNEL(256) AllE4M3(const uint32_t* in, uint32_t* out) {
   const uint32_t t = ThreadX();
   out[t] = AsBits(simt::E4M3ToFloat(static_cast<uint8_t>(t)));
@@ -273,7 +286,7 @@ const std::vector<WrapperCase>& WrapperCases() {
        WRAPPER_LAUNCH(Atomics, .num_ctas_x = 4, .num_threads = 128)},
       {"shuffles", Input::kBits, Output::kBits, 75, 68, 512,
        WRAPPER_LAUNCH(Shuffles, .num_threads = 64)},
-      {"votes and reductions", Input::kBits, Output::kBits, 75, 64, 192,
+      {"votes and reductions", Input::kBits, Output::kBits, 75, 64, 256,
        WRAPPER_LAUNCH(Votes, .num_threads = 64)},
       {"16-byte loads and stores", Input::kBits, Output::kBits, 75, 256, 256,
        WRAPPER_LAUNCH(Copies, .num_threads = 32)},
@@ -298,6 +311,10 @@ const std::vector<WrapperCase>& WrapperCases() {
        WRAPPER_LAUNCH(Packs, .num_threads = 128)},
       {"from bf16 and f16", Input::kBits, Output::kFloats, 75, 128, 256,
        WRAPPER_LAUNCH(Widens, .num_threads = 128)},
+      {"f16 in one instruction", Input::kBits, Output::kFloats, 75, 128, 256,
+       WRAPPER_LAUNCH(WidensHalves, .num_threads = 128)},
+      {"masked bits", Input::kBits, Output::kBits, 75, 384, 128,
+       WRAPPER_LAUNCH(MaskedBits, .num_threads = 128)},
       {"e4m3", Input::kFloats, Output::kFloats, 75, 256, 768,
        WRAPPER_LAUNCH(AllE4M3, .num_threads = 256)},
       {"pairs of e4m3", Input::kBits, Output::kHalves, 75, 128, 256,

@@ -34,6 +34,11 @@ def _gencode(architectures):
         for a in architectures.split(",")
     ]
 
+# That of the H100, but where a build is for one other.
+def _ptx_architecture(architectures):
+    is_one = architectures != "all" and "," not in architectures
+    return architectures if is_one else "90a"
+
 def _cuda_object_impl(ctx):
     contexts = [dep[CcInfo].compilation_context for dep in ctx.attr.deps]
     headers = depset(
@@ -89,7 +94,7 @@ def _cuda_object_impl(ctx):
     )
 
 
-    # For tests that read it; of one architecture.
+    # For tests that read or run it; of one architecture.
     ptx = ctx.actions.declare_file(ctx.label.name + ".ptx")
     ctx.actions.run(
         executable = CUDA_ROOT + "/bin/nvcc",
@@ -101,7 +106,9 @@ def _cuda_object_impl(ctx):
             "--expt-relaxed-constexpr",
             "-I.",
             "-DNDEBUG",
-            "-arch=compute_90a",
+            "-arch=compute_" + _ptx_architecture(
+                ctx.attr._architectures[config_common.FeatureFlagInfo].value,
+            ),
             "-x=cu",
             "-ptx",
             ctx.file.src.path,
@@ -148,6 +155,7 @@ def cuda_library(
       nvcc_options: further options.
       **kwargs: of cc_library.
     """
+    testonly = kwargs.get("testonly", False)
     objects = []
     for src in srcs + host_srcs:
         object_name = name + "_" + src.rpartition("/")[2].replace(".cc", "")
@@ -158,6 +166,7 @@ def cuda_library(
             deps = deps,
             language = "c++" if src in host_srcs else "cu",
             nvcc_options = nvcc_options,
+            testonly = testonly,
         )
         objects.append(object_name)
     cc_library(
@@ -179,16 +188,29 @@ def cuda_library(
             name = object_name + ".ptxas",
             srcs = [object_name],
             output_group = "ptxas",
+            testonly = testonly,
         )
         native.filegroup(
             name = object_name + ".ptx",
             srcs = [object_name],
             output_group = "ptx",
             tags = ["manual"],  # Where a test asks for it.
+            testonly = testonly,
         )
     native.filegroup(
         name = name + ".ptxas",
         srcs = [object_name + ".ptxas" for object_name in objects],
+        testonly = testonly,
+    )
+    native.filegroup(
+        name = name + ".ptx",
+        srcs = [
+            name + "_" + src.rpartition("/")[2].replace(".cc", "") + ".ptx"
+            for src in srcs
+        ],
+        tags = ["manual"],
+        testonly = testonly,
+        visibility = kwargs.get("visibility"),
     )
 
 def _all_architectures_transition_impl(settings, attr):

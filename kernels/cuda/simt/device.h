@@ -280,6 +280,10 @@ SIMT_DEVICE uint8_t FloatToE4M3(float value) {
   return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
 }
 
+// Requires: bits is not 0. (nvcc takes std::countr_zero, and makes of it 32.)
+SIMT_DEVICE int LowestSetBit(uint32_t bits) {
+  return __ffs(static_cast<int>(bits)) - 1;
+}
 SIMT_DEVICE uint32_t PermuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
 }
@@ -324,6 +328,17 @@ SIMT_DEVICE uint32_t SubtractF16x2(uint32_t a, uint32_t b) {
   const __half2 difference = __hsub2(*reinterpret_cast<const __half2*>(&a),
                                      *reinterpret_cast<const __half2*>(&b));
   return *reinterpret_cast<const uint32_t*>(&difference);
+}
+
+SIMT_DEVICE float F16ToFloat(uint16_t bits) {
+  return __half2float(__ushort_as_half(bits));
+}
+SIMT_DEVICE uint32_t MaskAndSet(uint32_t bits, uint32_t mask, uint32_t base) {
+  uint32_t set;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+      : "=r"(set)
+      : "r"(bits), "r"(mask), "r"(base));
+  return set;
 }
 
 SIMT_DEVICE float Exp2(float x) { return exp2f(x); }

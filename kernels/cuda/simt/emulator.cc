@@ -99,6 +99,7 @@ struct Machine {
   Counts counts;
   std::string error;
   LaunchShape shape;
+  size_t max_shared_bytes = kMaxSharedBytes;  // Of a CTA.
   const absl::FunctionRef<void()>* body = nullptr;
   bool is_early = false;  // The previous kernel has not run.
   // Stacks of the launches that have begun; a launch takes a free one.
@@ -392,6 +393,7 @@ void Enter(const LaunchShape& shape, const absl::FunctionRef<void()>& body,
   Machine& machine = GetMachine();
   QUIRE_CHECK(machine.running == nullptr);
   machine.error.clear();
+  machine.max_shared_bytes = kMaxSharedBytes;
   machine.shape = shape;
   machine.body = &body;
   machine.stacks = machine.pools[pool].stacks.get();
@@ -434,8 +436,7 @@ std::string Refusal(const LaunchShape& shape) {
       shape.num_ctas_z > kMaxCtasYZ) {
     return "the launch shape is out of range";
   }
-  if (shape.dynamic_shared_bytes >
-      (SIMT_HAS_SMALL_SHARED ? kSmallSharedBytes : kMaxSharedBytes)) {
+  if (shape.dynamic_shared_bytes > kMaxSharedBytes) {
     return absl::StrCat("a CTA asks for ", shape.dynamic_shared_bytes,
                         " bytes of shared memory");
   }
@@ -554,6 +555,14 @@ void Fail(const char* message, const char* operation) {
   std::abort();
 }
 
+void LimitShared(size_t num_bytes) {
+  Machine& machine = GetMachine();
+  machine.max_shared_bytes = num_bytes;
+  if (machine.shape.dynamic_shared_bytes > num_bytes) {
+    Fail("the CTA has more shared memory than this GPU");
+  }
+}
+
 void* StaticShared(size_t num_bytes, size_t alignment) {
   Fiber& fiber = Running();
   const size_t begin =
@@ -561,6 +570,10 @@ void* StaticShared(size_t num_bytes, size_t alignment) {
   fiber.static_shared_used = begin + num_bytes;
   if (fiber.static_shared_used > kMaxStaticShared) {
     Fail("static shared memory is over 48 KiB");
+  }
+  if (fiber.static_shared_used + GetMachine().shape.dynamic_shared_bytes >
+      GetMachine().max_shared_bytes) {
+    Fail("static and dynamic shared memory are more than this GPU has");
   }
   return fiber.cta->static_shared.get() + begin;
 }

@@ -37,7 +37,7 @@
 #define SIMT_UNROLL
 #define SIMT_NO_UNROLL
 #define SIMT_DEVICE inline
-// A build of its own emulates the GPU with the least shared memory.
+// Kernels of a build of their own have the form for the least shared memory.
 #ifdef QUIRE_EMULATES_SM75
 #define SIMT_HAS_SMALL_SHARED true
 #else
@@ -72,6 +72,7 @@ struct Options {
   uint32_t seed = 1;           // Of Schedule::kRandom and the order of CTAs.
   bool is_copy_lazy = false;   // cp.async lands only when waited for.
   bool counts_shared = false;  // Counts::num_shared; takes time.
+  int capability = 120;        // Compute capability: 75 is 7.5.
 };
 Options& CurrentOptions();
 
@@ -154,6 +155,14 @@ void Finish(EarlyLaunch& launch);
 // Ends the launch; the calling thread never continues. `operation`: the name of
 // the warp-wide operation, if one is at fault.
 [[noreturn]] void Fail(const char* message, const char* operation = nullptr);
+// Fails below compute capability `least`, where simt/device.h traps.
+inline void RequireCapability(int least, const char* operation) {
+  if (CurrentOptions().capability < least) {
+    Fail("this GPU has no such instruction", operation);
+  }
+}
+// Of the running launch, static and dynamic, in place of kMaxSharedBytes.
+void LimitShared(size_t num_bytes);
 void* StaticShared(size_t num_bytes, size_t alignment);
 unsigned char* DynamicShared();
 uint32_t ThreadIdx();
@@ -352,6 +361,7 @@ using quire::FloatToE4M3;
 
 // As PTX's prmt: nibble i of the selector picks byte i of the result from the
 // bytes of a (0 to 3) and b (4 to 7).
+inline int LowestSetBit(uint32_t bits) { return std::countr_zero(bits); }
 inline uint32_t PermuteBytes(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t bytes = a | uint64_t{b} << 32;
   uint32_t result = 0;
@@ -368,12 +378,20 @@ inline uint32_t E4M3x2ToBf16x2(uint32_t pair) {
   return PackBf16(E4M3ToFloat(pair & 0xff), E4M3ToFloat(pair >> 8 & 0xff));
 }
 inline uint32_t SubtractBf16x2(uint32_t a, uint32_t b) {
+  emulator::RequireCapability(80, "SubtractBf16x2");
   return PackBf16(Bf16ToFloat(a & 0xffff) - Bf16ToFloat(b & 0xffff),
                   Bf16ToFloat(a >> 16) - Bf16ToFloat(b >> 16));
 }
 inline uint32_t SubtractF16x2(uint32_t a, uint32_t b) {
   return PackF16(HalfToFloat(a & 0xffff) - HalfToFloat(b & 0xffff),
                  HalfToFloat(a >> 16) - HalfToFloat(b >> 16));
+}
+
+// One instruction on a GPU, where the portable function branches.
+inline float F16ToFloat(uint16_t bits) { return HalfToFloat(bits); }
+// bits & mask | base, in one instruction: nvcc makes two of constants.
+inline uint32_t MaskAndSet(uint32_t bits, uint32_t mask, uint32_t base) {
+  return (bits & mask) | base;
 }
 
 inline float Exp2(float x) { return std::exp2(x); }
@@ -392,7 +410,10 @@ bool Launch(void (*kernel)(Parameters...), LaunchShape shape, Stream stream,
   if (SIMT_HAS_SMALL_SHARED && shape.small_shared_bytes > 0) {
     shape.dynamic_shared_bytes = shape.small_shared_bytes;
   }
-  const auto body = [kernel, arguments...] { kernel(arguments...); };
+  const auto body = [kernel, arguments...] {
+    if (SIMT_HAS_SMALL_SHARED) emulator::LimitShared(kSmallSharedBytes);
+    kernel(arguments...);
+  };
   if (stream == nullptr) {
     emulator::Run(shape, body);
     return emulator::LastError().empty();

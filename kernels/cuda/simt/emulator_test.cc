@@ -274,6 +274,65 @@ TEST_F(EmulatorTest, E4M3RoundsToTheNearestEvenAndSaturates) {
   EXPECT_EQ(FloatToE4M3(-INFINITY), 0xfe);
 }
 
+template <int kKind>
+SIMT_KERNEL(32)
+Instruction(float* out) {
+  float sums[4] = {};
+  int32_t whole_sums[4] = {};
+  const uint32_t a[4] = {};
+  if (kKind == 0) MmaBf16(sums, a, 0, 0);
+  if (kKind == 1) MmaF16(sums, a, 0, 0);
+  if (kKind == 2) MmaE4M3(sums, a, 0, 0);
+  if (kKind == 3) MmaS8(whole_sums, a, 0, 0);
+  if (kKind == 4) SubtractBf16x2(0, 0);
+  out[ThreadX()] = sums[0];
+}
+
+// Those that trap on a GPU without them.
+TEST_F(EmulatorTest, CapabilitiesLackInstructions) {
+  float out[32];
+  const auto runs = [&](auto kernel, int capability) {
+    emulator::CurrentOptions().capability = capability;
+    return Launch(kernel, Threads(32), nullptr, out);
+  };
+  EXPECT_FALSE(runs(&Instruction<0>, 75));
+  EXPECT_NE(emulator::LastError().find("no such instruction"),
+            std::string::npos)
+      << emulator::LastError();
+  EXPECT_TRUE(runs(&Instruction<0>, 80));
+  EXPECT_TRUE(runs(&Instruction<1>, 75));
+  EXPECT_FALSE(runs(&Instruction<2>, 86));
+  EXPECT_TRUE(runs(&Instruction<2>, 89));
+  EXPECT_FALSE(runs(&Instruction<3>, 75));
+  EXPECT_TRUE(runs(&Instruction<3>, 80));
+  EXPECT_FALSE(runs(&Instruction<4>, 75));
+  EXPECT_TRUE(runs(&Instruction<4>, 80));
+}
+
+SIMT_KERNEL(32) TakesShared(size_t limit, int num_static, float* out) {
+  emulator::LimitShared(limit);
+  SIMT_SHARED(float, values, num_static);
+  SIMT_DYNAMIC_SHARED(memory);
+  values[ThreadX()] = memory[ThreadX()];
+  out[ThreadX()] = values[ThreadX()];
+}
+
+// A CTA has its static and its dynamic memory at once.
+TEST_F(EmulatorTest, SharedMemoryHasALimit) {
+  float out[32];
+  const auto runs = [&](size_t limit, size_t num_dynamic, int num_static) {
+    LaunchShape shape = Threads(32);
+    shape.dynamic_shared_bytes = num_dynamic;
+    return Launch(&TakesShared, shape, nullptr, limit, num_static, out);
+  };
+  EXPECT_TRUE(runs(kMaxSharedBytes, kMaxSharedBytes - 128, 32));
+  EXPECT_FALSE(runs(kMaxSharedBytes, kMaxSharedBytes - 124, 32));
+  EXPECT_FALSE(runs(2 * kMaxSharedBytes, kMaxSharedBytes + 16, 32));
+  EXPECT_TRUE(runs(kSmallSharedBytes, kSmallSharedBytes - 128, 32));
+  EXPECT_FALSE(runs(kSmallSharedBytes, kSmallSharedBytes, 32));
+  EXPECT_FALSE(runs(kSmallSharedBytes, kSmallSharedBytes + 16, 32));
+}
+
 // One warp, one product; `kind` 0: bf16, 1: f16, 2: e4m3. Rows of 16 bytes of
 // a [16, depth] and b [8, depth].
 SIMT_KERNEL(32)

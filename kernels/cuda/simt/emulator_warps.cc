@@ -177,6 +177,7 @@ void LdMatrixX4Transposed(uint32_t (&registers)[4], const void* row) {
 }
 
 void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::RequireCapability(80, "MmaBf16");
   Mma(c, a, b0, b1, "MmaBf16", [](void* const* arguments, uint32_t) {
     CombineMma<float, 2>(arguments, [](uint32_t bits) {
       return Bf16ToFloat(static_cast<uint16_t>(bits));
@@ -191,6 +192,7 @@ void MmaF16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   });
 }
 void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::RequireCapability(89, "MmaE4M3");
   Mma(c, a, b0, b1, "MmaE4M3", [](void* const* arguments, uint32_t) {
     CombineMma<float, 4>(arguments, [](uint32_t bits) {
       return E4M3ToFloat(static_cast<uint8_t>(bits));
@@ -198,6 +200,7 @@ void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   });
 }
 void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::RequireCapability(80, "MmaS8");
   Mma(c, a, b0, b1, "MmaS8", [](void* const* arguments, uint32_t) {
     CombineMma<int32_t, 4>(arguments, [](uint32_t bits) {
       return int32_t{static_cast<int8_t>(bits)};

@@ -24,7 +24,7 @@
 //   LoadShared, StoreShared, LoadShared16, StoreShared16: plain accesses whose
 //     bank conflicts the emulator counts
 //   WaitForPrevious, LaunchNext   programmatic dependent launch
-//   PackBf16, PackF16, SubtractBf16x2, SubtractF16x2, PermuteBytes
+//   PackBf16, PackF16, SubtractBf16x2, SubtractF16x2, PermuteBytes, LowestSetBit
 //   E4M3ToFloat, FloatToE4M3, E4M3x2ToF16x2, E4M3x2ToBf16x2, Exp2, Rsqrt, ...
 //   Product(a, b)                 rounded: never part of a fused multiply-add
 //   Launch(kernel, LaunchShape, stream, args...)
