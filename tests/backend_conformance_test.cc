@@ -487,6 +487,44 @@ TEST_P(BackendConformanceTest, LinearShapes) {
   }
 }
 
+// Prompts: from what a few tokens' kernel computes to several tiles of the one
+// for many, or to a library.
+TEST_P(BackendConformanceTest, LinearOfManyTokens) {
+  using Activation = Epilogue::Activation;
+  uint64_t seed = 3000;
+  for (const int num_tokens : {17, 63, 66, 129, 300}) {
+    for (const LinearCase& features : std::vector<LinearCase>{
+             {.cols = 72, .part_rows = {40}},
+             {.cols = 16, .part_rows = {37}, .has_bias = true},
+             {.cols = 64,
+             .kind = LinearKind::kQkv,
+             .part_rows = {32, 16, 16},
+             .has_bias = true},
+             {.cols = 40,
+             .kind = LinearKind::kGateUp,
+             .part_rows = {48, 48},
+             .activation = Activation::kSwiGlu},
+             {.cols = 24,
+             .part_rows = {33},
+             .activation = Activation::kGelu,
+             .has_bias = true,
+             .has_epilogue_residual = true},
+             {.cols = 136,
+             .part_rows = {24},
+             .norm = NormSpec::Kind::kRms,
+             .has_residual = true,
+             .writes_residual_out = true,
+             .has_epilogue_residual = true,
+             .epilogue_residual_aliases_out = true,
+             .scale = -0.37f}}) {
+      LinearCase c = features;
+      c.num_tokens = num_tokens;
+      CheckLinear(GetParam(), c, ++seed);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST_P(BackendConformanceTest, LinearFeatures) {
   SimulationRandom random(200);
   using Activation = Epilogue::Activation;

@@ -4,11 +4,12 @@
 # hour on four cores:
 #   tools/ptx.sh [ARCHITECTURE [GTEST_FILTER]]
 # ARCHITECTURE (default: 90a): one of those of kernels/cuda/BUILD.bazel; below 80
-# there are only the tests in f16. NCCL needs a GPU: its tests are left out.
+# there are only the tests in f16. NCCL needs a GPU: its tests are left out; for
+# cuBLASLt there is one of the host.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 architecture=${1:-90a}
-filter=${2:-'*cuda*:Cuda*:*/Cuda*:*StreamOrder*:*GoldenTest*:*GoldenEmbeddingsTest*:*PromptLogprobsTest*:*GgufGoldenTest*:*QuantizedCheckpointTest.Logprobs*:*QuantizedModelTest*'}
+filter=${2:-'*cuda*:Cuda*:*/Cuda*:*StreamOrder*:LibraryLinearTest*:RefusingLibraryTest*:*GoldenTest*:*GoldenEmbeddingsTest*:*PromptLogprobsTest*:*GgufGoldenTest*:*QuantizedCheckpointTest.Logprobs*:*QuantizedModelTest*'}
 filter+="-CudaGroupTest.OneRank*:CudaGroupTest.AStep*"
 device=cuda
 if ((${architecture%[af]} < 80)); then
@@ -28,6 +29,7 @@ wrappers=$root/bazel-bin/tests/gpu/wrapper_check_ptx
 (cd "$wrappers.runfiles/quire" && "$wrappers" --compare "$work/expected")
 
 export QUIRE_TEST_DEVICE=$device QUIRE_PTX_SMS=${QUIRE_PTX_SMS:-4}
+export QUIRE_CUDA_LIBS=tests/gpu/ptx
 export GTEST_TOTAL_SHARDS
 GTEST_TOTAL_SHARDS=$(nproc)
 program=$root/bazel-bin/tests/gpu/device_tests_ptx

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -107,17 +108,17 @@ class StreamOrderTest : public testing::TestWithParam<bool> {
     }
   }
 
-  // The library and an algorithm for x times the unit matrix; null where there
-  // is none.
+  // The library and an algorithm for x times the unit matrix.
   struct Product {
     std::unique_ptr<cuda::MatrixLibrary> library;
     cuda::MatrixProblem problem;
     cuda::MatrixAlgorithm algorithm;
     DeviceBuffer unit, workspace;
   };
-  absl::StatusOr<Product> OpenProduct() {
+  absl::StatusOr<Product> OpenProduct(
+      std::unique_ptr<cuda::MatrixLibrary> library) {
     Product product;
-    QUIRE_ASSIGN_OR_RETURN(product.library, cuda::OpenMatrixLibrary());
+    product.library = std::move(library);
     product.problem.num_tokens = kTokens;
     product.problem.rows = product.problem.cols = kSize;
     product.problem.x_stride = product.problem.out_stride = kSize;
@@ -317,8 +318,10 @@ TEST_P(StreamOrderTest, AnEventThatHasNotHappenedLeavesNoErrorBehind) {
 }
 
 TEST_P(StreamOrderTest, AProductOfTheLibrarySeesALateWrite) {
-  const auto product = OpenProduct();
-  if (!product.ok()) GTEST_SKIP() << product.status().message();
+  auto library = cuda::OpenMatrixLibrary();
+  if (!library.ok()) GTEST_SKIP() << library.status().message();
+  const auto product = OpenProduct(*std::move(library));
+  ASSERT_TRUE(product.ok()) << product.status();
   Run(
       [&] {
         QUIRE_RETURN_IF_ERROR(Copy(a_, b_, kLate));
@@ -330,8 +333,10 @@ TEST_P(StreamOrderTest, AProductOfTheLibrarySeesALateWrite) {
 }
 
 TEST_P(StreamOrderTest, AProductOfTheLibraryDoesNotOverwriteWhatIsStillRead) {
-  const auto product = OpenProduct();
-  if (!product.ok()) GTEST_SKIP() << product.status().message();
+  auto library = cuda::OpenMatrixLibrary();
+  if (!library.ok()) GTEST_SKIP() << library.status().message();
+  const auto product = OpenProduct(*std::move(library));
+  ASSERT_TRUE(product.ok()) << product.status();
   Run(
       [&] {
         QUIRE_RETURN_IF_ERROR(Copy(a_, b_, kLate));
@@ -344,8 +349,10 @@ TEST_P(StreamOrderTest, AProductOfTheLibraryDoesNotOverwriteWhatIsStillRead) {
 }
 
 TEST_P(StreamOrderTest, AKernelSeesAProductOfTheLibrary) {
-  const auto product = OpenProduct();
-  if (!product.ok()) GTEST_SKIP() << product.status().message();
+  auto library = cuda::OpenMatrixLibrary();
+  if (!library.ok()) GTEST_SKIP() << library.status().message();
+  const auto product = OpenProduct(*std::move(library));
+  ASSERT_TRUE(product.ok()) << product.status();
   Run(
       [&] {
         QUIRE_RETURN_IF_ERROR(Multiply(*product, a_, b_));

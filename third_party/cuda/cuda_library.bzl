@@ -143,6 +143,7 @@ def cuda_library(
         hdrs = [],
         deps = [],
         nvcc_options = [],
+        linkopts = [],
         **kwargs):
     """A cc_library of CUDA sources.
 
@@ -153,6 +154,7 @@ def cuda_library(
       hdrs: headers of the library.
       deps: cc_libraries; headers only matter for nvcc.
       nvcc_options: further options.
+      linkopts: of programs that depend on it, beside those for CUDA.
       **kwargs: of cc_library.
     """
     testonly = kwargs.get("testonly", False)
@@ -179,7 +181,7 @@ def cuda_library(
             "-ldl",
             "-lrt",
             "-pthread",
-        ],
+        ] + linkopts,
         deps = deps,
         **kwargs
     )

@@ -14,8 +14,10 @@
 //                     tests/gpu below the current one)
 //   QUIRE_PTX_SMS     multiprocessors (132)
 //   QUIRE_PTX_ORDER   "late" (copies of cp.async when they are waited for,
-//   warps
-//                     from the first), or "early" (at once, from the last)
+//                     warps from the first), or "early" (at once, from the
+//                     last)
+#include "tests/gpu/ptx/host_cuda_runtime.h"
+
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -80,7 +82,7 @@ struct Kernel {
 };
 
 struct Operation {
-  enum Kind : uint8_t { kLaunch, kCopy, kRecord } kind = kLaunch;
+  enum Kind : uint8_t { kLaunch, kCopy, kRecord, kHost } kind = kLaunch;
   const Kernel* kernel = nullptr;
   quire::ptx::Launch launch;
   void* to = nullptr;
@@ -88,6 +90,8 @@ struct Operation {
   size_t num_bytes = 0;
   std::vector<char> staged;  // Of a copy from memory that is not pinned.
   CUevent_st* event = nullptr;
+  cudaHostFn_t host = nullptr;
+  void* host_data = nullptr;
 };
 
 }  // namespace
@@ -164,6 +168,11 @@ class Runtime {
     return 227 << 10;
   }
 
+  void Fault(const char* what) {
+    std::fprintf(stderr, "PTX: %s\n", what);
+    sticky = cudaErrorIllegalAddress;
+  }
+
   cudaError_t RunOne(CUstream_st& stream) {
     if (sticky != cudaSuccess) return sticky;
     Operation operation = std::move(stream.queue.front());
@@ -179,6 +188,9 @@ class Runtime {
       case Operation::kRecord:
         operation.event->time = std::chrono::steady_clock::now();
         break;
+      case Operation::kHost:
+        operation.host(operation.host_data);
+        break;
       case Operation::kLaunch: {
         const char* order = getenv("QUIRE_PTX_ORDER");
         quire::ptx::RunOptions options;
@@ -188,11 +200,7 @@ class Runtime {
         const absl::Status status = quire::ptx::Run(
             *operation.kernel->program, *operation.kernel->function,
             operation.launch, memory, options);
-        if (!status.ok()) {
-          std::fprintf(stderr, "PTX: %s\n",
-                       std::string(status.message()).c_str());
-          sticky = cudaErrorIllegalAddress;
-        }
+        if (!status.ok()) Fault(std::string(status.message()).c_str());
         break;
       }
     }
@@ -355,6 +363,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute,
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor:
       *value = locked.runtime.capability % 10;
+      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+      *value = locked.runtime.num_sms;
       return cudaSuccess;
     default:
       return Remember(cudaErrorNotSupported);
@@ -631,6 +642,35 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   const cudaError_t error = locked.runtime.RunEverything();
   delete executable;
   return Remember(error);
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
+                                  cudaStreamCaptureStatus* status) {
+  Locked locked;
+  *status = stream->is_capturing ? cudaStreamCaptureStatusActive
+                                 : cudaStreamCaptureStatusNone;
+  return Remember(locked.runtime.sticky);
+}
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function,
+                               void* data) {
+  Locked locked;
+  Operation operation;
+  operation.kind = Operation::kHost;
+  operation.host = function;
+  operation.host_data = data;
+  return Remember(Enqueue(locked, stream, std::move(operation)));
+}
+
+bool QuireHostRuntimeHolds(const void* begin, size_t num_bytes) {
+  Locked locked;
+  uint64_t first = 0, end = 0;
+  return locked.runtime.memory.Find(reinterpret_cast<uint64_t>(begin),
+                                    static_cast<int64_t>(num_bytes), &first,
+                                    &end);
+}
+void QuireHostRuntimeFault(const char* what) {
+  Locked locked;
+  locked.runtime.Fault(what);
 }
 
 cudaError_t cudaFuncSetAttribute(const void* entry, cudaFuncAttribute attribute,
