@@ -106,8 +106,8 @@ absl::Status KernelsBench::Init() {
     ceilings_ = NewCpuCeilings(&probe_->probe);
   } else {
     // A slice of a GPU may have little memory.
-    const int64_t free_bytes =
-        backend->FreeDeviceBytes().value_or(16 * kProbeBytes);
+    QUIRE_ASSIGN_OR_RETURN(const int64_t free_bytes,
+                           backend->FreeDeviceBytes());
     QUIRE_ASSIGN_OR_RETURN(
         ceilings_, NewDeviceCeilings(std::move(backend),
                                      std::min(kProbeBytes, free_bytes / 16)));

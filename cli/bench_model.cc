@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -253,8 +252,7 @@ absl::Status ModelBench::LoadPreset(SessionOptions options,
 // Of the device that computes, whatever --device auto has chosen.
 absl::Status ModelBench::MakeCeilingProbe(const PlacementRequest& placement) {
   Backend& backend = *model().backend;
-  const std::optional<int64_t> free_bytes = backend.FreeDeviceBytes();
-  if (!free_bytes.has_value()) {
+  if (!backend.OwnsMemory()) {
     QUIRE_ASSIGN_OR_RETURN(host_probe_, HostCeilingProbe::Create(placement));
     probe_ = [this]() -> absl::StatusOr<ModelCeilings> {
       return ModelCeilings{host_probe_->probe.ReadBandwidth(), 0,
@@ -263,8 +261,9 @@ absl::Status ModelBench::MakeCeilingProbe(const PlacementRequest& placement) {
     return absl::OkStatus();
   }
   // What --gpu-memory-utilization has left.
+  QUIRE_ASSIGN_OR_RETURN(const int64_t free_bytes, backend.FreeDeviceBytes());
   QUIRE_ASSIGN_OR_RETURN(device_probe_, backend.NewProbe(std::min(
-                                            kMaxProbeBytes, *free_bytes / 2)));
+                                            kMaxProbeBytes, free_bytes / 2)));
   const auto peak = device_probe_->Bf16Peak();
   if (!peak.ok()) {
     std::fprintf(stderr, "quire: no bf16 peak: %s\n",
@@ -410,6 +409,10 @@ void ModelBench::PrintEnd() {
     absl::PrintF("ceilings read %.1f GB/s, copy %.1f GB/s, bf16 %.1f TFLOP/s\n",
                  last_ceilings_.read / 1e9, last_ceilings_.copy / 1e9,
                  last_ceilings_.bf16_peak / 1e12);
+  }
+  const std::string steps = model().backend->StepsSummary();
+  if (options_.format == "md" && !steps.empty()) {
+    absl::PrintF("%s\n", steps);
   }
   if (options_.format != "json") return;
   std::printf(num_printed_ == 0 ? "[]\n" : "\n]\n");

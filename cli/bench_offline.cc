@@ -208,8 +208,10 @@ void ReportDrafts(const EngineStats& stats, Json* json) {
 
 // Of a GPU: a CPU is the host and the device. Ends the engine.
 void ReportHostTime(OfflineEngine* engine, Json* json) {
-  if (!engine->session().loaded.backend->FreeDeviceBytes().has_value()) return;
+  const Backend& backend = *engine->session().loaded.backend;
+  if (!backend.OwnsMemory()) return;
   const StepTimes times = engine->Times();
+  absl::PrintF("%s\n", backend.StepsSummary());
   if (times.num_steps == 0) return;
   absl::PrintF(
       "Host per step: %.1f us, at most %.1f us of it with an idle device "

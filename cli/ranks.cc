@@ -560,7 +560,7 @@ absl::StatusOr<std::unique_ptr<SessionRanks>> SessionRanks::Create(
 
 absl::StatusOr<ParallelConfig> SessionRanks::JoinDevices(Backend* backend) {
   const RankLayout& layout = plan_.layout;
-  const bool is_gpu = backend->FreeDeviceBytes().has_value();
+  const bool is_gpu = backend->OwnsMemory();
   const bool needs_ids = is_gpu && layout.tensor_size > 1;
   // An id for each tensor group, made by rank 0.
   std::string ids;

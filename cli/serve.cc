@@ -50,7 +50,13 @@ class RunningServerImpl : public RunningServer {
   ~RunningServerImpl() override {
     if (http_ != nullptr) http_->Stop(absl::Seconds(2));
     if (output_ != nullptr) output_->Stop();
+    const bool has_served = engine_ != nullptr && Health().ok();
     engine_.reset();
+    // Nothing runs steps any more. Of what failed another line is the last.
+    if (has_served) {
+      const std::string steps = session_->loaded.backend->StepsSummary();
+      if (!steps.empty()) log().Message(LogLevel::kInfo, steps);
+    }
     SetWarningHandler(nullptr);
   }
 

@@ -660,8 +660,15 @@ LogFields DescribeSession(const Session& session, const std::string& address,
   row("workspace", FormatBytes(loaded.memory.workspace_bytes));
   if (loaded.shape.device_bytes > 0) {
     row("graphs", FormatBytes(loaded.memory.graphs_bytes));
-    row("GPU memory", absl::StrCat(FormatBytes(loaded.shape.device_bytes),
-                                   " may be used, all included"));
+    row("GPU memory",
+        absl::StrCat(
+            FormatBytes(loaded.shape.device_bytes),
+            " may be used, all included",
+            loaded.memory.unused_bytes == 0
+                ? std::string()
+                : absl::StrCat("; ", FormatBytes(loaded.memory.unused_bytes),
+                               " of it are left free: more blocks "
+                               "would be of no use")));
   }
   row("KV cache",
       absl::StrFormat("%s (%d blocks of %d tokens)",

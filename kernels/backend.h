@@ -247,7 +247,10 @@ struct MemoryPlan {
   int64_t weights_bytes = 0;
   int64_t workspace_bytes = 0;
   int64_t graphs_bytes = 0;  // Left to the driver for captured steps.
+  int64_t code_bytes = 0;    // And for kernels that it loads on first use.
   int64_t kv_bytes = 0;
+  // Of what may be taken: left free, because more blocks would be of no use.
+  int64_t unused_bytes = 0;
   int num_blocks = 0;
   // Ids that a sequence's bias (two for each), bad words, breakers and
   // banned_before_min may have together; 0: any number.
@@ -450,9 +453,20 @@ class Backend {
   // "cpu (avx512_bf16, 4 threads)".
   virtual std::string Description() const = 0;
 
-  // Bytes that are free on a device with memory of its own, from which weights,
-  // workspace and KV cache are taken; none for one that uses the host's.
-  virtual std::optional<int64_t> FreeDeviceBytes() { return std::nullopt; }
+  // How the steps since Prepare were run and what that cost, a line for a
+  // person; empty where there is nothing to say. Between steps, by who runs
+  // them.
+  virtual std::string StepsSummary() const { return ""; }
+
+  // Whether weights, workspace and KV cache are taken from memory that the
+  // device has of its own.
+  virtual bool OwnsMemory() const { return false; }
+
+  // What is free there. UNIMPLEMENTED where memory is the host's; what the
+  // device says if it is broken.
+  virtual absl::StatusOr<int64_t> FreeDeviceBytes() {
+    return absl::UnimplementedError("memory is the host's");
+  }
 
   // Measures what such a device can do at best, with about `num_bytes` of its
   // memory, between steps. The backend outlives it. For benchmarks.
@@ -494,8 +508,7 @@ class Backend {
   virtual int AddActivation(int64_t cols, DType dtype, ActivationRows rows) = 0;
 
   // What Prepare would allocate; allocates nothing and reports no lack of
-  // memory (num_blocks is what fits, perhaps 0). For backends with
-  // FreeDeviceBytes.
+  // memory (num_blocks is what fits, perhaps 0). For backends that own memory.
   virtual absl::StatusOr<MemoryPlan> PlanMemory(const EngineShape& /*shape*/) {
     return absl::UnimplementedError("memory is the host's");
   }

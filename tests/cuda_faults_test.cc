@@ -1,5 +1,7 @@
 // What goes wrong on a GPU, and what its steps allocate: only an emulated one
 // can be told to fail, or to drop the work so that the host's part is left.
+#include <dlfcn.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -13,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_emulated.h"
+#include "kernels/cuda/group_of_gpus.h"
 #include "tests/cuda_history.h"
 
 namespace {
@@ -52,7 +55,9 @@ TEST(CudaCaptureTest, StepsGoOnEagerlyWhereACaptureFailed) {
   EXPECT_EQ(results[0], results[1]);
 }
 
-TEST(CudaGraphCacheTest, TheLeastRecentlyUsedGraphGoes) {
+// Steps of as many shapes as there are numbers, of a backend that has room for
+// 128 graphs.
+TEST(CudaGraphCacheTest, WithoutRoomAShapeIsCapturedWhenItComesAgain) {
   const Loaded loaded = Load("qwen3", false, 1);
   ASSERT_NE(loaded.harness, nullptr);
   CudaBackend& backend = *loaded.backend;
@@ -82,17 +87,64 @@ TEST(CudaGraphCacheTest, TheLeastRecentlyUsedGraphGoes) {
     EXPECT_TRUE(backend.Collect(*step).ok());
     return counts.num_captures > before;
   };
-  constexpr int kNumKept = 128;
+  constexpr int kNumKept = 128, kNumRemembered = 64;
   for (int i = 0; i < kNumKept; ++i) EXPECT_TRUE(captures(i));
-  EXPECT_FALSE(captures(0));
-  EXPECT_TRUE(captures(kNumKept));  // In the place of 1.
-  EXPECT_FALSE(captures(0));
-  EXPECT_FALSE(captures(2));
-  EXPECT_TRUE(captures(1));  // In the place of 3.
-  EXPECT_TRUE(captures(3));
-  EXPECT_FALSE(captures(0));
-  EXPECT_EQ(counts.num_replays, kNumKept + 7);
+  EXPECT_EQ(counts.num_replays, kNumKept);
   EXPECT_EQ(counts.num_eager, 0);
+  // Each once: whatever they are, they cost no graph that is there.
+  constexpr int kNumOnce = 2 * kNumRemembered;
+  for (int i = 0; i < kNumOnce; ++i) EXPECT_FALSE(captures(kNumKept + i));
+  EXPECT_EQ(counts.num_captures, kNumKept);
+  EXPECT_EQ(counts.num_eager, kNumOnce);
+  for (int i = 0; i < kNumKept; ++i) EXPECT_FALSE(captures(i));
+  EXPECT_EQ(counts.num_replays, 2 * kNumKept);
+  EXPECT_EQ(counts.num_evictions, 0);
+
+  // The second time, while it is remembered.
+  constexpr int kEnd = kNumKept + kNumOnce;
+  EXPECT_FALSE(captures(0));
+  EXPECT_TRUE(captures(kEnd - 1));  // In the place of 1, the longest unused.
+  EXPECT_FALSE(captures(kEnd - 1));
+  EXPECT_TRUE(captures(kEnd - kNumRemembered));  // In the place of 2.
+  EXPECT_FALSE(captures(kEnd - kNumRemembered - 1));
+  EXPECT_EQ(counts.num_evictions, 2);
+  const int64_t num_eager = counts.num_eager;
+  EXPECT_FALSE(captures(0));
+  EXPECT_FALSE(captures(3));
+  EXPECT_EQ(counts.num_eager, num_eager);
+  // Who has gone begins anew.
+  EXPECT_FALSE(captures(1));
+  EXPECT_EQ(counts.num_eager, num_eager + 1);
+  EXPECT_TRUE(captures(1));  // In the place of 4.
+  EXPECT_FALSE(captures(4));
+  EXPECT_EQ(counts.num_eager, num_eager + 2);
+  EXPECT_EQ(counts.num_captures, kNumKept + 3);
+}
+
+// With room for three graphs, shapes come and go: whether a step was the first
+// of its shape, the second or a later one shows nowhere.
+TEST(CudaGraphCacheTest, StepsHaveTheSameBitsWhereThereIsRoomForFewGraphs) {
+  const cuda::EmulatedDeviceOptions before = cuda::EmulatedOptions();
+  cuda::EmulatedOptions().total_bytes = int64_t{2} << 30;
+  cuda::EmulatedOptions().bytes_per_graph = int64_t{16} << 20;
+  std::vector<std::vector<RowBits>> results[2];
+  for (const bool enforce_eager : {true, false}) {
+    const Loaded loaded = Load("qwen3", enforce_eager, 1);
+    ASSERT_NE(loaded.harness, nullptr);
+    CudaHistory history(loaded, 7);
+    history.Run(6, 0.25, &results[enforce_eager]);
+    history.Run(9, 0.95, &results[enforce_eager]);
+    history.Run(15, 0.2, &results[enforce_eager]);
+    if (enforce_eager) continue;
+    const CudaGraphCounts& counts = loaded.backend->graph_counts();
+    EXPECT_EQ(counts.num_captures - counts.num_evictions, 3);
+    EXPECT_GT(counts.num_evictions, 0);
+    EXPECT_GT(counts.num_eager, history.num_empty_steps());
+    EXPECT_GT(counts.num_replays, counts.num_captures);
+    EXPECT_FALSE(counts.is_disabled);
+  }
+  EXPECT_EQ(results[0], results[1]);
+  cuda::EmulatedOptions() = before;
 }
 
 // ----------------------------------------------------------------- faults
@@ -154,6 +206,38 @@ TEST(CudaFaultTest, EndsTheEngineWhereAStepBegins) {
   ASSERT_FALSE(events.empty());
   EXPECT_TRUE(events.back().is_last);
   EXPECT_EQ(events.back().finish_reason, FinishReason::kError);
+}
+
+// A rank whose GPU is broken does not ask NCCL for an orderly end, which would
+// wait for that GPU.
+TEST(CudaFaultTest, ABrokenRankAbortsItsGroup) {
+  const std::string folder = testing::TempDir() + "/fake";
+  const std::string command = "mkdir -p " + folder +
+                              " && ln -sf $PWD/kernels/cuda/libfake_nccl.so " +
+                              folder + "/libnccl.so.2";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  cuda::LibraryPlaces places;
+  places.folders = {folder};
+  places.uses_loader_path = false;
+  const auto count = [&](const char* name) {
+    void* const handle = dlopen((folder + "/libnccl.so.2").c_str(), RTLD_NOW);
+    return reinterpret_cast<int (*)()>(dlsym(handle, name))();
+  };
+  for (const bool is_broken : {false, true}) {
+    SCOPED_TRACE(is_broken);
+    auto backend = *CudaBackend::Create({});
+    const auto ranks = cuda::JoinGroup(backend.get(), places,
+                                       *cuda::MakeGroupId(places), 0, 1);
+    ASSERT_TRUE(ranks.ok()) << ranks.status();
+    const int num_aborts = count("FakeNcclNumAborts");
+    const int num_destroys = count("FakeNcclNumDestroys");
+    if (is_broken) cuda::InjectFault(backend->device(), 0);
+    std::vector<char> memory(16);
+    (void)backend->device().CopyToHost(memory.data(), memory.data(), 16);
+    backend.reset();
+    EXPECT_EQ(count("FakeNcclNumAborts"), num_aborts + is_broken);
+    EXPECT_EQ(count("FakeNcclNumDestroys"), num_destroys + !is_broken);
+  }
 }
 
 // ------------------------------------------------------------- allocations

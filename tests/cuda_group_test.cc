@@ -210,6 +210,76 @@ TEST(CudaGroupTest, AStepThatIsReplayedForASilentRankEnds) {
   TestSilentRank(4);
 }
 
+// What nobody collects does not keep a model from going.
+TEST(CudaGroupTest, AModelWhoseStepWaitsForASilentRankGoes) {
+  cuda::NcclCommunicatorOptions options;
+  options.timeout = absl::Seconds(2);
+  const cuda::NcclId id = NewId();
+  Loaded silent;
+  std::thread other([&] { silent = Load(id, 2, options, false, 1); });
+  Loaded loaded = Load(id, 2, options);
+  other.join();
+  ASSERT_TRUE(loaded.ranks != nullptr && silent.ranks != nullptr);
+  const int num_aborts = CountOfFake("FakeNcclNumAborts");
+  CudaBackend& backend = *loaded.backend;
+  absl::Status status = loaded.ranks->AllReduceSum(backend.Activation(0),
+                                                   backend.device().stream());
+  const SamplingParams params;
+  SchedulerOutput output;
+  output.slot_starts.resize(1);
+  output.slot_starts[0].params = &params;
+  output.slot_starts[0].history = {1, 2, 3};
+  output.slot_starts[0].num_prompt_tokens = 3;
+  output.block_appends = {{.slot = 0, .block_ids = {0}}};
+  output.rows.resize(1);
+  output.rows[0].num_tokens = 3;
+  output.token_ids = {1, 2, 3};
+  status.Update(loaded.harness->model().runner->Submit(output));
+  EXPECT_TRUE(status.ok()) << status;
+  loaded.harness.reset();
+  EXPECT_EQ(CountOfFake("FakeNcclNumAborts"), num_aborts + 1);
+}
+
+// Nor a backend, with the timeout far away.
+TEST(CudaGroupTest, ABackendWhoseStepWaitsForASilentRankGoes) {
+  cuda::NcclCommunicatorOptions options;
+  options.timeout = absl::InfiniteDuration();
+  const cuda::NcclId id = NewId();
+  std::unique_ptr<CudaBackend> backends[2];
+  Communicator* communicator = nullptr;
+  const auto prepare = [&](int rank) {
+    auto backend = *CudaBackend::Create({});
+    const auto ranks = backend->JoinGroup(Places(), id, rank, 2, options);
+    ASSERT_TRUE(ranks.ok()) << ranks.status();
+    if (rank == 0) communicator = *ranks;
+    backend->AddActivation(8, DType::kF32, ActivationRows::kTokens);
+    EngineShape shape;
+    shape.max_num_seqs = shape.max_logit_rows = 1;
+    shape.max_num_tokens = 8;
+    shape.max_model_len = shape.vocab_size = 64;
+    shape.block_size = 16;
+    shape.kv_bytes = 1 << 20;
+    const auto plan = backend->Prepare(shape);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    backends[rank] = std::move(backend);
+  };
+  std::thread other([&] { prepare(1); });
+  prepare(0);
+  other.join();
+  ASSERT_TRUE(backends[0] != nullptr && backends[1] != nullptr);
+  const int num_aborts = CountOfFake("FakeNcclNumAborts");
+  CudaBackend& backend = *backends[0];
+  Step* const step = *backend.BeginStep(StepPlan());
+  absl::Status status = backend.Run(*step, GraphKey(), [&] {
+    return communicator->AllReduceSum(backend.Activation(0),
+                                      backend.device().stream());
+  });
+  status.Update(backend.EndStep(*step));
+  EXPECT_TRUE(status.ok()) << status;
+  backends[0].reset();
+  EXPECT_EQ(CountOfFake("FakeNcclNumAborts"), num_aborts + 1);
+}
+
 TEST(CudaGroupTest, WhoJoinsNamesWhatIsMissing) {
   cuda::LibraryPlaces places;
   places.folders = {"/none"};

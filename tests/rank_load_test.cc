@@ -134,13 +134,13 @@ class NotifyingBackend : public ReferenceBackend {
  public:
   explicit NotifyingBackend(std::function<void()> on_opened)
       : on_opened_(std::move(on_opened)) {}
-  std::optional<int64_t> FreeDeviceBytes() override {
+  bool OwnsMemory() const override {
     if (on_opened_) std::exchange(on_opened_, nullptr)();
-    return std::nullopt;
+    return false;
   }
 
  private:
-  std::function<void()> on_opened_;
+  mutable std::function<void()> on_opened_;
 };
 
 class RankLoadTest : public testing::Test {

@@ -99,6 +99,13 @@ BackendModelRunner::BackendModelRunner(Backend* backend, Model* model,
   spare_result_.rows.reserve(max_num_seqs);
 }
 
+// What nobody has collected reads weights, which are freed next; and where a
+// step waits for a rank that is gone, Collect gives up, while freeing memory of
+// a device would wait for good.
+BackendModelRunner::~BackendModelRunner() {
+  while (num_pending_ > 0) (void)Collect();
+}
+
 void BackendModelRunner::BuildPlan(const SchedulerOutput& output) {
   updates_.clear();
   rows_.clear();

@@ -14,12 +14,14 @@
 namespace quire {
 
 // Thread-compatible: the engine thread calls everything. Borrows backend and
-// model, which must outlive it.
+// model, which must outlive it; waits at its end for the steps that nobody has
+// collected.
 class BackendModelRunner : public ModelRunner {
  public:
   // Requires: backend->Prepare succeeded, with `steps_in_flight`.
   BackendModelRunner(Backend* backend, Model* model, int max_num_seqs,
                      int steps_in_flight);
+  ~BackendModelRunner() override;
 
   int steps_in_flight() const override { return steps_in_flight_; }
   // RESOURCE_EXHAUSTED if steps_in_flight() steps wait to be collected.

@@ -175,8 +175,10 @@ absl::Status FitModelLength(const LoadOptions& options, LoadedModel& loaded) {
     const int64_t own =
         KvBytesPerToken(loaded.config, loaded.kv_cache_dtype, options.parallel);
     const int64_t both = own + options.companion.kv_bytes_per_token;
-    plan.num_blocks = static_cast<int>(std::max<int64_t>(plan.kv_bytes, 0) /
-                                       (both * options.block_size));
+    plan.num_blocks = static_cast<int>(std::min<int64_t>(
+        plan.num_blocks,
+        std::max<int64_t>(plan.kv_bytes + plan.unused_bytes, 0) /
+            (both * options.block_size)));
     shape.kv_bytes = plan.num_blocks * int64_t{options.block_size} * own;
   }
   const int64_t fitting = int64_t{plan.num_blocks} * shape.block_size;
@@ -459,7 +461,10 @@ absl::StatusOr<LoadState> OpenForLoading(const std::string& path,
   state.needed_bytes = state.weights.ExpectedBytes(
       {parallel.tensor_rank(), parallel.tensor_size},
       {parallel.pipeline_rank(), parallel.pipeline_size});
-  state.free_device_bytes = loaded.backend->FreeDeviceBytes();
+  if (loaded.backend->OwnsMemory()) {
+    QUIRE_ASSIGN_OR_RETURN(state.free_device_bytes,
+                           loaded.backend->FreeDeviceBytes());
+  }
   QUIRE_RETURN_IF_ERROR(ValidateLoadOptions(options));
   state.usable_bytes =
       (state.free_device_bytes
@@ -663,7 +668,7 @@ absl::StatusOr<CompanionMemory> MemoryOfCompanion(
   CompanionMemory memory;
   memory.kv_bytes_per_token =
       KvBytesPerToken(companion.config, companion.kv_cache_dtype);
-  if (!companion.backend->FreeDeviceBytes().has_value()) return memory;
+  if (!companion.backend->OwnsMemory()) return memory;
   EngineShape shape = companion.shape;
   // Only what does not grow with the cache counts.
   shape.kv_bytes = memory.kv_bytes_per_token * shape.max_model_len;

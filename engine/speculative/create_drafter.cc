@@ -77,7 +77,7 @@ absl::StatusOr<BegunDrafter> BeginDrafter(const SpeculativeConfig& config,
                      " with several ranks; ngram, suffix and draft_model draft "
                      "there"));
   }
-  if (has_ranks && target_backend.FreeDeviceBytes().has_value()) {
+  if (has_ranks && target_backend.OwnsMemory()) {
     // Each GPU plans its memory by itself, and all have to plan alike.
     return absl::UnimplementedError(
         "a draft model beside a model on several GPUs; ngram and suffix draft "

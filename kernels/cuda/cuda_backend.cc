@@ -28,6 +28,10 @@ constexpr int kMostSplits = 32;
 // Where the starts of a step do not fit, they wait for the copies before them.
 constexpr int64_t kStartBytes = int64_t{1} << 20;
 
+// Kernels are loaded by their first launch, also long after the KV cache has
+// taken the rest: those of one architecture are 21 MB together.
+constexpr int64_t kCodeBytes = int64_t{32} << 20;
+
 double InGiB(int64_t num_bytes) {
   return static_cast<double>(num_bytes) / (1 << 30);
 }
@@ -63,9 +67,16 @@ CudaBackend::CudaBackend(const CudaBackendOptions& options,
 }
 
 CudaBackend::~CudaBackend() {
+  // What nobody has collected may wait for a rank that is gone: nothing else
+  // would end it.
+  const bool is_running = std::any_of(
+      steps_.begin(), steps_.end(),
+      [](const auto& step) { return step->state != CudaStep::State::kFree; });
+  if (communicator_ != nullptr && is_running) communicator_->Abort();
   // Steps in flight read memory that goes now; an error is of no use to
-  // anybody.
-  (void)device_->Synchronize();
+  // anybody. But on a device that is broken nothing ends in good order.
+  const absl::Status status = device_->Synchronize();
+  if (communicator_ != nullptr && !status.ok()) communicator_->Abort();
 }
 
 absl::StatusOr<Communicator*> CudaBackend::JoinGroup(
@@ -87,7 +98,10 @@ std::string CudaBackend::Description() const {
                       large_linear_->LibraryName(), ")");
 }
 
-std::optional<int64_t> CudaBackend::FreeDeviceBytes() { return FreeBytes(); }
+absl::StatusOr<int64_t> CudaBackend::FreeDeviceBytes() {
+  QUIRE_ASSIGN_OR_RETURN(const cuda::DeviceMemory memory, device_->Memory());
+  return memory.free_bytes;
+}
 
 absl::StatusOr<std::unique_ptr<DeviceProbe>> CudaBackend::NewProbe(
     int64_t num_bytes) {
@@ -150,6 +164,17 @@ int64_t CudaBackend::BytesPerBlock() const {
   return num_bytes;
 }
 
+// Beyond it a cache that nobody asked for is of no use: of a small model, a
+// large GPU would hold millions of blocks, for each of which the host keeps
+// some hundred bytes and spends time at start. All sequences at their longest
+// fit four times (what is not in use holds prefixes), and 2^17 blocks in any
+// case.
+int64_t CudaBackend::MostKvBytes() const {
+  const int64_t num_blocks =
+      int64_t{4} * shape_.max_num_seqs * max_blocks_per_seq_;
+  return std::max(num_blocks, int64_t{1} << 17) * BytesPerBlock();
+}
+
 // Of plan.kv_bytes.
 int CudaBackend::NumBlocks(const MemoryPlan& plan) const {
   const int64_t bytes_per_block = BytesPerBlock();
@@ -173,17 +198,18 @@ absl::Status CudaBackend::CheckNumBlocks(const MemoryPlan& plan) const {
   }
   return absl::ResourceExhaustedError(absl::StrFormat(
       "GPU memory: of the %.2f GiB that may be used, weights take %.2f GiB, "
-      "the workspace of %d sequences and %d tokens a step %.2f GiB, graphs "
-      "%.2f GiB; that leaves %.2f GiB for the KV cache, and one sequence of "
+      "the workspace of %d sequences and %d tokens a step %.2f GiB, graphs and "
+      "kernels %.2f GiB; that leaves %.2f GiB for the KV cache, and one "
+      "sequence of "
       "%d tokens needs %.2f GiB. Lower --max-model-len (%d tokens fit), "
       "--max-num-seqs or --max-num-batched-tokens, raise "
       "--gpu-memory-utilization, or use quantized weights or a smaller "
       "--kv-cache-dtype",
       InGiB(shape_.device_bytes), InGiB(plan.weights_bytes),
       shape_.max_num_seqs, shape_.max_num_tokens, InGiB(plan.workspace_bytes),
-      InGiB(plan.graphs_bytes), InGiB(std::max<int64_t>(plan.kv_bytes, 0)),
-      shape_.max_model_len, InGiB(needed),
-      plan.num_blocks * shape_.block_size));
+      InGiB(plan.graphs_bytes + plan.code_bytes),
+      InGiB(std::max<int64_t>(plan.kv_bytes, 0)), shape_.max_model_len,
+      InGiB(needed), plan.num_blocks * shape_.block_size));
 }
 
 // Specs of equal shape share a plan.
@@ -347,7 +373,10 @@ absl::StatusOr<MemoryPlan> CudaBackend::PlanMemory(const EngineShape& shape) {
   PlanAttentions();
   MemoryPlan plan;
   plan.weights_bytes = weights_bytes_;
-  if (!options_.enforce_eager) plan.graphs_bytes = kGraphsBytes;
+  plan.code_bytes = kCodeBytes;
+  if (!options_.enforce_eager) {
+    plan.graphs_bytes = GraphsBytes(shape.device_bytes);
+  }
   plan.max_list_entries = shape.pooled_cols == 0 ? kMaxListEntries : 0;
   plan.kv_bytes = shape.kv_bytes;
   num_blocks_ = NumBlocks(plan);
@@ -358,14 +387,15 @@ absl::StatusOr<MemoryPlan> CudaBackend::PlanMemory(const EngineShape& shape) {
       plan.workspace_bytes += reservation.num_bytes;
     }
     return shape.device_bytes - plan.weights_bytes - plan.workspace_bytes -
-           plan.graphs_bytes;
+           plan.graphs_bytes - plan.code_bytes;
   };
   int64_t left = measure();
   // Each block also takes a few bytes in the workspace: twice is enough.
   for (int i = 0; i < 2 && shape.kv_bytes == 0; ++i) {
-    plan.kv_bytes = left;
+    plan.kv_bytes = std::min(left, MostKvBytes());
     num_blocks_ = NumBlocks(plan);
     left = measure();
+    plan.unused_bytes = std::max<int64_t>(left - MostKvBytes(), 0);
   }
   plan.num_blocks = num_blocks_;
   return plan;
@@ -416,6 +446,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
     steps_.push_back(std::move(step));
   }
   graphs_.reserve(kMaxGraphs);
+  first_uses_.reserve(kMaxFirstUses);
   graphs_bytes_ = plan.graphs_bytes;
   PlanAhead();
   // Their bits in CudaStepShape. Models have one or two.

@@ -24,7 +24,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,6 +42,7 @@ struct AttentionBatch;  // kernels/cuda/cuda_step.h
 struct AttentionPlanner;
 struct CudaAhead;
 struct CudaAttention;
+struct CudaFirstUse;
 struct CudaGraph;
 struct CudaReservation;
 struct CudaSampling;
@@ -81,6 +81,7 @@ struct CudaBackendOptions {
 // How the steps ran, since Prepare.
 struct CudaGraphCounts {
   int64_t num_captures = 0;  // First uses and ahead of use.
+  int64_t num_evictions = 0;
   int64_t num_replays = 0;
   int64_t num_eager = 0;
   int64_t num_bytes = 0;     // That the driver has taken for those kept.
@@ -113,11 +114,13 @@ class CudaBackend : public Backend {
       int size, const cuda::NcclCommunicatorOptions& options = {});
 
   std::string Description() const override;
+  std::string StepsSummary() const override;
   // With a stream of its own.
   absl::StatusOr<std::unique_ptr<Backend>> CreateCompanion() override {
     return Create(options_);
   }
-  std::optional<int64_t> FreeDeviceBytes() override;
+  bool OwnsMemory() const override { return true; }
+  absl::StatusOr<int64_t> FreeDeviceBytes() override;
   absl::StatusOr<std::unique_ptr<DeviceProbe>> NewProbe(
       int64_t num_bytes) override;
   DType ActivationDType(DType weights) const override;
@@ -185,6 +188,7 @@ class CudaBackend : public Backend {
   absl::Status CheckShape(const EngineShape& shape) const;
   int64_t BytesPerBlock() const;
   int NumBlocks(const MemoryPlan& plan) const;
+  int64_t MostKvBytes() const;
   absl::Status CheckNumBlocks(const MemoryPlan& plan) const;
   void PlanAttentions();
   int64_t StagingBytes() const;
@@ -210,8 +214,14 @@ class CudaBackend : public Backend {
   absl::Status Capture(int32_t model, CudaStep& step,
                        absl::FunctionRef<absl::Status()> enqueue,
                        CudaGraph** graph);
-  int64_t FreeBytes();
+  absl::Status CaptureOnce(CudaStep& step,
+                           absl::FunctionRef<absl::Status()> enqueue,
+                           CudaGraph* graph);
+  absl::Status Evict();
+  bool IsInGroup() const;
   bool HasRoomForGraph() const;
+  bool IsWorthCapturing(int32_t model, const CudaStepShape& shape);
+  bool HasNewKernels(int32_t model, const CudaStepShape& shape);
   void PlanAhead();
   void ShapeAhead(const CudaAhead& ahead, CudaStep& step) const;
   void DisableGraphs(const absl::Status& reason);
@@ -308,6 +318,9 @@ class CudaBackend : public Backend {
   int64_t num_copy_batches_ = 0;
   std::vector<CudaGraph> graphs_;  // At most kMaxGraphs.
   int64_t graphs_bytes_ = 0;       // Left for them: MemoryPlan::graphs_bytes.
+  std::vector<CudaFirstUse> first_uses_;  // Oldest first.
+  // Shapes (of a coarser kind) whose kernels some capture has loaded.
+  std::vector<CudaFirstUse> loaded_kernels_;
   std::vector<CudaAhead> ahead_;
   size_t next_ahead_ = 0;
   CudaGraphCounts graph_counts_;

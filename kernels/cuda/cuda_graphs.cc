@@ -7,18 +7,20 @@
 // steps run with the same launches if they run eagerly, so that results do not
 // depend on whether there is a graph.
 #include <algorithm>
+#include <bit>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "engine/base/warning.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_step.h"
 
 namespace quire {
 
-// Far more than any takes (kGraphsBytes), and a fraction of what all may.
+// Far more than any takes (GraphsBytes), and a fraction of what all may.
 constexpr int64_t kMaxBytesOfGraph = int64_t{16} << 20;
-static_assert(3 * kMaxBytesOfGraph <= kGraphsBytes);
+static_assert(3 * kMaxBytesOfGraph <= kLeastGraphsBytes);
 
 // Waste is at most a third (a half below 8), an eighth on average where a step
 // is no longer bound by the weights it reads.
@@ -57,59 +59,90 @@ void CudaBackend::DisableGraphs(const absl::Status& reason) {
                     reason.message()));
 }
 
-int64_t CudaBackend::FreeBytes() {
-  const absl::StatusOr<cuda::DeviceMemory> memory = device_->Memory();
-  return memory.ok() ? memory->free_bytes : 0;
+// Ranks capture and replay the same steps, or one waits in a capture for one
+// that does not: what they have in common decides.
+bool CudaBackend::IsInGroup() const {
+  return communicator_ != nullptr && communicator_->size() > 1;
 }
 
 // What the driver takes for a graph is known once it has taken it, and goes up
 // in jumps: one more like those before must fit into what was left to it.
 bool CudaBackend::HasRoomForGraph() const {
   if (graphs_.empty()) return true;
-  // Ranks capture and replay the same steps, or one waits in a capture for one
-  // that does not: what they have in common decides.
-  if (communicator_ != nullptr && communicator_->size() > 1) {
-    return graphs_.size() < kMaxGraphs;
-  }
+  if (IsInGroup()) return graphs_.size() < kMaxGraphs;
   const int64_t bytes_per_graph =
       graph_counts_.num_bytes / static_cast<int64_t>(graphs_.size());
   return graphs_.size() < kMaxGraphs &&
          graph_counts_.num_bytes + bytes_per_graph <= graphs_bytes_;
 }
 
-// Sets *graph, or leaves it null if the capture failed: the step can then be
-// enqueued as if nothing had been tried. An error is the enqueue's own.
-absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
-                                  absl::FunctionRef<absl::Status()> enqueue,
-                                  CudaGraph** graph) {
-  *graph = nullptr;
-  const bool has_room = HasRoomForGraph();
-  const int64_t free_before = FreeBytes();
-  if (!has_room) {
-    *graph = &*std::min_element(graphs_.begin(), graphs_.end(),
-                                [](const CudaGraph& a, const CudaGraph& b) {
-                                  return a.last_use < b.last_use;
-                                });
-    // It may still run.
-    QUIRE_RETURN_IF_ERROR(device_->Synchronize());
-    // First, so that the new one can have its memory.
-    (*graph)->graph = nullptr;
-    std::swap(**graph, graphs_.back());
-    graphs_.pop_back();
-    *graph = nullptr;
+// Where there is no room, a graph costs the one that goes, a wait for the
+// device and the capture: too much for a shape that may never come again, as
+// those of prefills do. False: it is the first time, which is remembered.
+bool CudaBackend::IsWorthCapturing(int32_t model, const CudaStepShape& shape) {
+  if (HasRoomForGraph() || IsInGroup()) return true;
+  const CudaFirstUse use = {model, shape};
+  const auto first = std::find(first_uses_.begin(), first_uses_.end(), use);
+  if (first != first_uses_.end()) {
+    first_uses_.erase(first);  // Once evicted, it begins anew.
+    return true;
   }
+  if (first_uses_.size() == kMaxFirstUses) {
+    first_uses_.erase(first_uses_.begin());
+  }
+  first_uses_.push_back(use);
+  return false;
+}
+
+// Whether a step of this shape may be the first to use some kernel. Which there
+// are depends on the model, the tiles of attention, whether and how the step
+// draws, and on the bounds that a linear layer has for its kernels (8, 16, 32
+// and 64 tokens). From here on it is not.
+bool CudaBackend::HasNewKernels(int32_t model, const CudaStepShape& shape) {
+  constexpr uint32_t kLeast = 8, kMost = 128;
+  CudaFirstUse kind = {model, shape};
+  kind.shape.num_tokens = static_cast<int32_t>(std::min(
+      kMost, std::bit_ceil(std::max<uint32_t>(kLeast, shape.num_tokens))));
+  kind.shape.num_rows = 0;
+  kind.shape.num_logits = std::min(shape.num_logits, 1);
+  if (std::find(loaded_kernels_.begin(), loaded_kernels_.end(), kind) !=
+      loaded_kernels_.end()) {
+    return false;
+  }
+  loaded_kernels_.push_back(kind);
+  return true;
+}
+
+// The least recently used graph goes.
+absl::Status CudaBackend::Evict() {
+  // It may still run.
+  QUIRE_RETURN_IF_ERROR(device_->Synchronize());
+  const auto graph =
+      std::min_element(graphs_.begin(), graphs_.end(),
+                       [](const CudaGraph& a, const CudaGraph& b) {
+                         return a.last_use < b.last_use;
+                       });
+  std::swap(*graph, graphs_.back());
+  graphs_.pop_back();
+  ++graph_counts_.num_evictions;
+  return absl::OkStatus();
+}
+
+// Sets graph->graph and what the step has noted, which the step then forgets;
+// or leaves it null if the capture failed: the step can then be enqueued as if
+// nothing had been tried. An error is the enqueue's own.
+absl::Status CudaBackend::CaptureOnce(CudaStep& step,
+                                      absl::FunctionRef<absl::Status()> enqueue,
+                                      CudaGraph* graph) {
   if (const absl::Status status = device_->BeginCapture(); !status.ok()) {
     DisableGraphs(status);
     return absl::OkStatus();
   }
   const absl::Status enqueued = enqueue();
   absl::StatusOr<std::unique_ptr<cuda::Graph>> captured = device_->EndCapture();
-  CudaGraph result;
-  result.model = model;
-  result.shape = ShapeOf(step);
-  result.is_sampled = step.is_sampled;
-  result.is_advanced = step.is_advanced;
-  result.pooling = step.pooling;
+  graph->is_sampled = step.is_sampled;
+  graph->is_advanced = step.is_advanced;
+  graph->pooling = step.pooling;
   step.is_sampled = step.is_advanced = false;
   step.pooling = Pooling::kNone;
   if (!captured.ok()) {
@@ -117,12 +150,37 @@ absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
     return absl::OkStatus();
   }
   QUIRE_RETURN_IF_ERROR(enqueued);
-  result.graph = *std::move(captured);
+  graph->graph = *std::move(captured);
+  return absl::OkStatus();
+}
+
+// Sets *graph, or leaves it null as CaptureOnce does.
+absl::Status CudaBackend::Capture(int32_t model, CudaStep& step,
+                                  absl::FunctionRef<absl::Status()> enqueue,
+                                  CudaGraph** graph) {
+  *graph = nullptr;
+  CudaGraph result;
+  result.model = model;
+  result.shape = ShapeOf(step);
+  // Kernels are loaded by their first launch, and stay: what that takes is not
+  // the graph's. It is there, and its memory not given back, while the one that
+  // is measured is captured. Of a group nothing is measured.
+  CudaGraph loader;
+  if (HasNewKernels(model, result.shape) && !IsInGroup()) {
+    QUIRE_RETURN_IF_ERROR(CaptureOnce(step, enqueue, &loader));
+    if (loader.graph == nullptr) return absl::OkStatus();
+  }
+  QUIRE_ASSIGN_OR_RETURN(const int64_t free_before, FreeDeviceBytes());
+  // First, so that the new one can have its memory.
+  if (!HasRoomForGraph()) QUIRE_RETURN_IF_ERROR(Evict());
+  QUIRE_RETURN_IF_ERROR(CaptureOnce(step, enqueue, &result));
+  if (result.graph == nullptr) return absl::OkStatus();
+  QUIRE_ASSIGN_OR_RETURN(const int64_t free_after, FreeDeviceBytes());
   ++graph_counts_.num_captures;
   // Of a GPU that is shared, others' memory comes and goes too: what no graph
   // takes is not counted, else one jump of theirs would end the captures.
   graph_counts_.num_bytes = std::max<int64_t>(
-      graph_counts_.num_bytes + std::clamp<int64_t>(free_before - FreeBytes(),
+      graph_counts_.num_bytes + std::clamp<int64_t>(free_before - free_after,
                                                     -kMaxBytesOfGraph,
                                                     kMaxBytesOfGraph),
       0);
@@ -147,7 +205,7 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
   if (!options_.enforce_eager && cuda_step.is_padded && is_key_true &&
       !graph_counts_.is_disabled) {
     graph = FindGraph(key.model, ShapeOf(cuda_step));
-    if (graph == nullptr) {
+    if (graph == nullptr && IsWorthCapturing(key.model, ShapeOf(cuda_step))) {
       cuda_step.status.Update(Capture(key.model, cuda_step, enqueue, &graph));
       QUIRE_RETURN_IF_ERROR(cuda_step.status);
     }
@@ -169,6 +227,20 @@ absl::Status CudaBackend::Run(Step& step, const GraphKey& key,
   ++graph_counts_.num_replays;
   cuda_step.status.Update(device_->Launch(*graph->graph));
   return cuda_step.status;
+}
+
+std::string CudaBackend::StepsSummary() const {
+  const CudaGraphCounts& counts = graph_counts_;
+  if (options_.enforce_eager) {
+    return absl::StrCat("CUDA graphs: off; ", counts.num_eager, " eager steps");
+  }
+  constexpr double kMiB = 1 << 20;
+  return absl::StrFormat(
+      "CUDA graphs: %d captured, %d evicted, %.1f MiB taken of %.1f reserved; "
+      "%d steps replayed, %d eager%s",
+      counts.num_captures, counts.num_evictions, counts.num_bytes / kMiB,
+      graphs_bytes_ / kMiB, counts.num_replays, counts.num_eager,
+      counts.is_disabled ? "; disabled" : "");
 }
 
 // What the decodes of a server look like: as many tokens and rows of logits as

@@ -157,10 +157,18 @@ struct CudaStepShape {
 // Enough for every size of decode that a server
 // meets and for what mixes with prefills, the least recently used of which go.
 inline constexpr size_t kMaxGraphs = 128;
-// What the driver keeps of them on the device: some 300 launches each, of
-// 1.5 KiB with their arguments. An estimate; what a driver takes is measured
-// when a graph is captured, and fewer are kept where this does not suffice.
-inline constexpr int64_t kGraphsBytes = int64_t{kMaxGraphs} * 300 * 1536;
+// What the driver keeps of them on the device, at least: some 300 launches
+// each, of 1.5 KiB with their arguments. What it takes is measured when a graph
+// is captured, and fewer are kept where this does not suffice.
+inline constexpr int64_t kLeastGraphsBytes = int64_t{kMaxGraphs} * 300 * 1536;
+// Reports of other programs have some MiB for a graph of this size: on a large
+// GPU, room for all kMaxGraphs at 4 MiB.
+inline constexpr int64_t kMostGraphsBytes = int64_t{512} << 20;
+// What is left to graphs where `device_bytes` may be taken in all. A 64th: no
+// model misses it that fits otherwise.
+constexpr int64_t GraphsBytes(int64_t device_bytes) {
+  return std::clamp(device_bytes / 64, kLeastGraphsBytes, kMostGraphsBytes);
+}
 
 // A captured step.
 struct CudaGraph {
@@ -173,6 +181,16 @@ struct CudaGraph {
   Pooling pooling = Pooling::kNone;
   int64_t last_use = 0;
 };
+
+// Steps of a shape without a graph, while there is no room for one more.
+struct CudaFirstUse {
+  int32_t model = 0;
+  CudaStepShape shape;
+
+  bool operator==(const CudaFirstUse&) const = default;
+};
+// As many are remembered.
+inline constexpr size_t kMaxFirstUses = 64;
 
 // A decode whose graph is captured before it is needed.
 struct CudaAhead {

@@ -102,7 +102,7 @@ class Device {
 
 // UNAVAILABLE if there is no NVIDIA device. FAILED_PRECONDITION if there is one
 // that cannot be used, with the version of driver or architecture found and the
-// one needed.
+// one needed, or with what CUDA says and what to do (device_errors.h).
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx);
 
 // Device or pinned memory that is freed with its owner. The device outlives it.

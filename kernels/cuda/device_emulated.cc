@@ -47,7 +47,10 @@ class EmulatedDevice : public Device {
   const DeviceProperties& properties() const override { return properties_; }
 
   absl::StatusOr<DeviceMemory> Memory() override {
-    return DeviceMemory{total_bytes_ - num_bytes_ - graph_bytes_, total_bytes_};
+    QUIRE_RETURN_IF_ERROR(status_);
+    return DeviceMemory{total_bytes_ - num_bytes_ - graph_bytes_ -
+                            (has_loaded_code_ ? code_bytes_ : 0),
+                        total_bytes_};
   }
 
   void MakeCurrent() override {}
@@ -125,6 +128,7 @@ class EmulatedDevice : public Device {
   absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override {
     QUIRE_CHECK(queue_.is_capturing);
     queue_.is_capturing = false;
+    has_loaded_code_ = true;
     auto graph =
         std::make_unique<EmulatedGraph>(bytes_per_graph_, &graph_bytes_);
     graph->entries.swap(queue_.entries);
@@ -270,6 +274,7 @@ class EmulatedDevice : public Device {
       EmulatedOptions().num_sms, EmulatedOptions().shared_bytes_of_sm};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
   const int64_t bytes_per_graph_ = EmulatedOptions().bytes_per_graph;
+  const int64_t code_bytes_ = EmulatedOptions().code_bytes;
   const bool fills_memory_ = EmulatedOptions().fills_memory;
   const std::atomic<bool>* const fault_request_ =
       EmulatedOptions().fault_request;
@@ -281,6 +286,7 @@ class EmulatedDevice : public Device {
   int64_t num_bytes_ = 0;
   int64_t num_pinned_bytes_ = 0;
   int64_t graph_bytes_ = 0;
+  bool has_loaded_code_ = false;
   struct Allocation {
     int64_t num_bytes = 0;
     int64_t serial = 0;

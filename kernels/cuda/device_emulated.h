@@ -20,6 +20,9 @@ struct EmulatedDeviceOptions {
   int64_t pinned_bytes = int64_t{8} << 30;
   // That every graph takes.
   int64_t bytes_per_graph = int64_t{256} << 10;
+  // That a device's first capture takes for good, as kernels do that are loaded
+  // on first use.
+  int64_t code_bytes = 0;
   // Compute capability, multiprocessors and the shared memory of one.
   // Initially as QUIRE_EMULATED_GPU says ("7.5", "8.0", "8.6", "8.9", "9.0" or
   // "12.0"), or else 9.0. Kernels have the form of the build: 7.5 alone, and no

@@ -103,10 +103,17 @@ Result g_next_result = nccl::kSuccess;
 int g_num_windows = 0;
 std::atomic<int> g_num_collectives = 0;
 std::atomic<int> g_num_aborts = 0;
+std::atomic<int> g_num_destroys = 0;
 std::atomic<bool> g_blocks_next = false;
 std::atomic<bool> g_is_blocked = false;
 
 Rank* ToRank(nccl::Comm comm) { return reinterpret_cast<Rank*>(comm); }
+
+// As NCCL's, which "keeps polling until all graphs referencing us die".
+void Free(Rank* rank) {
+  while (rank->in_graphs.use_count() > 1) std::this_thread::yield();
+  delete rank;
+}
 
 // Every rank's output, of [count] elements (of ranks, for some).
 void Compute(Kind kind, int64_t count, DataType type, int root,
@@ -204,6 +211,7 @@ extern "C" {
 
 // Of all groups.
 int FakeNcclNumAborts() { return cuda::g_num_aborts.load(); }
+int FakeNcclNumDestroys() { return cuda::g_num_destroys.load(); }
 // The next all-reduce does not return before its group is aborted.
 void FakeNcclBlockNext() { cuda::g_blocks_next = true; }
 bool FakeNcclIsBlocked() { return cuda::g_is_blocked; }
@@ -262,11 +270,9 @@ Result ncclCommInitRank(Comm* comm, int num_ranks, NcclId id, int rank) {
   return Result(0);
 }
 
-// As NCCL's, which "keeps polling until all graphs referencing us die".
 Result ncclCommDestroy(Comm comm) {
-  Rank* const rank = ToRank(comm);
-  while (rank->in_graphs.use_count() > 1) std::this_thread::yield();
-  delete rank;
+  ++cuda::g_num_destroys;
+  cuda::Free(ToRank(comm));
   return Result(0);
 }
 
@@ -275,9 +281,9 @@ Result ncclCommAbort(Comm comm) {
     std::lock_guard<std::mutex> lock(ToRank(comm)->group->mu);
     ToRank(comm)->group->is_aborted = true;
   }
-  const Result result = ncclCommDestroy(comm);
+  cuda::Free(ToRank(comm));
   ++cuda::g_num_aborts;
-  return result;
+  return Result(0);
 }
 
 Result ncclCommGetAsyncError(Comm comm, Result* error) {

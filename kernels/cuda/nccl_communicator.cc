@@ -280,7 +280,12 @@ absl::Status NcclCommunicator::WaitFor(const Event& event) {
   }
   // A collective that was aborted has happened, too.
   QUIRE_RETURN_IF_ERROR(AsyncError());
-  return device_->Wait(event);
+  const absl::Status status = device_->Wait(event);
+  if (status.ok()) return status;
+  // The device is broken: the library has nothing to say to it but an abort,
+  // and the others need not wait for their timeout.
+  std::lock_guard<std::timed_mutex> lock(mu_);
+  return Break(status.message());
 }
 
 absl::Status NcclCommunicator::AsyncError() {

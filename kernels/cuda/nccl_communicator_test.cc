@@ -16,6 +16,7 @@
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/device_emulated.h"
 #include "kernels/cuda/nccl_check.h"
 #include "tests/gpu/stream_order_kernels.h"
 
@@ -151,6 +152,26 @@ TEST(NcclCommunicatorTest, ASilentRankIsNoticed) {
                                      "other ranks for 200ms"));
     EXPECT_EQ(communicator.AsyncError().code(), absl::StatusCode::kUnavailable);
   });
+}
+
+// On a device that is broken NCCL could end in good order only by waiting for
+// good; the other ranks hear of it by the abort.
+TEST(NcclCommunicatorTest, AFaultOfTheDeviceBreaksTheGroup) {
+  const int num_aborts = OfFake<int()>("FakeNcclNumAborts")();
+  const int num_destroys = OfFake<int()>("FakeNcclNumDestroys")();
+  OnRanks(1, {}, [](Device& device, NcclCommunicator& communicator) {
+    float value = 0;
+    InjectFault(device, 0);
+    ASSERT_TRUE(device.CopyToHost(&value, &value, 4).ok());
+    const absl::Status error = communicator.Barrier();
+    EXPECT_EQ(error, absl::UnavailableError(
+                         "rank 0 of 1: GPU error: an illegal address "
+                         "(injected)"));
+    EXPECT_EQ(communicator.AsyncError(), error);
+    EXPECT_EQ(communicator.Barrier(), error);
+  });
+  EXPECT_EQ(OfFake<int()>("FakeNcclNumAborts")(), num_aborts + 1);
+  EXPECT_EQ(OfFake<int()>("FakeNcclNumDestroys")(), num_destroys);
 }
 
 TEST(NcclCommunicatorTest, AbortEndsAWait) {

@@ -450,7 +450,7 @@ TemperatureKernel(const SampleArguments a) {
   }
 }
 
-SIMT_KERNEL(kThreads)
+SIMT_KERNEL(kThreads, 2)
 FilterKernel(const SampleArguments a) {
   SIMT_SHARED(uint32_t, low, kBins);
   SIMT_SHARED(uint32_t, high, kBins);

@@ -183,6 +183,21 @@ void Parse(const Stream& stream, std::string* text, int* num_errors,
   }
 }
 
+TEST(GpuDrainTest, SaysWhatGraphsCost) {
+  ServedProgram program;
+  const int port = program.WaitForPort();
+  ASSERT_GT(port, 0) << program.ErrorText();
+  const httplib::Result answer = Connect(port)->Post(
+      "/v1/completions", Body(kNumTrueTokens, false), "application/json");
+  ASSERT_TRUE(answer);
+  ASSERT_EQ(answer->status, 200) << answer->body;
+  ASSERT_EQ(kill(program.pid(), SIGTERM), 0);
+  EXPECT_EQ(program.WaitForExit(), kExitOk);
+  const std::string said = program.ErrorText();
+  EXPECT_TRUE(absl::StrContains(said, " INFO quire: CUDA graphs: ")) << said;
+  EXPECT_TRUE(absl::StrContains(said, " steps replayed, ")) << said;
+}
+
 TEST(GpuFaultTest, EndsEveryRequestAndTheProcess) {
   ServedProgram program;
   const int port = program.WaitForPort();

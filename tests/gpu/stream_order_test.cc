@@ -245,6 +245,78 @@ TEST_P(StreamOrderTest, ALaunchWaitsForALateReadOfTheLaunchBefore) {
   }
 }
 
+TEST_P(StreamOrderTest, AGraphSeesALateWriteOfWhatWasLaunchedBefore) {
+  const auto capture = [&](const DeviceBuffer& from, DeviceBuffer& to,
+                           int num_turns) {
+    EXPECT_TRUE(device_->BeginCapture().ok());
+    const absl::Status status = Copy(from, to, num_turns);
+    EXPECT_TRUE(status.ok()) << status;
+    return *device_->EndCapture();
+  };
+  const auto late = capture(a_, b_, kLate);
+  const auto graph = capture(b_, c_, 0);
+  for (int run = 0; run < 3; ++run) {
+    Write(a_, Pattern(run));
+    absl::Status status =
+        GetParam() ? device_->Launch(*late) : Copy(a_, b_, kLate);
+    ASSERT_TRUE(status.ok()) << status;
+    status = device_->Launch(*graph);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(Read(c_), Pattern(run));
+  }
+}
+
+// As a step of a model: what it needs is copied, a kernel sorts it in, the
+// graph of the shape is launched, and the results are copied back; nothing
+// waits in between, nor between two steps.
+TEST_P(StreamOrderTest, StepsFollowEachOther) {
+  const auto layers = [&] {
+    QUIRE_RETURN_IF_ERROR(Copy(b_, other_, kLate));
+    return Copy(other_, c_, kLate);
+  };
+  ASSERT_TRUE(device_->BeginCapture().ok());
+  absl::Status status = layers();
+  const auto graph = device_->EndCapture();
+  ASSERT_TRUE(status.ok() && graph.ok()) << status << graph.status();
+  constexpr int kSteps = 4;
+  std::vector<DeviceBuffer> plans, results;
+  for (int step = 0; step < kSteps; ++step) {
+    for (std::vector<DeviceBuffer>* buffers : {&plans, &results}) {
+      buffers->push_back(*DeviceBuffer::Create(*device_, kBytes, true));
+      std::fill_n(buffers->back().data<uint32_t>(), kWords, 0u);
+    }
+    const std::vector<uint32_t> pattern = Pattern(step);
+    std::copy(pattern.begin(), pattern.end(), plans[step].data<uint32_t>());
+  }
+  for (int step = 0; step < kSteps; ++step) {
+    status = device_->CopyToDevice(a_.data(), plans[step].data(), kBytes);
+    status.Update(Copy(a_, b_, kLate));
+    status.Update(GetParam() ? device_->Launch(**graph) : layers());
+    status.Update(device_->CopyToHost(results[step].data(), c_.data(), kBytes));
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  ASSERT_TRUE(device_->Synchronize().ok());
+  for (int step = 0; step < kSteps; ++step) {
+    const auto* words = results[step].data<uint32_t>();
+    EXPECT_EQ(std::vector<uint32_t>(words, words + kWords), Pattern(step))
+        << step;
+  }
+}
+
+// Else the next launch that is refused would be told in its words.
+TEST_P(StreamOrderTest, AnEventThatHasNotHappenedLeavesNoErrorBehind) {
+  const auto event = device_->CreateEvent();
+  ASSERT_TRUE(event.ok()) << event.status();
+  absl::Status status = Copy(a_, b_, 4 * kLate);
+  status.Update(device_->Record(**event));
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_FALSE(device_->HasHappened(**event));
+  EXPECT_EQ(device_->LaunchError("Nothing"),
+            absl::InternalError("the launch of Nothing was refused"));
+  EXPECT_TRUE(device_->Wait(**event).ok());
+  EXPECT_TRUE(device_->HasHappened(**event));
+}
+
 TEST_P(StreamOrderTest, AProductOfTheLibrarySeesALateWrite) {
   auto library = cuda::OpenMatrixLibrary();
   if (!library.ok()) GTEST_SKIP() << library.status().message();
