@@ -47,5 +47,6 @@ done
 if ((failed)); then
   grep -hE -B 40 '^\[ +FAILED' "$work"/[0-9]* || tail -n 30 "$work"/[0-9]*
 fi
-echo "ptx: $(cat "$work"/[0-9]* | grep -cE '^\[ +OK ') passed on $architecture, exit code $failed"
+num_passed=$(cat "$work"/[0-9]* | grep -cE '^\[ +OK ') || failed=1  # None.
+echo "ptx: $num_passed passed on $architecture, exit code $failed"
 exit "$failed"

@@ -317,30 +317,38 @@ TEST_P(StreamOrderTest, AnEventThatHasNotHappenedLeavesNoErrorBehind) {
   EXPECT_TRUE(device_->HasHappened(**event));
 }
 
-TEST_P(StreamOrderTest, AProductOfTheLibrarySeesALateWrite) {
-  auto library = cuda::OpenMatrixLibrary();
-  if (!library.ok()) GTEST_SKIP() << library.status().message();
-  const auto product = OpenProduct(*std::move(library));
-  ASSERT_TRUE(product.ok()) << product.status();
+class LibraryStreamOrderTest : public StreamOrderTest {
+ protected:
+  void SetUp() override {
+    StreamOrderTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    auto library = cuda::OpenMatrixLibrary();
+    if (!library.ok()) GTEST_SKIP() << library.status().message();
+    auto product = OpenProduct(*std::move(library));
+    ASSERT_TRUE(product.ok()) << product.status();
+    product_ = *std::move(product);
+  }
+
+  Product product_;
+};
+
+TEST_P(LibraryStreamOrderTest, AProductOfTheLibrarySeesALateWrite) {
   Run(
       [&] {
         QUIRE_RETURN_IF_ERROR(Copy(a_, b_, kLate));
-        return Multiply(*product, b_, c_);
+        return Multiply(product_, b_, c_);
       },
       [&](const std::vector<uint32_t>& pattern) {
         EXPECT_EQ(Read(c_), pattern);
       });
 }
 
-TEST_P(StreamOrderTest, AProductOfTheLibraryDoesNotOverwriteWhatIsStillRead) {
-  auto library = cuda::OpenMatrixLibrary();
-  if (!library.ok()) GTEST_SKIP() << library.status().message();
-  const auto product = OpenProduct(*std::move(library));
-  ASSERT_TRUE(product.ok()) << product.status();
+TEST_P(LibraryStreamOrderTest,
+       AProductOfTheLibraryDoesNotOverwriteWhatIsStillRead) {
   Run(
       [&] {
         QUIRE_RETURN_IF_ERROR(Copy(a_, b_, kLate));
-        return Multiply(*product, c_, a_);
+        return Multiply(product_, c_, a_);
       },
       [&](const std::vector<uint32_t>& pattern) {
         EXPECT_EQ(Read(b_), pattern);
@@ -348,14 +356,10 @@ TEST_P(StreamOrderTest, AProductOfTheLibraryDoesNotOverwriteWhatIsStillRead) {
       });
 }
 
-TEST_P(StreamOrderTest, AKernelSeesAProductOfTheLibrary) {
-  auto library = cuda::OpenMatrixLibrary();
-  if (!library.ok()) GTEST_SKIP() << library.status().message();
-  const auto product = OpenProduct(*std::move(library));
-  ASSERT_TRUE(product.ok()) << product.status();
+TEST_P(LibraryStreamOrderTest, AKernelSeesAProductOfTheLibrary) {
   Run(
       [&] {
-        QUIRE_RETURN_IF_ERROR(Multiply(*product, a_, b_));
+        QUIRE_RETURN_IF_ERROR(Multiply(product_, a_, b_));
         return Copy(b_, c_);
       },
       [&](const std::vector<uint32_t>& pattern) {
@@ -363,10 +367,12 @@ TEST_P(StreamOrderTest, AKernelSeesAProductOfTheLibrary) {
       });
 }
 
-INSTANTIATE_TEST_SUITE_P(Orders, StreamOrderTest, testing::Bool(),
-                         [](const testing::TestParamInfo<bool>& info) {
-                           return info.param ? "cuda_graph" : "cuda_stream";
-                         });
+std::string OrderName(const testing::TestParamInfo<bool>& info) {
+  return info.param ? "cuda_graph" : "cuda_stream";
+}
+INSTANTIATE_TEST_SUITE_P(Orders, StreamOrderTest, testing::Bool(), &OrderName);
+INSTANTIATE_TEST_SUITE_P(Orders, LibraryStreamOrderTest, testing::Bool(),
+                         &OrderName);
 
 }  // namespace
 }  // namespace quire::gpu_check

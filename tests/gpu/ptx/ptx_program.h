@@ -106,6 +106,9 @@ class Program {
 // What executes an instruction of this name, "add.s32"; false if unknown.
 // instructions.cc.
 bool FindHandler(const std::vector<std::string>& name, Instruction& found);
+// Of what a warp executes together, by the whole name; null if it is no such
+// instruction. warp_instructions.cc.
+Instruction::Collective FindCollective(const std::string& name);
 
 }  // namespace quire::ptx
 
