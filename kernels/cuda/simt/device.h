@@ -30,7 +30,7 @@
 #endif
 #define SIMT_SHARED(T, name, n) __shared__ T name[n]
 #define SIMT_DYNAMIC_SHARED(name) \
-  extern __shared__ __align__(128) unsigned char name[]
+  extern __shared__ __align__(1024) unsigned char name[]
 
 namespace quire::simt {
 
@@ -240,6 +240,117 @@ SIMT_DEVICE void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0,
   __trap();
 #endif
 }
+
+// ---------------------------------------------------------------- warpgroups
+
+// PTX ISA, "Matrix descriptor": addresses and offsets in units of 16 bytes;
+// layout 1 is the swizzle of 128 bytes.
+struct SharedMatrix {
+  uint64_t descriptor;
+
+  SIMT_DEVICE SharedMatrix At(int num_bytes) const {
+    return {descriptor + static_cast<uint32_t>(num_bytes / 16)};
+  }
+};
+SIMT_DEVICE SharedMatrix SwizzledMatrix(const void* p, int leading_bytes,
+                                        int stride_bytes) {
+  return {(SharedAddress(p) & 0x3ffff) >> 4 |
+          static_cast<uint64_t>(leading_bytes >> 4) << 16 |
+          static_cast<uint64_t>(stride_bytes >> 4) << 32 | uint64_t{1} << 62};
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define SIMT_WGMMA_ASM(...) asm volatile(__VA_ARGS__)
+#else
+#define SIMT_WGMMA_ASM(...) __trap()  // The backend asks for 9.0 first.
+#endif
+
+SIMT_DEVICE void FenceProxyAsync() {
+  SIMT_WGMMA_ASM("fence.proxy.async.shared::cta;" ::: "memory");
+}
+SIMT_DEVICE void WgmmaFence() {
+  SIMT_WGMMA_ASM("wgmma.fence.sync.aligned;" ::: "memory");
+}
+SIMT_DEVICE void WgmmaCommit() {
+  SIMT_WGMMA_ASM("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// The compiler must not take an access to `sums` across: what writes them is
+// asynchronous.
+template <int kNumTiles>
+SIMT_DEVICE void KeepWgmmaOrder(float (&sums)[kNumTiles][4]) {
+  SIMT_UNROLL
+  for (int i = 0; i < kNumTiles; ++i) {
+    asm volatile(""
+                 : "+f"(sums[i][0]), "+f"(sums[i][1]), "+f"(sums[i][2]),
+                   "+f"(sums[i][3])::"memory");
+  }
+}
+template <int kNumPending, int kNumTiles>
+SIMT_DEVICE void WgmmaWait(float (&sums)[kNumTiles][4]) {
+  SIMT_WGMMA_ASM("wgmma.wait_group.sync.aligned %0;" ::"n"(kNumPending)
+                 : "memory");
+  KeepWgmmaOrder(sums);
+}
+
+#define SIMT_TILE(c, i) \
+  "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
+#define SIMT_TILES8(c, i)                                            \
+  SIMT_TILE(c, i), SIMT_TILE(c, i + 1), SIMT_TILE(c, i + 2),         \
+      SIMT_TILE(c, i + 3), SIMT_TILE(c, i + 4), SIMT_TILE(c, i + 5), \
+      SIMT_TILE(c, i + 6), SIMT_TILE(c, i + 7)
+#define SIMT_WGMMA_N64(types)                                               \
+  SIMT_WGMMA_ASM(                                                           \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                          \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." types                   \
+      " "                                                                   \
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18," \
+      "%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "              \
+      "{%32,%33,%34,%35}, %36, p, 1, 1, %38;\n}"                            \
+      : SIMT_TILES8(c, 0)                                                   \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor),      \
+        "n"(kAccumulates), "n"(kTransposed)                                 \
+      : "memory")
+#define SIMT_WGMMA_N128(types)                                               \
+  SIMT_WGMMA_ASM(                                                            \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                           \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." types                   \
+      " "                                                                    \
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,"  \
+      "%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35," \
+      "%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52," \
+      "%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "                       \
+      "{%64,%65,%66,%67}, %68, p, 1, 1, %70;\n}"                             \
+      : SIMT_TILES8(c, 0), SIMT_TILES8(c, 8)                                 \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor),       \
+        "n"(kAccumulates), "n"(kTransposed)                                  \
+      : "memory")
+
+template <bool kTransposed, bool kAccumulates>
+SIMT_DEVICE void WgmmaBf16(float (&c)[8][4], const uint32_t (&a)[4],
+                           SharedMatrix b) {
+  SIMT_WGMMA_N64("bf16.bf16");
+}
+template <bool kTransposed, bool kAccumulates>
+SIMT_DEVICE void WgmmaBf16(float (&c)[16][4], const uint32_t (&a)[4],
+                           SharedMatrix b) {
+  SIMT_WGMMA_N128("bf16.bf16");
+}
+template <bool kTransposed, bool kAccumulates>
+SIMT_DEVICE void WgmmaF16(float (&c)[8][4], const uint32_t (&a)[4],
+                          SharedMatrix b) {
+  SIMT_WGMMA_N64("f16.f16");
+}
+template <bool kTransposed, bool kAccumulates>
+SIMT_DEVICE void WgmmaF16(float (&c)[16][4], const uint32_t (&a)[4],
+                          SharedMatrix b) {
+  SIMT_WGMMA_N128("f16.f16");
+}
+
+#undef SIMT_WGMMA_N128
+#undef SIMT_WGMMA_N64
+#undef SIMT_TILES8
+#undef SIMT_TILE
+#undef SIMT_WGMMA_ASM
 
 // ---------------------------------------------------------------- atomics
 

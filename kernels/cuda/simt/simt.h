@@ -11,7 +11,7 @@
 //   SIMT_DEVICE                   an inline device function
 //   SIMT_UNROLL, SIMT_NO_UNROLL   unrolls the loop that follows, or does not
 //   SIMT_SHARED(T, name, n)       static shared memory
-//   SIMT_DYNAMIC_SHARED(name)     `unsigned char* name`, 128-byte aligned
+//   SIMT_DYNAMIC_SHARED(name)     `unsigned char* name`, 1024-byte aligned
 //   SIMT_HAS_SMALL_SHARED         constant: 64 KiB of shared memory, not 99
 //   ThreadX, CtaX, CtaY, CtaZ, NumThreads, NumCtasX, NumCtasY
 //   SyncThreads, SyncNamed(id, num_threads), SyncWarp, SyncGrid
@@ -19,6 +19,19 @@
 //   CpAsync16, CpAsyncCommit, CpAsyncWait<n>
 //   LdMatrixX4, LdMatrixX4Transposed
 //   MmaBf16, MmaF16 (m16n8k16), MmaE4M3, MmaS8 (m16n8k32)
+//   WgmmaBf16, WgmmaF16<transposed, accumulates>(c, a, b): on 9.0 alone. Four
+//     warps, 64 rows of a in registers as for mma; b: 64 or 128 columns of
+//     depth 16 in shared memory, a SharedMatrix:
+//     SwizzledMatrix(p, leading_bytes, stride_bytes): p is aligned to 1024. Rows
+//       of 128 bytes, whose chunk i of 16 bytes is at i ^ row % 8, and eight of
+//       them a block. Not transposed: a row is a column of b, its 64 elements
+//       depth (At(32) is the next 16), the next eight columns are stride_bytes
+//       away. Transposed: a row is 64 columns of b at one depth, the next eight
+//       depths are stride_bytes away, the next 64 columns leading_bytes.
+//   WgmmaFence (before the first of a group), WgmmaCommit, WgmmaWait<n>(c): c
+//     and a belong to the products until waited for.
+//   FenceProxyAsync: after writing shared memory, before a barrier: products
+//     read it past what orders other accesses.
 //   AtomicAdd, AtomicMax, AtomicCas
 //   LoadStream16 (read once, past L1), Load16, Store16, KeepMemoryOrder
 //   LoadShared, StoreShared, LoadShared16, StoreShared16: plain accesses whose
