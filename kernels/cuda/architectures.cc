@@ -1,5 +1,6 @@
 #include "kernels/cuda/architectures.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -42,7 +43,20 @@ std::string CapabilityText(absl::string_view architecture) {
                       architecture.substr(architecture.size() - 1));
 }
 
+std::vector<std::string> Compiled(absl::string_view architectures) {
+  return absl::StrSplit(
+      architectures == "all" ? kAllArchitectures : architectures, ',');
+}
+
 }  // namespace
+
+bool HasWarpgroups(absl::string_view architectures, int major, int minor,
+                   const char* wanted) {
+  if (major != 9 || minor != 0) return false;
+  if (wanted != nullptr && absl::string_view(wanted) == "0") return false;
+  const std::vector<std::string> compiled = Compiled(architectures);
+  return std::find(compiled.begin(), compiled.end(), "90a") != compiled.end();
+}
 
 absl::Status CheckArchitecture(absl::string_view architectures,
                                const std::string& name, int major, int minor) {
@@ -55,8 +69,7 @@ absl::Status CheckArchitecture(absl::string_view architectures,
   const bool is_all = architectures == "all";
   // "all" holds portable code, too, for what is newer than the build.
   if (is_all && capability >= 90) return absl::OkStatus();
-  const std::vector<std::string> compiled =
-      absl::StrSplit(is_all ? kAllArchitectures : architectures, ',');
+  const std::vector<std::string> compiled = Compiled(architectures);
   std::vector<std::string> texts;
   for (const std::string& architecture : compiled) {
     if (RunsOn(architecture, capability)) return absl::OkStatus();

@@ -15,6 +15,11 @@ namespace quire::cuda {
 absl::Status CheckArchitecture(absl::string_view architectures,
                                const std::string& name, int major, int minor);
 
+// Whether a GPU of this capability multiplies by warpgroups and `architectures`
+// has code for it: 9.0, and 90a. `wanted`: of the environment; "0": no.
+bool HasWarpgroups(absl::string_view architectures, int major, int minor,
+                   const char* wanted);
+
 }  // namespace quire::cuda
 
 #endif  // QUIRE_KERNELS_CUDA_ARCHITECTURES_H_

@@ -58,5 +58,15 @@ TEST(ArchitecturesTest, NamesWhatIsThereAndWhatIsNeeded) {
             "for 9.0, 10.0; build with --//kernels/cuda:architectures=all");
 }
 
+TEST(ArchitecturesTest, WarpgroupsAreOfOneGpuAndItsOwnCode) {
+  EXPECT_TRUE(HasWarpgroups("all", 9, 0, nullptr));
+  EXPECT_TRUE(HasWarpgroups("80,90a", 9, 0, "1"));
+  EXPECT_FALSE(HasWarpgroups("all", 9, 0, "0"));
+  // Portable code of 9.0 has none.
+  EXPECT_FALSE(HasWarpgroups("80,90", 9, 0, nullptr));
+  EXPECT_FALSE(HasWarpgroups("all", 10, 0, nullptr));
+  EXPECT_FALSE(HasWarpgroups("all", 8, 9, nullptr));
+}
+
 }  // namespace
 }  // namespace quire::cuda

@@ -13,6 +13,8 @@
 namespace quire::cuda {
 namespace {
 
+constexpr float kLog2E = 1.4426950408889634f;
+
 template <AttentionTile kTile>
 struct TileShape;
 // Four warps of 16 rows each; every warp sees all keys of a tile.
@@ -254,8 +256,10 @@ SIMT_DEVICE void AddValues(unsigned char* values, int first_key,
 
 // One task, in the CTA's dynamic shared memory.
 template <int kHeadDim, DType kType, DType kKv, AttentionTile kTile>
-SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
+SIMT_DEVICE void Attend(const KernelArguments& arguments,
+                        const AttentionWork& work, int task_idx,
                         unsigned char* memory) {
+  const TaskView view = ViewTask(arguments, work, task_idx);
   using L = Layout<kHeadDim, kTile, kKv>;
   unsigned char* queries = memory;
   unsigned char* tiles = queries + L::kRows * kHeadDim * 2;
@@ -346,7 +350,14 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
     MergeWarps<L>(warp_key, accumulator, reinterpret_cast<float*>(tiles));
     if (warp_key != 0) return;
   }
-  StoreResults<L, kType>(arguments, view, warp_row, accumulator);
+  if constexpr (L::kKeepsQueries) {
+    StoreResults<L, kType>(arguments, view, warp_row, accumulator);
+  } else {
+    // Read anew: registers are scarce.
+    StoreResults<L, kType>(arguments,
+                           ViewTask(arguments, WorkOf(arguments), task_idx),
+                           warp_row, accumulator);
+  }
 }
 
 // Three decodes of 128 dimensions need 207 KiB of shared memory: sm_90 and 100
@@ -376,8 +387,7 @@ AttentionKernel(const KernelArguments arguments) {
     // Read anew each time: registers are scarce.
     const AttentionWork work = WorkOf(arguments);
     if (i >= work.num_tasks) return;
-    Attend<kHeadDim, kType, kKv, kTile>(arguments, ViewTask(arguments, work, i),
-                                        memory);
+    Attend<kHeadDim, kType, kKv, kTile>(arguments, work, i, memory);
     // There are CTAs for all of these.
     if constexpr (kTile == AttentionTile::kPrefill) return;
     simt::SyncThreads();  // `memory`.
@@ -538,9 +548,9 @@ int PaddedHeadDim(int head_dim) {
   return 0;
 }
 
-bool HasWarpgroupTile(int head_dim, DType dtype, DType kv_dtype) {
+bool HasWarpgroupTile(int head_dim, DType kv_dtype) {
   const int padded = PaddedHeadDim(head_dim);
-  return (padded == 64 || padded == 128) && kv_dtype == dtype;
+  return (padded == 64 || padded == 128) && kv_dtype != DType::kF8E4M3;
 }
 
 int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
@@ -553,9 +563,11 @@ bool LaunchAttention(const AttentionArguments& given, AttentionTile tile,
                      simt::Stream stream) {
   const AttentionShape& shape = given.shape;
   const auto block_size = static_cast<unsigned>(shape.block_size);
-  if (!std::has_single_bit(block_size)) return false;
+  if (!std::has_single_bit(block_size) || !(shape.scale > 0)) return false;
   KernelArguments arguments = {given};
   arguments.group = shape.num_heads / shape.num_kv_heads;
+  arguments.score_unit =
+      (shape.softcap > 0 ? shape.softcap : shape.scale) * kLog2E;
   arguments.log2_block_size = std::countr_zero(block_size);
   arguments.row_bytes =
       shape.head_dim * static_cast<int>(DTypeSize(arguments.kv_dtype));
@@ -569,9 +581,8 @@ bool LaunchAttention(const AttentionArguments& given, AttentionTile tile,
     return false;
   }
   if (tile == AttentionTile::kWarpgroup) {
-    return HasWarpgroupTile(shape.head_dim, arguments.dtype,
-                            arguments.kv_dtype) &&
-           arguments.num_merges == 0 &&
+    return HasWarpgroupTile(shape.head_dim, arguments.kv_dtype) &&
+           arguments.kv_dtype == arguments.dtype && arguments.num_merges == 0 &&
            LaunchWarpgroupAttention(arguments, stream);
   }
   if (arguments.dtype == DType::kBF16) {

@@ -62,7 +62,7 @@ struct AttentionShape {
   int head_dim = 0;        // A multiple of 8, at most 256.
   int block_size = 16;     // A power of two.
   int sliding_window = 0;  // As in AttentionSpec.
-  float scale = 0.0f;
+  float scale = 0.0f;      // Above 0.
   float softcap = 0.0f;
 };
 
@@ -113,11 +113,11 @@ int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
                                int num_parts);
 
 // Whether there is a kWarpgroup for these, on a GPU of 9.0: head_dim is at most
-// 128, and the cache has the type of the activations.
-bool HasWarpgroupTile(int head_dim, DType dtype, DType kv_dtype);
+// 128, and the cache has 16 bits.
+bool HasWarpgroupTile(int head_dim, DType kv_dtype);
 
-// False if a launch is refused, or a block of the cache is no power of two of
-// positions or has 2 GiB, or there is no such tile.
+// False if a launch is refused, the scale is not above 0, a block of the cache
+// is no power of two of positions or has 2 GiB, or there is no such tile.
 bool LaunchAttention(const AttentionArguments& arguments, AttentionTile tile,
                      simt::Stream stream);
 

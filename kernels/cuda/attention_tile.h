@@ -23,8 +23,6 @@
 
 namespace quire::cuda {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
-
 // Chunk `chunk` of a row of kChunks. The place of a chunk is exclusive-ored
 // with the row (rows shorter than all banks: with the row's group that fills
 // them): eight rows of ldmatrix fall on eight groups of banks.
@@ -57,6 +55,9 @@ class Fragments {
 // The arguments, and what the host computes of them once.
 struct KernelArguments : AttentionArguments {
   int group = 0;  // Query heads per KV head.
+  // A score in units of log2 is this times the product of query and key, or its
+  // hyperbolic tangent.
+  float score_unit = 0.0f;
   int log2_block_size = 0;
   // Of the cache, in bytes:
   int row_bytes = 0;      // A position of one head.
@@ -325,23 +326,13 @@ SIMT_DEVICE void Softmax(const KernelArguments& arguments, const TaskView& view,
       }
     }
   };
-  float factor = shape.scale;
   if (shape.softcap > 0) {
-    factor = shape.softcap;
     SIMT_UNROLL
     for (int half = 0; half < 2; ++half) {
       for_each(half, [&](float& score, int /*key*/) {
         score = simt::Tanh(simt::Product(score, shape.scale) / shape.softcap);
       });
     }
-  }
-  // Rounded twice, and not as part of `score - base`: a score has the same bits
-  // in tiles with a mask and without.
-  SIMT_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    for_each(half, [&](float& score, int /*key*/) {
-      score = simt::Product(simt::Product(score, factor), kLog2E);
-    });
   }
   if (is_masked) {
     SIMT_UNROLL
@@ -358,16 +349,22 @@ SIMT_DEVICE void Softmax(const KernelArguments& arguments, const TaskView& view,
   }
   SIMT_UNROLL
   for (int half = 0; half < 2; ++half) {
-    float larger = accumulator.maximum[half];
+    float larger = scores[0][half * 2];
     for_each(half,
              [&](float& score, int /*key*/) { larger = fmaxf(larger, score); });
     larger = fmaxf(larger, simt::ShuffleXor(larger, 1));
     larger = fmaxf(larger, simt::ShuffleXor(larger, 2));
+    larger = fmaxf(accumulator.maximum[half],
+                   simt::Product(larger, arguments.score_unit));
     const float base = accumulator.Raise(
         half, larger, [&](float factor) { scale(half, factor); });
     float sum = 0;
+    // Rounded once wherever it stands: a score has the same bits in tiles with
+    // a mask and without. What flushing loses is nothing beside the 1 of the
+    // largest score.
     for_each(half, [&](float& score, int /*key*/) {
-      score = simt::Exp2(score - base);
+      score = simt::Exp2Flushed(
+          simt::MultiplyAdd(score, arguments.score_unit, -base));
       sum += score;
     });
     accumulator.sum[half] += sum;

@@ -168,9 +168,14 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
     if (HasPlantedBug(PlantedBug::kWarpgroupKeepsProbabilitiesTooEarly)) {
       keep_probabilities();
     }
-    simt::WgmmaWait<0>(accumulator.out);
-    accumulator.ScaleOut(0, factors[0]);
-    accumulator.ScaleOut(1, factors[1]);
+    // The softmax is for the time until then.
+    simt::WgmmaWaitAfter<0>(scores, arguments.shape.softcap > 0,
+                            accumulator.out);
+    // Maxima rarely grow after the first tiles.
+    if (simt::Ballot(factors[0] != 1.0f || factors[1] != 1.0f) != 0) {
+      accumulator.ScaleOut(0, factors[0]);
+      accumulator.ScaleOut(1, factors[1]);
+    }
     keep_probabilities();
   }
   meet();

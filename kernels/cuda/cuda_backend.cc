@@ -227,9 +227,16 @@ void CudaBackend::PlanAttentions() {
                  other.shape.sliding_window == shape.sliding_window;
         });
     attention.plan_idx = static_cast<int>(same - planners_.begin());
-    if (same != planners_.end()) continue;
+    const bool has_warpgroup_tile =
+        device_->properties().has_warpgroups &&
+        cuda::HasWarpgroupTile(shape.head_dim, attention.spec.kv_dtype);
+    if (same != planners_.end()) {
+      same->has_warpgroup_tile &= has_warpgroup_tile;
+      continue;
+    }
     AttentionPlanner planner;
     planner.shape = shape;
+    planner.has_warpgroup_tile = has_warpgroup_tile;
     // 16 queries and 64 keys and values of 256 dimensions take 72 KiB; 7.5 has
     // 64, as much as 64 queries and 32 keys and values take.
     planner.has_decode_tile = device_->properties().major >= 8 ||
@@ -259,21 +266,24 @@ void CudaBackend::PlanAttentions() {
 
 int64_t CudaBackend::StagingBytes() const {
   using Cursor = StagingCursor;
-  int64_t num_bytes = 4 * Cursor::Padded<int32_t>(shape_.max_num_tokens) +
-                      Cursor::Padded<int32_t>(shape_.max_logit_rows) +
-                      2 * Cursor::Padded<int32_t>(shape_.max_logit_rows) +
-                      Cursor::Padded<cuda::AttentionWork>(
-                          2 * static_cast<int64_t>(planners_.size())) +
-                      Cursor::Padded<cuda::SamplingRow>(shape_.max_num_seqs) +
-                      Cursor::Padded<cuda::PoolRow>(shape_.max_num_seqs) +
-                      Cursor::Padded<cuda::BlockTableEntry>(
-                          int64_t{shape_.max_num_seqs} * max_blocks_per_seq_) +
-                      Cursor::Padded<int32_t>(int64_t{2} * num_blocks_);
+  int64_t num_bytes =
+      4 * Cursor::Padded<int32_t>(shape_.max_num_tokens) +
+      Cursor::Padded<int32_t>(shape_.max_logit_rows) +
+      2 * Cursor::Padded<int32_t>(shape_.max_logit_rows) +
+      Cursor::Padded<cuda::AttentionWork>(
+          cuda::kNumAttentionTiles * static_cast<int64_t>(planners_.size())) +
+      Cursor::Padded<cuda::SamplingRow>(shape_.max_num_seqs) +
+      Cursor::Padded<cuda::PoolRow>(shape_.max_num_seqs) +
+      Cursor::Padded<cuda::BlockTableEntry>(int64_t{shape_.max_num_seqs} *
+                                            max_blocks_per_seq_) +
+      Cursor::Padded<int32_t>(int64_t{2} * num_blocks_);
   for (const AttentionPlanner& planner : planners_) {
     const int64_t max_tasks = planner.max_parts + planner.max_prefill_tasks;
     num_bytes +=
-        2 * Cursor::Padded<cuda::AttentionSequence>(shape_.max_num_seqs) +
-        Cursor::Padded<cuda::AttentionTask>(max_tasks) + 16 +
+        cuda::kNumAttentionTiles *
+            (Cursor::Padded<cuda::AttentionSequence>(shape_.max_num_seqs) +
+             16) +
+        Cursor::Padded<cuda::AttentionTask>(max_tasks) +
         Cursor::Padded<cuda::AttentionMerge>(planner.max_parts) + 16;
   }
   return num_bytes;
@@ -354,7 +364,7 @@ absl::Status CudaBackend::AllocateStep(CudaStep& step) {
   step.token_ids.reserve(shape_.max_num_tokens);
   step.top_ids.reserve(max_top);
   step.top_logprobs.reserve(max_top);
-  step.attention.resize(planners_.size() * 2);
+  step.attention.resize(planners_.size() * cuda::kNumAttentionTiles);
   return absl::OkStatus();
 }
 
@@ -450,7 +460,7 @@ absl::StatusOr<MemoryPlan> CudaBackend::Prepare(const EngineShape& shape) {
   graphs_bytes_ = plan.graphs_bytes;
   PlanAhead();
   // Their bits in CudaStepShape. Models have one or two.
-  graph_counts_.is_disabled = planners_.size() > 32;
+  graph_counts_.is_disabled = planners_.size() * cuda::kNumAttentionTiles > 64;
   // What goes by way of the host happens once and not in a graph.
   if (UsesHostRanks()) graph_counts_.is_disabled = true;
   is_prepared_ = true;

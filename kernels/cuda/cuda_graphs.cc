@@ -284,12 +284,12 @@ void CudaBackend::ShapeAhead(const CudaAhead& ahead, CudaStep& step) const {
   step.num_rows = ahead.num_rows;
   step.num_tokens = step.num_logits = ahead.num_rows * ahead.num_tokens_per_row;
   Pad(step);
-  step.attention.assign(planners_.size() * 2, AttentionBatch());
+  step.attention.assign(planners_.size() * cuda::kNumAttentionTiles,
+                        AttentionBatch());
   for (size_t i = 0; i < planners_.size(); ++i) {
     const cuda::AttentionTile tile =
         TileOf(planners_[i], ahead.num_tokens_per_row);
-    SizeBatch(planners_[i], tile, step,
-              step.attention[2 * i + static_cast<size_t>(tile)]);
+    SizeBatch(planners_[i], tile, step, step.attention[BatchIndex(i, tile)]);
   }
 }
 
@@ -318,8 +318,7 @@ bool CudaBackend::PrepareAhead(absl::FunctionRef<absl::Status(Step*)> enqueue) {
     for (size_t i = 0; i < planners_.size(); ++i) {
       const cuda::AttentionTile tile =
           TileOf(planners_[i], ahead_[next_ahead_].num_tokens_per_row);
-      SizeBatch(planners_[i], tile, step,
-                step.attention[2 * i + static_cast<size_t>(tile)]);
+      SizeBatch(planners_[i], tile, step, step.attention[BatchIndex(i, tile)]);
     }
     ++next_ahead_;
     if (FindGraph(0, ShapeOf(step)) != nullptr) continue;

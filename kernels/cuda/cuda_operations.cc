@@ -447,9 +447,10 @@ absl::Status CudaBackend::Attention(Step& step, int spec_id, int layer,
   arguments.partial_out = partial_out_.data<float>();
   arguments.partial_stats = partial_stats_.data<float>();
   for (const auto tile :
-       {cuda::AttentionTile::kPrefill, cuda::AttentionTile::kDecode}) {
+       {cuda::AttentionTile::kWarpgroup, cuda::AttentionTile::kPrefill,
+        cuda::AttentionTile::kDecode}) {
     const AttentionBatch& batch =
-        cuda_step.attention[2 * attention.plan_idx + static_cast<int>(tile)];
+        cuda_step.attention[BatchIndex(attention.plan_idx, tile)];
     arguments.work = batch.work;
     arguments.num_tasks = batch.num_task_ctas;
     arguments.num_merges = batch.num_merge_ctas;

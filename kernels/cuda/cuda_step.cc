@@ -14,13 +14,16 @@ namespace quire {
 // their keys; the others have work enough for both.
 cuda::AttentionTile TileOf(const AttentionPlanner& planner, int num_tokens) {
   const int group = planner.shape.num_heads / planner.shape.num_kv_heads;
-  const bool is_decode =
-      planner.has_decode_tile &&
-      (num_tokens == 1 ||
-       num_tokens * group <=
-           cuda::AttentionTileRows(cuda::AttentionTile::kDecode));
-  return is_decode ? cuda::AttentionTile::kDecode
-                   : cuda::AttentionTile::kPrefill;
+  const auto fits = [num_rows = num_tokens * group](cuda::AttentionTile tile) {
+    return num_rows <= cuda::AttentionTileRows(tile);
+  };
+  if (planner.has_decode_tile &&
+      (num_tokens == 1 || fits(cuda::AttentionTile::kDecode))) {
+    return cuda::AttentionTile::kDecode;
+  }
+  return planner.has_warpgroup_tile && !fits(cuda::AttentionTile::kPrefill)
+             ? cuda::AttentionTile::kWarpgroup
+             : cuda::AttentionTile::kPrefill;
 }
 
 namespace {
@@ -383,7 +386,7 @@ void CudaBackend::SizeBatch(const AttentionPlanner& planner,
   const int64_t kv_heads = planner.shape.num_kv_heads;
   const int64_t group = planner.shape.num_heads / kv_heads;
   const int64_t tile_rows = cuda::AttentionTileRows(tile);
-  if (tile == cuda::AttentionTile::kPrefill) {
+  if (tile != cuda::AttentionTile::kDecode) {
     batch.num_task_ctas = static_cast<int>(
         (step.num_tokens * group / tile_rows + step.num_rows) * kv_heads);
     batch.num_merge_ctas = 0;  // Keys are not split.
@@ -455,8 +458,9 @@ void CudaBackend::Stage(const StepPlan& plan, CudaStep& step,
   cuda::AttentionWork* const work =
       cursor.Take(static_cast<int64_t>(step.attention.size()), &d_work);
   for (size_t i = 0; i < step.attention.size(); ++i) {
-    const AttentionPlanner& planner = planners_[i / 2];
-    const auto tile = static_cast<cuda::AttentionTile>(i % 2);
+    const AttentionPlanner& planner = planners_[i / cuda::kNumAttentionTiles];
+    const auto tile =
+        static_cast<cuda::AttentionTile>(i % cuda::kNumAttentionTiles);
     work[i] =
         StageAttention(planner, tile, SplitsOf(planner, tile), step, cursor);
     AttentionBatch& batch = step.attention[i];

@@ -69,6 +69,8 @@ struct AttentionPlanner {
   cuda::AttentionSplits splits;  // For few queries; many are never split.
   // False where the tile of few queries does not fit the shared memory.
   bool has_decode_tile = true;
+  // Rows of more than 64 packed queries have the tile of warpgroups.
+  bool has_warpgroup_tile = false;
   int64_t max_parts = 0;
   int64_t max_prefill_tasks = 0;
 };
@@ -141,13 +143,18 @@ struct AttentionBatch {
   int num_merge_ctas = 0;
 };
 
+// Of a planner and a tile, in CudaStep::attention.
+constexpr size_t BatchIndex(size_t planner_idx, cuda::AttentionTile tile) {
+  return planner_idx * cuda::kNumAttentionTiles + static_cast<size_t>(tile);
+}
+
 // All that a launch of a step depends on: steps of equal shape (with one
 // model) enqueue the same work.
 struct CudaStepShape {
   int32_t num_tokens = 0;
   int32_t num_rows = 0;
   int32_t num_logits = 0;
-  // Bit 2 * planner + tile: some row needs it.
+  // Bit BatchIndex(planner, tile): some row needs it.
   uint64_t attention = 0;
   bool needs_whole_rows = false;
 

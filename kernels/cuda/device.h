@@ -26,6 +26,7 @@ struct DeviceProperties {
   int minor = 0;
   int num_sms = 0;
   int64_t shared_bytes_of_sm = 0;  // That its CTAs share.
+  bool has_warpgroups = false;     // Products of them, and kernels for these.
 };
 
 struct DeviceMemory {

@@ -220,9 +220,11 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(int device_idx) {
             "cudaStreamCreate"));
   return std::make_unique<CudaDevice>(
       device_idx,
-      DeviceProperties{found.name, found.major, found.minor,
-                       found.multiProcessorCount,
-                       static_cast<int64_t>(found.sharedMemPerMultiprocessor)},
+      DeviceProperties{
+          found.name, found.major, found.minor, found.multiProcessorCount,
+          static_cast<int64_t>(found.sharedMemPerMultiprocessor),
+          HasWarpgroups(QUIRE_CUDA_ARCHITECTURES, found.major, found.minor,
+                        getenv("QUIRE_CUDA_WARPGROUPS"))},
       stream);
 }
 

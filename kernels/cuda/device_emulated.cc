@@ -269,9 +269,12 @@ class EmulatedDevice : public Device {
     const std::shared_ptr<simt::emulator::EarlyLaunch> launch;
   };
 
-  const DeviceProperties properties_ = {
-      "emulated GPU", EmulatedOptions().major, EmulatedOptions().minor,
-      EmulatedOptions().num_sms, EmulatedOptions().shared_bytes_of_sm};
+  const DeviceProperties properties_ = {"emulated GPU",
+                                        EmulatedOptions().major,
+                                        EmulatedOptions().minor,
+                                        EmulatedOptions().num_sms,
+                                        EmulatedOptions().shared_bytes_of_sm,
+                                        EmulatedOptions().major == 9};
   const int64_t total_bytes_ = EmulatedOptions().total_bytes;
   const int64_t bytes_per_graph_ = EmulatedOptions().bytes_per_graph;
   const int64_t code_bytes_ = EmulatedOptions().code_bytes;

@@ -3,6 +3,7 @@
 # spills registers, has a stack frame (an array or a choice of addresses that
 # went to local memory), or has more registers than BUDGET (register_budget.txt)
 # allows it, on any of its architectures; each was compiled for all of these.
+# wgmma runs beside what stands behind it: ptxas has found no reason to wait.
 # None has more static shared memory than a CTA may have without asking (48 KiB;
 # what it asks for is held to 99 KiB, and 64 for 7.5, by the emulator).
 set -euo pipefail
@@ -38,6 +39,7 @@ cat "$@" | awk '
       fault("sm_" architecture " " name ": " $0)
     }
   }
+  /Potential Performance Loss/ { fault($0) }
   /Used [0-9]+ registers/ {
     match($0, /Used [0-9]+/)
     registers = substr($0, RSTART + 5, RLENGTH - 5) + 0

@@ -28,6 +28,12 @@
 #else
 #define SIMT_HAS_SMALL_SHARED false
 #endif
+// Where this GPU has no such instruction, nor is there code for what follows.
+#define SIMT_ABSENT()        \
+  do {                       \
+    __trap();                \
+    __builtin_unreachable(); \
+  } while (false)
 #define SIMT_SHARED(T, name, n) __shared__ T name[n]
 #define SIMT_DYNAMIC_SHARED(name) \
   extern __shared__ __align__(1024) unsigned char name[]
@@ -195,7 +201,7 @@ SIMT_DEVICE void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
-  __trap();  // The backend runs sm_75 in fp16.
+  SIMT_ABSENT();  // The backend runs sm_75 in fp16.
 #endif
 }
 SIMT_DEVICE void MmaF16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
@@ -225,7 +231,7 @@ SIMT_DEVICE void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
-  __trap();  // Below sm_89 fp8 weights are widened first.
+  SIMT_ABSENT();  // Below sm_89 fp8 weights are widened first.
 #endif
 }
 SIMT_DEVICE void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0,
@@ -237,7 +243,7 @@ SIMT_DEVICE void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0,
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
-  __trap();
+  SIMT_ABSENT();
 #endif
 }
 
@@ -262,7 +268,7 @@ SIMT_DEVICE SharedMatrix SwizzledMatrix(const void* p, int leading_bytes,
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SIMT_WGMMA_ASM(...) asm volatile(__VA_ARGS__)
 #else
-#define SIMT_WGMMA_ASM(...) __trap()  // The backend asks for 9.0 first.
+#define SIMT_WGMMA_ASM(...) SIMT_ABSENT()  // The backend asks for 9.0 first.
 #endif
 
 SIMT_DEVICE void FenceProxyAsync() {
@@ -274,8 +280,8 @@ SIMT_DEVICE void WgmmaFence() {
 SIMT_DEVICE void WgmmaCommit() {
   SIMT_WGMMA_ASM("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// The compiler must not take an access to `sums` across: what writes them is
-// asynchronous.
+// The compiler takes no access to `sums` across: what writes them, or what they
+// are computed beside, is asynchronous.
 template <int kNumTiles>
 SIMT_DEVICE void KeepWgmmaOrder(float (&sums)[kNumTiles][4]) {
   SIMT_UNROLL
@@ -289,6 +295,24 @@ template <int kNumPending, int kNumTiles>
 SIMT_DEVICE void WgmmaWait(float (&sums)[kNumTiles][4]) {
   SIMT_WGMMA_ASM("wgmma.wait_group.sync.aligned %0;" ::"n"(kNumPending)
                  : "memory");
+  KeepWgmmaOrder(sums);
+}
+
+// ptxas begins a basic block with its waits, which depend on nothing: it needs
+// a branch before. The comments keep the compiler from making one of two.
+template <int kNumPending, int kNumTiles, int kNumDone>
+SIMT_DEVICE void WgmmaWaitAfter(float (&done)[kNumDone][4], bool is_either,
+                                float (&sums)[kNumTiles][4]) {
+  KeepWgmmaOrder(done);
+  if (is_either) {
+    SIMT_WGMMA_ASM(
+        "wgmma.wait_group.sync.aligned %0;  // One." ::"n"(kNumPending)
+        : "memory");
+  } else {
+    SIMT_WGMMA_ASM(
+        "wgmma.wait_group.sync.aligned %0;  // Other." ::"n"(kNumPending)
+        : "memory");
+  }
   KeepWgmmaOrder(sums);
 }
 
@@ -431,8 +455,7 @@ SIMT_DEVICE uint32_t SubtractBf16x2(uint32_t a, uint32_t b) {
               *reinterpret_cast<const __nv_bfloat162*>(&b));
   return *reinterpret_cast<const uint32_t*>(&difference);
 #else
-  __trap();  // The backend runs sm_75 in fp16.
-  return 0;
+  SIMT_ABSENT();  // The backend runs sm_75 in fp16.
 #endif
 }
 SIMT_DEVICE uint32_t SubtractF16x2(uint32_t a, uint32_t b) {
@@ -453,10 +476,18 @@ SIMT_DEVICE uint32_t MaskAndSet(uint32_t bits, uint32_t mask, uint32_t base) {
 }
 
 SIMT_DEVICE float Exp2(float x) { return exp2f(x); }
+SIMT_DEVICE float Exp2Flushed(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 SIMT_DEVICE float Rsqrt(float x) { return rsqrtf(x); }
 SIMT_DEVICE float Tanh(float x) { return tanhf(x); }
 SIMT_DEVICE float Exp(float x) { return expf(x); }
 SIMT_DEVICE float Product(float a, float b) { return __fmul_rn(a, b); }
+SIMT_DEVICE float MultiplyAdd(float a, float b, float c) {
+  return __fmaf_rn(a, b, c);
+}
 
 // ---------------------------------------------------------------- launch
 

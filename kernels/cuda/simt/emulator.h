@@ -378,6 +378,11 @@ void WgmmaF16(float (&c)[kNumTiles][4], const uint32_t (&a)[4],
               SharedMatrix b) {
   emulator::Wgmma({c, a, b, kNumTiles, false, kTransposed, kAccumulates});
 }
+template <int kNumPending, int kNumTiles, int kNumDone>
+void WgmmaWaitAfter(float (&/*done*/)[kNumDone][4], bool /*is_either*/,
+                    float (&/*sums*/)[kNumTiles][4]) {
+  emulator::WgmmaWait(kNumPending);
+}
 inline void WgmmaFence() { emulator::WgmmaFence(); }
 inline void WgmmaCommit() { emulator::WgmmaCommit(); }
 template <int kNumPending, int kNumTiles>
@@ -456,10 +461,17 @@ inline uint32_t MaskAndSet(uint32_t bits, uint32_t mask, uint32_t base) {
 }
 
 inline float Exp2(float x) { return std::exp2(x); }
+inline float Exp2Flushed(float x) {
+  const float y = std::exp2(x);
+  return y < 0x1p-126f ? 0.0f : y;  // A NaN stays.
+}
 inline float Rsqrt(float x) { return 1.0f / std::sqrt(x); }
 inline float Tanh(float x) { return std::tanh(x); }
 inline float Exp(float x) { return std::exp(x); }
 inline float Product(float a, float b) { return a * b; }
+inline float MultiplyAdd(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
 
 // ---------------------------------------------------------------- launch
 

@@ -19,29 +19,37 @@
 //   CpAsync16, CpAsyncCommit, CpAsyncWait<n>
 //   LdMatrixX4, LdMatrixX4Transposed
 //   MmaBf16, MmaF16 (m16n8k16), MmaE4M3, MmaS8 (m16n8k32)
-//   WgmmaBf16, WgmmaF16<transposed, accumulates>(c, a, b): on 9.0 alone. Four
-//     warps, 64 rows of a in registers as for mma; b: 64 or 128 columns of
-//     depth 16 in shared memory, a SharedMatrix:
-//     SwizzledMatrix(p, leading_bytes, stride_bytes): p is aligned to 1024.
-//     Rows
-//       of 128 bytes, whose chunk i of 16 bytes is at i ^ row % 8, and eight of
-//       them a block. Not transposed: a row is a column of b, its 64 elements
-//       depth (At(32) is the next 16), the next eight columns are stride_bytes
-//       away. Transposed: a row is 64 columns of b at one depth, the next eight
-//       depths are stride_bytes away, the next 64 columns leading_bytes.
-//   WgmmaFence (before the first of a group), WgmmaCommit, WgmmaWait<n>(c): c
-//     and a belong to the products until waited for.
-//   FenceProxyAsync: after writing shared memory, before a barrier: products
-//     read it past what orders other accesses.
+//   WgmmaBf16, WgmmaF16<transposed, accumulates>(c, a, b)
+//                                 on 9.0 alone: 64 rows of four warps, a as for
+//                                 mma; b: 64 or 128 columns of depth 16 in
+//                                 shared memory, a SharedMatrix (below)
+//   WgmmaFence (before the first of a group), WgmmaCommit
+//   WgmmaWait<n>(c)               until then c and a belong to the products
+//   WgmmaWaitAfter<n>(x, either, c)
+//                                 the same, once x is computed and not before;
+//                                 either: any bool that no compiler foresees,
+//                                 the same for all threads
+//   FenceProxyAsync               after writing shared memory, and before the
+//                                 barrier: products read it in their own way
 //   AtomicAdd, AtomicMax, AtomicCas
 //   LoadStream16 (read once, past L1), Load16, Store16, KeepMemoryOrder
 //   LoadShared, StoreShared, LoadShared16, StoreShared16: plain accesses whose
 //     bank conflicts the emulator counts
 //   WaitForPrevious, LaunchNext   programmatic dependent launch
 //   PackBf16, PackF16, SubtractBf16x2, SubtractF16x2, PermuteBytes,
-//   LowestSetBit E4M3ToFloat, FloatToE4M3, E4M3x2ToF16x2, E4M3x2ToBf16x2, Exp2,
-//   Rsqrt, ... Product(a, b)                 rounded: never part of a fused
-//   multiply-add Launch(kernel, LaunchShape, stream, args...)
+//   LowestSetBit, E4M3ToFloat, FloatToE4M3, E4M3x2ToF16x2, E4M3x2ToBf16x2,
+//   Exp2, Rsqrt, ...
+//   Exp2Flushed                   one instruction; 0 below 2^-126
+//   Product(a, b)                 rounded: never part of a fused multiply-add
+//   MultiplyAdd(a, b, c)          a b + c, rounded once
+//   Launch(kernel, LaunchShape, stream, args...)
+//
+// SwizzledMatrix(p, leading_bytes, stride_bytes): rows of 128 bytes from p,
+// which is aligned to 1024; chunk i of 16 bytes lies at i ^ row % 8; eight rows
+// are a block. Not transposed, a row is a column of b, its 64 elements depth
+// (At(32) is the next 16), and the next eight columns are stride_bytes away.
+// Transposed, a row is 64 columns of b at one depth, the next eight depths are
+// stride_bytes away, the next 64 columns leading_bytes.
 //
 // 16-bit floats travel as their bits (kernels/dtype.h).
 //
