@@ -67,10 +67,13 @@ struct AttentionShape {
 };
 
 // Rows of a tile: 64 where there are many queries, 16 for decode, whose warps
-// share the keys instead.
-enum class AttentionTile : uint8_t { kPrefill, kDecode };
+// share the keys instead, and 128 with products of warpgroups, which 9.0 has.
+enum class AttentionTile : uint8_t { kPrefill, kDecode, kWarpgroup };
+inline constexpr int kNumAttentionTiles = 3;
 inline constexpr int AttentionTileRows(AttentionTile tile) {
-  return tile == AttentionTile::kPrefill ? 64 : 16;
+  return tile == AttentionTile::kPrefill  ? 64
+         : tile == AttentionTile::kDecode ? 16
+                                          : 128;
 }
 
 // Device memory. Pointers are aligned to 16 bytes.
@@ -109,8 +112,12 @@ int PaddedHeadDim(int head_dim);
 int64_t AttentionPartialFloats(const AttentionShape& shape, AttentionTile tile,
                                int num_parts);
 
+// Whether there is a kWarpgroup for these, on a GPU of 9.0: head_dim is at most
+// 128, and the cache has the type of the activations.
+bool HasWarpgroupTile(int head_dim, DType dtype, DType kv_dtype);
+
 // False if a launch is refused, or a block of the cache is no power of two of
-// positions or has 2 GiB.
+// positions or has 2 GiB, or there is no such tile.
 bool LaunchAttention(const AttentionArguments& arguments, AttentionTile tile,
                      simt::Stream stream);
 

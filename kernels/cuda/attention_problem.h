@@ -98,8 +98,10 @@ class AttentionProblem {
 
   // False if the launch failed; the emulator says why.
   bool Run() {
+    const bool is_split = case_.tile != AttentionTile::kWarpgroup;
     const AttentionPlan plan = PlanAttention(
-        case_.shape, case_.tile, {.least_size = case_.split_size}, sequences_);
+        case_.shape, case_.tile,
+        {.least_size = is_split ? case_.split_size : 1 << 20}, sequences_);
     std::vector<float> partial(
         AttentionPartialFloats(case_.shape, case_.tile, plan.num_parts), NAN);
     AttentionArguments arguments;

@@ -24,6 +24,10 @@ class CudaAttentionTest : public ::testing::Test {
         c.tile == AttentionTile::kDecode) {
       return;
     }
+    if (c.tile == AttentionTile::kWarpgroup) {
+      if (SIMT_HAS_SMALL_SHARED || c.is_fp8 || c.shape.head_dim > 128) return;
+      emulator().capability = 90;
+    }
     ASSERT_TRUE(problem.Run()) << name << ": " << simt::emulator::LastError();
     EXPECT_LE(problem.WorstError(), 1.0) << name;
     EXPECT_EQ(simt::emulator::CurrentCounts().num_matrix_passes,
@@ -41,6 +45,11 @@ TEST_F(CudaAttentionTest, IsRightUnderEverySchedule) {
                        .split_size = 64,
                        .num_tokens = {1, 1, 4},
                        .seq_lens = {150, 17, 129}};
+  // One tile of keys, two, and more; rows of one warpgroup and of both.
+  const AttentionCase warpgroup{.shape = Shape(4, 2, 128),
+                                .tile = AttentionTile::kWarpgroup,
+                                .num_tokens = {70, 1, 33, 40},
+                                .seq_lens = {290, 130, 33, 100}};
   for (const simt::emulator::Schedule schedule :
        simt::emulator::kAllSchedules) {
     for (const bool is_lazy : {false, true}) {
@@ -50,6 +59,7 @@ TEST_F(CudaAttentionTest, IsRightUnderEverySchedule) {
         ExpectRight(prefill, "prefill");
         ExpectRight(decode, "decode");
       }
+      ExpectRight(warpgroup, "warpgroup");
     }
   }
   emulator() = {};
@@ -61,7 +71,8 @@ TEST_F(CudaAttentionTest, TakesEveryHeadDimInBothTypes) {
   for (const int head_dim : {8, 16, 64, 80, 96, 128, 256}) {
     for (const DType dtype : {DType::kBF16, DType::kF16}) {
       for (const AttentionTile tile :
-           {AttentionTile::kPrefill, AttentionTile::kDecode}) {
+           {AttentionTile::kPrefill, AttentionTile::kDecode,
+            AttentionTile::kWarpgroup}) {
         for (const bool is_fp8 : {false, true}) {
           if (is_fp8 && head_dim % 16 != 0) continue;
           ExpectRight({.shape = Shape(2, 1, head_dim),
@@ -85,7 +96,8 @@ TEST_F(CudaAttentionTest, HasNoBankConflicts) {
   const simt::emulator::Counts& counts = simt::emulator::CurrentCounts();
   for (const int head_dim : {64, 80, 128, 256}) {
     for (const AttentionTile tile :
-         {AttentionTile::kPrefill, AttentionTile::kDecode}) {
+         {AttentionTile::kPrefill, AttentionTile::kDecode,
+          AttentionTile::kWarpgroup}) {
       for (const bool is_fp8 : {false, true}) {
         ExpectRight({.shape = Shape(4, 2, head_dim),
                      .tile = tile,
@@ -116,7 +128,8 @@ TEST_F(CudaAttentionTest, HasNoBankConflicts) {
 
 TEST_F(CudaAttentionTest, MasksWindowsAndCapsScores) {
   for (const AttentionTile tile :
-       {AttentionTile::kPrefill, AttentionTile::kDecode}) {
+       {AttentionTile::kPrefill, AttentionTile::kDecode,
+        AttentionTile::kWarpgroup}) {
     for (const int window : {1, 7, 64, 65, 500}) {
       AttentionCase c{.shape = Shape(2, 2, 64),
                       .tile = tile,
@@ -144,7 +157,7 @@ TEST_F(CudaAttentionTest, TakesRandomShapes) {
     c.shape = Shape(num_kv_heads * static_cast<int>(random.Between(1, 7)),
                     num_kv_heads, 64);
     c.shape.block_size = 8 << random.Below(4);
-    c.tile = random.Below(2) ? AttentionTile::kPrefill : AttentionTile::kDecode;
+    c.tile = static_cast<AttentionTile>(random.Below(kNumAttentionTiles));
     c.split_size = 64 * static_cast<int>(random.Between(1, 4));
     c.dtype = random.Below(2) ? DType::kBF16 : DType::kF16;
     c.is_fp8 = random.Below(2) == 1;
@@ -177,6 +190,19 @@ TEST_F(CudaAttentionTest, MergesManyParts) {
                  .seq_lens = {64 * (num_parts - 1) + 1}},
                 std::to_string(num_parts) + " parts");
   }
+}
+
+TEST_F(CudaAttentionTest, RefusesWhatWarpgroupsHaveNoTileFor) {
+  emulator().capability = 90;
+  AttentionCase c{.shape = Shape(2, 1, 256),
+                  .tile = AttentionTile::kWarpgroup,
+                  .num_tokens = {1},
+                  .seq_lens = {40}};
+  EXPECT_FALSE(AttentionProblem(c, 11).Run());
+  c.shape = Shape(2, 1, 64);
+  c.is_fp8 = true;
+  EXPECT_FALSE(AttentionProblem(c, 11).Run());
+  emulator() = {};
 }
 
 TEST_F(CudaAttentionTest, RefusesBlocksThatAreNoPowerOfTwo) {

@@ -42,6 +42,15 @@ struct Element {
       simt::MmaF16(c, a, b0, b1);
     }
   }
+  template <bool kTransposed, bool kAccumulates, int kNumTiles>
+  static SIMT_DEVICE void Wgmma(float (&c)[kNumTiles][4],
+                                const uint32_t (&a)[4], simt::SharedMatrix b) {
+    if constexpr (kType == DType::kBF16) {
+      simt::WgmmaBf16<kTransposed, kAccumulates>(c, a, b);
+    } else {
+      simt::WgmmaF16<kTransposed, kAccumulates>(c, a, b);
+    }
+  }
 };
 
 }  // namespace quire::cuda

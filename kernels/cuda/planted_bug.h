@@ -29,6 +29,12 @@ namespace quire::cuda {
   X(AttentionMergesInOneBank)                                           \
   X(AttentionFp8QueriesInOrder)                                         \
   X(AttentionFp8KeysInterleaved)                                        \
+  X(WarpgroupNoWaitForCopies)                                           \
+  X(WarpgroupNoProxyFence) /* Products may not see what was written. */ \
+  X(WarpgroupNoBarrier)                                                 \
+  X(WarpgroupReadsScoresTooEarly)                                       \
+  X(WarpgroupKeepsProbabilitiesTooEarly)                                \
+  X(WarpgroupNoSwizzle)                                                 \
   X(SkinnyNoBarrierBeforeReduce)                                        \
   X(SkinnyReducesOneWarpTooFew)                                         \
   X(SkinnyLosesTheLastToken)                                            \

@@ -56,7 +56,13 @@ std::string RunAttention() {
                          .seq_lens = {150, 141}};
     AttentionCase whole = decode;
     whole.split_size = 1 << 20;
-    for (const AttentionCase& c : {prefill, decode, whole}) {
+    AttentionCase warpgroup = prefill;
+    warpgroup.tile = AttentionTile::kWarpgroup;
+    for (const AttentionCase& c : {prefill, decode, whole, warpgroup}) {
+      if (c.tile == AttentionTile::kWarpgroup) {
+        if (is_fp8) continue;
+        CurrentOptions().capability = 90;
+      }
       AttentionProblem problem(c, 11);
       CurrentCounts() = {};
       const bool is_launched = problem.Run();
@@ -358,7 +364,9 @@ TEST_P(PlantedBugsTest, IsNoticed) {
   const auto concerns = [&](const char* prefix) {
     return is_none || name.rfind(prefix, 0) == 0;
   };
-  if (concerns("Attention")) problems.push_back(RunAttention);
+  if (concerns("Attention") || concerns("Warpgroup")) {
+    problems.push_back(RunAttention);
+  }
   if (concerns("Skinny") || concerns("Tiled")) problems.push_back(RunLinear);
   if (concerns("Quanti") || concerns("Widening")) {
     problems.push_back(RunQuantized);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
 #include "kernels/cuda/simt/emulator_shared.h"
+#include "kernels/cuda/simt/emulator_warpgroups.h"
 #include "kernels/cuda/simt/fiber.h"
 #include "kernels/cuda/simt/simt.h"
 
@@ -47,6 +48,7 @@ struct Fiber {
   size_t static_shared_used = 0;
   std::vector<Copy> open_copies;
   std::deque<std::vector<Copy>> copy_groups;
+  uint32_t num_proxy_fences = 0;
 };
 
 struct Warp {
@@ -56,6 +58,7 @@ struct Warp {
   uint32_t mask = 0;
   const char* name = nullptr;
   void* arguments[kWarpSize] = {};
+  WarpProducts products;
 };
 
 struct FreeDeleter {
@@ -65,12 +68,18 @@ struct FreeDeleter {
 // Shared memory of exactly `num_bytes`, all ones: a NaN in every float format.
 std::unique_ptr<unsigned char, FreeDeleter> PoisonedMemory(size_t num_bytes) {
   void* memory = nullptr;
-  QUIRE_CHECK(posix_memalign(&memory, 128, std::max<size_t>(num_bytes, 1)) ==
+  QUIRE_CHECK(posix_memalign(&memory, 1024, std::max<size_t>(num_bytes, 1)) ==
               0);
   std::memset(memory, 0xff, num_bytes);
   return std::unique_ptr<unsigned char, FreeDeleter>(
       static_cast<unsigned char*>(memory));
 }
+
+// Who wrote sixteen bytes last, and how many of its fences came before.
+struct SharedWrite {
+  uint32_t num_fences = 0;
+  int32_t thread_idx = -1;
+};
 
 struct Cta {
   uint32_t idx[3] = {};
@@ -81,6 +90,7 @@ struct Cta {
   int barrier_size[kNumBarriers] = {};
   std::unique_ptr<unsigned char, FreeDeleter> static_shared;
   std::unique_ptr<unsigned char, FreeDeleter> dynamic_shared;
+  std::vector<SharedWrite> writes;           // Of dynamic_shared.
   std::unique_ptr<SharedAccesses> accesses;  // If they are counted.
 };
 
@@ -219,6 +229,10 @@ void FinishFiber(Fiber& fiber) {
   if (!fiber.open_copies.empty() || !fiber.copy_groups.empty()) {
     SetError("the thread returned with copies that it did not wait for", fiber);
   }
+  if (!warp.products.open.empty() || !warp.products.groups.empty()) {
+    SetError("the thread returned with products that it did not wait for",
+             fiber);
+  }
   if (machine.shape.waits_for_previous && !fiber.has_waited) {
     // It would also let the next kernel start before the previous one is done.
     SetError("the thread returned without WaitForPrevious", fiber);
@@ -308,6 +322,7 @@ void StartCta(Cta& cta, uint32_t linear_idx, size_t first_stack) {
   cta.num_alive = num_threads;
   cta.static_shared = PoisonedMemory(kMaxStaticShared);
   cta.dynamic_shared = PoisonedMemory(shape.dynamic_shared_bytes);
+  cta.writes.resize((shape.dynamic_shared_bytes + 15) / 16);
   if (machine.options.counts_shared) {
     cta.accesses = std::make_unique<SharedAccesses>();
   }
@@ -699,6 +714,38 @@ void CountShared(const void* p, int num_bytes, const char* file, int line) {
   }
 }
 
+namespace {
+// Null outside dynamic shared memory.
+SharedWrite* WriteOf(const void* p) {
+  Cta& cta = *Running().cta;
+  const size_t offset = static_cast<size_t>(
+      static_cast<const unsigned char*>(p) - cta.dynamic_shared.get());
+  return offset / 16 < cta.writes.size() ? &cta.writes[offset / 16] : nullptr;
+}
+}  // namespace
+
+void WroteShared(const void* p, int num_bytes) {
+  const Fiber& fiber = Running();
+  for (int i = 0; i < num_bytes; i += 16) {
+    SharedWrite* write = WriteOf(static_cast<const unsigned char*>(p) + i);
+    if (write != nullptr) *write = {fiber.num_proxy_fences, fiber.thread_idx};
+  }
+}
+
+bool IsFenced(const void* p) {
+  const SharedWrite* write = WriteOf(p);
+  if (write == nullptr || write->thread_idx < 0) return true;
+  return Running().cta->fibers[write->thread_idx].num_proxy_fences >
+         write->num_fences;
+}
+
+void FenceProxyAsync() { ++Running().num_proxy_fences; }
+
+WarpProducts& ProductsOfWarp() {
+  const Fiber& fiber = Running();
+  return fiber.cta->warps[fiber.thread_idx / kWarpSize].products;
+}
+
 void CommitCopies() {
   Fiber& fiber = Running();
   fiber.copy_groups.push_back(std::move(fiber.open_copies));
@@ -708,8 +755,9 @@ void CommitCopies() {
 void WaitForCopies(int num_pending_groups) {
   Fiber& fiber = Running();
   while (static_cast<int>(fiber.copy_groups.size()) > num_pending_groups) {
-    if (GetMachine().options.is_copy_lazy) {
-      for (const Copy& copy : fiber.copy_groups.front()) DoCopy(copy);
+    for (const Copy& copy : fiber.copy_groups.front()) {
+      if (GetMachine().options.is_copy_lazy) DoCopy(copy);
+      WroteShared(copy.to, 16);
     }
     fiber.copy_groups.pop_front();
   }

@@ -8,9 +8,11 @@
 // barrier that nobody completes are errors that name the threads.
 //
 // A data race shows as a wrong number: shared memory starts as NaNs, and a test
-// runs a kernel under every schedule, with asynchronous copies done at once and
-// done as late as CpAsyncWait allows. Dynamic shared memory has exactly the
-// size asked for, so AddressSanitizer sees overruns.
+// runs a kernel under every schedule, with asynchronous copies and products
+// done at once and done as late as CpAsyncWait and WgmmaWait allow. A product
+// that reads shared memory without FenceProxyAsync by whoever wrote it is an
+// error. Dynamic shared memory has exactly the size asked for, so
+// AddressSanitizer sees overruns.
 //
 // Programmatic dependent launch: in a stream, the first CTAs of a kernel run up
 // to WaitForPrevious before its predecessor runs at all. A thread that never
@@ -69,8 +71,9 @@ inline constexpr Schedule kAllSchedules[] = {
 
 struct Options {
   Schedule schedule = Schedule::kAscending;
-  uint32_t seed = 1;           // Of Schedule::kRandom and the order of CTAs.
-  bool is_copy_lazy = false;   // cp.async lands only when waited for.
+  uint32_t seed = 1;  // Of Schedule::kRandom and the order of CTAs.
+  // cp.async lands, and wgmma reads and writes, only when waited for.
+  bool is_copy_lazy = false;
   bool counts_shared = false;  // Counts::num_shared; takes time.
   int capability = 120;        // Compute capability: 75 is 7.5.
 };
@@ -181,6 +184,8 @@ void Collective(uint32_t mask, const char* name, void* argument,
 void CopyAsync16(void* to, const void* from, bool is_valid);
 // The running thread reads or writes shared memory at this place in the source.
 void CountShared(const void* p, int num_bytes, const char* file, int line);
+// The running thread has written shared memory.
+void WroteShared(const void* p, int num_bytes);
 void CommitCopies();
 void WaitForCopies(int num_pending_groups);
 
@@ -299,6 +304,7 @@ template <typename T>
 void StoreShared(T* p, T value, const char* file = __builtin_FILE(),
                  int line = __builtin_LINE()) {
   emulator::CountShared(p, sizeof(T), file, line);
+  emulator::WroteShared(p, sizeof(T));
   *p = value;
 }
 inline Bytes16 LoadShared16(const void* p, const char* file = __builtin_FILE(),
@@ -310,6 +316,7 @@ inline void StoreShared16(void* p, const Bytes16& bytes,
                           const char* file = __builtin_FILE(),
                           int line = __builtin_LINE()) {
   emulator::CountShared(p, 16, file, line);
+  emulator::WroteShared(p, 16);
   Store16(p, bytes);
 }
 
@@ -324,6 +331,60 @@ void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void MmaF16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+// ---------------------------------------------------------------- warpgroups
+
+struct SharedMatrix {
+  const unsigned char* p;
+  int leading_bytes;
+  int stride_bytes;
+
+  SharedMatrix At(int num_bytes) const {
+    return {p + num_bytes, leading_bytes, stride_bytes};
+  }
+};
+inline SharedMatrix SwizzledMatrix(const void* p, int leading_bytes,
+                                   int stride_bytes) {
+  return {static_cast<const unsigned char*>(p), leading_bytes, stride_bytes};
+}
+
+namespace emulator {
+
+// What one lane gives to a product: its parts of 64 x 8 tiles of c, and of a.
+struct WgmmaArgument {
+  float (*c)[4];
+  const uint32_t* a;
+  SharedMatrix b;
+  int num_tiles;
+  bool is_bf16;
+  bool is_transposed;
+  bool accumulates;
+};
+void Wgmma(WgmmaArgument argument);
+void WgmmaFence();
+void WgmmaCommit();
+void WgmmaWait(int num_pending_groups);
+void FenceProxyAsync();
+
+}  // namespace emulator
+
+template <bool kTransposed, bool kAccumulates, int kNumTiles>
+void WgmmaBf16(float (&c)[kNumTiles][4], const uint32_t (&a)[4],
+               SharedMatrix b) {
+  emulator::Wgmma({c, a, b, kNumTiles, true, kTransposed, kAccumulates});
+}
+template <bool kTransposed, bool kAccumulates, int kNumTiles>
+void WgmmaF16(float (&c)[kNumTiles][4], const uint32_t (&a)[4],
+              SharedMatrix b) {
+  emulator::Wgmma({c, a, b, kNumTiles, false, kTransposed, kAccumulates});
+}
+inline void WgmmaFence() { emulator::WgmmaFence(); }
+inline void WgmmaCommit() { emulator::WgmmaCommit(); }
+template <int kNumPending, int kNumTiles>
+void WgmmaWait(float (&/*sums*/)[kNumTiles][4]) {
+  emulator::WgmmaWait(kNumPending);
+}
+inline void FenceProxyAsync() { emulator::FenceProxyAsync(); }
 
 // ---------------------------------------------------------------- atomics
 

@@ -22,7 +22,8 @@
 //   WgmmaBf16, WgmmaF16<transposed, accumulates>(c, a, b): on 9.0 alone. Four
 //     warps, 64 rows of a in registers as for mma; b: 64 or 128 columns of
 //     depth 16 in shared memory, a SharedMatrix:
-//     SwizzledMatrix(p, leading_bytes, stride_bytes): p is aligned to 1024. Rows
+//     SwizzledMatrix(p, leading_bytes, stride_bytes): p is aligned to 1024.
+//     Rows
 //       of 128 bytes, whose chunk i of 16 bytes is at i ^ row % 8, and eight of
 //       them a block. Not transposed: a row is a column of b, its 64 elements
 //       depth (At(32) is the next 16), the next eight columns are stride_bytes
@@ -37,10 +38,10 @@
 //   LoadShared, StoreShared, LoadShared16, StoreShared16: plain accesses whose
 //     bank conflicts the emulator counts
 //   WaitForPrevious, LaunchNext   programmatic dependent launch
-//   PackBf16, PackF16, SubtractBf16x2, SubtractF16x2, PermuteBytes, LowestSetBit
-//   E4M3ToFloat, FloatToE4M3, E4M3x2ToF16x2, E4M3x2ToBf16x2, Exp2, Rsqrt, ...
-//   Product(a, b)                 rounded: never part of a fused multiply-add
-//   Launch(kernel, LaunchShape, stream, args...)
+//   PackBf16, PackF16, SubtractBf16x2, SubtractF16x2, PermuteBytes,
+//   LowestSetBit E4M3ToFloat, FloatToE4M3, E4M3x2ToF16x2, E4M3x2ToBf16x2, Exp2,
+//   Rsqrt, ... Product(a, b)                 rounded: never part of a fused
+//   multiply-add Launch(kernel, LaunchShape, stream, args...)
 //
 // 16-bit floats travel as their bits (kernels/dtype.h).
 //

@@ -1,0 +1,229 @@
+// Shah et al. 2024, arXiv:2407.08608 (FlashAttention-3), section 3.2 and
+// Algorithm 2: the products of one tile's queries and keys are under way while
+// the tile before it is multiplied by its values, and a softmax runs beside the
+// latter. All warps load, by cp.async: a paged cache has no rectangle for the
+// bulk copies of tensors.
+//
+// What a multiprocessor reads of the cache bounds the tile from below: 64 keys
+// and values of 128 dimensions are 32 KiB for 4.2 Mflop with 128 rows, half of
+// that with 64 rows, at 4096 flop a clock and some 30 bytes of L2.
+#include "kernels/cuda/attention_warpgroup.h"
+
+#include "kernels/cuda/element.h"
+#include "kernels/cuda/planted_bug.h"
+
+namespace quire::cuda {
+namespace {
+
+constexpr int kPanelBytes = 128;  // Of a row: 64 dimensions, one swizzle.
+
+template <int kHeadDim>
+struct Layout {
+  static constexpr bool kIsFp8 = false;
+  static constexpr int kRows = AttentionTileRows(AttentionTile::kWarpgroup);
+  static constexpr int kNumThreads = 2 * kRows;  // Warps of 16 rows.
+  static constexpr int kKeys = 64;
+  static constexpr int kKeysOfWarp = kKeys;
+  static constexpr int kQueryChunks = kHeadDim / 8;
+  static constexpr int kKvChunks = kHeadDim / 8;
+  static constexpr int kKvRowBytes = kPanelBytes;
+  static constexpr int kKvPanelBytes = kKeys * kPanelBytes;
+  static constexpr int kKvTileBytes =
+      kHeadDim * 2 / kPanelBytes * kKvPanelBytes;
+  static constexpr int kQueryBytes = kRows * kHeadDim * 2;
+  // Two tiles of keys, two of values.
+  static constexpr size_t kSharedBytes = kQueryBytes + 4 * kKvTileBytes;
+  static_assert(kSharedBytes <= simt::kMaxSharedBytes);
+
+  // SharedMatrix, in panels one after the other.
+  static SIMT_DEVICE unsigned char* KvPlace(unsigned char* tile, int row,
+                                            int chunk) {
+    const int phase =
+        HasPlantedBug(PlantedBug::kWarpgroupNoSwizzle) ? 0 : row & 7;
+    return tile + chunk / 8 * kKvPanelBytes + row * kPanelBytes +
+           (chunk % 8 ^ phase) * 16;
+  }
+};
+
+template <int kHeadDim, DType kType>
+SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
+                        unsigned char* memory) {
+  using L = Layout<kHeadDim>;
+  using E = Element<kType>;
+  unsigned char* queries = memory;
+  unsigned char* keys = queries + L::kQueryBytes;
+  unsigned char* values = keys + 2 * L::kKvTileBytes;
+  const int lane = simt::ThreadX() % 32, warp = simt::ThreadX() / 32;
+
+  const int last_row = (view.task.first_row + L::kRows < view.num_rows
+                            ? view.task.first_row + L::kRows
+                            : view.num_rows) -
+                       1;
+  const SeenKeys seen_first = SeenBy(arguments, view, view.task.first_row);
+  const SeenKeys seen_last = SeenBy(arguments, view, last_row);
+  const int begin = view.task.kv_begin, end = seen_last.end;
+  const int num_tiles = (end - begin + L::kKeys - 1) / L::kKeys;
+
+  const auto load_keys = [&](int tile) {
+    LoadKeys<L, KvPart::kKeys>(arguments, view, begin + tile * L::kKeys, end,
+                               keys + tile % 2 * L::kKvTileBytes, nullptr);
+  };
+  const auto load_values = [&](int tile) {
+    LoadKeys<L, KvPart::kValues>(arguments, view, begin + tile * L::kKeys, end,
+                                 nullptr, values + tile % 2 * L::kKvTileBytes);
+  };
+  // What this and all other threads have loaded is there for products, and what
+  // those before read may be overwritten.
+  const auto meet = [&] {
+    if (!HasPlantedBug(PlantedBug::kWarpgroupNoWaitForCopies)) {
+      simt::CpAsyncWait<0>();
+    }
+    if (!HasPlantedBug(PlantedBug::kWarpgroupNoProxyFence)) {
+      simt::FenceProxyAsync();
+    }
+    if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) simt::SyncThreads();
+  };
+
+  uint32_t q[kHeadDim / 16][4];
+  float scores[L::kKeys / 8][4];
+  uint32_t probabilities[L::kKeys / 16][4];
+  float factors[2];  // Of Accumulator::Raise.
+  Accumulator<kHeadDim> accumulator;
+  accumulator.Clear();
+  const auto multiply_keys = [&](int tile) {
+    const simt::SharedMatrix all = simt::SwizzledMatrix(
+        keys + tile % 2 * L::kKvTileBytes, 16, 8 * kPanelBytes);
+    SIMT_UNROLL
+    for (int k = 0; k < kHeadDim / 16; ++k) {
+      const simt::SharedMatrix some =
+          all.At(k / 4 * L::kKvPanelBytes + k % 4 * 32);
+      if (k == 0) {
+        E::template Wgmma<false, false>(scores, q[k], some);
+      } else {
+        E::template Wgmma<false, true>(scores, q[k], some);
+      }
+    }
+    simt::WgmmaCommit();
+  };
+  const auto multiply_values = [&](int tile) {
+    const simt::SharedMatrix all = simt::SwizzledMatrix(
+        values + tile % 2 * L::kKvTileBytes, L::kKvPanelBytes, 8 * kPanelBytes);
+    SIMT_UNROLL
+    for (int k = 0; k < L::kKeys / 16; ++k) {
+      E::template Wgmma<true, true>(accumulator.out, probabilities[k],
+                                    all.At(k * 16 * kPanelBytes));
+    }
+    simt::WgmmaCommit();
+  };
+  const auto softmax = [&](int tile) {
+    const int first = begin + tile * L::kKeys;
+    // Most tiles are seen as a whole by every row.
+    const bool is_masked =
+        first < seen_last.begin || first + L::kKeys > seen_first.end;
+    Softmax<L>(arguments, view, first, warp, is_masked, scores, accumulator,
+               [&](int half, float factor) { factors[half] = factor; });
+  };
+  const auto keep_probabilities = [&] {
+    SIMT_UNROLL
+    for (int k = 0; k < L::kKeys / 16; ++k) {
+      SIMT_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float(&pair)[4] = scores[2 * k + i / 2];
+        probabilities[k][i] = E::Pack(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
+      }
+    }
+  };
+
+  LoadQueries<L>(arguments, view, queries);
+  load_keys(0);
+  simt::CpAsyncCommit();
+  meet();
+  const Fragments<L::kQueryChunks> fragments(queries, warp * 16 + lane % 16,
+                                             lane / 16);
+  SIMT_UNROLL
+  for (int k = 0; k < kHeadDim / 16; ++k) {
+    simt::LdMatrixX4(q[k], fragments.Of(0, k));
+  }
+  simt::WgmmaFence();
+  multiply_keys(0);
+  if (num_tiles > 1) load_keys(1);
+  load_values(0);
+  simt::CpAsyncCommit();
+  simt::WgmmaWait<0>(scores);
+  softmax(0);
+  keep_probabilities();
+  for (int tile = 0; tile + 1 < num_tiles; ++tile) {
+    meet();
+    simt::WgmmaFence();
+    multiply_keys(tile + 1);
+    multiply_values(tile);
+    // Into what the products before these have read.
+    if (tile + 2 < num_tiles) load_keys(tile + 2);
+    load_values(tile + 1);
+    simt::CpAsyncCommit();
+    if (!HasPlantedBug(PlantedBug::kWarpgroupReadsScoresTooEarly)) {
+      simt::WgmmaWait<1>(scores);
+    }
+    softmax(tile + 1);
+    if (HasPlantedBug(PlantedBug::kWarpgroupKeepsProbabilitiesTooEarly)) {
+      keep_probabilities();
+    }
+    simt::WgmmaWait<0>(accumulator.out);
+    accumulator.ScaleOut(0, factors[0]);
+    accumulator.ScaleOut(1, factors[1]);
+    keep_probabilities();
+  }
+  meet();
+  simt::WgmmaFence();
+  multiply_values(num_tiles - 1);
+  simt::WgmmaWait<0>(accumulator.out);
+
+  SIMT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    accumulator.sum[half] += simt::ShuffleXor(accumulator.sum[half], 1);
+    accumulator.sum[half] += simt::ShuffleXor(accumulator.sum[half], 2);
+  }
+  StoreResults<L, kType>(arguments, view, warp, accumulator);
+}
+
+template <int kHeadDim, DType kType>
+SIMT_KERNEL((Layout<kHeadDim>::kNumThreads), 1)
+WarpgroupAttentionKernel(const KernelArguments arguments) {
+  SIMT_DYNAMIC_SHARED(memory);
+  simt::WaitForPrevious();
+  simt::LaunchNext();
+  const AttentionWork work = WorkOf(arguments);
+  const int i = simt::CtaX();
+  if (i >= work.num_tasks) return;
+  Attend<kHeadDim, kType>(arguments, ViewTask(arguments, work, i), memory);
+}
+
+template <int kHeadDim, DType kType>
+bool LaunchWith(const KernelArguments& arguments, simt::Stream stream) {
+  using L = Layout<kHeadDim>;
+  return arguments.num_tasks == 0 ||
+         simt::Launch(&WarpgroupAttentionKernel<kHeadDim, kType>,
+                      {.num_ctas_x = static_cast<uint32_t>(arguments.num_tasks),
+                       .num_threads = L::kNumThreads,
+                       .dynamic_shared_bytes = L::kSharedBytes,
+                       .waits_for_previous = true},
+                      stream, arguments);
+}
+
+template <DType kType>
+bool LaunchOfType(const KernelArguments& arguments, simt::Stream stream) {
+  return PaddedHeadDim(arguments.shape.head_dim) == 64
+             ? LaunchWith<64, kType>(arguments, stream)
+             : LaunchWith<128, kType>(arguments, stream);
+}
+
+}  // namespace
+
+bool LaunchWarpgroupAttention(const KernelArguments& arguments,
+                              simt::Stream stream) {
+  return arguments.dtype == DType::kBF16
+             ? LaunchOfType<DType::kBF16>(arguments, stream)
+             : LaunchOfType<DType::kF16>(arguments, stream);
+}
+
+}  // namespace quire::cuda

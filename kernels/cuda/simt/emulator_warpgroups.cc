@@ -1,0 +1,136 @@
+#include "kernels/cuda/simt/emulator_warpgroups.h"
+
+#include <utility>
+
+#include "kernels/cuda/simt/simt.h"
+
+namespace quire::simt::emulator {
+namespace {
+
+constexpr int kDepth = 16;
+constexpr int kColumnsOfTile = 8;
+constexpr uintptr_t kAtomBytes = 1024;  // Eight rows of 128 bytes.
+
+// PTX ISA, "Strides" and "Swizzling modes" of wgmma: where column n of b lies
+// at depth k. The swizzle is of addresses, not of offsets in a tile.
+const unsigned char* AddressOf(const WgmmaArgument& argument, int n, int k) {
+  const SharedMatrix& b = argument.b;
+  const int row = argument.is_transposed ? k : n;
+  const int in_row = argument.is_transposed ? n : k;  // Elements.
+  const int64_t offset = row / 8 * int64_t{b.stride_bytes} + row % 8 * 128 +
+                         in_row / 64 * int64_t{b.leading_bytes} +
+                         in_row % 64 * 2;
+  const auto address = reinterpret_cast<uintptr_t>(b.p) + offset;
+  return reinterpret_cast<const unsigned char*>(address ^ (address >> 7 & 7)
+                                                              << 4);
+}
+
+void Check(const WarpProduct& product) {
+  const WgmmaArgument& first = product[0];
+  for (const WgmmaArgument& argument : product) {
+    if (argument.b.p != first.b.p ||
+        argument.b.leading_bytes != first.b.leading_bytes ||
+        argument.b.stride_bytes != first.b.stride_bytes) {
+      Fail("the lanes of a warp name different matrices", "Wgmma");
+    }
+  }
+  const auto address = reinterpret_cast<uintptr_t>(first.b.p);
+  if (address % 16 != 0 || address % kAtomBytes / 128 != 0 ||
+      first.b.stride_bytes % 16 != 0 || first.b.leading_bytes % 16 != 0) {
+    Fail("a matrix is not aligned to its swizzle", "Wgmma");
+  }
+  for (int n = 0; n < first.num_tiles * kColumnsOfTile; ++n) {
+    for (int k = 0; k < kDepth; ++k) {
+      if (!IsFenced(AddressOf(first, n, k))) {
+        Fail("shared memory is read that was written without FenceProxyAsync",
+             "Wgmma");
+      }
+    }
+  }
+}
+
+// As of mma.m16n8k16 (emulator_warps.cc), with more columns.
+void Compute(const WarpProduct& product) {
+  const WgmmaArgument& first = product[0];
+  const auto decode = [&first](uint32_t bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    return first.is_bf16 ? Bf16ToFloat(half) : HalfToFloat(half);
+  };
+  float a[16][kDepth];
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    for (int r = 0; r < 4; ++r) {
+      const uint32_t word = product[lane].a[r];
+      float* const to =
+          &a[lane / 4 + r % 2 * 8][lane % 4 * 2 + r / 2 * (kDepth / 2)];
+      to[0] = decode(word & 0xffff);
+      to[1] = decode(word >> 16);
+    }
+  }
+  for (int n = 0; n < first.num_tiles * kColumnsOfTile; ++n) {
+    float b[kDepth];
+    for (int k = 0; k < kDepth; ++k) {
+      uint16_t bits;
+      std::memcpy(&bits, AddressOf(first, n, k), 2);
+      b[k] = decode(bits);
+    }
+    for (int row = 0; row < 16; ++row) {
+      float sum = 0;
+      for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k];
+      float& c = product[row % 8 * 4 + n % 8 / 2]
+                     .c[n / kColumnsOfTile][row / 8 * 2 + n % 2];
+      c = first.accumulates ? c + sum : sum;
+    }
+  }
+}
+
+void CombineWgmma(void* const* arguments, uint32_t /*mask*/) {
+  WarpProducts& products = ProductsOfWarp();
+  if (!products.is_fenced) Fail("no WgmmaFence since the last wait", "Wgmma");
+  WarpProduct product;
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    product[lane] = *static_cast<const WgmmaArgument*>(arguments[lane]);
+  }
+  Check(product);
+  if (!CurrentOptions().is_copy_lazy) Compute(product);
+  products.open.push_back(product);
+}
+
+}  // namespace
+
+void Wgmma(WgmmaArgument argument) {
+  if (CurrentOptions().capability != 90) {
+    Fail("this GPU has no such instruction", "Wgmma");
+  }
+  Collective(kAllLanes, "Wgmma", &argument, &CombineWgmma);
+}
+
+void WgmmaFence() {
+  int none = 0;
+  Collective(kAllLanes, "WgmmaFence", &none,
+             [](void* const*, uint32_t) { ProductsOfWarp().is_fenced = true; });
+}
+
+void WgmmaCommit() {
+  int none = 0;
+  Collective(kAllLanes, "WgmmaCommit", &none, [](void* const*, uint32_t) {
+    WarpProducts& products = ProductsOfWarp();
+    products.groups.push_back(std::exchange(products.open, {}));
+  });
+}
+
+void WgmmaWait(int num_pending_groups) {
+  Collective(kAllLanes, "WgmmaWait", &num_pending_groups,
+             [](void* const* arguments, uint32_t) {
+               WarpProducts& products = ProductsOfWarp();
+               const int num_pending = *static_cast<const int*>(arguments[0]);
+               while (static_cast<int>(products.groups.size()) > num_pending) {
+                 for (const WarpProduct& product : products.groups.front()) {
+                   if (CurrentOptions().is_copy_lazy) Compute(product);
+                 }
+                 products.groups.pop_front();
+               }
+               products.is_fenced = false;
+             });
+}
+
+}  // namespace quire::simt::emulator

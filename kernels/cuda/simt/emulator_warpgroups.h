@@ -1,0 +1,30 @@
+// Products of warpgroups (wgmma) that have been issued. What is computed for a
+// warp's sixteen rows depends on no other warp of the four.
+#ifndef QUIRE_KERNELS_CUDA_SIMT_EMULATOR_WARPGROUPS_H_
+#define QUIRE_KERNELS_CUDA_SIMT_EMULATOR_WARPGROUPS_H_
+
+#include <array>
+#include <deque>
+#include <vector>
+
+#include "kernels/cuda/simt/emulator.h"
+
+namespace quire::simt::emulator {
+
+using WarpProduct = std::array<WgmmaArgument, kWarpSize>;  // By lane.
+
+struct WarpProducts {
+  std::vector<WarpProduct> open;
+  std::deque<std::vector<WarpProduct>> groups;
+  bool is_fenced = false;
+};
+
+// Of the running thread's warp.
+WarpProducts& ProductsOfWarp();
+// Whether these sixteen bytes of shared memory may be read by a product:
+// whoever wrote them has since called FenceProxyAsync.
+bool IsFenced(const void* p);
+
+}  // namespace quire::simt::emulator
+
+#endif  // QUIRE_KERNELS_CUDA_SIMT_EMULATOR_WARPGROUPS_H_
