@@ -138,7 +138,8 @@ int Run(bool is_write, const std::string& path) {
       path, std::ios::binary | (is_write ? std::ios::out : std::ios::in));
   int num_bad = 0, num_skipped = 0, num_checked = 0;
   for (const WrapperCase& c : WrapperCases()) {
-    const bool is_supported = capability >= c.lowest_capability;
+    const bool is_supported = capability >= c.lowest_capability &&
+                              capability <= c.highest_capability;
     SimulationRandom random(1);
     int bad_words = 0;
     const int num_rounds = c.num_out > 10000 ? kNumLargeRounds : kNumRounds;

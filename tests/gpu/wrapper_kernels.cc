@@ -154,6 +154,50 @@ Products(const uint32_t* in, uint32_t* out) {
   }
 }
 
+// b has kColumns rows of 128 bytes: columns of depth 64, or each 64 columns at
+// 64 depths. Of them the product of depths 16 to 31 and of 48 to 63.
+template <bool kIsBf16, int kColumns, bool kTransposed>
+SIMT_KERNEL(128)
+WarpgroupProducts(const uint32_t* in, uint32_t* out) {
+  SIMT_DYNAMIC_SHARED(memory);
+  const uint32_t t = ThreadX();
+  for (uint32_t i = t; i < kColumns * 8; i += 128) {
+    const uint32_t row = i / 8;
+    unsigned char* const to = memory + row * 128 + (i % 8 ^ row % 8) * 16;
+    const uint32_t* const from = in + 1024 + i * 4;
+    if constexpr (kTransposed) {
+      CpAsync16(to, from);
+    } else {
+      StoreShared16(to, Load16(from));
+    }
+  }
+  CpAsyncCommit();
+  CpAsyncWait<0>();
+  FenceProxyAsync();
+  SyncThreads();
+  uint32_t a[2][4];
+  for (int i = 0; i < 8; ++i) a[i / 4][i % 4] = in[t * 8 + i];
+  float sums[kColumns / 8][4];  // Of what was there nothing stays.
+  for (auto& tile : sums) {
+    for (float& sum : tile) sum = 1e6f;
+  }
+  const SharedMatrix b = SwizzledMatrix(memory, 64 * 128, 1024);
+  constexpr int kStep = kTransposed ? 2048 : 32;  // 16 of depth.
+  WgmmaFence();
+  if constexpr (kIsBf16) {
+    WgmmaBf16<kTransposed, false>(sums, a[0], b.At(kStep));
+    WgmmaBf16<kTransposed, true>(sums, a[1], b.At(3 * kStep));
+  } else {
+    WgmmaF16<kTransposed, false>(sums, a[0], b.At(kStep));
+    WgmmaF16<kTransposed, true>(sums, a[1], b.At(3 * kStep));
+  }
+  WgmmaCommit();
+  WgmmaWait<0>(sums);
+  for (int i = 0; i < kColumns / 2; ++i) {
+    out[t * (kColumns / 2) + i] = AsBits(sums[i / 4][i % 4]);
+  }
+}
+
 // ---------------------------------------------------------------- numbers
 
 SIMT_KERNEL(128) Packs(const uint32_t* in, uint32_t* out) {
@@ -262,6 +306,24 @@ bool LaunchCta(const uint32_t* in, uint32_t* out, const LaunchShape& shape,
     return LaunchCta<&kernel>(in, out, LaunchShape{__VA_ARGS__}, stream); \
   }
 
+// By warpgroups, on 9.0 alone.
+template <bool kIsBf16, int kColumns, bool kTransposed>
+WrapperCase WarpgroupCase(const char* name) {
+  return {name,
+          kIsBf16 ? Input::kBf16 : Input::kF16,
+          Output::kFloatSums,
+          90,
+          1024 + kColumns * 32,
+          kColumns * 64,
+          +[](const uint32_t* in, uint32_t* out, Stream stream) {
+            return Launch(
+                &WarpgroupProducts<kIsBf16, kColumns, kTransposed>,
+                {.num_threads = 128, .dynamic_shared_bytes = kColumns * 128},
+                stream, in, out);
+          },
+          90};
+}
+
 bool LaunchDependents(const uint32_t* in, uint32_t* out, Stream stream) {
   const LaunchShape shape = {
       .num_ctas_x = 64, .num_threads = 128, .waits_for_previous = true};
@@ -307,6 +369,14 @@ const std::vector<WrapperCase>& WrapperCases() {
        WRAPPER_LAUNCH(Products<Product::kE4M3>, .num_threads = 32)},
       {"mma s8", Input::kBits, Output::kBits, 80, 192, 128,
        WRAPPER_LAUNCH(Products<Product::kS8>, .num_threads = 32)},
+      WarpgroupCase<true, 64, false>("wgmma bf16 n64"),
+      WarpgroupCase<true, 64, true>("wgmma bf16 n64 transposed"),
+      WarpgroupCase<true, 128, false>("wgmma bf16 n128"),
+      WarpgroupCase<true, 128, true>("wgmma bf16 n128 transposed"),
+      WarpgroupCase<false, 64, false>("wgmma f16 n64"),
+      WarpgroupCase<false, 64, true>("wgmma f16 n64 transposed"),
+      WarpgroupCase<false, 128, false>("wgmma f16 n128"),
+      WarpgroupCase<false, 128, true>("wgmma f16 n128 transposed"),
       {"to bf16 and f16", Input::kFloats, Output::kHalves, 75, 256, 256,
        WRAPPER_LAUNCH(Packs, .num_threads = 128)},
       {"from bf16 and f16", Input::kBits, Output::kFloats, 75, 128, 256,

@@ -36,6 +36,7 @@ struct WrapperCase {
   int num_out;
   // False if the launch is refused.
   bool (*launch)(const uint32_t* in, uint32_t* out, simt::Stream stream);
+  int highest_capability = 1000;  // Above it there is no such instruction.
 };
 
 const std::vector<WrapperCase>& WrapperCases();

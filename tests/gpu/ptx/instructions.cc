@@ -12,6 +12,7 @@
 #include "tests/gpu/ptx/number_instructions.h"
 #include "tests/gpu/ptx/ptx_machine.h"
 #include "tests/gpu/ptx/ptx_program.h"
+#include "tests/gpu/ptx/warpgroup_instructions.h"
 
 namespace quire::ptx {
 namespace {
@@ -255,6 +256,10 @@ Handler HandlerOf(const std::vector<std::string>& name,
   if (op == "trap") return &Trap;
   if (op == "bra") return &Branch;
   if (op == "call") return &Call;
+  if (op == "fence" && has("proxy")) {
+    return modifiers.contains("async") && type == "shared::cta" ? &FenceProxy
+                                                                : nullptr;
+  }
   if (op == "membar" || op == "fence" || op == "griddepcontrol") {
     return &Nothing;
   }
@@ -414,6 +419,8 @@ bool FindHandler(const std::vector<std::string>& name, Instruction& found) {
     found.has_mask = name[0] != "mma" && name[0] != "ldmatrix";
     return true;
   }
+  found.collective = FindWarpgroupCollective(text, found);
+  if (found.collective != nullptr) return true;
   found.handler = HandlerOf(name, found);
   return found.handler != nullptr;
 }

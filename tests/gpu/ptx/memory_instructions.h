@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/gpu/ptx/ptx_machine.h"
 #include "tests/gpu/ptx/ptx_program.h"
+#include "tests/gpu/ptx/warpgroup_instructions.h"
 
 namespace quire::ptx {
 
@@ -70,6 +71,19 @@ char* At(Thread& t, const Instruction& i, int slot, int64_t num_bytes) {
   return reinterpret_cast<char*>(address);
 }
 
+// Told to what reads shared memory apart from other accesses.
+template <Space kSpace>
+void NoteWrite(const Thread& t, const char* to) {
+  if constexpr (kSpace == Space::kShared || kSpace == Space::kGeneric) {
+    if (t.cta->warpgroups == nullptr) return;
+    const int64_t offset = to - t.cta->shared.data();
+    if (offset < 0 || offset >= static_cast<int64_t>(t.cta->shared.size())) {
+      return;
+    }
+    t.cta->warpgroups->proxy.Write(t.index, offset);
+  }
+}
+
 // Vectors are aligned as a whole.
 template <typename T, Space kSpace>
 void Load(Thread& t, const Instruction& i) {
@@ -96,6 +110,7 @@ void Store(Thread& t, const Instruction& i) {
     const T value = Get<T>(t, i.from[1 + e]);
     std::memcpy(to + e * sizeof(T), &value, sizeof(T));
   }
+  NoteWrite<kSpace>(t, to);
 }
 
 struct Exchange {
@@ -112,6 +127,7 @@ void Atomic(Thread& t, const Instruction& i) {
   std::memcpy(&old, at, sizeof(T));
   const T value = Op::template Do<T>(old, Get<T>(t, i.from[1]));
   std::memcpy(at, &value, sizeof(T));
+  NoteWrite<kSpace>(t, at);
   Set<T>(t, i.to[0], old);
 }
 template <typename T, Space kSpace>
@@ -123,6 +139,7 @@ void AtomicCas(Thread& t, const Instruction& i) {
   if (old == Get<T>(t, i.from[1])) {
     const T value = Get<T>(t, i.from[2]);
     std::memcpy(at, &value, sizeof(T));
+    NoteWrite<kSpace>(t, at);
   }
   Set<T>(t, i.to[0], old);
 }
@@ -149,6 +166,10 @@ inline void CpAsync(Thread& t, const Instruction& i) {
   } else if (num_read != 0) {
     return Fault(t, i, "a part of the bytes");
   }
+  if (t.cta->warpgroups != nullptr) {
+    t.cta->warpgroups->proxy.BeginCopy(t.index, to - t.cta->shared.data(),
+                                       t.num_groups);
+  }
   if (t.cta->options.has_late_copies) {
     t.copies.push_back({to, from, num_bytes, t.num_groups});
   } else if (from != nullptr) {
@@ -173,6 +194,9 @@ inline void FinishCopies(Thread& t, int end) {
     }
   }
   t.copies.resize(kept);
+  if (t.cta->warpgroups != nullptr) {
+    t.cta->warpgroups->proxy.EndCopies(t.index, end);
+  }
 }
 inline void CpAsyncWaitGroup(Thread& t, const Instruction& i) {
   FinishCopies(t, t.num_groups - Get<int32_t>(t, i.from[0]));
@@ -205,8 +229,18 @@ void MoveUnpack(Thread& t, const Instruction& i) {
 // ------------------------------------------------------------ control
 
 inline void Nothing(Thread& /*t*/, const Instruction& /*i*/) {}
+inline void FenceProxy(Thread& t, const Instruction& /*i*/) {
+  if (t.cta->warpgroups != nullptr) t.cta->warpgroups->proxy.Fence(t.index);
+}
 inline void Branch(Thread& t, const Instruction& i) { t.pc = i.target; }
-inline void Exit(Thread& t, const Instruction& /*i*/) {
+inline void Exit(Thread& t, const Instruction& i) {
+  if (t.cta->warpgroups != nullptr) {
+    const auto& warps = t.cta->warpgroups->warps;
+    const size_t warp = t.index / Warpgroups::kLanes;
+    if (warp < warps.size() && !warps[warp].products.empty()) {
+      return Fault(t, i, "a product is not waited for");
+    }
+  }
   t.state = Thread::State::kDone;
 }
 inline void Trap(Thread& t, const Instruction& i) { Fault(t, i, "a trap"); }

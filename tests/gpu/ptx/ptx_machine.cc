@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "tests/gpu/ptx/warpgroup_instructions.h"
 
 namespace quire::ptx {
 namespace {
@@ -47,7 +49,8 @@ struct RunningCta {
   Cta cta;
   std::vector<Thread> threads;
   std::vector<uint64_t> slots;
-  std::vector<char> local;
+  std::vector<char> local, shared;
+  std::optional<Warpgroups> warpgroups;
   bool is_done = false;
 
   RunningCta(const Program& program, const Function& function,
@@ -57,13 +60,22 @@ struct RunningCta {
     cta.program = &program;
     cta.memory = &memory;
     cta.options = options;
-    const int64_t dynamic = (function.shared_bytes + 127) / 128 * 128;
-    cta.shared.assign(function.of_dynamic_shared.empty()
-                          ? function.shared_bytes
-                          : dynamic + launch.dynamic_shared_bytes,
-                      kUnwritten);
+    const int64_t alignment = function.dynamic_alignment;
+    const int64_t dynamic =
+        (function.shared_bytes + alignment - 1) / alignment * alignment;
+    const int64_t shared_bytes = function.of_dynamic_shared.empty()
+                                     ? function.shared_bytes
+                                     : dynamic + launch.dynamic_shared_bytes;
+    // Generic addresses are aligned like offsets.
+    shared.assign(shared_bytes + alignment, kUnwritten);
+    const auto begin = reinterpret_cast<uint64_t>(shared.data());
+    cta.shared = absl::MakeSpan(shared).subspan(
+        (begin + alignment - 1) / alignment * alignment - begin, shared_bytes);
     const int num_threads =
         static_cast<int>(launch.block[0] * launch.block[1] * launch.block[2]);
+    if (function.has_wgmma) {
+      cta.warpgroups = &warpgroups.emplace(num_threads, shared_bytes);
+    }
     slots.assign(int64_t{num_threads} * function.num_slots, kUnwrittenSlot);
     const int64_t local_bytes = (function.local_bytes + 15) / 16 * 16;
     local.assign(num_threads * local_bytes + 16, kUnwritten);
@@ -76,6 +88,7 @@ struct RunningCta {
       thread.slots = slots.data() + int64_t{i} * function.num_slots;
       thread.local = aligned + i * local_bytes;
       thread.cta = &cta;
+      thread.index = i;
       thread.lane = i % kWarp;
       const uint32_t x = launch.block[0], y = launch.block[1];
       const uint64_t special[kNumSpecialSlots] = {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "tests/gpu/ptx/ptx_program.h"
 
 namespace quire::ptx {
@@ -69,12 +70,15 @@ absl::Status Run(const Program& program, const Function& function,
 
 // ------------------------------------------- for instructions.cc
 
+struct Warpgroups;  // warpgroup_instructions.h
+
 struct Cta {
   const Program* program = nullptr;
   const Memory* memory = nullptr;
   RunOptions options;
-  std::vector<char> shared;  // Static and dynamic.
-  std::string fault;         // The first.
+  absl::Span<char> shared;           // Static and dynamic.
+  Warpgroups* warpgroups = nullptr;  // Of a kernel with wgmma.
+  std::string fault;                 // The first.
 };
 
 struct Thread {
@@ -104,6 +108,7 @@ struct Thread {
   uint64_t* slots = nullptr;
   char* local = nullptr;
   Cta* cta = nullptr;
+  int index = 0;  // In its CTA.
   int lane = 0;
   int barrier = 0, barrier_threads = 0;  // 0: all of the CTA.
   std::vector<Frame> callers;

@@ -178,6 +178,7 @@ class Parser {
     if (is_dynamic) {
       if (!is_shared) return Error("a size is missing");
       dynamic_.push_back(name);
+      dynamic_alignment_ = std::max(dynamic_alignment_, alignment);
       return absl::OkStatus();
     }
     if (function_ == nullptr) return Error("shared by functions");
@@ -251,6 +252,8 @@ class Parser {
       QUIRE_RETURN_IF_ERROR(
           Parameters(is_kernel, is_kernel ? places : function_->local_in));
     }
+    function_->dynamic_alignment =
+        std::max(function_->dynamic_alignment, dynamic_alignment_);
     for (const std::string& name : dynamic_) {
       const int slot = function_->num_slots++;
       function_->of_dynamic_shared.push_back(slot);
@@ -340,6 +343,7 @@ class Parser {
     if (!FindHandler(name, instruction)) {
       return Error(absl::StrCat("unknown instruction ", word));
     }
+    function_->has_wgmma |= name[0] == "wgmma";
     function_->code.push_back(std::move(instruction));
     return absl::OkStatus();
   }
@@ -432,14 +436,19 @@ class Parser {
       jumps_.emplace_back(function_->code.size(), Word());
       return absl::OkStatus();
     }
+    const bool is_product =
+        name[0] == "wgmma" && name.size() > 1 && name[1] == "mma_async";
     const bool has_no_result =
-        name[0] == "st" || name[0] == "red" || name[0] == "bar" ||
-        name[0] == "barrier" || name[0] == "membar" || name[0] == "fence" ||
-        name[0] == "ret" || name[0] == "exit" || name[0] == "trap" ||
-        name[0] == "griddepcontrol" || name[0] == "cp";
+        (name[0] == "wgmma" && !is_product) || name[0] == "st" ||
+        name[0] == "red" || name[0] == "bar" || name[0] == "barrier" ||
+        name[0] == "membar" || name[0] == "fence" || name[0] == "ret" ||
+        name[0] == "exit" || name[0] == "trap" || name[0] == "griddepcontrol" ||
+        name[0] == "cp";
     int num_to = 0, num_from = 0;
     const auto add = [&](bool is_result, int slot) -> absl::Status {
-      if (is_result) {
+      if (is_result && is_product) {
+        instruction.accumulators.push_back(slot);
+      } else if (is_result) {
         if (num_to == static_cast<int>(instruction.to.size())) {
           return Error("too many results");
         }
@@ -526,6 +535,7 @@ class Parser {
   size_t at_ = 0;
   Scope module_;
   std::vector<std::string> dynamic_;
+  int64_t dynamic_alignment_ = 1;
   Function* function_ = nullptr;
   std::vector<Scope> scopes_;
   std::map<uint64_t, int> constants_;

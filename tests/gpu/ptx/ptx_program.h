@@ -57,6 +57,7 @@ struct Instruction {
   bool is_guard_negated = false;
   std::array<int, 4> to = {};
   std::array<int, 10> from = {};
+  std::vector<int> accumulators;  // Of wgmma, which has many results.
   int num_from = 0;
   int num_elements = 1;               // Of a vector.
   int64_t offset = 0;                 // Of an address, behind the slot's.
@@ -81,7 +82,9 @@ struct Function {
   std::vector<std::pair<int, int64_t>> of_local;       // ... of local memory.
   std::vector<int> of_dynamic_shared;
   int64_t local_bytes = 0;
-  int64_t shared_bytes = 0;  // Static; dynamic memory follows, aligned to 128.
+  int64_t shared_bytes = 0;         // Static; dynamic memory follows.
+  int64_t dynamic_alignment = 128;  // Of its start, at least.
+  bool has_wgmma = false;
   std::vector<Instruction> code;
   // Of a function that is called: where its parameters and results lie.
   std::vector<std::pair<int64_t, int64_t>> local_in, local_out;
