@@ -144,7 +144,7 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   for (int k = 0; k < kHeadDim / 16; ++k) {
     simt::LdMatrixX4(q[k], fragments.Of(0, k));
   }
-  simt::WgmmaFence();
+  simt::WgmmaFence(q);
   multiply_keys(0);
   if (num_tiles > 1) load_keys(1);
   load_values(0);
@@ -154,7 +154,7 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   keep_probabilities();
   for (int tile = 0; tile + 1 < num_tiles; ++tile) {
     meet();
-    simt::WgmmaFence();
+    simt::WgmmaFence(probabilities, accumulator.out);
     multiply_keys(tile + 1);
     multiply_values(tile);
     // Into what the products before these have read.
@@ -179,7 +179,7 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
     keep_probabilities();
   }
   meet();
-  simt::WgmmaFence();
+  simt::WgmmaFence(probabilities, accumulator.out);
   multiply_values(num_tiles - 1);
   simt::WgmmaWait<0>(accumulator.out);
 

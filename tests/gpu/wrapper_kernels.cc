@@ -183,7 +183,7 @@ WarpgroupProducts(const uint32_t* in, uint32_t* out) {
   }
   const SharedMatrix b = SwizzledMatrix(memory, 64 * 128, 1024);
   constexpr int kStep = kTransposed ? 2048 : 32;  // 16 of depth.
-  WgmmaFence();
+  WgmmaFence(a, sums);
   if constexpr (kIsBf16) {
     WgmmaBf16<kTransposed, false>(sums, a[0], b.At(kStep));
     WgmmaBf16<kTransposed, true>(sums, a[1], b.At(3 * kStep));
@@ -261,17 +261,19 @@ SIMT_KERNEL(128) RoundedProducts(const uint32_t* in, uint32_t* out) {
   const uint32_t t = ThreadX();
   const float a = AsFloat(in[t * 3]), b = AsFloat(in[t * 3 + 1]),
               c = AsFloat(in[t * 3 + 2]);
-  out[t] = AsBits(simt::Product(a, b) + c);  // Not fused.
+  out[t * 2] = AsBits(simt::Product(a, b) + c);  // Not fused.
+  out[t * 2 + 1] = AsBits(MultiplyAdd(a, b, c));
 }
 
 SIMT_KERNEL(128) Functions(const uint32_t* in, uint32_t* out) {
   const uint32_t t = ThreadX();
   const float x = AsFloat(in[t]);
-  uint32_t* mine = out + t * 4;
+  uint32_t* mine = out + t * 5;
   mine[0] = AsBits(Exp2(x));
   mine[1] = AsBits(Exp(x));
   mine[2] = AsBits(Tanh(x));
   mine[3] = AsBits(Rsqrt(x < 0 ? -x : x));
+  mine[4] = AsBits(Exp2Flushed(x));
 }
 
 // ---------------------------------------------------------------- launches
@@ -395,10 +397,11 @@ const std::vector<WrapperCase>& WrapperCases() {
        WRAPPER_LAUNCH(Differences<true>, .num_threads = 128)},
       {"differences of f16", Input::kF16, Output::kHalves, 75, 256, 128,
        WRAPPER_LAUNCH(Differences<false>, .num_threads = 128)},
-      {"rounded products", Input::kFloats, Output::kFloats, 75, 384, 128,
+      {"rounded products", Input::kFloats, Output::kFloats, 75, 384, 256,
        WRAPPER_LAUNCH(RoundedProducts, .num_threads = 128)},
-      {"exp2, exp, tanh, rsqrt", Input::kFloats, Output::kFloatApprox, 75, 128,
-       512, WRAPPER_LAUNCH(Functions, .num_threads = 128)},
+      {"exp2, exp, tanh, rsqrt, exp2 flushed", Input::kFloats,
+       Output::kFloatApprox, 75, 128, 640,
+       WRAPPER_LAUNCH(Functions, .num_threads = 128)},
       {"dependent launches", Input::kBits, Output::kBits, 75, 4096,
        64 * 64 * 128, &LaunchDependents},
   };

@@ -274,9 +274,6 @@ SIMT_DEVICE SharedMatrix SwizzledMatrix(const void* p, int leading_bytes,
 SIMT_DEVICE void FenceProxyAsync() {
   SIMT_WGMMA_ASM("fence.proxy.async.shared::cta;" ::: "memory");
 }
-SIMT_DEVICE void WgmmaFence() {
-  SIMT_WGMMA_ASM("wgmma.fence.sync.aligned;" ::: "memory");
-}
 SIMT_DEVICE void WgmmaCommit() {
   SIMT_WGMMA_ASM("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
@@ -290,6 +287,23 @@ SIMT_DEVICE void KeepWgmmaOrder(float (&sums)[kNumTiles][4]) {
                  : "+f"(sums[i][0]), "+f"(sums[i][1]), "+f"(sums[i][2]),
                    "+f"(sums[i][3])::"memory");
   }
+}
+// What was written to the registers of products stands before the fence.
+template <int kNumSteps>
+SIMT_DEVICE void WgmmaFence(uint32_t (&a)[kNumSteps][4]) {
+  SIMT_UNROLL
+  for (int i = 0; i < kNumSteps; ++i) {
+    asm volatile(""
+                 : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]),
+                   "+r"(a[i][3])::"memory");
+  }
+  SIMT_WGMMA_ASM("wgmma.fence.sync.aligned;" ::: "memory");
+}
+template <int kNumSteps, int kNumTiles>
+SIMT_DEVICE void WgmmaFence(uint32_t (&a)[kNumSteps][4],
+                            float (&sums)[kNumTiles][4]) {
+  KeepWgmmaOrder(sums);
+  WgmmaFence(a);
 }
 template <int kNumPending, int kNumTiles>
 SIMT_DEVICE void WgmmaWait(float (&sums)[kNumTiles][4]) {

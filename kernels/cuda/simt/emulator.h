@@ -11,8 +11,9 @@
 // runs a kernel under every schedule, with asynchronous copies and products
 // done at once and done as late as CpAsyncWait and WgmmaWait allow. A product
 // that reads shared memory without FenceProxyAsync by whoever wrote it is an
-// error. Dynamic shared memory has exactly the size asked for, so
-// AddressSanitizer sees overruns.
+// error; its sums are NaNs until waited for, and writing them is an error.
+// Dynamic shared memory has exactly the size asked for, so AddressSanitizer
+// sees overruns.
 //
 // Programmatic dependent launch: in a stream, the first CTAs of a kernel run up
 // to WaitForPrevious before its predecessor runs at all. A thread that never
@@ -383,7 +384,15 @@ void WgmmaWaitAfter(float (&/*done*/)[kNumDone][4], bool /*is_either*/,
                     float (&/*sums*/)[kNumTiles][4]) {
   emulator::WgmmaWait(kNumPending);
 }
-inline void WgmmaFence() { emulator::WgmmaFence(); }
+template <int kNumSteps>
+void WgmmaFence(uint32_t (&/*a*/)[kNumSteps][4]) {
+  emulator::WgmmaFence();
+}
+template <int kNumSteps, int kNumTiles>
+void WgmmaFence(uint32_t (&/*a*/)[kNumSteps][4],
+                float (&/*sums*/)[kNumTiles][4]) {
+  emulator::WgmmaFence();
+}
 inline void WgmmaCommit() { emulator::WgmmaCommit(); }
 template <int kNumPending, int kNumTiles>
 void WgmmaWait(float (&/*sums*/)[kNumTiles][4]) {

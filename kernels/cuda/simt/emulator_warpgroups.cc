@@ -1,5 +1,6 @@
 #include "kernels/cuda/simt/emulator_warpgroups.h"
 
+#include <bit>
 #include <utility>
 
 #include "kernels/cuda/simt/simt.h"
@@ -49,8 +50,39 @@ void Check(const WarpProduct& product) {
   }
 }
 
+constexpr uint32_t kPoison = 0x7fc0dead;  // A NaN that no sum is.
+
+void TakeSums(const WarpProduct& product, WarpProducts& products) {
+  for (const WgmmaArgument& argument : product) {
+    SumsInFlight& sums = products.in_flight[argument.c];
+    if (sums.num_products++ > 0) continue;
+    for (int i = 0; i < argument.num_tiles; ++i) {
+      float(&c)[4] = argument.c[i];
+      sums.values.push_back({c[0], c[1], c[2], c[3]});
+      for (float& x : c) x = std::bit_cast<float>(kPoison);
+    }
+  }
+}
+
+void ReturnSums(const WarpProduct& product, WarpProducts& products) {
+  for (const WgmmaArgument& argument : product) {
+    const auto sums = products.in_flight.find(argument.c);
+    if (--sums->second.num_products > 0) continue;
+    for (int i = 0; i < argument.num_tiles; ++i) {
+      for (int e = 0; e < 4; ++e) {
+        float& c = argument.c[i][e];
+        if (std::bit_cast<uint32_t>(c) != kPoison) {
+          Fail("sums were written that a product had", "WgmmaWait");
+        }
+        c = sums->second.values[i][e];
+      }
+    }
+    products.in_flight.erase(sums);
+  }
+}
+
 // As of mma.m16n8k16 (emulator_warps.cc), with more columns.
-void Compute(const WarpProduct& product) {
+void Compute(const WarpProduct& product, WarpProducts& products) {
   const WgmmaArgument& first = product[0];
   const auto decode = [&first](uint32_t bits) {
     const auto half = static_cast<uint16_t>(bits);
@@ -76,8 +108,9 @@ void Compute(const WarpProduct& product) {
     for (int row = 0; row < 16; ++row) {
       float sum = 0;
       for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k];
-      float& c = product[row % 8 * 4 + n % 8 / 2]
-                     .c[n / kColumnsOfTile][row / 8 * 2 + n % 2];
+      SumsInFlight& sums =
+          products.in_flight.at(product[row % 8 * 4 + n % 8 / 2].c);
+      float& c = sums.values[n / kColumnsOfTile][row / 8 * 2 + n % 2];
       c = first.accumulates ? c + sum : sum;
     }
   }
@@ -91,7 +124,8 @@ void CombineWgmma(void* const* arguments, uint32_t /*mask*/) {
     product[lane] = *static_cast<const WgmmaArgument*>(arguments[lane]);
   }
   Check(product);
-  if (!CurrentOptions().is_copy_lazy) Compute(product);
+  TakeSums(product, products);
+  if (!CurrentOptions().is_copy_lazy) Compute(product, products);
   products.open.push_back(product);
 }
 
@@ -125,7 +159,10 @@ void WgmmaWait(int num_pending_groups) {
                const int num_pending = *static_cast<const int*>(arguments[0]);
                while (static_cast<int>(products.groups.size()) > num_pending) {
                  for (const WarpProduct& product : products.groups.front()) {
-                   if (CurrentOptions().is_copy_lazy) Compute(product);
+                   if (CurrentOptions().is_copy_lazy) {
+                     Compute(product, products);
+                   }
+                   ReturnSums(product, products);
                  }
                  products.groups.pop_front();
                }

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <deque>
+#include <map>
 #include <vector>
 
 #include "kernels/cuda/simt/emulator.h"
@@ -13,9 +14,16 @@ namespace quire::simt::emulator {
 
 using WarpProduct = std::array<WgmmaArgument, kWarpSize>;  // By lane.
 
+// Sums while products have them. Where the kernel keeps them there are NaNs.
+struct SumsInFlight {
+  std::vector<std::array<float, 4>> values;
+  int num_products = 0;  // Not waited for.
+};
+
 struct WarpProducts {
   std::vector<WarpProduct> open;
   std::deque<std::vector<WarpProduct>> groups;
+  std::map<float (*)[4], SumsInFlight> in_flight;  // By a lane's c.
   bool is_fenced = false;
 };
 

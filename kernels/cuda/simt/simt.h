@@ -23,7 +23,9 @@
 //                                 on 9.0 alone: 64 rows of four warps, a as for
 //                                 mma; b: 64 or 128 columns of depth 16 in
 //                                 shared memory, a SharedMatrix (below)
-//   WgmmaFence (before the first of a group), WgmmaCommit
+//   WgmmaFence(a[, c])            before the first of a group: a, and c unless
+//                                 the products begin it, are as they shall be
+//   WgmmaCommit                   ends the group
 //   WgmmaWait<n>(c)               until then c and a belong to the products
 //   WgmmaWaitAfter<n>(x, either, c)
 //                                 the same, once x is computed and not before;

@@ -21,6 +21,7 @@ enum class Misuse : uint8_t {
   kNoFence,
   kNoWait,
   kReadsTooEarly,
+  kScalesTooEarly,
   kOverwritesB,
   kOverwritesA,
 };
@@ -55,7 +56,7 @@ Multiply(const uint32_t* a, const Bytes16* b, const float* c, float* out,
   // Not transposed there is one panel only.
   const SharedMatrix matrix =
       SwizzledMatrix(memory, kTransposed ? kDepth * 128 : 0, 1024);
-  if (misuse != Misuse::kNoFence) WgmmaFence();
+  if (misuse != Misuse::kNoFence) WgmmaFence(fragments, sums);
   const auto product = [&](auto accumulates, int k) {
     const SharedMatrix from = matrix.At(k * (kTransposed ? 2048 : 32));
     if constexpr (kIsBf16) {
@@ -73,6 +74,7 @@ Multiply(const uint32_t* a, const Bytes16* b, const float* c, float* out,
     StoreShared16(memory + ThreadX() * 16, {});
     SyncThreads();
   }
+  if (misuse == Misuse::kScalesTooEarly) sums[0][0] *= 2;
   if (misuse == Misuse::kOverwritesA) fragments[0][0] = 0;
   if (misuse != Misuse::kNoWait) WgmmaWait<0>(sums);
   if (misuse == Misuse::kReadsTooEarly) sums[kTiles - 1][3] = early;
@@ -147,7 +149,9 @@ class WarpgroupTest : public ::testing::Test {
         for (int k = 0; k < kDepth; ++k) {
           expected += double{a[row * kDepth + k]} * b[k * kColumns + column];
         }
-        worst = std::fmax(worst, std::fabs(expected - out[i * 128 + thread]));
+        const double error = std::fabs(expected - out[i * 128 + thread]);
+        if (!(error <= worst)) worst = error;  // A NaN stays.
+        if (std::isnan(worst)) return worst;
       }
     }
     return worst;
@@ -181,9 +185,12 @@ TEST_F(WarpgroupTest, MisuseIsAnErrorOrAWrongNumber) {
   EXPECT_TRUE(says("no WgmmaFence")) << emulator::LastError();
   EXPECT_EQ(error(Misuse::kNoWait), INFINITY);
   EXPECT_TRUE(says("products that it did not wait for"));
+  EXPECT_EQ(error(Misuse::kScalesTooEarly), INFINITY);
+  EXPECT_TRUE(says("sums were written that a product had"));
+  // Until then they are NaNs.
+  EXPECT_TRUE(std::isnan(error(Misuse::kReadsTooEarly)));
   // What is asynchronous shows where it is late.
-  for (const Misuse misuse :
-       {Misuse::kReadsTooEarly, Misuse::kOverwritesB, Misuse::kOverwritesA}) {
+  for (const Misuse misuse : {Misuse::kOverwritesB, Misuse::kOverwritesA}) {
     emulator::CurrentOptions().is_copy_lazy = true;
     EXPECT_GT(error(misuse), 0) << static_cast<int>(misuse);
     EXPECT_LT(error(misuse), INFINITY) << emulator::LastError();
