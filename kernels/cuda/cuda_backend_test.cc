@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "engine/base/random.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/device_emulated.h"
+#include "kernels/cuda/simt/emulator.h"
 #include "kernels/quant_codec.h"
 
 namespace quire {
@@ -50,7 +52,8 @@ EngineShape SmallShape() {
 // Embeds tokens, mixes them with attention, and pools.
 class SmallModel {
  public:
-  explicit SmallModel(Pooling pooling = Pooling::kMean)
+  explicit SmallModel(Pooling pooling = Pooling::kMean,
+                      const EngineShape& shape = SmallShape())
       : backend_(MakeBackend()),
         pooling_(pooling),
         table_(Bf16Values(kVocabSize * kCols, 1)) {
@@ -81,7 +84,7 @@ class SmallModel {
         {TensorView::Matrix(stack.data(), DType::kBF16, 3 * kCols, kCols),
          QuantFormat::kDense}};
     to_qkv_ = *backend_->PackLinear(to_qkv);
-    const auto plan = backend_->Prepare(SmallShape());
+    const auto plan = backend_->Prepare(shape);
     EXPECT_TRUE(plan.ok()) << plan.status();
     plan_ = *plan;
   }
@@ -236,6 +239,37 @@ TEST(CudaBackendTest, ALayerIsSixKernelsForFewTokens) {
   EXPECT_EQ(KernelsOf(3, 9, false) - KernelsOf(1, 9, false), 2 * 8);
   // What one CTA writes and others still read keeps a kernel of its own.
   EXPECT_EQ(KernelsOf(3, 1, true) - KernelsOf(1, 1, true), 2 * 7);
+}
+
+// From 65 queries on, on the GPU that has them: here one head, of 16
+// dimensions.
+TEST(CudaBackendTest, ManyQueriesTakeTheTileOfWarpgroups) {
+  EngineShape shape = SmallShape();
+  shape.max_num_tokens = shape.max_model_len = 80;
+  std::vector<int32_t> blocks(10);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  const cuda::EmulatedDeviceOptions options = cuda::EmulatedOptions();
+  for (const int num_tokens : {64, 65, 80}) {
+    std::vector<int32_t> token_ids(num_tokens);
+    for (int i = 0; i < num_tokens; ++i) token_ids[i] = i * 5 % kVocabSize;
+    std::vector<float> expected;
+    for (const int major : {8, 9}) {
+      cuda::EmulatedOptions().major = major;
+      SmallModel model(Pooling::kMean, shape);
+      simt::emulator::CurrentCounts() = {};
+      const std::vector<float> got =
+          model.Collect(model.Submit(0, token_ids, blocks, true));
+      cuda::EmulatedOptions() = options;
+      EXPECT_EQ(simt::emulator::CurrentCounts().num_wgmma > 0,
+                major == 9 && num_tokens > 64)
+          << num_tokens << " tokens on " << major << ".0";
+      if (major == 8) expected = got;
+      ASSERT_EQ(got.size(), expected.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_NEAR(got[i], expected[i], 0.01) << i;
+      }
+    }
+  }
 }
 
 // The second step is planned and enqueued before anything of the first has run:

@@ -21,8 +21,14 @@ awk '
   function check() {
     if (name ~ /QuantizedSkinnyKernel/) want_pieces(name ~ /Lb1E/ ? 3 : 2)
     if (name ~ /AttentionKernel/) {
-      want("copy", 2); want("ldmatrix", 1); want("ldmatrix.trans", 1)
-      want("mma", 1)
+      # Queries are loaded by ldmatrix, also for products of warpgroups, whose
+      # other operand is in shared memory.
+      want("copy", 2); want("ldmatrix", 1)
+      if (name ~ /Warpgroup/) {
+        want("wgmma", 16); want("fence.proxy", 2)
+      } else {
+        want("ldmatrix.trans", 1); want("mma", 1)
+      }
       if (count["narrow"] > 0) { print name ": narrow loads"; failed = 1 }
       # Of a few rows, once a task: for addresses and masks it has no time.
       if (count["division"] > 16) { print name ": divisions"; failed = 1 }
@@ -105,6 +111,8 @@ awk '
   /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]shared/ { ++count["ldmatrix"] }
   /ldmatrix[.]sync[.]aligned[.]m8n8[.]x4[.]trans/ { ++count["ldmatrix.trans"] }
   /mma[.]sync[.]aligned[.]m16n8k16/ { ++count["mma"] }
+  /wgmma[.]mma_async/ { ++count["wgmma"] }
+  /fence[.]proxy[.]async[.]shared::cta/ { ++count["fence.proxy"] }
   /mma[.]sync[.]aligned[.]m16n8k32[.]row[.]col[.]f32[.]e4m3/ {
     ++count["mma.e4m3"]
   }

@@ -754,9 +754,11 @@ run_spare_bench() {
     # shellcheck disable=SC2016 # awk's.
     figure "start to ready of $served" most 5000 ms \
       '/^exec to ready/ { print $4 }'
-    # Without HTTP.
+    # Without HTTP, and without products of warpgroups in attention.
     bench "$served, prefill" 15 model "${served_model[@]}" -p "$prompts" -n 0 \
       -b "$batch" -r 3 --ceilings
+    QUIRE_CUDA_WARPGROUPS=0 bench "$served, prefill without warpgroups" 15 \
+      model "${served_model[@]}" -p "$prompts" -n 0 -b "$batch" -r 3 --ceilings
   fi
   if save_model "$small" 6; then
     bench "$small" 10 model "${served_model[@]}" -p 0 -n "$gen" -r 5 --ceilings

@@ -10,9 +10,10 @@ trap 'rm -rf "$work"' EXIT
 printf '#!/bin/sh\ncat "$2"\n' >"$work/cuobjdump"
 chmod +x "$work/cuobjdump"
 
+kernel=18SkinnyLinearKernel
 listing() {  # instructions...
-  echo "arch = sm_90"
-  echo "	Function : _ZN18SkinnyLinearKernelE"
+  echo "arch = sm_90a"
+  echo "	Function : _ZN${kernel}E"
   printf '        /*0000*/                   %s ;\n' "$@"
 }
 load="LDG.E.NA.LTC256B.128 R8, [R2]"
@@ -38,6 +39,17 @@ listing "${fine[0]}" "$load" "ACQBULK" "$load" >"$work/listing"
 expect 1 "weights that are loaded behind the wait"
 : >"$work/listing"
 expect 1 "no kernel"
+kernel=24WarpgroupAttentionKernel
+scores=("HGMMA.64x64x16.F32 R24, R4, gdesc[UR4], R24, gsb0"
+  "WARPGROUP.DEPBAR.LE gsb0, 0x1" "SHFL.BFLY PT, R2, R2, 0x1, 0x1f")
+mapfile -t exponentials < <(yes "MUFU.EX2 R2, R2" | head -32)
+end="WARPGROUP.DEPBAR.LE gsb0, 0x0"
+listing "${scores[@]}" "${exponentials[@]}" "$end" >"$work/listing"
+expect 0 "a softmax beside products"
+listing "${scores[@]}" "$end" "${exponentials[@]}" >"$work/listing"
+expect 1 "a softmax behind products"
+listing "${scores[@]:1}" "${exponentials[@]}" "$end" >"$work/listing"
+expect 1 "no products of warpgroups"
 
 cuobjdump=${QUIRE_CUOBJDUMP:-$(command -v cuobjdump ||
   echo /usr/local/cuda/bin/cuobjdump)}

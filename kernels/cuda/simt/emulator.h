@@ -84,6 +84,7 @@ Options& CurrentOptions();
 struct Counts {
   uint64_t num_switches = 0;
   uint64_t num_mma = 0;
+  uint64_t num_wgmma = 0;  // Of a warp each.
   // 8x8 matrices read by ldmatrix, and the shared-memory passes they took: one
   // each without bank conflicts.
   uint64_t num_matrices = 0;

@@ -124,6 +124,7 @@ void CombineWgmma(void* const* arguments, uint32_t /*mask*/) {
     product[lane] = *static_cast<const WgmmaArgument*>(arguments[lane]);
   }
   Check(product);
+  ++CurrentCounts().num_wgmma;
   TakeSums(product, products);
   if (!CurrentOptions().is_copy_lazy) Compute(product, products);
   products.open.push_back(product);
