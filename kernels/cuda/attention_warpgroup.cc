@@ -192,7 +192,7 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
 }
 
 template <int kHeadDim, DType kType>
-SIMT_KERNEL((Layout<kHeadDim>::kNumThreads), 1)
+SIMT_KERNEL((Layout<kHeadDim>::kNumThreads), (128 / kHeadDim))
 WarpgroupAttentionKernel(const KernelArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
   simt::WaitForPrevious();

@@ -50,7 +50,8 @@ void Check(const WarpProduct& product) {
   }
 }
 
-constexpr uint32_t kPoison = 0x7fc0dead;  // A NaN that no sum is.
+// A signaling NaN: arithmetic makes another one of it.
+constexpr uint32_t kPoison = 0x7fa0dead;
 
 void TakeSums(const WarpProduct& product, WarpProducts& products) {
   for (const WgmmaArgument& argument : product) {
