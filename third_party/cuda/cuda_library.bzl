@@ -39,6 +39,15 @@ def _ptx_architecture(architectures):
     is_one = architectures != "all" and "," not in architectures
     return architectures if is_one else "90a"
 
+# With the action's arguments. nvcc names its temporary files by its process id,
+# which is the same in every sandbox: each needs a folder of its own.
+def _nvcc_command(redirection = ""):
+    return " && ".join([
+        "export TMPDIR=$(mktemp -d)",
+        "trap 'rm -rf \"$TMPDIR\"' EXIT",
+        "{{ {}/bin/nvcc \"$@\" {}; }}".format(CUDA_ROOT, redirection),
+    ])
+
 def _cuda_object_impl(ctx):
     contexts = [dep[CcInfo].compilation_context for dep in ctx.attr.deps]
     headers = depset(
@@ -76,16 +85,9 @@ def _cuda_object_impl(ctx):
     ctx.actions.run_shell(
         outputs = [object_file, report],
         inputs = depset([ctx.file.src], transitive = [headers]),
-        # What ptxas says of registers and spills is kept: a test reads it. nvcc
-        # names its temporary files by its process id, which is the same in
-        # every sandbox: each needs a folder of its own.
-        command = " && ".join([
-            "export TMPDIR=$(mktemp -d)",
-            "trap 'rm -rf \"$TMPDIR\"' EXIT",
-            "{{ {nvcc} \"$@\" > {report} 2>&1 || {{ cat {report}; exit 1; }}; }}",
-        ]).format(
-            nvcc = CUDA_ROOT + "/bin/nvcc",
-            report = report.path,
+        # What ptxas says of registers and spills is kept: a test reads it.
+        command = _nvcc_command(
+            "> {report} 2>&1 || {{ cat {report}; exit 1; }}".format(report = report.path),
         ),
         arguments = [arguments],
         mnemonic = "CudaCompile",
@@ -93,13 +95,12 @@ def _cuda_object_impl(ctx):
         use_default_shell_env = True,
     )
 
-
     # For tests that read or run it; of one architecture.
     ptx = ctx.actions.declare_file(ctx.label.name + ".ptx")
-    ctx.actions.run(
-        executable = CUDA_ROOT + "/bin/nvcc",
+    ctx.actions.run_shell(
         outputs = [ptx],
         inputs = depset([ctx.file.src], transitive = [headers]),
+        command = _nvcc_command(),
         arguments = [
             "-std=c++20",
             "-O3",
