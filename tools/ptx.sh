@@ -10,7 +10,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 architecture=${1:-90a}
 filter=${2:-'*cuda*:Cuda*:*/Cuda*:*StreamOrder*:LibraryLinearTest*:RefusingLibraryTest*:*GoldenTest*:*GoldenEmbeddingsTest*:*PromptLogprobsTest*:*GgufGoldenTest*:*QuantizedCheckpointTest.Logprobs*:*QuantizedModelTest*'}
-filter+="-CudaGroupTest.OneRank*:CudaGroupTest.AStep*"
+filter+="-CudaGroupTest.OneRank*:CudaGroupTest.*SilentRank*"
 device=cuda
 if ((${architecture%[af]} < 80)); then
   device=cuda_f16

@@ -56,8 +56,8 @@
 // 16-bit floats travel as their bits (kernels/dtype.h).
 //
 // What the emulator cannot see: mistakes in the PTX itself and its constraints
-// (tests/gpu compares every wrapper with its emulation on random bits), memory
-// fences, the exact rounding of tensor cores, and time.
+// (tests/gpu compares every wrapper with its emulation on random bits), fences of
+// memory but FenceProxyAsync, the exact rounding of tensor cores, and time.
 #ifndef QUIRE_KERNELS_CUDA_SIMT_SIMT_H_
 #define QUIRE_KERNELS_CUDA_SIMT_SIMT_H_
 
