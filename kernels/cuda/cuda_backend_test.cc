@@ -406,6 +406,9 @@ TEST(CudaBackendTest, RefusesWhatTheKernelsCannotDo) {
 
   AttentionSpec attention;
   attention.num_layers = attention.num_heads = attention.num_kv_heads = 1;
+  attention.head_dim = 64;
+  expect_refusal(backend->AddAttention(attention).status(), "scale is 0");
+  attention.scale = 0.125f;
   attention.head_dim = 20;
   expect_refusal(backend->AddAttention(attention).status(), "head_dim is 20");
   attention.head_dim = 264;
@@ -580,6 +583,7 @@ TEST(CudaBackendTest, TooLittleMemoryNamesBothFigures) {
   AttentionSpec attention;
   attention.num_layers = attention.num_heads = attention.num_kv_heads = 1;
   attention.head_dim = 16;
+  attention.scale = 0.25f;
   ASSERT_TRUE(backend->AddAttention(attention).ok());
   EngineShape shape = SmallShape();
   shape.kv_bytes = 4095;

@@ -347,6 +347,10 @@ absl::StatusOr<int> CudaBackend::AddAttention(const AttentionSpec& spec) {
         "attention: ", spec.num_layers, " layers, ", spec.num_heads, " heads, ",
         spec.num_kv_heads, " KV heads, window ", spec.sliding_window));
   }
+  if (!(spec.scale > 0)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "attention: scale is ", spec.scale, "; on a GPU it is above 0"));
+  }
   if (cuda::PaddedHeadDim(spec.head_dim) == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("attention: head_dim is ", spec.head_dim,

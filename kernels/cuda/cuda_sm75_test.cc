@@ -49,6 +49,7 @@ TEST_F(CudaSm75Test, ABf16KvCacheIsRefused) {
   AttentionSpec attention;
   attention.num_layers = attention.num_heads = attention.num_kv_heads = 1;
   attention.head_dim = 256;
+  attention.scale = 0.0625f;
   attention.kv_dtype = DType::kBF16;
   ASSERT_TRUE(backend_->AddAttention(attention).ok());
   backend_->AddActivation(64, DType::kF16, ActivationRows::kTokens);

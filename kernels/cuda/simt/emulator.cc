@@ -586,8 +586,11 @@ void* StaticShared(size_t num_bytes, size_t alignment) {
   if (fiber.static_shared_used > kMaxStaticShared) {
     Fail("static shared memory is over 48 KiB");
   }
-  if (fiber.static_shared_used + GetMachine().shape.dynamic_shared_bytes >
-      GetMachine().max_shared_bytes) {
+  // Dynamic memory begins where it is aligned.
+  const size_t num_dynamic = GetMachine().shape.dynamic_shared_bytes;
+  const size_t num_static = (fiber.static_shared_used + 1023) / 1024 * 1024;
+  if (num_dynamic > 0 &&
+      num_static + num_dynamic > GetMachine().max_shared_bytes) {
     Fail("static and dynamic shared memory are more than this GPU has");
   }
   return fiber.cta->static_shared.get() + begin;

@@ -317,7 +317,8 @@ SIMT_KERNEL(32) TakesShared(size_t limit, int num_static, float* out) {
   out[ThreadX()] = values[ThreadX()];
 }
 
-// A CTA has its static and its dynamic memory at once.
+// A CTA has its static and its dynamic memory at once, the latter aligned to
+// 1024 bytes.
 TEST_F(EmulatorTest, SharedMemoryHasALimit) {
   float out[32];
   const auto runs = [&](size_t limit, size_t num_dynamic, int num_static) {
@@ -325,10 +326,10 @@ TEST_F(EmulatorTest, SharedMemoryHasALimit) {
     shape.dynamic_shared_bytes = num_dynamic;
     return Launch(&TakesShared, shape, nullptr, limit, num_static, out);
   };
-  EXPECT_TRUE(runs(kMaxSharedBytes, kMaxSharedBytes - 128, 32));
-  EXPECT_FALSE(runs(kMaxSharedBytes, kMaxSharedBytes - 124, 32));
+  EXPECT_TRUE(runs(kMaxSharedBytes, kMaxSharedBytes - 1024, 32));
+  EXPECT_FALSE(runs(kMaxSharedBytes, kMaxSharedBytes - 1020, 32));
   EXPECT_FALSE(runs(2 * kMaxSharedBytes, kMaxSharedBytes + 16, 32));
-  EXPECT_TRUE(runs(kSmallSharedBytes, kSmallSharedBytes - 128, 32));
+  EXPECT_TRUE(runs(kSmallSharedBytes, kSmallSharedBytes - 1024, 32));
   EXPECT_FALSE(runs(kSmallSharedBytes, kSmallSharedBytes, 32));
   EXPECT_FALSE(runs(kSmallSharedBytes, kSmallSharedBytes + 16, 32));
 }
