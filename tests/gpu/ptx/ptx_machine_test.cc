@@ -28,7 +28,8 @@ std::string Kernel(const std::string& body, const std::string& variables = "",
 )",
                       functions, R"(
 .extern .shared .align 128 .b8 dynamic[];
-.entry kernel(.param .u64 out, .param .u64 in)
+.entry kernel(.param .u64 .ptr .global .align 16 out,
+              .param .u64 .ptr .align 1 in)
 .maxntid 128, 1, 1
 {
   .reg .pred %p<9>; .reg .b16 %rs<9>; .reg .b32 %r<20>; .reg .b64 %rd<20>;

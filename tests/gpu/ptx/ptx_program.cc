@@ -210,7 +210,13 @@ class Parser {
         if (!absl::SimpleAtoi(Word(), &alignment)) return Error("no alignment");
         type = Word();
       }
-      const std::string name = Word();
+      std::string name = Word();
+      if (name == ".ptr") {
+        // What it points to, as newer compilers say.
+        for (name = Word(); name.starts_with('.'); name = Word()) {
+          if (name == ".align") Word();
+        }
+      }
       int64_t bytes = BytesOfType(type);
       alignment = std::max(alignment, bytes);
       if (Take('[')) {
