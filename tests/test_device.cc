@@ -35,6 +35,22 @@ ModelHarness::Options InTestDType(ModelHarness::Options options) {
   return options;
 }
 
+// Takes the formats of weights that the GPU takes: what is left as the
+// checkpoint has it, a vocabulary say, is so for both.
+class GpuWeightsReference : public ReferenceBackend {
+ public:
+  GpuWeightsReference(std::unique_ptr<CudaBackend> gpu,
+                      const ReferenceOptions& options)
+      : ReferenceBackend(options), gpu_(std::move(gpu)) {}
+
+  bool SupportsLinear(DType weights, QuantFormat format) const override {
+    return gpu_->SupportsLinear(weights, format);
+  }
+
+ private:
+  const std::unique_ptr<CudaBackend> gpu_;
+};
+
 }  // namespace
 
 bool TestsRunOnCuda() { return TestDType() != DType::kF32; }
@@ -59,13 +75,22 @@ ModelHarness::Options OnRoundingReference(ModelHarness::Options options) {
   QUIRE_CHECK(TestsRunOnCuda());
   options = InTestDType(std::move(options));
   options.make_backend = [] {
-    const cuda::DeviceProperties properties =
-        std::move(CudaBackend::Create({})).value()->device().properties();
     ReferenceOptions reference;
+    auto gpu = std::move(CudaBackend::Create({})).value();
+    const cuda::DeviceProperties properties = gpu->device().properties();
     reference.activations = TestDType();
     reference.multiplies_in_fp8 =
         properties.major * 10 + properties.minor >= 89;
-    return std::make_unique<ReferenceBackend>(reference);
+    return std::make_unique<GpuWeightsReference>(std::move(gpu), reference);
+  };
+  return options;
+}
+
+ModelHarness::Options OnExactReference(ModelHarness::Options options) {
+  QUIRE_CHECK(TestsRunOnCuda());
+  options.make_backend = [] {
+    return std::make_unique<GpuWeightsReference>(
+        std::move(CudaBackend::Create({})).value(), ReferenceOptions());
   };
   return options;
 }

@@ -24,9 +24,10 @@ bool TestsRunOnCuda();
 
 // `options` on that device: its backend, dtypes, and a KV cache of 64 MiB.
 ModelHarness::Options OnTestDevice(ModelHarness::Options options = {});
-// The same with kernels/reference, rounding as that device does. Requires:
-// TestsRunOnCuda().
+// On kernels/reference with the weights as that device gets them; rounding as
+// it does, in its dtypes, or not at all. Requires: TestsRunOnCuda().
 ModelHarness::Options OnRoundingReference(ModelHarness::Options options = {});
+ModelHarness::Options OnExactReference(ModelHarness::Options options = {});
 
 // How many log-probabilities of a distribution the device reports.
 int NumReportedLogprobs(const ModelHarness& harness);
