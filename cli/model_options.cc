@@ -90,10 +90,11 @@ void AddSchedulerOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::Range(1, 256));
   app->add_option("--max-num-seqs", options->max_num_seqs,
                   "Sequences running at once")
-      ->check(CLI::Range(1, 4096));
+      ->default_str("64, on a GPU 256")
+      ->check(CLI::Range(0, 4096));
   app->add_option("--max-num-batched-tokens", options->max_num_batched_tokens,
-                  "Token budget of one step; 0: 512, or --max-num-seqs if "
-                  "larger")
+                  "Token budget of one step")
+      ->default_str("512, on a large GPU 2048; --max-num-seqs if larger")
       ->check(CLI::Range(0, 1 << 20));
   app->add_option("--long-prefill-token-threshold",
                   options->long_prefill_token_threshold,

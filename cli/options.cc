@@ -214,11 +214,14 @@ std::vector<std::string> SessionArgs(const CLI::App& app) {
 
 }  // namespace
 
-int MaxNumBatchedTokens(const SessionOptions& options) {
-  constexpr int kDefault = 512;
-  return options.max_num_batched_tokens > 0
-             ? options.max_num_batched_tokens
-             : std::max(kDefault, options.max_num_seqs);
+StepSize ChooseStepSize(const SessionOptions& options, const StepSize& useful) {
+  const int num_seqs = options.max_num_seqs;
+  const int num_tokens = options.max_num_batched_tokens;
+  StepSize size = {num_seqs > 0 ? num_seqs : useful.num_seqs,
+                   num_tokens > 0 ? num_tokens : useful.num_tokens};
+  if (num_tokens == 0) size.num_tokens = std::max(size.num_tokens, num_seqs);
+  if (num_seqs == 0) size.num_seqs = std::min(size.num_seqs, size.num_tokens);
+  return size;
 }
 
 absl::StatusOr<int64_t> ParseSize(const std::string& text) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 
 namespace quire {
 
@@ -44,8 +45,8 @@ struct SessionOptions {
   std::string cpu_cores;
   std::string numa = "auto";
   int block_size = 16;
-  int max_num_seqs = 64;
-  int max_num_batched_tokens = 0;  // 0: 512, or max_num_seqs if larger.
+  int max_num_seqs = 0;            // 0: see ChooseStepSize.
+  int max_num_batched_tokens = 0;  // Likewise.
   int long_prefill_token_threshold = 0;
   std::string scheduling_policy = "fcfs";
   int max_num_queued_reqs = 512;
@@ -196,8 +197,10 @@ class CommandLineParser {
   std::map<std::string, std::unique_ptr<Grammar>> grammars_;
 };
 
-// Every running sequence gets a token per step, so the budget covers them.
-int MaxNumBatchedTokens(const SessionOptions& options);
+// What the options say, `useful` (Backend::UsefulStepSize) where they do not.
+// Every running sequence gets a token per step: of the two, what is not said
+// yields.
+StepSize ChooseStepSize(const SessionOptions& options, const StepSize& useful);
 
 // "32k" = 32 * 1024, "4GiB", "100MB", "512". vLLM tells "1K" = 1024 from "1k" =
 // 1000; here both are 1024. INVALID_ARGUMENT otherwise.

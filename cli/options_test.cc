@@ -434,6 +434,23 @@ std::map<std::string, std::string> HelpOf(std::vector<std::string> command) {
   return entries;
 }
 
+TEST(OptionsTest, StepsHoldWhatTheDeviceMakesUseOfUnlessTold) {
+  const StepSize useful = {.num_seqs = 256, .num_tokens = 2048};
+  const auto choose = [&](int max_num_seqs, int max_num_batched_tokens) {
+    SessionOptions options;
+    options.max_num_seqs = max_num_seqs;
+    options.max_num_batched_tokens = max_num_batched_tokens;
+    const StepSize size = ChooseStepSize(options, useful);
+    return std::pair(size.num_seqs, size.num_tokens);
+  };
+  EXPECT_EQ(choose(0, 0), std::pair(256, 2048));
+  EXPECT_EQ(choose(8, 0), std::pair(8, 2048));
+  EXPECT_EQ(choose(3000, 0), std::pair(3000, 3000));
+  EXPECT_EQ(choose(0, 300), std::pair(256, 300));
+  EXPECT_EQ(choose(0, 9), std::pair(9, 9));
+  EXPECT_EQ(choose(64, 9), std::pair(64, 9));  // An error, later.
+}
+
 TEST(OptionsTest, HelpShowsTheDefaultsOfTheStructs) {
   const auto serve = HelpOf({"serve"});
   const ServeOptions defaults;
@@ -448,13 +465,15 @@ TEST(OptionsTest, HelpShowsTheDefaultsOfTheStructs) {
   expect(serve, "--host", defaults.host);
   expect(serve, "--device", defaults.model.device);
   expect(serve, "--max-body-size", defaults.max_body_size);
-  expect(serve, "--max-num-seqs", absl::StrCat(defaults.model.max_num_seqs));
+  expect(serve, "--max-num-queued-reqs",
+         absl::StrCat(defaults.model.max_num_queued_reqs));
   expect(serve, "--gpu-memory-utilization", "0.9");
   expect(serve, "--shutdown-timeout", "120");
   expect(serve, "--max-num-queued-tokens", "1048576");
   expect(serve, "--ui", "on");
   expect(serve, "--enable-prefix-caching", "on");
   // Where a number stands for what is decided later.
+  expect(serve, "--max-num-seqs", "64, on a GPU 256");
   expect(serve, "--nnodes", "1");
   expect(serve, "--num-speculative-tokens", "the method's");
   expect(HelpOf({"generate"}), "--temperature", "the model's");

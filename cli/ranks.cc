@@ -434,6 +434,8 @@ RankFacts SpeculationFacts(const SessionOptions& options) {
 RankFacts SessionFacts(const SessionOptions& options,
                        const std::string& model_path, bool is_gpu) {
   const auto text = [](const auto& value) { return absl::StrCat(value); };
+  // What a GPU makes of no value is compared when all have loaded.
+  const StepSize size = ChooseStepSize(options, StepSize());
   RankFacts facts = {
       {"the version", kVersion},
       {"--tensor-parallel-size", options.tensor_parallel_size},
@@ -447,8 +449,12 @@ RankFacts SessionFacts(const SessionOptions& options,
                 ParseKvDTypeOption(options.kv_cache_dtype))},
       {"--max-model-len", SameLength(options.max_model_len)},
       {"--block-size", text(options.block_size)},
-      {"--max-num-seqs", text(options.max_num_seqs)},
-      {"--max-num-batched-tokens", text(MaxNumBatchedTokens(options))},
+      {"--max-num-seqs", is_gpu && options.max_num_seqs == 0
+                             ? std::string("the GPU's")
+                             : text(size.num_seqs)},
+      {"--max-num-batched-tokens", is_gpu && options.max_num_batched_tokens == 0
+                                       ? std::string("the GPU's")
+                                       : text(size.num_tokens)},
       {"--runner", SameRunner(options.runner)},
       {"--convert", options.convert},
       {"--is-embedding", options.is_embedding ? "true" : "false"},

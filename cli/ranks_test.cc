@@ -311,6 +311,11 @@ TEST(SessionFactsTest, WhatOptionsComeToIsCompared) {
   b = SessionOptions();
   EXPECT_EQ(compare(SessionOptions(), b, /*b_is_gpu=*/true),
             "the device is the CPU on A and the GPU on B");
+  b.max_num_batched_tokens = 512;
+  EXPECT_EQ(CompareFacts(SessionFacts(SessionOptions(), "", true), "A",
+                         SessionFacts(b, "", true), "B")
+                .message(),
+            "--max-num-batched-tokens is the GPU's on A and 512 on B");
 
   a = b = SessionOptions();
   a.speculative_model = "[ngram]";

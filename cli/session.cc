@@ -265,6 +265,13 @@ int ExitCodeOf(const absl::Status& status) {
   }
 }
 
+void SetStepSize(const SessionOptions& options, const StepSize& useful,
+                 LoadOptions* load) {
+  const StepSize size = ChooseStepSize(options, useful);
+  load->max_num_seqs = size.num_seqs;
+  load->max_num_batched_tokens = size.num_tokens;
+}
+
 }  // namespace
 
 absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
@@ -290,8 +297,7 @@ absl::StatusOr<LoadOptions> MakeLoadOptions(const SessionOptions& options) {
       load.kv_cache_memory_bytes,
       ParseSizeOf("--kv-cache-memory-bytes", options.kv_cache_memory));
   load.device_memory_utilization = options.device_memory_utilization;
-  load.max_num_seqs = options.max_num_seqs;
-  load.max_num_batched_tokens = MaxNumBatchedTokens(options);
+  SetStepSize(options, StepSize(), &load);
   load.block_size = options.block_size;
   load.num_threads = options.num_threads;
   QUIRE_RETURN_IF_ERROR(ParseQuantizationOption(options.quantization, &load));
@@ -559,6 +565,7 @@ std::unique_ptr<Session> LoadSession(const SessionOptions& given_options,
     report_failure(backend.status());
     return fail(backend.status(), kExitDevice);
   }
+  SetStepSize(options, (*backend)->UsefulStepSize(), &*load_options);
   if (session->ranks != nullptr) {
     auto parallel = session->ranks->JoinDevices(backend->get());
     if (!parallel.ok()) return fail_on_rank(parallel.status(), kExitDevice);

@@ -446,6 +446,13 @@ enum class TransferKind : uint8_t {
   kReceive,  // From `peer`.
 };
 
+// What a server's steps may hold, unless it is told otherwise: more tokens make
+// a prompt's products larger and all sequences beside it wait longer.
+struct StepSize {
+  int num_seqs = 64;
+  int num_tokens = 512;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -478,6 +485,7 @@ class Backend {
   // EngineShape::steps_in_flight that is of use: 2 where the device computes
   // while the host plans.
   virtual int UsefulStepsInFlight() const { return 1; }
+  virtual StepSize UsefulStepSize() const { return {}; }
 
   // Another backend on the same device, for a second model in this process (a
   // draft model), which may share threads with this one: the two run no

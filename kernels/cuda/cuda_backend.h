@@ -131,6 +131,7 @@ class CudaBackend : public Backend {
   absl::StatusOr<int> AddAttention(const AttentionSpec& spec) override;
   int AddActivation(int64_t cols, DType dtype, ActivationRows rows) override;
   int UsefulStepsInFlight() const override { return 2; }
+  StepSize UsefulStepSize() const override;
   absl::StatusOr<MemoryPlan> PlanMemory(const EngineShape& shape) override;
   absl::StatusOr<MemoryPlan> Prepare(const EngineShape& shape) override;
   TensorView Activation(int id) const override;

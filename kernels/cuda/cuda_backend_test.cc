@@ -274,6 +274,19 @@ TEST(CudaBackendTest, ManyQueriesTakeTheTileOfWarpgroups) {
 
 // The second step is planned and enqueued before anything of the first has run:
 // the emulated stream waits for Collect.
+TEST(CudaBackendTest, LargeGpusTakeLargeSteps) {
+  const cuda::EmulatedDeviceOptions options = cuda::EmulatedOptions();
+  const auto num_tokens = [&](int num_sms) {
+    cuda::EmulatedOptions().num_sms = num_sms;
+    const auto backend = std::move(CudaBackend::Create({})).value();
+    cuda::EmulatedOptions() = options;
+    EXPECT_EQ(backend->UsefulStepSize().num_seqs, 256);
+    return backend->UsefulStepSize().num_tokens;
+  };
+  EXPECT_EQ(num_tokens(132), 2048);
+  EXPECT_EQ(num_tokens(40), 512);
+}
+
 TEST(CudaBackendTest, TwoStepsInFlightEqualOneAfterTheOther) {
   std::vector<std::vector<float>> expected;
   {
