@@ -1,8 +1,10 @@
 // Shah et al. 2024, arXiv:2407.08608 (FlashAttention-3), section 3.2 and
 // Algorithm 2: the products of one tile's queries and keys are under way while
 // the tile before it is multiplied by its values, and a softmax runs beside the
-// latter. All warps load, by cp.async: a paged cache has no rectangle for the
-// bulk copies of tensors.
+// latter. Section 3.1: two warpgroups take turns, so that one's softmax falls
+// into the time of the other's products; in step, both would leave the tensor
+// cores idle. All warps load, by cp.async: a paged cache has no rectangle for
+// the bulk copies of tensors.
 //
 // What a multiprocessor reads of the cache bounds the tile from below: 64 keys
 // and values of 128 dimensions are 32 KiB for 4.2 Mflop with 128 rows, half of
@@ -31,8 +33,11 @@ struct Layout {
   static constexpr int kKvTileBytes =
       kHeadDim * 2 / kPanelBytes * kKvPanelBytes;
   static constexpr int kQueryBytes = kRows * kHeadDim * 2;
-  // Two tiles of keys, two of values.
-  static constexpr size_t kSharedBytes = kQueryBytes + 4 * kKvTileBytes;
+  // Tiles of keys, and as many of values. Queries lie where the last ones will:
+  // they move to registers first.
+  static constexpr int kStages = 3;
+  static constexpr size_t kSharedBytes = 2 * kStages * kKvTileBytes;
+  static_assert(kQueryBytes == 2 * kKvTileBytes);
   static_assert(kSharedBytes <= simt::kMaxSharedBytes);
 
   // SharedMatrix, in panels one after the other.
@@ -50,10 +55,10 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
                         unsigned char* memory) {
   using L = Layout<kHeadDim>;
   using E = Element<kType>;
-  unsigned char* queries = memory;
-  unsigned char* keys = queries + L::kQueryBytes;
-  unsigned char* values = keys + 2 * L::kKvTileBytes;
+  constexpr int kStageBytes = 2 * L::kKvTileBytes;  // Keys, then values.
+  unsigned char* queries = memory + (L::kStages - 1) * kStageBytes;
   const int lane = simt::ThreadX() % 32, warp = simt::ThreadX() / 32;
+  const int warpgroup = warp / 4;
 
   const int last_row = (view.task.first_row + L::kRows < view.num_rows
                             ? view.task.first_row + L::kRows
@@ -64,24 +69,44 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   const int begin = view.task.kv_begin, end = seen_last.end;
   const int num_tiles = (end - begin + L::kKeys - 1) / L::kKeys;
 
+  const auto keys_of = [&](int tile) {
+    return memory + tile % L::kStages * kStageBytes;
+  };
+  const auto values_of = [&](int tile) {
+    return keys_of(tile) + L::kKvTileBytes;
+  };
   const auto load_keys = [&](int tile) {
     LoadKeys<L, KvPart::kKeys>(arguments, view, begin + tile * L::kKeys, end,
-                               keys + tile % 2 * L::kKvTileBytes, nullptr);
+                               keys_of(tile), nullptr);
   };
-  const auto load_values = [&](int tile) {
-    LoadKeys<L, KvPart::kValues>(arguments, view, begin + tile * L::kKeys, end,
-                                 nullptr, values + tile % 2 * L::kKvTileBytes);
-  };
-  // What this and all other threads have loaded is there for products, and what
-  // those before read may be overwritten.
-  const auto meet = [&] {
-    if (!HasPlantedBug(PlantedBug::kWarpgroupNoWaitForCopies)) {
-      simt::CpAsyncWait<0>();
+  // What iteration `tile` of the loop multiplies by.
+  const auto load = [&](int tile) {
+    if (tile + 1 < num_tiles) load_keys(tile + 1);
+    if (tile < num_tiles) {
+      LoadKeys<L, KvPart::kValues>(arguments, view, begin + tile * L::kKeys,
+                                   end, nullptr, values_of(tile));
     }
+    simt::CpAsyncCommit();
+  };
+  // What this thread has loaded is there for products.
+  const auto wait_for_copies = [&](auto wait) {
+    if (!HasPlantedBug(PlantedBug::kWarpgroupNoWaitForCopies)) wait();
     if (!HasPlantedBug(PlantedBug::kWarpgroupNoProxyFence)) {
       simt::FenceProxyAsync();
     }
-    if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) simt::SyncThreads();
+  };
+  // To multiply: the other warpgroup has begun its products and has those
+  // before, and what it has loaded for this turn is there.
+  const auto take_turn = [&] {
+    wait_for_copies([] { simt::CpAsyncWait<0>(); });
+    if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) {
+      simt::SyncNamed(1 + warpgroup, L::kNumThreads);
+    }
+  };
+  const auto give_turn = [&] {
+    if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) {
+      simt::ArriveNamed(2 - warpgroup, L::kNumThreads);
+    }
   };
 
   uint32_t q[kHeadDim / 16][4];
@@ -91,8 +116,8 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   Accumulator<kHeadDim> accumulator;
   accumulator.Clear();
   const auto multiply_keys = [&](int tile) {
-    const simt::SharedMatrix all = simt::SwizzledMatrix(
-        keys + tile % 2 * L::kKvTileBytes, 16, 8 * kPanelBytes);
+    const simt::SharedMatrix all =
+        simt::SwizzledMatrix(keys_of(tile), 16, 8 * kPanelBytes);
     SIMT_UNROLL
     for (int k = 0; k < kHeadDim / 16; ++k) {
       const simt::SharedMatrix some =
@@ -107,7 +132,7 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   };
   const auto multiply_values = [&](int tile) {
     const simt::SharedMatrix all = simt::SwizzledMatrix(
-        values + tile % 2 * L::kKvTileBytes, L::kKvPanelBytes, 8 * kPanelBytes);
+        values_of(tile), L::kKvPanelBytes, 8 * kPanelBytes);
     SIMT_UNROLL
     for (int k = 0; k < L::kKeys / 16; ++k) {
       E::template Wgmma<true, true>(accumulator.out, probabilities[k],
@@ -137,7 +162,9 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   LoadQueries<L>(arguments, view, queries);
   load_keys(0);
   simt::CpAsyncCommit();
-  meet();
+  load(0);
+  wait_for_copies([] { simt::CpAsyncWait<1>(); });
+  if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) simt::SyncThreads();
   const Fragments<L::kQueryChunks> fragments(queries, warp * 16 + lane % 16,
                                              lane / 16);
   SIMT_UNROLL
@@ -146,21 +173,25 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   }
   simt::WgmmaFence(q);
   multiply_keys(0);
-  if (num_tiles > 1) load_keys(1);
-  load_values(0);
-  simt::CpAsyncCommit();
+  if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) simt::SyncThreads();
+  // The second warpgroup is half an iteration behind: for a turn of the first
+  // one it loads before its own turn that precedes it.
+  if (warpgroup == 1) {
+    load(1);
+    wait_for_copies([] { simt::CpAsyncWait<1>(); });
+    give_turn();
+  }
   simt::WgmmaWait<0>(scores);
   softmax(0);
   keep_probabilities();
   for (int tile = 0; tile + 1 < num_tiles; ++tile) {
-    meet();
+    take_turn();
     simt::WgmmaFence(probabilities, accumulator.out);
     multiply_keys(tile + 1);
     multiply_values(tile);
-    // Into what the products before these have read.
-    if (tile + 2 < num_tiles) load_keys(tile + 2);
-    load_values(tile + 1);
-    simt::CpAsyncCommit();
+    give_turn();
+    // Into what both warpgroups' products before these have read.
+    load(tile + 1 + warpgroup);
     if (!HasPlantedBug(PlantedBug::kWarpgroupReadsScoresTooEarly)) {
       simt::WgmmaWait<1>(scores);
     }
@@ -178,9 +209,10 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
     }
     keep_probabilities();
   }
-  meet();
+  take_turn();
   simt::WgmmaFence(probabilities, accumulator.out);
   multiply_values(num_tiles - 1);
+  if (warpgroup == 0) give_turn();
   simt::WgmmaWait<0>(accumulator.out);
 
   SIMT_UNROLL

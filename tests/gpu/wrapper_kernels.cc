@@ -41,6 +41,19 @@ SIMT_KERNEL(128) NamedBarriers(const uint32_t* in, uint32_t* out) {
   out[ThreadX()] = other + values[127 - ThreadX()];
 }
 
+SIMT_KERNEL(128) Arrivals(const uint32_t* in, uint32_t* out) {
+  SIMT_SHARED(uint32_t, values, 64);
+  const int i = ThreadX() % 64;
+  if (ThreadX() < 64) {
+    values[i] = in[i];
+    ArriveNamed(1, 128);
+    out[i] = in[64 + i];
+  } else {
+    SyncNamed(1, 128);
+    out[64 + i] = values[63 - i];
+  }
+}
+
 SIMT_KERNEL(32) GridBarrier(const uint32_t* in, uint32_t* out) {
   out[CtaX() * 32 + ThreadX()] = in[CtaX() * 32 + ThreadX()];
   ThreadFence();
@@ -343,6 +356,8 @@ const std::vector<WrapperCase>& WrapperCases() {
                       .num_ctas_z = 1, .num_threads = 128)},
       {"named barriers", Input::kBits, Output::kBits, 75, 128, 128,
        WRAPPER_LAUNCH(NamedBarriers, .num_threads = 128)},
+      {"arrivals at barriers", Input::kBits, Output::kBits, 75, 128, 128,
+       WRAPPER_LAUNCH(Arrivals, .num_threads = 128)},
       {"grid barrier", Input::kBits, Output::kBits, 75, 256, 512,
        WRAPPER_LAUNCH(GridBarrier, .num_ctas_x = 8, .num_threads = 32,
                       .is_cooperative = true)},

@@ -54,6 +54,9 @@ SIMT_DEVICE void SyncThreads() { __syncthreads(); }
 SIMT_DEVICE void SyncNamed(int id, int num_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }
+SIMT_DEVICE void ArriveNamed(int id, int num_threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
 SIMT_DEVICE void SyncWarp(uint32_t mask = kAllLanes) { __syncwarp(mask); }
 SIMT_DEVICE void SyncGrid(uint32_t* /*counter*/) {
   cooperative_groups::this_grid().sync();

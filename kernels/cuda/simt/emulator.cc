@@ -607,18 +607,29 @@ uint32_t NumCtas(int axis) {
                      : shape.num_ctas_z;
 }
 
-void Barrier(int id, int num_threads) {
-  Fiber& fiber = Running();
-  Cta& cta = *fiber.cta;
+namespace {
+void Arrive(Cta& cta, int id, int num_threads) {
   if (id < 0 || id >= kNumBarriers || num_threads % kWarpSize != 0) {
     Fail("a barrier's number or size is out of range");
   }
   cta.barrier_size[id] = num_threads;
-  fiber.state = State::kAtBarrier;
-  fiber.barrier = id;
   ++cta.num_at_barrier[id];
   CheckBarrier(cta, id);
+}
+}  // namespace
+
+void Barrier(int id, int num_threads) {
+  Fiber& fiber = Running();
+  Cta& cta = *fiber.cta;
+  fiber.state = State::kAtBarrier;
+  fiber.barrier = id;
+  Arrive(cta, id, num_threads);
   // Also when it is complete: others may run first.
+  SwitchToScheduler();
+}
+
+void ArriveAtBarrier(int id, int num_threads) {
+  Arrive(*Running().cta, id, num_threads);
   SwitchToScheduler();
 }
 

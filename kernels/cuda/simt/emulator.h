@@ -175,6 +175,7 @@ uint32_t NumThreadsOfCta();
 uint32_t CtaIdx(int axis);
 uint32_t NumCtas(int axis);
 void Barrier(int id, int num_threads);  // 0 threads: all of the CTA.
+void ArriveAtBarrier(int id, int num_threads);
 void GridBarrier();
 void Yield();
 void WaitForPrevious();
@@ -206,6 +207,9 @@ inline uint32_t NumCtasY() { return emulator::NumCtas(1); }
 inline void SyncThreads() { emulator::Barrier(0, 0); }
 inline void SyncNamed(int id, int num_threads) {
   emulator::Barrier(id, num_threads);
+}
+inline void ArriveNamed(int id, int num_threads) {
+  emulator::ArriveAtBarrier(id, num_threads);
 }
 inline void SyncWarp(uint32_t mask = kAllLanes) {
   int none = 0;

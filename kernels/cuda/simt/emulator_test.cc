@@ -96,6 +96,32 @@ TEST_F(EmulatorTest, NamedBarriersHoldTheirThreadsOnly) {
   }
 }
 
+// The second warp reads what the first one wrote, which goes on meanwhile.
+SIMT_KERNEL(64) Arrivals(int* out) {
+  SIMT_SHARED(int, values, 32);
+  const int lane = static_cast<int>(ThreadX()) % 32;
+  for (int round = 0; round < 3; ++round) {
+    if (ThreadX() < 32) {
+      values[lane] = round * 32 + lane;
+      ArriveNamed(1, 64);
+      SyncNamed(2, 64);
+    } else {
+      SyncNamed(1, 64);
+      out[round * 32 + lane] = values[31 - lane];
+      ArriveNamed(2, 64);
+    }
+  }
+}
+
+TEST_F(EmulatorTest, ArrivingCountsAndDoesNotWait) {
+  std::vector<int> out(96);
+  for (const emulator::Schedule schedule : emulator::kAllSchedules) {
+    emulator::CurrentOptions().schedule = schedule;
+    ASSERT_TRUE(Launch(&Arrivals, Threads(64), nullptr, out.data()));
+    for (int i = 0; i < 96; ++i) ASSERT_EQ(out[i], i / 32 * 32 + 31 - i % 32);
+  }
+}
+
 SIMT_KERNEL(32) SumOfNeighbours(int* values, int* out) {
   values[CtaX()] = static_cast<int>(CtaX()) + 1;
   SyncGrid(nullptr);

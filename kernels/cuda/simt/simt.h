@@ -15,6 +15,7 @@
 //   SIMT_HAS_SMALL_SHARED         constant: 64 KiB of shared memory, not 99
 //   ThreadX, CtaX, CtaY, CtaZ, NumThreads, NumCtasX, NumCtasY
 //   SyncThreads, SyncNamed(id, num_threads), SyncWarp, SyncGrid
+//   ArriveNamed(id, num_threads)  counts for SyncNamed, and does not wait
 //   Shuffle, ShuffleXor, ShuffleDown, Ballot, ReduceAdd, ReduceMax
 //   CpAsync16, CpAsyncCommit, CpAsyncWait<n>
 //   LdMatrixX4, LdMatrixX4Transposed

@@ -264,7 +264,7 @@ Handler HandlerOf(const std::vector<std::string>& name,
     return &Nothing;
   }
   if (op == "bar" || op == "barrier") {
-    return type == "sync" ? &Barrier : nullptr;
+    return type == "sync" ? &Barrier : type == "arrive" ? &Arrive : nullptr;
   }
   if (op == "cvta") {
     const bool is_shared = has("shared");

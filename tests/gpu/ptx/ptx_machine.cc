@@ -192,14 +192,14 @@ struct RunningCta {
   bool ReleaseBarriers() {
     bool has_moved = false;
     for (int id = 0; id < 16; ++id) {
-      int num_arrived = 0, num_wanted = 0;
+      int num_arrived = cta.num_arrived[id], num_wanted = 0;
       for (const Thread& thread : threads) {
         if (thread.state == Thread::State::kAtBarrier && thread.barrier == id) {
           ++num_arrived;
           num_wanted = std::max(num_wanted, thread.barrier_threads);
         }
       }
-      if (num_arrived == 0) continue;
+      if (num_arrived == cta.num_arrived[id]) continue;  // Nobody waits.
       if (num_wanted == 0) {
         // Who has returned is not waited for.
         num_wanted = static_cast<int>(std::count_if(
@@ -207,6 +207,7 @@ struct RunningCta {
             [](const Thread& t) { return t.state != Thread::State::kDone; }));
       }
       if (num_arrived < num_wanted) continue;
+      cta.num_arrived[id] = 0;
       for (Thread& thread : threads) {
         if (thread.state == Thread::State::kAtBarrier && thread.barrier == id) {
           thread.state = Thread::State::kRunning;

@@ -79,6 +79,7 @@ struct Cta {
   absl::Span<char> shared;           // Static and dynamic.
   Warpgroups* warpgroups = nullptr;  // Of a kernel with wgmma.
   std::string fault;                 // The first.
+  int num_arrived[16] = {};          // At barriers, without waiting there.
 };
 
 struct Thread {
