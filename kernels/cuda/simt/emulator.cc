@@ -44,6 +44,7 @@ struct Fiber {
   State state = State::kReady;
   int thread_idx = 0;
   int barrier = -1;
+  uint32_t arrivals = 0;    // Bit i: at barrier i, which is not complete.
   bool has_waited = false;  // For the previous kernel.
   size_t static_shared_used = 0;
   std::vector<Copy> open_copies;
@@ -76,6 +77,7 @@ std::unique_ptr<unsigned char, FreeDeleter> PoisonedMemory(size_t num_bytes) {
 }
 
 // Who wrote sixteen bytes last, and how many of its fences came before.
+constexpr uint32_t kUnderWay = ~0u;  // A copy: no fence is behind it.
 struct SharedWrite {
   uint32_t num_fences = 0;
   int32_t thread_idx = -1;
@@ -121,6 +123,8 @@ struct Machine {
   int num_at_grid_barrier = 0;
   int num_alive_in_grid = 0;
   uint32_t random_state = 1;
+  // Others may go on, since RunWarps looked, by who does not wait itself.
+  bool has_released = false;
 };
 
 Machine& GetMachine() {
@@ -185,6 +189,7 @@ void SetError(const std::string& message, const Fiber& at) {
 
 void ReleaseBarrier(Cta& cta, int id) {
   for (Fiber& fiber : cta.fibers) {
+    fiber.arrivals &= ~(1u << id);
     if (fiber.state == State::kAtBarrier && fiber.barrier == id) {
       fiber.state = State::kReady;
     }
@@ -210,12 +215,14 @@ void CheckGridBarrier() {
 
 // A barrier of all threads counts those that have not returned, as on the
 // hardware since Volta.
-void CheckBarrier(Cta& cta, int id) {
+bool CheckBarrier(Cta& cta, int id) {
   const int wanted =
       cta.barrier_size[id] > 0 ? cta.barrier_size[id] : cta.num_alive;
-  if (cta.num_at_barrier[id] > 0 && cta.num_at_barrier[id] >= wanted) {
-    ReleaseBarrier(cta, id);
+  if (cta.num_at_barrier[id] == 0 || cta.num_at_barrier[id] < wanted) {
+    return false;
   }
+  ReleaseBarrier(cta, id);
+  return true;
 }
 
 void FinishFiber(Fiber& fiber) {
@@ -237,7 +244,12 @@ void FinishFiber(Fiber& fiber) {
     // It would also let the next kernel start before the previous one is done.
     SetError("the thread returned without WaitForPrevious", fiber);
   }
-  for (int id = 0; id < kNumBarriers; ++id) CheckBarrier(cta, id);
+  for (int id = 0; id < kNumBarriers; ++id) {
+    CheckBarrier(cta, id);
+    if (cta.num_alive == 0 && cta.num_at_barrier[id] > 0) {
+      SetError("threads arrived at a barrier that nobody completes", fiber);
+    }
+  }
   CheckGridBarrier();
 }
 
@@ -260,20 +272,25 @@ bool Step(Fiber& fiber) {
 }
 
 // Runs warp after warp, each until all its lanes wait; true if any lane ran.
+// Who completes a barrier at which it does not wait itself is as late
+// afterwards as the others allow.
 bool RunWarps(Cta& cta, bool is_descending) {
+  Machine& machine = GetMachine();
   bool any = false;
   const int num_warps = static_cast<int>(cta.warps.size());
   for (int i = 0; i < num_warps; ++i) {
     const size_t first = (is_descending ? num_warps - 1 - i : i) * kWarpSize;
     const size_t end = std::min(first + kWarpSize, cta.fibers.size());
-    for (bool more = true; more && GetMachine().error.empty();) {
+    machine.has_released = false;
+    for (bool more = true; more && !machine.has_released;) {
       more = false;
       for (size_t t = first; t < end; ++t) {
         more |= Step(cta.fibers[t]);
-        if (!GetMachine().error.empty()) return true;
+        if (!machine.error.empty()) return true;
       }
       any |= more;
     }
+    if (machine.has_released) i = -1;  // From the first on.
   }
   return any;
 }
@@ -608,28 +625,41 @@ uint32_t NumCtas(int axis) {
 }
 
 namespace {
-void Arrive(Cta& cta, int id, int num_threads) {
-  if (id < 0 || id >= kNumBarriers || num_threads % kWarpSize != 0) {
+// Of the running thread. PTX does not say what two sizes, or two arrivals of a
+// thread, make of a barrier.
+void Arrive(int id, int num_threads, int least_threads) {
+  Fiber& fiber = Running();
+  Cta& cta = *fiber.cta;
+  if (id < 0 || id >= kNumBarriers || num_threads < least_threads ||
+      num_threads % kWarpSize != 0) {
     Fail("a barrier's number or size is out of range");
   }
+  if (fiber.arrivals >> id & 1) {
+    Fail("a thread arrives twice at a barrier before it is complete");
+  }
+  if (cta.num_at_barrier[id] > 0 && cta.barrier_size[id] != num_threads) {
+    Fail("threads name different sizes of a barrier");
+  }
+  fiber.arrivals |= 1u << id;
   cta.barrier_size[id] = num_threads;
   ++cta.num_at_barrier[id];
-  CheckBarrier(cta, id);
 }
 }  // namespace
 
 void Barrier(int id, int num_threads) {
+  Arrive(id, num_threads, 0);
   Fiber& fiber = Running();
-  Cta& cta = *fiber.cta;
   fiber.state = State::kAtBarrier;
   fiber.barrier = id;
-  Arrive(cta, id, num_threads);
+  CheckBarrier(*fiber.cta, id);
   // Also when it is complete: others may run first.
   SwitchToScheduler();
 }
 
 void ArriveAtBarrier(int id, int num_threads) {
-  Arrive(*Running().cta, id, num_threads);
+  // PTX: "a non-zero thread count is required".
+  Arrive(id, num_threads, kWarpSize);
+  GetMachine().has_released |= CheckBarrier(*Running().cta, id);
   SwitchToScheduler();
 }
 
@@ -707,6 +737,14 @@ void DoCopy(const Copy& copy) {
     std::memset(copy.to, 0, 16);
   }
 }
+
+// Null outside dynamic shared memory.
+SharedWrite* WriteOf(const void* p) {
+  Cta& cta = *Running().cta;
+  const size_t offset = static_cast<size_t>(
+      static_cast<const unsigned char*>(p) - cta.dynamic_shared.get());
+  return offset / 16 < cta.writes.size() ? &cta.writes[offset / 16] : nullptr;
+}
 }  // namespace
 
 void CopyAsync16(void* to, const void* from, bool is_valid) {
@@ -716,6 +754,9 @@ void CopyAsync16(void* to, const void* from, bool is_valid) {
     Fail("an asynchronous copy is not aligned to 16 bytes");
   }
   Running().open_copies.push_back({to, from, is_valid});
+  if (SharedWrite* const write = WriteOf(to)) {
+    *write = {kUnderWay, Running().thread_idx};
+  }
   if (!GetMachine().options.is_copy_lazy) {
     DoCopy(Running().open_copies.back());
   }
@@ -727,16 +768,6 @@ void CountShared(const void* p, int num_bytes, const char* file, int line) {
     fiber.cta->accesses->Add(fiber.thread_idx, p, num_bytes, file, line);
   }
 }
-
-namespace {
-// Null outside dynamic shared memory.
-SharedWrite* WriteOf(const void* p) {
-  Cta& cta = *Running().cta;
-  const size_t offset = static_cast<size_t>(
-      static_cast<const unsigned char*>(p) - cta.dynamic_shared.get());
-  return offset / 16 < cta.writes.size() ? &cta.writes[offset / 16] : nullptr;
-}
-}  // namespace
 
 void WroteShared(const void* p, int num_bytes) {
   const Fiber& fiber = Running();

@@ -8,12 +8,14 @@
 // barrier that nobody completes are errors that name the threads.
 //
 // A data race shows as a wrong number: shared memory starts as NaNs, and a test
-// runs a kernel under every schedule, with asynchronous copies and products
-// done at once and done as late as CpAsyncWait and WgmmaWait allow. A product
-// that reads shared memory without FenceProxyAsync by whoever wrote it is an
-// error; its sums are NaNs until waited for, and writing them is an error.
-// Dynamic shared memory has exactly the size asked for, so AddressSanitizer
-// sees overruns.
+// runs a kernel under every schedule, with asynchronous copies done at once and
+// done as late as CpAsyncWait allows. A product that reads shared memory to
+// which a copy is under way, or without FenceProxyAsync by whoever wrote it, is
+// an error, and so is one whose operands are not the same when it is issued and
+// when it is waited for; its sums are NaNs until then, and writing them is an
+// error. So are a thread's second arrival at a barrier that is not complete,
+// two sizes of one, and arrivals that complete none. Dynamic shared memory has
+// exactly the size asked for, so AddressSanitizer sees overruns.
 //
 // Programmatic dependent launch: in a stream, the first CTAs of a kernel run up
 // to WaitForPrevious before its predecessor runs at all. A thread that never
@@ -57,8 +59,9 @@ namespace quire::simt {
 namespace emulator {
 
 // In which order the fibers of a CTA run. The warp orders run one warp until it
-// meets a barrier of the CTA: they find races between warps that no round-robin
-// order finds.
+// meets a barrier of the CTA, and one that completes a barrier by ArriveNamed
+// behind all that come before it: they find races between warps that no
+// round-robin order finds.
 enum class Schedule : uint8_t {
   kAscending,
   kDescending,
@@ -73,7 +76,7 @@ inline constexpr Schedule kAllSchedules[] = {
 struct Options {
   Schedule schedule = Schedule::kAscending;
   uint32_t seed = 1;  // Of Schedule::kRandom and the order of CTAs.
-  // cp.async lands, and wgmma reads and writes, only when waited for.
+  // cp.async lands only when waited for.
   bool is_copy_lazy = false;
   bool counts_shared = false;  // Counts::num_shared; takes time.
   int capability = 120;        // Compute capability: 75 is 7.5.

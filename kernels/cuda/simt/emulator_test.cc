@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/base/random.h"
@@ -120,6 +121,79 @@ TEST_F(EmulatorTest, ArrivingCountsAndDoesNotWait) {
     ASSERT_TRUE(Launch(&Arrivals, Threads(64), nullptr, out.data()));
     for (int i = 0; i < 96; ++i) ASSERT_EQ(out[i], i / 32 * 32 + 31 - i % 32);
   }
+}
+
+enum class BarrierMisuse : uint8_t {
+  kNegativeSize,
+  kArrivesForAll,  // As SyncNamed may, with size 0.
+  kTwoSizes,
+  kArrivesTwice,
+  kSyncsBehindItsArrival,
+  kArrivesInVain,
+};
+
+SIMT_KERNEL(64) MisuseBarrier(BarrierMisuse misuse) {
+  const bool is_first = ThreadX() < 32;
+  switch (misuse) {
+    case BarrierMisuse::kNegativeSize:
+      return SyncNamed(1, -64);
+    case BarrierMisuse::kArrivesForAll:
+      return ArriveNamed(1, 0);
+    case BarrierMisuse::kTwoSizes:
+      return is_first ? ArriveNamed(1, 96) : SyncNamed(1, 64);
+    case BarrierMisuse::kArrivesTwice:
+      if (is_first) ArriveNamed(1, 96);
+      return is_first ? ArriveNamed(1, 96) : SyncNamed(1, 96);
+    case BarrierMisuse::kSyncsBehindItsArrival:
+      ArriveNamed(1, 128);
+      return SyncNamed(1, 128);
+    case BarrierMisuse::kArrivesInVain:
+      return ArriveNamed(1, 96);
+  }
+}
+
+TEST_F(EmulatorTest, MisuseOfBarriersIsAnError) {
+  for (const emulator::Schedule schedule : emulator::kAllSchedules) {
+    emulator::CurrentOptions().schedule = schedule;
+    for (const auto& [misuse, words] :
+         {std::pair(BarrierMisuse::kNegativeSize, "size is out of range"),
+          std::pair(BarrierMisuse::kArrivesForAll, "size is out of range"),
+          std::pair(BarrierMisuse::kTwoSizes, "different sizes"),
+          std::pair(BarrierMisuse::kArrivesTwice, "arrives twice"),
+          std::pair(BarrierMisuse::kSyncsBehindItsArrival, "arrives twice"),
+          std::pair(BarrierMisuse::kArrivesInVain, "nobody completes")}) {
+      EXPECT_FALSE(Launch(&MisuseBarrier, Threads(64), nullptr, misuse))
+          << words;
+      EXPECT_NE(emulator::LastError().find(words), std::string::npos)
+          << words << ": " << emulator::LastError();
+    }
+  }
+}
+
+// Who arrives may be late with all that follows, however much others do.
+SIMT_KERNEL(64) WritesBehindItsArrival(int* out) {
+  SIMT_SHARED(int, values, 32);
+  const int lane = static_cast<int>(ThreadX()) % 32;
+  if (ThreadX() < 32) {
+    SyncNamed(1, 64);
+    for (int i = 0; i < 100; ++i) SyncWarp();
+    out[lane] = values[lane];
+  } else {
+    ArriveNamed(1, 64);
+    values[lane] = lane;
+  }
+}
+
+TEST_F(EmulatorTest, WhoArrivesMayBeLateAfterwards) {
+  int num_wrong = 0;
+  for (const emulator::Schedule schedule : emulator::kAllSchedules) {
+    emulator::CurrentOptions().schedule = schedule;
+    std::vector<int> out(32);
+    ASSERT_TRUE(
+        Launch(&WritesBehindItsArrival, Threads(64), nullptr, out.data()));
+    num_wrong += out[31] != 31;
+  }
+  EXPECT_GT(num_wrong, 0);
 }
 
 SIMT_KERNEL(32) SumOfNeighbours(int* values, int* out) {

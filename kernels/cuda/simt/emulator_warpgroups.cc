@@ -27,8 +27,8 @@ const unsigned char* AddressOf(const WgmmaArgument& argument, int n, int k) {
 }
 
 void Check(const WarpProduct& product) {
-  const WgmmaArgument& first = product[0];
-  for (const WgmmaArgument& argument : product) {
+  const WgmmaArgument& first = product.lanes[0];
+  for (const WgmmaArgument& argument : product.lanes) {
     if (argument.b.p != first.b.p ||
         argument.b.leading_bytes != first.b.leading_bytes ||
         argument.b.stride_bytes != first.b.stride_bytes) {
@@ -50,11 +50,24 @@ void Check(const WarpProduct& product) {
   }
 }
 
+// What it reads of registers and shared memory, as it is now.
+void Read(WarpProduct& product) {
+  const WgmmaArgument& first = product.lanes[0];
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    std::memcpy(product.a[lane].data(), product.lanes[lane].a, 16);
+  }
+  product.b.resize(first.num_tiles * kColumnsOfTile * kDepth);
+  for (size_t i = 0; i < product.b.size(); ++i) {
+    std::memcpy(&product.b[i],
+                AddressOf(first, static_cast<int>(i) / kDepth, i % kDepth), 2);
+  }
+}
+
 // A signaling NaN: arithmetic makes another one of it.
 constexpr uint32_t kPoison = 0x7fa0dead;
 
 void TakeSums(const WarpProduct& product, WarpProducts& products) {
-  for (const WgmmaArgument& argument : product) {
+  for (const WgmmaArgument& argument : product.lanes) {
     SumsInFlight& sums = products.in_flight[argument.c];
     if (sums.num_products++ > 0) continue;
     for (int i = 0; i < argument.num_tiles; ++i) {
@@ -66,7 +79,7 @@ void TakeSums(const WarpProduct& product, WarpProducts& products) {
 }
 
 void ReturnSums(const WarpProduct& product, WarpProducts& products) {
-  for (const WgmmaArgument& argument : product) {
+  for (const WgmmaArgument& argument : product.lanes) {
     const auto sums = products.in_flight.find(argument.c);
     if (--sums->second.num_products > 0) continue;
     for (int i = 0; i < argument.num_tiles; ++i) {
@@ -84,7 +97,13 @@ void ReturnSums(const WarpProduct& product, WarpProducts& products) {
 
 // As of mma.m16n8k16 (emulator_warps.cc), with more columns.
 void Compute(const WarpProduct& product, WarpProducts& products) {
-  const WgmmaArgument& first = product[0];
+  WarpProduct now = product;
+  Read(now);
+  if (now.a != product.a || now.b != product.b) {
+    Fail("what a product reads changed before its product was waited for",
+         "WgmmaWait");
+  }
+  const WgmmaArgument& first = product.lanes[0];
   const auto decode = [&first](uint32_t bits) {
     const auto half = static_cast<uint16_t>(bits);
     return first.is_bf16 ? Bf16ToFloat(half) : HalfToFloat(half);
@@ -92,7 +111,7 @@ void Compute(const WarpProduct& product, WarpProducts& products) {
   float a[16][kDepth];
   for (int lane = 0; lane < kWarpSize; ++lane) {
     for (int r = 0; r < 4; ++r) {
-      const uint32_t word = product[lane].a[r];
+      const uint32_t word = product.a[lane][r];
       float* const to =
           &a[lane / 4 + r % 2 * 8][lane % 4 * 2 + r / 2 * (kDepth / 2)];
       to[0] = decode(word & 0xffff);
@@ -101,16 +120,12 @@ void Compute(const WarpProduct& product, WarpProducts& products) {
   }
   for (int n = 0; n < first.num_tiles * kColumnsOfTile; ++n) {
     float b[kDepth];
-    for (int k = 0; k < kDepth; ++k) {
-      uint16_t bits;
-      std::memcpy(&bits, AddressOf(first, n, k), 2);
-      b[k] = decode(bits);
-    }
+    for (int k = 0; k < kDepth; ++k) b[k] = decode(product.b[n * kDepth + k]);
     for (int row = 0; row < 16; ++row) {
       float sum = 0;
       for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k];
       SumsInFlight& sums =
-          products.in_flight.at(product[row % 8 * 4 + n % 8 / 2].c);
+          products.in_flight.at(product.lanes[row % 8 * 4 + n % 8 / 2].c);
       float& c = sums.values[n / kColumnsOfTile][row / 8 * 2 + n % 2];
       c = first.accumulates ? c + sum : sum;
     }
@@ -122,13 +137,13 @@ void CombineWgmma(void* const* arguments, uint32_t /*mask*/) {
   if (!products.is_fenced) Fail("no WgmmaFence since the last wait", "Wgmma");
   WarpProduct product;
   for (int lane = 0; lane < kWarpSize; ++lane) {
-    product[lane] = *static_cast<const WgmmaArgument*>(arguments[lane]);
+    product.lanes[lane] = *static_cast<const WgmmaArgument*>(arguments[lane]);
   }
   Check(product);
+  Read(product);
   ++CurrentCounts().num_wgmma;
   TakeSums(product, products);
-  if (!CurrentOptions().is_copy_lazy) Compute(product, products);
-  products.open.push_back(product);
+  products.open.push_back(std::move(product));
 }
 
 }  // namespace
@@ -161,9 +176,7 @@ void WgmmaWait(int num_pending_groups) {
                const int num_pending = *static_cast<const int*>(arguments[0]);
                while (static_cast<int>(products.groups.size()) > num_pending) {
                  for (const WarpProduct& product : products.groups.front()) {
-                   if (CurrentOptions().is_copy_lazy) {
-                     Compute(product, products);
-                   }
+                   Compute(product, products);
                    ReturnSums(product, products);
                  }
                  products.groups.pop_front();

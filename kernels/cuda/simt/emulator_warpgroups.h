@@ -12,7 +12,12 @@
 
 namespace quire::simt::emulator {
 
-using WarpProduct = std::array<WgmmaArgument, kWarpSize>;  // By lane.
+struct WarpProduct {
+  std::array<WgmmaArgument, kWarpSize> lanes;
+  // What a and b were when it was issued, and must be until it is waited for.
+  std::array<std::array<uint32_t, 4>, kWarpSize> a;  // By lane.
+  std::vector<uint16_t> b;                           // [columns, depth]
+};
 
 // Sums while products have them. Where the kernel keeps them there are NaNs.
 struct SumsInFlight {

@@ -18,11 +18,13 @@ constexpr int kRows = 64;
 enum class Misuse : uint8_t {
   kNone,
   kNoProxyFence,
+  kNoWaitForCopies,
   kNoFence,
   kNoWait,
   kReadsTooEarly,
   kScalesTooEarly,
   kOverwritesB,
+  kCopiesOverB,
   kOverwritesA,
 };
 
@@ -40,8 +42,14 @@ Multiply(const uint32_t* a, const Bytes16* b, const float* c, float* out,
   constexpr int kChunks = kBytes<kColumns, kTransposed> / 16;
   for (int i = static_cast<int>(ThreadX()); i < kChunks; i += 128) {
     const int row = i / 8;
-    StoreShared16(memory + row * 128 + (i % 8 ^ row % 8) * 16, b[i]);
+    unsigned char* const to = memory + row * 128 + (i % 8 ^ row % 8) * 16;
+    if (misuse == Misuse::kNoWaitForCopies) {
+      CpAsync16(to, &b[i]);
+    } else {
+      StoreShared16(to, b[i]);
+    }
   }
+  CpAsyncCommit();
   if (misuse != Misuse::kNoProxyFence) FenceProxyAsync();
   SyncThreads();
   constexpr int kTiles = kColumns / 8;
@@ -74,9 +82,14 @@ Multiply(const uint32_t* a, const Bytes16* b, const float* c, float* out,
     StoreShared16(memory + ThreadX() * 16, {});
     SyncThreads();
   }
+  if (misuse == Misuse::kCopiesOverB) {
+    CpAsync16(memory + ThreadX() * 16, &b[0]);
+    CpAsyncCommit();
+  }
   if (misuse == Misuse::kScalesTooEarly) sums[0][0] *= 2;
   if (misuse == Misuse::kOverwritesA) fragments[0][0] = 0;
   if (misuse != Misuse::kNoWait) WgmmaWait<0>(sums);
+  CpAsyncWait<0>();
   if (misuse == Misuse::kReadsTooEarly) sums[kTiles - 1][3] = early;
   for (int i = 0; i < kTiles * 4; ++i) {
     out[i * 128 + ThreadX()] = sums[i / 4][i % 4];
@@ -181,6 +194,11 @@ TEST_F(WarpgroupTest, MisuseIsAnErrorOrAWrongNumber) {
   };
   EXPECT_EQ(error(Misuse::kNoProxyFence), INFINITY);
   EXPECT_TRUE(says("without FenceProxyAsync")) << emulator::LastError();
+  for (const bool is_lazy : {false, true}) {
+    emulator::CurrentOptions().is_copy_lazy = is_lazy;
+    EXPECT_EQ(error(Misuse::kNoWaitForCopies), INFINITY);
+    EXPECT_TRUE(says("without FenceProxyAsync")) << emulator::LastError();
+  }
   EXPECT_EQ(error(Misuse::kNoFence), INFINITY);
   EXPECT_TRUE(says("no WgmmaFence")) << emulator::LastError();
   EXPECT_EQ(error(Misuse::kNoWait), INFINITY);
@@ -189,11 +207,13 @@ TEST_F(WarpgroupTest, MisuseIsAnErrorOrAWrongNumber) {
   EXPECT_TRUE(says("sums were written that a product had"));
   // Until then they are NaNs.
   EXPECT_TRUE(std::isnan(error(Misuse::kReadsTooEarly)));
-  // What is asynchronous shows where it is late.
-  for (const Misuse misuse : {Misuse::kOverwritesB, Misuse::kOverwritesA}) {
-    emulator::CurrentOptions().is_copy_lazy = true;
-    EXPECT_GT(error(misuse), 0) << static_cast<int>(misuse);
-    EXPECT_LT(error(misuse), INFINITY) << emulator::LastError();
+  // A copy may land at once.
+  emulator::CurrentOptions().is_copy_lazy = false;
+  for (const Misuse misuse :
+       {Misuse::kOverwritesB, Misuse::kCopiesOverB, Misuse::kOverwritesA}) {
+    EXPECT_EQ(error(misuse), INFINITY) << static_cast<int>(misuse);
+    EXPECT_TRUE(says("changed before its product was waited for"))
+        << emulator::LastError();
   }
 }
 
