@@ -70,7 +70,9 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   const int num_tiles = (end - begin + L::kKeys - 1) / L::kKeys;
 
   const auto keys_of = [&](int tile) {
-    return memory + tile % L::kStages * kStageBytes;
+    const int num_stages =
+        HasPlantedBug(PlantedBug::kWarpgroupTwoStages) ? 2 : L::kStages;
+    return memory + tile % num_stages * kStageBytes;
   };
   const auto values_of = [&](int tile) {
     return keys_of(tile) + L::kKvTileBytes;
@@ -99,12 +101,12 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   // before, and what it has loaded for this turn is there.
   const auto take_turn = [&] {
     wait_for_copies([] { simt::CpAsyncWait<0>(); });
-    if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) {
+    if (!HasPlantedBug(PlantedBug::kWarpgroupNoTurns)) {
       simt::SyncNamed(1 + warpgroup, L::kNumThreads);
     }
   };
   const auto give_turn = [&] {
-    if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) {
+    if (!HasPlantedBug(PlantedBug::kWarpgroupNoTurns)) {
       simt::ArriveNamed(2 - warpgroup, L::kNumThreads);
     }
   };
@@ -164,7 +166,9 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   simt::CpAsyncCommit();
   load(0);
   wait_for_copies([] { simt::CpAsyncWait<1>(); });
-  if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrierBeforeQueries)) {
+    simt::SyncThreads();
+  }
   const Fragments<L::kQueryChunks> fragments(queries, warp * 16 + lane % 16,
                                              lane / 16);
   SIMT_UNROLL
@@ -173,25 +177,34 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   }
   simt::WgmmaFence(q);
   multiply_keys(0);
-  if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrier)) simt::SyncThreads();
+  if (!HasPlantedBug(PlantedBug::kWarpgroupNoBarrierAfterQueries)) {
+    simt::SyncThreads();
+  }
   // The second warpgroup is half an iteration behind: for a turn of the first
   // one it loads before its own turn that precedes it.
   if (warpgroup == 1) {
     load(1);
-    wait_for_copies([] { simt::CpAsyncWait<1>(); });
+    if (!HasPlantedBug(PlantedBug::kWarpgroupGivesBeforeItsCopies)) {
+      wait_for_copies([] { simt::CpAsyncWait<1>(); });
+    }
     give_turn();
   }
   simt::WgmmaWait<0>(scores);
   softmax(0);
   keep_probabilities();
   for (int tile = 0; tile + 1 < num_tiles; ++tile) {
+    const int next_load =
+        tile + 1 +
+        (HasPlantedBug(PlantedBug::kWarpgroupLoadsTooLate) ? 0 : warpgroup);
+    if (HasPlantedBug(PlantedBug::kWarpgroupLoadsTooEarly)) load(next_load);
+    if (HasPlantedBug(PlantedBug::kWarpgroupGivesTooEarly)) give_turn();
     take_turn();
     simt::WgmmaFence(probabilities, accumulator.out);
     multiply_keys(tile + 1);
     multiply_values(tile);
-    give_turn();
+    if (!HasPlantedBug(PlantedBug::kWarpgroupGivesTooEarly)) give_turn();
     // Into what both warpgroups' products before these have read.
-    load(tile + 1 + warpgroup);
+    if (!HasPlantedBug(PlantedBug::kWarpgroupLoadsTooEarly)) load(next_load);
     if (!HasPlantedBug(PlantedBug::kWarpgroupReadsScoresTooEarly)) {
       simt::WgmmaWait<1>(scores);
     }
@@ -212,7 +225,10 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
   take_turn();
   simt::WgmmaFence(probabilities, accumulator.out);
   multiply_values(num_tiles - 1);
-  if (warpgroup == 0) give_turn();
+  if (warpgroup == 0 ||
+      HasPlantedBug(PlantedBug::kWarpgroupGivesOneTurnTooMany)) {
+    give_turn();
+  }
   simt::WgmmaWait<0>(accumulator.out);
 
   SIMT_UNROLL

@@ -31,7 +31,15 @@ namespace quire::cuda {
   X(AttentionFp8KeysInterleaved)                                        \
   X(WarpgroupNoWaitForCopies)                                           \
   X(WarpgroupNoProxyFence) /* Products may not see what was written. */ \
-  X(WarpgroupNoBarrier)                                                 \
+  X(WarpgroupNoBarrierBeforeQueries)                                    \
+  X(WarpgroupNoBarrierAfterQueries) /* Keys come where they are. */     \
+  X(WarpgroupNoTurns)                                                   \
+  X(WarpgroupTwoStages)                                                 \
+  X(WarpgroupGivesBeforeItsCopies)                                      \
+  X(WarpgroupGivesTooEarly) /* Before it has its own turn. */           \
+  X(WarpgroupGivesOneTurnTooMany)                                       \
+  X(WarpgroupLoadsTooEarly) /* The other one's products read there. */  \
+  X(WarpgroupLoadsTooLate)  /* For the other one's next turn. */        \
   X(WarpgroupReadsScoresTooEarly)                                       \
   X(WarpgroupKeepsProbabilitiesTooEarly)                                \
   X(WarpgroupNoSwizzle)                                                 \

@@ -58,7 +58,12 @@ std::string RunAttention() {
     whole.split_size = 1 << 20;
     AttentionCase warpgroup = prefill;
     warpgroup.tile = AttentionTile::kWarpgroup;
-    for (const AttentionCase& c : {prefill, decode, whole, warpgroup}) {
+    // Six tiles of keys: each stage is used again.
+    AttentionCase stages{.shape = Shape(4, 2, 64),
+                         .tile = AttentionTile::kWarpgroup,
+                         .num_tokens = {64},
+                         .seq_lens = {370}};
+    for (const AttentionCase& c : {prefill, decode, whole, warpgroup, stages}) {
       if (c.tile == AttentionTile::kWarpgroup) {
         if (is_fp8) continue;
         CurrentOptions().capability = 90;
