@@ -264,7 +264,7 @@ Handler HandlerOf(const std::vector<std::string>& name,
     return &Nothing;
   }
   if (op == "bar" || op == "barrier") {
-    return type == "sync" ? &Barrier : type == "arrive" ? &Arrive : nullptr;
+    return type == "sync" ? &Barrier : nullptr;
   }
   if (op == "cvta") {
     const bool is_shared = has("shared");
@@ -416,7 +416,8 @@ bool FindHandler(const std::vector<std::string>& name, Instruction& found) {
   for (size_t p = 1; p < name.size(); ++p) absl::StrAppend(&text, ".", name[p]);
   found.collective = FindCollective(text);
   if (found.collective != nullptr) {
-    found.has_mask = name[0] != "mma" && name[0] != "ldmatrix";
+    found.has_mask =
+        name[0] != "mma" && name[0] != "ldmatrix" && text != "bar.arrive";
     return true;
   }
   found.collective = FindWarpgroupCollective(text, found);

@@ -244,20 +244,10 @@ inline void Exit(Thread& t, const Instruction& i) {
   t.state = Thread::State::kDone;
 }
 inline void Trap(Thread& t, const Instruction& i) { Fault(t, i, "a trap"); }
-inline void Arrive(Thread& t, const Instruction& i) {
-  const auto barrier = Get<int32_t>(t, i.from[0]);
-  if (barrier < 0 || barrier > 15 || i.num_from < 2) {
-    return Fault(t, i, "no such barrier");
-  }
-  ++t.cta->num_arrived[barrier];
-}
 inline void Barrier(Thread& t, const Instruction& i) {
   t.state = Thread::State::kAtBarrier;
   t.barrier = Get<int32_t>(t, i.from[0]);
-  t.barrier_threads = i.num_from > 1 ? Get<int32_t>(t, i.from[1]) : 0;
-  if (t.barrier < 0 || t.barrier > 15 || t.barrier_threads % 32 != 0) {
-    Fault(t, i, "no such barrier");
-  }
+  ArriveAtBarrier(t, i, 0);
 }
 inline void Call(Thread& t, const Instruction& i) {
   const Function& callee = *t.cta->program->functions()[i.target];

@@ -45,6 +45,16 @@ uint32_t MaskOf(const Thread& thread, const Instruction& instruction) {
              : 0xffffffffu;
 }
 
+void ReleaseBarrier(Cta& cta, int id) {
+  cta.barriers[id].num_arrived = 0;
+  for (Thread& thread : cta.threads) {
+    thread.arrivals &= ~(1u << id);
+    if (thread.state == Thread::State::kAtBarrier && thread.barrier == id) {
+      thread.state = Thread::State::kRunning;
+    }
+  }
+}
+
 struct RunningCta {
   Cta cta;
   std::vector<Thread> threads;
@@ -82,6 +92,7 @@ struct RunningCta {
     char* const aligned = reinterpret_cast<char*>(
         (reinterpret_cast<uint64_t>(local.data()) + 15) / 16 * 16);
     threads.resize(num_threads);
+    cta.threads = absl::MakeSpan(threads);
     for (int i = 0; i < num_threads; ++i) {
       Thread& thread = threads[i];
       thread.function = &function;
@@ -126,10 +137,22 @@ struct RunningCta {
       has_moved |= TurnOfWarp(warp);
       if (!cta.fault.empty()) return true;
     }
-    has_moved |= ReleaseBarriers();
-    is_done = std::all_of(threads.begin(), threads.end(), [](const Thread& t) {
-      return t.state == Thread::State::kDone;
-    });
+    // Who has returned is not waited for.
+    const int num_alive = static_cast<int>(std::count_if(
+        threads.begin(), threads.end(),
+        [](const Thread& t) { return t.state != Thread::State::kDone; }));
+    is_done = num_alive == 0;
+    for (size_t id = 0; id < cta.barriers.size(); ++id) {
+      const Cta::Barrier& barrier = cta.barriers[id];
+      if (barrier.num_arrived == 0) continue;
+      if (is_done) {
+        cta.fault = absl::StrCat("threads arrived at barrier ", id,
+                                 " of a CTA, which nobody completes");
+      } else if (barrier.num_threads == 0 && barrier.num_arrived >= num_alive) {
+        ReleaseBarrier(cta, static_cast<int>(id));
+        has_moved = true;
+      }
+    }
     return has_moved || is_done;
   }
 
@@ -189,35 +212,6 @@ struct RunningCta {
     return has_moved;
   }
 
-  bool ReleaseBarriers() {
-    bool has_moved = false;
-    for (int id = 0; id < 16; ++id) {
-      int num_arrived = cta.num_arrived[id], num_wanted = 0;
-      for (const Thread& thread : threads) {
-        if (thread.state == Thread::State::kAtBarrier && thread.barrier == id) {
-          ++num_arrived;
-          num_wanted = std::max(num_wanted, thread.barrier_threads);
-        }
-      }
-      if (num_arrived == cta.num_arrived[id]) continue;  // Nobody waits.
-      if (num_wanted == 0) {
-        // Who has returned is not waited for.
-        num_wanted = static_cast<int>(std::count_if(
-            threads.begin(), threads.end(),
-            [](const Thread& t) { return t.state != Thread::State::kDone; }));
-      }
-      if (num_arrived < num_wanted) continue;
-      cta.num_arrived[id] = 0;
-      for (Thread& thread : threads) {
-        if (thread.state == Thread::State::kAtBarrier && thread.barrier == id) {
-          thread.state = Thread::State::kRunning;
-          has_moved = true;
-        }
-      }
-    }
-    return has_moved;
-  }
-
   // Where a thread stands that others wait for.
   std::string Stuck() const {
     for (size_t i = 0; i < threads.size(); ++i) {
@@ -255,6 +249,34 @@ void Fault(Thread& thread, const Instruction& instruction,
       absl::StrCat(what, " at \"", instruction.text, "\" in ",
                    thread.function->name, ", CTA ", thread.slots[kCtaidX], " ",
                    thread.slots[kCtaidY], ", thread ", thread.slots[kTidX]);
+}
+
+bool ArriveAtBarrier(Thread& thread, const Instruction& instruction,
+                     int least_threads) {
+  Cta& cta = *thread.cta;
+  const auto id = Get<int32_t>(thread, instruction.from[0]);
+  const int num_threads =
+      instruction.num_from > 1 ? Get<int32_t>(thread, instruction.from[1]) : 0;
+  if (id < 0 || id >= static_cast<int>(cta.barriers.size()) ||
+      num_threads < least_threads || num_threads % kWarp != 0) {
+    Fault(thread, instruction, "no such barrier");
+    return false;
+  }
+  Cta::Barrier& barrier = cta.barriers[id];
+  if ((thread.arrivals >> id & 1) != 0) {
+    Fault(thread, instruction,
+          "a thread arrives twice at a barrier before it is complete");
+    return false;
+  }
+  if (barrier.num_arrived > 0 && barrier.num_threads != num_threads) {
+    Fault(thread, instruction, "different sizes of a barrier");
+    return false;
+  }
+  thread.arrivals |= 1u << id;
+  barrier.num_threads = num_threads;
+  // One of all threads may also be completed by a return: Turn looks.
+  if (++barrier.num_arrived == num_threads) ReleaseBarrier(cta, id);
+  return true;
 }
 
 absl::Status Run(const Program& program, const Function& function,

@@ -72,14 +72,22 @@ absl::Status Run(const Program& program, const Function& function,
 
 struct Warpgroups;  // warpgroup_instructions.h
 
+struct Thread;
+
 struct Cta {
+  struct Barrier {
+    int num_arrived = 0;
+    int num_threads = 0;  // 0: all that have not returned.
+  };
+
   const Program* program = nullptr;
   const Memory* memory = nullptr;
   RunOptions options;
   absl::Span<char> shared;           // Static and dynamic.
   Warpgroups* warpgroups = nullptr;  // Of a kernel with wgmma.
   std::string fault;                 // The first.
-  int num_arrived[16] = {};          // At barriers, without waiting there.
+  absl::Span<Thread> threads;
+  std::array<Barrier, 16> barriers;
 };
 
 struct Thread {
@@ -111,7 +119,8 @@ struct Thread {
   Cta* cta = nullptr;
   int index = 0;  // In its CTA.
   int lane = 0;
-  int barrier = 0, barrier_threads = 0;  // 0: all of the CTA.
+  int barrier = 0;        // Where it waits.
+  uint32_t arrivals = 0;  // Bit i: at barrier i, which is not complete.
   std::vector<Frame> callers;
   std::vector<std::vector<uint64_t>> stack;  // Of functions that were called.
   std::vector<std::vector<char>> local_stack;
@@ -138,6 +147,11 @@ void PrepareSlots(const Function& function, const Thread& thread,
                   const char* parameters);
 void Fault(Thread& thread, const Instruction& instruction,
            const std::string& what);
+// Counts the thread at the barrier of the operands, of at least so many
+// threads, and lets those who wait there go on if it is complete. False after a
+// fault.
+bool ArriveAtBarrier(Thread& thread, const Instruction& instruction,
+                     int least_threads);
 
 }  // namespace quire::ptx
 

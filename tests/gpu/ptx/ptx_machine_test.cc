@@ -301,6 +301,60 @@ $EVEN:
   }
 }
 
+// Two warps take turns: who arrives goes on, and the barrier is there again.
+TEST(PtxMachineTest, ArrivingCountsAndDoesNotWait) {
+  const std::string body = R"(
+  setp.lt.s32 %p1, %r1, 32;
+  and.b32 %r2, %r1, 31;
+  shl.b32 %r2, %r2, 2;
+  mov.u32 %r3, words;
+  add.s32 %r4, %r3, %r2;
+  mov.u32 %r5, 0;
+  cvt.u64.u32 %rd3, %r2;
+  add.s64 %rd4, %rd1, %rd3;
+$ROUND:
+  @!%p1 bra $SECOND;
+  add.s32 %r6, %r1, %r5;
+  st.shared.u32 [%r4], %r6;
+  bar.arrive 1, 64;
+  bar.sync 2, 64;
+  bra $NEXT;
+$SECOND:
+  bar.sync 1, 64;
+  sub.s32 %r7, 124, %r2;
+  add.s32 %r7, %r3, %r7;
+  ld.shared.u32 %r6, [%r7];
+  bar.arrive 2, 64;
+  st.global.u32 [%rd4], %r6;
+  add.s64 %rd4, %rd4, 128;
+$NEXT:
+  add.s32 %r5, %r5, 100;
+  setp.lt.s32 %p2, %r5, 300;
+  @%p2 bra $ROUND;)";
+  for (const bool is_reversed : {false, true}) {
+    RunOptions options;
+    options.is_reversed = is_reversed;
+    const Result result = RunKernel(
+        Kernel(body, ".shared .align 4 .b8 words[128];"), 64, {}, options);
+    ASSERT_TRUE(result.status.ok()) << result.status;
+    for (uint32_t i = 0; i < 96; ++i) {
+      EXPECT_EQ(result.out[i], i / 32 * 100 + 31 - i % 32);
+    }
+  }
+}
+
+// Before the others have a turn to notice.
+TEST(PtxMachineTest, ABarrierIsThereAgainAtOnce) {
+  for (const bool is_reversed : {false, true}) {
+    RunOptions options;
+    options.is_reversed = is_reversed;
+    const Result result =
+        RunKernel(Kernel("bar.arrive 1, 32; bar.arrive 1, 32; bar.sync 1, 32;"),
+                  64, {}, options);
+    EXPECT_TRUE(result.status.ok()) << result.status;
+  }
+}
+
 constexpr char kCopy[] = R"(
   mov.u32 %r2, dynamic;
   cp.async.cg.shared.global [%r2], [%rd2], 16, 16;
@@ -366,6 +420,19 @@ TEST(PtxMachineTest, FaultsNameTheInstruction) {
       "waits for others in vain", 32);
   ExpectFault("setp.lt.s32 %p1, %r1, 32; @%p1 bar.sync 1, 64;",
               "waits for others in vain", 64);
+  for (const char* barrier :
+       {"bar.sync 16;", "bar.sync -1;", "bar.sync 1, 33;", "bar.sync 1, -32;",
+        "bar.arrive 1;", "bar.arrive 16, 64;", "bar.arrive -1, 64;",
+        "bar.arrive 1, 33;", "bar.arrive 1, 0;", "bar.arrive 1, -32;"}) {
+    ExpectFault(barrier, "no such barrier", 64);
+  }
+  const std::string first = "setp.lt.s32 %p1, %r1, 32;";
+  ExpectFault(first + "@%p1 bar.arrive 1, 96; @!%p1 bar.sync 1, 64;",
+              "different sizes of a barrier", 64);
+  ExpectFault("bar.arrive 1, 96; bar.arrive 1, 96;", "arrives twice", 64);
+  ExpectFault("bar.arrive 1, 128; bar.sync 1, 128;", "arrives twice", 64);
+  ExpectFault("bar.arrive 1, 96;", "nobody completes", 64);
+  ExpectFault("and.b32 %r2, %r1, 1; bar.arrive %r2, 64;", "disagree", 64);
 }
 
 TEST(PtxProgramTest, ErrorsQuoteTheLine) {

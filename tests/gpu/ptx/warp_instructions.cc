@@ -187,6 +187,23 @@ void MmaS8(Thread* const* lanes, uint32_t mask, const Instruction& i) {
   });
 }
 
+// bar.arrive: "causes executing thread to wait for all non-exited threads from
+// its warp and marks warps' arrival", of an aligned instruction all of it.
+void Arrive(Thread* const* lanes, uint32_t mask, const Instruction& i) {
+  const auto operand = [&](int lane, int k) {
+    return Get<int32_t>(*lanes[lane], i.from[k]);
+  };
+  for (int lane = 0; lane < kWarp; ++lane) {
+    if ((mask >> lane & 1) == 0) continue;
+    for (int k = 0; k < i.num_from; ++k) {
+      if (operand(lane, k) != operand(0, k)) {
+        return Fault(*lanes[lane], i, "lanes disagree on a barrier");
+      }
+    }
+    if (!ArriveAtBarrier(*lanes[lane], i, kWarp)) return;
+  }
+}
+
 }  // namespace
 
 Instruction::Collective FindCollective(const std::string& text) {
@@ -203,6 +220,7 @@ Instruction::Collective FindCollective(const std::string& text) {
           {"redux.sync.max.u32", &Reduce<Max, uint32_t>},
           {"redux.sync.min.u32", &Reduce<Min, uint32_t>},
           {"bar.warp.sync", &Together},
+          {"bar.arrive", &Arrive},
           {"ldmatrix.sync.aligned.m8n8.x4.shared.b16", &LdMatrixX4<false>},
           {"ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", &LdMatrixX4<true>},
           {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", &MmaBf16<16>},
