@@ -625,10 +625,9 @@ uint32_t NumCtas(int axis) {
 }
 
 namespace {
-// Of the running thread. PTX does not say what two sizes, or two arrivals of a
+// PTX does not say what two sizes, or two arrivals of a
 // thread, make of a barrier.
-void Arrive(int id, int num_threads, int least_threads) {
-  Fiber& fiber = Running();
+void Arrive(Fiber& fiber, int id, int num_threads, int least_threads) {
   Cta& cta = *fiber.cta;
   if (id < 0 || id >= kNumBarriers || num_threads < least_threads ||
       num_threads % kWarpSize != 0) {
@@ -647,19 +646,12 @@ void Arrive(int id, int num_threads, int least_threads) {
 }  // namespace
 
 void Barrier(int id, int num_threads) {
-  Arrive(id, num_threads, 0);
   Fiber& fiber = Running();
+  Arrive(fiber, id, num_threads, 0);
   fiber.state = State::kAtBarrier;
   fiber.barrier = id;
   CheckBarrier(*fiber.cta, id);
   // Also when it is complete: others may run first.
-  SwitchToScheduler();
-}
-
-void ArriveAtBarrier(int id, int num_threads) {
-  // PTX: "a non-zero thread count is required".
-  Arrive(id, num_threads, kWarpSize);
-  GetMachine().has_released |= CheckBarrier(*Running().cta, id);
   SwitchToScheduler();
 }
 
@@ -727,6 +719,37 @@ void Collective(uint32_t mask, const char* name, void* argument,
     Fiber& other = fiber.cta->fibers[first + l];
     if (other.state == State::kInWarp) other.state = State::kReady;
   }
+}
+
+// A warp arrives as a whole. PTX: "causes executing thread to wait for all
+// non-exited threads from its warp and marks warps' arrival".
+void ArriveAtBarrier(int id, int num_threads) {
+  struct Arrival {
+    int id, num_threads;
+    bool operator==(const Arrival&) const = default;
+  } arrival = {id, num_threads};
+  const Fiber& fiber = Running();
+  const uint32_t alive = fiber.cta->warps[fiber.thread_idx / kWarpSize].alive;
+  Collective(
+      alive, "ArriveNamed", &arrival,
+      [](void* const* arguments, uint32_t mask) {
+        const Fiber& last = Running();
+        Cta& cta = *last.cta;
+        const int first = last.thread_idx / kWarpSize * kWarpSize;
+        const auto of_last =
+            *static_cast<const Arrival*>(arguments[last.thread_idx - first]);
+        for (int lane = 0; lane < kWarpSize; ++lane) {
+          if (!(mask >> lane & 1)) continue;
+          if (*static_cast<const Arrival*>(arguments[lane]) != of_last) {
+            Fail("the lanes of a warp disagree on a barrier", "ArriveNamed");
+          }
+          // PTX: "a non-zero thread count is required".
+          Arrive(cta.fibers[first + lane], of_last.id, of_last.num_threads,
+                 kWarpSize);
+        }
+        GetMachine().has_released |= CheckBarrier(cta, of_last.id);
+      });
+  SwitchToScheduler();
 }
 
 namespace {

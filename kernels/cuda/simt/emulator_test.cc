@@ -123,6 +123,30 @@ TEST_F(EmulatorTest, ArrivingCountsAndDoesNotWait) {
   }
 }
 
+// A warp is there as a whole: its next arrival counts for the next barrier.
+SIMT_KERNEL(64) ArriveAgain(int* out) {
+  if (Shuffle(static_cast<int>(ThreadX()), 0) == 0) {
+    ArriveNamed(1, 64);
+    ArriveNamed(2, 32);
+    ArriveNamed(2, 32);
+    ArriveNamed(3, 64);
+  } else {
+    SyncNamed(1, 64);
+    SyncNamed(3, 64);
+  }
+  out[ThreadX()] = 1;
+}
+
+TEST_F(EmulatorTest, ABarrierIsThereAgainAtOnce) {
+  for (const emulator::Schedule schedule : emulator::kAllSchedules) {
+    emulator::CurrentOptions() = {.schedule = schedule, .seed = 3};
+    std::vector<int> out(64);
+    EXPECT_TRUE(Launch(&ArriveAgain, Threads(64), nullptr, out.data()))
+        << emulator::LastError();
+    EXPECT_EQ(std::accumulate(out.begin(), out.end(), 0), 64);
+  }
+}
+
 enum class BarrierMisuse : uint8_t {
   kNegativeSize,
   kArrivesForAll,  // As SyncNamed may, with size 0.
@@ -130,6 +154,8 @@ enum class BarrierMisuse : uint8_t {
   kArrivesTwice,
   kSyncsBehindItsArrival,
   kArrivesInVain,
+  kArrivesInABranch,
+  kLanesDisagree,
 };
 
 SIMT_KERNEL(64) MisuseBarrier(BarrierMisuse misuse) {
@@ -149,6 +175,11 @@ SIMT_KERNEL(64) MisuseBarrier(BarrierMisuse misuse) {
       return SyncNamed(1, 128);
     case BarrierMisuse::kArrivesInVain:
       return ArriveNamed(1, 96);
+    case BarrierMisuse::kArrivesInABranch:
+      if (ThreadX() % 2 == 0) ArriveNamed(1, 64);
+      return SyncWarp();
+    case BarrierMisuse::kLanesDisagree:
+      return ArriveNamed(1 + ThreadX() % 2, 32);
   }
 }
 
@@ -161,7 +192,9 @@ TEST_F(EmulatorTest, MisuseOfBarriersIsAnError) {
           std::pair(BarrierMisuse::kTwoSizes, "different sizes"),
           std::pair(BarrierMisuse::kArrivesTwice, "arrives twice"),
           std::pair(BarrierMisuse::kSyncsBehindItsArrival, "arrives twice"),
-          std::pair(BarrierMisuse::kArrivesInVain, "nobody completes")}) {
+          std::pair(BarrierMisuse::kArrivesInVain, "nobody completes"),
+          std::pair(BarrierMisuse::kArrivesInABranch, "diverge"),
+          std::pair(BarrierMisuse::kLanesDisagree, "disagree")}) {
       EXPECT_FALSE(Launch(&MisuseBarrier, Threads(64), nullptr, misuse))
           << words;
       EXPECT_NE(emulator::LastError().find(words), std::string::npos)
