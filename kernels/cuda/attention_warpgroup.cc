@@ -39,6 +39,13 @@ struct Layout {
   static constexpr size_t kSharedBytes = 2 * kStages * kKvTileBytes;
   static_assert(kQueryBytes == 2 * kKvTileBytes);
   static_assert(kSharedBytes <= simt::kMaxSharedBytes);
+  // With 64 dimensions two CTAs share a multiprocessor: one multiplies while
+  // the other starts or stores. Each has 48 KiB of its 228 (and 1 that is
+  // reserved), half of its registers (128 a thread), and 16 of its 64 barriers,
+  // because ptxas does not see which. With 128, accumulators and queries are
+  // twice as many registers, and one CTA has more than half.
+  static constexpr int kMinCtas = 128 / kHeadDim;
+  static_assert(kMinCtas * (kSharedBytes + 1024) <= (228 << 10));
 
   // SharedMatrix, in panels one after the other.
   static SIMT_DEVICE unsigned char* KvPlace(unsigned char* tile, int row,
@@ -203,7 +210,10 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
     multiply_keys(tile + 1);
     multiply_values(tile);
     if (!HasPlantedBug(PlantedBug::kWarpgroupGivesTooEarly)) give_turn();
-    // Into what both warpgroups' products before these have read.
+    // Turn t multiplies by keys t + 1 and values t. Behind it the first
+    // warpgroup overwrites what turn t - 2 has read, the second what turn t - 1
+    // has; that the other one gave it this turn says that it has waited for
+    // these. With two stages it would be what turn t reads.
     if (!HasPlantedBug(PlantedBug::kWarpgroupLoadsTooEarly)) load(next_load);
     if (!HasPlantedBug(PlantedBug::kWarpgroupReadsScoresTooEarly)) {
       simt::WgmmaWait<1>(scores);
@@ -240,7 +250,7 @@ SIMT_DEVICE void Attend(const KernelArguments& arguments, const TaskView& view,
 }
 
 template <int kHeadDim, DType kType>
-SIMT_KERNEL((Layout<kHeadDim>::kNumThreads), (128 / kHeadDim))
+SIMT_KERNEL((Layout<kHeadDim>::kNumThreads), (Layout<kHeadDim>::kMinCtas))
 WarpgroupAttentionKernel(const KernelArguments arguments) {
   SIMT_DYNAMIC_SHARED(memory);
   simt::WaitForPrevious();
