@@ -66,8 +66,8 @@ struct AttentionCase {
 };
 
 constexpr int kNumLayers = 2;
-constexpr int kMaxModelLen = 160;
-constexpr int kMaxTokens = 200;
+constexpr int kMaxModelLen = 400;
+constexpr int kMaxTokens = 400;
 
 // A step of the scenario, as plain data that both backends get.
 struct ScenarioStep {
@@ -390,7 +390,7 @@ HostMatrix RopeTable(int rotary_dim, double theta) {
 }
 
 void CheckAttention(const TestBackend& test_backend, AttentionCase c,
-                    uint64_t seed) {
+                    uint64_t seed, int long_prompt = 0) {
   SimulationRandom random(seed);
   c.activations = test_backend.activations;
   if (c.kv_dtype == DType::kF8E4M3) {
@@ -432,6 +432,7 @@ void CheckAttention(const TestBackend& test_backend, AttentionCase c,
   scenario.Add(steps[3], 1, 1);
   scenario.Add(steps[3], 0, 1);
   scenario.Add(steps[3], 5, 1);
+  if (long_prompt > 0) scenario.Add(steps[3], 6, long_prompt);
   // steps[4] stays empty: no rows at all.
   Extremes extremes;
   for (size_t i = 0; i < steps.size(); ++i) {
@@ -470,6 +471,19 @@ TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
         if (HasFatalFailure()) return;
       }
     }
+  }
+}
+
+// Six tiles of 64 keys, of the second warpgroup's rows too: each of what a
+// kernel has in shared memory is used again.
+TEST_P(BackendAttentionTest, LongPrompts) {
+  for (const int head_dim : {64, 128}) {
+    AttentionCase c;
+    c.num_heads = c.num_kv_heads = 1;
+    c.head_dim = head_dim;
+    c.kv_dtype = GetParam().Weights(DType::kF32);
+    CheckAttention(GetParam(), c, 700 + head_dim, 370);
+    if (HasFatalFailure()) return;
   }
 }
 
