@@ -18,8 +18,13 @@ shift
     if (/WARPGROUP.DEPBAR.LE gsb0, 0x0/) has_scores = is_beside = 0
     if (/MUFU.EX2/) beside[kernel] += is_beside
   }
-  kernel ~ /LinearKernel|AttentionKernel/ && kernel !~ /Finish/ && (kernel !~ /Warpgroup/ || architecture == "sm_90a") { products[architecture " " kernel] += 0 }
-  # bf16 on sm_75 traps: it is never launched there.
+  # What is never launched there only traps: products of warpgroups but on
+  # sm_90a, of fp8 before sm_89, of bf16 on sm_75.
+  kernel ~ /LinearKernel|AttentionKernel/ && kernel !~ /Finish/ &&
+    (kernel !~ /Warpgroup/ || architecture == "sm_90a") &&
+    (kernel !~ /Fp8LinearKernel/ || architecture !~ /^sm_(75|80|86)$/) {
+    products[architecture " " kernel] += 0
+  }
   /HMMA|QMMA|IMMA|HGMMA/ { ++products[architecture " " kernel] }
   /[ \t](LDL|STL)[. ]/ && !(kernel in spills) {
     spills[kernel] = 1; ++num_spills; print architecture, kernel ": local memory:", $0

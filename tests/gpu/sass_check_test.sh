@@ -10,9 +10,9 @@ trap 'rm -rf "$work"' EXIT
 printf '#!/bin/sh\ncat "$2"\n' >"$work/cuobjdump"
 chmod +x "$work/cuobjdump"
 
-kernel=18SkinnyLinearKernel
+kernel=18SkinnyLinearKernel architecture=sm_90a
 listing() {  # instructions...
-  echo "arch = sm_90a"
+  echo "arch = $architecture"
   echo "	Function : _ZN${kernel}E"
   printf '        /*0000*/                   %s ;\n' "$@"
 }
@@ -50,6 +50,13 @@ listing "${scores[@]}" "$end" "${exponentials[@]}" >"$work/listing"
 expect 1 "a softmax behind products"
 listing "${scores[@]:1}" "${exponentials[@]}" "$end" >"$work/listing"
 expect 1 "no products of warpgroups"
+
+kernel=15Fp8LinearKernel
+listing "${fine[@]:1}" >"$work/listing"
+expect 1 "no tensor cores for fp8"
+architecture=sm_86
+listing "${fine[@]:1}" >"$work/listing"
+expect 0 "a kernel that is never launched there"
 
 cuobjdump=${QUIRE_CUOBJDUMP:-$(command -v cuobjdump ||
   echo /usr/local/cuda/bin/cuobjdump)}
