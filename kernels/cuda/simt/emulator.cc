@@ -2,148 +2,14 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <deque>
 #include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status.h"
-#include "kernels/cuda/simt/emulator_shared.h"
-#include "kernels/cuda/simt/emulator_warpgroups.h"
-#include "kernels/cuda/simt/fiber.h"
-#include "kernels/cuda/simt/simt.h"
+#include "kernels/cuda/simt/emulator_machine.h"
 
-namespace quire::simt {
-namespace emulator {
-namespace {
-
-// The hardware's limit without asking for more.
-constexpr size_t kMaxStaticShared = 48 << 10;
-constexpr int kNumBarriers = 16;
-constexpr int kGridBarrier = -2;
-
-enum class State : uint8_t {
-  kReady,
-  kAtBarrier,
-  kInWarp,
-  kAtWait,  // For the previous kernel.
-  kDone
-};
-
-struct Copy {
-  void* to;
-  const void* from;
-  bool is_valid;
-};
-
-struct Cta;
-
-struct Fiber {
-  FiberContext context;
-  Cta* cta = nullptr;
-  State state = State::kReady;
-  int thread_idx = 0;
-  int barrier = -1;
-  uint32_t arrivals = 0;    // Bit i: at barrier i, which is not complete.
-  bool has_waited = false;  // For the previous kernel.
-  size_t static_shared_used = 0;
-  std::vector<Copy> open_copies;
-  std::deque<std::vector<Copy>> copy_groups;
-  uint32_t num_proxy_fences = 0;
-};
-
-struct Warp {
-  uint32_t alive = 0;
-  // The collective that lanes are waiting in.
-  uint32_t arrived = 0;
-  uint32_t mask = 0;
-  const char* name = nullptr;
-  void* arguments[kWarpSize] = {};
-  WarpProducts products;
-};
-
-struct FreeDeleter {
-  void operator()(void* p) const { std::free(p); }
-};
-
-// Shared memory of exactly `num_bytes`, all ones: a NaN in every float format.
-std::unique_ptr<unsigned char, FreeDeleter> PoisonedMemory(size_t num_bytes) {
-  void* memory = nullptr;
-  QUIRE_CHECK(posix_memalign(&memory, 1024, std::max<size_t>(num_bytes, 1)) ==
-              0);
-  std::memset(memory, 0xff, num_bytes);
-  return std::unique_ptr<unsigned char, FreeDeleter>(
-      static_cast<unsigned char*>(memory));
-}
-
-// Who wrote sixteen bytes last, and how many of its fences came before.
-constexpr uint32_t kUnderWay = ~0u;  // A copy: no fence is behind it.
-struct SharedWrite {
-  uint32_t num_fences = 0;
-  int32_t thread_idx = -1;
-};
-
-struct Cta {
-  uint32_t idx[3] = {};
-  std::vector<Fiber> fibers;
-  std::vector<Warp> warps;
-  int num_alive = 0;
-  int num_at_barrier[kNumBarriers] = {};
-  int barrier_size[kNumBarriers] = {};
-  std::unique_ptr<unsigned char, FreeDeleter> static_shared;
-  std::unique_ptr<unsigned char, FreeDeleter> dynamic_shared;
-  std::vector<SharedWrite> writes;           // Of dynamic_shared.
-  std::unique_ptr<SharedAccesses> accesses;  // If they are counted.
-};
-
-struct StackPool {
-  std::unique_ptr<std::vector<FiberStack>> stacks =
-      std::make_unique<std::vector<FiberStack>>();
-  bool is_taken = false;
-};
-
-// Threads that start before the previous kernel has run: as many as a
-// multiprocessor may find room for beside it.
-constexpr uint32_t kMaxEarlyThreads = 1024;
-
-struct Machine {
-  Options options;
-  Counts counts;
-  std::string error;
-  LaunchShape shape;
-  size_t max_shared_bytes = kMaxSharedBytes;  // Of a CTA.
-  const absl::FunctionRef<void()>* body = nullptr;
-  bool is_early = false;  // The previous kernel has not run.
-  // Stacks of the launches that have begun; a launch takes a free one.
-  std::vector<StackPool> pools;
-  std::vector<FiberStack>* stacks = nullptr;  // Of the current launch.
-  FiberContext scheduler;
-  Fiber* running = nullptr;
-  std::vector<Cta> resident;
-  int num_at_grid_barrier = 0;
-  int num_alive_in_grid = 0;
-  uint32_t random_state = 1;
-  // Others may go on, since RunWarps looked, by who does not wait itself.
-  bool has_released = false;
-};
-
-Machine& GetMachine() {
-  static Machine machine;
-  return machine;
-}
-
-Fiber& Running() {
-  Fiber* fiber = GetMachine().running;
-  QUIRE_CHECK(fiber != nullptr);  // Called outside a kernel otherwise.
-  return *fiber;
-}
-
-uint32_t NextRandom(uint32_t& state) {
-  state ^= state << 13;
-  state ^= state >> 17;
-  state ^= state << 5;
-  return state;
-}
+namespace quire::simt::emulator {
 
 void SwitchToScheduler() {
   Machine& machine = GetMachine();
@@ -151,6 +17,8 @@ void SwitchToScheduler() {
   ++machine.counts.num_switches;
   machine.scheduler.SwitchFrom(fiber.context, fiber.state == State::kDone);
 }
+
+namespace {
 
 const char* StateName(const Fiber& fiber) {
   switch (fiber.state) {
@@ -168,6 +36,8 @@ const char* StateName(const Fiber& fiber) {
   }
   return "?";
 }
+
+}  // namespace
 
 void SetError(const std::string& message, const Fiber& at) {
   Machine& machine = GetMachine();
@@ -187,42 +57,30 @@ void SetError(const std::string& message, const Fiber& at) {
   }
 }
 
-void ReleaseBarrier(Cta& cta, int id) {
-  for (Fiber& fiber : cta.fibers) {
-    fiber.arrivals &= ~(1u << id);
-    if (fiber.state == State::kAtBarrier && fiber.barrier == id) {
-      fiber.state = State::kReady;
-    }
-  }
-  cta.num_at_barrier[id] = 0;
+namespace {
+
+// The hardware's limit without asking for more.
+constexpr size_t kMaxStaticShared = 48 << 10;
+
+// Shared memory of exactly `num_bytes`, all ones: a NaN in every float format.
+std::unique_ptr<unsigned char, FreeDeleter> PoisonedMemory(size_t num_bytes) {
+  void* memory = nullptr;
+  QUIRE_CHECK(posix_memalign(&memory, 1024, std::max<size_t>(num_bytes, 1)) ==
+              0);
+  std::memset(memory, 0xff, num_bytes);
+  return std::unique_ptr<unsigned char, FreeDeleter>(
+      static_cast<unsigned char*>(memory));
 }
 
-void CheckGridBarrier() {
-  Machine& machine = GetMachine();
-  if (machine.num_at_grid_barrier == 0 ||
-      machine.num_at_grid_barrier < machine.num_alive_in_grid) {
-    return;
-  }
-  machine.num_at_grid_barrier = 0;
-  for (Cta& cta : machine.resident) {
-    for (Fiber& fiber : cta.fibers) {
-      if (fiber.state == State::kAtBarrier && fiber.barrier == kGridBarrier) {
-        fiber.state = State::kReady;
-      }
-    }
-  }
-}
+// Threads that start before the previous kernel has run: as many as a
+// multiprocessor may find room for beside it.
+constexpr uint32_t kMaxEarlyThreads = 1024;
 
-// A barrier of all threads counts those that have not returned, as on the
-// hardware since Volta.
-bool CheckBarrier(Cta& cta, int id) {
-  const int wanted =
-      cta.barrier_size[id] > 0 ? cta.barrier_size[id] : cta.num_alive;
-  if (cta.num_at_barrier[id] == 0 || cta.num_at_barrier[id] < wanted) {
-    return false;
-  }
-  ReleaseBarrier(cta, id);
-  return true;
+uint32_t NextRandom(uint32_t& state) {
+  state ^= state << 13;
+  state ^= state >> 17;
+  state ^= state << 5;
+  return state;
 }
 
 void FinishFiber(Fiber& fiber) {
@@ -624,50 +482,6 @@ uint32_t NumCtas(int axis) {
                      : shape.num_ctas_z;
 }
 
-namespace {
-// PTX does not say what two sizes, or two arrivals of a
-// thread, make of a barrier.
-void Arrive(Fiber& fiber, int id, int num_threads, int least_threads) {
-  Cta& cta = *fiber.cta;
-  if (id < 0 || id >= kNumBarriers || num_threads < least_threads ||
-      num_threads % kWarpSize != 0) {
-    Fail("a barrier's number or size is out of range");
-  }
-  if (fiber.arrivals >> id & 1) {
-    Fail("a thread arrives twice at a barrier before it is complete");
-  }
-  if (cta.num_at_barrier[id] > 0 && cta.barrier_size[id] != num_threads) {
-    Fail("threads name different sizes of a barrier");
-  }
-  fiber.arrivals |= 1u << id;
-  cta.barrier_size[id] = num_threads;
-  ++cta.num_at_barrier[id];
-}
-}  // namespace
-
-void Barrier(int id, int num_threads) {
-  Fiber& fiber = Running();
-  Arrive(fiber, id, num_threads, 0);
-  fiber.state = State::kAtBarrier;
-  fiber.barrier = id;
-  CheckBarrier(*fiber.cta, id);
-  // Also when it is complete: others may run first.
-  SwitchToScheduler();
-}
-
-void GridBarrier() {
-  Machine& machine = GetMachine();
-  Fiber& fiber = Running();
-  if (!machine.shape.is_cooperative) {
-    Fail("SyncGrid in a launch that is not cooperative");
-  }
-  fiber.state = State::kAtBarrier;
-  fiber.barrier = kGridBarrier;
-  ++machine.num_at_grid_barrier;
-  CheckGridBarrier();
-  SwitchToScheduler();
-}
-
 void Yield() { SwitchToScheduler(); }
 
 void WaitForPrevious() {
@@ -686,151 +500,4 @@ void LaunchNext() {
   }
 }
 
-void Collective(uint32_t mask, const char* name, void* argument,
-                Combine combine) {
-  Machine& machine = GetMachine();
-  Fiber& fiber = Running();
-  Warp& warp = fiber.cta->warps[fiber.thread_idx / kWarpSize];
-  const int lane = fiber.thread_idx % kWarpSize;
-  if (!(mask >> lane & 1)) {
-    Fail("the calling lane is not in the mask", name);
-  }
-  if (mask & ~warp.alive) {
-    Fail("the mask names a lane that has returned", name);
-  }
-  if (warp.arrived != 0 && (warp.name != name || warp.mask != mask)) {
-    Fail("the lanes of a warp diverge", name);
-  }
-  warp.name = name;
-  warp.mask = mask;
-  warp.arguments[lane] = argument;
-  warp.arrived |= 1u << lane;
-  if (warp.arrived != mask) {
-    fiber.state = State::kInWarp;
-    ++machine.counts.num_switches;
-    machine.scheduler.SwitchFrom(fiber.context);
-    return;
-  }
-  combine(warp.arguments, mask);
-  warp.arrived = 0;
-  const int first = fiber.thread_idx - lane;
-  for (int l = 0; l < kWarpSize; ++l) {
-    if (!(mask >> l & 1)) continue;
-    Fiber& other = fiber.cta->fibers[first + l];
-    if (other.state == State::kInWarp) other.state = State::kReady;
-  }
-}
-
-// A warp arrives as a whole. PTX: "causes executing thread to wait for all
-// non-exited threads from its warp and marks warps' arrival".
-void ArriveAtBarrier(int id, int num_threads) {
-  struct Arrival {
-    int id, num_threads;
-    bool operator==(const Arrival&) const = default;
-  } arrival = {id, num_threads};
-  const Fiber& fiber = Running();
-  const uint32_t alive = fiber.cta->warps[fiber.thread_idx / kWarpSize].alive;
-  Collective(
-      alive, "ArriveNamed", &arrival,
-      [](void* const* arguments, uint32_t mask) {
-        const Fiber& last = Running();
-        Cta& cta = *last.cta;
-        const int first = last.thread_idx / kWarpSize * kWarpSize;
-        const auto of_last =
-            *static_cast<const Arrival*>(arguments[last.thread_idx - first]);
-        for (int lane = 0; lane < kWarpSize; ++lane) {
-          if (!(mask >> lane & 1)) continue;
-          if (*static_cast<const Arrival*>(arguments[lane]) != of_last) {
-            Fail("the lanes of a warp disagree on a barrier", "ArriveNamed");
-          }
-          // PTX: "a non-zero thread count is required".
-          Arrive(cta.fibers[first + lane], of_last.id, of_last.num_threads,
-                 kWarpSize);
-        }
-        GetMachine().has_released |= CheckBarrier(cta, of_last.id);
-      });
-  SwitchToScheduler();
-}
-
-namespace {
-void DoCopy(const Copy& copy) {
-  if (copy.is_valid) {
-    std::memcpy(copy.to, copy.from, 16);
-  } else {
-    std::memset(copy.to, 0, 16);
-  }
-}
-
-// Null outside dynamic shared memory.
-SharedWrite* WriteOf(const void* p) {
-  Cta& cta = *Running().cta;
-  const size_t offset = static_cast<size_t>(
-      static_cast<const unsigned char*>(p) - cta.dynamic_shared.get());
-  return offset / 16 < cta.writes.size() ? &cta.writes[offset / 16] : nullptr;
-}
-}  // namespace
-
-void CopyAsync16(void* to, const void* from, bool is_valid) {
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) %
-          16 !=
-      0) {
-    Fail("an asynchronous copy is not aligned to 16 bytes");
-  }
-  Running().open_copies.push_back({to, from, is_valid});
-  if (SharedWrite* const write = WriteOf(to)) {
-    *write = {kUnderWay, Running().thread_idx};
-  }
-  if (!GetMachine().options.is_copy_lazy) {
-    DoCopy(Running().open_copies.back());
-  }
-}
-
-void CountShared(const void* p, int num_bytes, const char* file, int line) {
-  const Fiber& fiber = Running();
-  if (fiber.cta->accesses) {
-    fiber.cta->accesses->Add(fiber.thread_idx, p, num_bytes, file, line);
-  }
-}
-
-void WroteShared(const void* p, int num_bytes) {
-  const Fiber& fiber = Running();
-  for (int i = 0; i < num_bytes; i += 16) {
-    SharedWrite* write = WriteOf(static_cast<const unsigned char*>(p) + i);
-    if (write != nullptr) *write = {fiber.num_proxy_fences, fiber.thread_idx};
-  }
-}
-
-bool IsFenced(const void* p) {
-  const SharedWrite* write = WriteOf(p);
-  if (write == nullptr || write->thread_idx < 0) return true;
-  return Running().cta->fibers[write->thread_idx].num_proxy_fences >
-         write->num_fences;
-}
-
-void FenceProxyAsync() { ++Running().num_proxy_fences; }
-
-WarpProducts& ProductsOfWarp() {
-  const Fiber& fiber = Running();
-  return fiber.cta->warps[fiber.thread_idx / kWarpSize].products;
-}
-
-void CommitCopies() {
-  Fiber& fiber = Running();
-  fiber.copy_groups.push_back(std::move(fiber.open_copies));
-  fiber.open_copies.clear();
-}
-
-void WaitForCopies(int num_pending_groups) {
-  Fiber& fiber = Running();
-  while (static_cast<int>(fiber.copy_groups.size()) > num_pending_groups) {
-    for (const Copy& copy : fiber.copy_groups.front()) {
-      if (GetMachine().options.is_copy_lazy) DoCopy(copy);
-      WroteShared(copy.to, 16);
-    }
-    fiber.copy_groups.pop_front();
-  }
-}
-
-}  // namespace emulator
-
-}  // namespace quire::simt
+}  // namespace quire::simt::emulator

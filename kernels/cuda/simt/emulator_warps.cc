@@ -2,10 +2,48 @@
 // registers.
 #include <algorithm>
 
-#include "kernels/cuda/simt/emulator.h"
-#include "kernels/cuda/simt/simt.h"
+#include "kernels/cuda/simt/emulator_machine.h"
 
 namespace quire::simt {
+
+namespace emulator {
+
+void Collective(uint32_t mask, const char* name, void* argument,
+                Combine combine) {
+  Machine& machine = GetMachine();
+  Fiber& fiber = Running();
+  Warp& warp = fiber.cta->warps[fiber.thread_idx / kWarpSize];
+  const int lane = fiber.thread_idx % kWarpSize;
+  if (!(mask >> lane & 1)) {
+    Fail("the calling lane is not in the mask", name);
+  }
+  if (mask & ~warp.alive) {
+    Fail("the mask names a lane that has returned", name);
+  }
+  if (warp.arrived != 0 && (warp.name != name || warp.mask != mask)) {
+    Fail("the lanes of a warp diverge", name);
+  }
+  warp.name = name;
+  warp.mask = mask;
+  warp.arguments[lane] = argument;
+  warp.arrived |= 1u << lane;
+  if (warp.arrived != mask) {
+    fiber.state = State::kInWarp;
+    ++machine.counts.num_switches;
+    machine.scheduler.SwitchFrom(fiber.context);
+    return;
+  }
+  combine(warp.arguments, mask);
+  warp.arrived = 0;
+  const int first = fiber.thread_idx - lane;
+  for (int l = 0; l < kWarpSize; ++l) {
+    if (!(mask >> l & 1)) continue;
+    Fiber& other = fiber.cta->fibers[first + l];
+    if (other.state == State::kInWarp) other.state = State::kReady;
+  }
+}
+
+}  // namespace emulator
 
 // ---------------------------------------------------------------- votes
 
