@@ -241,24 +241,27 @@ Handler AtomOf(const std::vector<std::string>& name) {
   });
 }
 
-Handler HandlerOf(const std::vector<std::string>& name,
-                  const Instruction& instruction) {
-  const std::string& op = name[0];
-  const std::string& type = name.back();
-  const std::set<std::string> modifiers(name.begin() + 1,
-                                        name.end() - (name.size() > 1 ? 1 : 0));
-  const auto has = [&](const char* modifier) {
-    return modifiers.contains(modifier);
-  };
-  const bool is_flushed = has("ftz");
+// "cvt.rn.f16.f32": op "cvt", type "f32", and between them modifiers.
+struct Operation {
+  const std::vector<std::string>& name;
+  std::string op;
+  std::string type;
+  std::set<std::string> modifiers;
+
+  bool has(const char* modifier) const { return modifiers.contains(modifier); }
+};
+
+Handler ControlOf(const Operation& operation) {
+  const std::string& op = operation.op;
+  const std::string& type = operation.type;
   if (op == "ret") return &Return;
   if (op == "exit") return &Exit;
   if (op == "trap") return &Trap;
   if (op == "bra") return &Branch;
   if (op == "call") return &Call;
-  if (op == "fence" && has("proxy")) {
-    return modifiers.contains("async") && type == "shared::cta" ? &FenceProxy
-                                                                : nullptr;
+  if (op == "fence" && operation.has("proxy")) {
+    return operation.has("async") && type == "shared::cta" ? &FenceProxy
+                                                           : nullptr;
   }
   if (op == "membar" || op == "fence" || op == "griddepcontrol") {
     return &Nothing;
@@ -266,21 +269,30 @@ Handler HandlerOf(const std::vector<std::string>& name,
   if (op == "bar" || op == "barrier") {
     return type == "sync" ? &Barrier : nullptr;
   }
+  return nullptr;
+}
+
+Handler MoveOf(const Operation& operation, const Instruction& instruction) {
+  const std::string& op = operation.op;
+  const std::string& type = operation.type;
   if (op == "cvta") {
-    const bool is_shared = has("shared");
-    if (!is_shared && !has("global") && !has("local")) return nullptr;
+    const bool is_shared = operation.has("shared");
+    if (!is_shared && !operation.has("global") && !operation.has("local")) {
+      return nullptr;
+    }
     if (!is_shared) return &Unary<Move, uint64_t>;
-    return has("to") ? &GenericToShared : &SharedToGeneric;
+    return operation.has("to") ? &GenericToShared : &SharedToGeneric;
   }
   if (op == "cp") {
     if (type == "commit_group") return &CpAsyncCommit;
     if (type == "wait_group") return &CpAsyncWaitGroup;
     if (type == "wait_all") return &CpAsyncWaitAll;
-    return has("async") && has("shared") ? &CpAsync : nullptr;
+    return operation.has("async") && operation.has("shared") ? &CpAsync
+                                                             : nullptr;
   }
   if (op == "ld" || op == "st") {
     Space space;
-    if (!SpaceOf(name, space)) return nullptr;
+    if (!SpaceOf(operation.name, space)) return nullptr;
     const bool is_load = op == "ld";
     return ForMemory(type, [&](auto v) {
       using T = decltype(v);
@@ -290,7 +302,7 @@ Handler HandlerOf(const std::vector<std::string>& name,
       });
     });
   }
-  if (op == "atom" || op == "red") return AtomOf(name);
+  if (op == "atom" || op == "red") return AtomOf(operation.name);
   if (op == "mov") {
     if (type == "pred") return &MovePredicate;
     if (instruction.num_elements > 1) {
@@ -304,21 +316,17 @@ Handler HandlerOf(const std::vector<std::string>& name,
   if (op == "selp") {
     return ForNumber(type, [](auto v) { return &Select<decltype(v)>; });
   }
-  if (op == "setp") {
-    Combine combine = Combine::kNone;
-    if (has("and")) combine = Combine::kAnd;
-    if (has("or")) combine = Combine::kOr;
-    if (has("xor")) combine = Combine::kXor;
-    return is_flushed ? nullptr : SetpOf(name[1], type, combine);
-  }
-  if (op == "cvt") {
-    if (name.size() < 3 || is_flushed) return nullptr;
-    return CvtOf(name[name.size() - 2], type,
-                 std::set<std::string>(name.begin() + 1, name.end() - 2));
-  }
+  return nullptr;
+}
+
+Handler BitsOf(const Operation& operation) {
+  const std::string& op = operation.op;
+  const std::string& type = operation.type;
   if (op == "lop3") return &Lop3;
   if (op == "prmt") return type == "b32" ? &Prmt : nullptr;
-  if (op == "shf") return has("l") ? &FunnelShift<true> : &FunnelShift<false>;
+  if (op == "shf") {
+    return operation.has("l") ? &FunnelShift<true> : &FunnelShift<false>;
+  }
   if (op == "shl") {
     return ForInteger(type, [](auto v) { return &ShiftLeft<decltype(v)>; });
   }
@@ -341,8 +349,8 @@ Handler HandlerOf(const std::vector<std::string>& name,
     return is_unsigned32 ? &Unary<Clz, uint32_t> : &Unary<Clz, uint64_t>;
   }
   if (op == "bfind" && is_unsigned32) {
-    return has("shiftamt") ? &Unary<Bfind<true>, uint32_t>
-                           : &Unary<Bfind<false>, uint32_t>;
+    return operation.has("shiftamt") ? &Unary<Bfind<true>, uint32_t>
+                                     : &Unary<Bfind<false>, uint32_t>;
   }
   if (op == "brev") {
     return is_unsigned32 ? &Unary<Brev, uint32_t> : &Unary<Brev, uint64_t>;
@@ -350,6 +358,26 @@ Handler HandlerOf(const std::vector<std::string>& name,
   if (op == "not") {
     if (type == "pred") return &NotPredicate;
     return ForInteger(type, [](auto v) { return &Unary<Not, decltype(v)>; });
+  }
+  return nullptr;
+}
+
+Handler NumbersOf(const Operation& operation) {
+  const std::vector<std::string>& name = operation.name;
+  const std::string& op = operation.op;
+  const std::string& type = operation.type;
+  const bool is_flushed = operation.has("ftz");
+  if (op == "setp") {
+    Combine combine = Combine::kNone;
+    if (operation.has("and")) combine = Combine::kAnd;
+    if (operation.has("or")) combine = Combine::kOr;
+    if (operation.has("xor")) combine = Combine::kXor;
+    return is_flushed ? nullptr : SetpOf(name[1], type, combine);
+  }
+  if (op == "cvt") {
+    if (name.size() < 3 || is_flushed) return nullptr;
+    return CvtOf(name[name.size() - 2], type,
+                 std::set<std::string>(name.begin() + 1, name.end() - 2));
   }
   if (op == "neg" || op == "abs") {
     const bool is_neg = op == "neg";
@@ -359,7 +387,10 @@ Handler HandlerOf(const std::vector<std::string>& name,
     });
   }
   // Rounding to nearest is what the host does.
-  if (has("rz") || has("rp") || (has("rm") && op != "fma")) return nullptr;
+  if (operation.has("rz") || operation.has("rp") ||
+      (operation.has("rm") && op != "fma")) {
+    return nullptr;
+  }
   if (op == "rcp") return UnaryOfFloat<Rcp>(type, is_flushed);
   if (op == "sqrt") return UnaryOfFloat<Sqrt>(type, is_flushed);
   if (op == "rsqrt") return UnaryOfFloat<Rsqrt>(type, is_flushed);
@@ -369,13 +400,13 @@ Handler HandlerOf(const std::vector<std::string>& name,
   if (op == "fma") {
     if (type == "f16x2") return &FmaPair<&HalfToFloat, &FloatToHalf>;
     if (type == "bf16x2") return &FmaPair<&Bf16ToFloat, &FloatToBf16>;
-    const bool is_down = has("rm");
+    const bool is_down = operation.has("rm");
     return ForFloat(type, [&](auto v) -> Handler {
       using T = decltype(v);
       return is_down ? &Fma<T, FE_DOWNWARD> : &Fma<T, FE_TONEAREST>;
     });
   }
-  if (op == "mul" && has("wide")) {
+  if (op == "mul" && operation.has("wide")) {
     return ForInteger(type, [](auto v) -> Handler {
       if constexpr (sizeof(v) == 8)
         return nullptr;
@@ -383,9 +414,9 @@ Handler HandlerOf(const std::vector<std::string>& name,
         return &MulWide<decltype(v)>;
     });
   }
-  if (op == "mul" && has("hi")) return BinaryOf<MulHigh>(type);
+  if (op == "mul" && operation.has("hi")) return BinaryOf<MulHigh>(type);
   if (op == "mad") {
-    const bool is_wide = has("wide"), is_low = has("lo");
+    const bool is_wide = operation.has("wide"), is_low = operation.has("lo");
     return ForInteger(type, [&](auto v) -> Handler {
       using T = decltype(v);
       if (is_low) return &MadLow<T>;
@@ -395,18 +426,33 @@ Handler HandlerOf(const std::vector<std::string>& name,
       return nullptr;
     });
   }
-  if (op == "add") return has("cc") ? nullptr : BinaryOf<Add>(type);
-  if (op == "sub") return has("cc") ? nullptr : BinaryOf<Sub>(type);
+  if (op == "add") return operation.has("cc") ? nullptr : BinaryOf<Add>(type);
+  if (op == "sub") return operation.has("cc") ? nullptr : BinaryOf<Sub>(type);
   if (op == "mul") return BinaryOf<Mul>(type);
   if (op == "div") return BinaryOf<Div>(type);
   if (op == "rem") return BinaryOf<Rem>(type);
-  if (op == "min") return has("NaN") ? nullptr : BinaryOf<Min>(type);
-  if (op == "max") return has("NaN") ? nullptr : BinaryOf<Max>(type);
+  if (op == "min") return operation.has("NaN") ? nullptr : BinaryOf<Min>(type);
+  if (op == "max") return operation.has("NaN") ? nullptr : BinaryOf<Max>(type);
   if (op == "and") return BinaryOf<And>(type);
   if (op == "or") return BinaryOf<Or>(type);
   if (op == "xor") return BinaryOf<Xor>(type);
   if (op == "copysign") return BinaryOf<CopySign>(type);
   return nullptr;
+}
+
+// Null: not executed here.
+Handler HandlerOf(const std::vector<std::string>& name,
+                  const Instruction& instruction) {
+  const Operation operation = {
+      name, name[0], name.back(),
+      std::set<std::string>(name.begin() + 1,
+                            name.end() - (name.size() > 1 ? 1 : 0))};
+  if (const Handler handler = ControlOf(operation)) return handler;
+  if (const Handler handler = MoveOf(operation, instruction)) {
+    return handler;
+  }
+  if (const Handler handler = BitsOf(operation)) return handler;
+  return NumbersOf(operation);
 }
 
 }  // namespace
