@@ -76,7 +76,8 @@ void Run(absl::string_view input) {
   QUIRE_CHECK(serve.port >= 0 && serve.port <= 65535);
   QUIRE_CHECK(serve.num_http_threads >= 1 && serve.max_connections >= 1);
   QUIRE_CHECK(serve.model.num_threads >= 0 && serve.model.block_size >= 1);
-  QUIRE_CHECK(serve.model.max_num_seqs >= 1);
+  const StepSize steps = ChooseStepSize(serve.model, StepSize());
+  QUIRE_CHECK(steps.num_seqs >= 1 && steps.num_tokens >= 1);
   QUIRE_CHECK(serve.shutdown_timeout_seconds >= 0);
   QUIRE_CHECK(serve.max_log_len >= 1);
 }
