@@ -90,7 +90,7 @@ void AddSchedulerOptions(CLI::App* app, SessionOptions* options) {
       ->check(CLI::Range(1, 256));
   app->add_option("--max-num-seqs", options->max_num_seqs,
                   "Sequences running at once")
-      ->default_str("64, on a GPU 256")
+      ->default_str("64, on a large GPU 256")
       ->check(CLI::Range(0, 4096));
   app->add_option("--max-num-batched-tokens", options->max_num_batched_tokens,
                   "Token budget of one step")

@@ -473,7 +473,7 @@ TEST(OptionsTest, HelpShowsTheDefaultsOfTheStructs) {
   expect(serve, "--ui", "on");
   expect(serve, "--enable-prefix-caching", "on");
   // Where a number stands for what is decided later.
-  expect(serve, "--max-num-seqs", "64, on a GPU 256");
+  expect(serve, "--max-num-seqs", "64, on a large GPU 256");
   expect(serve, "--nnodes", "1");
   expect(serve, "--num-speculative-tokens", "the method's");
   expect(HelpOf({"generate"}), "--temperature", "the model's");

@@ -389,8 +389,10 @@ HostMatrix RopeTable(int rotary_dim, double theta) {
   return HostMatrix(kMaxModelLen, rotary_dim, DType::kF32, values);
 }
 
+// long_chunk: of one prompt, which goes on with half as many tokens; another
+// backend then computes the same bits.
 void CheckAttention(const TestBackend& test_backend, AttentionCase c,
-                    uint64_t seed, int long_prompt = 0) {
+                    uint64_t seed, int long_chunk = 0) {
   SimulationRandom random(seed);
   c.activations = test_backend.activations;
   if (c.kv_dtype == DType::kF8E4M3) {
@@ -414,11 +416,14 @@ void CheckAttention(const TestBackend& test_backend, AttentionCase c,
   AttentionRunner expected_runner(reference, c, rope, long_rope, q_weight,
                                   k_weight);
   AttentionRunner got_runner(*backend, c, rope, long_rope, q_weight, k_weight);
+  const auto backend_again = test_backend.Make();
+  AttentionRunner runner_again(*backend_again, c, rope, long_rope, q_weight,
+                               k_weight);
   ASSERT_EQ(expected_runner.num_blocks(), got_runner.num_blocks());
 
   Scenario scenario(c, got_runner.num_blocks(), random);
   const int edge = c.block_size * static_cast<int>(random.Between(1, 3));
-  std::vector<ScenarioStep> steps(5);
+  std::vector<ScenarioStep> steps(6);
   scenario.Add(steps[0], 3,
                std::max(1, edge + static_cast<int>(random.Between(-1, 1))));
   scenario.Add(steps[0], 0, 1);
@@ -432,8 +437,11 @@ void CheckAttention(const TestBackend& test_backend, AttentionCase c,
   scenario.Add(steps[3], 1, 1);
   scenario.Add(steps[3], 0, 1);
   scenario.Add(steps[3], 5, 1);
-  if (long_prompt > 0) scenario.Add(steps[3], 6, long_prompt);
-  // steps[4] stays empty: no rows at all.
+  if (long_chunk > 0) {
+    scenario.Add(steps[3], 6, long_chunk);
+    scenario.Add(steps[4], 6, long_chunk / 2);
+  }
+  // The last one stays empty: no rows at all.
   Extremes extremes;
   for (size_t i = 0; i < steps.size(); ++i) {
     scenario.Finish(steps[i]);
@@ -445,6 +453,9 @@ void CheckAttention(const TestBackend& test_backend, AttentionCase c,
     const double tolerance =
         AttentionTolerance(test_backend, c, extremes, scenario.longest());
     ASSERT_EQ(got.size(), expected.size());
+    if (long_chunk > 0) {
+      ASSERT_EQ(runner_again.Run(steps[i]), got) << c.ToString();
+    }
     for (size_t j = 0; j < got.size(); ++j) {
       ASSERT_TRUE(std::abs(static_cast<double>(got[j]) - expected[j]) <=
                   tolerance)
@@ -474,15 +485,19 @@ TEST_P(BackendAttentionTest, HeadDimsAndGroups) {
   }
 }
 
-// Six tiles of 64 keys, of the second warpgroup's rows too: each of what a
-// kernel has in shared memory is used again.
+// Five and then seven tiles of 64 keys, for all rows of a tile of queries: each
+// of what a kernel has in shared memory is used again, twice, beside all that
+// goes on at the same time.
 TEST_P(BackendAttentionTest, LongPrompts) {
-  for (const int head_dim : {64, 128}) {
+  for (const int head_dim : {64, 80, 128}) {
     AttentionCase c;
-    c.num_heads = c.num_kv_heads = 1;
+    c.num_kv_heads = head_dim == 80 ? 2 : 1;
+    c.num_heads = head_dim == 128 ? 3 : 2;
     c.head_dim = head_dim;
     c.kv_dtype = GetParam().Weights(DType::kF32);
-    CheckAttention(GetParam(), c, 700 + head_dim, 370);
+    if (head_dim == 64) c.softcap = 2.0f;
+    if (head_dim == 80) c.sliding_window = 150;
+    CheckAttention(GetParam(), c, 700 + head_dim, 260);
     if (HasFatalFailure()) return;
   }
 }

@@ -99,13 +99,19 @@ std::string CudaBackend::Description() const {
 }
 
 StepSize CudaBackend::UsefulStepSize() const {
+  // A sequence's state for sampling takes 1 to 3 MiB, with a long context and a
+  // large vocabulary.
+  const auto memory = device_->Memory();
+  const int64_t gib = memory.ok() ? memory->total_bytes >> 30 : 0;
   // A100 has 108, H100 132. With 512 tokens of an 8B model their products are
   // little above the bandwidth's bound, 2048 take some 50 ms; of the smaller
   // ones (T4 40, L4 58, parts of larger ones) 2048 would hold up all decoding
   // for half a second.
   constexpr int kLargeNumSms = 100;
   return {
-      .num_seqs = 256,
+      .num_seqs = gib >= 36   ? 256
+                  : gib >= 20 ? 128
+                              : 64,
       .num_tokens = device_->properties().num_sms >= kLargeNumSms ? 2048 : 512};
 }
 

@@ -276,15 +276,19 @@ TEST(CudaBackendTest, ManyQueriesTakeTheTileOfWarpgroups) {
 // the emulated stream waits for Collect.
 TEST(CudaBackendTest, LargeGpusTakeLargeSteps) {
   const cuda::EmulatedDeviceOptions options = cuda::EmulatedOptions();
-  const auto num_tokens = [&](int num_sms) {
+  const auto useful = [&](int num_sms, double gib) {
     cuda::EmulatedOptions().num_sms = num_sms;
+    cuda::EmulatedOptions().total_bytes = static_cast<int64_t>(gib * (1 << 30));
     const auto backend = std::move(CudaBackend::Create({})).value();
+    const StepSize size = backend->UsefulStepSize();
     cuda::EmulatedOptions() = options;
-    EXPECT_EQ(backend->UsefulStepSize().num_seqs, 256);
-    return backend->UsefulStepSize().num_tokens;
+    return std::pair(size.num_seqs, size.num_tokens);
   };
-  EXPECT_EQ(num_tokens(132), 2048);
-  EXPECT_EQ(num_tokens(40), 512);
+  EXPECT_EQ(useful(132, 79.2), std::pair(256, 2048));  // H100
+  EXPECT_EQ(useful(108, 39.4), std::pair(256, 2048));  // A100
+  EXPECT_EQ(useful(58, 22.0), std::pair(128, 512));    // L4
+  EXPECT_EQ(useful(40, 14.6), std::pair(64, 512));     // T4
+  EXPECT_EQ(useful(16, 9.5), std::pair(64, 512));      // A seventh of an H100.
 }
 
 TEST(CudaBackendTest, TwoStepsInFlightEqualOneAfterTheOther) {
