@@ -95,7 +95,7 @@ void ReturnSums(const WarpProduct& product, WarpProducts& products) {
   }
 }
 
-// As of mma.m16n8k16 (emulator_warps.cc), with more columns.
+// Fragments as of mma.m16n8k16 (emulator_warps.cc), with more columns.
 void Compute(const WarpProduct& product, WarpProducts& products) {
   WarpProduct now = product;
   Read(now);
@@ -123,7 +123,9 @@ void Compute(const WarpProduct& product, WarpProducts& products) {
     for (int k = 0; k < kDepth; ++k) b[k] = decode(product.b[n * kDepth + k]);
     for (int row = 0; row < 16; ++row) {
       float sum = 0;
-      for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k];
+      // The order is the hardware's; another one than mma's, so that nothing
+      // comes to rely on both having the same bits.
+      for (int k = kDepth - 1; k >= 0; --k) sum += a[row][k] * b[k];
       SumsInFlight& sums =
           products.in_flight.at(product.lanes[row % 8 * 4 + n % 8 / 2].c);
       float& c = sums.values[n / kColumnsOfTile][row / 8 * 2 + n % 2];
