@@ -97,7 +97,8 @@ void ReturnSums(const WarpProduct& product, WarpProducts& products) {
 
 // Fragments as of mma.m16n8k16 (emulator_warps.cc), with more columns.
 void Compute(const WarpProduct& product, WarpProducts& products) {
-  WarpProduct now = product;
+  WarpProduct& now = products.now;
+  now.lanes = product.lanes;
   Read(now);
   if (now.a != product.a || now.b != product.b) {
     Fail("what a product reads changed before its product was waited for",
@@ -137,7 +138,7 @@ void Compute(const WarpProduct& product, WarpProducts& products) {
 void CombineWgmma(void* const* arguments, uint32_t /*mask*/) {
   WarpProducts& products = ProductsOfWarp();
   if (!products.is_fenced) Fail("no WgmmaFence since the last wait", "Wgmma");
-  WarpProduct product;
+  WarpProduct& product = products.open.emplace_back();
   for (int lane = 0; lane < kWarpSize; ++lane) {
     product.lanes[lane] = *static_cast<const WgmmaArgument*>(arguments[lane]);
   }
@@ -145,7 +146,6 @@ void CombineWgmma(void* const* arguments, uint32_t /*mask*/) {
   Read(product);
   ++CurrentCounts().num_wgmma;
   TakeSums(product, products);
-  products.open.push_back(std::move(product));
 }
 
 }  // namespace

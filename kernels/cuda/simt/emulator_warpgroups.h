@@ -30,6 +30,8 @@ struct WarpProducts {
   std::deque<std::vector<WarpProduct>> groups;
   std::map<float (*)[4], SumsInFlight> in_flight;  // By a lane's c.
   bool is_fenced = false;
+  // To compare a product with. Here, as a frame that fails is never left.
+  WarpProduct now;
 };
 
 // Of the running thread's warp.
