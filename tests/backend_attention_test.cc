@@ -502,6 +502,51 @@ TEST_P(BackendAttentionTest, LongPrompts) {
   }
 }
 
+// Every head of the same values has the same bits, with more tiles than the
+// device computes at a time: what one disturbs of another, or comes too late
+// where memory is busy, shows.
+TEST_P(BackendAttentionTest, HeadsDoNotDisturbEachOther) {
+  for (const int head_dim : {64, 128}) {
+    AttentionCase c;
+    c.num_kv_heads = GetParam().is_cuda() ? 2 + NumMultiprocessors() / 2 : 4;
+    c.num_heads = 2 * c.num_kv_heads;
+    c.head_dim = head_dim;
+    c.activations = GetParam().activations;
+    c.kv_dtype = GetParam().Weights(DType::kF32);
+    const HostMatrix none = RopeTable(2, 10000.0);
+    const auto backend = GetParam().Make();
+    AttentionRunner runner(*backend, c, none, none, none, none);
+    SimulationRandom random(head_dim);
+    Scenario scenario(c, runner.num_blocks(), random);
+    std::vector<ScenarioStep> steps(3);
+    scenario.Add(steps[0], 0, 260);
+    scenario.Add(steps[1], 0, 130);
+    scenario.Add(steps[2], 0, 1);
+    for (ScenarioStep& step : steps) {
+      scenario.Finish(step);
+      // Queries of two heads, a key and a value are those of the first.
+      for (std::vector<float>& qkv : step.qkv) {
+        for (size_t row = 0; row < qkv.size(); row += c.qkv_cols()) {
+          for (int col = 0; col < c.qkv_cols(); ++col) {
+            const int first = col < c.q_cols() ? 0
+                              : col < c.q_cols() + c.kv_cols()
+                                  ? c.q_cols()
+                                  : c.q_cols() + c.kv_cols();
+            const int size = first == 0 ? 2 * head_dim : head_dim;
+            qkv[row + col] = qkv[row + first + (col - first) % size];
+          }
+        }
+      }
+      const std::vector<float> got = runner.Run(step);
+      for (size_t i = 0; i < got.size(); ++i) {
+        const size_t col = i % c.q_cols();
+        const size_t same = i - col + col % (2 * head_dim);
+        ASSERT_EQ(got[i], got[same]) << c.ToString() << ", element " << i;
+      }
+    }
+  }
+}
+
 // K and V as they are given are rounded once, to the same codes on both sides:
 // the tolerance is that of the others.
 TEST_P(BackendAttentionTest, EightBitCaches) {

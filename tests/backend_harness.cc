@@ -156,6 +156,10 @@ std::vector<TestBackend> CudaTestBackends() {
   return {{"cuda_bf16", std::nullopt, DType::kBF16}, f16};
 }
 
+int NumMultiprocessors() {
+  return CheckOk(CudaBackend::Create({}))->device().properties().num_sms;
+}
+
 std::vector<TestBackend> AllTestBackends() {
   std::vector<TestBackend> backends = CpuTestBackends();
   for (const TestBackend& backend : CudaTestBackends()) {

@@ -48,6 +48,7 @@ struct TestBackend {
 std::vector<TestBackend> CpuTestBackends();
 std::vector<TestBackend> CudaTestBackends();
 std::vector<TestBackend> AllTestBackends();
+int NumMultiprocessors();  // Of the GPU.
 inline void PrintTo(const TestBackend& backend, std::ostream* out) {
   *out << backend.name;
 }
