@@ -194,10 +194,16 @@ def wait_until(condition, seconds):
     return condition()
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def leader_ports(host, number):
+    """Two that nobody has. On a host of the run's own any below those that the
+    kernel gives to connections (from 32768 on); beside others, what is free."""
+    if host.pid is not None:
+        first = 20000 + 2 * (number % 5000)
+        return first, first + 1
+    with socket.socket() as first, socket.socket() as second:
+        for listener in (first, second):
+            listener.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
 
 
 class Client(threading.Thread):
@@ -276,7 +282,7 @@ class Run:
             f"{self.fault}, {self.moment}"
         )
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="rank_faults."))
-        self.port, self.master_port = free_port(), free_port()
+        self.port, self.master_port = leader_ports(hosts[0], number)
         self.leader = self.worker = self.client = None
         self.processes = []
 
